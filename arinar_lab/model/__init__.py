@@ -1,0 +1,1 @@
+"""The mathematics: torch and nothing else of weight. Begin with `arinar.py`."""

@@ -1,0 +1,123 @@
+"""ARINAR: a bi-level autoregressive image model (arXiv 2503.02883). Read this first.
+
+    c = labels(y)                                 what image is wanted
+    z = outer(tokens known so far, c)             a condition for the next tokens
+    p(token | z) = inner(z)                       a density, itself autoregressive over the token's features
+
+    train      x [B, N, D] ─outer→ z [B, m, E], where [B, m] ─inner→ density ─loss(x[where])→ [B, m] ─mean→ scalar
+    likelihood Σ over the steps of the sampler's own walk, answered with the true tokens
+    generate   outer.walk: … z ─inner, guided, tempered→ density ─draw→ x[where] …
+
+Letters: B images, N tokens an image, m of them at a time, D features a token, E width of z, C prefix rows of c.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from .guidance import Sampler
+from .head import Head, HeadMaker, Likelihood
+from .layers import Vectors, initialise
+from .noise import Noise
+from .outer import Outer, OuterMaker, take
+
+_ORDER = ("none", "surrogate", "estimate", "bound", "exact")
+
+
+class Labels(nn.Module):
+    """Class labels y [B] become the condition c [B, C, E]; a learned null stands for no label.
+
+    Arguments:
+        classes: number of classes; width: E; rows: C, all alike, as published.
+        drop: probability that training hides a label, so that the null is learned.
+
+    Raises:
+        ValueError: if drop is outside [0, 1).
+    """
+
+    def __init__(self, classes: int, width: int, rows: int, /, *, drop: float = 0.1) -> None:
+        super().__init__()
+        if not 0 <= drop < 1:
+            raise ValueError(f"drop: {drop} is outside [0, 1)")
+        self.rows, self.drop = rows, drop
+        self.classes, self.nothing = Vectors(classes, width), Vectors(1, width)
+
+    def forward(self, y: Tensor, noise: Noise | None = None) -> Tensor:
+        """c [B, C, E]; with noise (in training) some labels are hidden."""
+        c = self.classes()[y]
+        if noise is not None:
+            hidden = noise.uniform(1) < self.drop
+            c = torch.where(hidden, self.nothing(), c)
+        return c.unsqueeze(1).expand(-1, self.rows, -1)
+
+    def null(self, batch: int) -> Tensor:
+        """The null condition [B, C, E]."""
+        return self.nothing().expand(batch, self.rows, -1)
+
+
+class Arinar(nn.Module):
+    """An outer and an inner model, trained, evaluated and sampled as one.
+
+    Arguments:
+        tokens, features, classes: N, D and the number of classes.
+        outer: maker of the outer model, called as outer(N, D).
+        inner: maker of the inner model, called as inner(E, D): any head.
+        drop: share of labels hidden in training.
+        seed: of the initial weights.
+    """
+
+    def __init__(
+        self, tokens: int, features: int, classes: int, outer: OuterMaker, inner: HeadMaker, drop: float = 0.1, seed: int = 0
+    ) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            self.outer: Outer = outer(tokens, features)
+            self.inner: Head = inner(self.outer.width, features)
+            self.labels = Labels(classes, self.outer.width, self.outer.prefix, drop=drop)
+            initialise(self, seed)
+
+    @property
+    def likelihood(self) -> Likelihood:
+        """What `log_prob` is: the weaker of what outer and inner give."""
+        return min(self.outer.likelihood, self.inner.likelihood, key=_ORDER.index)
+
+    def loss(self, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        """Mean training loss of the predicted tokens in nats a token. x [B, N, D], y [B], noise [B]."""
+        z, where = self.outer(x, self.labels(y, noise.at(2)), noise.at(0))
+        return self.inner(z).loss(take(x, where), noise.at(1).at(where)).mean()
+
+    def _per_image(
+        self, x: Tensor, y: Tensor, noise: Noise, steps: int | None, term: Callable[[Head, Tensor, Tensor, Noise], Tensor]
+    ) -> Tensor:
+        terms = [
+            term(self.inner, z, take(x, where), noise.at(1).at(where)).sum(-1)
+            for z, where in self.outer.conditions(x, self.labels(y), noise, steps)
+        ]
+        return torch.stack(terms).sum(0)
+
+    def log_prob(self, x: Tensor, y: Tensor, noise: Noise, steps: int | None = None) -> Tensor:
+        """log p(x | y) in nats an image, [B]: exact, or a bound over the orders of `steps` steps (see `likelihood`)."""
+        return self._per_image(x, y, noise, steps, lambda inner, z, token, n: inner(z).log_prob(token, n))
+
+    def log_interval(self, x: Tensor, y: Tensor, delta: Tensor, noise: Noise, steps: int | None = None) -> Tensor:
+        """log Π P(x ± δ/2 | what precedes) in nats an image, [B]; δ [D] in units of the tokens."""
+        return self._per_image(x, y, noise, steps, lambda inner, z, token, n: inner(z).log_interval(token, delta))
+
+    @torch.no_grad()
+    def generate(self, y: Tensor, noise: Noise, sampler: Sampler) -> tuple[Tensor, Tensor]:
+        """Tokens [B, N, D] for labels y [B] from the images' noise [B], and truncated conditionals of each image [B]."""
+        guided = sampler.guidance != 1
+        truncated = torch.zeros_like(noise.key)
+
+        def visit(z: Tensor, z_null: Tensor | None, where: Tensor, progress: float) -> Tensor:
+            nonlocal truncated
+            null = None if z_null is None else self.inner(z_null)
+            x, cut = sampler.apply(self.inner(z), null, progress).draw(noise.at(1).at(where))
+            truncated = truncated + cut.sum(-1)
+            return x.to(z.dtype)
+
+        null = self.labels.null(y.shape[0]) if guided else None
+        return self.outer.walk(self.labels(y), null, visit, noise, sampler.steps), truncated

@@ -1,0 +1,229 @@
+"""Codecs: images ↔ tokens, with the log-determinant that turns a density of tokens into one of the raw data.
+
+    encode(image, noise) → x [B, N, D], log_det [B]      log p(raw) = log p(x) + log_det
+    decode(x)            → image [B, C, H, W], integer grey levels
+
+    bits/dim = -(log p(x) + log_det) / (dims · ln 2)
+
+`unit` says whose density it is: `pixel` (dequantised integers, in grey levels) or `latent` (an autoencoder has no density
+of pixels, so the raw latents are what is compared). Latents are normalised here, because statistics belong to the codec:
+`none`, one `scale`, or mean and deviation per `channel`, measured once on the training data.
+
+Letters: B images, N tokens, D features a token, C×H×W an image, P patch side.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from .noise import Noise
+
+Normalisation = Literal["none", "scale", "channel"]
+ASSETS = Path(__file__).parent.parent / "assets"
+
+
+class Codec(nn.Module):
+    """Images to tokens and back. The constructor takes the shape of the data and its number of grey levels.
+
+    Attributes:
+        tokens, features: N, D.
+        dims: raw dimensions of an image, the divisor of bits/dim.
+        unit: whose density bits/dim is, `pixel` or `latent`.
+    """
+
+    unit: Literal["pixel", "latent"]
+    tokens: int
+    features: int
+    dims: int
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, tokens: int, features: int, normalise: Normalisation) -> None:
+        super().__init__()
+        self.tokens, self.features, self.dims, self.normalise = tokens, features, tokens * features, normalise
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("std", torch.ones(features))
+
+    def encode(self, image: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        """Tokens x [B, N, D] and log |dx/d raw| [B]; noise [B] dequantises or draws from a posterior."""
+        x, log_det = self._encode(image, noise)
+        return (x - self.mean) / self.std, log_det - self.tokens * self.std.log().sum()
+
+    def decode(self, x: Tensor) -> Tensor:
+        """Images of tokens x [B, N, D]."""
+        return self._decode(x * self.std + self.mean)
+
+    @property
+    def level(self) -> Tensor | None:
+        """Size of one grey level in units of the tokens [D], or None where a level means nothing."""
+        return None
+
+    @torch.no_grad()
+    def fit(self, images: Tensor, noise: Noise) -> None:
+        """Measure the normalisation on training images, once."""
+        x, _ = self._encode(images, noise)
+        if self.normalise == "scale":
+            self.std.fill_(x.std())
+        elif self.normalise == "channel":
+            self.mean.copy_(x.mean((0, 1)))
+            self.std.copy_(x.std((0, 1)))
+
+    def _encode(self, image: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
+
+    def _decode(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class Pixels(Codec):
+    """P×P patches of uniformly dequantised grey levels: x = 2 (i + u) / L - 1 with u from [0, 1) (arXiv 1511.01844).
+
+    Arguments:
+        patch: P, must divide height and width.
+        normalise: of the tokens.
+
+    Raises:
+        ValueError: if the data are no images, or patch does not divide them.
+    """
+
+    unit = "pixel"
+
+    def __init__(
+        self, shape: tuple[int, ...], levels: int, /, *, patch: int = 2, normalise: Normalisation = "none"
+    ) -> None:
+        if len(shape) != 3:
+            raise ValueError("kind: pixels encodes images, and these data are tokens; use kind: tokens")
+        channels, height, width = shape
+        if patch < 1 or height % patch or width % patch:
+            raise ValueError(f"patch: {patch} does not divide the image, {height}×{width}")
+        super().__init__((height // patch) * (width // patch), channels * patch**2, normalise)
+        self.shape, self.levels, self.patch = shape, levels, patch
+
+    def _encode(self, image: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        u = noise.uniform(self.dims, torch.float32).reshape(image.shape)
+        x = 2 * (image + u) / self.levels - 1
+        patches = nn.functional.unfold(x, self.patch, stride=self.patch).transpose(1, 2)
+        return patches, x.new_full(x.shape[:1], self.dims * math.log(2 / self.levels))
+
+    def _decode(self, x: Tensor) -> Tensor:
+        image = nn.functional.fold(x.transpose(1, 2), self.shape[1:], self.patch, stride=self.patch)
+        return ((image + 1) / 2 * self.levels).floor().clamp(0, self.levels - 1).to(torch.uint8)
+
+    @property
+    def level(self) -> Tensor:
+        return 2 / self.levels / self.std
+
+
+class Tokens(Codec):
+    """Data that are tokens already: [B, N, D] as it is.
+
+    Raises:
+        ValueError: if the data are images.
+    """
+
+    unit = "latent"
+
+    def __init__(self, shape: tuple[int, ...], levels: int, /, *, normalise: Normalisation = "none") -> None:
+        if len(shape) != 2:
+            raise ValueError("kind: tokens passes tokens through, and these data are images; use kind: pixels or vae")
+        super().__init__(shape[0], shape[1], normalise)
+
+    def _encode(self, image: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        return image, image.new_zeros(image.shape[0])
+
+    def _decode(self, x: Tensor) -> Tensor:
+        return x
+
+
+class Autoencoder(nn.Module):
+    """Small convolutional autoencoder of stride 2: [B, C, H, W] ↔ moments [B, 2·latents, H/2, W/2].
+
+    The moments are means then log-variances, as in the published KL autoencoder.
+    """
+
+    def __init__(self, channels: int, latents: int, width: int = 48) -> None:
+        super().__init__()
+
+        def conv(inside: int, outside: int, stride: int = 1) -> nn.Conv2d:
+            return nn.Conv2d(inside, outside, 3, stride, 1)
+
+        self.encoder = nn.Sequential(
+            conv(channels, width), nn.SiLU(), conv(width, width, 2), nn.SiLU(), conv(width, width), nn.SiLU(),
+            conv(width, 2 * latents),
+        )  # fmt: skip
+        self.decoder = nn.Sequential(
+            conv(latents, width), nn.SiLU(), conv(width, width), nn.SiLU(),
+            nn.ConvTranspose2d(width, width, 4, 2, 1), nn.SiLU(), conv(width, width), nn.SiLU(), conv(width, channels),
+        )  # fmt: skip
+
+    def posterior(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation [B, latents, H/2, W/2] for images scaled to [-1, 1]."""
+        mean, log_var = self.encoder(image).chunk(2, 1)
+        return mean, (log_var.clamp(-30, 20) / 2).exp()
+
+
+class VAE(Codec):
+    """Tokens are the latents of a frozen KL autoencoder, one position a token, drawn from its posterior.
+
+    Arguments:
+        weights: a shipped autoencoder (`digits`), or the path of a safetensors file.
+        latents: D.
+        normalise: of the latents.
+
+    Raises:
+        ValueError: if the data are no images, or the weights are missing, damaged or do not fit.
+    """
+
+    unit = "latent"
+
+    def __init__(
+        self, shape: tuple[int, ...], levels: int, /, *, weights: str = "digits", latents: int = 4,
+        normalise: Normalisation = "scale",
+    ) -> None:  # fmt: skip
+        if len(shape) != 3:
+            raise ValueError("kind: vae encodes images, and these data are tokens; use kind: tokens")
+        channels, height, width = shape
+        super().__init__((height // 2) * (width // 2), latents, normalise)
+        self.grid, self.levels = (height // 2, width // 2), levels
+        self.autoencoder = Autoencoder(channels, latents).requires_grad_(False).eval()
+        load_weights(self.autoencoder, ASSETS / "digits_vae.safetensors" if weights == "digits" else Path(weights))
+
+    def _encode(self, image: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        mean, std = self.autoencoder.posterior(2 * image.float() / (self.levels - 1) - 1)
+        z = mean + std * noise.normal(self.dims).reshape(mean.shape)
+        return z.flatten(2).transpose(1, 2), mean.new_zeros(mean.shape[0])
+
+    def _decode(self, x: Tensor) -> Tensor:
+        image = self.autoencoder.decoder(x.transpose(1, 2).unflatten(2, self.grid))
+        return ((image + 1) / 2 * (self.levels - 1)).round().clamp(0, self.levels - 1).to(torch.uint8)
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load a safetensors file into a module.
+
+    Raises:
+        ValueError: in one line, if the file is missing, damaged or does not fit.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise ValueError(f"weights: {str(path)!r} is not a file, and not the name of shipped weights (digits)")
+    try:
+        model.load_state_dict(load_file(path))
+    except SafetensorError as error:
+        raise ValueError(f"weights: {str(path)!r} is damaged ({error})") from None
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"weights: {str(path)!r} does not fit this autoencoder: {reason}") from None
+
+
+CODECS: dict[str, type[Codec]] = {"pixels": Pixels, "tokens": Tokens, "vae": VAE}
+CodecMaker = Callable[[tuple[int, ...], int], Codec]
+"""Called as `maker(shape of the data, grey levels)`."""

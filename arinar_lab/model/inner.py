@@ -1,0 +1,216 @@
+"""The inner autoregressive model: p(token | z) = Π_g p(group g | groups before it, z).
+
+    x [*, D] ─order, group→ [*, G, F] ─trunk(shifted, z)→ h [*, G, W] ─head(h, index)→ density over F ─Σ_g→ [*]
+
+`FeatureAR` is itself a head over D features, built from a head over F features; its density is a `Chain`.
+
+Letters: * batch (M when flat), D features, G groups, F = D/G features a group, E width of z, W width of the trunk.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from .density import Density
+from .head import Head, HeadMaker
+from .layers import Block, Cache, Linear, NormMaker, Vectors, ZeroLinear, layer
+from .noise import Noise
+
+Caches = list[Cache | None]
+
+
+class Trunk(nn.Module):
+    """Causal transformer over feature groups, every block and the output norm conditioned on z (arXiv 2503.02883).
+
+    Position 0 reads z and a start token, position g reads group g - 1.
+    """
+
+    def __init__(
+        self, context: int, features: int, groups: int, width: int, depth: int, heads: int, norm: NormMaker, qk_norm: bool,
+        mlp_ratio: float,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.start_of, self.group_of = Linear(context, width), Linear(features, width)
+        self.start, self.positions = Vectors(1, width), Vectors(groups, width)
+        self.blocks = nn.ModuleList(
+            Block(width, heads, context=context, norm=norm, qk_norm=qk_norm, mlp_ratio=mlp_ratio) for _ in range(depth)
+        )
+        self.norm = norm(width, False)
+        self.adapt = nn.Sequential(nn.SiLU(), ZeroLinear(context, 2 * width))
+
+    def forward(self, x: Tensor, z: Tensor, caches: Caches | None = None) -> tuple[Tensor, Caches]:
+        """Groups x [M, T, F] and z [M, E] → h [M, T', W]; without caches, or with empty ones, h begins at the start token."""
+        done = caches[0].length if caches and caches[0] else 0
+        y = self.group_of(x)
+        if done == 0:
+            y = torch.cat([(self.start_of(z) + self.start()).unsqueeze(1), y], 1)
+        y = y + self.positions()[done : done + y.shape[1]]
+        after: Caches = []
+        for block, cache in zip(self.blocks, caches or [None] * len(self.blocks), strict=True):
+            y, cache = block(y, z, True, cache)
+            after.append(cache)
+        scale, shift = self.adapt(z).unsqueeze(1).chunk(2, -1)
+        return self.norm(y) * (1 + scale) + shift, after
+
+    def caches(self, batch: int) -> Caches:
+        """Empty caches for `batch` tokens."""
+        room = self.positions.weight.shape[0]
+        return [block.attention.cache(batch, room) for block in self.blocks]
+
+
+class FeatureAR(Head):
+    """Autoregressive model over the features of one token (arXiv 2503.02883, section 3.1).
+
+    Arguments:
+        head: the head on one group, called as head(W, F, groups).
+        width, depth, heads, mlp_ratio: of the trunk.
+        group: F, must divide D.
+        order: in which order the features come: `identity`, `reversed`, or `variance` (of the training data, descending).
+        norm, qk_norm: normalisation of the trunk.
+
+    Raises:
+        ValueError: if depth < 1, group does not divide D, or heads does not divide width.
+    """
+
+    order_index: Tensor
+
+    def __init__(
+        self,
+        context: int,
+        features: int,
+        groups: int = 1,
+        /,
+        *,
+        head: HeadMaker,
+        width: int = 64,
+        depth: int = 1,
+        heads: int = 4,
+        mlp_ratio: float = 4.0,
+        group: int = 1,
+        order: Literal["identity", "reversed", "variance"] = "identity",
+        norm: NormMaker = layer,
+        qk_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        if depth < 1:
+            raise ValueError(f"depth: {depth} is too few; the trunk needs at least 1 block")
+        if group < 1 or features % group:
+            choices = ", ".join(str(n) for n in range(1, features + 1) if features % n == 0)
+            raise ValueError(f"group: {group} does not divide the {features} features of a token; choose one of {choices}")
+        self.features, self.group, self.groups, self.order = features, group, features // group, order
+        self.trunk = Trunk(context, group, self.groups, width, depth, heads, norm, qk_norm, mlp_ratio)
+        self.head = head(width, group, groups * self.groups)
+        index = torch.arange(features)
+        self.register_buffer("order_index", (index.flip(0) if order == "reversed" else index).repeat(groups, 1))
+
+    def forward(self, h: Tensor, index: Tensor | int = 0) -> Chain:
+        return Chain(self, h, index)
+
+    def fit(self, x: Tensor) -> None:
+        """Set the order by variance, and fit the head on the groups: x [n, groups, D]."""
+        if self.order == "variance":
+            self.order_index.copy_(x.var(0).argsort(-1, descending=True))
+        ordered = x.gather(-1, self.order_index.expand_as(x))
+        self.head.fit(ordered.unflatten(-1, (self.groups, self.group)).flatten(1, 2))
+
+
+@dataclass(frozen=True)
+class Chain(Density):
+    """The density of a FeatureAR, and of its guided and tempered versions.
+
+    Guidance and temperature apply block by block: each group's conditional is guided and tempered given the groups drawn
+    before it. One trunk call serves condition and null together, so there is one cache.
+
+    Arguments:
+        model: the FeatureAR.
+        z: contexts [*, E].
+        index: which of the model's groups z stands for, broadcast against *.
+        null: contexts of the null density [*, E], or None.
+    """
+
+    model: FeatureAR
+    z: Tensor
+    index: Tensor | int = 0
+    null: Tensor | None = None
+    weight: float = 1.0
+    candidates: int = 0
+    temperature: float = 1.0
+
+    def tempered(self, t: float) -> Chain:
+        return replace(self, temperature=self.temperature * t)
+
+    def guided(self, null: Density, weight: float, candidates: int = 0) -> Chain:
+        if not isinstance(null, Chain) or null.model is not self.model or self.null is not None:
+            raise TypeError("a Chain is guided once, by a Chain of the same model")
+        return replace(self, null=null.z, weight=weight, candidates=candidates)
+
+    def log_prob(self, x: Tensor, noise: Noise | None = None) -> Tensor:
+        groups, blocks = self._teach(x)
+        return blocks.log_prob(groups, noise).sum(-1)
+
+    def terms(self, x: Tensor) -> Tensor:
+        """log p of each group in the model's order, [*, D] → [*, G]."""
+        groups, blocks = self._teach(x)
+        return blocks.log_prob(groups)
+
+    def log_interval(self, x: Tensor, delta: Tensor) -> Tensor:
+        groups, blocks = self._teach(x)
+        return blocks.log_interval(groups, self._arrange(delta.expand_as(x))).sum(-1)
+
+    def loss(self, x: Tensor, noise: Noise) -> Tensor:
+        groups, blocks = self._teach(x)
+        at = torch.arange(self.model.groups, device=x.device).expand(groups.shape[:-1])
+        return blocks.loss(groups, noise.at(at)).sum(-1)
+
+    def sample(self, noise: Noise) -> Tensor:
+        return self.draw(noise)[0]
+
+    def draw(self, noise: Noise) -> tuple[Tensor, Tensor]:
+        """One group after the other, with a cache."""
+        model, z = self.model, self._contexts()
+        branches = z.shape[0] // self.z[..., 0].numel()
+        caches = model.trunk.caches(z.shape[0])
+        truncated = torch.zeros_like(noise.key)
+        groups: list[Tensor] = []
+        last = z.new_empty(z.shape[0], 0, model.group)
+        for g in range(model.groups):
+            h, caches = model.trunk(last, z, caches)
+            x, cut = self._block(h.squeeze(1), g).draw(noise.at(g))
+            truncated = truncated + cut
+            groups.append(x.to(z.dtype))
+            last = groups[-1].reshape(-1, 1, model.group).repeat(branches, 1, 1)
+        x = torch.cat(groups, -1)
+        return torch.empty_like(x).scatter(-1, self._order().expand_as(x), x), truncated
+
+    def _contexts(self) -> Tensor:
+        """z, and the null's below it: [M, E] or [2M, E]."""
+        both = [self.z] if self.null is None else [self.z, self.null]
+        return torch.cat([z.reshape(-1, z.shape[-1]) for z in both])
+
+    def _order(self) -> Tensor:
+        return self.model.order_index[self.index]
+
+    def _arrange(self, x: Tensor) -> Tensor:
+        """Features in the model's order, grouped: [*, D] → [*, G, F]."""
+        return x.gather(-1, self._order().expand_as(x)).unflatten(-1, (self.model.groups, self.model.group))
+
+    def _teach(self, x: Tensor) -> tuple[Tensor, Density]:
+        """All groups at once, each given the true ones before it: groups [*, G, F] and their density on [*, G]."""
+        groups, z = self._arrange(x), self._contexts()
+        past = groups.reshape(-1, *groups.shape[-2:])[:, :-1]
+        h, _ = self.model.trunk(past.repeat(z.shape[0] // past.shape[0], 1, 1), z)
+        return groups, self._block(h, torch.arange(self.model.groups, device=x.device))
+
+    def _block(self, h: Tensor, g: Tensor | int) -> Density:
+        """The density of group(s) g from the trunk's output [M or 2M, (G,) W]: guided, then tempered."""
+        index = self.index.unsqueeze(-1) if isinstance(self.index, Tensor) and isinstance(g, Tensor) else self.index
+        parts = h.reshape(-1, *self.z.shape[:-1], *h.shape[1:])
+        block = self.model.head(parts[0], index * self.model.groups + g)
+        if self.null is not None:
+            null = self.model.head(parts[1], index * self.model.groups + g)
+            block = block.guided(null, self.weight, self.candidates)
+        return block if self.temperature == 1 else block.tempered(self.temperature)

@@ -1,0 +1,211 @@
+"""Transformer parts, shared by the outer and the inner model.
+
+    block(x, z)     x += g₁ · attention(norm(x)·(1+s₁) + b₁);  x += g₂ · feed_forward(norm(x)·(1+s₂) + b₂)
+
+With a condition z the gains g, s, b are a linear map of SiLU(z) (adaptive normalisation, DiT, arXiv 2212.09748); without
+one they are 1, 0, 0 and the norms have gains of their own.
+
+A `Cache` is a value: allocated once, handed from step to step; the step writes into it and the old value is consumed.
+
+Letters: B batch, T positions, W width, H attention heads, S head size = W/H.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as f
+
+
+class Linear(nn.Linear):
+    """Linear map with Xavier-uniform weights and zero bias, as the published models start."""
+
+    def reset_parameters(self) -> None:
+        nn.init.xavier_uniform_(self.weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+
+class ZeroLinear(nn.Linear):
+    """Linear map that starts at zero: an adaptive block begins as the identity (arXiv 2212.09748, section 3.2)."""
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+
+class Vectors(nn.Module):
+    """n learned vectors [n, W]: positions, start tokens, mask tokens."""
+
+    def __init__(self, n: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(n, width))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight, std=0.02)
+
+    def forward(self) -> Tensor:
+        return self.weight
+
+
+class DyT(nn.Module):
+    """Dynamic tanh, γ·tanh(αx) + β (arXiv 2503.10622): a norm without statistics."""
+
+    def __init__(self, width: int, affine: bool) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.empty(()))
+        self.gain = nn.Parameter(torch.empty(width)) if affine else None
+        self.shift = nn.Parameter(torch.empty(width)) if affine else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.constant_(self.alpha, 0.5)
+        if self.gain is not None and self.shift is not None:
+            nn.init.ones_(self.gain)
+            nn.init.zeros_(self.shift)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.alpha * x)
+        return x if self.gain is None or self.shift is None else self.gain * x + self.shift
+
+
+NormMaker = Callable[[int, bool], nn.Module]
+"""Called as `maker(width, affine)`."""
+
+
+def layer(width: int, affine: bool, /) -> nn.Module:
+    """LayerNorm, ε = 1e-6 as published."""
+    return nn.LayerNorm(width, eps=1e-6, elementwise_affine=affine)
+
+
+def rms(width: int, affine: bool, /) -> nn.Module:
+    """RMSNorm (arXiv 1910.07467)."""
+    return nn.RMSNorm(width, eps=1e-6, elementwise_affine=affine)
+
+
+def dyt(width: int, affine: bool, /) -> nn.Module:
+    """Dynamic tanh (arXiv 2503.10622)."""
+    return DyT(width, affine)
+
+
+def none(width: int, affine: bool, /) -> nn.Module:
+    """No normalisation."""
+    return nn.Identity()
+
+
+NORMS: dict[str, NormMaker] = {"layer": layer, "rms": rms, "dyt": dyt, "none": none}
+
+
+class Cache(NamedTuple):
+    """Keys and values of one attention layer: k, v [B, H, room, S], of which the first `length` positions are filled."""
+
+    k: Tensor
+    v: Tensor
+    length: int
+
+
+class Attention(nn.Module):
+    """Multi-head attention, bidirectional or causal.
+
+    Arguments:
+        width: W; heads: H, must divide W.
+        qk_norm: whether queries and keys are RMS-normalised (arXiv 2302.05442).
+        dropout: on attention weights and on the projection.
+    """
+
+    def __init__(self, width: int, heads: int, /, *, qk_norm: bool = False, dropout: float = 0.0) -> None:
+        super().__init__()
+        if heads < 1 or width % heads:
+            raise ValueError(f"heads: {heads} does not divide the width {width}")
+        self.heads, self.size, self.dropout = heads, width // heads, dropout
+        self.qkv, self.project = Linear(width, 3 * width), Linear(width, width)
+        self.q_norm = nn.RMSNorm(self.size, eps=1e-6) if qk_norm else nn.Identity()
+        self.k_norm = nn.RMSNorm(self.size, eps=1e-6) if qk_norm else nn.Identity()
+
+    def forward(self, x: Tensor, causal: bool = False, cache: Cache | None = None) -> tuple[Tensor, Cache | None]:
+        """x [B, T, W] → [B, T, W]. With a cache the positions of x follow those in it, and attention is causal."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, self.size)).permute(2, 0, 3, 1, 4)
+        q, k = self.q_norm(q), self.k_norm(k)
+        mask = None
+        if cache is not None:
+            cache, k, v = self._extend(cache, k, v)
+            if causal and q.shape[2] > 1:
+                mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=x.device).tril(k.shape[2] - q.shape[2])
+        drop = self.dropout if self.training else 0.0
+        y = f.scaled_dot_product_attention(q, k, v, mask, drop, is_causal=causal and cache is None)
+        return f.dropout(self.project(y.transpose(1, 2).flatten(2)), drop), cache
+
+    @staticmethod
+    def _extend(cache: Cache, k: Tensor, v: Tensor) -> tuple[Cache, Tensor, Tensor]:
+        end = cache.length + k.shape[2]
+        cache.k[:, :, cache.length : end], cache.v[:, :, cache.length : end] = k, v
+        return Cache(cache.k, cache.v, end), cache.k[:, :, :end], cache.v[:, :, :end]
+
+    def cache(self, batch: int, room: int) -> Cache:
+        """An empty cache for `batch` sequences of at most `room` positions."""
+        empty = self.qkv.weight.new_empty(2, batch, self.heads, room, self.size)
+        return Cache(empty[0], empty[1], 0)
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block, conditioned on z by adaptive normalisation where `context` is given.
+
+    The six gains are read from the linear map in the published order: gate, scale and shift, each for attention and
+    feed-forward (arXiv 2503.02883, released code).
+
+    Arguments:
+        width, heads: of attention.
+        context: width of z, or None for a block without condition.
+        norm: one of `NORMS`.
+        mlp_ratio: width of the feed-forward layer over W.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        /,
+        *,
+        context: int | None = None,
+        norm: NormMaker = layer,
+        mlp_ratio: float = 4.0,
+        qk_norm: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        hidden = int(width * mlp_ratio)
+        self.norm1, self.norm2 = norm(width, context is None), norm(width, context is None)
+        self.attention = Attention(width, heads, qk_norm=qk_norm, dropout=dropout)
+        self.feed_forward = nn.Sequential(Linear(width, hidden), nn.GELU(), Linear(hidden, width), nn.Dropout(dropout))
+        self.adapt = nn.Sequential(nn.SiLU(), ZeroLinear(context, 6 * width)) if context else None
+
+    def forward(
+        self, x: Tensor, z: Tensor | None = None, causal: bool = False, cache: Cache | None = None
+    ) -> tuple[Tensor, Cache | None]:
+        """x [B, T, W], z [B, context] → [B, T, W] and the cache after it."""
+        if self.adapt is None:
+            y, cache = self.attention(self.norm1(x), causal, cache)
+            x = x + y
+            return x + self.feed_forward(self.norm2(x)), cache
+        gate1, gate2, scale1, scale2, shift1, shift2 = self.adapt(z).unsqueeze(1).chunk(6, -1)
+        y, cache = self.attention(self.norm1(x) * (1 + scale1) + shift1, causal, cache)
+        x = x + gate1 * y
+        return x + gate2 * self.feed_forward(self.norm2(x) * (1 + scale2) + shift2), cache
+
+
+def initialise(model: nn.Module, seed: int) -> None:
+    """Draw every parameter again, each module from a generator keyed by the seed and the module's name.
+
+    Two arms of an ablation thus start with equal values wherever they have the same part under the same name.
+    """
+    for name, module in model.named_modules():
+        reset = getattr(module, "reset_parameters", None)
+        if callable(reset):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(zlib.crc32(f"{seed}/{name}".encode()))
+                reset()

@@ -1,0 +1,73 @@
+"""Randomness as a value: a key that can be drawn from in any amount, always with the same answer.
+
+    image seed ─at(0)→ order of the tokens
+               └at(1)─at(n)→ token n ─at(g)→ group g ─uniform / normal→ numbers
+
+A `Noise` holds one 64-bit key for each element of a batch. `at(i)` derives a new key, `uniform(n)` and `normal(n)` hash
+the key with a counter (the SplitMix64 finaliser, Steele et al., OOPSLA 2014). Nothing is consumed and no generator has a
+state, so a sample depends on its own seed alone: not on the batch it is drawn in, nor on what was drawn before.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed integer
+_MULTIPLY_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
+_MULTIPLY_2 = -7723592293110705685  # 0x94D049BB133111EB
+_CHILD, _DRAW = 0x632BE59BD9B4E019, 0x1D8E4E27C47D124F  # keep derived keys and drawn numbers apart
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """Logical right shift of signed 64-bit integers."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(x: Tensor) -> Tensor:
+    x = (x ^ _shift(x, 30)) * _MULTIPLY_1
+    x = (x ^ _shift(x, 27)) * _MULTIPLY_2
+    return x ^ _shift(x, 31)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Keyed noise for a batch of shape [*].
+
+    Arguments:
+        key: int64 keys, [*].
+    """
+
+    key: Tensor
+
+    @classmethod
+    def of(cls, seeds: Tensor, stream: str = "") -> Noise:
+        """Noise of integer seeds [*]; different `stream` names give independent noise for the same seeds."""
+        return cls(_mix(_mix(seeds.long() * _GOLDEN + zlib.crc32(stream.encode())) + _CHILD))
+
+    def at(self, i: int | Tensor) -> Noise:
+        """Derived noise. An integer keeps the shape [*]; a tensor [*, m] (or [*]) gives noise of its shape."""
+        i = torch.as_tensor(i)  # its arithmetic wraps at 64 bits; Python's does not
+        key = self.key.reshape(self.key.shape + (1,) * (i.dim() - self.key.dim()))
+        return Noise(_mix((key ^ _CHILD) + (i + 1) * _GOLDEN))
+
+    def uniform(self, n: int, dtype: torch.dtype = torch.float64) -> Tensor:
+        """n numbers from the open interval (0, 1) for each key: [*, n]."""
+        counter = torch.arange(1, n + 1, device=self.key.device) * _GOLDEN
+        bits = _shift(_mix(_mix(self.key.unsqueeze(-1) ^ _DRAW) + counter), 12)  # 52 bits: (bits + 1/2)/2^52 < 1 exactly
+        return ((bits.double() + 0.5) * 2.0**-52).to(dtype)
+
+    def normal(self, n: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """n standard normal numbers for each key: [*, n]."""
+        return torch.special.ndtri(self.uniform(n)).to(dtype)
+
+    def permutation(self, n: int) -> Tensor:
+        """A random order of 0 … n-1 for each key: [*, n]."""
+        return self.uniform(n).argsort(-1)
+
+    def repeat(self, times: int) -> Noise:
+        """The same noise again, `times` times along the first axis."""
+        return Noise(self.key.repeat(times, *(1,) * (self.key.dim() - 1)))

@@ -1,0 +1,281 @@
+"""The outer autoregressive model: from the tokens known so far to a condition z for the next ones.
+
+    forward(x, c, noise)              training: z for the positions that are predicted, given true tokens
+    walk(c, null, visit, noise, …)    generation: calls visit(z, z_null, where, progress) → tokens, step by step
+    conditions(x, c, noise, steps)    the z of a walk that is answered with the true tokens: what likelihood needs
+
+Letters: B images, N tokens, m of them at a time, D features a token, E width, C prefix rows of the condition.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from .guidance import kept
+from .head import Likelihood
+from .layers import Block, Linear, NormMaker, Vectors, layer
+from .noise import Noise
+
+Visit = Callable[[Tensor, Tensor | None, Tensor, float], Tensor]
+"""visit(z [B, m, E], z_null or None, where [B, m], progress) → tokens [B, m, D]."""
+
+
+def take(x: Tensor, where: Tensor) -> Tensor:
+    """Rows of x [B, N, D] at where [B, m]: [B, m, D]."""
+    return x.gather(1, where.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+
+
+def put(x: Tensor, where: Tensor, value: Tensor) -> Tensor:
+    """x [B, N, D] with value [B, m, D] at where [B, m]."""
+    return x.scatter(1, where.unsqueeze(-1).expand(-1, -1, x.shape[-1]), value)
+
+
+class Outer(nn.Module):
+    """The type of every outer model. The constructor takes the number N of tokens and D of features by position.
+
+    Attributes:
+        width: E, of z and of the condition.
+        prefix: C, rows of the condition c [B, C, E].
+        likelihood: `exact` for a fixed order, `bound` for a random one.
+        steps: steps of a walk where the sampler names none.
+    """
+
+    likelihood: Likelihood
+    width: int
+    prefix: int
+    steps: int
+
+    def forward(self, x: Tensor, c: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        """Tokens x [B, N, D], condition c [B, C, E] → z [B, m, E] and the positions it is for, [B, m]."""
+        raise NotImplementedError
+
+    def walk(self, c: Tensor, null: Tensor | None, visit: Visit, noise: Noise, steps: int | None = None) -> Tensor:
+        """Generate tokens [B, N, D], step by step; `null` is the null condition, or None where nothing is guided.
+
+        Raises:
+            ValueError: if `steps` does not fit the number of tokens.
+        """
+        raise NotImplementedError
+
+    def conditions(self, x: Tensor, c: Tensor, noise: Noise, steps: int | None = None) -> list[tuple[Tensor, Tensor]]:
+        """(z, where) of each step of the walk, answered with the true tokens x [B, N, D]."""
+        seen: list[tuple[Tensor, Tensor]] = []
+
+        def visit(z: Tensor, null: Tensor | None, where: Tensor, progress: float) -> Tensor:
+            seen.append((z, where))
+            return take(x, where)
+
+        self.walk(c, None, visit, noise, steps)
+        return seen
+
+    def check_steps(self, steps: int | None) -> int:
+        """The number of steps of a walk, the model's own for None.
+
+        Raises:
+            ValueError: if it does not fit the number of tokens.
+        """
+        raise NotImplementedError
+
+
+def _check_depth(name: str, depth: int) -> None:
+    if depth < 1:
+        raise ValueError(f"{name}: {depth} is too few; at least 1 block")
+
+
+class CausalAR(Outer):
+    """Raster order, one token a step, key/value cache. Its likelihood is exact.
+
+    The sequence is [c, x_0 … x_{N-2}]; the output at position C - 1 + n is the condition of token n.
+
+    Arguments:
+        width: E; depth: blocks; heads: must divide width; mlp_ratio; dropout.
+        prefix: C ≥ 1.
+        norm, qk_norm: normalisation.
+
+    Raises:
+        ValueError: if depth or prefix < 1, or heads does not divide width.
+    """
+
+    likelihood: Likelihood = "exact"
+
+    def __init__(
+        self,
+        tokens: int,
+        features: int,
+        /,
+        *,
+        width: int = 64,
+        depth: int = 3,
+        heads: int = 4,
+        mlp_ratio: float = 4.0,
+        prefix: int = 1,
+        norm: NormMaker = layer,
+        qk_norm: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        _check_depth("depth", depth)
+        _check_depth("prefix", prefix)
+        self.width, self.prefix, self.steps, self.features = width, prefix, tokens, features
+        self.token_of = Linear(features, width)
+        self.positions = Vectors(prefix + tokens - 1, width)
+        self.blocks = nn.ModuleList(
+            Block(width, heads, norm=norm, mlp_ratio=mlp_ratio, qk_norm=qk_norm, dropout=dropout) for _ in range(depth)
+        )
+        self.norm = norm(width, True)
+
+    def forward(self, x: Tensor, c: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        y = torch.cat([c, self.token_of(x[:, :-1])], 1) + self.positions()
+        for block in self.blocks:
+            y, _ = block(y, causal=True)
+        where = torch.arange(self.steps, device=x.device).expand(x.shape[0], -1)
+        return self.norm(y)[:, self.prefix - 1 :], where
+
+    def conditions(self, x: Tensor, c: Tensor, noise: Noise, steps: int | None = None) -> list[tuple[Tensor, Tensor]]:
+        """All at once: teacher forcing is one causal pass."""
+        self.check_steps(steps)
+        return [self(x, c, noise)]
+
+    def walk(self, c: Tensor, null: Tensor | None, visit: Visit, noise: Noise, steps: int | None = None) -> Tensor:
+        self.check_steps(steps)
+        batch = c.shape[0]
+        y = c if null is None else torch.cat([c, null])
+        caches = [block.attention.cache(y.shape[0], self.positions.weight.shape[0]) for block in self.blocks]
+        tokens: list[Tensor] = []
+        for n in range(self.steps):
+            y = y + self.positions()[caches[0].length : caches[0].length + y.shape[1]]
+            for i, block in enumerate(self.blocks):
+                y, caches[i] = block(y, causal=True, cache=caches[i])
+            z = self.norm(y[:, -1:])
+            where = torch.full((batch, 1), n, device=c.device)
+            x = visit(z[:batch], None if null is None else z[batch:], where, (n + 1) / self.steps)
+            tokens.append(x)
+            y = self.token_of(x if null is None else x.repeat(2, 1, 1))
+        return torch.cat(tokens, 1)
+
+    def check_steps(self, steps: int | None) -> int:
+        if steps not in (None, self.steps):
+            raise ValueError(f"steps: {steps} does not fit; a causal model takes one step a token, {self.steps} here")
+        return self.steps
+
+
+class MaskedAR(Outer):
+    """Bidirectional encoder and decoder over randomly masked tokens (MAR, arXiv 2406.11838, section 3.4).
+
+    The encoder sees the C condition rows and the known tokens; the decoder sees all positions, a mask vector at the
+    unknown ones. In training one ratio of the tokens is masked a batch, drawn from a normal(1, mask_std) truncated to
+    [mask_min, 1]. Generation follows a cosine schedule over a random order; the tokens of one step are drawn together,
+    independently given z, so likelihood is a bound and is stated with its steps.
+
+    Arguments:
+        width: E; encoder_depth, decoder_depth: blocks; heads: must divide width; mlp_ratio; dropout.
+        prefix: C ≥ 1, condition rows (64 as published).
+        mask_min, mask_std: of the masked share.
+        steps: of a walk, 1 … N; None is N.
+        norm, qk_norm: normalisation.
+
+    Raises:
+        ValueError: if a number is outside its range.
+    """
+
+    likelihood: Likelihood = "bound"
+
+    def __init__(
+        self,
+        tokens: int,
+        features: int,
+        /,
+        *,
+        width: int = 64,
+        encoder_depth: int = 2,
+        decoder_depth: int = 2,
+        heads: int = 4,
+        mlp_ratio: float = 4.0,
+        prefix: int = 4,
+        mask_min: float = 0.7,
+        mask_std: float = 0.25,
+        steps: int | None = None,
+        norm: NormMaker = layer,
+        qk_norm: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        _check_depth("encoder_depth", encoder_depth)
+        _check_depth("decoder_depth", decoder_depth)
+        _check_depth("prefix", prefix)
+        if not 0 <= mask_min < 1:
+            raise ValueError(f"mask_min: {mask_min} is outside [0, 1)")
+        if mask_std <= 0:
+            raise ValueError(f"mask_std: {mask_std} is not above 0")
+        self.width, self.prefix, self.tokens = width, prefix, tokens
+        self.mask_min, self.mask_std = mask_min, mask_std
+        self.steps = tokens
+        self.steps = self.check_steps(steps)
+        self.token_of = Linear(features, width)
+        self.encoder_positions, self.decoder_positions = Vectors(prefix + tokens, width), Vectors(prefix + tokens, width)
+        self.output_positions, self.mask = Vectors(tokens, width), Vectors(1, width)
+
+        def blocks(depth: int) -> nn.ModuleList:
+            return nn.ModuleList(
+                Block(width, heads, norm=norm, mlp_ratio=mlp_ratio, qk_norm=qk_norm, dropout=dropout)
+                for _ in range(depth)
+            )
+
+        self.input_norm, self.encoder, self.encoder_norm = norm(width, True), blocks(encoder_depth), norm(width, True)
+        self.embed, self.decoder, self.decoder_norm = Linear(width, width), blocks(decoder_depth), norm(width, True)
+
+    def forward(self, x: Tensor, c: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        masked = math.ceil(self.tokens * self._mask_ratio(noise))
+        order = noise.at(0).permutation(self.tokens)
+        return self._condition(x, c, order[:, masked:], order[:, :masked]), order[:, :masked]
+
+    def walk(self, c: Tensor, null: Tensor | None, visit: Visit, noise: Noise, steps: int | None = None) -> Tensor:
+        batch, both = c.shape[0], c if null is None else torch.cat([c, null])
+        order = noise.at(0).permutation(self.tokens)
+        x = c.new_zeros(batch, self.tokens, self.token_of.in_features)
+        known = 0
+        for left in kept(self.tokens, self.check_steps(steps)):
+            where = order[:, known : self.tokens - left]
+            repeat = both.shape[0] // batch
+            z = self._condition(
+                x.repeat(repeat, 1, 1), both, order[:, :known].repeat(repeat, 1), where.repeat(repeat, 1)
+            )
+            progress = 1 - max(left, 1) / self.tokens  # the release counts at least one token as unknown
+            x = put(x, where, visit(z[:batch], None if null is None else z[batch:], where, progress))
+            known = self.tokens - left
+        return x
+
+    def _mask_ratio(self, noise: Noise) -> float:
+        """One draw of the truncated normal a batch, by its inverse CDF, from the noise of the first image."""
+        low = torch.special.ndtr(torch.tensor((self.mask_min - 1) / self.mask_std, dtype=torch.float64)).item()
+        u = noise.key.new_tensor(0, dtype=torch.float64) + low + (0.5 - low) * noise.at(2).uniform(1).reshape(-1)[0]
+        return min(1.0, 1 + self.mask_std * torch.special.ndtri(u).item())
+
+    def _condition(self, x: Tensor, c: Tensor, known: Tensor, where: Tensor) -> Tensor:
+        """z [B, m, E] at `where` [B, m], given the tokens at `known` [B, n]."""
+        start, positions = self.prefix, self.encoder_positions()
+        y = torch.cat([c + positions[:start], self.token_of(take(x, known)) + positions[start:][known]], 1)
+        y = self.input_norm(y)
+        for block in self.encoder:
+            y, _ = block(y)
+        y = self.embed(self.encoder_norm(y))
+        everywhere = self.mask().expand(x.shape[0], self.tokens, -1)
+        y = torch.cat([y[:, :start], put(everywhere, known, y[:, start:])], 1) + self.decoder_positions()
+        for block in self.decoder:
+            y, _ = block(y)
+        return take(self.decoder_norm(y)[:, start:] + self.output_positions(), where)
+
+    def check_steps(self, steps: int | None) -> int:
+        steps = self.steps if steps is None else steps
+        if not 1 <= steps <= self.tokens:
+            raise ValueError(f"steps: {steps} does not fit; between 1 and the {self.tokens} tokens of an image")
+        return steps
+
+
+OUTERS: dict[str, type[Outer]] = {"causal": CausalAR, "masked": MaskedAR}
+OuterMaker = Callable[[int, int], Outer]
+"""Called as `maker(tokens N, features D)`."""

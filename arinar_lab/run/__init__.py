@@ -1,0 +1,1 @@
+"""One experiment: its configuration, data, training, evaluation and record."""

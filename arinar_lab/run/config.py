@@ -1,0 +1,439 @@
+"""Configuration: a YAML file becomes a checked `Recipe`.
+
+**The constructor's signature is the schema.** A section is a dataclass, a part (`{kind: name, **arguments}`) is a
+registered class whose keyword-only arguments are what YAML may say; positional arguments are widths the parent knows. So a
+part that is read is not built yet: it is a `Part`, a maker that its parent calls. Nothing here knows any member by name.
+
+    recipe.yaml ─extends, overrides (key=value)→ plain dict ─parse→ Recipe ─build→ source, codec, model
+
+Every fault is a `ConfigError`: one line with the key, the value, what is allowed and the nearest valid name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import inspect
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ..model.arinar import Arinar
+from ..model.codec import CODECS, Codec, CodecMaker
+from ..model.guidance import Sampler
+from ..model.head import HeadMaker
+from ..model.heads import HEADS
+from ..model.layers import NORMS, NormMaker
+from ..model.outer import OUTERS, OuterMaker
+from .data import SOURCES, Source, SourceMaker
+
+PARTS: dict[Any, dict[str, Any]] = {
+    HeadMaker: HEADS,
+    OuterMaker: OUTERS,
+    NormMaker: NORMS,
+    CodecMaker: CODECS,
+    SourceMaker: SOURCES,
+}
+
+
+class ConfigError(ValueError):
+    """A fault in what the user wrote, told in one line."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Class labels. drop: share of labels hidden in training, so that the null condition is learned."""
+
+    drop: float = 0.1
+
+
+@dataclass(frozen=True)
+class Training:
+    """Optimisation by AdamW, with averaged weights.
+
+    Arguments:
+        steps: optimiser steps; batch: images a step.
+        lr: peak learning rate; warmup: steps of linear warm-up; schedule: what follows it.
+        betas, weight_decay: of AdamW; biases, norms and embeddings do not decay.
+        clip: ceiling of the gradient's norm, 0 is none.
+        ema: decay of the averaged weights, which are validated, saved and sampled.
+        precision: Lightning's name of it.
+        validate_every, checkpoint_every: in steps.
+    """
+
+    steps: int = 400
+    batch: int = 128
+    lr: float = 2e-3
+    warmup: int = 40
+    schedule: Literal["constant", "cosine"] = "cosine"
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.02
+    clip: float = 1.0
+    ema: float = 0.98
+    precision: str = "32-true"
+    validate_every: int = 100
+    checkpoint_every: int = 100
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "validate_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)} is too few; at least 1")
+        for name in ("warmup", "weight_decay", "clip"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: {getattr(self, name)} is negative")
+        if not self.lr > 0:
+            raise ValueError(f"lr: {self.lr} is not above 0")
+        for name, value in {"ema": self.ema, "betas.0": self.betas[0], "betas.1": self.betas[1]}.items():
+            if not 0 <= value < 1:
+                raise ValueError(f"{name}: {value} is outside [0, 1)")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is measured after training.
+
+    Arguments:
+        draws: dequantisation draws a held-out image, for likelihood.
+        images: generated for quality; batch: at a time.
+        kid_subset: images in a subset of KID.
+        speed_batch: images at a time when speed is measured; speed_repeats: of which the median counts.
+        seed: first of the seeds of the generated images.
+    """
+
+    draws: int = 4
+    images: int = 1437
+    batch: int = 256
+    kid_subset: int = 100
+    speed_batch: int = 64
+    speed_repeats: int = 5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("draws", "batch", "kid_subset", "speed_batch", "speed_repeats"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)} is too few; at least 1")
+        if self.images < self.kid_subset:
+            raise ValueError(f"images: {self.images} is fewer than kid_subset, {self.kid_subset}")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where it runs; no part of a run's signature. Passed on to Lightning's Trainer.
+
+    Arguments:
+        accelerator: `auto` is a CUDA GPU where there is one, else the CPU.
+        threads: of torch on the CPU; 0 leaves torch's own choice.
+    """
+
+    accelerator: str = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Part:
+    """A registered class and its keyword arguments, to be called with what its parent knows.
+
+    Arguments:
+        kind: its name; maker: the class; arguments: checked; path: where it stands in the configuration.
+    """
+
+    kind: str
+    maker: Any
+    arguments: dict[str, Any]
+    path: str
+
+    def __call__(self, *known: Any) -> Any:
+        try:
+            return self.maker(*known, **self.arguments)
+        except ConfigError:
+            raise
+        except ValueError as error:
+            raise ConfigError(f"{self.path}.{error}") from None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One experiment, checked, all defaults filled in."""
+
+    data: SourceMaker
+    codec: CodecMaker
+    outer: OuterMaker
+    inner: HeadMaker
+    labels: Labels = field(default_factory=Labels)
+    training: Training = field(default_factory=Training)
+    sampler: Sampler = field(default_factory=Sampler)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    machine: Machine = field(default_factory=Machine)
+    seed: int = 0
+
+    @property
+    def training_signature(self) -> str:
+        """Eight hexadecimal digits of what decides the trained weights, but for the seed."""
+        return _digest(self, ("data", "codec", "labels", "outer", "inner", "training"))
+
+    @property
+    def evaluation_signature(self) -> str:
+        """Eight hexadecimal digits of how the trained model is sampled and measured."""
+        return _digest(self, ("sampler", "evaluation"))
+
+
+def _digest(recipe: Recipe, sections: tuple[str, ...]) -> str:
+    everything = resolved(recipe)
+    text = json.dumps({name: everything[name] for name in sections}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def resolved(value: Any) -> Any:
+    """A recipe, section or part as plain data, with every default written out."""
+    if isinstance(value, Part):
+        arguments = {name: resolved(argument) for name, argument in _with_defaults(value).items()}
+        return {"kind": value.kind, **arguments} if arguments else value.kind
+    if dataclasses.is_dataclass(value):
+        return {f.name: resolved(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, tuple | list):
+        return [resolved(item) for item in value]
+    if callable(value):  # a maker that is a constructor's default
+        return next(name for registry in PARTS.values() for name, maker in registry.items() if maker is value)
+    return value
+
+
+def _with_defaults(part: Part) -> dict[str, Any]:
+    defaults = {name: p.default for name, p in _parameters(part.maker).items()}
+    return {**defaults, **part.arguments}
+
+
+def _parameters(maker: Any) -> dict[str, inspect.Parameter]:
+    """What YAML may say to a maker: its keyword-only arguments, or a dataclass's fields."""
+    every = inspect.signature(maker).parameters
+    return {n: p for n, p in every.items() if dataclasses.is_dataclass(maker) or p.kind is p.KEYWORD_ONLY}
+
+
+def _nearest(name: Any, valid: list[str]) -> str:
+    close = difflib.get_close_matches(str(name), valid, 1, 0.5)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _arguments(maker: Any, spec: dict[str, Any], path: str, owner: str) -> dict[str, Any]:
+    """The values of a dict, each checked against the maker's annotation of that name."""
+    parameters = _parameters(maker)
+    hints = typing.get_type_hints(maker if inspect.isfunction(maker) or dataclasses.is_dataclass(maker) else maker.__init__)
+    for key in spec:
+        if key not in parameters:
+            valid = sorted(parameters)
+            takes = f"{owner} takes {', '.join(valid) if valid else 'no arguments'}"
+            raise ConfigError(f"{_join(path, key)}: unknown key; {takes}{_nearest(key, valid)}")
+    missing = [n for n, p in parameters.items() if p.default is p.empty and not _has_factory(maker, n) and n not in spec]
+    if missing:
+        raise ConfigError(f"{_join(path, missing[0])}: missing; {owner} needs it")
+    return {key: _parse(hints[key], value, _join(path, key)) for key, value in spec.items()}
+
+
+def _has_factory(maker: Any, name: str) -> bool:
+    return dataclasses.is_dataclass(maker) and any(
+        f.name == name and f.default_factory is not dataclasses.MISSING for f in dataclasses.fields(maker)
+    )
+
+
+def _join(path: str, key: Any) -> str:
+    return f"{path}.{key}" if path else str(key)
+
+
+def _parse(hint: Any, value: Any, path: str) -> Any:
+    """A plain value as the annotation wants it: a part, a section, or a checked number, string or list."""
+    if hint in PARTS:
+        return _part(PARTS[hint], value, path)
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise ConfigError(f"{path}: {value!r} is not a section; write keys below it")
+        return _section(hint, value, path)
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        if value not in options:
+            names = ", ".join(map(str, options))
+            raise ConfigError(f"{path}: {value!r} is not one of {names}{_nearest(value, [str(o) for o in options])}")
+        return value
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in options:
+            return None
+        return _parse(next(option for option in options if option is not type(None)), value, path)
+    if origin is tuple:
+        if not isinstance(value, list | tuple) or len(value) != len(options):
+            raise ConfigError(f"{path}: {value!r} is not a list of {len(options)}")
+        return tuple(_parse(h, v, f"{path}.{i}") for i, (h, v) in enumerate(zip(options, value, strict=True)))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[hint]
+        raise ConfigError(f"{path}: {value!r} is not {wanted}")
+    return value
+
+
+def _part(registry: dict[str, Any], spec: Any, path: str) -> Part:
+    spec = {"kind": spec} if isinstance(spec, str) else spec
+    names = ", ".join(registry)
+    if not isinstance(spec, dict) or not isinstance(spec.get("kind"), str):
+        raise ConfigError(f"{_join(path, 'kind')}: missing; write kind: with one of {names}")
+    kind = spec["kind"]
+    if kind not in registry:
+        raise ConfigError(f"{_join(path, 'kind')}: unknown kind {kind!r}; one of {names}{_nearest(kind, list(registry))}")
+    arguments = _arguments(registry[kind], {k: v for k, v in spec.items() if k != "kind"}, path, kind)
+    return Part(kind, registry[kind], arguments, path)
+
+
+def _section(cls: Any, spec: dict[str, Any], path: str) -> Any:
+    arguments = _arguments(cls, spec, path, path or "a recipe")
+    try:
+        return cls(**arguments)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(_join(path, error)) from None
+
+
+def merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """base with change laid over it. Where a part changes its kind, the arguments of the former kind are dropped."""
+    result = dict(base)
+    for key, value in change.items():
+        before = result.get(key)
+        if isinstance(value, str) and _kind(before) is not None:
+            value = {"kind": value}
+        former = {"kind": before} if isinstance(before, str) and isinstance(value, dict) else before
+        switched = isinstance(value, dict) and "kind" in value and _kind(before) not in (None, value["kind"])
+        if isinstance(value, dict) and isinstance(former, dict) and not switched:
+            result[key] = merge(former, value)
+        else:
+            result[key] = value
+    return result
+
+
+def _kind(value: Any) -> str | None:
+    return value.get("kind") if isinstance(value, dict) else None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file as plain data, with its interpolations resolved.
+
+    Raises:
+        ConfigError: if the file is missing or is no YAML mapping.
+    """
+    if not path.is_file():
+        there = [str(p) for p in sorted(path.parent.glob("*.yaml"))] if path.parent.is_dir() else []
+        raise ConfigError(f"{path}: no such file{_nearest(path, there)}")
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())[:200]}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: not readable as YAML: its top level is no mapping of keys to values")
+    return typing.cast(dict[str, Any], content)
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """A recipe file as plain data, laid over the recipe that it `extends` (a path beside it)."""
+    content = read_yaml(path)
+    base = content.pop("extends", None)
+    if base is None:
+        return content
+    if not isinstance(base, str):
+        raise ConfigError(f"{path}: extends: {base!r} is not the name of a recipe file")
+    return merge(read_recipe(path.parent / base), content)
+
+
+def nest(dotted: dict[str, Any]) -> dict[str, Any]:
+    """{"inner.head.components": 4} as {"inner": {"head": {"components": 4}}}."""
+    result: dict[str, Any] = {}
+    for path, value in dotted.items():
+        for key in reversed(str(path).split(".")):
+            value = {key: value}
+        result = merge(result, value)
+    return result
+
+
+def read_overrides(words: list[str]) -> dict[str, Any]:
+    """`key=value` words of the command line as plain data; values are read as YAML."""
+    result: dict[str, Any] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not all(key.split(".")):
+            raise ConfigError(f"{word}: not an override; write key=value, as in inner.head.components=8")
+        try:
+            value = OmegaConf.to_container(OmegaConf.create({"value": yaml.safe_load(text)}), resolve=True)
+        except (yaml.YAMLError, OmegaConfBaseException) as error:
+            raise ConfigError(f"{word}: not readable as YAML: {' '.join(str(error).split())[:120]}") from None
+        value = typing.cast(dict[str, Any], value)["value"]
+        if isinstance(value, str):  # YAML 1.1 reads 1e-3 as a text
+            with_dot = _number(value)
+            value = value if with_dot is None else with_dot
+        result = merge(result, nest({key: value}))
+    return result
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def parse(content: dict[str, Any]) -> Recipe:
+    """Plain data as a checked recipe.
+
+    Raises:
+        ConfigError: with the first fault, in one line.
+    """
+    return _section(Recipe, content, "")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What a recipe builds: the data, the codec and the model (not yet fitted or trained)."""
+
+    source: Source
+    codec: Codec
+    model: Arinar
+
+
+def build(recipe: Recipe) -> Experiment:
+    """Build a recipe, and refuse what its parts cannot do together.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    source = recipe.data()
+    codec = recipe.codec(source.shape, source.levels)
+    try:
+        model = Arinar(
+            codec.tokens, codec.features, source.classes, recipe.outer, recipe.inner, recipe.labels.drop, recipe.seed
+        )
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"labels.{error}") from None
+    if recipe.training.batch > len(source.train[0]):
+        raise ConfigError(f"training.batch: {recipe.training.batch} exceeds the {len(source.train[0])} training images")
+    _check_sampler(recipe.sampler, model)
+    return Experiment(source, codec, model)
+
+
+def _check_sampler(sampler: Sampler, model: Arinar) -> None:
+    kind = type(model.inner).__name__
+    if sampler.guidance != 1 and "guide" not in model.inner.can:
+        raise ConfigError(f"sampler.guidance: {sampler.guidance} is asked for, and {kind} cannot be guided; use 1")
+    if sampler.temperature != 1 and "temper" not in model.inner.can:
+        raise ConfigError(f"sampler.temperature: {sampler.temperature} is asked for, and {kind} cannot be tempered; use 1")
+    if sampler.steps is not None:
+        try:
+            model.outer.check_steps(sampler.steps)
+        except ValueError as error:
+            raise ConfigError(f"sampler.{error}") from None

@@ -1,0 +1,193 @@
+"""Data: what is modelled, and a LightningDataModule that hands it out in a resumable order.
+
+A source holds its training and held-out parts as tensors:
+
+    digits      scikit-learn's 1,797 handwritten digits, 1×8×8, 17 grey levels, 10 classes: 1,437 to train on, 360 held out
+    synthetic   tokens of a known autoregressive process, so that log p_true is known
+
+A batch is (image, label, index). The order is a function of (seed, epoch), and its state is saved with the checkpoint.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler, TensorDataset
+
+from ..model.noise import Noise
+
+
+class Source:
+    """Training and held-out data in memory.
+
+    Attributes:
+        train, held_out: (images, labels): [n, *shape] and [n].
+        shape: of one item, C×H×W for images, N×D for tokens.
+        levels: grey levels of an image, 0 for tokens.
+        classes: number of labels.
+    """
+
+    train: tuple[Tensor, Tensor]
+    held_out: tuple[Tensor, Tensor]
+    shape: tuple[int, ...]
+    levels: int
+    classes: int
+
+    def log_prob(self, x: Tensor, y: Tensor) -> Tensor | None:
+        """The true log-density of tokens x [B, N, D] in nats, [B]; None where nobody knows it."""
+        return None
+
+
+class Digits(Source):
+    """The optical recognition of handwritten digits data set (Alpaydin and Kaynak, 1998), as scikit-learn ships it."""
+
+    shape, levels, classes = (1, 8, 8), 17, 10
+
+    def __init__(self) -> None:
+        from sklearn.datasets import load_digits
+
+        data = load_digits()
+        images = torch.from_numpy(data.images).to(torch.uint8).unsqueeze(1)
+        labels = torch.from_numpy(data.target).long()
+        order = Noise.of(torch.tensor(0), "digits split").permutation(len(images))
+        self.train = images[order[360:]], labels[order[360:]]
+        self.held_out = images[order[:360]], labels[order[:360]]
+
+
+class Synthetic(Source):
+    """Tokens of a known process: features in one long row, each a mixture of two Gaussians given the one before it, s.
+
+        p(x | s, y) = a N(0.6 s + 1, σ²) + (1 - a) N(0.6 s - 1, σ²),    a = sigmoid(2 s + y - (classes - 1)/2)
+
+    Arguments:
+        tokens, features: N, D.
+        classes: number of labels.
+        train, held_out: how many sequences of each.
+        std: σ.
+        seed: of the data.
+
+    Raises:
+        ValueError: if a count is below 1 or std is not above 0.
+    """
+
+    levels = 0
+
+    def __init__(
+        self,
+        *,
+        tokens: int = 4,
+        features: int = 4,
+        classes: int = 3,
+        train: int = 50_000,
+        held_out: int = 2_000,
+        std: float = 0.3,
+        seed: int = 0,
+    ) -> None:
+        counts = {"tokens": tokens, "features": features, "classes": classes, "train": train, "held_out": held_out}
+        for name, count in counts.items():
+            if count < 1:
+                raise ValueError(f"{name}: {count} is too few; at least 1")
+        if not std > 0:
+            raise ValueError(f"std: {std} is not above 0")
+        self.shape, self.classes, self.std = (tokens, features), classes, std
+        noise = Noise.of(torch.arange(train + held_out) + 1_000_003 * seed, "synthetic")
+        y = (noise.at(0).uniform(1).squeeze(-1) * classes).long()
+        x = self._draw(y, noise.at(1))
+        self.train, self.held_out = (x[:train], y[:train]), (x[train:], y[train:])
+
+    def _weight(self, s: Tensor, y: Tensor) -> Tensor:
+        return torch.sigmoid(2 * s + y - (self.classes - 1) / 2)
+
+    def _draw(self, y: Tensor, noise: Noise) -> Tensor:
+        steps = math.prod(self.shape)
+        u, e = noise.at(0).uniform(steps), noise.at(1).normal(steps, torch.float64)
+        row = [torch.zeros(len(y), dtype=torch.float64)]
+        for t in range(steps):
+            sign = torch.where(u[:, t] < self._weight(row[-1], y), 1.0, -1.0)
+            row.append(0.6 * row[-1] + sign + self.std * e[:, t])
+        return torch.stack(row[1:], -1).float().unflatten(-1, self.shape)
+
+    def log_prob(self, x: Tensor, y: Tensor) -> Tensor:
+        row = x.double().flatten(1)
+        s = torch.nn.functional.pad(row[:, :-1], (1, 0))
+        a = self._weight(s, y.unsqueeze(-1)).double()
+
+        def log_normal(mean: Tensor) -> Tensor:
+            return -0.5 * ((row - mean) / self.std) ** 2 - math.log(self.std) - 0.5 * math.log(2 * math.pi)
+
+        return torch.logaddexp(a.log() + log_normal(0.6 * s + 1), (1 - a).log() + log_normal(0.6 * s - 1)).sum(-1)
+
+
+SOURCES: dict[str, Callable[..., Source]] = {"digits": Digits, "synthetic": Synthetic}
+SourceMaker = Callable[[], Source]
+"""Called without arguments."""
+
+
+class Order(Sampler[int]):
+    """A permutation of n items, keyed by (seed, epoch), from item `start` on."""
+
+    def __init__(self, n: int, seed: int) -> None:
+        self.n, self.seed, self.epoch, self.start = n, seed, 0, 0
+
+    def __iter__(self) -> Iterator[int]:
+        noise = Noise.of(torch.tensor(self.seed), "order").at(self.epoch)
+        yield from noise.permutation(self.n)[self.start :].tolist()
+
+    def __len__(self) -> int:
+        return self.n
+
+
+class ResumableLoader(DataLoader):
+    """A loader whose state is (epoch, batches handed out), so that training resumes in mid-epoch with the same batches.
+
+    Lightning saves and loads the state of any loader that has these two methods. It calls iter() once an epoch and never
+    exhausts the iterator, therefore the epoch is advanced at its start.
+    """
+
+    def __init__(self, dataset: TensorDataset, batch: int, seed: int) -> None:
+        self.order = Order(len(dataset), seed)
+        self.epoch, self.done = 0, 0
+        super().__init__(
+            dataset, batch_size=batch, sampler=self.order, drop_last=True, generator=torch.Generator().manual_seed(seed)
+        )
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        if self.done >= len(self):
+            self.epoch, self.done = self.epoch + 1, 0
+        self.order.epoch, self.order.start = self.epoch, self.done * (self.batch_size or 1)
+        for batch in super().__iter__():
+            self.done += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        return {"epoch": self.epoch, "done": self.done}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.epoch, self.done = state["epoch"], state["done"]
+
+
+class DataModule(LightningDataModule):
+    """A source as Lightning wants it.
+
+    Arguments:
+        source: the data; batch: images a step; seed: of the order.
+    """
+
+    def __init__(self, source: Source, batch: int, seed: int) -> None:
+        super().__init__()
+        self.source, self.batch, self.seed = source, batch, seed
+
+    @staticmethod
+    def _items(part: tuple[Tensor, Tensor]) -> TensorDataset:
+        return TensorDataset(*part, torch.arange(len(part[0])))
+
+    def train_dataloader(self) -> ResumableLoader:
+        return ResumableLoader(self._items(self.source.train), self.batch, self.seed)
+
+    def val_dataloader(self) -> DataLoader:
+        return DataLoader(self._items(self.source.held_out), batch_size=512)

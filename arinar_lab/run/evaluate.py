@@ -1,0 +1,288 @@
+"""Evaluation of a trained run: likelihood · quality · speed → report.json.
+
+    val/bits_per_dim               of the raw data, on held-out images (`exact`, or a `bound` with its steps)
+    val/bits_per_dim_at_level      the same at a resolution of one grey level: probability of x ± Δ/2. Uniform dequantisation
+                                   rewards components spent on the box of a frequent level; this reading rewards less of it
+    quality/fd_digits, …           generated against training images; `_floor` is held-out against training images
+    speed/…, cost/…                measured in a pass of its own, alone on the machine
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import statistics
+import tempfile
+import time
+import weakref
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..model.noise import Noise
+from .config import Experiment, Recipe, build
+from .folder import RunFolder, environment, git_state, read_json, write_json
+from .metrics import BitsPerDim, compare
+from .train import accelerator, load_weights, use_threads
+
+UNITS = {
+    "val/bits_per_dim": "bits per raw dimension",
+    "val/bits_per_dim_at_level": "bits per raw dimension, at a resolution of one grey level",
+    "val/gap_bits_per_dim": "bits per dimension, mean of log p_true - log p_model",
+    "val/gap_standard_error": "bits per dimension",
+    "quality/fd_digits": "squared distance of the digits classifier's features",
+    "quality/fd_digits_floor": "squared distance of the digits classifier's features",
+    "quality/kid_digits": "squared MMD of the digits classifier's features",
+    "quality/kid_digits_floor": "squared MMD of the digits classifier's features",
+    "quality/precision": "share",
+    "quality/recall": "share",
+    "quality/truncated_share": "share of the guided 1-D conditionals that had to be truncated",
+    "speed/images_per_second": "images per second",
+    "speed/latency_ms_b1": "milliseconds",
+    "cost/peak_memory_gb": "10^9 bytes",
+    "cost/gflops_per_image": "10^9 floating-point operations",
+    "cost/parameters": "parameters",
+    "time/train_seconds": "seconds",
+    "time/evaluate_seconds": "seconds",
+}
+
+
+def load(recipe: Recipe, folder: RunFolder) -> Experiment:
+    """A trained run, ready to be evaluated or sampled, on the machine that the recipe names.
+
+    Raises:
+        ConfigError: if the weights are missing, damaged or do not fit.
+    """
+    use_threads(recipe.machine)
+    experiment = build(recipe)
+    load_weights(folder.weights, experiment)
+    device = "cuda" if accelerator(recipe.machine) in ("gpu", "cuda") else "cpu"
+    experiment.codec.to(device).eval()
+    experiment.model.to(device).eval()
+    return experiment
+
+
+def _device(experiment: Experiment) -> torch.device:
+    return next(experiment.model.parameters()).device
+
+
+def evaluate(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
+    """Measure likelihood and quality, once for each evaluation signature; the report is written and returned.
+
+    Raises:
+        ConfigError: if the weights are missing, damaged or do not fit.
+    """
+    report = folder.report(recipe)
+    if report:
+        return report
+    begun = time.perf_counter()
+    experiment, where = load(recipe, folder), folder.evaluation(recipe)
+    folder.progress("likelihood")
+    metrics = likelihood(recipe, experiment)
+    if experiment.source.levels:
+        folder.progress("generate")
+        metrics |= quality(recipe, experiment, where / "samples", folder)
+    trained = read_json(folder.path / "DONE")
+    metrics |= {
+        "cost/parameters": sum(p.numel() for p in experiment.model.parameters()),
+        "time/train_seconds": trained["seconds"],
+        "time/evaluate_seconds": round(time.perf_counter() - begun, 1),
+    }
+    report = {
+        "metrics": metrics,
+        "units": {name: UNITS[name] for name in metrics},
+        "likelihood": {
+            "kind": experiment.model.likelihood,
+            "unit": experiment.codec.unit,
+            "steps": recipe.sampler.steps or experiment.model.outer.steps,
+            "images": len(experiment.source.held_out[0]),
+            "draws": recipe.evaluation.draws,
+        },
+        "quality": {
+            "images": recipe.evaluation.images,
+            "reference": len(experiment.source.train[0]),
+            "floor_images": len(experiment.source.held_out[0]),
+            "kid_subset": recipe.evaluation.kid_subset,
+        },
+        "training_signature": recipe.training_signature,
+        "evaluation_signature": recipe.evaluation_signature,
+        "seed": recipe.seed,
+        "steps": trained["steps"],
+        "git": git_state(),
+        "environment": environment(),
+    }
+    write_json(where / "report.json", report)
+    return report
+
+
+@torch.no_grad()
+def likelihood(recipe: Recipe, experiment: Experiment) -> dict[str, float]:
+    """Bits/dim on held-out data, at both readings where a grey level has a meaning, and the gap to the truth if known."""
+    source, codec, model, device = experiment.source, experiment.codec, experiment.model, _device(experiment)
+    density, interval, gaps = BitsPerDim(codec.dims), BitsPerDim(codec.dims), []
+    level = codec.level
+    for draw in range(recipe.evaluation.draws):
+        for i in torch.arange(len(source.held_out[0])).split(recipe.evaluation.batch):
+            image, y = (part[i].to(device) for part in source.held_out)
+            noise = Noise.of(i.to(device), "held out").at(draw)
+            x, log_det = codec.encode(image, noise.at(0))
+            log_prob = model.log_prob(x, y, noise.at(1), recipe.sampler.steps) + log_det
+            density.update(log_prob.cpu())
+            if level is not None and "pit" in model.inner.can:
+                interval.update(model.log_interval(x, y, level, noise.at(1), recipe.sampler.steps).cpu())
+            truth = source.log_prob(image, y)
+            if truth is not None:
+                gaps.append((truth - log_prob) / (codec.dims * math.log(2)))
+    values = {"val/bits_per_dim": density.compute().item()}
+    if interval.count > 0:
+        values["val/bits_per_dim_at_level"] = interval.compute().item()
+    if gaps:
+        gap = torch.cat(gaps)
+        values |= {"val/gap_bits_per_dim": gap.mean().item(), "val/gap_standard_error": (gap.std() / len(gap) ** 0.5).item()}
+    return values
+
+
+@torch.no_grad()
+def generate(recipe: Recipe, experiment: Experiment, y: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor]:
+    """Images of labels y [B] and seeds [B], decoded, and the truncated conditionals of each."""
+    device = _device(experiment)
+    noise = Noise.of(seeds.to(device), "sample")
+    x, truncated = experiment.model.generate(y.to(device), noise, recipe.sampler)
+    return experiment.codec.decode(x).cpu(), truncated.cpu()
+
+
+def quality(recipe: Recipe, experiment: Experiment, samples: Path, folder: RunFolder) -> dict[str, float]:
+    """Generate images with the labels of the training images and compare them to those; save them and a grid."""
+    source, e = experiment.source, recipe.evaluation
+    y = source.train[1][torch.arange(e.images) % len(source.train[1])]
+    images, truncated = [], 0
+    for i in torch.arange(e.images).split(e.batch):
+        batch, cut = generate(recipe, experiment, y[i], e.seed + i)
+        images.append(batch)
+        truncated += int(cut.sum())
+        folder.progress("generate", int(i[-1]) + 1, e.images)
+    generated = torch.cat(images)
+    samples.mkdir(parents=True, exist_ok=True)
+    np.save(samples / "images.npy", generated.numpy())
+    save_grid(generated, y, source.levels, source.classes, samples / "grid.png")
+    values = compare(generated, source.train[0], e.kid_subset)
+    floor = compare(source.held_out[0], source.train[0], e.kid_subset)
+    values |= {f"{name}_floor": floor[name] for name in ("fd_digits", "kid_digits")}
+    values["truncated_share"] = truncated / (e.images * experiment.codec.tokens * experiment.codec.features)
+    return {f"quality/{name}": value for name, value in values.items()}
+
+
+def save_grid(images: Tensor, y: Tensor, levels: int, classes: int, path: Path, columns: int = 12) -> None:
+    """A PNG with a row for each class, each pixel drawn 4 wide."""
+    from torchvision.utils import make_grid, save_image
+
+    rows = [images[y == c][:columns] for c in range(classes)]
+    width = min(len(row) for row in rows)
+    if width == 0:  # too few images to show every class
+        rows, width = [images[: min(columns, len(images))]], min(columns, len(images))
+    tiles = torch.cat([row[:width] for row in rows]).float() / (levels - 1)
+    grid = make_grid(1 - tiles, nrow=width, padding=1, pad_value=0.8)
+    save_image(grid.repeat_interleave(4, -1).repeat_interleave(4, -2), path)
+
+
+def measure_speed(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
+    """Time generation alone on the machine, and add it to the report: medians after a warm-up, device synchronised.
+
+    Raises:
+        ConfigError: if the weights are missing, damaged or do not fit.
+    """
+    report = folder.report(recipe)
+    if "speed/images_per_second" in report["metrics"]:
+        return report
+    with FileLock(Path(tempfile.gettempdir()) / "arinar-speed.lock"):
+        experiment, e = load(recipe, folder), recipe.evaluation
+        throughput = [e.speed_batch / s for s in _time(recipe, experiment, e.speed_batch, e.speed_repeats)]
+        latency = [1000 * s for s in _time(recipe, experiment, 1, e.speed_repeats)]
+    values = {
+        "speed/images_per_second": statistics.median(throughput),
+        "speed/latency_ms_b1": statistics.median(latency),
+        "cost/peak_memory_gb": peak_memory(recipe, experiment) / 1e9,
+        "cost/gflops_per_image": count_flops(recipe, experiment) / 1e9,
+    }
+    report["metrics"] |= values
+    report["units"] |= {name: UNITS[name] for name in values}
+    report["speed"] = {
+        "batch": e.speed_batch,
+        "repeats": e.speed_repeats,
+        "images_per_second": throughput,
+        "latency_ms_b1": latency,
+        "device": environment()["device"],
+        "threads": torch.get_num_threads(),
+        "precision": recipe.training.precision,
+        "load_average": os.getloadavg()[0],
+        "memory": "device allocations" if _device(experiment).type == "cuda" else "tensors alive, weights included",
+    }
+    write_json(folder.evaluation(recipe) / "report.json", report)
+    return report
+
+
+def _time(recipe: Recipe, experiment: Experiment, batch: int, repeats: int) -> list[float]:
+    """Seconds of each repeat, after one warm-up."""
+    y, seeds, seconds = torch.arange(batch) % experiment.source.classes, torch.arange(batch), []
+    for _ in range(repeats + 1):
+        if _device(experiment).type == "cuda":
+            torch.cuda.synchronize()
+        begun = time.perf_counter()
+        generate(recipe, experiment, y, seeds)  # ends with a copy to the host, which synchronises
+        seconds.append(time.perf_counter() - begun)
+    return seconds[1:]
+
+
+class PeakMemory(TorchDispatchMode):
+    """Counts the bytes of all tensors alive that operations made while it is on; `peak` is the most there were.
+
+    The resident set of a process tells little on the CPU, where freed memory is kept for later.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now, self.peak = 0, 0
+        self.alive: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        inputs = {t.untyped_storage() for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                if storage not in inputs and storage not in self.alive:
+                    self.alive.add(storage)
+                    self.now += storage.nbytes()
+                    weakref.finalize(storage, self._freed, storage.nbytes())
+        self.peak = max(self.peak, self.now)
+        return result
+
+    def _freed(self, size: int) -> None:
+        self.now -= size
+
+
+def peak_memory(recipe: Recipe, experiment: Experiment) -> int:
+    """Bytes that generating one batch takes at its highest, weights included: of the allocator on a GPU, else of tensors."""
+    y, seeds = torch.arange(recipe.evaluation.speed_batch) % experiment.source.classes, torch.arange(recipe.evaluation.speed_batch)
+    if _device(experiment).type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        generate(recipe, experiment, y, seeds)
+        return torch.cuda.max_memory_allocated()
+    with PeakMemory() as memory:
+        generate(recipe, experiment, y, seeds)
+    modules = (experiment.codec, experiment.model)
+    return memory.peak + sum(t.nbytes for module in modules for t in module.state_dict().values())
+
+
+def count_flops(recipe: Recipe, experiment: Experiment) -> float:
+    """Floating-point operations of one image's generation, by torch's own counter (matrix products and attention)."""
+    with FlopCounterMode(display=False) as counter:
+        generate(recipe, experiment, torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long))
+    return float(counter.get_total_flops())

@@ -1,0 +1,152 @@
+"""The run folder, which is the truth: MLflow and Optuna are views of it.
+
+    runs/<what differs>-<training signature>/seed_<n>/
+      config.yaml  metrics.csv  log.txt  progress.json  checkpoints/{step=*.ckpt, final.safetensors}  DONE | FAILED
+      evaluations/<evaluation signature>/  report.json  samples/{grid.png, images.npy}
+
+Files are written whole or not at all. `metrics.csv` is long: step,name,value.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import time
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock
+
+from .config import ConfigError, Recipe, resolved
+
+
+def write(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(text)
+    draft.replace(path)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file atomically."""
+    write(path, json.dumps(content, indent=2) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file, or an empty dict where there is none."""
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run. path: the `seed_<n>` folder."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, recipe: Recipe, name: str, root: Path = Path("runs")) -> RunFolder:
+        """The folder of a recipe; a run that exists under another name keeps it, so that studies share runs."""
+        signature = recipe.training_signature
+        there = sorted(root.glob(f"*-{signature}"))
+        return cls((there[0] if there else root / f"{name}-{signature}") / f"seed_{recipe.seed}")
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def weights(self) -> Path:
+        """The averaged weights after training."""
+        return self.checkpoints / "final.safetensors"
+
+    @property
+    def done(self) -> bool:
+        """Whether training has finished."""
+        return (self.path / "DONE").is_file()
+
+    @property
+    def lock(self) -> FileLock:
+        """Held while somebody works on the run; the system frees it when its holder dies."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.path / ".lock")
+
+    def evaluation(self, recipe: Recipe) -> Path:
+        """Folder of the evaluation that the recipe asks for."""
+        return self.path / "evaluations" / recipe.evaluation_signature
+
+    def report(self, recipe: Recipe) -> dict[str, Any]:
+        """The evaluation's report.json, empty before it exists."""
+        return read_json(self.evaluation(recipe) / "report.json")
+
+    def write_config(self, recipe: Recipe) -> None:
+        write(self.path / "config.yaml", yaml.safe_dump(resolved(recipe), sort_keys=False))
+
+    def fail(self, reason: str) -> None:
+        write(self.path / "FAILED", reason + "\n")
+
+    def progress(self, phase: str, step: int = 0, steps: int = 0, **numbers: float) -> None:
+        """Tell whoever watches how far the run is."""
+        content = {"phase": phase, "step": step, "steps": steps, "time": time.time(), **numbers}
+        write(self.path / "progress.json", json.dumps(content))
+
+
+def find(path: Path) -> RunFolder:
+    """The run folder that the user names: `runs/<arm>/seed_<n>`, or an arm's folder with one seed.
+
+    Raises:
+        ConfigError: if it is none.
+    """
+    seeds = sorted(path.glob("seed_*"))
+    folder = seeds[0] if len(seeds) == 1 else path
+    if (folder / "config.yaml").is_file():
+        return RunFolder(folder)
+    if seeds:
+        raise ConfigError(f"{path}: holds several seeds; name one, as in {seeds[0]}")
+    raise ConfigError(f"{path}: not a run folder; it holds no config.yaml")
+
+
+@cache
+def git_state() -> dict[str, Any]:
+    """Commit of the code and whether it was modified; empty outside a checkout."""
+
+    def git(*words: str) -> str:
+        here = Path(__file__).parent
+        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+
+
+@cache
+def environment() -> dict[str, Any]:
+    """Versions and hardware that a number depends on."""
+    import lightning
+    import torch
+
+    from .. import __version__
+
+    cuda = torch.cuda.is_available()
+    return {
+        "arinar_lab": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "lightning": lightning.__version__,
+        "system": platform.platform(terse=True),
+        "device": torch.cuda.get_device_name() if cuda else _processor(),
+        "cpus": os.cpu_count(),
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

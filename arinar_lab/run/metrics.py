@@ -1,0 +1,128 @@
+"""Metrics: bits/dim on torchmetrics; Fréchet distance, KID, precision and recall on torch-fidelity.
+
+Distances of digits are taken in the features of a small classifier whose weights ship with the package. They are named
+`fd_digits`, never FID: FID is the Fréchet distance of Inception features.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch_fidelity
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+from torchmetrics import Metric
+
+from ..model.codec import ASSETS, load_weights
+
+FEATURES = 64
+
+
+class BitsPerDim(Metric):
+    """Mean of -log p / (dims · ln 2) over images: bits per raw dimension, from log-densities in nats an image.
+
+    Arguments:
+        dims: raw dimensions of an image.
+    """
+
+    higher_is_better = False
+    full_state_update = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self, dims: int) -> None:
+        super().__init__()
+        self.scale = -1 / (dims * math.log(2))
+        self.add_state("total", torch.zeros((), dtype=torch.float64), "sum")
+        self.add_state("count", torch.zeros((), dtype=torch.float64), "sum")
+
+    def update(self, log_prob: Tensor) -> None:
+        """log_prob: of the raw data, nats an image, [B]."""
+        self.total += log_prob.double().sum()
+        self.count += log_prob.numel()
+
+    def compute(self) -> Tensor:
+        return self.scale * self.total / self.count
+
+
+class DigitsClassifier(nn.Module):
+    """Classifier of 1×8×8 digits; the 64 activations before its last layer are the features of `fd_digits`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(1, 32, 3, 1, 1), nn.GELU(), nn.Conv2d(32, 64, 3, 2, 1), nn.GELU(), nn.Conv2d(64, 64, 3, 1, 1),
+            nn.GELU(), nn.Flatten(), nn.Linear(64 * 16, FEATURES), nn.GELU(),
+        )  # fmt: skip
+        self.logits = nn.Linear(FEATURES, 10)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Grey levels 0 … 16, [B, 1, 8, 8] → features [B, 64], logits [B, 10]."""
+        features = self.body(images.float() / 8 - 1)
+        return features, self.logits(features)
+
+
+class DigitsExtractor(FeatureExtractorBase):
+    """The classifier as torch-fidelity wants an extractor."""
+
+    def __init__(self, name: str, features_list: list[str], **ignored: Any) -> None:
+        super().__init__(name, features_list)
+        self.classifier = DigitsClassifier().requires_grad_(False)
+        load_weights(self.classifier, ASSETS / "digits_classifier.safetensors")
+
+    @staticmethod
+    def get_provided_features_list() -> tuple[str, ...]:
+        return "features", "logits"
+
+    @staticmethod
+    def get_default_feature_layer_for_metric(metric: str) -> str:
+        return "logits" if metric == "isc" else "features"
+
+    @staticmethod
+    def can_be_compiled() -> bool:
+        return False
+
+    @staticmethod
+    def get_dummy_input_for_compile() -> Tensor:
+        return torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        given = dict(zip(("features", "logits"), self.classifier(images), strict=True))
+        return tuple(given[name] for name in self.features_list)
+
+
+torch_fidelity.register_feature_extractor("digits", DigitsExtractor)
+
+
+class Images(Dataset):
+    """Images [n, C, H, W] of unsigned bytes, one by one, as torch-fidelity reads them."""
+
+    def __init__(self, images: Tensor) -> None:
+        self.images = images.cpu()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> Tensor:
+        return self.images[i]
+
+
+def compare(images: Tensor, reference: Tensor, kid_subset: int) -> dict[str, float]:
+    """Fréchet distance, KID, precision and recall between two sets of digits [n, 1, 8, 8].
+
+    Returns:
+        fd_digits, kid_digits (mean over 100 subsets of `kid_subset`), precision, recall.
+    """
+    values = torch_fidelity.calculate_metrics(
+        input1=Images(images), input2=Images(reference), feature_extractor="digits", batch_size=256, cuda=False,
+        fid=True, kid=True, prc=True, kid_subset_size=kid_subset, cache=False, verbose=False, save_cpu_ram=True,
+    )  # fmt: skip
+    return {
+        "fd_digits": float(values["frechet_inception_distance"]),
+        "kid_digits": float(values["kernel_inception_distance_mean"]),
+        "precision": float(values["precision"]),
+        "recall": float(values["recall"]),
+    }

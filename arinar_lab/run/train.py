@@ -1,0 +1,223 @@
+"""Training one run in its folder: started, resumed or, when it is done, left alone.
+
+The same command resumes: the newest readable checkpoint is loaded with its averaged weights, optimiser, data order and
+random state, and on one device the run ends bit for bit as if it had not been stopped.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import random
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from safetensors.torch import save_file
+
+from .config import ConfigError, Experiment, Machine, Recipe, build
+from .data import DataModule
+from .folder import RunFolder, write_json
+from .module import ArinarModule, averaging
+from .tracking import Tracker
+
+for _name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
+warnings.filterwarnings("ignore", ".*does not have many workers.*|.*treespec.*|.*isinstance.*LeafSpec.*")
+warnings.filterwarnings("ignore", ".*smaller than the logging interval.*|.*Checkpoint directory.*exists and is not empty.*")
+
+
+class RunLogger(Logger):
+    """Metrics into the run folder's metrics.csv, and on to MLflow, whose faults never stop a run."""
+
+    def __init__(self, folder: RunFolder, tracker: Tracker | None) -> None:
+        super().__init__()
+        self.file, self.tracker = folder.path / "metrics.csv", tracker
+
+    name, version = "arinar", ""
+
+    def rewind(self, step: int) -> None:
+        """Forget what was logged after `step`: a resumed run logs it again."""
+        rows = read_metrics(self.file)
+        with self.file.open("w", newline="") as file:
+            csv.writer(file).writerows([("step", "name", "value"), *(row for row in rows if row[0] <= step)])
+
+    @rank_zero_only
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        """The configuration is in the run folder."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        values = {name: float(value) for name, value in metrics.items() if name != "epoch"}
+        with self.file.open("a", newline="") as file:
+            csv.writer(file).writerows((step, name, value) for name, value in values.items())
+        if self.tracker:
+            self.tracker.log(values, step or 0)
+
+
+def read_metrics(file: Path) -> list[tuple[int, str, float]]:
+    """Rows (step, name, value) of a metrics.csv; empty where there is none."""
+    if not file.is_file():
+        return []
+    with file.open(newline="") as lines:
+        return [(int(r["step"]), r["name"], float(r["value"])) for r in csv.DictReader(lines) if r["value"]]
+
+
+class Resume(Callback):
+    """Saves with each checkpoint what Lightning does not: the random state and the seconds spent."""
+
+    def __init__(self) -> None:
+        self.spent, self.begun = 0.0, time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return self.spent + time.perf_counter() - self.begun
+
+    def state_dict(self) -> dict[str, Any]:
+        kind, keys, *rest = np.random.get_state()
+        state = {
+            "torch": torch.get_rng_state(),
+            "python": random.getstate(),
+            "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), *rest],  # type: ignore[union-attr]
+            "seconds": self.seconds,
+        }
+        return {**state, "cuda": torch.cuda.get_rng_state_all()} if torch.cuda.is_available() else state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        torch.set_rng_state(state["torch"].cpu())
+        version, internal, gauss = state["python"]
+        random.setstate((version, tuple(internal), gauss))
+        kind, keys, *rest = state["numpy"]
+        np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+        if "cuda" in state and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
+        self.spent = state["seconds"]
+
+
+class Progress(Callback):
+    """Writes progress.json at most every half second."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder, self.last = folder, 0.0
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if time.monotonic() - self.last > 0.5:
+            self.last = time.monotonic()
+            self.folder.progress("train", trainer.global_step, int(trainer.max_steps))
+
+
+def newest_checkpoint(folder: RunFolder) -> Path | None:
+    """The newest checkpoint that can be read, or None where there is none.
+
+    Raises:
+        ConfigError: if there are checkpoints and none can be read.
+    """
+    paths = sorted(folder.checkpoints.glob("step=*.ckpt"), key=lambda p: int(p.stem.split("=")[1]), reverse=True)
+    for path in paths:
+        try:
+            torch.load(path, map_location="cpu", weights_only=True)
+            return path
+        except Exception:  # whatever a damaged file raises
+            print(f"{path}: damaged, trying the one before it", flush=True)
+    if paths:
+        raise ConfigError(f"{paths[0]}: damaged, and no older checkpoint is whole; delete it to train from the beginning")
+    return None
+
+
+def use_threads(machine: Machine) -> None:
+    """Set torch's threads on the CPU."""
+    if machine.threads > 0:
+        torch.set_num_threads(machine.threads)
+
+
+def accelerator(machine: Machine) -> str:
+    """Lightning's name of the accelerator; `auto` is a CUDA GPU or the CPU (Apple's lacks double precision)."""
+    if machine.accelerator != "auto":
+        return machine.accelerator
+    return "gpu" if torch.cuda.is_available() else "cpu"
+
+
+def train(recipe: Recipe, folder: RunFolder, tracker: Tracker | None = None, bar: bool = False) -> None:
+    """Train a recipe in its folder until DONE. Does nothing where it is done.
+
+    Raises:
+        ConfigError: if the recipe cannot be built, or no checkpoint is readable.
+        Diverged: if the loss is no longer finite.
+    """
+    if folder.done:
+        return
+    use_threads(recipe.machine)
+    experiment = build(recipe)
+    checkpoint = newest_checkpoint(folder)
+    folder.write_config(recipe)
+    (folder.path / "FAILED").unlink(missing_ok=True)
+    pl.seed_everything(recipe.seed, verbose=False)
+    module = ArinarModule(experiment, recipe.training, recipe.seed)
+    module.fit_to(experiment.source.train[0])
+    resume, logger = Resume(), RunLogger(folder, tracker)
+    logger.rewind(int(checkpoint.stem.split("=")[1]) if checkpoint else 0)
+    trainer = _trainer(recipe, folder, logger, resume, bar)
+    data = DataModule(experiment.source, recipe.training.batch, recipe.seed)
+    trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    if trainer.is_global_zero:
+        _finish(folder, module, resume.seconds, trainer.global_step)
+
+
+def _trainer(recipe: Recipe, folder: RunFolder, logger: Logger, resume: Resume, bar: bool) -> pl.Trainer:
+    t, m = recipe.training, recipe.machine
+    saver = ModelCheckpoint(
+        folder.checkpoints, "{step}", every_n_train_steps=t.checkpoint_every, save_top_k=1, save_on_exception=True,
+        enable_version_counter=False,
+    )  # fmt: skip
+    callbacks: list[Callback] = [saver, averaging(t.ema), resume, Progress(folder)]
+    return pl.Trainer(
+        accelerator=accelerator(m), devices=m.devices, num_nodes=m.num_nodes, strategy=m.strategy, precision=t.precision,  # type: ignore[arg-type]
+        max_steps=t.steps, max_epochs=-1, val_check_interval=min(t.validate_every, t.steps), check_val_every_n_epoch=None,
+        gradient_clip_val=t.clip or None, log_every_n_steps=10, num_sanity_val_steps=0, logger=logger,
+        callbacks=[*callbacks, RichProgressBar()] if bar else callbacks, enable_progress_bar=bar,
+        enable_model_summary=False, default_root_dir=folder.path,
+    )  # fmt: skip
+
+
+def _finish(folder: RunFolder, module: ArinarModule, seconds: float, steps: int) -> None:
+    """Save the averaged weights, which Lightning has put into the module, and mark the run done."""
+    save_weights(folder.weights, module)
+    write_json(folder.path / "DONE", {"steps": steps, "seconds": round(seconds, 1), "finished": time.strftime("%FT%T%z")})
+
+
+def save_weights(path: Path, module: ArinarModule) -> None:
+    """The weights and buffers of codec and model as safetensors, written whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".draft")
+    save_file({name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}, draft)
+    draft.replace(path)
+
+
+def load_weights(path: Path, experiment: Experiment) -> None:
+    """Load trained weights into a codec and a model that were built for them.
+
+    Raises:
+        ConfigError: in one line, if the file is missing, damaged or does not fit.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise ConfigError(f"{path}: missing; the run has not finished training")
+    try:
+        weights = load_file(path)
+        for name, module in (("codec.", experiment.codec), ("model.", experiment.model)):
+            module.load_state_dict({k.removeprefix(name): v for k, v in weights.items() if k.startswith(name)})
+    except SafetensorError as error:
+        raise ConfigError(f"{path}: damaged ({error})") from None
+    except RuntimeError as error:
+        raise ConfigError(f"{path}: does not fit the run's config.yaml: {' '.join(str(error).split())[:200]}") from None

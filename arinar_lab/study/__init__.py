@@ -1,0 +1,1 @@
+"""Many experiments: the plan, the workers, the statistics and the report."""
