@@ -70,7 +70,14 @@ class Arinar(nn.Module):
     """
 
     def __init__(
-        self, tokens: int, features: int, classes: int, outer: OuterMaker, inner: HeadMaker, drop: float = 0.1, seed: int = 0
+        self,
+        tokens: int,
+        features: int,
+        classes: int,
+        outer: OuterMaker,
+        inner: HeadMaker,
+        drop: float = 0.1,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         with torch.random.fork_rng(devices=[]):
@@ -90,21 +97,29 @@ class Arinar(nn.Module):
         return self.inner(z).loss(take(x, where), noise.at(1).at(where)).mean()
 
     def _per_image(
-        self, x: Tensor, y: Tensor, noise: Noise, steps: int | None, term: Callable[[Head, Tensor, Tensor, Noise], Tensor]
+        self, x: Tensor, y: Tensor, noise: Noise, steps: int | None, term: Callable[[Tensor, Tensor], Tensor]
     ) -> Tensor:
-        terms = [
-            term(self.inner, z, take(x, where), noise.at(1).at(where)).sum(-1)
-            for z, where in self.outer.conditions(x, self.labels(y), noise, steps)
-        ]
+        """Σ of term(z [B, m, E], where [B, m]) → [B, m] over the steps of the walk: [B]."""
+        terms = [term(z, where).sum(-1) for z, where in self.outer.conditions(x, self.labels(y), noise, steps)]
         return torch.stack(terms).sum(0)
 
     def log_prob(self, x: Tensor, y: Tensor, noise: Noise, steps: int | None = None) -> Tensor:
         """log p(x | y) in nats an image, [B]: exact, or a bound over the orders of `steps` steps (see `likelihood`)."""
-        return self._per_image(x, y, noise, steps, lambda inner, z, token, n: inner(z).log_prob(token, n))
 
-    def log_interval(self, x: Tensor, y: Tensor, delta: Tensor, noise: Noise, steps: int | None = None) -> Tensor:
-        """log Π P(x ± δ/2 | what precedes) in nats an image, [B]; δ [D] in units of the tokens."""
-        return self._per_image(x, y, noise, steps, lambda inner, z, token, n: inner(z).log_interval(token, delta))
+        def term(z: Tensor, where: Tensor) -> Tensor:
+            return self.inner(z).log_prob(take(x, where), noise.at(1).at(where))
+
+        return self._per_image(x, y, noise, steps, term)
+
+    def log_interval(
+        self, x: Tensor, y: Tensor, low: Tensor, high: Tensor, noise: Noise, steps: int | None = None
+    ) -> Tensor:
+        """log Π P(low < X < high | what precedes, as in x) in nats an image, [B]; low and high [B, N, D] like x."""
+
+        def term(z: Tensor, where: Tensor) -> Tensor:
+            return self.inner(z).log_interval(take(x, where), take(low, where), take(high, where))
+
+        return self._per_image(x, y, noise, steps, term)
 
     @torch.no_grad()
     def generate(self, y: Tensor, noise: Noise, sampler: Sampler) -> tuple[Tensor, Tensor]:

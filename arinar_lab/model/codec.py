@@ -59,9 +59,8 @@ class Codec(nn.Module):
         """Images of tokens x [B, N, D]."""
         return self._decode(x * self.std + self.mean)
 
-    @property
-    def level(self) -> Tensor | None:
-        """Size of one grey level in units of the tokens [D], or None where a level means nothing."""
+    def box(self, image: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The ends [B, N, D] of the grey levels that the image has, in units of the tokens; None for latents."""
         return None
 
     @torch.no_grad()
@@ -107,17 +106,19 @@ class Pixels(Codec):
 
     def _encode(self, image: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         u = noise.uniform(self.dims, torch.float32).reshape(image.shape)
-        x = 2 * (image + u) / self.levels - 1
-        patches = nn.functional.unfold(x, self.patch, stride=self.patch).transpose(1, 2)
-        return patches, x.new_full(x.shape[:1], self.dims * math.log(2 / self.levels))
+        x = self._patches(image + u)
+        return x, x.new_full(x.shape[:1], self.dims * math.log(2 / self.levels))
+
+    def _patches(self, raw: Tensor) -> Tensor:
+        return nn.functional.unfold(2 * raw / self.levels - 1, self.patch, stride=self.patch).transpose(1, 2)
 
     def _decode(self, x: Tensor) -> Tensor:
         image = nn.functional.fold(x.transpose(1, 2), self.shape[1:], self.patch, stride=self.patch)
         return ((image + 1) / 2 * self.levels).floor().clamp(0, self.levels - 1).to(torch.uint8)
 
-    @property
-    def level(self) -> Tensor:
-        return 2 / self.levels / self.std
+    def box(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        low, high = (self._patches(image.float() + end) for end in (0, 1))
+        return (low - self.mean) / self.std, (high - self.mean) / self.std
 
 
 class Tokens(Codec):

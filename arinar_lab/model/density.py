@@ -39,8 +39,8 @@ class Density:
         """What training minimises, [*, F] → [*]: -log p(x), unless the member trains on a surrogate."""
         return -self.log_prob(x, noise)
 
-    def log_interval(self, x: Tensor, delta: Tensor) -> Tensor:
-        """log Π_f P(x_f ± δ_f/2 | x_<f) in nats, [*, F] → [*]: likelihood at the resolution δ [F]."""
+    def log_interval(self, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """log Π_f P(low_f < X_f < high_f | x_<f) in nats, three times [*, F] → [*]: likelihood at a finite resolution."""
         raise NotImplementedError(f"{type(self).__name__} has no likelihood at a resolution")
 
     def tempered(self, t: float) -> Density:
@@ -84,17 +84,23 @@ class Row:
         """σ of the widest Gaussian tail, [*]; 0 where the tails are lighter or the support is bounded."""
         return torch.zeros_like(self.knots(2)[..., 0])
 
-    def log_interval(self, x: Tensor, delta: Tensor) -> Tensor:
-        """log P(x ± δ/2), [*, M] → [*, M]."""
+    def log_interval(self, low: Tensor, high: Tensor) -> Tensor:
+        """log P(low < X < high), [*, M] → [*, M]."""
         tiny = torch.finfo(torch.float64).tiny
-        mass = self.cdf((x + delta / 2).double()) - self.cdf((x - delta / 2).double())
+        mass = self.cdf(high.double()) - self.cdf(low.double())
         return mass.clamp(min=tiny).log()
 
 
 class Rows(Density):
     """A density that can be walked one feature at a time. A member writes `row`, `features` and `tempered`."""
 
-    features: int
+    @property
+    def features(self) -> int:
+        """F."""
+        raise NotImplementedError
+
+    def tempered(self, t: float) -> Rows:
+        raise NotImplementedError(f"{type(self).__name__} cannot be tempered")
 
     def row(self, f: int, past: Tensor) -> Row:
         """p(x_f | x_<f) given past [*, f]."""
@@ -104,9 +110,9 @@ class Rows(Density):
         each = [self.row(f, x[..., :f]).log_prob(x[..., f : f + 1]) for f in range(self.features)]
         return torch.cat(each, -1).sum(-1)
 
-    def log_interval(self, x: Tensor, delta: Tensor) -> Tensor:
+    def log_interval(self, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
         each = [
-            self.row(f, x[..., :f]).log_interval(x[..., f : f + 1], delta[..., f : f + 1])
+            self.row(f, x[..., :f]).log_interval(low[..., f : f + 1], high[..., f : f + 1])
             for f in range(self.features)
         ]
         return torch.cat(each, -1).sum(-1)
@@ -127,7 +133,7 @@ class Rows(Density):
     def draw(self, noise: Noise) -> tuple[Tensor, Tensor]:
         """Each feature in turn, by the inverse CDF of its row."""
         u = noise.uniform(self.features)
-        x = u.new_zeros(noise.key.shape + (0,))
+        x = u.new_zeros((*noise.key.shape, 0))
         truncated = torch.zeros_like(noise.key)
         for f in range(self.features):
             row = self.row(f, x)
@@ -151,7 +157,7 @@ class Guided(Rows):
     weight: float
 
     @property
-    def features(self) -> int:  # type: ignore[override]
+    def features(self) -> int:
         return self.p.features
 
     def tempered(self, t: float) -> Guided:
@@ -223,7 +229,11 @@ class Grid(Row):
         """
         parts = [p.knots(KNOTS)] + ([q.knots(KNOTS)] if q is not p else [])
         points = torch.cat(parts, -1).double().sort(-1).values
-        low, high, truncated = points[..., 0], points[..., -1], torch.zeros_like(points[..., 0], dtype=torch.long)
+        low, high, truncated = (
+            points[..., 0],
+            points[..., -1],
+            torch.zeros_like(points[..., 0], dtype=torch.long),
+        )
         if weight > 1:
             cut = (q.tail() > 0) & (q.tail() < math.sqrt((weight - 1) / weight) * p.tail())
             narrow_low, narrow_high = (end.double() for end in p.span(TRUNCATE))
@@ -257,7 +267,7 @@ class Grid(Row):
     def icdf(self, u: Tensor) -> Tensor:
         """The x [*] with P(X ≤ x) = u [*]: the root of the quadratic that the CDF is between two points."""
         u = u.unsqueeze(-1)
-        i, step, left, slope = self._cell(torch.searchsorted(self.cumulative, u))
+        i, step, left, slope = self._cell(torch.searchsorted(self.cumulative, u.contiguous()))
         rest = (u - self.cumulative.gather(-1, i)).clamp(min=0)
         root = (left * left + 2 * slope * rest).clamp(min=0).sqrt()
         t = 2 * rest / (left + root).clamp(min=torch.finfo(torch.float64).tiny)

@@ -1,7 +1,7 @@
 """How a model is sampled: temperature, guidance, steps, and their schedules.
 
-    weight(progress) = w                        constant
-                     = 1 + (w - 1) · progress   linear, as published; progress is the share of tokens known after the step
+weight(progress) = w                        constant
+                 = 1 + (w - 1) · progress   linear, as published; progress is the share of tokens known after the step
 """
 
 from __future__ import annotations

@@ -17,10 +17,8 @@ from torch import Tensor, nn
 
 from .density import Density
 from .head import Head, HeadMaker
-from .layers import Block, Cache, Linear, NormMaker, Vectors, ZeroLinear, layer
+from .layers import Block, Blocks, Caches, Linear, NormMaker, Vectors, ZeroLinear, layer
 from .noise import Noise
-
-Caches = list[Cache | None]
 
 
 class Trunk(nn.Module):
@@ -36,7 +34,7 @@ class Trunk(nn.Module):
         super().__init__()
         self.start_of, self.group_of = Linear(context, width), Linear(features, width)
         self.start, self.positions = Vectors(1, width), Vectors(groups, width)
-        self.blocks = nn.ModuleList(
+        self.blocks = Blocks(
             Block(width, heads, context=context, norm=norm, qk_norm=qk_norm, mlp_ratio=mlp_ratio) for _ in range(depth)
         )
         self.norm = norm(width, False)
@@ -49,17 +47,13 @@ class Trunk(nn.Module):
         if done == 0:
             y = torch.cat([(self.start_of(z) + self.start()).unsqueeze(1), y], 1)
         y = y + self.positions()[done : done + y.shape[1]]
-        after: Caches = []
-        for block, cache in zip(self.blocks, caches or [None] * len(self.blocks), strict=True):
-            y, cache = block(y, z, True, cache)
-            after.append(cache)
+        y, after = self.blocks(y, z, True, caches)
         scale, shift = self.adapt(z).unsqueeze(1).chunk(2, -1)
         return self.norm(y) * (1 + scale) + shift, after
 
     def caches(self, batch: int) -> Caches:
         """Empty caches for `batch` tokens."""
-        room = self.positions.weight.shape[0]
-        return [block.attention.cache(batch, room) for block in self.blocks]
+        return self.blocks.caches(batch, self.positions.weight.shape[0])
 
 
 class FeatureAR(Head):
@@ -100,7 +94,9 @@ class FeatureAR(Head):
             raise ValueError(f"depth: {depth} is too few; the trunk needs at least 1 block")
         if group < 1 or features % group:
             choices = ", ".join(str(n) for n in range(1, features + 1) if features % n == 0)
-            raise ValueError(f"group: {group} does not divide the {features} features of a token; choose one of {choices}")
+            raise ValueError(
+                f"group: {group} does not divide the {features} features of a token; choose one of {choices}"
+            )
         self.features, self.group, self.groups, self.order = features, group, features // group, order
         self.trunk = Trunk(context, group, self.groups, width, depth, heads, norm, qk_norm, mlp_ratio)
         self.head = head(width, group, groups * self.groups)
@@ -157,9 +153,9 @@ class Chain(Density):
         groups, blocks = self._teach(x)
         return blocks.log_prob(groups)
 
-    def log_interval(self, x: Tensor, delta: Tensor) -> Tensor:
+    def log_interval(self, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
         groups, blocks = self._teach(x)
-        return blocks.log_interval(groups, self._arrange(delta.expand_as(x))).sum(-1)
+        return blocks.log_interval(groups, self._arrange(low), self._arrange(high)).sum(-1)
 
     def loss(self, x: Tensor, noise: Noise) -> Tensor:
         groups, blocks = self._teach(x)

@@ -13,7 +13,7 @@ Letters: B batch, T positions, W width, H attention heads, S head size = W/H.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -39,7 +39,7 @@ class ZeroLinear(nn.Linear):
 
 
 class Vectors(nn.Module):
-    """n learned vectors [n, W]: positions, start tokens, mask tokens."""
+    """n learned vectors [n, W] that start with length about one: positions, classes, start and mask tokens."""
 
     def __init__(self, n: int, width: int) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Vectors(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        nn.init.normal_(self.weight, std=0.02)
+        nn.init.normal_(self.weight, std=self.weight.shape[-1] ** -0.5)
 
     def forward(self) -> Tensor:
         return self.weight
@@ -109,6 +109,10 @@ class Cache(NamedTuple):
     length: int
 
 
+Caches = list[Cache | None]
+"""One for each block; None where nothing is kept."""
+
+
 class Attention(nn.Module):
     """Multi-head attention, bidirectional or causal.
 
@@ -135,7 +139,9 @@ class Attention(nn.Module):
         if cache is not None:
             cache, k, v = self._extend(cache, k, v)
             if causal and q.shape[2] > 1:
-                mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=x.device).tril(k.shape[2] - q.shape[2])
+                mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=x.device).tril(
+                    k.shape[2] - q.shape[2]
+                )
         drop = self.dropout if self.training else 0.0
         y = f.scaled_dot_product_attention(q, k, v, mask, drop, is_causal=causal and cache is None)
         return f.dropout(self.project(y.transpose(1, 2).flatten(2)), drop), cache
@@ -196,6 +202,27 @@ class Block(nn.Module):
         y, cache = self.attention(self.norm1(x) * (1 + scale1) + shift1, causal, cache)
         x = x + gate1 * y
         return x + gate2 * self.feed_forward(self.norm2(x) * (1 + scale2) + shift2), cache
+
+
+class Blocks(nn.ModuleList):
+    """Blocks applied one after the other."""
+
+    def __init__(self, blocks: Iterable[Block]) -> None:
+        super().__init__(blocks)
+
+    def forward(
+        self, x: Tensor, z: Tensor | None = None, causal: bool = False, caches: Caches | None = None
+    ) -> tuple[Tensor, Caches]:
+        """x [B, T, W], z [B, context] → [B, T, W] and the caches after it."""
+        after: Caches = []
+        for block, cache in zip(self, caches or [None] * len(self), strict=True):
+            x, cache = block(x, z, causal, cache)
+            after.append(cache)
+        return x, after
+
+    def caches(self, batch: int, room: int) -> Caches:
+        """Empty caches for `batch` sequences of at most `room` positions."""
+        return [block.attention.cache(batch, room) for block in self.modules() if isinstance(block, Block)]
 
 
 def initialise(model: nn.Module, seed: int) -> None:

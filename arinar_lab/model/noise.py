@@ -57,7 +57,9 @@ class Noise:
     def uniform(self, n: int, dtype: torch.dtype = torch.float64) -> Tensor:
         """n numbers from the open interval (0, 1) for each key: [*, n]."""
         counter = torch.arange(1, n + 1, device=self.key.device) * _GOLDEN
-        bits = _shift(_mix(_mix(self.key.unsqueeze(-1) ^ _DRAW) + counter), 12)  # 52 bits: (bits + 1/2)/2^52 < 1 exactly
+        bits = _shift(
+            _mix(_mix(self.key.unsqueeze(-1) ^ _DRAW) + counter), 12
+        )  # 52 bits: (bits + 1/2)/2^52 < 1 exactly
         return ((bits.double() + 0.5) * 2.0**-52).to(dtype)
 
     def normal(self, n: int, dtype: torch.dtype = torch.float32) -> Tensor:

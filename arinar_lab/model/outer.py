@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .guidance import kept
 from .head import Likelihood
-from .layers import Block, Linear, NormMaker, Vectors, layer
+from .layers import Block, Blocks, Linear, NormMaker, Vectors, layer
 from .noise import Noise
 
 Visit = Callable[[Tensor, Tensor | None, Tensor, float], Tensor]
@@ -123,15 +123,14 @@ class CausalAR(Outer):
         self.width, self.prefix, self.steps, self.features = width, prefix, tokens, features
         self.token_of = Linear(features, width)
         self.positions = Vectors(prefix + tokens - 1, width)
-        self.blocks = nn.ModuleList(
+        self.blocks = Blocks(
             Block(width, heads, norm=norm, mlp_ratio=mlp_ratio, qk_norm=qk_norm, dropout=dropout) for _ in range(depth)
         )
         self.norm = norm(width, True)
 
     def forward(self, x: Tensor, c: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         y = torch.cat([c, self.token_of(x[:, :-1])], 1) + self.positions()
-        for block in self.blocks:
-            y, _ = block(y, causal=True)
+        y, _ = self.blocks(y, causal=True)
         where = torch.arange(self.steps, device=x.device).expand(x.shape[0], -1)
         return self.norm(y)[:, self.prefix - 1 :], where
 
@@ -144,12 +143,11 @@ class CausalAR(Outer):
         self.check_steps(steps)
         batch = c.shape[0]
         y = c if null is None else torch.cat([c, null])
-        caches = [block.attention.cache(y.shape[0], self.positions.weight.shape[0]) for block in self.blocks]
+        caches, done = self.blocks.caches(y.shape[0], self.positions.weight.shape[0]), 0
         tokens: list[Tensor] = []
         for n in range(self.steps):
-            y = y + self.positions()[caches[0].length : caches[0].length + y.shape[1]]
-            for i, block in enumerate(self.blocks):
-                y, caches[i] = block(y, causal=True, cache=caches[i])
+            y, done = y + self.positions()[done : done + y.shape[1]], done + y.shape[1]
+            y, caches = self.blocks(y, causal=True, caches=caches)
             z = self.norm(y[:, -1:])
             where = torch.full((batch, 1), n, device=c.device)
             x = visit(z[:batch], None if null is None else z[batch:], where, (n + 1) / self.steps)
@@ -216,17 +214,28 @@ class MaskedAR(Outer):
         self.steps = tokens
         self.steps = self.check_steps(steps)
         self.token_of = Linear(features, width)
-        self.encoder_positions, self.decoder_positions = Vectors(prefix + tokens, width), Vectors(prefix + tokens, width)
+        self.encoder_positions, self.decoder_positions = (
+            Vectors(prefix + tokens, width),
+            Vectors(prefix + tokens, width),
+        )
         self.output_positions, self.mask = Vectors(tokens, width), Vectors(1, width)
 
-        def blocks(depth: int) -> nn.ModuleList:
-            return nn.ModuleList(
+        def blocks(depth: int) -> Blocks:
+            return Blocks(
                 Block(width, heads, norm=norm, mlp_ratio=mlp_ratio, qk_norm=qk_norm, dropout=dropout)
                 for _ in range(depth)
             )
 
-        self.input_norm, self.encoder, self.encoder_norm = norm(width, True), blocks(encoder_depth), norm(width, True)
-        self.embed, self.decoder, self.decoder_norm = Linear(width, width), blocks(decoder_depth), norm(width, True)
+        self.input_norm, self.encoder, self.encoder_norm = (
+            norm(width, True),
+            blocks(encoder_depth),
+            norm(width, True),
+        )
+        self.embed, self.decoder, self.decoder_norm = (
+            Linear(width, width),
+            blocks(decoder_depth),
+            norm(width, True),
+        )
 
     def forward(self, x: Tensor, c: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         masked = math.ceil(self.tokens * self._mask_ratio(noise))
@@ -260,13 +269,11 @@ class MaskedAR(Outer):
         start, positions = self.prefix, self.encoder_positions()
         y = torch.cat([c + positions[:start], self.token_of(take(x, known)) + positions[start:][known]], 1)
         y = self.input_norm(y)
-        for block in self.encoder:
-            y, _ = block(y)
+        y, _ = self.encoder(y)
         y = self.embed(self.encoder_norm(y))
         everywhere = self.mask().expand(x.shape[0], self.tokens, -1)
         y = torch.cat([y[:, :start], put(everywhere, known, y[:, start:])], 1) + self.decoder_positions()
-        for block in self.decoder:
-            y, _ = block(y)
+        y, _ = self.decoder(y)
         return take(self.decoder_norm(y)[:, start:] + self.output_positions(), where)
 
     def check_steps(self, steps: int | None) -> int:

@@ -1,7 +1,7 @@
 """Retrains the weights that ship with the package, from the digits' training split alone: `arinar retrain NAME`.
 
-    digits_classifier   features of fd_digits, precision and recall
-    digits_vae          the KL autoencoder of experiments/digits_latent.yaml
+digits_classifier   features of fd_digits, precision and recall
+digits_vae          the KL autoencoder of experiments/digits_latent.yaml
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ TRAINERS: dict[str, Callable[[], tuple[nn.Module, str]]] = {
 
 
 def retrain(name: str, folder: Path = ASSETS) -> str:
-    """Train the named weights from seed 0, save them as safetensors in half the size of a megabyte or less, and tell how good they are."""
+    """Train the named weights from seed 0, save them as safetensors, and tell their size and how good they are."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model, quality = TRAINERS[name]()

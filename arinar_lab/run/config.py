@@ -227,13 +227,17 @@ def _nearest(name: Any, valid: list[str]) -> str:
 def _arguments(maker: Any, spec: dict[str, Any], path: str, owner: str) -> dict[str, Any]:
     """The values of a dict, each checked against the maker's annotation of that name."""
     parameters = _parameters(maker)
-    hints = typing.get_type_hints(maker if inspect.isfunction(maker) or dataclasses.is_dataclass(maker) else maker.__init__)
+    hints = typing.get_type_hints(
+        maker if inspect.isfunction(maker) or dataclasses.is_dataclass(maker) else maker.__init__
+    )
     for key in spec:
         if key not in parameters:
             valid = sorted(parameters)
             takes = f"{owner} takes {', '.join(valid) if valid else 'no arguments'}"
             raise ConfigError(f"{_join(path, key)}: unknown key; {takes}{_nearest(key, valid)}")
-    missing = [n for n, p in parameters.items() if p.default is p.empty and not _has_factory(maker, n) and n not in spec]
+    missing = [
+        n for n, p in parameters.items() if p.default is p.empty and not _has_factory(maker, n) and n not in spec
+    ]
     if missing:
         raise ConfigError(f"{_join(path, missing[0])}: missing; {owner} needs it")
     return {key: _parse(hints[key], value, _join(path, key)) for key, value in spec.items()}
@@ -286,7 +290,9 @@ def _part(registry: dict[str, Any], spec: Any, path: str) -> Part:
         raise ConfigError(f"{_join(path, 'kind')}: missing; write kind: with one of {names}")
     kind = spec["kind"]
     if kind not in registry:
-        raise ConfigError(f"{_join(path, 'kind')}: unknown kind {kind!r}; one of {names}{_nearest(kind, list(registry))}")
+        raise ConfigError(
+            f"{_join(path, 'kind')}: unknown kind {kind!r}; one of {names}{_nearest(kind, list(registry))}"
+        )
     arguments = _arguments(registry[kind], {k: v for k, v in spec.items() if k != "kind"}, path, kind)
     return Part(kind, registry[kind], arguments, path)
 
@@ -414,7 +420,13 @@ def build(recipe: Recipe) -> Experiment:
     codec = recipe.codec(source.shape, source.levels)
     try:
         model = Arinar(
-            codec.tokens, codec.features, source.classes, recipe.outer, recipe.inner, recipe.labels.drop, recipe.seed
+            codec.tokens,
+            codec.features,
+            source.classes,
+            recipe.outer,
+            recipe.inner,
+            recipe.labels.drop,
+            recipe.seed,
         )
     except ConfigError:
         raise
@@ -431,7 +443,9 @@ def _check_sampler(sampler: Sampler, model: Arinar) -> None:
     if sampler.guidance != 1 and "guide" not in model.inner.can:
         raise ConfigError(f"sampler.guidance: {sampler.guidance} is asked for, and {kind} cannot be guided; use 1")
     if sampler.temperature != 1 and "temper" not in model.inner.can:
-        raise ConfigError(f"sampler.temperature: {sampler.temperature} is asked for, and {kind} cannot be tempered; use 1")
+        raise ConfigError(
+            f"sampler.temperature: {sampler.temperature} is asked for, and {kind} cannot be tempered; use 1"
+        )
     if sampler.steps is not None:
         try:
             model.outer.check_steps(sampler.steps)

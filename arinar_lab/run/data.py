@@ -88,7 +88,13 @@ class Synthetic(Source):
         std: float = 0.3,
         seed: int = 0,
     ) -> None:
-        counts = {"tokens": tokens, "features": features, "classes": classes, "train": train, "held_out": held_out}
+        counts = {
+            "tokens": tokens,
+            "features": features,
+            "classes": classes,
+            "train": train,
+            "held_out": held_out,
+        }
         for name, count in counts.items():
             if count < 1:
                 raise ValueError(f"{name}: {count} is too few; at least 1")
@@ -153,7 +159,11 @@ class ResumableLoader(DataLoader):
         self.order = Order(len(dataset), seed)
         self.epoch, self.done = 0, 0
         super().__init__(
-            dataset, batch_size=batch, sampler=self.order, drop_last=True, generator=torch.Generator().manual_seed(seed)
+            dataset,
+            batch_size=batch,
+            sampler=self.order,
+            drop_last=True,
+            generator=torch.Generator().manual_seed(seed),
         )
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]

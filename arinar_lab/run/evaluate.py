@@ -1,10 +1,11 @@
 """Evaluation of a trained run: likelihood · quality · speed → report.json.
 
-    val/bits_per_dim               of the raw data, on held-out images (`exact`, or a `bound` with its steps)
-    val/bits_per_dim_at_level      the same at a resolution of one grey level: probability of x ± Δ/2. Uniform dequantisation
-                                   rewards components spent on the box of a frequent level; this reading rewards less of it
-    quality/fd_digits, …           generated against training images; `_floor` is held-out against training images
-    speed/…, cost/…                measured in a pass of its own, alone on the machine
+val/bits_per_dim               of the raw data, on held-out images (`exact`, or a `bound` with its steps)
+val/bits_per_dim_at_level      the same at a resolution of Δ = one grey level: the probability of the level that a pixel
+                               has (its centre ± Δ/2). A density is rewarded for filling a level's box evenly, as uniform
+                               dequantisation does; this reading asks only for the mass in it
+quality/fd_digits, …           generated against training images; `_floor` is held-out against training images
+speed/…, cost/…                measured in a pass of its own, alone on the machine
 """
 
 from __future__ import annotations
@@ -127,7 +128,6 @@ def likelihood(recipe: Recipe, experiment: Experiment) -> dict[str, float]:
     """Bits/dim on held-out data, at both readings where a grey level has a meaning, and the gap to the truth if known."""
     source, codec, model, device = experiment.source, experiment.codec, experiment.model, _device(experiment)
     density, interval, gaps = BitsPerDim(codec.dims), BitsPerDim(codec.dims), []
-    level = codec.level
     for draw in range(recipe.evaluation.draws):
         for i in torch.arange(len(source.held_out[0])).split(recipe.evaluation.batch):
             image, y = (part[i].to(device) for part in source.held_out)
@@ -135,8 +135,9 @@ def likelihood(recipe: Recipe, experiment: Experiment) -> dict[str, float]:
             x, log_det = codec.encode(image, noise.at(0))
             log_prob = model.log_prob(x, y, noise.at(1), recipe.sampler.steps) + log_det
             density.update(log_prob.cpu())
-            if level is not None and "pit" in model.inner.can:
-                interval.update(model.log_interval(x, y, level, noise.at(1), recipe.sampler.steps).cpu())
+            box = codec.box(image)
+            if box is not None and "pit" in model.inner.can:
+                interval.update(model.log_interval(x, y, *box, noise.at(1), recipe.sampler.steps).cpu())
             truth = source.log_prob(image, y)
             if truth is not None:
                 gaps.append((truth - log_prob) / (codec.dims * math.log(2)))
@@ -145,7 +146,10 @@ def likelihood(recipe: Recipe, experiment: Experiment) -> dict[str, float]:
         values["val/bits_per_dim_at_level"] = interval.compute().item()
     if gaps:
         gap = torch.cat(gaps)
-        values |= {"val/gap_bits_per_dim": gap.mean().item(), "val/gap_standard_error": (gap.std() / len(gap) ** 0.5).item()}
+        values |= {
+            "val/gap_bits_per_dim": gap.mean().item(),
+            "val/gap_standard_error": (gap.std() / len(gap) ** 0.5).item(),
+        }
     return values
 
 
@@ -270,7 +274,10 @@ class PeakMemory(TorchDispatchMode):
 
 def peak_memory(recipe: Recipe, experiment: Experiment) -> int:
     """Bytes that generating one batch takes at its highest, weights included: of the allocator on a GPU, else of tensors."""
-    y, seeds = torch.arange(recipe.evaluation.speed_batch) % experiment.source.classes, torch.arange(recipe.evaluation.speed_batch)
+    y, seeds = (
+        torch.arange(recipe.evaluation.speed_batch) % experiment.source.classes,
+        torch.arange(recipe.evaluation.speed_batch),
+    )
     if _device(experiment).type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         generate(recipe, experiment, y, seeds)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import subprocess
 import time
 from dataclasses import dataclass
@@ -43,6 +44,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
+def slug(name: str) -> str:
+    """A name as a folder's."""
+    return re.sub(r"[^\w.,=+-]+", "_", name).strip("_")
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """The folder of one run. path: the `seed_<n>` folder."""
@@ -54,7 +60,7 @@ class RunFolder:
         """The folder of a recipe; a run that exists under another name keeps it, so that studies share runs."""
         signature = recipe.training_signature
         there = sorted(root.glob(f"*-{signature}"))
-        return cls((there[0] if there else root / f"{name}-{signature}") / f"seed_{recipe.seed}")
+        return cls((there[0] if there else root / f"{slug(name)}-{signature}") / f"seed_{recipe.seed}")
 
     @property
     def checkpoints(self) -> Path:
@@ -120,7 +126,10 @@ def git_state() -> dict[str, Any]:
         return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+        return {
+            "commit": git("rev-parse", "HEAD"),
+            "dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
+        }
     except (OSError, subprocess.CalledProcessError):
         return {}
 

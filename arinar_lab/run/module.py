@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 from ..model.layers import Vectors
@@ -50,18 +51,20 @@ class ArinarModule(LightningModule):
         x, _ = self.codec.encode(images, noise)
         self.model.inner.fit(x.reshape(-1, 1, self.codec.features))
 
-    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], _: int) -> Tensor:
+    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_index: int) -> Tensor:
         image, y, index = batch
         noise = Noise.of(torch.full_like(index, self.seed), "train").at(self.global_step).at(index)
         x, _ = self.codec.encode(image, noise.at(0))
         loss = self.model.loss(x, y, noise.at(1))
         if not torch.isfinite(loss):
-            advice = f"lower training.lr (now {self.optimisation.lr:g}) or training.clip (now {self.optimisation.clip:g})"
+            advice = (
+                f"lower training.lr (now {self.optimisation.lr:g}) or training.clip (now {self.optimisation.clip:g})"
+            )
             raise Diverged(f"the loss became {loss.item()} at step {self.global_step}; {advice}")
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
-    def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], _: int) -> None:
+    def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_index: int) -> None:
         image, y, index = batch
         noise = Noise.of(index, "held out").at(0)
         x, log_det = self.codec.encode(image, noise.at(0))
@@ -73,7 +76,7 @@ class ArinarModule(LightningModule):
         self.log("train/grad_norm", nn.utils.get_total_norm(gradients))
         self.log("train/lr", optimizer.param_groups[0]["lr"])
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         o = self.optimisation
         decay, keep = decayed(self.model)
         groups = [{"params": decay, "weight_decay": o.weight_decay}, {"params": keep, "weight_decay": 0.0}]

@@ -6,6 +6,7 @@ first is told, the rest are silent, and what is missing can be sent again from t
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +20,11 @@ from .config import Recipe, resolved
 from .folder import RunFolder, git_state, read_json
 
 ROOT = Path("tracking")
-_UNITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_DISABLE_TELEMETRY": "true"}
+_UNITS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
 
 
 def tracking_uri() -> str:
@@ -31,7 +36,9 @@ def flatten(content: Any, prefix: str = "") -> dict[str, Any]:
     """Nested dicts as {"outer.width": 64, …}."""
     if not isinstance(content, dict):
         return {prefix: content}
-    return {k: v for key, value in content.items() for k, v in flatten(value, f"{prefix}.{key}" if prefix else key).items()}
+    return {
+        k: v for key, value in content.items() for k, v in flatten(value, f"{prefix}.{key}" if prefix else key).items()
+    }
 
 
 class Tracker:
@@ -53,7 +60,10 @@ class Tracker:
             yield
         except Exception as error:  # a view may fail in any way; the run goes on
             if not self.warned:
-                print(f"MLflow: {' '.join(str(error).split())[:160]} (the run goes on; its folder holds everything)", flush=True)
+                print(
+                    f"MLflow: {' '.join(str(error).split())[:160]} (the run goes on; its folder holds everything)",
+                    flush=True,
+                )
             self.warned = True
 
     @contextmanager
@@ -65,6 +75,8 @@ class Tracker:
             with FileLock(ROOT / ".lock"):
                 from mlflow import MlflowClient
 
+                for name in ("mlflow", "alembic"):
+                    logging.getLogger(name).setLevel(logging.WARNING)
                 client = MlflowClient(tracking_uri())
                 there = client.get_experiment_by_name(self.experiment)
                 local = tracking_uri().startswith("sqlite")
@@ -96,7 +108,12 @@ class Tracker:
                 above = {"mlflow.parentRunId": arm_id}
                 if new:
                     self._parameters(arm_id, config)
-            tags = {"arinar.role": "seed", "arinar.signature": signature, "arinar.arm": arm, "arinar.seed": str(recipe.seed)}
+            tags = {
+                "arinar.role": "seed",
+                "arinar.signature": signature,
+                "arinar.arm": arm,
+                "arinar.seed": str(recipe.seed),
+            }
             self.run_id, new = self._get_or_create(f"{arm} seed {recipe.seed}", tags, {**state, **above})
             if new:
                 self._parameters(self.run_id, {**config, "seed": recipe.seed})
@@ -128,7 +145,13 @@ class Tracker:
             if self.run_id:
                 self._client.set_terminated(self.run_id, status)
 
-    def publish(self, recipe: Recipe, arm: str, folder: RunFolder, history: Callable[[Path], list[tuple[int, str, float]]]) -> None:
+    def publish(
+        self,
+        recipe: Recipe,
+        arm: str,
+        folder: RunFolder,
+        history: Callable[[Path], list[tuple[int, str, float]]],
+    ) -> None:
         """Send a finished run's evaluation, once for each state of its report; its history too if the run is new here."""
         with self._guard():
             report = folder.evaluation(recipe) / "report.json"
@@ -149,10 +172,10 @@ class Tracker:
                 self._client.set_tag(self.run_id, "arinar.published", stamp)
             self.finish()
 
-    def publish_arm(self, signature: str, arm: str, metrics: dict[str, float]) -> None:
+    def publish_arm(self, recipe: Recipe, arm: str, metrics: dict[str, float]) -> None:
         """Means over seeds, as metrics of the arm's run."""
         with self._guard():
-            tags = {"arinar.role": "arm", "arinar.signature": signature, "arinar.arm": arm}
+            tags = {"arinar.role": "arm", "arinar.signature": recipe.training_signature, "arinar.arm": arm}
             run_id, _ = self._get_or_create(arm, tags, {})
             self.log(metrics, run_id=run_id)
             self._client.set_terminated(run_id)

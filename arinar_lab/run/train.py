@@ -12,14 +12,14 @@ import random
 import time
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers.logger import Logger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only
 from safetensors.torch import save_file
 
 from .config import ConfigError, Experiment, Machine, Recipe, build
@@ -31,7 +31,9 @@ from .tracking import Tracker
 for _name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
     logging.getLogger(_name).setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", ".*does not have many workers.*|.*treespec.*|.*isinstance.*LeafSpec.*")
-warnings.filterwarnings("ignore", ".*smaller than the logging interval.*|.*Checkpoint directory.*exists and is not empty.*")
+warnings.filterwarnings(
+    "ignore", ".*smaller than the logging interval.*|.*Checkpoint directory.*exists and is not empty.*"
+)
 
 
 class RunLogger(Logger):
@@ -81,11 +83,11 @@ class Resume(Callback):
         return self.spent + time.perf_counter() - self.begun
 
     def state_dict(self) -> dict[str, Any]:
-        kind, keys, *rest = np.random.get_state()
+        kind, keys, *rest = cast(tuple[Any, ...], np.random.get_state())
         state = {
             "torch": torch.get_rng_state(),
             "python": random.getstate(),
-            "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), *rest],  # type: ignore[union-attr]
+            "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), *rest],
             "seconds": self.seconds,
         }
         return {**state, "cuda": torch.cuda.get_rng_state_all()} if torch.cuda.is_available() else state
@@ -127,7 +129,9 @@ def newest_checkpoint(folder: RunFolder) -> Path | None:
         except Exception:  # whatever a damaged file raises
             print(f"{path}: damaged, trying the one before it", flush=True)
     if paths:
-        raise ConfigError(f"{paths[0]}: damaged, and no older checkpoint is whole; delete it to train from the beginning")
+        raise ConfigError(
+            f"{paths[0]}: damaged, and no older checkpoint is whole; delete it to train from the beginning"
+        )
     return None
 
 
@@ -191,7 +195,10 @@ def _trainer(recipe: Recipe, folder: RunFolder, logger: Logger, resume: Resume, 
 def _finish(folder: RunFolder, module: ArinarModule, seconds: float, steps: int) -> None:
     """Save the averaged weights, which Lightning has put into the module, and mark the run done."""
     save_weights(folder.weights, module)
-    write_json(folder.path / "DONE", {"steps": steps, "seconds": round(seconds, 1), "finished": time.strftime("%FT%T%z")})
+    write_json(
+        folder.path / "DONE",
+        {"steps": steps, "seconds": round(seconds, 1), "finished": time.strftime("%FT%T%z")},
+    )
 
 
 def save_weights(path: Path, module: ArinarModule) -> None:

@@ -37,7 +37,7 @@ class Histogram(Rows):
     edges: Tensor
 
     @property
-    def features(self) -> int:  # type: ignore[override]
+    def features(self) -> int:
         return self.log_mass.shape[-2]
 
     def tempered(self, t: float) -> Histogram:
@@ -63,7 +63,11 @@ class Histogram(Rows):
         left = edges.gather(-1, (symbol - 1).clamp(0, last).unsqueeze(-1)).squeeze(-1)
         right = edges.gather(-1, symbol.clamp(0, last).unsqueeze(-1)).squeeze(-1)
         beyond = (edges[..., -1] - edges[..., 0]) / last * place.log()  # negative
-        x = torch.where(symbol == 0, right + beyond, torch.where(symbol > last, left - beyond, torch.lerp(left, right, place)))
+        x = torch.where(
+            symbol == 0,
+            right + beyond,
+            torch.where(symbol > last, left - beyond, torch.lerp(left, right, place)),
+        )
         return x.to(self.log_mass.dtype)
 
     def draw(self, noise: Noise) -> tuple[Tensor, Tensor]:

@@ -40,7 +40,7 @@ class Mixture(Rows):
     log_weight: Tensor
 
     @property
-    def features(self) -> int:  # type: ignore[override]
+    def features(self) -> int:
         return self.mean.shape[-2]
 
     def log_prob(self, x: Tensor, noise: Noise | None = None) -> Tensor:
@@ -84,13 +84,13 @@ class MixtureRow(Row):
     def cdf(self, x: Tensor) -> Tensor:
         return (self.log_weight.unsqueeze(-2).exp() * torch.special.ndtr(self._standard(x))).sum(-1)
 
-    def log_interval(self, x: Tensor, delta: Tensor) -> Tensor:
+    def log_interval(self, low: Tensor, high: Tensor) -> Tensor:
         """log Σ π_k (Φ(b) - Φ(a)), each difference taken in the lower tail, where it does not cancel."""
-        a, b = self._standard((x - delta / 2).double()), self._standard((x + delta / 2).double())
+        a, b = self._standard(low.double()), self._standard(high.double())
         a, b = torch.where(a > 0, -b, a), torch.where(a > 0, -a, b)
-        high, low = torch.special.log_ndtr(b), torch.special.log_ndtr(a)
+        log_a, log_b = torch.special.log_ndtr(a), torch.special.log_ndtr(b)
         tiny = torch.finfo(torch.float64).tiny
-        each = high + (-torch.expm1((low - high).clamp(max=0))).clamp(min=tiny).log()
+        each = log_b + (-torch.expm1((log_a - log_b).clamp(max=0))).clamp(min=tiny).log()
         return (self.log_weight.double().unsqueeze(-2) + each).logsumexp(-1)
 
     def knots(self, n: int) -> Tensor:

@@ -1,0 +1,52 @@
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+export MLFLOW_DISABLE_TELEMETRY := true
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "  ablations: $(subst _,-,$(basename $(notdir $(wildcard experiments/ablations/*.yaml))))"
+	@echo '  options:   make ablation-gmm-k ARGS="training.steps=100 --workers 4"'
+
+ablation-%: install ## Run experiments/ablations/<name>.yaml; again, to go on where it stopped
+	@$(BIN)/arinar ablate experiments/ablations/$(subst -,_,$*).yaml $(ARGS)
+
+test: install ## Run the tests (minutes)
+	@$(BIN)/python -m pytest -q $(ARGS)
+
+test-slow: install ## Run the tests that take longer, too
+	@$(BIN)/python -m pytest -q -m "slow or not slow" $(ARGS)
+
+mlflow: install ## Open the dashboard on 127.0.0.1:5000
+	@mkdir -p tracking
+	@echo "http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
+	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --host 127.0.0.1 --port 5000 --workers 1 \
+		--backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/tracking/mlflow.db}"
+
+check: install ## Build every recipe and every arm, train nothing
+	@$(BIN)/arinar check experiments/*.yaml experiments/ablations/*.yaml $(ARGS)
+
+lint: install ## Check style and types
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+format: install ## Format the code
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+lock: install ## Resolve requirements.lock anew from pyproject.toml
+	@UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile pyproject.toml --extra dev --universal --upgrade -q -o requirements.lock
+
+install: .venv/installed ## Make .venv with the exact versions of requirements.lock
+
+.venv/installed: requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is needed: $(PYTHON) was not found"; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 …"; exit 2; }
+	@echo "installing into .venv"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { echo "Python's venv is missing: on Debian, apt-get install python3-venv"; exit 2; }
+	@$(BIN)/python -m pip install -q --disable-pip-version-check uv
+	@$(BIN)/uv pip install -q --python $(BIN)/python -r requirements.lock
+	@$(BIN)/uv pip install -q --python $(BIN)/python --no-deps -e .
+	@touch $@
+
+.PHONY: help test test-slow mlflow check lint format lock install

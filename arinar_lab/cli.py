@@ -1,0 +1,246 @@
+"""The command `arinar`. Verbs come first, then a file, then overrides as key=value; dashes are for options of the process.
+
+Everything heavy is imported inside the verb that needs it, so that --help answers at once. Bad input is one line on
+standard error and exit status 2, before anything is computed or written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+EPILOG = """\
+examples:
+  arinar ablate experiments/ablations/gmm_k.yaml            run a study; the same command resumes it
+  arinar check experiments/*.yaml                           build everything, train nothing
+  arinar train experiments/digits.yaml inner.head.components=8 seed=1
+  arinar evaluate runs/digits-…/seed_1 sampler.guidance=2   another sampler, no training
+  arinar sample runs/digits-…/seed_1 sampler.temperature=0.9
+"""
+
+
+def main(words: list[str] | None = None) -> None:
+    """Run the command line and leave with its exit status."""
+    arguments = _parser().parse_args(words)
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    try:
+        status = arguments.verb(arguments)
+    except KeyboardInterrupt:
+        print("Stopped. The same command goes on where it stopped.", file=sys.stderr)
+        status = 130
+    except Exception as error:
+        from arinar_lab.run.config import ConfigError
+
+        if not isinstance(error, ConfigError) and type(error).__name__ != "Diverged":
+            raise
+        print(f"arinar: {error}", file=sys.stderr)
+        status = 2 if isinstance(error, ConfigError) else 1
+    sys.exit(status or 0)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="arinar", description="Ablations of bi-level autoregressive image models.", epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    verbs = parser.add_subparsers(metavar="verb", required=True)
+
+    def verb(name: str, function: Any, summary: str, *, many: bool = False) -> argparse.ArgumentParser:
+        sub = verbs.add_parser(name, help=summary, description=summary)
+        sub.set_defaults(verb=function)
+        if many:
+            sub.add_argument("words", nargs="+", metavar="FILE… key=value…")
+        else:
+            sub.add_argument("file", type=Path)
+            sub.add_argument("overrides", nargs="*", metavar="key=value")
+        return sub
+
+    verb("train", _train, "train one recipe and evaluate it; the same command resumes")
+    verb("evaluate", _evaluate, "evaluate a finished run, under its own or another sampler")
+    sample = verb("sample", _sample, "draw images from a finished run into a PNG")
+    sample.add_argument("--count", type=_count, default=100, metavar="N", help="images to draw (default 100)")
+    sample.add_argument("--seed", type=int, default=0, help="seed of the first image (default 0)")
+    sample.add_argument("--out", type=Path, default=Path("samples.png"), help="file to write (default samples.png)")
+    ablate = verb("ablate", _ablate, "run a study to its table and figure; the same command resumes")
+    ablate.add_argument(
+        "--workers", type=_count, default=2, metavar="N", help="processes that train side by side (default 2)"
+    )
+    verb("work", _work, "be one worker of a study (ablate starts these)")
+    verb("report", _report, "write the report of what a study has finished")
+    verb("check", _check, "build recipes and every arm of studies without training", many=True)
+    retrain = verbs.add_parser("retrain", help="retrain weights that ship with the package")
+    retrain.add_argument("name", choices=("digits_classifier", "digits_vae"))
+    retrain.set_defaults(verb=_retrain)
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def _recipe(path: Path, overrides: list[str]) -> Any:
+    from arinar_lab.run.config import ConfigError, merge, parse, read_overrides, read_recipe
+
+    content = merge(read_recipe(path), read_overrides(overrides))
+    try:
+        return parse(content)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    recipe = _recipe(arguments.file, arguments.overrides)
+    from arinar_lab.run.config import build
+    from arinar_lab.run.evaluate import evaluate, measure_speed
+    from arinar_lab.run.folder import RunFolder
+    from arinar_lab.run.tracking import Tracker
+    from arinar_lab.run.train import read_metrics, train
+
+    build(recipe)
+    name = arguments.file.stem
+    folder, tracker = RunFolder.of(recipe, name), Tracker(name)
+    print(f"run folder: {folder.path}")
+    with folder.lock:
+        tracker.start(recipe, name)
+        try:
+            train(recipe, folder, tracker, bar=sys.stdout.isatty())
+        except BaseException as error:
+            tracker.finish("FAILED" if isinstance(error, Exception) else "KILLED")
+            raise
+        evaluate(recipe, folder)
+        report = measure_speed(recipe, folder)
+        tracker.publish(recipe, name, folder, read_metrics)
+    _show(report, folder.evaluation(recipe))
+    return 0
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from arinar_lab.run.config import ConfigError
+    from arinar_lab.run.evaluate import evaluate, measure_speed
+    from arinar_lab.run.folder import find
+
+    folder = find(arguments.file)
+    recipe = _recipe(folder.path / "config.yaml", arguments.overrides)
+    trained = _recipe(folder.path / "config.yaml", [])
+    if (recipe.training_signature, recipe.seed) != (trained.training_signature, trained.seed):
+        raise ConfigError(
+            f"{folder.path}: was trained otherwise; only sampler, evaluation and machine may be overridden here"
+        )
+    with folder.lock:
+        evaluate(recipe, folder)
+        report = measure_speed(recipe, folder)
+    _show(report, folder.evaluation(recipe))
+    return 0
+
+
+def _show(report: dict[str, Any], where: Path) -> None:
+    """The numbers of a report, with their units."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("metric", "value", "unit")
+    for name, value in report["metrics"].items():
+        table.add_row(name, f"{value:,}" if isinstance(value, int) else f"{value:.4g}", report["units"][name])
+    console = Console()
+    console.print(table)
+    said = report["likelihood"]
+    console.print(
+        f"likelihood: {said['kind']}, {said['unit']}, {said['steps']} steps, {said['images']} held-out items",
+        highlight=False,
+    )
+    for path in (where / "report.json", where / "samples" / "grid.png"):
+        if path.exists():
+            console.print(str(path), soft_wrap=True, highlight=False)
+
+
+def _sample(arguments: argparse.Namespace) -> int:
+    import torch
+
+    from arinar_lab.run.config import ConfigError
+    from arinar_lab.run.evaluate import generate, load, save_grid
+    from arinar_lab.run.folder import find
+
+    folder = find(arguments.file)
+    recipe = _recipe(folder.path / "config.yaml", arguments.overrides)
+    if not arguments.out.parent.is_dir():
+        raise ConfigError(f"--out: {str(arguments.out.parent)!r} is not a folder")
+    experiment = load(recipe, folder)
+    source = experiment.source
+    if not source.levels:
+        raise ConfigError(f"{folder.path}: models tokens, which have no picture")
+    y = torch.arange(arguments.count) % source.classes
+    seeds = arguments.seed + torch.arange(arguments.count)
+    images = torch.cat(
+        [generate(recipe, experiment, y[i], seeds[i])[0] for i in torch.arange(len(y)).split(recipe.evaluation.batch)]
+    )
+    save_grid(images, y, source.levels, source.classes, arguments.out, columns=-(-len(y) // source.classes))
+    print(arguments.out)
+    return 0
+
+
+def _plan(arguments: argparse.Namespace) -> Any:
+    from arinar_lab.run.config import read_overrides
+    from arinar_lab.study.plan import read_plan
+
+    return read_plan(arguments.file, read_overrides(arguments.overrides))
+
+
+def _ablate(arguments: argparse.Namespace) -> int:
+    plan = _plan(arguments)
+    from rich.console import Console
+
+    from arinar_lab.study.ablate import ablate
+
+    command = [sys.executable, "-m", "arinar_lab", "work", str(arguments.file), *arguments.overrides]
+    return ablate(plan, command, arguments.workers, Console())
+
+
+def _work(arguments: argparse.Namespace) -> int:
+    from arinar_lab.study.worker import end_with_parent, work
+
+    end_with_parent()
+    work(_plan(arguments))
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    plan = _plan(arguments)
+    from rich.console import Console
+
+    from arinar_lab.study.ablate import finish
+
+    return finish(plan, Console())
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from arinar_lab.run.config import ConfigError, build, read_overrides, read_yaml
+    from arinar_lab.study.plan import read_plan
+
+    files = [word for word in arguments.words if "=" not in word]
+    overrides = [word for word in arguments.words if "=" in word]
+    if not files:
+        raise ConfigError("check: name at least one recipe or study file")
+    for file in map(Path, files):
+        content = read_yaml(file)
+        if "base" in content or "axes" in content:
+            plan = read_plan(file, read_overrides(overrides))
+            print(f"{file}: {len(plan.arms)} arms × {len(plan.seeds)} seeds, baseline {plan.baseline}")
+            for arm in plan.arms:
+                print(f"  {arm.name:<40} {arm.parameters:>12,} parameters  {arm.recipe.training_signature}")
+        else:
+            recipe = _recipe(file, overrides)
+            parameters = sum(p.numel() for p in build(recipe).model.parameters())
+            print(f"{file}: {parameters:,} parameters  {recipe.training_signature}")
+    return 0
+
+
+def _retrain(arguments: argparse.Namespace) -> int:
+    from arinar_lab.run.assets import retrain
+
+    print(retrain(arguments.name))
+    return 0

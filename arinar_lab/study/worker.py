@@ -1,0 +1,153 @@
+"""Workers take jobs from an Optuna study until none is left: train → evaluate → DONE.
+
+The run folder and its DONE are the truth; the queue only says who does what. Any number of processes run `work`. SQLite
+hands out the same trial twice unless the write lock is taken when a transaction begins, so that is done here. Neither
+GridSampler nor BruteForceSampler would do: they repeat arms that are still running, or lose those of a killed worker.
+
+A job is lost when its trial runs and nobody holds the lock of its run folder: the system frees that lock when a process
+dies, however it dies. Lost jobs go back into the queue.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import signal
+import threading
+import time
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import optuna
+import sqlalchemy
+from filelock import FileLock, Timeout
+from optuna.trial import FrozenTrial, TrialState
+
+from ..run.evaluate import evaluate
+from ..run.tracking import Tracker
+from ..run.train import read_metrics, train
+from .plan import Job, Plan
+
+warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+_CLAIM_SECONDS = 15  # a worker that has taken a trial holds its folder's lock well before this
+
+
+def storage(path: Path) -> optuna.storages.RDBStorage:
+    """Optuna's storage in a SQLite file, safe for several workers."""
+    result = optuna.storages.RDBStorage(f"sqlite:///{path.absolute()}", engine_kwargs={"connect_args": {"timeout": 60}})
+
+    @sqlalchemy.event.listens_for(result.engine, "connect")
+    def _no_implicit_begin(connection: Any, _: Any) -> None:
+        connection.isolation_level = None
+
+    @sqlalchemy.event.listens_for(result.engine, "begin")
+    def _lock_at_begin(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    result.engine.dispose()  # drop connections opened before the hooks
+    return result
+
+
+def open_queue(plan: Plan) -> optuna.Study:
+    """The study's queue, made if it is not there. One process makes it before the workers start."""
+    return optuna.create_study(
+        study_name=plan.name,
+        storage=storage(plan.folder / "queue.db"),
+        load_if_exists=True,
+        direction="minimize",
+    )
+
+
+def enqueue(plan: Plan) -> list[Job]:
+    """Put every unfinished job into the queue that is not in it, the failed ones again; returns the unfinished jobs."""
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(plan.folder / ".lock"):
+        study = open_queue(plan)
+        open_states = (TrialState.WAITING, TrialState.RUNNING)
+        queued = {t.user_attrs.get("key") for t in study.get_trials(deepcopy=False, states=open_states)}
+        unfinished = [job for job in plan.jobs if not job.done]
+        for job in unfinished:
+            if job.key not in queued:
+                study.enqueue_trial({}, user_attrs={"key": job.key, "arm": job.arm})
+    return unfinished
+
+
+def requeue_lost(study: optuna.Study, jobs: dict[str, Job]) -> None:
+    """Fail every running trial whose run folder nobody holds, and enqueue its job again."""
+    now = datetime.datetime.now()
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        job = jobs.get(trial.user_attrs.get("key", ""))
+        claimed = trial.datetime_start and (now - trial.datetime_start).total_seconds() > _CLAIM_SECONDS
+        if job and claimed and _free(job):
+            with contextlib.suppress(Exception):  # another worker may have been quicker
+                if study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL):
+                    study.enqueue_trial({}, user_attrs=trial.user_attrs)
+
+
+def _free(job: Job) -> bool:
+    try:
+        with job.folder.lock.acquire(timeout=0):
+            return True
+    except Timeout:
+        return False
+
+
+def run_job(job: Job, study_name: str) -> float:
+    """Train and evaluate one run, and tell MLflow; returns bits/dim. Whatever is done already is left alone."""
+    with job.folder.lock:
+        recipe = job.recipes[0]
+        tracker = Tracker(study_name)
+        tracker.start(recipe, job.arm)
+        try:
+            train(recipe, job.folder, tracker)
+            reports = [evaluate(recipe, job.folder) for recipe in job.recipes]
+        except BaseException as error:
+            failed = isinstance(error, Exception)
+            tracker.finish("FAILED" if failed else "KILLED")
+            if failed:
+                job.folder.fail(f"{type(error).__name__}: {' '.join(str(error).split())}")
+            raise
+        tracker.publish(recipe, job.arm, job.folder, read_metrics)
+        return float(reports[0]["metrics"]["val/bits_per_dim"])
+
+
+def work(plan: Plan) -> None:
+    """Take jobs until the queue is empty and nobody works on one any more."""
+    study, jobs = open_queue(plan), {job.key: job for job in plan.jobs}
+
+    def objective(trial: optuna.Trial) -> float:
+        key = trial.user_attrs.get("key")
+        if key not in jobs:  # lost the race for the last entry, or the job is no longer in the study's file
+            raise optuna.TrialPruned
+        print(f"{time.strftime('%T')} {jobs[key].arm} {key}", flush=True)
+        return run_job(jobs[key], plan.name)
+
+    while True:
+        requeue_lost(study, jobs)
+        states = Counter(trial.state for trial in _of(study, jobs))
+        if states[TrialState.WAITING]:
+            study.optimize(objective, n_trials=1, catch=(Exception,))
+        elif states[TrialState.RUNNING]:
+            time.sleep(1)
+        else:
+            return
+
+
+def _of(study: optuna.Study, jobs: dict[str, Job]) -> list[FrozenTrial]:
+    return [t for t in study.get_trials(deepcopy=False) if t.user_attrs.get("key") in jobs]
+
+
+def end_with_parent() -> None:
+    """End this process as by SIGTERM (which saves a checkpoint) when its parent is gone."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
