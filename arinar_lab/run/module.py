@@ -7,7 +7,6 @@ averaged weights, on held-out data).
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule

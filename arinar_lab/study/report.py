@@ -162,9 +162,9 @@ def notes(results: Results) -> list[str]:
     ]
     if LEVEL in report["metrics"]:
         lines.append(
-            "Bits/dim is of the uniformly dequantised pixels: exact as a density, a bound for the integers. 49 % of digit pixels are"
-            " level 0, and this reading rewards components that are spent on filling that level's box evenly. Bits/dim at Δ asks only"
-            " for the probability of the grey level itself (its centre ± Δ/2). Read both."
+            "Bits/dim is of the uniformly dequantised pixels: exact as a density, a bound for the integers. 49 % of digit"
+            " pixels are level 0, and this reading rewards components that are spent on filling that level's box evenly."
+            " Bits/dim at Δ asks only for the probability of the grey level itself (its centre ± Δ/2). Read both."
         )
     if said["unit"] == "latent":
         lines.append("Bits/dim is of the raw latents or tokens, not of pixels.")
@@ -179,8 +179,8 @@ def notes(results: Results) -> list[str]:
     speed = report.get("speed")
     if speed:
         lines.append(
-            f"Speed: batch {speed['batch']} and batch 1, median of {speed['repeats']} after a warm-up, {speed['threads']} thread(s) of"
-            f" {speed['device']}, {speed['precision']}, nothing of ours beside it."
+            f"Speed: batch {speed['batch']} and batch 1, median of {speed['repeats']} after a warm-up,"
+            f" {speed['threads']} thread(s) of {speed['device']}, {speed['precision']}, nothing of ours beside it."
         )
     missing = [
         f"{arm.name} seed {s}"
