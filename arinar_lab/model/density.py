@@ -6,8 +6,8 @@
 
 A density that can be walked one feature at a time (`Rows`) is guided feature by feature: each 1-D conditional
 p(x_f | x_<f)^w · q(x_f | x_<f)^(1-w) is normalised on a grid and drawn by its inverse CDF. The grid is the union of each
-component's own knots, which stays accurate when widths differ a thousandfold, and reaches ±12 σ, because guidance moves
-mass. The published code draws 1000 candidates instead (`candidates`).
+component's own knots, which stays accurate when widths differ a thousandfold; it reaches as far as guidance moves the
+mass, and is refined where that is. The published code draws 1000 candidates instead (`candidates`).
 
 Letters: * batch, F features, K components, M grid points. Unit: nats per event.
 """
@@ -25,7 +25,9 @@ from .noise import Noise
 
 REACH = 12.0  # the grid's half-width, in standard deviations
 TRUNCATE = 3.3  # half-width, in standard deviations, that is kept where p^w q^(1-w) cannot be normalised
-KNOTS = 41  # grid points of one component
+NEGLIGIBLE = 16.0  # nats below the highest density at which a grid may end
+KNOTS = 13  # grid points of one component
+QUANTILES = 48  # grid points that are put where the mass is
 
 
 class Density:
@@ -76,7 +78,7 @@ class Row:
         raise NotImplementedError
 
     def span(self, sigmas: float) -> tuple[Tensor, Tensor]:
-        """The interval that holds every component's ±sigmas·σ: two tensors [*]."""
+        """The interval that holds every component's ±sigmas·σ, or the whole support: two tensors [*]."""
         knots = self.knots(2)
         return knots.amin(-1), knots.amax(-1)
 
@@ -120,6 +122,8 @@ class Rows(Density):
     def guided(self, null: Density, weight: float, candidates: int = 0) -> Density:
         if not isinstance(null, Rows):
             raise TypeError(f"the null of a {type(self).__name__} must be Rows, not {type(null).__name__}")
+        if weight == 1:
+            return self
         return Resampled(self, null, weight, candidates) if candidates else Guided(self, null, weight)
 
     def repeat(self, n: int) -> Self:
@@ -199,21 +203,23 @@ class Resampled(Density):
 
 @dataclass(frozen=True)
 class Grid(Row):
-    """A 1-D density known at sorted points and linear between them; outside it is zero.
+    """A 1-D density ∝ p^w · q^(1-w) known at sorted points; outside them it is zero.
 
     Arguments:
         points: [*, M], ascending.
-        log_p: normalised log-density at the points, [*, M].
+        density: normalised, at the points, [*, M].
         cumulative: the CDF at the points, [*, M].
-        truncated: 1 where the product could not be normalised and was cut at ±3.3 σ of the conditional, [*].
+        log_z: log of the normaliser, [*, 1].
+        source: the rows p, q and the weight w.
+        truncated: 1 where the product could not be normalised and was cut, [*].
     """
 
     points: Tensor
-    log_p: Tensor
+    density: Tensor
     cumulative: Tensor
-    truncated: Tensor
     log_z: Tensor
     source: tuple[Row, Row, float]
+    truncated: Tensor
 
     @classmethod
     def of(cls, row: Row) -> Grid:
@@ -222,66 +228,104 @@ class Grid(Row):
 
     @classmethod
     def product(cls, p: Row, q: Row, weight: float) -> Grid:
-        """∝ p^w · q^(1-w) on the union of both rows' knots.
+        """The union of both rows' knots, more points where the mass turns out to be, and Simpson's rule between them.
 
         With w > 1 a null narrower than √((w-1)/w) times the conditional cannot be divided by: the product grows without
-        end. There the grid is cut at ±3.3 σ of the conditional, and counted.
+        end. There, and where the mass runs off the grid, it is cut at ±3.3 σ of the conditional, and counted.
         """
-        parts = [p.knots(KNOTS)] + ([q.knots(KNOTS)] if q is not p else [])
-        points = torch.cat(parts, -1).double().sort(-1).values
-        low, high, truncated = (
-            points[..., 0],
-            points[..., -1],
-            torch.zeros_like(points[..., 0], dtype=torch.long),
-        )
+        source = (p, q, weight)
+        points = torch.cat([p.knots(KNOTS), *([] if q is p else [q.knots(KNOTS)])], -1)
         if weight > 1:
-            cut = (q.tail() > 0) & (q.tail() < math.sqrt((weight - 1) / weight) * p.tail())
-            narrow_low, narrow_high = (end.double() for end in p.span(TRUNCATE))
-            low, high = torch.where(cut, narrow_low, low), torch.where(cut, narrow_high, high)
-            truncated = cut.long()
-        points = torch.maximum(torch.minimum(points, high.unsqueeze(-1)), low.unsqueeze(-1))
-        log_p = cls._log_product((p, q, weight), points)
-        top = log_p.amax(-1, keepdim=True)
-        density = (log_p - top).exp()
-        mass = (density[..., 1:] + density[..., :-1]) / 2 * points.diff()
-        total = mass.sum(-1, keepdim=True)
-        cumulative = torch.nn.functional.pad((mass / total).cumsum(-1), (1, 0))
-        log_z = top + total.log()
-        return cls(points, log_p - log_z, cumulative, truncated, log_z, (p, q, weight))
-
-    @staticmethod
-    def _log_product(source: tuple[Row, Row, float], x: Tensor) -> Tensor:
-        p, q, weight = source
-        return p.log_prob(x) if weight == 1 else weight * p.log_prob(x) + (1 - weight) * q.log_prob(x)
+            points = torch.cat([points, _beyond(p, q, weight)], -1)
+        points = points.sort(-1).values
+        log_p, truncated = _log_product(source, points), torch.zeros_like(points[..., 0], dtype=torch.long)
+        if weight > 1:
+            runs_off = torch.maximum(log_p[..., 0], log_p[..., -1]) > log_p.amax(-1) - NEGLIGIBLE
+            cut = runs_off | ((q.tail() > 0) & (q.tail() < math.sqrt((weight - 1) / weight) * p.tail()))
+            low, high = (end.unsqueeze(-1) for end in p.span(TRUNCATE))
+            points = torch.where(cut.unsqueeze(-1), torch.maximum(torch.minimum(points, high), low), points)
+            log_p, truncated = _log_product(source, points), cut.long()
+        coarse = cls(points, *_trapezoid(points, log_p), source, truncated)
+        u = (torch.arange(QUANTILES, dtype=torch.float64, device=points.device) + 0.5) / QUANTILES
+        more = coarse._inverse(u.expand(*points.shape[:-1], -1).contiguous()).to(points.dtype)
+        points = torch.cat([points, more], -1).sort(-1).values
+        middle = (points[..., 1:] + points[..., :-1]) / 2
+        points = torch.cat([torch.stack([points[..., :-1], middle], -1).flatten(-2), points[..., -1:]], -1)
+        return cls(points, *_simpson(points, _log_product(source, points)), source, truncated)
 
     def log_prob(self, x: Tensor) -> Tensor:
         inside = (x >= self.points[..., :1]) & (x <= self.points[..., -1:])
-        value = self._log_product(self.source, x.double()) - self.log_z
-        return torch.where(inside, value, -math.inf)
+        return torch.where(inside, _log_product(self.source, x) - self.log_z, -math.inf)
 
     def cdf(self, x: Tensor) -> Tensor:
-        i, step, left, slope = self._cell(torch.searchsorted(self.points, x.double().contiguous()))
-        t = (x.double() - self.points.gather(-1, i)).clamp(min=torch.zeros_like(step), max=step)
-        return (self.cumulative.gather(-1, i) + left * t + slope * t * t / 2).clamp(0, 1)
+        x = x.to(self.points.dtype).contiguous()
+        i, step, left, slope, scale = self._cell(torch.searchsorted(self.points, x))
+        t = (x - self.points.gather(-1, i)).clamp(min=torch.zeros_like(step), max=step)
+        return (self.cumulative.gather(-1, i) + scale * (left * t + slope * t * t / 2)).clamp(0, 1)
 
     def icdf(self, u: Tensor) -> Tensor:
-        """The x [*] with P(X ≤ x) = u [*]: the root of the quadratic that the CDF is between two points."""
-        u = u.unsqueeze(-1)
-        i, step, left, slope = self._cell(torch.searchsorted(self.cumulative, u.contiguous()))
-        rest = (u - self.cumulative.gather(-1, i)).clamp(min=0)
-        root = (left * left + 2 * slope * rest).clamp(min=0).sqrt()
-        t = 2 * rest / (left + root).clamp(min=torch.finfo(torch.float64).tiny)
-        return (self.points.gather(-1, i) + torch.minimum(t, step)).squeeze(-1)
+        """The x [*] with P(X ≤ x) = u [*]."""
+        return self._inverse(u.unsqueeze(-1).contiguous()).squeeze(-1)
 
-    def _cell(self, right: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Of the cell that ends at index `right`: its left index, its width, the density there and its slope."""
+    def _inverse(self, u: Tensor) -> Tensor:
+        """Roots of the quadratic that the CDF is taken for between two points, [*, n] → [*, n]."""
+        i, step, left, slope, scale = self._cell(torch.searchsorted(self.cumulative, u))
+        rest = (u - self.cumulative.gather(-1, i)).clamp(min=0) / scale.clamp(min=_TINY)
+        root = (left * left + 2 * slope * rest).clamp(min=0).sqrt()
+        return self.points.gather(-1, i) + torch.minimum(2 * rest / (left + root).clamp(min=_TINY), step)
+
+    def _cell(self, right: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Of the cell that ends at index `right`: its left index, its width, the density there, its slope, and what
+        makes the area under that line the cell's mass."""
         i = right.clamp(1, self.points.shape[-1] - 1) - 1
         step = self.points.gather(-1, i + 1) - self.points.gather(-1, i)
-        left, end = self.log_p.gather(-1, i).exp(), self.log_p.gather(-1, i + 1).exp()
-        return i, step, left, (end - left) / step.clamp(min=torch.finfo(torch.float64).tiny)
+        left, end = self.density.gather(-1, i), self.density.gather(-1, i + 1)
+        mass = self.cumulative.gather(-1, i + 1) - self.cumulative.gather(-1, i)
+        return i, step, left, (end - left) / step.clamp(min=_TINY), mass / ((left + end) / 2 * step).clamp(min=_TINY)
 
     def knots(self, n: int) -> Tensor:
         return self.points
+
+
+_TINY = torch.finfo(torch.float64).tiny
+
+
+def _trapezoid(points: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Normalised density, CDF and log-normaliser of log_p at the points, by the trapezoidal rule."""
+    top = log_p.amax(-1, keepdim=True)
+    density = (log_p - top).double().exp()
+    return _normalised(density, (density[..., 1:] + density[..., :-1]) / 2 * points.diff(), top)
+
+
+def _simpson(points: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The same by Simpson's rule, where every second point lies in the middle of its neighbours."""
+    top = log_p.amax(-1, keepdim=True)
+    density = (log_p - top).double().exp()
+    left, middle, right = density[..., :-2:2], density[..., 1::2], density[..., 2::2]
+    step = points[..., 2::2] - points[..., :-2:2]
+    whole = step / 6 * (left + 4 * middle + right)
+    half = (step / 24 * (5 * left + 8 * middle - right)).clamp(min=torch.zeros_like(whole), max=whole)
+    return _normalised(density, torch.stack([half, whole - half], -1).flatten(-2), top)
+
+
+def _normalised(density: Tensor, mass: Tensor, top: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    total = mass.sum(-1, keepdim=True)
+    cumulative = torch.nn.functional.pad((mass / total).cumsum(-1), (1, 0))
+    return density / total, cumulative, top + total.log()
+
+
+def _log_product(source: tuple[Row, Row, float], x: Tensor) -> Tensor:
+    p, q, weight = source
+    return p.log_prob(x) if weight == 1 else weight * p.log_prob(x) + (1 - weight) * q.log_prob(x)
+
+
+def _beyond(p: Row, q: Row, weight: float) -> Tensor:
+    """Points on both sides as far as guidance moves the mass: equal widths move a mean by (w-1) times its distance."""
+    ends = [torch.stack(row.span(0.0), -1) for row in (p, q)]
+    distance = torch.cat(ends, -1).amax(-1) - torch.cat(ends, -1).amin(-1)
+    low, high = p.span(REACH)
+    further = (weight - 1) * distance.unsqueeze(-1) * torch.linspace(0, 1, KNOTS).to(low)
+    return torch.cat([low.unsqueeze(-1) - further, high.unsqueeze(-1) + further], -1)
 
 
 def normal_knots(n: int, reach: float = REACH) -> Tensor:

@@ -142,7 +142,7 @@ class Chain(Density):
     def guided(self, null: Density, weight: float, candidates: int = 0) -> Chain:
         if not isinstance(null, Chain) or null.model is not self.model or self.null is not None:
             raise TypeError("a Chain is guided once, by a Chain of the same model")
-        return replace(self, null=null.z, weight=weight, candidates=candidates)
+        return self if weight == 1 else replace(self, null=null.z, weight=weight, candidates=candidates)
 
     def log_prob(self, x: Tensor, noise: Noise | None = None) -> Tensor:
         groups, blocks = self._teach(x)

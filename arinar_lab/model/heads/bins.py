@@ -47,7 +47,7 @@ class Histogram(Rows):
         """In closed form: with common edges the product of two histograms is a histogram."""
         if not isinstance(null, Histogram):
             raise TypeError(f"the null of a Histogram must be a Histogram, not {type(null).__name__}")
-        if candidates:
+        if candidates and weight != 1:
             return Resampled(self, null, weight, candidates)
         return replace(self, log_mass=(weight * self.log_mass + (1 - weight) * null.log_mass).log_softmax(-1))
 

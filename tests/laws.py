@@ -1,0 +1,140 @@
+"""The properties that every registered member must have, as functions of a density, a head or a model.
+
+A new member passes them by being registered: tests/test_laws.py runs them over the whole of HEADS, OUTERS and NORMS.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import torch
+from scipy.stats import kstest
+from torch import Tensor, nn
+
+from arinar_lab.model.arinar import Arinar
+from arinar_lab.model.density import Density, Grid, Row, Rows
+from arinar_lab.model.guidance import Sampler
+from arinar_lab.model.head import Head
+from arinar_lab.model.heads import HEADS
+from arinar_lab.model.layers import initialise
+from arinar_lab.model.noise import Noise
+from arinar_lab.model.outer import OUTERS, Outer, take  # noqa: F401
+
+CONTEXT, FEATURES, TOKENS, CLASSES = 8, 4, 6, 3
+INSIDE = {"width": 16, "depth": 2, "heads": 2}
+
+
+def randomise(module: nn.Module, scale: float = 0.3, seed: int = 0) -> nn.Module:
+    """Move every trained parameter, so that nothing rests at an initial zero."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in module.parameters():
+            if p.requires_grad:
+                p += scale * torch.randn(p.shape, generator=generator).to(p)
+    return module
+
+
+def numbers(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def make_head(kind: str, inside: bool, features: int = FEATURES, dtype: torch.dtype = torch.float64, **arguments) -> Head:
+    """A head of this kind, directly on z or inside a feature_ar, with random weights and fitted buffers."""
+    maker = partial(HEADS[kind], **arguments)
+    if kind == "feature_ar":  # a feature_ar is built from another head: of itself where it stands inside
+        maker = partial(maker, head=HEADS["gmm"], **INSIDE)
+    head = HEADS["feature_ar"](CONTEXT, features, head=maker, **INSIDE, group=2) if inside else maker(CONTEXT, features)
+    initialise(head, 0)
+    head.fit(numbers(500, 1, features, seed=1, dtype=torch.float32))
+    return randomise(head.to(dtype)).eval()
+
+
+def make_model(outer: str, kind: str, inside: bool, dtype: torch.dtype = torch.float64, seed: int = 0, **arguments) -> Arinar:
+    """A small bi-level model with random weights; `arguments` go to the outer model."""
+    depth = {"depth": 2} if outer == "causal" else {"encoder_depth": 1, "decoder_depth": 1}
+    head = partial(HEADS[kind], head=HEADS["gmm"], **INSIDE) if kind == "feature_ar" else HEADS[kind]
+    group = 2 if kind == "feature_ar" else 1  # a feature_ar over one feature would have parts that nothing uses
+    inner = partial(HEADS["feature_ar"], head=head, group=group, **INSIDE) if inside else head
+    maker = partial(OUTERS[outer], width=16, heads=2, **depth, **arguments)
+    model = Arinar(TOKENS, FEATURES, CLASSES, maker, inner, seed=seed)
+    model.inner.fit(numbers(500, 1, FEATURES, seed=1, dtype=torch.float32))
+    return randomise(model.to(dtype)).eval()
+
+
+def rows_of(density: Density, past: Tensor) -> list[Row]:
+    """Every 1-D conditional that a density of rows has."""
+    assert isinstance(density, Rows)
+    return [density.row(f, past[..., :f]) for f in range(density.features)]
+
+
+def integral(row: Row, points: int = 2001) -> tuple[Tensor, Tensor]:
+    """∫ p over all the row's knots, and the largest difference of ∫ p up to x and cdf(x): two tensors [*]."""
+    knots = row.knots(9).double()
+    low, high = knots.amin(-1, keepdim=True), knots.amax(-1, keepdim=True)
+    even = low + (high - low) * torch.linspace(0, 1, points, dtype=torch.float64)
+    x = torch.cat([even, row.knots(4001).double()], -1).sort(-1).values
+    middle, step = (x[..., 1:] + x[..., :-1]) / 2, x.diff()
+    mass = (row.log_prob(middle).exp() * step).cumsum(-1)
+    return mass[..., -1], (mass - row.cdf(x[..., 1:])).abs().amax(-1)
+
+
+def ks(density: Rows, draws: int = 2000) -> float:
+    """Kolmogorov–Smirnov distance of samples from the density's own conditionals, the largest over features.
+
+    The density's batch shape is [draws], all alike. By the probability integral transform F(x_f | x_<f) is uniform.
+    """
+    x = density.sample(Noise.of(torch.arange(draws), "ks"))
+    uniform = [row.cdf(x[:, f : f + 1]) for f, row in enumerate(rows_of(density, x))]
+    return max(kstest(u.flatten().detach().numpy(), "uniform").statistic for u in uniform)
+
+
+def guided_error(p: Rows, q: Rows, weight: float, past: Tensor) -> float:
+    """Largest |log guided - log (p^w q^(1-w) / Z)| over rows and points where the product is not negligible, in nats.
+
+    Z is the trapezoidal sum over thousands of points, everywhere the guided row has any; where the product had to be
+    truncated, over what was kept.
+    """
+    worst = 0.0
+    guided = p.guided(q, weight)
+    for f in range(p.features):
+        row, of_p, of_q = (density.row(f, past[..., :f]) for density in (guided, p, q))
+        own = row.knots(1).double()
+        low, high = own.amin(-1, keepdim=True), own.amax(-1, keepdim=True)
+        even = low + (high - low) * torch.linspace(0, 1, 20001, dtype=torch.float64)
+        x = torch.cat([of_p.knots(2001), of_q.knots(2001), own, even], -1).double().sort(-1).values
+        x = x.clamp(low, high) if isinstance(row, Grid) else x
+        log_product = weight * of_p.log_prob(x) + (1 - weight) * of_q.log_prob(x)
+        top = log_product.amax(-1, keepdim=True)
+        density = (log_product - top).exp()
+        z = ((density[..., 1:] + density[..., :-1]) / 2 * x.diff()).sum(-1, keepdim=True)
+        expected = log_product - top - z.log()
+        seen = expected > expected.amax(-1, keepdim=True) - 10
+        worst = max(worst, (row.log_prob(x) - expected)[seen].abs().max().item())
+    return worst
+
+
+def feature_leak(head: Head, j: int) -> Tensor:
+    """How much each term of log p moves when feature j does: [G], in the order of the terms."""
+    h, x = numbers(5, CONTEXT), numbers(5, FEATURES, seed=2)
+    moved = x.clone()
+    moved[:, j] += 1.0
+    return (head(h).terms(moved) - head(h).terms(x)).abs().amax(0)
+
+
+def walked(model: Arinar, x: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """(z, where) of the sampler's own walk, step by step and cached, answered with the true tokens."""
+    return Outer.conditions(model.outer, x, model.labels(labels(len(x))), images(len(x)))
+
+
+def labels(n: int) -> Tensor:
+    return torch.arange(n) % CLASSES
+
+
+def images(n: int) -> Noise:
+    return Noise.of(torch.arange(n))
+
+
+def samples(model: Arinar, seeds: Tensor, sampler: Sampler) -> Tensor:
+    """Generated tokens of each seed, whose label is the seed's too."""
+    return model.generate(seeds % CLASSES, Noise.of(seeds), sampler)[0]
