@@ -5,7 +5,6 @@ A new member passes them by being registered: tests/test_laws.py runs them over 
 
 from __future__ import annotations
 
-import math
 from functools import partial
 
 import torch
@@ -39,7 +38,9 @@ def numbers(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> T
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-def make_head(kind: str, inside: bool, features: int = FEATURES, dtype: torch.dtype = torch.float64, **arguments) -> Head:
+def make_head(
+    kind: str, inside: bool, features: int = FEATURES, dtype: torch.dtype = torch.float64, **arguments
+) -> Head:
     """A head of this kind, directly on z or inside a feature_ar, with random weights and fitted buffers."""
     maker = partial(HEADS[kind], **arguments)
     if kind == "feature_ar":  # a feature_ar is built from another head: of itself where it stands inside
@@ -50,7 +51,9 @@ def make_head(kind: str, inside: bool, features: int = FEATURES, dtype: torch.dt
     return randomise(head.to(dtype)).eval()
 
 
-def make_model(outer: str, kind: str, inside: bool, dtype: torch.dtype = torch.float64, seed: int = 0, **arguments) -> Arinar:
+def make_model(
+    outer: str, kind: str, inside: bool, dtype: torch.dtype = torch.float64, seed: int = 0, **arguments
+) -> Arinar:
     """A small bi-level model with random weights; `arguments` go to the outer model."""
     depth = {"depth": 2} if outer == "causal" else {"encoder_depth": 1, "decoder_depth": 1}
     head = partial(HEADS[kind], head=HEADS["gmm"], **INSIDE) if kind == "feature_ar" else HEADS[kind]

@@ -60,9 +60,7 @@ def test_log_prob_is_the_sum_of_the_rows(kind):
 def test_an_interval_is_the_difference_of_the_cdf(kind):
     density, x = density_of(kind), numbers(3, FEATURES, seed=5)
     low, high = x - 0.1, x + 0.3
-    mass = [
-        row.cdf(high[:, f : f + 1]) - row.cdf(low[:, f : f + 1]) for f, row in enumerate(laws.rows_of(density, x))
-    ]
+    mass = [row.cdf(high[:, f : f + 1]) - row.cdf(low[:, f : f + 1]) for f, row in enumerate(laws.rows_of(density, x))]
     assert torch.allclose(density.log_interval(x, low, high).exp(), torch.cat(mass, -1).prod(-1), rtol=1e-6)
 
 

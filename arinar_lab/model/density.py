@@ -26,8 +26,8 @@ from .noise import Noise
 REACH = 12.0  # the grid's half-width, in standard deviations
 TRUNCATE = 3.3  # half-width, in standard deviations, that is kept where p^w q^(1-w) cannot be normalised
 NEGLIGIBLE = 16.0  # nats below the highest density at which a grid may end
-KNOTS = 13  # grid points of one component
-QUANTILES = 48  # grid points that are put where the mass is
+KNOTS = 11  # grid points of one component
+REFINEMENTS, QUANTILES = 2, 24  # rounds in which that many points are put where the mass turns out to be
 
 
 class Density:
@@ -243,15 +243,21 @@ class Grid(Row):
             runs_off = torch.maximum(log_p[..., 0], log_p[..., -1]) > log_p.amax(-1) - NEGLIGIBLE
             cut = runs_off | ((q.tail() > 0) & (q.tail() < math.sqrt((weight - 1) / weight) * p.tail()))
             low, high = (end.unsqueeze(-1) for end in p.span(TRUNCATE))
-            points = torch.where(cut.unsqueeze(-1), torch.maximum(torch.minimum(points, high), low), points)
-            log_p, truncated = _log_product(source, points), cut.long()
-        coarse = cls(points, *_trapezoid(points, log_p), source, truncated)
+            truncated = cut.long()
+            if cut.any():
+                points = torch.where(cut.unsqueeze(-1), torch.maximum(torch.minimum(points, high), low), points)
+                log_p = _log_product(source, points)
         u = (torch.arange(QUANTILES, dtype=torch.float64, device=points.device) + 0.5) / QUANTILES
-        more = coarse._inverse(u.expand(*points.shape[:-1], -1).contiguous()).to(points.dtype)
-        points = torch.cat([points, more], -1).sort(-1).values
+        u = u.expand(*points.shape[:-1], -1).contiguous()
+        for _ in range(REFINEMENTS):
+            coarse = cls(points, *_trapezoid(points, log_p), source, truncated)
+            more = coarse._inverse(u).to(points.dtype)
+            points, order = torch.cat([points, more], -1).sort(-1)
+            log_p = torch.cat([log_p, _log_product(source, more)], -1).gather(-1, order)
         middle = (points[..., 1:] + points[..., :-1]) / 2
-        points = torch.cat([torch.stack([points[..., :-1], middle], -1).flatten(-2), points[..., -1:]], -1)
-        return cls(points, *_simpson(points, _log_product(source, points)), source, truncated)
+        log_p = _interleave(log_p, _log_product(source, middle))
+        points = _interleave(points, middle)
+        return cls(points, *_simpson(points, log_p), source, truncated)
 
     def log_prob(self, x: Tensor) -> Tensor:
         inside = (x >= self.points[..., :1]) & (x <= self.points[..., -1:])
@@ -288,6 +294,11 @@ class Grid(Row):
 
 
 _TINY = torch.finfo(torch.float64).tiny
+
+
+def _interleave(ends: Tensor, middles: Tensor) -> Tensor:
+    """[*, M] and [*, M - 1] in turn: [*, 2M - 1]."""
+    return torch.cat([torch.stack([ends[..., :-1], middles], -1).flatten(-2), ends[..., -1:]], -1)
 
 
 def _trapezoid(points: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -39,7 +39,7 @@ class ZeroLinear(nn.Linear):
 
 
 class Vectors(nn.Module):
-    """n learned vectors [n, W] that start with length about one: positions, classes, start and mask tokens."""
+    """n learned vectors [n, W] that start with length about two: positions, classes, start and mask tokens."""
 
     def __init__(self, n: int, width: int) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Vectors(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        nn.init.normal_(self.weight, std=self.weight.shape[-1] ** -0.5)
+        nn.init.normal_(self.weight, std=2 * self.weight.shape[-1] ** -0.5)
 
     def forward(self) -> Tensor:
         return self.weight

@@ -130,6 +130,8 @@ def read_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
     content, changes = read_yaml(path), dict(overrides or {})
     own = {key: changes.pop(key) for key in _KEYS if key in changes}
     content = {**content, **own}
+    if "seed" in changes:
+        raise ConfigError(f"seed: {changes['seed']!r} is of one run; a study repeats its arms, as in seeds=[0,1,2]")
     for key in content:
         if key not in _KEYS:
             raise ConfigError(
