@@ -96,25 +96,19 @@ def _recipe(path: Path, overrides: list[str]) -> Any:
 def _train(arguments: argparse.Namespace) -> int:
     recipe = _recipe(arguments.file, arguments.overrides)
     from arinar_lab.run.config import build
-    from arinar_lab.run.evaluate import evaluate, measure_speed
+    from arinar_lab.run.evaluate import measure_speed
     from arinar_lab.run.folder import RunFolder
+    from arinar_lab.run.perform import perform
     from arinar_lab.run.tracking import Tracker
-    from arinar_lab.run.train import read_metrics, train
+    from arinar_lab.run.train import read_metrics
 
     build(recipe)
     name = arguments.file.stem
-    folder, tracker = RunFolder.of(recipe, name), Tracker(name)
+    folder = RunFolder.of(recipe, name)
     print(f"run folder: {folder.path}")
-    with folder.lock:
-        tracker.start(recipe, name)
-        try:
-            train(recipe, folder, tracker, bar=sys.stdout.isatty())
-        except BaseException as error:
-            tracker.finish("FAILED" if isinstance(error, Exception) else "KILLED")
-            raise
-        evaluate(recipe, folder)
-        report = measure_speed(recipe, folder)
-        tracker.publish(recipe, name, folder, read_metrics)
+    perform([recipe], folder, name, name, bar=sys.stdout.isatty())
+    report = measure_speed(recipe, folder)
+    Tracker(name).publish(recipe, name, folder, read_metrics)
     _show(report, folder.evaluation(recipe))
     return 0
 

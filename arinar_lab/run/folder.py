@@ -15,6 +15,7 @@ import platform
 import re
 import subprocess
 import time
+import traceback
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -93,8 +94,15 @@ class RunFolder:
     def write_config(self, recipe: Recipe) -> None:
         write(self.path / "config.yaml", yaml.safe_dump(resolved(recipe), sort_keys=False))
 
-    def fail(self, reason: str) -> None:
-        write(self.path / "FAILED", reason + "\n")
+    def log(self, text: str) -> None:
+        """Append to log.txt, with the time."""
+        with (self.path / "log.txt").open("a") as file:
+            file.write(f"{time.strftime('%F %T')} {text}\n")
+
+    def fail(self, error: Exception) -> None:
+        """Mark the run failed: the reason in a line in FAILED, the traceback in log.txt."""
+        write(self.path / "FAILED", f"{type(error).__name__}: {' '.join(str(error).split())}\n")
+        self.log("failed\n" + "".join(traceback.format_exception(error)))
 
     def progress(self, phase: str, step: int = 0, steps: int = 0, **numbers: float) -> None:
         """Tell whoever watches how far the run is."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import csv
 import logging
+import os
+import platform
 import random
 import time
 import warnings
@@ -24,7 +26,7 @@ from safetensors.torch import save_file
 
 from .config import ConfigError, Experiment, Machine, Recipe, build
 from .data import DataModule
-from .folder import RunFolder, write_json
+from .folder import RunFolder, git_state, write_json
 from .module import ArinarModule, averaging
 from .tracking import Tracker
 
@@ -168,12 +170,15 @@ def train(recipe: Recipe, folder: RunFolder, tracker: Tracker | None = None, bar
     resume, logger = Resume(), RunLogger(folder, tracker)
     logger.rewind(int(checkpoint.stem.split("=")[1]) if checkpoint else 0)
     trainer = _trainer(recipe, folder, logger, resume, bar)
+    begin = f"resumed from {checkpoint.name}" if checkpoint else "started"
+    folder.log(f"{begin} at commit {git_state().get('commit', 'unknown')}, process {os.getpid()} on {platform.node()}")
     data = DataModule(experiment.source, recipe.training.batch, recipe.seed)
     trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     if trainer.interrupted:
         raise KeyboardInterrupt
     if trainer.is_global_zero:
         _finish(folder, module, resume.seconds, trainer.global_step)
+        folder.log(f"done, {trainer.global_step} steps in {resume.seconds:.1f} s")
 
 
 def _trainer(recipe: Recipe, folder: RunFolder, logger: Logger, resume: Resume, bar: bool) -> pl.Trainer:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
@@ -201,13 +202,18 @@ def notes(results: Results) -> list[str]:
 
 
 def terminal_table(results: Results) -> Table:
-    """The table for the terminal: the columns people look at first, all others are in table.md."""
+    """The table for the terminal, at 80 columns: what people look at first; what is the same everywhere goes below it."""
     headings, body = rows(results, [c for c in results.columns if c.metric in (BITS, LEVEL, GAP, DISTANCE, SPEED)])
-    table = Table(title=escape(results.plan.question or results.plan.name), title_justify="left")
-    for i, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if i == 0 else "right")
+    said = {name: {row[headings.index(name)] for row in body} - {""} for name in ("seeds", "likelihood")}
+    same = [name for name, values in said.items() if len(values) == 1]
+    keep = [i for i, heading in enumerate(headings) if heading not in same]
+    caption = ", ".join(f"{name}: {next(iter(said[name]))}" for name in same)
+    question = escape(results.plan.question or results.plan.name)
+    table = Table(title=question, title_justify="left", caption=caption, caption_justify="left", box=SIMPLE_HEAD)
+    for i in keep:
+        table.add_column(headings[i], justify="left" if i == 0 else "right", no_wrap=i > 0)
     for row in body:
-        table.add_row(*map(escape, row))
+        table.add_row(*(escape(row[i]) for i in keep))
     return table
 
 
@@ -328,9 +334,12 @@ def _against_speed(ax: Any, results: Results, metric: str) -> None:
         quality, speed = results.summary(arm, metric), results.summary(arm, SPEED)
         if quality and speed:
             spread = [0.0 if math.isinf(s.half) else s.half for s in (speed, quality)]
-            ax.errorbar(speed.mean, quality.mean, spread[1], spread[0], marker="o", capsize=3, color=f"C{i % 10}")
-            ax.annotate(arm.name, (speed.mean, quality.mean), xytext=(5, 5), textcoords="offset points", fontsize=8)
+            mark, colour = "osD^vP*X"[i % 8], f"C{i % 10}"
+            ax.errorbar(
+                speed.mean, quality.mean, spread[1], spread[0], fmt=mark, capsize=3, color=colour, label=arm.name
+            )
     ax.set_xlabel("images/s (more is better)")
     ax.set_ylabel(_LABELS[metric] + " (less is better)")
     ax.grid(alpha=0.25)
-    ax.margins(x=0.25)
+    if ax.has_data():
+        ax.legend(fontsize=7)

@@ -26,9 +26,7 @@ import sqlalchemy
 from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 
-from ..run.evaluate import evaluate
-from ..run.tracking import Tracker
-from ..run.train import read_metrics, train
+from ..run.perform import perform
 from .plan import Job, Plan
 
 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -96,23 +94,10 @@ def _free(job: Job) -> bool:
         return False
 
 
-def run_job(job: Job, study_name: str) -> float:
-    """Train and evaluate one run, and tell MLflow; returns bits/dim. Whatever is done already is left alone."""
-    with job.folder.lock:
-        recipe = job.recipes[0]
-        tracker = Tracker(study_name)
-        tracker.start(recipe, job.arm)
-        try:
-            train(recipe, job.folder, tracker)
-            reports = [evaluate(recipe, job.folder) for recipe in job.recipes]
-        except BaseException as error:
-            failed = isinstance(error, Exception)
-            tracker.finish("FAILED" if failed else "KILLED")
-            if failed:
-                job.folder.fail(f"{type(error).__name__}: {' '.join(str(error).split())}")
-            raise
-        tracker.publish(recipe, job.arm, job.folder, read_metrics)
-        return float(reports[0]["metrics"]["val/bits_per_dim"])
+def run_job(job: Job, study: str) -> float:
+    """Train and evaluate one run; returns its bits/dim."""
+    reports = perform(job.recipes, job.folder, study, job.arm)
+    return float(reports[0]["metrics"]["val/bits_per_dim"])
 
 
 def work(plan: Plan) -> None:

@@ -1,0 +1,38 @@
+"""One run from its recipe to its reports: train → evaluate → tell MLflow. What is done already is left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from .config import Recipe
+from .evaluate import evaluate
+from .folder import RunFolder
+from .tracking import Tracker
+from .train import read_metrics, train
+
+
+def perform(
+    recipes: Sequence[Recipe], folder: RunFolder, experiment: str, arm: str, bar: bool = False
+) -> list[dict[str, Any]]:
+    """Train once and evaluate under each recipe (they differ in sampler and evaluation alone); returns the reports.
+
+    The run folder is locked meanwhile. A failure is written to its FAILED and log.txt, told to MLflow, and raised.
+
+    Arguments:
+        experiment: MLflow's experiment; arm: the name of the run's arm in it.
+        bar: whether to show a progress bar.
+    """
+    with folder.lock:
+        tracker = Tracker(experiment)
+        tracker.start(recipes[0], arm)
+        try:
+            train(recipes[0], folder, tracker, bar)
+            reports = [evaluate(recipe, folder) for recipe in recipes]
+        except BaseException as error:
+            tracker.finish("FAILED" if isinstance(error, Exception) else "KILLED")
+            if isinstance(error, Exception):
+                folder.fail(error)
+            raise
+        tracker.publish(recipes[0], arm, folder, read_metrics)
+        return reports
