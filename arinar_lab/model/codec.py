@@ -5,8 +5,8 @@
 
     bits/dim = -(log p(x) + log_det) / (dims · ln 2)
 
-`unit` says whose density it is: `pixel` (dequantised integers, in grey levels) or `latent` (an autoencoder has no density
-of pixels, so the raw latents are what is compared). Latents are normalised here, because statistics belong to the codec:
+`unit` says whose density it is: `pixel` (dequantised integers, in grey levels), `latent` (an autoencoder has no density of
+pixels, so the raw latents are what is compared) or `token` (data that are tokens already). Latents are normalised here, because statistics belong to the codec:
 `none`, one `scale`, or mean and deviation per `channel`, measured once on the training data.
 
 Letters: B images, N tokens, D features a token, C×H×W an image, P patch side.
@@ -34,10 +34,10 @@ class Codec(nn.Module):
     Attributes:
         tokens, features: N, D.
         dims: raw dimensions of an image, the divisor of bits/dim.
-        unit: whose density bits/dim is, `pixel` or `latent`.
+        unit: whose density bits/dim is: `pixel`, `latent` or `token`.
     """
 
-    unit: Literal["pixel", "latent"]
+    unit: Literal["pixel", "latent", "token"]
     tokens: int
     features: int
     dims: int
@@ -128,7 +128,7 @@ class Tokens(Codec):
         ValueError: if the data are images.
     """
 
-    unit = "latent"
+    unit = "token"
 
     def __init__(self, shape: tuple[int, ...], levels: int, /, *, normalise: Normalisation = "none") -> None:
         if len(shape) != 2:
