@@ -6,8 +6,9 @@
     bits/dim = -(log p(x) + log_det) / (dims · ln 2)
 
 `unit` says whose density it is: `pixel` (dequantised integers, in grey levels), `latent` (an autoencoder has no density of
-pixels, so the raw latents are what is compared) or `token` (data that are tokens already). Latents are normalised here, because statistics belong to the codec:
-`none`, one `scale`, or mean and deviation per `channel`, measured once on the training data.
+pixels, so the raw latents are what is compared) or `token` (data that are tokens already). Latents are normalised here,
+because statistics belong to the codec: `none`, one `scale`, or mean and deviation per `channel`, measured once on the
+training data.
 
 Letters: B images, N tokens, D features a token, C×H×W an image, P patch side.
 """
