@@ -32,7 +32,7 @@ def main(words: list[str] | None = None) -> None:
         print("Stopped. The same command goes on where it stopped.", file=sys.stderr)
         status = 130
     except Exception as error:
-        from arinar_lab.run.config import ConfigError
+        from arinar_lab.run.schema import ConfigError
 
         if not isinstance(error, ConfigError) and type(error).__name__ != "Diverged":
             raise
@@ -84,7 +84,8 @@ def _count(text: str) -> int:
 
 
 def _recipe(path: Path, overrides: list[str]) -> Any:
-    from arinar_lab.run.config import ConfigError, merge, parse, read_overrides, read_recipe
+    from arinar_lab.run.config import merge, parse, read_overrides, read_recipe
+    from arinar_lab.run.schema import ConfigError
 
     content = merge(read_recipe(path), read_overrides(overrides))
     try:
@@ -114,9 +115,9 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from arinar_lab.run.config import ConfigError
     from arinar_lab.run.evaluate import evaluate, measure_speed
     from arinar_lab.run.folder import find
+    from arinar_lab.run.schema import ConfigError
 
     folder = find(arguments.file)
     recipe = _recipe(folder.path / "config.yaml", arguments.overrides)
@@ -155,9 +156,9 @@ def _show(report: dict[str, Any], where: Path) -> None:
 def _sample(arguments: argparse.Namespace) -> int:
     import torch
 
-    from arinar_lab.run.config import ConfigError
     from arinar_lab.run.evaluate import generate, load, save_grid
     from arinar_lab.run.folder import find
+    from arinar_lab.run.schema import ConfigError
 
     folder = find(arguments.file)
     recipe = _recipe(folder.path / "config.yaml", arguments.overrides)
@@ -212,7 +213,8 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from arinar_lab.run.config import ConfigError, build, read_overrides, read_yaml
+    from arinar_lab.run.config import build, read_overrides, read_yaml
+    from arinar_lab.run.schema import ConfigError
     from arinar_lab.study.plan import read_plan
 
     files = [word for word in arguments.words if "=" not in word]

@@ -1,22 +1,14 @@
-"""Configuration: a YAML file becomes a checked `Recipe`.
+"""Configuration: a YAML file becomes a checked `Recipe`, and a recipe becomes data, codec and model.
 
-**The constructor's signature is the schema.** A section is a dataclass, a part (`{kind: name, **arguments}`) is a
-registered class whose keyword-only arguments are what YAML may say; positional arguments are widths the parent knows. So a
-part that is read is not built yet: it is a `Part`, a maker that its parent calls. Nothing here knows any member by name.
+    recipe.yaml ─extends, overrides (key=value)→ plain dict ─schema→ Recipe ─build→ source, codec, model
 
-    recipe.yaml ─extends, overrides (key=value)→ plain dict ─parse→ Recipe ─build→ source, codec, model
-
-Every fault is a `ConfigError`: one line with the key, the value, what is allowed and the nearest valid name.
+The sections are dataclasses; the parts are described by the constructors of the classes they name (`schema.py`).
 """
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import hashlib
-import inspect
 import json
-import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,25 +19,12 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..model.arinar import Arinar
-from ..model.codec import CODECS, Codec, CodecMaker
+from ..model.codec import Codec, CodecMaker
 from ..model.guidance import Sampler
 from ..model.head import HeadMaker
-from ..model.heads import HEADS
-from ..model.layers import NORMS, NormMaker
-from ..model.outer import OUTERS, OuterMaker
-from .data import SOURCES, Source, SourceMaker
-
-PARTS: dict[Any, dict[str, Any]] = {
-    HeadMaker: HEADS,
-    OuterMaker: OUTERS,
-    NormMaker: NORMS,
-    CodecMaker: CODECS,
-    SourceMaker: SOURCES,
-}
-
-
-class ConfigError(ValueError):
-    """A fault in what the user wrote, told in one line."""
+from ..model.outer import OuterMaker
+from .data import Source, SourceMaker
+from .schema import ConfigError, nearest, resolved, section
 
 
 @dataclass(frozen=True)
@@ -141,28 +120,6 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Part:
-    """A registered class and its keyword arguments, to be called with what its parent knows.
-
-    Arguments:
-        kind: its name; maker: the class; arguments: checked; path: where it stands in the configuration.
-    """
-
-    kind: str
-    maker: Any
-    arguments: dict[str, Any]
-    path: str
-
-    def __call__(self, *known: Any) -> Any:
-        try:
-            return self.maker(*known, **self.arguments)
-        except ConfigError:
-            raise
-        except ValueError as error:
-            raise ConfigError(f"{self.path}.{error}") from None
-
-
-@dataclass(frozen=True)
 class Recipe:
     """One experiment, checked, all defaults filled in."""
 
@@ -194,119 +151,6 @@ def _digest(recipe: Recipe, sections: tuple[str, ...]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def resolved(value: Any) -> Any:
-    """A recipe, section or part as plain data, with every default written out."""
-    if isinstance(value, Part):
-        arguments = {name: resolved(argument) for name, argument in _with_defaults(value).items()}
-        return {"kind": value.kind, **arguments} if arguments else value.kind
-    if dataclasses.is_dataclass(value):
-        return {f.name: resolved(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, tuple | list):
-        return [resolved(item) for item in value]
-    if callable(value):  # a maker that is a constructor's default
-        return next(name for registry in PARTS.values() for name, maker in registry.items() if maker is value)
-    return value
-
-
-def _with_defaults(part: Part) -> dict[str, Any]:
-    defaults = {name: p.default for name, p in _parameters(part.maker).items()}
-    return {**defaults, **part.arguments}
-
-
-def _parameters(maker: Any) -> dict[str, inspect.Parameter]:
-    """What YAML may say to a maker: its keyword-only arguments, or a dataclass's fields."""
-    every = inspect.signature(maker).parameters
-    return {n: p for n, p in every.items() if dataclasses.is_dataclass(maker) or p.kind is p.KEYWORD_ONLY}
-
-
-def _nearest(name: Any, valid: list[str]) -> str:
-    close = difflib.get_close_matches(str(name), valid, 1, 0.5)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
-def _arguments(maker: Any, spec: dict[str, Any], path: str, owner: str) -> dict[str, Any]:
-    """The values of a dict, each checked against the maker's annotation of that name."""
-    parameters = _parameters(maker)
-    hints = typing.get_type_hints(
-        maker if inspect.isfunction(maker) or dataclasses.is_dataclass(maker) else maker.__init__
-    )
-    for key in spec:
-        if key not in parameters:
-            valid = sorted(parameters)
-            takes = f"{owner} takes {', '.join(valid) if valid else 'no arguments'}"
-            raise ConfigError(f"{_join(path, key)}: unknown key; {takes}{_nearest(key, valid)}")
-    missing = [
-        n for n, p in parameters.items() if p.default is p.empty and not _has_factory(maker, n) and n not in spec
-    ]
-    if missing:
-        raise ConfigError(f"{_join(path, missing[0])}: missing; {owner} needs it")
-    return {key: _parse(hints[key], value, _join(path, key)) for key, value in spec.items()}
-
-
-def _has_factory(maker: Any, name: str) -> bool:
-    return dataclasses.is_dataclass(maker) and any(
-        f.name == name and f.default_factory is not dataclasses.MISSING for f in dataclasses.fields(maker)
-    )
-
-
-def _join(path: str, key: Any) -> str:
-    return f"{path}.{key}" if path else str(key)
-
-
-def _parse(hint: Any, value: Any, path: str) -> Any:
-    """A plain value as the annotation wants it: a part, a section, or a checked number, string or list."""
-    if hint in PARTS:
-        return _part(PARTS[hint], value, path)
-    if dataclasses.is_dataclass(hint):
-        if not isinstance(value, dict):
-            raise ConfigError(f"{path}: {value!r} is not a section; write keys below it")
-        return _section(hint, value, path)
-    origin, options = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        if value not in options:
-            names = ", ".join(map(str, options))
-            raise ConfigError(f"{path}: {value!r} is not one of {names}{_nearest(value, [str(o) for o in options])}")
-        return value
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in options:
-            return None
-        return _parse(next(option for option in options if option is not type(None)), value, path)
-    if origin is tuple:
-        if not isinstance(value, list | tuple) or len(value) != len(options):
-            raise ConfigError(f"{path}: {value!r} is not a list of {len(options)}")
-        return tuple(_parse(h, v, f"{path}.{i}") for i, (h, v) in enumerate(zip(options, value, strict=True)))
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[hint]
-        raise ConfigError(f"{path}: {value!r} is not {wanted}")
-    return value
-
-
-def _part(registry: dict[str, Any], spec: Any, path: str) -> Part:
-    spec = {"kind": spec} if isinstance(spec, str) else spec
-    names = ", ".join(registry)
-    if not isinstance(spec, dict) or not isinstance(spec.get("kind"), str):
-        raise ConfigError(f"{_join(path, 'kind')}: missing; write kind: with one of {names}")
-    kind = spec["kind"]
-    if kind not in registry:
-        raise ConfigError(
-            f"{_join(path, 'kind')}: unknown kind {kind!r}; one of {names}{_nearest(kind, list(registry))}"
-        )
-    arguments = _arguments(registry[kind], {k: v for k, v in spec.items() if k != "kind"}, path, kind)
-    return Part(kind, registry[kind], arguments, path)
-
-
-def _section(cls: Any, spec: dict[str, Any], path: str) -> Any:
-    arguments = _arguments(cls, spec, path, path or "a recipe")
-    try:
-        return cls(**arguments)
-    except ConfigError:
-        raise
-    except ValueError as error:
-        raise ConfigError(_join(path, error)) from None
-
-
 def merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
     """base with change laid over it. Where a part changes its kind, the arguments of the former kind are dropped."""
     result = dict(base)
@@ -335,7 +179,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         there = [str(p) for p in sorted(path.parent.glob("*.yaml"))] if path.parent.is_dir() else []
-        raise ConfigError(f"{path}: no such file{_nearest(path, there)}")
+        raise ConfigError(f"{path}: no such file{nearest(path, there)}")
     try:
         content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
@@ -398,7 +242,7 @@ def parse(content: dict[str, Any]) -> Recipe:
     Raises:
         ConfigError: with the first fault, in one line.
     """
-    return _section(Recipe, content, "")
+    return section(Recipe, content, "")
 
 
 @dataclass(frozen=True)

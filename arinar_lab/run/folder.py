@@ -24,7 +24,8 @@ from typing import Any
 import yaml
 from filelock import FileLock
 
-from .config import ConfigError, Recipe, resolved
+from .config import Recipe
+from .schema import ConfigError, resolved
 
 
 def write(path: Path, text: str) -> None:

@@ -16,8 +16,9 @@ from typing import Any
 
 from filelock import FileLock
 
-from .config import Recipe, resolved
+from .config import Recipe
 from .folder import RunFolder, git_state, read_json
+from .schema import resolved
 
 ROOT = Path("tracking")
 _UNITS = {

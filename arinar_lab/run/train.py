@@ -24,10 +24,11 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from safetensors.torch import save_file
 
-from .config import ConfigError, Experiment, Machine, Recipe, build
+from .config import Experiment, Machine, Recipe, build
 from .data import DataModule
 from .folder import RunFolder, git_state, write_json
 from .module import ArinarModule, averaging
+from .schema import ConfigError
 from .tracking import Tracker
 
 for _name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):

@@ -19,8 +19,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..run.config import ConfigError, Recipe, _nearest, build, merge, nest, parse, read_recipe, read_yaml
+from ..run.config import Recipe, build, merge, nest, parse, read_recipe, read_yaml
 from ..run.folder import RunFolder, slug
+from ..run.schema import ConfigError, nearest
 
 _KEYS = ("question", "base", "axes", "arms", "baseline", "seeds", "references")
 
@@ -135,7 +136,7 @@ def read_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
     for key in content:
         if key not in _KEYS:
             raise ConfigError(
-                f"{path}: {key}: unknown key; a study takes {', '.join(_KEYS)}{_nearest(key, list(_KEYS))}"
+                f"{path}: {key}: unknown key; a study takes {', '.join(_KEYS)}{nearest(key, list(_KEYS))}"
             )
     if not isinstance(content.get("base"), str):
         raise ConfigError(f"{path}: base: missing; name the recipe that is varied, as in base: ../digits.yaml")
@@ -160,7 +161,7 @@ def read_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
     baseline = content.get("baseline", arms[0].name)
     if baseline not in chosen:
         raise ConfigError(
-            f"{path}: baseline: {baseline!r} is no arm; one of {', '.join(chosen)}{_nearest(baseline, list(chosen))}"
+            f"{path}: baseline: {baseline!r} is no arm; one of {', '.join(chosen)}{nearest(baseline, list(chosen))}"
         )
     suffix = "".join(f"-{key}={short(value)}" for key, value in sorted(_flat({**changes, **own}).items()))
     axes = tuple(content.get("axes") or ())
