@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     verb("evaluate", _evaluate, "evaluate a finished run, under its own or another sampler")
     sample = verb("sample", _sample, "draw images from a finished run into a PNG")
     sample.add_argument("--count", type=_count, default=100, metavar="N", help="images to draw (default 100)")
-    sample.add_argument("--seed", type=int, default=0, help="seed of the first image (default 0)")
+    sample.add_argument("--seed", type=_seed, default=0, help="seed of the first image (default 0)")
     sample.add_argument("--out", type=Path, default=Path("samples.png"), help="file to write (default samples.png)")
     ablate = verb("ablate", _ablate, "run a study to its table and figure; the same command resumes")
     ablate.add_argument(
@@ -80,6 +83,12 @@ def _parser() -> argparse.ArgumentParser:
 def _count(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isdigit() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 0 … 2^32 - 1")
     return int(text)
 
 
@@ -116,6 +125,17 @@ def _train(arguments: argparse.Namespace) -> int:
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     from arinar_lab.run.evaluate import evaluate, measure_speed
+
+    folder, recipe = _trained(arguments)
+    with folder.lock:
+        evaluate(recipe, folder)
+        report = measure_speed(recipe, folder)
+    _show(report, folder.evaluation(recipe))
+    return 0
+
+
+def _trained(arguments: argparse.Namespace) -> Any:
+    """The run folder that is named, and its recipe under the overrides, none of which may concern training."""
     from arinar_lab.run.folder import find
     from arinar_lab.run.schema import ConfigError
 
@@ -126,11 +146,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         raise ConfigError(
             f"{folder.path}: was trained otherwise; only sampler, evaluation and machine may be overridden here"
         )
-    with folder.lock:
-        evaluate(recipe, folder)
-        report = measure_speed(recipe, folder)
-    _show(report, folder.evaluation(recipe))
-    return 0
+    if not folder.done:
+        raise ConfigError(f"{folder.path}: has not finished training; train it to its end first")
+    return folder, recipe
 
 
 def _show(report: dict[str, Any], where: Path) -> None:
@@ -157,11 +175,11 @@ def _sample(arguments: argparse.Namespace) -> int:
     import torch
 
     from arinar_lab.run.evaluate import generate, load, save_grid
-    from arinar_lab.run.folder import find
     from arinar_lab.run.schema import ConfigError
 
-    folder = find(arguments.file)
-    recipe = _recipe(folder.path / "config.yaml", arguments.overrides)
+    folder, recipe = _trained(arguments)
+    if arguments.out.suffix.lower() not in (".png", ".jpg"):
+        raise ConfigError(f"--out: {str(arguments.out)!r} is not a .png or .jpg file")
     if not arguments.out.parent.is_dir():
         raise ConfigError(f"--out: {str(arguments.out.parent)!r} is not a folder")
     experiment = load(recipe, folder)
@@ -196,11 +214,22 @@ def _ablate(arguments: argparse.Namespace) -> int:
 
 
 def _work(arguments: argparse.Namespace) -> int:
-    from arinar_lab.study.worker import end_with_parent, work
+    end_with(int(os.environ.get("ARINAR_PARENT", os.getppid())))
+    from arinar_lab.study.worker import work
 
-    end_with_parent()
     work(_plan(arguments))
     return 0
+
+
+def end_with(parent: int) -> None:
+    """End this process as by SIGTERM (which saves a checkpoint) when its parent is gone, however that ended."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _report(arguments: argparse.Namespace) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar, Literal
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -20,8 +20,8 @@ class Head(nn.Module):
     name is what YAML may say.
     """
 
-    likelihood: ClassVar[Likelihood] = "exact"
-    can: ClassVar[frozenset[str]] = frozenset({"log_prob", "temper", "guide", "pit"})
+    likelihood: Likelihood = "exact"
+    can: frozenset[str] = frozenset({"log_prob", "temper", "guide", "pit"})
 
     def forward(self, h: Tensor, index: Tensor | int = 0) -> Density:
         """h [*, E] → a density on [*, F]; `index` (broadcast against *) tells which groups h stands for."""

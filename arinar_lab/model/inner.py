@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .density import Density
 from .head import Head, HeadMaker
-from .layers import Block, Blocks, Caches, Linear, NormMaker, Vectors, ZeroLinear, layer
+from .layers import Block, Blocks, Caches, Linear, NormMaker, Vectors, ZeroLinear, at_least, layer
 from .noise import Noise
 
 
@@ -90,8 +90,7 @@ class FeatureAR(Head):
         qk_norm: bool = False,
     ) -> None:
         super().__init__()
-        if depth < 1:
-            raise ValueError(f"depth: {depth} is too few; the trunk needs at least 1 block")
+        at_least(1, width=width, depth=depth)
         if group < 1 or features % group:
             choices = ", ".join(str(n) for n in range(1, features + 1) if features % n == 0)
             raise ValueError(
@@ -100,6 +99,7 @@ class FeatureAR(Head):
         self.features, self.group, self.groups, self.order = features, group, features // group, order
         self.trunk = Trunk(context, group, self.groups, width, depth, heads, norm, qk_norm, mlp_ratio)
         self.head = head(width, group, groups * self.groups)
+        self.likelihood, self.can = self.head.likelihood, self.head.can
         index = torch.arange(features)
         self.register_buffer("order_index", (index.flip(0) if order == "reversed" else index).repeat(groups, 1))
 

@@ -21,6 +21,17 @@ from torch import Tensor, nn
 from torch.nn import functional as f
 
 
+def at_least(least: int, **values: int) -> None:
+    """Refuse numbers below `least`, each by its name.
+
+    Raises:
+        ValueError: with the first of them.
+    """
+    for name, value in values.items():
+        if value < least:
+            raise ValueError(f"{name}: {value} is too few; at least {least}")
+
+
 class Linear(nn.Linear):
     """Linear map with Xavier-uniform weights and zero bias, as the published models start."""
 
@@ -185,6 +196,8 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         hidden = int(width * mlp_ratio)
+        if hidden < 1:
+            raise ValueError(f"mlp_ratio: {mlp_ratio} leaves no width of the feed-forward layer")
         self.norm1, self.norm2 = norm(width, context is None), norm(width, context is None)
         self.attention = Attention(width, heads, qk_norm=qk_norm, dropout=dropout)
         self.feed_forward = nn.Sequential(Linear(width, hidden), nn.GELU(), Linear(hidden, width), nn.Dropout(dropout))

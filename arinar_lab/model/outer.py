@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .guidance import kept
 from .head import Likelihood
-from .layers import Block, Blocks, Linear, NormMaker, Vectors, layer
+from .layers import Block, Blocks, Linear, NormMaker, Vectors, at_least, layer
 from .noise import Noise
 
 Visit = Callable[[Tensor, Tensor | None, Tensor, float], Tensor]
@@ -81,11 +81,6 @@ class Outer(nn.Module):
         raise NotImplementedError
 
 
-def _check_depth(name: str, depth: int) -> None:
-    if depth < 1:
-        raise ValueError(f"{name}: {depth} is too few; at least 1 block")
-
-
 class CausalAR(Outer):
     """Raster order, one token a step, key/value cache. Its likelihood is exact.
 
@@ -118,8 +113,7 @@ class CausalAR(Outer):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        _check_depth("depth", depth)
-        _check_depth("prefix", prefix)
+        at_least(1, width=width, depth=depth, prefix=prefix)
         self.width, self.prefix, self.steps, self.features = width, prefix, tokens, features
         self.token_of = Linear(features, width)
         self.positions = Vectors(prefix + tokens - 1, width)
@@ -202,9 +196,7 @@ class MaskedAR(Outer):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        _check_depth("encoder_depth", encoder_depth)
-        _check_depth("decoder_depth", decoder_depth)
-        _check_depth("prefix", prefix)
+        at_least(1, width=width, encoder_depth=encoder_depth, decoder_depth=decoder_depth, prefix=prefix)
         if not 0 <= mask_min < 1:
             raise ValueError(f"mask_min: {mask_min} is outside [0, 1)")
         if mask_std <= 0:

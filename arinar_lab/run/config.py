@@ -22,9 +22,20 @@ from ..model.arinar import Arinar
 from ..model.codec import Codec, CodecMaker
 from ..model.guidance import Sampler
 from ..model.head import HeadMaker
+from ..model.layers import at_least
 from ..model.outer import OuterMaker
 from .data import Source, SourceMaker
 from .schema import ConfigError, nearest, resolved, section
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that a generator cannot take.
+
+    Raises:
+        ValueError: naming it.
+    """
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed: {seed} is outside 0 … 2^32 - 1")
 
 
 @dataclass(frozen=True)
@@ -57,14 +68,13 @@ class Training:
     weight_decay: float = 0.02
     clip: float = 1.0
     ema: float = 0.98
-    precision: str = "32-true"
+    precision: Literal["32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true"] = "32-true"
     validate_every: int = 100
     checkpoint_every: int = 100
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "validate_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: {getattr(self, name)} is too few; at least 1")
+        at_least(1, steps=self.steps, batch=self.batch)
+        at_least(1, validate_every=self.validate_every, checkpoint_every=self.checkpoint_every)
         for name in ("warmup", "weight_decay", "clip"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: {getattr(self, name)} is negative")
@@ -96,9 +106,9 @@ class Evaluation:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("draws", "batch", "kid_subset", "speed_batch", "speed_repeats"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: {getattr(self, name)} is too few; at least 1")
+        at_least(1, draws=self.draws, batch=self.batch, speed_batch=self.speed_batch, speed_repeats=self.speed_repeats)
+        at_least(2, kid_subset=self.kid_subset)
+        check_seed(self.seed)
         if self.images < self.kid_subset:
             raise ValueError(f"images: {self.images} is fewer than kid_subset, {self.kid_subset}")
 
@@ -112,11 +122,15 @@ class Machine:
         threads: of torch on the CPU; 0 leaves torch's own choice.
     """
 
-    accelerator: str = "auto"
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int = 1
     num_nodes: int = 1
     strategy: str = "auto"
     threads: int = 1
+
+    def __post_init__(self) -> None:
+        at_least(1, devices=self.devices, num_nodes=self.num_nodes)
+        at_least(0, threads=self.threads)
 
 
 @dataclass(frozen=True)
@@ -133,6 +147,9 @@ class Recipe:
     evaluation: Evaluation = field(default_factory=Evaluation)
     machine: Machine = field(default_factory=Machine)
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
 
     @property
     def training_signature(self) -> str:
@@ -189,15 +206,17 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return typing.cast(dict[str, Any], content)
 
 
-def read_recipe(path: Path) -> dict[str, Any]:
+def read_recipe(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """A recipe file as plain data, laid over the recipe that it `extends` (a path beside it)."""
+    if path.resolve() in above:
+        raise ConfigError(f"{path}: extends itself, by way of {above[-1].name}")
     content = read_yaml(path)
     base = content.pop("extends", None)
     if base is None:
         return content
     if not isinstance(base, str):
         raise ConfigError(f"{path}: extends: {base!r} is not the name of a recipe file")
-    return merge(read_recipe(path.parent / base), content)
+    return merge(read_recipe(path.parent / base, (*above, path.resolve())), content)
 
 
 def nest(dotted: dict[str, Any]) -> dict[str, Any]:
@@ -218,22 +237,11 @@ def read_overrides(words: list[str]) -> dict[str, Any]:
         if not equals or not all(key.split(".")):
             raise ConfigError(f"{word}: not an override; write key=value, as in inner.head.components=8")
         try:
-            value = OmegaConf.to_container(OmegaConf.create({"value": yaml.safe_load(text)}), resolve=True)
+            value = OmegaConf.to_container(OmegaConf.create(f"value: {text}"), resolve=True)
         except (yaml.YAMLError, OmegaConfBaseException) as error:
             raise ConfigError(f"{word}: not readable as YAML: {' '.join(str(error).split())[:120]}") from None
-        value = typing.cast(dict[str, Any], value)["value"]
-        if isinstance(value, str):  # YAML 1.1 reads 1e-3 as a text
-            with_dot = _number(value)
-            value = value if with_dot is None else with_dot
-        result = merge(result, nest({key: value}))
+        result = merge(result, nest({key: typing.cast(dict[str, Any], value)["value"]}))
     return result
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
 
 
 def parse(content: dict[str, Any]) -> Recipe:

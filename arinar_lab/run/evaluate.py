@@ -31,6 +31,7 @@ from ..model.noise import Noise
 from .config import Experiment, Recipe, build
 from .folder import RunFolder, environment, git_state, read_json, write_json
 from .metrics import BitsPerDim, compare
+from .schema import ConfigError
 from .train import accelerator, load_weights, use_threads
 
 UNITS = {
@@ -61,6 +62,8 @@ def load(recipe: Recipe, folder: RunFolder) -> Experiment:
     Raises:
         ConfigError: if the weights are missing, damaged or do not fit.
     """
+    if not folder.done:
+        raise ConfigError(f"{folder.path}: has not finished training; train it to its end first")
     use_threads(recipe.machine)
     experiment = build(recipe)
     load_weights(folder.weights, experiment)

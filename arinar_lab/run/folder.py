@@ -42,8 +42,15 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file, or an empty dict where there is none."""
-    return json.loads(path.read_text()) if path.is_file() else {}
+    """A JSON file, or an empty dict where there is none.
+
+    Raises:
+        ConfigError: if it is damaged.
+    """
+    try:
+        return json.loads(path.read_text()) if path.is_file() else {}
+    except ValueError as error:
+        raise ConfigError(f"{path}: damaged ({error}); delete it, and it is made again") from None
 
 
 def slug(name: str) -> str:

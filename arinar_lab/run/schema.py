@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
+import math
 import types
 import typing
 from dataclasses import dataclass
@@ -143,6 +144,8 @@ def _parse(hint: Any, value: Any, path: str) -> Any:
         return tuple(_parse(h, v, f"{path}.{i}") for i, (h, v) in enumerate(zip(options, value, strict=True)))
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{path}: {value!r} is not a finite number")
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[hint]
         raise ConfigError(f"{path}: {value!r} is not {wanted}")
@@ -176,3 +179,12 @@ def section(cls: Any, spec: dict[str, Any], path: str) -> Any:
         raise
     except ValueError as error:
         raise ConfigError(_join(path, error)) from None
+
+
+def flatten(content: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as {"outer.width": 64, …}."""
+    if not isinstance(content, dict):
+        return {prefix: content}
+    return {
+        k: v for key, value in content.items() for k, v in flatten(value, f"{prefix}.{key}" if prefix else key).items()
+    }

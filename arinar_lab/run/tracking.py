@@ -6,6 +6,8 @@ first is told, the rest are silent, and what is missing can be sent again from t
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
 import time
@@ -18,7 +20,7 @@ from filelock import FileLock
 
 from .config import Recipe
 from .folder import RunFolder, git_state, read_json
-from .schema import resolved
+from .schema import flatten, resolved
 
 ROOT = Path("tracking")
 _UNITS = {
@@ -31,15 +33,6 @@ _UNITS = {
 def tracking_uri() -> str:
     """MLFLOW_TRACKING_URI, or a SQLite file in tracking/."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{ROOT.absolute()}/mlflow.db"
-
-
-def flatten(content: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dicts as {"outer.width": 64, …}."""
-    if not isinstance(content, dict):
-        return {prefix: content}
-    return {
-        k: v for key, value in content.items() for k, v in flatten(value, f"{prefix}.{key}" if prefix else key).items()
-    }
 
 
 class Tracker:
@@ -89,11 +82,11 @@ class Tracker:
     def _get_or_create(self, name: str, tags: dict[str, str], extra: dict[str, str]) -> tuple[str, bool]:
         """The id of the run with these tags, and whether it is new."""
         with self._connected() as client, FileLock(ROOT / ".lock"):
-            query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
-            found = client.search_runs([self._experiment_id], query, max_results=1)
+            key = hashlib.sha256(json.dumps(tags, sort_keys=True).encode()).hexdigest()[:16]  # names may hold quotes
+            found = client.search_runs([self._experiment_id], f"tags.`arinar.key` = '{key}'", max_results=1)
             if found:
                 return found[0].info.run_id, False
-            run = client.create_run(self._experiment_id, tags={**tags, **extra}, run_name=name)
+            run = client.create_run(self._experiment_id, tags={**tags, **extra, "arinar.key": key}, run_name=name)
             return run.info.run_id, True
 
     def start(self, recipe: Recipe, arm: str, parent: bool = True) -> None:
@@ -163,8 +156,7 @@ class Tracker:
             run = self._client.get_run(self.run_id)
             stamp = f"{recipe.evaluation_signature} {report.stat().st_mtime_ns}"
             if run.data.tags.get("arinar.published") != stamp:
-                if "train/loss" not in run.data.metrics:
-                    self._log(history(folder.path / "metrics.csv"), self.run_id)
+                self._log(self._missing(history(folder.path / "metrics.csv")), self.run_id)
                 self.log(content["metrics"], int(content["steps"]))
                 for path in (folder.path / "config.yaml", report):
                     self._client.log_artifact(self.run_id, str(path))
@@ -172,6 +164,15 @@ class Tracker:
                     self._client.log_artifact(self.run_id, str(path), "samples")
                 self._client.set_tag(self.run_id, "arinar.published", stamp)
             self.finish()
+
+    def _missing(self, rows: list[tuple[int, str, float]]) -> list[tuple[int, str, float]]:
+        """Those rows of a history that the open run does not have."""
+        there = {
+            (metric.step, name)
+            for name in {name for _, name, _ in rows}
+            for metric in self._client.get_metric_history(self.run_id, name)
+        }
+        return [row for row in rows if (row[0], row[1]) not in there]
 
     def publish_arm(self, recipe: Recipe, arm: str, metrics: dict[str, float]) -> None:
         """Means over seeds, as metrics of the arm's run."""

@@ -19,13 +19,14 @@ from typing import Any, cast
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from safetensors.torch import save_file
 
 from .config import Experiment, Machine, Recipe, build
-from .data import DataModule
+from .data import DataModule, ResumableLoader
 from .folder import RunFolder, git_state, write_json
 from .module import ArinarModule, averaging
 from .schema import ConfigError
@@ -49,10 +50,10 @@ class RunLogger(Logger):
     name, version = "arinar", ""
 
     def rewind(self, step: int) -> None:
-        """Forget what was logged after `step`: a resumed run logs it again."""
+        """Forget what was logged after that many steps: a resumed run logs it again. (Rows count steps from 0.)"""
         rows = read_metrics(self.file)
         with self.file.open("w", newline="") as file:
-            csv.writer(file).writerows([("step", "name", "value"), *(row for row in rows if row[0] <= step)])
+            csv.writer(file).writerows([("step", "name", "value"), *(row for row in rows if row[0] < step)])
 
     @rank_zero_only
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
@@ -106,6 +107,53 @@ class Resume(Callback):
         self.spent = state["seconds"]
 
 
+class Saver(Callback):
+    """Saves a checkpoint every so many steps, and on SIGTERM, always between two steps.
+
+    There everything of the last step is logged and validated, the averaged weights are in their place, and no batch is
+    half done; Lightning's own callback saves earlier, and a run that was killed there loses rows. A file is written whole
+    or not at all, and the one before it removed then. After the last step there is nothing to resume.
+    """
+
+    def __init__(self, folder: RunFolder, every: int) -> None:
+        self.folder, self.every, self.last = folder.checkpoints, every, 0
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        step = trainer.global_step
+        if step % self.every == 0 and step not in (0, self.last):
+            begun, loader = trainer.fit_loop.epoch_loop.batch_progress, cast(ResumableLoader, trainer.train_dataloader)
+            for count in (-1, 1):  # the batch at hand counts as not begun
+                begun.total.ready, begun.current.ready = begun.total.ready + count, begun.current.ready + count
+                loader.done += count
+                if count == -1:
+                    self._save(trainer)
+
+    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
+        between = not trainer.validating and trainer.global_step < trainer.max_steps
+        if isinstance(exception, SIGTERMException) and between:
+            self._save(trainer)
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        self.last = trainer.global_step
+        path = self.folder / f"step={self.last}.ckpt"
+        draft = path.with_suffix(".draft")
+        # A loop that resumes where a validation has just ended skips it, and counts a step by that (lightning 2.6)
+        extra = int(self.last % cast(int, trainer.val_check_batch) == 0)
+        trainer.fit_loop.epoch_loop._batches_that_stepped -= extra
+        trainer.save_checkpoint(draft)
+        trainer.fit_loop.epoch_loop._batches_that_stepped += extra
+        if trainer.is_global_zero:
+            draft.replace(path)
+            for other in set(self.folder.glob("step=*.ckpt")) - {path}:
+                other.unlink()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"last": self.last}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.last = state["last"]
+
+
 class Progress(Callback):
     """Writes progress.json at most every half second."""
 
@@ -146,6 +194,8 @@ def use_threads(machine: Machine) -> None:
 
 def accelerator(machine: Machine) -> str:
     """Lightning's name of the accelerator; `auto` is a CUDA GPU or the CPU (Apple's lacks double precision)."""
+    if machine.accelerator == "gpu" and not torch.cuda.is_available():
+        raise ConfigError("machine.accelerator: 'gpu' is asked for, and torch finds none here; use auto or cpu")
     if machine.accelerator != "auto":
         return machine.accelerator
     return "gpu" if torch.cuda.is_available() else "cpu"
@@ -161,6 +211,7 @@ def train(recipe: Recipe, folder: RunFolder, tracker: Tracker | None = None, bar
     if folder.done:
         return
     use_threads(recipe.machine)
+    accelerator(recipe.machine)  # refuses before anything is written
     experiment = build(recipe)
     checkpoint = newest_checkpoint(folder)
     folder.write_config(recipe)
@@ -174,9 +225,12 @@ def train(recipe: Recipe, folder: RunFolder, tracker: Tracker | None = None, bar
     begin = f"resumed from {checkpoint.name}" if checkpoint else "started"
     folder.log(f"{begin} at commit {git_state().get('commit', 'unknown')}, process {os.getpid()} on {platform.node()}")
     data = DataModule(experiment.source, recipe.training.batch, recipe.seed)
-    trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    try:
+        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit:
+        if trainer.interrupted:  # Lightning turns Ctrl-C into an exit
+            raise KeyboardInterrupt from None
+        raise
     if trainer.is_global_zero:
         _finish(folder, module, resume.seconds, trainer.global_step)
         folder.log(f"done, {trainer.global_step} steps in {resume.seconds:.1f} s")
@@ -184,17 +238,13 @@ def train(recipe: Recipe, folder: RunFolder, tracker: Tracker | None = None, bar
 
 def _trainer(recipe: Recipe, folder: RunFolder, logger: Logger, resume: Resume, bar: bool) -> pl.Trainer:
     t, m = recipe.training, recipe.machine
-    saver = ModelCheckpoint(
-        folder.checkpoints, "{step}", every_n_train_steps=t.checkpoint_every, save_top_k=1, save_on_exception=True,
-        enable_version_counter=False,
-    )  # fmt: skip
-    callbacks: list[Callback] = [saver, averaging(t.ema), resume, Progress(folder)]
+    callbacks: list[Callback] = [averaging(t.ema), resume, Progress(folder), Saver(folder, t.checkpoint_every)]
     return pl.Trainer(
         accelerator=accelerator(m), devices=m.devices, num_nodes=m.num_nodes, strategy=m.strategy, precision=t.precision,  # type: ignore[arg-type]
         max_steps=t.steps, max_epochs=-1, val_check_interval=min(t.validate_every, t.steps), check_val_every_n_epoch=None,
         gradient_clip_val=t.clip or None, log_every_n_steps=10, num_sanity_val_steps=0, logger=logger,
         callbacks=[*callbacks, RichProgressBar()] if bar else callbacks, enable_progress_bar=bar,
-        enable_model_summary=False, default_root_dir=folder.path,
+        enable_model_summary=False, enable_checkpointing=False, default_root_dir=folder.path,
     )  # fmt: skip
 
 

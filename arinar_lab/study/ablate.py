@@ -71,9 +71,10 @@ def finish(plan: Plan, console: Console) -> int:
     console.print()
     for path in paths:
         console.print(f"{path}", highlight=False, soft_wrap=True)
-    grids = sorted(plan.cell(results.baseline, plan.seeds[0])[0].path.glob("evaluations/*/samples/grid.png"))
-    if grids:
-        console.print(f"{grids[0]}  (samples of {plan.baseline})", highlight=False, soft_wrap=True)
+    folder, recipe = plan.cell(results.baseline, plan.seeds[0])
+    grid = folder.evaluation(recipe) / "samples" / "grid.png"
+    if grid.is_file():
+        console.print(f"{grid}  (samples of {plan.baseline})", highlight=False, soft_wrap=True)
     console.print(f"Dashboard: make mlflow, then {link}", highlight=False, soft_wrap=True)
     failed = [job for job in plan.jobs if not job.done]
     for job in failed:
@@ -140,7 +141,11 @@ def _probe(recipe: Recipe, steps: int = 4) -> float:
 
 def _work(plan: Plan, todo: list[Job], command: list[str], workers: int, seconds: float, console: Console) -> bool:
     """Start the workers and watch them; False where the user interrupted."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, plan.arms[0].recipe.machine.threads))}
+    environment = {
+        **os.environ,
+        "ARINAR_PARENT": str(os.getpid()),
+        "OMP_NUM_THREADS": str(max(1, plan.arms[0].recipe.machine.threads)),
+    }
     processes = []
     for i in range(workers):
         with (plan.folder / f"worker_{i}.log").open("a") as log:

@@ -14,6 +14,7 @@ folder (arm × seed) with every evaluation that is asked of it.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any
 
 from ..run.config import Recipe, build, merge, nest, parse, read_recipe, read_yaml
 from ..run.folder import RunFolder, slug
-from ..run.schema import ConfigError, nearest
+from ..run.schema import ConfigError, flatten, nearest
 
 _KEYS = ("question", "base", "axes", "arms", "baseline", "seeds", "references")
 
@@ -115,9 +116,11 @@ def _grid(axes: dict[str, list[Any]]) -> dict[str, tuple[dict[str, Any], tuple[A
     """Every combination of the axes' values: name → (changes, values)."""
     last = [key.split(".")[-1] for key in axes]
     labels = [key if last.count(name) > 1 else name for key, name in zip(axes, last, strict=True)]
-    arms = {}
+    arms: dict[str, tuple[dict[str, Any], tuple[Any, ...]]] = {}
     for values in itertools.product(*axes.values()):
         name = ",".join(f"{label}={short(value)}" for label, value in zip(labels, values, strict=True))
+        if name in arms:
+            raise ConfigError(f"axes: the arm {name} stands there twice")
         arms[name] = (dict(zip(axes, values, strict=True)), values)
     return arms
 
@@ -145,6 +148,8 @@ def read_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
     named = content.get("arms") or {}
     if not isinstance(named, dict) or not all(isinstance(arm, dict | None) for arm in named.values()):
         raise ConfigError(f"{path}: arms: {named!r} is not a mapping of names to changes")
+    if twice := sorted(set(map(str, named)) & set(chosen)):
+        raise ConfigError(f"{path}: arms: {twice[0]} is an arm of the axes already")
     chosen |= {str(name): (arm or {}, ()) for name, arm in named.items()}
     if not chosen:
         raise ConfigError(f"{path}: axes: missing; a study varies something, by axes or by arms")
@@ -152,24 +157,23 @@ def read_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
     if (
         not isinstance(seeds, list)
         or not seeds
-        or not all(type(s) is int for s in seeds)
+        or not all(type(s) is int and 0 <= s < 2**32 for s in seeds)
         or len(set(seeds)) < len(seeds)
     ):
         raise ConfigError(f"{path}: seeds: {seeds!r} is not a list of different whole numbers")
     arms = tuple(_arm(path, name, base, change, values, seeds[0]) for name, (change, values) in chosen.items())
     _refuse_twins(path, arms)
     baseline = content.get("baseline", arms[0].name)
-    if baseline not in chosen:
+    if not isinstance(baseline, str) or baseline not in chosen:
         raise ConfigError(
             f"{path}: baseline: {baseline!r} is no arm; one of {', '.join(chosen)}{nearest(baseline, list(chosen))}"
         )
-    suffix = "".join(f"-{key}={short(value)}" for key, value in sorted(_flat({**changes, **own}).items()))
     axes = tuple(content.get("axes") or ())
     references = content.get("references", False)
     if not isinstance(references, bool):
         raise ConfigError(f"{path}: references: {references!r} is not true or false")
     return Plan(
-        slug(path.stem + suffix),
+        _name(path.stem, {**changes, **own}),
         str(content.get("question", "")),
         axes,
         arms,
@@ -184,6 +188,8 @@ def _axes(path: Path, content: dict[str, Any]) -> dict[str, list[Any]]:
     if not isinstance(axes, dict):
         raise ConfigError(f"{path}: axes: {axes!r} is not a mapping of keys to lists of values")
     for key, values in axes.items():
+        if not isinstance(key, str):
+            raise ConfigError(f"{path}: axes: {key!r} is not the name of a key")
         if not isinstance(values, list) or not values:
             raise ConfigError(f"{path}: axes.{key}: {values!r} is not a list of values")
     return axes
@@ -209,9 +215,8 @@ def _refuse_twins(path: Path, arms: tuple[Arm, ...]) -> None:
         seen[signature] = arm.name
 
 
-def _flat(content: dict[str, Any]) -> dict[str, Any]:
-    """Last keys only: enough to tell overridden studies apart, short enough for a folder's name."""
-    result: dict[str, Any] = {}
-    for key, value in content.items():
-        result |= _flat(value) if isinstance(value, dict) else {key: value}
-    return result
+def _name(stem: str, changes: dict[str, Any]) -> str:
+    """The study's name: its file's, and what was overridden (as a hash, where that would be too long for a folder)."""
+    suffix = "".join(f"-{key}={short(value)}" for key, value in sorted(flatten(changes).items()))
+    name = slug(stem + suffix)
+    return name if len(name) <= 120 else f"{stem}-{hashlib.sha256(suffix.encode()).hexdigest()[:8]}"

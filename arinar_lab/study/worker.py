@@ -12,9 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import os
-import signal
-import threading
 import time
 import warnings
 from collections import Counter
@@ -124,15 +121,3 @@ def work(plan: Plan) -> None:
 
 def _of(study: optuna.Study, jobs: dict[str, Job]) -> list[FrozenTrial]:
     return [t for t in study.get_trials(deepcopy=False) if t.user_attrs.get("key") in jobs]
-
-
-def end_with_parent() -> None:
-    """End this process as by SIGTERM (which saves a checkpoint) when its parent is gone."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch, daemon=True).start()
