@@ -108,6 +108,7 @@ class Evaluation:
     def __post_init__(self) -> None:
         at_least(1, draws=self.draws, batch=self.batch, speed_batch=self.speed_batch, speed_repeats=self.speed_repeats)
         at_least(2, kid_subset=self.kid_subset)
+        at_least(5, images=self.images)  # precision and recall look at the third nearest neighbour
         check_seed(self.seed)
         if self.images < self.kid_subset:
             raise ValueError(f"images: {self.images} is fewer than kid_subset, {self.kid_subset}")
@@ -125,7 +126,7 @@ class Machine:
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int = 1
     num_nodes: int = 1
-    strategy: str = "auto"
+    strategy: Literal["auto", "ddp", "ddp_spawn", "fsdp"] = "auto"
     threads: int = 1
 
     def __post_init__(self) -> None:
@@ -173,7 +174,7 @@ def merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
     result = dict(base)
     for key, value in change.items():
         before = result.get(key)
-        if isinstance(value, str) and _kind(before) is not None:
+        if isinstance(value, str) and isinstance(before, dict):
             value = {"kind": value}
         former = {"kind": before} if isinstance(before, str) and isinstance(value, dict) else before
         switched = isinstance(value, dict) and "kind" in value and _kind(before) not in (None, value["kind"])
@@ -286,6 +287,11 @@ def build(recipe: Recipe) -> Experiment:
         raise ConfigError(f"labels.{error}") from None
     if recipe.training.batch > len(source.train[0]):
         raise ConfigError(f"training.batch: {recipe.training.batch} exceeds the {len(source.train[0])} training images")
+    if source.levels and recipe.evaluation.kid_subset > len(source.held_out[0]):
+        held_out = len(source.held_out[0])
+        raise ConfigError(
+            f"evaluation.kid_subset: {recipe.evaluation.kid_subset} exceeds the {held_out} held-out images"
+        )
     _check_sampler(recipe.sampler, model)
     return Experiment(source, codec, model)
 

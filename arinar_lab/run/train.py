@@ -240,7 +240,7 @@ def _trainer(recipe: Recipe, folder: RunFolder, logger: Logger, resume: Resume, 
     t, m = recipe.training, recipe.machine
     callbacks: list[Callback] = [averaging(t.ema), resume, Progress(folder), Saver(folder, t.checkpoint_every)]
     return pl.Trainer(
-        accelerator=accelerator(m), devices=m.devices, num_nodes=m.num_nodes, strategy=m.strategy, precision=t.precision,  # type: ignore[arg-type]
+        accelerator=accelerator(m), devices=m.devices, num_nodes=m.num_nodes, strategy=m.strategy, precision=t.precision,
         max_steps=t.steps, max_epochs=-1, val_check_interval=min(t.validate_every, t.steps), check_val_every_n_epoch=None,
         gradient_clip_val=t.clip or None, log_every_n_steps=10, num_sanity_val_steps=0, logger=logger,
         callbacks=[*callbacks, RichProgressBar()] if bar else callbacks, enable_progress_bar=bar,

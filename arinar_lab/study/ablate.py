@@ -141,11 +141,8 @@ def _probe(recipe: Recipe, steps: int = 4) -> float:
 
 def _work(plan: Plan, todo: list[Job], command: list[str], workers: int, seconds: float, console: Console) -> bool:
     """Start the workers and watch them; False where the user interrupted."""
-    environment = {
-        **os.environ,
-        "ARINAR_PARENT": str(os.getpid()),
-        "OMP_NUM_THREADS": str(max(1, plan.arms[0].recipe.machine.threads)),
-    }
+    threads = str(max(1, plan.arms[0].recipe.machine.threads))
+    environment = {**os.environ, "ARINAR_PARENT": str(os.getpid()), "OMP_NUM_THREADS": threads}
     processes = []
     for i in range(workers):
         with (plan.folder / f"worker_{i}.log").open("a") as log:

@@ -112,7 +112,7 @@ def short(value: Any) -> str:
     return str(value)
 
 
-def _grid(axes: dict[str, list[Any]]) -> dict[str, tuple[dict[str, Any], tuple[Any, ...]]]:
+def _grid(path: Path, axes: dict[str, list[Any]]) -> dict[str, tuple[dict[str, Any], tuple[Any, ...]]]:
     """Every combination of the axes' values: name → (changes, values)."""
     last = [key.split(".")[-1] for key in axes]
     labels = [key if last.count(name) > 1 else name for key, name in zip(axes, last, strict=True)]
@@ -120,7 +120,7 @@ def _grid(axes: dict[str, list[Any]]) -> dict[str, tuple[dict[str, Any], tuple[A
     for values in itertools.product(*axes.values()):
         name = ",".join(f"{label}={short(value)}" for label, value in zip(labels, values, strict=True))
         if name in arms:
-            raise ConfigError(f"axes: the arm {name} stands there twice")
+            raise ConfigError(f"{path}: axes: the arm {name} stands there twice")
         arms[name] = (dict(zip(axes, values, strict=True)), values)
     return arms
 
@@ -144,7 +144,7 @@ def read_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
     if not isinstance(content.get("base"), str):
         raise ConfigError(f"{path}: base: missing; name the recipe that is varied, as in base: ../digits.yaml")
     base = merge(read_recipe(path.parent / content["base"]), changes)
-    chosen = _grid(_axes(path, content)) if content.get("axes") else {}
+    chosen = _grid(path, _axes(path, content)) if content.get("axes") else {}
     named = content.get("arms") or {}
     if not isinstance(named, dict) or not all(isinstance(arm, dict | None) for arm in named.values()):
         raise ConfigError(f"{path}: arms: {named!r} is not a mapping of names to changes")

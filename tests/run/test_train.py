@@ -1,0 +1,488 @@
+"""Training: a run that was stopped, however and wherever, ends bit for bit as one that was not."""
+
+import csv
+import math
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+from safetensors.torch import load_file
+from tiny import tiny
+from torch import nn
+
+from arinar_lab.model.layers import Vectors
+from arinar_lab.run import train as training
+from arinar_lab.run.config import ConfigError, Training, build
+from arinar_lab.run.evaluate import load
+from arinar_lab.run.folder import RunFolder, read_json
+from arinar_lab.run.module import ArinarModule, Diverged, decayed, rate
+from arinar_lab.run.train import load_weights, newest_checkpoint, read_metrics, save_weights, train, use_threads
+
+pytestmark = pytest.mark.usefixtures("alone")
+
+# 8 batches an epoch, so step 4 is in mid-epoch and 8 at its end; a checkpoint and a validation meet at steps 12 and 24
+LONG = ["training.steps=24", "training.batch=179", "training.checkpoint_every=4", "training.validate_every=6",
+        "outer.dropout=0.1"]  # fmt: skip
+
+
+def add_callback(monkeypatch, callback):
+    """Let the next runs have one more callback."""
+    make = training._trainer
+
+    def with_callback(*words):
+        trainer = make(*words)
+        trainer.callbacks.append(callback)
+        return trainer
+
+    monkeypatch.setattr(training, "_trainer", with_callback)
+
+
+class At(Callback):
+    """Does something at one moment of a run, or at each moment of the kinds below."""
+
+    def __init__(self, act, only=None):
+        self.act, self.only = act, only
+
+    def _at(self, hook, trainer):
+        moment = f"{hook} {trainer.global_step}"
+        if self.only in (None, moment):
+            self.act(moment)
+
+    def on_train_batch_start(self, trainer, *_):
+        self._at("before step", trainer)
+
+    def on_train_batch_end(self, trainer, *_):
+        self._at("after step", trainer)
+
+    def on_validation_start(self, trainer, *_):
+        self._at("before validation", trainer)
+
+    def on_validation_batch_end(self, trainer, *_):
+        self._at("in validation", trainer)
+
+    def on_validation_end(self, trainer, *_):
+        self._at("after validation", trainer)
+
+    def on_train_end(self, trainer, *_):
+        self._at("at the end", trainer)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """A run that nobody stops, and what its folder held at each moment: what kill -9 would leave."""
+    here = tmp_path_factory.mktemp("straight")
+    folder, moments = RunFolder(here / "run"), here / "moments"
+    folder.path.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        add_callback(patch, At(lambda moment: shutil.copytree(folder.path, moments / moment)))
+        train(tiny(*LONG), folder)
+    return folder, moments
+
+
+def same(folder, straight):
+    """Weights bit-equal and metrics row for row."""
+    ours, theirs = load_file(folder.weights), load_file(straight.weights)
+    different = [name for name in theirs if not torch.equal(ours[name], theirs[name])]
+    assert not different, f"weights differ: {different}"
+    assert (folder.path / "metrics.csv").read_text() == (straight.path / "metrics.csv").read_text()
+    assert folder.done
+
+
+# The resume law
+
+
+def test_the_straight_run_is_worth_comparing_to(straight):
+    """Dropout matters, checkpoints are at hand in mid-epoch, and something was logged before and after each stop."""
+    folder, moments = straight
+    steps = [row[0] for row in read_metrics(folder.path / "metrics.csv")]
+    assert steps == [5, 9, 9, 9, 11, 17, 19, 19, 19, 23]
+    assert [p.name for p in (moments / "after step 6" / "checkpoints").iterdir()] == ["step=4.ckpt"]
+    other = RunFolder(Path("other"))
+    other.path.mkdir()
+    train(tiny(*LONG, "outer.dropout=0.0"), other)
+    with pytest.raises(AssertionError, match="weights differ"):
+        same(other, folder)
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "after step 2",  # no checkpoint yet
+        "after step 4",  # in mid-epoch, the checkpoint just written
+        "after step 6",  # some steps after it, a validation due
+        "before step 8",  # the checkpoint is of an epoch's end
+        "after step 12",  # in the second epoch; a validation is due at the very step of the checkpoint
+        "before validation 12",
+        "after validation 12",
+        "after step 20",  # a row of metrics.csv is due at the very step of the checkpoint
+        "after step 24",  # the last checkpoint is written, the last validation and the final weights are not
+        "in validation 24",
+        "at the end 24",
+    ],
+)
+def test_a_killed_run_ends_as_if_it_had_not_been(straight, moment):
+    folder, moments = straight
+    killed = RunFolder(Path("run"))
+    shutil.copytree(moments / moment, killed.path)
+    train(tiny(*LONG), killed)
+    same(killed, folder)
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def fail():
+    raise RuntimeError("the disk is full")
+
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.fixture
+def own_signals():
+    """Lightning leaves SIGINT ignored after an interrupt."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("own_signals")
+@pytest.mark.parametrize(
+    ("stop", "moment"),
+    [
+        (interrupt, "before step 5"),
+        (interrupt, "after step 9"),
+        (interrupt, "in validation 6"),
+        (fail, "before step 13"),
+        (fail, "in validation 12"),
+        (terminate, "before step 5"),
+        (terminate, "after step 9"),
+        (terminate, "in validation 6"),
+        (terminate, "after validation 12"),
+        (terminate, "in validation 24"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.__name__,
+)
+def test_a_stopped_run_ends_as_if_it_had_not_been(straight, monkeypatch, stop, moment):
+    folder, _ = straight
+    stopped = RunFolder(Path("run"))
+    stopped.path.mkdir()
+    with monkeypatch.context() as patch:
+        add_callback(patch, At(lambda _: stop(), moment))
+        with pytest.raises(BaseException):  # noqa: B017 what is raised is tested below
+            train(tiny(*LONG), stopped)
+    assert not stopped.done
+    train(tiny(*LONG), stopped)
+    same(stopped, folder)
+
+
+@pytest.mark.usefixtures("own_signals")
+@pytest.mark.parametrize(
+    ("stop", "error"),
+    [(interrupt, KeyboardInterrupt), (fail, RuntimeError), (terminate, SystemExit)],
+    ids=["interrupt", "fail", "terminate"],
+)
+def test_the_reason_of_a_stop_is_raised(monkeypatch, stop, error):
+    add_callback(monkeypatch, At(lambda _: stop(), "after step 3"))
+    folder = RunFolder(Path("run"))
+    folder.path.mkdir()
+    with pytest.raises(error):
+        train(tiny(), folder)
+    assert not folder.done
+
+
+@pytest.mark.usefixtures("own_signals")
+def test_a_terminated_run_saves_a_checkpoint(monkeypatch):
+    add_callback(monkeypatch, At(lambda _: terminate(), "before step 4"))
+    folder = RunFolder(Path("run"))
+    folder.path.mkdir()
+    with pytest.raises(SystemExit):
+        train(tiny("training.checkpoint_every=100"), folder)
+    assert [path.name for path in folder.checkpoints.iterdir()] == ["step=5.ckpt"]
+
+
+def test_a_resumed_run_does_only_what_is_left(straight, monkeypatch):
+    _, moments = straight
+    shutil.copytree(moments / "after step 13", "run")
+    seen = []
+    add_callback(monkeypatch, At(seen.append))
+    train(tiny(*LONG), RunFolder(Path("run")))
+    assert [moment for moment in seen if moment.startswith("after step")] == [
+        f"after step {step}" for step in range(13, 25)
+    ]
+
+
+def test_seconds_of_training_add_up_over_stops(straight):
+    _, moments = straight
+    shutil.copytree(moments / "after step 20", "run")
+    path = next(Path("run/checkpoints").iterdir())
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["callbacks"]["Resume"]["seconds"] = 1000.0
+    torch.save(checkpoint, path)
+    train(tiny(*LONG), RunFolder(Path("run")))
+    assert 1000 <= read_json(Path("run/DONE"))["seconds"] < 1100
+
+
+# Done, damaged
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory):
+    """A trained run of 6 steps."""
+    folder = RunFolder(tmp_path_factory.mktemp("short") / "run")
+    folder.path.mkdir()
+    train(tiny(), folder)
+    return folder
+
+
+def copy_of(folder):
+    shutil.copytree(folder.path, "run")
+    return RunFolder(Path("run"))
+
+
+def times(folder):
+    return {p: p.stat().st_mtime_ns for p in folder.path.rglob("*") if p.is_file()}
+
+
+def test_a_finished_run_is_left_alone(short):
+    before = times(short)
+    train(tiny(), short)
+    assert times(short) == before
+
+
+def test_done_tells_steps_and_seconds(short):
+    done = read_json(short.path / "DONE")
+    assert done["steps"] == 6 and done["seconds"] > 0 and done["finished"]
+
+
+def test_one_checkpoint_is_kept(short):
+    assert [p.name for p in short.checkpoints.glob("*.ckpt")] == ["step=6.ckpt"]
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(straight):
+    folder, moments = straight
+    run = RunFolder(Path("run"))
+    shutil.copytree(moments / "after step 13", run.path)
+    whole = (moments / "after step 20" / "checkpoints" / "step=20.ckpt").read_bytes()
+    (run.checkpoints / "step=20.ckpt").write_bytes(whole[: len(whole) // 2])
+    assert newest_checkpoint(run) == run.checkpoints / "step=12.ckpt"
+    train(tiny(*LONG), run)
+    same(run, folder)
+
+
+def test_checkpoints_are_sorted_by_their_step():
+    run = RunFolder(Path("run"))
+    run.checkpoints.mkdir(parents=True)
+    for step in (8, 12, 100):
+        torch.save({}, run.checkpoints / f"step={step}.ckpt")
+    assert newest_checkpoint(run).name == "step=100.ckpt"
+
+
+def test_no_checkpoint_is_none():
+    assert newest_checkpoint(RunFolder(Path("run"))) is None
+
+
+def test_damaged_checkpoints_alone_are_an_error_and_change_nothing():
+    run = RunFolder(Path("run"))
+    run.checkpoints.mkdir(parents=True)
+    (run.checkpoints / "step=4.ckpt").write_bytes(b"no checkpoint")
+    before = times(run)
+    with pytest.raises(ConfigError, match=r"^run/checkpoints/step=4.ckpt: damaged[^\n]*$"):
+        train(tiny(), run)
+    assert times(run) == before
+
+
+def test_a_failed_run_that_is_trained_after_all_is_no_longer_failed():
+    run = RunFolder(Path("run"))
+    run.fail(OSError("the disk is full"))
+    train(tiny(), run)
+    assert run.done and not (run.path / "FAILED").exists()
+
+
+def test_a_diverged_run_says_what_to_change():
+    run = RunFolder(Path("run"))
+    run.path.mkdir()
+    with pytest.raises(
+        Diverged, match=r"^the loss became nan at step \d; lower training.lr \(now 1e\+30\) or training"
+    ):
+        train(tiny("training.lr=1e30"), run)
+    assert not run.done and not run.weights.exists()
+
+
+# Weights
+
+
+def test_final_weights_are_the_averaged_ones(short):
+    """Saved with the last checkpoint as state_dict; the raw ones are `current_model_state`."""
+    final = load_file(short.weights)
+    checkpoint = torch.load(short.checkpoints / "step=6.ckpt", weights_only=True)
+    averaged, raw = checkpoint["state_dict"], checkpoint["current_model_state"]
+    assert all(torch.equal(final[name], averaged[name]) for name in final)
+    trained = [name for name in final if not torch.equal(final[name], raw[name])]
+    assert "model.inner.head.parameters_of.weight" in trained
+
+
+def test_buffers_of_the_averaged_weights_are_the_models():
+    """Bin edges and feature order are measured, not averaged."""
+    recipe = tiny("inner.order=variance", "inner.head={kind: discrete, bins: 17, edges: quantile}")
+    run = RunFolder(Path("run"))
+    run.path.mkdir()
+    train(recipe, run)
+    experiment = build(recipe)
+    ArinarModule(experiment, recipe.training, 0).fit_to(experiment.source.train[0])
+    fitted, saved = experiment.model.inner, load_file(run.weights)
+    assert torch.equal(saved["model.inner.order_index"], fitted.order_index)
+    assert torch.equal(saved["model.inner.head.edges"], fitted.head.edges)
+    assert fitted.order_index.tolist() != [list(range(4))]
+
+
+def test_weights_survive_the_way_to_disk_and_back(short):
+    a, b = load(tiny(), short), build(tiny())
+    load_weights(short.weights, b)
+    for module, other in ((a.model, b.model), (a.codec, b.codec)):
+        assert all(torch.equal(v, other.state_dict()[k]) for k, v in module.state_dict().items())
+
+
+def test_saving_weights_leaves_no_draft():
+    recipe = tiny()
+    module = ArinarModule(build(recipe), recipe.training, 0)
+    save_weights(Path("below/final.safetensors"), module)
+    assert [p.name for p in Path("below").iterdir()] == ["final.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda path: path.unlink(), "missing; the run has not finished training"),
+        (lambda path: path.write_bytes(b"damaged"), "damaged"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-10]), "damaged"),
+    ],
+    ids=["missing", "no weights", "cut"],
+)
+def test_bad_weights_are_told_in_one_line(short, damage, words):
+    run = copy_of(short)
+    damage(run.weights)
+    with pytest.raises(ConfigError, match=rf"^run/checkpoints/final.safetensors: {words}[^\n]*$"):
+        load_weights(run.weights, build(tiny()))
+
+
+def test_weights_of_another_model_are_told_in_one_line(short):
+    with pytest.raises(ConfigError, match=r"^\S*final.safetensors: does not fit [^\n]*$"):
+        load_weights(short.weights, build(tiny("outer.width=32")))
+
+
+# Optimisation
+
+
+def test_matrices_decay_and_nothing_else_does():
+    model = build(tiny("inner.head={kind: fixed_gaussian, learned: true}", "inner.norm=dyt")).model
+    decay, keep = decayed(model)
+    linear = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
+    vectors = {id(m.weight) for m in model.modules() if isinstance(m, Vectors)}
+    assert {id(p) for p in decay} == linear
+    assert vectors <= {id(p) for p in keep} and id(model.inner.head.log_std) in {id(p) for p in keep}
+    assert all(p.dim() < 2 or id(p) in vectors or p is model.inner.head.log_std for p in keep)
+
+
+def test_every_trained_parameter_is_in_one_group():
+    recipe = tiny("codec={kind: vae}", "inner.head={kind: fixed_gaussian}", "training.weight_decay=0.3")
+    module = ArinarModule(build(recipe), recipe.training, 0)
+    decay, keep = module.configure_optimizers()["optimizer"].param_groups
+    assert (decay["weight_decay"], keep["weight_decay"]) == (0.3, 0.0)
+    ours = [id(p) for p in decay["params"] + keep["params"]]
+    assert sorted(ours) == sorted(id(p) for p in module.parameters() if p.requires_grad)
+    assert len(ours) < len(list(module.parameters()))  # a frozen autoencoder and a fixed deviation
+
+
+def test_the_learning_rate_rises_linearly_then_falls_by_a_cosine():
+    o = Training(steps=100, warmup=10)
+    assert [rate(step, o) for step in (0, 4, 9, 10)] == pytest.approx([0.1, 0.5, 1.0, 1.0])
+    assert rate(55, o) == pytest.approx(0.5)
+    assert rate(32, o) == pytest.approx(0.5 * (1 + math.cos(math.pi * 22 / 90)))
+    assert rate(100, o) == pytest.approx(0.0) and rate(120, o) == pytest.approx(0.0)
+
+
+def test_a_constant_rate_stays_after_its_warmup():
+    o = Training(steps=100, warmup=10, schedule="constant")
+    assert [rate(step, o) for step in (0, 9, 10, 99)] == pytest.approx([0.1, 1.0, 1.0, 1.0])
+
+
+@pytest.mark.parametrize("steps", [1, 10])
+def test_no_warmup_begins_at_the_peak(steps):
+    assert rate(0, Training(steps=steps, warmup=0)) == 1.0
+
+
+# What is logged
+
+
+def test_bits_per_dim_is_validated_when_asked_and_at_the_end(short):
+    rows = [row for row in read_metrics(short.path / "metrics.csv") if row[1] == "val/bits_per_dim"]
+    assert [row[0] for row in rows] == [2, 5]
+    assert 2 < rows[1][2] < rows[0][2] < 12
+
+
+def test_validation_is_of_the_averaged_weights_on_all_held_out_images(short):
+    recipe, experiment = tiny(), load(tiny(), short)
+    module = ArinarModule(experiment, recipe.training, 0)
+    images, y = experiment.source.held_out
+    with torch.no_grad():
+        module.log = lambda *_, **__: None
+        module.validation_step((images, y, torch.arange(len(y))), 0)
+    last = read_metrics(short.path / "metrics.csv")[-1]
+    assert last[:2] == (5, "val/bits_per_dim")
+    assert module.bits_per_dim.compute().item() == pytest.approx(last[2], rel=1e-6)
+
+
+def test_loss_gradient_and_rate_are_logged(straight):
+    folder, _ = straight
+    rows = {(step, name): value for step, name, value in read_metrics(folder.path / "metrics.csv")}
+    assert 0 < rows[19, "train/loss"] < rows[9, "train/loss"]
+    assert rows[9, "train/grad_norm"] > 0
+    o = tiny(*LONG).training
+    assert rows[9, "train/lr"] == pytest.approx(o.lr * rate(9, o))
+
+
+def test_metrics_are_a_long_table(straight):
+    with (straight[0].path / "metrics.csv").open() as file:
+        assert next(csv.reader(file)) == ["step", "name", "value"]
+
+
+def test_no_metrics_are_no_rows():
+    assert read_metrics(Path("nowhere.csv")) == []
+
+
+def test_the_run_folder_tells_how_far_it_is(short):
+    progress = read_json(short.path / "progress.json")
+    assert (progress["phase"], progress["steps"]) == ("train", 6) and 1 <= progress["step"] <= 6
+
+
+def test_the_run_folder_holds_its_whole_configuration(short):
+    from arinar_lab.run.config import parse, read_recipe
+
+    assert parse(read_recipe(short.path / "config.yaml")).training_signature == tiny().training_signature
+
+
+def test_training_is_a_function_of_the_seed(short):
+    again, other = RunFolder(Path("again")), RunFolder(Path("other"))
+    for run, recipe in ((again, tiny()), (other, tiny("seed=1"))):
+        run.path.mkdir()
+        train(recipe, run)
+    same(again, short)
+    with pytest.raises(AssertionError, match="weights differ"):
+        same(other, short)
+
+
+def test_threads_are_those_of_the_machine():
+    before = torch.get_num_threads()
+    use_threads(tiny("machine.threads=2").machine)
+    assert torch.get_num_threads() == 2
+    use_threads(tiny("machine.threads=0").machine)
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(before)

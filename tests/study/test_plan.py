@@ -1,0 +1,290 @@
+"""Plans: which arms, seeds and jobs a study file stands for, and what it is refused for."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from tiny import EXPERIMENTS, tiny, write_study
+
+from arinar_lab.run.config import ConfigError, read_overrides
+from arinar_lab.run.folder import RunFolder, slug, write_json
+from arinar_lab.study.plan import read_plan, short
+
+pytestmark = pytest.mark.usefixtures("alone")
+
+K = {"inner.head.components": [1, 2]}
+
+
+def plan_of(*overrides, name="study", **keys):
+    return read_plan(write_study(name, **keys), read_overrides(list(overrides)))
+
+
+def refused(words, **keys):
+    with pytest.raises(ConfigError) as error:
+        plan_of(**keys)
+    line = str(error.value)
+    assert "\n" not in line and line.startswith("study.yaml: ")
+    assert all(word in line for word in words), line
+
+
+# Arms
+
+
+def test_one_axis_is_an_arm_for_each_value():
+    plan = plan_of(axes={"inner.head.components": [1, 2, 4]})
+    assert [arm.name for arm in plan.arms] == ["components=1", "components=2", "components=4"]
+    assert [arm.values for arm in plan.arms] == [(1,), (2,), (4,)]
+    assert [arm.recipe.inner.arguments["head"].arguments["components"] for arm in plan.arms] == [1, 2, 4]
+    assert plan.axes == ("inner.head.components",)
+
+
+def test_two_axes_are_a_full_grid():
+    plan = plan_of(axes={"outer.norm": ["layer", "rms"], "inner.norm": ["layer", "rms", "dyt"]})
+    assert len(plan.arms) == 6
+    assert plan.arms[1].name == "outer.norm=layer,inner.norm=rms"  # the last word alone would not tell them apart
+    assert len({arm.recipe.training_signature for arm in plan.arms}) == 6
+
+
+def test_arms_have_names_and_any_changes():
+    plan = plan_of(arms={"plain": None, "wide": {"outer.width": 32, "inner.head": {"kind": "gmm", "components": 2}}})
+    plain, wide = plan.arms
+    assert plain.recipe.training_signature == tiny().training_signature
+    assert wide.recipe.training_signature == tiny("outer.width=32", "inner.head.components=2").training_signature
+    assert plan.axes == () and wide.values == ()
+
+
+def test_axes_and_arms_stand_together():
+    plan = plan_of(axes=K, arms={"bins": {"inner.head": {"kind": "discrete", "bins": 17}}})
+    assert [arm.name for arm in plan.arms] == ["components=1", "components=2", "bins"]
+
+
+def test_an_arm_of_another_kind_drops_the_arguments_of_the_base():
+    plan = plan_of(arms={"bins": {"inner.head": {"kind": "discrete", "bins": 17}}})
+    assert plan.arms[0].recipe.inner.arguments["head"].arguments == {"bins": 17}
+
+
+def test_parameters_are_counted():
+    one, two = plan_of(axes=K).arms
+    assert two.parameters - one.parameters == 27  # a mean, a variance and a weight more from 8 + 1 inputs
+
+
+def test_baseline_and_seeds_have_defaults():
+    plan = plan_of(axes=K)
+    assert (plan.baseline, plan.seeds, plan.references, plan.question) == ("components=1", (0, 1, 2), False, "")
+
+
+def test_baseline_seeds_question_and_references_are_the_files():
+    plan = plan_of(axes=K, baseline="components=2", seeds=[5, 3], question="Which?", references=True)
+    assert (plan.baseline, plan.seeds, plan.references, plan.question) == ("components=2", (5, 3), True, "Which?")
+
+
+def test_the_base_lies_beside_the_study():
+    Path("below").mkdir()
+    write_study()
+    Path("below/study.yaml").write_text(yaml.safe_dump({"base": "../base.yaml", "axes": K}))
+    assert len(read_plan(Path("below/study.yaml")).arms) == 2
+
+
+# Cells and jobs
+
+
+def test_a_cell_is_a_run_folder_and_a_recipe_of_its_seed():
+    plan = plan_of(axes=K)
+    folder, recipe = plan.cell(plan.arms[1], 2)
+    assert recipe.seed == 2
+    assert folder.path == Path(f"runs/components=2-{recipe.training_signature}/seed_2")
+
+
+def test_jobs_come_seed_by_seed():
+    jobs = plan_of(axes=K, seeds=[0, 7]).jobs
+    assert [(job.arm, job.recipes[0].seed) for job in jobs] == [
+        ("components=1", 0), ("components=2", 0), ("components=1", 7), ("components=2", 7),
+    ]  # fmt: skip
+    assert len({job.key for job in jobs}) == 4
+
+
+def test_arms_that_differ_in_the_sampler_share_one_job_a_seed():
+    plan = plan_of(axes={"sampler.guidance": [1.0, 2.0, 3.0]}, seeds=[0, 1])
+    assert len(plan.arms) == 3 and len(plan.jobs) == 2
+    assert [recipe.sampler.guidance for recipe in plan.jobs[1].recipes] == [1.0, 2.0, 3.0]
+    assert {recipe.seed for recipe in plan.jobs[1].recipes} == {1}
+
+
+def test_the_shipped_guidance_study_trains_once_a_seed():
+    plan = read_plan(EXPERIMENTS / "ablations" / "guidance.yaml")
+    assert len(plan.arms) == 4 and len(plan.jobs) == 3
+
+
+def test_a_run_of_another_study_is_shared_under_its_name():
+    a = plan_of(axes=K, name="a")
+    folder, _ = a.cell(a.arms[1], 0)
+    folder.path.mkdir(parents=True)
+    b = plan_of(arms={"two": {"inner.head.components": 2}}, name="b")
+    assert b.cell(b.arms[0], 0)[0] == folder
+    assert b.cell(b.arms[0], 1)[0].path.parent == folder.path.parent
+
+
+def test_a_job_is_done_when_every_evaluation_is():
+    job = plan_of(axes={"sampler.guidance": [1.0, 2.0]}).jobs[0]
+    assert not job.done
+    write_json(job.folder.path / "DONE", {"steps": 1})
+    write_json(job.folder.evaluation(job.recipes[0]) / "report.json", {"metrics": {}})
+    assert not job.done
+    write_json(job.folder.evaluation(job.recipes[1]) / "report.json", {"metrics": {}})
+    assert job.done
+
+
+def test_a_report_without_done_is_no_done_job():
+    job = plan_of(axes=K).jobs[0]
+    write_json(job.folder.evaluation(job.recipes[0]) / "report.json", {"metrics": {}})
+    assert not job.done
+
+
+# Overrides and names
+
+
+def test_overrides_change_the_base():
+    plan = plan_of("training.steps=9", "outer.width=32", axes=K)
+    assert all(arm.recipe.training.steps == 9 for arm in plan.arms)
+    assert all(arm.recipe.outer.arguments["width"] == 32 for arm in plan.arms)
+
+
+def test_overrides_change_the_studys_own_keys():
+    plan = plan_of("seeds=[4]", "baseline=components=2", "references=true", axes=K)
+    assert (plan.seeds, plan.baseline, plan.references) == ((4,), "components=2", True)
+
+
+def test_a_study_without_overrides_has_its_files_name():
+    plan = plan_of(axes=K, name="how many")
+    assert plan.name == "how_many" and plan.folder == Path("studies/how_many")
+
+
+def test_an_overridden_study_has_a_folder_of_its_own():
+    names = {
+        plan_of(*words, axes=K).name
+        for words in ([], ["training.steps=9"], ["training.steps=8"], ["training.steps=9", "seeds=[1]"])
+    }
+    assert names == {"study", "study-training.steps=9", "study-training.steps=8", "study-seeds=1-training.steps=9"}
+
+
+def test_the_order_of_the_overrides_does_not_matter():
+    words = ["training.steps=9", "outer.width=32"]
+    assert plan_of(*words, axes=K).name == plan_of(*words[::-1], axes=K).name
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (["outer.width=32"], ["inner.width=32"]),
+        (["outer.width=32", "inner.width=8"], ["outer.width=64", "inner.width=8"]),
+        (["inner.head.min_std=0.1"], ["inner.head.min_std=0.10001"]),
+    ],
+    ids=" ".join,
+)
+def test_studies_with_different_overrides_never_share_a_folder(one, other):
+    assert plan_of(*one, axes=K).folder != plan_of(*other, axes=K).folder
+
+
+def test_a_study_with_many_overrides_still_has_a_folder():
+    words = [f"{section}.{key}={value!r}" for section, keys in MANY.items() for key, value in keys.items()]
+    plan = plan_of(*words, axes=K)
+    plan.folder.mkdir(parents=True)
+
+
+MANY = {
+    "training": {"steps": 5, "batch": 16, "lr": 0.001, "warmup": 1, "weight_decay": 0.01, "clip": 0.5, "ema": 0.9},
+    "evaluation": {"draws": 1, "images": 50, "batch": 10, "kid_subset": 10, "speed_batch": 2, "speed_repeats": 1},
+    "outer": {"width": 16, "depth": 1, "heads": 2, "mlp_ratio": 2.5, "prefix": 2, "qk_norm": 1 > 0, "dropout": 0.125},
+    "inner": {"group": 2, "order": "variance", "mlp_ratio": 3.5},
+    "sampler": {"temperature": 0.95, "schedule": "constant", "candidates": 7},
+}
+
+
+def test_a_seed_override_is_not_swallowed():
+    """`seed` is one of `seeds`; a study that takes it in silence runs seeds 0, 1 and 2 all the same."""
+    with pytest.raises(ConfigError, match="seeds"):
+        plan_of("seed=5", axes=K)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(4, "4"), (0.5, "0.5"), ("rms", "rms"), ([1, "a"], "1+a"), ({"kind": "gmm", "components": 4}, "gmm components=4"),
+     ({"kind": "gmm"}, "gmm"), (None, "None")],
+)  # fmt: skip
+def test_values_are_short_in_names(value, text):
+    assert short(value) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [("masked, 16 steps", "masked,_16_steps"), ("a/b\\c", "a_b_c"), ("σ ≤ 1", "σ_1"), ("a=1,b=x+y", "a=1,b=x+y")],
+)
+def test_names_of_folders_are_safe(name, folder):
+    assert slug(name) == folder
+
+
+def test_an_arms_folder_lies_in_runs_whatever_its_name():
+    plan = plan_of(arms={"../../up": {}})
+    folder = RunFolder.of(plan.arms[0].recipe, plan.arms[0].name)
+    assert folder.path.resolve().parent.parent == Path("runs").resolve()
+
+
+# What is refused
+
+
+def test_twins_are_refused():
+    refused(["arms a and b are the same"], arms={"a": {}, "b": {"outer.norm": "layer"}})
+
+
+def test_twins_across_axes_and_arms_are_refused():
+    refused(["arms components=2 and b are the same"], axes=K, arms={"b": {"inner.head.components": 2}})
+
+
+def test_a_value_named_twice_is_refused():
+    refused(["components"], axes={"inner.head.components": [2, 2]})
+
+
+def test_an_arm_cannot_take_the_name_of_a_cell():
+    refused(["components=2"], axes=K, arms={"components=2": {"inner.head.components": 3}})
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"axis": K}, ["axis: unknown key", "axes", "did you mean axes?"]),
+        ({"axes": K, "baseline": "components=3"}, ["baseline: 'components=3' is no arm", "components=1", "did you mean"]),
+        ({"axes": K, "seeds": 3}, ["seeds: 3 is not a list"]),
+        ({"axes": K, "seeds": []}, ["seeds: [] is not a list"]),
+        ({"axes": K, "seeds": [1, 1]}, ["seeds: [1, 1] is not a list of different"]),
+        ({"axes": K, "seeds": [0.5]}, ["seeds: [0.5] is not a list"]),
+        ({"axes": K, "seeds": [True]}, ["seeds: [True] is not a list"]),
+        ({"axes": K, "references": "yes please"}, ["references: 'yes please' is not true or false"]),
+        ({}, ["axes: missing"]),
+        ({"axes": {}, "arms": {}}, ["axes: missing"]),
+        ({"axes": ["inner.head.components"]}, ["axes: ['inner.head.components'] is not a mapping"]),
+        ({"axes": {"inner.head.components": 4}}, ["axes.inner.head.components: 4 is not a list"]),
+        ({"axes": {"inner.head.components": []}}, ["axes.inner.head.components: [] is not a list"]),
+        ({"axes": {5: [1]}}, ["5"]),
+        ({"axes": {"inner.head.component": [4]}}, ["arm component=4: inner.head.component: unknown key", "components?"]),
+        ({"axes": {"inner.head.components": [0]}}, ["arm components=0: inner.head.components: 0 is too few"]),
+        ({"axes": {"inner.group": [1, 3]}}, ["arm group=3: inner.group: 3 does not divide"]),
+        ({"arms": ["a"]}, ["arms: ['a'] is not a mapping"]),
+        ({"arms": {"a": 5}}, ["arms: {'a': 5} is not a mapping"]),
+        ({"arms": {"a": {"outer.kind": "casual"}}}, ["arm a: outer.kind: unknown kind 'casual'", "did you mean causal?"]),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_fault_is_told_in_one_line(keys, words):
+    refused(words, **keys)
+
+
+def test_a_study_needs_a_base():
+    Path("study.yaml").write_text("axes: {outer.norm: [rms]}")
+    with pytest.raises(ConfigError, match=r"^study.yaml: base: missing; [^\n]*$"):
+        read_plan(Path("study.yaml"))
+
+
+def test_a_missing_base_is_named():
+    Path("study.yaml").write_text("base: nowhere.yaml\naxes: {outer.norm: [rms]}")
+    with pytest.raises(ConfigError, match=r"^nowhere.yaml: no such file"):
+        read_plan(Path("study.yaml"))

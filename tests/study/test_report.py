@@ -1,0 +1,322 @@
+"""Reports: they are written whatever is missing, and say what it is and what may be concluded."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+from tiny import tiny, write_study
+
+from arinar_lab.run.folder import write_json
+from arinar_lab.run.module import Diverged
+from arinar_lab.study import ablate
+from arinar_lab.study.ablate import finish
+from arinar_lab.study.plan import read_plan
+from arinar_lab.study.report import collect, effects, markdown, notes, rows, terminal_table, write_report
+
+pytestmark = pytest.mark.usefixtures("alone")
+
+BITS, FD = "val/bits_per_dim", "quality/fd_digits"
+
+
+def report_of(bits, *, distance=10.0, kind="exact", steps=16, unit="pixel", commit="abc", speed=True, **metrics):
+    """A report.json as evaluation writes it."""
+    values = {BITS: bits, "val/bits_per_dim_at_level": bits - 0.1, FD: distance, "quality/fd_digits_floor": 2.17,
+              "quality/kid_digits": 0.5, "quality/precision": 0.5, "quality/recall": 0.5,
+              "quality/truncated_share": 0.0, "cost/parameters": 12345, **metrics}  # fmt: skip
+    report = {
+        "metrics": values,
+        "likelihood": {"kind": kind, "unit": unit, "steps": steps, "images": 360, "draws": 1},
+        "quality": {"images": 100, "reference": 1437, "floor_images": 360, "kid_subset": 10},
+        "git": {"commit": commit, "dirty": False},
+    }
+    if speed:
+        values["speed/images_per_second"] = 1000 / bits
+        report["speed"] = {"batch": 4, "repeats": 1, "threads": 1, "device": "a CPU", "precision": "32-true"}
+    return report
+
+
+def study(reports, seeds=(0, 1, 2), **keys):
+    """A plan of two or more numbers of components, and the reports of its cells: (arm, seed) → report."""
+    keys = {"axes": {"inner.head.components": [1, 2, 4]}, "question": "How many?", **keys}
+    plan = read_plan(write_study(seeds=list(seeds), **keys))
+    for arm in plan.arms:
+        for seed in seeds:
+            if (arm.name, seed) in reports:
+                folder, recipe = plan.cell(arm, seed)
+                write_json(folder.path / "DONE", {"steps": 6, "seconds": 1.0})
+                write_json(folder.evaluation(recipe) / "report.json", reports[arm.name, seed])
+    return plan
+
+
+def whole():
+    """All arms and seeds; each arm better than the one before it, by the same in every seed."""
+    spread = {0: 0.0, 1: 0.3, 2: -0.2}
+    return {
+        (f"components={k}", seed): report_of(2.5 - i / 10 + spread[seed] + i * seed / 1000, distance=20 + seed)
+        for i, k in enumerate((1, 2, 4))
+        for seed in spread
+    }
+
+
+def text_of(plan):
+    write_report(collect(plan))
+    return (plan.folder / "report" / "table.md").read_text()
+
+
+def lines(text, start):
+    return [line for line in text.splitlines() if line.startswith(start)]
+
+
+def table(plan):
+    """Table of the report: arm → heading → cell."""
+    results = collect(plan)
+    headings, body = rows(results, results.columns)
+    return {row[0]: dict(zip(headings, row, strict=True)) for row in body}
+
+
+# A whole study
+
+
+def test_a_whole_study_writes_its_three_files():
+    plan = study(whole())
+    paths = write_report(collect(plan))
+    assert paths == [plan.folder / "report" / name for name in ("table.md", "table.csv", "figure.png")]
+    assert all(path.is_file() for path in paths)
+
+
+def test_each_arm_has_its_mean_and_interval():
+    cell = table(study(whole()))["components=2"]
+    assert cell["seeds"] == "3 of 3"
+    assert cell["bits/dim ↓"] == "2.434 ± 0.624"  # of 2.4, 2.701, 2.202
+    assert cell["FD digits ↓"] == "21.00 ± 2.48"
+    assert cell["parameters"] == "12,345"
+
+
+def test_the_baseline_is_marked():
+    assert "components=1 (baseline)" in table(study(whole()))
+    assert "components=4 (baseline)" in table(study(whole(), baseline="components=4"))
+
+
+def test_differences_are_paired_by_seed():
+    """The spread over seeds is 0.5, and yet a tenth is resolved."""
+    said = effects(collect(study(whole())))
+    assert "bits/dim: components=2 against components=1: -0.099 ± 0.002 (n = 3): better" in said
+    assert "FD digits: components=2 against components=1: +0.00 ± 0.00 (n = 3): not resolved" in said
+    assert not any("components=1 against" in line for line in said)
+
+
+def test_worse_is_worse():
+    said = effects(collect(study(whole(), baseline="components=4")))
+    assert any(line.startswith("bits/dim: components=1 against components=4: +0.19") and line.endswith("worse")
+               for line in said)  # fmt: skip
+
+
+def test_the_csv_has_a_row_for_each_run_and_a_column_for_each_metric():
+    plan = study(whole())
+    write_report(collect(plan))
+    with (plan.folder / "report" / "table.csv").open() as file:
+        read = list(csv.DictReader(file))
+    assert len(read) == 9
+    assert read[3]["arm"] == "components=2" and read[3]["inner.head.components"] == "2" and read[3]["seed"] == "0"
+    assert float(read[3][BITS]) == pytest.approx(2.4)
+    assert {FD, "quality/fd_digits_floor", "speed/images_per_second"} <= set(read[0])
+
+
+def test_markdown_has_a_table_with_as_many_cells_in_each_row():
+    text = text_of(study(whole()))
+    assert len({line.count("|") for line in lines(text, "|")}) == 1
+    assert len(lines(text, "| components=")) == 3 and "How many?" in text
+
+
+def test_the_notes_say_how_to_read_the_numbers():
+    said = " ".join(notes(collect(study(whole()))))
+    for words in ("95 % t-interval", "not Inception, so no FID", "Floor of FD: 2.17", "100 generated against 1,437",
+                  "a bound for the integers", "batch 4 and batch 1"):  # fmt: skip
+        assert words in said
+    assert "Missing" not in said and "Caution" not in said
+
+
+def test_the_figure_is_a_picture():
+    plan = study(whole())
+    write_report(collect(plan))
+    image = Image.open(plan.folder / "report" / "figure.png")
+    pixels = np.asarray(image.convert("RGB"))
+    assert image.format == "PNG" and image.width > 1500 and image.height > 400
+    assert 0.01 < (pixels != 255).any(-1).mean() < 0.5
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 100
+
+
+def test_the_figure_changes_with_the_numbers():
+    first, better = study(whole()), whole()
+    write_report(collect(first))
+    before = (first.folder / "report" / "figure.png").read_bytes()
+    better["components=4", 0] = report_of(1.0)
+    write_report(collect(study(better)))
+    assert (first.folder / "report" / "figure.png").read_bytes() != before
+
+
+# What is missing
+
+
+def test_nothing_finished_says_so_and_draws_nothing():
+    plan = study({})
+    assert [path.name for path in write_report(collect(plan))] == ["table.md", "table.csv"]
+    text = (plan.folder / "report" / "table.md").read_text()
+    assert "No cell is finished." in text and "| components=1 (baseline) | 0 of 3 |" in text
+
+
+def test_an_unfinished_arm_is_named():
+    reports = {cell: report for cell, report in whole().items() if cell[0] != "components=2"}
+    plan = study(reports)
+    text = text_of(plan)
+    assert (plan.folder / "report" / "figure.png").is_file()
+    assert "Missing: components=2 seed 0, components=2 seed 1, components=2 seed 2." in text
+    assert table(plan)["components=2"]["seeds"] == "0 of 3" and table(plan)["components=2"]["bits/dim ↓"] == ""
+
+
+def test_an_unfinished_baseline_leaves_nothing_to_compare_with():
+    plan = study({cell: report for cell, report in whole().items() if cell[0] != "components=1"})
+    assert effects(collect(plan)) == []
+    assert "Missing: components=1 seed 0" in text_of(plan)
+
+
+def test_a_single_seed_resolves_nothing():
+    plan = study({cell: report for cell, report in whole().items() if cell[1] == 0})
+    assert table(plan)["components=2"]["bits/dim ↓"] == "2.400"
+    said = effects(collect(plan))
+    assert said and all(line.endswith("(n = 1): one seed resolves nothing") for line in said)
+    assert "Nothing may be concluded about arms with fewer than two seeds" in text_of(plan)
+
+
+def test_a_study_of_one_seed_is_told_the_same():
+    plan = study({cell: report for cell, report in whole().items() if cell[1] == 0}, seeds=(0,))
+    assert all(line.endswith("one seed resolves nothing") for line in effects(collect(plan)))
+    assert "Missing" not in text_of(plan)
+
+
+def test_only_common_seeds_are_compared():
+    reports = whole()
+    del reports["components=2", 2]
+    said = effects(collect(study(reports)))
+    assert any("components=2 against" in line and "(n = 2)" in line for line in said)
+    assert any("components=4 against" in line and "(n = 3)" in line for line in said)
+
+
+def test_a_failed_arm_is_told_with_its_reason_and_status_one(capsys):
+    reports = {cell: report for cell, report in whole().items() if cell[0] != "components=4"}
+    plan = study(reports, seeds=(0, 1))
+    for seed in (0, 1):
+        plan.cell(plan.arms[2], seed)[0].fail(Diverged("the loss became nan at step 3"))
+    assert finish(plan, Console(width=200)) == 1
+    said = capsys.readouterr().out
+    assert said.count("Diverged: the loss became nan at step 3") == 2
+    assert "Missing: components=4 seed 0, components=4 seed 1" in said
+    assert (plan.folder / "report" / "figure.png").is_file()
+
+
+def test_a_whole_study_has_status_zero_and_shows_where_to_look(capsys):
+    plan = study(whole())
+    assert finish(plan, Console(width=200)) == 0
+    said = capsys.readouterr().out
+    assert "report/table.md" in said and "report/figure.png" in said and "make mlflow" in said
+
+
+def test_speed_that_is_not_measured_yet_is_left_out():
+    plan = study({cell: report_of(2.0 + cell[1] / 10, speed=False) for cell in whole()})
+    text = text_of(plan)
+    assert "images/s" not in text and "Speed:" not in text
+    assert (plan.folder / "report" / "figure.png").is_file()
+
+
+# What the numbers are
+
+
+def masked(bits, **said):
+    return report_of(bits, kind="bound", steps=8, **said)
+
+
+def test_a_bound_is_labelled_with_its_steps():
+    reports = {**whole(), ("components=2", 0): masked(2.0), ("components=2", 1): masked(2.1)}
+    cells = table(study(reports))
+    assert cells["components=2"]["likelihood"] == "bound, 8 steps"
+    assert cells["components=4"]["likelihood"] == "exact"
+
+
+@pytest.mark.parametrize("unit", ["latent", "token"])
+def test_what_are_no_pixels_is_labelled(unit):
+    reports = {cell: report_of(2.0 + cell[1] / 10, unit=unit) for cell in whole()}
+    plan = study(reports)
+    assert table(plan)["components=2"]["likelihood"] == f"exact, {unit}"
+    assert any(f"of the raw {unit}s, not of pixels" in note for note in notes(collect(plan)))
+
+
+def test_references_are_not_ours():
+    plan = study(whole(), references=True)
+    write_json(
+        plan.folder / "references.json", {"scikit-learn GaussianMixture": 2.6161, "scikit-learn KernelDensity": 3.2}
+    )
+    cell = table(plan)["scikit-learn GaussianMixture (not ours)"]
+    assert (cell["bits/dim ↓"], cell["likelihood"], cell["FD digits ↓"], cell["seeds"]) == ("2.616", "exact", "", "")
+    assert "| scikit-learn KernelDensity (not ours) |" in text_of(plan)
+    assert not any("scikit-learn" in line for line in effects(collect(plan)))
+
+
+def test_references_are_fitted_once(monkeypatch):
+    plan, calls = study(whole(), references=True), []
+    monkeypatch.setattr(ablate, "references", lambda recipe: calls.append(recipe) or {"an estimator": 2.5})
+    for _ in range(2):
+        ablate._measure(plan, Console())
+    assert len(calls) == 1 and "an estimator (not ours)" in table(plan)
+
+
+def test_references_are_asked_for(monkeypatch):
+    monkeypatch.setattr(ablate, "references", lambda _: pytest.fail("nobody asked"))
+    ablate._measure(study(whole()), Console())
+
+
+def test_runs_of_different_code_are_warned_about():
+    reports = {**whole(), ("components=4", 2): report_of(2.0, commit="def")}
+    assert "Caution: these runs come from different versions of the code." in text_of(study(reports))
+
+
+def test_truncation_is_shown_where_there_was_some():
+    assert "truncated" not in text_of(study(whole()))
+    reports = {**whole(), ("components=4", 2): report_of(2.0, **{"quality/truncated_share": 0.01})}
+    assert table(study(reports))["components=4"]["truncated"].startswith("0.0033")
+
+
+def test_arms_by_name_are_drawn_side_by_side():
+    arms = {"a | b": {}, "wide": {"outer.width": 32}}
+    plan = study({(name, seed): report_of(2.0 + seed / 10) for name in arms for seed in (0, 1)}, seeds=(0, 1),
+                 axes=None, arms=arms)  # fmt: skip
+    text = text_of(plan)
+    assert (plan.folder / "report" / "figure.png").is_file()
+    assert len({line.replace("\\|", "").count("|") for line in lines(text, "|")}) == 1
+
+
+def test_square_brackets_in_names_are_no_markup(capsys):
+    arms = {"[red]x[/red]": {}, "wide": {"outer.width": 32}}
+    plan = study({(name, 0): report_of(2.0) for name in arms}, seeds=(0,), axes=None, arms=arms, question="[1, 2]?")
+    Console(width=200).print(terminal_table(collect(plan)))
+    said = capsys.readouterr().out
+    assert "[red]x[/red]" in said and "[1, 2]?" in said
+
+
+def test_a_guidance_study_compares_evaluations_of_one_run():
+    plan = read_plan(write_study(base=tiny(), axes={"sampler.guidance": [1.0, 2.0]}, seeds=[0, 1]))
+    for arm in plan.arms:
+        for seed in plan.seeds:
+            folder, recipe = plan.cell(arm, seed)
+            distance = 10 * recipe.sampler.guidance + seed / 10
+            write_json(folder.path / "DONE", {"steps": 6, "seconds": 1.0})
+            write_json(folder.evaluation(recipe) / "report.json", report_of(2.0, distance=distance))
+    assert len(list(Path("runs").glob("*"))) == 1
+    assert "FD digits: guidance=2.0 against guidance=1.0: +10.00 ± 0.00 (n = 2): worse" in effects(collect(plan))
+
+
+def test_markdown_is_the_file():
+    plan = study(whole())
+    assert text_of(plan) == markdown(collect(plan))

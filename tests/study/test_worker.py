@@ -1,0 +1,384 @@
+"""Workers: every job is done once, whoever dies; what fails is told, and the study goes on."""
+
+import os
+import signal
+import subprocess
+import time
+from collections import Counter
+from contextlib import contextmanager
+from multiprocessing import get_context
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from filelock import FileLock
+from optuna.trial import TrialState
+from safetensors.torch import load_file
+from tiny import tiny, write_study
+
+from arinar_lab import cli
+from arinar_lab.cli import end_with
+from arinar_lab.run import perform
+from arinar_lab.run.folder import RunFolder
+from arinar_lab.run.train import train
+from arinar_lab.study import ablate, worker
+from arinar_lab.study.plan import read_plan
+from arinar_lab.study.worker import enqueue, open_queue, requeue_lost, work
+
+pytestmark = pytest.mark.usefixtures("alone")
+
+K = {"inner.head.components": [1, 2]}
+
+
+def plan_of(base=None, **keys):
+    return read_plan(write_study(base=base, **{"axes": K, "seeds": [0, 1], **keys}))
+
+
+def states(plan):
+    return [(t.user_attrs.get("key"), t.state) for t in open_queue(plan).get_trials(deepcopy=False)]
+
+
+def stamps(job):
+    return [path.stat().st_mtime_ns for path in (job.folder.path / "DONE", job.folder.weights)]
+
+
+# The queue
+
+
+def test_the_queue_holds_every_job_once():
+    plan = plan_of()
+    assert enqueue(plan) == plan.jobs
+    assert states(plan) == [(job.key, TrialState.WAITING) for job in plan.jobs]
+
+
+def test_enqueueing_twice_adds_nothing():
+    plan = plan_of()
+    enqueue(plan)
+    assert enqueue(plan) == plan.jobs
+    assert len(states(plan)) == 4
+
+
+def test_a_finished_job_is_not_enqueued():
+    plan = plan_of(base=tiny("training.steps=2"))
+    worker.run_job(plan.jobs[1], plan.name)
+    assert enqueue(plan) == [plan.jobs[0], *plan.jobs[2:]]
+    assert plan.jobs[1].key not in dict(states(plan))
+
+
+def test_a_longer_study_adds_what_is_new():
+    enqueue(plan_of(seeds=[0]))
+    plan = plan_of(seeds=[0, 1])
+    enqueue(plan)
+    assert Counter(key for key, _ in states(plan)) == {job.key: 1 for job in plan.jobs}
+
+
+def test_jobs_that_left_the_study_are_not_run(monkeypatch):
+    enqueue(plan_of(seeds=[0, 1]))
+    ran = []
+    monkeypatch.setattr(worker, "run_job", lambda job, study: ran.append(job.key) or 0.0)
+    plan = plan_of(seeds=[1])
+    enqueue(plan)
+    work(plan)
+    assert sorted(ran) == sorted(job.key for job in plan.jobs)
+
+
+def test_a_failed_job_is_queued_again_by_the_next_command(monkeypatch):
+    plan, tries = plan_of(), []
+    keys = [job.key for job in plan.jobs]
+
+    def fail_first(job, study):
+        tries.append(job.key)
+        if tries == keys[:1]:
+            raise RuntimeError("the disk is full")
+        return 0.0
+
+    monkeypatch.setattr(worker, "run_job", fail_first)
+    enqueue(plan)
+    work(plan)
+    assert tries == keys  # the failed one is not tried for ever
+    enqueue(plan)
+    work(plan)
+    assert tries.count(keys[0]) == 2
+
+
+# Lost jobs
+
+
+def claimed(plan):
+    """A queue whose first job somebody has taken."""
+    enqueue(plan)
+    study = open_queue(plan)
+    assert study.ask().user_attrs["key"] == plan.jobs[0].key
+    return study, {job.key: job for job in plan.jobs}
+
+
+def test_a_lost_job_goes_back_into_the_queue(monkeypatch):
+    monkeypatch.setattr(worker, "_CLAIM_SECONDS", 0)
+    plan = plan_of()
+    study, jobs = claimed(plan)
+    requeue_lost(study, jobs)
+    assert Counter(states(plan))[plan.jobs[0].key, TrialState.WAITING] == 1
+    assert Counter(states(plan))[plan.jobs[0].key, TrialState.FAIL] == 1
+    requeue_lost(study, jobs)
+    assert len(states(plan)) == 5
+
+
+def test_a_job_whose_folder_is_locked_is_not_lost(monkeypatch):
+    monkeypatch.setattr(worker, "_CLAIM_SECONDS", 0)
+    plan = plan_of()
+    study, jobs = claimed(plan)
+    with plan.jobs[0].folder.lock:
+        requeue_lost(study, jobs)
+    assert len(states(plan)) == 4
+
+
+@pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/Los_Angeles"])
+def test_a_job_just_claimed_is_not_lost_anywhere_in_the_world(monkeypatch, zone):
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    plan = plan_of()
+    study, jobs = claimed(plan)
+    requeue_lost(study, jobs)
+    assert len(states(plan)) == 4
+    monkeypatch.undo()
+    time.tzset()
+
+
+# Many processes
+
+
+class EmptyJob(SimpleNamespace):
+    """A job without work."""
+
+
+def test_no_two_processes_take_the_same_job(monkeypatch):
+    """Four real processes and forty trials: SQLite alone hands some of them out twice."""
+    folder = Path("studies/race").absolute()
+    jobs = [EmptyJob(key=f"job {i}", arm="arm", done=False, folder=RunFolder(Path(f"runs/{i}"))) for i in range(40)]
+    plan = SimpleNamespace(name="race", folder=folder, jobs=jobs)
+    log = Path("log").absolute()
+
+    def run_job(job, study):
+        with log.open("a") as file:
+            file.write(f"{job.key}\n")
+        return 0.0
+
+    monkeypatch.setattr(worker, "run_job", run_job)
+    enqueue(plan)
+    fork = get_context("fork")
+    start = fork.Barrier(4)
+
+    def take():
+        start.wait()
+        work(plan)
+
+    processes = [fork.Process(target=take) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0] * 4
+    assert sorted(log.read_text().splitlines()) == sorted(job.key for job in jobs)
+    assert {t.state for t in open_queue(plan).get_trials() if "key" in t.user_attrs} == {TrialState.COMPLETE}
+
+
+def test_a_worker_ends_with_its_parent():
+    """However the parent dies: its child gets a SIGTERM, which here writes a file."""
+    done = Path("terminated").absolute()
+    parent = os.fork()
+    if parent == 0:
+        if os.fork() == 0:
+            signal.signal(signal.SIGTERM, lambda *_: (done.write_text("yes"), os._exit(0)))
+            end_with(os.getppid())
+            time.sleep(30)
+            os._exit(1)
+        time.sleep(0.3)
+        os._exit(0)
+    os.waitpid(parent, 0)
+    for _ in range(100):
+        if done.exists():
+            return
+        time.sleep(0.05)
+    pytest.fail("the worker outlived its parent")
+
+
+# One study, stopped in every way
+
+LONG = [
+    "evaluation.speed_batch=1",
+    "evaluation.images=20",
+    "training.steps=60",
+    "training.checkpoint_every=10",
+    "training.validate_every=30",
+    "outer.dropout=0.1",
+]
+ARMS = {"inner.head.components": [1, 2, 3]}
+
+
+@pytest.fixture(params=["forked", pytest.param("real", marks=pytest.mark.slow)])
+def processes(request, monkeypatch):
+    """The workers that a study has started: forks of this process, or the real commands."""
+    if request.param == "forked":
+        request.getfixturevalue("uncounted")
+        return request.getfixturevalue("forked")
+    started = []
+
+    def start(*words, **options):
+        started.append(subprocess.Popen(*words, **options))
+        return started[-1]
+
+    spawn = SimpleNamespace(Popen=start, STDOUT=subprocess.STDOUT, TimeoutExpired=subprocess.TimeoutExpired)
+    monkeypatch.setattr(ablate, "subprocess", spawn)
+    return started
+
+
+@contextmanager
+def whenever_it_watches(monkeypatch, act):
+    """Call `act` each time the study's own process looks at its workers."""
+
+    def sleep(seconds):
+        act()
+        time.sleep(0.02)
+
+    clock = SimpleNamespace(sleep=sleep, time=time.time, perf_counter=time.perf_counter)
+    with monkeypatch.context() as patch:
+        patch.setattr(ablate, "time", clock)
+        yield
+
+
+def run(*words):
+    with pytest.raises(SystemExit) as leave:
+        cli.main(["ablate", "study.yaml", "--workers", "1", *words])
+    return leave.value.code
+
+
+def once(condition, act):
+    """A function that acts when the condition is first met."""
+    left = [act]
+
+    def look():
+        if left and condition():
+            left.pop()()
+
+    return look
+
+
+def test_a_killed_worker_costs_nothing_that_was_finished(processes, monkeypatch, capfd):
+    path = write_study(base=tiny(*LONG), axes=ARMS, seeds=[0])
+    first, second, third = read_plan(path).jobs
+
+    def in_the_middle():
+        return first.done and any(second.folder.checkpoints.glob("step=*.ckpt"))
+
+    with whenever_it_watches(monkeypatch, once(in_the_middle, lambda: processes[0].kill())):
+        assert run() == 1
+    assert first.done and not second.folder.done and not third.folder.done
+    assert "Missing: components=2 seed 0, components=3 seed 0" in capfd.readouterr().out
+    before = stamps(first)
+
+    assert run() == 0
+    assert stamps(first) == before
+    assert second.done and third.done
+    started = Counter(line.split()[-1] for line in Path("studies/study/worker_0.log").read_text().splitlines()
+                      if "components=" in line and line.endswith("seed_0"))  # fmt: skip
+    assert started == {first.key: 1, second.key: 2, third.key: 1}
+
+    straight = RunFolder(Path("straight"))  # the killed run went on from its checkpoint, bit for bit
+    straight.path.mkdir()
+    train(second.recipes[0], straight)
+    ours, theirs = load_file(second.folder.weights), load_file(straight.weights)
+    assert all((ours[name] == theirs[name]).all() for name in theirs)
+
+    after = [stamps(job) for job in (first, second, third)]
+    assert run() == 0 and len(processes) == 2  # all is done: nobody is started
+    assert [stamps(job) for job in (first, second, third)] == after
+
+
+def test_a_study_that_is_asked_to_end_leaves_no_worker(processes, monkeypatch, capfd):
+    path = write_study(base=tiny(*LONG), axes=K, seeds=[0])
+    first = read_plan(path).jobs[0]
+
+    def in_the_middle():
+        return any(first.folder.checkpoints.glob("step=*.ckpt"))
+
+    def not_handled(*_):
+        raise AssertionError("the study does not listen")
+
+    before = signal.signal(signal.SIGTERM, not_handled)
+    try:
+        with whenever_it_watches(monkeypatch, once(in_the_middle, lambda: os.kill(os.getpid(), signal.SIGTERM))):
+            assert run() == 130
+        assert signal.getsignal(signal.SIGTERM) == not_handled
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert [process.poll() is None for process in processes] == [False]
+    assert not first.folder.done and not (first.folder.path / "FAILED").exists()
+    with FileLock(first.folder.path / ".lock", timeout=0):
+        pass
+    assert "The same command goes on where it stopped." in capfd.readouterr().out
+
+
+def test_an_arm_that_diverges_is_told_and_the_others_go_on(forked, uncounted, capfd):
+    path = write_study(arms={"wild": {"training.lr": 1e30}, "tame": {}}, seeds=[0])
+    wild, tame = read_plan(path).jobs
+    assert run() == 1
+    assert tame.done and not wild.folder.done
+    reason = (wild.folder.path / "FAILED").read_text()
+    assert reason.startswith("Diverged: the loss became nan at step ") and "lower training.lr" in reason
+    said = " ".join(capfd.readouterr().out.split())
+    assert "failed" in said and "the loss became nan" in said and "Missing: wild seed 0" in said
+
+    before = stamps(tame)
+    assert run() == 1  # it is tried again, and the other is not
+    assert stamps(tame) == before
+    keys = [key for key, _ in states(read_plan(path))]
+    assert keys.count(wild.key) == 2 and keys.count(tame.key) == 1
+
+
+def test_a_run_that_recovers_is_no_longer_failed(monkeypatch):
+    """Trained, not evaluated: the disk was full. The next command evaluates it."""
+    plan = plan_of(base=tiny("training.steps=2"), axes={"inner.head.components": [1]}, seeds=[0])
+    job, evaluate = plan.jobs[0], perform.evaluate
+
+    def fail(*_):
+        raise OSError("no space left")
+
+    enqueue(plan)
+    monkeypatch.setattr(perform, "evaluate", fail)
+    work(plan)
+    assert (job.folder.path / "FAILED").read_text() == "OSError: no space left\n"
+    monkeypatch.setattr(perform, "evaluate", evaluate)
+    enqueue(plan)
+    work(plan)
+    assert job.done and not (job.folder.path / "FAILED").exists()
+
+
+def test_a_guidance_study_trains_once_and_evaluates_each():
+    plan = plan_of(base=tiny("training.steps=2"), axes={"sampler.guidance": [1.0, 2.0]}, seeds=[0])
+    enqueue(plan)
+    work(plan)
+    assert plan.jobs[0].done
+    assert len(list(Path("runs").glob("*/seed_0"))) == 1
+    assert len(list(Path("runs").glob("*/seed_0/evaluations/*/report.json"))) == 2
+
+
+def test_the_value_of_a_trial_is_its_bits_per_dim():
+    plan = plan_of(base=tiny("training.steps=2"), axes={"inner.head.components": [1]}, seeds=[0])
+    enqueue(plan)
+    work(plan)
+    (trial,) = open_queue(plan).get_trials()
+    job = plan.jobs[0]
+    assert trial.value == pytest.approx(job.folder.report(job.recipes[0])["metrics"]["val/bits_per_dim"])
+    assert trial.user_attrs == {"key": job.key, "arm": "components=1"}
+
+
+def test_the_queue_can_be_lost(monkeypatch):
+    """The run folders are the truth: without queue.db nothing is trained again."""
+    plan = plan_of(base=tiny("training.steps=2"), axes={"inner.head.components": [1]}, seeds=[0])
+    enqueue(plan)
+    work(plan)
+    (plan.folder / "queue.db").unlink()
+    monkeypatch.setattr(worker, "run_job", lambda *_: pytest.fail("trained again"))
+    assert enqueue(plan) == []
+    work(plan)
+    assert states(plan) == []

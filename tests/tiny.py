@@ -1,0 +1,53 @@
+"""A recipe that trains in a second, and what the tests do with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from arinar_lab.run.config import Recipe, merge, parse, read_overrides, read_recipe, resolved
+from arinar_lab.run.evaluate import evaluate, measure_speed
+from arinar_lab.run.folder import RunFolder
+from arinar_lab.run.train import train
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+WIDTHS = ["outer.width=16", "outer.depth=1", "outer.heads=2", "inner.width=8", "inner.heads=2"]
+MEASURES = [
+    "evaluation.images=100", "evaluation.kid_subset=10", "evaluation.draws=1", "evaluation.speed_batch=4",
+    "evaluation.speed_repeats=1",
+]  # fmt: skip
+STEPS = [
+    "training.steps=6", "training.batch=32", "training.warmup=2", "training.checkpoint_every=2",
+    "training.validate_every=3",
+]  # fmt: skip
+SMALL = [*WIDTHS, *STEPS, *MEASURES, "sampler.guidance=1", "machine.accelerator=cpu"]
+
+
+def content(*overrides: str) -> dict[str, Any]:
+    """experiments/digits.yaml made small, with overrides, as plain data."""
+    recipe = merge(read_recipe(EXPERIMENTS / "digits.yaml"), read_overrides(SMALL))
+    return merge(recipe, read_overrides(list(overrides)))
+
+
+def tiny(*overrides: str) -> Recipe:
+    return parse(content(*overrides))
+
+
+def finished(recipe: Recipe, folder: RunFolder | None = None) -> RunFolder:
+    """A run folder that is trained, evaluated and timed."""
+    folder = folder or RunFolder.of(recipe, "tiny")
+    folder.path.mkdir(parents=True, exist_ok=True)
+    train(recipe, folder)
+    evaluate(recipe, folder)
+    measure_speed(recipe, folder)
+    return folder
+
+
+def write_study(name: str = "study", base: Recipe | None = None, **keys: Any) -> Path:
+    """A study file beside its base recipe, in the folder the test works in."""
+    Path("base.yaml").write_text(yaml.safe_dump(resolved(base or tiny())))
+    path = Path(f"{name}.yaml")
+    path.write_text(yaml.safe_dump({"base": "base.yaml", **keys}, sort_keys=False))
+    return path
