@@ -227,10 +227,10 @@ def train(recipe: Recipe, folder: RunFolder, tracker: Tracker | None = None, bar
     data = DataModule(experiment.source, recipe.training.batch, recipe.seed)
     try:
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
-    except SystemExit:
-        if trainer.interrupted:  # Lightning turns Ctrl-C into an exit
-            raise KeyboardInterrupt from None
+    except SIGTERMException:
         raise
+    except SystemExit:  # what Lightning makes of Ctrl-C
+        raise KeyboardInterrupt from None
     if trainer.is_global_zero:
         _finish(folder, module, resume.seconds, trainer.global_step)
         folder.log(f"done, {trainer.global_step} steps in {resume.seconds:.1f} s")
