@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, WeightAveraging
 from safetensors.torch import load_file
 from tiny import tiny
 from torch import nn
@@ -263,14 +263,16 @@ def test_done_tells_steps_and_seconds(short):
 
 
 def test_one_checkpoint_is_kept(short):
-    assert [p.name for p in short.checkpoints.glob("*.ckpt")] == ["step=6.ckpt"]
+    assert [p.name for p in short.checkpoints.glob("*.ckpt")] == [
+        "step=4.ckpt"
+    ]  # after the last step nothing is resumed
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(straight):
     folder, moments = straight
     run = RunFolder(Path("run"))
     shutil.copytree(moments / "after step 13", run.path)
-    whole = (moments / "after step 20" / "checkpoints" / "step=20.ckpt").read_bytes()
+    whole = (moments / "before step 20" / "checkpoints" / "step=20.ckpt").read_bytes()
     (run.checkpoints / "step=20.ckpt").write_bytes(whole[: len(whole) // 2])
     assert newest_checkpoint(run) == run.checkpoints / "step=12.ckpt"
     train(tiny(*LONG), run)
@@ -319,14 +321,25 @@ def test_a_diverged_run_says_what_to_change():
 # Weights
 
 
-def test_final_weights_are_the_averaged_ones(short):
-    """Saved with the last checkpoint as state_dict; the raw ones are `current_model_state`."""
-    final = load_file(short.weights)
-    checkpoint = torch.load(short.checkpoints / "step=6.ckpt", weights_only=True)
-    averaged, raw = checkpoint["state_dict"], checkpoint["current_model_state"]
-    assert all(torch.equal(final[name], averaged[name]) for name in final)
-    trained = [name for name in final if not torch.equal(final[name], raw[name])]
-    assert "model.inner.head.parameters_of.weight" in trained
+class Keep(Callback):
+    """Keeps what the weights and their averages are after the last step."""
+
+    def on_train_batch_end(self, trainer, module, *_):
+        averaging = next(c for c in trainer.callbacks if isinstance(c, WeightAveraging))
+        self.raw = {name: value.clone() for name, value in module.state_dict().items()}
+        self.averaged = {n: value.clone() for n, value in averaging._average_model.module.state_dict().items()}
+
+
+def test_final_weights_are_the_averaged_ones(monkeypatch):
+    keep, run = Keep(), RunFolder(Path("run"))
+    add_callback(monkeypatch, keep)
+    run.path.mkdir()
+    train(tiny(), run)
+    final = load_file(run.weights)
+    assert all(torch.equal(final[name], keep.averaged[name]) for name in final)
+    assert not torch.equal(
+        final["model.inner.head.parameters_of.weight"], keep.raw["model.inner.head.parameters_of.weight"]
+    )
 
 
 def test_buffers_of_the_averaged_weights_are_the_models():
