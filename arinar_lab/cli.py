@@ -27,7 +27,12 @@ examples:
 
 def main(words: list[str] | None = None) -> None:
     """Run the command line and leave with its exit status."""
-    arguments = _parser().parse_args(words)
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(words)  # overrides may follow an option, too
+    if rest and (not hasattr(arguments, "overrides") or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        arguments.overrides += rest
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     try:
         status = arguments.verb(arguments)

@@ -34,5 +34,6 @@ def perform(
             if isinstance(error, Exception):
                 folder.fail(error)
             raise
+        (folder.path / "FAILED").unlink(missing_ok=True)
         tracker.publish(recipes[0], arm, folder, read_metrics)
         return reports

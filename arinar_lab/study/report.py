@@ -222,7 +222,7 @@ def markdown(results: Results) -> str:
     headings, body = rows(results, results.columns)
     lines = [f"# {results.plan.name}", "", results.plan.question, ""]
     lines += ["| " + " | ".join(headings) + " |", "|:--" + "|--:" * (len(headings) - 1) + "|"]
-    lines += ["| " + " | ".join(row) + " |" for row in body]
+    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in body]
     if difference := effects(results):
         lines += [
             "",
@@ -298,7 +298,7 @@ def _places(plan: Plan) -> tuple[Sequence[float], list[str], str, bool]:
 def _against_arms(ax: Any, results: Results, metrics: list[str]) -> None:
     at, names, label, positive = _places(results.plan)
     for i, (metric, (mark, line, colour)) in enumerate(zip(metrics, _MARKS, strict=False)):
-        places = [x * 1.05**i if positive else x + 0.08 * i for x in at]  # beside each other, not one on the other
+        places = [x * 1.05**i if positive else x for x in at]  # beside each other, not one on the other
         points = [
             (x, s) for x, arm in zip(places, results.plan.arms, strict=True) if (s := results.summary(arm, metric))
         ]

@@ -262,6 +262,13 @@ def test_noise_is_far_from_digits(digits):
     assert far["precision"] < 0.1 < 0.5 < near["precision"]
 
 
+def test_few_kinds_of_good_images_are_precise_and_recall_little(digits):
+    images, y = digits.train
+    some = compare(digits.held_out[0][digits.held_out[1] == 0], images[:600], 20)
+    assert (y[:600] == 0).float().mean() < 0.2
+    assert some["precision"] > 0.6 > 0.4 > some["recall"]
+
+
 # Speed and cost
 
 
