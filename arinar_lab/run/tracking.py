@@ -190,8 +190,9 @@ class Tracker:
                 self._client.log_artifact(run_id, str(path))
             self._client.set_terminated(run_id)
 
-    def link(self, host: str = "http://127.0.0.1:5000") -> str:
-        """The address of the experiment in the dashboard, in the view for training runs."""
+    def link(self, local: str = "http://127.0.0.1:5000") -> str:
+        """Where the dashboard shows the experiment, in its view for training runs: at the server, or at `make mlflow`."""
+        host = tracking_uri().rstrip("/") if tracking_uri().startswith("http") else local
         with self._guard(), self._connected():
             return f"{host}/#/experiments/{self._experiment_id}?workflowType=machine_learning"
         return host

@@ -75,16 +75,12 @@ def finish(plan: Plan, console: Console) -> int:
     grid = folder.evaluation(recipe) / "samples" / "grid.png"
     if grid.is_file():
         console.print(f"{grid}  (samples of {plan.baseline})", highlight=False, soft_wrap=True)
-    console.print(f"Dashboard: make mlflow, then {link}", highlight=False, soft_wrap=True)
+    console.print(f"Dashboard (the local one by make mlflow): {link}", highlight=False, soft_wrap=True)
     failed = [job for job in plan.jobs if not job.done]
     for job in failed:
         file = job.folder.path / "FAILED"
-        reason = file.read_text().strip() if file.is_file() else "not run"
-        console.print(
-            f"[red]failed[/red] {escape(job.folder.path.as_posix())}: {escape(reason)}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        said = f"[red]failed[/red] {job.folder.path}: {escape(file.read_text().strip())}" if file.is_file() else ""
+        console.print(said or f"not run: {job.folder.path}", highlight=False, soft_wrap=True)
     return 1 if failed else 0
 
 
@@ -143,14 +139,16 @@ def _work(plan: Plan, todo: list[Job], command: list[str], workers: int, seconds
     """Start the workers and watch them; False where the user interrupted."""
     threads = str(max(1, plan.arms[0].recipe.machine.threads))
     environment = {**os.environ, "ARINAR_PARENT": str(os.getpid()), "OMP_NUM_THREADS": threads}
-    processes = []
-    for i in range(workers):
-        with (plan.folder / f"worker_{i}.log").open("a") as log:
-            processes.append(
-                subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
-            )
+    processes: list[subprocess.Popen[bytes]] = []
     try:
         with _asked_to_end():
+            for i in range(workers):
+                with (plan.folder / f"worker_{i}.log").open("a") as log:
+                    processes.append(
+                        subprocess.Popen(
+                            command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+                        )
+                    )
             _watch(plan, todo, processes, seconds, console)
         return True
     except KeyboardInterrupt:

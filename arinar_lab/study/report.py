@@ -181,7 +181,8 @@ def notes(results: Results) -> list[str]:
     if speed:
         lines.append(
             f"Speed: batch {speed['batch']} and batch 1, median of {speed['repeats']} after a warm-up,"
-            f" {speed['threads']} thread(s) of {speed['device']}, {speed['precision']}, nothing of ours beside it."
+            f" {speed['threads']} thread(s) of {speed['device']}, {speed['precision']}, no run of ours beside it"
+            f" ({_load(results)})."
         )
     missing = [
         f"{arm.name} seed {s}"
@@ -199,6 +200,14 @@ def notes(results: Results) -> list[str]:
     if len(states) > 1:
         lines.append("Caution: these runs come from different versions of the code.")
     return lines
+
+
+def _load(results: Results) -> str:
+    """How busy the machine was when the speeds were taken: the load of the last minute, our own thread included."""
+    loads = [
+        r["speed"]["load_average"] for by_seed in results.reports.values() for r in by_seed.values() if "speed" in r
+    ]
+    return f"load average {min(loads):.1f} to {max(loads):.1f}"
 
 
 def terminal_table(results: Results) -> Table:
@@ -317,6 +326,7 @@ def _against_arms(ax: Any, results: Results, metrics: list[str]) -> None:
                 alpha=0.35,
                 markersize=3,
             )
+    _keep_the_points_in_view(ax, results, metrics)
     floor = results.any_report["metrics"].get(f"{metrics[0]}_floor")
     if floor is not None:
         ax.axhline(floor, color="grey", linestyle="--", linewidth=1, label="floor: held-out images")
@@ -328,6 +338,14 @@ def _against_arms(ax: Any, results: Results, metrics: list[str]) -> None:
     ax.set_ylabel(_LABELS[metrics[0]] + " (less is better)")
     ax.grid(alpha=0.25)
     ax.legend(fontsize=8)
+
+
+def _keep_the_points_in_view(ax: Any, results: Results, metrics: list[str]) -> None:
+    """Intervals of two seeds reach far beyond what was measured; where they would flatten the points, they leave the axes."""
+    values = [v for m in metrics for arm in results.plan.arms for v in results.values(arm, m).values()]
+    low, high = min(values), max(values)
+    bottom, top = ax.get_ylim()
+    ax.set_ylim(max(bottom, low - (high - low)), min(top, high + (high - low))) if high > low else None
 
 
 def _against_speed(ax: Any, results: Results, metric: str) -> None:
