@@ -79,6 +79,17 @@ def _parser() -> argparse.ArgumentParser:
     verb("work", _work, "be one worker of a study (ablate starts these)")
     verb("report", _report, "write the report of what a study has finished")
     verb("check", _check, "build recipes and every arm of studies without training", many=True)
+    convert = verbs.add_parser("convert", help="write a published checkpoint as a run folder of ours")
+    convert.add_argument("checkpoint", type=Path)
+    convert.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="where the checkpoint differs from the preset"
+    )
+    convert.add_argument("--preset", required=True, help="a recipe: imagenet256_arinar_b, imagenet256_mar_b, or a file")
+    convert.add_argument(
+        "--weights", default="model_ema", metavar="NAME", help="model_ema (default: averaged) or model"
+    )
+    convert.add_argument("--out", type=Path, help="the run folder to write (default runs/CHECKPOINT/seed_0)")
+    convert.set_defaults(verb=_convert)
     retrain = verbs.add_parser("retrain", help="retrain weights that ship with the package")
     retrain.add_argument("name", choices=("digits_classifier", "digits_vae"))
     retrain.set_defaults(verb=_retrain)
@@ -264,8 +275,18 @@ def _check(arguments: argparse.Namespace) -> int:
                 print(f"  {arm.name:<40} {arm.parameters:>12,} parameters  {arm.recipe.training_signature}")
         else:
             recipe = _recipe(file, overrides)
-            parameters = sum(p.numel() for p in build(recipe).model.parameters())
+            parameters = sum(p.numel() for p in build(recipe, "meta").model.parameters())
             print(f"{file}: {parameters:,} parameters  {recipe.training_signature}")
+    return 0
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from arinar_lab.run.config import preset
+    from arinar_lab.run.convert import convert
+
+    recipe = _recipe(preset(arguments.preset), arguments.overrides)
+    out = arguments.out or Path("runs") / arguments.checkpoint.stem / f"seed_{recipe.seed}"
+    print(convert(arguments.checkpoint, recipe, out, arguments.weights).path)
     return 0
 
 

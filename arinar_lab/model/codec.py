@@ -143,6 +143,37 @@ class Tokens(Codec):
         return x
 
 
+class Latents(Codec):
+    """Latents of an autoencoder that are data already: [B, C, H, W], one position a token, N = H·W and D = C.
+
+    Arguments:
+        scale: what they are multiplied by before `normalise` (0.2325 for the published KL-16, 0.18215 for Stable Diffusion's).
+        normalise: of the tokens; `none` where the scale is given.
+
+    Raises:
+        ValueError: if the data are no [C, H, W], or scale is not above 0.
+    """
+
+    unit = "latent"
+
+    def __init__(
+        self, shape: tuple[int, ...], levels: int, /, *, scale: float = 1.0, normalise: Normalisation = "none"
+    ) -> None:
+        if len(shape) != 3 or levels:
+            raise ValueError("kind: latents passes latents through, and these data are none; use kind: vae or tokens")
+        if not scale > 0:
+            raise ValueError(f"scale: {scale} is not above 0")
+        super().__init__(shape[1] * shape[2], shape[0], normalise)
+        self.grid, self.scale = shape[1:], scale
+
+    def _encode(self, image: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        x = self.scale * image.float().flatten(2).transpose(1, 2)
+        return x, x.new_full(x.shape[:1], self.dims * math.log(self.scale))
+
+    def _decode(self, x: Tensor) -> Tensor:
+        return x.transpose(1, 2).unflatten(2, self.grid) / self.scale
+
+
 class Autoencoder(nn.Module):
     """Small convolutional autoencoder of stride 2: [B, C, H, W] ↔ moments [B, 2·latents, H/2, W/2].
 
@@ -226,6 +257,6 @@ def load_weights(model: nn.Module, path: Path) -> None:
         raise ValueError(f"weights: {str(path)!r} does not fit this autoencoder: {reason}") from None
 
 
-CODECS: dict[str, type[Codec]] = {"pixels": Pixels, "tokens": Tokens, "vae": VAE}
+CODECS: dict[str, type[Codec]] = {"pixels": Pixels, "tokens": Tokens, "vae": VAE, "latents": Latents}
 CodecMaker = Callable[[tuple[int, ...], int], Codec]
 """Called as `maker(shape of the data, grey levels)`."""

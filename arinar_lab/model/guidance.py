@@ -18,7 +18,8 @@ class Sampler:
     """A setting of the sampler; nothing in it needs training.
 
     Arguments:
-        temperature: multiplies standard deviations, > 0. (ARINAR's release divides by its own.)
+        temperature: multiplies standard deviations, > 0.
+        temperature_divides: whether it divides them instead, as in ARINAR's release.
         guidance: weight w of the conditional density, ≥ 0; 1 is no guidance and costs nothing.
         schedule: of the weight over an image.
         steps: in how many steps a masked outer model draws an image; None is one token a step.
@@ -29,6 +30,7 @@ class Sampler:
     """
 
     temperature: float = 1.0
+    temperature_divides: bool = False
     guidance: float = 1.0
     schedule: Literal["constant", "linear"] = "linear"
     steps: int | None = None
@@ -52,7 +54,9 @@ class Sampler:
         """The density a step draws from: guided, then tempered."""
         if null is not None:
             density = density.guided(null, self.weight(progress), self.candidates)
-        return density if self.temperature == 1 else density.tempered(self.temperature)
+        if self.temperature == 1:
+            return density
+        return density.tempered(1 / self.temperature if self.temperature_divides else self.temperature)
 
 
 def kept(tokens: int, steps: int) -> list[int]:

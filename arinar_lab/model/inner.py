@@ -10,14 +10,14 @@ Letters: * batch (M when flat), D features, G groups, F = D/G features a group, 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from .density import Density
 from .head import Head, HeadMaker
-from .layers import Block, Blocks, Caches, Linear, NormMaker, Vectors, ZeroLinear, at_least, layer
+from .layers import Block, BlockOptions, Blocks, Caches, Linear, Vectors, ZeroLinear, at_least, layer
 from .noise import Noise
 
 
@@ -28,16 +28,13 @@ class Trunk(nn.Module):
     """
 
     def __init__(
-        self, context: int, features: int, groups: int, width: int, depth: int, heads: int, norm: NormMaker, qk_norm: bool,
-        mlp_ratio: float,
-    ) -> None:  # fmt: skip
+        self, context: int, features: int, groups: int, width: int, depth: int, heads: int, block: BlockOptions
+    ) -> None:
         super().__init__()
         self.start_of, self.group_of = Linear(context, width), Linear(features, width)
         self.start, self.positions = Vectors(1, width), Vectors(groups, width)
-        self.blocks = Blocks(
-            Block(width, heads, context=context, norm=norm, qk_norm=qk_norm, mlp_ratio=mlp_ratio) for _ in range(depth)
-        )
-        self.norm = norm(width, False)
+        self.blocks = Blocks(Block(width, heads, context=context, **block) for _ in range(depth))
+        self.norm = block.get("norm", layer)(width, False)
         self.adapt = nn.Sequential(nn.SiLU(), ZeroLinear(context, 2 * width))
 
     def forward(self, x: Tensor, z: Tensor, caches: Caches | None = None) -> tuple[Tensor, Caches]:
@@ -61,10 +58,10 @@ class FeatureAR(Head):
 
     Arguments:
         head: the head on one group, called as head(W, F, groups).
-        width, depth, heads, mlp_ratio: of the trunk.
+        width, depth, heads: of the trunk.
         group: F, must divide D.
         order: in which order the features come: `identity`, `reversed`, or `variance` (of the training data, descending).
-        norm, qk_norm: normalisation of the trunk.
+        block: of the trunk's blocks, see `Block`.
 
     Raises:
         ValueError: if depth < 1, group does not divide D, or heads does not divide width.
@@ -83,11 +80,9 @@ class FeatureAR(Head):
         width: int = 64,
         depth: int = 1,
         heads: int = 4,
-        mlp_ratio: float = 4.0,
         group: int = 1,
         order: Literal["identity", "reversed", "variance"] = "identity",
-        norm: NormMaker = layer,
-        qk_norm: bool = False,
+        **block: Unpack[BlockOptions],
     ) -> None:
         super().__init__()
         at_least(1, width=width, depth=depth)
@@ -97,7 +92,7 @@ class FeatureAR(Head):
                 f"group: {group} does not divide the {features} features of a token; choose one of {choices}"
             )
         self.features, self.group, self.groups, self.order = features, group, features // group, order
-        self.trunk = Trunk(context, group, self.groups, width, depth, heads, norm, qk_norm, mlp_ratio)
+        self.trunk = Trunk(context, group, self.groups, width, depth, heads, block)
         self.head = head(width, group, groups * self.groups)
         self.likelihood, self.can = self.head.likelihood, self.head.can
         index = torch.arange(features)

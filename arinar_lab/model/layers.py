@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -130,21 +130,41 @@ class Attention(nn.Module):
     Arguments:
         width: W; heads: H, must divide W.
         qk_norm: whether queries and keys are RMS-normalised (arXiv 2302.05442).
+        softmax_scale: what the usual scale of the products, 1/√S, is multiplied by.
+        k_bias: whether keys have a bias. It changes no output (the softmax cancels it) unless qk_norm is on.
         dropout: on attention weights and on the projection.
     """
 
-    def __init__(self, width: int, heads: int, /, *, qk_norm: bool = False, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        /,
+        *,
+        qk_norm: bool = False,
+        softmax_scale: float = 1.0,
+        k_bias: bool = True,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         if heads < 1 or width % heads:
             raise ValueError(f"heads: {heads} does not divide the width {width}")
+        if not softmax_scale > 0:
+            raise ValueError(f"softmax_scale: {softmax_scale} is not above 0")
         self.heads, self.size, self.dropout = heads, width // heads, dropout
-        self.qkv, self.project = Linear(width, 3 * width), Linear(width, width)
+        self.scale = softmax_scale * self.size**-0.5
+        self.qkv, self.project = Linear(width, 3 * width, bias=k_bias), Linear(width, width)
+        if not k_bias:
+            self.q_bias, self.v_bias = nn.Parameter(torch.zeros(width)), nn.Parameter(torch.zeros(width))
         self.q_norm = nn.RMSNorm(self.size, eps=1e-6) if qk_norm else nn.Identity()
         self.k_norm = nn.RMSNorm(self.size, eps=1e-6) if qk_norm else nn.Identity()
 
     def forward(self, x: Tensor, causal: bool = False, cache: Cache | None = None) -> tuple[Tensor, Cache | None]:
         """x [B, T, W] → [B, T, W]. With a cache the positions of x follow those in it, and attention is causal."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, self.size)).permute(2, 0, 3, 1, 4)
+        qkv = self.qkv(x)
+        if self.qkv.bias is None:
+            qkv = qkv + torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        q, k, v = qkv.unflatten(-1, (3, self.heads, self.size)).permute(2, 0, 3, 1, 4)
         q, k = self.q_norm(q), self.k_norm(k)
         mask = None
         if cache is not None:
@@ -154,7 +174,7 @@ class Attention(nn.Module):
                     k.shape[2] - q.shape[2]
                 )
         drop = self.dropout if self.training else 0.0
-        y = f.scaled_dot_product_attention(q, k, v, mask, drop, is_causal=causal and cache is None)
+        y = f.scaled_dot_product_attention(q, k, v, mask, drop, is_causal=causal and cache is None, scale=self.scale)
         return f.dropout(self.project(y.transpose(1, 2).flatten(2)), drop), cache
 
     @staticmethod
@@ -169,8 +189,21 @@ class Attention(nn.Module):
         return Cache(empty[0], empty[1], 0)
 
 
+class BlockOptions(TypedDict, total=False):
+    """What YAML may say of a block; see `Block`. Outer and inner models pass it on as `**block`."""
+
+    norm: NormMaker
+    placement: Literal["pre", "sandwich"]
+    mlp_ratio: float
+    gelu: Literal["exact", "tanh"]
+    qk_norm: bool
+    softmax_scale: float
+    k_bias: bool
+    dropout: float
+
+
 class Block(nn.Module):
-    """Pre-norm transformer block, conditioned on z by adaptive normalisation where `context` is given.
+    """Transformer block, conditioned on z by adaptive normalisation where `context` is given.
 
     The six gains are read from the linear map in the published order: gate, scale and shift, each for attention and
     feed-forward (arXiv 2503.02883, released code).
@@ -179,7 +212,14 @@ class Block(nn.Module):
         width, heads: of attention.
         context: width of z, or None for a block without condition.
         norm: one of `NORMS`.
+        placement: of the norms: `pre`, before attention and feed-forward; `sandwich`, behind them too (CogView, arXiv
+            2105.13290).
         mlp_ratio: width of the feed-forward layer over W.
+        gelu: `exact`, or its `tanh` approximation.
+        qk_norm, softmax_scale, k_bias, dropout: of `Attention`.
+
+    Raises:
+        ValueError: if a number is outside its range.
     """
 
     def __init__(
@@ -190,17 +230,28 @@ class Block(nn.Module):
         *,
         context: int | None = None,
         norm: NormMaker = layer,
+        placement: Literal["pre", "sandwich"] = "pre",
         mlp_ratio: float = 4.0,
+        gelu: Literal["exact", "tanh"] = "exact",
         qk_norm: bool = False,
+        softmax_scale: float = 1.0,
+        k_bias: bool = True,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout: {dropout} is outside [0, 1)")
         hidden = int(width * mlp_ratio)
         if hidden < 1:
             raise ValueError(f"mlp_ratio: {mlp_ratio} leaves no width of the feed-forward layer")
         self.norm1, self.norm2 = norm(width, context is None), norm(width, context is None)
-        self.attention = Attention(width, heads, qk_norm=qk_norm, dropout=dropout)
-        self.feed_forward = nn.Sequential(Linear(width, hidden), nn.GELU(), Linear(hidden, width), nn.Dropout(dropout))
+        after = [norm(width, True) if placement == "sandwich" else nn.Identity() for _ in range(2)]
+        self.after1, self.after2 = after
+        self.attention = Attention(
+            width, heads, qk_norm=qk_norm, softmax_scale=softmax_scale, k_bias=k_bias, dropout=dropout
+        )
+        activation = nn.GELU(approximate="tanh" if gelu == "tanh" else "none")
+        self.feed_forward = nn.Sequential(Linear(width, hidden), activation, Linear(hidden, width), nn.Dropout(dropout))
         self.adapt = nn.Sequential(nn.SiLU(), ZeroLinear(context, 6 * width)) if context else None
 
     def forward(
@@ -209,12 +260,12 @@ class Block(nn.Module):
         """x [B, T, W], z [B, context] → [B, T, W] and the cache after it."""
         if self.adapt is None:
             y, cache = self.attention(self.norm1(x), causal, cache)
-            x = x + y
-            return x + self.feed_forward(self.norm2(x)), cache
+            x = x + self.after1(y)
+            return x + self.after2(self.feed_forward(self.norm2(x))), cache
         gate1, gate2, scale1, scale2, shift1, shift2 = self.adapt(z).unsqueeze(1).chunk(6, -1)
         y, cache = self.attention(self.norm1(x) * (1 + scale1) + shift1, causal, cache)
-        x = x + gate1 * y
-        return x + gate2 * self.feed_forward(self.norm2(x) * (1 + scale2) + shift2), cache
+        x = x + gate1 * self.after1(y)
+        return x + gate2 * self.after2(self.feed_forward(self.norm2(x) * (1 + scale2) + shift2)), cache
 
 
 class Blocks(nn.ModuleList):

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 
 from .guidance import kept
 from .head import Likelihood
-from .layers import Block, Blocks, Linear, NormMaker, Vectors, at_least, layer
+from .layers import Block, BlockOptions, Blocks, Linear, Vectors, at_least, layer
 from .noise import Noise
 
 Visit = Callable[[Tensor, Tensor | None, Tensor, float], Tensor]
@@ -87,9 +88,9 @@ class CausalAR(Outer):
     The sequence is [c, x_0 … x_{N-2}]; the output at position C - 1 + n is the condition of token n.
 
     Arguments:
-        width: E; depth: blocks; heads: must divide width; mlp_ratio; dropout.
+        width: E; depth: blocks; heads: must divide width.
         prefix: C ≥ 1.
-        norm, qk_norm: normalisation.
+        block: see `Block`.
 
     Raises:
         ValueError: if depth or prefix < 1, or heads does not divide width.
@@ -106,21 +107,16 @@ class CausalAR(Outer):
         width: int = 64,
         depth: int = 3,
         heads: int = 4,
-        mlp_ratio: float = 4.0,
         prefix: int = 1,
-        norm: NormMaker = layer,
-        qk_norm: bool = False,
-        dropout: float = 0.0,
+        **block: Unpack[BlockOptions],
     ) -> None:
         super().__init__()
         at_least(1, width=width, depth=depth, prefix=prefix)
         self.width, self.prefix, self.steps, self.features = width, prefix, tokens, features
         self.token_of = Linear(features, width)
         self.positions = Vectors(prefix + tokens - 1, width)
-        self.blocks = Blocks(
-            Block(width, heads, norm=norm, mlp_ratio=mlp_ratio, qk_norm=qk_norm, dropout=dropout) for _ in range(depth)
-        )
-        self.norm = norm(width, True)
+        self.blocks = Blocks(Block(width, heads, **block) for _ in range(depth))
+        self.norm = block.get("norm", layer)(width, True)
 
     def forward(self, x: Tensor, c: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         y = torch.cat([c, self.token_of(x[:, :-1])], 1) + self.positions()
@@ -164,11 +160,11 @@ class MaskedAR(Outer):
     independently given z, so likelihood is a bound and is stated with its steps.
 
     Arguments:
-        width: E; encoder_depth, decoder_depth: blocks; heads: must divide width; mlp_ratio; dropout.
+        width: E; encoder_depth, decoder_depth: blocks; heads: must divide width.
         prefix: C ≥ 1, condition rows (64 as published).
         mask_min, mask_std: of the masked share.
         steps: of a walk, 1 … N; None is N.
-        norm, qk_norm: normalisation.
+        block: see `Block`.
 
     Raises:
         ValueError: if a number is outside its range.
@@ -186,14 +182,11 @@ class MaskedAR(Outer):
         encoder_depth: int = 2,
         decoder_depth: int = 2,
         heads: int = 4,
-        mlp_ratio: float = 4.0,
         prefix: int = 4,
         mask_min: float = 0.7,
         mask_std: float = 0.25,
         steps: int | None = None,
-        norm: NormMaker = layer,
-        qk_norm: bool = False,
-        dropout: float = 0.0,
+        **block: Unpack[BlockOptions],
     ) -> None:
         super().__init__()
         at_least(1, width=width, encoder_depth=encoder_depth, decoder_depth=decoder_depth, prefix=prefix)
@@ -212,22 +205,11 @@ class MaskedAR(Outer):
         )
         self.output_positions, self.mask = Vectors(tokens, width), Vectors(1, width)
 
-        def blocks(depth: int) -> Blocks:
-            return Blocks(
-                Block(width, heads, norm=norm, mlp_ratio=mlp_ratio, qk_norm=qk_norm, dropout=dropout)
-                for _ in range(depth)
-            )
-
-        self.input_norm, self.encoder, self.encoder_norm = (
-            norm(width, True),
-            blocks(encoder_depth),
-            norm(width, True),
-        )
-        self.embed, self.decoder, self.decoder_norm = (
-            Linear(width, width),
-            blocks(decoder_depth),
-            norm(width, True),
-        )
+        norm = block.get("norm", layer)
+        self.input_norm, self.encoder_norm, self.decoder_norm = (norm(width, True) for _ in range(3))
+        self.encoder = Blocks(Block(width, heads, **block) for _ in range(encoder_depth))
+        self.embed = Linear(width, width)
+        self.decoder = Blocks(Block(width, heads, **block) for _ in range(decoder_depth))
 
     def forward(self, x: Tensor, c: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         masked = math.ceil(self.tokens * self._mask_ratio(noise))

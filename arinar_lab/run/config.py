@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -220,6 +221,20 @@ def read_recipe(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     return merge(read_recipe(path.parent / base, (*above, path.resolve())), content)
 
 
+def preset(name: str) -> Path:
+    """The recipe file of a shipped preset, or the file itself.
+
+    Raises:
+        ConfigError: if there is neither.
+    """
+    shipped = Path(__file__).parents[2] / "experiments"
+    for path in (Path(name), Path("experiments") / f"{name}.yaml", shipped / f"{name}.yaml"):
+        if path.suffix == ".yaml" and path.is_file():
+            return path
+    there = sorted(path.stem for path in shipped.glob("*.yaml"))
+    raise ConfigError(f"--preset: {name!r} is neither a file nor one of {', '.join(there)}{nearest(name, there)}")
+
+
 def nest(dotted: dict[str, Any]) -> dict[str, Any]:
     """{"inner.head.components": 4} as {"inner": {"head": {"components": 4}}}."""
     result: dict[str, Any] = {}
@@ -263,8 +278,8 @@ class Experiment:
     model: Arinar
 
 
-def build(recipe: Recipe) -> Experiment:
-    """Build a recipe, and refuse what its parts cannot do together.
+def build(recipe: Recipe, device: str = "cpu") -> Experiment:
+    """Build a recipe, and refuse what its parts cannot do together. On the device `meta` the model has no values.
 
     Raises:
         ConfigError: naming the key.
@@ -272,28 +287,35 @@ def build(recipe: Recipe) -> Experiment:
     source = recipe.data()
     codec = recipe.codec(source.shape, source.levels)
     try:
-        model = Arinar(
-            codec.tokens,
-            codec.features,
-            source.classes,
-            recipe.outer,
-            recipe.inner,
-            recipe.labels.drop,
-            recipe.seed,
-        )
+        with torch.device(device):
+            model = Arinar(
+                codec.tokens,
+                codec.features,
+                source.classes,
+                recipe.outer,
+                recipe.inner,
+                recipe.labels.drop,
+                recipe.seed,
+            )
     except ConfigError:
         raise
     except ValueError as error:
         raise ConfigError(f"labels.{error}") from None
-    if recipe.training.batch > len(source.train[0]):
-        raise ConfigError(f"training.batch: {recipe.training.batch} exceeds the {len(source.train[0])} training images")
-    if source.levels and recipe.evaluation.kid_subset > len(source.held_out[0]):
-        held_out = len(source.held_out[0])
-        raise ConfigError(
-            f"evaluation.kid_subset: {recipe.evaluation.kid_subset} exceeds the {held_out} held-out images"
-        )
+    _check_counts(recipe, source)
     _check_sampler(recipe.sampler, model)
     return Experiment(source, codec, model)
+
+
+def _check_counts(recipe: Recipe, source: Source) -> None:
+    try:
+        train, held_out = source.counts or (recipe.training.batch, recipe.evaluation.kid_subset)
+    except ValueError as error:
+        raise ConfigError(f"data.{error}") from None
+    batch, subset = recipe.training.batch, recipe.evaluation.kid_subset
+    if batch > train:
+        raise ConfigError(f"training.batch: {batch} exceeds the {train} training images")
+    if source.levels and subset > held_out:
+        raise ConfigError(f"evaluation.kid_subset: {subset} exceeds the {held_out} held-out images")
 
 
 def _check_sampler(sampler: Sampler, model: Arinar) -> None:

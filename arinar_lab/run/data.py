@@ -4,6 +4,7 @@ A source holds its training and held-out parts as tensors:
 
     digits      scikit-learn's 1,797 handwritten digits, 1×8×8, 17 grey levels, 10 classes: 1,437 to train on, 360 held out
     synthetic   tokens of a known autoregressive process, so that log p_true is known
+    latents     an autoencoder's latents, from files; read when they are first needed
 
 A batch is (image, label, index). The order is a function of (seed, epoch), and its state is saved with the checkpoint.
 """
@@ -12,6 +13,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +22,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
+from ..model.layers import at_least
 from ..model.noise import Noise
 
 
@@ -37,6 +41,11 @@ class Source:
     shape: tuple[int, ...]
     levels: int
     classes: int
+
+    @property
+    def counts(self) -> tuple[int, int] | None:
+        """How many items to train on and held out; None where nobody has looked yet."""
+        return len(self.train[0]), len(self.held_out[0])
 
     def log_prob(self, x: Tensor, y: Tensor) -> Tensor | None:
         """The true log-density of tokens x [B, N, D] in nats, [B]; None where nobody knows it."""
@@ -88,16 +97,7 @@ class Synthetic(Source):
         std: float = 0.3,
         seed: int = 0,
     ) -> None:
-        counts = {
-            "tokens": tokens,
-            "features": features,
-            "classes": classes,
-            "train": train,
-            "held_out": held_out,
-        }
-        for name, count in counts.items():
-            if count < 1:
-                raise ValueError(f"{name}: {count} is too few; at least 1")
+        at_least(1, tokens=tokens, features=features, classes=classes, train=train, held_out=held_out)
         if not std > 0:
             raise ValueError(f"std: {std} is not above 0")
         self.shape, self.classes, self.std = (tokens, features), classes, std
@@ -129,7 +129,60 @@ class Synthetic(Source):
         return torch.logaddexp(a.log() + log_normal(0.6 * s + 1), (1 - a).log() + log_normal(0.6 * s - 1)).sum(-1)
 
 
-SOURCES: dict[str, Callable[..., Source]] = {"digits": Digits, "synthetic": Synthetic}
+class Latents(Source):
+    """Latents of an autoencoder with their labels, from `train.safetensors` and `held_out.safetensors` in a folder.
+
+    Each file holds `latents` [n, channels, size, size] (any float type) and `labels` [n]. They are read when they are first
+    needed, so that a recipe can be checked, and a published checkpoint converted, without them.
+
+    Arguments:
+        path: the folder.
+        channels, size: of one item; classes: number of labels.
+
+    Raises:
+        ValueError: if a count is below 1; on reading, if a file is missing, damaged or of another shape.
+    """
+
+    levels = 0
+
+    def __init__(self, *, path: str, channels: int = 16, size: int = 16, classes: int = 1000) -> None:
+        at_least(1, channels=channels, size=size, classes=classes)
+        self.path, self.shape, self.classes = Path(path), (channels, size, size), classes
+
+    @property
+    def counts(self) -> tuple[int, int] | None:
+        return super().counts if (self.path / "train.safetensors").is_file() else None
+
+    @cached_property
+    def train(self) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        return self._read("train")
+
+    @cached_property
+    def held_out(self) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        return self._read("held_out")
+
+    def _read(self, part: str) -> tuple[Tensor, Tensor]:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        file = self.path / f"{part}.safetensors"
+        try:
+            content = load_file(file)
+            latents, labels = content["latents"], content["labels"].long()
+        except FileNotFoundError:
+            raise ValueError(
+                f"path: {str(file)!r} is not there; it holds latents [n, C, H, W] and labels [n]"
+            ) from None
+        except (SafetensorError, KeyError) as error:
+            raise ValueError(f"path: {str(file)!r} is damaged, or lacks latents or labels ({error})") from None
+        if latents.shape[1:] != self.shape or len(latents) != len(labels):
+            raise ValueError(f"path: {str(file)!r} holds latents {tuple(latents.shape)}, not [n, {self.shape}]")
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.classes:
+            raise ValueError(f"path: {str(file)!r} holds labels outside 0 … {self.classes - 1}")
+        return latents, labels
+
+
+SOURCES: dict[str, Callable[..., Source]] = {"digits": Digits, "synthetic": Synthetic, "latents": Latents}
 SourceMaker = Callable[[], Source]
 """Called without arguments."""
 

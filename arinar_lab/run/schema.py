@@ -21,7 +21,7 @@ from typing import Any, Literal
 from ..model.codec import CODECS, CodecMaker
 from ..model.head import HeadMaker
 from ..model.heads import HEADS
-from ..model.layers import NORMS, NormMaker
+from ..model.layers import NORMS, Block, BlockOptions, NormMaker
 from ..model.outer import OUTERS, OuterMaker
 from .data import SOURCES, SourceMaker
 
@@ -32,6 +32,8 @@ PARTS: dict[Any, dict[str, Any]] = {
     CodecMaker: CODECS,
     SourceMaker: SOURCES,
 }
+OPTIONS: dict[Any, Any] = {BlockOptions: Block}
+"""Typed dicts that a maker takes as `**options: Unpack[…]`, and the class whose arguments and defaults they are."""
 
 
 class ConfigError(ValueError):
@@ -81,8 +83,29 @@ def _with_defaults(part: Part) -> dict[str, Any]:
 
 def _parameters(maker: Any) -> dict[str, inspect.Parameter]:
     """What YAML may say to a maker: its keyword-only arguments, or a dataclass's fields."""
-    every = inspect.signature(maker).parameters
-    return {n: p for n, p in every.items() if dataclasses.is_dataclass(maker) or p.kind is p.KEYWORD_ONLY}
+    found: dict[str, inspect.Parameter] = {}
+    for name, p in inspect.signature(maker).parameters.items():
+        if p.kind is p.VAR_KEYWORD:
+            passed_on = _passed_on(maker, name)
+            found |= {n: q for n, q in _parameters(OPTIONS[passed_on]).items() if n in passed_on.__annotations__}
+        elif dataclasses.is_dataclass(maker) or p.kind is p.KEYWORD_ONLY:
+            found[name] = p
+    return found
+
+
+def _hints(maker: Any) -> dict[str, Any]:
+    """The annotation of every name that `_parameters` knows."""
+    init = maker if inspect.isfunction(maker) or dataclasses.is_dataclass(maker) else maker.__init__
+    hints = typing.get_type_hints(init)
+    for name, p in inspect.signature(maker).parameters.items():
+        if p.kind is p.VAR_KEYWORD:
+            hints |= typing.get_type_hints(_passed_on(maker, name))
+    return hints
+
+
+def _passed_on(maker: Any, name: str) -> Any:
+    """The typed dict of a maker's `**name`."""
+    return typing.get_args(typing.get_type_hints(maker.__init__)[name])[0]
 
 
 def nearest(name: Any, valid: list[str]) -> str:
@@ -94,9 +117,7 @@ def nearest(name: Any, valid: list[str]) -> str:
 def _arguments(maker: Any, spec: dict[str, Any], path: str, owner: str) -> dict[str, Any]:
     """The values of a dict, each checked against the maker's annotation of that name."""
     parameters = _parameters(maker)
-    hints = typing.get_type_hints(
-        maker if inspect.isfunction(maker) or dataclasses.is_dataclass(maker) else maker.__init__
-    )
+    hints = _hints(maker)
     for key in spec:
         if key not in parameters:
             valid = sorted(parameters)

@@ -200,7 +200,7 @@ def _arm(
 ) -> Arm:
     try:
         recipe = parse(merge(merge(base, nest(change)), {"seed": seed}))
-        parameters = sum(p.numel() for p in build(recipe).model.parameters())
+        parameters = sum(p.numel() for p in build(recipe, "meta").model.parameters())
     except ConfigError as error:
         raise ConfigError(f"{path}: arm {name}: {error}") from None
     return Arm(name, values, recipe, parameters)

@@ -151,7 +151,7 @@ FAULTS = [
     # unknown keys
     ("trainin.steps=5", ["trainin: unknown key", "a recipe takes", "did you mean training?"]),
     ("training.step=5", ["training.step: unknown key", "checkpoint_every", "did you mean steps?"]),
-    ("inner.head.component=5", ["inner.head.component: unknown key", "gmm takes components, min_std",
+    ("inner.head.component=5", ["inner.head.component: unknown key", "gmm takes components, loss_constant, min_std",
                                 "did you mean components?"]),
     ("outer.norm={kind: rms, eps: 1}", ["outer.norm.eps: unknown key", "rms takes no arguments"]),
     ("inner.components=3", ["inner.components: unknown key", "feature_ar takes"]),
@@ -204,7 +204,7 @@ FAULTS = [
     ("outer.heads=0", ["outer.heads: 0 does not divide the width 16"]),
     ("outer.depth=0", ["outer.depth: 0 is too few"]),
     ("outer.prefix=0", ["outer.prefix: 0 is too few"]),
-    ("outer.dropout=2", ["outer.dropout", "2.0", "between 0 and 1"]),
+    ("outer.dropout=2", ["outer.dropout: 2.0 is outside [0, 1)"]),
     ("outer.width=0", ["outer.width: 0"]),
     ("outer.width=-4", ["outer.width: -4"]),
     ("inner.width=0", ["inner.width: 0"]),

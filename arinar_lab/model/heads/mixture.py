@@ -66,6 +66,13 @@ class Mixture(Rows):
         return Density.draw(self, noise)
 
 
+class WithoutConstant(Mixture):
+    """A mixture whose training loss lacks the F/2 · log 2π of -log p, as ARINAR's release reports it."""
+
+    def loss(self, x: Tensor, noise: Noise) -> Tensor:
+        return super().loss(x, noise) - self.features * _HALF_LOG_2PI
+
+
 @dataclass(frozen=True)
 class MixtureRow(Row):
     """One feature of a mixture: mean, log_std and log_weight are [*, K]."""
@@ -113,20 +120,23 @@ class GMM(Head):
     Arguments:
         components: K ≥ 1.
         min_std: floor of σ, added in quadrature: σ² = e^(log-variance) + min_std².
+        loss_constant: whether the training loss is -log p, or lacks its F/2 · log 2π as released. No gradient differs.
 
     Raises:
         ValueError: if K < 1 or min_std < 0.
     """
 
     def __init__(
-        self, context: int, features: int, groups: int = 1, /, *, components: int = 4, min_std: float = 1e-3
-    ) -> None:
+        self, context: int, features: int, groups: int = 1, /, *, components: int = 4, min_std: float = 1e-3,
+        loss_constant: bool = True,
+    ) -> None:  # fmt: skip
         super().__init__()
         if components < 1:
             raise ValueError(f"components: {components} is too few; a mixture needs at least 1")
         if min_std < 0:
             raise ValueError(f"min_std: {min_std} is negative; a standard deviation is 0 or more")
         self.features, self.components, self.min_std = features, components, min_std
+        self.density = Mixture if loss_constant else WithoutConstant
         self.parameters_of = Linear(context, (2 * features + 1) * components)
 
     def forward(self, h: Tensor, index: Tensor | int = 0) -> Mixture:
@@ -135,7 +145,7 @@ class GMM(Head):
         if self.min_std > 0:
             log_var = torch.logaddexp(log_var, log_var.new_tensor(2 * math.log(self.min_std)))
         shape = (*h.shape[:-1], self.features, self.components)
-        return Mixture(mean.reshape(shape), log_var.reshape(shape) / 2, logits.log_softmax(-1))
+        return self.density(mean.reshape(shape), log_var.reshape(shape) / 2, logits.log_softmax(-1))
 
 
 class FixedGaussian(Head):

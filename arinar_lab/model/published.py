@@ -1,0 +1,131 @@
+"""The published checkpoints in our names.
+
+    names(model)             published key → our key, complete in both directions, for a model built by a preset
+    translate(state, model)  a published state dict → ours
+
+The published models: ARINAR (arXiv 2503.02883) and MAR (arXiv 2406.11838) share their outer model. What their code computes
+beyond the names is an option of our parts (`softmax_scale`, `gelu`, `k_bias`, `temperature_divides`), set by the presets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from .arinar import Arinar
+from .head import Head
+from .heads.mixture import GMM
+from .inner import FeatureAR
+from .layers import Blocks
+from .outer import MaskedAR
+
+_BOTH = ("weight", "bias")
+
+
+def _pairs(published: str, ours: str) -> dict[str, str]:
+    """A module with weight and bias."""
+    return {f"{published}.{name}": f"{ours}.{name}" for name in _BOTH}
+
+
+def _stack(blocks: Blocks, published: str, ours: str) -> dict[str, str]:
+    """A stack of the Vision Transformer's blocks, as the timm library names them."""
+    parts = {
+        "norm1": "norm1", "attn.qkv": "attention.qkv", "attn.proj": "attention.project", "norm2": "norm2",
+        "mlp.fc1": "feed_forward.0", "mlp.fc2": "feed_forward.2",
+    }  # fmt: skip
+    names: dict[str, str] = {}
+    for i in range(len(blocks)):
+        for theirs, our in parts.items():
+            names |= _pairs(f"{published}.{i}.{theirs}", f"{ours}.{i}.{our}")
+    return names
+
+
+def _outer(outer: MaskedAR) -> dict[str, str]:
+    names = {
+        "fake_latent": "labels.nothing.weight",
+        "class_emb.weight": "labels.classes.weight",
+        "mask_token": "outer.mask.weight",
+        "encoder_pos_embed_learned": "outer.encoder_positions.weight",
+        "decoder_pos_embed_learned": "outer.decoder_positions.weight",
+        "diffusion_pos_embed_learned": "outer.output_positions.weight",
+    }
+    for theirs, our in {
+        "z_proj": "token_of", "z_proj_ln": "input_norm", "encoder_norm": "encoder_norm", "decoder_embed": "embed",
+        "decoder_norm": "decoder_norm",
+    }.items():  # fmt: skip
+        names |= _pairs(theirs, f"outer.{our}")
+    names |= _stack(outer.encoder, "encoder_blocks", "outer.encoder")
+    return names | _stack(outer.decoder, "decoder_blocks", "outer.decoder")
+
+
+def _feature_ar(inner: FeatureAR) -> dict[str, str]:
+    names = {
+        "arhead.start_token": "inner.trunk.start.weight",
+        "arhead.pos_embedding": "inner.trunk.positions.weight",
+        **_pairs("arhead.input_proj", "inner.trunk.group_of"),
+        **_pairs("arhead.cond_proj", "inner.trunk.start_of"),
+        **_pairs("arhead.head_nm.ada_lin.1", "inner.trunk.adapt.1"),
+        **_pairs("arhead.head", "inner.head.parameters_of"),
+    }
+    for i in range(len(inner.trunk.blocks)):
+        theirs, ours = f"arhead.blocks.{i}", f"inner.trunk.blocks.{i}"
+        names |= {
+            f"{theirs}.attn.mat_qkv.weight": f"{ours}.attention.qkv.weight",
+            f"{theirs}.attn.q_bias": f"{ours}.attention.q_bias",
+            f"{theirs}.attn.v_bias": f"{ours}.attention.v_bias",
+            **_pairs(f"{theirs}.attn.proj", f"{ours}.attention.project"),
+            **_pairs(f"{theirs}.ffn.fc1", f"{ours}.feed_forward.0"),
+            **_pairs(f"{theirs}.ffn.fc2", f"{ours}.feed_forward.2"),
+            **_pairs(f"{theirs}.ada_lin.1", f"{ours}.adapt.1"),
+        }
+    return names
+
+
+def _inner(inner: Head) -> dict[str, str]:
+    if isinstance(inner, FeatureAR) and isinstance(inner.head, GMM):
+        return _feature_ar(inner)
+    raise ValueError(f"inner: no published checkpoint has a {type(inner).__name__} like this")
+
+
+def names(model: Arinar) -> dict[str, str]:
+    """Published key → our key for every trained parameter.
+
+    Raises:
+        ValueError: if no published model is built like this one.
+    """
+    if not isinstance(model.outer, MaskedAR):
+        raise ValueError(f"outer: no published checkpoint has a {type(model.outer).__name__}")
+    return _outer(model.outer) | _inner(model.inner)
+
+
+def translate(state: Mapping[str, Tensor], model: Arinar) -> dict[str, Tensor]:
+    """A published state dict as ours, every tensor in the shape of our parameter; our buffers keep their values.
+
+    Axes of length one do not count: the published positions are [1, n, W], ours [n, W]. Buffers of constant zeros
+    (`zero_k_bias`) have no counterpart.
+
+    Raises:
+        ValueError: naming the first keys that are missing, left over, or of another shape.
+    """
+    known, ours = names(model), model.state_dict()
+    zeros = {key for key in state if key.endswith("zero_k_bias") and not state[key].any()}
+    missing = [key for key in known if key not in state]
+    extra = [key for key in state if key not in known and key not in zeros]
+    for what, keys in (("lacks", missing), ("has, and the preset does not know,", extra)):
+        if keys:
+            raise ValueError(f"the checkpoint {what} {', '.join(keys[:3])}{_more(keys)}")
+    wrong = [key for key, our in known.items() if _squeezed(state[key]) != _squeezed(ours[our])]
+    if wrong:
+        told = ", ".join(f"{key} {tuple(state[key].shape)} for {tuple(ours[known[key]].shape)}" for key in wrong[:3])
+        raise ValueError(f"the checkpoint does not fit the preset: {told}{_more(wrong)}")
+    return {**ours, **{our: state[key].reshape(ours[our].shape).to(torch.float32) for key, our in known.items()}}
+
+
+def _squeezed(x: Tensor) -> tuple[int, ...]:
+    return tuple(n for n in x.shape if n > 1)
+
+
+def _more(keys: list[str]) -> str:
+    return f" and {len(keys) - 3} more" if len(keys) > 3 else ""

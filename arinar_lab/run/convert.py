@@ -1,0 +1,76 @@
+"""A published checkpoint becomes a run folder of ours: config.yaml, checkpoints/final.safetensors, DONE.
+
+What is converted is then sampled, evaluated and built upon (`init_from`) like any run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import shutil
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..model.published import translate
+from .config import Recipe, build
+from .folder import RunFolder, write_json
+from .schema import ConfigError
+
+STATES = ("model_ema", "model", "state_dict")
+
+
+def read_checkpoint(path: Path, which: str = "model_ema") -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The state dict `which` of a published checkpoint, and what else the file says. No code of the file is run.
+
+    Raises:
+        ConfigError: if the file is missing, damaged, holds anything but tensors and plain values, or lacks that state.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file")
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).strip().splitlines()[0][:160]
+        raise ConfigError(f"{path}: refused, it is no file of weights alone or is damaged ({reason})") from None
+    except (RuntimeError, EOFError, ValueError, zipfile.BadZipFile, KeyError) as error:
+        raise ConfigError(f"{path}: damaged ({' '.join(str(error).split())[:160]})") from None
+    if not isinstance(content, dict) or not isinstance(content.get(which), dict):
+        there = [key for key in STATES if isinstance(content, dict) and isinstance(content.get(key), dict)]
+        hint = f"it has {', '.join(there)}; name one by --weights" if there else "it is no published checkpoint"
+        raise ConfigError(f"{path}: holds no weights named {which}; {hint}")
+    return content[which], {key: value for key, value in content.items() if key not in STATES}
+
+
+def convert(path: Path, recipe: Recipe, out: Path, which: str = "model_ema") -> RunFolder:
+    """Write a published checkpoint as the run folder `out`, whole or not at all.
+
+    Raises:
+        ConfigError: if the file cannot be read, does not fit the recipe (naming the first keys), or `out` exists.
+    """
+    if out.exists():
+        raise ConfigError(f"{out}: exists already; name another folder by --out, or delete it")
+    state, rest = read_checkpoint(path, which)
+    experiment = build(recipe)
+    try:
+        weights = translate(state, experiment.model)
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent) as draft:
+        folder = RunFolder(Path(draft) / "run")
+        folder.checkpoints.mkdir(parents=True)
+        folder.write_config(recipe)
+        named = {f"model.{key}": value for key, value in weights.items()}
+        named |= {f"codec.{key}": value for key, value in experiment.codec.state_dict().items()}
+        save_file({key: value.contiguous() for key, value in named.items()}, folder.weights)
+        origin = {"converted": path.name, "weights": which, "epoch": rest.get("epoch")}
+        write_json(folder.path / "DONE", {"steps": 0, "seconds": 0.0, **origin})
+        shutil.move(folder.path, out)
+    return RunFolder(out)

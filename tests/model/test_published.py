@@ -1,0 +1,211 @@
+"""Published checkpoints in our names compute what the published code computes (tests/data, made by that code)."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from arinar_lab.cli import main
+from arinar_lab.model.density import Resampled
+from arinar_lab.model.guidance import Sampler, kept
+from arinar_lab.model.heads.mixture import Mixture
+from arinar_lab.model.noise import Noise
+from arinar_lab.model.published import names, translate
+from arinar_lab.run.config import build, merge, parse, read_overrides, read_recipe
+from arinar_lab.run.evaluate import load
+from arinar_lab.run.folder import RunFolder
+
+DATA = Path(__file__).parents[1] / "data"
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+TINY = [
+    "data.size=4", "data.classes=10", "outer.width=32", "outer.heads=2", "outer.encoder_depth=1", "outer.decoder_depth=2",
+    "outer.prefix=8", "outer.steps=16", "machine.accelerator=cpu", "machine.threads=1",
+]  # fmt: skip
+ARINAR = [*TINY, "inner.width=32", "inner.head.components=3"]
+PRESET = str(EXPERIMENTS / "imagenet256_arinar_b.yaml")
+PUBLISHED = {"arinar_b": 212_949_516}
+
+
+def preset(name: str, *overrides: str):
+    return parse(merge(read_recipe(EXPERIMENTS / f"imagenet256_{name}.yaml"), read_overrides(list(overrides))))
+
+
+def listed(name: str) -> dict[str, tuple[int, ...]]:
+    """Key → shape of the trained parameters of a published state dict."""
+    rows = [line.split("\t") for line in (DATA / f"{name}_state_dict.txt").read_text().splitlines() if line.strip()]
+    return {
+        key: tuple(int(n) for n in shape.strip("()").split(",") if n.strip())
+        for key, shape, _, kind in rows
+        if kind == "param"
+    }
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_preset_has_the_published_parameters_and_every_key_has_its_place(name):
+    model = build(preset(name), device="meta").model
+    assert sum(p.numel() for p in model.parameters()) == PUBLISHED[name]
+    known, ours = names(model), dict(model.named_parameters())
+    assert set(known) == set(listed(name))
+    assert sorted(known.values()) == sorted(ours)
+    for key, shape in listed(name).items():
+        assert [n for n in shape if n > 1] == [n for n in ours[known[key]].shape if n > 1], key
+
+
+@pytest.fixture(scope="module")
+def arinar(tmp_path_factory):
+    """The tiny checkpoint as `arinar convert` writes it, and the numbers of the published code."""
+    out = tmp_path_factory.mktemp("converted") / "seed_0"
+    with pytest.raises(SystemExit) as left:
+        main(["convert", str(DATA / "arinar_tiny.pth"), "--preset", PRESET,
+              "--weights", "model", "--out", str(out), *ARINAR])  # fmt: skip
+    assert left.value.code == 0
+    expected = {key: torch.from_numpy(value) for key, value in np.load(DATA / "arinar_tiny_expected.npz").items()}
+    return load(preset("arinar_b", *ARINAR), RunFolder(out)), expected
+
+
+def conditions(experiment, expected: dict[str, Tensor], null: bool = False) -> tuple[Tensor, Tensor]:
+    """z [B, N, E] at every position, given the tokens that the mask leaves."""
+    model, x = experiment.model, expected["tokens"]
+    c = model.labels.null(len(x)) if null else model.labels(expected["labels"].long())
+    known = torch.stack([(row == 0).nonzero().squeeze(-1) for row in expected["mask"]])
+    every = torch.arange(x.shape[1]).expand(len(x), -1)
+    return model.outer._condition(x, c, known, every), every
+
+
+@torch.no_grad()
+def test_arinar_computes_the_published_conditions_and_mixtures(arinar):
+    experiment, expected = arinar
+    x, _ = experiment.codec.encode(expected["latents"] / 0.2325, Noise.of(torch.arange(3)))
+    assert torch.allclose(x, expected["tokens"], atol=1e-6)
+    z, _ = conditions(experiment, expected)
+    assert (z - expected["z"]).abs().max() < 1e-5
+    assert (conditions(experiment, expected, null=True)[0] - expected["z_null"]).abs().max() < 1e-5
+    _, mixture = experiment.model.inner(z)._teach(expected["tokens"])
+    assert isinstance(mixture, Mixture)
+    assert (mixture.mean.squeeze(-2) - expected["means"]).abs().max() < 1e-5
+    assert (2 * mixture.log_std.squeeze(-2) - expected["log_variances"]).abs().max() < 1e-5
+    assert (mixture.log_weight.exp() - expected["mixture_weights"]).abs().max() < 1e-5
+
+
+@torch.no_grad()
+def test_the_released_loss_lacks_the_constant(arinar):
+    experiment, expected = arinar
+    z, _ = conditions(experiment, expected)
+    density, mask = experiment.model.inner(z), expected["mask"].bool()
+    noise = Noise.of(torch.arange(3)).at(torch.arange(16).expand(3, -1))
+    loss = density.loss(expected["tokens"], noise)[mask].mean()
+    assert abs(loss - expected["released_loss"]) < 1e-5
+    true = -density.log_prob(expected["tokens"])[mask].mean()
+    assert abs(true - loss - 14.70301) < 1e-4
+
+
+def test_schedules_are_the_published_ones(arinar):
+    _, expected = arinar
+    sampler = Sampler(guidance=4.5, schedule="linear")
+    for tokens, steps in ((16, 8), (256, 64)):
+        left = kept(tokens, steps)
+        published = expected[f"kept_{tokens}_{steps}"]
+        assert left[:-1] == published[:-1].tolist()
+        weights = [sampler.weight(1 - max(k, 1) / tokens) for k in left]
+        assert np.allclose(weights, expected[f"weight_{tokens}_{steps}"], atol=1e-5)
+
+
+@torch.no_grad()
+def test_published_sampling_is_an_option(arinar):
+    """`candidates` draws and resamples as released; a temperature above 1 narrows the candidates."""
+    experiment, _ = arinar
+    sampler = preset("arinar_b", *ARINAR, "sampler.candidates=50", "sampler.temperature=1.1").sampler
+    y, seeds = torch.arange(4), Noise.of(torch.arange(4))
+    x, truncated = experiment.model.generate(y, seeds, sampler)
+    assert x.shape == (4, 16, 16) and x.isfinite().all() and not truncated.any()
+    density = sampler.apply(Mixture(*(torch.zeros(1, 1, 1),) * 2, torch.zeros(1, 1)), None, 1.0)
+    assert density.log_std.exp().item() == pytest.approx(1 / 1.1)
+    p, q = (Mixture(torch.full((1, 1, 1), m), torch.zeros(1, 1, 1), torch.zeros(1, 1)) for m in (0.0, 1.0))
+    guided = sampler.apply(p, q, 1.0)
+    assert isinstance(guided, Resampled) and guided.candidates == 50 and guided.temperature == pytest.approx(1 / 1.1)
+
+
+# Bad input: one line, exit status 2, nothing written
+
+
+def refused(capsys, checkpoint: Path, out: Path, *words: str) -> str:
+    with pytest.raises(SystemExit) as left:
+        main(
+            [
+                "convert",
+                str(checkpoint),
+                "--preset",
+                PRESET,
+                "--out",
+                str(out),
+                *words,
+            ]
+        )
+    assert left.value.code == 2
+    assert not out.exists() and not [p for p in out.parent.iterdir() if p.suffix != ".pth"]
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    return said
+
+
+class Code:
+    def __reduce__(self):
+        return print, ("this must never run",)
+
+
+def test_what_does_not_fit_is_refused_by_its_first_keys(capsys, tmp_path):
+    tiny = DATA / "arinar_tiny.pth"
+    assert "encoder_pos_embed_learned (1, 24, 32) for (32, 32)" in refused(
+        capsys, tiny, tmp_path / "a", *ARINAR, "outer.prefix=16"
+    )
+    assert "lacks encoder_blocks.1." in refused(capsys, tiny, tmp_path / "a", *ARINAR, "outer.encoder_depth=2")
+    assert "has, and the preset does not know, decoder_blocks.1" in refused(
+        capsys, tiny, tmp_path / "a", *ARINAR, "outer.decoder_depth=1"
+    )
+    assert "heads" in refused(capsys, tiny, tmp_path / "a", *ARINAR, "inner.heads=5")
+    assert "holds no weights named best" in refused(capsys, tiny, tmp_path / "a", *ARINAR, "--weights", "best")
+
+
+def test_files_with_code_or_damage_are_refused(capsys, tmp_path):
+    file = tmp_path / "code.pth"
+    torch.save({"model_ema": Code()}, file)
+    assert "refused" in refused(capsys, file, tmp_path / "a", *ARINAR)
+    file.write_bytes(pickle.dumps({"model_ema": Code()}, protocol=2))
+    assert "refused" in refused(capsys, file, tmp_path / "a", *ARINAR)
+    file.write_bytes((DATA / "arinar_tiny.pth").read_bytes()[:100_000])
+    assert "damaged" in refused(capsys, file, tmp_path / "a", *ARINAR)
+    torch.save([1, 2], file)
+    assert "no published checkpoint" in refused(capsys, file, tmp_path / "a", *ARINAR)
+    assert "no such file" in refused(capsys, tmp_path / "none.pth", tmp_path / "a", *ARINAR)
+
+
+def test_averaged_weights_are_the_default_and_a_folder_is_never_overwritten(capsys, tmp_path):
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        content = torch.load(DATA / "arinar_tiny.pth", weights_only=True)
+    model = build(preset("arinar_b", *ARINAR)).model
+    averaged = translate(content["model_ema"], model)
+    out = tmp_path / "seed_0"
+    words = [
+        "convert",
+        str(DATA / "arinar_tiny.pth"),
+        "--preset",
+        PRESET,
+        "--out",
+        str(out),
+        *ARINAR,
+    ]
+    with pytest.raises(SystemExit):
+        main(words)
+    loaded = load(preset("arinar_b", *ARINAR), RunFolder(out)).model.state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in averaged.items())
+    before = (out / "checkpoints" / "final.safetensors").read_bytes()
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    assert left.value.code == 2 and "exists already" in capsys.readouterr().err
+    assert (out / "checkpoints" / "final.safetensors").read_bytes() == before
