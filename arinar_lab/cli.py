@@ -78,6 +78,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     verb("work", _work, "be one worker of a study (ablate starts these)")
     verb("report", _report, "write the report of what a study has finished")
+    verb(
+        "diagnose",
+        _diagnose,
+        "say where a finished run goes wrong: by token, by feature, with true prefixes, under guidance",
+    )
     verb("check", _check, "build recipes and every arm of studies without training", many=True)
     convert = verbs.add_parser("convert", help="write a published checkpoint as a run folder of ours")
     convert.add_argument("checkpoint", type=Path)
@@ -127,8 +132,9 @@ def _train(arguments: argparse.Namespace) -> int:
     from arinar_lab.run.perform import perform
     from arinar_lab.run.tracking import Tracker
     from arinar_lab.run.train import read_metrics
+    from arinar_lab.run.transfer import inherited
 
-    build(recipe)
+    inherited(recipe, build(recipe, "meta"))
     name = arguments.file.stem
     folder = RunFolder.of(recipe, name)
     print(f"run folder: {folder.path}")
@@ -260,6 +266,7 @@ def _report(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> int:
     from arinar_lab.run.config import build, read_overrides, read_yaml
     from arinar_lab.run.schema import ConfigError
+    from arinar_lab.run.transfer import inherited
     from arinar_lab.study.plan import read_plan
 
     files = [word for word in arguments.words if "=" not in word]
@@ -275,8 +282,28 @@ def _check(arguments: argparse.Namespace) -> int:
                 print(f"  {arm.name:<40} {arm.parameters:>12,} parameters  {arm.recipe.training_signature}")
         else:
             recipe = _recipe(file, overrides)
-            parameters = sum(p.numel() for p in build(recipe, "meta").model.parameters())
+            experiment = build(recipe, "meta")
+            inherited(recipe, experiment)
+            parameters = sum(p.numel() for p in experiment.model.parameters())
             print(f"{file}: {parameters:,} parameters  {recipe.training_signature}")
+    return 0
+
+
+def _diagnose(arguments: argparse.Namespace) -> int:
+    from arinar_lab.run.diagnose import guidance, prefix
+    from arinar_lab.run.evaluate import evaluate, load
+    from arinar_lab.run.figures import draw_diagnosis
+    from arinar_lab.run.folder import write_json
+
+    folder, recipe = _trained(arguments)
+    with folder.lock:
+        report, where = evaluate(recipe, folder), folder.evaluation(recipe)
+        experiment = load(recipe, folder)
+        found = {"prefix": prefix(recipe, experiment), "guidance": guidance(recipe, experiment)}
+        write_json(where / "diagnosis.json", found)
+        draw_diagnosis(report, found, where / "diagnosis.png")
+    for path in (where / "diagnosis.json", where / "diagnosis.png"):
+        print(path)
     return 0
 
 

@@ -18,11 +18,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from .density import Density
 from .guidance import Sampler
 from .head import Head, HeadMaker, Likelihood
 from .layers import Vectors, initialise
 from .noise import Noise
-from .outer import Outer, OuterMaker, take
+from .outer import Outer, OuterMaker, put, take
 
 _ORDER = ("none", "surrogate", "estimate", "bound", "exact")
 
@@ -121,14 +122,30 @@ class Arinar(nn.Module):
 
         return self._per_image(x, y, noise, steps, term)
 
+    def by_place(
+        self, x: Tensor, y: Tensor, noise: Noise, steps: int | None, term: Callable[[Density, Tensor], Tensor]
+    ) -> Tensor:
+        """term(density, tokens [B, m, D]) → [B, m, D] of each step of the walk, put at the tokens' places: [B, N, D]."""
+        result = torch.zeros_like(x)
+        for z, where in self.outer.conditions(x, self.labels(y), noise, steps):
+            result = put(result, where, term(self.inner(z), take(x, where)).to(x.dtype))
+        return result
+
     @torch.no_grad()
-    def generate(self, y: Tensor, noise: Noise, sampler: Sampler) -> tuple[Tensor, Tensor]:
-        """Tokens [B, N, D] for labels y [B] from the images' noise [B], and truncated conditionals of each image [B]."""
+    def generate(
+        self, y: Tensor, noise: Noise, sampler: Sampler, prefix: tuple[Tensor, float] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Tokens [B, N, D] for labels y [B] from the images' noise [B], and truncated conditionals of each image [B].
+
+        With a prefix (x [B, N, D], share) the tokens of the walk's first steps are taken from x, until `share` of all is known.
+        """
         guided = sampler.guidance != 1
         truncated = torch.zeros_like(noise.key)
 
         def visit(z: Tensor, z_null: Tensor | None, where: Tensor, progress: float) -> Tensor:
             nonlocal truncated
+            if prefix is not None and progress <= prefix[1] + 1e-9:
+                return take(prefix[0], where)
             null = None if z_null is None else self.inner(z_null)
             x, cut = sampler.apply(self.inner(z), null, progress).draw(noise.at(1).at(where))
             truncated = truncated + cut.sum(-1)

@@ -45,6 +45,18 @@ class Density:
         """log Π_f P(low_f < X_f < high_f | x_<f) in nats, three times [*, F] → [*]: likelihood at a finite resolution."""
         raise NotImplementedError(f"{type(self).__name__} has no likelihood at a resolution")
 
+    def by_feature(self, x: Tensor) -> Tensor:
+        """log p(x_f | what comes before f) in nats at place f, [*, F] → [*, F]: what `log_prob` is the sum of."""
+        raise NotImplementedError(f"{type(self).__name__} is not walked one feature at a time")
+
+    def pit(self, x: Tensor) -> Tensor:
+        """P(X_f ≤ x_f | what comes before f) at place f, [*, F] → [*, F]: uniform where the density is right."""
+        raise NotImplementedError(f"{type(self).__name__} is not walked one feature at a time")
+
+    def cut(self, x: Tensor) -> Tensor:
+        """1 where the 1-D conditional of x_f had to be truncated, [*, F] → [*, F]."""
+        return torch.zeros_like(x)
+
     def tempered(self, t: float) -> Density:
         """The density with every σ multiplied by t (discrete: logits divided by t²)."""
         raise NotImplementedError(f"{type(self).__name__} cannot be tempered")
@@ -109,8 +121,7 @@ class Rows(Density):
         raise NotImplementedError
 
     def log_prob(self, x: Tensor, noise: Noise | None = None) -> Tensor:
-        each = [self.row(f, x[..., :f]).log_prob(x[..., f : f + 1]) for f in range(self.features)]
-        return torch.cat(each, -1).sum(-1)
+        return self.by_feature(x).sum(-1)
 
     def log_interval(self, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
         each = [
@@ -118,6 +129,13 @@ class Rows(Density):
             for f in range(self.features)
         ]
         return torch.cat(each, -1).sum(-1)
+
+    def by_feature(self, x: Tensor) -> Tensor:
+        each = [self.row(f, x[..., :f]).log_prob(x[..., f : f + 1]) for f in range(self.features)]
+        return torch.cat(each, -1)
+
+    def pit(self, x: Tensor) -> Tensor:
+        return torch.cat([self.row(f, x[..., :f]).cdf(x[..., f : f + 1]) for f in range(self.features)], -1)
 
     def guided(self, null: Density, weight: float, candidates: int = 0) -> Density:
         if not isinstance(null, Rows):
@@ -169,6 +187,9 @@ class Guided(Rows):
 
     def row(self, f: int, past: Tensor) -> Grid:
         return Grid.product(self.p.row(f, past), self.q.row(f, past), self.weight)
+
+    def cut(self, x: Tensor) -> Tensor:
+        return torch.stack([self.row(f, x[..., :f]).truncated for f in range(self.features)], -1)
 
 
 @dataclass(frozen=True)

@@ -148,6 +148,18 @@ class Chain(Density):
         groups, blocks = self._teach(x)
         return blocks.log_prob(groups)
 
+    def by_feature(self, x: Tensor) -> Tensor:
+        groups, blocks = self._teach(x)
+        return self._places(blocks.by_feature(groups))
+
+    def pit(self, x: Tensor) -> Tensor:
+        groups, blocks = self._teach(x)
+        return self._places(blocks.pit(groups))
+
+    def cut(self, x: Tensor) -> Tensor:
+        groups, blocks = self._teach(x)
+        return self._places(blocks.cut(groups))
+
     def log_interval(self, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
         groups, blocks = self._teach(x)
         return blocks.log_interval(groups, self._arrange(low), self._arrange(high)).sum(-1)
@@ -188,6 +200,11 @@ class Chain(Density):
     def _arrange(self, x: Tensor) -> Tensor:
         """Features in the model's order, grouped: [*, D] → [*, G, F]."""
         return x.gather(-1, self._order().expand_as(x)).unflatten(-1, (self.model.groups, self.model.group))
+
+    def _places(self, values: Tensor) -> Tensor:
+        """Numbers of each feature in the model's order, [*, G, F], at the features' own places [*, D]."""
+        flat = values.flatten(-2)
+        return torch.empty_like(flat).scatter(-1, self._order().expand_as(flat), flat)
 
     def _teach(self, x: Tensor) -> tuple[Tensor, Density]:
         """All groups at once, each given the true ones before it: groups [*, G, F] and their density on [*, G]."""

@@ -137,7 +137,15 @@ class Machine:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One experiment, checked, all defaults filled in."""
+    """One experiment, checked, all defaults filled in.
+
+    Arguments:
+        init_from, freeze: start from another run, see `transfer.py`.
+        seed: of weights, data order and noise; no part of a signature.
+
+    Raises:
+        ValueError: if the seed is out of range, or freeze is given without init_from.
+    """
 
     data: SourceMaker
     codec: CodecMaker
@@ -148,15 +156,19 @@ class Recipe:
     sampler: Sampler = field(default_factory=Sampler)
     evaluation: Evaluation = field(default_factory=Evaluation)
     machine: Machine = field(default_factory=Machine)
+    init_from: str | None = None
+    freeze: Literal["none", "outer"] = "none"
     seed: int = 0
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
+        if self.freeze != "none" and self.init_from is None:
+            raise ValueError(f"freeze: {self.freeze} keeps what init_from brings, and init_from is not given")
 
     @property
     def training_signature(self) -> str:
         """Eight hexadecimal digits of what decides the trained weights, but for the seed."""
-        return _digest(self, ("data", "codec", "labels", "outer", "inner", "training"))
+        return _digest(self, ("data", "codec", "labels", "outer", "inner", "training", "init_from", "freeze"))
 
     @property
     def evaluation_signature(self) -> str:

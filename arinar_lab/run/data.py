@@ -234,6 +234,11 @@ class ResumableLoader(DataLoader):
         self.epoch, self.done = state["epoch"], state["done"]
 
 
+def items(part: tuple[Tensor, Tensor]) -> TensorDataset:
+    """(image, label, index) of a part of the data."""
+    return TensorDataset(*part, torch.arange(len(part[0])))
+
+
 class DataModule(LightningDataModule):
     """A source as Lightning wants it.
 
@@ -245,12 +250,8 @@ class DataModule(LightningDataModule):
         super().__init__()
         self.source, self.batch, self.seed = source, batch, seed
 
-    @staticmethod
-    def _items(part: tuple[Tensor, Tensor]) -> TensorDataset:
-        return TensorDataset(*part, torch.arange(len(part[0])))
-
     def train_dataloader(self) -> ResumableLoader:
-        return ResumableLoader(self._items(self.source.train), self.batch, self.seed)
+        return ResumableLoader(items(self.source.train), self.batch, self.seed)
 
     def val_dataloader(self) -> DataLoader:
-        return DataLoader(self._items(self.source.held_out), batch_size=512)
+        return DataLoader(items(self.source.held_out), batch_size=512)

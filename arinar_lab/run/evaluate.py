@@ -28,6 +28,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..model.noise import Noise
+from . import diagnose
 from .config import Experiment, Recipe, build
 from .folder import RunFolder, environment, git_state, read_json, write_json
 from .metrics import BitsPerDim, compare
@@ -48,6 +49,9 @@ UNITS = {
     "quality/truncated_share": "share of the guided 1-D conditionals that had to be truncated",
     "speed/images_per_second": "images per second",
     "speed/latency_ms_b1": "milliseconds",
+    "train/bits_per_dim": "bits per raw dimension, on training images",
+    "train/gap_bits_per_dim": "bits per raw dimension, held-out minus training",
+    "quality/nearest_train_ratio": "distance to the nearest training image, of samples over that of held-out images",
     "cost/peak_memory_gb": "10^9 bytes",
     "cost/gflops_per_image": "10^9 floating-point operations",
     "cost/parameters": "parameters",
@@ -93,6 +97,10 @@ def evaluate(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
     if experiment.source.levels:
         folder.progress("generate")
         metrics |= quality(recipe, experiment, where / "samples", folder)
+    generated = read_images(where) if experiment.source.levels else None
+    metrics |= diagnose.memorisation(recipe, experiment, generated, metrics["val/bits_per_dim"])
+    where.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(where / "beliefs.npz", **diagnose.beliefs(recipe, experiment))  # type: ignore[arg-type]
     trained = read_json(folder.path / "DONE")
     metrics |= {
         "cost/parameters": sum(p.numel() for p in experiment.model.parameters()),
@@ -115,6 +123,7 @@ def evaluate(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
             "floor_images": len(experiment.source.held_out[0]),
             "kid_subset": recipe.evaluation.kid_subset,
         },
+        "diagnosis": diagnose.breakdown(recipe, experiment) | diagnose.calibration(recipe, experiment),
         "training_signature": recipe.training_signature,
         "evaluation_signature": recipe.evaluation_signature,
         "seed": recipe.seed,
@@ -184,6 +193,11 @@ def quality(recipe: Recipe, experiment: Experiment, samples: Path, folder: RunFo
     values |= {f"{name}_floor": floor[name] for name in ("fd_digits", "kid_digits")}
     values["truncated_share"] = truncated / (e.images * experiment.codec.tokens * experiment.codec.features)
     return {f"quality/{name}": value for name, value in values.items()}
+
+
+def read_images(evaluation: Path) -> Tensor:
+    """The generated images of an evaluation's folder."""
+    return torch.from_numpy(np.load(evaluation / "samples" / "images.npy"))
 
 
 def save_grid(images: Tensor, y: Tensor, levels: int, classes: int, path: Path, columns: int = 12) -> None:

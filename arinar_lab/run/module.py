@@ -7,6 +7,7 @@ averaged weights, on held-out data).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from lightning.pytorch import LightningModule
@@ -18,6 +19,7 @@ from ..model.layers import Vectors
 from ..model.noise import Noise
 from .config import Experiment, Training
 from .metrics import BitsPerDim
+from .transfer import Conditions
 
 
 class Diverged(RuntimeError):
@@ -41,20 +43,45 @@ class ArinarModule(LightningModule):
         self.codec, self.model = experiment.codec, experiment.model
         self.optimisation, self.seed = optimisation, seed
         self.bits_per_dim = BitsPerDim(self.codec.dims)
+        self.conditions: Conditions | None = None
+        self._compute: Callable[[torch.device], Conditions | None] | None = None
 
     @torch.no_grad()
-    def fit_to(self, images: Tensor) -> None:
-        """Measure on training images what is measured once: latent normalisation, bin edges, feature order."""
+    def fit_to(self, images: Tensor, codec: bool = True) -> None:
+        """Measure on training images what is measured once: latent normalisation (`codec`), bin edges, feature order."""
         noise = Noise.of(torch.arange(len(images)), "fit")
-        self.codec.fit(images, noise)
+        if codec:
+            self.codec.fit(images, noise)
         x, _ = self.codec.encode(images, noise)
         self.model.inner.fit(x.reshape(-1, 1, self.codec.features))
 
-    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_index: int) -> Tensor:
-        image, y, index = batch
-        noise = Noise.of(torch.full_like(index, self.seed), "train").at(self.global_step).at(index)
+    def freeze_outer(self, compute: Callable[[torch.device], Conditions | None]) -> None:
+        """Train the inner model alone, on conditions that `compute` makes when training starts."""
+        self._compute = compute
+        for part in (self.model.outer, self.model.labels):
+            part.requires_grad_(False)
+
+    def on_train_start(self) -> None:
+        if self._compute is not None:
+            self.conditions = self._compute(self.device)
+
+    def train(self, mode: bool = True) -> ArinarModule:
+        super().train(mode)
+        if self._compute is not None:  # a frozen model has no dropout
+            self.model.outer.eval()
+        return self
+
+    def _loss(self, image: Tensor, y: Tensor, index: Tensor) -> Tensor:
+        noise = Noise.of(torch.full_like(index, self.seed), "train").at(self.global_step)
+        if self.conditions is not None:
+            z, x, where, index = self.conditions.at(self.global_step)
+            return self.model.inner(z).loss(x, noise.at(index).at(1).at(1).at(where)).mean()
+        noise = noise.at(index)
         x, _ = self.codec.encode(image, noise.at(0))
-        loss = self.model.loss(x, y, noise.at(1))
+        return self.model.loss(x, y, noise.at(1))
+
+    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_index: int) -> Tensor:
+        loss = self._loss(*batch)
         if not torch.isfinite(loss):
             advice = (
                 f"lower training.lr (now {self.optimisation.lr:g}) or training.clip (now {self.optimisation.clip:g})"

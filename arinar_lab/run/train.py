@@ -31,6 +31,7 @@ from .folder import RunFolder, git_state, write_json
 from .module import ArinarModule, averaging
 from .schema import ConfigError
 from .tracking import Tracker
+from .transfer import conditions, take_over
 
 for _name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
     logging.getLogger(_name).setLevel(logging.WARNING)
@@ -214,15 +215,20 @@ def train(recipe: Recipe, folder: RunFolder, tracker: Tracker | None = None, bar
     accelerator(recipe.machine)  # refuses before anything is written
     experiment = build(recipe)
     checkpoint = newest_checkpoint(folder)
+    taken = take_over(recipe, experiment)
     folder.write_config(recipe)
     (folder.path / "FAILED").unlink(missing_ok=True)
     pl.seed_everything(recipe.seed, verbose=False)
     module = ArinarModule(experiment, recipe.training, recipe.seed)
-    module.fit_to(experiment.source.train[0])
+    module.fit_to(experiment.source.train[0], codec=taken == 0)
+    if recipe.freeze == "outer":
+        module.freeze_outer(lambda device: conditions(recipe, experiment, device))
     resume, logger = Resume(), RunLogger(folder, tracker)
     logger.rewind(int(checkpoint.stem.split("=")[1]) if checkpoint else 0)
     trainer = _trainer(recipe, folder, logger, resume, bar)
     begin = f"resumed from {checkpoint.name}" if checkpoint else "started"
+    if taken:
+        folder.log(f"{taken} tensors from {recipe.init_from}, freeze: {recipe.freeze}")
     folder.log(f"{begin} at commit {git_state().get('commit', 'unknown')}, process {os.getpid()} on {platform.node()}")
     data = DataModule(experiment.source, recipe.training.batch, recipe.seed)
     try:
@@ -232,6 +238,8 @@ def train(recipe: Recipe, folder: RunFolder, tracker: Tracker | None = None, bar
     except SystemExit:  # what Lightning makes of Ctrl-C
         raise KeyboardInterrupt from None
     if trainer.is_global_zero:
+        if recipe.freeze == "outer":
+            take_over(recipe, experiment)  # averaging equal weights rounds them
         _finish(folder, module, resume.seconds, trainer.global_step)
         folder.log(f"done, {trainer.global_step} steps in {resume.seconds:.1f} s")
 

@@ -23,6 +23,7 @@ from typing import Any
 from ..run.config import Recipe, build, merge, nest, parse, read_recipe, read_yaml
 from ..run.folder import RunFolder, slug
 from ..run.schema import ConfigError, flatten, nearest
+from ..run.transfer import inherited
 
 _KEYS = ("question", "base", "axes", "arms", "baseline", "seeds", "references")
 
@@ -200,7 +201,9 @@ def _arm(
 ) -> Arm:
     try:
         recipe = parse(merge(merge(base, nest(change)), {"seed": seed}))
-        parameters = sum(p.numel() for p in build(recipe, "meta").model.parameters())
+        experiment = build(recipe, "meta")
+        inherited(recipe, experiment)
+        parameters = sum(p.numel() for p in experiment.model.parameters())
     except ConfigError as error:
         raise ConfigError(f"{path}: arm {name}: {error}") from None
     return Arm(name, values, recipe, parameters)

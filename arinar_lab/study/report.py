@@ -17,6 +17,7 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
+from ..run.figures import draw_beliefs
 from ..run.folder import read_json, write
 from .plan import Arm, Plan
 from .stats import Interval, interval, paired
@@ -252,7 +253,22 @@ def write_report(results: Results) -> list[Path]:
     if results.any_report:
         draw(results, folder / "figure.png")
         paths.append(folder / "figure.png")
+    if beliefs := _beliefs(results):
+        draw_beliefs(beliefs, folder / "beliefs.png")
+        paths.append(folder / "beliefs.png")
     return paths
+
+
+def _beliefs(results: Results) -> dict[str, Path]:
+    """Arm → what it believes under the first finished seed, of the arms that see the same tokens as the baseline."""
+    found: dict[str, Path] = {}
+    for arm in results.plan.arms:
+        same = arm.recipe.codec == results.baseline.recipe.codec
+        cells = (results.plan.cell(arm, seed) for seed in results.reports[arm.name] if same)
+        files = (folder.evaluation(recipe) / "beliefs.npz" for folder, recipe in cells)
+        if file := next((file for file in files if file.is_file()), None):
+            found[arm.name] = file
+    return found
 
 
 def _csv(results: Results) -> str:

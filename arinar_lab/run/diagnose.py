@@ -1,0 +1,259 @@
+"""Where a model is right and where it goes wrong. Part of every report, as far as the head can:
+
+    by_feature, by_token    bits/dim on held-out data, split by feature and by token; the mean of each is val/bits_per_dim
+    pit                     histogram of F(x | what precedes) over held-out data: flat where the densities are right
+    components              of a mixture: the effective number exp(entropy of the mean weights), and the dead ones
+    memorisation            likelihood of training against held-out images, and how near samples lie to training images
+    beliefs                 the densities of a few held-out features, each given what precedes it, with the true values
+
+and by `arinar diagnose RUN`, which generates:
+
+    prefix                  the true tokens are given up to a share, the rest is drawn: Fréchet distance, and bits/dim of the
+                            model's own continuations against those of the true ones. A good density whose samples are bad
+                            accumulates errors; one that is bad from the start is a bad density
+    guidance                KL(drawn ‖ conditional) and the share of truncated conditionals, by step and by feature
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..model.density import Density
+from ..model.guidance import Sampler
+from ..model.head import Head
+from ..model.noise import Noise
+from ..model.outer import put, take
+from .config import Experiment, Recipe
+from .metrics import compare
+
+BINS = 20
+SHARES = (0.0, 0.25, 0.5, 0.75)
+
+
+def _batches(recipe: Recipe, experiment: Experiment, part: tuple[Tensor, Tensor], stream: str) -> Any:
+    """(x, y, noise, log_det) of a part of the data, batch by batch, on the model's device."""
+    device = next(experiment.model.parameters()).device
+    for i in torch.arange(len(part[0])).split(recipe.evaluation.batch):
+        image, y = part[0][i].to(device), part[1][i].to(device)
+        noise = Noise.of(i.to(device), stream).at(0)
+        x, log_det = experiment.codec.encode(image, noise.at(0))
+        yield x, y, noise.at(1), log_det
+
+
+def _placed(recipe: Recipe, experiment: Experiment, term: Callable[[Density, Tensor], Tensor]) -> Tensor:
+    """term of every held-out feature under the sampler's walk: [n, N, D]."""
+    batches = _batches(recipe, experiment, experiment.source.held_out, "held out")
+    model, steps = experiment.model, recipe.sampler.steps
+    return torch.cat([model.by_place(x, y, noise, steps, term).cpu() for x, y, noise, _ in batches]).double()
+
+
+@torch.no_grad()
+def breakdown(recipe: Recipe, experiment: Experiment) -> dict[str, Any]:
+    """Bits/dim by feature [D] and by token [N]. The log-determinant of the codec is spread evenly."""
+    if "pit" not in experiment.model.inner.can:
+        return {}
+    nats = _placed(recipe, experiment, lambda density, x: density.by_feature(x))
+    batches = _batches(recipe, experiment, experiment.source.held_out, "held out")
+    log_det = torch.cat([log_det.cpu() for *_, log_det in batches]).double().mean()
+    bits = -(nats.mean(0) + log_det / experiment.codec.dims) / math.log(2)
+    return {"by_feature": bits.mean(0).tolist(), "by_token": bits.mean(1).tolist()}
+
+
+@torch.no_grad()
+def calibration(recipe: Recipe, experiment: Experiment) -> dict[str, Any]:
+    """Histogram of the probability integral transform, and its largest distance from uniform, over features and of each."""
+    if "pit" not in experiment.model.inner.can:
+        return {}
+    u = _placed(recipe, experiment, lambda density, x: density.pit(x)).flatten(0, 1)
+    shares = torch.histc(u, BINS, 0, 1) / u.numel()
+    each = [_distance(column) for column in u.unbind(-1)]
+    return {"pit": shares.tolist(), "pit_distance": _distance(u.flatten()), "pit_distance_by_feature": each}
+
+
+def _distance(u: Tensor) -> float:
+    """Kolmogorov–Smirnov distance of numbers in [0, 1] from uniform."""
+    u = u.sort().values
+    n = torch.arange(len(u) + 1, dtype=u.dtype) / len(u)
+    return max((n[1:] - u).max().item(), (u - n[:-1]).max().item())
+
+
+@torch.no_grad()
+def memorisation(recipe: Recipe, experiment: Experiment, generated: Tensor | None, bits: float) -> dict[str, float]:
+    """The gap of training to held-out likelihood, and whether samples lie nearer to training images than held-out ones do.
+
+    Arguments:
+        generated: images [n, …] or None where nothing was generated.
+        bits: val/bits_per_dim.
+
+    Returns:
+        bits/dim of as many training images as are held out, held-out minus training bits/dim, and the mean distance to the
+        nearest training image of samples over that of held-out images (1: no nearer; towards 0: copies), in grey levels.
+    """
+    source, codec = experiment.source, experiment.codec
+    n = min(len(source.train[0]), len(source.held_out[0]))
+    values: dict[str, float] = {}
+    if experiment.model.likelihood != "none":
+        total = 0.0
+        for x, y, noise, log_det in _batches(
+            recipe, experiment, (source.train[0][:n], source.train[1][:n]), "trained on"
+        ):
+            total += (experiment.model.log_prob(x, y, noise, recipe.sampler.steps) + log_det).double().sum().item()
+        trained = -total / (n * codec.dims * math.log(2))
+        values |= {"train/bits_per_dim": trained, "train/gap_bits_per_dim": bits - trained}
+    if generated is not None and source.levels:
+        near, usual = (_nearest(images, source.train[0]) for images in (generated[:n], source.held_out[0]))
+        values["quality/nearest_train_ratio"] = (near.mean() / usual.mean()).item()
+    return values
+
+
+def _nearest(images: Tensor, train: Tensor) -> Tensor:
+    """Euclidean distance of each image to its nearest training image, in grey levels: [n]."""
+    flat = train.flatten(1).float()
+    return torch.cat([torch.cdist(part.flatten(1).float(), flat).amin(1) for part in images.split(256)])
+
+
+@torch.no_grad()
+def prefix(recipe: Recipe, experiment: Experiment) -> list[dict[str, float]]:
+    """For each share of true tokens: what the free-running rest is worth.
+
+    Returns:
+        `share`; `fd_digits` of the completed held-out images under the recipe's sampler (images only); bits/dim of the tokens
+        after the prefix, `true` ones and the model's `own` (drawn without guidance at temperature 1), both teacher-forced
+        under the same model: where the density is right they are alike.
+    """
+    source, codec, model = experiment.source, experiment.codec, experiment.model
+    steps, rows = recipe.sampler.steps, []
+    for share in SHARES:
+        row, images, bits = {"share": share}, [], {"true": 0.0, "own": 0.0}
+        count = 0
+        for x, y, noise, log_det in _batches(recipe, experiment, source.held_out, "prefix"):
+            if source.levels:
+                images.append(codec.decode(model.generate(y, noise, recipe.sampler, (x, share))[0]).cpu())
+            if "pit" in model.inner.can:
+                own, _ = model.generate(y, noise, Sampler(steps=steps), (x, share))
+                free = ~_given(experiment, y, noise, x, share, steps)
+                for name, tokens in (("true", x), ("own", own)):
+                    nats = model.by_place(tokens, y, noise, steps, lambda density, t: density.by_feature(t))
+                    even = log_det.double().mean() / codec.dims
+                    bits[name] -= (nats[free].double() + even).sum().item() / math.log(2)
+                count += int(free.sum()) * codec.features
+        if images:
+            row["fd_digits"] = compare(torch.cat(images), source.train[0], recipe.evaluation.kid_subset)["fd_digits"]
+        rows.append({**row, **({name: value / count for name, value in bits.items()} if count else {})})
+    return rows
+
+
+def _given(experiment: Experiment, y: Tensor, noise: Noise, x: Tensor, share: float, steps: int | None) -> Tensor:
+    """Which tokens [B, N] a prefix of that share holds, in the order of the walk."""
+    given = torch.zeros(*x.shape[:2], 1, dtype=torch.bool, device=x.device)
+
+    def visit(z: Tensor, null: Tensor | None, where: Tensor, progress: float) -> Tensor:
+        nonlocal given
+        if progress <= share + 1e-9:
+            given = put(given, where, torch.ones_like(where, dtype=torch.bool).unsqueeze(-1))
+        return take(x, where)
+
+    experiment.model.outer.walk(experiment.model.labels(y), None, visit, noise, steps)
+    return given.squeeze(-1)
+
+
+@torch.no_grad()
+def guidance(recipe: Recipe, experiment: Experiment, images: int = 256) -> dict[str, list[float]]:
+    """KL(drawn ‖ conditional) in nats and the share of truncated conditionals, by step of the walk and by feature.
+
+    `drawn` is the conditional as the recipe's sampler guides and tempers it. The divergence is the mean of
+    log drawn(x) - log conditional(x) over what is drawn.
+    """
+    model, sampler = experiment.model, recipe.sampler
+    if "pit" not in model.inner.can or sampler.candidates:
+        return {}
+    device = next(model.parameters()).device
+    noise, y = Noise.of(torch.arange(images, device=device), "sample"), torch.arange(images, device=device)
+    y = y % experiment.source.classes
+    shift: list[Tensor] = []
+    cut: list[Tensor] = []
+
+    def visit(z: Tensor, z_null: Tensor | None, where: Tensor, progress: float) -> Tensor:
+        conditional, null = model.inner(z), None if z_null is None else model.inner(z_null)
+        drawn = sampler.apply(conditional, null, progress)
+        x = drawn.sample(noise.at(1).at(where)).to(z.dtype)
+        shift.append((drawn.by_feature(x) - conditional.by_feature(x)).mean((0, 1)))
+        cut.append(drawn.cut(x).double().mean((0, 1)))
+        return x
+
+    null = model.labels.null(images) if sampler.guidance != 1 else None
+    model.outer.walk(model.labels(y), null, visit, noise, sampler.steps)
+    kl, truncated = torch.stack(shift).cpu(), torch.stack(cut).cpu()
+    return {
+        "kl_by_step": kl.sum(1).tolist(),
+        "kl_by_feature": kl.mean(0).tolist(),
+        "truncated_by_step": truncated.mean(1).tolist(),
+        "truncated_by_feature": truncated.mean(0).tolist(),
+    }
+
+
+@torch.no_grad()
+def beliefs(recipe: Recipe, experiment: Experiment, items: int = 3, points: int = 300) -> dict[str, np.ndarray]:
+    """What the inner model believes about each feature of one token of some held-out items, given what truly precedes it.
+
+    Returns:
+        `grid` [D, points] over the training range and a tenth beyond, in units of the tokens; `density` [items, D, points];
+        `true` [items, D]; `token`. Where the model is not walked feature by feature, `density` is a histogram of 2,000
+        draws given z alone, and `drawn` is 1.
+    """
+    model, codec, source = experiment.model, experiment.codec, experiment.source
+    device = next(model.parameters()).device
+    y, noise = source.held_out[1][:items].to(device), Noise.of(torch.arange(items, device=device), "held out").at(0)
+    x, _ = codec.encode(source.held_out[0][:items].to(device), noise.at(0))
+    some = torch.arange(min(1000, len(source.train[0])), device=device)
+    reference, _ = codec.encode(source.train[0][: len(some)].to(device), Noise.of(some, "beliefs"))
+    token = int(reference.var(0).sum(-1).argmax())
+    low, high = reference[:, token].amin(0), reference[:, token].amax(0)
+    low, high = low - 0.1 * (high - low), high + 0.1 * (high - low)
+    grid = low.unsqueeze(-1) + (high - low).unsqueeze(-1) * torch.linspace(0, 1, points, device=device)
+    z = _condition_of(experiment, x, y, noise.at(1), token, recipe.sampler.steps)
+    true, drawn = x[:, token], "pit" not in model.inner.can
+    density = _histograms(model.inner, z, grid) if drawn else _curves(model.inner, z, true, grid)
+    values = {"grid": grid, "density": density, "true": true}
+    arrays = {name: value.float().cpu().numpy() for name, value in values.items()}
+    return {**arrays, "token": np.asarray(token), "drawn": np.asarray(int(drawn))}
+
+
+def _condition_of(experiment: Experiment, x: Tensor, y: Tensor, noise: Noise, token: int, steps: int | None) -> Tensor:
+    """z [B, E] of one token under the walk answered with the true tokens."""
+    found = x.new_zeros(len(x), experiment.model.outer.width)
+    for z, where in experiment.model.outer.conditions(x, experiment.model.labels(y), noise, steps):
+        hit = where == token
+        found[hit.any(1)] = z[hit].to(found.dtype)
+    return found
+
+
+def _curves(inner: Head, z: Tensor, true: Tensor, grid: Tensor) -> Tensor:
+    """p(x_f = grid | true x before f) of each feature: [B, D, points]."""
+    curves = []
+    for f in range(true.shape[-1]):
+        points = grid.shape[-1]
+        x = true.unsqueeze(1).repeat(1, points, 1)
+        x[..., f] = grid[f]
+        log_p = inner(z.unsqueeze(1).expand(-1, points, -1)).by_feature(x)[..., f]
+        curves.append(log_p.exp())
+    return torch.stack(curves, 1)
+
+
+def _histograms(inner: Head, z: Tensor, grid: Tensor, draws: int = 2000) -> Tensor:
+    """The same shape from draws given z: a histogram of each feature over 30 bins."""
+    noise = Noise.of(torch.arange(draws, device=z.device), "beliefs")
+    result = grid.new_zeros(len(z), *grid.shape)
+    for b in range(len(z)):
+        x = inner(z[b].expand(draws, -1)).sample(noise)
+        for f, points in enumerate(grid):
+            low, high = points[0].item(), points[-1].item()
+            counts = torch.histc(x[:, f].float(), 30, low, high) / (draws * (high - low) / 30)
+            result[b, f] = counts[((points - low) / (high - low) * 30).long().clamp(max=29)]
+    return result

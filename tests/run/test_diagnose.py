@@ -1,0 +1,124 @@
+"""The diagnosis of a run: its numbers where they are known."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny
+
+from arinar_lab.cli import main
+from arinar_lab.model.noise import Noise
+from arinar_lab.run import diagnose
+from arinar_lab.run.config import build
+from arinar_lab.run.evaluate import likelihood
+from arinar_lab.run.figures import draw_beliefs
+from arinar_lab.run.folder import read_json
+
+
+def experiment_of(*overrides: str):
+    """A tiny recipe and what it builds, with random weights."""
+    recipe = tiny(*overrides)
+    experiment = build(recipe)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in experiment.model.parameters():
+            p += 0.1 * torch.randn(p.shape, generator=generator)
+    return recipe, experiment
+
+
+@pytest.mark.parametrize("outer", ["causal", "{kind: masked, width: 16, encoder_depth: 1, decoder_depth: 1, heads: 2}"])
+def test_features_and_tokens_add_up_to_the_bits_per_dim(outer):
+    overrides = [] if outer == "causal" else [f"outer={outer}"]
+    recipe, experiment = experiment_of(*overrides, "inner.order=reversed")
+    found = diagnose.breakdown(recipe, experiment)
+    whole = likelihood(recipe, experiment)["val/bits_per_dim"]
+    assert np.mean(found["by_feature"]) == pytest.approx(whole, abs=1e-4)
+    assert np.mean(found["by_token"]) == pytest.approx(whole, abs=1e-4)
+    assert len(found["by_feature"]) == 4 and len(found["by_token"]) == 16
+
+
+def test_the_transform_of_a_model_s_own_samples_is_uniform_and_of_others_is_not():
+    recipe, experiment = experiment_of("data={kind: synthetic, held_out: 400, train: 400}", "codec=tokens")
+    y = torch.arange(400) % experiment.source.classes
+    x, _ = experiment.model.generate(y, Noise.of(torch.arange(400)), recipe.sampler)
+    truth = experiment.source.held_out
+    experiment.source.held_out = (x, y)
+    own = diagnose.calibration(recipe, experiment)
+    assert own["pit_distance"] < 1.95 / math.sqrt(400 * 16)  # critical value at 0.1 %
+    assert sum(own["pit"]) == pytest.approx(1)
+    experiment.source.held_out = truth
+    assert diagnose.calibration(recipe, experiment)["pit_distance"] > 3 * own["pit_distance"]
+
+
+def test_copies_of_training_images_are_found_out():
+    recipe, experiment = experiment_of()
+    copies = diagnose.memorisation(recipe, experiment, experiment.source.train[0][:100], 5.0)
+    assert copies["quality/nearest_train_ratio"] == 0
+    honest = diagnose.memorisation(recipe, experiment, experiment.source.held_out[0], 5.0)
+    assert honest["quality/nearest_train_ratio"] == pytest.approx(1)
+    assert honest["train/gap_bits_per_dim"] == pytest.approx(5.0 - honest["train/bits_per_dim"])
+
+
+def test_a_prefix_is_kept_and_the_rest_is_drawn():
+    recipe, experiment = experiment_of()
+    x, y, noise, _ = next(diagnose._batches(recipe, experiment, experiment.source.held_out, "prefix"))
+    drawn, _ = experiment.model.generate(y, noise, recipe.sampler, (x, 0.5))
+    given = diagnose._given(experiment, y, noise, x, 0.5, None)
+    assert given.sum(1).eq(8).all()
+    assert torch.equal(drawn[given], x[given])
+    assert not (drawn[~given] == x[~given]).any()
+    rows = diagnose.prefix(recipe, experiment)
+    assert [row["share"] for row in rows] == [0.0, 0.25, 0.5, 0.75]
+    assert rows[-1]["fd_digits"] < rows[0]["fd_digits"]  # random weights: the truer the better
+    assert rows[0]["true"] == pytest.approx(np.mean(diagnose.breakdown(recipe, experiment)["by_token"]), rel=0.02)
+
+
+def test_the_divergence_of_a_temperature_is_the_closed_form():
+    """KL(N(m, t²σ²) ‖ N(m, σ²)) = (t² - 1)/2 - ln t for each feature."""
+    recipe, experiment = experiment_of("inner.head=fixed_gaussian", "sampler.temperature=0.5")
+    found = diagnose.guidance(recipe, experiment)
+    expected = (0.25 - 1) / 2 - math.log(0.5)
+    assert found["kl_by_feature"] == pytest.approx([expected] * 4, abs=0.034)  # four standard errors
+    assert found["kl_by_step"] == pytest.approx([4 * expected] * 16, abs=0.27)
+    assert not any(found["truncated_by_step"])
+    plain, _ = experiment_of("inner.head=fixed_gaussian")
+    assert diagnose.guidance(plain, experiment)["kl_by_step"] == [0.0] * 16
+
+
+def test_beliefs_are_densities_and_know_the_true_value(tmp_path):
+    recipe, experiment = experiment_of()
+    found = diagnose.beliefs(recipe, experiment)
+    step = found["grid"][:, 1] - found["grid"][:, 0]
+    mass = (found["density"].sum(-1) * step).max()
+    assert 0.5 < mass < 1.02
+    x, _ = experiment.codec.encode(experiment.source.held_out[0][:3], Noise.of(torch.arange(3), "held out").at(0).at(0))
+    assert np.allclose(found["true"], x[:, int(found["token"])])
+    y, token = experiment.source.held_out[1][:3], int(found["token"])
+    z = diagnose._condition_of(experiment, x, y, Noise.of(torch.arange(3)), token, None)
+    exact = experiment.model.inner(z).by_feature(x[:, token]).detach().exp()
+    for b in range(3):
+        for f in range(4):
+            near = np.interp(found["true"][b, f], found["grid"][f], found["density"][b, f])
+            assert near == pytest.approx(exact[b, f].item(), rel=0.05)
+    np.savez(tmp_path / "beliefs.npz", **found)
+    draw_beliefs({"one": tmp_path / "beliefs.npz", "two": tmp_path / "beliefs.npz"}, tmp_path / "beliefs.png")
+    assert (tmp_path / "beliefs.png").stat().st_size > 10_000
+
+
+def test_diagnose_writes_its_numbers_and_its_picture(tmp_path, monkeypatch, capsys):
+    from tiny import finished
+
+    monkeypatch.chdir(tmp_path)
+    folder = finished(tiny("sampler.guidance=2"))
+    with pytest.raises(SystemExit) as left:
+        main(["diagnose", str(folder.path)])
+    assert left.value.code == 0
+    written = [Path(line) for line in capsys.readouterr().out.splitlines() if "diagnosis" in line]
+    assert [path.name for path in written] == ["diagnosis.json", "diagnosis.png"]
+    found = read_json(written[0])
+    assert len(found["prefix"]) == 4 and max(found["guidance"]["kl_by_step"]) > 0
+    assert written[1].stat().st_size > 20_000
