@@ -13,18 +13,16 @@ Letters: B images, N tokens an image, m of them at a time, D features a token, E
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
+from . import bilevel
+from .density import Density
 from .guidance import Sampler
 from .head import Head, HeadMaker, Likelihood
 from .layers import Vectors, initialise
 from .noise import Noise
 from .outer import Outer, OuterMaker, take
-
-_ORDER = ("none", "surrogate", "estimate", "bound", "exact")
 
 
 class Labels(nn.Module):
@@ -82,26 +80,19 @@ class Arinar(nn.Module):
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             self.outer: Outer = outer(tokens, features)
-            self.inner: Head = inner(self.outer.width, features)
+            self.inner: Head = inner(self.outer.context, features)
             self.labels = Labels(classes, self.outer.width, self.outer.prefix, drop=drop)
             initialise(self, seed)
 
     @property
     def likelihood(self) -> Likelihood:
         """What `log_prob` is: the weaker of what outer and inner give."""
-        return min(self.outer.likelihood, self.inner.likelihood, key=_ORDER.index)
+        return bilevel.weaker(self.outer.likelihood, self.inner.likelihood)
 
     def loss(self, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """Mean training loss of the predicted tokens in nats a token. x [B, N, D], y [B], noise [B]."""
         z, where = self.outer(x, self.labels(y, noise.at(2)), noise.at(0))
         return self.inner(z).loss(take(x, where), noise.at(1).at(where)).mean()
-
-    def _per_image(
-        self, x: Tensor, y: Tensor, noise: Noise, steps: int | None, term: Callable[[Tensor, Tensor], Tensor]
-    ) -> Tensor:
-        """Σ of term(z [B, m, E], where [B, m]) → [B, m] over the steps of the walk: [B]."""
-        terms = [term(z, where).sum(-1) for z, where in self.outer.conditions(x, self.labels(y), noise, steps)]
-        return torch.stack(terms).sum(0)
 
     def log_prob(self, x: Tensor, y: Tensor, noise: Noise, steps: int | None = None) -> Tensor:
         """log p(x | y) in nats an image, [B]: exact, or a bound over the orders of `steps` steps (see `likelihood`)."""
@@ -109,7 +100,7 @@ class Arinar(nn.Module):
         def term(z: Tensor, where: Tensor) -> Tensor:
             return self.inner(z).log_prob(take(x, where), noise.at(1).at(where))
 
-        return self._per_image(x, y, noise, steps, term)
+        return bilevel.answered(self.outer, x, self.labels(y), noise, steps, term)
 
     def log_interval(
         self, x: Tensor, y: Tensor, low: Tensor, high: Tensor, noise: Noise, steps: int | None = None
@@ -119,20 +110,14 @@ class Arinar(nn.Module):
         def term(z: Tensor, where: Tensor) -> Tensor:
             return self.inner(z).log_interval(take(x, where), take(low, where), take(high, where))
 
-        return self._per_image(x, y, noise, steps, term)
+        return bilevel.answered(self.outer, x, self.labels(y), noise, steps, term)
 
     @torch.no_grad()
     def generate(self, y: Tensor, noise: Noise, sampler: Sampler) -> tuple[Tensor, Tensor]:
         """Tokens [B, N, D] for labels y [B] from the images' noise [B], and truncated conditionals of each image [B]."""
-        guided = sampler.guidance != 1
-        truncated = torch.zeros_like(noise.key)
 
-        def visit(z: Tensor, z_null: Tensor | None, where: Tensor, progress: float) -> Tensor:
-            nonlocal truncated
-            null = None if z_null is None else self.inner(z_null)
-            x, cut = sampler.apply(self.inner(z), null, progress).draw(noise.at(1).at(where))
-            truncated = truncated + cut.sum(-1)
-            return x.to(z.dtype)
+        def density(z: Tensor, z_null: Tensor | None, where: Tensor, progress: float) -> Density:
+            return sampler.apply(self.inner(z), None if z_null is None else self.inner(z_null), progress)
 
-        null = self.labels.null(y.shape[0]) if guided else None
-        return self.outer.walk(self.labels(y), null, visit, noise, sampler.steps), truncated
+        null = self.labels.null(y.shape[0]) if sampler.guidance != 1 else None
+        return bilevel.generate(self.outer, self.labels(y), null, noise, sampler.steps, density)

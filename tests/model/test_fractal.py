@@ -1,0 +1,104 @@
+"""FractalMAR in our names computes what the published code computes (tests/data, made by that code)."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from arinar_lab.model.arinar import Arinar
+from arinar_lab.model.codec import IMAGENET
+from arinar_lab.model.noise import Noise
+from arinar_lab.model.published import translate
+from arinar_lab.model.published_fractal import fractalmar_names
+from arinar_lab.run.config import CodecMaker, HeadMaker, OuterMaker, merge, read_overrides
+from arinar_lab.run.schema import Part, _parse
+
+DATA = Path(__file__).parents[1] / "data"
+RECIPE = Path(__file__).parents[2] / "experiments" / "imagenet256_fractalmar_b.yaml"
+TINY = [
+    "codec.patch=4", "outer.width=32", "outer.depth=2", "outer.heads=2", "outer.steps=16",
+    "inner.outer.width=24", "inner.outer.depth=1", "inner.outer.heads=2", "inner.guide.width=16", "inner.guide.depth=1",
+    "inner.guide.heads=2", "inner.guide_weight=16.0",
+]  # fmt: skip
+PIXEL = "{kind: colour, width: 16, depth: 1, heads: 2, rows: 5, normalise: imagenet, first_weight: 5.0}"
+
+
+def content(*overrides: str) -> dict:
+    return merge(yaml.safe_load(RECIPE.read_text()), read_overrides(list(overrides)))
+
+
+def parts(recipe: dict, size: int, classes: int) -> tuple[Part, Arinar]:
+    """The codec and the model of a recipe's sections."""
+    makers = {"codec": CodecMaker, "outer": OuterMaker, "inner": HeadMaker}
+    codec, outer, inner = (_parse(maker, recipe[name], name) for name, maker in makers.items())
+    patch = recipe["codec"]["patch"]
+    return codec, Arinar((size // patch) ** 2, 3 * patch**2, classes, outer, inner)
+
+
+@pytest.fixture(scope="module")
+def published():
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        state = torch.load(DATA / "fractalmar_tiny.pth", weights_only=True)["model"]
+    recipe = content(*TINY, f"inner.inner={PIXEL}")
+    codec, model = parts(recipe, 16, 10)
+    model.load_state_dict(translate(state, model))
+    expected = {key: torch.from_numpy(value) for key, value in np.load(DATA / "fractalmar_tiny_expected.npz").items()}
+    return codec((3, 16, 16), 256), model.eval(), expected
+
+
+def test_the_preset_has_the_published_parameters_and_every_key_has_its_place():
+    with torch.device("meta"):
+        _, model = parts(content(), 256, 1000)
+    assert sum(p.numel() for p in model.parameters()) == 186_300_224
+    rows = [line.split("\t") for line in (DATA / "fractalmar_b_state_dict.txt").read_text().splitlines() if line]
+    listed = {key: [int(n) for n in shape.strip("()").split(",") if n.strip()] for key, shape, _, _ in rows}
+    known, ours = fractalmar_names(model), dict(model.named_parameters())
+    assert set(known) == set(listed)
+    assert sorted(known.values()) == sorted(ours)
+    for key, shape in listed.items():
+        assert [n for n in shape if n > 1] == [n for n in ours[known[key]].shape if n > 1], key
+
+
+def rows_of(z: torch.Tensor) -> torch.Tensor:
+    """z [*, 5 E] as published: own, above, right, below, left first, [5, *, E]."""
+    return z.unflatten(-1, (5, -1)).movedim(-2, 0).flip(0)
+
+
+@torch.no_grad()
+def test_every_level_computes_the_published_conditions_and_logits(published):
+    codec, model, e = published
+    x, _ = codec.encode(e["image_uint8"].float(), Noise.of(torch.arange(2)))
+    assert (codec._patches(e["image_uint8"] + 0.5) - codec.mean - x * codec.std).abs().max() < 1e-6
+    z = model.outer.everywhere(x, model.labels(e["labels"]), e["mask_level0"].bool())
+    assert (rows_of(z) - e["conditions_level1"]).abs().max() < 1e-5
+
+    nested, masked = model.inner, e["mask_level0"].bool()
+    z, x = z[masked], x[masked]
+    mean = nested.mean_colour(x)
+    assert (mean - e["guiding_pixel_level1"]).abs().max() < 1e-5
+    published_level = e["guiding_pixel_uint8_level1"].long()
+    level = nested.guide.head.levels(mean, torch.arange(3))
+    tie = ((255 * (mean * torch.tensor(IMAGENET[1]) + torch.tensor(IMAGENET[0]))) % 1 - 0.5).abs() < 1e-3
+    assert torch.equal(level[~tie], published_level[~tie])
+    assert (level - published_level).abs().max() <= 1  # a mean of 16 integers may lie on the edge: a matter of rounding
+    edges = nested.guide.head.edges
+    centre = ((edges[:, 1:] + edges[:, :-1]) / 2).T.gather(0, published_level)
+    assert torch.allclose(nested.guide.nearest(mean)[~tie], centre[~tie], atol=1e-5)
+    _, levels = nested.guide(z)._teach(centre)
+    logits, expected = levels.log_mass.squeeze(-2)[..., 1:-1], e["guiding_logits_level1"].log_softmax(-1)
+    assert (logits - expected).abs().max() < 1e-5
+
+    tokens, masked = nested.split(x), e["mask_level1"].bool()
+    z = nested.outer.everywhere(tokens, nested.condition(z, mean), masked)
+    assert (rows_of(z) - e["conditions_level2"]).abs().max() < 1e-5
+    density = nested.inner(z[masked])
+    _, levels = density._teach(tokens[masked])
+    logits = levels.log_mass.squeeze(-2)[..., 1:-1]
+    assert (logits[:64] - e["pixel_logits"].log_softmax(-1)).abs().max() < 1e-5
+    nll = -density.terms(tokens[masked]) - nested.inner.head.width().log()
+    assert (nll - e["pixel_nll"]).abs().max() < 1e-5
