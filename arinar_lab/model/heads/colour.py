@@ -21,14 +21,28 @@ from ..head import Head
 from ..inner import Chain, FeatureAR
 from ..layers import Block, BlockOptions, Blocks, Caches, Linear, Vectors, at_least, layer
 from ..noise import Noise
-from .bins import Histogram
+from .bins import Histogram, HistogramRow
 
 _NEVER = -1e4  # logit outside the levels; finite, so that the product of two such densities is one too
 
 
 @dataclass(frozen=True)
+class LevelRow(HistogramRow):
+    """One feature of `Levels`. Its levels are equally wide, which their ends tell better than two neighbours do."""
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        symbol, left, right = self._place(x)
+        width = (self.edges[..., -1:] - self.edges[..., :1]) / (self.edges.shape[-1] - 1)
+        beyond = torch.where(left == right, (left - x).abs() / width, torch.zeros_like(x))
+        return self.log_mass.gather(-1, symbol) - width.log() - beyond
+
+
+@dataclass(frozen=True)
 class Levels(Histogram):
     """A histogram of integers: what is drawn is the centre of a level."""
+
+    def row(self, f: int, past: Tensor) -> LevelRow:
+        return LevelRow(self.log_mass[..., f, :], self.edges[..., f, :])
 
     def sample(self, noise: Noise) -> Tensor:
         cumulative = self.log_mass.double()[..., 1:-1].softmax(-1).cumsum(-1)

@@ -131,7 +131,7 @@ class Walk(Density):
     """The density of a Nested, and of its guided and tempered versions: those of every sub-token are.
 
     One call of the outer serves condition and null together. With a random order the likelihood is that of the order
-    that `noise` gives (without noise, of one fixed order).
+    that `noise` gives; without noise, as in `log_interval`, of one order that never changes.
 
     Arguments:
         model: the Nested.
