@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from arinar_lab.model.arinar import Arinar
 from arinar_lab.model.density import Density, Grid, Row, Rows
 from arinar_lab.model.guidance import Sampler
-from arinar_lab.model.head import Head
+from arinar_lab.model.head import Head, HeadMaker
 from arinar_lab.model.heads import HEADS
 from arinar_lab.model.layers import initialise
 from arinar_lab.model.noise import Noise
@@ -22,6 +22,11 @@ from arinar_lab.model.outer import OUTERS, Outer, take  # noqa: F401
 
 CONTEXT, FEATURES, TOKENS, CLASSES = 8, 4, 6, 3
 INSIDE = {"width": 16, "depth": 2, "heads": 2}
+ARGUMENTS = {
+    "feature_ar": lambda: {"head": HEADS["gmm"], **INSIDE},
+    "nested": lambda: {"outer": partial(OUTERS["causal"], **INSIDE), "inner": HEADS["gmm"]},
+}
+"""What a head that is built from others needs to be told: called for its arguments."""
 
 
 def randomise(module: nn.Module, scale: float = 0.3, seed: int = 0) -> nn.Module:
@@ -38,13 +43,16 @@ def numbers(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> T
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
+def maker_of(kind: str) -> HeadMaker:
+    """A head of this kind, with what it is built from."""
+    return partial(HEADS[kind], **ARGUMENTS.get(kind, dict)())
+
+
 def make_head(
     kind: str, inside: bool, features: int = FEATURES, dtype: torch.dtype = torch.float64, **arguments
 ) -> Head:
     """A head of this kind, directly on z or inside a feature_ar, with random weights and fitted buffers."""
-    maker = partial(HEADS[kind], **arguments)
-    if kind == "feature_ar":  # a feature_ar is built from another head: of itself where it stands inside
-        maker = partial(maker, head=HEADS["gmm"], **INSIDE)
+    maker = partial(maker_of(kind), **arguments)
     head = HEADS["feature_ar"](CONTEXT, features, head=maker, **INSIDE, group=2) if inside else maker(CONTEXT, features)
     initialise(head, 0)
     head.fit(numbers(500, 1, features, seed=1, dtype=torch.float32))
@@ -55,9 +63,9 @@ def make_model(
     outer: str, kind: str, inside: bool, dtype: torch.dtype = torch.float64, seed: int = 0, **arguments
 ) -> Arinar:
     """A small bi-level model with random weights; `arguments` go to the outer model."""
-    depth = {"depth": 2} if outer == "causal" else {"encoder_depth": 1, "decoder_depth": 1}
-    head = partial(HEADS[kind], head=HEADS["gmm"], **INSIDE) if kind == "feature_ar" else HEADS[kind]
-    group = 2 if kind == "feature_ar" else 1  # a feature_ar over one feature would have parts that nothing uses
+    depth = {"encoder_depth": 1, "decoder_depth": 1} if outer == "masked" else {"depth": 2}
+    head = maker_of(kind)
+    group = 2 if kind in ARGUMENTS else 1  # an AR over one feature would have parts that nothing uses
     inner = partial(HEADS["feature_ar"], head=head, group=group, **INSIDE) if inside else head
     maker = partial(OUTERS[outer], width=16, heads=2, **depth, **arguments)
     model = Arinar(TOKENS, FEATURES, CLASSES, maker, inner, seed=seed)

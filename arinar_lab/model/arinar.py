@@ -18,14 +18,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from . import bilevel
 from .density import Density
 from .guidance import Sampler
 from .head import Head, HeadMaker, Likelihood
 from .layers import Vectors, initialise
 from .noise import Noise
-from .outer import Outer, OuterMaker, put, take
-
-_ORDER = ("none", "surrogate", "estimate", "bound", "exact")
+from .outer import Outer, OuterMaker, take
 
 
 class Labels(nn.Module):
@@ -83,26 +82,19 @@ class Arinar(nn.Module):
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             self.outer: Outer = outer(tokens, features)
-            self.inner: Head = inner(self.outer.width, features)
+            self.inner: Head = inner(self.outer.context, features)
             self.labels = Labels(classes, self.outer.width, self.outer.prefix, drop=drop)
             initialise(self, seed)
 
     @property
     def likelihood(self) -> Likelihood:
         """What `log_prob` is: the weaker of what outer and inner give."""
-        return min(self.outer.likelihood, self.inner.likelihood, key=_ORDER.index)
+        return bilevel.weaker(self.outer.likelihood, self.inner.likelihood)
 
     def loss(self, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """Mean training loss of the predicted tokens in nats a token. x [B, N, D], y [B], noise [B]."""
         z, where = self.outer(x, self.labels(y, noise.at(2)), noise.at(0))
         return self.inner(z).loss(take(x, where), noise.at(1).at(where)).mean()
-
-    def _per_image(
-        self, x: Tensor, y: Tensor, noise: Noise, steps: int | None, term: Callable[[Tensor, Tensor], Tensor]
-    ) -> Tensor:
-        """Σ of term(z [B, m, E], where [B, m]) → [B, m] over the steps of the walk: [B]."""
-        terms = [term(z, where).sum(-1) for z, where in self.outer.conditions(x, self.labels(y), noise, steps)]
-        return torch.stack(terms).sum(0)
 
     def log_prob(self, x: Tensor, y: Tensor, noise: Noise, steps: int | None = None) -> Tensor:
         """log p(x | y) in nats an image, [B]: exact, or a bound over the orders of `steps` steps (see `likelihood`)."""
@@ -110,7 +102,7 @@ class Arinar(nn.Module):
         def term(z: Tensor, where: Tensor) -> Tensor:
             return self.inner(z).log_prob(take(x, where), noise.at(1).at(where))
 
-        return self._per_image(x, y, noise, steps, term)
+        return bilevel.answered(self.outer, x, self.labels(y), noise, steps, term)
 
     def log_interval(
         self, x: Tensor, y: Tensor, low: Tensor, high: Tensor, noise: Noise, steps: int | None = None
@@ -120,16 +112,13 @@ class Arinar(nn.Module):
         def term(z: Tensor, where: Tensor) -> Tensor:
             return self.inner(z).log_interval(take(x, where), take(low, where), take(high, where))
 
-        return self._per_image(x, y, noise, steps, term)
+        return bilevel.answered(self.outer, x, self.labels(y), noise, steps, term)
 
     def by_place(
         self, x: Tensor, y: Tensor, noise: Noise, steps: int | None, term: Callable[[Density, Tensor], Tensor]
     ) -> Tensor:
         """term(density, tokens [B, m, D]) → [B, m, D] of each step of the walk, put at the tokens' places: [B, N, D]."""
-        result = torch.zeros_like(x)
-        for z, where in self.outer.conditions(x, self.labels(y), noise, steps):
-            result = put(result, where, term(self.inner(z), take(x, where)).to(x.dtype))
-        return result
+        return bilevel.placed(self.outer, x, self.labels(y), noise, steps, lambda z, t, where: term(self.inner(z), t))
 
     @torch.no_grad()
     def generate(
@@ -139,17 +128,9 @@ class Arinar(nn.Module):
 
         With a prefix (x [B, N, D], share) the tokens of the walk's first steps are taken from x, until `share` of all is known.
         """
-        guided = sampler.guidance != 1
-        truncated = torch.zeros_like(noise.key)
 
-        def visit(z: Tensor, z_null: Tensor | None, where: Tensor, progress: float) -> Tensor:
-            nonlocal truncated
-            if prefix is not None and progress <= prefix[1] + 1e-9:
-                return take(prefix[0], where)
-            null = None if z_null is None else self.inner(z_null)
-            x, cut = sampler.apply(self.inner(z), null, progress).draw(noise.at(1).at(where))
-            truncated = truncated + cut.sum(-1)
-            return x.to(z.dtype)
+        def density(z: Tensor, z_null: Tensor | None, where: Tensor, progress: float) -> Density:
+            return sampler.apply(self.inner(z), None if z_null is None else self.inner(z_null), progress)
 
-        null = self.labels.null(y.shape[0]) if guided else None
-        return self.outer.walk(self.labels(y), null, visit, noise, sampler.steps), truncated
+        null = self.labels.null(y.shape[0]) if sampler.guidance != 1 else None
+        return bilevel.generate(self.outer, self.labels(y), null, noise, sampler.steps, density, prefix)

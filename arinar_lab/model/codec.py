@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from .noise import Noise
 
 Normalisation = Literal["none", "scale", "channel"]
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation of red, green, blue in [0, 1]
 ASSETS = Path(__file__).parent.parent / "assets"
 
 
@@ -81,32 +82,51 @@ class Codec(nn.Module):
         raise NotImplementedError
 
 
+def imagenet(levels: int) -> tuple[Tensor, Tensor]:
+    """Mean and deviation [3] of ImageNet's colours, in units of x = 2 (i + 1/2) / L - 1 for i / (L - 1)."""
+    mean, std = (torch.tensor(values, dtype=torch.float64) for values in IMAGENET)
+    scale = 2 * (levels - 1) / levels
+    return (mean - 0.5) * scale, std * scale
+
+
 class Pixels(Codec):
     """P×P patches of uniformly dequantised grey levels: x = 2 (i + u) / L - 1 with u from [0, 1) (arXiv 1511.01844).
 
     Arguments:
         patch: P, must divide height and width.
-        normalise: of the tokens.
+        normalise: of the tokens; `imagenet` by the constants of that collection, for each colour.
+        dequantise: whether u is drawn. Otherwise it is 1/2, the centre of the level: for inner models that give integers
+            a probability (`colour`), whose bits/dim is then exact for the integers. Other densities would grow spikes.
 
     Raises:
-        ValueError: if the data are no images, or patch does not divide them.
+        ValueError: if the data are no images, patch does not divide them, or imagenet is asked for without three colours.
     """
 
     unit = "pixel"
 
     def __init__(
-        self, shape: tuple[int, ...], levels: int, /, *, patch: int = 2, normalise: Normalisation = "none"
-    ) -> None:
+        self, shape: tuple[int, ...], levels: int, /, *, patch: int = 2,
+        normalise: Literal["none", "scale", "channel", "imagenet"] = "none", dequantise: bool = True,
+    ) -> None:  # fmt: skip
         if len(shape) != 3:
             raise ValueError("kind: pixels encodes images, and these data are tokens; use kind: tokens")
         channels, height, width = shape
         if patch < 1 or height % patch or width % patch:
             raise ValueError(f"patch: {patch} does not divide the image, {height}×{width}")
-        super().__init__((height // patch) * (width // patch), channels * patch**2, normalise)
-        self.shape, self.levels, self.patch = shape, levels, patch
+        known = normalise == "imagenet"
+        if known and channels != 3:
+            raise ValueError(f"normalise: imagenet knows three colours, and these data have {channels}")
+        super().__init__(
+            (height // patch) * (width // patch), channels * patch**2, "none" if normalise == "imagenet" else normalise
+        )
+        self.shape, self.levels, self.patch, self.dequantise = shape, levels, patch, dequantise
+        if known:
+            mean, std = imagenet(levels)
+            self.mean.copy_(mean.repeat_interleave(patch**2))
+            self.std.copy_(std.repeat_interleave(patch**2))
 
     def _encode(self, image: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
-        u = noise.uniform(self.dims, torch.float32).reshape(image.shape)
+        u = noise.uniform(self.dims, torch.float32).reshape(image.shape) if self.dequantise else 0.5
         x = self._patches(image + u)
         return x, x.new_full(x.shape[:1], self.dims * math.log(2 / self.levels))
 

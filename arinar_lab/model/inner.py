@@ -140,25 +140,24 @@ class Chain(Density):
         return self if weight == 1 else replace(self, null=null.z, weight=weight, candidates=candidates)
 
     def log_prob(self, x: Tensor, noise: Noise | None = None) -> Tensor:
-        groups, blocks = self._teach(x)
-        return blocks.log_prob(groups, noise).sum(-1)
+        return self.terms(x, noise).sum(-1)
 
-    def terms(self, x: Tensor) -> Tensor:
+    def terms(self, x: Tensor, noise: Noise | None = None) -> Tensor:
         """log p of each group in the model's order, [*, D] → [*, G]."""
         groups, blocks = self._teach(x)
-        return blocks.log_prob(groups)
+        return blocks.log_prob(groups, None if noise is None else noise.at(self._places(groups)))
 
     def by_feature(self, x: Tensor) -> Tensor:
         groups, blocks = self._teach(x)
-        return self._places(blocks.by_feature(groups))
+        return self._restore(blocks.by_feature(groups))
 
     def pit(self, x: Tensor) -> Tensor:
         groups, blocks = self._teach(x)
-        return self._places(blocks.pit(groups))
+        return self._restore(blocks.pit(groups))
 
     def cut(self, x: Tensor) -> Tensor:
         groups, blocks = self._teach(x)
-        return self._places(blocks.cut(groups))
+        return self._restore(blocks.cut(groups))
 
     def log_interval(self, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
         groups, blocks = self._teach(x)
@@ -166,8 +165,7 @@ class Chain(Density):
 
     def loss(self, x: Tensor, noise: Noise) -> Tensor:
         groups, blocks = self._teach(x)
-        at = torch.arange(self.model.groups, device=x.device).expand(groups.shape[:-1])
-        return blocks.loss(groups, noise.at(at)).sum(-1)
+        return blocks.loss(groups, noise.at(self._places(groups))).sum(-1)
 
     def sample(self, noise: Noise) -> Tensor:
         return self.draw(noise)[0]
@@ -186,13 +184,16 @@ class Chain(Density):
             truncated = truncated + cut
             groups.append(x.to(z.dtype))
             last = groups[-1].reshape(-1, 1, model.group).repeat(branches, 1, 1)
-        x = torch.cat(groups, -1)
-        return torch.empty_like(x).scatter(-1, self._order().expand_as(x), x), truncated
+        return self._restore(torch.stack(groups, -2)), truncated
 
     def _contexts(self) -> Tensor:
         """z, and the null's below it: [M, E] or [2M, E]."""
         both = [self.z] if self.null is None else [self.z, self.null]
         return torch.cat([z.reshape(-1, z.shape[-1]) for z in both])
+
+    def _places(self, groups: Tensor) -> Tensor:
+        """0 … G-1 for each of groups [*, G, F]: [*, G]."""
+        return torch.arange(self.model.groups, device=groups.device).expand(groups.shape[:-1])
 
     def _order(self) -> Tensor:
         return self.model.order_index[self.index]
@@ -201,7 +202,7 @@ class Chain(Density):
         """Features in the model's order, grouped: [*, D] → [*, G, F]."""
         return x.gather(-1, self._order().expand_as(x)).unflatten(-1, (self.model.groups, self.model.group))
 
-    def _places(self, values: Tensor) -> Tensor:
+    def _restore(self, values: Tensor) -> Tensor:
         """Numbers of each feature in the model's order, [*, G, F], at the features' own places [*, D]."""
         flat = values.flatten(-2)
         return torch.empty_like(flat).scatter(-1, self._order().expand_as(flat), flat)

@@ -39,7 +39,8 @@ class Outer(nn.Module):
     """The type of every outer model. The constructor takes the number N of tokens and D of features by position.
 
     Attributes:
-        width: E, of z and of the condition.
+        width: E, of the condition.
+        context: of z, which is E unless the model says otherwise.
         prefix: C, rows of the condition c [B, C, E].
         likelihood: `exact` for a fixed order, `bound` for a random one.
         steps: steps of a walk where the sampler names none.
@@ -49,6 +50,10 @@ class Outer(nn.Module):
     width: int
     prefix: int
     steps: int
+
+    @property
+    def context(self) -> int:
+        return self.width
 
     def forward(self, x: Tensor, c: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         """Tokens x [B, N, D], condition c [B, C, E] → z [B, m, E] and the positions it is for, [B, m]."""
@@ -151,26 +156,82 @@ class CausalAR(Outer):
         return self.steps
 
 
-class MaskedAR(Outer):
-    """Bidirectional encoder and decoder over randomly masked tokens (MAR, arXiv 2406.11838, section 3.4).
+class Masked(Outer):
+    """Tokens are predicted at masked positions, in any order, given those that are known.
 
-    The encoder sees the C condition rows and the known tokens; the decoder sees all positions, a mask vector at the
-    unknown ones. In training one ratio of the tokens is masked a batch, drawn from a normal(1, mask_std) truncated to
-    [mask_min, 1]. Generation follows a cosine schedule over a random order; the tokens of one step are drawn together,
-    independently given z, so likelihood is a bound and is stated with its steps.
+    Generation follows a cosine schedule over a random order; the tokens of one step are drawn together, independently
+    given z, so likelihood is a bound and is stated with its steps. A member writes `_condition`.
 
     Arguments:
-        width: E; encoder_depth, decoder_depth: blocks; heads: must divide width.
-        prefix: C ≥ 1, condition rows (64 as published).
-        mask_min, mask_std: of the masked share.
+        tokens, features: N, D.
+        mask_min, mask_std: the masked share is drawn from a normal(1, mask_std) truncated to [mask_min, 1].
         steps: of a walk, 1 … N; None is N.
-        block: see `Block`.
 
     Raises:
         ValueError: if a number is outside its range.
     """
 
     likelihood: Likelihood = "bound"
+
+    def __init__(self, tokens: int, features: int, /, *, mask_min: float, mask_std: float, steps: int | None) -> None:
+        super().__init__()
+        if not 0 <= mask_min < 1:
+            raise ValueError(f"mask_min: {mask_min} is outside [0, 1)")
+        if mask_std <= 0:
+            raise ValueError(f"mask_std: {mask_std} is not above 0")
+        self.tokens, self.features = tokens, features
+        self.mask_min, self.mask_std = mask_min, mask_std
+        self.steps = tokens
+        self.steps = self.check_steps(steps)
+
+    def walk(self, c: Tensor, null: Tensor | None, visit: Visit, noise: Noise, steps: int | None = None) -> Tensor:
+        batch, both = c.shape[0], c if null is None else torch.cat([c, null])
+        order = noise.at(0).permutation(self.tokens)
+        x = c.new_zeros(batch, self.tokens, self.features)
+        known = 0
+        for left in kept(self.tokens, self.check_steps(steps)):
+            where = order[:, known : self.tokens - left]
+            repeat = both.shape[0] // batch
+            z = self._condition(
+                x.repeat(repeat, 1, 1), both, order[:, :known].repeat(repeat, 1), where.repeat(repeat, 1)
+            )
+            progress = 1 - max(left, 1) / self.tokens  # the release counts at least one token as unknown
+            x = put(x, where, visit(z[:batch], None if null is None else z[batch:], where, progress))
+            known = self.tokens - left
+        return x
+
+    def mask_ratios(self, noise: Noise) -> Tensor:
+        """One draw of the truncated normal for each of the noise [B], by its inverse CDF: [B]."""
+        low = torch.special.ndtr(torch.tensor((self.mask_min - 1) / self.mask_std, dtype=torch.float64)).item()
+        u = low + (0.5 - low) * noise.at(2).uniform(1).squeeze(-1)
+        return (1 + self.mask_std * torch.special.ndtri(u)).clamp(max=1.0)
+
+    def _condition(self, x: Tensor, c: Tensor, known: Tensor, where: Tensor) -> Tensor:
+        """z [B, m, context] at `where` [B, m], given the tokens at `known` [B, n]."""
+        raise NotImplementedError
+
+    def check_steps(self, steps: int | None) -> int:
+        steps = self.steps if steps is None else steps
+        if not 1 <= steps <= self.tokens:
+            raise ValueError(f"steps: {steps} does not fit; between 1 and the {self.tokens} tokens of an image")
+        return steps
+
+
+class MaskedAR(Masked):
+    """Bidirectional encoder and decoder over randomly masked tokens (MAR, arXiv 2406.11838, section 3.4).
+
+    The encoder sees the C condition rows and the known tokens; the decoder sees all positions, a mask vector at the
+    unknown ones. In training one ratio of the tokens is masked a batch.
+
+    Arguments:
+        width: E; encoder_depth, decoder_depth: blocks; heads: must divide width.
+        prefix: C ≥ 1, condition rows (64 as published).
+        mask_min, mask_std, steps: see `Masked`.
+        block: see `Block`.
+
+    Raises:
+        ValueError: if a number is outside its range.
+    """
 
     def __init__(
         self,
@@ -188,16 +249,9 @@ class MaskedAR(Outer):
         steps: int | None = None,
         **block: Unpack[BlockOptions],
     ) -> None:
-        super().__init__()
+        super().__init__(tokens, features, mask_min=mask_min, mask_std=mask_std, steps=steps)
         at_least(1, width=width, encoder_depth=encoder_depth, decoder_depth=decoder_depth, prefix=prefix)
-        if not 0 <= mask_min < 1:
-            raise ValueError(f"mask_min: {mask_min} is outside [0, 1)")
-        if mask_std <= 0:
-            raise ValueError(f"mask_std: {mask_std} is not above 0")
-        self.width, self.prefix, self.tokens = width, prefix, tokens
-        self.mask_min, self.mask_std = mask_min, mask_std
-        self.steps = tokens
-        self.steps = self.check_steps(steps)
+        self.width, self.prefix = width, prefix
         self.token_of = Linear(features, width)
         self.encoder_positions, self.decoder_positions = (
             Vectors(prefix + tokens, width),
@@ -216,27 +270,9 @@ class MaskedAR(Outer):
         order = noise.at(0).permutation(self.tokens)
         return self._condition(x, c, order[:, masked:], order[:, :masked]), order[:, :masked]
 
-    def walk(self, c: Tensor, null: Tensor | None, visit: Visit, noise: Noise, steps: int | None = None) -> Tensor:
-        batch, both = c.shape[0], c if null is None else torch.cat([c, null])
-        order = noise.at(0).permutation(self.tokens)
-        x = c.new_zeros(batch, self.tokens, self.token_of.in_features)
-        known = 0
-        for left in kept(self.tokens, self.check_steps(steps)):
-            where = order[:, known : self.tokens - left]
-            repeat = both.shape[0] // batch
-            z = self._condition(
-                x.repeat(repeat, 1, 1), both, order[:, :known].repeat(repeat, 1), where.repeat(repeat, 1)
-            )
-            progress = 1 - max(left, 1) / self.tokens  # the release counts at least one token as unknown
-            x = put(x, where, visit(z[:batch], None if null is None else z[batch:], where, progress))
-            known = self.tokens - left
-        return x
-
     def _mask_ratio(self, noise: Noise) -> float:
-        """One draw of the truncated normal a batch, by its inverse CDF, from the noise of the first image."""
-        low = torch.special.ndtr(torch.tensor((self.mask_min - 1) / self.mask_std, dtype=torch.float64)).item()
-        u = noise.key.new_tensor(0, dtype=torch.float64) + low + (0.5 - low) * noise.at(2).uniform(1).reshape(-1)[0]
-        return min(1.0, 1 + self.mask_std * torch.special.ndtri(u).item())
+        """One draw a batch, from the noise of the first image."""
+        return self.mask_ratios(noise)[0].item()
 
     def _condition(self, x: Tensor, c: Tensor, known: Tensor, where: Tensor) -> Tensor:
         """z [B, m, E] at `where` [B, m], given the tokens at `known` [B, n]."""
@@ -250,13 +286,90 @@ class MaskedAR(Outer):
         y, _ = self.decoder(y)
         return take(self.decoder_norm(y)[:, start:] + self.output_positions(), where)
 
-    def check_steps(self, steps: int | None) -> int:
-        steps = self.steps if steps is None else steps
-        if not 1 <= steps <= self.tokens:
-            raise ValueError(f"steps: {steps} does not fit; between 1 and the {self.tokens} tokens of an image")
-        return steps
+
+class MaskedStack(Masked):
+    """One stack of blocks over condition rows and all positions, a mask vector at the unknown ones (FractalMAR, arXiv
+    2502.17437, released code).
+
+    In training every image has a masked share of its own. A walk of m positions is asked of each image: those of its
+    masked set in a random order, again from the start where they are fewer; so the mean over them is an unbiased
+    estimate of the mean over the masked set.
+
+    Arguments:
+        width: E; depth: blocks; heads: must divide width.
+        prefix: C ≥ 1, condition rows.
+        embed: whether the condition rows pass through a linear map first.
+        neighbours: whether z is not only a position's own output, but those of its neighbours too, zero outside the
+            image: left, below, right, above, own, [5 E]. Tokens must be a square in raster order.
+        mask_min, mask_std, steps: see `Masked`.
+        block: see `Block`.
+
+    Raises:
+        ValueError: if a number is outside its range, or the neighbours of tokens that are no square are asked for.
+    """
+
+    def __init__(
+        self,
+        tokens: int,
+        features: int,
+        /,
+        *,
+        width: int = 64,
+        depth: int = 3,
+        heads: int = 4,
+        prefix: int = 1,
+        embed: bool = False,
+        neighbours: bool = False,
+        mask_min: float = 0.0,
+        mask_std: float = 0.25,
+        steps: int | None = None,
+        **block: Unpack[BlockOptions],
+    ) -> None:
+        super().__init__(tokens, features, mask_min=mask_min, mask_std=mask_std, steps=steps)
+        at_least(1, width=width, depth=depth, prefix=prefix)
+        self.side = math.isqrt(tokens)
+        if neighbours and self.side**2 != tokens:
+            raise ValueError(f"neighbours: true does not fit; {tokens} tokens are no square")
+        self.width, self.prefix, self.neighbours = width, prefix, neighbours
+        self.token_of, self.mask = Linear(features, width), Vectors(1, width)
+        self.row_of = Linear(width, width) if embed else nn.Identity()
+        self.positions = Vectors(prefix + tokens, width)
+        norm = block.get("norm", layer)
+        self.input_norm, self.norm = norm(width, True), norm(width, True)
+        self.blocks = Blocks(Block(width, heads, **block) for _ in range(depth))
+
+    @property
+    def context(self) -> int:
+        return (5 if self.neighbours else 1) * self.width
+
+    def forward(self, x: Tensor, c: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        count = (self.tokens * self.mask_ratios(noise)).ceil().long().clamp(1, self.tokens).unsqueeze(-1)
+        order = noise.at(0).permutation(self.tokens)
+        place = torch.arange(self.tokens, device=x.device).expand_as(order)
+        masked = torch.zeros_like(order, dtype=torch.bool).scatter(1, order, place < count)
+        where = order.gather(1, place[:, : int(count.max())] % count)
+        return take(self.everywhere(x, c, masked), where), where
+
+    def everywhere(self, x: Tensor, c: Tensor, masked: Tensor) -> Tensor:
+        """z [B, N, context] at every position, given the tokens that are not `masked` [B, N]."""
+        tokens = torch.where(masked.unsqueeze(-1), self.mask(), self.token_of(x))
+        y = self.input_norm(torch.cat([self.row_of(c), tokens], 1) + self.positions())
+        y, _ = self.blocks(y)
+        y = self.norm(y)[:, self.prefix :]
+        return self._with_neighbours(y) if self.neighbours else y
+
+    def _with_neighbours(self, y: Tensor) -> Tensor:
+        """[B, N, E] → [B, N, 5 E]."""
+        y = nn.functional.pad(y.unflatten(1, (self.side, self.side)), (0, 0, 1, 1, 1, 1))
+        here, before, after = slice(1, -1), slice(None, -2), slice(2, None)
+        places = [(here, before), (after, here), (here, after), (before, here), (here, here)]
+        return torch.cat([y[:, row, column] for row, column in places], -1).flatten(1, 2)
+
+    def _condition(self, x: Tensor, c: Tensor, known: Tensor, where: Tensor) -> Tensor:
+        masked = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device).scatter(1, known, False)
+        return take(self.everywhere(x, c, masked), where)
 
 
-OUTERS: dict[str, type[Outer]] = {"causal": CausalAR, "masked": MaskedAR}
+OUTERS: dict[str, type[Outer]] = {"causal": CausalAR, "masked": MaskedAR, "masked_stack": MaskedStack}
 OuterMaker = Callable[[int, int], Outer]
 """Called as `maker(tokens N, features D)`."""

@@ -19,17 +19,17 @@ from .head import Head
 from .heads.mixture import GMM
 from .inner import FeatureAR
 from .layers import Blocks
-from .outer import MaskedAR
+from .outer import MaskedAR, MaskedStack
 
 _BOTH = ("weight", "bias")
 
 
-def _pairs(published: str, ours: str) -> dict[str, str]:
+def pairs(published: str, ours: str) -> dict[str, str]:
     """A module with weight and bias."""
     return {f"{published}.{name}": f"{ours}.{name}" for name in _BOTH}
 
 
-def _stack(blocks: Blocks, published: str, ours: str) -> dict[str, str]:
+def stack(blocks: Blocks, published: str, ours: str) -> dict[str, str]:
     """A stack of the Vision Transformer's blocks, as the timm library names them."""
     parts = {
         "norm1": "norm1", "attn.qkv": "attention.qkv", "attn.proj": "attention.project", "norm2": "norm2",
@@ -38,7 +38,7 @@ def _stack(blocks: Blocks, published: str, ours: str) -> dict[str, str]:
     names: dict[str, str] = {}
     for i in range(len(blocks)):
         for theirs, our in parts.items():
-            names |= _pairs(f"{published}.{i}.{theirs}", f"{ours}.{i}.{our}")
+            names |= pairs(f"{published}.{i}.{theirs}", f"{ours}.{i}.{our}")
     return names
 
 
@@ -55,19 +55,19 @@ def _outer(outer: MaskedAR) -> dict[str, str]:
         "z_proj": "token_of", "z_proj_ln": "input_norm", "encoder_norm": "encoder_norm", "decoder_embed": "embed",
         "decoder_norm": "decoder_norm",
     }.items():  # fmt: skip
-        names |= _pairs(theirs, f"outer.{our}")
-    names |= _stack(outer.encoder, "encoder_blocks", "outer.encoder")
-    return names | _stack(outer.decoder, "decoder_blocks", "outer.decoder")
+        names |= pairs(theirs, f"outer.{our}")
+    names |= stack(outer.encoder, "encoder_blocks", "outer.encoder")
+    return names | stack(outer.decoder, "decoder_blocks", "outer.decoder")
 
 
 def _feature_ar(inner: FeatureAR) -> dict[str, str]:
     names = {
         "arhead.start_token": "inner.trunk.start.weight",
         "arhead.pos_embedding": "inner.trunk.positions.weight",
-        **_pairs("arhead.input_proj", "inner.trunk.group_of"),
-        **_pairs("arhead.cond_proj", "inner.trunk.start_of"),
-        **_pairs("arhead.head_nm.ada_lin.1", "inner.trunk.adapt.1"),
-        **_pairs("arhead.head", "inner.head.parameters_of"),
+        **pairs("arhead.input_proj", "inner.trunk.group_of"),
+        **pairs("arhead.cond_proj", "inner.trunk.start_of"),
+        **pairs("arhead.head_nm.ada_lin.1", "inner.trunk.adapt.1"),
+        **pairs("arhead.head", "inner.head.parameters_of"),
     }
     for i in range(len(inner.trunk.blocks)):
         theirs, ours = f"arhead.blocks.{i}", f"inner.trunk.blocks.{i}"
@@ -75,10 +75,10 @@ def _feature_ar(inner: FeatureAR) -> dict[str, str]:
             f"{theirs}.attn.mat_qkv.weight": f"{ours}.attention.qkv.weight",
             f"{theirs}.attn.q_bias": f"{ours}.attention.q_bias",
             f"{theirs}.attn.v_bias": f"{ours}.attention.v_bias",
-            **_pairs(f"{theirs}.attn.proj", f"{ours}.attention.project"),
-            **_pairs(f"{theirs}.ffn.fc1", f"{ours}.feed_forward.0"),
-            **_pairs(f"{theirs}.ffn.fc2", f"{ours}.feed_forward.2"),
-            **_pairs(f"{theirs}.ada_lin.1", f"{ours}.adapt.1"),
+            **pairs(f"{theirs}.attn.proj", f"{ours}.attention.project"),
+            **pairs(f"{theirs}.ffn.fc1", f"{ours}.feed_forward.0"),
+            **pairs(f"{theirs}.ffn.fc2", f"{ours}.feed_forward.2"),
+            **pairs(f"{theirs}.ada_lin.1", f"{ours}.adapt.1"),
         }
     return names
 
@@ -95,6 +95,10 @@ def names(model: Arinar) -> dict[str, str]:
     Raises:
         ValueError: if no published model is built like this one.
     """
+    if isinstance(model.outer, MaskedStack):
+        from .published_fractal import fractalmar_names  # which is built from this file
+
+        return fractalmar_names(model)
     if not isinstance(model.outer, MaskedAR):
         raise ValueError(f"outer: no published checkpoint has a {type(model.outer).__name__}")
     return _outer(model.outer) | _inner(model.inner)

@@ -4,7 +4,8 @@ A source holds its training and held-out parts as tensors:
 
     digits      scikit-learn's 1,797 handwritten digits, 1×8×8, 17 grey levels, 10 classes: 1,437 to train on, 360 held out
     synthetic   tokens of a known autoregressive process, so that log p_true is known
-    latents     an autoencoder's latents, from files; read when they are first needed
+    latents     an autoencoder's latents, from files, read when they are first needed
+    images      8-bit images, likewise
 
 A batch is (image, label, index). The order is a function of (seed, epoch), and its state is saved with the checkpoint.
 """
@@ -129,25 +130,23 @@ class Synthetic(Source):
         return torch.logaddexp(a.log() + log_normal(0.6 * s + 1), (1 - a).log() + log_normal(0.6 * s - 1)).sum(-1)
 
 
-class Latents(Source):
-    """Latents of an autoencoder with their labels, from `train.safetensors` and `held_out.safetensors` in a folder.
+class Stored(Source):
+    """Data in `train.safetensors` and `held_out.safetensors` of a folder, each with `labels` [n] and the items.
 
-    Each file holds `latents` [n, channels, size, size] (any float type) and `labels` [n]. They are read when they are first
-    needed, so that a recipe can be checked, and a published checkpoint converted, without them.
+    They are read when they are first needed, so that a recipe can be checked, and a published checkpoint converted,
+    without them.
 
     Arguments:
-        path: the folder.
-        channels, size: of one item; classes: number of labels.
+        path: the folder; name: of the items in the files.
+        channels, size: an item is [channels, size, size]; classes: number of labels.
 
     Raises:
         ValueError: if a count is below 1; on reading, if a file is missing, damaged or of another shape.
     """
 
-    levels = 0
-
-    def __init__(self, *, path: str, channels: int = 16, size: int = 16, classes: int = 1000) -> None:
+    def __init__(self, path: str, name: str, channels: int, size: int, classes: int) -> None:
         at_least(1, channels=channels, size=size, classes=classes)
-        self.path, self.shape, self.classes = Path(path), (channels, size, size), classes
+        self.path, self.name, self.shape, self.classes = Path(path), name, (channels, size, size), classes
 
     @property
     def counts(self) -> tuple[int, int] | None:
@@ -168,21 +167,44 @@ class Latents(Source):
         file = self.path / f"{part}.safetensors"
         try:
             content = load_file(file)
-            latents, labels = content["latents"], content["labels"].long()
+            items, labels = content[self.name], content["labels"].long()
         except FileNotFoundError:
             raise ValueError(
-                f"path: {str(file)!r} is not there; it holds latents [n, C, H, W] and labels [n]"
+                f"path: {str(file)!r} is not there; it holds {self.name} [n, C, H, W] and labels [n]"
             ) from None
         except (SafetensorError, KeyError) as error:
-            raise ValueError(f"path: {str(file)!r} is damaged, or lacks latents or labels ({error})") from None
-        if latents.shape[1:] != self.shape or len(latents) != len(labels):
-            raise ValueError(f"path: {str(file)!r} holds latents {tuple(latents.shape)}, not [n, {self.shape}]")
+            raise ValueError(f"path: {str(file)!r} is damaged, or lacks {self.name} or labels ({error})") from None
+        if items.shape[1:] != self.shape or len(items) != len(labels):
+            raise ValueError(f"path: {str(file)!r} holds {self.name} {tuple(items.shape)}, not [n, {self.shape}]")
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.classes:
             raise ValueError(f"path: {str(file)!r} holds labels outside 0 … {self.classes - 1}")
-        return latents, labels
+        return items, labels
 
 
-SOURCES: dict[str, Callable[..., Source]] = {"digits": Digits, "synthetic": Synthetic, "latents": Latents}
+class Latents(Stored):
+    """Latents of an autoencoder: `latents` [n, channels, size, size] of any float type, in files (see `Stored`)."""
+
+    levels = 0
+
+    def __init__(self, *, path: str, channels: int = 16, size: int = 16, classes: int = 1000) -> None:
+        super().__init__(path, "latents", channels, size, classes)
+
+
+class Images(Stored):
+    """8-bit images: `images` [n, channels, size, size], uint8, in files (see `Stored`)."""
+
+    levels = 256
+
+    def __init__(self, *, path: str, channels: int = 3, size: int = 256, classes: int = 1000) -> None:
+        super().__init__(path, "images", channels, size, classes)
+
+
+SOURCES: dict[str, Callable[..., Source]] = {
+    "digits": Digits,
+    "synthetic": Synthetic,
+    "latents": Latents,
+    "images": Images,
+}
 SourceMaker = Callable[[], Source]
 """Called without arguments."""
 

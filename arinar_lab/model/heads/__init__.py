@@ -5,11 +5,15 @@ from __future__ import annotations
 from ..head import Head
 from ..inner import FeatureAR
 from .bins import Discrete
+from .colour import ColourAR
 from .mixture import GMM, FixedGaussian
+from .nested import Nested
 
 HEADS: dict[str, type[Head]] = {
     "feature_ar": FeatureAR,
     "gmm": GMM,
     "fixed_gaussian": FixedGaussian,
     "discrete": Discrete,
+    "colour": ColourAR,
+    "nested": Nested,
 }

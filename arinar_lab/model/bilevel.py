@@ -1,0 +1,73 @@
+"""What every pair of an outer and an inner model does, whether the condition comes from labels or from another pair.
+
+    answered    Σ over the steps of the walk of a term of the true tokens: likelihood
+    placed      the same, not summed but put where the tokens are
+    generate    the walk, each step drawn from its density
+
+`Arinar` is such a pair on an image, `Nested` on one token.
+
+Letters: B images (or tokens), N tokens (or sub-tokens), m of them at a time, D features, C prefix rows, E width of z.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .density import Density
+from .head import Likelihood
+from .noise import Noise
+from .outer import Outer, put, take
+
+_ORDER = ("none", "surrogate", "estimate", "bound", "exact")
+
+
+def weaker(*likelihoods: Likelihood) -> Likelihood:
+    """What a pair's likelihood is, given what its parts' are."""
+    return min(likelihoods, key=_ORDER.index)
+
+
+def answered(
+    outer: Outer, x: Tensor, c: Tensor, noise: Noise, steps: int | None, term: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """Σ of term(z [B, m, E], where [B, m]) → [B, m] over the walk answered with the true x [B, N, D]: [B]."""
+    terms = [term(z, where).sum(-1) for z, where in outer.conditions(x, c, noise, steps)]
+    return torch.stack(terms).sum(0)
+
+
+def placed(
+    outer: Outer,
+    x: Tensor,
+    c: Tensor,
+    noise: Noise,
+    steps: int | None,
+    term: Callable[[Tensor, Tensor, Tensor], Tensor],
+) -> Tensor:
+    """term(z [B, m, E], tokens [B, m, D], where) → [B, m, D] of each step of that walk, at the tokens' places: [B, N, D]."""
+    result = torch.zeros_like(x)
+    for z, where in outer.conditions(x, c, noise, steps):
+        result = put(result, where, term(z, take(x, where), where).to(x.dtype))
+    return result
+
+
+def generate(
+    outer: Outer, c: Tensor, null: Tensor | None, noise: Noise, steps: int | None,
+    density: Callable[[Tensor, Tensor | None, Tensor, float], Density], prefix: tuple[Tensor, float] | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Tokens [B, N, D] drawn from density(z, z_null, where, progress), and truncated conditionals of each image [B].
+
+    With a prefix (x [B, N, D], share) the first steps take their tokens from x, until `share` of all is known.
+    """
+    truncated = torch.zeros_like(noise.key)
+
+    def visit(z: Tensor, z_null: Tensor | None, where: Tensor, progress: float) -> Tensor:
+        nonlocal truncated
+        if prefix is not None and progress <= prefix[1] + 1e-9:
+            return take(prefix[0], where)
+        x, cut = density(z, z_null, where, progress).draw(noise.at(1).at(where))
+        truncated = truncated + cut.sum(-1)
+        return x.to(z.dtype)
+
+    return outer.walk(c, null, visit, noise, steps), truncated

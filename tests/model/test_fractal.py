@@ -1,0 +1,200 @@
+"""FractalMAR in our names computes what the published code computes (tests/data, made by that code)."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from laws import numbers
+
+from arinar_lab.model.arinar import Arinar
+from arinar_lab.model.codec import IMAGENET
+from arinar_lab.model.guidance import Sampler
+from arinar_lab.model.noise import Noise
+from arinar_lab.model.outer import take
+from arinar_lab.model.published import translate
+from arinar_lab.model.published_fractal import fractalmar_names
+from arinar_lab.run.config import CodecMaker, HeadMaker, OuterMaker, merge, read_overrides
+from arinar_lab.run.schema import Part, _parse
+
+DATA = Path(__file__).parents[1] / "data"
+RECIPE = Path(__file__).parents[2] / "experiments" / "imagenet256_fractalmar_b.yaml"
+TINY = [
+    "codec.patch=4", "outer.width=32", "outer.depth=2", "outer.heads=2", "outer.steps=16",
+    "inner.outer.width=24", "inner.outer.depth=1", "inner.outer.heads=2", "inner.guide.width=16", "inner.guide.depth=1",
+    "inner.guide.heads=2", "inner.guide_weight=16.0",
+]  # fmt: skip
+PIXEL = "{kind: colour, width: 16, depth: 1, heads: 2, rows: 5, normalise: imagenet, first_weight: 5.0}"
+
+
+def content(*overrides: str) -> dict:
+    return merge(yaml.safe_load(RECIPE.read_text()), read_overrides(list(overrides)))
+
+
+def parts(recipe: dict, size: int, classes: int) -> tuple[Part, Arinar]:
+    """The codec and the model of a recipe's sections."""
+    makers = {"codec": CodecMaker, "outer": OuterMaker, "inner": HeadMaker}
+    codec, outer, inner = (_parse(maker, recipe[name], name) for name, maker in makers.items())
+    patch = recipe["codec"]["patch"]
+    return codec, Arinar((size // patch) ** 2, 3 * patch**2, classes, outer, inner)
+
+
+@pytest.fixture(scope="module")
+def published():
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        state = torch.load(DATA / "fractalmar_tiny.pth", weights_only=True)["model"]
+    recipe = content(*TINY, f"inner.inner={PIXEL}")
+    codec, model = parts(recipe, 16, 10)
+    model.load_state_dict(translate(state, model))
+    expected = {key: torch.from_numpy(value) for key, value in np.load(DATA / "fractalmar_tiny_expected.npz").items()}
+    return codec((3, 16, 16), 256), model.eval(), expected
+
+
+def test_the_preset_has_the_published_parameters_and_every_key_has_its_place():
+    with torch.device("meta"):
+        _, model = parts(content(), 256, 1000)
+    assert sum(p.numel() for p in model.parameters()) == 186_300_224
+    rows = [line.split("\t") for line in (DATA / "fractalmar_b_state_dict.txt").read_text().splitlines() if line]
+    listed = {key: [int(n) for n in shape.strip("()").split(",") if n.strip()] for key, shape, _, _ in rows}
+    known, ours = fractalmar_names(model), dict(model.named_parameters())
+    assert set(known) == set(listed)
+    assert sorted(known.values()) == sorted(ours)
+    for key, shape in listed.items():
+        assert [n for n in shape if n > 1] == [n for n in ours[known[key]].shape if n > 1], key
+
+
+def rows_of(z: torch.Tensor) -> torch.Tensor:
+    """z [*, 5 E] as published: own, above, right, below, left first, [5, *, E]."""
+    return z.unflatten(-1, (5, -1)).movedim(-2, 0).flip(0)
+
+
+@torch.no_grad()
+def test_every_level_computes_the_published_conditions_and_logits(published):
+    codec, model, e = published
+    x, _ = codec.encode(e["image_uint8"].float(), Noise.of(torch.arange(2)))
+    assert (codec._patches(e["image_uint8"] + 0.5) - codec.mean - x * codec.std).abs().max() < 1e-6
+    z = model.outer.everywhere(x, model.labels(e["labels"]), e["mask_level0"].bool())
+    assert (rows_of(z) - e["conditions_level1"]).abs().max() < 1e-5
+
+    nested, masked = model.inner, e["mask_level0"].bool()
+    z, x = z[masked], x[masked]
+    mean = nested.mean_colour(x)
+    assert (mean - e["guiding_pixel_level1"]).abs().max() < 1e-5
+    published_level = e["guiding_pixel_uint8_level1"].long()
+    level = nested.guide.head.levels(mean, torch.arange(3))
+    tie = ((255 * (mean * torch.tensor(IMAGENET[1]) + torch.tensor(IMAGENET[0]))) % 1 - 0.5).abs() < 1e-3
+    assert torch.equal(level[~tie], published_level[~tie])
+    assert (level - published_level).abs().max() <= 1  # a mean of 16 integers may lie on the edge: a matter of rounding
+    edges = nested.guide.head.edges
+    centre = ((edges[:, 1:] + edges[:, :-1]) / 2).T.gather(0, published_level)
+    assert torch.allclose(nested.guide.nearest(mean)[~tie], centre[~tie], atol=1e-5)
+    _, levels = nested.guide(z)._teach(centre)
+    logits, expected = levels.log_mass.squeeze(-2)[..., 1:-1], e["guiding_logits_level1"].log_softmax(-1)
+    assert (logits - expected).abs().max() < 1e-5
+
+    tokens, masked = nested.split(x), e["mask_level1"].bool()
+    z = nested.outer.everywhere(tokens, nested.condition(z, mean), masked)
+    assert (rows_of(z) - e["conditions_level2"]).abs().max() < 1e-5
+    density = nested.inner(z[masked])
+    _, levels = density._teach(tokens[masked])
+    logits = levels.log_mass.squeeze(-2)[..., 1:-1]
+    assert (logits[:64] - e["pixel_logits"].log_softmax(-1)).abs().max() < 1e-5
+    nll = -density.terms(tokens[masked]) - nested.inner.head.width().log()
+    assert (nll - e["pixel_nll"]).abs().max() < 1e-5
+
+
+# Likelihood, training, sampling, end to end
+
+
+@torch.no_grad()
+def test_bits_per_dim_are_those_of_the_integers(published):
+    """With logits of zero every level has the probability 1/256: 8 bits for each pixel and each guiding pixel."""
+    codec, model, e = published
+    flat = copy.deepcopy(model)
+    for head in (flat.inner.inner, flat.inner.guide):
+        for book in head.trunk.codebooks:
+            book.weight.zero_(), book.bias.zero_()
+    noise = Noise.of(torch.arange(2))
+    x, log_det = codec.encode(e["image_uint8"].float(), noise.at(0))
+    bits = -(flat.log_prob(x, e["labels"], noise.at(1), 4) + log_det) / math.log(2)
+    assert torch.allclose(bits, torch.full((2,), 8.0 * (768 + 16 * 3)), atol=0.05)
+    low, high = codec.box(e["image_uint8"])
+    at_level = -flat.log_interval(x, e["labels"], low, high, noise.at(1), 4) / math.log(2)
+    assert torch.allclose(at_level, bits.double(), atol=0.05)
+    assert model.likelihood == "bound"
+
+
+@torch.no_grad()
+def test_the_likelihood_is_the_walk_of_the_sampler(published):
+    """log p of a drawn image, its own noise used again, is the sum of what each draw had."""
+    _, model, _ = published
+    y, noise, terms = torch.arange(2), Noise.of(torch.arange(2)), []
+    x, _ = model.generate(y, noise, Sampler(steps=4))
+    for z, where in model.outer.conditions(x, model.labels(y), noise, 4):
+        density = model.inner(z)
+        assert torch.equal(density.sample(noise.at(1).at(where)), take(x, where))
+        terms.append(density.log_prob(take(x, where), noise.at(1).at(where)).sum(-1))
+    assert torch.allclose(model.log_prob(x, y, noise, 4), torch.stack(terms).sum(0))
+
+
+def test_training_weighs_every_level_as_released(published):
+    """Mean over pixels of (5 r + g + b)/7, and the guiding pixels' likewise; gradients reach every parameter."""
+    codec, model, e = published
+    model = copy.deepcopy(model)
+    noise = Noise.of(torch.arange(2))
+    x, _ = codec.encode(e["image_uint8"].float(), noise)
+    with torch.enable_grad():
+        loss = model.loss(x, e["labels"], noise.at(1))
+        loss.backward()
+    still = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
+    assert still in ([], ["labels.nothing.weight"])  # no label need be hidden in so small a batch
+    with torch.no_grad():
+        z, where = model.outer(x, model.labels(e["labels"], noise.at(1).at(2)), noise.at(1).at(0))
+        blocks, own = take(x, where), noise.at(1).at(1).at(where)
+        nested, flat = model.inner, blocks.flatten(0, 1)
+        mean, z = nested.mean_colour(flat), z.flatten(0, 1)
+        own = Noise(own.key.flatten())
+        red, green, blue = nested.guide(z).terms(mean).unbind(-1)
+        guide = -(5 * red + green + blue) / 7
+        tokens = nested.split(flat)
+        z, where = nested.outer(tokens, nested.condition(z, mean), own.at(0))
+        red, green, blue = nested.inner(z).terms(take(tokens, where)).unbind(-1)
+        pixels = -(5 * red + green + blue) / 7
+        assert loss.item() / 48 == pytest.approx((pixels.mean(-1) + guide).mean().item(), rel=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "sampler", [Sampler(steps=4), Sampler(guidance=20.0, temperature=0.9, steps=4)], ids=["plain", "guided"]
+)
+def test_samples_are_images_of_their_own_seed(published, sampler):
+    codec, model, _ = published
+    y, seeds = torch.tensor([1, 2, 1]), Noise.of(torch.tensor([4, 5, 6]))
+    x, truncated = model.generate(y, seeds, sampler)
+    image = codec.decode(x)
+    assert image.shape == (3, 3, 16, 16) and image.dtype == torch.uint8 and not truncated.any()
+    assert (codec.encode(image.float(), seeds)[0] - x).abs().max() < 1e-5  # every value is a level's centre
+    alone = torch.cat([model.generate(y[i : i + 1], Noise(seeds.key[i : i + 1]), sampler)[0] for i in range(3)])
+    assert (alone != x).float().mean() < 0.02  # in single precision a draw may fall to the neighbouring level
+    assert (x[0] != x[2]).float().mean() > 0.5
+    if sampler.guidance != 1:
+        plain, _ = model.generate(y, seeds, Sampler(steps=4, temperature=0.9))
+        assert (plain != x).float().mean() > 0.1
+
+
+@torch.no_grad()
+def test_guidance_is_the_published_combination_of_logits(published):
+    """null + w · (logits - null); a temperature t of ours is the published 1/t², which multiplies logits."""
+    _, model, e = published
+    head, z = model.inner.guide, numbers(2, 4, 160, dtype=torch.float32)
+    x = e["guiding_pixel_level1"][:4]
+    (_, p), (_, q) = (head(part)._teach(x) for part in z)
+    ours = head(z[0]).guided(head(z[1]), 2.5).tempered(0.8)._teach(x)[1].log_mass[..., 1:-1]
+    logits, null = p.log_mass[..., 1:-1], q.log_mass[..., 1:-1]
+    assert torch.allclose(ours, ((null + 2.5 * (logits - null)) / 0.8**2).log_softmax(-1), atol=1e-4)
