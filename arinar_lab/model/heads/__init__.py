@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..head import Head
 from ..inner import FeatureAR
 from .bins import Discrete
+from .diffusion import Diffusion
 from .mixture import GMM, FixedGaussian
 
 HEADS: dict[str, type[Head]] = {
@@ -12,4 +13,5 @@ HEADS: dict[str, type[Head]] = {
     "gmm": GMM,
     "fixed_gaussian": FixedGaussian,
     "discrete": Discrete,
+    "diffusion": Diffusion,
 }
