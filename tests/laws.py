@@ -8,13 +8,13 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-from scipy.stats import kstest
+from scipy.stats import ks_2samp, kstest
 from torch import Tensor, nn
 
 from arinar_lab.model.arinar import Arinar
 from arinar_lab.model.density import Density, Grid, Row, Rows
 from arinar_lab.model.guidance import Sampler
-from arinar_lab.model.head import Head
+from arinar_lab.model.head import Head, HeadMaker
 from arinar_lab.model.heads import HEADS
 from arinar_lab.model.layers import initialise
 from arinar_lab.model.noise import Noise
@@ -22,6 +22,13 @@ from arinar_lab.model.outer import OUTERS, Outer, take  # noqa: F401
 
 CONTEXT, FEATURES, TOKENS, CLASSES = 8, 4, 6, 3
 INSIDE = {"width": 16, "depth": 2, "heads": 2}
+_NETWORK = {"width": 16, "depth": 2}
+SMALL: dict[str, dict[str, int]] = {
+    "diffusion": {**_NETWORK, "sampling_steps": 5, "repeats": 2},
+    "flow": {**_NETWORK, "steps": 3, "repeats": 2},
+    "energy": {**_NETWORK, "noise": 5, "draws": 3},
+}
+"""Arguments that make the costlier heads small."""
 
 
 def randomise(module: nn.Module, scale: float = 0.3, seed: int = 0) -> nn.Module:
@@ -38,13 +45,18 @@ def numbers(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> T
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
+def maker_of(kind: str, **arguments: int) -> HeadMaker:
+    """A small head of this kind; a feature_ar is one of gmm."""
+    if kind == "feature_ar":
+        return partial(HEADS[kind], head=HEADS["gmm"], **INSIDE, **arguments)
+    return partial(HEADS[kind], **{**SMALL.get(kind, {}), **arguments})
+
+
 def make_head(
     kind: str, inside: bool, features: int = FEATURES, dtype: torch.dtype = torch.float64, **arguments
 ) -> Head:
     """A head of this kind, directly on z or inside a feature_ar, with random weights and fitted buffers."""
-    maker = partial(HEADS[kind], **arguments)
-    if kind == "feature_ar":  # a feature_ar is built from another head: of itself where it stands inside
-        maker = partial(maker, head=HEADS["gmm"], **INSIDE)
+    maker = maker_of(kind, **arguments)
     head = HEADS["feature_ar"](CONTEXT, features, head=maker, **INSIDE, group=2) if inside else maker(CONTEXT, features)
     initialise(head, 0)
     head.fit(numbers(500, 1, features, seed=1, dtype=torch.float32))
@@ -56,7 +68,7 @@ def make_model(
 ) -> Arinar:
     """A small bi-level model with random weights; `arguments` go to the outer model."""
     depth = {"depth": 2} if outer == "causal" else {"encoder_depth": 1, "decoder_depth": 1}
-    head = partial(HEADS[kind], head=HEADS["gmm"], **INSIDE) if kind == "feature_ar" else HEADS[kind]
+    head = maker_of(kind)
     group = 2 if kind == "feature_ar" else 1  # a feature_ar over one feature would have parts that nothing uses
     inner = partial(HEADS["feature_ar"], head=head, group=group, **INSIDE) if inside else head
     maker = partial(OUTERS[outer], width=16, heads=2, **depth, **arguments)
@@ -118,11 +130,16 @@ def guided_error(p: Rows, q: Rows, weight: float, past: Tensor) -> float:
 
 
 def feature_leak(head: Head, j: int) -> Tensor:
-    """How much each term of log p moves when feature j does: [G], in the order of the terms."""
-    h, x = numbers(5, CONTEXT), numbers(5, FEATURES, seed=2)
+    """How much each term of log p, or of the loss where there is none, moves when feature j does: [G], in their order."""
+    density, x = head(numbers(5, CONTEXT)), numbers(5, FEATURES, seed=2)
     moved = x.clone()
     moved[:, j] += 1.0
-    return (head(h).terms(moved) - head(h).terms(x)).abs().amax(0)
+    if "log_prob" in head.can:
+        before, after = (density.terms(value, images(5)) for value in (x, moved))
+    else:
+        at = torch.arange(head.groups).expand(5, -1)
+        before, after = (b.loss(g, images(5).at(at)) for g, b in (density._teach(value) for value in (x, moved)))
+    return (after - before).abs().amax(0)
 
 
 def walked(model: Arinar, x: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -141,3 +158,29 @@ def images(n: int) -> Noise:
 def samples(model: Arinar, seeds: Tensor, sampler: Sampler) -> Tensor:
     """Generated tokens of each seed, whose label is the seed's too."""
     return model.generate(seeds % CLASSES, Noise.of(seeds), sampler)[0]
+
+
+def learns(head: Head, steps: int = 600, batch: int = 256) -> None:
+    """A head of context 1 and two features is shown x₁ ~ ±z ± 0.15 with a fair sign and x₂ = x₁ + 0.3·ε, and must draw it."""
+
+    def truth(n: int, seed: int) -> tuple[Tensor, Tensor]:
+        noise = Noise.of(torch.arange(n), f"truth {seed}")
+        z = 0.5 + noise.at(0).uniform(1, torch.float32)
+        sign = torch.where(noise.at(1).uniform(1) < 0.5, 1.0, -1.0)
+        first = sign * z + 0.15 * noise.at(2).normal(1)
+        return z, torch.cat([first, first + 0.3 * noise.at(3).normal(1)], -1)
+
+    initialise(head, 0)
+    optimiser = torch.optim.Adam(head.parameters(), lr=3e-3)
+    with torch.enable_grad():
+        for step in range(steps):
+            z, x = truth(batch, step)
+            optimiser.zero_grad()
+            head(z).loss(x, Noise.of(torch.arange(batch), f"step {step}")).mean().backward()
+            optimiser.step()
+    with torch.no_grad():
+        z, x = truth(4000, -1)
+        drawn = head(z).sample(Noise.of(torch.arange(4000), "drawn"))
+    for part in (z.squeeze(-1) < 1, z.squeeze(-1) > 1):  # the condition is read
+        for direction in (torch.tensor([1.0, 0.0]), torch.tensor([-1.0, 1.0])):
+            assert ks_2samp((drawn[part] @ direction).numpy(), (x[part] @ direction).numpy()).statistic < 0.1

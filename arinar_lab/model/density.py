@@ -45,6 +45,10 @@ class Density:
         """log Π_f P(low_f < X_f < high_f | x_<f) in nats, three times [*, F] → [*]: likelihood at a finite resolution."""
         raise NotImplementedError(f"{type(self).__name__} has no likelihood at a resolution")
 
+    def refined(self) -> Density:
+        """The same density, its likelihood computed with twice the steps where it is integrated numerically."""
+        return self
+
     def tempered(self, t: float) -> Density:
         """The density with every σ multiplied by t (discrete: logits divided by t²)."""
         raise NotImplementedError(f"{type(self).__name__} cannot be tempered")

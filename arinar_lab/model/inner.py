@@ -121,6 +121,7 @@ class Chain(Density):
         z: contexts [*, E].
         index: which of the model's groups z stands for, broadcast against *.
         null: contexts of the null density [*, E], or None.
+        refine: how often the blocks are `refined`.
     """
 
     model: FeatureAR
@@ -130,6 +131,10 @@ class Chain(Density):
     weight: float = 1.0
     candidates: int = 0
     temperature: float = 1.0
+    refine: int = 0
+
+    def refined(self) -> Chain:
+        return replace(self, refine=self.refine + 1)
 
     def tempered(self, t: float) -> Chain:
         return replace(self, temperature=self.temperature * t)
@@ -140,13 +145,12 @@ class Chain(Density):
         return self if weight == 1 else replace(self, null=null.z, weight=weight, candidates=candidates)
 
     def log_prob(self, x: Tensor, noise: Noise | None = None) -> Tensor:
-        groups, blocks = self._teach(x)
-        return blocks.log_prob(groups, noise).sum(-1)
+        return self.terms(x, noise).sum(-1)
 
-    def terms(self, x: Tensor) -> Tensor:
+    def terms(self, x: Tensor, noise: Noise | None = None) -> Tensor:
         """log p of each group in the model's order, [*, D] → [*, G]."""
         groups, blocks = self._teach(x)
-        return blocks.log_prob(groups)
+        return blocks.log_prob(groups, None if noise is None else noise.at(self._places(groups)))
 
     def log_interval(self, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
         groups, blocks = self._teach(x)
@@ -154,8 +158,7 @@ class Chain(Density):
 
     def loss(self, x: Tensor, noise: Noise) -> Tensor:
         groups, blocks = self._teach(x)
-        at = torch.arange(self.model.groups, device=x.device).expand(groups.shape[:-1])
-        return blocks.loss(groups, noise.at(at)).sum(-1)
+        return blocks.loss(groups, noise.at(self._places(groups))).sum(-1)
 
     def sample(self, noise: Noise) -> Tensor:
         return self.draw(noise)[0]
@@ -182,6 +185,10 @@ class Chain(Density):
         both = [self.z] if self.null is None else [self.z, self.null]
         return torch.cat([z.reshape(-1, z.shape[-1]) for z in both])
 
+    def _places(self, groups: Tensor) -> Tensor:
+        """0 … G-1 for each of groups [*, G, F]: [*, G]."""
+        return torch.arange(self.model.groups, device=groups.device).expand(groups.shape[:-1])
+
     def _order(self) -> Tensor:
         return self.model.order_index[self.index]
 
@@ -204,4 +211,6 @@ class Chain(Density):
         if self.null is not None:
             null = self.model.head(parts[1], index * self.model.groups + g)
             block = block.guided(null, self.weight, self.candidates)
+        for _ in range(self.refine):
+            block = block.refined()
         return block if self.temperature == 1 else block.tempered(self.temperature)

@@ -9,6 +9,7 @@ from typing import cast
 import numpy as np
 import pytest
 import torch
+from laws import learns
 from torch import Tensor
 
 from arinar_lab.model.heads.conditioned import ConditionedMLP
@@ -183,3 +184,7 @@ def test_given_noise_hands_out_what_it_was_given():
     noise = Given(torch.zeros(3, dtype=torch.long), values)
     assert torch.equal(noise.at(1).normal(2), values[1]) and torch.equal(noise.at(0).at(5).normal(1), values[0, :, :1])
     assert torch.equal(torch.special.ndtri(noise.at(0).uniform(2)).float().round(decimals=4), values[0])
+
+
+def test_a_diffusion_learns_a_conditional_density():
+    learns(Diffusion(1, 2, width=32, depth=2))

@@ -6,6 +6,8 @@ from ..head import Head
 from ..inner import FeatureAR
 from .bins import Discrete
 from .diffusion import Diffusion
+from .energy import Energy
+from .flow import Flow
 from .mixture import GMM, FixedGaussian
 
 HEADS: dict[str, type[Head]] = {
@@ -14,4 +16,6 @@ HEADS: dict[str, type[Head]] = {
     "fixed_gaussian": FixedGaussian,
     "discrete": Discrete,
     "diffusion": Diffusion,
+    "flow": Flow,
+    "energy": Energy,
 }

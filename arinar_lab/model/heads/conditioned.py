@@ -43,7 +43,7 @@ class ConditionedBlock(nn.Module):
 
 
 class ConditionedMLP(nn.Module):
-    """Residual MLP conditioned on z and, where it is `timed`, on a time (MAR, arXiv 2406.11838, appendix B).
+    """Residual MLP conditioned on z and, where it is `timed`, on a time (the network of MAR, arXiv 2406.11838).
 
     Arguments:
         context: E; inputs: I; outputs: O; width: W; depth: number of blocks.

@@ -201,7 +201,7 @@ def log_binned(x: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
 
 
 class Diffusion(Head):
-    """Diffusion conditioned on z (MAR, arXiv 2406.11838, equations 2 and 3), with learned variance (arXiv 2102.09672).
+    """Diffusion conditioned on z (MAR, arXiv 2406.11838, equation 1), with learned variance (arXiv 2102.09672).
 
     Arguments:
         width, depth: of the network.
