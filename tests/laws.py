@@ -171,6 +171,7 @@ def learns(head: Head, steps: int = 600, batch: int = 256) -> None:
         return z, torch.cat([first, first + 0.3 * noise.at(3).normal(1)], -1)
 
     initialise(head, 0)
+    head.fit(truth(1000, -2)[1].unsqueeze(1))
     optimiser = torch.optim.Adam(head.parameters(), lr=3e-3)
     with torch.enable_grad():
         for step in range(steps):

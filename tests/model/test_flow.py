@@ -29,7 +29,7 @@ class Known:
     inputs = 2
 
     def __call__(self, x: Tensor, z: Tensor, time: Tensor) -> Tensor:
-        s, x = time / 1000, x.unsqueeze(-2)
+        s, x = time / 10, x.unsqueeze(-2)
         variance = s**2 * STD**2 + (1 - s) ** 2
         share = (-0.5 * ((x - s * MEAN) ** 2 / variance + variance.log())).sum(-1).softmax(-1)
         each = MEAN + (s * STD**2 - (1 - s)) / variance * (x - s * MEAN)
@@ -76,7 +76,7 @@ def test_a_refined_chain_refines_its_blocks(inside):
 @pytest.mark.parametrize(("temperature", "weight"), [(1.0, 1.0), (0.7, 1.0), (0.8, 2.0)])
 def test_log_prob_is_the_density_of_the_samples(temperature, weight):
     """Of a network, guided and tempered: log p of a sample is log N(ε) - log |det ∂x/∂ε| along its own path."""
-    head = make_head("flow", False, features=2, steps=80)
+    head = make_head("flow", False, features=2, steps=40)
     density = head(numbers(1, 8)).guided(head(numbers(1, 8, seed=1)), weight).tempered(temperature)
     for seed in range(5):
         start = numbers(1, 2, seed=seed)

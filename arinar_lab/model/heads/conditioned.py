@@ -60,7 +60,7 @@ class ConditionedMLP(nn.Module):
         self.output = ZeroLinear(width, outputs)
 
     def forward(self, x: Tensor, z: Tensor, t: Tensor | None = None) -> Tensor:
-        """x [*, I], z [*, E] and times t [*], in thousandths, → [*, O]."""
+        """x [*, I], z [*, E] and times t [*] → [*, O]."""
         y = self.condition(z)
         if self.time is not None and t is not None:
             y = y + self.time(embed_time(t, x.dtype))

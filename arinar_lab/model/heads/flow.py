@@ -27,7 +27,7 @@ from ..layers import at_least
 from ..noise import Noise
 from .conditioned import ConditionedMLP
 
-_THOUSANDTHS = 1000.0  # the network's unit of time
+_TIME = 10.0  # what the network is told at s = 1: its fastest frequency is then slow enough to be integrated
 Velocity = Callable[[Tensor, float], Tensor]
 
 
@@ -67,7 +67,7 @@ class Flowed(Density):
 
     def velocity(self, x: Tensor, s: float) -> Tensor:
         """v(x, s), guided: [*, F] → [*, F]."""
-        time = torch.tensor(_THOUSANDTHS * s, dtype=x.dtype, device=x.device)
+        time = torch.tensor(_TIME * s, dtype=x.dtype, device=x.device)
         v = self.network(x, self.z, time)
         return v if self.null is None else torch.lerp(self.network(x, self.null, time), v, self.weight)
 
@@ -76,7 +76,7 @@ class Flowed(Density):
         noise = noise.at(torch.arange(self.repeats, device=x.device)[(None,) * noise.key.dim()])
         s, start = noise.at(0).uniform(1, x.dtype), noise.at(1).normal(x.shape[-1], x.dtype)
         x = x.unsqueeze(-2)
-        v = self.network(torch.lerp(start, x, s), self.z.unsqueeze(-2), _THOUSANDTHS * s.squeeze(-1))
+        v = self.network(torch.lerp(start, x, s), self.z.unsqueeze(-2), _TIME * s.squeeze(-1))
         return (v - (x - start)).square().mean((-1, -2))
 
     def sample(self, noise: Noise) -> Tensor:
