@@ -184,6 +184,5 @@ def learns(head: Head, steps: int = 400, batch: int = 256) -> None:
         drawn = head(z).sample(Noise.of(torch.arange(4000), "drawn"))
     for part in (z.squeeze(-1) < 1, z.squeeze(-1) > 1):  # the condition is read
         for direction in (torch.tensor([1.0, 0.0]), torch.tensor([-1.0, 1.0])):
-            assert (
-                ks_2samp((drawn[part] @ direction).numpy(), (x[part] @ direction).numpy()).statistic < 0.15
-            )  # untrained: above 0.3
+            distance = ks_2samp((drawn[part] @ direction).numpy(), (x[part] @ direction).numpy()).statistic
+            assert distance < 0.15  # untrained, three of the four are above 0.3

@@ -286,6 +286,18 @@ def test_gradients_reach_every_trained_parameter(outer, kind, inside):
     assert not still
 
 
+@each_head
+@PLACES
+def test_half_precision_changes_the_loss_little(kind, inside):
+    """Under automatic mixed precision the maps are in bfloat16, and what is sensitive is not."""
+    model = make_model("causal", kind, inside, torch.float32)
+    x, y = numbers(64, TOKENS, FEATURES, dtype=torch.float32), labels(64)
+    whole = model.loss(x, y, images(64))
+    with torch.autocast("cpu", torch.bfloat16):
+        half = model.loss(x, y, images(64))
+    assert abs(half / whole - 1) < 0.05
+
+
 def test_dropped_labels_are_the_share_asked_for_and_teach_the_null():
     model = make_model("causal", "gmm", False, torch.float32)
     y = torch.ones(4000, dtype=torch.long)

@@ -78,7 +78,7 @@ class Process:
 
     def reverse(self, output: Tensor, noisy: Tensor, s: Tensor | int, within: Range = None) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of p(x_{s-1} | x_s) from the network's output (ε, v) [*, 2F]."""
-        noise, share = output.chunk(2, -1)
+        noise, share = output.to(noisy.dtype).chunk(2, -1)
         x = (noisy - self.spread[s] * noise) / self.signal[s]
         x = x if within is None else torch.clamp(x, *within)
         return self.posterior(x, noisy, s), torch.lerp(self.low[s], self.high[s], (share + 1) / 2)

@@ -58,7 +58,8 @@ class Generated(Density):
     def loss(self, x: Tensor, noise: Noise) -> Tensor:
         """Unbiased estimate of the energy score by R draws: [*, F] → [*]."""
         noise = noise.at(torch.arange(self.draws, device=x.device)[(None,) * noise.key.dim()])
-        drawn = self.network(noise.normal(self.network.inputs, self.z.dtype), self.z.unsqueeze(-2))  # [*, R, F]
+        drawn = self.network(noise.normal(self.network.inputs, self.z.dtype), self.z.unsqueeze(-2))
+        drawn = drawn.to(x.dtype)  # [*, R, F], and out of half precision before small distances are taken
         to_x = self._distance(drawn, x.unsqueeze(-2)).mean(-1)
         i, j = torch.triu_indices(self.draws, self.draws, 1, device=x.device)
         return to_x - 0.5 * self._distance(drawn[..., i, :], drawn[..., j, :]).mean(-1)

@@ -114,8 +114,8 @@ def with_divergence(field: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tenso
     """field(x) [*, F], and Σ_f ∂field_f/∂x_f [*], where field acts on each x [F] by itself."""
 
     def along(direction: Tensor) -> tuple[Tensor, Tensor]:
-        value, change = jvp(field, (x,), (direction.expand_as(x),))
-        return value, (change * direction).sum(-1)
+        result = jvp(field, (x,), (direction.expand_as(x),))
+        return result[0], (result[1] * direction).sum(-1)
 
     values, changes = vmap(along)(torch.eye(x.shape[-1], dtype=x.dtype, device=x.device))
     return values[0], changes.sum(0)
