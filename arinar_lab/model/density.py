@@ -57,6 +57,10 @@ class Density:
         """1 where the 1-D conditional of x_f had to be truncated, [*, F] → [*, F]."""
         return torch.zeros_like(x)
 
+    def refined(self) -> Density:
+        """The same density, its likelihood computed with twice the steps where it is integrated numerically."""
+        return self
+
     def tempered(self, t: float) -> Density:
         """The density with every σ multiplied by t (discrete: logits divided by t²)."""
         raise NotImplementedError(f"{type(self).__name__} cannot be tempered")

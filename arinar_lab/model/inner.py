@@ -121,6 +121,7 @@ class Chain(Density):
         z: contexts [*, E].
         index: which of the model's groups z stands for, broadcast against *.
         null: contexts of the null density [*, E], or None.
+        refine: how often the blocks are `refined`.
     """
 
     model: FeatureAR
@@ -130,6 +131,10 @@ class Chain(Density):
     weight: float = 1.0
     candidates: int = 0
     temperature: float = 1.0
+    refine: int = 0
+
+    def refined(self) -> Chain:
+        return replace(self, refine=self.refine + 1)
 
     def tempered(self, t: float) -> Chain:
         return replace(self, temperature=self.temperature * t)
@@ -222,4 +227,6 @@ class Chain(Density):
         if self.null is not None:
             null = self.model.head(parts[1], index * self.model.groups + g)
             block = block.guided(null, self.weight, self.candidates)
+        for _ in range(self.refine):
+            block = block.refined()
         return block if self.temperature == 1 else block.tempered(self.temperature)

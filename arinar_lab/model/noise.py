@@ -73,3 +73,27 @@ class Noise:
     def repeat(self, times: int) -> Noise:
         """The same noise again, `times` times along the first axis."""
         return Noise(self.key.repeat(times, *(1,) * (self.key.dim() - 1)))
+
+
+@dataclass(frozen=True)
+class Given(Noise):
+    """Noise that hands out given numbers, so that a sampling can be repeated with those of other code.
+
+    `at(i).normal(n)` is the first n of values[i]; `at` again keeps it; `uniform` is the normal distribution function of it.
+
+    Arguments:
+        key: int64, [*]; only its shape counts.
+        values: [T, *, n], or [*, n] behind `at`.
+    """
+
+    values: Tensor
+
+    def at(self, i: int | Tensor) -> Given:
+        inside = self.values.dim() == self.key.dim() + 1
+        return self if inside else Given(self.key, self.values[i])
+
+    def uniform(self, n: int, dtype: torch.dtype = torch.float64) -> Tensor:
+        return torch.special.ndtr(self.normal(n, torch.float64)).to(dtype)
+
+    def normal(self, n: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return self.values[..., :n].to(dtype)

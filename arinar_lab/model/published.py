@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .arinar import Arinar
 from .head import Head
+from .heads.diffusion import Diffusion
 from .heads.mixture import GMM
 from .inner import FeatureAR
 from .layers import Blocks
@@ -83,9 +84,24 @@ def _feature_ar(inner: FeatureAR) -> dict[str, str]:
     return names
 
 
+def mar_head_names(depth: int) -> dict[str, str]:
+    """MAR's diffusion head of `depth` blocks: published key → key of `Diffusion`."""
+    theirs, ours = "diffloss.net", "network"
+    parts = {
+        "time_embed.mlp.0": "time.0", "time_embed.mlp.2": "time.2", "cond_embed": "condition", "input_proj": "input",
+        "final_layer.linear": "output", "final_layer.adaLN_modulation.1": "adapt.1",
+    }  # fmt: skip
+    for i in range(depth):
+        for part, our in {"in_ln": "norm", "mlp.0": "mlp.0", "mlp.2": "mlp.2", "adaLN_modulation.1": "adapt.1"}.items():
+            parts[f"res_blocks.{i}.{part}"] = f"blocks.{i}.{our}"
+    return {k: v for part, our in parts.items() for k, v in pairs(f"{theirs}.{part}", f"{ours}.{our}").items()}
+
+
 def _inner(inner: Head) -> dict[str, str]:
     if isinstance(inner, FeatureAR) and isinstance(inner.head, GMM):
         return _feature_ar(inner)
+    if isinstance(inner, Diffusion):
+        return {theirs: f"inner.{ours}" for theirs, ours in mar_head_names(len(inner.network.blocks)).items()}
     raise ValueError(f"inner: no published checkpoint has a {type(inner).__name__} like this")
 
 

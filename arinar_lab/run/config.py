@@ -22,7 +22,8 @@ from omegaconf.errors import OmegaConfBaseException
 from ..model.arinar import Arinar
 from ..model.codec import Codec, CodecMaker
 from ..model.guidance import Sampler
-from ..model.head import HeadMaker
+from ..model.head import Head, HeadMaker
+from ..model.inner import FeatureAR
 from ..model.layers import at_least
 from ..model.outer import OuterMaker
 from .data import Source, SourceMaker
@@ -330,13 +331,23 @@ def _check_counts(recipe: Recipe, source: Source) -> None:
         raise ConfigError(f"evaluation.kid_subset: {subset} exceeds the {held_out} held-out images")
 
 
+def _described(inner: Head) -> str:
+    """The class of an inner model, and of the head in it that decides what it can do."""
+    name = type(inner).__name__
+    return f"{name} of {_described(inner.head)}" if isinstance(inner, FeatureAR) else name
+
+
 def _check_sampler(sampler: Sampler, model: Arinar) -> None:
-    kind = type(model.inner).__name__
+    kind = _described(model.inner)
     if sampler.guidance != 1 and "guide" not in model.inner.can:
         raise ConfigError(f"sampler.guidance: {sampler.guidance} is asked for, and {kind} cannot be guided; use 1")
     if sampler.temperature != 1 and "temper" not in model.inner.can:
         raise ConfigError(
             f"sampler.temperature: {sampler.temperature} is asked for, and {kind} cannot be tempered; use 1"
+        )
+    if sampler.candidates and "pit" not in model.inner.can:
+        raise ConfigError(
+            f"sampler.candidates: {sampler.candidates} is asked for, and {kind} cannot be guided by drawing them; use 0"
         )
     if sampler.steps is not None:
         try:

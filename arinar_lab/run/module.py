@@ -1,7 +1,7 @@
 """The LightningModule: an Arinar model and its codec, optimised by AdamW with averaged weights.
 
-Logs `train/loss` (nats a predicted token), `train/grad_norm` (before clipping), `train/lr` and `val/bits_per_dim` (of the
-averaged weights, on held-out data).
+Logs `train/loss` (a predicted token's; nats where it is a likelihood), `train/grad_norm` (before clipping), `train/lr`, and
+of the averaged weights on held-out data `val/loss` and, where the model has a likelihood, `val/bits_per_dim`.
 """
 
 from __future__ import annotations
@@ -94,8 +94,10 @@ class ArinarModule(LightningModule):
         image, y, index = batch
         noise = Noise.of(index, "held out").at(0)
         x, log_det = self.codec.encode(image, noise.at(0))
-        self.bits_per_dim.update(self.model.log_prob(x, y, noise.at(1)) + log_det)
-        self.log("val/bits_per_dim", self.bits_per_dim, prog_bar=True)
+        self.log("val/loss", self.model.loss(x, y, noise.at(2)))
+        if self.model.likelihood != "none":
+            self.bits_per_dim.update(self.model.log_prob(x, y, noise.at(1)) + log_det)
+            self.log("val/bits_per_dim", self.bits_per_dim, prog_bar=True)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         gradients = [p.grad for p in self.parameters() if p.grad is not None]

@@ -228,8 +228,8 @@ def _outcome(job: Job, name: str) -> str:
         return f"[red]failed[/red] {escape(name)}: {escape((job.folder.path / 'FAILED').read_text().strip())}"
     metrics = job.folder.report(job.recipes[0])["metrics"]
     distance = f", FD digits {metrics['quality/fd_digits']:.1f}" if "quality/fd_digits" in metrics else ""
-    bits, seconds = metrics["val/bits_per_dim"], metrics["time/train_seconds"]
-    return f"{escape(name)}: {bits:.3f} bits/dim{distance}, trained in {seconds:.0f} s"
+    bits = f"{metrics['val/bits_per_dim']:.3f}" if "val/bits_per_dim" in metrics else "n/a"
+    return f"{escape(name)}: {bits} bits/dim{distance}, trained in {metrics['time/train_seconds']:.0f} s"
 
 
 def _measure(plan: Plan, console: Console) -> None:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ..model.head import Likelihood
 from ..run.config import Recipe, build, merge, nest, parse, read_recipe, read_yaml
 from ..run.folder import RunFolder, slug
 from ..run.schema import ConfigError, flatten, nearest
@@ -37,12 +38,14 @@ class Arm:
         values: of each axis, in the axes' order; empty for arms by name.
         recipe: with the study's first seed.
         parameters: trained parameters.
+        likelihood: what its bits/dim are; `none` where it has none.
     """
 
     name: str
     values: tuple[Any, ...]
     recipe: Recipe
     parameters: int
+    likelihood: Likelihood = "exact"
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,12 @@ class Plan:
         """The run folder and the recipe of one arm under one seed."""
         recipe = replace(arm.recipe, seed=seed)
         return RunFolder.of(recipe, arm.name, self.roots[1]), recipe
+
+    @property
+    def criterion(self) -> str:
+        """The metric by which arms are ranked: bits/dim, or a Fréchet distance where an arm has no likelihood."""
+        without = any(arm.likelihood == "none" for arm in self.arms)
+        return "quality/fd_digits" if without else "val/bits_per_dim"
 
     @property
     def jobs(self) -> list[Job]:
@@ -203,10 +212,12 @@ def _arm(
         recipe = parse(merge(merge(base, nest(change)), {"seed": seed}))
         experiment = build(recipe, "meta")
         inherited(recipe, experiment)
-        parameters = sum(p.numel() for p in experiment.model.parameters())
     except ConfigError as error:
         raise ConfigError(f"{path}: arm {name}: {error}") from None
-    return Arm(name, values, recipe, parameters)
+    likelihood = experiment.model.likelihood
+    if likelihood == "none" and not experiment.source.levels:
+        raise ConfigError(f"{path}: arm {name}: has no likelihood, and this data no Fréchet distance to compare it by")
+    return Arm(name, values, recipe, sum(p.numel() for p in experiment.model.parameters()), likelihood)
 
 
 def _refuse_twins(path: Path, arms: tuple[Arm, ...]) -> None:

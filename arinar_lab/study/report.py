@@ -22,7 +22,8 @@ from ..run.folder import read_json, write
 from .plan import Arm, Plan
 from .stats import Interval, interval, paired
 
-BITS, LEVEL, GAP = "val/bits_per_dim", "val/bits_per_dim_at_level", "val/gap_bits_per_dim"
+BITS, ERROR = "val/bits_per_dim", "val/bits_per_dim_error"
+LEVEL, GAP = "val/bits_per_dim_at_level", "val/gap_bits_per_dim"
 DISTANCE, SPEED = "quality/fd_digits", "speed/images_per_second"
 
 
@@ -38,6 +39,7 @@ class Column:
 
 COLUMNS = (
     Column(BITS, "bits/dim", 3, True),
+    Column(ERROR, "error of the estimate", 4),
     Column(LEVEL, "bits/dim at Δ", 3, True),
     Column(GAP, "gap to truth", 4, True),
     Column(DISTANCE, "FD digits", 2, True),
@@ -108,7 +110,10 @@ def rows(results: Results, columns: list[Column]) -> tuple[list[str], list[list[
     body = []
     for arm in results.plan.arms:
         cells = [results.summary(arm, c.metric) for c in columns]
-        texts = [cell.text(c.digits) if cell else "" for c, cell in zip(columns, cells, strict=True)]
+        none = {BITS: "n/a"} if arm.likelihood == "none" else {}
+        texts = [
+            cell.text(c.digits) if cell else none.get(c.metric, "") for c, cell in zip(columns, cells, strict=True)
+        ]
         name = f"{arm.name} (baseline)" if arm.name == results.plan.baseline else arm.name
         seeds = f"{len(results.reports[arm.name])} of {len(results.plan.seeds)}"
         body.append([name, seeds, _likelihood(results.reports[arm.name]), *texts])
@@ -121,6 +126,8 @@ def _likelihood(reports: dict[int, dict[str, Any]]) -> str:
     """What an arm's bits/dim are: exact, or a bound with its steps; of pixels, or of latents."""
     for report in reports.values():
         said = report["likelihood"]
+        if said["kind"] == "none":
+            return "none"
         kind = said["kind"] if said["kind"] == "exact" else f"{said['kind']}, {said['steps']} steps"
         return kind if said["unit"] == "pixel" else f"{kind}, {said['unit']}"
     return ""
@@ -162,11 +169,21 @@ def notes(results: Results) -> list[str]:
     lines = [
         f"± is the 95 % t-interval of the mean over seeds (training noise); n is {len(results.plan.seeds)} where all are done."
     ]
-    if LEVEL in report["metrics"]:
+    if any(results.values(arm, LEVEL) for arm in results.plan.arms):
         lines.append(
             "Bits/dim is of the uniformly dequantised pixels: exact as a density, a bound for the integers. 49 % of digit"
             " pixels are level 0, and this reading rewards components that are spent on filling that level's box evenly."
             " Bits/dim at Δ asks only for the probability of the grey level itself (its centre ± Δ/2). Read both."
+        )
+    without = [arm.name for arm in results.plan.arms if arm.likelihood == "none"]
+    if without:
+        lines.append(
+            f"No likelihood (n/a): {', '.join(without)}. Arms are ranked by {_LABELS[results.plan.criterion]}."
+        )
+    if any(results.values(arm, ERROR) for arm in results.plan.arms):
+        lines.append(
+            "An estimate of bits/dim comes from integrating an equation; its error is how far the mean moves when the"
+            " steps are doubled."
         )
     if said["unit"] != "pixel":
         lines.append(f"Bits/dim is of the raw {said['unit']}s, not of pixels.")
@@ -291,9 +308,9 @@ def draw(results: Results, path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    panels = [[m for m in (BITS, LEVEL, GAP) if any(results.values(a, m) for a in results.plan.arms)]]
-    if any(results.values(a, DISTANCE) for a in results.plan.arms):
-        panels.append([DISTANCE])
+    there = {m for m in (BITS, LEVEL, GAP, DISTANCE) if any(results.values(a, m) for a in results.plan.arms)}
+    panels = [[m for m in panel if m in there] for panel in ((BITS, LEVEL, GAP), (DISTANCE,))]
+    panels = [panel for panel in panels if panel]
     figure, axes = plt.subplots(
         1, len(panels) + 1, figsize=(4.4 * (len(panels) + 1), 3.6), layout="constrained", squeeze=False
     )

@@ -91,10 +91,10 @@ def _free(job: Job) -> bool:
         return False
 
 
-def run_job(job: Job, study: str) -> float:
-    """Train and evaluate one run; returns its bits/dim."""
-    reports = perform(job.recipes, job.folder, study, job.arm)
-    return float(reports[0]["metrics"]["val/bits_per_dim"])
+def run_job(job: Job, plan: Plan) -> float:
+    """Train and evaluate one run; returns its value of the study's criterion."""
+    reports = perform(job.recipes, job.folder, plan.name, job.arm)
+    return float(reports[0]["metrics"][plan.criterion])
 
 
 def work(plan: Plan) -> None:
@@ -106,7 +106,7 @@ def work(plan: Plan) -> None:
         if key not in jobs:  # lost the race for the last entry, or the job is no longer in the study's file
             raise optuna.TrialPruned
         print(f"{time.strftime('%T')} {jobs[key].arm} {key}", flush=True)
-        return run_job(jobs[key], plan.name)
+        return run_job(jobs[key], plan)
 
     while True:
         requeue_lost(study, jobs)

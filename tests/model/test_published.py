@@ -29,7 +29,7 @@ TINY = [
 ]  # fmt: skip
 ARINAR = [*TINY, "inner.width=32", "inner.head.components=3"]
 PRESET = str(EXPERIMENTS / "imagenet256_arinar_b.yaml")
-PUBLISHED = {"arinar_b": 212_949_516}
+PUBLISHED = {"arinar_b": 212_949_516, "mar_b": 207_924_768}
 
 
 def preset(name: str, *overrides: str):

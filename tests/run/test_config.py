@@ -336,3 +336,11 @@ def test_every_shipped_recipe_builds(path):
 def test_every_shipped_ablation_builds(path):
     plan = read_plan(path, {"data": {"train": 500}} if "synthetic" in path.read_text() else {})
     assert len(plan.arms) >= 3 and len(plan.seeds) == 3 and plan.question
+
+
+@pytest.mark.parametrize("head", ["diffusion", "flow", "energy"])
+@pytest.mark.parametrize("inner", ["inner={{kind: {0}, width: 8}}", "inner={{kind: feature_ar, head: {0}}}"])
+def test_candidates_are_refused_where_a_head_cannot_draw_them(head, inner):
+    overrides = inner.format(head), "sampler.guidance=2", "sampler.candidates=10"
+    refused(lambda: build(tiny(*overrides)), "sampler.candidates: 10 is asked for", head.capitalize(), "use 0")
+    build(tiny(*overrides[:2], "sampler.temperature=0.9"))

@@ -27,7 +27,7 @@ from arinar_lab.run.evaluate import (
 )
 from arinar_lab.run.folder import RunFolder
 from arinar_lab.run.metrics import BitsPerDim, compare
-from arinar_lab.run.train import train
+from arinar_lab.run.train import read_metrics, train
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -367,3 +367,32 @@ def test_evaluation_is_a_function_of_run_and_recipe(a_run):
     assert {k: a[k] for k in METRICS if not k.startswith("time/")} == {
         k: b[k] for k in METRICS if not k.startswith("time/")
     }
+
+
+# Likelihoods that are not exact
+
+
+@pytest.mark.parametrize(("head", "kind"), [
+    ("{kind: diffusion, width: 8, depth: 1, sampling_steps: 4}", "bound"),
+    ("{kind: flow, width: 8, depth: 1, steps: 2}", "estimate"),
+    ("{kind: energy, width: 8, depth: 1}", "none"),
+])  # fmt: skip
+def test_a_report_says_what_its_likelihood_is(head, kind):
+    recipe, folder = trained(f"inner={head}", "sampler.guidance=1.5", "sampler.temperature=0.9")
+    report = evaluate(recipe, folder)
+    assert report["likelihood"]["kind"] == kind
+    metrics = report["metrics"]
+    assert ("val/bits_per_dim" in metrics) == (kind != "none")
+    assert ("val/bits_per_dim_error" in metrics) == (kind == "estimate")
+    assert "val/bits_per_dim_at_level" not in metrics and metrics["quality/fd_digits"] > 0
+    logged = {name for _, name, _ in read_metrics(folder.path / "metrics.csv")}
+    assert "val/loss" in logged and ("val/bits_per_dim" in logged) == (kind != "none")
+
+
+def test_the_error_of_an_estimate_is_what_doubled_steps_change():
+    recipe, folder = trained("inner={kind: flow, width: 8, depth: 1, steps: 2}")
+    metrics = likelihood(recipe, load(recipe, folder))
+    twice = tiny("training.steps=2", "inner={kind: flow, width: 8, depth: 1, steps: 4}")
+    finer = likelihood(twice, load(twice, folder))
+    difference = abs(finer["val/bits_per_dim"] - metrics["val/bits_per_dim"])
+    assert metrics["val/bits_per_dim_error"] == pytest.approx(difference, abs=1e-7) and difference > 0

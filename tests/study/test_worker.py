@@ -20,9 +20,12 @@ from arinar_lab import cli
 from arinar_lab.cli import end_with
 from arinar_lab.run import perform
 from arinar_lab.run.folder import RunFolder
+from arinar_lab.run.schema import ConfigError
 from arinar_lab.run.train import train
 from arinar_lab.study import ablate, worker
+from arinar_lab.study.ablate import _outcome
 from arinar_lab.study.plan import read_plan
+from arinar_lab.study.report import collect, notes, rows, write_report
 from arinar_lab.study.worker import enqueue, open_queue, requeue_lost, work
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -60,7 +63,7 @@ def test_enqueueing_twice_adds_nothing():
 
 def test_a_finished_job_is_not_enqueued():
     plan = plan_of(base=tiny("training.steps=2"))
-    worker.run_job(plan.jobs[1], plan.name)
+    worker.run_job(plan.jobs[1], plan)
     assert enqueue(plan) == [plan.jobs[0], *plan.jobs[2:]]
     assert plan.jobs[1].key not in dict(states(plan))
 
@@ -370,6 +373,36 @@ def test_the_value_of_a_trial_is_its_bits_per_dim():
     job = plan.jobs[0]
     assert trial.value == pytest.approx(job.folder.report(job.recipes[0])["metrics"]["val/bits_per_dim"])
     assert trial.user_attrs == {"key": job.key, "arm": "components=1"}
+
+
+def test_a_study_with_an_arm_without_likelihood_is_ranked_by_distance():
+    energy = {"inner": {"kind": "energy", "width": 8, "depth": 1}}
+    plan = plan_of(base=tiny("training.steps=2"), axes={}, arms={"gmm": {}, "energy": energy}, seeds=[0])
+    enqueue(plan)
+    work(plan)
+    assert plan.criterion == "quality/fd_digits"
+    reports = {arm.name: plan.cell(arm, 0)[0].report(plan.cell(arm, 0)[1]) for arm in plan.arms}
+    assert "val/bits_per_dim" in reports["gmm"]["metrics"]
+    assert not [name for name in reports["energy"]["metrics"] if "bits_per_dim" in name]
+    assert reports["energy"]["likelihood"]["kind"] == "none"
+    values = {trial.user_attrs["arm"]: trial.value for trial in open_queue(plan).get_trials()}
+    assert values == {name: report["metrics"]["quality/fd_digits"] for name, report in reports.items()}
+    results = collect(plan)
+    headings, body = rows(results, results.columns)
+    cell = dict(zip(headings, body[1], strict=True))
+    assert (cell["arm"], cell["likelihood"], cell["bits/dim ↓"]) == ("energy", "none", "n/a")
+    assert "No likelihood (n/a): energy. Arms are ranked by FD digits." in notes(results)
+    assert all(path.is_file() for path in write_report(results))
+    assert "n/a bits/dim, FD digits" in _outcome(plan.jobs[1], "energy")
+
+
+def test_an_arm_that_nothing_could_compare_is_refused():
+    with pytest.raises(ConfigError, match="arm energy: has no likelihood"):
+        plan_of(
+            base=tiny("data={kind: synthetic}", "codec=tokens"),
+            axes={},
+            arms={"gmm": {}, "energy": {"inner": "energy"}},
+        )
 
 
 def test_the_queue_can_be_lost(monkeypatch):

@@ -6,6 +6,9 @@ from ..head import Head
 from ..inner import FeatureAR
 from .bins import Discrete
 from .colour import ColourAR
+from .diffusion import Diffusion
+from .energy import Energy
+from .flow import Flow
 from .mixture import GMM, FixedGaussian
 from .nested import Nested
 
@@ -16,4 +19,7 @@ HEADS: dict[str, type[Head]] = {
     "discrete": Discrete,
     "colour": ColourAR,
     "nested": Nested,
+    "diffusion": Diffusion,
+    "flow": Flow,
+    "energy": Energy,
 }
