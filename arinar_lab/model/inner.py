@@ -143,6 +143,10 @@ class Chain(Density):
         groups, blocks = self._teach(x)
         return blocks.log_prob(groups, noise).sum(-1)
 
+    def given(self, x: Tensor) -> Density:
+        groups, blocks = self._teach(x)
+        return blocks.given(groups)
+
     def terms(self, x: Tensor) -> Tensor:
         """log p of each group in the model's order, [*, D] → [*, G]."""
         groups, blocks = self._teach(x)
