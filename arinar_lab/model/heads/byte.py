@@ -200,6 +200,7 @@ class Byte(Head):
     """
 
     scale: Tensor
+    powers: Tensor
 
     def __init__(
         self, context: int, features: int, groups: int = 1, /, *, exponents: int = 6, symbols: int = 2, bits: int = 3,

@@ -98,8 +98,9 @@ def student(freedom: float) -> Shape:
     outer, inner = _beta_series(freedom / 2, 0.5), _beta_series(0.5, freedom / 2)
 
     def log_cdf(s: Tensor) -> Tensor:
-        share = freedom / (freedom + s**2)  # P(|S| > |s|) = I_share(ν/2, 1/2) = 1 - I_{1-share}(1/2, ν/2)
-        beyond = torch.where(share < 0.5, outer(share.clamp(max=0.5)), 1 - inner((1 - share).clamp(1e-300, 0.5)))
+        far = s**2 > freedom  # P(|S| > |s|) = I_y(ν/2, 1/2) = 1 - I_{1-y}(1/2, ν/2) with y = ν/(ν + s²)
+        share = torch.where(far, freedom, s**2) / (freedom + s**2)
+        beyond = torch.where(far, outer(share), 1 - inner(share))
         return torch.where(s < 0, (beyond / 2).log(), torch.log1p(-beyond / 2))
 
     def draw(u: Tensor) -> Tensor:
@@ -242,18 +243,18 @@ class StudentT(MixtureHead):
     normalised. Where it stays high beyond all but 1e-9 of both, it is cut and counted like any other.
 
     Arguments:
-        freedom: ν > 2, so that σ has a meaning; at 30 it is nearly normal.
+        freedom: ν in (2, 100]: above 2 there is a variance; at 30 it is nearly normal.
         components, min_scale, max_scale: of `MixtureHead`.
 
     Raises:
-        ValueError: if ν ≤ 2, and as `MixtureHead`.
+        ValueError: if ν is outside its range, and as `MixtureHead`.
     """
 
     def __init__(
         self, context: int, features: int, groups: int = 1, /, *, freedom: float = 4.0, components: int = 4,
         min_scale: float = 1e-3, max_scale: float | None = None,
     ) -> None:  # fmt: skip
-        if not 2 < freedom <= 1000:
-            raise ValueError(f"freedom: {freedom} is outside (2, 1000]; there the variance is finite")
+        if not 2 < freedom <= 100:
+            raise ValueError(f"freedom: {freedom} is outside (2, 100]; below it has no variance, above it is a normal")
         super().__init__(context, features, groups, components=components, min_scale=min_scale, max_scale=max_scale)
         self.shape = student(freedom)  # type: ignore[misc]
