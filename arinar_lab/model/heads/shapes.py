@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import accumulate
 from typing import ClassVar
 
 import torch
@@ -73,15 +72,18 @@ LOGISTIC = Shape(
 )
 
 
-def _beta_series(a: float, b: float) -> Callable[[Tensor], Tensor]:
-    """x → I_x(a, b), the regularised incomplete beta function for 0 ≤ x ≤ 1/2, to double precision.
+def _beta_series(a: float, b: float, largest: float) -> Callable[[Tensor], Tensor]:
+    """x → I_x(a, b), the regularised incomplete beta function for 0 ≤ x ≤ largest < 1, to double precision.
 
     I_x(a, b) = x^a (1-x)^b / (a B(a, b)) · Σ_n Π_{j<n} (a+b+j)/(a+1+j) · x^n, all of whose terms are positive (NIST Digital
     Library of Mathematical Functions, 8.17.22 with 15.8.1).
     """
     log_front = math.lgamma(a + b) - math.lgamma(a + 1) - math.lgamma(b)
-    terms = 80 + int(2 * (a + b))
-    factors = list(accumulate(range(terms), lambda term, j: term * (a + b + j) / (a + 1 + j), initial=1.0))
+    factors, total = [1.0], 1.0
+    while (term := factors[-1] * largest ** (len(factors) - 1)) > 1e-17 * total:
+        total += term
+        j = len(factors) - 1
+        factors.append(factors[-1] * (a + b + j) / (a + 1 + j))
 
     def value(x: Tensor) -> Tensor:
         total = torch.zeros_like(x)
@@ -95,10 +97,14 @@ def _beta_series(a: float, b: float) -> Callable[[Tensor], Tensor]:
 def student(freedom: float) -> Shape:
     """Student's t with ν degrees of freedom: S(s) ∝ (1 + s²/ν)^(-(ν+1)/2); drawn by Bailey (1994)."""
     constant = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2) - 0.5 * math.log(freedom * math.pi)
-    outer, inner = _beta_series(freedom / 2, 0.5), _beta_series(0.5, freedom / 2)
+    middle = min(
+        freedom, 4.0
+    )  # s² up to which 1 - P(|S| < |s|) does not cancel, and beyond which P(|S| > |s|) is quick
+    outer = _beta_series(freedom / 2, 0.5, freedom / (freedom + middle))
+    inner = _beta_series(0.5, freedom / 2, middle / (freedom + middle))
 
     def log_cdf(s: Tensor) -> Tensor:
-        far = s**2 > freedom  # P(|S| > |s|) = I_y(ν/2, 1/2) = 1 - I_{1-y}(1/2, ν/2) with y = ν/(ν + s²)
+        far = s**2 > middle  # P(|S| > |s|) = I_y(ν/2, 1/2) = 1 - I_{1-y}(1/2, ν/2) with y = ν/(ν + s²)
         share = torch.where(far, freedom, s**2) / (freedom + s**2)
         beyond = torch.where(far, outer(share), 1 - inner(share))
         return torch.where(s < 0, (beyond / 2).log(), torch.log1p(-beyond / 2))
