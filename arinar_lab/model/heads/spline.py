@@ -45,7 +45,7 @@ class SplineRow(Row):
     def _bin(self, knots: Tensor, at: Tensor) -> tuple[Tensor, ...]:
         """Of the bin in which `at` [*, M] lies among the knots: its u, width, y, height, and its slopes at both ends."""
         last = self.u.shape[-1] - 2
-        i = (torch.searchsorted(knots.detach().contiguous(), at.detach().contiguous()) - 1).clamp(0, last)
+        i = (torch.searchsorted(knots.detach().to(at.dtype).contiguous(), at.detach().contiguous()) - 1).clamp(0, last)
         values = [
             v.to(at.dtype) for v in (self.u, self.u.diff(), self.y, self.y.diff(), self.slope, self.slope[..., 1:])
         ]
