@@ -119,8 +119,8 @@ def guided_error(p: Rows, q: Rows, weight: float, past: Tensor) -> float:
         row, of_p, of_q = (density.row(f, past[..., :f]) for density in (guided, p, q))
         own = row.knots(1).double()
         low, high = own.amin(-1, keepdim=True), own.amax(-1, keepdim=True)
-        even = low + (high - low) * torch.linspace(0, 1, 20001, dtype=torch.float64)
-        x = torch.cat([of_p.knots(2001), of_q.knots(2001), own, even], -1).double().sort(-1).values
+        even = low + (high - low) * torch.linspace(0, 1, 2001, dtype=torch.float64)
+        x = torch.cat([of_p.knots(501), of_q.knots(501), own, even], -1).double().sort(-1).values
         x = x.clamp(low, high) if isinstance(row, Grid) else x
         log_product = weight * of_p.log_prob(x) + (1 - weight) * of_q.log_prob(x)
         top = log_product.amax(-1, keepdim=True)

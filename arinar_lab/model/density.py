@@ -15,8 +15,9 @@ Letters: * batch, F features, K components, M grid points. Unit: nats per event.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -77,6 +78,14 @@ class Density:
         """`sample`, and how many of its 1-D conditionals had to be truncated: [*, F], [*]."""
         return self.sample(noise), torch.zeros_like(noise.key)
 
+    def given(self, x: Tensor) -> Density:
+        """The density whose parameters can be looked at: itself, or its teacher-forced blocks given x [*, F]."""
+        return self
+
+    def weights(self) -> Tensor | None:
+        """Weights of the components, [*, K]; None where there are none."""
+        return None
+
 
 class Row:
     """A one-dimensional density for each element of a batch [*]; points are x [*, M]."""
@@ -107,6 +116,18 @@ class Row:
         tiny = torch.finfo(torch.float64).tiny
         mass = self.cdf(high.double()) - self.cdf(low.double())
         return mass.clamp(min=tiny).log()
+
+    def tempered(self, t: float) -> Row:
+        """The row with every σ multiplied by t."""
+        raise NotImplementedError(f"{type(self).__name__} cannot be tempered")
+
+    def sample(self, noise: Noise) -> Tensor:
+        """One x [*] for each key of the noise [*]: by the inverse CDF on a grid, unless the member knows better."""
+        return Grid.of(self).icdf(noise.uniform(1).squeeze(-1))
+
+    def weights(self) -> Tensor | None:
+        """Weights of the components, [*, K]; None where there are none."""
+        return None
 
 
 class Rows(Density):
@@ -150,8 +171,7 @@ class Rows(Density):
 
     def repeat(self, n: int) -> Self:
         """The same density n times along a new first axis: batch [*] → [n, *]."""
-        tensors = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
-        return type(self)(**{name: value.expand(n, *value.shape) for name, value in tensors.items()})
+        return each_tensor(self, lambda value: value.expand(n, *value.shape))
 
     def sample(self, noise: Noise) -> Tensor:
         return self.draw(noise)[0]
@@ -167,6 +187,60 @@ class Rows(Density):
             x = torch.cat([x.to(grid.points.dtype), grid.icdf(u[..., f]).unsqueeze(-1)], -1)
             truncated = truncated + grid.truncated
         return x, truncated
+
+
+T = TypeVar("T")
+
+
+def each_tensor(value: T, change: Callable[[Tensor], Tensor]) -> T:
+    """A dataclass of tensors, and of such dataclasses, with every tensor changed; all else is left as it is."""
+    parts = {field.name: getattr(value, field.name) for field in fields(value)}  # type: ignore[arg-type]
+    changed = {
+        name: change(part) if isinstance(part, Tensor) else each_tensor(part, change)
+        for name, part in parts.items()
+        if isinstance(part, (Tensor, Row, Density))
+    }
+    return replace(value, **changed)  # type: ignore[type-var]
+
+
+@dataclass(frozen=True)
+class Factorised(Rows):
+    """Independent features, p(x) = Π_f p_f(x_f). A head on one feature writes a `Row` and returns this.
+
+    Arguments:
+        every: the rows of all features in one, with batch [*, F]: a dataclass whose tensors are all [*, F, n].
+    """
+
+    every: Row
+
+    @property
+    def features(self) -> int:
+        values = (getattr(self.every, field.name) for field in fields(self.every))  # type: ignore[arg-type]
+        return next(value.shape[-2] for value in values if isinstance(value, Tensor))
+
+    def log_prob(self, x: Tensor, noise: Noise | None = None) -> Tensor:
+        return self.every.log_prob(x.unsqueeze(-1)).squeeze(-1).sum(-1)
+
+    def log_interval(self, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        return self.every.log_interval(low.unsqueeze(-1), high.unsqueeze(-1)).squeeze(-1).sum(-1)
+
+    def tempered(self, t: float) -> Rows:
+        return replace(self, every=self.every.tempered(t))
+
+    def row(self, f: int, past: Tensor) -> Row:
+        return each_tensor(self.every, lambda value: value[..., f, :])
+
+    def sample(self, noise: Noise) -> Tensor:
+        """All features at once, each with noise of its own."""
+        return self.every.sample(
+            noise.at(torch.arange(self.features, device=noise.key.device).expand(*noise.key.shape, -1))
+        )
+
+    def draw(self, noise: Noise) -> tuple[Tensor, Tensor]:
+        return Density.draw(self, noise)
+
+    def weights(self) -> Tensor | None:
+        return self.every.weights()
 
 
 @dataclass(frozen=True)

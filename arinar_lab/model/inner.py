@@ -147,6 +147,10 @@ class Chain(Density):
     def log_prob(self, x: Tensor, noise: Noise | None = None) -> Tensor:
         return self.terms(x, noise).sum(-1)
 
+    def given(self, x: Tensor) -> Density:
+        groups, blocks = self._teach(x)
+        return blocks.given(groups)
+
     def terms(self, x: Tensor, noise: Noise | None = None) -> Tensor:
         """log p of each group in the model's order, [*, D] → [*, G]."""
         groups, blocks = self._teach(x)

@@ -3,13 +3,19 @@
 import math
 from functools import partial
 
+import laws
 import pytest
+import scipy.stats
 import torch
-from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
+from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal
 
 from arinar_lab.model.guidance import Sampler
+from arinar_lab.model.heads import HEADS
 from arinar_lab.model.heads.bins import Discrete
-from arinar_lab.model.heads.mixture import GMM, FixedGaussian
+from arinar_lab.model.heads.byte import Byte
+from arinar_lab.model.heads.mixture import GMM, FixedGaussian, FullGMM, Gaussian, use
+from arinar_lab.model.heads.shapes import LOGISTIC, NORMAL, Logistic, StudentT, log_interval, student
+from arinar_lab.model.heads.spline import Spline
 from arinar_lab.model.inner import FeatureAR
 from arinar_lab.model.noise import Noise
 
@@ -94,3 +100,238 @@ def test_temperature_multiplies_deviations_and_divides_logits_by_its_square():
     assert torch.allclose(density.tempered(0.5).log_std, density.log_std + math.log(0.5))
     histogram = Discrete(8, 1)(torch.randn(3, 8))
     assert torch.allclose(histogram.tempered(0.5).log_mass, (4 * histogram.log_mass).log_softmax(-1))
+
+
+# Shapes of mixtures
+
+SHAPES = {
+    "normal": (NORMAL, scipy.stats.norm),
+    "logistic": (LOGISTIC, scipy.stats.logistic),
+    "t2.5": (student(2.5), scipy.stats.t(2.5)),
+    "t4": (student(4.0), scipy.stats.t(4)),
+    "t30": (student(30.0), scipy.stats.t(30)),
+    "t100": (student(100.0), scipy.stats.t(100)),
+}
+each_shape = pytest.mark.parametrize("name", SHAPES)
+
+
+@each_shape
+def test_a_shape_agrees_with_scipy_far_into_its_tails(name):
+    shape, reference = SHAPES[name]
+    s = torch.cat([torch.linspace(-12, 12, 401), torch.tensor([0.0, -shape.reach, 1e-9, -1e-9])]).double()
+    assert shape.log_prob(s).numpy() == pytest.approx(reference.logpdf(s.numpy()), rel=1e-9, abs=1e-9)
+    assert shape.log_cdf(s).numpy() == pytest.approx(reference.logcdf(s.numpy()), rel=1e-9, abs=1e-12)
+    assert shape.std == pytest.approx(reference.std())
+    assert reference.sf(shape.reach) < 2e-9
+
+
+@each_shape
+def test_a_shape_is_drawn_as_its_cdf_says(name):
+    shape, _ = SHAPES[name]
+    s = shape.draw(Noise.of(torch.arange(20_000)).uniform(2))
+    assert scipy.stats.kstest(shape.log_cdf(s).exp().numpy(), "uniform").pvalue > 1e-3
+
+
+@each_shape
+@pytest.mark.parametrize("low", [-9.0, -0.5, 8.0])
+def test_a_narrow_interval_keeps_its_digits(name, low):
+    """Where the CDF has long saturated, P(low < s < low + 1e-6) is still the density times 1e-6."""
+    shape, low = SHAPES[name][0], torch.tensor([low], dtype=torch.float64)
+    expected = shape.log_prob(low + 5e-7) + math.log(1e-6)
+    assert log_interval(shape.log_cdf, low, low + 1e-6).item() == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_a_mixture_of_logistics_is_a_sum_of_sigmoids():
+    density = Logistic(8, 1, components=3).double()(torch.randn(5, 8).double())
+    x, row = torch.randn(5, 4).double(), density.row(0, torch.zeros(5, 0))
+    each = torch.sigmoid((x.unsqueeze(-1) - row.mean.unsqueeze(-2)) / row.log_std.exp().unsqueeze(-2))
+    assert torch.allclose(row.cdf(x), (row.log_weight.exp().unsqueeze(-2) * each).sum(-1), atol=1e-12)
+
+
+def test_guidance_of_heavy_tails_needs_no_cut_where_normal_ones_do():
+    """With equal ν the product of polynomial tails has their power, however narrow the null."""
+
+    def cut(maker):
+        with torch.no_grad():
+            wide, narrow = maker(8, 1, components=1), maker(8, 1, components=1)
+            torch.nn.init.zeros_(wide.parameters_of.weight)
+            narrow.load_state_dict(wide.state_dict())
+            narrow.parameters_of.bias[1] = math.log(0.6) * (2 if maker is GMM else 1)  # of a variance, or of a scale
+            h = torch.zeros(20, 8)
+            return wide(h).guided(narrow(h), 3.0).draw(Noise.of(torch.arange(20)))[1].sum().item()
+
+    assert cut(StudentT) == 0
+    assert cut(GMM) == 20
+
+
+@pytest.mark.parametrize("head", [GMM, FullGMM, Gaussian, Spline, Logistic, StudentT])
+def test_scales_keep_their_bounds(head):
+    name = "scale" if head in (Logistic, StudentT) else "std"
+    bounded = partial(head, 8, 1, **{f"min_{name}": 0.05, f"max_{name}": 2.0})
+    for value, bound in ((-30.0, 0.05), (30.0, 2.0)):
+        model = bounded()
+        torch.nn.init.constant_(model.parameters_of.bias, value)
+        row = model(torch.zeros(1, 8)).row(0, torch.zeros(1, 0))
+        scale = row.log_scale if head is Spline else row.log_std
+        assert scale.exp().max().item() == pytest.approx(bound, rel=1e-3)
+    with pytest.raises(ValueError, match=f"^max_{name}: 0.01 is not above"):
+        head(8, 1, **{f"min_{name}": 0.05, f"max_{name}": 0.01})
+    with pytest.raises(ValueError, match=f"^min_{name}: -1"):
+        head(8, 1, **{f"min_{name}": -1.0})
+
+
+# Several features
+
+
+def test_full_covariance_agrees_with_the_mixture_of_torch():
+    density = FullGMM(8, 3, components=5)(torch.randn(7, 8))
+    parts = MultivariateNormal(density.mean, scale_tril=density.factor)
+    reference = MixtureSameFamily(Categorical(logits=density.log_weight), parts)
+    x = torch.randn(7, 3)
+    assert torch.allclose(density.log_prob(x), reference.log_prob(x), atol=1e-5)
+
+
+def test_full_covariance_is_that_of_its_samples():
+    density = FullGMM(8, 3, components=1)(torch.randn(1, 8).expand(20_000, -1)).tempered(0.5)
+    factor = density.factor[0, 0]
+    assert torch.allclose(
+        density.sample(Noise.of(torch.arange(20_000))).T.cov(), factor @ factor.T, rtol=0.1, atol=0.03
+    )
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "logistic", "student_t", "spline", "byte", "discrete", "gmm"])
+def test_a_head_on_one_feature_factorises_over_several(kind):
+    arguments = {"joint": False} if kind == "gmm" else {}
+    density = HEADS[kind](8, 3, **arguments)(torch.randn(5, 8))
+    x = torch.rand(5, 1)
+    for past in (torch.zeros(5, 1), torch.ones(5, 1)):
+        assert torch.equal(density.row(1, past).log_prob(x), density.row(1, torch.zeros(5, 1)).log_prob(x))
+    assert not torch.allclose(density.row(0, x[:, :0]).log_prob(x), density.row(1, x).log_prob(x))
+
+
+def test_a_joint_mixture_does_not_factorise():
+    density = GMM(8, 2, components=3)(torch.randn(5, 8) * 3)
+    x = torch.rand(5, 1)
+    assert not torch.allclose(density.row(1, x - 2).log_prob(x), density.row(1, x + 2).log_prob(x))
+
+
+@torch.no_grad()
+def test_a_mixture_that_is_not_joint_obeys_the_laws():
+    head = laws.make_head("gmm", False, joint=False)
+    h, x = (laws.numbers(10, n, seed=s) for n, s in ((laws.CONTEXT, 0), (laws.FEATURES, 5)))
+    p, q = head(h), head(laws.numbers(10, laws.CONTEXT, seed=1))
+    rows = [row.log_prob(x[:, f : f + 1]) for f, row in enumerate(laws.rows_of(p, x))]
+    assert torch.allclose(p.log_prob(x), torch.cat(rows, -1).sum(-1), atol=1e-10)
+    assert laws.ks(head(h[:1].expand(2000, -1))) < 0.043
+    assert laws.guided_error(p, q, 2.0, x) < 0.02
+
+
+def test_components_used_and_dead_are_counted():
+    assert use(torch.full((7, 2, 4), 0.25)) == (pytest.approx(4), 0)
+    effective, dead = use(torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.5, 0.49, 0.01, 0.0]]))
+    assert effective == pytest.approx(2, rel=0.05)
+    assert dead == 2
+    inner = FeatureAR(8, 4, head=partial(GMM, components=3))
+    weights = inner(torch.randn(5, 8)).given(torch.randn(5, 4)).weights()
+    assert weights.shape == (5, 4, 3)
+    assert torch.allclose(weights.sum(-1), torch.ones(5, 4))
+    assert Discrete(8, 1)(torch.randn(5, 8)).weights() is None
+    assert Logistic(8, 2, components=3)(torch.randn(5, 8)).weights().shape == (5, 2, 3)
+
+
+# Spline
+
+
+def test_a_float32_spline_is_read_at_float64_points():
+    """Likelihood at a resolution takes its differences in double precision, whatever the weights are in."""
+    density, x = Spline(8, 2)(torch.randn(5, 8)), torch.randn(5, 2)
+    interval = density.log_interval(x, x - 0.05, x + 0.05)
+    assert torch.allclose(interval.float(), density.log_prob(x) + 2 * math.log(0.1), atol=0.1)
+
+
+@torch.no_grad()
+def spline_row(seed=0, n=50, **arguments):
+    torch.manual_seed(seed)
+    head = Spline(8, 1, **arguments).double()
+    return head(4 * torch.randn(n, 8).double()).row(0, torch.zeros(n, 0))
+
+
+def test_a_spline_is_inverted_and_its_slope_is_the_derivative():
+    row = spline_row()
+    x = (row.back(3 * torch.randn(50, 40).double()) + 0.1).requires_grad_()
+    y, log_slope = row.forth(x)
+    (slope,) = torch.autograd.grad(y.sum(), x)
+    assert torch.allclose(row.back(y), x, atol=1e-8)
+    assert torch.allclose(slope.log(), log_slope, atol=1e-8)
+
+
+def test_a_spline_bends_only_between_its_bounds():
+    row = spline_row(bound=2.0)
+    far = row.shift + row.log_scale.exp() * torch.tensor([[-5.0, 5.0]])
+    assert torch.allclose(row.forth(far)[0], torch.tensor([[-5.0, 5.0]]).double().expand(50, -1))
+    assert (row.forth(row.shift)[1] + row.log_scale).abs().max() > 0.1
+
+
+def test_temperature_of_a_straight_spline_multiplies_its_deviation():
+    head = Spline(8, 1).double()
+    torch.nn.init.zeros_(head.parameters_of.weight)
+    row = head(torch.zeros(1, 8).double()).row(0, torch.zeros(1, 0)).tempered(0.5)
+    x = torch.linspace(-3, 3, 50)[None].double()
+    assert torch.allclose(row.log_prob(x), Normal(0.0, 0.5).log_prob(x), atol=1e-9)
+
+
+# Floating-point symbols
+
+
+@torch.no_grad()
+def test_the_leaves_of_a_byte_are_what_its_walk_finds():
+    torch.manual_seed(0)
+    density = Byte(8, 2, exponents=3, symbols=2, bits=2).double()(3 * torch.randn(6, 8).double())
+    table, x = (
+        density.leaves(),
+        torch.cat([4 * torch.rand(6, 500).double() - 2, torch.tensor([[0.0, 0.5, -1.0]]).expand(6, -1)], -1),
+    )
+    for f in range(2):
+        walk, row = density.row(f, x), table.row(f, x)
+        assert torch.allclose(walk.log_prob(x), row.log_prob(x), atol=1e-12)
+        assert torch.allclose(walk.cdf(x), row.cdf(x), atol=1e-12)
+    assert table.log_mass.exp().sum(-1).sub(1).abs().max() < 1e-12
+    assert table.edges.shape[-1] == (2 * 3 + 1) * 2**4 + 1
+
+
+def test_a_byte_is_finer_near_zero_and_never_impossible():
+    head = Byte(8, 1, exponents=4, symbols=1, bits=3)
+    head.fit(torch.tensor([0.1, -2.7, 1.0])[:, None, None])
+    assert head.scale.item() == 4
+    widths = head(torch.zeros(1, 8)).leaves().edges.diff().flatten()
+    assert widths.max().item() == 2 / 8
+    assert widths.min().item() == 4 / 2**4 / 8
+    assert head(torch.zeros(3, 8)).log_prob(torch.tensor([[100.0], [-100.0], [0.0]])).isfinite().all()
+
+
+def test_temperature_of_a_byte_raises_its_density_to_a_power():
+    density = Byte(8, 1).double()(torch.randn(1, 8).double())
+    x = torch.rand(1, 50).double() - 0.5
+    warm, cold = density.row(0, x).log_prob(x), density.tempered(0.5).row(0, x).log_prob(x)
+    difference = cold - 4 * warm
+    assert torch.allclose(difference, difference[:, :1].expand(-1, 50), atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("head", "arguments", "name"),
+    [
+        (StudentT, {"freedom": 2.0}, "freedom"),
+        (StudentT, {"freedom": 101.0}, "freedom"),
+        (Logistic, {"components": 0}, "components"),
+        (FullGMM, {"components": 0}, "components"),
+        (GMM, {"joint": False, "loss_constant": False}, "loss_constant"),
+        (Spline, {"bins": 0}, "bins"),
+        (Spline, {"bound": 0.0}, "bound"),
+        (Spline, {"bins": 8, "min_bin": 0.2}, "min_bin"),
+        (Byte, {"exponents": 0}, "exponents"),
+        (Byte, {"symbols": 3, "bits": 8}, "bits"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_named(head, arguments, name):
+    with pytest.raises(ValueError, match=f"^{name}: "):
+        head(8, 1, **arguments)

@@ -151,8 +151,8 @@ FAULTS = [
     # unknown keys
     ("trainin.steps=5", ["trainin: unknown key", "a recipe takes", "did you mean training?"]),
     ("training.step=5", ["training.step: unknown key", "checkpoint_every", "did you mean steps?"]),
-    ("inner.head.component=5", ["inner.head.component: unknown key", "gmm takes components, loss_constant, min_std",
-                                "did you mean components?"]),
+    ("inner.head.component=5", ["inner.head.component: unknown key",
+                                "gmm takes components, joint, loss_constant, max_std, min_std", "did you mean components?"]),
     ("outer.norm={kind: rms, eps: 1}", ["outer.norm.eps: unknown key", "rms takes no arguments"]),
     ("inner.components=3", ["inner.components: unknown key", "feature_ar takes"]),
     # unknown kinds

@@ -5,21 +5,30 @@ from __future__ import annotations
 from ..head import Head
 from ..inner import FeatureAR
 from .bins import Discrete
+from .byte import Byte
 from .colour import ColourAR
 from .diffusion import Diffusion
 from .energy import Energy
 from .flow import Flow
-from .mixture import GMM, FixedGaussian
+from .mixture import GMM, FixedGaussian, FullGMM, Gaussian
 from .nested import Nested
+from .shapes import Logistic, StudentT
+from .spline import Spline
 
 HEADS: dict[str, type[Head]] = {
     "feature_ar": FeatureAR,
     "gmm": GMM,
     "fixed_gaussian": FixedGaussian,
     "discrete": Discrete,
+    "logistic": Logistic,
+    "student_t": StudentT,
+    "gaussian": Gaussian,
+    "byte": Byte,
+    "spline": Spline,
     "colour": ColourAR,
-    "nested": Nested,
+    "gmm_full": FullGMM,
     "diffusion": Diffusion,
     "flow": Flow,
     "energy": Energy,
+    "nested": Nested,
 }

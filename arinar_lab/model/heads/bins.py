@@ -1,7 +1,7 @@
 """Discrete heads: a softmax over bins, read as a density, so that it compares with continuous heads.
 
     p(x) = p(bin) / width of the bin                inside the range of the training data
-    p(x) = p(tail) · exp(-distance/s) / s           outside it, s = the mean bin width
+    p(x) = p(tail) · exp(-distance/s) / s           outside it, s = the mean bin width, unless said otherwise
 
 Without the two tails a held-out value beyond the training range would have probability zero.
 
@@ -31,10 +31,12 @@ class Histogram(Rows):
     Arguments:
         log_mass: normalised, [*, F, S].
         edges: ascending, [*, F, S - 1].
+        decay: s, the scale of the exponential tails, in mean bin widths.
     """
 
     log_mass: Tensor
     edges: Tensor
+    decay: float = 1.0
 
     @property
     def features(self) -> int:
@@ -52,7 +54,7 @@ class Histogram(Rows):
         return replace(self, log_mass=(weight * self.log_mass + (1 - weight) * null.log_mass).log_softmax(-1))
 
     def row(self, f: int, past: Tensor) -> HistogramRow:
-        return HistogramRow(self.log_mass[..., f, :], self.edges[..., f, :])
+        return HistogramRow(self.log_mass[..., f, :], self.edges[..., f, :], self.decay)
 
     def sample(self, noise: Noise) -> Tensor:
         """A symbol by one uniform number, a place in it by another."""
@@ -62,7 +64,7 @@ class Histogram(Rows):
         edges, last = self.edges.double(), self.edges.shape[-1] - 1
         left = edges.gather(-1, (symbol - 1).clamp(0, last).unsqueeze(-1)).squeeze(-1)
         right = edges.gather(-1, symbol.clamp(0, last).unsqueeze(-1)).squeeze(-1)
-        beyond = (edges[..., -1] - edges[..., 0]) / last * place.log()  # negative
+        beyond = self.decay * (edges[..., -1] - edges[..., 0]) / last * place.log()  # negative
         x = torch.where(
             symbol == 0,
             right + beyond,
@@ -76,13 +78,14 @@ class Histogram(Rows):
 
 @dataclass(frozen=True)
 class HistogramRow(Row):
-    """One feature of a histogram: log_mass [*, S], edges [*, S - 1]."""
+    """One feature of a histogram: log_mass [*, S], edges [*, S - 1]; see `Histogram`."""
 
     log_mass: Tensor
     edges: Tensor
+    decay: float = 1.0
 
     def _tail_scale(self) -> Tensor:
-        return ((self.edges[..., -1:] - self.edges[..., :1]) / (self.edges.shape[-1] - 1)).to(self.edges)
+        return self.decay * (self.edges[..., -1:] - self.edges[..., :1]) / (self.edges.shape[-1] - 1)
 
     def _place(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The symbol of each point, and the ends of its bin (for a tail: the edge twice)."""

@@ -1,6 +1,8 @@
 """Mixtures of Gaussians: the head of ARINAR on one feature, of GIVT on a whole token.
 
-    p(x) = Σ_k π_k Π_f N(x_f; μ_fk, σ_fk²)
+    p(x) = Σ_k π_k Π_f N(x_f; μ_fk, σ_fk²)          diagonal, the features share their component
+    p(x) = Π_f Σ_k π_fk N(x_f; μ_fk, σ_fk²)         diagonal, each feature has its own
+    p(x) = Σ_k π_k N(x; μ_k, L_k L_kᵀ)              full covariance
 
 Letters: * batch, E width of the context, F features, K components, M points.
 """
@@ -13,16 +15,17 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from ..density import REACH, Density, Row, Rows, normal_knots
+from ..density import Density, Factorised, Rows
 from ..head import Head
-from ..layers import Linear
+from ..layers import Linear, at_least
 from ..noise import Noise
+from .shapes import NORMAL, MixtureRow, bounded, check_bounds
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
 def _log_normal(x: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
-    return -0.5 * ((x - mean) * (-log_std).exp()) ** 2 - log_std - _HALF_LOG_2PI
+    return NORMAL.log_prob((x - mean) * (-log_std).exp()) - log_std
 
 
 @dataclass(frozen=True)
@@ -56,14 +59,15 @@ class Mixture(Rows):
 
     def sample(self, noise: Noise) -> Tensor:
         """Ancestral: a component by one uniform number, then a normal number for each feature."""
-        cumulative = self.log_weight.double().softmax(-1).cumsum(-1)
-        k = (cumulative < noise.at(0).uniform(1)).sum(-1).clamp(max=cumulative.shape[-1] - 1)
-        pick = k[..., None, None].expand(*self.mean.shape[:-1], 1)
+        pick = _component(self.log_weight, noise)[..., None, None].expand(*self.mean.shape[:-1], 1)
         mean, log_std = (value.gather(-1, pick).squeeze(-1) for value in (self.mean, self.log_std))
         return mean + log_std.exp() * noise.at(1).normal(self.features, mean.dtype)
 
     def draw(self, noise: Noise) -> tuple[Tensor, Tensor]:
         return Density.draw(self, noise)
+
+    def weights(self) -> Tensor:
+        return self.log_weight.exp()
 
 
 class WithoutConstant(Mixture):
@@ -74,42 +78,76 @@ class WithoutConstant(Mixture):
 
 
 @dataclass(frozen=True)
-class MixtureRow(Row):
-    """One feature of a mixture: mean, log_std and log_weight are [*, K]."""
+class FullMixture(Rows):
+    """A mixture of Gaussians with full covariance Σ_k = L_k L_kᵀ over the F features of a token.
+
+    With x = μ + Lε the conditional of one feature is a 1-D mixture: given x_<f, forward substitution gives ε_<f, and
+    component k has mean μ_f + Σ_{g<f} L_fg ε_g, deviation L_ff, and a weight ∝ π_k p_k(x_<f).
+
+    Arguments:
+        mean: [*, K, F].
+        factor: L, lower triangular with a positive diagonal, [*, K, F, F].
+        log_weight: normalised, [*, K].
+    """
 
     mean: Tensor
-    log_std: Tensor
+    factor: Tensor
     log_weight: Tensor
 
-    def log_prob(self, x: Tensor) -> Tensor:
-        each = _log_normal(x.unsqueeze(-1), self.mean.unsqueeze(-2), self.log_std.unsqueeze(-2))
-        return (self.log_weight.unsqueeze(-2) + each).logsumexp(-1)
+    @property
+    def features(self) -> int:
+        return self.mean.shape[-1]
 
-    def _standard(self, x: Tensor) -> Tensor:
-        return (x.unsqueeze(-1) - self.mean.unsqueeze(-2)) * (-self.log_std.unsqueeze(-2)).exp()
+    def _seen(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """ε_<f [*, K, f] of x_<f [*, f], and log π_k p_k(x_<f) [*, K]."""
+        seen = x.shape[-1]
+        factor = self.factor[..., :seen, :seen]
+        offset = x.unsqueeze(-2) - self.mean[..., :seen]
+        epsilon = torch.linalg.solve_triangular(factor, offset.unsqueeze(-1), upper=False).squeeze(-1)
+        log_std = factor.diagonal(dim1=-2, dim2=-1).log()
+        return epsilon, self.log_weight + (NORMAL.log_prob(epsilon) - log_std).sum(-1)
 
-    def cdf(self, x: Tensor) -> Tensor:
-        return (self.log_weight.unsqueeze(-2).exp() * torch.special.ndtr(self._standard(x))).sum(-1)
+    def log_prob(self, x: Tensor, noise: Noise | None = None) -> Tensor:
+        return self._seen(x)[1].logsumexp(-1)
 
-    def log_interval(self, low: Tensor, high: Tensor) -> Tensor:
-        """log Σ π_k (Φ(b) - Φ(a)), each difference taken in the lower tail, where it does not cancel."""
-        a, b = self._standard(low.double()), self._standard(high.double())
-        a, b = torch.where(a > 0, -b, a), torch.where(a > 0, -a, b)
-        log_a, log_b = torch.special.log_ndtr(a), torch.special.log_ndtr(b)
-        tiny = torch.finfo(torch.float64).tiny
-        each = log_b + (-torch.expm1((log_a - log_b).clamp(max=0))).clamp(min=tiny).log()
-        return (self.log_weight.double().unsqueeze(-2) + each).logsumexp(-1)
+    def tempered(self, t: float) -> FullMixture:
+        return replace(self, factor=self.factor * t)
 
-    def knots(self, n: int) -> Tensor:
-        base = normal_knots(n).to(self.mean)
-        return (self.mean.unsqueeze(-1) + self.log_std.exp().unsqueeze(-1) * base).flatten(-2)
+    def row(self, f: int, past: Tensor) -> MixtureRow:
+        epsilon, log_weight = self._seen(past)
+        mean = self.mean[..., f] + (self.factor[..., f, :f] * epsilon).sum(-1)
+        return MixtureRow(mean, self.factor[..., f, f].log(), log_weight.log_softmax(-1))
 
-    def span(self, sigmas: float = REACH) -> tuple[Tensor, Tensor]:
-        half = sigmas * self.log_std.exp()
-        return (self.mean - half).amin(-1), (self.mean + half).amax(-1)
+    def sample(self, noise: Noise) -> Tensor:
+        """Ancestral: a component by one uniform number, then μ + Lε."""
+        k = _component(self.log_weight, noise)
+        mean = self.mean.gather(-2, k[..., None, None].expand(*k.shape, 1, self.features)).squeeze(-2)
+        which = k[..., None, None, None].expand(*k.shape, 1, self.features, self.features)
+        epsilon = noise.at(1).normal(self.features, mean.dtype).unsqueeze(-1)
+        return mean + (self.factor.gather(-3, which).squeeze(-3) @ epsilon).squeeze(-1)
 
-    def tail(self) -> Tensor:
-        return self.log_std.exp().amax(-1)
+    def draw(self, noise: Noise) -> tuple[Tensor, Tensor]:
+        return Density.draw(self, noise)
+
+    def weights(self) -> Tensor:
+        return self.log_weight.exp()
+
+
+def _component(log_weight: Tensor, noise: Noise) -> Tensor:
+    """A component drawn by the weights [*, K]: [*]."""
+    cumulative = log_weight.double().softmax(-1).cumsum(-1)
+    return (cumulative < noise.at(0).uniform(1)).sum(-1).clamp(max=cumulative.shape[-1] - 1)
+
+
+def use(weights: Tensor) -> tuple[float, int]:
+    """Of weights [*, K]: the effective number of components used, e^entropy of the mean weights; how many are dead.
+
+    A component is dead whose mean weight is below a tenth of its share, 0.1/K. Over features with weights of their own,
+    components of one number count as one.
+    """
+    mean = weights.double().flatten(0, -2).mean(0)
+    entropy = torch.special.entr(mean).sum()
+    return float(entropy.exp()), int((mean < 0.1 / len(mean)).sum())
 
 
 class GMM(Head):
@@ -120,32 +158,94 @@ class GMM(Head):
     Arguments:
         components: K ≥ 1.
         min_std: floor of σ, added in quadrature: σ² = e^(log-variance) + min_std².
+        max_std: ceiling of σ, kept as smoothly (the inverse variances add), or None.
+        joint: whether the features of a group share their component, or each has weights of its own.
         loss_constant: whether the training loss is -log p, or lacks its F/2 · log 2π as released. No gradient differs.
 
     Raises:
-        ValueError: if K < 1 or min_std < 0.
+        ValueError: if K < 1, min_std < 0 or max_std ≤ min_std, or the released loss is asked of a mixture not joint.
     """
 
     def __init__(
         self, context: int, features: int, groups: int = 1, /, *, components: int = 4, min_std: float = 1e-3,
-        loss_constant: bool = True,
+        max_std: float | None = None, joint: bool = True, loss_constant: bool = True,
     ) -> None:  # fmt: skip
         super().__init__()
         if components < 1:
             raise ValueError(f"components: {components} is too few; a mixture needs at least 1")
-        if min_std < 0:
-            raise ValueError(f"min_std: {min_std} is negative; a standard deviation is 0 or more")
-        self.features, self.components, self.min_std = features, components, min_std
+        check_bounds("std", min_std, max_std)
+        if not joint and not loss_constant:
+            raise ValueError("loss_constant: false needs joint: true, as released")
+        self.features, self.components, self.joint, self.bounds = features, components, joint, (min_std, max_std)
         self.density = Mixture if loss_constant else WithoutConstant
-        self.parameters_of = Linear(context, (2 * features + 1) * components)
+        self.parameters_of = Linear(context, (2 * features + (1 if joint else features)) * components)
+
+    def forward(self, h: Tensor, index: Tensor | int = 0) -> Rows:
+        size = self.features * self.components
+        mean, log_var, logits = self.parameters_of(h).tensor_split((size, 2 * size), -1)
+        log_std = bounded(log_var, *self.bounds) / 2
+        shape = (*h.shape[:-1], self.features, self.components)
+        mean, log_std = mean.reshape(shape), log_std.reshape(shape)
+        if self.joint:
+            return self.density(mean, log_std, logits.log_softmax(-1))
+        return Factorised(MixtureRow(mean, log_std, logits.reshape(shape).log_softmax(-1)))
+
+
+class FullGMM(Head):
+    """Mixture of K Gaussians with full covariance over a token (GIVT, arXiv 2312.02116), by its Cholesky factors.
+
+    The diagonal of L is positive, L_ff² = e^(log-variance) + min_std²; below it L is whatever the linear map says.
+
+    Arguments:
+        components: K ≥ 1.
+        min_std, max_std: bounds of L_ff, the deviation of a feature given those before it; see `GMM`.
+
+    Raises:
+        ValueError: if K < 1, min_std < 0 or max_std ≤ min_std.
+    """
+
+    below: Tensor
+
+    def __init__(
+        self, context: int, features: int, groups: int = 1, /, *, components: int = 4, min_std: float = 1e-3,
+        max_std: float | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        at_least(1, components=components)
+        check_bounds("std", min_std, max_std)
+        self.features, self.components, self.bounds = features, components, (min_std, max_std)
+        self.register_buffer("below", torch.tril_indices(features, features, -1), persistent=False)
+        self.parameters_of = Linear(context, components * (2 * features + self.below.shape[1] + 1))
+
+    def forward(self, h: Tensor, index: Tensor | int = 0) -> FullMixture:
+        each = self.parameters_of(h).unflatten(-1, (self.components, -1))
+        mean, log_var, below, logits = each.split([self.features, self.features, self.below.shape[1], 1], -1)
+        factor = torch.diag_embed((bounded(log_var, *self.bounds) / 2).exp())
+        factor[..., self.below[0], self.below[1]] = below
+        return FullMixture(mean, factor, logits.squeeze(-1).log_softmax(-1))
+
+
+class Gaussian(Head):
+    """One Gaussian on each feature, mean and deviation predicted: the mixture of one component.
+
+    Arguments:
+        min_std, max_std: bounds of σ, in units of the tokens; see `GMM`.
+
+    Raises:
+        ValueError: if min_std < 0 or max_std ≤ min_std.
+    """
+
+    def __init__(
+        self, context: int, features: int, groups: int = 1, /, *, min_std: float = 1e-3, max_std: float | None = None
+    ) -> None:
+        super().__init__()
+        check_bounds("std", min_std, max_std)
+        self.bounds = (min_std, max_std)
+        self.parameters_of = Linear(context, 2 * features)
 
     def forward(self, h: Tensor, index: Tensor | int = 0) -> Mixture:
-        size = self.features * self.components
-        mean, log_var, logits = self.parameters_of(h).split([size, size, self.components], -1)
-        if self.min_std > 0:
-            log_var = torch.logaddexp(log_var, log_var.new_tensor(2 * math.log(self.min_std)))
-        shape = (*h.shape[:-1], self.features, self.components)
-        return self.density(mean.reshape(shape), log_var.reshape(shape) / 2, logits.log_softmax(-1))
+        mean, log_var = self.parameters_of(h).unsqueeze(-1).chunk(2, -2)
+        return Mixture(mean, bounded(log_var, *self.bounds) / 2, mean.new_zeros(*h.shape[:-1], 1))
 
 
 class FixedGaussian(Head):

@@ -1,0 +1,159 @@
+"""A monotone rational-quadratic spline that carries a normal to any 1-D density (arXiv 1906.04032).
+
+    u = (x - shift)/scale,  y = f(u)          p(x) = N(y; 0, 1) · f'(u)/scale,   P(X ≤ x) = Φ(y)
+
+On [-B, B] f is a ratio of quadratics in each of S bins; outside it is the identity, so that the tails are Gaussian. Its
+inverse is the root of a quadratic: density, CDF and sample are exact.
+
+Letters: * batch, E width of the context, F features, S bins, B the bound, M points.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as f
+
+from ..density import REACH, Factorised, Row, normal_knots
+from ..head import Head
+from ..layers import Linear, at_least
+from ..noise import Noise
+from .shapes import NORMAL, bounded, check_bounds, log_interval
+
+
+@dataclass(frozen=True)
+class SplineRow(Row):
+    """A spline flow of one feature.
+
+    Arguments:
+        shift, log_scale: [*, 1].
+        u, y: the knots of f, ascending, [*, S + 1]; u and y agree at both ends.
+        slope: f' at the knots, 1 at both ends, [*, S + 1].
+        log_base: log σ of the base, [*, 1]; 0 unless tempered.
+    """
+
+    shift: Tensor
+    log_scale: Tensor
+    u: Tensor
+    y: Tensor
+    slope: Tensor
+    log_base: Tensor
+
+    def _bin(self, knots: Tensor, at: Tensor) -> tuple[Tensor, ...]:
+        """Of the bin in which `at` [*, M] lies among the knots: its u, width, y, height, and its slopes at both ends."""
+        last = self.u.shape[-1] - 2
+        i = (torch.searchsorted(knots.detach().to(at.dtype).contiguous(), at.detach().contiguous()) - 1).clamp(0, last)
+        values = [
+            v.to(at.dtype) for v in (self.u, self.u.diff(), self.y, self.y.diff(), self.slope, self.slope[..., 1:])
+        ]
+        return tuple(v.gather(-1, i) for v in values)
+
+    def _outside(self, u: Tensor) -> Tensor:
+        return (u <= self.u[..., :1]) | (u >= self.u[..., -1:])
+
+    def forth(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """y = f(u) and log dy/dx (equations 4 and 5), two tensors [*, M]; y in deviations of the base."""
+        at = (x - self.shift) * (-self.log_scale).exp()
+        u, width, y, height, left, right = self._bin(self.u, at)
+        t, mean = ((at - u) / width).clamp(0, 1), height / width
+        below = mean + (left + right - 2 * mean) * t * (1 - t)
+        inside = y + height * (mean * t**2 + left * t * (1 - t)) / below
+        top = right * t**2 + 2 * mean * t * (1 - t) + left * (1 - t) ** 2
+        log_slope = 2 * mean.log() + top.log() - 2 * below.log()
+        outside = self._outside(at)
+        value = torch.where(outside, at, inside) * (-self.log_base).exp()
+        return value, torch.where(outside, 0.0, log_slope) - self.log_scale - self.log_base
+
+    def back(self, y: Tensor) -> Tensor:
+        """The x [*, M] that f carries to y [*, M] deviations of the base (equations 6 to 8)."""
+        at = y * self.log_base.exp()
+        u, width, y, height, left, right = self._bin(self.y, at)
+        up, mean = at - y, height / width
+        bend = left + right - 2 * mean
+        a, b, c = height * (mean - left) + up * bend, height * left - up * bend, -mean * up
+        t = 2 * c / (-b - (b**2 - 4 * a * c).clamp(min=0).sqrt())
+        return self.shift + self.log_scale.exp() * torch.where(self._outside(at), at, u + t * width)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        y, log_slope = self.forth(x)
+        return NORMAL.log_prob(y) + log_slope
+
+    def cdf(self, x: Tensor) -> Tensor:
+        return torch.special.ndtr(self.forth(x)[0])
+
+    def log_interval(self, low: Tensor, high: Tensor) -> Tensor:
+        return log_interval(NORMAL.log_cdf, self.forth(low.double())[0], self.forth(high.double())[0])
+
+    def tempered(self, t: float) -> SplineRow:
+        return replace(self, log_base=self.log_base + math.log(t))
+
+    def sample(self, noise: Noise) -> Tensor:
+        return self.back(noise.normal(1, self.shift.dtype)).squeeze(-1)
+
+    def knots(self, n: int) -> Tensor:
+        """The images of a normal's knots, and each bin cut into equal parts: density can bend at their ends."""
+        normal = self.back(normal_knots(n).to(self.shift).expand(*self.shift.shape[:-1], -1))
+        parts = torch.linspace(0, 1, 4 + n // 8).to(self.u)
+        bins = (self.u[..., :-1, None] + self.u.diff().unsqueeze(-1) * parts).flatten(-2)
+        return torch.cat([normal, self.shift + self.log_scale.exp() * bins], -1)
+
+    def span(self, sigmas: float = REACH) -> tuple[Tensor, Tensor]:
+        ends = self.shift.new_tensor([-sigmas, sigmas]).expand(*self.shift.shape[:-1], 2)
+        low, high = self.back(ends.contiguous()).unbind(-1)
+        return low, high
+
+    def tail(self) -> Tensor:
+        return (self.log_scale + self.log_base).exp().squeeze(-1)
+
+
+class Spline(Head):
+    """Rational-quadratic spline flow of a standard normal on each feature (arXiv 1906.04032, section 3).
+
+    A temperature t draws the base from N(0, t²): where the spline is straight every deviation is multiplied by t, and a
+    curved one is followed, so that no sample leaves the places where the density is.
+
+    Arguments:
+        bins: S ≥ 1.
+        bound: B > 0, in deviations about the centre.
+        min_std, max_std: bounds of `scale`, the deviation of the tails; see `GMM`.
+        min_bin: least width and height of a bin as a share of 2B; slopes at the knots lie in (min_bin, 1/min_bin). With
+            min_std it limits how narrow a spike can be, to about min_bin · scale.
+
+    Raises:
+        ValueError: if S < 1, B ≤ 0, min_bin ≤ 0 or min_bin · S ≥ 1, min_std < 0 or max_std ≤ min_std.
+    """
+
+    def __init__(
+        self, context: int, features: int, groups: int = 1, /, *, bins: int = 8, bound: float = 4.0,
+        min_std: float = 1e-3, max_std: float | None = None, min_bin: float = 1e-2,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        at_least(1, bins=bins)
+        check_bounds("std", min_std, max_std)
+        if not bound > 0:
+            raise ValueError(f"bound: {bound} is not above 0")
+        if not 0 < min_bin < 1 / bins:
+            raise ValueError(f"min_bin: {min_bin} is outside (0, 1/bins); the least shares would fill the whole")
+        self.bins, self.bound, self.bounds, self.min_bin = bins, bound, (min_std, max_std), min_bin
+        self.features, self.sizes = features, [1, 1, bins, bins, bins - 1]
+        self.parameters_of = Linear(context, features * sum(self.sizes))
+
+    def _ends(self, logits: Tensor) -> Tensor:
+        """Knots from -B to B, from the logits of their distances, [*, S] → [*, S + 1]."""
+        shares = self.min_bin + (1 - self.min_bin * self.bins) * logits.softmax(-1)
+        inner = self.bound * (2 * shares[..., :-1].cumsum(-1) - 1)
+        return f.pad(f.pad(inner, (1, 0), value=-self.bound), (0, 1), value=self.bound)
+
+    def forward(self, h: Tensor, index: Tensor | int = 0) -> Factorised:
+        each = self.parameters_of(h).unflatten(-1, (self.features, -1))
+        shift, log_var, widths, heights, slopes = each.split(self.sizes, -1)
+        steepest = -math.log(self.min_bin)
+        slope = (steepest * torch.tanh(slopes / steepest)).exp()  # 1 where nothing is learned
+        log_scale = bounded(log_var, *self.bounds) / 2
+        return Factorised(
+            SplineRow(shift, log_scale, self._ends(widths), self._ends(heights), f.pad(slope, (1, 1), value=1.0),
+                      torch.zeros_like(shift))
+        )  # fmt: skip

@@ -1,0 +1,93 @@
+"""A new head on one feature is one class and one line: it passes the laws, trains, is guided, evaluated and reported."""
+
+import math
+from functools import partial
+
+import laws
+import pytest
+import torch
+from laws import CONTEXT, FEATURES, TOKENS, images, labels, make_head, make_model, numbers
+from tiny import finished, tiny
+
+from arinar_lab.model.guidance import Sampler
+from arinar_lab.model.heads import HEADS
+from arinar_lab.model.heads.shapes import MixtureHead, Shape
+
+
+class Laplace(MixtureHead):
+    """Mixture of K Laplace densities, S(s) = e^(-|s|) / 2."""
+
+    shape = Shape(
+        log_prob=lambda s: -s.abs() - math.log(2),
+        log_cdf=lambda s: torch.where(s < 0, s.clamp(max=0) - math.log(2), torch.log1p(-(-s.clamp(min=0)).exp() / 2)),
+        draw=lambda u: torch.where(u[..., 1] < 0.5, 1.0, -1.0) * u[..., 0].log(),
+        std=math.sqrt(2),
+        reach=40.0,
+    )
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch):
+    monkeypatch.setitem(HEADS, "laplace", Laplace)
+
+
+@pytest.fixture
+def pair():
+    """A conditional and its null, 2,000 times."""
+    with torch.no_grad():
+        head = make_head("laplace", False)
+        yield tuple(head(numbers(1, CONTEXT, seed=s).expand(2000, -1)) for s in (0, 1))
+
+
+@torch.no_grad()
+def test_it_is_a_density():
+    density = make_head("laplace", False)(numbers(3, CONTEXT))
+    for row in laws.rows_of(density, numbers(3, FEATURES, seed=5)):
+        total, difference = laws.integral(row)
+        assert (total - 1).abs().max() < 1e-4
+        assert difference.max() < 2e-3
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_samples_agree_with_it(pair, temperature):
+    assert laws.ks(pair[0].tempered(temperature)) < 0.043
+
+
+@pytest.mark.parametrize("weight", [0.5, 2.0, 4.0])
+def test_it_is_guided(pair, weight):
+    assert laws.ks(pair[0].guided(pair[1], weight)) < 0.043
+    p, q = (make_head("laplace", False)(numbers(20, CONTEXT, seed=s)) for s in (0, 1))
+    assert laws.guided_error(p, q, weight, numbers(20, FEATURES, seed=5)) < 0.02
+
+
+def test_no_feature_leaks_and_gradients_arrive():
+    head = HEADS["feature_ar"](CONTEXT, FEATURES, head=HEADS["laplace"], **laws.INSIDE).double()
+    laws.randomise(head)
+    for j in range(FEATURES):
+        moves = laws.feature_leak(head, j)
+        assert (moves[:j] == 0).all()
+        assert (moves[j:] > 0).all()
+    model = make_model("causal", "laplace", True)
+    model.loss(numbers(8, TOKENS, FEATURES), labels(8), images(8)).backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in model.inner.parameters())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("inside", [False, True])
+def test_the_cached_walk_computes_its_likelihood_and_seeds_decide_samples(inside):
+    model, x = make_model("causal", "laplace", inside), numbers(3, TOKENS, FEATURES)
+    walk = sum(model.inner(z).log_prob(laws.take(x, where)).sum(-1) for z, where in laws.walked(model, x))
+    assert torch.allclose(model.log_prob(x, labels(3), images(3)), walk, atol=1e-9)
+    draw, seeds = partial(laws.samples, model, sampler=Sampler(guidance=2.5, temperature=0.8)), torch.tensor([7, 3, 11])
+    assert torch.allclose(draw(seeds), torch.cat([draw(seed[None]) for seed in seeds]), atol=1e-9)
+
+
+def test_it_trains_on_digits_is_guided_evaluated_and_reported(alone):
+    overrides = ["inner.head={kind: laplace, components: 2}", "sampler.guidance=2"]
+    recipe = tiny(*overrides)
+    folder = finished(recipe)
+    report = folder.report(recipe)
+    assert report["likelihood"]["kind"] == "exact"
+    assert 0 < report["metrics"]["val/bits_per_dim"] < 20
+    assert 0 < report["metrics"]["val/bits_per_dim_at_level"] < 20
+    assert report["metrics"]["speed/images_per_second"] > 0
