@@ -27,6 +27,7 @@ from torch import Tensor
 from ..model.density import Density
 from ..model.guidance import Sampler
 from ..model.head import Head
+from ..model.heads.mixture import use
 from ..model.noise import Noise
 from ..model.outer import put, take
 from .config import Experiment, Recipe
@@ -76,6 +77,20 @@ def calibration(recipe: Recipe, experiment: Experiment) -> dict[str, Any]:
     return {"pit": shares.tolist(), "pit_distance": _distance(u.flatten()), "pit_distance_by_feature": each}
 
 
+@torch.no_grad()
+def components(recipe: Recipe, experiment: Experiment) -> dict[str, float]:
+    """Of a mixture, over held-out data: the effective number of components, and how many are dead (see `use`)."""
+    model, found = experiment.model, []
+    for x, y, noise, _ in _batches(recipe, experiment, experiment.source.held_out, "held out"):
+        for z, where in model.outer.conditions(x, model.labels(y), noise, recipe.sampler.steps):
+            weights = model.inner(z).given(take(x, where)).weights()
+            if weights is None:
+                return {}
+            found.append(weights.flatten(0, -2).cpu())
+    effective, dead = use(torch.cat(found))
+    return {"components/effective": effective, "components/dead": dead}
+
+
 def _distance(u: Tensor) -> float:
     """Kolmogorov–Smirnov distance of numbers in [0, 1] from uniform."""
     u = u.sort().values
@@ -84,12 +99,14 @@ def _distance(u: Tensor) -> float:
 
 
 @torch.no_grad()
-def memorisation(recipe: Recipe, experiment: Experiment, generated: Tensor | None, bits: float) -> dict[str, float]:
+def memorisation(
+    recipe: Recipe, experiment: Experiment, generated: Tensor | None, bits: float | None
+) -> dict[str, float]:
     """The gap of training to held-out likelihood, and whether samples lie nearer to training images than held-out ones do.
 
     Arguments:
         generated: images [n, …] or None where nothing was generated.
-        bits: val/bits_per_dim.
+        bits: val/bits_per_dim, or None where the model has no likelihood.
 
     Returns:
         bits/dim of as many training images as are held out, held-out minus training bits/dim, and the mean distance to the
@@ -98,7 +115,7 @@ def memorisation(recipe: Recipe, experiment: Experiment, generated: Tensor | Non
     source, codec = experiment.source, experiment.codec
     n = min(len(source.train[0]), len(source.held_out[0]))
     values: dict[str, float] = {}
-    if experiment.model.likelihood != "none":
+    if bits is not None:
         total = 0.0
         for x, y, noise, log_det in _batches(
             recipe, experiment, (source.train[0][:n], source.train[1][:n]), "trained on"

@@ -52,6 +52,8 @@ UNITS = {
     "quality/truncated_share": "share of the guided 1-D conditionals that had to be truncated",
     "speed/images_per_second": "images per second",
     "speed/latency_ms_b1": "milliseconds",
+    "components/effective": "components, e^entropy of their mean weights",
+    "components/dead": "components whose mean weight is below a tenth of its share",
     "train/bits_per_dim": "bits per raw dimension, on training images",
     "train/gap_bits_per_dim": "bits per raw dimension, held-out minus training",
     "quality/nearest_train_ratio": "distance to the nearest training image, of samples over that of held-out images",
@@ -101,7 +103,8 @@ def evaluate(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
         folder.progress("generate")
         metrics |= quality(recipe, experiment, where / "samples", folder)
     generated = read_images(where) if experiment.source.levels else None
-    metrics |= diagnose.memorisation(recipe, experiment, generated, metrics["val/bits_per_dim"])
+    metrics |= diagnose.memorisation(recipe, experiment, generated, metrics.get("val/bits_per_dim"))
+    metrics |= diagnose.components(recipe, experiment)
     where.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(where / "beliefs.npz", **diagnose.beliefs(recipe, experiment))  # type: ignore[arg-type]
     trained = read_json(folder.path / "DONE")

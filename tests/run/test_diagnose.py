@@ -63,6 +63,18 @@ def test_copies_of_training_images_are_found_out():
     assert honest["train/gap_bits_per_dim"] == pytest.approx(5.0 - honest["train/bits_per_dim"])
 
 
+def test_components_are_counted_where_there_are_any():
+    recipe, experiment = experiment_of("inner.head.components=8")
+    head = experiment.model.inner.head
+    with torch.no_grad():
+        head.parameters_of.weight[-8:] = 0
+        head.parameters_of.bias[-8:] = torch.tensor([0.0, 0.0, 0.0, 0.0, -20.0, -20.0, -20.0, -20.0])
+    found = diagnose.components(recipe, experiment)
+    assert found["components/effective"] == pytest.approx(4, abs=1e-3)
+    assert found["components/dead"] == 4
+    assert diagnose.components(*experiment_of("inner.head=discrete")) == {}
+
+
 def test_a_prefix_is_kept_and_the_rest_is_drawn():
     recipe, experiment = experiment_of()
     x, y, noise, _ = next(diagnose._batches(recipe, experiment, experiment.source.held_out, "prefix"))

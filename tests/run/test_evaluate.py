@@ -34,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("alone")
 METRICS = {
     "val/bits_per_dim", "val/bits_per_dim_at_level", "quality/fd_digits", "quality/fd_digits_floor",
     "quality/kid_digits", "quality/kid_digits_floor", "quality/precision", "quality/recall", "quality/truncated_share",
-    "quality/nearest_train_ratio", "train/bits_per_dim", "train/gap_bits_per_dim",
+    "quality/nearest_train_ratio", "train/bits_per_dim", "train/gap_bits_per_dim", "components/effective", "components/dead",
     "cost/parameters", "time/train_seconds", "time/evaluate_seconds",
 }  # fmt: skip
 SPEEDS = {
