@@ -55,7 +55,7 @@ def make_model(
     outer: str, kind: str, inside: bool, dtype: torch.dtype = torch.float64, seed: int = 0, **arguments
 ) -> Arinar:
     """A small bi-level model with random weights; `arguments` go to the outer model."""
-    depth = {"depth": 2} if outer == "causal" else {"encoder_depth": 1, "decoder_depth": 1}
+    depth = {"encoder_depth": 1, "decoder_depth": 1} if outer == "masked" else {"depth": 2}
     head = partial(HEADS[kind], head=HEADS["gmm"], **INSIDE) if kind == "feature_ar" else HEADS[kind]
     group = 2 if kind == "feature_ar" else 1  # a feature_ar over one feature would have parts that nothing uses
     inner = partial(HEADS["feature_ar"], head=head, group=group, **INSIDE) if inside else head
