@@ -29,6 +29,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from .layers import turned
 from .noise import Noise
 
 Normalisation = Literal["none", "scale", "channel", "whiten"]
@@ -70,7 +71,7 @@ class Codec(nn.Module):
     def decode(self, x: Tensor) -> Tensor:
         """Images of tokens x [B, N, D]."""
         if self.normalise == "whiten":
-            return self._decode(((x @ self.axes) * self.std) @ self.axes.T + self.mean)
+            return self._decode(turned(turned(x, self.axes) * self.std, self.axes.T) + self.mean)
         return self._decode(x * self.std + self.mean)
 
     def box(self, image: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -98,7 +99,7 @@ class Codec(nn.Module):
 
     def _normalised(self, x: Tensor) -> Tensor:
         if self.normalise == "whiten":
-            return ((x - self.mean) @ self.axes / self.std) @ self.axes.T
+            return turned(turned(x - self.mean, self.axes) / self.std, self.axes.T)
         return (x - self.mean) / self.std
 
     def _encode(self, image: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:

@@ -108,6 +108,11 @@ def rotate(x: Tensor, at: Tensor) -> Tensor:
     return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
 
 
+def turned(x: Tensor, axes: Tensor) -> Tensor:
+    """x [*, D] along the columns of axes [*, D, D]. A sum, since a matrix product is rounded by autocast and TF32."""
+    return (x.unsqueeze(-1) * axes.to(x.dtype)).sum(-2)
+
+
 def _angles(at: Tensor, n: int) -> Tensor:
     """at [*] times n frequencies from 1 down to 1/10,000: [*, n]."""
     return at.unsqueeze(-1) * 10_000.0 ** (-torch.arange(n, dtype=torch.float64, device=at.device) / n)

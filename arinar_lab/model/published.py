@@ -18,8 +18,9 @@ from .arinar import Arinar
 from .head import Head
 from .heads.mixture import GMM
 from .inner import FeatureAR
-from .layers import Blocks
+from .layers import Blocks, Vectors
 from .outer import MaskedAR
+from .trunks import Transformer
 
 _BOTH = ("weight", "bias")
 
@@ -60,7 +61,7 @@ def _outer(outer: MaskedAR) -> dict[str, str]:
     return names | _stack(outer.decoder, "decoder_blocks", "outer.decoder")
 
 
-def _feature_ar(inner: FeatureAR) -> dict[str, str]:
+def _feature_ar(trunk: Transformer) -> dict[str, str]:
     names = {
         "arhead.start_token": "inner.trunk.start.weight",
         "arhead.pos_embedding": "inner.trunk.positions.weight",
@@ -69,7 +70,7 @@ def _feature_ar(inner: FeatureAR) -> dict[str, str]:
         **_pairs("arhead.head_nm.ada_lin.1", "inner.trunk.adapt.1"),
         **_pairs("arhead.head", "inner.head.parameters_of"),
     }
-    for i in range(len(inner.trunk.blocks)):
+    for i in range(len(trunk.blocks)):
         theirs, ours = f"arhead.blocks.{i}", f"inner.trunk.blocks.{i}"
         names |= {
             f"{theirs}.attn.mat_qkv.weight": f"{ours}.attention.qkv.weight",
@@ -84,8 +85,8 @@ def _feature_ar(inner: FeatureAR) -> dict[str, str]:
 
 
 def _inner(inner: Head) -> dict[str, str]:
-    if isinstance(inner, FeatureAR) and isinstance(inner.head, GMM):
-        return _feature_ar(inner)
+    if isinstance(inner, FeatureAR) and isinstance(inner.head, GMM) and isinstance(inner.trunk, Transformer):
+        return _feature_ar(inner.trunk)
     raise ValueError(f"inner: no published checkpoint has a {type(inner).__name__} like this")
 
 
@@ -97,6 +98,8 @@ def names(model: Arinar) -> dict[str, str]:
     """
     if not isinstance(model.outer, MaskedAR):
         raise ValueError(f"outer: no published checkpoint has a {type(model.outer).__name__}")
+    if not isinstance(model.outer.encoder_positions, Vectors):
+        raise ValueError("outer.positions: the published checkpoints have learned ones")
     return _outer(model.outer) | _inner(model.inner)
 
 
