@@ -279,14 +279,16 @@ ABLATIONS = sorted((EXPERIMENTS / "ablations").glob("*.yaml"))
 def test_a_shipped_ablation_runs_to_its_report(tracked, forked, uncounted, monkeypatch, capfd, path):
     monkeypatch.setattr(ablate, "references", lambda _: {"an estimator": 2.5})
     monkeypatch.setattr(ablate, "_probe", lambda _: 1.0)
-    few = [word.replace("outer.depth", "outer.encoder_depth") if "latent" in path.stem else word for word in FEW]
+    study = yaml.safe_load(path.read_text())
+    latent, random = "latent" in study["base"], path.stem in ("outer", "positions")
+    few = [word.replace("outer.depth", "outer.encoder_depth") if latent else word for word in FEW]
     assert arinar("ablate", path, *few, "--workers", 2) == 0
-    said, study = capfd.readouterr().out, yaml.safe_load(path.read_text())
+    said = capfd.readouterr().out
     assert len(forked) == (1 if path.stem == "guidance" else 2)
 
     (folder,) = Path("studies").iterdir()
-    arms = study.get("arms") or math.prod(len(values) for values in study["axes"].values())
-    count = arms if isinstance(arms, int) else len(arms)
+    grid = math.prod(len(values) for values in study["axes"].values()) if "axes" in study else 0
+    count = grid + len(study.get("arms", {}))
     with (folder / "report" / "table.csv").open() as file:
         cells = list(csv.DictReader(file))
     assert len({cell["arm"] for cell in cells}) == len(cells) == count
@@ -298,7 +300,7 @@ def test_a_shipped_ablation_runs_to_its_report(tracked, forked, uncounted, monke
     assert study["question"].split("(")[0] in text and "Missing" not in text
     assert f"{study['baseline']} (baseline)" in text
     assert ("an estimator (not ours)" in text) == bool(study.get("references"))
-    assert ("bound, 16 steps" in text) == (path.stem == "gmm_k_latent" or path.stem == "outer")
+    assert ("bound, 16 steps" in text) == (latent or random)
     assert Image.open(folder / "report" / "figure.png").width > 1000
     assert "table.md" in said and "failed" not in said
 

@@ -7,8 +7,14 @@
 
 `unit` says whose density it is: `pixel` (dequantised integers, in grey levels), `latent` (an autoencoder has no density of
 pixels, so the raw latents are what is compared) or `token` (data that are tokens already). Latents are normalised here,
-because statistics belong to the codec: `none`, one `scale`, or mean and deviation per `channel`, measured once on the
-training data.
+because statistics belong to the codec, measured once on the training data:
+
+    none                    x
+    scale, channel          (x - μ) / σ             one σ and μ = 0, or each feature's own
+    whiten                  ((x - μ) U / σ) Uᵀ      with the covariance U diag(σ²) Uᵀ of the features (ZCA: of all linear
+                                                    maps to unit covariance the one that moves the tokens least)
+
+U is orthogonal, so log_det is -N Σ log σ in every case.
 
 Letters: B images, N tokens, D features a token, C×H×W an image, P patch side.
 """
@@ -23,9 +29,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from .layers import turned
 from .noise import Noise
 
-Normalisation = Literal["none", "scale", "channel"]
+Normalisation = Literal["none", "scale", "channel", "whiten"]
+_FLATTEST = 1e-4  # the least deviation along an axis, as a share of the largest: a whitened constant would blow up
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation of red, green, blue in [0, 1]
 ASSETS = Path(__file__).parent.parent / "assets"
 
@@ -36,6 +44,7 @@ class Codec(nn.Module):
     Attributes:
         tokens, features: N, D.
         dims: raw dimensions of an image, the divisor of bits/dim.
+        mean, std: μ and σ of the tokens, [D]; axes: U [D, D], where the tokens are whitened.
         unit: whose density bits/dim is: `pixel`, `latent` or `token`.
     """
 
@@ -45,24 +54,32 @@ class Codec(nn.Module):
     dims: int
     mean: Tensor
     std: Tensor
+    axes: Tensor
 
     def __init__(self, tokens: int, features: int, normalise: Normalisation) -> None:
         super().__init__()
         self.tokens, self.features, self.dims, self.normalise = tokens, features, tokens * features, normalise
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("std", torch.ones(features))
+        if normalise == "whiten":
+            self.register_buffer("axes", torch.eye(features))
 
     def encode(self, image: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         """Tokens x [B, N, D] and log |dx/d raw| [B]; noise [B] dequantises or draws from a posterior."""
         x, log_det = self._encode(image, noise)
-        return (x - self.mean) / self.std, log_det - self.tokens * self.std.log().sum()
+        return self._normalised(x), log_det - self.tokens * self.std.log().sum()
 
     def decode(self, x: Tensor) -> Tensor:
         """Images of tokens x [B, N, D]."""
+        if self.normalise == "whiten":
+            return self._decode(turned(turned(x, self.axes) * self.std, self.axes.T) + self.mean)
         return self._decode(x * self.std + self.mean)
 
     def box(self, image: Tensor) -> tuple[Tensor, Tensor] | None:
-        """The ends [B, N, D] of the grey levels that the image has, in units of the tokens; None for latents."""
+        """The ends [B, N, D] of the grey levels that the image has, in units of the tokens.
+
+        None for latents, and for whitened tokens: a box that is turned is none.
+        """
         return None
 
     @torch.no_grad()
@@ -74,6 +91,17 @@ class Codec(nn.Module):
         elif self.normalise == "channel":
             self.mean.copy_(x.mean((0, 1)))
             self.std.copy_(x.std((0, 1)))
+        elif self.normalise == "whiten":
+            variance, axes = torch.linalg.eigh(x.double().flatten(0, 1).T.cov().reshape(self.features, self.features))
+            std = variance.clamp(min=0).sqrt()
+            self.mean.copy_(x.mean((0, 1)))
+            self.std.copy_(std.clamp(min=_FLATTEST * std.max()))
+            self.axes.copy_(axes)
+
+    def _normalised(self, x: Tensor) -> Tensor:
+        if self.normalise == "whiten":
+            return turned(turned(x - self.mean, self.axes) / self.std, self.axes.T)
+        return (x - self.mean) / self.std
 
     def _encode(self, image: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         raise NotImplementedError
@@ -137,9 +165,11 @@ class Pixels(Codec):
         image = nn.functional.fold(x.transpose(1, 2), self.shape[1:], self.patch, stride=self.patch)
         return ((image + 1) / 2 * self.levels).floor().clamp(0, self.levels - 1).to(torch.uint8)
 
-    def box(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        low, high = (self._patches(image.float() + end) for end in (0, 1))
-        return (low - self.mean) / self.std, (high - self.mean) / self.std
+    def box(self, image: Tensor) -> tuple[Tensor, Tensor] | None:
+        if self.normalise == "whiten":
+            return None
+        low, high = (self._normalised(self._patches(image.float() + end)) for end in (0, 1))
+        return low, high
 
 
 class Tokens(Codec):

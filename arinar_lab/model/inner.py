@@ -2,7 +2,9 @@
 
     x [*, D] ─order, group→ [*, G, F] ─trunk(shifted, z)→ h [*, G, W] ─head(h, index)→ density over F ─Σ_g→ [*]
 
-`FeatureAR` is itself a head over D features, built from a head over F features; its density is a `Chain`.
+`FeatureAR` is itself a head over D features, built from a head over F features; its density is a `Chain`. The features
+come in the order of their index, or of what training data say: by variance, or turned to their principal axes,
+x R with R orthogonal, which leaves the density as it is (|det R| = 1).
 
 Letters: * batch (M when flat), D features, G groups, F = D/G features a group, E width of z, W width of the trunk.
 """
@@ -13,44 +15,13 @@ from dataclasses import dataclass, replace
 from typing import Literal, Unpack
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .density import Density
 from .head import Head, HeadMaker
-from .layers import Block, BlockOptions, Blocks, Caches, Linear, Vectors, ZeroLinear, at_least, layer
+from .layers import BlockOptions, at_least, turned
 from .noise import Noise
-
-
-class Trunk(nn.Module):
-    """Causal transformer over feature groups, every block and the output norm conditioned on z (arXiv 2503.02883).
-
-    Position 0 reads z and a start token, position g reads group g - 1.
-    """
-
-    def __init__(
-        self, context: int, features: int, groups: int, width: int, depth: int, heads: int, block: BlockOptions
-    ) -> None:
-        super().__init__()
-        self.start_of, self.group_of = Linear(context, width), Linear(features, width)
-        self.start, self.positions = Vectors(1, width), Vectors(groups, width)
-        self.blocks = Blocks(Block(width, heads, context=context, **block) for _ in range(depth))
-        self.norm = block.get("norm", layer)(width, False)
-        self.adapt = nn.Sequential(nn.SiLU(), ZeroLinear(context, 2 * width))
-
-    def forward(self, x: Tensor, z: Tensor, caches: Caches | None = None) -> tuple[Tensor, Caches]:
-        """Groups x [M, T, F] and z [M, E] → h [M, T', W]; without caches, or with empty ones, h begins at the start token."""
-        done = caches[0].length if caches and caches[0] else 0
-        y = self.group_of(x)
-        if done == 0:
-            y = torch.cat([(self.start_of(z) + self.start()).unsqueeze(1), y], 1)
-        y = y + self.positions()[done : done + y.shape[1]]
-        y, after = self.blocks(y, z, True, caches)
-        scale, shift = self.adapt(z).unsqueeze(1).chunk(2, -1)
-        return self.norm(y) * (1 + scale) + shift, after
-
-    def caches(self, batch: int) -> Caches:
-        """Empty caches for `batch` tokens."""
-        return self.blocks.caches(batch, self.positions.weight.shape[0])
+from .trunks import TRUNKS, refuse_options
 
 
 class FeatureAR(Head):
@@ -58,16 +29,20 @@ class FeatureAR(Head):
 
     Arguments:
         head: the head on one group, called as head(W, F, groups).
-        width, depth, heads: of the trunk.
+        trunk: `transformer`, `recurrent` or `masked_mlp`, see `trunks.py`.
+        width, depth: of the trunk; heads: of a transformer, others have none.
         group: F, must divide D.
-        order: in which order the features come: `identity`, `reversed`, or `variance` (of the training data, descending).
-        block: of the trunk's blocks, see `Block`.
+        order: in which order the features come: `identity`, `reversed`, or as measured on the training data: `variance`,
+            descending, or `principal`, along the principal axes, the widest first. A box of features is none along other
+            axes, so `principal` has no likelihood at a resolution.
+        block: of the transformer's blocks, see `Block`; other trunks read the norm alone.
 
     Raises:
-        ValueError: if depth < 1, group does not divide D, or heads does not divide width.
+        ValueError: if depth < 1, group does not divide D, heads does not divide width, or the trunk lacks an option.
     """
 
     order_index: Tensor
+    rotation: Tensor
 
     def __init__(
         self,
@@ -77,11 +52,12 @@ class FeatureAR(Head):
         /,
         *,
         head: HeadMaker,
+        trunk: Literal["transformer", "recurrent", "masked_mlp"] = "transformer",
         width: int = 64,
         depth: int = 1,
         heads: int = 4,
         group: int = 1,
-        order: Literal["identity", "reversed", "variance"] = "identity",
+        order: Literal["identity", "reversed", "variance", "principal"] = "identity",
         **block: Unpack[BlockOptions],
     ) -> None:
         super().__init__()
@@ -92,21 +68,54 @@ class FeatureAR(Head):
                 f"group: {group} does not divide the {features} features of a token; choose one of {choices}"
             )
         self.features, self.group, self.groups, self.order = features, group, features // group, order
-        self.trunk = Trunk(context, group, self.groups, width, depth, heads, block)
+        if trunk != "transformer":
+            refuse_options(trunk, block)
+        self.trunk = TRUNKS[trunk](context, group, self.groups, width, depth, heads, block)
         self.head = head(width, group, groups * self.groups)
         self.likelihood, self.can = self.head.likelihood, self.head.can
         index = torch.arange(features)
         self.register_buffer("order_index", (index.flip(0) if order == "reversed" else index).repeat(groups, 1))
 
+        if order == "principal":
+            self.can = self.can - {"pit"}
+            self.register_buffer("rotation", torch.eye(features).repeat(groups, 1, 1))
+
     def forward(self, h: Tensor, index: Tensor | int = 0) -> Chain:
         return Chain(self, h, index)
 
     def fit(self, x: Tensor) -> None:
-        """Set the order by variance, and fit the head on the groups: x [n, groups, D]."""
+        """Set the order or the axes, and fit the head on the groups: x [n, groups, D]."""
         if self.order == "variance":
             self.order_index.copy_(x.var(0).argsort(-1, descending=True))
-        ordered = x.gather(-1, self.order_index.expand_as(x))
-        self.head.fit(ordered.unflatten(-1, (self.groups, self.group)).flatten(1, 2))
+        elif self.order == "principal":
+            self.rotation.copy_(principal_axes(x))
+        ordered = self.arranged(x, torch.arange(x.shape[1], device=x.device))
+        self.head.fit(ordered.flatten(1, 2))
+
+    def arranged(self, x: Tensor, index: Tensor | int) -> Tensor:
+        """Features in the model's order, or along its axes, and grouped: [*, D] → [*, G, F]."""
+        shape = self.groups, self.group
+        if self.order == "principal":
+            return turned(x, self.rotation[index]).unflatten(-1, shape)
+        return x.gather(-1, self.order_index[index].expand_as(x)).unflatten(-1, shape)
+
+    def restored(self, x: Tensor, index: Tensor | int) -> Tensor:
+        """The inverse of `arranged`: [*, G, F] → [*, D]."""
+        x = x.flatten(-2)
+        if self.order == "principal":
+            return turned(x, self.rotation[index].mT)
+        return torch.empty_like(x).scatter(-1, self.order_index[index].expand_as(x), x)
+
+
+def principal_axes(x: Tensor) -> Tensor:
+    """R [groups, D, D] of data x [n, groups, D]: the principal axes as columns, orthonormal, widest first.
+
+    An axis has two directions; the one is taken in which its largest number is positive.
+    """
+    centred = (x - x.mean(0)).double().movedim(0, -1)
+    axes = torch.linalg.eigh(centred @ centred.mT).eigenvectors.flip(-1)
+    largest = axes.gather(-2, axes.abs().argmax(-2, keepdim=True))
+    return axes * largest.sign()
 
 
 @dataclass(frozen=True)
@@ -114,7 +123,7 @@ class Chain(Density):
     """The density of a FeatureAR, and of its guided and tempered versions.
 
     Guidance and temperature apply block by block: each group's conditional is guided and tempered given the groups drawn
-    before it. One trunk call serves condition and null together, so there is one cache.
+    before it. One trunk call serves condition and null together, so there is one state.
 
     Arguments:
         model: the FeatureAR.
@@ -169,8 +178,11 @@ class Chain(Density):
         return self._restore(blocks.cut(groups))
 
     def log_interval(self, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        if self.model.order == "principal":
+            raise NotImplementedError("along principal axes there is no likelihood at a resolution: a box is turned")
         groups, blocks = self._teach(x)
-        return blocks.log_interval(groups, self._arrange(low), self._arrange(high)).sum(-1)
+        low, high = (self.model.arranged(end, self.index) for end in (low, high))
+        return blocks.log_interval(groups, low, high).sum(-1)
 
     def loss(self, x: Tensor, noise: Noise) -> Tensor:
         groups, blocks = self._teach(x)
@@ -180,20 +192,20 @@ class Chain(Density):
         return self.draw(noise)[0]
 
     def draw(self, noise: Noise) -> tuple[Tensor, Tensor]:
-        """One group after the other, with a cache."""
+        """One group after the other, each from the trunk's state after the last."""
         model, z = self.model, self._contexts()
         branches = z.shape[0] // self.z[..., 0].numel()
-        caches = model.trunk.caches(z.shape[0])
+        state = model.trunk.empty(z.shape[0])
         truncated = torch.zeros_like(noise.key)
         groups: list[Tensor] = []
         last = z.new_empty(z.shape[0], 0, model.group)
         for g in range(model.groups):
-            h, caches = model.trunk(last, z, caches)
+            h, state = model.trunk(last, z, state)
             x, cut = self._block(h.squeeze(1), g).draw(noise.at(g))
             truncated = truncated + cut
             groups.append(x.to(z.dtype))
             last = groups[-1].reshape(-1, 1, model.group).repeat(branches, 1, 1)
-        return self._restore(torch.stack(groups, -2)), truncated
+        return model.restored(torch.stack(groups, -2), self.index), truncated
 
     def _contexts(self) -> Tensor:
         """z, and the null's below it: [M, E] or [2M, E]."""
@@ -204,21 +216,14 @@ class Chain(Density):
         """0 … G-1 for each of groups [*, G, F]: [*, G]."""
         return torch.arange(self.model.groups, device=groups.device).expand(groups.shape[:-1])
 
-    def _order(self) -> Tensor:
-        return self.model.order_index[self.index]
-
-    def _arrange(self, x: Tensor) -> Tensor:
-        """Features in the model's order, grouped: [*, D] → [*, G, F]."""
-        return x.gather(-1, self._order().expand_as(x)).unflatten(-1, (self.model.groups, self.model.group))
-
     def _restore(self, values: Tensor) -> Tensor:
-        """Numbers of each feature in the model's order, [*, G, F], at the features' own places [*, D]."""
+        """Numbers of each feature in the model's order, [*, G, F], at the features' own places (or axes) [*, D]."""
         flat = values.flatten(-2)
-        return torch.empty_like(flat).scatter(-1, self._order().expand_as(flat), flat)
+        return torch.empty_like(flat).scatter(-1, self.model.order_index[self.index].expand_as(flat), flat)
 
     def _teach(self, x: Tensor) -> tuple[Tensor, Density]:
         """All groups at once, each given the true ones before it: groups [*, G, F] and their density on [*, G]."""
-        groups, z = self._arrange(x), self._contexts()
+        groups, z = self.model.arranged(x, self.index), self._contexts()
         past = groups.reshape(-1, *groups.shape[-2:])[:, :-1]
         h, _ = self.model.trunk(past.repeat(z.shape[0] // past.shape[0], 1, 1), z)
         return groups, self._block(h, torch.arange(self.model.groups, device=x.device))

@@ -7,6 +7,9 @@ one they are 1, 0, 0 and the norms have gains of their own.
 
 A `Cache` is a value: allocated once, handed from step to step; the step writes into it and the old value is consumed.
 
+Where a row stands is told by a vector that is added to it, `learned` or of `sine`s, or by `rotary` attention: queries and keys
+are turned by an angle that grows with their place, so that their product depends on the distance (arXiv 2104.09864).
+
 Letters: B batch, T positions, W width, H attention heads, S head size = W/H.
 """
 
@@ -62,6 +65,68 @@ class Vectors(nn.Module):
 
     def forward(self) -> Tensor:
         return self.weight
+
+
+class Fixed(nn.Module):
+    """n constant vectors [n, W], no parameters: they stand where `Vectors` would."""
+
+    weight: Tensor
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight, persistent=False)
+
+    def forward(self) -> Tensor:
+        return self.weight
+
+
+Positions = Literal["learned", "sine", "rotary"]
+
+
+def positions_of(kind: Positions, n: int, width: int) -> Vectors | Fixed:
+    """What is added to the rows at n places, [n, W]: nothing where attention is rotary."""
+    if kind == "learned":
+        return Vectors(n, width)
+    return Fixed(sine(n, width) if kind == "sine" else torch.zeros(n, width))
+
+
+def sine(n: int, width: int) -> Tensor:
+    """Sines and cosines of n places at frequencies from 1 to 1/10,000 (arXiv 1706.03762, section 3.5): [n, W].
+
+    Scaled to length two, the length at which learned vectors start, so that tokens are not drowned.
+    """
+    angle = _angles(torch.arange(n), (width + 1) // 2)
+    table = torch.cat([angle.sin(), angle.cos()], -1)[:, :width]
+    return (2 * table / table.norm(dim=-1, keepdim=True)).to(torch.get_default_dtype())
+
+
+def rotate(x: Tensor, at: Tensor) -> Tensor:
+    """x [B, H, T, S] with the numbers i and i + S/2 turned as a pair by at · 10,000^(-2i/S); at [T] or [B, T]."""
+    angle = _angles(at, x.shape[-1] // 2).unsqueeze(-3)
+    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    a, b = x.chunk(2, -1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
+
+
+def turned(x: Tensor, axes: Tensor) -> Tensor:
+    """x [*, D] along the columns of axes [*, D, D]. A sum, since a matrix product is rounded by autocast and TF32."""
+    return (x.unsqueeze(-1) * axes.to(x.dtype)).sum(-2)
+
+
+def _angles(at: Tensor, n: int) -> Tensor:
+    """at [*] times n frequencies from 1 down to 1/10,000: [*, n]."""
+    return at.unsqueeze(-1) * 10_000.0 ** (-torch.arange(n, dtype=torch.float64, device=at.device) / n)
+
+
+def is_rotary(kind: Positions, width: int, heads: int) -> bool:
+    """Whether attention is told places by rotation.
+
+    Raises:
+        ValueError: if it is, and a head cannot be split into pairs.
+    """
+    if kind == "rotary" and (width // heads) % 2:
+        raise ValueError(f"positions: rotary turns pairs of numbers, and a head of size {width // heads} is odd")
+    return kind == "rotary"
 
 
 class DyT(nn.Module):
@@ -159,13 +224,20 @@ class Attention(nn.Module):
         self.q_norm = nn.RMSNorm(self.size, eps=1e-6) if qk_norm else nn.Identity()
         self.k_norm = nn.RMSNorm(self.size, eps=1e-6) if qk_norm else nn.Identity()
 
-    def forward(self, x: Tensor, causal: bool = False, cache: Cache | None = None) -> tuple[Tensor, Cache | None]:
-        """x [B, T, W] → [B, T, W]. With a cache the positions of x follow those in it, and attention is causal."""
+    def forward(
+        self, x: Tensor, causal: bool = False, cache: Cache | None = None, at: Tensor | None = None
+    ) -> tuple[Tensor, Cache | None]:
+        """x [B, T, W] → [B, T, W]. With a cache the rows of x follow those in it, and attention is causal.
+
+        With places `at`, [T] or [B, T], queries and keys are rotated by them.
+        """
         qkv = self.qkv(x)
         if self.qkv.bias is None:
             qkv = qkv + torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         q, k, v = qkv.unflatten(-1, (3, self.heads, self.size)).permute(2, 0, 3, 1, 4)
         q, k = self.q_norm(q), self.k_norm(k)
+        if at is not None:
+            q, k = rotate(q, at), rotate(k, at)
         mask = None
         if cache is not None:
             cache, k, v = self._extend(cache, k, v)
@@ -255,15 +327,20 @@ class Block(nn.Module):
         self.adapt = nn.Sequential(nn.SiLU(), ZeroLinear(context, 6 * width)) if context else None
 
     def forward(
-        self, x: Tensor, z: Tensor | None = None, causal: bool = False, cache: Cache | None = None
+        self,
+        x: Tensor,
+        z: Tensor | None = None,
+        causal: bool = False,
+        cache: Cache | None = None,
+        at: Tensor | None = None,
     ) -> tuple[Tensor, Cache | None]:
-        """x [B, T, W], z [B, context] → [B, T, W] and the cache after it."""
+        """x [B, T, W], z [B, context], places [T] or [B, T] → [B, T, W] and the cache after it."""
         if self.adapt is None:
-            y, cache = self.attention(self.norm1(x), causal, cache)
+            y, cache = self.attention(self.norm1(x), causal, cache, at)
             x = x + self.after1(y)
             return x + self.after2(self.feed_forward(self.norm2(x))), cache
         gate1, gate2, scale1, scale2, shift1, shift2 = self.adapt(z).unsqueeze(1).chunk(6, -1)
-        y, cache = self.attention(self.norm1(x) * (1 + scale1) + shift1, causal, cache)
+        y, cache = self.attention(self.norm1(x) * (1 + scale1) + shift1, causal, cache, at)
         x = x + gate1 * self.after1(y)
         return x + gate2 * self.after2(self.feed_forward(self.norm2(x) * (1 + scale2) + shift2)), cache
 
@@ -275,12 +352,17 @@ class Blocks(nn.ModuleList):
         super().__init__(blocks)
 
     def forward(
-        self, x: Tensor, z: Tensor | None = None, causal: bool = False, caches: Caches | None = None
+        self,
+        x: Tensor,
+        z: Tensor | None = None,
+        causal: bool = False,
+        caches: Caches | None = None,
+        at: Tensor | None = None,
     ) -> tuple[Tensor, Caches]:
-        """x [B, T, W], z [B, context] → [B, T, W] and the caches after it."""
+        """x [B, T, W], z [B, context], places [T] or [B, T] for rotary attention → [B, T, W] and the caches after it."""
         after: Caches = []
         for block, cache in zip(self, caches or [None] * len(self), strict=True):
-            x, cache = block(x, z, causal, cache)
+            x, cache = block(x, z, causal, cache, at)
             after.append(cache)
         return x, after
 

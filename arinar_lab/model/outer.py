@@ -15,10 +15,22 @@ from typing import Unpack
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as f
 
 from .guidance import kept
 from .head import Likelihood
-from .layers import Block, BlockOptions, Blocks, Linear, Vectors, at_least, layer
+from .layers import (
+    Block,
+    BlockOptions,
+    Blocks,
+    Linear,
+    Positions,
+    Vectors,
+    at_least,
+    is_rotary,
+    layer,
+    positions_of,
+)
 from .noise import Noise
 
 Visit = Callable[[Tensor, Tensor | None, Tensor, float], Tensor]
@@ -90,15 +102,16 @@ class Outer(nn.Module):
 class CausalAR(Outer):
     """Raster order, one token a step, key/value cache. Its likelihood is exact.
 
-    The sequence is [c, x_0 … x_{N-2}]; the output at position C - 1 + n is the condition of token n.
+    The sequence is [c, x_0 … x_{N-2}]; the output at row C - 1 + n is the condition of token n.
 
     Arguments:
         width: E; depth: blocks; heads: must divide width.
         prefix: C ≥ 1.
+        positions: how a row's place is told: a `learned` vector, a `sine` vector, or `rotary` attention.
         block: see `Block`.
 
     Raises:
-        ValueError: if depth or prefix < 1, or heads does not divide width.
+        ValueError: if depth or prefix < 1, heads does not divide width, or rotary heads are of odd size.
     """
 
     likelihood: Likelihood = "exact"
@@ -113,21 +126,23 @@ class CausalAR(Outer):
         depth: int = 3,
         heads: int = 4,
         prefix: int = 1,
+        positions: Positions = "learned",
         **block: Unpack[BlockOptions],
     ) -> None:
         super().__init__()
         at_least(1, width=width, depth=depth, prefix=prefix)
         self.width, self.prefix, self.steps, self.features = width, prefix, tokens, features
         self.token_of = Linear(features, width)
-        self.positions = Vectors(prefix + tokens - 1, width)
+        self.positions = positions_of(positions, prefix + tokens - 1, width)
         self.blocks = Blocks(Block(width, heads, **block) for _ in range(depth))
         self.norm = block.get("norm", layer)(width, True)
+        self.rotary = is_rotary(positions, width, heads)
 
     def forward(self, x: Tensor, c: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
-        y = torch.cat([c, self.token_of(x[:, :-1])], 1) + self.positions()
-        y, _ = self.blocks(y, causal=True)
-        where = torch.arange(self.steps, device=x.device).expand(x.shape[0], -1)
-        return self.norm(y)[:, self.prefix - 1 :], where
+        order = self._order(x.shape[0], noise)
+        y, at = self._placed(torch.cat([c, self.token_of(take(x, order[:, :-1]))], 1), order, 0)
+        y, _ = self.blocks(y, causal=True, at=at if self.rotary else None)
+        return self.norm(y)[:, self.prefix - 1 :], order
 
     def conditions(self, x: Tensor, c: Tensor, noise: Noise, steps: int | None = None) -> list[tuple[Tensor, Tensor]]:
         """All at once: teacher forcing is one causal pass."""
@@ -136,24 +151,76 @@ class CausalAR(Outer):
 
     def walk(self, c: Tensor, null: Tensor | None, visit: Visit, noise: Noise, steps: int | None = None) -> Tensor:
         self.check_steps(steps)
-        batch = c.shape[0]
-        y = c if null is None else torch.cat([c, null])
-        caches, done = self.blocks.caches(y.shape[0], self.positions.weight.shape[0]), 0
+        batch, order = c.shape[0], self._order(c.shape[0], noise)
+        y, repeat = (c, 1) if null is None else (torch.cat([c, null]), 2)
+        orders = order.repeat(repeat, 1)
+        caches, done = self.blocks.caches(y.shape[0], self.prefix + self.steps - 1), 0
         tokens: list[Tensor] = []
         for n in range(self.steps):
-            y, done = y + self.positions()[done : done + y.shape[1]], done + y.shape[1]
-            y, caches = self.blocks(y, causal=True, caches=caches)
-            z = self.norm(y[:, -1:])
-            where = torch.full((batch, 1), n, device=c.device)
-            x = visit(z[:batch], None if null is None else z[batch:], where, (n + 1) / self.steps)
+            rows = y.shape[1]
+            y, at = self._placed(y, orders, done)
+            y, caches = self.blocks(y, causal=True, caches=caches, at=at if self.rotary else None)
+            z, done = self.norm(y[:, -1:]), done + rows
+            x = visit(z[:batch], None if null is None else z[batch:], order[:, n : n + 1], (n + 1) / self.steps)
             tokens.append(x)
-            y = self.token_of(x if null is None else x.repeat(2, 1, 1))
-        return torch.cat(tokens, 1)
+            y = self.token_of(x.repeat(repeat, 1, 1))
+        drawn = torch.cat(tokens, 1)
+        return put(torch.empty_like(drawn), order, drawn)
+
+    def _order(self, batch: int, noise: Noise) -> Tensor:
+        """The token of each step, [B, N]."""
+        return torch.arange(self.steps, device=noise.key.device).expand(batch, -1)
+
+    def _placed(self, y: Tensor, order: Tensor, done: int) -> tuple[Tensor, Tensor]:
+        """Rows `done` … of the sequence, y [B, T, E], with what tells their places; and the places, [T] or [B, T]."""
+        end = done + y.shape[1]
+        return y + self.positions()[done:end], torch.arange(done, end, device=y.device)
 
     def check_steps(self, steps: int | None) -> int:
         if steps not in (None, self.steps):
             raise ValueError(f"steps: {steps} does not fit; a causal model takes one step a token, {self.steps} here")
         return self.steps
+
+
+class RandomCausalAR(CausalAR):
+    """One causal network over a random order, told which token comes next (σ-GPT, arXiv 2404.09562; RandAR, 2412.01827).
+
+    The sequence is [c, x_σ(0) … x_σ(N-2)]; the output at row C - 1 + n is the condition of token σ(n). A row is told two
+    places: where its own token stands, as in `CausalAR`, and by a learned vector of its own, the target σ(n). The order σ
+    is an image's own and uniform, so the likelihood is a bound: the expectation of log p(x | σ) is below log p(x).
+
+    Arguments and errors: of `CausalAR`.
+    """
+
+    likelihood: Likelihood = "bound"
+
+    def __init__(
+        self,
+        tokens: int,
+        features: int,
+        /,
+        *,
+        width: int = 64,
+        depth: int = 3,
+        heads: int = 4,
+        prefix: int = 1,
+        positions: Positions = "learned",
+        **block: Unpack[BlockOptions],
+    ) -> None:
+        super().__init__(
+            tokens, features, width=width, depth=depth, heads=heads, prefix=prefix, positions=positions, **block
+        )
+        self.positions = positions_of(positions, prefix + tokens, width)  # any token may precede another
+        self.targets = Vectors(tokens, width)
+
+    def _order(self, batch: int, noise: Noise) -> Tensor:
+        return noise.at(0).permutation(self.steps)
+
+    def _placed(self, y: Tensor, order: Tensor, done: int) -> tuple[Tensor, Tensor]:
+        end, start = done + y.shape[1], self.prefix
+        at = torch.cat([torch.arange(start, device=y.device).expand(y.shape[0], -1), start + order], 1)[:, done:end]
+        targets = f.pad(self.targets()[order], (0, 0, start - 1, 0))[:, done:end]
+        return y + self.positions()[at] + targets, at
 
 
 class Masked(Outer):
@@ -227,6 +294,8 @@ class MaskedAR(Masked):
         width: E; encoder_depth, decoder_depth: blocks; heads: must divide width.
         prefix: C ≥ 1, condition rows (64 as published).
         mask_min, mask_std, steps: see `Masked`.
+        positions: how a token's place is told to encoder and decoder: `learned` vectors, `sine` vectors, or `rotary`
+            attention. Only the learned have a third set, added to z, as published.
         block: see `Block`.
 
     Raises:
@@ -247,23 +316,23 @@ class MaskedAR(Masked):
         mask_min: float = 0.7,
         mask_std: float = 0.25,
         steps: int | None = None,
+        positions: Positions = "learned",
         **block: Unpack[BlockOptions],
     ) -> None:
         super().__init__(tokens, features, mask_min=mask_min, mask_std=mask_std, steps=steps)
         at_least(1, width=width, encoder_depth=encoder_depth, decoder_depth=decoder_depth, prefix=prefix)
         self.width, self.prefix = width, prefix
         self.token_of = Linear(features, width)
-        self.encoder_positions, self.decoder_positions = (
-            Vectors(prefix + tokens, width),
-            Vectors(prefix + tokens, width),
-        )
-        self.output_positions, self.mask = Vectors(tokens, width), Vectors(1, width)
-
+        self.encoder_positions = positions_of(positions, prefix + tokens, width)
+        self.decoder_positions = positions_of(positions, prefix + tokens, width)
+        self.output_positions = positions_of("learned" if positions == "learned" else "rotary", tokens, width)
+        self.mask = Vectors(1, width)
         norm = block.get("norm", layer)
         self.input_norm, self.encoder_norm, self.decoder_norm = (norm(width, True) for _ in range(3))
         self.encoder = Blocks(Block(width, heads, **block) for _ in range(encoder_depth))
         self.embed = Linear(width, width)
         self.decoder = Blocks(Block(width, heads, **block) for _ in range(decoder_depth))
+        self.rotary = is_rotary(positions, width, heads)
 
     def forward(self, x: Tensor, c: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         masked = math.ceil(self.tokens * self._mask_ratio(noise))
@@ -276,14 +345,14 @@ class MaskedAR(Masked):
 
     def _condition(self, x: Tensor, c: Tensor, known: Tensor, where: Tensor) -> Tensor:
         """z [B, m, E] at `where` [B, m], given the tokens at `known` [B, n]."""
-        start, positions = self.prefix, self.encoder_positions()
-        y = torch.cat([c + positions[:start], self.token_of(take(x, known)) + positions[start:][known]], 1)
-        y = self.input_norm(y)
-        y, _ = self.encoder(y)
+        start, places = self.prefix, torch.arange(self.prefix + self.tokens, device=x.device)
+        at = torch.cat([places[:start].expand(x.shape[0], -1), start + known], 1)
+        y = torch.cat([c, self.token_of(take(x, known))], 1) + self.encoder_positions()[at]
+        y, _ = self.encoder(self.input_norm(y), at=at if self.rotary else None)
         y = self.embed(self.encoder_norm(y))
         everywhere = self.mask().expand(x.shape[0], self.tokens, -1)
         y = torch.cat([y[:, :start], put(everywhere, known, y[:, start:])], 1) + self.decoder_positions()
-        y, _ = self.decoder(y)
+        y, _ = self.decoder(y, at=places if self.rotary else None)
         return take(self.decoder_norm(y)[:, start:] + self.output_positions(), where)
 
 
@@ -302,6 +371,7 @@ class MaskedStack(Masked):
         neighbours: whether z is not only a position's own output, but those of its neighbours too, zero outside the
             image: left, below, right, above, own, [5 E]. Tokens must be a square in raster order.
         mask_min, mask_std, steps: see `Masked`.
+        positions: how a row's place is told: a `learned` vector, a `sine` vector, or `rotary` attention.
         block: see `Block`.
 
     Raises:
@@ -323,6 +393,7 @@ class MaskedStack(Masked):
         mask_min: float = 0.0,
         mask_std: float = 0.25,
         steps: int | None = None,
+        positions: Positions = "learned",
         **block: Unpack[BlockOptions],
     ) -> None:
         super().__init__(tokens, features, mask_min=mask_min, mask_std=mask_std, steps=steps)
@@ -333,10 +404,11 @@ class MaskedStack(Masked):
         self.width, self.prefix, self.neighbours = width, prefix, neighbours
         self.token_of, self.mask = Linear(features, width), Vectors(1, width)
         self.row_of = Linear(width, width) if embed else nn.Identity()
-        self.positions = Vectors(prefix + tokens, width)
+        self.positions = positions_of(positions, prefix + tokens, width)
         norm = block.get("norm", layer)
         self.input_norm, self.norm = norm(width, True), norm(width, True)
         self.blocks = Blocks(Block(width, heads, **block) for _ in range(depth))
+        self.rotary = is_rotary(positions, width, heads)
 
     @property
     def context(self) -> int:
@@ -354,7 +426,8 @@ class MaskedStack(Masked):
         """z [B, N, context] at every position, given the tokens that are not `masked` [B, N]."""
         tokens = torch.where(masked.unsqueeze(-1), self.mask(), self.token_of(x))
         y = self.input_norm(torch.cat([self.row_of(c), tokens], 1) + self.positions())
-        y, _ = self.blocks(y)
+        at = torch.arange(y.shape[1], device=y.device) if self.rotary else None
+        y, _ = self.blocks(y, at=at)
         y = self.norm(y)[:, self.prefix :]
         return self._with_neighbours(y) if self.neighbours else y
 
@@ -370,6 +443,11 @@ class MaskedStack(Masked):
         return take(self.everywhere(x, c, masked), where)
 
 
-OUTERS: dict[str, type[Outer]] = {"causal": CausalAR, "masked": MaskedAR, "masked_stack": MaskedStack}
+OUTERS: dict[str, type[Outer]] = {
+    "causal": CausalAR,
+    "random_causal": RandomCausalAR,
+    "masked": MaskedAR,
+    "masked_stack": MaskedStack,
+}
 OuterMaker = Callable[[int, int], Outer]
 """Called as `maker(tokens N, features D)`."""

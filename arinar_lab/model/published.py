@@ -19,8 +19,9 @@ from .head import Head
 from .heads.diffusion import Diffusion
 from .heads.mixture import GMM
 from .inner import FeatureAR
-from .layers import Blocks
+from .layers import Blocks, Vectors
 from .outer import MaskedAR, MaskedStack
+from .trunks import Transformer
 
 _BOTH = ("weight", "bias")
 
@@ -61,7 +62,7 @@ def _outer(outer: MaskedAR) -> dict[str, str]:
     return names | stack(outer.decoder, "decoder_blocks", "outer.decoder")
 
 
-def _feature_ar(inner: FeatureAR) -> dict[str, str]:
+def _feature_ar(trunk: Transformer) -> dict[str, str]:
     names = {
         "arhead.start_token": "inner.trunk.start.weight",
         "arhead.pos_embedding": "inner.trunk.positions.weight",
@@ -70,7 +71,7 @@ def _feature_ar(inner: FeatureAR) -> dict[str, str]:
         **pairs("arhead.head_nm.ada_lin.1", "inner.trunk.adapt.1"),
         **pairs("arhead.head", "inner.head.parameters_of"),
     }
-    for i in range(len(inner.trunk.blocks)):
+    for i in range(len(trunk.blocks)):
         theirs, ours = f"arhead.blocks.{i}", f"inner.trunk.blocks.{i}"
         names |= {
             f"{theirs}.attn.mat_qkv.weight": f"{ours}.attention.qkv.weight",
@@ -98,8 +99,8 @@ def mar_head_names(depth: int) -> dict[str, str]:
 
 
 def _inner(inner: Head) -> dict[str, str]:
-    if isinstance(inner, FeatureAR) and isinstance(inner.head, GMM):
-        return _feature_ar(inner)
+    if isinstance(inner, FeatureAR) and isinstance(inner.head, GMM) and isinstance(inner.trunk, Transformer):
+        return _feature_ar(inner.trunk)
     if isinstance(inner, Diffusion):
         return {theirs: f"inner.{ours}" for theirs, ours in mar_head_names(len(inner.network.blocks)).items()}
     raise ValueError(f"inner: no published checkpoint has a {type(inner).__name__} like this")
@@ -117,6 +118,8 @@ def names(model: Arinar) -> dict[str, str]:
         return fractalmar_names(model)
     if not isinstance(model.outer, MaskedAR):
         raise ValueError(f"outer: no published checkpoint has a {type(model.outer).__name__}")
+    if not isinstance(model.outer.encoder_positions, Vectors):
+        raise ValueError("outer.positions: the published checkpoints have learned ones")
     return _outer(model.outer) | _inner(model.inner)
 
 

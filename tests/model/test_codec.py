@@ -28,12 +28,12 @@ def test_pixels_survive_the_round_trip(normalise, patch):
     assert torch.equal(codec.decode(x), IMAGES)
 
 
-@pytest.mark.parametrize("normalise", ["none", "scale", "channel"])
+@pytest.mark.parametrize("normalise", ["none", "scale", "channel", "whiten"])
 def test_log_det_is_the_autograd_log_determinant(normalise):
     codec = pixels(normalise=normalise)
 
     def encode(raw):
-        return ((codec._patches(raw.reshape(1, 1, 8, 8)) - codec.mean) / codec.std).flatten()
+        return codec._normalised(codec._patches(raw.reshape(1, 1, 8, 8))).flatten()
 
     jacobian = torch.autograd.functional.jacobian(encode, IMAGES[0].flatten().float())
     _, log_det = codec.encode(IMAGES, NOISE)
@@ -62,6 +62,46 @@ def test_normalised_training_tokens_have_the_deviation_one():
     x, _ = codec.encode(DIGITS.train[0], noise)
     assert torch.allclose(x.std((0, 1)), torch.ones(4), atol=1e-4)
     assert x.mean((0, 1)).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("patch", [1, 2, 4])
+def test_whitened_training_tokens_have_unit_covariance_and_find_back(patch):
+    codec, noise = pixels(normalise="whiten", patch=patch), Noise.of(torch.arange(len(DIGITS.train[0])), "fit")
+    x, _ = codec.encode(DIGITS.train[0], noise)
+    d = patch**2
+    assert torch.allclose(x.double().flatten(0, 1).T.cov().reshape(d, d), torch.eye(d).double(), atol=1e-4)
+    assert x.mean((0, 1)).abs().max() < 1e-4
+    changed = codec.decode(x) != DIGITS.train[0]  # rounding moves a number across a level's edge now and then
+    assert changed.float().mean() < 1e-4
+    raw, _ = codec._encode(DIGITS.train[0], noise)
+    assert (codec.axes.T @ codec.axes - torch.eye(d)).abs().max() < 1e-5
+    back = ((x @ codec.axes) * codec.std) @ codec.axes.T + codec.mean
+    assert (back - raw).abs().max() < 1e-5
+
+
+def test_whitening_moves_the_tokens_least():
+    """Of all maps to unit covariance the symmetric one leaves each feature most like itself (ZCA)."""
+    codec, noise = pixels(normalise="whiten"), Noise.of(torch.arange(len(DIGITS.train[0])), "fit")
+    x, (raw, _) = codec.encode(DIGITS.train[0], noise)[0].flatten(0, 1), codec._encode(DIGITS.train[0], noise)
+    likeness = torch.corrcoef(torch.cat([raw.flatten(0, 1), x], 1).T)[:4, 4:]
+    assert (likeness.argmax(1) == torch.arange(4)).all()
+    assert torch.allclose(likeness, likeness.T, atol=0.05)
+
+
+def test_a_whitened_token_has_no_box_and_a_constant_feature_stays_finite():
+    assert pixels(normalise="whiten").box(IMAGES) is None
+    codec, x = Tokens((5, 3), 0, normalise="whiten"), torch.randn(200, 5, 3, generator=torch.Generator().manual_seed(0))
+    x[..., 1] = 0.25
+    codec.fit(x, Noise.of(torch.arange(200)))
+    encoded, log_det = codec.encode(x, Noise.of(torch.arange(200)))
+    assert encoded.isfinite().all()
+    assert log_det.isfinite().all()
+    assert torch.allclose(codec.decode(encoded), x, atol=1e-4)
+
+
+@pytest.mark.parametrize("normalise", ["none", "scale", "channel"])
+def test_other_normalisations_keep_their_state(normalise):
+    assert set(Tokens((5, 3), 0, normalise=normalise).state_dict()) == {"mean", "std"}
 
 
 def test_the_shipped_autoencoder_restores_held_out_digits():

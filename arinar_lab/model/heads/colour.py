@@ -122,7 +122,7 @@ class LevelTrunk(nn.Module):
         y = self.norm(y)
         return torch.stack([self._book(done + t).logits(y[:, t]) for t in range(y.shape[1])], 1), after
 
-    def caches(self, batch: int) -> Caches:
+    def empty(self, batch: int) -> Caches:
         """Empty caches for `batch` tokens."""
         return self.blocks.caches(batch, len(self.codebooks))
 

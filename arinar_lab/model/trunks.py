@@ -1,0 +1,181 @@
+"""Trunks of the inner autoregressive model: from z and the groups of features so far to a context for each next group.
+
+    h_g = trunk(z, x_0 … x_{g-1})          all h at once from true groups, or one after the other from drawn ones
+
+    transformer     causal attention over the groups (ARINAR, arXiv 2503.02883)
+    recurrent       gated recurrent units, their state handed from group to group (arXiv 1406.1078)
+    masked_mlp      one pass of a multi-layer perceptron with masked weights, for all groups (MADE, arXiv 1502.03509)
+
+Each ends in a norm whose gain and shift are a linear map of SiLU(z). What a trunk hands on between two calls is its own:
+a cache, a state, the groups so far.
+
+Letters: M tokens, G groups, T of them in one call, F features a group, E width of z, W width of the trunk.
+"""
+
+from __future__ import annotations
+
+from inspect import signature
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as f
+
+from .layers import Block, BlockOptions, Blocks, Caches, Linear, Vectors, ZeroLinear, layer
+
+
+class Trunk(nn.Module):
+    """The type of every trunk.
+
+    The constructor takes the widths E and F, the number G, the width W, depth, attention heads and a block's options.
+    """
+
+    def __init__(
+        self, context: int, features: int, groups: int, width: int, depth: int, heads: int, block: BlockOptions
+    ) -> None:
+        super().__init__()
+        self.groups, self.width = groups, width
+        self.norm = block.get("norm", layer)(width, False)
+        self.adapt = nn.Sequential(nn.SiLU(), ZeroLinear(context, 2 * width))
+
+    def forward(self, x: Tensor, z: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """Groups x [M, T, F] and z [M, E] → h [M, T', W] and the state after them.
+
+        Without a state, or with an empty one, x begins at group 0, and h at the context of group 0 (T' = T + 1). Else x
+        goes on where the call before ended, and h begins at the context of the group behind x_0 (T' = T).
+        """
+        raise NotImplementedError
+
+    def empty(self, batch: int) -> Any:
+        """The state of `batch` tokens of which no group is known."""
+        return None
+
+    def _adapted(self, y: Tensor, z: Tensor) -> Tensor:
+        scale, shift = self.adapt(z).unsqueeze(1).chunk(2, -1)
+        return self.norm(y) * (1 + scale) + shift
+
+
+class Transformer(Trunk):
+    """Causal transformer over feature groups, every block and the output norm conditioned on z (arXiv 2503.02883).
+
+    Position 0 reads z and a start token, position g reads group g - 1. Its state is a cache of keys and values.
+    """
+
+    def __init__(
+        self, context: int, features: int, groups: int, width: int, depth: int, heads: int, block: BlockOptions
+    ) -> None:
+        super().__init__(context, features, groups, width, depth, heads, block)
+        self.start_of, self.group_of = Linear(context, width), Linear(features, width)
+        self.start, self.positions = Vectors(1, width), Vectors(groups, width)
+        self.blocks = Blocks(Block(width, heads, context=context, **block) for _ in range(depth))
+
+    def forward(self, x: Tensor, z: Tensor, state: Caches | None = None) -> tuple[Tensor, Caches]:
+        done = state[0].length if state and state[0] else 0
+        y = self.group_of(x)
+        if done == 0:
+            y = torch.cat([(self.start_of(z) + self.start()).unsqueeze(1), y], 1)
+        y = y + self.positions()[done : done + y.shape[1]]
+        y, after = self.blocks(y, z, True, state)
+        return self._adapted(y, z), after
+
+    def empty(self, batch: int) -> Caches:
+        return self.blocks.caches(batch, self.groups)
+
+
+class Recurrent(Trunk):
+    """Gated recurrent units over feature groups, `depth` layers of them (arXiv 1406.1078).
+
+    z sets the states that the layers start from, and is added to what the first layer reads: a start vector, then group
+    g - 1 at step g. Its state is what the layers remember, [M, W] each, and the number of steps done.
+    """
+
+    def __init__(
+        self, context: int, features: int, groups: int, width: int, depth: int, heads: int, block: BlockOptions
+    ) -> None:
+        super().__init__(context, features, groups, width, depth, heads, block)
+        self.state_of, self.context_of = Linear(context, depth * width), Linear(context, width)
+        self.group_of = Linear(features, width)
+        self.start, self.positions = Vectors(1, width), Vectors(groups, width)
+        self.cells = nn.ModuleList(nn.GRUCell(width, width) for _ in range(depth))
+
+    def forward(
+        self, x: Tensor, z: Tensor, state: tuple[list[Tensor], int] | None = None
+    ) -> tuple[Tensor, tuple[list[Tensor], int]]:
+        y = self.group_of(x)
+        if state is None:
+            y = torch.cat([self.start().expand(z.shape[0], 1, -1), y], 1)
+            state = list(self.state_of(z).tanh().chunk(len(self.cells), -1)), 0
+        memory, done = state
+        rows: list[Tensor] = []
+        end = done + y.shape[1]
+        for row in (y + self.context_of(z).unsqueeze(1) + self.positions()[done:end]).unbind(1):
+            read, after = row, []
+            for cell, remembered in zip(self.cells, memory, strict=True):
+                read = cell(read, remembered)
+                after.append(read)
+            memory = after
+            rows.append(read)
+        return self._adapted(torch.stack(rows, 1), z), (memory, end)
+
+
+class Masked(Linear):
+    """Linear map of which only some weights count: `reads` [outputs, inputs] says which output reads which input."""
+
+    reads: Tensor
+
+    def __init__(self, reads: Tensor) -> None:
+        super().__init__(reads.shape[1], reads.shape[0])
+        self.register_buffer("reads", reads, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return f.linear(x, self.weight * self.reads, self.bias)
+
+
+class MaskedMLP(Trunk):
+    """Multi-layer perceptron with masked weights, all G contexts in one pass (MADE, arXiv 1502.03509, section 4).
+
+    A hidden unit of degree d reads z and the groups before d: inputs of group i < d, units of degree ≤ d. The context of
+    group g reads units of degree ≤ g. The W units of each of the `depth` layers share the degrees 0 … G - 1 evenly, and
+    each layer adds a linear map of z. Its state is the groups so far: generation takes G passes.
+
+    Raises:
+        ValueError: if there are fewer units than groups.
+    """
+
+    def __init__(
+        self, context: int, features: int, groups: int, width: int, depth: int, heads: int, block: BlockOptions
+    ) -> None:
+        super().__init__(context, features, groups, width, depth, heads, block)
+        if width < groups:
+            raise ValueError(f"width: {width} is too few; a masked_mlp needs a unit for each of the {groups} groups")
+        group = torch.arange(groups)
+        degree = (torch.arange(width) * groups // width).unsqueeze(-1)
+        reads = [group.repeat_interleave(features) < degree] + [degree >= degree.T] * (depth - 1)
+        self.layers = nn.ModuleList(Masked(mask) for mask in reads)
+        self.contexts = nn.ModuleList(Linear(context, width) for _ in range(depth))
+        self.contexts_of_groups = Masked(group.repeat_interleave(width).unsqueeze(-1) >= degree.T)
+
+    def forward(self, x: Tensor, z: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        begin = 0 if state is None else state.shape[1] + 1
+        known = x if state is None else torch.cat([state, x], 1)
+        y = f.pad(known, (0, 0, 0, self.groups - known.shape[1])).flatten(1)
+        for masked, context in zip(self.layers, self.contexts, strict=True):
+            y = f.gelu(masked(y) + context(z))
+        y = self.contexts_of_groups(y).unflatten(-1, (self.groups, self.width))
+        return self._adapted(y[:, begin : known.shape[1] + 1], z), known
+
+
+def refuse_options(trunk: str, block: BlockOptions) -> None:
+    """Refuse options of a transformer's block that another trunk would not read: only the norm is everyone's.
+
+    Raises:
+        ValueError: with the first of them that is not at its default.
+    """
+    for name, value in block.items():
+        if name != "norm" and value != signature(Block).parameters[name].default:
+            raise ValueError(
+                f"{name}: {value!r} is an option of the transformer, and the trunk is {trunk}; leave it out"
+            )
+
+
+TRUNKS: dict[str, type[Trunk]] = {"transformer": Transformer, "recurrent": Recurrent, "masked_mlp": MaskedMLP}
