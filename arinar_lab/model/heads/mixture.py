@@ -219,6 +219,9 @@ class FullGMM(Head):
 
     def forward(self, h: Tensor, index: Tensor | int = 0) -> FullMixture:
         each = self.parameters_of(h).unflatten(-1, (self.components, -1))
+        each = (
+            each.float() if each.dtype.itemsize < 4 else each
+        )  # a triangular system is solved in single precision at least
         mean, log_var, below, logits = each.split([self.features, self.features, self.below.shape[1], 1], -1)
         factor = torch.diag_embed((bounded(log_var, *self.bounds) / 2).exp())
         factor[..., self.below[0], self.below[1]] = below
