@@ -46,8 +46,10 @@ class Codec(nn.Module):
         dims: raw dimensions of an image, the divisor of bits/dim.
         mean, std: μ and σ of the tokens, [D]; axes: U [D, D], where the tokens are whitened.
         unit: whose density bits/dim is: `pixel`, `latent` or `token`.
+        raw_unit: how long one raw unit is in tokens before they are normalised.
     """
 
+    raw_unit: float = 1.0
     unit: Literal["pixel", "latent", "token"]
     tokens: int
     features: int
@@ -81,6 +83,13 @@ class Codec(nn.Module):
         None for latents, and for whitened tokens: a box that is turned is none.
         """
         return None
+
+    def around(self, x: Tensor, delta: float) -> tuple[Tensor, Tensor] | None:
+        """The ends [B, N, D] of tokens x ± Δ/2, with Δ in raw units; None for whitened tokens."""
+        if self.normalise == "whiten":
+            return None
+        half = delta / 2 * self.raw_unit / self.std
+        return x - half, x + half
 
     @torch.no_grad()
     def fit(self, images: Tensor, noise: Noise) -> None:
@@ -148,6 +157,7 @@ class Pixels(Codec):
             (height // patch) * (width // patch), channels * patch**2, "none" if normalise == "imagenet" else normalise
         )
         self.shape, self.levels, self.patch, self.dequantise = shape, levels, patch, dequantise
+        self.raw_unit = 2 / levels
         if known:
             mean, std = imagenet(levels)
             self.mean.copy_(mean.repeat_interleave(patch**2))
@@ -214,7 +224,7 @@ class Latents(Codec):
         if not scale > 0:
             raise ValueError(f"scale: {scale} is not above 0")
         super().__init__(shape[1] * shape[2], shape[0], normalise)
-        self.grid, self.scale = shape[1:], scale
+        self.grid, self.scale, self.raw_unit = shape[1:], scale, scale
 
     def _encode(self, image: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         x = self.scale * image.float().flatten(2).transpose(1, 2)

@@ -93,6 +93,8 @@ class Evaluation:
 
     Arguments:
         draws: dequantisation draws a held-out image, for likelihood.
+        resolution: Δ in raw units, for the probability of x ± Δ/2 beside the density; None is one grey level where there
+            are any, else nothing.
         images: generated for quality; batch: at a time.
         kid_subset: images in a subset of KID.
         speed_batch: images at a time when speed is measured; speed_repeats: of which the median counts.
@@ -100,6 +102,7 @@ class Evaluation:
     """
 
     draws: int = 4
+    resolution: float | None = None
     images: int = 1437
     batch: int = 256
     kid_subset: int = 100
@@ -112,6 +115,8 @@ class Evaluation:
         at_least(2, kid_subset=self.kid_subset)
         at_least(5, images=self.images)  # precision and recall look at the third nearest neighbour
         check_seed(self.seed)
+        if self.resolution is not None and not self.resolution > 0:
+            raise ValueError(f"resolution: {self.resolution} is not above 0")
         if self.images < self.kid_subset:
             raise ValueError(f"images: {self.images} is fewer than kid_subset, {self.kid_subset}")
 

@@ -5,7 +5,8 @@ val/bits_per_dim               of the raw data, on held-out images (`exact`, a `
 val/bits_per_dim_error         of an estimate: how much its mean moves when the steps of its integration are doubled
 val/bits_per_dim_at_level      the same at a resolution of Δ = one grey level: the probability of the level that a pixel
                                has (its centre ± Δ/2). A density is rewarded for filling a level's box evenly, as uniform
-                               dequantisation does; this reading asks only for the mass in it
+                               dequantisation does; this reading asks only for the mass in it. `_at_resolution` is the
+                               same of x ± Δ/2 at a stated Δ
 quality/fd_digits, …           generated against training images; `_floor` is held-out against training images
 speed/…, cost/…                measured in a pass of its own, alone on the machine
 """
@@ -41,6 +42,7 @@ UNITS = {
     "val/bits_per_dim": "bits per raw dimension",
     "val/bits_per_dim_error": "bits per raw dimension, |difference| when the integration's steps are doubled",
     "val/bits_per_dim_at_level": "bits per raw dimension, at a resolution of one grey level",
+    "val/bits_per_dim_at_resolution": "bits per raw dimension, at a resolution of evaluation.resolution raw units",
     "val/gap_bits_per_dim": "bits per dimension, mean of log p_true - log p_model",
     "val/gap_standard_error": "bits per dimension",
     "quality/fd_digits": "squared distance of the digits classifier's features",
@@ -122,6 +124,7 @@ def evaluate(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
             "steps": recipe.sampler.steps or experiment.model.outer.steps,
             "images": len(experiment.source.held_out[0]),
             "draws": recipe.evaluation.draws,
+            "resolution": recipe.evaluation.resolution,
         },
         "quality": {
             "images": recipe.evaluation.images,
@@ -161,7 +164,8 @@ def likelihood(recipe: Recipe, experiment: Experiment) -> dict[str, float]:
             density.update(log_prob.cpu())
             if model.inner.likelihood == "estimate":
                 finer.update((model.log_prob(x, y, noise.at(1), recipe.sampler.steps, refined=True) + log_det).cpu())
-            box = codec.box(image)
+            delta = recipe.evaluation.resolution
+            box = codec.box(image) if delta is None else codec.around(x, delta)
             if box is not None and "pit" in model.inner.can:
                 interval.update(model.log_interval(x, y, *box, noise.at(1), recipe.sampler.steps).cpu())
             truth = source.log_prob(image, y)
@@ -171,7 +175,8 @@ def likelihood(recipe: Recipe, experiment: Experiment) -> dict[str, float]:
     if finer.count > 0:
         values["val/bits_per_dim_error"] = abs(finer.compute().item() - values["val/bits_per_dim"])
     if interval.count > 0:
-        values["val/bits_per_dim_at_level"] = interval.compute().item()
+        reading = "level" if recipe.evaluation.resolution is None else "resolution"
+        values[f"val/bits_per_dim_at_{reading}"] = interval.compute().item()
     if gaps:
         gap = torch.cat(gaps)
         values |= {

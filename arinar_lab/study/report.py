@@ -41,6 +41,7 @@ COLUMNS = (
     Column(BITS, "bits/dim", 3, True),
     Column(ERROR, "error of the estimate", 4),
     Column(LEVEL, "bits/dim at Δ", 3, True),
+    Column("val/bits_per_dim_at_resolution", "bits/dim at stated Δ", 3, True),
     Column(GAP, "gap to truth", 4, True),
     Column(DISTANCE, "FD digits", 2, True),
     Column("quality/kid_digits", "KID digits", 3, True),

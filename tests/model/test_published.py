@@ -131,6 +131,41 @@ def test_published_sampling_is_an_option(arinar):
     assert isinstance(guided, Resampled) and guided.candidates == 50 and guided.temperature == pytest.approx(1 / 1.1)
 
 
+MAR = [*TINY, "inner.width=32", "inner.depth=2"]
+PIXEL = "{kind: colour, width: 16, depth: 1, heads: 2, rows: 5, normalise: imagenet, first_weight: 5.0}"
+FRACTAL = [
+    "data.size=16", "data.classes=10", "codec.patch=4", "outer.width=32", "outer.depth=2", "outer.heads=2", "outer.steps=16",
+    "inner.outer.width=24", "inner.outer.depth=1", "inner.outer.heads=2", "inner.guide.width=16", "inner.guide.depth=1",
+    "inner.guide.heads=2", "inner.guide_weight=16.0", f"inner.inner={PIXEL}", "machine.accelerator=cpu",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("file", "recipe", "overrides"),
+    [("mar_tiny.pth", "mar_b", MAR), ("fractalmar_tiny.pth", "fractalmar_b", FRACTAL)],
+)
+def test_the_other_published_models_are_converted_and_sampled_too(tmp_path, file, recipe, overrides):
+    out = tmp_path / "seed_0"
+    with pytest.raises(SystemExit) as left:
+        main(["convert", str(DATA / file), "--preset", str(EXPERIMENTS / f"imagenet256_{recipe}.yaml"), "--weights", "model",
+              "--out", str(out), *overrides])  # fmt: skip
+    assert left.value.code == 0
+    experiment = load(preset(recipe, *overrides), RunFolder(out))
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        state = torch.load(DATA / file, weights_only=True)["model"]
+    theirs = translate(state, experiment.model)
+    assert all(torch.equal(value, theirs[key]) for key, value in experiment.model.state_dict().items())
+    if recipe == "mar_b":
+        expected = {key: torch.from_numpy(value) for key, value in np.load(DATA / "mar_tiny_outer.npz").items()}
+        with torch.no_grad():
+            assert (conditions(experiment, expected)[0] - expected["z"]).abs().max() < 1e-5
+            assert (conditions(experiment, expected, null=True)[0] - expected["z_null"]).abs().max() < 1e-5
+    sampler = Sampler(guidance=2.0, steps=4)
+    x, _ = experiment.model.generate(torch.arange(2), Noise.of(torch.arange(2)), sampler)
+    assert x.isfinite().all()
+    assert experiment.codec.decode(x).shape[1:] == experiment.source.shape
+
+
 # Bad input: one line, exit status 2, nothing written
 
 

@@ -396,3 +396,22 @@ def test_the_error_of_an_estimate_is_what_doubled_steps_change():
     finer = likelihood(twice, load(twice, folder))
     difference = abs(finer["val/bits_per_dim"] - metrics["val/bits_per_dim"])
     assert metrics["val/bits_per_dim_error"] == pytest.approx(difference, abs=1e-7) and difference > 0
+
+
+def test_a_stated_resolution_is_the_probability_of_an_interval(monkeypatch, tmp_path):
+    """As Δ shrinks, -log2 P(x ± Δ/2) comes to bits/dim - log2 Δ; of latents and of pixels, in their raw units."""
+    from arinar_lab.model.noise import Noise
+    from arinar_lab.run.config import build
+    from arinar_lab.run.evaluate import likelihood
+
+    for base in ([], ["codec={kind: vae, normalise: channel}"]):
+        experiment = build(tiny(*base))
+        experiment.codec.fit(experiment.source.train[0], Noise.of(torch.arange(len(experiment.source.train[0]))))
+        delta = 1e-3
+        found = likelihood(tiny(*base, f"evaluation.resolution={delta}"), experiment)
+        fine = found["val/bits_per_dim"] - math.log2(delta)
+        assert found["val/bits_per_dim_at_resolution"] == pytest.approx(fine, abs=1e-3)
+        coarse = likelihood(tiny(*base, "evaluation.resolution=1e6"), experiment)["val/bits_per_dim_at_resolution"]
+        assert coarse == pytest.approx(0, abs=1e-6)
+    whitened = build(tiny("codec={kind: vae, normalise: whiten}"))
+    assert "val/bits_per_dim_at_resolution" not in likelihood(tiny("evaluation.resolution=0.1"), whitened)
