@@ -273,9 +273,25 @@ def test_report_writes_what_there_is(capsys):
 FEW = [*WIDTHS, *MEASURES, "evaluation.images=20", "evaluation.speed_batch=1", "sampler.guidance=1", "seeds=[0]",
        "training.steps=20", "training.batch=32", "training.warmup=2", "machine.accelerator=cpu"]  # fmt: skip
 ABLATIONS = sorted((EXPERIMENTS / "ablations").glob("*.yaml"))
+QUICK = ("gmm_k", "gmm_k_latent", "guidance", "outer", "inner")
+
+
+def arms_of(study):
+    """How many arms a study file has."""
+    grid = math.prod(len(values) for values in study["axes"].values()) if "axes" in study else 0
+    return grid + len(study.get("arms", {}))
 
 
 @pytest.mark.parametrize("path", ABLATIONS, ids=lambda path: path.stem)
+def test_a_shipped_ablation_can_be_built(capsys, path):
+    assert arinar("check", path) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 1 + arms_of(yaml.safe_load(path.read_text()))
+
+
+@pytest.mark.parametrize(
+    "path", [p if p.stem in QUICK else pytest.param(p, marks=pytest.mark.slow) for p in ABLATIONS], ids=lambda p: p.stem
+)
 def test_a_shipped_ablation_runs_to_its_report(tracked, forked, uncounted, monkeypatch, capfd, path):
     monkeypatch.setattr(ablate, "references", lambda _: {"an estimator": 2.5})
     monkeypatch.setattr(ablate, "_probe", lambda _: 1.0)
@@ -287,14 +303,15 @@ def test_a_shipped_ablation_runs_to_its_report(tracked, forked, uncounted, monke
     assert len(forked) == (1 if path.stem == "guidance" else 2)
 
     (folder,) = Path("studies").iterdir()
-    grid = math.prod(len(values) for values in study["axes"].values()) if "axes" in study else 0
-    count = grid + len(study.get("arms", {}))
+    count = arms_of(study)
     with (folder / "report" / "table.csv").open() as file:
         cells = list(csv.DictReader(file))
     assert len({cell["arm"] for cell in cells}) == len(cells) == count
+    images = "synthetic" not in study["base"]
     for cell in cells:
-        assert 1 < float(cell["val/bits_per_dim"]) < 100
-        assert float(cell["quality/fd_digits"]) > 0 and float(cell["speed/images_per_second"]) > 0
+        assert cell["arm"] == "energy" or -5 < float(cell["val/bits_per_dim"]) < 100
+        assert not images or float(cell["quality/fd_digits"]) > 0
+        assert float(cell["speed/images_per_second"]) > 0
 
     text = (folder / "report" / "table.md").read_text()
     assert study["question"].split("(")[0] in text and "Missing" not in text
@@ -313,7 +330,7 @@ def test_a_shipped_ablation_runs_to_its_report(tracked, forked, uncounted, monke
     experiment = client.get_experiment_by_name(folder.name)
     shown = client.search_runs([experiment.experiment_id], "tags.`arinar.role` = 'seed'", max_results=100)
     assert {run.data.tags["arinar.arm"] for run in shown} == {cell["arm"] for cell in cells}
-    assert all(run.info.status == "FINISHED" and "val/bits_per_dim" in run.data.metrics for run in shown)
+    assert all(run.info.status == "FINISHED" and "speed/images_per_second" in run.data.metrics for run in shown)
 
 
 @pytest.mark.slow

@@ -17,14 +17,13 @@ and by `arinar diagnose RUN`, which generates:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..model.density import Density
 from ..model.guidance import Sampler
 from ..model.head import Head
 from ..model.heads.mixture import use
@@ -47,47 +46,68 @@ def _batches(recipe: Recipe, experiment: Experiment, part: tuple[Tensor, Tensor]
         yield x, y, noise.at(1), log_det
 
 
-def _placed(recipe: Recipe, experiment: Experiment, term: Callable[[Density, Tensor], Tensor]) -> Tensor:
-    """term of every held-out feature under the sampler's walk: [n, N, D]."""
-    batches = _batches(recipe, experiment, experiment.source.held_out, "held out")
-    model, steps = experiment.model, recipe.sampler.steps
-    return torch.cat([model.by_place(x, y, noise, steps, term).cpu() for x, y, noise, _ in batches]).double()
+@dataclass(frozen=True)
+class HeldOut:
+    """What one walk over the held-out data, answered with the truth, sees.
+
+    Arguments:
+        nats: log p of each feature given what precedes it; u: its probability integral transform; both [n, N, D], or None.
+        weights: of a mixture's components, [*, K], or None.
+        log_det: of the codec, the mean over items.
+    """
+
+    nats: Tensor | None
+    u: Tensor | None
+    weights: Tensor | None
+    log_det: float
 
 
 @torch.no_grad()
-def breakdown(recipe: Recipe, experiment: Experiment) -> dict[str, Any]:
+def held_out(recipe: Recipe, experiment: Experiment) -> HeldOut:
+    """Walk once over the held-out data."""
+    model, walked = experiment.model, "pit" in experiment.model.inner.can
+    nats, u, weights, log_dets = [], [], [], []
+    for x, y, noise, log_det in _batches(recipe, experiment, experiment.source.held_out, "held out"):
+        placed = [torch.zeros_like(x), torch.zeros_like(x)]
+        for z, where in model.outer.conditions(x, model.labels(y), noise, recipe.sampler.steps):
+            density, t = model.inner(z), take(x, where)
+            if walked:
+                terms = (density.by_feature(t), density.pit(t))
+                placed = [put(whole, where, term.to(x.dtype)) for whole, term in zip(placed, terms, strict=True)]
+            if (used := density.given(t).weights()) is not None:
+                weights.append(used.flatten(0, -2).cpu())
+        nats.append(placed[0].cpu())
+        u.append(placed[1].cpu())
+        log_dets.append(log_det.cpu())
+    return HeldOut(
+        torch.cat(nats).double() if walked else None, torch.cat(u).double() if walked else None,
+        torch.cat(weights) if weights else None, torch.cat(log_dets).double().mean().item(),
+    )  # fmt: skip
+
+
+def breakdown(seen: HeldOut) -> dict[str, Any]:
     """Bits/dim by feature [D] and by token [N]. The log-determinant of the codec is spread evenly."""
-    if "pit" not in experiment.model.inner.can:
+    if seen.nats is None:
         return {}
-    nats = _placed(recipe, experiment, lambda density, x: density.by_feature(x))
-    batches = _batches(recipe, experiment, experiment.source.held_out, "held out")
-    log_det = torch.cat([log_det.cpu() for *_, log_det in batches]).double().mean()
-    bits = -(nats.mean(0) + log_det / experiment.codec.dims) / math.log(2)
+    bits = -(seen.nats.mean(0) + seen.log_det / seen.nats[0].numel()) / math.log(2)
     return {"by_feature": bits.mean(0).tolist(), "by_token": bits.mean(1).tolist()}
 
 
-@torch.no_grad()
-def calibration(recipe: Recipe, experiment: Experiment) -> dict[str, Any]:
+def calibration(seen: HeldOut) -> dict[str, Any]:
     """Histogram of the probability integral transform, and its largest distance from uniform, over features and of each."""
-    if "pit" not in experiment.model.inner.can:
+    if seen.u is None:
         return {}
-    u = _placed(recipe, experiment, lambda density, x: density.pit(x)).flatten(0, 1)
+    u = seen.u.flatten(0, 1)
     shares = torch.histc(u, BINS, 0, 1) / u.numel()
     each = [_distance(column) for column in u.unbind(-1)]
     return {"pit": shares.tolist(), "pit_distance": _distance(u.flatten()), "pit_distance_by_feature": each}
 
 
-@torch.no_grad()
-def components(recipe: Recipe, experiment: Experiment) -> dict[str, float]:
-    """Of a mixture, over held-out data: the effective number of components, and how many are dead (see `use`)."""
-    model, found = experiment.model, []
-    for x, y, noise, _ in _batches(recipe, experiment, experiment.source.held_out, "held out"):
-        for z, where in model.outer.conditions(x, model.labels(y), noise, recipe.sampler.steps):
-            weights = model.inner(z).given(take(x, where)).weights()
-            if weights is None:
-                return {}
-            found.append(weights.flatten(0, -2).cpu())
-    effective, dead = use(torch.cat(found))
+def components(seen: HeldOut) -> dict[str, float]:
+    """Of a mixture: the effective number of components, and how many are dead (see `use`)."""
+    if seen.weights is None:
+        return {}
+    effective, dead = use(seen.weights)
     return {"components/effective": effective, "components/dead": dead}
 
 

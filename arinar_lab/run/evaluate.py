@@ -106,7 +106,8 @@ def evaluate(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
         metrics |= quality(recipe, experiment, where / "samples", folder)
     generated = read_images(where) if experiment.source.levels else None
     metrics |= diagnose.memorisation(recipe, experiment, generated, metrics.get("val/bits_per_dim"))
-    metrics |= diagnose.components(recipe, experiment)
+    seen = diagnose.held_out(recipe, experiment)
+    metrics |= diagnose.components(seen)
     where.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(where / "beliefs.npz", **diagnose.beliefs(recipe, experiment))  # type: ignore[arg-type]
     trained = read_json(folder.path / "DONE")
@@ -132,7 +133,7 @@ def evaluate(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
             "floor_images": len(experiment.source.held_out[0]),
             "kid_subset": recipe.evaluation.kid_subset,
         },
-        "diagnosis": diagnose.breakdown(recipe, experiment) | diagnose.calibration(recipe, experiment),
+        "diagnosis": diagnose.breakdown(seen) | diagnose.calibration(seen),
         "training_signature": recipe.training_signature,
         "evaluation_signature": recipe.evaluation_signature,
         "seed": recipe.seed,

@@ -34,7 +34,7 @@ def experiment_of(*overrides: str):
 def test_features_and_tokens_add_up_to_the_bits_per_dim(outer):
     overrides = [] if outer == "causal" else [f"outer={outer}"]
     recipe, experiment = experiment_of(*overrides, "inner.order=reversed")
-    found = diagnose.breakdown(recipe, experiment)
+    found = diagnose.breakdown(diagnose.held_out(recipe, experiment))
     whole = likelihood(recipe, experiment)["val/bits_per_dim"]
     assert np.mean(found["by_feature"]) == pytest.approx(whole, abs=1e-4)
     assert np.mean(found["by_token"]) == pytest.approx(whole, abs=1e-4)
@@ -47,11 +47,11 @@ def test_the_transform_of_a_model_s_own_samples_is_uniform_and_of_others_is_not(
     x, _ = experiment.model.generate(y, Noise.of(torch.arange(400)), recipe.sampler)
     truth = experiment.source.held_out
     experiment.source.held_out = (x, y)
-    own = diagnose.calibration(recipe, experiment)
+    own = diagnose.calibration(diagnose.held_out(recipe, experiment))
     assert own["pit_distance"] < 1.95 / math.sqrt(400 * 16)  # critical value at 0.1 %
     assert sum(own["pit"]) == pytest.approx(1)
     experiment.source.held_out = truth
-    assert diagnose.calibration(recipe, experiment)["pit_distance"] > 3 * own["pit_distance"]
+    assert diagnose.calibration(diagnose.held_out(recipe, experiment))["pit_distance"] > 3 * own["pit_distance"]
 
 
 def test_copies_of_training_images_are_found_out():
@@ -69,10 +69,10 @@ def test_components_are_counted_where_there_are_any():
     with torch.no_grad():
         head.parameters_of.weight[-8:] = 0
         head.parameters_of.bias[-8:] = torch.tensor([0.0, 0.0, 0.0, 0.0, -20.0, -20.0, -20.0, -20.0])
-    found = diagnose.components(recipe, experiment)
+    found = diagnose.components(diagnose.held_out(recipe, experiment))
     assert found["components/effective"] == pytest.approx(4, abs=1e-3)
     assert found["components/dead"] == 4
-    assert diagnose.components(*experiment_of("inner.head=discrete")) == {}
+    assert diagnose.components(diagnose.held_out(*experiment_of("inner.head=discrete"))) == {}
 
 
 def test_a_prefix_is_kept_and_the_rest_is_drawn():
@@ -86,7 +86,9 @@ def test_a_prefix_is_kept_and_the_rest_is_drawn():
     rows = diagnose.prefix(recipe, experiment)
     assert [row["share"] for row in rows] == [0.0, 0.25, 0.5, 0.75]
     assert rows[-1]["fd_digits"] < rows[0]["fd_digits"]  # random weights: the truer the better
-    assert rows[0]["true"] == pytest.approx(np.mean(diagnose.breakdown(recipe, experiment)["by_token"]), rel=0.02)
+    assert rows[0]["true"] == pytest.approx(
+        np.mean(diagnose.breakdown(diagnose.held_out(recipe, experiment))["by_token"]), rel=0.02
+    )
 
 
 def test_the_divergence_of_a_temperature_is_the_closed_form():
