@@ -18,6 +18,7 @@ from arinar_lab.run import perform
 from arinar_lab.run.folder import RunFolder, read_json
 from arinar_lab.run.tracking import tracking_uri
 from arinar_lab.study import ablate
+from arinar_lab.study.cost import Cost
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -278,7 +279,7 @@ ABLATIONS = sorted((EXPERIMENTS / "ablations").glob("*.yaml"))
 @pytest.mark.parametrize("path", ABLATIONS, ids=lambda path: path.stem)
 def test_a_shipped_ablation_runs_to_its_report(tracked, forked, uncounted, monkeypatch, capfd, path):
     monkeypatch.setattr(ablate, "references", lambda _: {"an estimator": 2.5})
-    monkeypatch.setattr(ablate, "_probe", lambda _: 1.0)
+    monkeypatch.setattr(ablate, "probe", lambda _: Cost(1, 1.0, 1.0, 1.0))
     few = [word.replace("outer.depth", "outer.encoder_depth") if "latent" in path.stem else word for word in FEW]
     assert arinar("ablate", path, *few, "--workers", 2) == 0
     said, study = capfd.readouterr().out, yaml.safe_load(path.read_text())
