@@ -213,18 +213,19 @@ class Order(Sampler[int]):
     """A permutation of n items, keyed by (seed, epoch), from item `start` on, dealt out in turn to those that train together.
 
     Arguments:
-        n: items; seed: of the permutation; share: (rank r, world).
+        n: items; seed: of the permutation; share: (rank, world); end: items of an epoch that are dealt out.
     """
 
-    def __init__(self, n: int, seed: int, share: tuple[int, int] = (0, 1)) -> None:
+    def __init__(self, n: int, seed: int, share: tuple[int, int] = (0, 1), end: int | None = None) -> None:
         self.n, self.seed, self.share, self.epoch, self.start = n, seed, share, 0, 0
+        self.end = n if end is None else end
 
     def __iter__(self) -> Iterator[int]:
         noise, (rank, world) = Noise.of(torch.tensor(self.seed), "order").at(self.epoch), self.share
-        yield from noise.permutation(self.n)[self.start + rank :: world].tolist()
+        yield from noise.permutation(self.n)[self.start + rank : self.end : world].tolist()
 
     def __len__(self) -> int:
-        return -(-(self.n - self.share[0]) // self.share[1])
+        return -(-(self.end - self.share[0]) // self.share[1])
 
 
 class ResumableLoader(DataLoader):
@@ -239,7 +240,7 @@ class ResumableLoader(DataLoader):
 
     def __init__(self, dataset: TensorDataset, batch: int, seed: int, share: tuple[int, int] = (0, 1)) -> None:
         whole = len(dataset) // batch * batch  # so that every rank has equally many batches
-        self.order = Order(whole, seed, share) if share[1] > 1 else Order(len(dataset), seed)
+        self.order = Order(len(dataset), seed, share, whole)
         self.epoch, self.done, self.batch = 0, 0, batch
         super().__init__(
             dataset,

@@ -47,7 +47,7 @@ def strategy(recipe: Recipe) -> Strategy | str:
     """Lightning's strategy. Buffers are constants, so that nothing is broadcast where ranks have unequal numbers of batches."""
     m = recipe.machine
     if m.strategy == "ddp" or m.devices * m.num_nodes > 1:
-        return DDPStrategy(broadcast_buffers=False)
+        return DDPStrategy(forward_sync_buffers=False)
     return "auto"
 
 
