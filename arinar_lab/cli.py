@@ -76,8 +76,19 @@ def _parser() -> argparse.ArgumentParser:
     ablate.add_argument(
         "--workers", type=_count, default=2, metavar="N", help="processes that train side by side (default 2)"
     )
+    ablate.add_argument("--dry-run", action="store_true", help="print every cell with its cost, and write nothing")
     verb("work", _work, "be one worker of a study (ablate starts these)")
-    verb("report", _report, "write the report of what a study has finished")
+    verb("report", _report, "write the report of what a study has finished, here or (by MLflow) elsewhere")
+    slurm = verb("slurm", _slurm, "write a Slurm job array whose tasks are workers of a study; submit it yourself")
+    slurm.add_argument("--array", type=_count, default=4, metavar="N", help="tasks, each a worker (default 4)")
+    slurm.add_argument("--time", default="24:00:00", metavar="LIMIT", help="of a task, as in sbatch (default 24:00:00)")
+    slurm.add_argument("--gpus", type=_count, default=0, metavar="N", help="of a task (default none)")
+    slurm.add_argument("--partition", default="", metavar="NAME", help="Slurm's (default: its own choice)")
+    sync = verbs.add_parser("sync", help="send to MLflow what is missing there, from the run folders")
+    sync.add_argument(
+        "words", nargs="*", metavar="RUN… or FILE key=value…", help="runs, or one study (default: all runs)"
+    )
+    sync.set_defaults(verb=_sync)
     verb(
         "diagnose",
         _diagnose,
@@ -138,9 +149,11 @@ def _train(arguments: argparse.Namespace) -> int:
     name = arguments.file.stem
     folder = RunFolder.of(recipe, name)
     print(f"run folder: {folder.path}")
-    perform([recipe], folder, name, name, bar=sys.stdout.isatty())
+    if not perform([recipe], folder, name, name, bar=sys.stdout.isatty()):
+        return 0
     report = measure_speed(recipe, folder)
-    Tracker(name).publish(recipe, name, folder, read_metrics)
+    if not Tracker(name).publish(recipe, name, folder, read_metrics):
+        print(f"not sent to MLflow: {folder.path}; arinar sync {folder.path} sends it")
     _show(report, folder.evaluation(recipe))
     return 0
 
@@ -229,17 +242,25 @@ def _ablate(arguments: argparse.Namespace) -> int:
     plan = _plan(arguments)
     from rich.console import Console
 
-    from arinar_lab.study.ablate import ablate
+    from arinar_lab.study.ablate import ablate, dry_run
 
-    command = [sys.executable, "-m", "arinar_lab", "work", str(arguments.file), *arguments.overrides]
-    return ablate(plan, command, arguments.workers, Console())
+    if arguments.dry_run:
+        return dry_run(plan, arguments.workers, Console())
+    return ablate(plan, _worker(arguments), arguments.workers, Console())
 
 
 def _work(arguments: argparse.Namespace) -> int:
-    end_with(int(os.environ.get("ARINAR_PARENT", os.getppid())))
+    from arinar_lab.run.ranks import JOB, follows
+    from arinar_lab.run.train import train
     from arinar_lab.study.worker import work
 
-    work(_plan(arguments))
+    end_with(os.getppid() if follows() else int(os.environ.get("ARINAR_PARENT", os.getppid())))
+    plan = _plan(arguments)
+    if follows():  # started by the worker that has claimed the run
+        job = next(job for job in plan.jobs if job.key == os.environ[JOB])
+        train(job.recipes[0], job.folder)
+    else:
+        work(plan)
     return 0
 
 
@@ -259,8 +280,49 @@ def _report(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from arinar_lab.study.ablate import finish
+    from arinar_lab.study.sync import fetch
 
+    for folder in fetch(plan):
+        print(f"fetched from MLflow: {folder.path}")
     return finish(plan, Console())
+
+
+def _slurm(arguments: argparse.Namespace) -> int:
+    from arinar_lab.study.slurm import Options, write_script
+    from arinar_lab.study.worker import enqueue
+
+    options = Options(arguments.array, arguments.time, arguments.gpus, arguments.partition)
+    plan = _plan(arguments)
+    todo = enqueue(plan)
+    path = write_script(plan, _worker(arguments), options)
+    print(f"{path}: {len(todo)} runs wait for {options.array} workers; submit it with: sbatch {path}")
+    return 0
+
+
+def _worker(arguments: argparse.Namespace) -> list[str]:
+    """The words that start one worker of a study."""
+    return [sys.executable, "-m", "arinar_lab", "work", str(arguments.file), *arguments.overrides]
+
+
+def _sync(arguments: argparse.Namespace) -> int:
+    from arinar_lab.run.config import read_overrides
+    from arinar_lab.study import sync
+    from arinar_lab.study.plan import read_plan
+
+    words = arguments.words
+    if words and words[0].endswith(".yaml"):
+        plan = read_plan(Path(words[0]), read_overrides(words[1:]))
+        files = sorted((plan.folder / "report").glob("*"))
+        cells = [plan.cell(arm, seed) for arm in plan.arms for seed in plan.seeds]
+        _, unsent = sync.send_study(plan, files, float("inf"))
+        there = [folder.path for folder, recipe in cells if folder.report(recipe)]
+        sent = [path for path in there if path not in unsent]
+    else:
+        sent, unsent = sync.send_runs([Path(word) for word in words] or sync.all_runs())
+    print(f"MLflow holds {len(sent)} of {len(sent) + len(unsent)} runs")
+    for path in unsent:
+        print(f"not sent: {path}")
+    return 1 if unsent else 0
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -275,11 +337,14 @@ def _check(arguments: argparse.Namespace) -> int:
         raise ConfigError("check: name at least one recipe or study file")
     for file in map(Path, files):
         content = read_yaml(file)
-        if "base" in content or "axes" in content:
+        if {"base", "axes", "arms", "vary"} & content.keys():
             plan = read_plan(file, read_overrides(overrides))
             print(f"{file}: {len(plan.arms)} arms × {len(plan.seeds)} seeds, baseline {plan.baseline}")
             for arm in plan.arms:
-                print(f"  {arm.name:<40} {arm.parameters:>12,} parameters  {arm.recipe.training_signature}")
+                print(
+                    f"  {arm.name:<40} {arm.parameters:>12,} parameters  {arm.recipe.training_signature}"
+                    f"{arm.matched and '  ' + arm.matched}"
+                )
         else:
             recipe = _recipe(file, overrides)
             experiment = build(recipe, "meta")

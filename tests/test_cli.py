@@ -18,6 +18,7 @@ from arinar_lab.run import perform
 from arinar_lab.run.folder import RunFolder, read_json
 from arinar_lab.run.tracking import tracking_uri
 from arinar_lab.study import ablate
+from arinar_lab.study.cost import Cost
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -294,7 +295,7 @@ def test_a_shipped_ablation_can_be_built(capsys, path):
 )
 def test_a_shipped_ablation_runs_to_its_report(tracked, forked, uncounted, monkeypatch, capfd, path):
     monkeypatch.setattr(ablate, "references", lambda _: {"an estimator": 2.5})
-    monkeypatch.setattr(ablate, "_probe", lambda _: 1.0)
+    monkeypatch.setattr(ablate, "probe", lambda _: Cost(1, 1.0, 1.0, 1.0))
     study = yaml.safe_load(path.read_text())
     latent, random = "latent" in study["base"], path.stem in ("outer", "positions")
     few = [word.replace("outer.depth", "outer.encoder_depth") if latent else word for word in FEW]

@@ -127,13 +127,14 @@ class Machine:
 
     Arguments:
         accelerator: `auto` is a CUDA GPU where there is one, else the CPU.
+        devices: processes on a machine, one a device; num_nodes: machines; strategy: see `ranks.py`.
         threads: of torch on the CPU; 0 leaves torch's own choice.
     """
 
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int = 1
     num_nodes: int = 1
-    strategy: Literal["auto", "ddp", "ddp_spawn", "fsdp"] = "auto"
+    strategy: Literal["auto", "ddp"] = "auto"
     threads: int = 1
 
     def __post_init__(self) -> None:

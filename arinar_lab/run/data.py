@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler, TensorDataset
+from torch.utils.data import DataLoader, Sampler, Subset, TensorDataset
 
 from ..model.layers import at_least
 from ..model.noise import Noise
@@ -210,17 +210,22 @@ SourceMaker = Callable[[], Source]
 
 
 class Order(Sampler[int]):
-    """A permutation of n items, keyed by (seed, epoch), from item `start` on."""
+    """A permutation of n items, keyed by (seed, epoch), from item `start` on, dealt out in turn to those that train together.
 
-    def __init__(self, n: int, seed: int) -> None:
-        self.n, self.seed, self.epoch, self.start = n, seed, 0, 0
+    Arguments:
+        n: items; seed: of the permutation; share: (rank, world); end: items of an epoch that are dealt out.
+    """
+
+    def __init__(self, n: int, seed: int, share: tuple[int, int] = (0, 1), end: int | None = None) -> None:
+        self.n, self.seed, self.share, self.epoch, self.start = n, seed, share, 0, 0
+        self.end = n if end is None else end
 
     def __iter__(self) -> Iterator[int]:
-        noise = Noise.of(torch.tensor(self.seed), "order").at(self.epoch)
-        yield from noise.permutation(self.n)[self.start :].tolist()
+        noise, (rank, world) = Noise.of(torch.tensor(self.seed), "order").at(self.epoch), self.share
+        yield from noise.permutation(self.n)[self.start + rank : self.end : world].tolist()
 
     def __len__(self) -> int:
-        return self.n
+        return -(-(self.end - self.share[0]) // self.share[1])
 
 
 class ResumableLoader(DataLoader):
@@ -228,14 +233,18 @@ class ResumableLoader(DataLoader):
 
     Lightning saves and loads the state of any loader that has these two methods. It calls iter() once an epoch and never
     exhausts the iterator, therefore the epoch is advanced at its start.
+
+    Arguments:
+        batch: images a step, of all processes; share: (rank, world) of this one.
     """
 
-    def __init__(self, dataset: TensorDataset, batch: int, seed: int) -> None:
-        self.order = Order(len(dataset), seed)
-        self.epoch, self.done = 0, 0
+    def __init__(self, dataset: TensorDataset, batch: int, seed: int, share: tuple[int, int] = (0, 1)) -> None:
+        whole = len(dataset) // batch * batch  # so that every rank has equally many batches
+        self.order = Order(len(dataset), seed, share, whole)
+        self.epoch, self.done, self.batch = 0, 0, batch
         super().__init__(
             dataset,
-            batch_size=batch,
+            batch_size=batch // share[1],
             sampler=self.order,
             drop_last=True,
             generator=torch.Generator().manual_seed(seed),
@@ -244,7 +253,7 @@ class ResumableLoader(DataLoader):
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         if self.done >= len(self):
             self.epoch, self.done = self.epoch + 1, 0
-        self.order.epoch, self.order.start = self.epoch, self.done * (self.batch_size or 1)
+        self.order.epoch, self.order.start = self.epoch, self.done * self.batch
         for batch in super().__iter__():
             self.done += 1
             yield batch
@@ -272,8 +281,15 @@ class DataModule(LightningDataModule):
         super().__init__()
         self.source, self.batch, self.seed = source, batch, seed
 
+    @property
+    def share(self) -> tuple[int, int]:
+        """(rank, world): this process's, of those that train together."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
     def train_dataloader(self) -> ResumableLoader:
-        return ResumableLoader(items(self.source.train), self.batch, self.seed)
+        return ResumableLoader(items(self.source.train), self.batch, self.seed, self.share)
 
     def val_dataloader(self) -> DataLoader:
-        return DataLoader(items(self.source.held_out), batch_size=512)
+        rank, world = self.share
+        part = items(self.source.held_out)
+        return DataLoader(Subset(part, range(rank, len(part), world)), batch_size=512)

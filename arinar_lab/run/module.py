@@ -87,14 +87,14 @@ class ArinarModule(LightningModule):
                 f"lower training.lr (now {self.optimisation.lr:g}) or training.clip (now {self.optimisation.clip:g})"
             )
             raise Diverged(f"the loss became {loss.item()} at step {self.global_step}; {advice}")
-        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/loss", loss, prog_bar=True, sync_dist=True)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_index: int) -> None:
         image, y, index = batch
         noise = Noise.of(index, "held out").at(0)
         x, log_det = self.codec.encode(image, noise.at(0))
-        self.log("val/loss", self.model.loss(x, y, noise.at(2)))
+        self.log("val/loss", self.model.loss(x, y, noise.at(2)), sync_dist=True)
         if self.model.likelihood != "none":
             self.bits_per_dim.update(self.model.log_prob(x, y, noise.at(1)) + log_det)
             self.log("val/bits_per_dim", self.bits_per_dim, prog_bar=True)

@@ -8,7 +8,8 @@ from typing import Any
 from .config import Recipe
 from .evaluate import evaluate
 from .folder import RunFolder
-from .tracking import Tracker
+from .ranks import follows
+from .tracking import Tracker, remember
 from .train import read_metrics, train
 
 
@@ -17,14 +18,19 @@ def perform(
 ) -> list[dict[str, Any]]:
     """Train once and evaluate under each recipe (they differ in sampler and evaluation alone); returns the reports.
 
+    A process that only helps to train (see `ranks.py`) does that, and returns nothing.
     The run folder is locked meanwhile. A failure is written to its FAILED and log.txt, told to MLflow, and raised.
 
     Arguments:
         experiment: MLflow's experiment; arm: the name of the run's arm in it.
         bar: whether to show a progress bar.
     """
+    if follows():
+        train(recipes[0], folder)
+        return []
     with folder.lock:
         tracker = Tracker(experiment)
+        remember(recipes[0], arm, folder, experiment)
         tracker.start(recipes[0], arm)
         try:
             train(recipes[0], folder, tracker, bar)

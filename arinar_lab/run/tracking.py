@@ -1,7 +1,9 @@
 """MLflow as a view of the run folders: study = experiment, arm = parent run, seed = child run.
 
-Written to directly (a local SQLite store by default; the server is only a viewer). No fault of tracking stops a run: the
-first is told, the rest are silent, and what is missing can be sent again from the run folders.
+Written to directly (a local SQLite store by default; the server is only a viewer). No fault of tracking stops a run, and
+none makes it wait: a run spends at most `PATIENCE` seconds on MLflow, and a hundredth of its time. One request waits
+`TIMEOUT` seconds. After a failure tracking is quiet for a while. What is missing is sent from the run folders when the
+run is published, or by `arinar sync`; sending again what is there adds nothing.
 """
 
 from __future__ import annotations
@@ -9,7 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,16 +22,21 @@ from typing import Any
 
 from filelock import FileLock
 
-from .config import Recipe
-from .folder import RunFolder, git_state, read_json
+from .config import Recipe, parse
+from .folder import RunFolder, git_state, read_json, write_json
 from .schema import flatten, resolved
 
 ROOT = Path("tracking")
-_UNITS = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+PATIENCE = 30.0  # seconds that a run may wait for MLflow in total
+TIMEOUT = 5.0  # seconds that one request may wait
+QUIET = 30.0  # seconds without a request after one that failed
+_LIMITS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": str(round(TIMEOUT)),
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
+Rows = list[tuple[int, str, float]]
+"""Of a history: step, name, value."""
 
 
 def tracking_uri() -> str:
@@ -35,53 +44,113 @@ def tracking_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{ROOT.absolute()}/mlflow.db"
 
 
+class Quiet(Exception):
+    """Nothing is asked of MLflow now: it has just failed, or the run has waited for it long enough."""
+
+
+class Patient:
+    """An MLflow client whose calls together take no longer than was agreed.
+
+    Arguments:
+        patience: seconds for all calls; a hundredth of the time that passes is added to them.
+
+    Raises:
+        Quiet: instead of a call, once that is spent, and for `QUIET` seconds after a call that failed.
+    """
+
+    def __init__(self, patience: float) -> None:
+        self.patience, self.spent, self.begun = patience, 0.0, time.monotonic()
+        self.quiet_until, self.client = -math.inf, None
+
+    @property
+    def left(self) -> float:
+        """Seconds that may still be waited."""
+        now = time.monotonic()
+        return 0.0 if now < self.quiet_until else self.patience + 0.01 * (now - self.begun) - self.spent
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the time of what is done inside."""
+        if self.left <= 0:
+            raise Quiet
+        begun = time.monotonic()
+        try:
+            yield
+        except Exception:
+            self.quiet_until = time.monotonic() + QUIET
+            raise
+        finally:
+            self.spent += time.monotonic() - begun
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def call(*words: Any, **options: Any) -> Any:
+            with self.waiting():
+                return getattr(self.client, name)(*words, **options)
+
+        return call
+
+
 class Tracker:
     """Writes the runs of one experiment. Every method returns quietly when MLflow fails.
 
     Arguments:
         experiment: its name, as a rule the study's or the recipe's.
+        patience: seconds that may be waited for MLflow.
     """
 
-    def __init__(self, experiment: str) -> None:
+    def __init__(self, experiment: str, patience: float = PATIENCE) -> None:
         self.experiment, self.run_id = experiment, ""
         self.warned = False
-        self._client: Any = None
+        self._client: Any = Patient(patience)
         self._experiment_id = ""
 
     @contextmanager
     def _guard(self) -> Iterator[None]:
         try:
             yield
+        except Quiet:
+            pass
         except Exception as error:  # a view may fail in any way; the run goes on
             if not self.warned:
                 print(
-                    f"MLflow: {' '.join(str(error).split())[:160]} (the run goes on; its folder holds everything)",
+                    f"MLflow: {' '.join(str(error).split())[:160]} (the run goes on; its folder holds everything,"
+                    " and arinar sync sends it)",
                     flush=True,
                 )
             self.warned = True
 
     @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the lock under which things are made: MLflow's own creation is not safe among processes."""
+        ROOT.mkdir(exist_ok=True)
+        lock = FileLock(ROOT / ".lock")
+        with self._client.waiting():
+            lock.acquire(timeout=min(self._client.left, 3600))
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @contextmanager
     def _connected(self) -> Iterator[Any]:
-        """The client, with the experiment made under a lock: MLflow's own creation is not safe among processes."""
-        if self._client is None:
-            os.environ.update({name: os.environ.get(name, value) for name, value in _UNITS.items()})
-            ROOT.mkdir(exist_ok=True)
-            with FileLock(ROOT / ".lock"):
+        """The client, with the experiment made."""
+        if not self._experiment_id:
+            os.environ.update({name: os.environ.get(name, value) for name, value in _LIMITS.items()})
+            with self._alone():
                 from mlflow import MlflowClient
 
                 for name in ("mlflow", "alembic"):
                     logging.getLogger(name).setLevel(logging.WARNING)
-                client = MlflowClient(tracking_uri())
+                client, local = self._client, tracking_uri().startswith("sqlite")
+                client.client = MlflowClient(tracking_uri())
                 there = client.get_experiment_by_name(self.experiment)
-                local = tracking_uri().startswith("sqlite")
                 place = (ROOT / "artifacts" / self.experiment).absolute().as_uri() if local else None
                 self._experiment_id = there.experiment_id if there else client.create_experiment(self.experiment, place)
-                self._client = client
         yield self._client
 
     def _get_or_create(self, name: str, tags: dict[str, str], extra: dict[str, str]) -> tuple[str, bool]:
         """The id of the run with these tags, and whether it is new."""
-        with self._connected() as client, FileLock(ROOT / ".lock"):
+        with self._connected() as client, self._alone():
             key = hashlib.sha256(json.dumps(tags, sort_keys=True).encode()).hexdigest()[:16]  # names may hold quotes
             found = client.search_runs([self._experiment_id], f"tags.`arinar.key` = '{key}'", max_results=1)
             if found:
@@ -89,49 +158,47 @@ class Tracker:
             run = client.create_run(self._experiment_id, tags={**tags, **extra, "arinar.key": key}, run_name=name)
             return run.info.run_id, True
 
-    def start(self, recipe: Recipe, arm: str, parent: bool = True) -> None:
+    def start(self, recipe: Recipe, arm: str) -> None:
         """Open the run of one seed (below its arm's), made if it is not there."""
         with self._guard():
-            signature, config = recipe.training_signature, flatten(resolved(recipe))
-            config.pop("seed")
-            state = {f"git.{key}": str(value) for key, value in git_state().items()}
-            arm_tags = {"arinar.role": "arm", "arinar.signature": signature, "arinar.arm": arm}
-            above = {}
-            if parent:
-                arm_id, new = self._get_or_create(arm, arm_tags, state)
-                above = {"mlflow.parentRunId": arm_id}
-                if new:
-                    self._parameters(arm_id, config)
-            tags = {
-                "arinar.role": "seed",
-                "arinar.signature": signature,
-                "arinar.arm": arm,
-                "arinar.seed": str(recipe.seed),
-            }
-            self.run_id, new = self._get_or_create(f"{arm} seed {recipe.seed}", tags, {**state, **above})
-            if new:
-                self._parameters(self.run_id, {**config, "seed": recipe.seed})
-            self._client.update_run(self.run_id, status="RUNNING")
+            self._start(recipe, arm)
+
+    def _start(self, recipe: Recipe, arm: str) -> None:
+        signature, config = recipe.training_signature, flatten(resolved(recipe))
+        config.pop("seed")
+        state = {f"git.{key}": str(value) for key, value in git_state().items()}
+        tags = {"arinar.role": "arm", "arinar.signature": signature, "arinar.arm": arm}
+        arm_id, _ = self._get_or_create(arm, tags, state)
+        self._parameters(arm_id, config)
+        tags |= {"arinar.role": "seed", "arinar.seed": str(recipe.seed)}
+        run_id, _ = self._get_or_create(f"{arm} seed {recipe.seed}", tags, {**state, "mlflow.parentRunId": arm_id})
+        self._parameters(run_id, {**config, "seed": recipe.seed})
+        self._client.update_run(run_id, status="RUNNING")
+        self.run_id = run_id
 
     def _parameters(self, run_id: str, values: dict[str, Any]) -> None:
+        """Set the parameters that the run lacks: all of them if it is new, or was cut off from the store then."""
         from mlflow.entities import Param
 
-        self._client.log_batch(run_id, params=[Param(key, str(value)) for key, value in values.items()])
+        there = self._client.get_run(run_id).data.params
+        missing = [Param(key, str(value)) for key, value in values.items() if key not in there]
+        for i in range(0, len(missing), 100):
+            self._client.log_batch(run_id, params=missing[i : i + 100])
 
     def log(self, values: dict[str, float], step: int = 0, run_id: str = "") -> None:
         """Metrics of the open run, or of another."""
-        self._log([(step, name, value) for name, value in values.items()], run_id or self.run_id)
-
-    def _log(self, rows: list[tuple[int, str, float]], run_id: str) -> None:
         with self._guard():
-            if run_id and rows:
-                from mlflow.entities import Metric
+            self._log([(step, name, value) for name, value in values.items()], run_id or self.run_id)
 
-                now = int(time.time() * 1000)
-                metrics = [Metric(name, value, now, step) for step, name, value in rows]
-                with self._connected() as client:
-                    for i in range(0, len(metrics), 1000):
-                        client.log_batch(run_id, metrics=metrics[i : i + 1000])
+    def _log(self, rows: Rows, run_id: str) -> None:
+        if run_id and rows:
+            from mlflow.entities import Metric
+
+            now = int(time.time() * 1000)
+            metrics = [Metric(name, value, now, step) for step, name, value in rows]
+            with self._connected() as client:
+                for i in range(0, len(metrics), 1000):
+                    client.log_batch(run_id, metrics=metrics[i : i + 1000])
 
     def finish(self, status: str = "FINISHED") -> None:
         """Close the open run: FINISHED, FAILED or KILLED."""
@@ -139,47 +206,80 @@ class Tracker:
             if self.run_id:
                 self._client.set_terminated(self.run_id, status)
 
-    def publish(
-        self,
-        recipe: Recipe,
-        arm: str,
-        folder: RunFolder,
-        history: Callable[[Path], list[tuple[int, str, float]]],
-    ) -> None:
-        """Send a finished run's evaluation, once for each state of its report; its history too if the run is new here."""
+    def publish(self, recipe: Recipe, arm: str, folder: RunFolder, history: Callable[[Path], Rows]) -> bool:
+        """Send a run's history, and its evaluation once for each state of its report.
+
+        Returns:
+            whether the store holds now all that the run folder does.
+        """
         with self._guard():
+            self._start(recipe, arm)
             report = folder.evaluation(recipe) / "report.json"
-            content = read_json(report)
-            self.start(recipe, arm)
-            if not self.run_id or not content:
-                return
-            run = self._client.get_run(self.run_id)
-            stamp = f"{recipe.evaluation_signature} {report.stat().st_mtime_ns}"
-            if run.data.tags.get("arinar.published") != stamp:
-                self._log(self._missing(history(folder.path / "metrics.csv")), self.run_id)
-                self.log(content["metrics"], int(content["steps"]))
+            content, rows = read_json(report), history(folder.path / "metrics.csv")
+            stamp = f"{recipe.evaluation_signature} {report.stat().st_mtime_ns}" if content else f"{len(rows)} rows"
+            if self._client.get_run(self.run_id).data.tags.get("arinar.published") != stamp:
+                steps = int(content.get("steps", 0))
+                rows += [(steps, name, value) for name, value in content.get("metrics", {}).items()]
+                self._log(self._missing(rows), self.run_id)
                 for path in (folder.path / "config.yaml", report):
-                    self._client.log_artifact(self.run_id, str(path))
+                    if path.is_file():
+                        self._client.log_artifact(self.run_id, str(path))
                 for path in sorted((report.parent / "samples").glob("*.png")):
                     self._client.log_artifact(self.run_id, str(path), "samples")
                 self._client.set_tag(self.run_id, "arinar.published", stamp)
-            self.finish()
+            failed = (folder.path / "FAILED").is_file()
+            self._client.set_terminated(self.run_id, "FINISHED" if content else "FAILED" if failed else "KILLED")
+            return True
+        return False
 
-    def _missing(self, rows: list[tuple[int, str, float]]) -> list[tuple[int, str, float]]:
+    def _missing(self, rows: Rows) -> Rows:
         """Those rows of a history that the open run does not have."""
+
+        def key(step: int, name: str, value: float) -> tuple[int, str, float | None]:
+            return (
+                step,
+                name,
+                value if math.isfinite(value) and abs(value) < 1e300 else None,
+            )  # as MLflow stores infinity
+
         there = {
-            (metric.step, name)
+            key(metric.step, name, metric.value)
             for name in {name for _, name, _ in rows}
             for metric in self._client.get_metric_history(self.run_id, name)
         }
-        return [row for row in rows if (row[0], row[1]) not in there]
+        return [row for row in rows if key(*row) not in there]
+
+    def fetch(self, recipe: Recipe, folder: RunFolder) -> bool:
+        """Bring configuration, report and samples of an evaluation that another machine has published; whether it was there."""
+        with self._guard(), self._connected() as client:
+            asked = {"signature": recipe.training_signature, "seed": recipe.seed, "role": "seed"}
+            query = " and ".join(f"tags.`arinar.{name}` = '{value}'" for name, value in asked.items())
+            for run in client.search_runs([self._experiment_id], query):
+                if run.data.tags.get("arinar.published", "").startswith(f"{recipe.evaluation_signature} "):
+                    self._download(run.info.run_id, folder, folder.evaluation(recipe))
+                    return True
+        return False
+
+    def _download(self, run_id: str, folder: RunFolder, where: Path) -> None:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.path) as draft:
+            there = {item.path for item in self._client.list_artifacts(run_id)}
+            for name in sorted(there & {"config.yaml", "report.json", "samples"}):
+                self._client.download_artifacts(run_id, name, draft)
+            where.mkdir(parents=True, exist_ok=True)
+            if not (folder.path / "config.yaml").exists():
+                Path(draft, "config.yaml").replace(folder.path / "config.yaml")
+            if Path(draft, "samples").is_dir() and not (where / "samples").exists():
+                Path(draft, "samples").replace(where / "samples")
+            Path(draft, "report.json").replace(where / "report.json")  # last: what has a report is whole
 
     def publish_arm(self, recipe: Recipe, arm: str, metrics: dict[str, float]) -> None:
         """Means over seeds, as metrics of the arm's run."""
         with self._guard():
             tags = {"arinar.role": "arm", "arinar.signature": recipe.training_signature, "arinar.arm": arm}
             run_id, _ = self._get_or_create(arm, tags, {})
-            self.log(metrics, run_id=run_id)
+            there = self._client.get_run(run_id).data.metrics
+            self._log([(0, name, value) for name, value in metrics.items() if there.get(name) != value], run_id)
             self._client.set_terminated(run_id)
 
     def publish_study(self, files: list[Path]) -> None:
@@ -196,3 +296,21 @@ class Tracker:
         with self._guard(), self._connected():
             return f"{host}/#/experiments/{self._experiment_id}?workflowType=machine_learning"
         return host
+
+
+def remember(recipe: Recipe, arm: str, folder: RunFolder, experiment: str) -> None:
+    """Note in tracking.json under which experiment and arm MLflow shows an evaluation of the run."""
+    file = folder.path / "tracking.json"
+    views = read_json(file).get("views", [])
+    everything = resolved(recipe)
+    view = {"experiment": experiment, "arm": arm, **{name: everything[name] for name in ("sampler", "evaluation")}}
+    if view not in views:
+        write_json(file, {"views": [*views, view]})
+
+
+def views(recipe: Recipe, folder: RunFolder) -> list[tuple[str, str, Recipe]]:
+    """(experiment, arm, recipe) of every evaluation of the run that MLflow shows, or should."""
+    plain, found = resolved(recipe), read_json(folder.path / "tracking.json").get("views", [])
+    return [
+        (v["experiment"], v["arm"], parse({**plain, **{k: v[k] for k in ("sampler", "evaluation")}})) for v in found
+    ]

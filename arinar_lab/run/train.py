@@ -29,6 +29,7 @@ from .config import Experiment, Machine, Recipe, build
 from .data import DataModule, ResumableLoader
 from .folder import RunFolder, git_state, write_json
 from .module import ArinarModule, averaging
+from .ranks import check_share, follows, strategy, together
 from .schema import ConfigError
 from .tracking import Tracker
 from .transfer import conditions, take_over
@@ -162,7 +163,7 @@ class Progress(Callback):
         self.folder, self.last = folder, 0.0
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        if time.monotonic() - self.last > 0.5:
+        if trainer.is_global_zero and time.monotonic() - self.last > 0.5:
             self.last = time.monotonic()
             self.folder.progress("train", trainer.global_step, int(trainer.max_steps))
 
@@ -212,19 +213,22 @@ def train(recipe: Recipe, folder: RunFolder, tracker: Tracker | None = None, bar
     if folder.done:
         return
     use_threads(recipe.machine)
-    accelerator(recipe.machine)  # refuses before anything is written
+    accelerator(recipe.machine)  # these two refuse before anything is written
+    check_share(recipe)
     experiment = build(recipe)
     checkpoint = newest_checkpoint(folder)
     taken = take_over(recipe, experiment)
-    folder.write_config(recipe)
-    (folder.path / "FAILED").unlink(missing_ok=True)
+    if not follows():
+        folder.write_config(recipe)
+        (folder.path / "FAILED").unlink(missing_ok=True)
     pl.seed_everything(recipe.seed, verbose=False)
     module = ArinarModule(experiment, recipe.training, recipe.seed)
     module.fit_to(experiment.source.train[0], codec=taken == 0)
     if recipe.freeze == "outer":
         module.freeze_outer(lambda device: conditions(recipe, experiment, device))
     resume, logger = Resume(), RunLogger(folder, tracker)
-    logger.rewind(int(checkpoint.stem.split("=")[1]) if checkpoint else 0)
+    if not follows():
+        logger.rewind(int(checkpoint.stem.split("=")[1]) if checkpoint else 0)
     trainer = _trainer(recipe, folder, logger, resume, bar)
     begin = f"resumed from {checkpoint.name}" if checkpoint else "started"
     if taken:
@@ -232,7 +236,8 @@ def train(recipe: Recipe, folder: RunFolder, tracker: Tracker | None = None, bar
     folder.log(f"{begin} at commit {git_state().get('commit', 'unknown')}, process {os.getpid()} on {platform.node()}")
     data = DataModule(experiment.source, recipe.training.batch, recipe.seed)
     try:
-        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+        with together(recipe):
+            trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     except SIGTERMException:
         raise
     except SystemExit:  # what Lightning makes of Ctrl-C
@@ -248,7 +253,8 @@ def _trainer(recipe: Recipe, folder: RunFolder, logger: Logger, resume: Resume, 
     t, m = recipe.training, recipe.machine
     callbacks: list[Callback] = [averaging(t.ema), resume, Progress(folder), Saver(folder, t.checkpoint_every)]
     return pl.Trainer(
-        accelerator=accelerator(m), devices=m.devices, num_nodes=m.num_nodes, strategy=m.strategy, precision=t.precision,
+        accelerator=accelerator(m), devices=m.devices, num_nodes=m.num_nodes, strategy=strategy(recipe), precision=t.precision,
+        use_distributed_sampler=False,
         max_steps=t.steps, max_epochs=-1, val_check_interval=min(t.validate_every, t.steps), check_val_every_n_epoch=None,
         gradient_clip_val=t.clip or None, log_every_n_steps=10, num_sanity_val_steps=0, logger=logger,
         callbacks=[*callbacks, RichProgressBar()] if bar else callbacks, enable_progress_bar=bar,

@@ -6,15 +6,14 @@ Interrupted and run again it goes on where it stopped.
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -28,16 +27,14 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from ..model.noise import Noise
-from ..run.config import Recipe, build
-from ..run.evaluate import generate, measure_speed
+from ..run.evaluate import measure_speed
 from ..run.folder import read_json, write_json
-from ..run.module import ArinarModule
-from ..run.tracking import Tracker
-from ..run.train import read_metrics, use_threads
-from .plan import Job, Plan
+from ..run.schema import ConfigError
+from .cost import Cost, counted, probe
+from .plan import Arm, Job, Plan
 from .references import references
 from .report import collect, effects, notes, terminal_table, write_report
+from .sync import send_study
 from .worker import enqueue
 
 
@@ -64,7 +61,7 @@ def finish(plan: Plan, console: Console) -> int:
     """Write and print the report of what is there, and send it to MLflow; returns 1 where something failed or is missing."""
     results = collect(plan)
     paths = write_report(results)
-    link = _publish(plan, paths)
+    link, unsent = send_study(plan, paths)
     console.print(terminal_table(results))
     for line in [*effects(results), "", *notes(results)]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -76,7 +73,9 @@ def finish(plan: Plan, console: Console) -> int:
     if grid.is_file():
         console.print(f"{grid}  (samples of {plan.baseline})", highlight=False, soft_wrap=True)
     console.print(f"Dashboard (the local one by make mlflow): {link}", highlight=False, soft_wrap=True)
-    failed = [job for job in plan.jobs if not job.done]
+    for path in unsent:
+        console.print(f"not sent to MLflow (arinar sync {path}): {path}", highlight=False, soft_wrap=True)
+    failed = [job for job in plan.jobs if not job.reported]
     for job in failed:
         file = job.folder.path / "FAILED"
         said = f"[red]failed[/red] {job.folder.path}: {escape(file.read_text().strip())}" if file.is_file() else ""
@@ -87,11 +86,11 @@ def finish(plan: Plan, console: Console) -> int:
 def show_plan(plan: Plan, workers: int, console: Console) -> float:
     """Print the arms, and how long they will take by a few timed steps of each; returns the seconds expected."""
     unfinished = [job for job in plan.jobs if not job.done]
-    cost = {}
+    cost: dict[str, float] = {}
     with console.status("timing a few steps of each arm"):
         for arm in plan.arms:
             if any(plan.cell(arm, seed)[0].path == job.folder.path for job in unfinished for seed in plan.seeds):
-                cost[arm.recipe.training_signature] = _probe(arm.recipe)
+                cost[arm.recipe.training_signature] = probe(arm.recipe).seconds
     table = Table(
         "arm",
         "parameters",
@@ -103,8 +102,7 @@ def show_plan(plan: Plan, workers: int, console: Console) -> float:
     for arm in plan.arms:
         expected = cost.get(arm.recipe.training_signature)
         seconds = "finished" if expected is None else f"about {expected:.0f}"
-        name = f"{arm.name}{' (baseline)' if arm.name == plan.baseline else ''}"
-        table.add_row(escape(name), f"{arm.parameters:,}", ", ".join(map(str, plan.seeds)), seconds)
+        table.add_row(escape(_title(plan, arm)), f"{arm.parameters:,}", ", ".join(map(str, plan.seeds)), seconds)
     console.print(table)
     total = sum(cost.get(job.recipes[0].training_signature, 0.0) for job in unfinished) / workers
     if unfinished:
@@ -115,24 +113,40 @@ def show_plan(plan: Plan, workers: int, console: Console) -> float:
     return total
 
 
-def _probe(recipe: Recipe, steps: int = 4) -> float:
-    """Seconds that a run will take, by a few steps of training and one generated batch."""
-    use_threads(recipe.machine)
-    experiment = build(recipe)
-    module, source = ArinarModule(experiment, recipe.training, recipe.seed), experiment.source
-    module.fit_to(source.train[0])
-    index = torch.arange(recipe.training.batch)
-    for step in range(steps + 1):
-        if step == 1:
-            begun = time.perf_counter()
-        noise = Noise.of(index).at(step)
-        x, _ = experiment.codec.encode(source.train[0][index], noise.at(0))
-        experiment.model.loss(x, source.train[1][index], noise.at(1)).backward()
-    a_step = (time.perf_counter() - begun) / steps
-    begun, few = time.perf_counter(), torch.arange(32)
-    generate(recipe, experiment, few % source.classes, few)
-    an_image = (time.perf_counter() - begun) / len(few) if source.levels else 0.0
-    return 1.3 * recipe.training.steps * a_step + recipe.evaluation.images * an_image + 5
+def dry_run(plan: Plan, workers: int, console: Console) -> int:
+    """Print every cell with what it costs; nothing is written."""
+    costs: dict[str, Cost] = {}
+    faults: set[str] = set()
+    with console.status("timing a few steps of each arm"):
+        for arm in plan.arms:
+            try:
+                costs[arm.name] = probe(arm.recipe)
+            except ConfigError as error:
+                faults.add(str(error))
+    headings = ("arm", "seed", "parameters", "GFLOPs/image", "GFLOPs/step", "hours", "")
+    table = Table(*headings, title=escape(f"{plan.name}: {plan.question}"), title_justify="left")
+    hours, jobs = 0.0, {job.key: job for job in plan.jobs}
+    for seed, arm in itertools.product(plan.seeds, plan.arms):
+        cost = costs.get(arm.name)
+        job = jobs.pop(f"{arm.recipe.training_signature}/seed_{seed}", None)  # arms that share a training pay it once
+        numbers = (cost.image, cost.step, cost.seconds / 3600) if cost else ()
+        hours += cost.seconds / 3600 if cost and job and not job.done else 0.0
+        state = "shares a training" if job is None else "finished" if job.done else ""
+        row = [counted(value) for value in numbers] or ["n/a"] * 3
+        table.add_row(escape(_title(plan, arm)), str(seed), f"{arm.parameters:,}", *row, state)
+    console.print(table)
+    for line in sorted(faults):
+        console.print(f"n/a: {line}", markup=False, highlight=False, soft_wrap=True)
+    console.print(
+        f"{len(plan.jobs)} runs by {workers} workers: about {counted(hours / workers)} hours on this machine."
+    )
+    return 0
+
+
+def _title(plan: Plan, arm: Arm) -> str:
+    """An arm in a table: its name, whether it is the baseline, and the width that was solved for it."""
+    baseline = " (baseline)" if arm.name == plan.baseline else ""
+    return f"{arm.name}{baseline}{f', {arm.matched}' if arm.matched else ''}"
 
 
 def _work(plan: Plan, todo: list[Job], command: list[str], workers: int, seconds: float, console: Console) -> bool:
@@ -236,7 +250,9 @@ def _measure(plan: Plan, console: Console) -> None:
     """Speed of every finished cell, one after the other, with no worker beside it; and the outside references."""
     cells = [plan.cell(arm, seed) for seed in plan.seeds for arm in plan.arms]
     waiting = [
-        (f, r) for f, r in cells if (report := f.report(r)) and "speed/images_per_second" not in report["metrics"]
+        (f, r)
+        for f, r in cells
+        if f.done and (report := f.report(r)) and "speed/images_per_second" not in report["metrics"]
     ]
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
     with Progress(*columns, console=console, transient=True) as bars:
@@ -247,22 +263,3 @@ def _measure(plan: Plan, console: Console) -> None:
             task = bars.add_task("fitting scikit-learn's estimators", total=1)
             write_json(file, references(plan.arms[0].recipe))
             bars.advance(task)
-
-
-def _publish(plan: Plan, paths: list[Path]) -> str:
-    """Show the study in MLflow as its run folders tell it; returns the dashboard's address."""
-    tracker, results = Tracker(plan.name), collect(plan)
-    for arm in plan.arms:
-        for seed in plan.seeds:
-            folder, recipe = plan.cell(arm, seed)
-            if folder.report(recipe):
-                tracker.publish(recipe, arm.name, folder, read_metrics)
-        means = {
-            column.metric: summary.mean
-            for column in results.columns
-            if (summary := results.summary(arm, column.metric))
-        }
-        if means:
-            tracker.publish_arm(arm.recipe, arm.name, means)
-    tracker.publish_study(paths)
-    return tracker.link()

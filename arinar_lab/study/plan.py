@@ -4,9 +4,14 @@
     base: ../digits.yaml                          the recipe that is varied (a path beside this file)
     axes: {inner.head.components: [1, 2, 4, 8]}   a full grid over one or more keys
     arms: {name: {key: value, …}, …}              and / or arms by name
+    vary: {outer.norm: [rms, dyt]}                and / or one factor at a time: the baseline with each single change
+    match: {cost: parameters, by: outer.width}    every arm is given the width at which it costs what the baseline does
     baseline: components=4                        the arm that the others are compared with
     seeds: [0, 1, 2]                              repeats; no part of an arm's signature
     references: true                              density estimators of scikit-learn in the table, marked as not ours
+
+`vary` changes the arm that `baseline` names; without one it adds the base recipe as it is, as the arm `base`. A value that
+the baseline has already is the baseline. `match` also takes `to:` (another arm) and `tolerance:`, see `cost.py`.
 
 An arm is a recipe. Arms that differ only in how they are sampled or measured share their training: a `Job` is one run
 folder (arm × seed) with every evaluation that is asked of it.
@@ -23,10 +28,13 @@ from typing import Any
 from ..model.head import Likelihood
 from ..run.config import Recipe, build, merge, nest, parse, read_recipe, read_yaml
 from ..run.folder import RunFolder, slug
-from ..run.schema import ConfigError, flatten, nearest
+from ..run.schema import ConfigError, flatten, nearest, resolved, section
 from ..run.transfer import inherited
 
-_KEYS = ("question", "base", "axes", "arms", "baseline", "seeds", "references")
+_KEYS = ("question", "base", "axes", "arms", "vary", "match", "baseline", "seeds", "references")
+Change = tuple[dict[str, Any], tuple[Any, ...]]
+"""What an arm changes of the base, and its value of each axis."""
+BASE = "base"  # the arm that changes nothing, where one factor at a time is varied around it
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,7 @@ class Arm:
         recipe: with the study's first seed.
         parameters: trained parameters.
         likelihood: what its bits/dim are; `none` where it has none.
+        matched: the key and the value that were solved for equal cost, as in `outer.width=72`; empty without `match`.
     """
 
     name: str
@@ -46,6 +55,7 @@ class Arm:
     recipe: Recipe
     parameters: int
     likelihood: Likelihood = "exact"
+    matched: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,7 +73,12 @@ class Job:
     @property
     def done(self) -> bool:
         """Whether it is trained and every evaluation reported."""
-        return self.folder.done and all(self.folder.report(recipe) for recipe in self.recipes)
+        return self.folder.done and self.reported
+
+    @property
+    def reported(self) -> bool:
+        """Whether every evaluation is reported, be it by another machine that keeps the weights."""
+        return all(self.folder.report(recipe) for recipe in self.recipes)
 
 
 @dataclass(frozen=True)
@@ -122,16 +137,50 @@ def short(value: Any) -> str:
     return str(value)
 
 
-def _grid(path: Path, axes: dict[str, list[Any]]) -> dict[str, tuple[dict[str, Any], tuple[Any, ...]]]:
+def _grid(path: Path, axes: dict[str, list[Any]]) -> dict[str, Change]:
     """Every combination of the axes' values: name → (changes, values)."""
-    last = [key.split(".")[-1] for key in axes]
-    labels = [key if last.count(name) > 1 else name for key, name in zip(axes, last, strict=True)]
-    arms: dict[str, tuple[dict[str, Any], tuple[Any, ...]]] = {}
+    labels = _labels(axes)
+    arms: dict[str, Change] = {}
     for values in itertools.product(*axes.values()):
         name = ",".join(f"{label}={short(value)}" for label, value in zip(labels, values, strict=True))
         if name in arms:
             raise ConfigError(f"{path}: axes: the arm {name} stands there twice")
         arms[name] = (dict(zip(axes, values, strict=True)), values)
+    return arms
+
+
+def _labels(axes: dict[str, list[Any]]) -> list[str]:
+    """The last word of each key, or all of it where that would not tell two apart."""
+    last = [key.split(".")[-1] for key in axes]
+    return [key if last.count(name) > 1 else name for key, name in zip(axes, last, strict=True)]
+
+
+def _chosen(path: Path, content: dict[str, Any]) -> dict[str, Change]:
+    """Every arm that the file asks for, by axes, by name and by one factor at a time."""
+    chosen = _grid(path, _axes(path, content, "axes")) if content.get("axes") else {}
+    named = content.get("arms") or {}
+    if not isinstance(named, dict) or not all(isinstance(arm, dict | None) for arm in named.values()):
+        raise ConfigError(f"{path}: arms: {named!r} is not a mapping of names to changes")
+    if twice := sorted(set(map(str, named)) & set(chosen)):
+        raise ConfigError(f"{path}: arms: {twice[0]} is an arm of the axes already")
+    chosen |= {str(name): (arm or {}, ()) for name, arm in named.items()}
+    if content.get("vary"):
+        chosen |= _around(path, _axes(path, content, "vary"), content.get("baseline", BASE), chosen)
+    return chosen
+
+
+def _around(path: Path, vary: dict[str, list[Any]], baseline: Any, chosen: dict[str, Change]) -> dict[str, Change]:
+    """The baseline and every arm that differs from it in one factor."""
+    if baseline != BASE and baseline not in chosen:
+        raise ConfigError(f"{path}: baseline: {baseline!r} is no arm to vary; one of {', '.join([BASE, *chosen])}")
+    centre = chosen.get(baseline, ({}, ()))[0]
+    arms: dict[str, Change] = {} if baseline in chosen else {BASE: ({}, ())}
+    for label, (key, values) in zip(_labels(vary), vary.items(), strict=True):
+        for value in values:
+            name = f"{label}={short(value)}"
+            if name in chosen or name in arms:
+                raise ConfigError(f"{path}: vary: the arm {name} stands there twice")
+            arms[name] = ({**centre, key: value}, ())
     return arms
 
 
@@ -154,30 +203,23 @@ def read_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
     if not isinstance(content.get("base"), str):
         raise ConfigError(f"{path}: base: missing; name the recipe that is varied, as in base: ../digits.yaml")
     base = merge(read_recipe(path.parent / content["base"]), changes)
-    chosen = _grid(path, _axes(path, content)) if content.get("axes") else {}
-    named = content.get("arms") or {}
-    if not isinstance(named, dict) or not all(isinstance(arm, dict | None) for arm in named.values()):
-        raise ConfigError(f"{path}: arms: {named!r} is not a mapping of names to changes")
-    if twice := sorted(set(map(str, named)) & set(chosen)):
-        raise ConfigError(f"{path}: arms: {twice[0]} is an arm of the axes already")
-    chosen |= {str(name): (arm or {}, ()) for name, arm in named.items()}
+    chosen = _chosen(path, content)
     if not chosen:
-        raise ConfigError(f"{path}: axes: missing; a study varies something, by axes or by arms")
-    seeds = content.get("seeds", [0, 1, 2])
-    if (
-        not isinstance(seeds, list)
-        or not seeds
-        or not all(type(s) is int and 0 <= s < 2**32 for s in seeds)
-        or len(set(seeds)) < len(seeds)
-    ):
-        raise ConfigError(f"{path}: seeds: {seeds!r} is not a list of different whole numbers")
-    arms = tuple(_arm(path, name, base, change, values, seeds[0]) for name, (change, values) in chosen.items())
-    _refuse_twins(path, arms)
-    baseline = content.get("baseline", arms[0].name)
-    if not isinstance(baseline, str) or baseline not in chosen:
+        raise ConfigError(f"{path}: axes: missing; a study varies something, by axes, arms or vary")
+    seeds = _seeds(path, content)
+    found = {name: _arm(path, name, base, change, values, seeds[0]) for name, (change, values) in chosen.items()}
+    default = BASE if content.get("vary") else next(iter(found))
+    baseline = content.get("baseline", default)
+    if not isinstance(baseline, str) or baseline not in found:
         raise ConfigError(
-            f"{path}: baseline: {baseline!r} is no arm; one of {', '.join(chosen)}{nearest(baseline, list(chosen))}"
+            f"{path}: baseline: {baseline!r} is no arm; one of {', '.join(found)}{nearest(baseline, list(found))}"
         )
+    if content.get("vary"):
+        found = _without_twins_of(found[baseline], found, set(chosen) - set(_chosen(path, {**content, "vary": None})))
+    if content.get("match") is not None:
+        found = _matched(path, found, content["match"], baseline)
+    arms = tuple(found.values())
+    _refuse_twins(path, arms)
     axes = tuple(content.get("axes") or ())
     references = content.get("references", False)
     if not isinstance(references, bool):
@@ -188,21 +230,60 @@ def read_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
         axes,
         arms,
         baseline,
-        tuple(seeds),
+        seeds,
         references,
     )
 
 
-def _axes(path: Path, content: dict[str, Any]) -> dict[str, list[Any]]:
-    axes = content["axes"]
+def _seeds(path: Path, content: dict[str, Any]) -> tuple[int, ...]:
+    seeds = content.get("seeds", [0, 1, 2])
+    whole = isinstance(seeds, list) and all(type(s) is int and 0 <= s < 2**32 for s in seeds)
+    if not whole or not seeds or len(set(seeds)) < len(seeds):
+        raise ConfigError(f"{path}: seeds: {seeds!r} is not a list of different whole numbers")
+    return tuple(seeds)
+
+
+def _axes(path: Path, content: dict[str, Any], name: str) -> dict[str, list[Any]]:
+    axes = content[name]
     if not isinstance(axes, dict):
-        raise ConfigError(f"{path}: axes: {axes!r} is not a mapping of keys to lists of values")
+        raise ConfigError(f"{path}: {name}: {axes!r} is not a mapping of keys to lists of values")
     for key, values in axes.items():
         if not isinstance(key, str):
-            raise ConfigError(f"{path}: axes: {key!r} is not the name of a key")
+            raise ConfigError(f"{path}: {name}: {key!r} is not the name of a key")
         if not isinstance(values, list) or not values:
-            raise ConfigError(f"{path}: axes.{key}: {values!r} is not a list of values")
+            raise ConfigError(f"{path}: {name}.{key}: {values!r} is not a list of values")
     return axes
+
+
+def _without_twins_of(baseline: Arm, arms: dict[str, Arm], varied: set[str]) -> dict[str, Arm]:
+    """The arms, less those of `varied` whose one change leaves the baseline as it is."""
+    same = {name for name in varied if resolved(arms[name].recipe) == resolved(baseline.recipe)}
+    return {name: arm for name, arm in arms.items() if name not in same - {baseline.name}}
+
+
+def _matched(path: Path, arms: dict[str, Arm], spec: Any, baseline: str) -> dict[str, Arm]:
+    """The arms, each but one with the width at which it costs what that one does."""
+    from .cost import Match
+
+    try:
+        if not isinstance(spec, dict):
+            raise ConfigError(f"match: {spec!r} is not a mapping, as in {{cost: parameters, by: outer.width}}")
+        match: Match = section(Match, {"to": baseline, **spec}, "match")
+        if match.to not in arms:
+            raise ConfigError(f"match.to: {match.to!r} is no arm; one of {', '.join(arms)}")
+        target = match.cost_of(arms[match.to].recipe)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    solved = dict(arms)
+    for name, arm in arms.items():
+        if name != match.to:
+            try:
+                recipe, value = match.solve(arm.recipe, target)
+            except ConfigError as error:
+                raise ConfigError(f"{path}: arm {name}: {error}") from None
+            parameters = sum(p.numel() for p in build(recipe, "meta").model.parameters())
+            solved[name] = replace(arm, recipe=recipe, parameters=parameters, matched=f"{match.by}={value}")
+    return solved
 
 
 def _arm(

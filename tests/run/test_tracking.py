@@ -1,17 +1,29 @@
 """Tracking: MLflow shows what the run folders hold, can be lost and sent again, and never stops a run."""
 
+import os
 import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
-from tiny import tiny
+from tiny import tiny, write_study
 
+from arinar_lab import cli
 from arinar_lab.run.config import resolved
 from arinar_lab.run.evaluate import evaluate
 from arinar_lab.run.folder import RunFolder, git_state
-from arinar_lab.run.tracking import Tracker, flatten, tracking_uri
+from arinar_lab.run.perform import perform
+from arinar_lab.run.tracking import PATIENCE, TIMEOUT, Patient, Quiet, Tracker, flatten, tracking_uri
 from arinar_lab.run.train import read_metrics, train
+from arinar_lab.study.ablate import finish
+from arinar_lab.study.plan import read_plan
+from arinar_lab.study.sync import all_runs, fetch
 
 LONG = ["training.steps=10"]  # the loss is logged every tenth step
 
@@ -212,3 +224,187 @@ def test_the_store_is_the_one_of_the_environment(monkeypatch, tmp_path):
     assert tracking_uri() == "sqlite:///x.db"
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert tracking_uri() == f"sqlite:///{tmp_path}/tracking/mlflow.db"
+
+
+# How long may be waited
+
+
+class Slow:
+    """A client of a server that answers after a while, or fails after it."""
+
+    def __init__(self, seconds, error=None):
+        self.seconds, self.error, self.calls = seconds, error, 0
+
+    def ask(self):
+        self.calls += 1
+        time.sleep(self.seconds)
+        if self.error:
+            raise self.error
+        return self.calls
+
+
+def patient(client, patience):
+    result = Patient(patience)
+    result.client = client
+    return result
+
+
+def test_a_slow_server_is_asked_until_patience_ends():
+    client = patient(Slow(0.05), 0.2)
+    begun = time.monotonic()
+    with pytest.raises(Quiet):
+        for _ in range(100):
+            client.ask()
+    assert 4 <= client.client.calls <= 6 and time.monotonic() - begun < 0.2 + 0.05 + 0.2
+
+
+def test_a_run_may_wait_a_hundredth_of_its_time():
+    client = patient(Slow(0), 0.0)
+    client.begun -= 1000
+    assert client.left == pytest.approx(10, abs=0.1)
+    assert client.ask() == 1
+
+
+def test_after_a_failure_there_is_quiet_for_a_while(monkeypatch):
+    client = patient(Slow(0, ConnectionError("gone")), 60.0)
+    with pytest.raises(ConnectionError):
+        client.ask()
+    for _ in range(3):
+        with pytest.raises(Quiet):
+            client.ask()
+    assert client.client.calls == 1
+    client.quiet_until = time.monotonic()
+    with pytest.raises(ConnectionError):
+        client.ask()
+
+
+def test_a_server_that_never_answers_does_not_hold_up_a_run(alone, monkeypatch, capsys):
+    """It accepts connections, and that is all."""
+    with socket.create_server(("127.0.0.1", 0)) as hole:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{hole.getsockname()[1]}")
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        tracker, folder = Tracker("a study"), RunFolder(Path("run"))
+        folder.path.mkdir()
+        tracker.start(tiny(*LONG), "an arm")
+        train(tiny(*LONG), folder, tracker)
+        assert not tracker.publish(tiny(*LONG), "an arm", folder, read_metrics)
+        tracker.finish("FAILED")
+    assert folder.done and 1 <= tracker._client.spent < 3
+    assert capsys.readouterr().out.count("MLflow: ") == 1
+    assert TIMEOUT <= PATIENCE / 3
+
+
+# Sending and fetching
+
+
+def arinar(*words):
+    with pytest.raises(SystemExit) as leave:
+        cli.main([str(word) for word in words])
+    return leave.value.code
+
+
+@contextmanager
+def server(port, store):
+    """MLflow's server on this machine, until the block ends."""
+    words = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--backend-store-uri", f"sqlite:///{store}"]
+    options = ["--artifacts-destination", str(store.parent / "artifacts"), "--serve-artifacts"]
+    with (store.parent / "server.log").open("a") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", *words, *options], stdout=log, stderr=log, start_new_session=True,
+            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        )  # fmt: skip
+    try:
+        for _ in range(600):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).read()
+                break
+            except OSError:
+                assert process.poll() is None, (store.parent / "server.log").read_text()
+                time.sleep(0.1)
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, 15)
+            process.wait(30)
+
+
+def test_a_server_that_stops_in_mid_run_and_comes_back_is_sent_the_rest(alone, empty_store, monkeypatch, capsys):
+    store = alone / "store" / "mlflow.db"
+    store.parent.mkdir()
+    shutil.copy(empty_store, store)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+    recipe = tiny("training.steps=30")
+    folder = RunFolder.of(recipe, "an arm")
+    log = Tracker.log
+    with server(port, store) as process:
+
+        def stop_after_step_10(self, values, step=0, run_id=""):
+            if step > 10 and process.poll() is None:
+                os.killpg(process.pid, 15)
+                process.wait(30)
+            log(self, values, step, run_id)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Tracker, "log", stop_after_step_10)
+            perform([recipe], folder, "a study", "an arm")
+        assert process.poll() is not None and folder.done and folder.report(recipe)
+        assert arinar("sync", folder.path) == 1
+        assert f"not sent: {folder.path}" in capsys.readouterr().out
+    rows = [(step, value) for step, name, value in read_metrics(folder.path / "metrics.csv") if name == "train/loss"]
+    assert len(rows) == 3
+    with server(port, store):
+        assert [step for step, _ in history(only(runs_of("seed")), "train/loss")] == [9]
+        for _ in range(2):
+            assert arinar("sync", folder.path) == 0
+            found = only(runs_of("seed"))
+            assert history(found, "train/loss") == rows and found.info.status == "FINISHED"
+            assert found.data.metrics["quality/fd_digits"] == folder.report(recipe)["metrics"]["quality/fd_digits"]
+            assert files(found) == {"config.yaml", "report.json", "samples"}
+
+
+def test_a_study_is_sent_and_fetched_where_no_files_are_shared(run, monkeypatch, capsys):
+    plan = read_plan(write_study(arms={"plain": {}, "two": {"inner.head.components": 2}}, seeds=[0]))
+    assert plan.cell(plan.arms[0], 0)[0] == run
+    assert arinar("sync", "study.yaml") == 0
+    assert "MLflow holds 1 of 1 runs" in capsys.readouterr().out
+    before = run.report(tiny())
+    shutil.move("runs", "elsewhere")
+    (there,) = fetch(plan)
+    assert there.report(tiny()) == before and not there.done and not there.weights.exists()
+    assert plan.jobs[0].reported and not plan.jobs[1].reported
+    assert (there.evaluation(tiny()) / "samples" / "grid.png").is_file()
+    assert (there.path / "config.yaml").read_text() == Path("elsewhere", *run.path.parts[1:], "config.yaml").read_text()
+    assert fetch(plan) == []
+    assert sorted(path.name for path in there.path.iterdir()) == ["config.yaml", "evaluations"]
+
+
+def test_another_evaluation_is_not_fetched(run):
+    publish(run)
+    shutil.move("runs", "elsewhere")
+    tracker = Tracker("a study")
+    other = tiny("sampler.temperature=0.9")
+    assert not tracker.fetch(other, RunFolder.of(other, "an arm")) and not tracker.warned
+    assert not tracker.fetch(tiny("seed=1"), RunFolder.of(tiny("seed=1"), "an arm"))
+    assert tracker.fetch(tiny(), RunFolder.of(tiny(), "an arm"))
+
+
+def test_unsent_runs_are_named_at_the_end_of_a_study(a_run, capsys):
+    from rich.console import Console
+
+    plan = read_plan(write_study(arms={"plain": {}}, seeds=[0]))
+    assert finish(plan, Console(width=200)) == 0
+    assert f"not sent to MLflow (arinar sync {a_run.path})" in capsys.readouterr().out
+    assert all_runs() == [a_run.path]
+    assert arinar("sync") == 1
+    assert "MLflow holds 0 of 1 runs" in capsys.readouterr().out
+
+
+def test_what_is_no_run_is_told_in_one_line(tracked, capsys):
+    for words in (["sync", "nowhere"], ["sync"], ["sync", "nowhere.yaml"]):
+        assert arinar(*words) == 2
+        said = capsys.readouterr()
+        assert said.out == "" and said.err.count("\n") == 1

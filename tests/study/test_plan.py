@@ -6,7 +6,7 @@ import pytest
 import yaml
 from tiny import EXPERIMENTS, tiny, write_study
 
-from arinar_lab.run.config import ConfigError, read_overrides
+from arinar_lab.run.config import ConfigError, read_overrides, resolved
 from arinar_lab.run.folder import RunFolder, slug, write_json
 from arinar_lab.study.plan import read_plan, short
 
@@ -83,6 +83,33 @@ def test_the_base_lies_beside_the_study():
     write_study()
     Path("below/study.yaml").write_text(yaml.safe_dump({"base": "../base.yaml", "axes": K}))
     assert len(read_plan(Path("below/study.yaml")).arms) == 2
+
+
+# One factor at a time
+
+
+def test_one_factor_at_a_time_is_the_base_and_every_single_change():
+    plan = plan_of(vary={"outer.norm": ["rms", "dyt"], "inner.head.components": [1, 2]})
+    assert [arm.name for arm in plan.arms] == ["base", "norm=rms", "norm=dyt", "components=1", "components=2"]
+    assert plan.baseline == "base"
+    assert resolved(plan.arms[0].recipe) == resolved(tiny())
+    assert [arm.recipe.training_signature for arm in plan.arms[1:]] == [
+        tiny(word).training_signature
+        for word in ("outer.norm=rms", "outer.norm=dyt", "inner.head.components=1", "inner.head.components=2")
+    ]
+
+
+def test_a_value_that_the_baseline_has_is_the_baseline():
+    plan = plan_of(vary={"inner.head.components": [2, 4, 8], "outer.norm": ["layer"]})
+    assert [arm.name for arm in plan.arms] == ["base", "components=2", "components=8"]
+
+
+def test_factors_may_be_varied_around_a_named_arm():
+    wide = {"outer.width": 32, "inner.head.components": 2}
+    plan = plan_of(arms={"wide": wide}, vary={"inner.head.components": [1, 2]}, baseline="wide")
+    assert [arm.name for arm in plan.arms] == ["wide", "components=1"]
+    expected = tiny("outer.width=32", "inner.head.components=1")
+    assert plan.arms[1].recipe.training_signature == expected.training_signature
 
 
 # Cells and jobs
@@ -268,6 +295,16 @@ def test_an_arm_cannot_take_the_name_of_a_cell():
         ({"axes": {"inner.head.component": [4]}}, ["arm component=4: inner.head.component: unknown key", "components?"]),
         ({"axes": {"inner.head.components": [0]}}, ["arm components=0: inner.head.components: 0 is too few"]),
         ({"axes": {"inner.group": [1, 3]}}, ["arm group=3: inner.group: 3 does not divide"]),
+        ({"vary": {"outer.norm": "rms"}}, ["vary.outer.norm: 'rms' is not a list"]),
+        ({"vary": K, "baseline": "none"}, ["baseline: 'none' is no arm to vary; one of base"]),
+        ({"vary": K, "arms": {"components=2": {}}}, ["vary: the arm components=2 stands there twice"]),
+        ({"axes": K, "match": 3}, ["match: 3 is not a mapping"]),
+        ({"axes": K, "match": {"cost": "gflop"}}, ["match.cost: 'gflop' is not one of", "did you mean gflops?"]),
+        ({"axes": K, "match": {"bye": "outer.width"}}, ["match.bye: unknown key", "did you mean by?"]),
+        ({"axes": K, "match": {"by": "outer.widht"}}, ["match.by: 'outer.widht' is no", "did you mean outer.width?"]),
+        ({"axes": K, "match": {"by": "outer.norm"}}, ["match.by: 'outer.norm' is no whole number"]),
+        ({"axes": K, "match": {"to": "nobody"}}, ["match.to: 'nobody' is no arm"]),
+        ({"axes": K, "match": {"tolerance": 0}}, ["match.tolerance: 0.0 is not above 0"]),
         ({"arms": ["a"]}, ["arms: ['a'] is not a mapping"]),
         ({"arms": {"a": 5}}, ["arms: {'a': 5} is not a mapping"]),
         ({"arms": {"a": {"outer.kind": "casual"}}}, ["arm a: outer.kind: unknown kind 'casual'", "did you mean causal?"]),

@@ -1,0 +1,66 @@
+"""Several processes that train one run, by Lightning and torch.distributed.
+
+    ddp      every process holds the whole model; gradients are averaged
+    auto     ddp where there is more than one process
+
+`training.batch` is the global batch: of W processes the r-th takes every W-th image of it, from the r-th on. Randomness is
+keyed by the image, so one process and several train on the same numbers and differ by the order of sums alone. The first
+process starts the others as copies of its own command; they train, write nothing, and end.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch.distributed
+from lightning.pytorch.strategies import DDPStrategy, Strategy
+
+from .config import Recipe
+from .schema import ConfigError
+
+_RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
+_SET_BY_LIGHTNING = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+JOB = "ARINAR_JOB"  # the run that the first process trains, for those that it starts
+
+
+def follows() -> bool:
+    """Whether another process leads the run that this one helps to train."""
+    return any(os.environ.get(name, "0") not in ("", "0") for name in _RANKS)
+
+
+def check_share(recipe: Recipe) -> None:
+    """Refuse a batch that cannot be shared evenly.
+
+    Raises:
+        ConfigError: naming it.
+    """
+    world = recipe.machine.devices * recipe.machine.num_nodes
+    if recipe.training.batch % world:
+        raise ConfigError(
+            f"training.batch: {recipe.training.batch} images cannot be shared by {world} processes evenly"
+        )
+
+
+def strategy(recipe: Recipe) -> Strategy | str:
+    """Lightning's strategy. Buffers are constants, so that nothing is broadcast where ranks have unequal numbers of batches."""
+    m = recipe.machine
+    if m.strategy == "ddp" or m.devices * m.num_nodes > 1:
+        return DDPStrategy(forward_sync_buffers=False)
+    return "auto"
+
+
+@contextmanager
+def together(recipe: Recipe) -> Iterator[None]:
+    """Leave the process as it was: the same one evaluates alone, and trains other runs, when the others have ended."""
+    before = {name: os.environ.get(name) for name in _SET_BY_LIGHTNING}
+    os.environ[JOB] = f"{recipe.training_signature}/seed_{recipe.seed}"
+    try:
+        yield
+    finally:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            os.environ.update({} if value is None else {name: value})

@@ -1,0 +1,162 @@
+"""What an arm costs, before it is trained: parameters, floating-point operations and hours; and arms of equal cost.
+
+    parameters    trained ones
+    GFLOPs        10^9 floating-point operations of matrix products and attention, by torch's own counter: of one generated
+                  image under the recipe's sampler, and of one training step (forward and backward, a whole batch)
+    seconds       of a run, from a few timed steps of training and one generated batch, here and now
+
+A comparison of two designs at one width compares two budgets, too. `Match` therefore gives each arm the width w at which
+cost(w) is the target's. The cost rises with w, so w is found by bracketing it among the multiples of the number of heads.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..model.noise import Noise
+from ..run.config import Experiment, Recipe, build, merge, nest, parse
+from ..run.evaluate import count_flops, generate
+from ..run.module import ArinarModule
+from ..run.schema import ConfigError, flatten, nearest, resolved
+from ..run.train import use_threads
+
+WIDEST = 2**16  # of the multiples that are tried
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run of one arm costs. image, step: GFLOPs; seconds: of the run, on this machine."""
+
+    parameters: int
+    image: float
+    step: float
+    seconds: float
+
+
+def probe(recipe: Recipe, steps: int = 4) -> Cost:
+    """The cost of a run, from a few steps of training and one generated batch.
+
+    Raises:
+        ConfigError: if the data is not there.
+    """
+    use_threads(recipe.machine)
+    experiment = build(recipe)
+    module, source = ArinarModule(experiment, recipe.training, recipe.seed), experiment.source
+    try:
+        module.fit_to(source.train[0])
+    except ValueError as error:
+        raise ConfigError(f"data.{error}") from None
+    with FlopCounterMode(display=False) as counter:
+        _step(recipe, experiment, 0)
+    begun = time.perf_counter()
+    for step in range(1, steps + 1):
+        _step(recipe, experiment, step)
+    a_step = (time.perf_counter() - begun) / steps
+    begun, few = time.perf_counter(), torch.arange(32)
+    generate(recipe, experiment, few % source.classes, few)
+    an_image = (time.perf_counter() - begun) / len(few) if source.levels else 0.0
+    seconds = 1.3 * recipe.training.steps * a_step + recipe.evaluation.images * an_image + 5
+    image = count_flops(recipe, experiment) / 1e9
+    return Cost(count_parameters(experiment), image, counter.get_total_flops() / 1e9, seconds)
+
+
+def _step(recipe: Recipe, experiment: Experiment, step: int) -> None:
+    """One training step of the first images, forward and backward."""
+    index, source = torch.arange(recipe.training.batch), experiment.source
+    noise = Noise.of(index).at(step)
+    x, _ = experiment.codec.encode(source.train[0][index], noise.at(0))
+    experiment.model.loss(x, source.train[1][index], noise.at(1)).backward()
+
+
+def count_parameters(experiment: Experiment) -> int:
+    """Parameters of the model (a codec's are not ours)."""
+    return sum(p.numel() for p in experiment.model.parameters())
+
+
+@dataclass(frozen=True)
+class Match:
+    """Arms of equal cost, by one width.
+
+    Arguments:
+        cost: what is made equal: the parameters, or the GFLOPs of one generated image.
+        to: the arm whose cost is the target.
+        by: the key that is solved for; its values are multiples of the `heads` beside it.
+        tolerance: share of the target by which a cost may differ.
+
+    Raises:
+        ValueError: if the tolerance is not above 0.
+    """
+
+    to: str
+    cost: Literal["parameters", "gflops"] = "parameters"
+    by: str = "outer.width"
+    tolerance: float = 0.02
+
+    def __post_init__(self) -> None:
+        if not self.tolerance > 0:
+            raise ValueError(f"tolerance: {self.tolerance} is not above 0")
+
+    def cost_of(self, recipe: Recipe) -> float:
+        """Parameters, or floating-point operations of one image."""
+        if self.cost == "parameters":
+            return count_parameters(build(recipe, "meta"))
+        return count_flops(recipe, build(recipe))
+
+    def solve(self, recipe: Recipe, target: float) -> tuple[Recipe, int]:
+        """The recipe at the width whose cost is nearest to the target, and that width.
+
+        Raises:
+            ConfigError: if there is no such key, or no width costs the target within the tolerance.
+        """
+        unit = self._unit(recipe)
+
+        def at(multiple: int) -> Recipe:
+            return parse(merge(resolved(recipe), nest({self.by: multiple * unit})))
+
+        start = max(1, int(flatten(resolved(recipe))[self.by]) // unit)
+        found = nearest_multiple(lambda multiple: self.cost_of(at(multiple)), target, start)
+        cost = self.cost_of(at(found))
+        if abs(cost - target) > self.tolerance * target:
+            raise ConfigError(
+                f"match: no {self.by} has {target:,.0f} {self._unit_of_cost} within {self.tolerance:.1%};"
+                f" {found * unit} comes nearest with {cost:,.0f}"
+            )
+        return at(found), found * unit
+
+    @property
+    def _unit_of_cost(self) -> str:
+        return "parameters" if self.cost == "parameters" else "floating-point operations an image"
+
+    def _unit(self, recipe: Recipe) -> int:
+        """What the solved value is a multiple of: the number of heads beside the key."""
+        there = flatten(resolved(recipe))
+        if type(there.get(self.by)) is not int:
+            whole = [key for key, value in there.items() if type(value) is int]
+            raise ConfigError(f"match.by: {self.by!r} is no whole number of this arm{nearest(self.by, whole)}")
+        return int(there.get(f"{self.by.rpartition('.')[0]}.heads", 1))
+
+
+def nearest_multiple(cost: Callable[[int], float], target: float, start: int = 1) -> int:
+    """The whole number n ≥ 1 whose cost, which rises with n about as n², is nearest to the target.
+
+    Counting is slow, so each guess is n · √(target / cost), kept inside what is known to be too little and too much.
+    """
+    low, high, n = 0, WIDEST, start
+    known: dict[int, float] = {}
+    while high - low > 1:
+        known[n] = cost(n)
+        low, high = (n, high) if known[n] <= target else (low, n)
+        n = min(max(round(n * math.sqrt(target / known[n])), low + 1), high - 1)
+    return min(known, key=lambda n: abs(known[n] - target))
+
+
+def counted(value: Any, digits: int = 3) -> str:
+    """A number with a few significant digits, as text."""
+    return f"{value:,.{digits}g}" if value < 1000 else f"{value:,.0f}"

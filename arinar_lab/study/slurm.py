@@ -1,0 +1,101 @@
+"""A study as a Slurm job array: a script whose tasks are workers of the study, all running the same command.
+
+A worker ends when no cell is left. Before the time limit (SIGUSR1 to the script) and on preemption (SIGTERM) the script passes
+SIGTERM on: the worker writes a checkpoint and hands its cell back, and the task goes back into Slurm's queue. Which
+worker goes on with the cell does not matter. The script is written, and submitted by nobody but the user.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..run.folder import write
+from ..run.schema import ConfigError
+from .plan import Plan
+
+WARNING = 120  # seconds before the time limit at which the worker is asked to end
+_TIME = re.compile(r"\d+(:\d\d){0,2}|\d+-\d+(:\d\d){0,2}")  # as in sbatch(1)
+
+_SCRIPT = """\
+#!/bin/bash
+{options}
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --signal=B:USR1@{warning}
+# {summary}
+# Submit it with: sbatch {path}
+
+cd {here} || exit 2
+unset ARINAR_PARENT SLURM_NTASKS  # the worker starts its own processes where a run needs several
+export OMP_NUM_THREADS={threads}
+
+hand_back() {{
+    trap '' USR1 TERM
+    kill -TERM "$worker" 2>/dev/null
+    wait "$worker"
+    scontrol requeue "${{SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}}${{SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}}"
+    exit 0
+}}
+trap hand_back USR1 TERM
+
+{command} &
+worker=$!
+wait "$worker"
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is asked of Slurm.
+
+    Arguments:
+        array: tasks, each a worker; time: limit of one, as in sbatch; gpus: of each; partition: its name.
+
+    Raises:
+        ConfigError: if the time or the partition is none, in one line.
+    """
+
+    array: int = 4
+    time: str = "24:00:00"
+    gpus: int = 0
+    partition: str = ""
+
+    def __post_init__(self) -> None:
+        if not _TIME.fullmatch(self.time):
+            raise ConfigError(f"--time: {self.time!r} is no time limit; write it as in 90, 24:00:00 or 2-12:00")
+        if not re.fullmatch(r"[\w.,-]*", self.partition):
+            raise ConfigError(f"--partition: {self.partition!r} is not the name of a partition")
+
+    def lines(self, name: str, log: Path) -> str:
+        """The options as the script's comments."""
+        values = {"job-name": f"arinar-{name}", "array": f"1-{self.array}", "time": self.time, "output": log}
+        if self.gpus:
+            values["gpus"] = str(self.gpus)
+        if self.partition:
+            values["partition"] = self.partition
+        return "\n".join(f"#SBATCH --{key}={value}" for key, value in values.items())
+
+
+def write_script(plan: Plan, command: Sequence[str], options: Options) -> Path:
+    """Write the job array of a study into its folder; returns its path.
+
+    Arguments:
+        command: the words that start one worker of the study, in the folder where this is called.
+    """
+    path = plan.folder / "slurm.sh"
+    threads = max(1, plan.arms[0].recipe.machine.threads)
+    text = _SCRIPT.format(
+        options=options.lines(plan.name, plan.folder / "slurm-%A_%a.log"),
+        warning=WARNING,
+        summary=f"{plan.name}: {len(plan.jobs)} runs by {options.array} workers",
+        path=path,
+        here=shlex.quote(str(Path.cwd())),
+        threads=threads,
+        command=shlex.join(command),
+    )
+    write(path, text)
+    return path

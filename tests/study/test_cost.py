@@ -1,0 +1,91 @@
+"""What an arm costs: counts that can be done by hand, arms of equal cost, and a dry run that writes nothing."""
+
+from pathlib import Path
+
+import pytest
+from tiny import tiny, write_study
+
+from arinar_lab import cli
+from arinar_lab.run.config import ConfigError, build, resolved
+from arinar_lab.run.evaluate import count_flops
+from arinar_lab.study.cost import count_parameters, counted, nearest_multiple, probe
+from arinar_lab.study.plan import read_plan
+
+pytestmark = pytest.mark.usefixtures("alone")
+
+
+def matched(base=None, **match):
+    arms = {"plain": {}, "deep": {"outer.depth": 3}}
+    return read_plan(write_study(base=base, arms=arms, seeds=[0], match=match)).arms
+
+
+def test_the_probe_counts_what_a_step_multiplies():
+    """Forward and backward of a linear map are 2 and 4 operations a weight and row; the first layer needs no gradient of x."""
+    one, two = probe(tiny("training.batch=16"), 1), probe(tiny("training.batch=32"), 1)
+    assert two.step == pytest.approx(2 * one.step, rel=1e-6) and one.step > 0
+    assert two.image == pytest.approx(count_flops(tiny(), build(tiny())) / 1e9, rel=1e-9)
+    assert one.parameters == count_parameters(build(tiny())) and one.seconds > 5
+
+
+def test_missing_data_is_told_in_one_line():
+    with pytest.raises(ConfigError, match=r"^data.path: [^\n]*train.safetensors[^\n]*$"):
+        probe(tiny("data={kind: images, path: nowhere, size: 8, channels: 1, classes: 10}"))
+
+
+def test_arms_of_equal_parameters():
+    plain, deep = matched(cost="parameters", by="outer.width", tolerance=0.1)
+    width = deep.recipe.outer.arguments["width"]
+    assert resolved(plain.recipe) == resolved(tiny()) and plain.matched == ""
+    assert width % 2 == 0 and width < 16 and deep.matched == f"outer.width={width}"
+    assert deep.parameters == count_parameters(build(deep.recipe))
+    assert abs(deep.parameters / plain.parameters - 1) <= 0.1
+    others = [count_parameters(build(tiny("outer.depth=3", f"outer.width={width + d}"))) for d in (-2, 2)]
+    assert all(abs(deep.parameters - plain.parameters) <= abs(other - plain.parameters) for other in others)
+
+
+def test_arms_of_equal_operations():
+    plain, deep = matched(tiny("codec.patch=4", "inner.group=4"), cost="gflops", by="outer.width", tolerance=0.2)
+    ours, theirs = (count_flops(arm.recipe, build(arm.recipe)) for arm in (deep, plain))
+    assert deep.matched and abs(ours / theirs - 1) <= 0.2
+
+
+def test_the_solved_width_stands_in_the_signature():
+    _, deep = matched(tolerance=0.1)
+    assert deep.recipe.training_signature == tiny("outer.depth=3", deep.matched).training_signature
+
+
+def test_no_width_within_the_tolerance_is_one_line_and_status_2(capsys):
+    file = write_study(arms={"plain": {}, "deep": {"outer.depth": 3}}, match={"tolerance": 1e-6})
+    with pytest.raises(SystemExit) as leave:
+        cli.main(["ablate", str(file)])
+    said = capsys.readouterr()
+    assert leave.value.code == 2 and said.out == "" and said.err.count("\n") == 1
+    assert "arm deep: match: no outer.width has" in said.err and "comes nearest" in said.err
+
+
+@pytest.mark.parametrize("start", [1, 7, 1000])
+@pytest.mark.parametrize(("target", "n"), [(1, 1), (0.01, 1), (100.0, 10), (109, 10), (111, 11), (12.3e6, 3507)])
+def test_the_nearest_multiple_is_found_in_a_few_counts(target, n, start):
+    calls = []
+    assert nearest_multiple(lambda m: calls.append(m) or m**2, target, start) == n
+    assert len(calls) <= 6 and len(set(calls)) == len(calls)
+
+
+def test_the_nearest_multiple_of_any_rising_cost():
+    assert nearest_multiple(lambda m: 5 * m + 1000, 1052) == 10
+    assert nearest_multiple(lambda m: m**3 + m, 1e6) == 100
+
+
+def test_a_dry_run_shows_every_cell_and_writes_nothing(capsys):
+    file = write_study(vary={"inner.head.components": [1], "sampler.temperature": [0.9]}, seeds=[0, 1])
+    before = {path: path.stat().st_mtime_ns for path in Path().rglob("*")}
+    with pytest.raises(SystemExit) as leave:
+        cli.main(["ablate", str(file), "--dry-run"])
+    said = capsys.readouterr().out
+    assert leave.value.code == 0
+    assert {path: path.stat().st_mtime_ns for path in Path().rglob("*")} == before
+    rows = [line for line in said.splitlines() if "│ 0 " in line or "│ 1 " in line]
+    assert len(rows) == 6 and sum("shares" in row for row in rows) == 2
+    cost = probe(tiny(), 1)
+    assert counted(cost.image) in rows[0] and counted(cost.step) in rows[0] and f"{cost.parameters:,}" in rows[0]
+    assert "4 runs by 2 workers" in said

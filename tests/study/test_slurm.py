@@ -1,0 +1,127 @@
+"""Job arrays: the script is valid, runs the worker, and hands the cell back when Slurm wants the machine."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tiny import tiny, write_study
+
+from arinar_lab import cli
+from arinar_lab.study.plan import read_plan
+from arinar_lab.study.slurm import Options, write_script
+from arinar_lab.study.worker import open_queue
+
+pytestmark = pytest.mark.usefixtures("alone")
+
+SCONTROL = '#!/bin/bash\necho "scontrol $*" >> calls.txt\n'
+SBATCH = """#!/bin/bash
+while [[ "$1" == -* ]]; do shift; done
+SLURM_JOB_ID=71 SLURM_ARRAY_JOB_ID=70 SLURM_ARRAY_TASK_ID=1 SLURM_NTASKS=1 exec bash "$@"
+"""
+WORKER = """
+import os, signal, sys, time
+def end(*_):
+    open("checkpoint.txt", "w").write("saved")
+    sys.exit(143)
+signal.signal(signal.SIGTERM, end)
+open("worker.txt", "w").write(" ".join([*sys.argv[1:], os.environ["OMP_NUM_THREADS"], str("SLURM_NTASKS" in os.environ)]))
+time.sleep(float(sys.argv[1]))
+sys.exit(int(sys.argv[2]))
+"""
+
+
+@pytest.fixture
+def fakes(alone, monkeypatch):
+    """A folder with sbatch and scontrol at the head of PATH."""
+    folder = alone / "bin"
+    folder.mkdir()
+    for name, text in (("scontrol", SCONTROL), ("sbatch", SBATCH)):
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+def arinar(*words):
+    with pytest.raises(SystemExit) as leave:
+        cli.main([str(word) for word in words])
+    return leave.value.code
+
+
+def study():
+    return write_study(base=tiny("training.steps=4"), axes={"inner.head.components": [1, 2]}, seeds=[0])
+
+
+def script(*words):
+    Path("worker.py").write_text(WORKER)
+    return write_script(read_plan(study()), [sys.executable, "worker.py", *words], Options())
+
+
+def submit(path):
+    return subprocess.Popen(["sbatch", str(path)], start_new_session=True)
+
+
+def test_the_script_is_valid_and_asks_for_what_was_given(capsys):
+    file = study()
+    assert arinar("slurm", file, "--array", 7, "--time", "2-12:00", "--gpus", 2, "--partition", "long") == 0
+    path = Path("studies/study/slurm.sh")
+    assert str(path) in capsys.readouterr().out
+    subprocess.run(["bash", "-n", path], check=True)
+    text = path.read_text()
+    for line in ("--array=1-7", "--time=2-12:00", "--gpus=2", "--partition=long", "--requeue", "--signal=B:USR1@120"):
+        assert f"#SBATCH {line}\n" in text
+    assert f"-m arinar_lab work {file} &\n" in text
+    assert len(open_queue(read_plan(file)).get_trials()) == 2  # the workers find their cells
+
+
+def test_overrides_go_to_the_workers():
+    file = study()
+    assert arinar("slurm", file, "training.steps=3", "seeds=[4, 5]") == 0
+    (path,) = Path("studies").glob("*/slurm.sh")
+    assert f"work {file} training.steps=3 'seeds=[4, 5]' &" in path.read_text()
+    assert "--gpus" not in path.read_text() and "--partition" not in path.read_text()
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_a_task_runs_the_worker_and_ends_as_it_does(fakes, status):
+    assert submit(script("0", str(status))).wait(20) == status
+    assert Path("worker.txt").read_text() == f"0 {status} 1 False"
+    assert not Path("calls.txt").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+def test_a_task_that_must_end_hands_its_cell_back(fakes, number):
+    process = submit(script("60", "0"))
+    for _ in range(200):
+        if Path("worker.txt").exists():
+            break
+        time.sleep(0.05)
+    os.kill(process.pid, number)
+    assert process.wait(20) == 0
+    assert Path("checkpoint.txt").read_text() == "saved"
+    assert Path("calls.txt").read_text() == "scontrol requeue 70_1\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--time", "soon"], "--time: 'soon' is no time limit"),
+        (["--partition", "a b"], "--partition: 'a b' is not the name"),
+    ],
+)
+def test_what_slurm_would_refuse_is_one_line(capsys, words, said):
+    assert arinar("slurm", study(), *words) == 2
+    told = capsys.readouterr()
+    assert told.out == "" and told.err.count("\n") == 1 and said in told.err
+    assert not Path("studies").exists()
+
+
+@pytest.mark.slow
+def test_the_real_worker_does_the_study(fakes, monkeypatch):
+    file = study()
+    assert arinar("slurm", file, "--array", 1) == 0
+    assert submit(Path("studies/study/slurm.sh")).wait(300) == 0
+    assert all(job.done for job in read_plan(file).jobs)
