@@ -236,11 +236,18 @@ def _ablate(arguments: argparse.Namespace) -> int:
 
 
 def _work(arguments: argparse.Namespace) -> int:
-    end_with(int(os.environ.get("ARINAR_PARENT", os.getppid())))
-    from arinar_lab.study.worker import work
+    parent = os.environ.get("ARINAR_PARENT")
+    if parent:
+        end_with(int(parent))
+    from arinar_lab.study.worker import join, work
 
-    work(_plan(arguments))
-    return 0
+    plan = _plan(arguments)
+    if not parent:
+        join(plan)
+    failed = work(plan)
+    for line in failed:
+        print(f"failed: {line}")
+    return 1 if failed else 0
 
 
 def end_with(parent: int) -> None:

@@ -11,8 +11,12 @@ import logging
 import os
 import platform
 import random
+import signal
+import threading
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -232,7 +236,8 @@ def train(recipe: Recipe, folder: RunFolder, tracker: Tracker | None = None, bar
     folder.log(f"{begin} at commit {git_state().get('commit', 'unknown')}, process {os.getpid()} on {platform.node()}")
     data = DataModule(experiment.source, recipe.training.batch, recipe.seed)
     try:
-        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+        with _sigterm_for_lightning():
+            trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     except SIGTERMException:
         raise
     except SystemExit:  # what Lightning makes of Ctrl-C
@@ -242,6 +247,19 @@ def train(recipe: Recipe, folder: RunFolder, tracker: Tracker | None = None, bar
             take_over(recipe, experiment)  # averaging equal weights rounds them
         _finish(folder, module, resume.seconds, trainer.global_step)
         folder.log(f"done, {trainer.global_step} steps in {resume.seconds:.1f} s")
+
+
+@contextmanager
+def _sigterm_for_lightning() -> Iterator[None]:
+    """While it trains, Lightning alone hears SIGTERM: another handler would leave in the middle of a step."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _trainer(recipe: Recipe, folder: RunFolder, logger: Logger, resume: Resume, bar: bool) -> pl.Trainer:

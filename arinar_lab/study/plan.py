@@ -7,6 +7,7 @@
     baseline: components=4                        the arm that the others are compared with
     seeds: [0, 1, 2]                              repeats; no part of an arm's signature
     references: true                              density estimators of scikit-learn in the table, marked as not ours
+    storage: postgresql+psycopg://…               where the queue is kept, see storage.py; a local file by default
 
 An arm is a recipe. Arms that differ only in how they are sampled or measured share their training: a `Job` is one run
 folder (arm × seed) with every evaluation that is asked of it.
@@ -26,7 +27,7 @@ from ..run.folder import RunFolder, slug
 from ..run.schema import ConfigError, flatten, nearest
 from ..run.transfer import inherited
 
-_KEYS = ("question", "base", "axes", "arms", "baseline", "seeds", "references")
+_KEYS = ("question", "base", "axes", "arms", "baseline", "seeds", "references", "storage")
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ class Plan:
         name: of the study, and of its folder; question: that it answers.
         axes: the varied keys; arms; baseline: an arm's name; seeds.
         references: whether scikit-learn's estimators stand beside the arms.
+        storage: address of the queue; empty for a local file. It is no part of the name, and never printed.
     """
 
     name: str
@@ -83,6 +85,7 @@ class Plan:
     baseline: str
     seeds: tuple[int, ...]
     references: bool = False
+    storage: str = field(default="", repr=False)
     roots: tuple[Path, Path] = field(default=(Path("studies"), Path("runs")))
 
     @property
@@ -182,14 +185,18 @@ def read_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
     references = content.get("references", False)
     if not isinstance(references, bool):
         raise ConfigError(f"{path}: references: {references!r} is not true or false")
+    storage = content.get("storage", "")
+    if not isinstance(storage, str):
+        raise ConfigError(f"{path}: storage: not an address, as in postgresql+psycopg://user@host/database")
     return Plan(
-        _name(path.stem, {**changes, **own}),
+        _name(path.stem, {**changes, **{key: value for key, value in own.items() if key != "storage"}}),
         str(content.get("question", "")),
         axes,
         arms,
         baseline,
         tuple(seeds),
         references,
+        storage,
     )
 
 
