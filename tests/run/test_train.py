@@ -16,9 +16,9 @@ from torch import nn
 
 from arinar_lab.model.layers import Vectors
 from arinar_lab.run import train as training
+from arinar_lab.run.checkpoint import newest_checkpoint
 from arinar_lab.run.config import ConfigError, Training, build
 from arinar_lab.run.evaluate import load
-from arinar_lab.run.checkpoint import newest_checkpoint
 from arinar_lab.run.folder import RunFolder, read_json
 from arinar_lab.run.module import ArinarModule, Diverged, decayed, rate
 from arinar_lab.run.train import load_weights, read_metrics, save_weights, train, use_threads
