@@ -18,6 +18,7 @@ from typing import Any
 EPILOG = """\
 examples:
   arinar ablate experiments/ablations/gmm_k.yaml            run a study; the same command resumes it
+  arinar status experiments/ablations/gmm_k.yaml --watch    how far it is, who runs what, what failed and why
   arinar check experiments/*.yaml                           build everything, train nothing
   arinar train experiments/digits.yaml inner.head.components=8 seed=1
   arinar evaluate runs/digits-…/seed_1 sampler.guidance=2   another sampler, no training
@@ -77,6 +78,9 @@ def _parser() -> argparse.ArgumentParser:
         "--workers", type=_count, default=2, metavar="N", help="processes that train side by side (default 2)"
     )
     verb("work", _work, "be one worker of a study (ablate starts these)")
+    status = verb("status", _status, "say which runs of a study are done, running, waiting, failed or lost")
+    status.add_argument("--watch", action="store_true", help="until every run has ended")
+    status.add_argument("--json", action="store_true", help="for machines")
     verb("report", _report, "write the report of what a study has finished")
     verb(
         "diagnose",
@@ -230,9 +234,17 @@ def _ablate(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from arinar_lab.study.ablate import ablate
+    from arinar_lab.study.status import remember
 
+    remember(plan, arguments.file, arguments.overrides)
     command = [sys.executable, "-m", "arinar_lab", "work", str(arguments.file), *arguments.overrides]
     return ablate(plan, command, arguments.workers, Console())
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from arinar_lab.study.status import show
+
+    return show(arguments.file, arguments.overrides, lambda: _plan(arguments), arguments.watch, arguments.json)
 
 
 def _work(arguments: argparse.Namespace) -> int:

@@ -27,6 +27,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from ..run.schema import ConfigError
 
 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+warnings.filterwarnings("ignore", "Heartbeat of storage is supposed to be used")  # the worker has its own, more patient
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 T = TypeVar("T")
 _ANSWER_SECONDS = 10  # a server that takes longer to let us in does not answer
