@@ -88,6 +88,13 @@ def ended(child, seconds):
     pytest.fail(f"process still running after {seconds} s\n{Path('worker.log').read_text()[-3000:]}")
 
 
+def until(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, Path("worker.log").read_text()[-3000:]
+        time.sleep(0.02)
+
+
 def numbers(plan):
     """Every number of the report but timing, cell by cell."""
     found = {}
@@ -191,9 +198,7 @@ def test_sigterm_saves_a_checkpoint_and_hands_the_job_back(queue):
     job = plan.jobs[0]
     enqueue(plan)
     child = fork(work, plan)
-    end = time.monotonic() + 60
-    while not (job.folder.path / "progress.json").is_file() and time.monotonic() < end:
-        time.sleep(0.05)
+    until((job.folder.path / "progress.json").is_file)
     begun = time.monotonic()
     os.kill(child, signal.SIGTERM)
     assert ended(child, 10) == 143
@@ -213,8 +218,7 @@ def test_sigterm_between_trainings_hands_the_job_back(queue, monkeypatch):
     monkeypatch.setattr(worker, "run_job", lambda *_: Path("begun").touch() or time.sleep(60))
     enqueue(plan)
     child = fork(work, plan)
-    while not Path("begun").exists():
-        time.sleep(0.02)
+    until(Path("begun").exists)
     os.kill(child, signal.SIGTERM)
     assert ended(child, 10) == 143
     assert open_queue(plan).get_trials()[-1].user_attrs["handed back"]
@@ -223,24 +227,22 @@ def test_sigterm_between_trainings_hands_the_job_back(queue, monkeypatch):
 # What fails in an arm
 
 
-@pytest.mark.parametrize(
-    ("error", "said"),
-    [(MemoryError("no room for 3 TB"), "MemoryError: no room for 3 TB"), (KeyError("gone"), "KeyError: 'gone'")],
-)
-def test_an_arm_that_fails_says_why_and_the_study_goes_on(monkeypatch, error, said):
+def test_arms_that_fail_say_why_and_the_study_goes_on(monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     plan, train = plan_of(seeds=[0]), perform.train
-    bad = plan.jobs[1]
+    errors = {plan.jobs[0].folder: MemoryError("no room for 3 TB"), plan.jobs[1].folder: KeyError("gone")}
+    said = ["MemoryError: no room for 3 TB", "KeyError: 'gone'"]
 
     def fail(recipe, folder, *rest):
-        if folder == bad.folder:
-            raise error
+        if folder in errors:
+            raise errors[folder]
         train(recipe, folder, *rest)
 
     monkeypatch.setattr(perform, "train", fail)
     enqueue(plan)
-    assert work(plan) == [f"{bad.arm} {bad.key}: {said}"]
-    assert [job.done for job in plan.jobs] == [True, False, True]
-    assert (bad.folder.path / "FAILED").read_text().strip() == said
+    assert work(plan) == [f"{job.arm} {job.key}: {why}" for job, why in zip(plan.jobs, said, strict=False)]
+    assert [job.done for job in plan.jobs] == [False, False, True]
+    assert [(job.folder.path / "FAILED").read_text().strip() for job in plan.jobs[:2]] == said
 
 
 def test_a_worker_leaves_with_1_and_a_list_of_what_failed(monkeypatch, capsys):
@@ -267,8 +269,7 @@ def test_a_server_stopped_and_started_again_costs_nothing(postgresql, undisturbe
     plan = plan_of()
     enqueue(plan)
     workers = [fork(work, plan) for _ in range(2)]
-    while not any(job.done for job in plan.jobs):
-        time.sleep(0.05)
+    until(lambda: any(job.done for job in plan.jobs))
     postgresql.stop()
     time.sleep(3)
     postgresql.start()
@@ -363,8 +364,7 @@ def test_the_second_command_says_that_others_are_at_work(queue, monkeypatch):
     monkeypatch.setattr(worker, "run_job", run_job)
     enqueue(plan)
     child = fork(work, plan)
-    while not Path("begun").exists():
-        time.sleep(0.02)
+    until(Path("begun").exists)
     try:
         assert worker.at_work(open_queue(plan), plan) == [f"{os.uname().nodename} {child}"]
     finally:
@@ -379,9 +379,9 @@ def edited(seeds=(0,), **arms):
 def test_a_changed_file_is_told(monkeypatch):
     ran = []
     monkeypatch.setattr(worker, "run_job", lambda job, _: ran.append(job.arm) or 1.0)
-    old = edited(a={}, b={"training.lr": 0.001}, c={"training.lr": 0.002})
+    old = edited(a={}, b={"training.lr": 0.0041}, c={"training.lr": 0.0042})
     enqueue(old)
-    new = edited(a={}, b={"training.lr": 0.003}, d={"training.lr": 0.002}, seeds=(0, 1))
+    new = edited(a={}, b={"training.lr": 0.0043}, d={"training.lr": 0.0042}, seeds=(0, 1))
     said = ["added: d", "removed: c", "edited: b", "seeds: [0] became [0, 1]"]
     assert changes(open_queue(new), old) == []
     assert changes(open_queue(new), new) == said
@@ -398,11 +398,12 @@ def test_a_changed_file_is_told(monkeypatch):
 
 
 def test_a_worker_whose_file_changes_under_it_ends_after_its_run(monkeypatch):
-    old, new, ran = edited(a={}, b={"training.lr": 0.001}), edited(a={}, d={"training.lr": 0.002}), []
+    old, new, ran = edited(a={}, b={"training.lr": 0.0041}), edited(a={}, d={"training.lr": 0.0042}), []
 
     def run_job(job, _):
+        if not ran:
+            enqueue(new)
         ran.append(job.arm)
-        enqueue(new)
         return 1.0
 
     monkeypatch.setattr(worker, "run_job", run_job)
@@ -411,7 +412,7 @@ def test_a_worker_whose_file_changes_under_it_ends_after_its_run(monkeypatch):
         work(old)
     assert ran == ["a"]
     work(new)
-    assert ran == ["a", "d"] or ran == ["a", "a", "d"]
+    assert ran == ["a", "d"]
 
 
 def test_a_worker_may_be_the_first_and_adds_nothing_later(monkeypatch):
