@@ -22,10 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
-from rich.table import Table
 
 if TYPE_CHECKING:
     from .plan import Plan
@@ -123,7 +122,7 @@ def _held(path: Path) -> bool:
 
 
 def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.is_file() else []
+    return [line for line in path.read_text().splitlines() if line] if path.is_file() else []
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -162,20 +161,18 @@ def as_json(content: dict[str, Any], cells: list[Cell]) -> str:
     return json.dumps({**told, "cells": [asdict(cell) for cell in cells]}, indent=2)
 
 
-def as_text(content: dict[str, Any], cells: list[Cell]) -> Group:
+def as_text(content: dict[str, Any], cells: list[Cell]) -> str:
     """For people: one line of counts, and a line for each cell that is not done and not waiting."""
     count = Counter(cell.state for cell in cells)
     first = ", ".join(f"{count[state]} {state}" for state in STATES if count[state])
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for cell in cells:
-        if cell.state in ("running", "failed", "lost"):
-            table.add_row(cell.state, escape(f"{cell.arm} seed {cell.seed}"), escape(_detail(cell)))
-    return Group(f"{content['name']}: {len(cells)} runs: {first}", table)
+    told = [cell for cell in cells if cell.state in ("running", "failed", "lost")]
+    lines = [f"{cell.state:<8} {cell.arm} seed {cell.seed}: {_detail(cell)}" for cell in told]
+    return escape("\n".join([f"{content['name']}: {len(cells)} runs: {first}", *lines]))
 
 
 def _detail(cell: Cell) -> str:
     if cell.state == "failed":
-        return f"{cell.reason}\n{cell.folder}/log.txt: {cell.log}"
+        return f"{cell.reason}\n         {cell.folder}/log.txt: {cell.log}"
     far = f"{cell.phase} {cell.step} of {cell.steps}" if cell.steps else cell.phase
     whose = f"{cell.where}, since {cell.since}" if cell.since else cell.where
     return ", ".join(word for word in (far, whose) if word)
