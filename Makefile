@@ -25,6 +25,14 @@ mlflow: install ## Open the dashboard on 127.0.0.1:5000
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --host 127.0.0.1 --port 5000 --workers 1 \
 		--backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/tracking/mlflow.db}"
 
+dashboard: install ## Open optuna-dashboard on 127.0.0.1:8080 (STUDY=name for a local one) and MLflow on 127.0.0.1:5000
+	@address="$${ARINAR_STORAGE:-sqlite:///$(CURDIR)/studies/$(STUDY)/queue.db}"; \
+	if [ -z "$$ARINAR_STORAGE" ] && [ ! -f "studies/$(STUDY)/queue.db" ]; then \
+		echo "Name a study, as in make dashboard STUDY=gmm_k:"; ls studies 2>/dev/null; exit 2; fi; \
+	trap 'kill 0' EXIT; echo "http://127.0.0.1:8080"; \
+	$(BIN)/optuna-dashboard --host 127.0.0.1 --port 8080 "$$address" & \
+	$(MAKE) --no-print-directory mlflow
+
 check: install ## Build every recipe and every arm, train nothing
 	@$(BIN)/arinar check experiments/*.yaml experiments/ablations/*.yaml $(ARGS)
 
@@ -49,4 +57,4 @@ install: .venv/installed ## Make .venv with the exact versions of requirements.l
 	@$(BIN)/uv pip install -q --python $(BIN)/python --no-deps -e .
 	@touch $@
 
-.PHONY: help test test-slow mlflow check lint format lock install
+.PHONY: help test test-slow mlflow dashboard check lint format lock install

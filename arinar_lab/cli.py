@@ -18,6 +18,7 @@ from typing import Any
 EPILOG = """\
 examples:
   arinar ablate experiments/ablations/gmm_k.yaml            run a study; the same command resumes it
+  arinar status experiments/ablations/gmm_k.yaml --watch    how far it is, who runs what, what failed and why
   arinar check experiments/*.yaml                           build everything, train nothing
   arinar train experiments/digits.yaml inner.head.components=8 seed=1
   arinar evaluate runs/digits-…/seed_1 sampler.guidance=2   another sampler, no training
@@ -78,6 +79,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     ablate.add_argument("--dry-run", action="store_true", help="print every cell with its cost, and write nothing")
     verb("work", _work, "be one worker of a study (ablate starts these)")
+    status = verb("status", _status, "say which runs of a study are done, running, waiting, failed or lost")
+    status.add_argument("--watch", action="store_true", help="until every run has ended")
+    status.add_argument("--json", action="store_true", help="for machines")
     verb("report", _report, "write the report of what a study has finished, here or (by MLflow) elsewhere")
     slurm = verb("slurm", _slurm, "write a Slurm job array whose tasks are workers of a study; submit it yourself")
     slurm.add_argument("--array", type=_count, default=4, metavar="N", help="tasks, each a worker (default 4)")
@@ -243,25 +247,39 @@ def _ablate(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from arinar_lab.study.ablate import ablate, dry_run
+    from arinar_lab.study.status import remember
 
     if arguments.dry_run:
         return dry_run(plan, arguments.workers, Console())
+    remember(plan, arguments.file, arguments.overrides)
     return ablate(plan, _worker(arguments), arguments.workers, Console())
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from arinar_lab.study.status import show
+
+    return show(arguments.file, arguments.overrides, lambda: _plan(arguments), arguments.watch, arguments.json)
 
 
 def _work(arguments: argparse.Namespace) -> int:
     from arinar_lab.run.ranks import JOB, follows
     from arinar_lab.run.train import train
-    from arinar_lab.study.worker import work
+    from arinar_lab.study.worker import join, work
 
-    end_with(os.getppid() if follows() else int(os.environ.get("ARINAR_PARENT", os.getppid())))
+    parent = str(os.getppid()) if follows() else os.environ.get("ARINAR_PARENT")
+    if parent:
+        end_with(int(parent))
     plan = _plan(arguments)
     if follows():  # started by the worker that has claimed the run
         job = next(job for job in plan.jobs if job.key == os.environ[JOB])
         train(job.recipes[0], job.folder)
-    else:
-        work(plan)
-    return 0
+        return 0
+    if not parent:
+        join(plan)
+    failed = work(plan)
+    for line in failed:
+        print(f"failed: {line}")
+    return 1 if failed else 0
 
 
 def end_with(parent: int) -> None:

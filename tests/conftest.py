@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from forked import Forked
+from server import Server
 from tiny import finished, tiny
 
 from arinar_lab.run import evaluate as evaluation
@@ -104,3 +105,11 @@ def forked(monkeypatch):
         if process.poll() is None:
             process.kill()
             process.wait(10)
+
+
+@pytest.fixture(scope="session")
+def postgresql():
+    """A PostgreSQL server for all tests; skipped where it is not installed."""
+    server = Server()
+    yield server
+    server.remove()

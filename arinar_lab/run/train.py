@@ -11,8 +11,12 @@ import logging
 import os
 import platform
 import random
+import signal
+import threading
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +29,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from safetensors.torch import save_file
 
+from .checkpoint import by_age, newest_checkpoint, remove, room_for, seal
 from .config import Experiment, Machine, Recipe, build
 from .data import DataModule, ResumableLoader
 from .folder import RunFolder, git_state, write_json
@@ -114,7 +119,8 @@ class Saver(Callback):
 
     There everything of the last step is logged and validated, the averaged weights are in their place, and no batch is
     half done; Lightning's own callback saves earlier, and a run that was killed there loses rows. A file is written whole
-    or not at all, and the one before it removed then. After the last step there is nothing to resume.
+    or not at all, with its checksum (`checkpoint.py`); the one before it stays, older ones go. After the last step there
+    is nothing to resume.
     """
 
     def __init__(self, folder: RunFolder, every: int) -> None:
@@ -142,12 +148,13 @@ class Saver(Callback):
         # A loop that resumes where a validation has just ended skips it, and counts a step by that (lightning 2.6)
         extra = int(self.last % cast(int, trainer.val_check_batch) == 0)
         trainer.fit_loop.epoch_loop._batches_that_stepped -= extra
-        trainer.save_checkpoint(draft)
-        trainer.fit_loop.epoch_loop._batches_that_stepped += extra
-        if trainer.is_global_zero:
-            draft.replace(path)
-            for other in set(self.folder.glob("step=*.ckpt")) - {path}:
-                other.unlink()
+        with room_for(path):
+            trainer.save_checkpoint(draft)
+            trainer.fit_loop.epoch_loop._batches_that_stepped += extra
+            if trainer.is_global_zero:
+                seal(draft, path)
+                for other in by_age(self.folder)[2:]:
+                    remove(other)
 
     def state_dict(self) -> dict[str, Any]:
         return {"last": self.last}
@@ -166,26 +173,6 @@ class Progress(Callback):
         if trainer.is_global_zero and time.monotonic() - self.last > 0.5:
             self.last = time.monotonic()
             self.folder.progress("train", trainer.global_step, int(trainer.max_steps))
-
-
-def newest_checkpoint(folder: RunFolder) -> Path | None:
-    """The newest checkpoint that can be read, or None where there is none.
-
-    Raises:
-        ConfigError: if there are checkpoints and none can be read.
-    """
-    paths = sorted(folder.checkpoints.glob("step=*.ckpt"), key=lambda p: int(p.stem.split("=")[1]), reverse=True)
-    for path in paths:
-        try:
-            torch.load(path, map_location="cpu", weights_only=True)
-            return path
-        except Exception:  # whatever a damaged file raises
-            print(f"{path}: damaged, trying the one before it", flush=True)
-    if paths:
-        raise ConfigError(
-            f"{paths[0]}: damaged, and no older checkpoint is whole; delete it to train from the beginning"
-        )
-    return None
 
 
 def use_threads(machine: Machine) -> None:
@@ -236,7 +223,7 @@ def train(recipe: Recipe, folder: RunFolder, tracker: Tracker | None = None, bar
     folder.log(f"{begin} at commit {git_state().get('commit', 'unknown')}, process {os.getpid()} on {platform.node()}")
     data = DataModule(experiment.source, recipe.training.batch, recipe.seed)
     try:
-        with together(recipe):
+        with together(recipe), _sigterm_for_lightning():
             trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     except SIGTERMException:
         raise
@@ -247,6 +234,19 @@ def train(recipe: Recipe, folder: RunFolder, tracker: Tracker | None = None, bar
             take_over(recipe, experiment)  # averaging equal weights rounds them
         _finish(folder, module, resume.seconds, trainer.global_step)
         folder.log(f"done, {trainer.global_step} steps in {resume.seconds:.1f} s")
+
+
+@contextmanager
+def _sigterm_for_lightning() -> Iterator[None]:
+    """While it trains, Lightning alone hears SIGTERM: another handler would leave in the middle of a step."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _trainer(recipe: Recipe, folder: RunFolder, logger: Logger, resume: Resume, bar: bool) -> pl.Trainer:
@@ -275,8 +275,9 @@ def save_weights(path: Path, module: ArinarModule) -> None:
     """The weights and buffers of codec and model as safetensors, written whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".draft")
-    save_file({name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}, draft)
-    draft.replace(path)
+    with room_for(path):
+        save_file({name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}, draft)
+        draft.replace(path)
 
 
 def load_weights(path: Path, experiment: Experiment) -> None:

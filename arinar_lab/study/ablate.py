@@ -35,7 +35,7 @@ from .plan import Arm, Job, Plan
 from .references import references
 from .report import collect, effects, notes, terminal_table, write_report
 from .sync import send_study
-from .worker import enqueue
+from .worker import at_work, changes, enqueue, locked, open_queue
 
 
 def ablate(plan: Plan, command: list[str], workers: int, console: Console) -> int:
@@ -45,6 +45,7 @@ def ablate(plan: Plan, command: list[str], workers: int, console: Console) -> in
         command: the words that start one worker of this study.
         workers: processes that train side by side.
     """
+    _tell_of_others(plan, console)
     seconds = show_plan(plan, workers, console)
     todo = enqueue(plan)
     done = len(plan.jobs) - len(todo)
@@ -55,6 +56,20 @@ def ablate(plan: Plan, command: list[str], workers: int, console: Console) -> in
         return 130
     _measure(plan, console)
     return finish(plan, console)
+
+
+def _tell_of_others(plan: Plan, console: Console) -> None:
+    """Say that the study's file has changed since its jobs were queued, and that another command works on it, too."""
+    with locked(plan):
+        study = open_queue(plan)
+    changed, others = changes(study, plan), at_work(study, plan)
+    if changed:
+        console.print(f"The study's file has changed since it was queued: {escape('; '.join(changed))}.")
+        console.print("What was edited is run anew in folders of its own; what was removed is no longer in the report.")
+        if others:
+            console.print("Workers that began with the old file end after the run that they are at.")
+    if others:
+        console.print(f"Others work on this study, too: {escape(', '.join(others))}. Each run is done by one of all.")
 
 
 def finish(plan: Plan, console: Console) -> int:

@@ -9,6 +9,7 @@
     baseline: components=4                        the arm that the others are compared with
     seeds: [0, 1, 2]                              repeats; no part of an arm's signature
     references: true                              density estimators of scikit-learn in the table, marked as not ours
+    storage: postgresql+psycopg://…               where the queue is kept, see storage.py; a local file by default
 
 `vary` changes the arm that `baseline` names; without one it adds the base recipe as it is, as the arm `base`. A value that
 the baseline has already is the baseline. `match` also takes `to:` (another arm) and `tolerance:`, see `cost.py`.
@@ -31,7 +32,7 @@ from ..run.folder import RunFolder, slug
 from ..run.schema import ConfigError, flatten, nearest, resolved, section
 from ..run.transfer import inherited
 
-_KEYS = ("question", "base", "axes", "arms", "vary", "match", "baseline", "seeds", "references")
+_KEYS = ("question", "base", "axes", "arms", "vary", "match", "baseline", "seeds", "references", "storage")
 Change = tuple[dict[str, Any], tuple[Any, ...]]
 """What an arm changes of the base, and its value of each axis."""
 BASE = "base"  # the arm that changes nothing, where one factor at a time is varied around it
@@ -89,6 +90,7 @@ class Plan:
         name: of the study, and of its folder; question: that it answers.
         axes: the varied keys; arms; baseline: an arm's name; seeds.
         references: whether scikit-learn's estimators stand beside the arms.
+        storage: address of the queue; empty for a local file. It is no part of the name, and never printed.
     """
 
     name: str
@@ -98,6 +100,7 @@ class Plan:
     baseline: str
     seeds: tuple[int, ...]
     references: bool = False
+    storage: str = field(default="", repr=False)
     roots: tuple[Path, Path] = field(default=(Path("studies"), Path("runs")))
 
     @property
@@ -224,14 +227,18 @@ def read_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
     references = content.get("references", False)
     if not isinstance(references, bool):
         raise ConfigError(f"{path}: references: {references!r} is not true or false")
+    storage = content.get("storage", "")
+    if not isinstance(storage, str):
+        raise ConfigError(f"{path}: storage: not an address, as in postgresql+psycopg://user@host/database")
     return Plan(
-        _name(path.stem, {**changes, **own}),
+        _name(path.stem, {**changes, **{key: value for key, value in own.items() if key != "storage"}}),
         str(content.get("question", "")),
         axes,
         arms,
         baseline,
         seeds,
         references,
+        storage,
     )
 
 

@@ -1,86 +1,160 @@
 """Workers take jobs from an Optuna study until none is left: train → evaluate → DONE.
 
-The run folder and its DONE are the truth; the queue only says who does what. Any number of processes run `work`. SQLite
-hands out the same trial twice unless the write lock is taken when a transaction begins, so that is done here. Neither
-GridSampler nor BruteForceSampler would do: they repeat arms that are still running, or lose those of a killed worker.
+The run folder and its DONE are the truth; the queue only says who does what. Any number of processes run `work`, on one
+machine or on many (`storage.py`). Neither GridSampler nor BruteForceSampler would do: they repeat arms that are still
+running, or lose those of a killed worker.
 
-A job is lost when its trial runs and nobody holds the lock of its run folder: the system frees that lock when a process
-dies, however it dies. Lost jobs go back into the queue.
+    WAITING ─claimed→ RUNNING ─┬→ COMPLETE
+                               ├→ FAIL with `failed`, its reason: it is told, and not tried again by this command
+                               └→ FAIL without a reason: its worker was lost, or asked to end; the job goes back
+
+A worker is lost when the lock of its run folder is free (on one machine: the system frees it when a process dies, however
+it dies), or when its heartbeat stops (on a server). A lost job goes back three times, then it is set aside as failed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import datetime
+import math
+import os
+import platform
+import signal
+import threading
 import time
-import warnings
 from collections import Counter
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import optuna
-import sqlalchemy
-from filelock import FileLock, Timeout
+from filelock import Timeout
+from optuna.storages._heartbeat import BaseHeartbeat, is_heartbeat_enabled
+from optuna.storages._rdb.models import TrialHeartbeatModel
 from optuna.trial import FrozenTrial, TrialState
 
 from ..run.perform import perform
+from ..run.schema import ConfigError
 from .plan import Job, Plan
+from .storage import AWAY, address, alone, patiently, storage
 
-warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-optuna.logging.set_verbosity(optuna.logging.ERROR)
 _CLAIM_SECONDS = 15  # a worker that has taken a trial holds its folder's lock well before this
+_RETURNS = 3  # times that a lost job goes back into the queue
+_OPEN = (TrialState.WAITING, TrialState.RUNNING)
 
 
-def storage(path: Path) -> optuna.storages.RDBStorage:
-    """Optuna's storage in a SQLite file, safe for several workers."""
-    result = optuna.storages.RDBStorage(f"sqlite:///{path.absolute()}", engine_kwargs={"connect_args": {"timeout": 60}})
-
-    @sqlalchemy.event.listens_for(result.engine, "connect")
-    def _no_implicit_begin(connection: Any, _: Any) -> None:
-        connection.isolation_level = None
-
-    @sqlalchemy.event.listens_for(result.engine, "begin")
-    def _lock_at_begin(connection: Any) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    result.engine.dispose()  # drop connections opened before the hooks
-    return result
+class Lost(Exception):
+    """The workers of a job died, again and again."""
 
 
 def open_queue(plan: Plan) -> optuna.Study:
     """The study's queue, made if it is not there. One process makes it before the workers start."""
     return optuna.create_study(
         study_name=plan.name,
-        storage=storage(plan.folder / "queue.db"),
+        storage=storage(address(plan.storage, plan.folder / "queue.db")),
         load_if_exists=True,
         direction="minimize",
     )
 
 
-def enqueue(plan: Plan) -> list[Job]:
-    """Put every unfinished job into the queue that is not in it, the failed ones again; returns the unfinished jobs."""
+def locked(plan: Plan) -> AbstractContextManager[None]:
+    """Held while jobs are put into the queue, so that nobody puts one in twice."""
     plan.folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(plan.folder / ".lock"):
-        study = open_queue(plan)
-        open_states = (TrialState.WAITING, TrialState.RUNNING)
-        queued = {t.user_attrs.get("key") for t in study.get_trials(deepcopy=False, states=open_states)}
-        unfinished = [job for job in plan.jobs if not job.done]
+    return alone(address(plan.storage, plan.folder / "queue.db"), f"arinar: {plan.name}", plan.folder / ".lock")
+
+
+def enqueue(plan: Plan, again: bool = True) -> list[Job]:
+    """Put every unfinished job into the queue that is not in it; returns the unfinished jobs.
+
+    Arguments:
+        again: the failed ones, too. A worker that joins adds only what the queue has never heard of.
+    """
+    with locked(plan):
+        study, jobs = open_queue(plan), {job.key: job for job in plan.jobs}
+        trials = study.get_trials(deepcopy=False)
+        for trial in trials:
+            if trial.state == TrialState.WAITING and trial.user_attrs.get("key") not in jobs:
+                study._storage.set_trial_state_values(trial._trial_id, TrialState.PRUNED)
+        known = {t.user_attrs.get("key") for t in trials if not again or t.state in _OPEN}
+        unfinished = [job for job in jobs.values() if not job.done]
         for job in unfinished:
-            if job.key not in queued:
+            if job.key not in known:
                 study.enqueue_trial({}, user_attrs={"key": job.key, "arm": job.arm})
+        study.set_user_attr("file", described(plan))
     return unfinished
 
 
-def requeue_lost(study: optuna.Study, jobs: dict[str, Job]) -> None:
-    """Fail every running trial whose run folder nobody holds, and enqueue its job again."""
+def described(plan: Plan) -> dict[str, Any]:
+    """What the study's file asks for: signatures by arm, and the seeds."""
+    arms = {arm.name: f"{arm.recipe.training_signature}/{arm.recipe.evaluation_signature}" for arm in plan.arms}
+    return {"arms": arms, "seeds": list(plan.seeds)}
+
+
+def changes(study: optuna.Study, plan: Plan) -> list[str]:
+    """How the study's file differs from the one by which the queue was filled last; empty where it does not."""
+    before, now = study.user_attrs.get("file"), described(plan)
+    if not before or before == now:
+        return []
+    then, arms = before["arms"], now["arms"]
+    found = {
+        "added": [name for name in arms if name not in then],
+        "removed": [name for name in then if name not in arms],
+        "edited": [name for name in arms if name in then and arms[name] != then[name]],
+    }
+    lines = [f"{word}: {', '.join(names)}" for word, names in found.items() if names]
+    seeds = f"seeds: {before['seeds']} became {now['seeds']}"
+    return [*lines, seeds] if before["seeds"] != now["seeds"] else lines
+
+
+def join(plan: Plan) -> None:
+    """Fill the queue where that has not been done, so that a worker may be the first on the study.
+
+    Raises:
+        ConfigError: if the storage does not answer.
+    """
+    with locked(plan):
+        empty = not open_queue(plan).user_attrs.get("file")
+    if empty:
+        enqueue(plan, again=False)
+
+
+def at_work(study: optuna.Study, plan: Plan) -> list[str]:
+    """Who works on the study at the moment: host and process of each."""
+    running, jobs = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)), {job.key: job for job in plan.jobs}
+    if not is_heartbeat_enabled(study._storage):  # the dead hold no lock
+        running = [t for t in running if (job := jobs.get(t.user_attrs.get("key", ""))) and not _free(job)]
+    return sorted({str(t.user_attrs["worker"]) for t in running if "worker" in t.user_attrs})
+
+
+def requeue_lost(study: optuna.Study, jobs: dict[str, Job], plan: Plan) -> None:
+    """Fail every running trial whose worker is lost, and put its job into the queue again, three times at most."""
+    if is_heartbeat_enabled(study._storage):
+        _begin_heartbeats(study)
+        optuna.storages.fail_stale_trials(study)
+    else:
+        _fail_unlocked(study, jobs)
+    if _returning(study, jobs):
+        with locked(plan):  # others may see the same
+            for trial in _returning(study, jobs):
+                lost = trial.user_attrs.get("lost", 0) + ("handed back" not in trial.user_attrs)
+                kept = {name: trial.user_attrs[name] for name in ("key", "arm")}
+                study.enqueue_trial({}, user_attrs={**kept, "lost": lost} if lost else kept)
+    for trial in _newest(study, jobs):
+        job = jobs[trial.user_attrs["key"]]
+        if _set_aside(trial) and not job.done and not (job.folder.path / "FAILED").is_file():
+            who = trial.user_attrs.get("worker", "unknown")
+            job.folder.path.mkdir(parents=True, exist_ok=True)
+            job.folder.fail(Lost(f"its worker died {_RETURNS + 1} times, the last time as {who}; see log.txt"))
+
+
+def _fail_unlocked(study: optuna.Study, jobs: dict[str, Job]) -> None:
     now = datetime.datetime.now()
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         job = jobs.get(trial.user_attrs.get("key", ""))
         claimed = trial.datetime_start and (now - trial.datetime_start).total_seconds() > _CLAIM_SECONDS
         if job and claimed and _free(job):
-            with contextlib.suppress(Exception):  # another worker may have been quicker
-                if study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL):
-                    study.enqueue_trial({}, user_attrs=trial.user_attrs)
+            with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # another worker was quicker
+                study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
 
 
 def _free(job: Job) -> bool:
@@ -91,33 +165,140 @@ def _free(job: Job) -> bool:
         return False
 
 
+def _begin_heartbeats(study: optuna.Study) -> None:
+    """A worker may die before its first heartbeat, and Optuna would wait for ever: the first one is made for it."""
+    store: Any = study._storage
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        with store._backend.scoped_session() as session:
+            there = TrialHeartbeatModel.where_trial_id(trial._trial_id, session)
+        if there is None:
+            store.record_heartbeat(trial._trial_id)
+
+
+def _newest(study: optuna.Study, jobs: dict[str, Job]) -> list[FrozenTrial]:
+    """The last trial of each job."""
+    trials = {t.user_attrs.get("key"): t for t in study.get_trials(deepcopy=False)}
+    return [trial for key, trial in trials.items() if key in jobs]
+
+
+def _set_aside(trial: FrozenTrial) -> bool:
+    silent = trial.state == TrialState.FAIL and not {"failed", "handed back"} & set(trial.user_attrs)
+    return silent and trial.user_attrs.get("lost", 0) >= _RETURNS
+
+
+def _returning(study: optuna.Study, jobs: dict[str, Job]) -> list[FrozenTrial]:
+    """Trials that ended without a reason and have no successor. They are found again, should this worker die, too."""
+    ended = [t for t in _newest(study, jobs) if t.state == TrialState.FAIL and "failed" not in t.user_attrs]
+    return [trial for trial in ended if not _set_aside(trial)]
+
+
 def run_job(job: Job, plan: Plan) -> float:
     """Train and evaluate one run; returns its value of the study's criterion."""
     reports = perform(job.recipes, job.folder, plan.name, job.arm)
     return float(reports[0]["metrics"][plan.criterion])
 
 
-def work(plan: Plan) -> None:
-    """Take jobs until the queue is empty and nobody works on one any more."""
-    study, jobs = open_queue(plan), {job.key: job for job in plan.jobs}
+def work(plan: Plan) -> list[str]:
+    """Take jobs until the queue is empty and nobody works on one any more; returns what failed, with its reason.
 
-    def objective(trial: optuna.Trial) -> float:
-        key = trial.user_attrs.get("key")
-        if key not in jobs:  # lost the race for the last entry, or the job is no longer in the study's file
-            raise optuna.TrialPruned
-        print(f"{time.strftime('%T')} {jobs[key].arm} {key}", flush=True)
-        return run_job(jobs[key], plan)
+    Raises:
+        ConfigError: if the queue was filled by another version of the study's file, also while this worker runs.
+    """
+    study, jobs = patiently(lambda: open_queue(plan)), {job.key: job for job in plan.jobs}
+    with _ending_in_order():
+        while True:
+            if changed := patiently(lambda: changes(study, plan)):
+                raise ConfigError(
+                    f"{plan.name}: the queue was filled by another version of the study's file ({'; '.join(changed)});"
+                    " arinar ablate with the file as it shall be, then start the workers again"
+                )
+            patiently(lambda: requeue_lost(study, jobs, plan))
+            states = Counter(trial.state for trial in patiently(lambda: _newest(study, jobs)))
+            if states[TrialState.WAITING]:
+                _take(study, jobs, plan)
+            elif states[TrialState.RUNNING]:
+                time.sleep(1)
+            else:
+                return [f"{t.user_attrs['arm']} {t.user_attrs['key']}: {reason(t)}" for t in _newest(study, jobs)
+                        if t.state == TrialState.FAIL]  # fmt: skip
 
-    while True:
-        requeue_lost(study, jobs)
-        states = Counter(trial.state for trial in _of(study, jobs))
-        if states[TrialState.WAITING]:
-            study.optimize(objective, n_trials=1, catch=(Exception,))
-        elif states[TrialState.RUNNING]:
-            time.sleep(1)
-        else:
-            return
+
+def reason(trial: FrozenTrial) -> str:
+    """Why a trial failed."""
+    return str(trial.user_attrs.get("failed", "its worker died, again and again; see its log"))
 
 
-def _of(study: optuna.Study, jobs: dict[str, Job]) -> list[FrozenTrial]:
-    return [t for t in study.get_trials(deepcopy=False) if t.user_attrs.get("key") in jobs]
+def _take(study: optuna.Study, jobs: dict[str, Job], plan: Plan) -> None:
+    """Claim the next job and do it. What goes wrong in it is its reason; being asked to end hands it back."""
+    trial = patiently(study.ask)
+    job = jobs.get(trial.user_attrs.get("key", ""))
+    if job is None:  # lost the race for the last entry
+        return _end(study, trial, TrialState.PRUNED)
+    print(f"{time.strftime('%T')} {job.arm} {job.key}", flush=True)
+    try:
+        with _heartbeats(study, trial):
+            patiently(lambda: trial.set_user_attr("worker", f"{platform.node()} {os.getpid()}"))
+            value = run_job(job, plan)
+            if not math.isfinite(value):
+                raise ValueError(f"{plan.criterion} is {value}")
+    except Exception as error:
+        said = f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
+        print(f"{time.strftime('%T')} failed: {said}", flush=True)
+        patiently(lambda: trial.set_user_attr("failed", said))
+        _end(study, trial, TrialState.FAIL)
+    except BaseException:
+        with contextlib.suppress(*AWAY):  # then it counts as lost
+            trial.set_user_attr("handed back", True)
+            study.tell(trial, state=TrialState.FAIL)
+        raise
+    else:
+        _end(study, trial, TrialState.COMPLETE, value)
+
+
+def _end(study: optuna.Study, trial: optuna.Trial, state: TrialState, value: float | None = None) -> None:
+    """Tell the queue. Who was silent for too long may have been given up already; the run folder knows better."""
+    with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+        patiently(lambda: study.tell(trial, value, state, skip_if_finished=True))
+
+
+@contextmanager
+def _heartbeats(study: optuna.Study, trial: optuna.Trial) -> Iterator[None]:
+    """Tell a server that this worker lives, also when the server was away in between (Optuna's own thread would end)."""
+    store, stop = study._storage, threading.Event()
+    if not isinstance(store, BaseHeartbeat) or not is_heartbeat_enabled(store):
+        yield
+        return
+    interval = store.get_heartbeat_interval()
+
+    def beat() -> None:
+        while not stop.wait(interval):
+            with contextlib.suppress(*AWAY):
+                store.record_heartbeat(trial._trial_id)
+
+    patiently(lambda: store.record_heartbeat(trial._trial_id))
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(1)
+
+
+@contextmanager
+def _ending_in_order() -> Iterator[None]:
+    """SIGTERM leaves by an exception, so that the job at hand goes back. (While it trains, Lightning saves it first.)"""
+
+    def leave(*_: object) -> None:
+        raise SystemExit(128 + signal.SIGTERM)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    except SystemExit:  # Lightning's has no status
+        raise SystemExit(128 + signal.SIGTERM) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)

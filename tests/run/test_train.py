@@ -16,11 +16,12 @@ from torch import nn
 
 from arinar_lab.model.layers import Vectors
 from arinar_lab.run import train as training
+from arinar_lab.run.checkpoint import newest_checkpoint
 from arinar_lab.run.config import ConfigError, Training, build
 from arinar_lab.run.evaluate import load
 from arinar_lab.run.folder import RunFolder, read_json
 from arinar_lab.run.module import ArinarModule, Diverged, decayed, rate
-from arinar_lab.run.train import load_weights, newest_checkpoint, read_metrics, save_weights, train, use_threads
+from arinar_lab.run.train import load_weights, read_metrics, save_weights, train, use_threads
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -100,7 +101,7 @@ def test_the_straight_run_is_worth_comparing_to(straight):
     folder, moments = straight
     steps = [row[0] for row in read_metrics(folder.path / "metrics.csv")]
     assert steps == [5, 9, 9, 9, 11, 17, 19, 19, 19, 23]
-    assert [p.name for p in (moments / "after step 6" / "checkpoints").iterdir()] == ["step=4.ckpt"]
+    assert [p.name for p in (moments / "after step 6" / "checkpoints").glob("*.ckpt")] == ["step=4.ckpt"]
     other = RunFolder(Path("other"))
     other.path.mkdir()
     train(tiny(*LONG, "outer.dropout=0.0"), other)
@@ -205,7 +206,7 @@ def test_a_terminated_run_saves_a_checkpoint(monkeypatch):
     folder.path.mkdir()
     with pytest.raises(SystemExit):
         train(tiny("training.checkpoint_every=100"), folder)
-    assert [path.name for path in folder.checkpoints.iterdir()] == ["step=5.ckpt"]
+    assert [path.name for path in folder.checkpoints.glob("*.ckpt")] == ["step=5.ckpt"]
 
 
 def test_a_resumed_run_does_only_what_is_left(straight, monkeypatch):
@@ -262,10 +263,9 @@ def test_done_tells_steps_and_seconds(short):
     assert done["steps"] == 6 and done["seconds"] > 0 and done["finished"]
 
 
-def test_one_checkpoint_is_kept(short):
-    assert [p.name for p in short.checkpoints.glob("*.ckpt")] == [
-        "step=4.ckpt"
-    ]  # after the last step nothing is resumed
+def test_two_checkpoints_are_kept(short):
+    """After the last step nothing is resumed."""
+    assert sorted(p.name for p in short.checkpoints.glob("*.ckpt")) == ["step=2.ckpt", "step=4.ckpt"]
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(straight):

@@ -1,6 +1,7 @@
 """Workers: every job is done once, whoever dies; what fails is told, and the study goes on."""
 
 import os
+import platform
 import signal
 import subprocess
 import time
@@ -119,10 +120,10 @@ def test_a_lost_job_goes_back_into_the_queue(monkeypatch):
     monkeypatch.setattr(worker, "_CLAIM_SECONDS", 0)
     plan = plan_of()
     study, jobs = claimed(plan)
-    requeue_lost(study, jobs)
+    requeue_lost(study, jobs, plan)
     assert Counter(states(plan))[plan.jobs[0].key, TrialState.WAITING] == 1
     assert Counter(states(plan))[plan.jobs[0].key, TrialState.FAIL] == 1
-    requeue_lost(study, jobs)
+    requeue_lost(study, jobs, plan)
     assert len(states(plan)) == 5
 
 
@@ -131,7 +132,7 @@ def test_a_job_whose_folder_is_locked_is_not_lost(monkeypatch):
     plan = plan_of()
     study, jobs = claimed(plan)
     with plan.jobs[0].folder.lock:
-        requeue_lost(study, jobs)
+        requeue_lost(study, jobs, plan)
     assert len(states(plan)) == 4
 
 
@@ -141,7 +142,7 @@ def test_a_job_just_claimed_is_not_lost_anywhere_in_the_world(monkeypatch, zone)
     time.tzset()
     plan = plan_of()
     study, jobs = claimed(plan)
-    requeue_lost(study, jobs)
+    requeue_lost(study, jobs, plan)
     assert len(states(plan)) == 4
     monkeypatch.undo()
     time.tzset()
@@ -158,7 +159,7 @@ def test_no_two_processes_take_the_same_job(monkeypatch):
     """Four real processes and forty trials: SQLite alone hands some of them out twice."""
     folder = Path("studies/race").absolute()
     jobs = [EmptyJob(key=f"job {i}", arm="arm", done=False, folder=RunFolder(Path(f"runs/{i}"))) for i in range(40)]
-    plan = SimpleNamespace(name="race", folder=folder, jobs=jobs)
+    plan = SimpleNamespace(name="race", folder=folder, jobs=jobs, arms=(), seeds=(), storage="")
     log = Path("log").absolute()
 
     def run_job(job, study):
@@ -372,7 +373,7 @@ def test_the_value_of_a_trial_is_its_bits_per_dim():
     (trial,) = open_queue(plan).get_trials()
     job = plan.jobs[0]
     assert trial.value == pytest.approx(job.folder.report(job.recipes[0])["metrics"]["val/bits_per_dim"])
-    assert trial.user_attrs == {"key": job.key, "arm": "components=1"}
+    assert trial.user_attrs == {"key": job.key, "arm": "components=1", "worker": f"{platform.node()} {os.getpid()}"}
 
 
 def test_a_study_with_an_arm_without_likelihood_is_ranked_by_distance():

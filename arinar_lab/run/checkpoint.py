@@ -1,0 +1,114 @@
+"""Checkpoints on disk: written whole with a checksum, or not at all.
+
+    checkpoints/step=200.ckpt  step=200.ckpt.sha256     the newest, and its SHA-256 as `sha256sum -c` reads it
+    checkpoints/step=100.ckpt  step=100.ckpt.sha256     the one before it, used where the newest is damaged
+
+The checksum is written before the file gets its name, so that a named file without one is of an older version; that is
+used where it can be read.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+
+from .folder import RunFolder, write
+from .schema import ConfigError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def by_age(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, the newest first."""
+    return sorted(folder.glob("step=*.ckpt"), key=lambda path: int(path.stem.split("=")[1]), reverse=True)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, or of all files in a folder (a checkpoint in shards)."""
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    sums = []
+    for file in files:
+        with file.open("rb") as content:
+            sums.append(hashlib.file_digest(content, "sha256").hexdigest())
+    return sums[0] if path.is_file() else hashlib.sha256("".join(sums).encode()).hexdigest()
+
+
+def seal(draft: Path, path: Path) -> None:
+    """Give a draft its name, and a checksum beside it."""
+    write(_sum_of(path), f"{digest(draft)}  {path.name}\n")
+    draft.replace(path)
+
+
+def _sum_of(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256")
+
+
+def remove(path: Path) -> None:
+    """Remove a checkpoint, or what there is of it, and its checksum."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    _sum_of(path).unlink(missing_ok=True)
+
+
+@contextmanager
+def room_for(path: Path) -> Iterator[None]:
+    """Where the disk is full, say so with its path and the space, and leave no draft behind.
+
+    Raises:
+        OSError: naming both; what was there before is intact.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        full = getattr(error, "errno", None) in _FULL or "No space left" in str(error) or "File too large" in str(error)
+        draft = path.with_suffix(".draft")
+        written = draft.stat().st_size if draft.is_file() else 0
+        remove(draft)
+        if not full:
+            raise
+        free = shutil.disk_usage(path.parent).free
+        older = [p.name for p in by_age(path.parent) if p != path]
+        kept = f"{older[0]} is intact" if older else "no checkpoint was there before it"
+        raise OSError(
+            f"{path}: the disk is full: {written / 1e6:.1f} MB were written, and {free / 1e6:.1f} MB are free without them;"
+            f" {kept}. Make room, and the same command goes on"
+        ) from error
+
+
+def newest_checkpoint(folder: RunFolder) -> Path | None:
+    """The newest checkpoint that is whole, or None where there is none.
+
+    Raises:
+        ConfigError: if there are checkpoints and none is whole.
+    """
+    paths = by_age(folder.checkpoints)
+    for path in paths:
+        fault = _fault(path)
+        if not fault:
+            return path
+        print(f"{path}: damaged ({fault}), trying the one before it", flush=True)
+    if paths:
+        raise ConfigError(
+            f"{paths[0]}: damaged, and no older checkpoint is whole; delete it to train from the beginning"
+        )
+    return None
+
+
+def _fault(path: Path) -> str:
+    """What is wrong with a checkpoint; empty where it is whole."""
+    file = _sum_of(path)
+    if file.is_file():
+        return "" if file.read_text().split()[:1] == [digest(path)] else "its checksum differs"
+    try:
+        torch.load(path, map_location="cpu", weights_only=True)
+        return ""
+    except Exception as error:  # whatever a damaged file raises
+        return type(error).__name__

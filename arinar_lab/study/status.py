@@ -1,0 +1,213 @@
+"""How far a study is, at a glance: `arinar status FILE`, answered from the run folders in a moment.
+
+    done       trained, and every evaluation reported
+    running    somebody holds the lock of its run folder (on a server: its worker's heart beats)
+    waiting    not begun
+    failed     with its reason, and the last line of its log
+    lost       begun, and nobody is at it: the next worker goes on from its last checkpoint
+
+Building every arm of a large study takes seconds, and so does importing torch. So the commands that build a study write its
+cells into `studies/<name>/cells.json`, and this module reads that as long as the study's file is not newer.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+
+if TYPE_CHECKING:
+    from .plan import Plan
+
+STATES = ("done", "running", "waiting", "failed", "lost")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a study.
+
+    Arguments:
+        arm, seed, folder: which one; state: one of STATES.
+        phase, step, steps: how far it is; where, since: of its worker.
+        reason, log: why it failed, and the last line of its log.
+    """
+
+    arm: str
+    seed: int
+    folder: str
+    state: str
+    phase: str = ""
+    step: int = 0
+    steps: int = 0
+    where: str = ""
+    since: str = ""
+    reason: str = ""
+    log: str = ""
+
+
+def remember(plan: Plan, file: Path, words: list[str]) -> dict[str, Any]:
+    """Write the cells of a study where `status` finds them; returns them. The storage's address is not among them."""
+    from ..run.folder import write_json
+
+    cells = [
+        {"arm": job.arm, "seed": job.recipes[0].seed, "key": job.key, "folder": str(job.folder.path),
+         "evaluations": [recipe.evaluation_signature for recipe in job.recipes]}
+        for job in plan.jobs
+    ]  # fmt: skip
+    content = {"name": plan.name, "file": str(file.resolve()), "words": words, "cells": cells}
+    write_json(plan.folder / "cells.json", content)
+    return content
+
+
+def recall(file: Path, words: list[str], root: Path = Path("studies")) -> dict[str, Any] | None:
+    """The cells of a study as they were written last; None where its file, or one beside its base, is newer."""
+    for path in sorted(root.glob("*/cells.json")):
+        content: dict[str, Any] = json.loads(path.read_text())
+        if (content["file"], content["words"]) == (str(file.resolve()), words):
+            sources = {*file.parent.glob("*.yaml"), *file.parent.parent.glob("*.yaml")} - {file}
+            newest = max((source.stat().st_mtime for source in [file, *sources] if source.is_file()), default=0.0)
+            return content if newest < path.stat().st_mtime else None
+    return None
+
+
+def look(content: dict[str, Any], plan: Plan | None = None) -> list[Cell]:
+    """What is known of each cell. With a plan, its queue on a server says who is running."""
+    queue = _queue(plan) if plan else None
+    return [_cell(cell, queue) for cell in content["cells"]]
+
+
+def _cell(cell: dict[str, Any], queue: dict[str, Any] | None) -> Cell:
+    path = Path(cell["folder"])
+    reports = [path / "evaluations" / name / "report.json" for name in cell["evaluations"]]
+    base = {"arm": cell["arm"], "seed": cell["seed"], "folder": cell["folder"]}
+    if (path / "DONE").is_file() and all(report.is_file() for report in reports):
+        return Cell(**base, state="done")
+    lines = _lines(path / "log.txt")
+    said = queue.get(cell["key"]) if queue is not None else None
+    if said is None:
+        state = (
+            "running" if _held(path) else "failed" if (path / "FAILED").is_file() else "lost" if lines else "waiting"
+        )
+        begun = [line for line in lines if ", process " in line]
+        said = (
+            {"state": state, "since": begun[-1][:19], "where": begun[-1].rpartition(", ")[2]}
+            if begun
+            else {"state": state}
+        )
+    if said["state"] == "failed":
+        reason = (path / "FAILED").read_text().strip() if (path / "FAILED").is_file() else said.pop("reason", "")
+        return Cell(**base, state="failed", reason=reason, log=lines[-1] if lines else "")
+    now = _read(path / "progress.json") if said["state"] in ("running", "lost") else {}
+    return Cell(**base, **{name: now[name] for name in ("phase", "step", "steps") if name in now}, **said)
+
+
+def _held(path: Path) -> bool:
+    if not (path / ".lock").is_file():
+        return False
+    try:
+        with FileLock(path / ".lock", timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def _lines(path: Path) -> list[str]:
+    return [line for line in path.read_text().splitlines() if line] if path.is_file() else []
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def _queue(plan: Plan) -> dict[str, Any]:
+    """What a server says of the cells that are not done: key → state, worker, since when, reason."""
+    from optuna.trial import TrialState
+
+    from .worker import open_queue, reason
+
+    study = open_queue(plan)
+    store: Any = study._storage
+    silent, found = store._backend._get_stale_trial_ids(study._study_id), {}
+    for trial in study.get_trials(deepcopy=False):
+        state = {TrialState.WAITING: "waiting", TrialState.RUNNING: "running", TrialState.FAIL: "failed"}.get(
+            trial.state
+        )
+        if state is None:
+            continue
+        told: dict[str, Any] = {"state": "lost" if state == "running" and trial._trial_id in silent else state}
+        if state == "failed":
+            told["reason"] = reason(trial)
+            told["state"] = "failed" if "failed" in trial.user_attrs else "lost"
+        elif trial.datetime_start:
+            told |= {"where": trial.user_attrs.get("worker", ""), "since": f"{trial.datetime_start:%F %T}"}
+        found[trial.user_attrs.get("key", "")] = told
+    return found
+
+
+def as_json(content: dict[str, Any], cells: list[Cell]) -> str:
+    """For machines: the study, how many cells are in each state, and every cell."""
+    count = Counter(cell.state for cell in cells)
+    told = {"study": content["name"], "states": {state: count[state] for state in STATES}}
+    return json.dumps({**told, "cells": [asdict(cell) for cell in cells]}, indent=2)
+
+
+def as_text(content: dict[str, Any], cells: list[Cell]) -> str:
+    """For people: one line of counts, and a line for each cell that is not done and not waiting."""
+    count = Counter(cell.state for cell in cells)
+    first = ", ".join(f"{count[state]} {state}" for state in STATES if count[state])
+    told = [cell for cell in cells if cell.state in ("running", "failed", "lost")]
+    lines = [f"{cell.state:<8} {cell.arm} seed {cell.seed}: {_detail(cell)}" for cell in told]
+    return escape("\n".join([f"{content['name']}: {len(cells)} runs: {first}", *lines]))
+
+
+def _detail(cell: Cell) -> str:
+    if cell.state == "failed":
+        return f"{cell.reason}\n         {cell.folder}/log.txt: {cell.log}"
+    far = f"{cell.phase} {cell.step} of {cell.steps}" if cell.steps else cell.phase
+    whose = f"{cell.where}, since {cell.since}" if cell.since else cell.where
+    return ", ".join(word for word in (far, whose) if word)
+
+
+def show(
+    file: Path, words: list[str], plan: Callable[[], Plan], watch: bool, machine: bool, seconds: float = 2.0
+) -> int:
+    """Print the status, once or until everything has ended; returns 1 where something failed.
+
+    Arguments:
+        plan: a function that reads the study's file, for when that is needed.
+        machine: as JSON.
+    """
+    shared = _shared(file)
+    content, study = None if shared else recall(file, words), None
+    if content is None:
+        study = plan()
+        content = remember(study, file, words)
+    asked = study if shared else None
+    cells, console = look(content, asked), Console()
+    if machine:
+        print(as_json(content, cells))
+    elif not watch:
+        console.print(as_text(content, cells), highlight=False, soft_wrap=True)
+    else:
+        with Live(as_text(content, cells), console=console, transient=False) as live:
+            while any(cell.state in ("running", "waiting", "lost") for cell in cells):
+                time.sleep(seconds)
+                cells = look(content, asked)
+                live.update(as_text(content, cells))
+    return int(any(cell.state == "failed" for cell in cells))
+
+
+def _shared(file: Path) -> bool:
+    """Whether the queue may be on a server: then it is asked, and the file is read for its address."""
+    in_file = file.is_file() and any(line.startswith("storage:") for line in file.read_text().splitlines())
+    return in_file or os.environ.get("ARINAR_STORAGE", "").startswith("postgresql")

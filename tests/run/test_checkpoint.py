@@ -1,0 +1,176 @@
+"""Checkpoints: cut short, edited, or written on a full disk. The one before is used, and the message says what to do."""
+
+import errno
+import hashlib
+import resource
+import shutil
+import subprocess
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+from tiny import tiny
+
+from arinar_lab.run import train as training
+from arinar_lab.run.checkpoint import digest, newest_checkpoint, remove, room_for, seal
+from arinar_lab.run.folder import RunFolder
+from arinar_lab.run.schema import ConfigError
+from arinar_lab.run.train import train
+
+pytestmark = pytest.mark.usefixtures("alone")
+
+
+def saved(*steps):
+    """A run folder with sealed checkpoints."""
+    run = RunFolder(Path("run"))
+    run.checkpoints.mkdir(parents=True)
+    for step in steps:
+        draft = run.checkpoints / f"step={step}.draft"
+        torch.save({"weight": torch.arange(1000.0)}, draft)
+        seal(draft, run.checkpoints / f"step={step}.ckpt")
+    return run
+
+
+def test_the_checksum_is_what_other_programs_compute():
+    run = saved(4)
+    path = run.checkpoints / "step=4.ckpt"
+    assert digest(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+    found = subprocess.run(["sha256sum", "-c", "step=4.ckpt.sha256"], cwd=run.checkpoints, capture_output=True)
+    assert found.returncode == 0
+
+
+@pytest.mark.parametrize("at", [0.1, 0.5, 0.99])
+def test_a_checkpoint_cut_short_gives_way(at, capfd):
+    run = saved(4, 8)
+    path = run.checkpoints / "step=8.ckpt"
+    path.write_bytes(path.read_bytes()[: int(at * path.stat().st_size)])
+    assert newest_checkpoint(run).name == "step=4.ckpt"
+    assert "step=8.ckpt: damaged (its checksum differs), trying the one before it" in capfd.readouterr().out
+
+
+def test_an_edited_checkpoint_gives_way_though_it_can_be_read():
+    run = saved(4, 8)
+    path = run.checkpoints / "step=8.ckpt"
+    torch.save({"weight": torch.arange(1000.0) + 1}, path)
+    assert torch.load(path)["weight"][0] == 1
+    assert newest_checkpoint(run).name == "step=4.ckpt"
+
+
+def test_every_single_bit_counts():
+    run = saved(4, 8)
+    path = run.checkpoints / "step=8.ckpt"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert newest_checkpoint(run).name == "step=4.ckpt"
+
+
+def test_where_none_is_whole_the_run_does_not_begin_anew_in_silence():
+    run = saved(4)
+    (run.checkpoints / "step=4.ckpt").write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"step=4.ckpt: damaged, and no older checkpoint is whole; delete it"):
+        newest_checkpoint(run)
+
+
+def test_a_checkpoint_of_an_older_version_has_no_checksum_and_is_used():
+    run = saved(4)
+    (run.checkpoints / "step=4.ckpt.sha256").unlink()
+    assert newest_checkpoint(run).name == "step=4.ckpt"
+
+
+def test_a_checkpoint_in_shards_has_a_checksum_too():
+    run = RunFolder(Path("run"))
+    draft = run.checkpoints / "step=4.draft"
+    draft.mkdir(parents=True)
+    for i in range(2):
+        (draft / f"shard_{i}").write_bytes(bytes([i]) * 100)
+    path = run.checkpoints / "step=4.ckpt"
+    seal(draft, path)
+    assert newest_checkpoint(run) == path
+    (path / "shard_1").write_bytes(b"other")
+    with pytest.raises(ConfigError):
+        newest_checkpoint(run)
+    remove(path)
+    assert list(run.checkpoints.iterdir()) == []
+
+
+def test_another_fault_of_the_system_is_told_as_it_is():
+    with pytest.raises(PermissionError), room_for(Path("step=4.ckpt")):
+        raise PermissionError(errno.EACCES, "not yours")
+
+
+# Disk full
+
+
+@contextmanager
+def small_files(size):
+    """No file may grow beyond that many bytes: what a full disk does, without one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+class Then(Callback):
+    """Acts after that many steps."""
+
+    def __init__(self, step, act):
+        self.step, self.act = step, act
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == self.step:
+            self.act()
+
+
+def full(run, monkeypatch, fill, empty):
+    """Train until the disk is full at the second checkpoint; then make room, and train to the end."""
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "Progress", lambda _: Then(3, fill))
+        with pytest.raises(OSError, match="the disk is full") as found:
+            train(tiny(), run)
+    empty()
+    said = str(found.value)
+    assert str(run.checkpoints / "step=4.ckpt") in said and "MB are free" in said and "step=2.ckpt is intact" in said
+    assert sorted(p.name for p in run.checkpoints.iterdir()) == ["step=2.ckpt", "step=2.ckpt.sha256"]
+    assert newest_checkpoint(run).name == "step=2.ckpt"
+    train(tiny(), run)
+    assert run.done and "resumed from step=2.ckpt" in (run.path / "log.txt").read_text()
+
+
+def test_a_file_that_may_not_grow_leaves_the_checkpoint_before_it(monkeypatch):
+    run, limit = RunFolder(Path("run")), []
+
+    def fill():
+        limit.append(small_files(30_000))
+        limit[0].__enter__()
+
+    run.path.mkdir()
+    full(run, monkeypatch, fill, lambda: limit[0].__exit__(None, None, None))
+
+
+@pytest.fixture
+def small_disk():
+    """A disk of 4 MB."""
+    place = Path("disk").absolute()
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)]
+    if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("a small disk (tmpfs) may not be mounted here")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_it(small_disk, monkeypatch):
+    run, filling = RunFolder(small_disk / "run"), small_disk / "filling"
+
+    def fill():
+        with filling.open("wb", buffering=0) as file:
+            free = shutil.disk_usage(small_disk).free
+            file.write(b"\0" * (free - 40_000))
+
+    run.path.mkdir()
+    full(run, monkeypatch, fill, filling.unlink)

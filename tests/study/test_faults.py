@@ -1,0 +1,432 @@
+"""What really happens to studies: workers killed at any moment, terminated, frozen; the storage stopped; a file changed.
+
+Every cell must be in the report exactly once, none lost, and every number but timing that of the undisturbed study.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import pytest
+from conftest import NOBODY
+from optuna.trial import TrialState
+from server import PASSWORD
+from tiny import tiny, write_study
+
+from arinar_lab import cli
+from arinar_lab.run import perform
+from arinar_lab.run.schema import ConfigError
+from arinar_lab.study import storage as storing
+from arinar_lab.study import worker
+from arinar_lab.study.plan import read_plan
+from arinar_lab.study.report import collect, rows
+from arinar_lab.study.worker import changes, enqueue, join, open_queue, work
+
+pytestmark = pytest.mark.usefixtures("alone", "uncounted")
+
+SHORT = tiny("evaluation.images=20", "training.steps=8", "outer.dropout=0.1")
+STUDY = {"base": SHORT, "axes": {"inner.head.components": [1, 2, 3]}, "seeds": [0, 1]}
+BOTH = ["sqlite", "postgresql"]
+
+
+@pytest.fixture(params=BOTH)
+def queue(request, monkeypatch, tmp_path):
+    """Studies on a local file, and on a PostgreSQL server with a heartbeat of 1 s and 5 s of grace."""
+    import mlflow  # noqa: F401 once, not in every fork
+
+    monkeypatch.setattr(worker, "_CLAIM_SECONDS", 2)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    if request.param == "postgresql":
+        server = request.getfixturevalue("postgresql")
+        monkeypatch.setenv("ARINAR_STORAGE", server.url())
+        monkeypatch.setenv("ARINAR_HEARTBEAT", "1")
+        monkeypatch.setenv("ARINAR_GRACE", "5")
+    return request.param
+
+
+def plan_of(name="study", **keys):
+    """A study under a name of its own: all share one server."""
+    return read_plan(write_study(f"{name}_{time.time_ns()}", **{**STUDY, **keys}))
+
+
+def fork(act, *words):
+    """Run a function in a process of its own, its output in worker.log; it exits 0 where the function returns."""
+    child = os.fork()
+    if child:
+        return child
+    status = 1
+    try:
+        output = os.open("worker.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        sys.stdout = sys.stderr = os.fdopen(1, "w", buffering=1)
+        act(*words)
+        status = 0
+    except SystemExit as leave:
+        status = leave.code if isinstance(leave.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def ended(child, seconds):
+    """The exit status of a process that ends within so many seconds."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        gone, status = os.waitpid(child, os.WNOHANG)
+        if gone:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.05)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    pytest.fail(f"process still running after {seconds} s\n{Path('worker.log').read_text()[-3000:]}")
+
+
+def until(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, Path("worker.log").read_text()[-3000:]
+        time.sleep(0.02)
+
+
+def numbers(plan):
+    """Every number of the report but timing, cell by cell."""
+    found = {}
+    for arm, by_seed in collect(plan).reports.items():
+        for seed, report in by_seed.items():
+            found[arm, seed] = {k: v for k, v in report["metrics"].items() if not k.startswith(("time/", "speed/"))}
+    return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The numbers of the study when nothing happens to it."""
+    before = Path.cwd()
+    os.chdir(tmp_path_factory.mktemp("undisturbed"))
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delenv("ARINAR_STORAGE", raising=False)
+            patch.setenv("MLFLOW_TRACKING_URI", NOBODY)
+            patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+            patch.setattr("arinar_lab.run.evaluate.count_flops", lambda *_: 1e6)
+            patch.setattr("arinar_lab.run.evaluate.peak_memory", lambda *_: 1e6)
+            plan = plan_of()
+            enqueue(plan)
+            assert work(plan) == []
+            return numbers(plan)
+    finally:
+        os.chdir(before)
+
+
+def trainings(plan):
+    """How often each cell was trained to its end."""
+    return [(job.folder.path / "log.txt").read_text().count(" done, ") for job in plan.jobs]
+
+
+def recovery(study, killed):
+    """Seconds from the death of a worker until its trial was given up, of those who had one."""
+    died = {f"{os.uname().nodename} {pid}": at for pid, at in killed.items()}
+    return [
+        trial.datetime_complete.timestamp() - died[trial.user_attrs["worker"]]
+        for trial in study.get_trials(deepcopy=False)
+        if trial.state == TrialState.FAIL and trial.user_attrs.get("worker") in died
+    ]
+
+
+# Killed
+
+
+@pytest.mark.parametrize("kills", [10, pytest.param(30, marks=pytest.mark.slow)])
+def test_workers_killed_at_any_moment_change_no_number(queue, kills, undisturbed, monkeypatch, capsys):
+    monkeypatch.setattr(worker, "_RETURNS", kills)
+    chance, plan = random.Random(kills), plan_of()
+    enqueue(plan)
+    workers, killed = [fork(work, plan) for _ in range(4)], {}
+    while len(killed) < kills and not all(job.done for job in plan.jobs):
+        time.sleep(chance.uniform(0.05, 1.0))
+        victim = chance.choice(workers)
+        if os.waitpid(victim, os.WNOHANG)[0] == 0:
+            os.kill(victim, signal.SIGKILL)
+            os.waitpid(victim, 0)
+            killed[victim] = time.time()
+        workers.remove(victim)
+        workers.append(fork(work, plan))
+    assert [ended(child, 90) for child in workers] == [0] * 4
+    study = open_queue(plan)
+    complete = [t.user_attrs["key"] for t in study.get_trials() if t.state == TrialState.COMPLETE]
+    assert sorted(complete) == sorted(job.key for job in plan.jobs)
+    assert all(job.done for job in plan.jobs) and trainings(plan) == [1] * len(plan.jobs)
+    assert numbers(plan) == undisturbed
+    table = rows(collect(plan), [])[1]
+    assert [row[:2] for row in table] == [[row[0], "2 of 2"] for row in table] and len(table) == 3
+    seconds = recovery(study, killed)
+    with capsys.disabled():
+        print(f"\n{queue}: {len(killed)} kills, {len(seconds)} of them in a cell, 0 lost, 0 repeated, "
+              f"recovered in {max(seconds, default=0):.1f} s at most")  # fmt: skip
+
+
+def test_a_job_whose_workers_always_die_goes_back_three_times(queue, monkeypatch):
+    plan = plan_of(axes={"inner.head.components": [1, 2]}, seeds=[0])
+    bad = plan.jobs[0]
+
+    def die(job, study):
+        if job.key == bad.key:
+            with job.folder.lock:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return 0.0
+
+    monkeypatch.setattr(worker, "run_job", die)
+    enqueue(plan)
+    for status in (-9, -9, -9, -9, 0):
+        assert ended(fork(lambda: sys.exit(len(work(plan)) != 1)), 60) == status
+    lost = [t.user_attrs.get("lost", 0) for t in open_queue(plan).get_trials() if t.user_attrs.get("key") == bad.key]
+    assert lost == [0, 1, 2, 3]
+    assert (bad.folder.path / "FAILED").read_text().startswith("Lost: its worker died 4 times, the last time as ")
+    assert bad.folder.path.joinpath("log.txt").is_file()
+    assert work(plan) == [f"{bad.arm} {bad.key}: its worker died, again and again; see its log"]
+
+
+def test_sigterm_saves_a_checkpoint_and_hands_the_job_back(queue):
+    base = tiny("evaluation.images=20", "training.steps=100000", "training.checkpoint_every=100000")
+    plan = plan_of(base=base, axes={"inner.head.components": [1]}, seeds=[0])
+    job = plan.jobs[0]
+    enqueue(plan)
+    child = fork(work, plan)
+    until((job.folder.path / "progress.json").is_file)
+    begun = time.monotonic()
+    os.kill(child, signal.SIGTERM)
+    assert ended(child, 10) == 143
+    assert time.monotonic() - begun < 10
+    assert len(list(job.folder.checkpoints.glob("step=*.ckpt"))) == 1
+    assert not job.done and not (job.folder.path / "FAILED").exists()
+    study = open_queue(plan)
+    (trial,) = study.get_trials()
+    assert trial.state == TrialState.FAIL and trial.user_attrs["handed back"]
+    worker.requeue_lost(study, {job.key: job}, plan)
+    assert study.get_trials()[-1].state == TrialState.WAITING
+    assert "lost" not in study.get_trials()[-1].user_attrs  # to be asked to end is no loss
+
+
+def test_sigterm_between_trainings_hands_the_job_back(queue, monkeypatch):
+    plan = plan_of(axes={"inner.head.components": [1]}, seeds=[0])
+    monkeypatch.setattr(worker, "run_job", lambda *_: Path("begun").touch() or time.sleep(60))
+    enqueue(plan)
+    child = fork(work, plan)
+    until(Path("begun").exists)
+    os.kill(child, signal.SIGTERM)
+    assert ended(child, 10) == 143
+    assert open_queue(plan).get_trials()[-1].user_attrs["handed back"]
+
+
+# What fails in an arm
+
+
+def test_arms_that_fail_say_why_and_the_study_goes_on(monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    plan, train = plan_of(seeds=[0]), perform.train
+    errors = {plan.jobs[0].folder: MemoryError("no room for 3 TB"), plan.jobs[1].folder: KeyError("gone")}
+    said = ["MemoryError: no room for 3 TB", "KeyError: 'gone'"]
+
+    def fail(recipe, folder, *rest):
+        if folder in errors:
+            raise errors[folder]
+        train(recipe, folder, *rest)
+
+    monkeypatch.setattr(perform, "train", fail)
+    enqueue(plan)
+    assert work(plan) == [f"{job.arm} {job.key}: {why}" for job, why in zip(plan.jobs, said, strict=False)]
+    assert [job.done for job in plan.jobs] == [False, False, True]
+    assert [(job.folder.path / "FAILED").read_text().strip() for job in plan.jobs[:2]] == said
+
+
+def test_a_worker_leaves_with_1_and_a_list_of_what_failed(monkeypatch, capsys):
+    path = write_study(**{**STUDY, "seeds": [0]})
+    bad = read_plan(path).jobs[2]
+
+    def run_job(job, plan):
+        return float("nan") if job.key == bad.key else 1.0
+
+    monkeypatch.setattr(worker, "run_job", run_job)
+    monkeypatch.delenv("ARINAR_PARENT", raising=False)
+    with pytest.raises(SystemExit) as leave:
+        cli.main(["work", str(path)])
+    assert leave.value.code == 1
+    assert f"failed: {bad.arm} {bad.key}: ValueError: val/bits_per_dim is nan" in capsys.readouterr().out
+
+
+# The storage
+
+
+def test_a_server_stopped_and_started_again_costs_nothing(postgresql, undisturbed, monkeypatch):
+    for name, value in {"STORAGE": postgresql.url(), "HEARTBEAT": "1", "GRACE": "5"}.items():
+        monkeypatch.setenv(f"ARINAR_{name}", value)
+    plan = plan_of()
+    enqueue(plan)
+    workers = [fork(work, plan) for _ in range(2)]
+    until(lambda: any(job.done for job in plan.jobs))
+    postgresql.stop()
+    time.sleep(3)
+    postgresql.start()
+    assert [ended(child, 90) for child in workers] == [0, 0]
+    assert numbers(plan) == undisturbed and trainings(plan) == [1] * 6
+    assert "the storage is away" in Path("worker.log").read_text()
+
+
+def said_at_the_end(monkeypatch, capsys, words, **environment):
+    """Standard error of a command that is refused."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as leave:
+        cli.main(words)
+    output = capsys.readouterr()
+    assert leave.value.code == 2 and len(output.err.splitlines()) == 1
+    assert PASSWORD not in output.err + output.out and "secret" not in output.err + output.out
+    return output.err
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("postgresql+nodriver://u:secret@127.0.0.1/x", "u:***@127.0.0.1/x: needs the Python package nodriver"),
+        ("mysql://u:secret@h/x", "mysql://u:***@h/x: 'mysql' is neither postgresql nor sqlite"),
+        ("secret and more", "not an address, as in postgresql+psycopg://user@host/database"),
+        ("sqlite:////nowhere/at/all/secret.db?password=secret", "does not answer"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["work", "ablate"])
+def test_a_storage_that_cannot_be_used_is_one_line(verb, address, said, monkeypatch, capsys):
+    path = write_study(**STUDY)
+    address = address.replace("/secret.db", "/x.db")
+    assert said in said_at_the_end(monkeypatch, capsys, [verb, str(path)], ARINAR_STORAGE=address)
+    assert not Path("runs").exists()
+
+
+def test_a_server_that_does_not_answer_is_one_line_without_password(postgresql, monkeypatch, capsys):
+    path = write_study(**STUDY)
+    wrong = postgresql.url(password="a-secret")
+    assert "does not answer" in said_at_the_end(monkeypatch, capsys, ["work", str(path)], ARINAR_STORAGE=wrong)
+    nobody = postgresql.url().replace(str(postgresql.port), "9")
+    assert "does not answer" in said_at_the_end(monkeypatch, capsys, ["ablate", str(path)], ARINAR_STORAGE=nobody)
+
+
+def test_the_address_in_a_file_is_no_part_of_the_study():
+    plan = read_plan(write_study(**STUDY, storage="sqlite:///elsewhere.db"))
+    assert "elsewhere" not in plan.name and "elsewhere" not in repr(plan)
+    enqueue(plan)
+    assert Path("elsewhere.db").is_file() and not (plan.folder / "queue.db").exists()
+
+
+def test_no_password_is_in_any_file(postgresql, monkeypatch):
+    monkeypatch.setenv("ARINAR_STORAGE", postgresql.url())
+    plan = plan_of(axes={"inner.head.components": [1]}, seeds=[0])
+    join(plan)
+    work(plan)
+    files = [path for path in Path().rglob("*") if path.is_file()]
+    assert plan.jobs[0].done and not [path for path in files if PASSWORD.encode() in path.read_bytes()]
+
+
+def test_seconds_of_the_heartbeat_are_checked(monkeypatch):
+    monkeypatch.setenv("ARINAR_GRACE", "soon")
+    with pytest.raises(ConfigError, match="ARINAR_GRACE: 'soon' is not a whole number of seconds"):
+        storing._seconds("ARINAR_GRACE", 300)
+
+
+# Two commands, and a file that changes
+
+
+def test_two_studies_at_once_work_together(queue, undisturbed):
+    plan = plan_of()
+
+    def command():
+        enqueue(plan)
+        work(plan)
+
+    children = [fork(command), fork(command)]
+    assert [ended(child, 90) for child in children] == [0, 0]
+    assert trainings(plan) == [1] * 6 and numbers(plan) == undisturbed
+    assert len(open_queue(plan).get_trials()) in (6, 7, 8)  # one more for each race for the last job
+
+
+def test_the_second_command_says_that_others_are_at_work(queue, monkeypatch):
+    plan = plan_of(seeds=[0])
+
+    def run_job(job, study):
+        with job.folder.lock:
+            Path("begun").touch()
+            time.sleep(60)
+
+    monkeypatch.setattr(worker, "run_job", run_job)
+    enqueue(plan)
+    child = fork(work, plan)
+    until(Path("begun").exists)
+    try:
+        assert worker.at_work(open_queue(plan), plan) == [f"{os.uname().nodename} {child}"]
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def edited(seeds=(0,), **arms):
+    return read_plan(write_study("changing", base=SHORT, arms=arms, seeds=list(seeds)))
+
+
+def test_a_changed_file_is_told(monkeypatch):
+    ran = []
+    monkeypatch.setattr(worker, "run_job", lambda job, _: ran.append(job.arm) or 1.0)
+    old = edited(a={}, b={"training.lr": 0.0041}, c={"training.lr": 0.0042})
+    enqueue(old)
+    new = edited(a={}, b={"training.lr": 0.0043}, d={"training.lr": 0.0042}, seeds=(0, 1))
+    said = ["added: d", "removed: c", "edited: b", "seeds: [0] became [0, 1]"]
+    assert changes(open_queue(new), old) == []
+    assert changes(open_queue(new), new) == said
+    with pytest.raises(ConfigError, match=r"another version of the study's file \(added: d; removed: c; edited: b;"):
+        work(new)
+    assert ran == []
+    enqueue(new)
+    with pytest.raises(ConfigError, match="another version"):
+        work(old)
+    work(new)
+    assert sorted(ran) == ["a", "a", "b", "b", "d", "d"]
+    waiting = [t for t in open_queue(new).get_trials() if t.state == TrialState.WAITING]
+    assert waiting == []
+
+
+def test_a_worker_whose_file_changes_under_it_ends_after_its_run(monkeypatch):
+    old, new, ran = edited(a={}, b={"training.lr": 0.0041}), edited(a={}, d={"training.lr": 0.0042}), []
+
+    def run_job(job, _):
+        if not ran:
+            enqueue(new)
+        ran.append(job.arm)
+        return 1.0
+
+    monkeypatch.setattr(worker, "run_job", run_job)
+    enqueue(old)
+    with pytest.raises(ConfigError, match="added: b; removed: d"):
+        work(old)
+    assert ran == ["a"]
+    work(new)
+    assert ran == ["a", "d"]
+
+
+def test_a_worker_may_be_the_first_and_adds_nothing_later(monkeypatch):
+    plan, ran = plan_of(seeds=[0]), []
+    monkeypatch.setattr(worker, "run_job", lambda job, _: ran.append(job.key) or 1.0)
+    join(plan)
+    join(plan)
+    work(plan)
+    join(plan)
+    work(plan)
+    assert sorted(ran) == sorted(job.key for job in plan.jobs)
+
+
+def test_json_of_what_is_asked_for_survives_the_storage():
+    plan = plan_of()
+    enqueue(plan)
+    assert open_queue(plan).user_attrs["file"] == json.loads(json.dumps(worker.described(plan)))

@@ -1,0 +1,119 @@
+"""Status: each state as it really comes about, and quickly over a large study."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tiny import write_study
+
+from arinar_lab import cli
+from arinar_lab.run.folder import write_json
+from arinar_lab.study.plan import read_plan
+from arinar_lab.study.status import look, recall, remember
+
+pytestmark = pytest.mark.usefixtures("alone")
+
+STUDY = {"axes": {"inner.head.components": [1, 2, 3, 4, 5]}, "seeds": [0]}
+
+
+def finish(job):
+    write_json(job.folder.path / "DONE", {"steps": 6, "seconds": 1.0})
+    for recipe in job.recipes:
+        write_json(job.folder.evaluation(recipe) / "report.json", {"metrics": {}})
+
+
+def begin(job):
+    job.folder.path.mkdir(parents=True)
+    job.folder.log("started at commit abc, process 12 on a-host")
+    job.folder.progress("train", 3, 6)
+
+
+@pytest.fixture
+def study():
+    """One cell in each state: done, running, failed, lost, waiting. The running one is held until the test ends."""
+    path = write_study(**STUDY)
+    plan = read_plan(path)
+    done, running, failed, lost, _ = plan.jobs
+    finish(done)
+    for job in (running, failed, lost):
+        begin(job)
+    failed.folder.fail(RuntimeError("the disk\nis full"))
+    with running.folder.lock:
+        yield path, plan
+
+
+def test_every_state_is_told(study):
+    path, plan = study
+    cells = look(remember(plan, path, []))
+    assert [cell.state for cell in cells] == ["done", "running", "failed", "lost", "waiting"]
+    running, failed = cells[1], cells[2]
+    assert (running.phase, running.step, running.steps) == ("train", 3, 6)
+    assert running.where == "process 12 on a-host" and running.since.startswith("20")
+    assert failed.reason == "RuntimeError: the disk is full" and failed.log == "is full"  # the last line of its log
+
+
+def say(capsys, *words):
+    with pytest.raises(SystemExit) as leave:
+        cli.main(["status", "study.yaml", *words])
+    return leave.value.code, capsys.readouterr().out
+
+
+def test_the_command_tells_people_and_machines(study, capsys):
+    code, text = say(capsys)
+    assert code == 1  # one has failed
+    assert "5 runs: 1 done, 1 running, 1 waiting, 1 failed, 1 lost" in text
+    assert "train 3 of 6, process 12 on a-host, since 20" in text and "RuntimeError: the disk is full" in text
+    _, text = say(capsys, "--json")
+    told = json.loads(text)
+    assert told["states"] == {"done": 1, "running": 1, "waiting": 1, "failed": 1, "lost": 1}
+    assert [cell["arm"] for cell in told["cells"]] == [f"components={k}" for k in range(1, 6)]
+
+
+def test_what_was_written_is_used_until_the_file_changes(study):
+    path, plan = study
+    remember(plan, path, [])
+    assert recall(path, [])["name"] == plan.name
+    assert recall(path, ["training.steps=9"]) is None
+    later = time.time() + 5
+    os.utime(path, (later, later))
+    assert recall(path, []) is None
+
+
+def test_watching_ends_when_all_is_done(capsys):
+    path = write_study(**STUDY)
+    for job in read_plan(path).jobs:
+        finish(job)
+    code, text = say(capsys, "--watch")
+    assert code == 0 and "5 runs: 5 done" in text
+
+
+def test_five_hundred_finished_runs_answer_without_torch():
+    """In a process of its own: it reads the run folders, and imports neither torch nor Optuna."""
+    path = write_study(**STUDY)
+    plan = read_plan(path)
+    content = remember(plan, path, [])
+    content["cells"] = []
+    for i in range(500):
+        folder = Path(f"runs/{i}-abc/seed_0")
+        write_json(folder / "DONE", {})
+        write_json(folder / "evaluations" / "def" / "report.json", {"metrics": {}})
+        content["cells"].append(
+            {"arm": f"{i}", "seed": 0, "key": f"{i}", "folder": str(folder), "evaluations": ["def"]}
+        )
+    write_json(plan.folder / "cells.json", content)
+    program = (
+        "import sys, time; begun = time.process_time(); sys.argv = ['arinar', 'status', 'study.yaml']\n"
+        "from arinar_lab.cli import main\n"
+        "try: main()\n"
+        "finally: print([m for m in ('torch', 'optuna') if m in sys.modules], time.process_time() - begun)"
+    )
+    root = str(Path(cli.__file__).parents[1])
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env={"PYTHONPATH": root})
+    first, *_, last = run.stdout.splitlines()
+    assert first == "study: 500 runs: 500 done" and run.returncode == 0
+    imported, seconds = last.rsplit(" ", 1)
+    assert imported == "[]" and float(seconds) < 3
