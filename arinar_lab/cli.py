@@ -18,6 +18,7 @@ from typing import Any
 EPILOG = """\
 examples:
   arinar ablate experiments/ablations/gmm_k.yaml            run a study; the same command resumes it
+  arinar sweep sweeps/fid_speed.yaml                        search designs by Optuna; the same command resumes it
   arinar check experiments/*.yaml                           build everything, train nothing
   arinar train experiments/digits.yaml inner.head.components=8 seed=1
   arinar evaluate runs/digits-…/seed_1 sampler.guidance=2   another sampler, no training
@@ -76,8 +77,10 @@ def _parser() -> argparse.ArgumentParser:
     ablate.add_argument(
         "--workers", type=_count, default=2, metavar="N", help="processes that train side by side (default 2)"
     )
-    verb("work", _work, "be one worker of a study (ablate starts these)")
-    verb("report", _report, "write the report of what a study has finished")
+    sweep = verb("sweep", _sweep, "search a space by Optuna, re-run the best and report; the same command resumes")
+    sweep.add_argument("--workers", type=_count, default=2, metavar="N", help="processes side by side (default 2)")
+    verb("work", _work, "be one worker of a study or sweep (ablate and sweep start these)")
+    verb("report", _report, "write the report of what a study or sweep has finished")
     verb(
         "diagnose",
         _diagnose,
@@ -235,11 +238,39 @@ def _ablate(arguments: argparse.Namespace) -> int:
     return ablate(plan, command, arguments.workers, Console())
 
 
+def _is_sweep(file: Path) -> bool:
+    from arinar_lab.run.config import read_yaml
+
+    return "search" in read_yaml(file)
+
+
+def _read_sweep(arguments: argparse.Namespace) -> Any:
+    from arinar_lab.run.config import read_overrides
+    from arinar_lab.study.search import read_sweep
+
+    return read_sweep(arguments.file, read_overrides(arguments.overrides))
+
+
+def _sweep(arguments: argparse.Namespace) -> int:
+    plan = _read_sweep(arguments)
+    from rich.console import Console
+
+    from arinar_lab.study.sweep import sweep
+
+    command = [sys.executable, "-m", "arinar_lab", "work", str(arguments.file), *arguments.overrides]
+    return sweep(plan, command, arguments.workers, Console())
+
+
 def _work(arguments: argparse.Namespace) -> int:
     end_with(int(os.environ.get("ARINAR_PARENT", os.getppid())))
-    from arinar_lab.study.worker import work
+    if _is_sweep(arguments.file):
+        from arinar_lab.study import trials
 
-    work(_plan(arguments))
+        trials.work(_read_sweep(arguments))
+    else:
+        from arinar_lab.study import worker
+
+        worker.work(_plan(arguments))
     return 0
 
 
@@ -255,12 +286,15 @@ def end_with(parent: int) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    plan = _plan(arguments)
     from rich.console import Console
 
+    if _is_sweep(arguments.file):
+        from arinar_lab.study import sweep_report
+
+        return sweep_report.finish(_read_sweep(arguments), Console())
     from arinar_lab.study.ablate import finish
 
-    return finish(plan, Console())
+    return finish(_plan(arguments), Console())
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -268,6 +302,7 @@ def _check(arguments: argparse.Namespace) -> int:
     from arinar_lab.run.schema import ConfigError
     from arinar_lab.run.transfer import inherited
     from arinar_lab.study.plan import read_plan
+    from arinar_lab.study.search import read_sweep
 
     files = [word for word in arguments.words if "=" not in word]
     overrides = [word for word in arguments.words if "=" in word]
@@ -275,7 +310,10 @@ def _check(arguments: argparse.Namespace) -> int:
         raise ConfigError("check: name at least one recipe or study file")
     for file in map(Path, files):
         content = read_yaml(file)
-        if "base" in content or "axes" in content:
+        if "search" in content:
+            sweep = read_sweep(file, read_overrides(overrides))
+            print(f"{file}: {len(sweep.parameters)} parameters to search, {len(sweep.targets)} × {sweep.trials} trials")
+        elif "base" in content or "axes" in content:
             plan = read_plan(file, read_overrides(overrides))
             print(f"{file}: {len(plan.arms)} arms × {len(plan.seeds)} seeds, baseline {plan.baseline}")
             for arm in plan.arms:

@@ -20,7 +20,7 @@ from typing import Any
 
 import optuna
 import sqlalchemy
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 
 from ..run.perform import perform
@@ -77,15 +77,21 @@ def requeue_lost(study: optuna.Study, jobs: dict[str, Job]) -> None:
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         job = jobs.get(trial.user_attrs.get("key", ""))
         claimed = trial.datetime_start and (now - trial.datetime_start).total_seconds() > _CLAIM_SECONDS
-        if job and claimed and _free(job):
-            with contextlib.suppress(Exception):  # another worker may have been quicker
-                if study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL):
-                    study.enqueue_trial({}, user_attrs=trial.user_attrs)
+        if job and claimed and is_free(job.folder.lock):
+            hand_back(study, trial, trial.user_attrs)
 
 
-def _free(job: Job) -> bool:
+def hand_back(study: optuna.Study, trial: FrozenTrial, attributes: dict[str, Any]) -> None:
+    """Fail a lost trial, and enqueue its parameters again under these attributes."""
+    with contextlib.suppress(Exception):  # another worker may have been quicker
+        if study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL):
+            study.enqueue_trial(trial.params, user_attrs=attributes)
+
+
+def is_free(lock: BaseFileLock) -> bool:
+    """Whether nobody holds a lock."""
     try:
-        with job.folder.lock.acquire(timeout=0):
+        with lock.acquire(timeout=0):
             return True
     except Timeout:
         return False
