@@ -175,12 +175,12 @@ def test_another_space_is_not_mixed_with_what_was_begun():
 
 def test_two_objectives_give_a_front_and_its_ends(monkeypatch):
     seen = Measured(monkeypatch, trade_off)
-    sweep = sweep_of(objectives=[FD, SPEED], trials=12, constraints={"cost/peak_memory_gb": 0.9})
+    sweep = sweep_of(objectives=[FD, SPEED], trials=8, constraints={"cost/peak_memory_gb": 0.9})
     work(sweep)
     study = open_search(sweep, sweep.targets[0])
-    assert len(seen.asked) == 12 and len({c.recipe.sampler.temperature for c in seen.asked}) == 12
+    assert len(seen.asked) == 8 and len({c.recipe.sampler.temperature for c in seen.asked}) == 8
     inside = [t for t in finished(study) if t.params["sampler.temperature"] <= 0.9]
-    assert 0 < len(inside) < 12 and {t.number for t in feasible(study)} == {t.number for t in inside}
+    assert 0 < len(inside) < 8 and {t.number for t in feasible(study)} == {t.number for t in inside}
     assert (
         {t.number for t in front(sweep, study)} == {t.number for t in inside} == {t.number for t in study.best_trials}
     )
@@ -192,13 +192,13 @@ def test_two_objectives_give_a_front_and_its_ends(monkeypatch):
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
 def test_a_search_goes_on_as_if_it_had_not_been_stopped(monkeypatch, sampler):
     straight = Measured(monkeypatch, trade_off)
-    work(sweep_of(objectives=[FD, SPEED], trials=12, sampler=sampler))
+    work(sweep_of(objectives=[FD, SPEED], trials=8, sampler=sampler))
     Path("studies").rename("before")
     resumed = Measured(monkeypatch, trade_off)
-    for n in (5, 12, 12):
+    for n in (4, 8, 8):
         work(sweep_of(objectives=[FD, SPEED], trials=n, sampler=sampler))
     if sampler == "nsga2":  # its population depends on the number of trials
-        assert len(resumed.asked) == 12
+        assert len(resumed.asked) == 8
     else:
         assert [c.recipe.sampler for c in resumed.asked] == [c.recipe.sampler for c in straight.asked]
 
@@ -207,8 +207,8 @@ def test_tpe_finds_the_best_sooner_than_chance(monkeypatch):
     best = {}
     for sampler in ("tpe", "random"):
         seen = Measured(monkeypatch, lambda c: {"quality/fd_digits": (c.recipe.sampler.temperature - 0.8) ** 2})
-        work(read_sweep(write_sweep(trials=40, sampler=sampler), {"question": sampler}))
-        best[sampler] = min(abs(c.recipe.sampler.temperature - 0.8) for c in seen.asked[20:])
+        work(read_sweep(write_sweep(trials=24, sampler=sampler), {"question": sampler}))
+        best[sampler] = min(abs(c.recipe.sampler.temperature - 0.8) for c in seen.asked[12:])
     assert best["tpe"] < best["random"]
 
 
@@ -351,15 +351,15 @@ def test_the_median_pruner_stops_the_slow_learners():
 
 def test_the_command_searches_reruns_and_reports(forked, uncounted, capsys):
     space = {**TEMPERATURE, "inner.head.components": {"categorical": [1, 2]}}
-    path = write_sweep(base=tiny("training.steps=2"), search=space, objectives=[FD, SPEED], trials=6, seeds=[1, 2])
+    path = write_sweep(base=tiny("training.steps=2"), search=space, objectives=[FD, SPEED], trials=4, seeds=[1, 2])
     with pytest.raises(SystemExit) as leave:
         cli.main(["sweep", str(path), "--workers", "2"])
     printed = capsys.readouterr().out
     assert leave.value.code == 0, printed
     sweep = read_sweep(path)
     study = open_search(sweep, sweep.targets[0])
-    assert [t.state for t in study.get_trials()] == [TrialState.COMPLETE] * 6
-    assert len(list(Path("runs").glob("*/seed_0"))) <= 2  # six trials, one training for each K
+    assert [t.state for t in study.get_trials()] == [TrialState.COMPLETE] * 4
+    assert len(list(Path("runs").glob("*/seed_0"))) <= 2  # four trials, one training for each K
     for t in finished(study):  # what Optuna was told is what the run folder says
         cell = sweep.trial_cell(sweep.targets[0], t.params)
         metrics = cell.folder.report(cell.recipe)["metrics"]
@@ -395,7 +395,7 @@ def test_a_finished_run_is_tuned_on_images_that_are_not_reported(one_run):
     assert trial.folder == cells[1].folder == RunFolder(one_run.path)
     assert trial.recipe.evaluation.seed - 2**31 == tiny().evaluation.seed != cells[1].recipe.evaluation.seed
     path.write_text(path.read_text().replace("sampler.temperature", "training.lr"))
-    with pytest.raises(ConfigError, match="training.lr: the weights are trained already"):
+    with pytest.raises(ConfigError, match="the weights are trained already"):
         read_sweep(path)
 
 
