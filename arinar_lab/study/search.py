@@ -86,6 +86,11 @@ class Cell:
     label: str
 
     @property
+    def key(self) -> str:
+        recipe = self.recipe
+        return f"{recipe.training_signature}-{recipe.seed}-{recipe.evaluation_signature}"
+
+    @property
     def done(self) -> bool:
         return self.folder.done and bool(self.folder.report(self.recipe))
 

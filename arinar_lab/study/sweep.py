@@ -61,7 +61,7 @@ def complete(sweep: Sweep) -> bool:
 
 
 def _follow(plan: Sweep, studies: list[optuna.Study], processes: Processes, console: Console) -> None:
-    """Print each trial as it ends, and count the time, until every worker has ended."""
+    """Print each trial as it ends, and count the time of the search, until every worker has ended."""
     before, begun = spent(plan), time.monotonic()
     told = {(s.study_name, t.number) for s in studies for t in finished(s)}
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
@@ -69,7 +69,8 @@ def _follow(plan: Sweep, studies: list[optuna.Study], processes: Processes, cons
         bar = bars.add_task(escape(plan.name), total=plan.trials * len(studies), completed=len(told))
         while True:
             ended = all(process.poll() is not None for process in processes)
-            write_json(plan.folder / "budget.json", {"seconds": round(before + time.monotonic() - begun, 1)})
+            if len(told) < plan.trials * len(studies):
+                write_json(plan.folder / "budget.json", {"seconds": round(before + time.monotonic() - begun, 1)})
             for study in studies:
                 for trial in finished(study):
                     if (study.study_name, trial.number) not in told:

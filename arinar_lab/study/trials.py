@@ -11,6 +11,7 @@ their bits/dim were at the same step.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import math
 import platform
@@ -23,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import optuna
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 
 from ..run.evaluate import evaluate, measure_speed
@@ -153,6 +154,10 @@ def run_trial(sweep: Sweep, target: Target, study: optuna.Study, trial: optuna.T
     except Exception as error:
         trial.set_user_attr("reason", f"{type(error).__name__}: {_line(error)}")
         study.tell(trial, state=TrialState.FAIL)
+    except BaseException:  # the user stops: no try is spent on that
+        (running,) = [t for t in study.get_trials(deepcopy=False) if t.number == trial.number]
+        hand_back(study, running, {"tries": trial.user_attrs.get("tries", 1)})
+        raise
 
 
 def _line(error: Exception) -> str:
@@ -162,15 +167,19 @@ def _line(error: Exception) -> str:
 def measure(sweep: Sweep, target: Target, cell: Cell, watch: Watch | None = None) -> dict[str, float]:
     """The metrics of a cell, its speed among them where that is an objective."""
     with _machine(sweep, alone=False):
-        if target.runs:
-            with cell.folder.lock:
-                report = evaluate(cell.recipe, cell.folder)
-        else:
-            report = perform([cell.recipe], cell.folder, sweep.name, cell.label, watch=watch)[0]
+        report = _evaluate(sweep, target, cell, watch)
     if sweep.timed and "speed/images_per_second" not in report["metrics"]:
         with _machine(sweep, alone=True):
             report = measure_speed(cell.recipe, cell.folder)
     return dict(report["metrics"])
+
+
+def _evaluate(sweep: Sweep, target: Target, cell: Cell, watch: Watch | None = None) -> dict[str, Any]:
+    """The report of a cell; a finished run is not told to MLflow, which would mix its tuning with its results."""
+    if not target.runs:
+        return perform([cell.recipe], cell.folder, sweep.name, cell.label, watch=watch)[0]
+    with cell.folder.lock:
+        return evaluate(cell.recipe, cell.folder)
 
 
 def _stopped(study: optuna.Study) -> set[str]:
@@ -184,11 +193,11 @@ def _watch(sweep: Sweep, study: optuna.Study, trial: optuna.Trial, cell: Cell) -
 
     def median(step: int, bits: float) -> bool:
         trial.report(bits, step)
-        return trial.should_prune()
+        return step + 1 < steps and trial.should_prune()
 
     def worst(step: int, bits: float) -> bool:
         after, share = rule or (1.0, 0.0)
-        others = _at_step(study, step) if step + 1 >= after * steps and step + 1 < steps else []
+        others = _at_step(study, step) if after * steps <= step + 1 < steps else []
         return len(others) >= _STARTUP and bool(bits > np.quantile(others, 1 - share))
 
     return median if sweep.pruner == "median" else worst if rule else None
@@ -259,22 +268,25 @@ def repeats(sweep: Sweep) -> dict[tuple[str, str], tuple[Target, dict[int, Cell]
 
 
 def rerun(sweep: Sweep) -> None:
-    """Train and evaluate the best under other seeds. The run folders and their locks say who does what."""
-    waiting = [(t, cell) for t, cells in repeats(sweep).values() for cell in cells.values()]
+    """Train and evaluate the best under other seeds. Who holds a cell's lock does it; its run folder says when it is done."""
+    waiting = [(target, cell) for target, cells in repeats(sweep).values() for cell in cells.values()]
     failed: set[str] = set()
-    while waiting := [(t, c) for t, c in waiting if not c.done and f"{c.folder.path} {c.label}" not in failed]:
-        free = [(t, c) for t, c in waiting if is_free(c.folder.lock)]
-        if not free:
+    while waiting := [(t, cell) for t, cell in waiting if not cell.done and cell.key not in failed]:
+        for target, cell in waiting:
+            with contextlib.suppress(Timeout), FileLock(sweep.folder / "trials" / f"{cell.key}.lock", timeout=0):
+                if not _repeat(sweep, target, cell):
+                    failed.add(cell.key)
+                break
+        else:
             time.sleep(1)
-        for target, cell in free[:1]:
-            print(f"{time.strftime('%T')} re-run {cell.folder.path} {cell.label}", flush=True)
-            try:
-                with _machine(sweep, alone=False):
-                    if target.runs:
-                        with cell.folder.lock:
-                            evaluate(cell.recipe, cell.folder)
-                    else:
-                        perform([cell.recipe], cell.folder, sweep.name, cell.label)
-            except Exception as error:  # the run folder says why; the others go on
-                print(f"failed: {_line(error)}", flush=True)
-                failed.add(f"{cell.folder.path} {cell.label}")
+
+
+def _repeat(sweep: Sweep, target: Target, cell: Cell) -> bool:
+    print(f"{time.strftime('%T')} re-run {cell.folder.path} {cell.label}", flush=True)
+    try:
+        with _machine(sweep, alone=False):
+            _evaluate(sweep, target, cell)
+        return True
+    except Exception as error:  # the run folder says why; the others go on
+        print(f"failed: {_line(error)}", flush=True)
+        return False

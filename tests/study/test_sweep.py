@@ -261,6 +261,21 @@ def test_a_lost_trial_is_tried_again_with_its_parameters_three_times(monkeypatch
     assert over.state == TrialState.FAIL and over.user_attrs["reason"] == "lost its worker 3 times"
 
 
+def test_stopping_the_command_spends_no_try(monkeypatch):
+    def leave(cell):
+        raise SystemExit(1)
+
+    Measured(monkeypatch, leave)
+    sweep = sweep_of(trials=1)
+    for _ in range(4):
+        with pytest.raises(SystemExit):
+            work(sweep)
+    seen = Measured(monkeypatch, trade_off)
+    work(sweep)
+    (done,) = finished(open_search(sweep, sweep.targets[0]))
+    assert done.state == TrialState.COMPLETE and len(seen.asked) == 1 and done.user_attrs["tries"] == 1
+
+
 def test_a_killed_worker_loses_no_trial_and_repeats_no_finished_one(monkeypatch):
     sweep = sweep_of(trials=4)
     open_search(sweep, sweep.targets[0])
