@@ -104,20 +104,23 @@ def notes(sweep: Sweep) -> list[str]:
     lines.append(
         f"Points on the front: {', '.join(sizes)}. What the search saw of them is too good: it chose them by it."
     )
+    for name, study in studies.items():
+        growth, worst = volumes(sweep, ended(feasible(study)))
+        if growth:
+            corner = ", ".join(f"{o.metric} {w:.4g}" for o, w in zip(sweep.objectives, worst, strict=True))
+            lines.append(f"Hypervolume of {name}: {growth[-1]:.4g}, against the worst seen ({corner}).")
     if sweep.constraints:
         ceilings = ", ".join(f"{metric} ≤ {ceiling:g}" for metric, ceiling in sweep.constraints.items())
         lines.append(f"Within the ceilings ({ceilings}): {sum(len(feasible(s)) for s in studies.values())} trials.")
     return lines
 
 
-def volumes(sweep: Sweep, trials: list[FrozenTrial]) -> list[float]:
-    """Hypervolume after each of the trials (in the order in which they ended), as a share of the last one's."""
+def volumes(sweep: Sweep, trials: list[FrozenTrial]) -> tuple[list[float], list[float]]:
+    """Hypervolume after each of the trials, and the reference point: the worst value of each objective among them."""
     points = costs(sweep, trials)
-    if not points:
-        return []
     reference = [max(column) for column in zip(*points, strict=True)]
-    found = [hypervolume(points[: i + 1], reference) for i in range(len(points))]
-    return [volume / found[-1] for volume in found] if found[-1] > 0 else found
+    worst = [o.cost(c) for o, c in zip(sweep.objectives, reference, strict=True)] if points else []
+    return [hypervolume(points[: i + 1], reference) for i in range(len(points))], worst
 
 
 def importances(study: optuna.Study) -> dict[str, float]:
@@ -231,17 +234,24 @@ def _pareto(ax: Any, sweep: Sweep) -> None:
         )
         ax.plot(*zip(*sorted(map(at, best)), strict=True), "o-", color=f"C{i}", linewidth=1, markersize=5,
                 label="the front that the search saw")  # fmt: skip
-    metrics = [o.metric for o in sweep.objectives]
-    ends = [values for values in summaries(sweep).values() if all(m in values for m in metrics[:2])]
-    for n, values in enumerate(ends if several else []):
-        y, x = values[metrics[0]], values[metrics[1]]
-        half = [i.half if i.n > 1 else 0.0 for i in (y, x)]
-        ax.errorbar(
-            x.mean, y.mean, *half, fmt="D", color="black", capsize=3, label="re-run, mean ± 95 %" if n == 0 else None
-        )
+    if several:
+        _reruns(ax, sweep)
     ax.set_xlabel(_axis(sweep, 1) if several else "trial")
     ax.set_ylabel(_axis(sweep, 0))
     ax.legend(fontsize=7)
+
+
+def _reruns(ax: Any, sweep: Sweep) -> None:
+    """The means of the re-runs; intervals of few seeds may leave the axes, which keep the points in view."""
+    first, second = (o.metric for o in sweep.objectives[:2])
+    ends = [(v[second], v[first]) for v in summaries(sweep).values() if first in v and second in v]
+    ax.plot([x.mean for x, _ in ends], [y.mean for _, y in ends], "D", color="black", markersize=5)
+    view = ax.axis()
+    for n, (x, y) in enumerate(ends):
+        spread = [i.half if i.n > 1 else 0.0 for i in (y, x)]
+        label = "re-run, mean ± 95 %" if n == 0 else None
+        ax.errorbar(x.mean, y.mean, *spread, fmt="D", color="black", markersize=5, capsize=3, label=label)
+    ax.axis(view)
 
 
 def _axis(sweep: Sweep, i: int) -> str:
@@ -254,9 +264,9 @@ def _hypervolume(ax: Any, sweep: Sweep) -> None:
         trials = ended(feasible(study))
         begun = min((t.datetime_start for t in study.get_trials(deepcopy=False) if t.datetime_start), default=None)
         minutes = [(t.datetime_complete - begun).total_seconds() / 60 for t in trials if t.datetime_complete and begun]
-        ax.step(minutes, volumes(sweep, trials), "o-", where="post", markersize=3, color=f"C{i}", label=name)
+        ax.step(minutes, volumes(sweep, trials)[0], "o-", where="post", markersize=3, color=f"C{i}", label=name)
     ax.set_xlabel("minutes since the first trial began")
-    ax.set_ylabel("hypervolume, share of the last")
+    ax.set_ylabel("hypervolume")
     ax.legend(fontsize=7)
 
 

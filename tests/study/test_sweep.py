@@ -16,7 +16,7 @@ from tiny import finished as finished_run
 from tiny import tiny, write_study
 
 from arinar_lab import cli
-from arinar_lab.run.config import build
+from arinar_lab.run.config import build, resolved
 from arinar_lab.run.folder import RunFolder, read_json, write_json
 from arinar_lab.run.schema import ConfigError
 from arinar_lab.run.train import Stopped
@@ -37,10 +37,13 @@ ARCHITECTURES = {"outer": {"categorical": {"causal": {"kind": "causal"}, "masked
 STEPS = {"sampler.steps": {"int": [2, 8], "when": {"outer": "masked"}}}
 
 
-def write_sweep(base=None, **keys):
-    """A sweep file of two trials in the folder the test works in; a key of None is left out."""
+def write_sweep(base=True, **keys):
+    """A sweep file of two trials in the folder the test works in. base: another recipe than the tiny one; None: no base."""
+    Path("base.yaml").write_text(yaml.safe_dump(resolved(tiny() if base is True else base)) if base else "")
     content = {"search": TEMPERATURE, "objectives": [FD], "trials": 2, "seeds": [1], **keys}
-    return write_study("sweep", base or tiny(), **{k: v for k, v in content.items() if v is not None})
+    path = Path("sweep.yaml")
+    path.write_text(yaml.safe_dump({"base": "base.yaml", **content} if base else content, sort_keys=False))
+    return path
 
 
 def sweep_of(**keys):
@@ -147,7 +150,7 @@ FAULTS = {
     "key": ({"trails": 3}, "trails: unknown key; a sweep takes"),
     "nothing": ({"base": None}, "base: name what is searched"),
     "two": ({"run": "runs/x"}, "base: name what is searched"),
-    "run": ({"base": None, "run": "runs/x"}, "runs/x: not a run folder"),
+    "run": ({"base": None, "run": "runs/x"}, "runs/x: not a run folder; it holds no config.yaml"),
 }  # fmt: skip
 
 
@@ -400,7 +403,6 @@ def test_the_command_searches_reruns_and_reports(forked, uncounted, capsys):
 
 def test_a_finished_run_is_tuned_on_images_that_are_not_reported(one_run):
     path = write_sweep(base=None, run=str(one_run.path))
-    path.write_text(yaml.safe_dump({k: v for k, v in yaml.safe_load(path.read_text()).items() if k != "base"}))
     sweep = read_sweep(path)
     (target,) = sweep.targets
     trial, cells = (
@@ -456,8 +458,12 @@ def test_the_report_shows_hypervolume_importances_and_every_trial(monkeypatch):
     study = open_search(sweep, sweep.targets[0])
     share = importances(study)
     assert sum(share.values()) == pytest.approx(1) and share["sampler.temperature"] > 0.9  # ema decides nothing
-    growth = volumes(sweep, feasible(study))
-    assert growth == sorted(growth) and growth[-1] == 1 and growth[0] < 1
+    growth, worst = volumes(sweep, feasible(study))
+    assert growth == sorted(growth) and growth[0] < growth[-1]
+    temperatures = [t.params["sampler.temperature"] for t in finished(study)]
+    assert worst == [max(temperatures)] * 2 and growth[-1] == pytest.approx(
+        (max(temperatures) - min(temperatures)) ** 2
+    )
     rows = list(csv.DictReader(trials_csv(sweep).splitlines()))
     assert len(rows) == 30 and {r["state"] for r in rows} == {"COMPLETE"}
     assert all(float(r["quality/fd_digits"]) == float(r["sampler.temperature"]) for r in rows)
