@@ -1,7 +1,6 @@
 """Sweeps: the space is checked before anything starts, trials share trainings, and only re-runs are reported."""
 
 import csv
-import json
 import os
 import signal
 import time
@@ -12,14 +11,13 @@ import optuna
 import pytest
 import yaml
 from optuna.trial import TrialState
-from tiny import finished as finished_run
 from tiny import tiny, write_study
 
 from arinar_lab import cli
-from arinar_lab.run.config import build, resolved
+from arinar_lab.run.config import resolved
 from arinar_lab.run.folder import RunFolder, read_json, write_json
 from arinar_lab.run.schema import ConfigError
-from arinar_lab.run.train import Stopped
+from arinar_lab.run.train import Stopped, train
 from arinar_lab.study import trials
 from arinar_lab.study.search import read_sweep
 from arinar_lab.study.space import corners, read_parameters
@@ -418,13 +416,14 @@ def test_a_finished_run_is_tuned_on_images_that_are_not_reported(one_run):
 
 def test_every_arm_of_a_study_is_tuned_and_shown_at_the_shared_setting_too(uncounted):
     study = write_study("ablation", tiny("training.steps=2"), axes={"inner.head.components": [1, 2]}, seeds=[0, 1])
-    content = {"study": study.name, "search": TEMPERATURE, "objectives": [FD], "trials": 2}
+    content = {"study": study.name, "search": TEMPERATURE, "objectives": [FD], "trials": 1}
     Path("tune.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(ConfigError, match="has not finished"):
         read_sweep(Path("tune.yaml"))
     for k in (1, 2):
         for seed in (0, 1):
-            finished_run(tiny("training.steps=2", f"inner.head.components={k}", f"seed={seed}"))
+            recipe = tiny("training.steps=2", f"inner.head.components={k}", f"seed={seed}")
+            train(recipe, RunFolder.of(recipe, f"components={k}"))
     sweep = read_sweep(Path("tune.yaml"))
     work(sweep)
     cli_status(["report", "tune.yaml"], 0)
@@ -478,9 +477,6 @@ def test_what_the_search_saw_is_not_in_the_table(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["fid_speed", "optimizer"])
-def test_the_shipped_sweeps_are_sound(name, monkeypatch):
-    sweep = read_sweep(Path(__file__).parents[2] / "sweeps" / f"{name}.yaml")
-    assert sweep.question and all(
-        build(sweep.recipe(sweep.targets[0], v), "meta") for v in corners(sweep.parameters)[:2]
-    )
-    json.dumps(sweep.fingerprint)
+def test_the_shipped_sweeps_are_sound(name):
+    sweep = read_sweep(Path(__file__).parents[2] / "sweeps" / f"{name}.yaml")  # which builds the corners of the space
+    assert sweep.question and 0 not in sweep.seeds and len(sweep.seeds) == 3
