@@ -228,6 +228,8 @@ def _pareto(ax: Any, sweep: Sweep) -> None:
     several = len(sweep.objectives) > 1
     for i, (name, study) in enumerate(searches(sweep).items()):
         points, best = feasible(study), front(sweep, study)
+        if not points:
+            continue
         at = lambda t: (t.values[1] if several else t.number, t.values[0])  # noqa: E731
         ax.plot(
             *zip(*map(at, points), strict=True), "o", color=f"C{i}", alpha=0.3, markersize=4, label=f"{name}: trials"
