@@ -8,10 +8,14 @@ export MLFLOW_DISABLE_TELEMETRY := true
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  ablations: $(subst _,-,$(basename $(notdir $(wildcard experiments/ablations/*.yaml))))"
+	@echo "  sweeps:    $(subst _,-,$(basename $(notdir $(wildcard sweeps/*.yaml))))"
 	@echo '  options:   make ablation-gmm-k ARGS="training.steps=100 --workers 4"'
 
 ablation-%: install ## Run experiments/ablations/<name>.yaml; again, to go on where it stopped
 	@$(BIN)/arinar ablate experiments/ablations/$(subst -,_,$*).yaml $(ARGS)
+
+sweep-%: install ## Run sweeps/<name>.yaml; again, to go on where it stopped
+	@$(BIN)/arinar sweep sweeps/$(subst -,_,$*).yaml $(ARGS)
 
 test: install ## Run the tests (minutes)
 	@$(BIN)/python -m pytest -q $(ARGS)
@@ -33,8 +37,8 @@ dashboard: install ## Open optuna-dashboard on 127.0.0.1:8080 (STUDY=name for a 
 	$(BIN)/optuna-dashboard --host 127.0.0.1 --port 8080 "$$address" & \
 	$(MAKE) --no-print-directory mlflow
 
-check: install ## Build every recipe and every arm, train nothing
-	@$(BIN)/arinar check experiments/*.yaml experiments/ablations/*.yaml $(ARGS)
+check: install ## Build every recipe, every arm and the corners of every space, train nothing
+	@$(BIN)/arinar check experiments/*.yaml experiments/ablations/*.yaml sweeps/fid_speed.yaml sweeps/optimizer.yaml $(ARGS)
 
 lint: install ## Check style and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -19,6 +19,7 @@ EPILOG = """\
 examples:
   arinar ablate experiments/ablations/gmm_k.yaml            run a study; the same command resumes it
   arinar status experiments/ablations/gmm_k.yaml --watch    how far it is, who runs what, what failed and why
+  arinar sweep sweeps/fid_speed.yaml                        search designs by Optuna; the same command resumes it
   arinar check experiments/*.yaml                           build everything, train nothing
   arinar train experiments/digits.yaml inner.head.components=8 seed=1
   arinar evaluate runs/digits-…/seed_1 sampler.guidance=2   another sampler, no training
@@ -78,11 +79,13 @@ def _parser() -> argparse.ArgumentParser:
         "--workers", type=_count, default=2, metavar="N", help="processes that train side by side (default 2)"
     )
     ablate.add_argument("--dry-run", action="store_true", help="print every cell with its cost, and write nothing")
-    verb("work", _work, "be one worker of a study (ablate starts these)")
+    sweep = verb("sweep", _sweep, "search a space by Optuna, re-run the best and report; the same command resumes")
+    sweep.add_argument("--workers", type=_count, default=2, metavar="N", help="processes side by side (default 2)")
+    verb("work", _work, "be one worker of a study or sweep (ablate and sweep start these)")
     status = verb("status", _status, "say which runs of a study are done, running, waiting, failed or lost")
     status.add_argument("--watch", action="store_true", help="until every run has ended")
     status.add_argument("--json", action="store_true", help="for machines")
-    verb("report", _report, "write the report of what a study has finished, here or (by MLflow) elsewhere")
+    verb("report", _report, "write the report of what a study or sweep has finished, here or (by MLflow) elsewhere")
     slurm = verb("slurm", _slurm, "write a Slurm job array whose tasks are workers of a study; submit it yourself")
     slurm.add_argument("--array", type=_count, default=4, metavar="N", help="tasks, each a worker (default 4)")
     slurm.add_argument("--time", default="24:00:00", metavar="LIMIT", help="of a task, as in sbatch (default 24:00:00)")
@@ -261,22 +264,48 @@ def _status(arguments: argparse.Namespace) -> int:
     return show(arguments.file, arguments.overrides, lambda: _plan(arguments), arguments.watch, arguments.json)
 
 
+def _is_sweep(file: Path) -> bool:
+    from arinar_lab.run.config import read_yaml
+
+    return "search" in read_yaml(file)
+
+
+def _read_sweep(arguments: argparse.Namespace) -> Any:
+    from arinar_lab.run.config import read_overrides
+    from arinar_lab.study.search import read_sweep
+
+    return read_sweep(arguments.file, read_overrides(arguments.overrides))
+
+
+def _sweep(arguments: argparse.Namespace) -> int:
+    plan = _read_sweep(arguments)
+    from rich.console import Console
+
+    from arinar_lab.study.sweep import sweep
+
+    command = [sys.executable, "-m", "arinar_lab", "work", str(arguments.file), *arguments.overrides]
+    return sweep(plan, command, arguments.workers, Console())
+
+
 def _work(arguments: argparse.Namespace) -> int:
     from arinar_lab.run.ranks import JOB, follows
     from arinar_lab.run.train import train
-    from arinar_lab.study.worker import join, work
+    from arinar_lab.study import trials, worker
 
     parent = str(os.getppid()) if follows() else os.environ.get("ARINAR_PARENT")
     if parent:
         end_with(int(parent))
+    if _is_sweep(arguments.file):
+        trials.work(_read_sweep(arguments))
+        return 0
     plan = _plan(arguments)
     if follows():  # started by the worker that has claimed the run
         job = next(job for job in plan.jobs if job.key == os.environ[JOB])
         train(job.recipes[0], job.folder)
         return 0
     if not parent:
-        join(plan)
-    failed = work(plan)
+        worker.join(plan)
+    failed = worker.work(plan)
     for line in failed:
         print(f"failed: {line}")
     return 1 if failed else 0
@@ -294,12 +323,16 @@ def end_with(parent: int) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    plan = _plan(arguments)
     from rich.console import Console
 
+    if _is_sweep(arguments.file):
+        from arinar_lab.study import sweep_report
+
+        return sweep_report.finish(_read_sweep(arguments), Console())
     from arinar_lab.study.ablate import finish
     from arinar_lab.study.sync import fetch
 
+    plan = _plan(arguments)
     for folder in fetch(plan):
         print(f"fetched from MLflow: {folder.path}")
     return finish(plan, Console())
@@ -348,6 +381,7 @@ def _check(arguments: argparse.Namespace) -> int:
     from arinar_lab.run.schema import ConfigError
     from arinar_lab.run.transfer import inherited
     from arinar_lab.study.plan import read_plan
+    from arinar_lab.study.search import read_sweep
 
     files = [word for word in arguments.words if "=" not in word]
     overrides = [word for word in arguments.words if "=" in word]
@@ -355,7 +389,10 @@ def _check(arguments: argparse.Namespace) -> int:
         raise ConfigError("check: name at least one recipe or study file")
     for file in map(Path, files):
         content = read_yaml(file)
-        if {"base", "axes", "arms", "vary"} & content.keys():
+        if "search" in content:
+            sweep = read_sweep(file, read_overrides(overrides))
+            print(f"{file}: {len(sweep.parameters)} parameters to search, {len(sweep.targets)} × {sweep.trials} trials")
+        elif {"base", "axes", "arms", "vary"} & content.keys():
             plan = read_plan(file, read_overrides(overrides))
             print(f"{file}: {len(plan.arms)} arms × {len(plan.seeds)} seeds, baseline {plan.baseline}")
             for arm in plan.arms:

@@ -10,11 +10,16 @@ from .evaluate import evaluate
 from .folder import RunFolder
 from .ranks import follows
 from .tracking import Tracker, remember
-from .train import read_metrics, train
+from .train import Stopped, Watch, read_metrics, train
 
 
 def perform(
-    recipes: Sequence[Recipe], folder: RunFolder, experiment: str, arm: str, bar: bool = False
+    recipes: Sequence[Recipe],
+    folder: RunFolder,
+    experiment: str,
+    arm: str,
+    bar: bool = False,
+    watch: Watch | None = None,
 ) -> list[dict[str, Any]]:
     """Train once and evaluate under each recipe (they differ in sampler and evaluation alone); returns the reports.
 
@@ -23,7 +28,7 @@ def perform(
 
     Arguments:
         experiment: MLflow's experiment; arm: the name of the run's arm in it.
-        bar: whether to show a progress bar.
+        bar: whether to show a progress bar; watch: who may stop the training, which is no failure.
     """
     if follows():
         train(recipes[0], folder)
@@ -33,11 +38,12 @@ def perform(
         remember(recipes[0], arm, folder, experiment)
         tracker.start(recipes[0], arm)
         try:
-            train(recipes[0], folder, tracker, bar)
+            train(recipes[0], folder, tracker, bar, watch)
             reports = [evaluate(recipe, folder) for recipe in recipes]
         except BaseException as error:
-            tracker.finish("FAILED" if isinstance(error, Exception) else "KILLED")
-            if isinstance(error, Exception):
+            failed = isinstance(error, Exception) and not isinstance(error, Stopped)
+            tracker.finish("FAILED" if failed else "KILLED")
+            if isinstance(error, Exception) and failed:
                 folder.fail(error)
             raise
         (folder.path / "FAILED").unlink(missing_ok=True)

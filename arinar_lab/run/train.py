@@ -15,7 +15,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -47,12 +47,22 @@ warnings.filterwarnings(
 )
 
 
+Watch = Callable[[int, float], bool]
+"""Is told a step (from 0) and its val/bits_per_dim, and answers whether training shall stop there."""
+
+
+class Stopped(Exception):
+    """Whoever watched a training has stopped it. saved: the seconds that the rest would have taken."""
+
+    saved = 0.0
+
+
 class RunLogger(Logger):
     """Metrics into the run folder's metrics.csv, and on to MLflow, whose faults never stop a run."""
 
-    def __init__(self, folder: RunFolder, tracker: Tracker | None) -> None:
+    def __init__(self, folder: RunFolder, tracker: Tracker | None, watch: Watch | None = None) -> None:
         super().__init__()
-        self.file, self.tracker = folder.path / "metrics.csv", tracker
+        self.file, self.tracker, self.watch = folder.path / "metrics.csv", tracker, watch
 
     name, version = "arinar", ""
 
@@ -73,6 +83,8 @@ class RunLogger(Logger):
             csv.writer(file).writerows((step, name, value) for name, value in values.items())
         if self.tracker:
             self.tracker.log(values, step or 0)
+        if self.watch and "val/bits_per_dim" in values and self.watch(step or 0, values["val/bits_per_dim"]):
+            raise Stopped(f"stopped after {(step or 0) + 1} steps")
 
 
 def read_metrics(file: Path) -> list[tuple[int, str, float]]:
@@ -190,10 +202,13 @@ def accelerator(machine: Machine) -> str:
     return "gpu" if torch.cuda.is_available() else "cpu"
 
 
-def train(recipe: Recipe, folder: RunFolder, tracker: Tracker | None = None, bar: bool = False) -> None:
+def train(
+    recipe: Recipe, folder: RunFolder, tracker: Tracker | None = None, bar: bool = False, watch: Watch | None = None
+) -> None:
     """Train a recipe in its folder until DONE. Does nothing where it is done.
 
     Raises:
+        Stopped: if `watch` says so; the run can be resumed.
         ConfigError: if the recipe cannot be built, or no checkpoint is readable.
         Diverged: if the loss is no longer finite.
     """
@@ -213,7 +228,7 @@ def train(recipe: Recipe, folder: RunFolder, tracker: Tracker | None = None, bar
     module.fit_to(experiment.source.train[0], codec=taken == 0)
     if recipe.freeze == "outer":
         module.freeze_outer(lambda device: conditions(recipe, experiment, device))
-    resume, logger = Resume(), RunLogger(folder, tracker)
+    resume, logger = Resume(), RunLogger(folder, tracker, watch)
     if not follows():
         logger.rewind(int(checkpoint.stem.split("=")[1]) if checkpoint else 0)
     trainer = _trainer(recipe, folder, logger, resume, bar)
@@ -226,6 +241,11 @@ def train(recipe: Recipe, folder: RunFolder, tracker: Tracker | None = None, bar
         with together(recipe), _sigterm_for_lightning():
             trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     except SIGTERMException:
+        raise
+    except Stopped as stopped:
+        done = max(1, trainer.global_step)
+        stopped.saved = resume.seconds * (recipe.training.steps - done) / done
+        folder.log(f"{stopped}, {stopped.saved:.0f} s saved")
         raise
     except SystemExit:  # what Lightning makes of Ctrl-C
         raise KeyboardInterrupt from None

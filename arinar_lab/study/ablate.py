@@ -11,8 +11,9 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -36,6 +37,8 @@ from .references import references
 from .report import collect, effects, notes, terminal_table, write_report
 from .sync import send_study
 from .worker import at_work, changes, enqueue, locked, open_queue
+
+Processes = list["subprocess.Popen[bytes]"]
 
 
 def ablate(plan: Plan, command: list[str], workers: int, console: Console) -> int:
@@ -165,20 +168,35 @@ def _title(plan: Plan, arm: Arm) -> str:
 
 
 def _work(plan: Plan, todo: list[Job], command: list[str], workers: int, seconds: float, console: Console) -> bool:
-    """Start the workers and watch them; False where the user interrupted."""
-    threads = str(max(1, plan.arms[0].recipe.machine.threads))
-    environment = {**os.environ, "ARINAR_PARENT": str(os.getpid()), "OMP_NUM_THREADS": threads}
-    processes: list[subprocess.Popen[bytes]] = []
+    threads = plan.arms[0].recipe.machine.threads
+
+    def watch(processes: Processes) -> None:
+        _watch(plan, todo, processes, seconds, console)
+
+    return run_workers(plan.folder, command, workers, threads, watch, console)
+
+
+def run_workers(
+    folder: Path, command: list[str], workers: int, threads: int, watch: Callable[[Processes], None], console: Console
+) -> bool:
+    """Start the workers and watch them until all have ended; False where the user interrupted.
+
+    Arguments:
+        folder: of the study, where each worker has its log.
+        command: the words that start one worker; threads: of each.
+    """
+    environment = {**os.environ, "ARINAR_PARENT": str(os.getpid()), "OMP_NUM_THREADS": str(max(1, threads))}
+    processes: Processes = []
     try:
         with _asked_to_end():
             for i in range(workers):
-                with (plan.folder / f"worker_{i}.log").open("a") as log:
+                with (folder / f"worker_{i}.log").open("a") as log:
                     processes.append(
                         subprocess.Popen(
                             command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
                         )
                     )
-            _watch(plan, todo, processes, seconds, console)
+            watch(processes)
         return True
     except KeyboardInterrupt:
         console.print("Stopping: each worker saves a checkpoint.")
@@ -208,9 +226,7 @@ def _asked_to_end() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _watch(
-    plan: Plan, todo: list[Job], processes: list[subprocess.Popen[bytes]], seconds: float, console: Console
-) -> None:
+def _watch(plan: Plan, todo: list[Job], processes: Processes, seconds: float, console: Console) -> None:
     """A bar for the study and one for each run under way, until every worker has ended."""
     columns = [
         TextColumn("{task.description}"),

@@ -231,7 +231,7 @@ def read_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
     if not isinstance(storage, str):
         raise ConfigError(f"{path}: storage: not an address, as in postgresql+psycopg://user@host/database")
     return Plan(
-        _name(path.stem, {**changes, **{key: value for key, value in own.items() if key != "storage"}}),
+        study_name(path.stem, {**changes, **{key: value for key, value in own.items() if key != "storage"}}),
         str(content.get("question", "")),
         axes,
         arms,
@@ -317,7 +317,7 @@ def _refuse_twins(path: Path, arms: tuple[Arm, ...]) -> None:
         seen[signature] = arm.name
 
 
-def _name(stem: str, changes: dict[str, Any]) -> str:
+def study_name(stem: str, changes: dict[str, Any]) -> str:
     """The study's name: its file's, and what was overridden (as a hash, where that would be too long for a folder)."""
     suffix = "".join(f"-{key}={short(value)}" for key, value in sorted(flatten(changes).items()))
     name = slug(stem + suffix)

@@ -54,3 +54,32 @@ def paired(values: Mapping[int, float], baseline: Mapping[int, float]) -> Interv
     """Interval of the difference to a baseline, over the seeds that both have; None where they share none."""
     common = sorted(values.keys() & baseline.keys())
     return interval([values[seed] - baseline[seed] for seed in common]) if common else None
+
+
+def pareto(points: Sequence[Sequence[float]]) -> list[int]:
+    """Indices of the points that no other is at least as good as in everything and better in something; less is better."""
+
+    def dominates(a: Sequence[float], b: Sequence[float]) -> bool:
+        return all(x <= y for x, y in zip(a, b, strict=True)) and any(x < y for x, y in zip(a, b, strict=True))
+
+    return [i for i, p in enumerate(points) if not any(dominates(q, p) for q in points)]
+
+
+def hypervolume(points: Sequence[Sequence[float]], reference: Sequence[float]) -> float:
+    """Volume of what is worse than a point and better than the reference; less is better in every dimension.
+
+    Slices the last dimension at the points: within a slice the volume is that of the points below it, in one dimension
+    less. Exact; about n^(d-1) steps for d dimensions, d > 1.
+    """
+    inside = [p for p in points if all(x < r for x, r in zip(p, reference, strict=True))]
+    if not inside:
+        return 0.0
+    if len(reference) == 1:
+        return reference[0] - min(p[0] for p in inside)
+    inside.sort(key=lambda p: p[-1])
+    ends = [*(p[-1] for p in inside[1:]), reference[-1]]
+    return sum(
+        (end - p[-1]) * hypervolume([q[:-1] for q in inside[: i + 1]], reference[:-1])
+        for i, (p, end) in enumerate(zip(inside, ends, strict=True))
+        if end > p[-1]
+    )

@@ -70,6 +70,11 @@ def storage(url: sqlalchemy.URL) -> optuna.storages.RDBStorage:
     return _on_server(url) if shared(url) else _on_file(url)
 
 
+def on_file(path: Path) -> optuna.storages.RDBStorage:
+    """Optuna's storage in a SQLite file, safe for several workers on one machine."""
+    return _on_file(sqlalchemy.make_url(f"sqlite:///{path.absolute()}"))
+
+
 def _on_file(url: sqlalchemy.URL) -> optuna.storages.RDBStorage:
     result = _opened(url, {"connect_args": {"timeout": 60}})
 

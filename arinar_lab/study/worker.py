@@ -28,7 +28,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import optuna
-from filelock import Timeout
+from filelock import BaseFileLock, Timeout
 from optuna.storages._heartbeat import BaseHeartbeat, is_heartbeat_enabled
 from optuna.storages._rdb.models import TrialHeartbeatModel
 from optuna.trial import FrozenTrial, TrialState
@@ -122,7 +122,9 @@ def at_work(study: optuna.Study, plan: Plan) -> list[str]:
     """Who works on the study at the moment: host and process of each."""
     running, jobs = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)), {job.key: job for job in plan.jobs}
     if not is_heartbeat_enabled(study._storage):  # the dead hold no lock
-        running = [t for t in running if (job := jobs.get(t.user_attrs.get("key", ""))) and not _free(job)]
+        running = [
+            t for t in running if (job := jobs.get(t.user_attrs.get("key", ""))) and not is_free(job.folder.lock)
+        ]
     return sorted({str(t.user_attrs["worker"]) for t in running if "worker" in t.user_attrs})
 
 
@@ -152,14 +154,22 @@ def _fail_unlocked(study: optuna.Study, jobs: dict[str, Job]) -> None:
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         job = jobs.get(trial.user_attrs.get("key", ""))
         claimed = trial.datetime_start and (now - trial.datetime_start).total_seconds() > _CLAIM_SECONDS
-        if job and claimed and _free(job):
+        if job and claimed and is_free(job.folder.lock):
             with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # another worker was quicker
                 study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
 
 
-def _free(job: Job) -> bool:
+def hand_back(study: optuna.Study, trial: FrozenTrial, attributes: dict[str, Any]) -> None:
+    """Fail a lost trial, and enqueue its parameters again under these attributes."""
+    with contextlib.suppress(Exception):  # another worker may have been quicker
+        if study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL):
+            study.enqueue_trial(trial.params, user_attrs=attributes)
+
+
+def is_free(lock: BaseFileLock) -> bool:
+    """Whether nobody holds a lock."""
     try:
-        with job.folder.lock.acquire(timeout=0):
+        with lock.acquire(timeout=0):
             return True
     except Timeout:
         return False

@@ -4,9 +4,10 @@ import math
 
 import numpy as np
 import pytest
+from optuna._hypervolume import compute_hypervolume
 from scipy.stats import ttest_1samp, ttest_rel
 
-from arinar_lab.study.stats import Interval, interval, paired
+from arinar_lab.study.stats import Interval, hypervolume, interval, paired, pareto
 
 
 @pytest.mark.parametrize("values", [[2.1, 2.3], [2.1, 2.3, 1.9], [0.0, 1.0, 5.0, 2.0, 7.5]])
@@ -78,3 +79,24 @@ def test_a_difference_is_resolved_when_its_interval_excludes_zero(mean, half, re
 )
 def test_an_interval_is_written_as_one_reads_it(value, digits, text):
     assert value.text(digits) == text
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 3])
+def test_the_front_and_its_hypervolume_are_optunas(dimensions):
+    points = np.random.default_rng(dimensions).uniform(size=(40, dimensions))
+    points[5] = points[3]  # of two equal points neither is better
+    front = pareto(points.tolist())
+    assert front == [i for i, p in enumerate(points) if not ((points <= p).all(1) & (points < p).any(1)).any()]
+    reference = np.full(dimensions, 0.9)
+    theirs = (
+        compute_hypervolume(points[(points < reference).all(1)], reference) if dimensions > 1 else 0.9 - points.min()
+    )
+    assert hypervolume(points.tolist(), reference.tolist()) == pytest.approx(theirs, abs=1e-12)
+    assert hypervolume(points[front].tolist(), reference.tolist()) == pytest.approx(theirs, abs=1e-12)
+
+
+def test_a_hypervolume_by_hand():
+    assert (
+        hypervolume([[1, 3], [2, 1]], [4, 4]) == 7 and hypervolume([[5, 0]], [4, 4]) == 0 and hypervolume([], [1]) == 0
+    )
+    assert hypervolume([[1, 1, 1]], [2, 3, 4]) == 6 and hypervolume([[1, 1, 1], [1, 1, 1]], [2, 3, 4]) == 6

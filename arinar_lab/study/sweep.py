@@ -1,0 +1,82 @@
+"""A sweep from its file to its report: search → re-run of the best → speed → tables and figures.
+
+This process only watches while the workers search, and counts the time that they take. When they have re-run the best it
+measures their speed, alone, and writes the report. Interrupted and run again it goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import time
+
+import optuna
+from optuna.trial import TrialState
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from ..run.evaluate import measure_speed
+from ..run.folder import write_json
+from .ablate import Processes, run_workers
+from .search import Sweep
+from .sweep_report import finish, outcome
+from .trials import finished, open_search, repeats, spent
+
+
+def sweep(plan: Sweep, command: list[str], workers: int, console: Console) -> int:
+    """Search, re-run and report; returns the exit status: 0, 1 where something failed, 130 where the user stopped it.
+
+    Arguments:
+        command: the words that start one worker of this sweep; workers: processes side by side.
+    """
+    studies = [open_search(plan, target) for target in plan.targets]
+    total = plan.trials * len(studies)
+    done = sum(len(finished(study)) for study in studies)
+    console.print(escape(f"{plan.name}: {plan.question}"), highlight=False)
+    console.print(
+        f"{done} of {total} trials are finished, {spent(plan) / 60:.1f} of {60 * plan.hours:g} minutes spent."
+    )
+    if not complete(plan):
+        threads = plan.recipe(plan.targets[0], {}).machine.threads
+        if not run_workers(
+            plan.folder, command, workers, threads, lambda p: _follow(plan, studies, p, console), console
+        ):
+            console.print("Stopped. The same command goes on where it stopped.")
+            return 130
+    for _, cells in repeats(plan).values():
+        for cell in cells.values():
+            if cell.done:
+                measure_speed(cell.recipe, cell.folder)
+    return finish(plan, console)
+
+
+def complete(sweep: Sweep) -> bool:
+    """Whether no trial may begin or is under way, and the best are re-run."""
+    over = spent(sweep) >= 3600 * sweep.hours
+    for target in sweep.targets:
+        study = open_search(sweep, target)
+        under_way = study.get_trials(deepcopy=False, states=(TrialState.WAITING, TrialState.RUNNING))
+        if under_way or (len(finished(study)) < sweep.trials and not over):
+            return False
+    return all(cell.done for _, cells in repeats(sweep).values() for cell in cells.values())
+
+
+def _follow(plan: Sweep, studies: list[optuna.Study], processes: Processes, console: Console) -> None:
+    """Print each trial as it ends, and count the time of the search, until every worker has ended."""
+    before, begun = spent(plan), time.monotonic()
+    told = {(s.study_name, t.number) for s in studies for t in finished(s)}
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
+    with Progress(*columns, console=console, transient=True) as bars:
+        bar = bars.add_task(escape(plan.name), total=plan.trials * len(studies), completed=len(told))
+        while True:
+            ended = all(process.poll() is not None for process in processes)
+            if len(told) < plan.trials * len(studies):
+                write_json(plan.folder / "budget.json", {"seconds": round(before + time.monotonic() - begun, 1)})
+            for study in studies:
+                for trial in finished(study):
+                    if (study.study_name, trial.number) not in told:
+                        told.add((study.study_name, trial.number))
+                        bars.advance(bar)
+                        bars.console.print(outcome(plan, study, trial), highlight=False, soft_wrap=True)
+            if ended:
+                return
+            time.sleep(1)

@@ -1,0 +1,293 @@
+"""Workers of a sweep: take a trial → train → evaluate → tell Optuna, until none may begin; then re-run the best.
+
+Optuna's storage proposes and remembers; the run folders hold what was measured. A worker takes a trial and the trial's own
+lock under one lock of the sweep, so a running trial whose lock is free has lost its worker: its parameters go back into
+the queue, at most three times. The sampler is made anew for each trial, seeded by how many there are, so that one worker
+proposes the same whether or not it was stopped in between.
+
+Optuna does not prune studies of several objectives. `early_stopping` is our own rule; it asks the finished trainings what
+their bits/dim were at the same step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import math
+import platform
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from filelock import FileLock, Timeout
+from optuna.trial import FrozenTrial, TrialState
+
+from ..run.evaluate import evaluate, measure_speed
+from ..run.folder import read_json
+from ..run.module import Diverged
+from ..run.perform import perform
+from ..run.schema import ConfigError
+from ..run.train import Stopped, Watch, read_metrics
+from .search import BITS, Cell, Sweep, Target
+from .stats import pareto
+from .storage import on_file
+from .worker import hand_back, is_free
+
+_TRIES = 3
+_STARTUP = 4  # trainings that finish before any is stopped
+
+
+def open_search(sweep: Sweep, target: Target) -> optuna.Study:
+    """The target's trials, made if they are not there. One process makes them before the workers start.
+
+    Raises:
+        ConfigError: if they were begun under another file.
+    """
+    sweep.folder.mkdir(parents=True, exist_ok=True)
+    study = optuna.create_study(
+        study_name=target.name,
+        storage=on_file(sweep.folder / "queue.db"),
+        directions=["maximize" if o.maximize else "minimize" for o in sweep.objectives],
+        load_if_exists=True,
+        pruner=optuna.pruners.MedianPruner(_STARTUP) if sweep.pruner == "median" else optuna.pruners.NopPruner(),
+    )
+    begun = study.user_attrs.get("fingerprint", sweep.fingerprint)
+    if begun != sweep.fingerprint:
+        raise ConfigError(
+            f"{sweep.folder}: was begun with another space, base or objectives; rename the file, or delete that folder"
+        )
+    if "fingerprint" not in study.user_attrs:
+        study.set_user_attr("fingerprint", sweep.fingerprint)
+    return study
+
+
+def finished(study: optuna.Study) -> list[FrozenTrial]:
+    """Trials that count: measured, stopped, or failed with a reason (a lost one has none, and is tried again)."""
+    over = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+    return [
+        t
+        for t in study.get_trials(deepcopy=False, states=over)
+        if t.state != TrialState.FAIL or "reason" in t.user_attrs
+    ]
+
+
+def _sampler(sweep: Sweep, seed: int) -> optuna.samplers.BaseSampler:
+    if sweep.sampler == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    if sweep.sampler == "nsga2":
+        return optuna.samplers.NSGAIISampler(seed=seed, population_size=max(4, min(50, sweep.trials // 4)))
+    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(4, min(10, sweep.trials // 4)))
+
+
+def trial_lock(sweep: Sweep, study: optuna.Study, number: int) -> FileLock:
+    folder = sweep.folder / "trials"
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / f"{study.study_name}-{number}.lock")
+
+
+def claim(sweep: Sweep, study: optuna.Study) -> tuple[optuna.Trial, FileLock] | None:
+    """Take the next trial, and its lock; None where none may begin."""
+    with FileLock(sweep.folder / ".lock"):
+        return_lost(sweep, study)
+        states = Counter(t.state for t in study.get_trials(deepcopy=False))
+        begun = len(finished(study)) + states[TrialState.RUNNING]
+        if not states[TrialState.WAITING] and (begun >= sweep.trials or spent(sweep) >= 3600 * sweep.hours):
+            return None
+        study.sampler = _sampler(sweep, sum(states.values()))
+        trial = study.ask()
+        lock = trial_lock(sweep, study, trial.number)
+        lock.acquire()
+        return trial, lock
+
+
+def return_lost(sweep: Sweep, study: optuna.Study) -> None:
+    """Enqueue the parameters of every running trial whose worker is gone; the third time it is set aside."""
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if is_free(trial_lock(sweep, study, trial.number)):
+            tries = trial.user_attrs.get("tries", 1)
+            if tries < _TRIES:
+                hand_back(study, trial, {"tries": tries + 1})
+            else:
+                study._storage.set_trial_user_attr(trial._trial_id, "reason", f"lost its worker {tries} times")
+                study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+
+
+def spent(sweep: Sweep) -> float:
+    """Seconds of searching so far, over all commands."""
+    return float(read_json(sweep.folder / "budget.json").get("seconds", 0.0))
+
+
+@contextmanager
+def _machine(sweep: Sweep, alone: bool) -> Iterator[None]:
+    """Work beside this sweep's other workers on this machine, or alone: then nobody begins, and who works is waited for."""
+    place = sweep.folder / f".{platform.node()}"
+    with open(f"{place}.busy", "w") as file:
+        with FileLock(f"{place}.turn"):
+            fcntl.flock(file, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        yield
+
+
+def run_trial(sweep: Sweep, target: Target, study: optuna.Study, trial: optuna.Trial) -> None:
+    """Train what is not trained, measure, and tell Optuna."""
+    try:
+        cell = sweep.trial_cell(target, sweep.suggest(trial))
+        trial.set_user_attr("folder", str(cell.folder.path))
+        print(f"{time.strftime('%T')} {study.study_name} {trial.number} {cell.label}", flush=True)
+        if not cell.folder.done and str(cell.folder.path) in _stopped(study):
+            raise Stopped("its training was stopped in an earlier trial")
+        metrics = measure(sweep, target, cell, _watch(sweep, study, trial, cell))
+        values = [float(metrics[o.metric]) for o in sweep.objectives]
+        if not all(map(math.isfinite, values)):
+            raise ValueError(f"not a finite number: {values}")
+        for metric, ceiling in sweep.constraints.items():
+            trial.set_constraint(metric, metrics[metric] - ceiling)
+        trial.set_user_attr("metrics", metrics)
+        study.tell(trial, values)
+    except (Stopped, Diverged) as error:
+        trial.set_user_attr("reason", _line(error))
+        trial.set_user_attr("saved_seconds", getattr(error, "saved", 0.0))
+        study.tell(trial, state=TrialState.PRUNED)
+    except Exception as error:
+        trial.set_user_attr("reason", f"{type(error).__name__}: {_line(error)}")
+        study.tell(trial, state=TrialState.FAIL)
+    except BaseException:  # the user stops: no try is spent on that
+        (running,) = [t for t in study.get_trials(deepcopy=False) if t.number == trial.number]
+        hand_back(study, running, {"tries": trial.user_attrs.get("tries", 1)})
+        raise
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def measure(sweep: Sweep, target: Target, cell: Cell, watch: Watch | None = None) -> dict[str, float]:
+    """The metrics of a cell, its speed among them where that is an objective."""
+    with _machine(sweep, alone=False):
+        report = _evaluate(sweep, target, cell, watch)
+    if sweep.timed and "speed/images_per_second" not in report["metrics"]:
+        with _machine(sweep, alone=True):
+            report = measure_speed(cell.recipe, cell.folder)
+    return dict(report["metrics"])
+
+
+def _evaluate(sweep: Sweep, target: Target, cell: Cell, watch: Watch | None = None) -> dict[str, Any]:
+    """The report of a cell; a finished run is not told to MLflow, which would mix its tuning with its results."""
+    if not target.runs:
+        return perform([cell.recipe], cell.folder, sweep.name, cell.label, watch=watch)[0]
+    with cell.folder.lock:
+        return evaluate(cell.recipe, cell.folder)
+
+
+def _stopped(study: optuna.Study) -> set[str]:
+    """Run folders whose training was not worth its end."""
+    return {t.user_attrs["folder"] for t in study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))}
+
+
+def _watch(sweep: Sweep, study: optuna.Study, trial: optuna.Trial, cell: Cell) -> Watch | None:
+    """Who stops a training that will not be among the best; None where the file asks for none."""
+    rule, steps = sweep.early_stopping, cell.recipe.training.steps
+
+    def median(step: int, bits: float) -> bool:
+        trial.report(bits, step)
+        return step + 1 < steps and trial.should_prune()
+
+    def worst(step: int, bits: float) -> bool:
+        after, share = rule or (1.0, 0.0)
+        others = _at_step(study, step) if after * steps <= step + 1 < steps else []
+        return len(others) >= _STARTUP and bool(bits > np.quantile(others, 1 - share))
+
+    return median if sweep.pruner == "median" else worst if rule else None
+
+
+def _at_step(study: optuna.Study, step: int) -> list[float]:
+    """val/bits_per_dim of the finished trainings at one step."""
+    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    files = {Path(t.user_attrs["folder"]) / "metrics.csv" for t in done}
+    return [value for file in files for at, name, value in read_metrics(file) if (at, name) == (step, BITS)]
+
+
+def work(sweep: Sweep) -> None:
+    """Be one worker: take trials until none may begin and none is under way, then re-run the best."""
+    for target in sweep.targets:
+        study = open_search(sweep, target)
+        while True:
+            if (taken := claim(sweep, study)) is not None:
+                trial, lock = taken
+                try:
+                    run_trial(sweep, target, study, trial)
+                finally:
+                    lock.release()
+            elif study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                time.sleep(1)
+            else:
+                break
+    rerun(sweep)
+
+
+def feasible(study: optuna.Study) -> list[FrozenTrial]:
+    """Measured trials within every ceiling."""
+    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return [t for t in done if all(excess <= 0 for excess in t.constraints.values())]
+
+
+def costs(sweep: Sweep, trials: list[FrozenTrial]) -> list[list[float]]:
+    """Each trial's objectives, as something to minimise."""
+    return [[o.cost(v) for o, v in zip(sweep.objectives, t.values, strict=True)] for t in trials]
+
+
+def front(sweep: Sweep, study: optuna.Study) -> list[FrozenTrial]:
+    """The Pareto front (the best trial, where there is one objective), by the first objective."""
+    trials = feasible(study)
+    points = costs(sweep, trials)
+    return [trials[i] for i in sorted(pareto(points), key=lambda i: points[i])]
+
+
+def chosen(sweep: Sweep, study: optuna.Study) -> dict[str, dict[str, Any]]:
+    """Name → values of what is re-run: the front's end for each objective, and beside a study's arm its shared setting."""
+    best = front(sweep, study)
+    found: dict[str, dict[str, Any]] = {}
+    for o, objective in enumerate(sweep.objectives):
+        if best:
+            end = min(best, key=lambda t: (objective.cost(t.values[o]), t.number))
+            if end.params not in found.values():
+                found[f"best {objective.metric}"] = dict(end.params)
+    return {"shared setting": {}, **found} if sweep.subject == "study" else found
+
+
+def repeats(sweep: Sweep) -> dict[tuple[str, str], tuple[Target, dict[int, Cell]]]:
+    """(target, name of the choice) → the cells of its re-run by seed."""
+    found = {}
+    for target in sweep.targets:
+        for name, values in chosen(sweep, open_search(sweep, target)).items():
+            found[target.name, name] = (target, sweep.repeats(target, values))
+    return found
+
+
+def rerun(sweep: Sweep) -> None:
+    """Train and evaluate the best under other seeds. Who holds a cell's lock does it; its run folder says when it is done."""
+    waiting = [(target, cell) for target, cells in repeats(sweep).values() for cell in cells.values()]
+    failed: set[str] = set()
+    while waiting := [(t, cell) for t, cell in waiting if not cell.done and cell.key not in failed]:
+        for target, cell in waiting:
+            with contextlib.suppress(Timeout), FileLock(sweep.folder / "trials" / f"{cell.key}.lock", timeout=0):
+                if not _repeat(sweep, target, cell):
+                    failed.add(cell.key)
+                break
+        else:
+            time.sleep(1)
+
+
+def _repeat(sweep: Sweep, target: Target, cell: Cell) -> bool:
+    print(f"{time.strftime('%T')} re-run {cell.folder.path} {cell.label}", flush=True)
+    try:
+        with _machine(sweep, alone=False):
+            _evaluate(sweep, target, cell)
+        return True
+    except Exception as error:  # the run folder says why; the others go on
+        print(f"failed: {_line(error)}", flush=True)
+        return False
