@@ -29,6 +29,7 @@ ARGUMENTS = {
 """What a head that is built from others needs to be told: called for its arguments."""
 _NETWORK = {"width": 16, "depth": 2}
 SMALL: dict[str, dict[str, int]] = {
+    "byte": {"exponents": 4, "bits": 2, "width": 16},
     "diffusion": {**_NETWORK, "sampling_steps": 5, "repeats": 2},
     "flow": {**_NETWORK, "steps": 3, "repeats": 2},
     "energy": {**_NETWORK, "noise": 5, "draws": 3},

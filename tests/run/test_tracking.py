@@ -329,6 +329,7 @@ def server(port, store):
             process.wait(30)
 
 
+@pytest.mark.slow
 def test_a_server_that_stops_in_mid_run_and_comes_back_is_sent_the_rest(alone, empty_store, monkeypatch, capsys):
     store = alone / "store" / "mlflow.db"
     store.parent.mkdir()

@@ -142,7 +142,8 @@ def recovery(study, killed):
 # Killed
 
 
-@pytest.mark.parametrize("kills", [10, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [10, 30])
 def test_workers_killed_at_any_moment_change_no_number(queue, kills, undisturbed, monkeypatch, capsys):
     monkeypatch.setattr(worker, "_RETURNS", kills)
     chance, plan = random.Random(kills), plan_of()
@@ -171,6 +172,7 @@ def test_workers_killed_at_any_moment_change_no_number(queue, kills, undisturbed
               f"recovered in {max(seconds, default=0):.1f} s at most")  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_job_whose_workers_always_die_goes_back_three_times(queue, monkeypatch):
     plan = plan_of(axes={"inner.head.components": [1, 2]}, seeds=[0])
     bad = plan.jobs[0]
@@ -263,6 +265,7 @@ def test_a_worker_leaves_with_1_and_a_list_of_what_failed(monkeypatch, capsys):
 # The storage
 
 
+@pytest.mark.slow
 def test_a_server_stopped_and_started_again_costs_nothing(postgresql, undisturbed, monkeypatch):
     for name, value in {"STORAGE": postgresql.url(), "HEARTBEAT": "1", "GRACE": "5"}.items():
         monkeypatch.setenv(f"ARINAR_{name}", value)
@@ -340,6 +343,7 @@ def test_seconds_of_the_heartbeat_are_checked(monkeypatch):
 # Two commands, and a file that changes
 
 
+@pytest.mark.slow
 def test_two_studies_at_once_work_together(queue, undisturbed):
     plan = plan_of()
 

@@ -365,6 +365,7 @@ def test_the_median_pruner_stops_the_slow_learners():
 # From the command to the report
 
 
+@pytest.mark.slow
 def test_the_command_searches_reruns_and_reports(forked, uncounted, capsys):
     space = {**TEMPERATURE, "inner.head.components": {"categorical": [1, 2]}}
     path = write_sweep(base=tiny("training.steps=2"), search=space, objectives=[FD, SPEED], trials=4, seeds=[1, 2])
@@ -414,6 +415,7 @@ def test_a_finished_run_is_tuned_on_images_that_are_not_reported(one_run):
         read_sweep(path)
 
 
+@pytest.mark.slow
 def test_every_arm_of_a_study_is_tuned_and_shown_at_the_shared_setting_too(uncounted):
     study = write_study("ablation", tiny("training.steps=2"), axes={"inner.head.components": [1, 2]}, seeds=[0, 1])
     content = {"study": study.name, "search": TEMPERATURE, "objectives": [FD], "trials": 1}
