@@ -18,7 +18,7 @@ sweep-%: install ## Run sweeps/<name>.yaml; again, to go on where it stopped
 	@$(BIN)/arinar sweep sweeps/$(subst -,_,$*).yaml $(ARGS)
 
 test: install ## Run the tests (minutes)
-	@$(BIN)/python -m pytest -q -n 2 --dist worksteal $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal $(ARGS)
 
 test-slow: install ## Run the tests that take longer, too
 	@$(BIN)/python -m pytest -q -m "slow or not slow" $(ARGS)
