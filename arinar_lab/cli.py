@@ -283,8 +283,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
 
     from arinar_lab.study.sweep import sweep
 
-    command = [sys.executable, "-m", "arinar_lab", "work", str(arguments.file), *arguments.overrides]
-    return sweep(plan, command, arguments.workers, Console())
+    return sweep(plan, _worker(arguments), arguments.workers, Console())
 
 
 def _work(arguments: argparse.Namespace) -> int:
@@ -404,7 +403,7 @@ def _check(arguments: argparse.Namespace) -> int:
             recipe = _recipe(file, overrides)
             experiment = build(recipe, "meta")
             inherited(recipe, experiment)
-            parameters = sum(p.numel() for p in experiment.model.parameters())
+            parameters = experiment.parameters
             print(f"{file}: {parameters:,} parameters  {recipe.training_signature}")
     return 0
 

@@ -296,6 +296,16 @@ class Experiment:
     codec: Codec
     model: Arinar
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    @property
+    def parameters(self) -> int:
+        """How many the model has (a codec's are not ours)."""
+        return sum(p.numel() for p in self.model.parameters())
+
 
 def build(recipe: Recipe, device: str = "cpu") -> Experiment:
     """Build a recipe, and refuse what its parts cannot do together. On the device `meta` the model has no values.

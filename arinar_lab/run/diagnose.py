@@ -38,7 +38,7 @@ SHARES = (0.0, 0.25, 0.5, 0.75)
 
 def _batches(recipe: Recipe, experiment: Experiment, part: tuple[Tensor, Tensor], stream: str) -> Any:
     """(x, y, noise, log_det) of a part of the data, batch by batch, on the model's device."""
-    device = next(experiment.model.parameters()).device
+    device = experiment.device
     for i in torch.arange(len(part[0])).split(recipe.evaluation.batch):
         image, y = part[0][i].to(device), part[1][i].to(device)
         noise = Noise.of(i.to(device), stream).at(0)
@@ -210,7 +210,7 @@ def guidance(recipe: Recipe, experiment: Experiment, images: int = 256) -> dict[
     model, sampler = experiment.model, recipe.sampler
     if "pit" not in model.inner.can or sampler.candidates:
         return {}
-    device = next(model.parameters()).device
+    device = experiment.device
     noise, y = Noise.of(torch.arange(images, device=device), "sample"), torch.arange(images, device=device)
     y = y % experiment.source.classes
     shift: list[Tensor] = []
@@ -245,7 +245,7 @@ def beliefs(recipe: Recipe, experiment: Experiment, items: int = 3, points: int 
         draws given z alone, and `drawn` is 1.
     """
     model, codec, source = experiment.model, experiment.codec, experiment.source
-    device = next(model.parameters()).device
+    device = experiment.device
     y, noise = source.held_out[1][:items].to(device), Noise.of(torch.arange(items, device=device), "held out").at(0)
     x, _ = codec.encode(source.held_out[0][:items].to(device), noise.at(0))
     some = torch.arange(min(1000, len(source.train[0])), device=device)

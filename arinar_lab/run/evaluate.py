@@ -84,10 +84,6 @@ def load(recipe: Recipe, folder: RunFolder) -> Experiment:
     return experiment
 
 
-def _device(experiment: Experiment) -> torch.device:
-    return next(experiment.model.parameters()).device
-
-
 def evaluate(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
     """Measure likelihood and quality, once for each evaluation signature; the report is written and returned.
 
@@ -100,11 +96,11 @@ def evaluate(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
     begun = time.perf_counter()
     experiment, where = load(recipe, folder), folder.evaluation(recipe)
     folder.progress("likelihood")
-    metrics = likelihood(recipe, experiment)
+    metrics, generated = likelihood(recipe, experiment), None
     if experiment.source.levels:
         folder.progress("generate")
-        metrics |= quality(recipe, experiment, where / "samples", folder)
-    generated = read_images(where) if experiment.source.levels else None
+        compared, generated = quality(recipe, experiment, where / "samples", folder)
+        metrics |= compared
     metrics |= diagnose.memorisation(recipe, experiment, generated, metrics.get("val/bits_per_dim"))
     seen = diagnose.held_out(recipe, experiment)
     metrics |= diagnose.components(seen)
@@ -112,7 +108,7 @@ def evaluate(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
     np.savez_compressed(where / "beliefs.npz", **diagnose.beliefs(recipe, experiment))  # type: ignore[arg-type]
     trained = read_json(folder.path / "DONE")
     metrics |= {
-        "cost/parameters": sum(p.numel() for p in experiment.model.parameters()),
+        "cost/parameters": experiment.parameters,
         "time/train_seconds": trained["seconds"],
         "time/evaluate_seconds": round(time.perf_counter() - begun, 1),
     }
@@ -153,7 +149,7 @@ def likelihood(recipe: Recipe, experiment: Experiment) -> dict[str, float]:
     """
     if experiment.model.likelihood == "none":
         return {}
-    source, codec, model, device = experiment.source, experiment.codec, experiment.model, _device(experiment)
+    source, codec, model, device = experiment.source, experiment.codec, experiment.model, experiment.device
     density, finer, interval = (BitsPerDim(codec.dims) for _ in range(3))
     gaps = []
     for draw in range(recipe.evaluation.draws):
@@ -190,14 +186,20 @@ def likelihood(recipe: Recipe, experiment: Experiment) -> dict[str, float]:
 @torch.no_grad()
 def generate(recipe: Recipe, experiment: Experiment, y: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor]:
     """Images of labels y [B] and seeds [B], decoded, and the truncated conditionals of each."""
-    device = _device(experiment)
+    device = experiment.device
     noise = Noise.of(seeds.to(device), "sample")
     x, truncated = experiment.model.generate(y.to(device), noise, recipe.sampler)
     return experiment.codec.decode(x).cpu(), truncated.cpu()
 
 
-def quality(recipe: Recipe, experiment: Experiment, samples: Path, folder: RunFolder) -> dict[str, float]:
-    """Generate images with the labels of the training images and compare them to those; save them and a grid."""
+def quality(
+    recipe: Recipe, experiment: Experiment, samples: Path, folder: RunFolder
+) -> tuple[dict[str, float], Tensor]:
+    """Generate images with the labels of the training images and compare them to those; save them and a grid.
+
+    Returns:
+        the metrics, and the images [n, …].
+    """
     source, e = experiment.source, recipe.evaluation
     y = source.train[1][torch.arange(e.images) % len(source.train[1])]
     images, truncated = [], 0
@@ -214,12 +216,7 @@ def quality(recipe: Recipe, experiment: Experiment, samples: Path, folder: RunFo
     floor = compare(source.held_out[0], source.train[0], e.kid_subset)
     values |= {f"{name}_floor": floor[name] for name in ("fd_digits", "kid_digits")}
     values["truncated_share"] = truncated / (e.images * experiment.codec.tokens * experiment.codec.features)
-    return {f"quality/{name}": value for name, value in values.items()}
-
-
-def read_images(evaluation: Path) -> Tensor:
-    """The generated images of an evaluation's folder."""
-    return torch.from_numpy(np.load(evaluation / "samples" / "images.npy"))
+    return {f"quality/{name}": value for name, value in values.items()}, generated
 
 
 def save_grid(images: Tensor, y: Tensor, levels: int, classes: int, path: Path, columns: int = 12) -> None:
@@ -265,7 +262,7 @@ def measure_speed(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "precision": recipe.training.precision,
         "load_average": os.getloadavg()[0],
-        "memory": "device allocations" if _device(experiment).type == "cuda" else "tensors alive, weights included",
+        "memory": "device allocations" if experiment.device.type == "cuda" else "tensors alive, weights included",
     }
     write_json(folder.evaluation(recipe) / "report.json", report)
     return report
@@ -275,7 +272,7 @@ def _time(recipe: Recipe, experiment: Experiment, batch: int, repeats: int) -> l
     """Seconds of each repeat, after one warm-up."""
     y, seeds, seconds = torch.arange(batch) % experiment.source.classes, torch.arange(batch), []
     for _ in range(repeats + 1):
-        if _device(experiment).type == "cuda":
+        if experiment.device.type == "cuda":
             torch.cuda.synchronize()
         begun = time.perf_counter()
         generate(recipe, experiment, y, seeds)  # ends with a copy to the host, which synchronises
@@ -317,7 +314,7 @@ def peak_memory(recipe: Recipe, experiment: Experiment) -> int:
         torch.arange(recipe.evaluation.speed_batch) % experiment.source.classes,
         torch.arange(recipe.evaluation.speed_batch),
     )
-    if _device(experiment).type == "cuda":
+    if experiment.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         generate(recipe, experiment, y, seeds)
         return torch.cuda.max_memory_allocated()

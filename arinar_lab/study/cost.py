@@ -64,7 +64,7 @@ def probe(recipe: Recipe, steps: int = 4) -> Cost:
     an_image = (time.perf_counter() - begun) / len(few) if source.levels else 0.0
     seconds = 1.3 * recipe.training.steps * a_step + recipe.evaluation.images * an_image + 5
     image = count_flops(recipe, experiment) / 1e9
-    return Cost(count_parameters(experiment), image, counter.get_total_flops() / 1e9, seconds)
+    return Cost(experiment.parameters, image, counter.get_total_flops() / 1e9, seconds)
 
 
 def _step(recipe: Recipe, experiment: Experiment, step: int) -> None:
@@ -73,11 +73,6 @@ def _step(recipe: Recipe, experiment: Experiment, step: int) -> None:
     noise = Noise.of(index).at(step)
     x, _ = experiment.codec.encode(source.train[0][index], noise.at(0))
     experiment.model.loss(x, source.train[1][index], noise.at(1)).backward()
-
-
-def count_parameters(experiment: Experiment) -> int:
-    """Parameters of the model (a codec's are not ours)."""
-    return sum(p.numel() for p in experiment.model.parameters())
 
 
 @dataclass(frozen=True)
@@ -106,7 +101,7 @@ class Match:
     def cost_of(self, recipe: Recipe) -> float:
         """Parameters, or floating-point operations of one image."""
         if self.cost == "parameters":
-            return count_parameters(build(recipe, "meta"))
+            return build(recipe, "meta").parameters
         return count_flops(recipe, build(recipe))
 
     def solve(self, recipe: Recipe, target: float) -> tuple[Recipe, int]:

@@ -288,7 +288,7 @@ def _matched(path: Path, arms: dict[str, Arm], spec: Any, baseline: str) -> dict
                 recipe, value = match.solve(arm.recipe, target)
             except ConfigError as error:
                 raise ConfigError(f"{path}: arm {name}: {error}") from None
-            parameters = sum(p.numel() for p in build(recipe, "meta").model.parameters())
+            parameters = build(recipe, "meta").parameters
             solved[name] = replace(arm, recipe=recipe, parameters=parameters, matched=f"{match.by}={value}")
     return solved
 
@@ -305,7 +305,7 @@ def _arm(
     likelihood = experiment.model.likelihood
     if likelihood == "none" and not experiment.source.levels:
         raise ConfigError(f"{path}: arm {name}: has no likelihood, and this data no Fréchet distance to compare it by")
-    return Arm(name, values, recipe, sum(p.numel() for p in experiment.model.parameters()), likelihood)
+    return Arm(name, values, recipe, experiment.parameters, likelihood)
 
 
 def _refuse_twins(path: Path, arms: tuple[Arm, ...]) -> None:

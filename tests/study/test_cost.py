@@ -8,7 +8,7 @@ from tiny import tiny, write_study
 from arinar_lab import cli
 from arinar_lab.run.config import ConfigError, build, resolved
 from arinar_lab.run.evaluate import count_flops
-from arinar_lab.study.cost import count_parameters, counted, nearest_multiple, probe
+from arinar_lab.study.cost import counted, nearest_multiple, probe
 from arinar_lab.study.plan import read_plan
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -24,7 +24,7 @@ def test_the_probe_counts_what_a_step_multiplies():
     one, two = probe(tiny("training.batch=16"), 1), probe(tiny("training.batch=32"), 1)
     assert two.step == pytest.approx(2 * one.step, rel=1e-6) and one.step > 0
     assert two.image == pytest.approx(count_flops(tiny(), build(tiny())) / 1e9, rel=1e-9)
-    assert one.parameters == count_parameters(build(tiny())) and one.seconds > 5
+    assert one.parameters == build(tiny()).parameters and one.seconds > 5
 
 
 def test_missing_data_is_told_in_one_line():
@@ -37,9 +37,9 @@ def test_arms_of_equal_parameters():
     width = deep.recipe.outer.arguments["width"]
     assert resolved(plain.recipe) == resolved(tiny()) and plain.matched == ""
     assert width % 2 == 0 and width < 16 and deep.matched == f"outer.width={width}"
-    assert deep.parameters == count_parameters(build(deep.recipe))
+    assert deep.parameters == build(deep.recipe).parameters
     assert abs(deep.parameters / plain.parameters - 1) <= 0.1
-    others = [count_parameters(build(tiny("outer.depth=3", f"outer.width={width + d}"))) for d in (-2, 2)]
+    others = [build(tiny("outer.depth=3", f"outer.width={width + d}")).parameters for d in (-2, 2)]
     assert all(abs(deep.parameters - plain.parameters) <= abs(other - plain.parameters) for other in others)
 
 
