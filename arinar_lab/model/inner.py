@@ -11,12 +11,13 @@ Letters: * batch (M when flat), D features, G groups, F = D/G features a group, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, Unpack
 
 import torch
 from torch import Tensor
 
+from .conditional import Conditional
 from .density import Density
 from .head import Head, HeadMaker
 from .layers import BlockOptions, at_least, turned
@@ -102,8 +103,10 @@ class FeatureAR(Head):
     def restored(self, x: Tensor, index: Tensor | int) -> Tensor:
         """The inverse of `arranged`: [*, G, F] → [*, D]."""
         x = x.flatten(-2)
-        if self.order == "principal":
-            return turned(x, self.rotation[index].mT)
+        return turned(x, self.rotation[index].mT) if self.order == "principal" else self.unordered(x, index)
+
+    def unordered(self, x: Tensor, index: Tensor | int) -> Tensor:
+        """Numbers of each feature (or axis) in the model's order, at their own places: [*, D] → [*, D]."""
         return torch.empty_like(x).scatter(-1, self.order_index[index].expand_as(x), x)
 
 
@@ -119,39 +122,8 @@ def principal_axes(x: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Chain(Density):
-    """The density of a FeatureAR, and of its guided and tempered versions.
-
-    Guidance and temperature apply block by block: each group's conditional is guided and tempered given the groups drawn
-    before it. One trunk call serves condition and null together, so there is one state.
-
-    Arguments:
-        model: the FeatureAR.
-        z: contexts [*, E].
-        index: which of the model's groups z stands for, broadcast against *.
-        null: contexts of the null density [*, E], or None.
-        refine: how often the blocks are `refined`.
-    """
-
-    model: FeatureAR
-    z: Tensor
-    index: Tensor | int = 0
-    null: Tensor | None = None
-    weight: float = 1.0
-    candidates: int = 0
-    temperature: float = 1.0
-    refine: int = 0
-
-    def refined(self) -> Chain:
-        return replace(self, refine=self.refine + 1)
-
-    def tempered(self, t: float) -> Chain:
-        return replace(self, temperature=self.temperature * t)
-
-    def guided(self, null: Density, weight: float, candidates: int = 0) -> Chain:
-        if not isinstance(null, Chain) or null.model is not self.model or self.null is not None:
-            raise TypeError("a Chain is guided once, by a Chain of the same model")
-        return self if weight == 1 else replace(self, null=null.z, weight=weight, candidates=candidates)
+class Chain(Conditional[FeatureAR]):
+    """The density of a FeatureAR: block after block, each guided and tempered given the groups drawn before it."""
 
     def log_prob(self, x: Tensor, noise: Noise | None = None) -> Tensor:
         return self.terms(x, noise).sum(-1)
@@ -207,19 +179,13 @@ class Chain(Density):
             last = groups[-1].reshape(-1, 1, model.group).repeat(branches, 1, 1)
         return model.restored(torch.stack(groups, -2), self.index), truncated
 
-    def _contexts(self) -> Tensor:
-        """z, and the null's below it: [M, E] or [2M, E]."""
-        both = [self.z] if self.null is None else [self.z, self.null]
-        return torch.cat([z.reshape(-1, z.shape[-1]) for z in both])
-
     def _places(self, groups: Tensor) -> Tensor:
         """0 … G-1 for each of groups [*, G, F]: [*, G]."""
         return torch.arange(self.model.groups, device=groups.device).expand(groups.shape[:-1])
 
     def _restore(self, values: Tensor) -> Tensor:
         """Numbers of each feature in the model's order, [*, G, F], at the features' own places (or axes) [*, D]."""
-        flat = values.flatten(-2)
-        return torch.empty_like(flat).scatter(-1, self.model.order_index[self.index].expand_as(flat), flat)
+        return self.model.unordered(values.flatten(-2), self.index)
 
     def _teach(self, x: Tensor) -> tuple[Tensor, Density]:
         """All groups at once, each given the true ones before it: groups [*, G, F] and their density on [*, G]."""
@@ -232,10 +198,5 @@ class Chain(Density):
         """The density of group(s) g from the trunk's output [M or 2M, (G,) W]: guided, then tempered."""
         index = self.index.unsqueeze(-1) if isinstance(self.index, Tensor) and isinstance(g, Tensor) else self.index
         parts = h.reshape(-1, *self.z.shape[:-1], *h.shape[1:])
-        block = self.model.head(parts[0], index * self.model.groups + g)
-        if self.null is not None:
-            null = self.model.head(parts[1], index * self.model.groups + g)
-            block = block.guided(null, self.weight, self.candidates)
-        for _ in range(self.refine):
-            block = block.refined()
-        return block if self.temperature == 1 else block.tempered(self.temperature)
+        block, *null = (self.model.head(part, index * self.model.groups + g) for part in parts)
+        return self._part(block, null[0] if null else None)

@@ -118,7 +118,7 @@ def evaluate(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
         "likelihood": {
             "kind": experiment.model.likelihood,
             "unit": experiment.codec.unit,
-            "steps": recipe.sampler.steps or experiment.model.outer.steps,
+            "steps": _steps_of_the_bound(recipe, experiment),
             "images": len(experiment.source.held_out[0]),
             "draws": recipe.evaluation.draws,
             "resolution": recipe.evaluation.resolution,
@@ -139,6 +139,12 @@ def evaluate(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
     }
     write_json(where / "report.json", report)
     return report
+
+
+def _steps_of_the_bound(recipe: Recipe, experiment: Experiment) -> int | None:
+    """Of the outer model's walk, whose number the likelihood depends on; None for a fixed order."""
+    outer = experiment.model.outer
+    return None if outer.likelihood == "exact" else recipe.sampler.steps or outer.steps
 
 
 @torch.no_grad()

@@ -124,12 +124,12 @@ def rows(results: Results, columns: list[Column]) -> tuple[list[str], list[list[
 
 
 def _likelihood(reports: dict[int, dict[str, Any]]) -> str:
-    """What an arm's bits/dim are: exact, or a bound with its steps; of pixels, or of latents."""
+    """What an arm's bits/dim are: exact, a bound or an estimate, with the outer's steps; of pixels, or of latents."""
     for report in reports.values():
         said = report["likelihood"]
         if said["kind"] == "none":
             return "none"
-        kind = said["kind"] if said["kind"] == "exact" else f"{said['kind']}, {said['steps']} steps"
+        kind = f"{said['kind']}, {said['steps']} steps" if said["steps"] else said["kind"]
         return kind if said["unit"] == "pixel" else f"{kind}, {said['unit']}"
     return ""
 

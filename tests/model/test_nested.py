@@ -183,3 +183,10 @@ def test_a_guided_density_has_no_training_loss():
     with pytest.raises(ValueError, match="no training loss"):
         head(z).guided(head(null), 2.0).loss(numbers(3, 4), images(3))
     assert math.isfinite(head(z).loss(numbers(3, 4), images(3)).sum())
+
+
+def test_doubling_the_steps_reaches_the_sub_tokens():
+    head = nested(inner=partial(HEADS["flow"], width=16, depth=1, steps=2, repeats=1), tokens=2)
+    density, x, noise = head(numbers(3, CONTEXT)), numbers(3, 4, seed=5), images(3)
+    assert head.likelihood == "estimate"
+    assert not torch.equal(density.refined().log_prob(x, noise), density.log_prob(x, noise))

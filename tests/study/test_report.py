@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("alone")
 BITS, FD = "val/bits_per_dim", "quality/fd_digits"
 
 
-def report_of(bits, *, distance=10.0, kind="exact", steps=16, unit="pixel", commit="abc", speed=True, **metrics):
+def report_of(bits, *, distance=10.0, kind="exact", steps=None, unit="pixel", commit="abc", speed=True, **metrics):
     """A report.json as evaluation writes it."""
     values = {BITS: bits, "val/bits_per_dim_at_level": bits - 0.1, FD: distance, "quality/fd_digits_floor": 2.17,
               "quality/kid_digits": 0.5, "quality/precision": 0.5, "quality/recall": 0.5,

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .. import bilevel
+from ..conditional import Conditional
 from ..density import Density
 from ..head import Head, HeadMaker
 from ..layers import Linear, at_least
@@ -127,34 +128,12 @@ def _sides(features: int, tokens: int, channels: int) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
-class Walk(Density):
-    """The density of a Nested, and of its guided and tempered versions: those of every sub-token are.
+class Walk(Conditional[Nested]):
+    """The density of a Nested: sub-token after sub-token.
 
-    One call of the outer serves condition and null together. With a random order the likelihood is that of the order
-    that `noise` gives; without noise, as in `log_interval`, of one order that never changes.
-
-    Arguments:
-        model: the Nested.
-        z: contexts [*, E].
-        index: which of the model's groups z stands for, broadcast against *.
-        null: contexts of the null density [*, E], or None.
+    With a random order the likelihood is that of the order that `noise` gives; without noise, as in `log_interval`, of
+    one order that never changes.
     """
-
-    model: Nested
-    z: Tensor
-    index: Tensor | int = 0
-    null: Tensor | None = None
-    weight: float = 1.0
-    candidates: int = 0
-    temperature: float = 1.0
-
-    def tempered(self, t: float) -> Walk:
-        return replace(self, temperature=self.temperature * t)
-
-    def guided(self, null: Density, weight: float, candidates: int = 0) -> Walk:
-        if not isinstance(null, Walk) or null.model is not self.model or self.null is not None:
-            raise TypeError("a nested density is guided once, by one of the same model")
-        return self if weight == 1 else replace(self, null=null.z, weight=weight, candidates=candidates)
 
     def log_prob(self, x: Tensor, noise: Noise | None = None) -> Tensor:
         return self._answered(x, noise, lambda p, where, tokens, own: p.log_prob(take(tokens(x), where), own))
@@ -211,32 +190,22 @@ class Walk(Density):
         shape = noise.key.shape
         return model.join(x).reshape(*shape, -1), (truncated + cut).reshape(shape)
 
-    def _contexts(self) -> Tensor:
-        """z, and the null's below it: [M, E] or [2M, E]."""
-        both = [self.z] if self.null is None else [self.z, self.null]
-        return torch.cat([z.reshape(-1, z.shape[-1]) for z in both])
-
     def _flat(self, noise: Noise | None) -> Noise:
         """The noise as [M]; none is that of the key 0."""
         key = self.z.new_zeros((), dtype=torch.long) if noise is None else noise.key
         return Noise(key.expand(self.z.shape[:-1]).reshape(-1))
 
-    def _apply(self, p: Density, null: Density | None) -> Density:
-        if null is not None:
-            p = p.guided(null, self.weight, self.candidates)
-        return p if self.temperature == 1 else p.tempered(self.temperature)
-
     def _density(self, z: Tensor, z_null: Tensor | None, where: Tensor) -> Density:
         """Of the sub-tokens at where [M, m], given the outer's z [M, m, E']."""
         index = torch.as_tensor(self.index, device=where.device).expand(self.z.shape[:-1]).reshape(-1, 1)
         index = index * self.model.tokens + where
-        return self._apply(self.model.inner(z, index), None if z_null is None else self.model.inner(z_null, index))
+        return self._part(self.model.inner(z, index), None if z_null is None else self.model.inner(z_null, index))
 
     def _guide(self, z: Tensor) -> Weighted:
         """Of the guiding pixel, from the contexts [M, E] or [2M, E]."""
         assert self.model.guide is not None
         parts = z.chunk(1 if self.null is None else 2)
-        density = self._apply(self.model.guide(parts[0]), None if self.null is None else self.model.guide(parts[1]))
+        density = self._part(self.model.guide(parts[0]), None if self.null is None else self.model.guide(parts[1]))
         assert isinstance(density, Weighted)
         return density
 
