@@ -31,11 +31,15 @@ from rich.table import Table
 from ..run.evaluate import measure_speed
 from ..run.folder import read_json, write_json
 from ..run.schema import ConfigError
+from .comparison import effects
 from .cost import Cost, counted, probe
+from .methods import notes
 from .plan import Arm, Job, Plan
 from .references import references
-from .report import collect, effects, notes, terminal_table, write_report
+from .report import write_report
+from .results import collect
 from .sync import send_study
+from .tables import terminal_table
 from .worker import at_work, changes, enqueue, locked, open_queue
 
 Processes = list["subprocess.Popen[bytes]"]

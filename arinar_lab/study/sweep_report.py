@@ -22,7 +22,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..run.folder import write, write_json
-from .report import BITS, COLUMNS, DISTANCE, SPEED
+from .results import BITS, COLUMNS, DISTANCE, SPEED
 from .search import Sweep
 from .stats import Interval, hypervolume, interval
 from .trials import costs, feasible, finished, front, open_search, repeats

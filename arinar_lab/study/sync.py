@@ -16,7 +16,7 @@ from ..run.schema import ConfigError
 from ..run.tracking import PATIENCE, Tracker, remember, views
 from ..run.train import read_metrics
 from .plan import Plan
-from .report import collect
+from .results import collect
 
 
 def send_study(plan: Plan, files: list[Path], patience: float = PATIENCE) -> tuple[str, list[Path]]:

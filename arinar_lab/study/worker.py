@@ -22,7 +22,6 @@ import platform
 import signal
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -222,15 +221,16 @@ def work(plan: Plan) -> list[str]:
                     f"{plan.name}: the queue was filled by another version of the study's file ({'; '.join(changed)});"
                     " arinar ablate with the file as it shall be, then start the workers again"
                 )
-            patiently(lambda: requeue_lost(study, jobs, plan))
-            states = Counter(trial.state for trial in patiently(lambda: _newest(study, jobs)))
-            if states[TrialState.WAITING]:
+            if patiently(lambda: study.get_trials(deepcopy=False, states=(TrialState.WAITING,))):
                 _take(study, jobs, plan)
-            elif states[TrialState.RUNNING]:
-                time.sleep(1)
-            else:
-                return [f"{t.user_attrs['arm']} {t.user_attrs['key']}: {reason(t)}" for t in _newest(study, jobs)
+                continue
+            patiently(lambda: requeue_lost(study, jobs, plan))  # when nothing else waits: it reads the whole queue
+            newest = patiently(lambda: _newest(study, jobs))
+            if not any(trial.state in _OPEN for trial in newest):
+                return [f"{t.user_attrs['arm']} {t.user_attrs['key']}: {reason(t)}" for t in newest
                         if t.state == TrialState.FAIL]  # fmt: skip
+            if not any(trial.state == TrialState.WAITING for trial in newest):
+                time.sleep(1)
 
 
 def reason(trial: FrozenTrial) -> str:

@@ -24,7 +24,8 @@ from arinar_lab.run.schema import ConfigError
 from arinar_lab.study import storage as storing
 from arinar_lab.study import worker
 from arinar_lab.study.plan import read_plan
-from arinar_lab.study.report import collect, rows
+from arinar_lab.study.results import collect
+from arinar_lab.study.tables import rows
 from arinar_lab.study.worker import changes, enqueue, join, open_queue, work
 
 pytestmark = pytest.mark.usefixtures("alone", "uncounted")
@@ -116,12 +117,17 @@ def undisturbed(tmp_path_factory):
             patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
             patch.setattr("arinar_lab.run.evaluate.count_flops", lambda *_: 1e6)
             patch.setattr("arinar_lab.run.evaluate.peak_memory", lambda *_: 1e6)
-            plan = plan_of()
+            plan = plan_of(seeds=list(range(10)))
             enqueue(plan)
             assert work(plan) == []
             return numbers(plan)
     finally:
         os.chdir(before)
+
+
+def of(plan, undisturbed):
+    """The undisturbed numbers of a plan's cells."""
+    return {(arm.name, seed): undisturbed[arm.name, seed] for arm in plan.arms for seed in plan.seeds}
 
 
 def trainings(plan):
@@ -143,14 +149,15 @@ def recovery(study, killed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kills", [10, 30])
-def test_workers_killed_at_any_moment_change_no_number(queue, kills, undisturbed, monkeypatch, capsys):
+@pytest.mark.parametrize(("kills", "seeds"), [(10, 4), (30, 10)])
+def test_workers_killed_at_any_moment_change_no_number(queue, kills, seeds, undisturbed, monkeypatch, capsys):
     monkeypatch.setattr(worker, "_RETURNS", kills)
-    chance, plan = random.Random(kills), plan_of()
+    chance, plan = random.Random(kills), plan_of(seeds=list(range(seeds)))
     enqueue(plan)
     workers, killed = [fork(work, plan) for _ in range(4)], {}
-    while len(killed) < kills and not all(job.done for job in plan.jobs):
-        time.sleep(chance.uniform(0.05, 1.0))
+    while len(killed) < kills:
+        assert not all(job.done for job in plan.jobs), f"only {len(killed)} kills before the study was done"
+        time.sleep(chance.uniform(0.05, 0.9))
         victim = chance.choice(workers)
         if os.waitpid(victim, os.WNOHANG)[0] == 0:
             os.kill(victim, signal.SIGKILL)
@@ -163,9 +170,9 @@ def test_workers_killed_at_any_moment_change_no_number(queue, kills, undisturbed
     complete = [t.user_attrs["key"] for t in study.get_trials() if t.state == TrialState.COMPLETE]
     assert sorted(complete) == sorted(job.key for job in plan.jobs)
     assert all(job.done for job in plan.jobs) and trainings(plan) == [1] * len(plan.jobs)
-    assert numbers(plan) == undisturbed
+    assert numbers(plan) == of(plan, undisturbed)
     table = rows(collect(plan), [])[1]
-    assert [row[:2] for row in table] == [[row[0], "2 of 2"] for row in table] and len(table) == 3
+    assert [row[1] for row in table] == [f"{seeds} of {seeds}"] * 3
     seconds = recovery(study, killed)
     with capsys.disabled():
         print(f"\n{queue}: {len(killed)} kills, {len(seconds)} of them in a cell, 0 lost, 0 repeated, "
@@ -277,7 +284,7 @@ def test_a_server_stopped_and_started_again_costs_nothing(postgresql, undisturbe
     time.sleep(3)
     postgresql.start()
     assert [ended(child, 90) for child in workers] == [0, 0]
-    assert numbers(plan) == undisturbed and trainings(plan) == [1] * 6
+    assert numbers(plan) == of(plan, undisturbed) and trainings(plan) == [1] * 6
     assert "the storage is away" in Path("worker.log").read_text()
 
 
@@ -353,7 +360,7 @@ def test_two_studies_at_once_work_together(queue, undisturbed):
 
     children = [fork(command), fork(command)]
     assert [ended(child, 90) for child in children] == [0, 0]
-    assert trainings(plan) == [1] * 6 and numbers(plan) == undisturbed
+    assert trainings(plan) == [1] * 6 and numbers(plan) == of(plan, undisturbed)
     assert len(open_queue(plan).get_trials()) in (6, 7, 8)  # one more for each race for the last job
 
 

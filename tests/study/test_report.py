@@ -13,8 +13,12 @@ from arinar_lab.run.folder import write_json
 from arinar_lab.run.module import Diverged
 from arinar_lab.study import ablate
 from arinar_lab.study.ablate import finish
+from arinar_lab.study.comparison import effects
+from arinar_lab.study.methods import notes
 from arinar_lab.study.plan import read_plan
-from arinar_lab.study.report import collect, effects, markdown, notes, rows, terminal_table, write_report
+from arinar_lab.study.report import write_report
+from arinar_lab.study.results import collect
+from arinar_lab.study.tables import markdown, rows, terminal_table
 
 pytestmark = pytest.mark.usefixtures("alone")
 

@@ -25,8 +25,11 @@ from arinar_lab.run.schema import ConfigError
 from arinar_lab.run.train import train
 from arinar_lab.study import ablate, worker
 from arinar_lab.study.ablate import _outcome
+from arinar_lab.study.methods import notes
 from arinar_lab.study.plan import read_plan
-from arinar_lab.study.report import collect, notes, rows, write_report
+from arinar_lab.study.report import write_report
+from arinar_lab.study.results import collect
+from arinar_lab.study.tables import rows
 from arinar_lab.study.worker import enqueue, open_queue, requeue_lost, work
 
 pytestmark = pytest.mark.usefixtures("alone")

@@ -1,0 +1,100 @@
+"""What the finished cells of a study say: one value of each metric for every arm and seed, and its interval over seeds."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import dataclass
+from typing import Any
+
+from ..run.folder import read_json
+from .plan import Arm, Plan
+from .stats import Interval, interval
+
+BITS, ERROR = "val/bits_per_dim", "val/bits_per_dim_error"
+LEVEL, GAP = "val/bits_per_dim_at_level", "val/gap_bits_per_dim"
+DISTANCE, SPEED = "quality/fd_digits", "speed/images_per_second"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table: the metric, its heading and digits, and whether less is better (None: neither)."""
+
+    metric: str
+    heading: str
+    digits: int = 3
+    less: bool | None = None
+
+
+COLUMNS = (
+    Column(BITS, "bits/dim", 3, True),
+    Column(ERROR, "error of the estimate", 4),
+    Column(LEVEL, "bits/dim at Δ", 3, True),
+    Column("val/bits_per_dim_at_resolution", "bits/dim at stated Δ", 3, True),
+    Column(GAP, "gap to truth", 4, True),
+    Column(DISTANCE, "FD digits", 2, True),
+    Column("quality/kid_digits", "KID digits", 3, True),
+    Column("quality/precision", "precision", 3, False),
+    Column("quality/recall", "recall", 3, False),
+    Column("quality/truncated_share", "truncated", 4),
+    Column(SPEED, "images/s", 0, False),
+    Column("speed/latency_ms_b1", "latency ms", 1, True),
+    Column("cost/gflops_per_image", "GFLOPs/image", 4, True),
+    Column("cost/parameters", "parameters", 0),
+)
+
+HEADINGS = {column.metric: column.heading for column in COLUMNS}
+
+
+@dataclass(frozen=True)
+class Results:
+    """What the finished cells of a study say.
+
+    Arguments:
+        plan: the study.
+        reports: arm name → seed → report.json.
+        references: bits/dim of outside estimators by name.
+    """
+
+    plan: Plan
+    reports: dict[str, dict[int, dict[str, Any]]]
+    references: dict[str, float]
+
+    def values(self, arm: Arm, metric: str) -> dict[int, float]:
+        """Seed → value, of the seeds that have it."""
+        there = self.reports[arm.name]
+        return {seed: report["metrics"][metric] for seed, report in there.items() if metric in report["metrics"]}
+
+    def summary(self, arm: Arm, metric: str) -> Interval | None:
+        values = list(self.values(arm, metric).values())
+        return interval(values) if values else None
+
+    def evaluation_noise(self, arm: Arm, metric: str) -> float | None:
+        """Half-width of a value's 95 % interval over images, root mean square over the seeds; None where not measured."""
+        halves = [r["noise"][metric] for r in self.reports[arm.name].values() if metric in r.get("noise", {})]
+        return math.sqrt(statistics.fmean(half**2 for half in halves)) if halves else None
+
+    @property
+    def columns(self) -> list[Column]:
+        """Columns that hold something; `truncated` only where something was."""
+        found = [c for c in COLUMNS if any(self.values(arm, c.metric) for arm in self.plan.arms)]
+        truncated = any(any(self.values(arm, "quality/truncated_share").values()) for arm in self.plan.arms)
+        return [c for c in found if truncated or c.metric != "quality/truncated_share"]
+
+    @property
+    def baseline(self) -> Arm:
+        return next(arm for arm in self.plan.arms if arm.name == self.plan.baseline)
+
+    @property
+    def any_report(self) -> dict[str, Any]:
+        return next((r for by_seed in self.reports.values() for r in by_seed.values()), {})
+
+
+def collect(plan: Plan) -> Results:
+    """Read what the run folders hold; unfinished cells are absent."""
+    reports: dict[str, dict[int, dict[str, Any]]] = {}
+    for arm in plan.arms:
+        cells = {seed: plan.cell(arm, seed) for seed in plan.seeds}
+        found = {seed: folder.report(recipe) for seed, (folder, recipe) in cells.items()}
+        reports[arm.name] = {seed: report for seed, report in found.items() if report}
+    return Results(plan, reports, read_json(plan.folder / "references.json"))
