@@ -44,8 +44,13 @@ def tracking_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{ROOT.absolute()}/mlflow.db"
 
 
+def off() -> bool:
+    """Whether ARINAR_TRACKING=off: nothing is told to MLflow, and nothing counts as unsent."""
+    return os.environ.get("ARINAR_TRACKING", "").lower() == "off"
+
+
 class Quiet(Exception):
-    """Nothing is asked of MLflow now: it has just failed, or the run has waited for it long enough."""
+    """Nothing is asked of MLflow now: it is off, has just failed, or the run has waited for it long enough."""
 
 
 class Patient:
@@ -66,7 +71,7 @@ class Patient:
     def left(self) -> float:
         """Seconds that may still be waited."""
         now = time.monotonic()
-        return 0.0 if now < self.quiet_until else self.patience + 0.01 * (now - self.begun) - self.spent
+        return 0.0 if off() or now < self.quiet_until else self.patience + 0.01 * (now - self.begun) - self.spent
 
     @contextmanager
     def waiting(self) -> Iterator[None]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -43,6 +44,7 @@ from .tables import terminal_table
 from .worker import at_work, changes, enqueue, locked, open_queue
 
 Processes = list["subprocess.Popen[bytes]"]
+_TIMING_SECONDS = 20  # beyond it the arms that are not timed yet are taken to be like the others
 
 
 def ablate(plan: Plan, command: list[str], workers: int, console: Console) -> int:
@@ -94,7 +96,8 @@ def finish(plan: Plan, console: Console) -> int:
     grid = folder.evaluation(recipe) / "samples" / "grid.png"
     if grid.is_file():
         console.print(f"{grid}  (samples of {plan.baseline})", highlight=False, soft_wrap=True)
-    console.print(f"Dashboard (the local one by make mlflow): {link}", highlight=False, soft_wrap=True)
+    if link:
+        console.print(f"Dashboard (the local one by make mlflow): {link}", highlight=False, soft_wrap=True)
     for path in unsent:
         console.print(f"not sent to MLflow (arinar sync {path}): {path}", highlight=False, soft_wrap=True)
     failed = [job for job in plan.jobs if not job.reported]
@@ -106,33 +109,37 @@ def finish(plan: Plan, console: Console) -> int:
 
 
 def show_plan(plan: Plan, workers: int, console: Console) -> float:
-    """Print the arms, and how long they will take by a few timed steps of each; returns the seconds expected."""
+    """Print the arms, and how long they will take by a few timed steps; returns the seconds expected."""
     unfinished = [job for job in plan.jobs if not job.done]
-    cost: dict[str, float] = {}
-    with console.status("timing a few steps of each arm"):
-        for arm in plan.arms:
-            if any(plan.cell(arm, seed)[0].path == job.folder.path for job in unfinished for seed in plan.seeds):
-                cost[arm.recipe.training_signature] = probe(arm.recipe).seconds
-    table = Table(
-        "arm",
-        "parameters",
-        "seeds",
-        "seconds a run",
-        title=escape(f"{plan.name}: {plan.question}"),
-        title_justify="left",
-    )
+    waiting = {job.recipes[0].training_signature for job in unfinished}
+    timed = _timed([arm for arm in plan.arms if arm.recipe.training_signature in waiting], console)
+    title = escape(f"{plan.name}: {plan.question}")
+    table = Table("arm", "parameters", "seeds", "seconds a run", title=title, title_justify="left")
     for arm in plan.arms:
-        expected = cost.get(arm.recipe.training_signature)
-        seconds = "finished" if expected is None else f"about {expected:.0f}"
-        table.add_row(escape(_title(plan, arm)), f"{arm.parameters:,}", ", ".join(map(str, plan.seeds)), seconds)
+        signature = arm.recipe.training_signature
+        seconds = f"about {timed[signature]:.0f}" if signature in timed else "not timed"
+        expected = seconds if signature in waiting else "finished"
+        table.add_row(escape(_title(plan, arm)), f"{arm.parameters:,}", ", ".join(map(str, plan.seeds)), expected)
     console.print(table)
-    total = sum(cost.get(job.recipes[0].training_signature, 0.0) for job in unfinished) / workers
+    mean = statistics.fmean(timed.values()) if timed else 0.0
+    total = sum(timed.get(job.recipes[0].training_signature, mean) for job in unfinished) / workers
     if unfinished:
         console.print(
             f"{len(unfinished)} runs by {workers} workers: about {total / 60:.1f} minutes by a few timed steps,"
             " then the speed of each."
         )
     return total
+
+
+def _timed(arms: list[Arm], console: Console) -> dict[str, float]:
+    """Training signature → seconds expected of a run, of as many arms as can be timed in a short while."""
+    timed: dict[str, float] = {}
+    begun = time.monotonic()
+    with console.status("timing a few steps of each arm"):
+        for arm in arms:
+            if arm.recipe.training_signature not in timed and time.monotonic() - begun < _TIMING_SECONDS:
+                timed[arm.recipe.training_signature] = probe(arm.recipe).seconds
+    return timed
 
 
 def dry_run(plan: Plan, workers: int, console: Console) -> int:

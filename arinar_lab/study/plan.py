@@ -227,9 +227,6 @@ def read_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
     references = content.get("references", False)
     if not isinstance(references, bool):
         raise ConfigError(f"{path}: references: {references!r} is not true or false")
-    storage = content.get("storage", "")
-    if not isinstance(storage, str):
-        raise ConfigError(f"{path}: storage: not an address, as in postgresql+psycopg://user@host/database")
     return Plan(
         study_name(path.stem, {**changes, **{key: value for key, value in own.items() if key != "storage"}}),
         str(content.get("question", "")),
@@ -238,8 +235,19 @@ def read_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
         baseline,
         seeds,
         references,
-        storage,
+        queue_address(content.get("storage", "")),
     )
+
+
+def queue_address(given: Any) -> str:
+    """`storage:` of a file, empty where it says nothing; never printed.
+
+    Raises:
+        ConfigError: if it is no text.
+    """
+    if not isinstance(given, str):
+        raise ConfigError("storage: not an address, as in postgresql+psycopg://user@host/database")
+    return given
 
 
 def _seeds(path: Path, content: dict[str, Any]) -> tuple[int, ...]:

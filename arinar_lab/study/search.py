@@ -19,6 +19,7 @@
     trials: 40                                     for each arm where a study is given
     hours: 0.2                                     no trial begins later (counted over all commands, re-runs not)
     seeds: [1, 2, 3]                               of the re-run of the best, none of them the search's own seed
+    storage: postgresql+psycopg://…                where the trials are kept, see storage.py; a local file by default
 
 A trial's values are overrides of a recipe, so trials that differ only in the sampler share one training.
 """
@@ -28,7 +29,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +40,11 @@ from ..run.evaluate import UNITS
 from ..run.folder import RunFolder, find, slug
 from ..run.schema import ConfigError, nearest, resolved
 from ..run.transfer import inherited
-from .plan import Plan, read_plan, short, study_name
+from .plan import Plan, queue_address, read_plan, short, study_name
 from .space import Parameter, corners, read_parameters
 
 _KEYS = ("question", "base", "run", "study", "search", "objectives", "constraints", "sampler", "pruner", "early_stopping",
-         "trials", "hours", "seeds")  # fmt: skip
+         "trials", "hours", "seeds", "storage")  # fmt: skip
 _SUBJECTS = ("base", "run", "study")
 BITS = "val/bits_per_dim"
 TUNING = 2**31
@@ -117,6 +118,7 @@ class Sweep:
     trials: int
     hours: float
     seeds: tuple[int, ...]
+    storage: str = field(default="", repr=False)
 
     @property
     def folder(self) -> Path:
@@ -200,7 +202,8 @@ def read_sweep(path: Path, overrides: dict[str, Any] | None = None) -> Sweep:
     own = {key: changes.pop(key) for key in _KEYS if key in changes}
     content = {**read_yaml(path), **own}
     try:
-        return _read(path, content, changes, study_name(path.stem, {**changes, **own}))
+        named = {key: value for key, value in own.items() if key != "storage"}
+        return _read(path, content, changes, study_name(path.stem, {**changes, **named}))
     except ConfigError as error:
         raise ConfigError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
 
@@ -219,7 +222,7 @@ def _read(path: Path, content: dict[str, Any], changes: dict[str, Any], name: st
         _one_of("sampler", content.get("sampler", "tpe"), "tpe", "nsga2", "random"),
         _one_of("pruner", content.get("pruner", "none"), "none", "median"), _early(content.get("early_stopping")),
         int(_above_zero("trials", content.get("trials", 40), int)), _above_zero("hours", content.get("hours", 1.0), float),
-        seeds,
+        seeds, queue_address(content.get("storage", "")),
     )  # fmt: skip
     _check_stopping(sweep)
     for target in sweep.targets:

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import optuna
 import sqlalchemy
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from ..run.schema import ConfigError
@@ -68,11 +68,6 @@ def storage(url: sqlalchemy.URL) -> optuna.storages.RDBStorage:
         ConfigError: in one line, if it does not answer.
     """
     return _on_server(url) if shared(url) else _on_file(url)
-
-
-def on_file(path: Path) -> optuna.storages.RDBStorage:
-    """Optuna's storage in a SQLite file, safe for several workers on one machine."""
-    return _on_file(sqlalchemy.make_url(f"sqlite:///{path.absolute()}"))
 
 
 def _on_file(url: sqlalchemy.URL) -> optuna.storages.RDBStorage:
@@ -131,17 +126,24 @@ def _answering(url: sqlalchemy.URL) -> Iterator[None]:
 
 
 @contextmanager
-def alone(url: sqlalchemy.URL, name: str, file: Path | None = None) -> Iterator[None]:
-    """Hold a lock that all machines see: the server's, freed with its holder's connection, or one of a file."""
+def alone(url: sqlalchemy.URL, name: str, file: Path | None = None, wait: bool = True) -> Iterator[None]:
+    """Hold a lock that all machines see: the server's, freed with its holder's connection, or one of a file.
+
+    Raises:
+        filelock.Timeout: if it is held by another, and that is not waited for.
+    """
     if not shared(url):
-        with FileLock(file) if file else FileLock(f"{url.database}.lock"):
+        with FileLock(file or f"{url.database}.lock", timeout=-1 if wait else 0):
             yield
         return
     with _answering(url):
         engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool, **_connecting(url))
         connection = engine.connect()
-        connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(hashtext(:name))"), {"name": name})
+        lock = "pg_advisory_lock" if wait else "pg_try_advisory_lock"
+        held = connection.execute(sqlalchemy.text(f"SELECT {lock}(hashtext(:name))"), {"name": name}).scalar()
     try:
+        if held is False:
+            raise Timeout(name)
         yield
     finally:
         connection.invalidate()  # closes it, also where the server has gone away

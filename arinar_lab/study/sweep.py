@@ -19,7 +19,7 @@ from ..run.folder import write_json
 from .ablate import Processes, run_workers
 from .search import Sweep
 from .sweep_report import finish, outcome
-from .trials import finished, open_search, repeats, spent
+from .trials import finished, open_search, repeats, spent, tell_repeat
 
 
 def sweep(plan: Sweep, command: list[str], workers: int, console: Console) -> int:
@@ -42,10 +42,11 @@ def sweep(plan: Sweep, command: list[str], workers: int, console: Console) -> in
         ):
             console.print("Stopped. The same command goes on where it stopped.")
             return 130
-    for _, cells in repeats(plan).values():
-        for cell in cells.values():
+    for again in repeats(plan):
+        for cell in again.cells.values():
             if cell.done:
                 measure_speed(cell.recipe, cell.folder)
+                tell_repeat(plan, again.target, cell)
     return finish(plan, console)
 
 
@@ -57,7 +58,7 @@ def complete(sweep: Sweep) -> bool:
         under_way = study.get_trials(deepcopy=False, states=(TrialState.WAITING, TrialState.RUNNING))
         if under_way or (len(finished(study)) < sweep.trials and not over):
             return False
-    return all(cell.done for _, cells in repeats(sweep).values() for cell in cells.values())
+    return all(again.cells.keys() == again.results.keys() for again in repeats(sweep))
 
 
 def _follow(plan: Sweep, studies: list[optuna.Study], processes: Processes, console: Console) -> None:

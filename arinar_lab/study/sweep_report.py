@@ -46,7 +46,7 @@ def finish(sweep: Sweep, console: Console) -> int:
     failed = [(s, t) for s in searches(sweep).values() for t in finished(s) if t.state == TrialState.FAIL]
     for study, trial in failed:
         console.print(outcome(sweep, study, trial), highlight=False, soft_wrap=True)
-    missing = [cell for _, cells in repeats(sweep).values() for cell in cells.values() if not cell.done]
+    missing = [cell for again in repeats(sweep) for seed, cell in again.cells.items() if seed not in again.results]
     for cell in missing:
         console.print(f"not run: {cell.folder.path} ({cell.label})", highlight=False, soft_wrap=True)
     return 1 if failed or missing or not body else 0
@@ -64,10 +64,10 @@ def metrics_shown(sweep: Sweep) -> list[str]:
 def summaries(sweep: Sweep) -> dict[tuple[str, str], dict[str, Interval]]:
     """(target, choice) → metric → mean and interval over the re-run."""
     found: dict[tuple[str, str], dict[str, Interval]] = {}
-    for key, (_, cells) in repeats(sweep).items():
-        reports = [cell.folder.report(cell.recipe)["metrics"] for cell in cells.values() if cell.done]
-        shown = [m for m in metrics_shown(sweep) if reports and all(m in report for report in reports)]
-        found[key] = {metric: interval([report[metric] for report in reports]) for metric in shown}
+    for again in repeats(sweep):
+        results = list(again.results.values())
+        shown = [m for m in metrics_shown(sweep) if results and all(m in metrics for metrics in results)]
+        found[again.target.name, again.name] = {m: interval([metrics[m] for metrics in results]) for m in shown}
     return found
 
 
@@ -76,11 +76,11 @@ def rerun_rows(sweep: Sweep) -> tuple[list[str], list[list[str]]]:
     found, shown = summaries(sweep), metrics_shown(sweep)
     shown = [metric for metric in shown if any(metric in values for values in found.values())]
     body = []
-    for (target, name), (_, cells) in repeats(sweep).items():
-        values, label = found[target, name], next(iter(cells.values())).label
+    for again in repeats(sweep):
+        values = found[again.target.name, again.name]
         texts = [values[m].text(_DIGITS.get(m, 3)) if m in values else "" for m in shown]
-        done = sum(cell.done for cell in cells.values())
-        body.append([*([target] if len(sweep.targets) > 1 else []), name, label, f"{done} of {len(cells)}", *texts])
+        arm = [again.target.name] if len(sweep.targets) > 1 else []
+        body.append([*arm, again.name, again.label, f"{len(again.results)} of {len(again.cells)}", *texts])
     return [*(["arm"] if len(sweep.targets) > 1 else []), "re-run", "setting", "repeats", *shown], body
 
 
@@ -185,12 +185,13 @@ def trials_csv(sweep: Sweep) -> str:
 def best(sweep: Sweep) -> dict[str, Any]:
     """Target → choice → its setting and the re-run's means: what a table of arms at their own best reads."""
     found: dict[str, Any] = {}
-    for (target, name), values in summaries(sweep).items():
-        (_, cells) = repeats(sweep)[target, name]
-        cell = next(iter(cells.values()))
+    summary = summaries(sweep)
+    for again in repeats(sweep):
+        values, cell = summary[again.target.name, again.name], next(iter(again.cells.values()))
         means = {m: {"mean": i.mean, "half": i.half if i.n > 1 else None, "n": i.n} for m, i in values.items()}
         sampler = vars(cell.recipe.sampler)
-        found.setdefault(target, {})[name] = {"setting": cell.label, "sampler": sampler, "re-run": means}
+        setting = {"setting": again.label, "sampler": sampler, "re-run": means}
+        found.setdefault(again.target.name, {})[again.name] = setting
     return found
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from ..run.config import parse, read_recipe
 from ..run.folder import RunFolder, find
 from ..run.schema import ConfigError
-from ..run.tracking import PATIENCE, Tracker, remember, views
+from ..run.tracking import PATIENCE, Tracker, off, remember, views
 from ..run.train import read_metrics
 from .plan import Plan
 from .results import collect
@@ -25,6 +25,8 @@ def send_study(plan: Plan, files: list[Path], patience: float = PATIENCE) -> tup
     Arguments:
         files: the report's; patience: seconds that each cell may wait.
     """
+    if off():
+        return "", []
     results, unsent = collect(plan), []
     tracker = Tracker(plan.name, patience * len(plan.arms) * len(plan.seeds))
     for arm in plan.arms:

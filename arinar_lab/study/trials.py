@@ -1,9 +1,10 @@
 """Workers of a sweep: take a trial → train → evaluate → tell Optuna, until none may begin; then re-run the best.
 
-Optuna's storage proposes and remembers; the run folders hold what was measured. A worker takes a trial and the trial's own
-lock under one lock of the sweep, so a running trial whose lock is free has lost its worker: its parameters go back into
-the queue, at most three times. The sampler is made anew for each trial, seeded by how many there are, so that one worker
-proposes the same whether or not it was stopped in between.
+Optuna's storage proposes and remembers, also what the re-runs measured; the run folders hold everything else. A worker takes a
+trial and the trial's own lock under one lock of the sweep, so a running trial whose lock is free (on a server: whose
+heart has stopped) has lost its worker: its parameters go back into the queue, at most three times. The sampler is made
+anew for each trial, seeded by how many there are, so that one worker proposes the same whether or not it was stopped in
+between. Machines that share no files each train what their trials need, and count their own hours.
 
 Optuna does not prune studies of several objectives. `early_stopping` is our own rule; it asks the finished trainings what
 their bits/dim were at the same step.
@@ -19,11 +20,12 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import optuna
+import sqlalchemy
 from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 
@@ -35,8 +37,8 @@ from ..run.schema import ConfigError
 from ..run.train import Stopped, Watch, read_metrics
 from .search import BITS, Cell, Sweep, Target
 from .stats import pareto
-from .storage import on_file
-from .worker import hand_back, is_free
+from .storage import AWAY, address, alone, patiently, shared, storage
+from .worker import begin_heartbeats, heartbeats, is_free
 
 _TRIES = 3
 _STARTUP = 4  # trainings that finish before any is stopped
@@ -50,8 +52,8 @@ def open_search(sweep: Sweep, target: Target) -> optuna.Study:
     """
     sweep.folder.mkdir(parents=True, exist_ok=True)
     study = optuna.create_study(
-        study_name=target.name,
-        storage=on_file(sweep.folder / "queue.db"),
+        study_name=target.name if target.name == sweep.name else f"{sweep.name} {target.name}",
+        storage=storage(where(sweep)),
         directions=["maximize" if o.maximize else "minimize" for o in sweep.objectives],
         load_if_exists=True,
         pruner=optuna.pruners.MedianPruner(_STARTUP) if sweep.pruner == "median" else optuna.pruners.NopPruner(),
@@ -64,6 +66,11 @@ def open_search(sweep: Sweep, target: Target) -> optuna.Study:
     if "fingerprint" not in study.user_attrs:
         study.set_user_attr("fingerprint", sweep.fingerprint)
     return study
+
+
+def where(sweep: Sweep) -> sqlalchemy.URL:
+    """The address of the sweep's trials."""
+    return address(sweep.storage, sweep.folder / "queue.db")
 
 
 def finished(study: optuna.Study) -> list[FrozenTrial]:
@@ -92,7 +99,7 @@ def trial_lock(sweep: Sweep, study: optuna.Study, number: int) -> FileLock:
 
 def claim(sweep: Sweep, study: optuna.Study) -> tuple[optuna.Trial, FileLock] | None:
     """Take the next trial, and its lock; None where none may begin."""
-    with FileLock(sweep.folder / ".lock"):
+    with alone(where(sweep), f"arinar: {sweep.name}", sweep.folder / ".lock"):
         return_lost(sweep, study)
         states = Counter(t.state for t in study.get_trials(deepcopy=False))
         begun = len(finished(study)) + states[TrialState.RUNNING]
@@ -107,14 +114,35 @@ def claim(sweep: Sweep, study: optuna.Study) -> tuple[optuna.Trial, FileLock] | 
 
 def return_lost(sweep: Sweep, study: optuna.Study) -> None:
     """Enqueue the parameters of every running trial whose worker is gone; the third time it is set aside."""
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if is_free(trial_lock(sweep, study, trial.number)):
-            tries = trial.user_attrs.get("tries", 1)
-            if tries < _TRIES:
-                hand_back(study, trial, {"tries": tries + 1})
-            else:
+    for trial in _lost(sweep, study):
+        tries = trial.user_attrs.get("tries", 1)
+        if tries < _TRIES:
+            hand_back(study, trial, {"tries": tries + 1})
+        else:
+            with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # it has come back in time
                 study._storage.set_trial_user_attr(trial._trial_id, "reason", f"lost its worker {tries} times")
                 study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+
+
+def _lost(sweep: Sweep, study: optuna.Study) -> list[FrozenTrial]:
+    """Running trials whose worker is gone."""
+    if shared(where(sweep)):
+        begin_heartbeats(study)
+        store: Any = study._storage
+        silent = set(store._backend._get_stale_trial_ids(study._study_id))
+        return [t for t in _running(study) if t._trial_id in silent]
+    return [t for t in _running(study) if is_free(trial_lock(sweep, study, t.number))]
+
+
+def _running(study: optuna.Study) -> list[FrozenTrial]:
+    return study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+
+
+def hand_back(study: optuna.Study, trial: FrozenTrial, attributes: dict[str, Any]) -> None:
+    """Fail a lost trial, and enqueue its parameters again under these attributes."""
+    with contextlib.suppress(Exception):  # another worker may have been quicker
+        if study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL):
+            study.enqueue_trial(trial.params, user_attrs=attributes)
 
 
 def spent(sweep: Sweep) -> float:
@@ -144,21 +172,41 @@ def run_trial(sweep: Sweep, target: Target, study: optuna.Study, trial: optuna.T
         values = [float(metrics[o.metric]) for o in sweep.objectives]
         if not all(map(math.isfinite, values)):
             raise ValueError(f"not a finite number: {values}")
-        for metric, ceiling in sweep.constraints.items():
-            trial.set_constraint(metric, metrics[metric] - ceiling)
-        trial.set_user_attr("metrics", metrics)
-        study.tell(trial, values)
+        patiently(lambda: _remember(sweep, trial, metrics, cell))
+        _tell(study, trial, TrialState.COMPLETE, values)
     except (Stopped, Diverged) as error:
-        trial.set_user_attr("reason", _line(error))
-        trial.set_user_attr("saved_seconds", getattr(error, "saved", 0.0))
-        study.tell(trial, state=TrialState.PRUNED)
+        saved = {"reason": _line(error), "saved_seconds": getattr(error, "saved", 0.0)}
+        patiently(lambda: _note(trial, saved))
+        _tell(study, trial, TrialState.PRUNED)
+    except AWAY:  # the storage is gone for good: the trial counts as lost
+        raise
     except Exception as error:
-        trial.set_user_attr("reason", f"{type(error).__name__}: {_line(error)}")
-        study.tell(trial, state=TrialState.FAIL)
+        said = {"reason": f"{type(error).__name__}: {_line(error)}"}
+        patiently(lambda: _note(trial, said))
+        _tell(study, trial, TrialState.FAIL)
     except BaseException:  # the user stops: no try is spent on that
         (running,) = [t for t in study.get_trials(deepcopy=False) if t.number == trial.number]
         hand_back(study, running, {"tries": trial.user_attrs.get("tries", 1)})
         raise
+
+
+def _remember(sweep: Sweep, trial: optuna.Trial, metrics: dict[str, float], cell: Cell) -> None:
+    """What the report and later trials ask of a measured trial, wherever they are."""
+    for metric, ceiling in sweep.constraints.items():
+        trial.set_constraint(metric, metrics[metric] - ceiling)
+    curve = {str(step): value for step, name, value in read_metrics(cell.folder.path / "metrics.csv") if name == BITS}
+    _note(trial, {"metrics": metrics, "curve": curve})
+
+
+def _note(trial: optuna.Trial, said: dict[str, Any]) -> None:
+    for name, value in said.items():
+        trial.set_user_attr(name, value)
+
+
+def _tell(study: optuna.Study, trial: optuna.Trial, state: TrialState, values: list[float] | None = None) -> None:
+    """Tell Optuna. Who was silent for too long may have been given up already, and its parameters are tried again."""
+    with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+        patiently(lambda: study.tell(trial, values, state, skip_if_finished=True))
 
 
 def _line(error: Exception) -> str:
@@ -193,12 +241,12 @@ def _watch(sweep: Sweep, study: optuna.Study, trial: optuna.Trial, cell: Cell) -
     rule, steps = sweep.early_stopping, cell.recipe.training.steps
 
     def median(step: int, bits: float) -> bool:
-        trial.report(bits, step)
-        return step + 1 < steps and trial.should_prune()
+        patiently(lambda: trial.report(bits, step))
+        return step + 1 < steps and patiently(trial.should_prune)
 
     def worst(step: int, bits: float) -> bool:
         after, share = rule or (1.0, 0.0)
-        others = _at_step(study, step) if after * steps <= step + 1 < steps else []
+        others = patiently(lambda: _at_step(study, step)) if after * steps <= step + 1 < steps else []
         return len(others) >= _STARTUP and bool(bits > np.quantile(others, 1 - share))
 
     return median if sweep.pruner == "median" else worst if rule else None
@@ -207,8 +255,8 @@ def _watch(sweep: Sweep, study: optuna.Study, trial: optuna.Trial, cell: Cell) -
 def _at_step(study: optuna.Study, step: int) -> list[float]:
     """val/bits_per_dim of the finished trainings at one step."""
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    files = {Path(t.user_attrs["folder"]) / "metrics.csv" for t in done}
-    return [value for file in files for at, name, value in read_metrics(file) if (at, name) == (step, BITS)]
+    curves = {t.user_attrs["folder"]: t.user_attrs["curve"] for t in done}  # trials that share a training count once
+    return [curve[str(step)] for curve in curves.values() if str(step) in curve]
 
 
 def work(sweep: Sweep) -> None:
@@ -216,13 +264,14 @@ def work(sweep: Sweep) -> None:
     for target in sweep.targets:
         study = open_search(sweep, target)
         while True:
-            if (taken := claim(sweep, study)) is not None:
+            if (taken := patiently(lambda: claim(sweep, study))) is not None:  # noqa: B023 it is called at once
                 trial, lock = taken
                 try:
-                    run_trial(sweep, target, study, trial)
+                    with heartbeats(study, trial):
+                        run_trial(sweep, target, study, trial)
                 finally:
                     lock.release()
-            elif study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            elif patiently(lambda: _running(study)):  # noqa: B023
                 time.sleep(1)
             else:
                 break
@@ -259,22 +308,59 @@ def chosen(sweep: Sweep, study: optuna.Study) -> dict[str, dict[str, Any]]:
     return {"shared setting": {}, **found} if sweep.subject == "study" else found
 
 
-def repeats(sweep: Sweep) -> dict[tuple[str, str], tuple[Target, dict[int, Cell]]]:
-    """(target, name of the choice) → the cells of its re-run by seed."""
-    found = {}
+@dataclass(frozen=True)
+class Repeat:
+    """The re-run of one choice.
+
+    Arguments:
+        target, name: what was searched, and the choice made in it.
+        cells: by seed; results: the metrics of those that are done, here or on another machine.
+    """
+
+    target: Target
+    name: str
+    cells: dict[int, Cell]
+    results: dict[int, dict[str, float]]
+
+    @property
+    def label(self) -> str:
+        return next(iter(self.cells.values())).label
+
+
+def repeats(sweep: Sweep) -> list[Repeat]:
+    """Every re-run, in the order of the targets."""
+    found = []
     for target in sweep.targets:
-        for name, values in chosen(sweep, open_search(sweep, target)).items():
-            found[target.name, name] = (target, sweep.repeats(target, values))
+        study = open_search(sweep, target)
+        told = study.user_attrs
+        for name, values in chosen(sweep, study).items():
+            cells = sweep.repeats(target, values)
+            known = {seed: _metrics(cell) or told.get(cell.key, {}) for seed, cell in cells.items()}
+            found.append(Repeat(target, name, cells, {seed: metrics for seed, metrics in known.items() if metrics}))
     return found
 
 
+def _metrics(cell: Cell) -> dict[str, float]:
+    return dict(cell.folder.report(cell.recipe)["metrics"]) if cell.done else {}
+
+
+def tell_repeat(sweep: Sweep, target: Target, cell: Cell) -> None:
+    """Leave what a re-run measured where other machines find it."""
+    patiently(lambda: open_search(sweep, target).set_user_attr(cell.key, _metrics(cell)))
+
+
 def rerun(sweep: Sweep) -> None:
-    """Train and evaluate the best under other seeds. Who holds a cell's lock does it; its run folder says when it is done."""
-    waiting = [(target, cell) for target, cells in repeats(sweep).values() for cell in cells.values()]
+    """Train and evaluate the best under other seeds. Who holds a cell's lock does it, and tells when it is done."""
     failed: set[str] = set()
-    while waiting := [(t, cell) for t, cell in waiting if not cell.done and cell.key not in failed]:
+    while waiting := [
+        (again.target, cell)
+        for again in patiently(lambda: repeats(sweep))
+        for seed, cell in again.cells.items()
+        if seed not in again.results and cell.key not in failed
+    ]:
         for target, cell in waiting:
-            with contextlib.suppress(Timeout), FileLock(sweep.folder / "trials" / f"{cell.key}.lock", timeout=0):
+            mine = alone(where(sweep), f"arinar: {cell.key}", sweep.folder / "trials" / f"{cell.key}.lock", wait=False)
+            with contextlib.suppress(Timeout), mine:
                 if not _repeat(sweep, target, cell):
                     failed.add(cell.key)
                 break
@@ -283,11 +369,14 @@ def rerun(sweep: Sweep) -> None:
 
 
 def _repeat(sweep: Sweep, target: Target, cell: Cell) -> bool:
+    if patiently(lambda: open_search(sweep, target).user_attrs.get(cell.key)):  # another machine was quicker
+        return True
     print(f"{time.strftime('%T')} re-run {cell.folder.path} {cell.label}", flush=True)
     try:
         with _machine(sweep, alone=False):
             _evaluate(sweep, target, cell)
-        return True
     except Exception as error:  # the run folder says why; the others go on
         print(f"failed: {_line(error)}", flush=True)
         return False
+    tell_repeat(sweep, target, cell)
+    return True

@@ -130,7 +130,7 @@ def at_work(study: optuna.Study, plan: Plan) -> list[str]:
 def requeue_lost(study: optuna.Study, jobs: dict[str, Job], plan: Plan) -> None:
     """Fail every running trial whose worker is lost, and put its job into the queue again, three times at most."""
     if is_heartbeat_enabled(study._storage):
-        _begin_heartbeats(study)
+        begin_heartbeats(study)
         optuna.storages.fail_stale_trials(study)
     else:
         _fail_unlocked(study, jobs)
@@ -158,13 +158,6 @@ def _fail_unlocked(study: optuna.Study, jobs: dict[str, Job]) -> None:
                 study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
 
 
-def hand_back(study: optuna.Study, trial: FrozenTrial, attributes: dict[str, Any]) -> None:
-    """Fail a lost trial, and enqueue its parameters again under these attributes."""
-    with contextlib.suppress(Exception):  # another worker may have been quicker
-        if study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL):
-            study.enqueue_trial(trial.params, user_attrs=attributes)
-
-
 def is_free(lock: BaseFileLock) -> bool:
     """Whether nobody holds a lock."""
     try:
@@ -174,7 +167,7 @@ def is_free(lock: BaseFileLock) -> bool:
         return False
 
 
-def _begin_heartbeats(study: optuna.Study) -> None:
+def begin_heartbeats(study: optuna.Study) -> None:
     """A worker may die before its first heartbeat, and Optuna would wait for ever: the first one is made for it."""
     store: Any = study._storage
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -246,7 +239,7 @@ def _take(study: optuna.Study, jobs: dict[str, Job], plan: Plan) -> None:
         return _end(study, trial, TrialState.PRUNED)
     print(f"{time.strftime('%T')} {job.arm} {job.key}", flush=True)
     try:
-        with _heartbeats(study, trial):
+        with heartbeats(study, trial):
             patiently(lambda: trial.set_user_attr("worker", f"{platform.node()} {os.getpid()}"))
             value = run_job(job, plan)
             if not math.isfinite(value):
@@ -272,7 +265,7 @@ def _end(study: optuna.Study, trial: optuna.Trial, state: TrialState, value: flo
 
 
 @contextmanager
-def _heartbeats(study: optuna.Study, trial: optuna.Trial) -> Iterator[None]:
+def heartbeats(study: optuna.Study, trial: optuna.Trial) -> Iterator[None]:
     """Tell a server that this worker lives, also when the server was away in between (Optuna's own thread would end)."""
     store, stop = study._storage, threading.Event()
     if not isinstance(store, BaseHeartbeat) or not is_heartbeat_enabled(store):

@@ -165,7 +165,7 @@ def test_workers_killed_at_any_moment_change_no_number(queue, kills, seeds, undi
             killed[victim] = time.time()
         workers.remove(victim)
         workers.append(fork(work, plan))
-    assert [ended(child, 90) for child in workers] == [0] * 4
+    assert [ended(child, 300) for child in workers] == [0] * 4
     study = open_queue(plan)
     complete = [t.user_attrs["key"] for t in study.get_trials() if t.state == TrialState.COMPLETE]
     assert sorted(complete) == sorted(job.key for job in plan.jobs)
@@ -177,6 +177,26 @@ def test_workers_killed_at_any_moment_change_no_number(queue, kills, seeds, undi
     with capsys.disabled():
         print(f"\n{queue}: {len(killed)} kills, {len(seconds)} of them in a cell, 0 lost, 0 repeated, "
               f"recovered in {max(seconds, default=0):.1f} s at most")  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_fifth_worker_goes_on_where_two_of_four_were_killed(postgresql, undisturbed, monkeypatch):
+    for name, value in {"STORAGE": postgresql.url(), "HEARTBEAT": "1", "GRACE": "5"}.items():
+        monkeypatch.setenv(f"ARINAR_{name}", value)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    plan = plan_of(seeds=list(range(6)))
+    enqueue(plan)
+    four = [fork(work, plan) for _ in range(4)]
+    until(lambda: sum(job.done for job in plan.jobs) >= 3)
+    for child in four[:2]:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    fifth = fork(work, plan)
+    assert [ended(child, 90) for child in (*four[2:], fifth)] == [0, 0, 0]
+    complete = [t for t in open_queue(plan).get_trials() if t.state == TrialState.COMPLETE]
+    assert sorted(t.user_attrs["key"] for t in complete) == sorted(job.key for job in plan.jobs)
+    assert f"{os.uname().nodename} {fifth}" in {t.user_attrs["worker"] for t in complete}
+    assert numbers(plan) == of(plan, undisturbed) and trainings(plan) == [1] * 18
 
 
 @pytest.mark.slow

@@ -4,7 +4,9 @@ import csv
 import os
 import signal
 import time
+import traceback
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -321,8 +323,10 @@ def test_a_training_in_the_worst_quarter_is_stopped_at_that_step(monkeypatch):
         cell = sweep.trial_cell(sweep.targets[0], sweep.suggest(trial))
         watch = trials._watch(sweep, study, trial, cell)
         assert i == 4 or not watch(2, 99.0)  # too few have finished
-        history(f"runs/{i}", b, 2.0)
+        cell = replace(cell, folder=RunFolder(Path(f"runs/{i}")))
+        history(cell.folder.path, b, 2.0)
         trial.set_user_attr("folder", f"runs/{i}")
+        trials._remember(sweep, trial, {}, cell)
         study.tell(trial, [1.0, 1.0])
         lock.release()
     assert watch(2, 9.5) and watch(2, 2.31) and not watch(2, 2.29)  # the quantile of five is the fourth, 2.3
@@ -381,11 +385,10 @@ def test_the_command_searches_reruns_and_reports(forked, uncounted, capsys):
         cell = sweep.trial_cell(sweep.targets[0], t.params)
         metrics = cell.folder.report(cell.recipe)["metrics"]
         assert t.values == [metrics["quality/fd_digits"], metrics["speed/images_per_second"]]
-    for key, (_, cells) in repeats(sweep).items():
-        values = [cell.folder.report(cell.recipe)["metrics"]["quality/fd_digits"] for cell in cells.values()]
-        assert sorted(cells) == [1, 2] and summaries(sweep)[key]["quality/fd_digits"].mean == pytest.approx(
-            sum(values) / 2
-        )
+    for again in repeats(sweep):
+        values = [c.folder.report(c.recipe)["metrics"]["quality/fd_digits"] for c in again.cells.values()]
+        mean = summaries(sweep)[again.target.name, again.name]["quality/fd_digits"].mean
+        assert sorted(again.cells) == [1, 2] and mean == pytest.approx(sum(values) / 2)
     assert set(os.listdir("studies/sweep/report")) >= {
         "table.md",
         "table.csv",
@@ -398,6 +401,66 @@ def test_the_command_searches_reruns_and_reports(forked, uncounted, capsys):
         cli.main(["sweep", str(path)])
     assert leave.value.code == 0 and len(forked) == 2  # nothing is left to do
     assert {p: p.stat().st_mtime_ns for p in Path("runs").rglob("report.json")} == before
+
+
+@pytest.fixture
+def server(postgresql, monkeypatch):
+    """Trials on a PostgreSQL server, with a heartbeat of 1 s and 3 s of grace."""
+    for name, value in {"STORAGE": postgresql.url(), "HEARTBEAT": "1", "GRACE": "3"}.items():
+        monkeypatch.setenv(f"ARINAR_{name}", value)
+    return postgresql
+
+
+def forked_worker(sweep, folder):
+    """A worker in a folder of its own, as on another machine; exits 0 where it ends."""
+    child = os.fork()
+    if child:
+        return child
+    status = 1
+    try:
+        os.chdir(folder)
+        work(sweep)
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+@pytest.mark.slow
+def test_machines_without_common_files_share_a_sweep_on_a_server(server, uncounted, capsys):
+    path = write_sweep(base=tiny("training.steps=2"), trials=6, seeds=[1, 2])
+    sweep = replace(read_sweep(path), name=f"shared_{time.time_ns()}")
+    (target,) = sweep.targets
+    study = open_search(sweep, target)
+    folders = [Path(name).absolute() for name in ("here", "there")]
+    for folder in folders:
+        folder.mkdir()
+    children = [forked_worker(sweep, folder) for folder in folders]
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0]
+    trials_of = finished(study)
+    assert [t.state for t in trials_of] == [TrialState.COMPLETE] * 6
+    assert len({t.params["sampler.temperature"] for t in trials_of}) == 6
+    runs = [path.parts[-2:] for folder in folders for path in folder.glob("runs/*/seed_[12]")]
+    assert len(runs) == len(set(runs)) == 2  # each seed of the re-run by one machine
+    for folder in folders:
+        os.chdir(folder)
+        assert [(again.name, sorted(again.results)) for again in repeats(sweep)] == [("best quality/fd_digits", [1, 2])]
+        assert "| best quality/fd_digits |" in markdown(sweep) and "2 of 2" in markdown(sweep)
+    assert not list(folders[0].rglob("queue.db"))
+
+
+@pytest.mark.slow
+def test_a_silent_worker_on_a_server_loses_its_trial_to_another(server, monkeypatch):
+    sweep = replace(sweep_of(trials=2), name=f"silent_{time.time_ns()}")
+    study = open_search(sweep, sweep.targets[0])
+    trial, lock = claim(sweep, study)
+    lost = sweep.suggest(trial)
+    lock.release()
+    seen = Measured(monkeypatch, trade_off)
+    work(sweep)  # waits until the heart of the other has been silent for 3 s
+    assert [t.state for t in study.get_trials()].count(TrialState.COMPLETE) == 2
+    assert lost["sampler.temperature"] in [cell.recipe.sampler.temperature for cell in seen.asked]
 
 
 def test_a_finished_run_is_tuned_on_images_that_are_not_reported(one_run):

@@ -247,7 +247,7 @@ def whenever_it_watches(monkeypatch, act):
         act()
         time.sleep(0.02)
 
-    clock = SimpleNamespace(sleep=sleep, time=time.time, perf_counter=time.perf_counter)
+    clock = SimpleNamespace(sleep=sleep, time=time.time, monotonic=time.monotonic, perf_counter=time.perf_counter)
     with monkeypatch.context() as patch:
         patch.setattr(ablate, "time", clock)
         yield
