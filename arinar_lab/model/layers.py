@@ -374,11 +374,14 @@ class Blocks(nn.ModuleList):
 def initialise(model: nn.Module, seed: int) -> None:
     """Draw every parameter again, each module from a generator keyed by the seed and the module's name.
 
-    Two arms of an ablation thus start with equal values wherever they have the same part under the same name.
+    Two arms of an ablation thus start with equal values wherever they have the same part under the same name. On the device
+    `meta` there is nothing to draw.
     """
+    if any(parameter.is_meta for parameter in model.parameters()):
+        return
     for name, module in model.named_modules():
         reset = getattr(module, "reset_parameters", None)
         if callable(reset):
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(zlib.crc32(f"{seed}/{name}".encode()))
+                torch.default_generator.manual_seed(zlib.crc32(f"{seed}/{name}".encode()))
                 reset()

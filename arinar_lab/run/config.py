@@ -11,6 +11,7 @@ import hashlib
 import json
 import typing
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -172,12 +173,12 @@ class Recipe:
         if self.freeze != "none" and self.init_from is None:
             raise ValueError(f"freeze: {self.freeze} keeps what init_from brings, and init_from is not given")
 
-    @property
+    @cached_property
     def training_signature(self) -> str:
         """Eight hexadecimal digits of what decides the trained weights, but for the seed."""
         return _digest(self, ("data", "codec", "labels", "outer", "inner", "training", "init_from", "freeze"))
 
-    @property
+    @cached_property
     def evaluation_signature(self) -> str:
         """Eight hexadecimal digits of how the trained model is sampled and measured."""
         return _digest(self, ("sampler", "evaluation"))

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -59,14 +59,20 @@ class Digits(Source):
     shape, levels, classes = (1, 8, 8), 17, 10
 
     def __init__(self) -> None:
-        from sklearn.datasets import load_digits
+        images, labels = _read_digits()
+        self.train, self.held_out = (images[360:], labels[360:]), (images[:360], labels[:360])
 
-        data = load_digits()
-        images = torch.from_numpy(data.images).to(torch.uint8).unsqueeze(1)
-        labels = torch.from_numpy(data.target).long()
-        order = Noise.of(torch.tensor(0), "digits split").permutation(len(images))
-        self.train = images[order[360:]], labels[order[360:]]
-        self.held_out = images[order[:360]], labels[order[:360]]
+
+@cache
+def _read_digits() -> tuple[Tensor, Tensor]:
+    """Images and labels in the order of the split; read once, since every arm of a study is built in one process."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    images = torch.from_numpy(data.images).to(torch.uint8).unsqueeze(1)
+    labels = torch.from_numpy(data.target).long()
+    order = Noise.of(torch.tensor(0), "digits split").permutation(len(images))
+    return images[order], labels[order]
 
 
 class Synthetic(Source):
