@@ -71,6 +71,18 @@ class Codec(nn.Module):
         x, log_det = self._encode(image, noise)
         return self._normalised(x), log_det - self.tokens * self.std.log().sum()
 
+    def moments(self, image: Tensor) -> Tensor:
+        """Of the posterior that tokens are drawn from: means, then log-variances, [B, 2D, H, W].
+
+        A cache keeps them. They (floats) stand in place of the images (bytes) from then on: they pass as they are.
+
+        Raises:
+            ValueError: if this codec has no posterior.
+        """
+        raise ValueError(
+            f"kind: {type(self).__name__.lower()} draws tokens from no posterior; there is nothing to cache"
+        )
+
     def decode(self, x: Tensor) -> Tensor:
         """Images of tokens x [B, N, D]."""
         if self.normalise == "whiten":
@@ -90,6 +102,13 @@ class Codec(nn.Module):
             return None
         half = delta / 2 * self.raw_unit / self.std
         return x - half, x + half
+
+    def prepare(self) -> None:
+        """Read the files that the constructor leaves, so that a recipe can be checked without them.
+
+        Raises:
+            ValueError: in one line, if one is missing, damaged or does not fit.
+        """
 
     @torch.no_grad()
     def fit(self, images: Tensor, noise: Noise) -> None:
@@ -257,8 +276,13 @@ class Autoencoder(nn.Module):
 
     def posterior(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation [B, latents, H/2, W/2] for images scaled to [-1, 1]."""
-        mean, log_var = self.encoder(image).chunk(2, 1)
-        return mean, (log_var.clamp(-30, 20) / 2).exp()
+        return posterior(self.encoder(image))
+
+
+def posterior(moments: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation [B, D, H, W] of moments [B, 2D, H, W]: means, then log-variances."""
+    mean, log_var = moments.chunk(2, 1)
+    return mean, (log_var.clamp(-30, 20) / 2).exp()
 
 
 class VAE(Codec):
@@ -287,8 +311,13 @@ class VAE(Codec):
         self.autoencoder = Autoencoder(channels, latents).requires_grad_(False).eval()
         load_weights(self.autoencoder, ASSETS / "digits_vae.safetensors" if weights == "digits" else Path(weights))
 
+    def moments(self, image: Tensor) -> Tensor:
+        if image.is_floating_point():
+            return image.float()
+        return self.autoencoder.encoder(2 * image.float() / (self.levels - 1) - 1)
+
     def _encode(self, image: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
-        mean, std = self.autoencoder.posterior(2 * image.float() / (self.levels - 1) - 1)
+        mean, std = posterior(self.moments(image))
         z = mean + std * noise.normal(self.dims).reshape(mean.shape)
         return z.flatten(2).transpose(1, 2), mean.new_zeros(mean.shape[0])
 
