@@ -26,6 +26,7 @@ from ..model.head import Head, HeadMaker
 from ..model.inner import FeatureAR
 from ..model.layers import at_least
 from ..model.outer import OuterMaker
+from .cached import Cached
 from .data import Source, SourceMaker
 from .schema import ConfigError, nearest, resolved, section
 
@@ -315,6 +316,7 @@ def build(recipe: Recipe, device: str = "cpu") -> Experiment:
     """
     source = recipe.data()
     codec = recipe.codec(source.shape, source.levels)
+    _check_cache(recipe, source, codec)
     try:
         with torch.device(device):
             model = Arinar(
@@ -333,6 +335,14 @@ def build(recipe: Recipe, device: str = "cpu") -> Experiment:
     _check_counts(recipe, source)
     _check_sampler(recipe.sampler, model)
     return Experiment(source, codec, model)
+
+
+def _check_cache(recipe: Recipe, source: Source, codec: Codec) -> None:
+    if isinstance(source, Cached):
+        try:
+            source.check(codec, resolved(recipe.codec))
+        except ValueError as error:
+            raise ConfigError(f"data.{error}") from None
 
 
 def _check_counts(recipe: Recipe, source: Source) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from ..model.layers import at_least
 from ..model.noise import Noise
@@ -35,6 +35,9 @@ class Source:
         shape: of one item, C×H×W for images, N×D for tokens.
         levels: grey levels of an image, 0 for tokens.
         classes: number of labels.
+        flip: whether training mirrors half of the images, others in each epoch.
+
+    What is too large for memory is no tensor, but has `len` and takes indices like one; i + n is then item i mirrored.
     """
 
     train: tuple[Tensor, Tensor]
@@ -42,11 +45,17 @@ class Source:
     shape: tuple[int, ...]
     levels: int
     classes: int
+    flip: bool = False
 
     @property
     def counts(self) -> tuple[int, int] | None:
         """How many items to train on and held out; None where nobody has looked yet."""
         return len(self.train[0]), len(self.held_out[0])
+
+    @property
+    def pictures(self) -> bool:
+        """Whether items are images that generated ones are compared with."""
+        return self.levels > 0
 
     def log_prob(self, x: Tensor, y: Tensor) -> Tensor | None:
         """The true log-density of tokens x [B, N, D] in nats, [B]; None where nobody knows it."""
@@ -209,20 +218,63 @@ SourceMaker = Callable[[], Source]
 """Called without arguments."""
 
 
+class Items(Dataset):
+    """(images, labels, indices) of a part of the data, a batch at a time; item i + n is item i, mirrored.
+
+    Arguments:
+        part: (images, labels); flip: whether training asks for mirrored ones.
+    """
+
+    def __init__(self, part: tuple[Tensor, Tensor], flip: bool = False) -> None:
+        (self.images, self.labels), self.flip = part, flip
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        i = torch.tensor(indices)
+        index = i % len(self)
+        if not isinstance(self.images, Tensor):
+            return self.images[i], self.labels[index], index
+        images = self.images[index]
+        if self.flip:
+            mirrored = (i >= len(self)).reshape(-1, *(1,) * (images.dim() - 1))
+            images = torch.where(mirrored, images.flip(-1), images)
+        return images, self.labels[index], index
+
+
+def some(images: Tensor, most: int = 4096) -> Tensor:
+    """All images where they are in memory, else at most so many, spread evenly: what is measured once is measured on them."""
+    if isinstance(images, Tensor):
+        return images
+    return images[torch.linspace(0, len(images) - 1, min(most, len(images))).long()]
+
+
+def as_read(batch: Any) -> Any:
+    """`Items` are read as batches, so that nothing is left to collate."""
+    return batch
+
+
 class Order(Sampler[int]):
     """A permutation of n items, keyed by (seed, epoch), from item `start` on, dealt out in turn to those that train together.
 
     Arguments:
         n: items; seed: of the permutation; share: (rank, world); end: items of an epoch that are dealt out.
+        flip: whether i + n stands for half of the items i: the same, mirrored.
     """
 
-    def __init__(self, n: int, seed: int, share: tuple[int, int] = (0, 1), end: int | None = None) -> None:
-        self.n, self.seed, self.share, self.epoch, self.start = n, seed, share, 0, 0
+    def __init__(
+        self, n: int, seed: int, share: tuple[int, int] = (0, 1), end: int | None = None, flip: bool = False
+    ) -> None:
+        self.n, self.seed, self.share, self.flip, self.epoch, self.start = n, seed, share, flip, 0, 0
         self.end = n if end is None else end
 
     def __iter__(self) -> Iterator[int]:
         noise, (rank, world) = Noise.of(torch.tensor(self.seed), "order").at(self.epoch), self.share
-        yield from noise.permutation(self.n)[self.start + rank : self.end : world].tolist()
+        order = noise.permutation(self.n)
+        if self.flip:
+            order = order + self.n * (noise.at(1).uniform(self.n)[order] < 0.5)
+        yield from order[self.start + rank : self.end : world].tolist()
 
     def __len__(self) -> int:
         return -(-(self.end - self.share[0]) // self.share[1])
@@ -238,15 +290,16 @@ class ResumableLoader(DataLoader):
         batch: images a step, of all processes; share: (rank, world) of this one.
     """
 
-    def __init__(self, dataset: TensorDataset, batch: int, seed: int, share: tuple[int, int] = (0, 1)) -> None:
+    def __init__(self, dataset: Items, batch: int, seed: int, share: tuple[int, int] = (0, 1)) -> None:
         whole = len(dataset) // batch * batch  # so that every rank has equally many batches
-        self.order = Order(len(dataset), seed, share, whole)
+        self.order = Order(len(dataset), seed, share, whole, dataset.flip)
         self.epoch, self.done, self.batch = 0, 0, batch
         super().__init__(
             dataset,
             batch_size=batch // share[1],
             sampler=self.order,
             drop_last=True,
+            collate_fn=as_read,
             generator=torch.Generator().manual_seed(seed),
         )
 
@@ -263,11 +316,6 @@ class ResumableLoader(DataLoader):
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         self.epoch, self.done = state["epoch"], state["done"]
-
-
-def items(part: tuple[Tensor, Tensor]) -> TensorDataset:
-    """(image, label, index) of a part of the data."""
-    return TensorDataset(*part, torch.arange(len(part[0])))
 
 
 class DataModule(LightningDataModule):
@@ -287,9 +335,9 @@ class DataModule(LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def train_dataloader(self) -> ResumableLoader:
-        return ResumableLoader(items(self.source.train), self.batch, self.seed, self.share)
+        return ResumableLoader(Items(self.source.train, self.source.flip), self.batch, self.seed, self.share)
 
     def val_dataloader(self) -> DataLoader:
         rank, world = self.share
-        part = items(self.source.held_out)
-        return DataLoader(Subset(part, range(rank, len(part), world)), batch_size=512)
+        part = Items(self.source.held_out)
+        return DataLoader(Subset(part, range(rank, len(part), world)), batch_size=512, collate_fn=as_read)

@@ -143,7 +143,7 @@ def memorisation(
             total += (experiment.model.log_prob(x, y, noise, recipe.sampler.steps) + log_det).double().sum().item()
         trained = -total / (n * codec.dims * math.log(2))
         values |= {"train/bits_per_dim": trained, "train/gap_bits_per_dim": bits - trained}
-    if generated is not None and source.levels:
+    if generated is not None and source.pictures:
         near, usual = (_nearest(images, source.train[0]) for images in (generated[:n], source.held_out[0]))
         values["quality/nearest_train_ratio"] = (near.mean() / usual.mean()).item()
     return values
@@ -170,7 +170,7 @@ def prefix(recipe: Recipe, experiment: Experiment) -> list[dict[str, float]]:
         row, images, bits = {"share": share}, [], {"true": 0.0, "own": 0.0}
         count = 0
         for x, y, noise, log_det in _batches(recipe, experiment, source.held_out, "prefix"):
-            if source.levels:
+            if source.pictures:
                 images.append(codec.decode(model.generate(y, noise, recipe.sampler, (x, share))[0]).cpu())
             if "pit" in model.inner.can:
                 own, _ = model.generate(y, noise, Sampler(steps=steps), (x, share))

@@ -36,7 +36,7 @@ from .config import Experiment, Recipe, build
 from .folder import RunFolder, environment, git_state, read_json, write_json
 from .metrics import BitsPerDim, compare
 from .schema import ConfigError
-from .train import accelerator, load_weights, use_threads
+from .train import device_of, load_weights, use_threads
 
 UNITS = {
     "val/bits_per_dim": "bits per raw dimension",
@@ -78,7 +78,7 @@ def load(recipe: Recipe, folder: RunFolder) -> Experiment:
     use_threads(recipe.machine)
     experiment = build(recipe)
     load_weights(folder.weights, experiment)
-    device = "cuda" if accelerator(recipe.machine) in ("gpu", "cuda") else "cpu"
+    device = device_of(recipe.machine)
     experiment.codec.to(device).eval()
     experiment.model.to(device).eval()
     return experiment
@@ -97,7 +97,7 @@ def evaluate(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
     experiment, where = load(recipe, folder), folder.evaluation(recipe)
     folder.progress("likelihood")
     metrics, generated = likelihood(recipe, experiment), None
-    if experiment.source.levels:
+    if experiment.source.pictures:
         folder.progress("generate")
         compared, generated = quality(recipe, experiment, where / "samples", folder)
         metrics |= compared

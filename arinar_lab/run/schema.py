@@ -23,6 +23,7 @@ from ..model.head import HeadMaker
 from ..model.heads import HEADS
 from ..model.layers import NORMS, Block, BlockOptions, NormMaker
 from ..model.outer import OUTERS, OuterMaker
+from .cached import Cached
 from .data import SOURCES, SourceMaker
 
 PARTS: dict[Any, dict[str, Any]] = {
@@ -30,7 +31,7 @@ PARTS: dict[Any, dict[str, Any]] = {
     OuterMaker: OUTERS,
     NormMaker: NORMS,
     CodecMaker: CODECS,
-    SourceMaker: SOURCES,
+    SourceMaker: {**SOURCES, "cache": Cached},
 }
 OPTIONS: dict[Any, Any] = {BlockOptions: Block}
 """Typed dicts that a maker takes as `**options: Unpack[…]`, and the class whose arguments and defaults they are."""

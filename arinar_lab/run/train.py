@@ -31,7 +31,7 @@ from safetensors.torch import save_file
 
 from .checkpoint import by_age, newest_checkpoint, remove, room_for, seal
 from .config import Experiment, Machine, Recipe, build
-from .data import DataModule, ResumableLoader
+from .data import DataModule, ResumableLoader, some
 from .folder import RunFolder, git_state, write_json
 from .module import ArinarModule, averaging
 from .ranks import check_share, follows, strategy, together
@@ -202,6 +202,11 @@ def accelerator(machine: Machine) -> str:
     return "gpu" if torch.cuda.is_available() else "cpu"
 
 
+def device_of(machine: Machine) -> torch.device:
+    """The device that one process computes on."""
+    return torch.device("cuda" if accelerator(machine) in ("gpu", "cuda") else "cpu")
+
+
 def train(
     recipe: Recipe, folder: RunFolder, tracker: Tracker | None = None, bar: bool = False, watch: Watch | None = None
 ) -> None:
@@ -225,7 +230,7 @@ def train(
         (folder.path / "FAILED").unlink(missing_ok=True)
     pl.seed_everything(recipe.seed, verbose=False)
     module = ArinarModule(experiment, recipe.training, recipe.seed)
-    module.fit_to(experiment.source.train[0], codec=taken == 0)
+    module.fit_to(some(experiment.source.train[0]), codec=taken == 0)
     if recipe.freeze == "outer":
         module.freeze_outer(lambda device: conditions(recipe, experiment, device))
     resume, logger = Resume(), RunLogger(folder, tracker, watch)

@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..model.noise import Noise
 from ..run.config import Experiment, Recipe, build, merge, nest, parse
+from ..run.data import some
 from ..run.evaluate import count_flops, generate
 from ..run.module import ArinarModule
 from ..run.schema import ConfigError, flatten, nearest, resolved
@@ -50,7 +51,7 @@ def probe(recipe: Recipe, steps: int = 4) -> Cost:
     experiment = build(recipe)
     module, source = ArinarModule(experiment, recipe.training, recipe.seed), experiment.source
     try:
-        module.fit_to(source.train[0])
+        module.fit_to(some(source.train[0]))
     except ValueError as error:
         raise ConfigError(f"data.{error}") from None
     with FlopCounterMode(display=False) as counter:
