@@ -242,14 +242,15 @@ def show(recipe: Recipe, experiment: Experiment, samples: Path, classes: int = 8
 
 
 def save_grid(images: Tensor, y: Tensor, levels: int, classes: int, path: Path, columns: int = 12) -> None:
-    """A PNG with a row for each class. Small images are magnified; grey ones are drawn dark on light."""
+    """A PNG with a row for each class, up to 20. Small images are magnified; grey ones are drawn dark on light."""
     from torchvision.utils import make_grid, save_image
 
-    rows = [images[y == c][:columns] for c in range(classes)]
+    rows = [images[y == c][:columns] for c in range(min(classes, 20))]
     width = min(len(row) for row in rows)
+    shown = torch.cat([row[:width] for row in rows])
     if width == 0:  # too few images to show every class
-        rows, width = [images[: min(columns, len(images))]], min(columns, len(images))
-    tiles = torch.cat([row[:width] for row in rows]).float() / (levels - 1)
+        shown, width = images[:100], math.ceil(min(100, len(images)) ** 0.5)
+    tiles = shown.float() / (levels - 1)
     grid = make_grid(1 - tiles if tiles.shape[1] == 1 else tiles, nrow=width, padding=1, pad_value=0.8)
     zoom = max(1, 32 // tiles.shape[-1])
     save_image(grid.repeat_interleave(zoom, -1).repeat_interleave(zoom, -2), path)
