@@ -17,7 +17,7 @@ CLASSES = 10
 SMALL = [
     "data.path=images", f"data.classes={CLASSES}", "data.held_out=2", "data.damaged=0.1", "codec.weights=kl16.ckpt",
     "outer.width=16", "outer.encoder_depth=1", "outer.decoder_depth=1", "outer.heads=2", "outer.prefix=4", "outer.steps=2",
-    "inner.width=16", "inner.heads=2", "training.steps=5", "training.batch=2", "training.validate_every=5",
+    "inner.width=16", "inner.heads=2", "training.steps=5", "training.batch=4", "training.validate_every=5",
     "training.precision=32-true", "sampler={guidance: 1, candidates: 0, steps: 2}",
     "evaluation={images: 5, batch: 5, kid_subset: 5, draws: 1, speed_batch: 1, speed_repeats: 1}",
     "machine={accelerator: cpu, workers: 2, threads: 1}",
