@@ -23,6 +23,7 @@ examples:
   arinar check experiments/*.yaml                           build everything, train nothing
   arinar train experiments/digits.yaml inner.head.components=8 seed=1
   arinar evaluate runs/digits-…/seed_1 sampler.guidance=2   another sampler, no training
+  arinar cache experiments/imagenet256_arinar_b.yaml        encode every image once; the same command resumes
   arinar sample runs/digits-…/seed_1 sampler.temperature=0.9
 """
 
@@ -44,7 +45,7 @@ def main(words: list[str] | None = None) -> None:
     except Exception as error:
         from arinar_lab.run.schema import ConfigError
 
-        if not isinstance(error, ConfigError) and type(error).__name__ != "Diverged":
+        if not isinstance(error, ConfigError) and type(error).__name__ not in ("Diverged", "Damaged"):
             raise
         print(f"arinar: {error}", file=sys.stderr)
         status = 2 if isinstance(error, ConfigError) else 1
@@ -102,6 +103,13 @@ def _parser() -> argparse.ArgumentParser:
         "say where a finished run goes wrong: by token, by feature, with true prefixes, under guidance",
     )
     verb("check", _check, "build recipes and every arm of studies without training", many=True)
+    cache = verb(
+        "cache", _cache, "encode each image once, for training; the same command resumes, or helps one that runs"
+    )
+    cache.add_argument("--out", type=Path, default=Path("caches"), help="folder of caches (default caches)")
+    cache.add_argument("--batch", type=_count, default=32, metavar="N", help="images at a time (default 32)")
+    cache.add_argument("--workers", type=_count, default=1, metavar="N", help="processes, a GPU each (default 1)")
+    cache.add_argument("--verify", action="store_true", help="read it all, and make anew what is damaged")
     convert = verbs.add_parser("convert", help="write a published checkpoint as a run folder of ours")
     convert.add_argument("checkpoint", type=Path)
     convert.add_argument(
@@ -423,6 +431,37 @@ def _diagnose(arguments: argparse.Namespace) -> int:
         draw_diagnosis(report, found, where / "diagnosis.png")
     for path in (where / "diagnosis.json", where / "diagnosis.png"):
         print(path)
+    return 0
+
+
+def _cache(arguments: argparse.Namespace) -> int:
+    recipe = _recipe(arguments.file, arguments.overrides)
+    from arinar_lab.run.blocks import company, damaged, forget, shown
+    from arinar_lab.run.cache import Plan, write_cache
+
+    if parent := os.environ.get("ARINAR_PARENT"):
+        end_with(int(parent))
+    plan = Plan.of(recipe, arguments.file.stem, arguments.out)
+    files = [file for file, _, _ in plan.files]
+    if arguments.verify:
+        for file in damaged(files):
+            print(f"{file}: damaged, made anew")
+            forget([file])
+    words = [
+        "cache",
+        str(arguments.file),
+        *arguments.overrides,
+        "--out",
+        str(arguments.out),
+        "--batch",
+        str(arguments.batch),
+    ]
+    with company(words, arguments.workers), shown(str(plan.folder)) as told:
+        write_cache(plan, arguments.batch, told)
+    size = sum(file.stat().st_size for file in files) / 1e9
+    print(
+        f"{plan.folder}: {plan.items:,} images, {size:,.3g} GB; 'data={{kind: cache, path: {plan.folder}}}' trains on it"
+    )
     return 0
 
 

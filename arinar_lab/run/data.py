@@ -6,6 +6,7 @@ A source holds its training and held-out parts as tensors:
     synthetic   tokens of a known autoregressive process, so that log p_true is known
     latents     an autoencoder's latents, from files, read when they are first needed
     images      8-bit images, likewise
+    …           image files, the hub's, CIFAR-10 and MNIST: `images.py`; a latent cache: `cached.py`
 
 A batch is (image, label, index). The order is a function of (seed, epoch), and its state is saved with the checkpoint.
 """
@@ -21,7 +22,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from ..model.layers import at_least
 from ..model.noise import Noise
@@ -35,6 +36,9 @@ class Source:
         shape: of one item, C×H×W for images, N×D for tokens.
         levels: grey levels of an image, 0 for tokens.
         classes: number of labels.
+        flip: whether training mirrors half of the images, others in each epoch.
+
+    What is too large for memory is no tensor, but has `len` and takes indices like one; i + n is then item i mirrored.
     """
 
     train: tuple[Tensor, Tensor]
@@ -42,11 +46,32 @@ class Source:
     shape: tuple[int, ...]
     levels: int
     classes: int
+    flip: bool = False
 
     @property
     def counts(self) -> tuple[int, int] | None:
         """How many items to train on and held out; None where nobody has looked yet."""
         return len(self.train[0]), len(self.held_out[0])
+
+    @property
+    def pictures(self) -> bool:
+        """Whether items are images that generated ones are compared with."""
+        return self.levels > 0
+
+    @property
+    def digits(self) -> bool:
+        """Whether items are what the digits classifier knows, whose features distances are taken in."""
+        return self.pictures and tuple(self.shape) == (1, 8, 8)
+
+    def prepare(self) -> None:
+        """Look for the data now.
+
+        Raises:
+            ValueError: in one line, if they are missing, damaged or others than the recipe says.
+        """
+        for part in (self.train, self.held_out):
+            if len(part[0]) == 0:
+                raise ValueError("kind: there are no images")
 
     def log_prob(self, x: Tensor, y: Tensor) -> Tensor | None:
         """The true log-density of tokens x [B, N, D] in nats, [B]; None where nobody knows it."""
@@ -215,20 +240,73 @@ SourceMaker = Callable[[], Source]
 """Called without arguments."""
 
 
+class Items(Dataset):
+    """(images, labels, indices) of a part of the data, a batch at a time; item i + n is item i, mirrored.
+
+    Arguments:
+        part: (images, labels); flip: whether training asks for mirrored ones.
+    """
+
+    def __init__(self, part: tuple[Tensor, Tensor], flip: bool = False) -> None:
+        (self.images, self.labels), self.flip = part, flip
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def lazy(self) -> bool:
+        """Whether images are read when they are asked for."""
+        return not isinstance(self.images, Tensor)
+
+    def check(self) -> None:
+        """Refuse images of which too many were damaged (see `images.py`), whichever process has read them."""
+        if hasattr(self.images, "check"):
+            self.images.check()
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        i = torch.tensor(indices)
+        index = i % len(self)
+        if self.lazy:
+            return self.images[i], self.labels[index], index
+        images = self.images[index]
+        if self.flip:
+            mirrored = (i >= len(self)).reshape(-1, *(1,) * (images.dim() - 1))
+            images = torch.where(mirrored, images.flip(-1), images)
+        return images, self.labels[index], index
+
+
+def some(images: Tensor, most: int = 4096) -> Tensor:
+    """All images where they are in memory, else at most so many, spread evenly: what is measured once is measured on them."""
+    if isinstance(images, Tensor):
+        return images
+    return images[torch.linspace(0, len(images) - 1, min(most, len(images))).long()]
+
+
+def as_read(batch: Any) -> Any:
+    """`Items` are read as batches, so that nothing is left to collate."""
+    return batch
+
+
 class Order(Sampler[int]):
     """A permutation of n items, keyed by (seed, epoch), from item `start` on, dealt out in turn to those that train together.
 
     Arguments:
         n: items; seed: of the permutation; share: (rank, world); end: items of an epoch that are dealt out.
+        flip: whether i + n stands for half of the items i: the same, mirrored.
     """
 
-    def __init__(self, n: int, seed: int, share: tuple[int, int] = (0, 1), end: int | None = None) -> None:
-        self.n, self.seed, self.share, self.epoch, self.start = n, seed, share, 0, 0
+    def __init__(
+        self, n: int, seed: int, share: tuple[int, int] = (0, 1), end: int | None = None, flip: bool = False
+    ) -> None:
+        self.n, self.seed, self.share, self.flip, self.epoch, self.start = n, seed, share, flip, 0, 0
         self.end = n if end is None else end
 
     def __iter__(self) -> Iterator[int]:
         noise, (rank, world) = Noise.of(torch.tensor(self.seed), "order").at(self.epoch), self.share
-        yield from noise.permutation(self.n)[self.start + rank : self.end : world].tolist()
+        order = noise.permutation(self.n)
+        if self.flip:
+            order = order + self.n * (noise.at(1).uniform(self.n)[order] < 0.5)
+        yield from order[self.start + rank : self.end : world].tolist()
 
     def __len__(self) -> int:
         return -(-(self.end - self.share[0]) // self.share[1])
@@ -241,19 +319,23 @@ class ResumableLoader(DataLoader):
     exhausts the iterator, therefore the epoch is advanced at its start.
 
     Arguments:
-        batch: images a step, of all processes; share: (rank, world) of this one.
+        batch: images a step, of all processes; share: (rank, world) of this one; workers: processes that read ahead.
     """
 
-    def __init__(self, dataset: TensorDataset, batch: int, seed: int, share: tuple[int, int] = (0, 1)) -> None:
+    def __init__(
+        self, dataset: Items, batch: int, seed: int, share: tuple[int, int] = (0, 1), workers: int = 0
+    ) -> None:
         whole = len(dataset) // batch * batch  # so that every rank has equally many batches
-        self.order = Order(len(dataset), seed, share, whole)
-        self.epoch, self.done, self.batch = 0, 0, batch
+        self.order = Order(len(dataset), seed, share, whole, dataset.flip)
+        self.epoch, self.done, self.batch, self.items = 0, 0, batch, dataset
         super().__init__(
             dataset,
             batch_size=batch // share[1],
             sampler=self.order,
             drop_last=True,
+            collate_fn=as_read,
             generator=torch.Generator().manual_seed(seed),
+            num_workers=workers,
         )
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
@@ -262,6 +344,7 @@ class ResumableLoader(DataLoader):
         self.order.epoch, self.order.start = self.epoch, self.done * self.batch
         for batch in super().__iter__():
             self.done += 1
+            self.items.check()
             yield batch
 
     def state_dict(self) -> dict[str, int]:
@@ -271,21 +354,17 @@ class ResumableLoader(DataLoader):
         self.epoch, self.done = state["epoch"], state["done"]
 
 
-def items(part: tuple[Tensor, Tensor]) -> TensorDataset:
-    """(image, label, index) of a part of the data."""
-    return TensorDataset(*part, torch.arange(len(part[0])))
-
-
 class DataModule(LightningDataModule):
     """A source as Lightning wants it.
 
     Arguments:
         source: the data; batch: images a step; seed: of the order.
+        workers: processes that read ahead what is not in memory.
     """
 
-    def __init__(self, source: Source, batch: int, seed: int) -> None:
+    def __init__(self, source: Source, batch: int, seed: int, workers: int = 0) -> None:
         super().__init__()
-        self.source, self.batch, self.seed = source, batch, seed
+        self.source, self.batch, self.seed, self.workers = source, batch, seed, workers
 
     @property
     def share(self) -> tuple[int, int]:
@@ -293,9 +372,11 @@ class DataModule(LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def train_dataloader(self) -> ResumableLoader:
-        return ResumableLoader(items(self.source.train), self.batch, self.seed, self.share)
+        part = Items(self.source.train, self.source.flip)
+        return ResumableLoader(part, self.batch, self.seed, self.share, self.workers * part.lazy)
 
     def val_dataloader(self) -> DataLoader:
         rank, world = self.share
-        part = items(self.source.held_out)
-        return DataLoader(Subset(part, range(rank, len(part), world)), batch_size=512)
+        part = Items(self.source.held_out)
+        mine, workers = Subset(part, range(rank, len(part), world)), self.workers * part.lazy
+        return DataLoader(mine, batch_size=512, collate_fn=as_read, num_workers=workers)

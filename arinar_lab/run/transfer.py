@@ -17,7 +17,7 @@ from torch import Tensor
 from ..model.noise import Noise
 from ..model.outer import take
 from .config import Experiment, Recipe
-from .data import ResumableLoader, items
+from .data import Items, ResumableLoader
 from .folder import RunFolder, find
 from .schema import ConfigError
 
@@ -104,7 +104,7 @@ class Conditions:
 def conditions(recipe: Recipe, experiment: Experiment, device: torch.device) -> Conditions | None:
     """Compute z for `PASSES` passes over the training data; None where it would take more than `ROOM` bytes."""
     model, codec, t = experiment.model.eval(), experiment.codec, recipe.training
-    loader = ResumableLoader(items(experiment.source.train), t.batch, recipe.seed)
+    loader = ResumableLoader(Items(experiment.source.train, experiment.source.flip), t.batch, recipe.seed)
     steps = min(t.steps, PASSES * len(loader))
     a_step = 4 * t.batch * codec.tokens * (model.outer.width + codec.features)
     if steps * a_step > ROOM:

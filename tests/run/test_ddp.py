@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from tiny import tiny, write_study
 
 from arinar_lab.run.config import ConfigError
-from arinar_lab.run.data import ResumableLoader, items
+from arinar_lab.run.data import Items, ResumableLoader
 from arinar_lab.run.folder import RunFolder, read_json
 from arinar_lab.run.train import read_metrics, train
 
@@ -83,8 +83,8 @@ def test_two_processes_reach_the_loss_of_one():
 
 def test_shards_are_the_global_batches_dealt_out_in_turn():
     part = (torch.arange(100), torch.zeros(100))
-    one = ResumableLoader(items(part), 16, 3)
-    ranks = [ResumableLoader(items(part), 16, 3, (rank, 4)) for rank in range(4)]
+    one = ResumableLoader(Items(part), 16, 3)
+    ranks = [ResumableLoader(Items(part), 16, 3, (rank, 4)) for rank in range(4)]
     for _ in range(2):  # epochs
         whole, shares = [batch[2] for batch in one], [[batch[2] for batch in loader] for loader in ranks]
         assert len(whole) == 6 and all(len(share) == 6 for share in shares)

@@ -1,0 +1,134 @@
+"""Work cut into blocks, each of which is a file: made once, by whoever claims it first, written whole or not at all.
+
+    folder/train-00000.safetensors     a block, and its SHA-256 in train-00000.safetensors.sha256
+    folder/.train-00000.lock           held by who makes it; the system frees it when its holder dies
+
+So the same command resumes, and any number of processes share the work by running it side by side. What a block holds may
+depend on its number alone: then one process and several make the same files.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .checkpoint import digest, remove, room_for, seal
+
+Told = Callable[[int, int], None]
+"""Is told how many blocks there are, and of how many."""
+
+
+def share(blocks: Sequence[Path], make: Callable[[int], None], told: Told) -> None:
+    """Make what is missing of the blocks, beside others who do the same, and come back when all are there.
+
+    Arguments:
+        blocks: their files; make: makes the one of that number.
+    """
+    for block in blocks:
+        block.parent.mkdir(parents=True, exist_ok=True)
+    while missing := [i for i, block in enumerate(blocks) if not block.exists()]:
+        told(len(blocks) - len(missing), len(blocks))
+        if not sum(_claimed(blocks[i], lambda i=i: make(i), told, blocks) for i in missing):  # type: ignore[misc]
+            time.sleep(0.5)  # others are at the rest
+    told(len(blocks), len(blocks))
+    for block in blocks:
+        _lock(block).unlink(missing_ok=True)
+
+
+def _claimed(block: Path, make: Callable[[], None], told: Told, blocks: Sequence[Path]) -> bool:
+    """Make a block if nobody else does; whether it was made."""
+    try:
+        with FileLock(_lock(block), timeout=0):
+            if block.exists():
+                return False
+            make()
+    except Timeout:
+        return False
+    told(sum(other.exists() for other in blocks), len(blocks))
+    return True
+
+
+def _lock(block: Path) -> Path:
+    return block.with_name(f".{block.stem}.lock")
+
+
+def write_block(block: Path, tensors: dict[str, Tensor]) -> None:
+    """Write tensors as a block, with its checksum."""
+    draft = block.with_suffix(".draft")
+    with room_for(block):
+        save_file({name: value.contiguous() for name, value in tensors.items()}, draft)
+        seal(draft, block)
+
+
+def damaged(blocks: Sequence[Path]) -> list[Path]:
+    """The blocks that differ from their checksums, read whole."""
+    return [block for block in blocks if block.exists() and not _whole(block)]
+
+
+def _whole(block: Path) -> bool:
+    file = block.with_name(block.name + ".sha256")
+    return file.is_file() and file.read_text().split()[:1] == [digest(block)]
+
+
+def forget(blocks: Sequence[Path]) -> None:
+    """Remove blocks and their checksums, to be made anew."""
+    for block in blocks:
+        remove(block)
+
+
+@contextmanager
+def company(words: Sequence[str], workers: int) -> Iterator[None]:
+    """Run the same command `workers` - 1 times more beside this process, on a GPU each where there are any.
+
+    They end with this process, however that ends, and leave what they have made.
+    """
+    command = [sys.executable, "-m", "arinar_lab", *words]
+    others = [subprocess.Popen(command, env=_environment(i), stdout=subprocess.DEVNULL) for i in range(1, workers)]
+    try:
+        yield
+    finally:
+        for other in others:
+            other.terminate()
+            other.wait()
+
+
+def _environment(i: int) -> dict[str, str]:
+    environment = {**os.environ, "ARINAR_PARENT": str(os.getpid())}
+    if gpus := torch.cuda.device_count():
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
+        environment["CUDA_VISIBLE_DEVICES"] = visible[i % gpus]
+    return environment
+
+
+@contextmanager
+def shown(name: str) -> Iterator[Told]:
+    """A progress bar of blocks, with the time that is left."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns) as progress:
+        task = progress.add_task(name, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
