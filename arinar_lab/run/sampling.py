@@ -18,12 +18,13 @@ from torch import Tensor
 
 from .blocks import Told, conclude, share
 from .cached import shards
+from .checkpoint import digest
 from .config import Experiment, Recipe
 from .evaluate import generate, save_grid
 from .fidelity import colour_bytes
 from .folder import RunFolder, read_json, write, write_json
 from .reference import in_blocks, joined
-from .schema import ConfigError
+from .schema import ConfigError, resolved
 
 BLOCK = 256  # images in a block of PNGs
 
@@ -35,12 +36,12 @@ def sample(recipe: Recipe, folder: RunFolder, experiment: Experiment, seeds: ran
         ConfigError: if there are images of another run, sampler or range of seeds.
     """
     about = {
-        "run": folder.path.name, "training_signature": recipe.training_signature, "seed": recipe.seed,
-        "evaluation_signature": recipe.evaluation_signature, "seeds": [seeds.start, seeds.stop],
+        "training_signature": recipe.training_signature, "seed": recipe.seed, "weights_sha256": digest(folder.weights),
+        "sampler": resolved(recipe.sampler), "seeds": [seeds.start, seeds.stop],
     }  # fmt: skip
     archive = out.suffix == ".npz"
     place, note = (out.with_suffix(".parts"), out.with_suffix(".json")) if archive else (out, out / "samples.json")
-    if read_json(note) not in ({}, about) or (out.exists() and not note.exists()):
+    if read_json(note) not in ({}, about) or (_occupied(out) and not note.exists()):
         raise ConfigError(f"--out: {out} holds something else, or images of another run, sampler or range of seeds")
     place.mkdir(parents=True, exist_ok=True)
     write_json(note, about)
@@ -57,6 +58,10 @@ def sample(recipe: Recipe, folder: RunFolder, experiment: Experiment, seeds: ran
     elif not out.exists():
         blocks = in_blocks(place, len(seeds), drawn, batch, told)
         conclude(out, lambda draft: _write_npz(draft, joined(blocks)), place)
+
+
+def _occupied(out: Path) -> bool:
+    return any(not file.name.startswith(".") for file in out.iterdir()) if out.is_dir() else out.exists()
 
 
 def _write_npz(path: Path, found: dict[str, Tensor]) -> None:
