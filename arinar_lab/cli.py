@@ -86,7 +86,9 @@ def _parser() -> argparse.ArgumentParser:
     sample = verb("sample", _sample, "draw images from a finished run: a picture of all, a folder of PNGs, or an npz")
     sample.add_argument("--count", type=_count, metavar="N", help="images to draw (default 100)")
     sample.add_argument("--per-class", type=_count, metavar="N", help="of each class, in place of --count")
-    sample.add_argument("--workers", type=_count, default=1, metavar="N", help="processes, a GPU each (default 1)")
+    sample.add_argument(
+        "--workers", type=_count, default=1, metavar="N", help="processes, dealt out to the GPUs (default 1)"
+    )
     sample.add_argument("--seed", type=_seed, default=0, help="seed of the first image (default 0)")
     sample.add_argument(
         "--out",
@@ -127,7 +129,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     cache.add_argument("--out", type=Path, default=Path("caches"), help="folder of caches (default caches)")
     cache.add_argument("--batch", type=_count, default=32, metavar="N", help="images at a time (default 32)")
-    cache.add_argument("--workers", type=_count, default=1, metavar="N", help="processes, a GPU each (default 1)")
+    cache.add_argument(
+        "--workers", type=_count, default=1, metavar="N", help="processes, dealt out to the GPUs (default 1)"
+    )
     cache.add_argument("--verify", action="store_true", help="read it all, and make anew what is damaged")
     reference = verbs.add_parser("reference", help="mean and covariance of Inception features, to evaluate against")
     reference.add_argument("data", type=Path, metavar="DATA", help="a folder of images, an npz with arr_0, or a recipe")
@@ -160,7 +164,9 @@ def _protocol(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--layer", choices=("64", "192", "768", "2048"), help="its features (default 2048: what FID is of)"
     )
-    sub.add_argument("--workers", type=_count, default=1, metavar="N", help="processes, a GPU each (default 1)")
+    sub.add_argument(
+        "--workers", type=_count, default=1, metavar="N", help="processes, dealt out to the GPUs (default 1)"
+    )
 
 
 def _count(text: str) -> int:

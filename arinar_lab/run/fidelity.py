@@ -107,7 +107,7 @@ class Extractor:
     def layers(self) -> list[str]:
         """Of the features and, where those are the metric's own, of the logits."""
         own, logits = self._own("fid"), self._own("isc")
-        return [own, logits] if self.layer in (None, own) else [cast(str, self.layer)]
+        return [own, logits] if self.layer in (None, own) else [self.layer]
 
     def _own(self, metric: str) -> str:
         return FEATURE_EXTRACTORS_REGISTRY[self.name].get_default_feature_layer_for_metric(metric)
@@ -254,9 +254,8 @@ def write_reference(path: Path, features: Tensor, extractor: Extractor) -> None:
     stats, n = statistics(features), len(features)
     some = torch.linspace(0, n - 1, min(KEPT, n)).long()
     with path.open("wb") as file:
-        np.savez(
-            file, **stats, features=features[some].numpy(), images=np.array(n), extractor=np.array(extractor.signature)
-        )  # fmt: skip
+        about = {"images": np.array(n), "extractor": np.array(extractor.signature)}
+        np.savez(file, **stats, **about, features=features[some].numpy())  # type: ignore[arg-type]
 
 
 def distances(found: dict[str, Tensor], reference: Reference, name: str = "fid") -> dict[str, float]:
