@@ -126,7 +126,7 @@ def _environment(i: int) -> dict[str, str]:
 
 @contextmanager
 def shown(name: str) -> Iterator[Told]:
-    """A progress bar of blocks, with the time that is left."""
+    """A progress bar of blocks on a terminal, with the time that is left."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -143,6 +143,6 @@ def shown(name: str) -> Iterator[Told]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns) as progress:
+    with Progress(*columns, disable=not sys.stdout.isatty()) as progress:
         task = progress.add_task(name, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)

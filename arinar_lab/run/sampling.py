@@ -42,7 +42,9 @@ def sample(recipe: Recipe, folder: RunFolder, experiment: Experiment, seeds: ran
     archive = out.suffix == ".npz"
     place, note = (out.with_suffix(".parts"), out.with_suffix(".json")) if archive else (out, out / "samples.json")
     if read_json(note) not in ({}, about) or (_occupied(out) and not note.exists()):
-        raise ConfigError(f"--out: {out} holds something else, or images of another run, sampler or range of seeds")
+        raise ConfigError(
+            f"--out: {str(out)!r} holds something else, or images of another run, sampler or range of seeds"
+        )
     place.mkdir(parents=True, exist_ok=True)
     write_json(note, about)
 
