@@ -9,11 +9,13 @@ They are made in blocks: what is stopped goes on, and the same command in severa
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from .blocks import Told, conclude, share
@@ -23,7 +25,7 @@ from .config import Experiment, Recipe
 from .evaluate import generate, save_grid
 from .fidelity import colour_bytes
 from .folder import RunFolder, read_json, write, write_json
-from .reference import in_blocks, joined
+from .reference import in_blocks
 from .schema import ConfigError, resolved
 
 BLOCK = 256  # images in a block of PNGs
@@ -52,23 +54,32 @@ def sample(recipe: Recipe, folder: RunFolder, experiment: Experiment, seeds: ran
         i = seeds.start + i
         y = i % experiment.source.classes
         images, _ = generate(recipe, experiment, y, i)
-        return {"images": colour_bytes(images, experiment.source.levels), "labels": y}
+        return {"images": colour_bytes(images, experiment.source.levels).permute(0, 2, 3, 1), "labels": y}
 
     batch = recipe.evaluation.batch
     if not archive:
         _write_pngs(out, seeds, drawn, batch, told)
     elif not out.exists():
         blocks = in_blocks(place, len(seeds), drawn, batch, told)
-        conclude(out, lambda draft: _write_npz(draft, joined(blocks)), place)
+        conclude(out, lambda draft: _write_npz(draft, blocks), place)
 
 
 def _occupied(out: Path) -> bool:
     return any(not file.name.startswith(".") for file in out.iterdir()) if out.is_dir() else out.exists()
 
 
-def _write_npz(path: Path, found: dict[str, Tensor]) -> None:
-    with path.open("wb") as file:
-        np.savez(file, found["images"].permute(0, 2, 3, 1).numpy(), found["labels"].numpy())
+def _write_npz(path: Path, blocks: list[Path]) -> None:
+    """ADM's layout, block by block: 50,000 images of 256×256 are 9.8 GB."""
+    labels = torch.cat([load_file(block)["labels"] for block in blocks]).numpy()
+    size = load_file(blocks[0])["images"].shape[1:]
+    header = {"descr": "|u1", "fortran_order": False, "shape": (len(labels), *size)}
+    with zipfile.ZipFile(path, "w") as archive:
+        with archive.open("arr_0.npy", "w", force_zip64=True) as member:
+            np.lib.format.write_array_header_1_0(member, header)
+            for block in blocks:
+                member.write(load_file(block)["images"].numpy().tobytes())
+        with archive.open("arr_1.npy", "w") as member:
+            np.lib.format.write_array(member, labels, allow_pickle=False)
 
 
 def _write_pngs(out: Path, seeds: range, drawn: Callable[[Tensor], dict[str, Tensor]], batch: int, told: Told) -> None:
@@ -79,7 +90,7 @@ def _write_pngs(out: Path, seeds: range, drawn: Callable[[Tensor], dict[str, Ten
 
     def make(k: int) -> None:
         for i in torch.tensor(spans[k]).split(batch):
-            images = drawn(i)["images"].permute(0, 2, 3, 1).numpy()
+            images = drawn(i)["images"].numpy()
             for seed, image in zip((seeds.start + i).tolist(), images, strict=True):
                 draft = out / f".{seed:06}.png"
                 Image.fromarray(image).save(draft)

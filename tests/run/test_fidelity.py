@@ -1,6 +1,9 @@
 """The published protocol of quality: distances equal torch-fidelity's, references are never stale, bad files are one line."""
 
+import os
 import pickle
+import subprocess
+import sys
 import urllib.error
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from arinar_lab.cli import main
 from arinar_lab.run import reference
 from arinar_lab.run.config import ConfigError
 from arinar_lab.run.fidelity import Extractor, Reference, distances, frechet, inception_weights, statistics
+from arinar_lab.run.folder import write_json
 from arinar_lab.run.metrics import Images
 from arinar_lab.run.pictures import Pictures, pictures
 from arinar_lab.run.quality import measure_quality
@@ -278,7 +282,11 @@ def test_a_run_is_measured_over_ranges_of_seeds_and_goes_on_where_it_stopped(dig
 
     with pytest.raises(KeyboardInterrupt):
         measure_quality(recipe, folder, against, TINY, 2, stop)
+    write_json(folder.evaluation(recipe) / "report.json", {"metrics": {"val/bits_per_dim": 2.0}, "units": {}})
     report = measure_quality(recipe, folder, against, TINY, 2, QUIET)
+    whole = folder.report(recipe)
+    assert whole["metrics"] == {"val/bits_per_dim": 2.0, **report["metrics"]}
+    assert whole["units"].keys() == report["metrics"].keys() and whole["fidelity"]["images"] == 20
     values, each = report["metrics"], [some["fd_tiny"] for some in report["ranges"]]
     assert values["quality/fd_tiny"] == pytest.approx(np.mean(each)) and each[0] != each[1]
     assert values["quality/fd_tiny_interval"] == pytest.approx(12.706 * abs(each[0] - each[1]) / 2, rel=1e-3)
@@ -376,6 +384,18 @@ def test_the_commands_measure_a_run_against_a_reference_they_make(a_run, capsys,
 def test_the_commands_do_so_with_inception(a_run, inception, capsys):
     told = commands(a_run, ["--inception", str(inception), "--layer", "64"], capsys)
     assert "quality/fd_inception64" in told and "KID" not in told
+
+
+@pytest.mark.slow
+def test_two_processes_draw_the_images_of_one(a_run):
+    def content(*words):
+        command = [sys.executable, "-m", "arinar_lab", "sample", str(a_run.path), "evaluation.batch=50", *words]
+        subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        return {file.name: file.read_bytes() for file in Path(words[-1]).glob("*.png")}
+
+    one = content("--count", "600", "--out", "one")
+    two = content("--count", "600", "--workers", "2", "--out", "two")
+    assert len(one) == 600 and one == two
 
 
 def _run(words):
