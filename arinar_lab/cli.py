@@ -49,7 +49,7 @@ def main(words: list[str] | None = None) -> None:
     except Exception as error:
         from arinar_lab.run.schema import ConfigError
 
-        if not isinstance(error, ConfigError) and type(error).__name__ != "Diverged":
+        if not isinstance(error, ConfigError) and type(error).__name__ not in ("Diverged", "Damaged"):
             raise
         print(f"arinar: {error}", file=sys.stderr)
         status = 2 if isinstance(error, ConfigError) else 1
@@ -254,11 +254,11 @@ def _extractor(arguments: argparse.Namespace, machine: Any) -> Any:
 
 def _reference(arguments: argparse.Namespace) -> int:
     from arinar_lab.run.blocks import company, shown
+    from arinar_lab.run.collection import collection
     from arinar_lab.run.config import Machine
-    from arinar_lab.run.pictures import pictures
     from arinar_lab.run.reference import make_reference
 
-    images, extractor = pictures(arguments.data, arguments.part), _extractor(arguments, Machine())
+    images, extractor = collection(arguments.data, arguments.part), _extractor(arguments, Machine())
     with company(arguments.workers), shown(str(arguments.data)) as told:
         path = make_reference(images, extractor, arguments.out, arguments.batch, told)
     print(f"{path}: {len(images):,} images, features of {extractor.signature}")

@@ -24,13 +24,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from .kl import KLAutoencoder
 from .layers import turned
 from .noise import Noise
+from .published_kl import LAYOUTS, fingerprint, random_kl, read_kl
 
 Normalisation = Literal["none", "scale", "channel", "whiten"]
 _FLATTEST = 1e-4  # the least deviation along an axis, as a share of the largest: a whitened constant would blow up
@@ -113,6 +115,8 @@ class Codec(nn.Module):
     @torch.no_grad()
     def fit(self, images: Tensor, noise: Noise) -> None:
         """Measure the normalisation on training images, once."""
+        if self.normalise == "none":
+            return
         x, _ = self._encode(images, noise)
         if self.normalise == "scale":
             self.std.fill_(x.std())
@@ -326,6 +330,123 @@ class VAE(Codec):
         return ((image + 1) / 2 * (self.levels - 1)).round().clamp(0, self.levels - 1).to(torch.uint8)
 
 
+class Frozen:
+    """An autoencoder that is neither trained, averaged nor saved with a run: copies share it; it goes where it is needed."""
+
+    def __init__(self, module: KLAutoencoder) -> None:
+        self.module, self.fingerprint = module.requires_grad_(False).eval(), fingerprint(module)
+
+    def on(self, device: torch.device) -> KLAutoencoder:
+        return self.module.to(device)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Frozen:
+        return self
+
+
+class KL(Codec):
+    """Tokens are latents z ~ N(μ, σ²) of a published KL autoencoder (see `kl.py`), times a scale; one position a token.
+
+        x = scale · z,   log_det = N D log(scale):   bits/dim is of the raw latents
+
+    In place of images `encode` takes moments (μ, log σ²), as a latent cache keeps them. The autoencoder is no part of a run's
+    files: they keep its fingerprint, and another one is refused.
+
+    Arguments:
+        weights: a folder of the diffusers library, or a checkpoint of the released code (`.ckpt`, `.pt`, `.safetensors`). It is
+            read when it is first needed. `random` are random ones of the layout's full size, to try out and to time.
+        layout: `kl16` (D = 16, stride 16; MAR's and ARINAR's), `sd` (4, 8) or `f16d32` (32, 16).
+        scale: None is the published one: 0.2325, 0.18215 and 1 (`f16d32` is published with `normalise: channel`).
+        normalise: of the scaled latents.
+
+    Raises:
+        ValueError: if the data are no colour images of a size that the stride divides, or scale is not above 0; on reading,
+            if the weights are missing, damaged, hold code, have another layout, or are not those of the run.
+    """
+
+    unit = "latent"
+    fingerprint: Tensor
+    _AT_ONCE = 16  # images that pass the autoencoder together: one of 256×256 takes 34 MB in each layer at full size
+
+    def __init__(
+        self, shape: tuple[int, ...], levels: int, /, *, weights: str, layout: Literal["kl16", "sd", "f16d32"] = "kl16",
+        scale: float | None = None, normalise: Normalisation = "none",
+    ) -> None:  # fmt: skip
+        published = LAYOUTS[layout]
+        stride = published.shape.stride
+        if len(shape) != 3 or shape[0] != 3 or not levels:
+            raise ValueError(f"kind: kl encodes images of three colours, and these data are {shape}; use another kind")
+        if shape[1] % stride or shape[2] % stride:
+            raise ValueError(
+                f"layout: {layout} has stride {stride}, which does not divide the image, {shape[1]}×{shape[2]}"
+            )
+        grid = (shape[1] // stride, shape[2] // stride)
+        super().__init__(math.prod(grid), published.shape.channels, normalise)
+        self.scale = self.raw_unit = published.scale if scale is None else scale
+        if not self.scale > 0:
+            raise ValueError(f"scale: {scale} is not above 0")
+        self.grid, self.weights, self.layout, self.levels = grid, weights, layout, levels
+        self.register_buffer("fingerprint", torch.zeros((), dtype=torch.int64))  # 0: not known yet
+        self._frozen: Frozen | None = None
+
+    def prepare(self) -> None:
+        if self._frozen is None:
+            self._frozen = Frozen(self._read())
+        if self._other(self.fingerprint):
+            raise ValueError(f"weights: {self.weights!r} is not the autoencoder that this run was trained with")
+        self.fingerprint.copy_(self._frozen.fingerprint)
+
+    def _read(self) -> KLAutoencoder:
+        wanted = LAYOUTS[self.layout].shape
+        if self.weights == "random":
+            return random_kl(wanted)
+        try:
+            model = read_kl(Path(self.weights))
+        except ValueError as error:
+            raise ValueError(f"weights: {error}") from None
+        there = model.shape
+        if (there.channels, there.stride) != (wanted.channels, wanted.stride):
+            raise ValueError(
+                f"weights: {self.weights!r} has {there.channels} channels at stride {there.stride}, and layout:"
+                f" {self.layout} has {wanted.channels} at {wanted.stride}"
+            )
+        return model
+
+    def _other(self, known: Tensor) -> bool:
+        """Whether a fingerprint is known, and not that of the weights at hand."""
+        return self._frozen is not None and known.item() not in (0, self._frozen.fingerprint.item())
+
+    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *others: Any) -> None:
+        name = f"{prefix}fingerprint"
+        if name in state and self._other(state[name]):
+            others[-1].append(f"{self.weights!r} is not the autoencoder that this run was trained with")
+        super()._load_from_state_dict(state, prefix, *others)
+
+    def _autoencoder(self, x: Tensor) -> KLAutoencoder:
+        if self._frozen is None:
+            self.prepare()
+        assert self._frozen is not None
+        return self._frozen.on(x.device)
+
+    def moments(self, image: Tensor) -> Tensor:
+        if image.is_floating_point():
+            return image.float()
+        network, x = self._autoencoder(image), 2 * image.float() / (self.levels - 1) - 1
+        with torch.autocast(x.device.type, enabled=False):
+            return torch.cat([network.moments(part) for part in x.split(self._AT_ONCE)])
+
+    def _encode(self, image: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        mean, std = posterior(self.moments(image))
+        z = mean + std * noise.normal(self.dims).reshape(mean.shape)
+        x = self.scale * z.flatten(2).transpose(1, 2)
+        return x, x.new_full(x.shape[:1], self.dims * math.log(self.scale))
+
+    def _decode(self, x: Tensor) -> Tensor:
+        z, network = x.float().transpose(1, 2).unflatten(2, self.grid) / self.scale, self._autoencoder(x)
+        with torch.autocast(x.device.type, enabled=False):
+            image = torch.cat([network.restored(part) for part in z.split(self._AT_ONCE)])
+        return ((image + 1) / 2 * (self.levels - 1)).round().clamp(0, self.levels - 1).to(torch.uint8)
+
+
 def load_weights(model: nn.Module, path: Path) -> None:
     """Load a safetensors file into a module.
 
@@ -346,6 +467,6 @@ def load_weights(model: nn.Module, path: Path) -> None:
         raise ValueError(f"weights: {str(path)!r} does not fit this autoencoder: {reason}") from None
 
 
-CODECS: dict[str, type[Codec]] = {"pixels": Pixels, "tokens": Tokens, "vae": VAE, "latents": Latents}
+CODECS: dict[str, type[Codec]] = {"pixels": Pixels, "tokens": Tokens, "vae": VAE, "latents": Latents, "kl": KL}
 CodecMaker = Callable[[tuple[int, ...], int], Codec]
 """Called as `maker(shape of the data, grey levels)`."""

@@ -30,6 +30,11 @@ class Head(nn.Module):
     def fit(self, x: Tensor) -> None:
         """Once, before training: set buffers (bin edges, feature orders) from training data x [n, groups, F]."""
 
+    @property
+    def measures(self) -> bool:
+        """Whether `fit` has anything to do."""
+        return type(self).fit is not Head.fit
+
 
 HeadMaker = Callable[..., Head]
 """Called as `maker(context width E, features F, groups)`."""

@@ -93,6 +93,10 @@ class FeatureAR(Head):
         ordered = self.arranged(x, torch.arange(x.shape[1], device=x.device))
         self.head.fit(ordered.flatten(1, 2))
 
+    @property
+    def measures(self) -> bool:
+        return self.order in ("variance", "principal") or self.head.measures
+
     def arranged(self, x: Tensor, index: Tensor | int) -> Tensor:
         """Features in the model's order, or along its axes, and grouped: [*, D] → [*, G, F]."""
         shape = self.groups, self.group

@@ -130,6 +130,7 @@ class Machine:
         accelerator: `auto` is a CUDA GPU where there is one, else the CPU.
         devices: processes on a machine, one a device; num_nodes: machines; strategy: see `ranks.py`.
         threads: of torch on the CPU; 0 leaves torch's own choice.
+        workers: processes that read images ahead, for each device; 0 reads them between steps.
     """
 
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
@@ -137,10 +138,11 @@ class Machine:
     num_nodes: int = 1
     strategy: Literal["auto", "ddp"] = "auto"
     threads: int = 1
+    workers: int = 0
 
     def __post_init__(self) -> None:
         at_least(1, devices=self.devices, num_nodes=self.num_nodes)
-        at_least(0, threads=self.threads)
+        at_least(0, threads=self.threads, workers=self.workers)
 
 
 @dataclass(frozen=True)
@@ -345,6 +347,23 @@ def _check_cache(recipe: Recipe, source: Source, codec: Codec) -> None:
             raise ConfigError(f"data.{error}") from None
 
 
+def ready(experiment: Experiment, data: bool = True) -> None:
+    """Read what a recipe can be checked without: a codec's own weights and the data.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    try:
+        experiment.codec.prepare()
+    except ValueError as error:
+        raise ConfigError(f"codec.{error}") from None
+    try:
+        if data:
+            experiment.source.prepare()
+    except ValueError as error:
+        raise ConfigError(f"data.{error}") from None
+
+
 def _check_counts(recipe: Recipe, source: Source) -> None:
     try:
         train, held_out = source.counts or (recipe.training.batch, recipe.evaluation.kid_subset)
@@ -353,7 +372,7 @@ def _check_counts(recipe: Recipe, source: Source) -> None:
     batch, subset = recipe.training.batch, recipe.evaluation.kid_subset
     if batch > train:
         raise ConfigError(f"training.batch: {batch} exceeds the {train} training images")
-    if source.levels and subset > held_out:
+    if source.digits and subset > held_out:
         raise ConfigError(f"evaluation.kid_subset: {subset} exceeds the {held_out} held-out images")
 
 

@@ -6,17 +6,15 @@ What is converted is then sampled, evaluated and built upon (`init_from`) like a
 from __future__ import annotations
 
 import argparse
-import pickle
 import shutil
 import tempfile
-import zipfile
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..model.files import read_torch
 from ..model.published import translate
 from .config import Recipe, build
 from .folder import RunFolder, write_json
@@ -31,16 +29,10 @@ def read_checkpoint(path: Path, which: str = "model_ema") -> tuple[dict[str, Ten
     Raises:
         ConfigError: if the file is missing, damaged, holds anything but tensors and plain values, or lacks that state.
     """
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such file")
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).strip().splitlines()[0][:160]
-        raise ConfigError(f"{path}: refused, it is no file of weights alone or is damaged ({reason})") from None
-    except (RuntimeError, EOFError, ValueError, zipfile.BadZipFile, KeyError) as error:
-        raise ConfigError(f"{path}: damaged ({' '.join(str(error).split())[:160]})") from None
+        content = read_torch(path, argparse.Namespace)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     if not isinstance(content, dict) or not isinstance(content.get(which), dict):
         there = [key for key in STATES if isinstance(content, dict) and isinstance(content.get(key), dict)]
         hint = f"it has {', '.join(there)}; name one by --weights" if there else "it is no published checkpoint"

@@ -6,6 +6,7 @@ A source holds its training and held-out parts as tensors:
     synthetic   tokens of a known autoregressive process, so that log p_true is known
     latents     an autoencoder's latents, from files, read when they are first needed
     images      8-bit images, likewise
+    …           image files, the hub's, CIFAR-10 and MNIST: `images.py`; a latent cache: `cached.py`
 
 A batch is (image, label, index). The order is a function of (seed, epoch), and its state is saved with the checkpoint.
 """
@@ -56,6 +57,21 @@ class Source:
     def pictures(self) -> bool:
         """Whether items are images that generated ones are compared with."""
         return self.levels > 0
+
+    @property
+    def digits(self) -> bool:
+        """Whether items are what the digits classifier knows, whose features distances are taken in."""
+        return self.pictures and tuple(self.shape) == (1, 8, 8)
+
+    def prepare(self) -> None:
+        """Look for the data now.
+
+        Raises:
+            ValueError: in one line, if they are missing, damaged or others than the recipe says.
+        """
+        for part in (self.train, self.held_out):
+            if len(part[0]) == 0:
+                raise ValueError("kind: there are no images")
 
     def log_prob(self, x: Tensor, y: Tensor) -> Tensor | None:
         """The true log-density of tokens x [B, N, D] in nats, [B]; None where nobody knows it."""
@@ -231,10 +247,20 @@ class Items(Dataset):
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def lazy(self) -> bool:
+        """Whether images are read when they are asked for."""
+        return not isinstance(self.images, Tensor)
+
+    def check(self) -> None:
+        """Refuse images of which too many were damaged (see `images.py`), whichever process has read them."""
+        if hasattr(self.images, "check"):
+            self.images.check()
+
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor, Tensor]:
         i = torch.tensor(indices)
         index = i % len(self)
-        if not isinstance(self.images, Tensor):
+        if self.lazy:
             return self.images[i], self.labels[index], index
         images = self.images[index]
         if self.flip:
@@ -287,13 +313,15 @@ class ResumableLoader(DataLoader):
     exhausts the iterator, therefore the epoch is advanced at its start.
 
     Arguments:
-        batch: images a step, of all processes; share: (rank, world) of this one.
+        batch: images a step, of all processes; share: (rank, world) of this one; workers: processes that read ahead.
     """
 
-    def __init__(self, dataset: Items, batch: int, seed: int, share: tuple[int, int] = (0, 1)) -> None:
+    def __init__(
+        self, dataset: Items, batch: int, seed: int, share: tuple[int, int] = (0, 1), workers: int = 0
+    ) -> None:
         whole = len(dataset) // batch * batch  # so that every rank has equally many batches
         self.order = Order(len(dataset), seed, share, whole, dataset.flip)
-        self.epoch, self.done, self.batch = 0, 0, batch
+        self.epoch, self.done, self.batch, self.items = 0, 0, batch, dataset
         super().__init__(
             dataset,
             batch_size=batch // share[1],
@@ -301,6 +329,7 @@ class ResumableLoader(DataLoader):
             drop_last=True,
             collate_fn=as_read,
             generator=torch.Generator().manual_seed(seed),
+            num_workers=workers,
         )
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
@@ -309,6 +338,7 @@ class ResumableLoader(DataLoader):
         self.order.epoch, self.order.start = self.epoch, self.done * self.batch
         for batch in super().__iter__():
             self.done += 1
+            self.items.check()
             yield batch
 
     def state_dict(self) -> dict[str, int]:
@@ -323,11 +353,12 @@ class DataModule(LightningDataModule):
 
     Arguments:
         source: the data; batch: images a step; seed: of the order.
+        workers: processes that read ahead what is not in memory.
     """
 
-    def __init__(self, source: Source, batch: int, seed: int) -> None:
+    def __init__(self, source: Source, batch: int, seed: int, workers: int = 0) -> None:
         super().__init__()
-        self.source, self.batch, self.seed = source, batch, seed
+        self.source, self.batch, self.seed, self.workers = source, batch, seed, workers
 
     @property
     def share(self) -> tuple[int, int]:
@@ -335,9 +366,11 @@ class DataModule(LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def train_dataloader(self) -> ResumableLoader:
-        return ResumableLoader(Items(self.source.train, self.source.flip), self.batch, self.seed, self.share)
+        part = Items(self.source.train, self.source.flip)
+        return ResumableLoader(part, self.batch, self.seed, self.share, self.workers * part.lazy)
 
     def val_dataloader(self) -> DataLoader:
         rank, world = self.share
         part = Items(self.source.held_out)
-        return DataLoader(Subset(part, range(rank, len(part), world)), batch_size=512, collate_fn=as_read)
+        mine, workers = Subset(part, range(rank, len(part), world)), self.workers * part.lazy
+        return DataLoader(mine, batch_size=512, collate_fn=as_read, num_workers=workers)

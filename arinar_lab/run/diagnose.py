@@ -36,10 +36,12 @@ BINS = 20
 SHARES = (0.0, 0.25, 0.5, 0.75)
 
 
-def _batches(recipe: Recipe, experiment: Experiment, part: tuple[Tensor, Tensor], stream: str) -> Any:
-    """(x, y, noise, log_det) of a part of the data, batch by batch, on the model's device."""
+def _batches(
+    recipe: Recipe, experiment: Experiment, part: tuple[Tensor, Tensor], stream: str, first: int | None = None
+) -> Any:
+    """(x, y, noise, log_det) of a part of the data, or its first items, batch by batch, on the model's device."""
     device = experiment.device
-    for i in torch.arange(len(part[0])).split(recipe.evaluation.batch):
+    for i in torch.arange(len(part[0]) if first is None else first).split(recipe.evaluation.batch):
         image, y = part[0][i].to(device), part[1][i].to(device)
         noise = Noise.of(i.to(device), stream).at(0)
         x, log_det = experiment.codec.encode(image, noise.at(0))
@@ -137,13 +139,11 @@ def memorisation(
     values: dict[str, float] = {}
     if bits is not None:
         total = 0.0
-        for x, y, noise, log_det in _batches(
-            recipe, experiment, (source.train[0][:n], source.train[1][:n]), "trained on"
-        ):
+        for x, y, noise, log_det in _batches(recipe, experiment, source.train, "trained on", n):
             total += (experiment.model.log_prob(x, y, noise, recipe.sampler.steps) + log_det).double().sum().item()
         trained = -total / (n * codec.dims * math.log(2))
         values |= {"train/bits_per_dim": trained, "train/gap_bits_per_dim": bits - trained}
-    if generated is not None and source.pictures:
+    if generated is not None and source.digits:
         near, usual = (_nearest(images, source.train[0]) for images in (generated[:n], source.held_out[0]))
         values["quality/nearest_train_ratio"] = (near.mean() / usual.mean()).item()
     return values
@@ -170,7 +170,7 @@ def prefix(recipe: Recipe, experiment: Experiment) -> list[dict[str, float]]:
         row, images, bits = {"share": share}, [], {"true": 0.0, "own": 0.0}
         count = 0
         for x, y, noise, log_det in _batches(recipe, experiment, source.held_out, "prefix"):
-            if source.pictures:
+            if source.digits:
                 images.append(codec.decode(model.generate(y, noise, recipe.sampler, (x, share))[0]).cpu())
             if "pit" in model.inner.can:
                 own, _ = model.generate(y, noise, Sampler(steps=steps), (x, share))

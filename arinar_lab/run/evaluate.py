@@ -32,7 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..model.noise import Noise
 from . import diagnose
-from .config import Experiment, Recipe, build
+from .config import Experiment, Recipe, build, ready
 from .folder import RunFolder, environment, git_state, read_json, write_json
 from .metrics import BitsPerDim, compare
 from .schema import ConfigError
@@ -78,6 +78,7 @@ def load(recipe: Recipe, folder: RunFolder) -> Experiment:
     use_threads(recipe.machine)
     experiment = build(recipe)
     load_weights(folder.weights, experiment)
+    ready(experiment, data=False)
     device = device_of(recipe.machine)
     experiment.codec.to(device).eval()
     experiment.model.to(device).eval()
@@ -95,12 +96,16 @@ def evaluate(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
         return report
     begun = time.perf_counter()
     experiment, where = load(recipe, folder), folder.evaluation(recipe)
+    ready(experiment)
     folder.progress("likelihood")
     metrics, generated = likelihood(recipe, experiment), None
-    if experiment.source.pictures:
+    if experiment.source.digits:
         folder.progress("generate")
         compared, generated = quality(recipe, experiment, where / "samples", folder)
         metrics |= compared
+    elif experiment.source.levels:  # other images are compared by arinar evaluate --quality
+        folder.progress("generate")
+        show(recipe, experiment, where / "samples")
     metrics |= diagnose.memorisation(recipe, experiment, generated, metrics.get("val/bits_per_dim"))
     seen = diagnose.held_out(recipe, experiment)
     metrics |= diagnose.components(seen)
@@ -225,17 +230,30 @@ def quality(
     return {f"quality/{name}": value for name, value in values.items()}, generated
 
 
+def show(recipe: Recipe, experiment: Experiment, samples: Path, classes: int = 8, columns: int = 8) -> None:
+    """Save a grid of the first seeds' images, a row for each of some classes."""
+    e, y = recipe.evaluation, torch.arange(min(classes, experiment.source.classes)).repeat_interleave(columns)
+    parts = [
+        generate(recipe, experiment, y[i], e.seed + i)[0] for i in torch.arange(min(len(y), e.images)).split(e.batch)
+    ]
+    samples.mkdir(parents=True, exist_ok=True)
+    images = torch.cat(parts)
+    save_grid(images, y[: len(images)], experiment.source.levels, classes, samples / "grid.png")
+
+
 def save_grid(images: Tensor, y: Tensor, levels: int, classes: int, path: Path, columns: int = 12) -> None:
-    """A PNG with a row for each class, each pixel drawn 4 wide."""
+    """A PNG with a row for each class, up to 20. Small images are magnified; grey ones are drawn dark on light."""
     from torchvision.utils import make_grid, save_image
 
-    rows = [images[y == c][:columns] for c in range(classes)]
+    rows = [images[y == c][:columns] for c in range(min(classes, 20))]
     width = min(len(row) for row in rows)
+    shown = torch.cat([row[:width] for row in rows])
     if width == 0:  # too few images to show every class
-        rows, width = [images[: min(columns, len(images))]], min(columns, len(images))
-    tiles = torch.cat([row[:width] for row in rows]).float() / (levels - 1)
-    grid = make_grid(1 - tiles, nrow=width, padding=1, pad_value=0.8)
-    save_image(grid.repeat_interleave(4, -1).repeat_interleave(4, -2), path)
+        shown, width = images[:100], math.ceil(min(100, len(images)) ** 0.5)
+    tiles = shown.float() / (levels - 1)
+    grid = make_grid(1 - tiles if tiles.shape[1] == 1 else tiles, nrow=width, padding=1, pad_value=0.8)
+    zoom = max(1, 32 // tiles.shape[-1])
+    save_image(grid.repeat_interleave(zoom, -1).repeat_interleave(zoom, -2), path)
 
 
 def measure_speed(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:

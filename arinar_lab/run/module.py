@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..model.layers import Vectors
 from ..model.noise import Noise
 from .config import Experiment, Training
+from .data import some
 from .metrics import BitsPerDim
 from .transfer import Conditions
 
@@ -49,11 +50,16 @@ class ArinarModule(LightningModule):
     @torch.no_grad()
     def fit_to(self, images: Tensor, codec: bool = True) -> None:
         """Measure on training images what is measured once: latent normalisation (`codec`), bin edges, feature order."""
+        codec = codec and self.codec.normalise != "none"
+        if not codec and not self.model.inner.measures:
+            return
+        images = some(images)
         noise = Noise.of(torch.arange(len(images)), "fit")
         if codec:
             self.codec.fit(images, noise)
-        x, _ = self.codec.encode(images, noise)
-        self.model.inner.fit(x.reshape(-1, 1, self.codec.features))
+        if self.model.inner.measures:
+            x, _ = self.codec.encode(images, noise)
+            self.model.inner.fit(x.reshape(-1, 1, self.codec.features))
 
     def freeze_outer(self, compute: Callable[[torch.device], Conditions | None]) -> None:
         """Train the inner model alone, on conditions that `compute` makes when training starts."""

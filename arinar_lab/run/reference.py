@@ -16,20 +16,20 @@ from torch import Tensor
 
 from .blocks import Told, conclude, share, write_block
 from .cached import shards
+from .collection import Collection
 from .fidelity import Extractor, enough, write_reference
-from .pictures import Pictures
 
 BLOCK = 1024  # images
 
 
-def reference_path(images: Pictures, extractor: Extractor, root: Path) -> Path:
+def reference_path(images: Collection, extractor: Extractor, root: Path) -> Path:
     """The file of the reference statistics of some images."""
     size = tuple(images[torch.tensor([0])].shape[1:])
     signature = hashlib.sha256(f"{images.print} {size} {extractor.signature}".encode()).hexdigest()[:8]
     return root / f"{images.name}-{signature}.npz"
 
 
-def make_reference(images: Pictures, extractor: Extractor, root: Path, batch: int, told: Told) -> Path:
+def make_reference(images: Collection, extractor: Extractor, root: Path, batch: int, told: Told) -> Path:
     """Make the reference statistics of some images, beside others who do the same; nothing where they are there.
 
     Raises:

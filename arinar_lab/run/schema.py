@@ -25,13 +25,14 @@ from ..model.layers import NORMS, Block, BlockOptions, NormMaker
 from ..model.outer import OUTERS, OuterMaker
 from .cached import Cached
 from .data import SOURCES, SourceMaker
+from .images import IMAGES
 
 PARTS: dict[Any, dict[str, Any]] = {
     HeadMaker: HEADS,
     OuterMaker: OUTERS,
     NormMaker: NORMS,
     CodecMaker: CODECS,
-    SourceMaker: {**SOURCES, "cache": Cached},
+    SourceMaker: {**SOURCES, **IMAGES, "cache": Cached},
 }
 OPTIONS: dict[Any, Any] = {BlockOptions: Block}
 """Typed dicts that a maker takes as `**options: Unpack[…]`, and the class whose arguments and defaults they are."""

@@ -30,9 +30,10 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from safetensors.torch import save_file
 
 from .checkpoint import by_age, newest_checkpoint, remove, room_for, seal
-from .config import Experiment, Machine, Recipe, build
-from .data import DataModule, ResumableLoader, some
+from .config import Experiment, Machine, Recipe, build, ready
+from .data import DataModule, ResumableLoader
 from .folder import RunFolder, git_state, write_json
+from .images import damaged
 from .module import ArinarModule, averaging
 from .ranks import check_share, follows, strategy, together
 from .schema import ConfigError
@@ -223,6 +224,7 @@ def train(
     accelerator(recipe.machine)  # these two refuse before anything is written
     check_share(recipe)
     experiment = build(recipe)
+    ready(experiment)
     checkpoint = newest_checkpoint(folder)
     taken = take_over(recipe, experiment)
     if not follows():
@@ -230,7 +232,7 @@ def train(
         (folder.path / "FAILED").unlink(missing_ok=True)
     pl.seed_everything(recipe.seed, verbose=False)
     module = ArinarModule(experiment, recipe.training, recipe.seed)
-    module.fit_to(some(experiment.source.train[0]), codec=taken == 0)
+    module.fit_to(experiment.source.train[0], codec=taken == 0)
     if recipe.freeze == "outer":
         module.freeze_outer(lambda device: conditions(recipe, experiment, device))
     resume, logger = Resume(), RunLogger(folder, tracker, watch)
@@ -241,7 +243,7 @@ def train(
     if taken:
         folder.log(f"{taken} tensors from {recipe.init_from}, freeze: {recipe.freeze}")
     folder.log(f"{begin} at commit {git_state().get('commit', 'unknown')}, process {os.getpid()} on {platform.node()}")
-    data = DataModule(experiment.source, recipe.training.batch, recipe.seed)
+    data = DataModule(experiment.source, recipe.training.batch, recipe.seed, recipe.machine.workers)
     try:
         with together(recipe), _sigterm_for_lightning():
             trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
@@ -254,6 +256,9 @@ def train(
         raise
     except SystemExit:  # what Lightning makes of Ctrl-C
         raise KeyboardInterrupt from None
+    finally:
+        if names := damaged(experiment.source):
+            folder.log(f"{len(names)} damaged images, others of their classes stood in: {', '.join(names[:20])}")
     if trainer.is_global_zero:
         if recipe.freeze == "outer":
             take_over(recipe, experiment)  # averaging equal weights rounds them

@@ -21,8 +21,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..model.noise import Noise
-from ..run.config import Experiment, Recipe, build, merge, nest, parse
-from ..run.data import some
+from ..run.config import Experiment, Recipe, build, merge, nest, parse, ready
 from ..run.evaluate import count_flops, generate
 from ..run.module import ArinarModule
 from ..run.schema import ConfigError, flatten, nearest, resolved
@@ -50,10 +49,8 @@ def probe(recipe: Recipe, steps: int = 4) -> Cost:
     use_threads(recipe.machine)
     experiment = build(recipe)
     module, source = ArinarModule(experiment, recipe.training, recipe.seed), experiment.source
-    try:
-        module.fit_to(some(source.train[0]))
-    except ValueError as error:
-        raise ConfigError(f"data.{error}") from None
+    ready(experiment)
+    module.fit_to(source.train[0])
     with FlopCounterMode(display=False) as counter:
         _step(recipe, experiment, 0)
     begun = time.perf_counter()

@@ -368,7 +368,7 @@ def produces(experiment: Experiment, metric: str) -> bool:
     """Whether evaluation reports a metric of this experiment."""
     source, model = experiment.source, experiment.model
     if metric.startswith("quality/"):
-        return bool(source.levels)
+        return source.digits
     if metric.startswith("val/gap"):
         return (
             model.likelihood != "none" and source.log_prob(source.held_out[0][:1], source.held_out[1][:1]) is not None

@@ -24,8 +24,9 @@ from arinar_lab.run.folder import RunFolder
 DATA = Path(__file__).parents[1] / "data"
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 TINY = [
-    "data.size=4", "data.classes=10", "outer.width=32", "outer.heads=2", "outer.encoder_depth=1", "outer.decoder_depth=2",
-    "outer.prefix=8", "outer.steps=16", "machine.accelerator=cpu", "machine.threads=1",
+    "data={kind: latents, path: nowhere, size: 4, classes: 10}", "codec={kind: latents, scale: 0.2325}",
+    "outer.width=32", "outer.heads=2", "outer.encoder_depth=1", "outer.decoder_depth=2", "outer.prefix=8",
+    "outer.steps=16", "machine.accelerator=cpu", "machine.threads=1",
 ]  # fmt: skip
 ARINAR = [*TINY, "inner.width=32", "inner.head.components=3"]
 PRESET = str(EXPERIMENTS / "imagenet256_arinar_b.yaml")

@@ -19,11 +19,11 @@ from torch_fidelity.metric_fid import KEY_METRIC_FID
 
 from arinar_lab.cli import main
 from arinar_lab.run import reference
+from arinar_lab.run.collection import Collection, collection
 from arinar_lab.run.config import ConfigError
 from arinar_lab.run.fidelity import Extractor, Reference, distances, frechet, inception_weights, statistics
 from arinar_lab.run.folder import write_json
 from arinar_lab.run.metrics import Images
-from arinar_lab.run.pictures import Pictures, pictures
 from arinar_lab.run.quality import measure_quality
 from arinar_lab.run.reference import make_reference, reference_path
 from arinar_lab.run.sampling import sample
@@ -95,7 +95,7 @@ def write_npz(images, name):
 
 
 def refer(images, name="b", told=QUIET):
-    return make_reference(Pictures(images, name), TINY, Path("references"), 20, told)
+    return make_reference(Collection(images, name), TINY, Path("references"), 20, told)
 
 
 def test_the_distances_are_those_of_torch_fidelity():
@@ -111,7 +111,7 @@ def test_the_distances_are_those_of_torch_fidelity():
 @pytest.mark.parametrize("form", ["folder", "npz"])
 def test_images_come_from_a_folder_or_an_npz_alike(form):
     path = write_folder(B, "images") if form == "folder" else write_npz(B, "images.npz")
-    made = make_reference(pictures(path), TINY, Path("references"), 20, QUIET)
+    made = make_reference(collection(path), TINY, Path("references"), 20, QUIET)
     ours = frechet(statistics(TINY(A)["features"]), Reference.read(made, TINY).stats)
     folder = str(path) if form == "folder" else Images(B)
     assert ours == pytest.approx(theirs(Images(A), folder)[KEY_METRIC_FID], rel=1e-6)
@@ -189,15 +189,15 @@ def test_a_reference_is_named_by_data_size_and_extractor():
     path = refer(B)
     changed = B.clone()
     changed[0, 0, 0, 0] += 1
-    others = [Pictures(changed, "b"), Pictures(B[:49], "b"), Pictures(B[..., :11], "b")]
+    others = [Collection(changed, "b"), Collection(B[:49], "b"), Collection(B[..., :11], "b")]
     names = {reference_path(other, TINY, path.parent).name for other in others} | {path.name}
     assert len(names) == 4
-    assert reference_path(Pictures(B.clone(), "b"), TINY, path.parent) == path
+    assert reference_path(Collection(B.clone(), "b"), TINY, path.parent) == path
     folder = write_folder(B, "images")
-    before = reference_path(pictures(folder), TINY, path.parent)
-    assert reference_path(pictures(folder), TINY, path.parent) == before
+    before = reference_path(collection(folder), TINY, path.parent)
+    assert reference_path(collection(folder), TINY, path.parent) == before
     Image.fromarray(A[0].permute(1, 2, 0).numpy()).save("images/017.png")
-    assert reference_path(pictures(folder), TINY, path.parent) != before
+    assert reference_path(collection(folder), TINY, path.parent) != before
 
 
 def test_a_reference_that_was_stopped_goes_on(monkeypatch):
@@ -248,15 +248,15 @@ def test_bad_images_are_told_in_one_line():
     folder = write_folder(B[:3], "images")
     Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save("images/other.png")
     with pytest.raises(ConfigError, match=r"images/other\.png: is 9×9, and the others 12×12"):
-        _ = pictures(folder)[torch.arange(4)]
+        _ = collection(folder)[torch.arange(4)]
     Path("images/other.png").write_bytes(b"no image")
     with pytest.raises(ConfigError, match=r"images/other\.png: damaged"):
-        _ = pictures(folder)[torch.arange(4)]
+        _ = collection(folder)[torch.arange(4)]
     Path("empty").mkdir()
     np.savez("floats.npz", np.zeros((2, 3, 4, 4)))
     for path, reason in {"empty": "holds no .png", "floats.npz": "arr_0 is float64", "nothing": "no such file"}.items():
         with pytest.raises(ConfigError, match=f"^{path}: {reason}"):
-            pictures(Path(path))
+            collection(Path(path))
 
 
 # Runs
@@ -268,7 +268,7 @@ def digits(a_run):
     from tiny import tiny
 
     recipe = tiny("evaluation.images=20", "evaluation.batch=8", "evaluation.kid_subset=10")
-    images = Pictures(recipe.data().train[0][:300], "digits", 17)
+    images = Collection(recipe.data().train[0][:300], "digits", 17)
     return a_run, recipe, Reference.read(make_reference(images, TINY, Path("references"), 64, QUIET), TINY)
 
 

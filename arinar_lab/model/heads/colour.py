@@ -195,6 +195,10 @@ class ColourAR(FeatureAR):
     def fit(self, x: Tensor) -> None:
         """Nothing: the levels are given."""
 
+    @property
+    def measures(self) -> bool:
+        return False
+
     def nearest(self, x: Tensor) -> Tensor:
         """The centres of the levels nearest to x [*, F]."""
         edges, at = self.head.edges, torch.arange(self.features, device=x.device)

@@ -247,6 +247,10 @@ class Diffusion(Head):
             self.low.copy_(low - (high - low) / 2)
             self.high.copy_(high + (high - low) / 2)
 
+    @property
+    def measures(self) -> bool:
+        return self.clip
+
     def forward(self, h: Tensor, index: Tensor | int = 0) -> Diffused:
         within = (self.low[index], self.high[index]) if self.clip else None
         return Diffused(self.network, h, self.steps, self.repeats, within)

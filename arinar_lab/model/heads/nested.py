@@ -92,6 +92,10 @@ class Nested(Head):
         """Fit the inner model on the sub-tokens: x [n, groups, D]."""
         self.inner.fit(self.split(x.flatten(0, 1)).unflatten(0, x.shape[:2]).flatten(1, 2))
 
+    @property
+    def measures(self) -> bool:
+        return self.inner.measures
+
     def split(self, x: Tensor) -> Tensor:
         """Tokens [M, D] → sub-tokens [M, n, D/n]."""
         if not self.channels:

@@ -27,7 +27,7 @@ _LOOKED_AT = 64
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Collection:
     """n images, read when they are asked for.
 
     Arguments:
@@ -87,7 +87,7 @@ class Files:
         return pixels
 
 
-def of_folder(path: Path) -> Pictures:
+def of_folder(path: Path) -> Collection:
     """The images of a folder, known by their names, sizes in bytes and times of change."""
     files = sorted(file for file in path.rglob("*") if file.suffix.lower() in _ENDINGS)
     if not files:
@@ -96,10 +96,10 @@ def of_folder(path: Path) -> Pictures:
     for file in files:
         about = os.stat(file)
         seen.update(f"{file.relative_to(path)} {about.st_size} {about.st_mtime_ns}\n".encode())
-    return Pictures(Files(files), path.resolve().name, known_by=seen.hexdigest())
+    return Collection(Files(files), path.resolve().name, known_by=seen.hexdigest())
 
 
-def of_npz(path: Path) -> Pictures:
+def of_npz(path: Path) -> Collection:
     """The images of an npz in ADM's layout."""
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -109,10 +109,10 @@ def of_npz(path: Path) -> Pictures:
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
         raise ConfigError(f"{path}: arr_0 is {images.dtype} {images.shape}, not bytes [n, H, W, 3]")
     stored = torch.from_numpy(images).permute(0, 3, 1, 2)
-    return Pictures(stored, path.stem, known_by=fingerprint(torch.from_numpy(images)))
+    return Collection(stored, path.stem, known_by=fingerprint(torch.from_numpy(images)))
 
 
-def of_recipe(path: Path, part: str) -> Pictures:
+def of_recipe(path: Path, part: str) -> Collection:
     """The images of a recipe's data, `train` or `held_out`."""
     from .config import parse, read_recipe
 
@@ -124,10 +124,10 @@ def of_recipe(path: Path, part: str) -> Pictures:
     except ValueError as error:
         raise ConfigError(f"{path}: data.{error}") from None
     name = path.stem if part == "train" else f"{path.stem}-{part}"
-    return Pictures(images, name, source.levels, fingerprint(labels))
+    return Collection(images, name, source.levels, fingerprint(labels))
 
 
-def pictures(path: Path, part: str = "train") -> Pictures:
+def collection(path: Path, part: str = "train") -> Collection:
     """The images that a path names.
 
     Raises:

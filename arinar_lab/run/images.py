@@ -1,0 +1,372 @@
+"""Image data: read when it is asked for, since large collections fit no memory, or (CIFAR-10, MNIST) held.
+
+    image_folder    <path>/train and <path>/val, each with a folder of files for each class, as ImageNet is laid out
+    hub             a data set of the Hugging Face hub, or a folder in one of its formats, by name
+    cifar10, mnist  torchvision's
+
+Images are cropped as the published models' were (`centre_crop`, from ADM, arXiv 2105.05233). Damaged ones are named and
+counted, and another of their class stands in for them, always the same, up to a share that the recipe says.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import os
+import struct
+import sys
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import get_worker_info
+
+from ..model.layers import at_least
+from .data import Source
+
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+"""What Pillow raises on damaged files."""
+
+
+class Damaged(RuntimeError):
+    """More images are damaged than the recipe allows."""
+
+
+def centre_crop(image: Image.Image, size: int) -> Image.Image:
+    """ADM's: halved by area while the shorter side is at least 2·size, then bicubic to size, then the square in the centre."""
+    while min(image.size) >= 2 * size:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = size / min(image.size)
+    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    return image.crop((left, top, left + size, top + size))
+
+
+class Store(Protocol):
+    """Where encoded images are."""
+
+    def name(self, i: int) -> str:
+        """Of image i, for people."""
+        ...
+
+    def open(self, i: int) -> Path | io.BytesIO:
+        """Image i as Pillow opens it."""
+        ...
+
+
+class Pictures:
+    """Images that are read when they are asked for: pictures[i] are bytes [*, C, S, S] of items i [*]; i + n is i mirrored.
+
+    Arguments:
+        store: where they are; labels: [n]; shape: (C, S, S), with C = 1 or 3.
+        allowed: share of them that may be damaged.
+
+    Raises:
+        Damaged: on reading, if more are; in the main process alone, where `check` knows of all.
+    """
+
+    def __init__(self, store: Store, labels: Tensor, shape: tuple[int, ...], allowed: float) -> None:
+        self.store, self.labels, self.shape, self.allowed = store, labels, shape, allowed
+        self.marks = torch.zeros(len(labels), dtype=torch.uint8).share_memory_()  # of damaged ones, for all processes
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, i: Any) -> Tensor:
+        n = len(self)
+        i = torch.arange(2 * n)[: n if isinstance(i, slice) else None][i]
+        if not i.dim():
+            return self._one(int(i))
+        return torch.stack([self._one(j) for j in i.tolist()]) if len(i) else torch.zeros(0, *self.shape).byte()
+
+    @property
+    def damaged(self) -> list[str]:
+        """Names of those that were found to be."""
+        return [self.store.name(i) for i in self.marks.nonzero().flatten().tolist()]
+
+    def check(self) -> None:
+        """Refuse data of which too much was damaged, whoever has read it."""
+        if (count := int(self.marks.sum())) > self.allowed * len(self):
+            raise Damaged(
+                f"{count} of {len(self)} images are damaged, and data.damaged allows a share of {self.allowed:g}:"
+                f" {', '.join(self.damaged[:3])}"
+            )
+
+    def _one(self, i: int) -> Tensor:
+        mirrored, i = divmod(i, len(self))
+        pixels = self._read(i)
+        return pixels.flip(-1) if mirrored else pixels
+
+    def _read(self, i: int) -> Tensor:
+        for j in self._candidates(i):
+            try:
+                return self._decoded(j)
+            except _DAMAGE as error:
+                self._mark(j, error)
+        raise Damaged(f"{self.store.name(i)}: damaged, and so are all of its class")
+
+    def _candidates(self, i: int) -> Iterator[int]:
+        """Item i, then the others of its class from it on, but for those that are known to be damaged."""
+        if not self.marks[i]:
+            yield i
+        alike = (self.labels == self.labels[i]).nonzero().flatten()
+        for j in [*alike[alike > i].tolist(), *alike[alike < i].tolist()]:
+            if not self.marks[j]:
+                yield j
+
+    def _decoded(self, i: int) -> Tensor:
+        channels, size = self.shape[:2]
+        with Image.open(self.store.open(i)) as image:
+            pixels = np.array(centre_crop(image.convert("RGB" if channels == 3 else "L"), size))
+        return torch.from_numpy(pixels).reshape(size, size, channels).permute(2, 0, 1).contiguous()
+
+    def _mark(self, i: int, error: Exception) -> None:
+        self.marks[i] = 1
+        said = " ".join(str(error).split())[:120]
+        print(f"arinar: {self.store.name(i)}: damaged ({said}); another image of its class stands in", file=sys.stderr)
+        if get_worker_info() is None:
+            self.check()
+
+
+def damaged(source: Source) -> list[str]:
+    """Names of the images of a source that were found damaged so far, by any process."""
+    looked_at = [vars(source).get(part, (None,))[0] for part in ("train", "held_out")]
+    return [name for images in looked_at if isinstance(images, Pictures) for name in images.damaged]
+
+
+class Lazy(Source):
+    """Images of a training and a held-out part that are looked for when they are first needed.
+
+    Arguments:
+        channels, size: an image is [channels, size, size]; classes: number of labels.
+        flip: whether training mirrors half of the images.
+        damaged: share of a part that may be damaged.
+
+    Raises:
+        ValueError: if a number is out of range.
+    """
+
+    levels = 256
+
+    def __init__(self, channels: int, size: int, classes: int, flip: bool, damaged: float) -> None:
+        at_least(1, size=size, classes=classes)
+        if channels not in (1, 3):
+            raise ValueError(f"channels: {channels} is neither 1 nor 3")
+        if not 0 <= damaged < 1:
+            raise ValueError(f"damaged: {damaged} is outside [0, 1)")
+        self.shape, self.classes, self.flip, self.allowed = (channels, size, size), classes, flip, damaged
+
+    @property
+    def counts(self) -> tuple[int, int] | None:
+        return super().counts if "train" in self.__dict__ else None
+
+    @cached_property
+    def train(self) -> tuple[Any, Tensor]:  # type: ignore[override]
+        return self._pictures("train")
+
+    @cached_property
+    def held_out(self) -> tuple[Any, Tensor]:  # type: ignore[override]
+        return self._pictures("held_out")
+
+    def _pictures(self, part: str) -> tuple[Pictures, Tensor]:
+        store, labels = self._part(part)
+        return Pictures(store, labels, self.shape, self.allowed), labels
+
+    def _part(self, part: str) -> tuple[Store, Tensor]:
+        """Where the images of a part are, and their labels."""
+        raise NotImplementedError
+
+
+class Files:
+    """Image files. root: a folder; names: paths in it as bytes, one array of which holds a million in little memory."""
+
+    def __init__(self, root: Path, names: np.ndarray) -> None:
+        self.root, self.names = root, names
+
+    def name(self, i: int) -> str:
+        return str(self.open(i))
+
+    def open(self, i: int) -> Path:
+        return self.root / os.fsdecode(self.names[i])
+
+
+class ImageFolder(Lazy):
+    """Files in <path>/train/<class>/ and <path>/val/<class>/; the classes are numbered by the order of their names.
+
+    Arguments:
+        path: the folder; channels, size, classes, flip, damaged: see `Lazy`.
+        held_out: how many of val are used, spread evenly; None are all.
+
+    Raises:
+        ValueError: if a number is out of range; on reading, if a folder is missing, a class has no images, or their number
+            is another.
+    """
+
+    def __init__(
+        self, *, path: str, channels: int = 3, size: int = 256, classes: int = 1000, flip: bool = True,
+        held_out: int | None = None, damaged: float = 0.001,
+    ) -> None:  # fmt: skip
+        super().__init__(channels, size, classes, flip, damaged)
+        if held_out is not None:
+            at_least(1, held_out=held_out)
+        self.path, self.used = Path(path), held_out
+
+    @property
+    def counts(self) -> tuple[int, int] | None:
+        there = "train" in self.__dict__ or (self.path / "train").is_dir()
+        return (len(self.train[0]), len(self.held_out[0])) if there else None
+
+    def _part(self, part: str) -> tuple[Store, Tensor]:
+        from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+
+        folder = self.path / {"train": "train", "held_out": "val"}[part]
+        names = self._classes(folder)
+        if part == "held_out" and names != (trained := self._classes(self.path / "train")):
+            other = sorted(set(names) ^ set(trained))[0]
+            raise ValueError(f"path: {str(folder)!r} has other classes than train: {other} is in one of them alone")
+        try:
+            found = make_dataset(str(folder), {name: i for i, name in enumerate(names)}, IMG_EXTENSIONS)
+        except FileNotFoundError as error:
+            raise ValueError(f"path: {str(folder)!r}: {' '.join(str(error).split())[:200]}") from None
+        labels = torch.tensor([label for _, label in found])
+        files = np.array([os.fsencode(os.path.relpath(name, folder)) for name, _ in found])
+        if part == "held_out" and self.used is not None:
+            kept = torch.linspace(0, len(labels) - 1, min(self.used, len(labels))).long()
+            files, labels = files[kept.numpy()], labels[kept]
+        return Files(folder, files), labels
+
+    def _classes(self, folder: Path) -> list[str]:
+        if not folder.is_dir():
+            raise ValueError(f"path: {str(folder)!r} is not a folder; it holds a folder of images for each class")
+        names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+        if len(names) != self.classes:
+            raise ValueError(
+                f"path: {str(folder)!r} has {len(names)} folders of classes, and classes says {self.classes}"
+            )
+        return names
+
+
+class Hub(Lazy):
+    """A data set of images with labels on the Hugging Face hub, or a local folder in one of its formats (extra [hub]).
+
+    Arguments:
+        name: of the data set, or a folder; subset: its configuration, where it has several.
+        train, held_out: names of its splits; image, label: of its columns.
+        channels, size, classes, flip, damaged: see `Lazy`.
+
+    Raises:
+        ValueError: if the package is not there, or a number is out of range; on reading, if the data set cannot be had, or has
+            other columns or labels.
+    """
+
+    def __init__(
+        self, *, name: str, subset: str | None = None, train: str = "train", held_out: str = "validation",
+        image: str = "image", label: str = "label", channels: int = 3, size: int = 256, classes: int = 1000, flip: bool = True,
+        damaged: float = 0.001,
+    ) -> None:  # fmt: skip
+        if importlib.util.find_spec("datasets") is None:
+            raise ValueError("kind: hub needs the package datasets; pip install 'arinar_lab[hub]'")
+        super().__init__(channels, size, classes, flip, damaged)
+        self.name, self.subset, self.columns = name, subset, (image, label)
+        self.splits = {"train": train, "held_out": held_out}
+
+    def _part(self, part: str) -> tuple[Store, Tensor]:
+        import datasets
+
+        split, (image, label) = self.splits[part], self.columns
+        try:
+            data = datasets.load_dataset(self.name, self.subset, split=split)
+            for column in self.columns:
+                if column not in data.column_names:
+                    raise ValueError(f"it has no column {column!r}, but {', '.join(data.column_names)}")
+            labels = torch.tensor(np.array(data.data.column(label)), dtype=torch.long)
+            data = data.cast_column(image, datasets.Image(decode=False))
+        except Exception as error:  # whatever a hub, its cache or a file format raises
+            raise ValueError(f"name: {self.name!r}, split {split!r}: {' '.join(str(error).split())[:200]}") from None
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.classes:
+            raise ValueError(f"classes: {self.name!r} has labels outside 0 … {self.classes - 1}")
+        return Rows(data, image, f"{self.name}[{split}]"), labels
+
+
+class Rows:
+    """Encoded images in a column of a data set of the datasets library."""
+
+    def __init__(self, data: Any, column: str, called: str) -> None:
+        self.data, self.column, self.called = data, column, called
+
+    def name(self, i: int) -> str:
+        return f"{self.called}[{i}]"
+
+    def open(self, i: int) -> Path | io.BytesIO:
+        row = self.data[i][self.column]
+        return Path(row["path"]) if row["bytes"] is None else io.BytesIO(row["bytes"])
+
+
+class TorchVision(Source):
+    """A data set of torchvision that is held in memory: its training part, and its test part held out.
+
+    Arguments:
+        make: the class in torchvision.datasets; shape: of an image; path: the folder; download: whether it may be fetched.
+    """
+
+    levels, classes = 256, 10
+
+    def __init__(self, make: str, shape: tuple[int, ...], path: str, download: bool, flip: bool) -> None:
+        self.make, self.shape, self.path, self.download, self.flip = make, shape, path, download, flip
+
+    @property
+    def counts(self) -> tuple[int, int] | None:
+        return super().counts if "train" in self.__dict__ else None
+
+    @cached_property
+    def train(self) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        return self._read(True)
+
+    @cached_property
+    def held_out(self) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        return self._read(False)
+
+    def _read(self, train: bool) -> tuple[Tensor, Tensor]:
+        import torchvision
+
+        try:
+            data = getattr(torchvision.datasets, self.make)(self.path, train=train, download=self.download)
+        except (RuntimeError, OSError, ValueError, EOFError) as error:
+            said = " ".join(str(error).split())[:160]
+            raise ValueError(
+                f"path: {self.make} is not in {self.path!r}, or is damaged; data.download=true fetches it ({said})"
+            ) from None
+        pixels = torch.as_tensor(data.data)
+        images = pixels.unsqueeze(1) if self.shape[0] == 1 else pixels.permute(0, 3, 1, 2)
+        return images.contiguous(), torch.as_tensor(data.targets).long()
+
+
+class CIFAR10(TorchVision):
+    """CIFAR-10 (Krizhevsky, 2009). Its files are pickles; torchvision opens them only if their MD5 is the published one.
+
+    Arguments:
+        path: the folder that has or gets cifar-10-batches-py; download: whether it may be fetched; flip: see `Source`.
+    """
+
+    def __init__(self, *, path: str = "data", download: bool = False, flip: bool = True) -> None:
+        super().__init__("CIFAR10", (3, 32, 32), path, download, flip)
+
+
+class MNIST(TorchVision):
+    """MNIST (LeCun et al., 1998). path: the folder that has or gets MNIST/raw; download: whether it may be fetched."""
+
+    def __init__(self, *, path: str = "data", download: bool = False) -> None:
+        super().__init__("MNIST", (1, 28, 28), path, download, False)
+
+
+IMAGES: dict[str, Callable[..., Source]] = {
+    "image_folder": ImageFolder,
+    "hub": Hub,
+    "cifar10": CIFAR10,
+    "mnist": MNIST,
+}

@@ -1,0 +1,332 @@
+"""Image data: what is cropped, mirrored, skipped and refused; CIFAR-10 and MNIST from files in their formats; a hub's."""
+
+import hashlib
+import pickle
+import shutil
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from arinar_lab.run.config import ConfigError, build, parse, ready
+from arinar_lab.run.data import DataModule
+from arinar_lab.run.images import CIFAR10, MNIST, Damaged, Hub, ImageFolder, centre_crop, damaged
+
+CLASSES = 4
+
+
+def picture(seed, width=40, height=40):
+    """Smooth colours, so that a crop can be told from another."""
+    grid = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), dtype=np.uint8)
+    return Image.fromarray(grid).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """train/ with 3 and val/ with 2 images in each of 4 classes, PNG and JPEG, of several sizes."""
+    for part, count in (("train", 3), ("val", 2)):
+        for c in range(CLASSES):
+            place = tmp_path / "data" / part / f"class_{c}"
+            place.mkdir(parents=True)
+            for k in range(count):
+                ending = "JPEG" if k == 1 else "png"
+                picture(100 * c + k, 40 + 9 * k, 48 - 4 * c).save(place / f"{k}.{ending}")
+    return tmp_path / "data"
+
+
+def source(folder, **arguments):
+    return ImageFolder(**{"path": str(folder), "size": 16, "classes": CLASSES, **arguments})
+
+
+# Cropping
+
+
+def adm(image, size):
+    """`center_crop_arr` as ADM released it (guided_diffusion/image_datasets.py), the reference."""
+    while min(*image.size) >= 2 * size:
+        image = image.resize(tuple(x // 2 for x in image.size), resample=Image.BOX)
+    scale = size / min(*image.size)
+    image = image.resize(tuple(round(x * scale) for x in image.size), resample=Image.BICUBIC)
+    array = np.array(image)
+    y, x = (array.shape[0] - size) // 2, (array.shape[1] - size) // 2
+    return array[y : y + size, x : x + size]
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (31, 32), (100, 37), (37, 100), (70, 65), (9, 12)])
+def test_images_are_cropped_as_adm_does(shape):
+    image = picture(3, *shape)
+    assert (np.array(centre_crop(image, 16)) == adm(image, 16)).all()
+
+
+# Folders
+
+
+def test_a_folder_gives_images_and_labels_in_the_order_of_names(folder):
+    (images, y), (held_out, y_held_out) = source(folder).train, source(folder).held_out
+    assert (len(images), len(held_out)) == (12, 8)
+    assert y.tolist() == [c for c in range(CLASSES) for _ in range(3)]
+    assert y_held_out.tolist() == [c for c in range(CLASSES) for _ in range(2)]
+    with Image.open(folder / "train" / "class_2" / "1.JPEG") as image:
+        known = torch.from_numpy(adm(image.convert("RGB"), 16).copy()).permute(2, 0, 1)
+    assert torch.equal(images[7], known) and images[7].dtype == torch.uint8
+
+
+def test_images_are_taken_by_number_slice_and_tensor_and_mirrored_beyond_the_last(folder):
+    images, _ = source(folder).train
+    whole = images[:]
+    assert whole.shape == (12, 3, 16, 16) and images[:0].shape == (0, 3, 16, 16)
+    assert torch.equal(images[torch.tensor([5, 2])], whole[[5, 2]])
+    assert torch.equal(images[torch.tensor([17])], whole[5:6].flip(-1))
+
+
+def test_grey_images_have_one_channel(folder):
+    grey, colour = source(folder, channels=1).train[0][3], source(folder).train[0][3]
+    assert grey.shape == (1, 16, 16)
+    assert (
+        grey[0].float() - (colour.float() * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(0)
+    ).abs().max() <= 2
+
+
+def test_fewer_held_out_images_are_spread_over_the_classes(folder):
+    images, y = source(folder, held_out=4).held_out
+    assert len(images) == 4 and sorted(set(y.tolist())) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_training_reads_each_image_once_an_epoch_half_of_them_mirrored(folder, workers):
+    data = source(folder)
+    whole = data.train[0][:]
+    loader = DataModule(data, 4, 0, workers).train_dataloader()
+    epochs = [list(loader) for _ in range(4)]
+    mirrored = 0
+    for batches in epochs:
+        assert sorted(int(i) for _, _, index in batches for i in index) == list(range(12))
+        for image, y, index in batches:
+            assert torch.equal(y, data.train[1][index])
+            straight = [torch.equal(pixels, whole[i]) for pixels, i in zip(image, index.tolist(), strict=True)]
+            turned = [torch.equal(pixels.flip(-1), whole[i]) for pixels, i in zip(image, index.tolist(), strict=True)]
+            assert all(a != b for a, b in zip(straight, turned, strict=True))
+            mirrored += sum(turned)
+    assert 10 < mirrored < 38
+
+
+def test_a_loader_with_workers_goes_on_where_its_state_was_saved(folder):
+    def taken(loader, count):
+        found = []
+        while len(found) < count:
+            for image, _, index in loader:
+                found.append((index.tolist(), image.sum().item()))
+                if len(found) == count or loader.done == len(loader):
+                    break
+        return found
+
+    loaders = [DataModule(source(folder), 4, 0, workers).train_dataloader() for workers in (0, 2, 2)]
+    straight, before = taken(loaders[0], 5), taken(loaders[1], 2)
+    loaders[2].load_state_dict(loaders[1].state_dict())
+    assert before + taken(loaders[2], 3) == straight
+
+
+FAULTS = [
+    ({"path": "nowhere"}, "nowhere/train' is not a folder"),
+    ({"classes": 5}, "has 4 folders of classes, and classes says 5"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), FAULTS)
+def test_missing_folders_and_another_number_of_classes_are_refused(folder, arguments, words):
+    with pytest.raises(ValueError, match=words):
+        source(folder, **arguments).prepare()
+
+
+def test_other_classes_in_val_and_empty_classes_are_refused(folder):
+    (folder / "val" / "class_3").rename(folder / "val" / "else")
+    with pytest.raises(ValueError, match="other classes than train: class_3"):
+        source(folder).prepare()
+    shutil.rmtree(folder / "val" / "else")
+    (folder / "val" / "class_3").mkdir()
+    with pytest.raises(ValueError, match="class_3"):
+        source(folder).prepare()
+
+
+OUT_OF_RANGE = [("size", 0), ("classes", 0), ("channels", 2), ("damaged", 1.0), ("damaged", -0.1), ("held_out", 0)]
+
+
+@pytest.mark.parametrize(("name", "value"), OUT_OF_RANGE)
+def test_numbers_out_of_range_are_refused(folder, name, value):
+    with pytest.raises(ValueError, match=f"^{name}: {value}"):
+        source(folder, **{name: value})
+
+
+# Damaged images
+
+
+def damage(folder, *names):
+    for name in names:
+        file = folder / "train" / name
+        file.write_bytes(file.read_bytes()[:60])
+
+
+def test_a_damaged_image_is_named_and_another_of_its_class_stands_in(folder, capsys):
+    whole = source(folder).train[0][:]
+    damage(folder, "class_1/2.png")
+    data = source(folder, damaged=0.1)
+    assert torch.equal(data.train[0][5], whole[3])
+    assert torch.equal(data.train[0][5], whole[3])
+    assert torch.equal(data.train[0][17], whole[3].flip(-1))
+    told = capsys.readouterr().err
+    assert told.count("class_1/2.png") == 1 and told.count("\n") == 1
+    assert [name.endswith("class_1/2.png") for name in damaged(data)] == [True]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_more_damaged_images_than_allowed_end_it_whoever_reads_them(folder, workers):
+    damage(folder, "class_0/0.png", "class_1/2.png", "class_3/1.JPEG")
+    allowed = DataModule(source(folder, damaged=0.25), 4, 0, workers).train_dataloader()
+    assert sum(len(index) for _, _, index in allowed) == 12
+    refused = DataModule(source(folder, damaged=0.2), 4, 0, workers).train_dataloader()
+    with pytest.raises(Damaged, match=r"3 of 12 images are damaged, and data.damaged allows a share of 0.2") as caught:
+        for _ in range(2):
+            list(refused)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_class_without_a_whole_image_ends_it(folder):
+    damage(folder, "class_0/0.png", "class_0/1.JPEG", "class_0/2.png")
+    with pytest.raises(Damaged, match="and so are all of its class"):
+        source(folder, damaged=0.9).train[0][1]
+
+
+def test_text_and_empty_files_are_damaged_images(folder):
+    (folder / "train" / "class_0" / "0.png").write_text("no image")
+    (folder / "train" / "class_0" / "1.JPEG").write_bytes(b"")
+    data = source(folder, damaged=0.5)
+    data.train[0][:]
+    assert len(damaged(data)) == 2
+
+
+# Recipes
+
+
+def recipe(data, codec):
+    return parse(
+        {
+            "data": data, "codec": codec, "outer": {"kind": "causal", "width": 8, "depth": 1, "heads": 1},
+            "inner": {"kind": "gmm", "components": 1}, "training": {"batch": 2}, "sampler": {"guidance": 1},
+        }
+    )  # fmt: skip
+
+
+def test_a_recipe_is_checked_without_data_and_refused_when_they_are_needed(folder):
+    here = {"kind": "image_folder", "path": str(folder), "size": 16, "classes": CLASSES}
+    ready(build(recipe(here, {"kind": "pixels", "patch": 4})))
+    missing = build(recipe({**here, "path": "nowhere"}, {"kind": "pixels", "patch": 4}))
+    with pytest.raises(ConfigError, match=r"^data.path: 'nowhere/train' is not a folder"):
+        ready(missing)
+    without = build(recipe(here, {"kind": "kl", "weights": "nowhere.ckpt"}))
+    with pytest.raises(ConfigError, match=r"^codec.weights: nowhere.ckpt: no such file"):
+        ready(without)
+
+
+# MNIST and CIFAR-10, in the formats of their files
+
+
+def write_mnist(root, n=20):
+    raw = root / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    images = np.random.default_rng(0).integers(0, 256, (n, 28, 28), dtype=np.uint8)
+    for part in ("train", "t10k"):
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(struct.pack(">4i", 2051, n, 28, 28) + images.tobytes())
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 2049, n) + bytes(i % 10 for i in range(n)))
+    return images
+
+
+def test_mnist_is_read_from_its_files(tmp_path):
+    images = write_mnist(tmp_path)
+    data = MNIST(path=str(tmp_path))
+    assert data.counts is None
+    data.prepare()
+    assert data.counts == (20, 20) and not data.flip
+    assert torch.equal(data.train[0], torch.from_numpy(images).unsqueeze(1))
+    assert data.train[1].tolist() == [i % 10 for i in range(20)]
+
+
+def test_cifar10_is_read_from_its_files_if_their_checksum_is_known(tmp_path, monkeypatch):
+    from torchvision.datasets import CIFAR10 as Published
+
+    place = tmp_path / "cifar-10-batches-py"
+    place.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 3072), dtype=np.uint8)
+    contents = {
+        "data_batch_1": {"data": pixels, "labels": [0, 1, 2, 3, 4, 9]},
+        "test_batch": {"data": pixels[:2], "labels": [5, 6]},
+        "batches.meta": {"label_names": [str(i) for i in range(10)]},
+    }
+    sums = {}
+    for name, content in contents.items():
+        (place / name).write_bytes(pickle.dumps(content))
+        sums[name] = hashlib.md5((place / name).read_bytes()).hexdigest()
+    with pytest.raises(ValueError, match="path: CIFAR10 is not in"):
+        CIFAR10(path=str(tmp_path)).prepare()  # with the published checksums, nothing of these files is opened
+    monkeypatch.setattr(Published, "train_list", [["data_batch_1", sums["data_batch_1"]]])
+    monkeypatch.setattr(Published, "test_list", [["test_batch", sums["test_batch"]]])
+    monkeypatch.setattr(Published, "meta", {**Published.meta, "md5": sums["batches.meta"]})
+    data = CIFAR10(path=str(tmp_path))
+    assert torch.equal(data.train[0], torch.from_numpy(pixels.reshape(6, 3, 32, 32)))
+    assert data.train[1].tolist() == [0, 1, 2, 3, 4, 9] and data.held_out[1].tolist() == [5, 6]
+    assert data.flip and tuple(data.train[0].shape[1:]) == data.shape
+
+
+@pytest.mark.parametrize("kind", [MNIST, CIFAR10])
+def test_what_is_not_there_is_told_with_how_to_fetch_it(tmp_path, kind):
+    with pytest.raises(ValueError, match=r"data.download=true fetches it") as caught:
+        kind(path=str(tmp_path)).prepare()
+    assert "\n" not in str(caught.value)
+
+
+# A hub's data set
+
+
+def test_the_hub_says_what_to_install_where_its_package_is_missing(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"^kind: hub needs the package datasets; pip install 'arinar_lab\[hub\]'"):
+        Hub(name="anybody/anything")
+
+
+@pytest.fixture
+def hub(tmp_path, folder, monkeypatch):
+    """A data set as the library writes it to a folder of Parquet files."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    for part, split in (("train", "train"), ("val", "validation")):
+        files = sorted(str(file) for file in (folder / part).rglob("*.*"))
+        rows = {
+            "image": [{"bytes": Path(f).read_bytes(), "path": None} for f in files],
+            "label": [int(f.split("class_")[1][0]) for f in files],
+        }
+        features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(num_classes=CLASSES)})
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(
+            tmp_path / "hub" / f"{split}-00000-of-00001.parquet"
+        )
+    return tmp_path / "hub"
+
+
+def test_a_hubs_data_set_gives_the_images_of_the_folder_it_was_made_of(hub, folder):
+    data = Hub(name=str(hub), size=16, classes=CLASSES)
+    data.prepare()
+    for ours, theirs in ((source(folder).train, data.train), (source(folder).held_out, data.held_out)):
+        assert torch.equal(ours[0][:], theirs[0][:]) and torch.equal(ours[1], theirs[1])
+
+
+def test_faults_of_a_hubs_data_set_are_told_in_one_line(hub):
+    faults = {
+        "nowhere": {"name": "./nowhere"},
+        "no column 'y', but image, label": {"label": "y"},
+        "test": {"held_out": "test"},
+    }
+    for words, arguments in {**faults, "labels outside 0 … 2": {"classes": 3}}.items():
+        with pytest.raises(ValueError, match=words) as caught:
+            Hub(**{"name": str(hub), "size": 16, "classes": CLASSES, **arguments}).prepare()
+        assert "\n" not in str(caught.value)

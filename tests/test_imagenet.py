@@ -1,0 +1,66 @@
+"""The preset of the paper from a folder of images to samples, with everything in small but the images and the tokens."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny import EXPERIMENTS
+
+from arinar_lab.cli import main
+from arinar_lab.model.kl import Shape
+from arinar_lab.model.published_kl import random_kl
+
+PRESET = str(EXPERIMENTS / "imagenet256_arinar_b.yaml")
+CLASSES = 10
+SMALL = [
+    "data.path=images", f"data.classes={CLASSES}", "data.held_out=2", "data.damaged=0.1", "codec.weights=kl16.ckpt",
+    "outer.width=16", "outer.encoder_depth=1", "outer.decoder_depth=1", "outer.heads=2", "outer.prefix=4", "outer.steps=2",
+    "inner.width=16", "inner.heads=2", "training.steps=5", "training.batch=2", "training.validate_every=5",
+    "training.precision=32-true", "sampler={guidance: 1, candidates: 0, steps: 2}",
+    "evaluation={images: 5, batch: 5, kid_subset: 5, draws: 1, speed_batch: 1, speed_repeats: 1}",
+    "machine={accelerator: cpu, workers: 2, threads: 1}",
+]  # fmt: skip
+
+
+def arinar(*words):
+    with pytest.raises(SystemExit) as left:
+        main([str(word) for word in words])
+    return left.value.code
+
+
+@pytest.fixture
+def imagenet(alone):
+    """train/ with 2 and val/ with 1 images in each of 10 classes, and an autoencoder of random weights in KL-16's layout."""
+    numbers = np.random.default_rng(0)
+    for part, count in (("train", 2), ("val", 1)):
+        for c in range(CLASSES):
+            folder = alone / "images" / part / f"n{c:08}"
+            folder.mkdir(parents=True)
+            for k in range(count):
+                coarse = numbers.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(coarse).resize((300, 260 + 10 * c)).save(folder / f"{k}.JPEG")
+    shape = Shape(16, (32, 32, 32, 32, 32), blocks=1, encoder_attention=frozenset({4}))
+    torch.save({"model": random_kl(shape).state_dict()}, alone / "kl16.ckpt")
+    return alone
+
+
+def test_the_preset_trains_on_images_evaluates_and_samples(imagenet, capsys, uncounted):
+    damaged = imagenet / "images" / "train" / "n00000003" / "1.JPEG"
+    damaged.write_bytes(damaged.read_bytes()[:900])
+    assert arinar("train", PRESET, *SMALL) == 0
+    (run,) = (imagenet / "runs").glob("*/seed_0")
+    (report,) = run.glob("evaluations/*/report.json")
+    found = json.loads(report.read_text())
+    assert found["likelihood"]["unit"] == "latent" and found["likelihood"]["images"] == 2
+    assert np.isfinite(found["metrics"]["val/bits_per_dim"])
+    assert not any(name.startswith("quality/fd") for name in found["metrics"])
+    assert "1 damaged images" in (run / "log.txt").read_text() and "n00000003/1.JPEG" in (run / "log.txt").read_text()
+    assert (run / "checkpoints" / "final.safetensors").stat().st_size < 10**6  # without the autoencoder
+    assert arinar("sample", run, "--count", 2, "--out", "two.png") == 0
+    with Image.open("two.png") as picture:
+        assert picture.mode == "RGB" and min(picture.size) > 256
+    (imagenet / "kl16.ckpt").unlink()
+    assert arinar("sample", run, "--count", 1, "--out", "none.png") == 2
+    assert "codec.weights: kl16.ckpt: no such file" in capsys.readouterr().err
