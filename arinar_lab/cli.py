@@ -302,7 +302,7 @@ def _show(report: dict[str, Any], where: Path) -> None:
         console.print(f"{n} images a range, seeds from {seed} on, against {against['file']}", highlight=False)
         if "kid_subset" not in against:
             console.print("KID, precision and recall need the reference's features, and it has none", highlight=False)
-    for path in (where / "report.json", where / "samples" / "grid.png"):
+    for path in (where / report.get("file", "report.json"), where / "samples" / "grid.png"):
         if path.exists():
             console.print(str(path), soft_wrap=True, highlight=False)
 
@@ -540,9 +540,9 @@ def _cache(arguments: argparse.Namespace) -> int:
             forget([file])
     with company(arguments.workers), shown(str(plan.folder)) as told:
         write_cache(plan, arguments.batch, told)
-    size = sum(file.stat().st_size for file in files) / 1e9
+    size = sum(file.stat().st_size for file in files) / 1e6
     print(
-        f"{plan.folder}: {plan.items:,} images, {size:,.3g} GB; 'data={{kind: cache, path: {plan.folder}}}' trains on it"
+        f"{plan.folder}: {plan.items:,} images, {size:,.1f} MB; 'data={{kind: cache, path: {plan.folder}}}' trains on it"
     )
     return 0
 

@@ -4,8 +4,8 @@ Image i is drawn from seed i, with the label i modulo the classes: 50,000 images
 by the extractor as they are drawn and not kept; their features are, in blocks, so that what is stopped goes on and several
 processes share the work. Over R disjoint ranges of seeds a distance has a mean and an interval (95 %, Student's t).
 
-The codec's own floor stands beside the distance: the same of held-out images that passed the codec and back, where the
-run's data are images and there are enough of them.
+The codec's own floor stands beside the distance: the same of held-out images that passed the codec and back (or whose
+moments, in a latent cache, pass its decoder), where there are enough of them.
 
     evaluations/<evaluation signature>/quality-<reference and extractor>.json      and into report.json, where there is one
 """
@@ -65,7 +65,7 @@ def measure_quality(
     found = [_drawn(recipe, experiment, extractor, parts, k, told) for k in range(ranges)]
     each = [distances(some, reference, extractor.distance) for some in found]
     values = _summary(each) | _floor(recipe, experiment, reference, extractor, parts, told)
-    report = _report(recipe, values, each, reference, extractor) | {"reference_sha256": sums}
+    report = _report(file.name, recipe, values, each, reference, extractor) | {"reference_sha256": sums}
     write_json(file, report)
     _add_to(where / "report.json", report)
     return report
@@ -88,9 +88,9 @@ def _drawn(
 def _floor(
     recipe: Recipe, experiment: Experiment, reference: Reference, extractor: Extractor, parts: Path, told: Told
 ) -> dict[str, float]:
-    """The distance of held-out images that passed the codec; empty where there are no or too few images."""
+    """The distance of held-out images that passed the codec; empty where they are too few."""
     source, codec = experiment.source, experiment.codec
-    n = min(len(source.held_out[0]), recipe.evaluation.images) if source.pictures else 0
+    n = min(len(source.held_out[0]), recipe.evaluation.images)
     if n <= len(reference.stats["mu"]):
         return {}
 
@@ -113,12 +113,18 @@ def _summary(each: list[dict[str, float]]) -> dict[str, float]:
 
 
 def _report(
-    recipe: Recipe, values: dict[str, float], each: list[dict[str, float]], reference: Reference, extractor: Extractor
+    file: str,
+    recipe: Recipe,
+    values: dict[str, float],
+    each: list[dict[str, float]],
+    reference: Reference,
+    extractor: Extractor,
 ) -> dict[str, Any]:
     e, kept = recipe.evaluation, min(KEPT, recipe.evaluation.images)
     compared = {} if reference.features is None else {"kid_subset": min(KID_SUBSET, kept, len(reference.features))}
     squared = f"squared distance of features of {extractor.signature}"
     return {
+        "file": file,
         "metrics": {f"quality/{name}": value for name, value in values.items()},
         "units": {f"quality/{name}": ABOUT.get(name, squared) for name in values},
         "ranges": each,
