@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 import urllib.error
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from arinar_lab.cli import main
 from arinar_lab.run import reference
 from arinar_lab.run.collection import Collection, collection
 from arinar_lab.run.config import ConfigError
+from arinar_lab.run.data import Source
 from arinar_lab.run.fidelity import Extractor, Reference, distances, frechet, inception_weights, statistics
 from arinar_lab.run.folder import write_json
 from arinar_lab.run.metrics import Images
@@ -266,6 +268,22 @@ def _sampled(folder, recipe, seeds, out, told=QUIET):
 
     sample(recipe, folder, load(recipe, folder), seeds, out, told)
     return out
+
+
+def test_a_run_is_measured_without_the_data_it_was_trained_on(digits):
+    class Gone(Source):
+        shape, levels, classes, counts = (1, 8, 8), 17, 10, None
+
+        @property
+        def held_out(self):
+            raise ValueError("path: the images are gone")
+
+        train = held_out
+
+    folder, recipe, against = digits
+    without = replace(recipe, data=replace(recipe.data, maker=Gone))
+    metrics = measure_quality(without, folder, against, TINY, 1, QUIET)["metrics"]
+    assert metrics["quality/fd_tiny"] > 0 and "quality/fd_tiny_floor" not in metrics
 
 
 def test_too_few_images_and_other_dimensions_are_refused_before_anything_is_drawn(digits, monkeypatch):
