@@ -27,7 +27,7 @@ def fingerprint(*tensors: Tensor) -> str:
     seen = hashlib.sha256()
     for tensor in tensors:
         seen.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-        seen.update(memoryview(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()))
+        seen.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return seen.hexdigest()
 
 
