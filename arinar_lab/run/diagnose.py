@@ -245,7 +245,7 @@ def beliefs(recipe: Recipe, experiment: Experiment, items: int = 3, points: int 
         draws given z alone, and `drawn` is 1.
     """
     model, codec, source = experiment.model, experiment.codec, experiment.source
-    device = experiment.device
+    device, items = experiment.device, min(items, len(source.held_out[1]))
     y, noise = source.held_out[1][:items].to(device), Noise.of(torch.arange(items, device=device), "held out").at(0)
     x, _ = codec.encode(source.held_out[0][:items].to(device), noise.at(0))
     some = torch.arange(min(1000, len(source.train[0])), device=device)
