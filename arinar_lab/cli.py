@@ -24,6 +24,8 @@ examples:
   arinar train experiments/digits.yaml inner.head.components=8 seed=1
   arinar evaluate runs/digits-…/seed_1 sampler.guidance=2   another sampler, no training
   arinar cache experiments/imagenet256_arinar_b.yaml        encode every image once; the same command resumes
+  arinar sample runs/imagenet-…/seed_0 --per-class 50 --out samples.npz
+  arinar evaluate runs/imagenet-…/seed_0 --quality --reference adm_in256_stats.npz
   arinar sample runs/digits-…/seed_1 sampler.temperature=0.9
 """
 
@@ -38,6 +40,8 @@ def main(words: list[str] | None = None) -> None:
         arguments.overrides += rest
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     try:
+        if "ARINAR_HELPS" in os.environ:  # see run/blocks.py
+            end_with(int(os.environ["ARINAR_HELPS"]))
         status = arguments.verb(arguments)
     except KeyboardInterrupt:
         print("Stopped. The same command goes on where it stopped.", file=sys.stderr)
@@ -70,11 +74,28 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     verb("train", _train, "train one recipe and evaluate it; the same command resumes")
-    verb("evaluate", _evaluate, "evaluate a finished run, under its own or another sampler")
-    sample = verb("sample", _sample, "draw images from a finished run into a PNG")
-    sample.add_argument("--count", type=_count, default=100, metavar="N", help="images to draw (default 100)")
+    evaluate = verb("evaluate", _evaluate, "evaluate a finished run, under its own or another sampler")
+    evaluate.add_argument(
+        "--quality", action="store_true", help="measure FID and its kin against a reference, nothing else"
+    )
+    evaluate.add_argument(
+        "--reference", type=Path, metavar="FILE", help="npz with mu and sigma; arinar reference makes one"
+    )
+    evaluate.add_argument("--ranges", type=_count, default=1, metavar="N", help="of seeds, for an interval (default 1)")
+    _protocol(evaluate)
+    sample = verb("sample", _sample, "draw images from a finished run: a picture of all, a folder of PNGs, or an npz")
+    sample.add_argument("--count", type=_count, metavar="N", help="images to draw (default 100)")
+    sample.add_argument("--per-class", type=_count, metavar="N", help="of each class, in place of --count")
+    sample.add_argument(
+        "--workers", type=_count, default=1, metavar="N", help="processes, dealt out to the GPUs (default 1)"
+    )
     sample.add_argument("--seed", type=_seed, default=0, help="seed of the first image (default 0)")
-    sample.add_argument("--out", type=Path, default=Path("samples.png"), help="file to write (default samples.png)")
+    sample.add_argument(
+        "--out",
+        type=Path,
+        default=Path("samples.png"),
+        help="picture.png (default samples.png), images.npz or a folder",
+    )
     ablate = verb("ablate", _ablate, "run a study to its table and figure; the same command resumes")
     ablate.add_argument(
         "--workers", type=_count, default=2, metavar="N", help="processes that train side by side (default 2)"
@@ -108,8 +129,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     cache.add_argument("--out", type=Path, default=Path("caches"), help="folder of caches (default caches)")
     cache.add_argument("--batch", type=_count, default=32, metavar="N", help="images at a time (default 32)")
-    cache.add_argument("--workers", type=_count, default=1, metavar="N", help="processes, a GPU each (default 1)")
+    cache.add_argument(
+        "--workers", type=_count, default=1, metavar="N", help="processes, dealt out to the GPUs (default 1)"
+    )
     cache.add_argument("--verify", action="store_true", help="read it all, and make anew what is damaged")
+    reference = verbs.add_parser("reference", help="mean and covariance of Inception features, to evaluate against")
+    reference.add_argument("data", type=Path, metavar="DATA", help="a folder of images, an npz with arr_0, or a recipe")
+    reference.add_argument("--part", choices=("train", "held_out"), default="train", help="of a recipe (default train)")
+    reference.add_argument("--out", type=Path, default=Path("references"), help="folder (default references)")
+    reference.add_argument("--batch", type=_count, default=64, metavar="N", help="images at a time (default 64)")
+    _protocol(reference)
+    reference.set_defaults(verb=_reference)
     convert = verbs.add_parser("convert", help="write a published checkpoint as a run folder of ours")
     convert.add_argument("checkpoint", type=Path)
     convert.add_argument(
@@ -125,6 +155,18 @@ def _parser() -> argparse.ArgumentParser:
     retrain.add_argument("name", choices=("digits_classifier", "digits_vae"))
     retrain.set_defaults(verb=_retrain)
     return parser
+
+
+def _protocol(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--inception", type=Path, metavar="FILE", help="its weights (default: torch-fidelity's, downloaded once)"
+    )
+    sub.add_argument(
+        "--layer", choices=("64", "192", "768", "2048"), help="its features (default 2048: what FID is of)"
+    )
+    sub.add_argument(
+        "--workers", type=_count, default=1, metavar="N", help="processes, dealt out to the GPUs (default 1)"
+    )
 
 
 def _count(text: str) -> int:
@@ -177,10 +219,49 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from arinar_lab.run.evaluate import evaluate, measure_speed
 
     folder, recipe = _trained(arguments)
+    if arguments.quality:
+        return _quality(arguments, folder, recipe)
     with folder.lock:
         evaluate(recipe, folder)
         report = measure_speed(recipe, folder)
     _show(report, folder.evaluation(recipe))
+    return 0
+
+
+def _quality(arguments: argparse.Namespace, folder: Any, recipe: Any) -> int:
+    from arinar_lab.run.blocks import company, shown
+    from arinar_lab.run.fidelity import Reference
+    from arinar_lab.run.quality import measure_quality
+    from arinar_lab.run.schema import ConfigError
+
+    if arguments.reference is None:
+        raise ConfigError("--reference: missing; name an npz with mu and sigma (arinar reference DATA makes one)")
+    extractor = _extractor(arguments, recipe.machine)
+    reference = Reference.read(arguments.reference, extractor)
+    with company(arguments.workers), shown("images") as told:
+        report = measure_quality(recipe, folder, reference, extractor, arguments.ranges, told)
+    _show(report, folder.evaluation(recipe))
+    return 0
+
+
+def _extractor(arguments: argparse.Namespace, machine: Any) -> Any:
+    from arinar_lab.run.fidelity import Extractor, inception_weights
+    from arinar_lab.run.train import device_of
+
+    weights = inception_weights(arguments.inception)
+    return Extractor(layer=arguments.layer, weights=weights, device=device_of(machine).type)
+
+
+def _reference(arguments: argparse.Namespace) -> int:
+    from arinar_lab.run.blocks import company, shown
+    from arinar_lab.run.collection import collection
+    from arinar_lab.run.config import Machine
+    from arinar_lab.run.reference import make_reference
+
+    images, extractor = collection(arguments.data, arguments.part), _extractor(arguments, Machine())
+    with company(arguments.workers), shown(str(arguments.data)) as told:
+        path = make_reference(images, extractor, arguments.out, arguments.batch, told)
+    print(f"{path}: {len(images):,} images, features of {extractor.signature}")
     return 0
 
 
@@ -211,38 +292,50 @@ def _show(report: dict[str, Any], where: Path) -> None:
         table.add_row(name, f"{value:,}" if isinstance(value, int) else f"{value:.4g}", report["units"][name])
     console = Console()
     console.print(table)
-    said = report["likelihood"]
-    console.print(
-        f"likelihood: {said['kind']}, {said['unit']}, {said['steps']} steps, {said['images']} held-out items",
-        highlight=False,
-    )
-    for path in (where / "report.json", where / "samples" / "grid.png"):
+    if said := report.get("likelihood"):
+        console.print(
+            f"likelihood: {said['kind']}, {said['unit']}, {said['steps']} steps, {said['images']} held-out items",
+            highlight=False,
+        )
+    else:
+        against, n, seed = report["reference"], report["images"], report["seed"]
+        console.print(f"{n} images a range, seeds from {seed} on, against {against['file']}", highlight=False)
+        if "kid_subset" not in against:
+            console.print("KID, precision and recall need the reference's features, and it has none", highlight=False)
+    for path in (where / report.get("file", "report.json"), where / "samples" / "grid.png"):
         if path.exists():
             console.print(str(path), soft_wrap=True, highlight=False)
 
 
 def _sample(arguments: argparse.Namespace) -> int:
-    import torch
-
-    from arinar_lab.run.evaluate import generate, load, save_grid
+    from arinar_lab.run.blocks import company, shown
+    from arinar_lab.run.evaluate import load
+    from arinar_lab.run.sampling import draw_grid, sample
     from arinar_lab.run.schema import ConfigError
 
     folder, recipe = _trained(arguments)
-    if arguments.out.suffix.lower() not in (".png", ".jpg"):
-        raise ConfigError(f"--out: {str(arguments.out)!r} is not a .png or .jpg file")
-    if not arguments.out.parent.is_dir():
-        raise ConfigError(f"--out: {str(arguments.out.parent)!r} is not a folder")
+    out, picture = arguments.out, arguments.out.suffix.lower() in (".png", ".jpg")
+    if out.suffix and not picture and out.suffix != ".npz":
+        raise ConfigError(f"--out: {str(out)!r} is not a .png, .jpg or .npz file, nor a folder")
+    if not out.parent.is_dir():
+        raise ConfigError(f"--out: {str(out.parent)!r} is not a folder")
     experiment = load(recipe, folder)
-    source = experiment.source
-    if not source.levels:
+    if not experiment.source.levels:
         raise ConfigError(f"{folder.path}: models tokens, which have no picture")
-    y = torch.arange(arguments.count) % source.classes
-    seeds = arguments.seed + torch.arange(arguments.count)
-    images = torch.cat(
-        [generate(recipe, experiment, y[i], seeds[i])[0] for i in torch.arange(len(y)).split(recipe.evaluation.batch)]
-    )
-    save_grid(images, y, source.levels, source.classes, arguments.out, columns=-(-len(y) // source.classes))
-    print(arguments.out)
+    count = arguments.count or 100
+    if arguments.per_class:
+        count = arguments.per_class * experiment.source.classes
+        if arguments.count not in (None, count):
+            raise ConfigError(
+                f"--count: {arguments.count} is not {arguments.per_class} of each of {experiment.source.classes} classes"
+            )
+    seeds = range(arguments.seed, arguments.seed + count)
+    if picture:
+        draw_grid(recipe, experiment, seeds, out)
+    else:
+        with company(arguments.workers), shown(str(out)) as told:
+            sample(recipe, folder, experiment, seeds, out, told)
+    print(out)
     return 0
 
 
@@ -439,28 +532,17 @@ def _cache(arguments: argparse.Namespace) -> int:
     from arinar_lab.run.blocks import company, damaged, forget, shown
     from arinar_lab.run.cache import Plan, write_cache
 
-    if parent := os.environ.get("ARINAR_PARENT"):
-        end_with(int(parent))
     plan = Plan.of(recipe, arguments.file.stem, arguments.out)
     files = [file for file, _, _ in plan.files]
     if arguments.verify:
         for file in damaged(files):
             print(f"{file}: damaged, made anew")
             forget([file])
-    words = [
-        "cache",
-        str(arguments.file),
-        *arguments.overrides,
-        "--out",
-        str(arguments.out),
-        "--batch",
-        str(arguments.batch),
-    ]
-    with company(words, arguments.workers), shown(str(plan.folder)) as told:
+    with company(arguments.workers), shown(str(plan.folder)) as told:
         write_cache(plan, arguments.batch, told)
-    size = sum(file.stat().st_size for file in files) / 1e9
+    size = sum(file.stat().st_size for file in files) / 1e6
     print(
-        f"{plan.folder}: {plan.items:,} images, {size:,.3g} GB; 'data={{kind: cache, path: {plan.folder}}}' trains on it"
+        f"{plan.folder}: {plan.items:,} images, {size:,.1f} MB; 'data={{kind: cache, path: {plan.folder}}}' trains on it"
     )
     return 0
 

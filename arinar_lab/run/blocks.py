@@ -10,6 +10,7 @@ depend on its number alone: then one process and several make the same files.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from .checkpoint import digest, remove, room_for, seal
 
+HELPS = "ARINAR_HELPS"  # the process that one helps
 Told = Callable[[int, int], None]
 """Is told how many blocks there are, and of how many."""
 
@@ -38,24 +40,35 @@ def share(blocks: Sequence[Path], make: Callable[[int], None], told: Told) -> No
         block.parent.mkdir(parents=True, exist_ok=True)
     while missing := [i for i, block in enumerate(blocks) if not block.exists()]:
         told(len(blocks) - len(missing), len(blocks))
-        if not sum(_claimed(blocks[i], lambda i=i: make(i), told, blocks) for i in missing):  # type: ignore[misc]
+        if not sum([_claimed(blocks, i, make, told) for i in missing]):
             time.sleep(0.5)  # others are at the rest
     told(len(blocks), len(blocks))
     for block in blocks:
         _lock(block).unlink(missing_ok=True)
 
 
-def _claimed(block: Path, make: Callable[[], None], told: Told, blocks: Sequence[Path]) -> bool:
+def _claimed(blocks: Sequence[Path], i: int, make: Callable[[int], None], told: Told) -> bool:
     """Make a block if nobody else does; whether it was made."""
     try:
-        with FileLock(_lock(block), timeout=0):
-            if block.exists():
+        with FileLock(_lock(blocks[i]), timeout=0):
+            if blocks[i].exists():
                 return False
-            make()
+            make(i)
     except Timeout:
         return False
-    told(sum(other.exists() for other in blocks), len(blocks))
+    told(sum(block.exists() for block in blocks), len(blocks))
     return True
+
+
+def conclude(path: Path, write: Callable[[Path], None], blocks: Path) -> None:
+    """Write the file that the blocks of a folder are for, whole and by one process alone; then the folder goes."""
+    with FileLock(_lock(path)):
+        if not path.exists():
+            draft = path.with_suffix(".draft")
+            write(draft)
+            draft.replace(path)
+    shutil.rmtree(blocks, ignore_errors=True)
+    _lock(path).unlink(missing_ok=True)
 
 
 def _lock(block: Path) -> Path:
@@ -87,13 +100,14 @@ def forget(blocks: Sequence[Path]) -> None:
 
 
 @contextmanager
-def company(words: Sequence[str], workers: int) -> Iterator[None]:
-    """Run the same command `workers` - 1 times more beside this process, on a GPU each where there are any.
+def company(workers: int) -> Iterator[None]:
+    """Run this command `workers` - 1 times more beside this process, on a GPU each where there are any.
 
     They end with this process, however that ends, and leave what they have made.
     """
-    command = [sys.executable, "-m", "arinar_lab", *words]
-    others = [subprocess.Popen(command, env=_environment(i), stdout=subprocess.DEVNULL) for i in range(1, workers)]
+    command = [sys.executable, "-m", "arinar_lab", *sys.argv[1:]]
+    helps = 0 if HELPS in os.environ else workers  # who helps has no helpers
+    others = [subprocess.Popen(command, env=_environment(i), stdout=subprocess.DEVNULL) for i in range(1, helps)]
     try:
         yield
     finally:
@@ -103,7 +117,7 @@ def company(words: Sequence[str], workers: int) -> Iterator[None]:
 
 
 def _environment(i: int) -> dict[str, str]:
-    environment = {**os.environ, "ARINAR_PARENT": str(os.getpid())}
+    environment = {**os.environ, HELPS: str(os.getpid())}
     if gpus := torch.cuda.device_count():
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
         environment["CUDA_VISIBLE_DEVICES"] = visible[i % gpus]
@@ -112,7 +126,7 @@ def _environment(i: int) -> dict[str, str]:
 
 @contextmanager
 def shown(name: str) -> Iterator[Told]:
-    """A progress bar of blocks, with the time that is left."""
+    """A progress bar of blocks on a terminal, with the time that is left."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -129,6 +143,6 @@ def shown(name: str) -> Iterator[Told]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns) as progress:
+    with Progress(*columns, disable=not sys.stdout.isatty()) as progress:
         task = progress.add_task(name, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -138,16 +138,21 @@ def _help(delay):
     made()
 
 
+def _until(condition):
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
 def test_two_processes_make_the_cache_of_one_and_one_that_is_killed_is_no_loss(plan):
     whole = content_of(plan.folder)
     fork = multiprocessing.get_context("fork")
     slow, quick = (fork.Process(target=_help, args=(delay,)) for delay in (60, 0.2))
     slow.start()
-    while not list(Path("caches").glob("*/.*.lock")):  # it holds the first shard
-        time.sleep(0.02)
+    _until(lambda: list(Path("caches").glob("*/.*.lock")))  # it holds the first shard
     quick.start()
-    while len(list(Path("caches").glob("*/*.safetensors"))) < 3:
-        time.sleep(0.02)
+    _until(lambda: len(list(Path("caches").glob("*/*.safetensors"))) >= 3)
     os.kill(slow.pid, signal.SIGKILL)
     quick.join(30)
     assert quick.exitcode == 0

@@ -100,7 +100,7 @@ def test_training_reads_each_image_once_an_epoch_half_of_them_mirrored(folder, w
     data = source(folder)
     whole = data.train[0][:]
     loader = DataModule(data, 4, 0, workers).train_dataloader()
-    epochs = [list(loader) for _ in range(4)]
+    epochs = [list(loader) for _ in range(2 if workers else 4)]
     mirrored = 0
     for batches in epochs:
         assert sorted(int(i) for _, _, index in batches for i in index) == list(range(12))
@@ -110,7 +110,7 @@ def test_training_reads_each_image_once_an_epoch_half_of_them_mirrored(folder, w
             turned = [torch.equal(pixels.flip(-1), whole[i]) for pixels, i in zip(image, index.tolist(), strict=True)]
             assert all(a != b for a, b in zip(straight, turned, strict=True))
             mirrored += sum(turned)
-    assert 10 < mirrored < 38
+    assert 3 * len(epochs) < mirrored < 9 * len(epochs)
 
 
 def test_a_loader_with_workers_goes_on_where_its_state_was_saved(folder):

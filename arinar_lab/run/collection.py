@@ -1,0 +1,144 @@
+"""Images from anywhere, as the evaluation reads them: bytes of three colours, by index.
+
+recipe.yaml     the training images of its data (or its held-out ones)
+folder          PNG or JPEG files of one size, in sub-folders, too
+file.npz        arr_0 [n, H, W, 3], bytes: how ADM hands out samples and reference batches
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .cached import fingerprint
+from .fidelity import colour_bytes
+from .schema import ConfigError
+
+_ENDINGS = (".png", ".jpg", ".jpeg")
+_LOOKED_AT = 64
+
+
+@dataclass(frozen=True)
+class Collection:
+    """n images, read when they are asked for.
+
+    Arguments:
+        images: has `len`, and images[i] [B, C, H, W] for indices i [B]; levels: its grey levels.
+        name: what they are called; known_by: what else tells them from others.
+    """
+
+    images: Any
+    name: str
+    levels: int = 256
+    known_by: str = ""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: Tensor) -> Tensor:
+        return colour_bytes(self.images[i], self.levels)
+
+    @property
+    def print(self) -> str:
+        """What tells them from others: their number, 64 of them spread evenly, and what is known otherwise."""
+        n = len(self)
+        some = self[torch.linspace(0, n - 1, min(_LOOKED_AT, n)).long()]
+        return hashlib.sha256(f"{n} {fingerprint(some)} {self.known_by}".encode()).hexdigest()
+
+
+class Files:
+    """Image files of one size.
+
+    Raises:
+        ConfigError: on reading, if one is damaged or of another size than the first.
+    """
+
+    def __init__(self, files: list[Path]) -> None:
+        self.files = files
+        self.size = self._read(files[0]).shape
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, i: Tensor) -> Tensor:
+        return torch.stack([self._read(self.files[j]) for j in i.tolist()])
+
+    def _read(self, file: Path) -> Tensor:
+        from PIL import Image, UnidentifiedImageError
+
+        try:
+            with Image.open(file) as image:
+                pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+            raise ConfigError(f"{file}: damaged, or no image ({error})") from None
+        if hasattr(self, "size") and pixels.shape != self.size:
+            raise ConfigError(
+                f"{file}: is {pixels.shape[1]}×{pixels.shape[2]}, and the others {self.size[1]}×{self.size[2]}; name a recipe,"
+                " whose data are cropped alike"
+            )
+        return pixels
+
+
+def of_folder(path: Path) -> Collection:
+    """The images of a folder, known by their names, sizes in bytes and times of change."""
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in _ENDINGS)
+    if not files:
+        raise ConfigError(f"{path}: holds no {', '.join(_ENDINGS)}")
+    seen = hashlib.sha256()
+    for file in files:
+        about = os.stat(file)
+        seen.update(f"{file.relative_to(path)} {about.st_size} {about.st_mtime_ns}\n".encode())
+    return Collection(Files(files), path.resolve().name, known_by=seen.hexdigest())
+
+
+def of_npz(path: Path) -> Collection:
+    """The images of an npz in ADM's layout."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            images = file["arr_0"]
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise ConfigError(f"{path}: no npz with images in arr_0, or damaged ({error})") from None
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+        raise ConfigError(f"{path}: arr_0 is {images.dtype} {images.shape}, not bytes [n, H, W, 3]")
+    stored = torch.from_numpy(images).permute(0, 3, 1, 2)
+    return Collection(stored, path.stem, known_by=fingerprint(torch.from_numpy(images)))
+
+
+def of_recipe(path: Path, part: str) -> Collection:
+    """The images of a recipe's data, `train` or `held_out`."""
+    from .config import parse, read_recipe
+
+    source = parse(read_recipe(path)).data()
+    if not source.pictures:
+        raise ConfigError(f"{path}: its data are no images")
+    try:
+        images, labels = getattr(source, part)
+    except ValueError as error:
+        raise ConfigError(f"{path}: data.{error}") from None
+    name = path.stem if part == "train" else f"{path.stem}-{part}"
+    return Collection(images, name, source.levels, fingerprint(labels))
+
+
+def collection(path: Path, part: str = "train") -> Collection:
+    """The images that a path names.
+
+    Raises:
+        ConfigError: if it names none.
+    """
+    if path.is_dir():
+        return of_folder(path)
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file or folder")
+    if path.suffix == ".npz":
+        return of_npz(path)
+    if path.suffix == ".yaml":
+        return of_recipe(path, part)
+    raise ConfigError(f"{path}: neither a folder of images, an npz nor a recipe")

@@ -1,0 +1,44 @@
+"""A feature extractor without weights to download: sixteen fixed random features, and ten logits of them."""
+
+import torch
+import torch_fidelity
+from torch import nn
+from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+
+from arinar_lab.run.fidelity import Extractor
+
+
+class Tiny(FeatureExtractorBase):
+    """Convolution, mean over the image: the features; a linear map of them: the logits."""
+
+    def __init__(self, name, features_list, **ignored):
+        super().__init__(name, features_list)
+        generator = torch.Generator().manual_seed(0)
+        self.look, self.logits = nn.Conv2d(3, 16, 5, 2), nn.Linear(16, 10)
+        for p in self.parameters():
+            p.data = torch.randn(p.shape, generator=generator) * 0.3
+
+    @staticmethod
+    def get_provided_features_list():
+        return "features", "logits"
+
+    @staticmethod
+    def get_default_feature_layer_for_metric(metric):
+        return "logits" if metric == "isc" else "features"
+
+    @staticmethod
+    def can_be_compiled():
+        return False
+
+    @staticmethod
+    def get_dummy_input_for_compile():
+        return torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+
+    def forward(self, images):
+        features = self.look(images.float() / 127.5 - 1).relu().mean((2, 3))
+        given = {"features": features, "logits": self.logits(features)}
+        return tuple(given[name] for name in self.features_list)
+
+
+torch_fidelity.register_feature_extractor("tiny", Tiny)
+TINY = Extractor("tiny")
