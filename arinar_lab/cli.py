@@ -103,6 +103,9 @@ def _parser() -> argparse.ArgumentParser:
         "words", nargs="*", metavar="RUN… or FILE key=value…", help="runs, or one study (default: all runs)"
     )
     sync.set_defaults(verb=_sync)
+    mlflow = verbs.add_parser("mlflow", help="open the dashboard, at the newest study; it runs until you stop it")
+    mlflow.add_argument("--port", type=_count, default=5000, metavar="N", help="on 127.0.0.1 (default 5000)")
+    mlflow.set_defaults(verb=_mlflow)
     verb(
         "diagnose",
         _diagnose,
@@ -350,6 +353,13 @@ def _compare(arguments: argparse.Namespace) -> int:
     from arinar_lab.study.compare import show
 
     show(arguments.words, Console(), arguments.markdown)
+    return 0
+
+
+def _mlflow(arguments: argparse.Namespace) -> int:
+    from arinar_lab.run.dashboard import serve
+
+    serve(arguments.port)
     return 0
 
 

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -163,7 +164,7 @@ def short(value: Any) -> str:
 
 def _grid(path: Path, axes: dict[str, list[Any]]) -> dict[str, Change]:
     """Every combination of the axes' values: name → (changes, values)."""
-    labels = _labels(axes)
+    labels = axis_labels(axes)
     arms: dict[str, Change] = {}
     for values in itertools.product(*axes.values()):
         name = ",".join(f"{label}={short(value)}" for label, value in zip(labels, values, strict=True))
@@ -173,10 +174,11 @@ def _grid(path: Path, axes: dict[str, list[Any]]) -> dict[str, Change]:
     return arms
 
 
-def _labels(axes: dict[str, list[Any]]) -> list[str]:
+def axis_labels(axes: Iterable[str]) -> list[str]:
     """The last word of each key, or all of it where that would not tell two apart."""
-    last = [key.split(".")[-1] for key in axes]
-    return [key if last.count(name) > 1 else name for key, name in zip(axes, last, strict=True)]
+    keys = list(axes)
+    last = [key.split(".")[-1] for key in keys]
+    return [key if last.count(name) > 1 else name for key, name in zip(keys, last, strict=True)]
 
 
 def _chosen(path: Path, content: dict[str, Any]) -> dict[str, Change]:
@@ -199,7 +201,7 @@ def _around(path: Path, vary: dict[str, list[Any]], baseline: Any, chosen: dict[
         raise ConfigError(f"{path}: baseline: {baseline!r} is no arm to vary; one of {', '.join([BASE, *chosen])}")
     centre = chosen.get(baseline, ({}, ()))[0]
     arms: dict[str, Change] = {} if baseline in chosen else {BASE: ({}, ())}
-    for label, (key, values) in zip(_labels(vary), vary.items(), strict=True):
+    for label, (key, values) in zip(axis_labels(vary), vary.items(), strict=True):
         for value in values:
             name = f"{label}={short(value)}"
             if name in chosen or name in arms:
