@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,7 @@ def _recipe(file: Path) -> Recipe:
 
 
 def _of_study(word: str, path: Path, name: str) -> Entry:
-    plan = _plan(path)
+    plan = _plan(path.absolute())
     arms = {arm.name: arm for arm in plan.arms}
     if name not in arms:
         raise ConfigError(f"{word}: {name!r} is no arm; one of {', '.join(arms)}{nearest(name, list(arms))}")
@@ -121,7 +122,9 @@ def _of_study(word: str, path: Path, name: str) -> Entry:
     return Entry(word, name, arms[name].recipe, folders)
 
 
+@cache
 def _plan(path: Path) -> Plan:
+    """A study, read once for all its arms that are named."""
     if not path.is_dir():
         return read_plan(path)
     content = read_json(path / "cells.json")
@@ -190,11 +193,18 @@ def _welch(values: list[float], baseline: list[float], column: Column, whose: st
     said = f"{column.heading}: {whose}: {difference:+.{column.digits}f}"
     if min(len(values), len(baseline)) < 2:
         return f"{said} ({counts}): one seed resolves nothing"
-    bounds = ttest_ind(values, baseline, equal_var=False).confidence_interval()
-    found = Interval(difference, float(bounds.high - bounds.low) / 2, len(values))
+    found = Interval(difference, _welch_half(values, baseline), len(values))
     better = "better" if (difference < 0) == bool(column.less) else "worse"
     verdict = better if found.resolved else "not resolved"
     return f"{said} ± {found.half:.{column.digits}f} ({counts}): {verdict}"
+
+
+def _welch_half(values: list[float], baseline: list[float]) -> float:
+    """Half-width of Welch's 95 % interval of a difference of means; none where nothing varies."""
+    if len(set(values)) == len(set(baseline)) == 1:
+        return 0.0
+    bounds = ttest_ind(values, baseline, equal_var=False).confidence_interval()
+    return float(bounds.high - bounds.low) / 2
 
 
 # Under which conditions
@@ -260,7 +270,7 @@ def show(words: list[str], console: Console, markdown: bool = False) -> None:
 def _as_table(title: str, sheet: Sheet) -> Table:
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     for i, heading in enumerate(sheet[0]):
-        table.add_column(escape(heading), justify="left" if i == 0 else "right", overflow="fold")
+        table.add_column(escape(heading), justify="left" if i == 0 else "right", overflow="fold", no_wrap=i == 0)
     for row in sheet[1:]:
         table.add_row(*map(escape, row))
     return table

@@ -1,5 +1,7 @@
 """`arinar compare`: what differs, in configuration and result, and what may be concluded; bad input is one line."""
 
+import shutil
+from contextlib import chdir
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,9 +49,21 @@ def run(*overrides, seed=0, name="a run", **said):
     return folder.path
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished study of three arms in a folder of its own, to be copied."""
+    path = tmp_path_factory.mktemp("finished")
+    with chdir(path):
+        plan = study(whole())
+        remember(plan, Path("study.yaml"), [])
+        return path, cells_of(plan)
+
+
 @pytest.fixture
-def arms():
-    return cells_of(study(whole()))
+def arms(alone, finished):
+    path, folders = finished
+    shutil.copytree(path, alone, dirs_exist_ok=True)
+    return folders
 
 
 def sheet(rows):
@@ -135,9 +149,7 @@ def test_one_seed_of_each_is_paired_and_resolves_nothing(arms):
 # How things are named
 
 
-def test_an_arm_is_named_by_its_studys_file_or_folder(capsys):
-    plan = study(whole())
-    remember(plan, Path("study.yaml"), [])
+def test_an_arm_is_named_by_its_studys_file_or_folder(arms):
     for place in ("study.yaml", "studies/study"):
         results, _ = compared(f"{place}:components=2", f"{place}:components=4")
         assert [arm.name for arm in results.plan.arms] == ["components=2", "components=4"]
@@ -163,18 +175,6 @@ def test_arms_of_one_name_are_told_apart(arms):
     first = next(iter(arms.values()))
     results, _ = compared(first / "seed_1", "other.yaml:components=1")
     assert sheet(configuration(results))["sampler.temperature"] == ["1.0", "0.9"]
-
-
-def test_samplers_of_one_training_are_arms(arms):
-    plan = read_plan(write_study("guided", axes={"sampler.guidance": [1.0, 2.0]}, seeds=[0, 1]))
-    for arm in plan.arms:
-        for seed in plan.seeds:
-            folder, recipe = plan.cell(arm, seed)
-            report = report_of(2.0, distance=10 * recipe.sampler.guidance + seed)
-            write_json(folder.evaluation(recipe) / "report.json", report)
-    results, _ = compared("guided.yaml:guidance=1.0", "guided.yaml:guidance=2.0")
-    assert sheet(configuration(results))["sampler.guidance"] == ["1.0", "2.0"]
-    assert "FD digits: guidance=2.0 against guidance=1.0: +10.00 ± 0.00 (n = 2): worse" in conclusions(results)
 
 
 # Under which conditions
