@@ -12,6 +12,7 @@ as it was evaluated by its own config.yaml; what was measured under other condit
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
@@ -102,8 +103,14 @@ def _of_folder(word: str) -> Entry:
         raise ConfigError(f"{word}: no run and no arm; {HINT}")
     recipes = {file.parent: _recipe(file) for file in files}
     folders = {recipe.seed: RunFolder(folder) for folder, recipe in recipes.items()}
-    name = f"{path.resolve().parent.name}/{path.resolve().name}" if single else path.resolve().name
+    where = path.resolve()
+    name = f"{_unsigned(where.parent)}/{where.name}" if single else _unsigned(where)
     return Entry(word, name, next(iter(recipes.values())), dict(sorted(folders.items())))
+
+
+def _unsigned(arm: Path) -> str:
+    """The name of an arm's folder without its signature."""
+    return re.sub(r"-[0-9a-f]{8}$", "", arm.name)
 
 
 def _recipe(file: Path) -> Recipe:
