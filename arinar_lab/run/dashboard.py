@@ -33,6 +33,7 @@ def host(port: int = 5000) -> str:
 def link(experiment_id: str, view: str = "", where: str = "") -> str:
     """The address of an experiment among training runs, under one of its views."""
     shown = f"&viewStateShareKey={view}" if view else ""
+    shown += "&compareRunsMode=CHART" if view == "charts" else ""
     return f"{where or host()}/#/experiments/{experiment_id}/runs?workflowType=machine_learning{shown}"
 
 
@@ -43,13 +44,15 @@ def views(criterion: str, metrics: Sequence[str], factors: Sequence[str]) -> dic
         criterion: the metric by which arms are sorted, less is better; metrics: shown, each with its interval.
         factors: names of the parameters that tell the arms apart.
     """
-    columns = [f"params.`{name}`" for name in factors]
-    columns += [f"metrics.`{name}`" for metric in metrics for name in (metric, f"{metric}.half95")]
+    numbers = [f"metrics.`{name}`" for metric in metrics for name in (metric, f"{metric}.half95")]
+    columns = [*(f"params.`{name}`" for name in factors), *numbers, "metrics.`n`"]
     arms = {
         "searchFilter": "tags.`arinar.role` = 'arm'",
         "orderByKey": f"metrics.`{criterion}`",
         "orderByAsc": True,
-        "selectedColumns": [*columns, "metrics.`n`"],
+        "selectedColumns": columns,
+        "columnOrder": columns,
+        "columnWidths": {name: 140 for name in numbers},
         "runListHidden": False,
     }
     charts = {

@@ -72,9 +72,8 @@ def _tags(results: Results, labels: list[str]) -> dict[str, str]:
     note = markdown(results)
     if len(note) > _NOTE:
         note = note[:_NOTE].rpartition("\n")[0] + "\n\n(The rest stands in table.md, an artifact of the run `report`.)"
-    factors = labels or ["arm"]
     now = {REPORTED: str(time.time()), "mlflow.note.content": note}
-    return now | dashboard.views(results.plan.criterion, shown, factors)
+    return now | dashboard.views(results.plan.criterion, shown, labels)
 
 
 def send_runs(paths: Iterable[Path]) -> tuple[list[Path], list[Path]]:
