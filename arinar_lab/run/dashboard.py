@@ -52,7 +52,7 @@ def views(criterion: str, metrics: Sequence[str], factors: Sequence[str]) -> dic
         "orderByAsc": True,
         "selectedColumns": columns,
         "columnOrder": columns,
-        "columnWidths": {name: 140 for name in numbers},
+        "columnWidths": dict.fromkeys(numbers, 140),
         "runListHidden": False,
     }
     charts = {

@@ -233,6 +233,11 @@ def read_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
     if not chosen:
         raise ConfigError(f"{path}: axes: missing; a study varies something, by axes, arms or vary")
     seeds = _seeds(path, content)
+    try:
+        budgets = read_budgets(content.get("budget"))
+        references, papers = read_references(content.get("references", False))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
     found = {name: _arm(path, name, base, change, values, seeds[0]) for name, (change, values) in chosen.items()}
     default = BASE if content.get("vary") else next(iter(found))
     baseline = content.get("baseline", default)
@@ -244,11 +249,6 @@ def read_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
         found = _without_twins_of(found[baseline], found, set(chosen) - set(_chosen(path, {**content, "vary": None})))
     if content.get("match") is not None:
         found = _matched(path, found, content["match"], baseline)
-    try:
-        budgets = read_budgets(content.get("budget"))
-        references, papers = read_references(content.get("references", False))
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
     if budgets:
         found = _at_budgets(path, found, budgets)
         baseline = f"{baseline} @ {next(iter(budgets))}"

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from contextlib import chdir
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,13 @@ from test_report import BITS, FD, report_of
 from tiny import tiny, write_study
 
 from arinar_lab.run.config import ConfigError
-from arinar_lab.run.folder import write_json
+from arinar_lab.study.budget import read_budgets, scaled
 from arinar_lab.study.comparison import effects
 from arinar_lab.study.methods import notes
 from arinar_lab.study.plan import read_plan
 from arinar_lab.study.ranking import agreements, conclusions
 from arinar_lab.study.report import write_report
-from arinar_lab.study.results import collect
+from arinar_lab.study.results import Results, collect
 from arinar_lab.study.tables import markdown, rows
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -27,8 +28,18 @@ ARMS = {name: {"inner.head.components": k} for k, name in enumerate("abcd", star
 SEEDS = (0, 1, 2)
 
 
+PAIR = dict(list(ARMS.items())[:2])
+
+
 def plan_of(**keys):
-    return read_plan(write_study(**{"arms": ARMS, "seeds": list(SEEDS), **keys}))
+    return read_plan(write_study(**{"arms": PAIR, "seeds": list(SEEDS), **keys}))
+
+
+@pytest.fixture(scope="module")
+def four(tmp_path_factory):
+    """Four arms at two budgets, b the baseline; read once, as building arms takes time."""
+    with chdir(tmp_path_factory.mktemp("four")):
+        return plan_of(arms=ARMS, budget=STEPS, baseline="b")
 
 
 def refused(words, **keys):
@@ -38,20 +49,20 @@ def refused(words, **keys):
     assert "\n" not in line and line.startswith("study.yaml: ") and words in line, line
 
 
-def finished(plan, bits, **said):
-    """Reports for every cell: bits(design, budget, seed) → bits/dim; FD is a hundred times it."""
+def finished(plan, bits):
+    """Results of every cell: bits(design, budget, seed) → bits/dim; FD is a hundred times it."""
+    reports = {arm.name: {} for arm in plan.arms}
     for arm, seed in itertools.product(plan.arms, plan.seeds):
         value = bits(arm.design, plan.budgets.index(arm.budget) if arm.budget else 0, seed)
-        folder, recipe = plan.cell(arm, seed)
-        write_json(folder.evaluation(recipe) / "report.json", report_of(value, distance=100 * value, **said))
-    return collect(plan)
+        reports[arm.name][seed] = report_of(value, distance=100 * value)
+    return Results(plan, reports, {})
 
 
 # The plan
 
 
-def test_every_arm_stands_at_every_budget():
-    plan = plan_of(budget=STEPS, baseline="b")
+def test_every_arm_stands_at_every_budget(four):
+    plan = four
     assert [arm.name for arm in plan.arms] == [f"{name} @ steps×{k}" for k in (1, 4) for name in "abcd"]
     assert [arm.recipe.training.steps for arm in plan.arms] == [6] * 4 + [24] * 4
     assert plan.budgets == ("steps×1", "steps×4") and plan.baseline == "b @ steps×1"
@@ -59,9 +70,8 @@ def test_every_arm_stands_at_every_budget():
     assert len(plan.jobs) == 24
 
 
-def test_a_budget_of_one_is_the_arm_itself():
-    first = plan_of(budget=STEPS).arms[0]
-    assert first.recipe.training_signature == tiny("inner.head.components=1").training_signature
+def test_a_budget_of_one_is_the_arm_itself(four):
+    assert four.arms[0].recipe.training_signature == tiny("inner.head.components=1").training_signature
 
 
 def test_several_keys_are_every_combination():
@@ -72,8 +82,7 @@ def test_several_keys_are_every_combination():
 
 
 def test_keys_of_one_last_word_are_told_apart():
-    plan = plan_of(budget={"inner.width": [1, 2], "outer.width": [1, 2]})
-    assert plan.budgets[1] == "inner.width×1,outer.width×2"
+    assert list(read_budgets({"a.width": [1, 2], "b.width": [1, 2]}))[1] == "a.width×1,b.width×2"
 
 
 def test_a_multiple_is_of_the_arms_own_value():
@@ -82,8 +91,8 @@ def test_a_multiple_is_of_the_arms_own_value():
 
 
 def test_fractions_that_come_out_whole_are_taken():
-    assert plan_of(budget={"training.steps": [0.5, 1]}).arms[0].recipe.training.steps == 3
-    assert plan_of(budget={"training.lr": [0.5, 1]}).arms[0].recipe.training.lr == tiny().training.lr / 2
+    training = scaled(tiny(), {"training.steps": 0.5, "training.lr": 0.5})["training"]
+    assert training["steps"] == 3 and training["lr"] == tiny().training.lr / 2
 
 
 @pytest.mark.parametrize(
@@ -112,8 +121,8 @@ def test_bad_budgets_are_refused(budget, words):
 # What is compared with what
 
 
-def test_each_budget_has_its_own_baseline():
-    results = finished(plan_of(budget=STEPS, baseline="b"), lambda name, k, seed: "abcd".index(name) - 5 * k + seed / 7)
+def test_each_budget_has_its_own_baseline(four):
+    results = finished(four, lambda name, k, seed: 20 + "abcd".index(name) - 5 * k + seed / 7)
     said = [line for part in results.by_budget for line in effects(part)]
     against = {(line.split(" against ")[0].split(": ")[1], line.split(" against ")[1].split(": ")[0]) for line in said}
     assert against == {(f"{name} @ steps×{k}", f"b @ steps×{k}") for name in "acd" for k in (1, 4)}
@@ -129,14 +138,15 @@ def test_without_budgets_all_arms_are_one_part():
 # Whether the ranking lasts
 
 
-def ranked(before, after, arms=ARMS, spread=0.001):
-    """Results whose arms a, b, … have these bits/dim at the first budget and at the second."""
-    orders = (dict(zip(arms, before, strict=True)), dict(zip(arms, after, strict=True)))
+@pytest.fixture
+def ranked(four):
+    """Makes results whose arms a, b, … have these bits/dim at the first budget and at the second."""
 
-    def bits(name, k, seed):
-        return orders[k][name] + spread * (seed - 1) * (1 + list(arms).index(name))
+    def make(before, after, spread=0.001, plan=four):
+        return finished(plan, lambda name, k, seed: (before, after)[k]["abcd".index(name)]
+                        + spread * (seed - 1) * (1 + "abcd".index(name)))  # fmt: skip
 
-    return finished(plan_of(arms=arms, budget=STEPS), bits)
+    return make
 
 
 def found(results, metric=BITS):
@@ -144,26 +154,26 @@ def found(results, metric=BITS):
     return one
 
 
-def test_the_same_order_is_a_correlation_of_one():
+def test_the_same_order_is_a_correlation_of_one(ranked):
     one = found(ranked([1, 2, 3, 4], [0.1, 0.2, 0.3, 0.4]))
     assert (one.tau, one.rho, one.swapped, one.reversed) == (pytest.approx(1), pytest.approx(1), (), ())
     assert one.tau_p == pytest.approx(2 / math.factorial(4))  # this order, or its opposite, of 24
     assert one.rho_p == pytest.approx(2 / math.factorial(4))
 
 
-def test_the_opposite_order_is_minus_one():
+def test_the_opposite_order_is_minus_one(ranked):
     one = found(ranked([1, 2, 3, 4], [4, 3, 2, 1]))
     assert (one.tau, one.rho) == (pytest.approx(-1), pytest.approx(-1))
     assert len(one.swapped) == len(one.reversed) == 6
 
 
-def test_one_swap_by_hand():
+def test_one_swap_by_hand(ranked):
     one = found(ranked([1, 2, 3, 4], [1, 3, 2, 4]))
     assert one.tau == pytest.approx((5 - 1) / 6) and one.rho == pytest.approx(1 - 6 * 2 / (4 * 15))
     assert one.swapped == (("b", "c"),) == one.reversed
 
 
-def test_p_of_rho_is_the_share_of_all_orders():
+def test_p_of_rho_is_the_share_of_all_orders(ranked):
     """Counted here over the 24 orders: twice the smaller tail, as the exact test has it."""
     one = found(ranked([1, 2, 3, 4], [1, 3, 2, 4]))
     x, y = np.array([1, 2, 3, 4]), np.array([1, 3, 2, 4])
@@ -172,13 +182,13 @@ def test_p_of_rho_is_the_share_of_all_orders():
     assert one.rho_p == pytest.approx(2 * tail)
 
 
-def test_a_swap_that_is_not_resolved_reverses_nothing():
+def test_a_swap_that_is_not_resolved_reverses_nothing(ranked):
     one = found(ranked([1, 2.0, 2.001, 4], [1, 2.001, 2.0, 4], spread=0.1))
     assert one.swapped == (("b", "c"),) and one.reversed == ()
     assert "1 of 6 pairs changes order, resolved at both: none" in one.text()
 
 
-def test_what_is_said_is_in_the_report_with_a_figure():
+def test_what_is_said_is_in_the_report_with_a_figure(ranked):
     results = ranked([1, 2, 3, 4], [1, 3, 2, 4])
     paths = write_report(results)
     text = (results.plan.folder / "report" / "table.md").read_text()
@@ -189,24 +199,20 @@ def test_what_is_said_is_in_the_report_with_a_figure():
     assert image.width > 1000 and 0.005 < (np.asarray(image.convert("RGB")) != 255).any(-1).mean() < 0.5
 
 
-def test_two_arms_have_no_correlation():
-    two = dict(list(ARMS.items())[:2])
-    assert "2 arms at steps×1 against steps×4: too few" in conclusions(ranked([1, 2], [2, 1], arms=two))[0]
+def test_two_arms_have_no_correlation(ranked):
+    two = ranked([1, 2], [2, 1], plan=plan_of(budget=STEPS))
+    assert "2 arms at steps×1 against steps×4: too few" in conclusions(two)[0]
 
 
-def test_only_arms_of_both_budgets_are_ranked():
+def test_only_arms_of_both_budgets_are_ranked(ranked):
     results = ranked([1, 2, 3, 4], [1, 2, 3, 4])
-    for seed in SEEDS:
-        folder, recipe = results.plan.cell(results.plan.arms[-1], seed)
-        (folder.evaluation(recipe) / "report.json").unlink()
-    again = collect(results.plan)
-    assert found(again).arms == ("a", "b", "c") and found(again, FD).tau == pytest.approx(1)
-    assert [path.name for path in write_report(again)].count("ranks.png") == 1
+    results.reports["d @ steps×4"].clear()
+    assert found(results).arms == ("a", "b", "c") and found(results, FD).tau == pytest.approx(1)
+    assert [path.name for path in write_report(results)].count("ranks.png") == 1
 
 
-def test_a_study_with_nothing_finished_still_reports():
-    plan = plan_of(budget=STEPS)
-    assert [path.name for path in write_report(collect(plan))] == ["table.md", "table.csv"]
+def test_a_study_with_nothing_finished_still_reports(four):
+    assert [path.name for path in write_report(collect(four))] == ["table.md", "table.csv"]
 
 
 # Rows from papers
