@@ -58,7 +58,7 @@ class Agreement:
         change = f"{len(self.swapped)} of {pairs} pairs change{'s' if len(self.swapped) == 1 else ''} order"
         return (
             f"{start}: Kendall's τ = {self.tau:+.2f} (p = {self.tau_p:.2g}), Spearman's ρ = {self.rho:+.2f}"
-            f" (p = {self.rho_p:.2g}); {change}, resolved at both: {names or 'none'}"
+            f" (p = {self.rho_p:.2g}); {change} (resolved at both budgets: {names or 'none'})"
         )
 
 
@@ -132,6 +132,7 @@ def draw(results: Results, path: Path) -> None:
     )
     for ax, metric in zip(axes[0], metrics, strict=True):
         _ranks(ax, results, metric)
+    axes[0][0].set_ylabel("rank (1 is best)")
     figure.savefig(path, dpi=160)
     plt.close(figure)
 
@@ -157,6 +158,5 @@ def _ranks(ax: Any, results: Results, metric: str) -> None:
     ax.set_xlim(-0.2, len(by_budget) - 0.8)
     ax.set_yticks(range(1, len(arms) + 1))
     ax.invert_yaxis()
-    ax.set_ylabel("rank (1 is best)")
     ax.set_title(HEADINGS[metric], fontsize=10)
     ax.spines[["top", "right"]].set_visible(False)

@@ -185,7 +185,7 @@ def test_p_of_rho_is_the_share_of_all_orders(ranked):
 def test_a_swap_that_is_not_resolved_reverses_nothing(ranked):
     one = found(ranked([1, 2.0, 2.001, 4], [1, 2.001, 2.0, 4], spread=0.1))
     assert one.swapped == (("b", "c"),) and one.reversed == ()
-    assert "1 of 6 pairs changes order, resolved at both: none" in one.text()
+    assert "1 of 6 pairs changes order (resolved at both budgets: none)" in one.text()
 
 
 def test_what_is_said_is_in_the_report_with_a_figure(ranked):
