@@ -38,8 +38,10 @@ _MARKS = (("o", "-", "#0072B2"), ("s", "--", "#D55E00"), ("^", ":", "#009E73"))
 def _places(plan: Plan) -> tuple[Sequence[float], list[str], str, bool]:
     """Where the arms stand on the x axis: at their value where one numeric axis is varied, else side by side."""
     values = [arm.values[0] for arm in plan.arms if len(arm.values) == 1]
-    numeric = len(values) == len(plan.arms) and all(
-        isinstance(v, int | float) and not isinstance(v, bool) for v in values
+    numeric = (
+        not plan.budgets
+        and len(values) == len(plan.arms)
+        and all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
     )
     if numeric:
         return [float(v) for v in values], [str(v) for v in values], plan.axes[0], min(values) > 0

@@ -41,6 +41,13 @@ def notes(results: Results) -> list[str]:
             f" {quality['kid_subset']}. Floor of FD: {floor:.2f}"
             f" ({quality['floor_images']} held-out images against the training images)."
         )
+    if results.plan.budgets:
+        lines.append(
+            "Each arm is compared with the baseline at its own budget. Of a ranking's agreement, p is how often two orders that"
+            " have nothing to do with each other agree as well or as badly; a small one says that they are related, not that"
+            " they are the same."
+        )
+    lines += [paper.note for paper in results.plan.papers]
     speed = report.get("speed")
     if speed:
         lines.append(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..run.figures import draw_beliefs
 from ..run.folder import write
+from . import ranking
 from .figures import draw
 from .results import Results
 from .tables import csv_of, markdown
@@ -24,6 +25,9 @@ def write_report(results: Results) -> list[Path]:
     if results.any_report:
         draw(results, folder / "figure.png")
         paths.append(folder / "figure.png")
+    if ranking.agreements(results):
+        ranking.draw(results, folder / "ranks.png")
+        paths.append(folder / "ranks.png")
     if beliefs := _beliefs(results):
         draw_beliefs(beliefs, folder / "beliefs.png")
         paths.append(folder / "beliefs.png")

@@ -10,6 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
+from . import ranking
 from .comparison import effects
 from .methods import notes
 from .results import BITS, DISTANCE, GAP, LEVEL, SPEED, Column, Results
@@ -31,6 +32,9 @@ def rows(results: Results, columns: list[Column]) -> tuple[list[str], list[list[
         body.append([name, seeds, _likelihood(results.reports[arm.name]), *texts])
     for name, bits in results.references.items():
         body.append([f"{name} (not ours)", "", "exact", *(f"{bits:.3f}" if c.metric == BITS else "" for c in columns)])
+    for paper in results.plan.papers:
+        there = [f"{paper.values[c.metric]:,.{c.digits}f}" if c.metric in paper.values else "" for c in columns]
+        body.append([f"{paper.name} (not ours)", "", "", *there])
     return headings, body
 
 
@@ -67,13 +71,15 @@ def markdown(results: Results) -> str:
     lines = [f"# {results.plan.name}", "", results.plan.question, ""]
     lines += ["| " + " | ".join(headings) + " |", "|:--" + "|--:" * (len(headings) - 1) + "|"]
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in body]
-    if difference := effects(results):
+    if difference := [line for part in results.by_budget for line in effects(part)]:
         lines += [
             "",
             "## Differences to the baseline, paired by seed",
             "",
             *(f"- {line}" for line in difference),
         ]
+    if lasting := ranking.conclusions(results):
+        lines += ["", "## Does the ranking last?", "", *(f"- {line}" for line in lasting)]
     return "\n".join([*lines, "", "## How to read it", "", *(f"- {line}" for line in notes(results)), ""])
 
 
