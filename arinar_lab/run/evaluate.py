@@ -35,6 +35,7 @@ from . import diagnose
 from .config import Experiment, Recipe, build
 from .folder import RunFolder, environment, git_state, read_json, write_json
 from .metrics import BitsPerDim, compare
+from .parts import seconds_of_parts
 from .schema import ConfigError
 from .train import accelerator, load_weights, use_threads
 
@@ -251,6 +252,7 @@ def measure_speed(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
         experiment, e = load(recipe, folder), recipe.evaluation
         throughput = [e.speed_batch / s for s in _time(recipe, experiment, e.speed_batch, e.speed_repeats)]
         latency = [1000 * s for s in _time(recipe, experiment, 1, e.speed_repeats)]
+        parts = seconds_of_parts(recipe, experiment, min(3, e.speed_repeats))
     values = {
         "speed/images_per_second": statistics.median(throughput),
         "speed/latency_ms_b1": statistics.median(latency),
@@ -264,6 +266,7 @@ def measure_speed(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
         "repeats": e.speed_repeats,
         "images_per_second": throughput,
         "latency_ms_b1": latency,
+        "seconds_by_part": parts,
         "device": environment()["device"],
         "threads": torch.get_num_threads(),
         "precision": recipe.training.precision,
