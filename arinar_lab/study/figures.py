@@ -16,6 +16,8 @@ from .curves import learning_curves, where_the_bits_go
 from .outcome import against_factor, against_speed, cost_breakdown
 from .results import Results
 
+DPI = 220  # of the PNG: a page's width is 1,518 pixels
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -42,8 +44,9 @@ class Figure:
             for path in paths:
                 path.unlink(missing_ok=True)
             return []
-        for path in paths:
-            figure.savefig(path, dpi=220, metadata={"CreationDate": None} if path.suffix == ".pdf" else None)
+        figure.savefig(paths[0], dpi=DPI)
+        figure.set_layout_engine("none")  # it is laid out now, and stays as it is
+        figure.savefig(paths[1], metadata={"CreationDate": None})
         plt.close(figure)
         return paths
 

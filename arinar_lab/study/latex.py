@@ -10,7 +10,8 @@ import unicodedata
 from .results import Results
 from .tables import Cell, Row, table_of
 
-WIDE = 5  # metrics beside each other
+WIDE = 4  # metrics beside each other
+LONG = 30  # letters of an arm's name, beyond which names take several lines
 _SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
@@ -45,7 +46,7 @@ def latex(results: Results) -> str:
         lines += [
             "",
             r"\begin{table*}",
-            r"\centering\small",
+            r"\centering\small\setlength{\tabcolsep}{4pt}",
             rf"\caption{{{_caption(results) if number == 0 else _more(results)}}}",
             rf"\label{{tab:{_label(results)}{f'-{number + 1}' if number else ''}}}",
             *_tabular(names, part, rows),
@@ -66,8 +67,9 @@ def _tabular(names: list[str], part: list[tuple[int, str]], rows: list[Row]) -> 
             *([escaped(row.likelihood)] if likelihood else []),
         ]
         body.append(" & ".join([*cells, *(_cell(row.cells[i]) for i, _ in part)]) + r" \\")
+    names_of = r"p{4.8cm}" if any(len(row.name) > LONG for row in rows) else "l"
     return [
-        rf"\begin{{tabular}}{{@{{}}lr{'l' if likelihood else ''}{'r' * len(part)}@{{}}}}",
+        rf"\begin{{tabular}}{{@{{}}{names_of}r{'l' if likelihood else ''}{'r' * len(part)}@{{}}}}",
         r"\toprule",
         " & ".join(map(escaped, head)) + r" \\",
         r"\midrule",

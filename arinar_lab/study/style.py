@@ -24,7 +24,7 @@ _RULES: Any = {
     "legend.fontsize": 7, "legend.frameon": False, "legend.handlelength": 2.6, "figure.titlesize": 8,
     "lines.linewidth": 1.2, "lines.markersize": 4, "axes.linewidth": 0.6, "axes.grid": True, "grid.alpha": 0.25,
     "grid.linewidth": 0.5, "axes.spines.top": False, "axes.spines.right": False, "figure.constrained_layout.use": True,
-    "errorbar.capsize": 2, "savefig.dpi": 220, "pdf.fonttype": 42, "hatch.linewidth": 0.5,
+    "errorbar.capsize": 2, "pdf.fonttype": 42, "hatch.linewidth": 0.5,
 }  # fmt: skip
 
 
