@@ -48,6 +48,7 @@ def latex(results: Results) -> str:
             r"\begin{table*}",
             r"\centering\small\setlength{\tabcolsep}{4pt}",
             rf"\caption{{{_caption(results) if number == 0 else _more(results)}}}",
+            r"\vspace{4pt}",
             rf"\label{{tab:{_label(results)}{f'-{number + 1}' if number else ''}}}",
             *_tabular(names, part, rows),
             r"\end{table*}",
@@ -67,6 +68,7 @@ def _tabular(names: list[str], part: list[tuple[int, str]], rows: list[Row]) -> 
             *([escaped(row.likelihood)] if likelihood else []),
         ]
         body.append(" & ".join([*cells, *(_cell(row.cells[i]) for i, _ in part)]) + r" \\")
+        body += [r"\addlinespace[3pt]"] if any(row.cells[i].evaluation for i, _ in part) else []
     names_of = r"p{4.8cm}" if any(len(row.name) > LONG for row in rows) else "l"
     return [
         rf"\begin{{tabular}}{{@{{}}{names_of}r{'l' if likelihood else ''}{'r' * len(part)}@{{}}}}",
@@ -80,9 +82,14 @@ def _tabular(names: list[str], part: list[tuple[int, str]], rows: list[Row]) -> 
 
 
 def _cell(cell: Cell) -> str:
+    """One line, or two as a table of their own that hangs from the row's line."""
     mark = {"better": r"\textbf{%s}", "worse": r"\textit{%s}", "": "%s"}[cell.verdict]
-    first = mark % escaped(cell.mean) + escaped(cell.training)
-    return rf"\shortstack[r]{{{first}\\{{\scriptsize {escaped(cell.evaluation)}}}}}" if cell.evaluation else first
+    first = (mark % escaped(cell.mean) + escaped(cell.training)).replace("-", "$-$", int(cell.mean.startswith("-")))
+    if not cell.evaluation:
+        return first
+    return (
+        rf"\begin{{tabular}}[t]{{@{{}}r@{{}}}}{first}\\[-2pt]{{\scriptsize {escaped(cell.evaluation)}}}\end{{tabular}}"
+    )
 
 
 def _caption(results: Results) -> str:

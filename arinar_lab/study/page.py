@@ -74,10 +74,11 @@ def _effect(effect: Effect, column: Column) -> dict[str, Any]:
     said = verdict(effect, column)
     return {
         "heading": column.heading, "arm": effect.arm, "difference": f"{d.mean:+.{column.digits}f}{half}", "n": d.n,
-        "p": p_text(effect.p).removeprefix("p = ") if many else "", "mark": said if effect.resolved else "",
-        "adjusted": p_text(effect.adjusted).removeprefix("p = ") if many else "",
+        "spread": f"{effect.spread.arms} arms" if effect.spread and effect.pooled else "the pair" if many else "",
+        "p": p_text(effect.p).removeprefix("p ").removeprefix("= ") if many else "",
+        "adjusted": p_text(effect.adjusted).removeprefix("p ").removeprefix("= ") if many else "",
         "size": f"{effect.size:.1f} [{low:.1f}, {high:.1f}]" if many else "",
-        "verdict": said + (f". Caution: {effect.caution}" if effect.caution else ""),
+        "mark": said if effect.resolved else "", "verdict": said, "caution": effect.caution,
     }  # fmt: skip
 
 
