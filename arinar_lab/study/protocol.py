@@ -10,7 +10,7 @@ from typing import Any
 from ..run.schema import flatten, resolved
 from .comparison import PROTOCOL
 from .methods import at, kind_of, load, runs, span, stated
-from .plan import Arm, Plan, short
+from .plan import Arm, Plan
 from .results import DISTANCE, Results
 
 
@@ -73,7 +73,7 @@ def _training(results: Results) -> str:
     def of(name: str) -> str:
         return stated(results, lambda arm, report: getattr(arm.recipe.training, name))
 
-    data = stated(results, lambda arm, report: short({"kind": arm.recipe.data.kind, **arm.recipe.data.arguments}))
+    data = stated(results, lambda arm, report: resolved(arm.recipe)["data"])
     steps = stated(results, lambda arm, report: at(report, "steps"))
     said = [
         f"Data: {data}. Optimisation: {steps or of('steps')} steps of AdamW with batches of {of('batch')}, peak learning rate"
