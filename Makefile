@@ -23,11 +23,8 @@ test: install ## Run the tests (minutes)
 test-slow: install ## Run the tests that take longer, too
 	@$(BIN)/python -m pytest -q -m "slow or not slow" $(ARGS)
 
-mlflow: install ## Open the dashboard on 127.0.0.1:5000
-	@mkdir -p tracking
-	@echo "http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
-	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --host 127.0.0.1 --port 5000 --workers 1 \
-		--backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/tracking/mlflow.db}"
+mlflow: install ## Open the dashboard on 127.0.0.1:5000, at the newest study
+	@$(BIN)/arinar mlflow $(ARGS)
 
 dashboard: install ## Open optuna-dashboard on 127.0.0.1:8080 (STUDY=name for a local one) and MLflow on 127.0.0.1:5000
 	@address="$${ARINAR_STORAGE:-sqlite:///$(CURDIR)/studies/$(STUDY)/queue.db}"; \

@@ -24,6 +24,7 @@ examples:
   arinar train experiments/digits.yaml inner.head.components=8 seed=1
   arinar evaluate runs/digits-…/seed_1 sampler.guidance=2   another sampler, no training
   arinar sample runs/digits-…/seed_1 sampler.temperature=0.9
+  arinar compare runs/components=4-… runs/components=8-…    what differs, in configuration and result, and is it resolved
 """
 
 
@@ -86,6 +87,12 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--watch", action="store_true", help="until every run has ended")
     status.add_argument("--json", action="store_true", help="for machines")
     verb("report", _report, "write the report of what a study or sweep has finished, here or (by MLflow) elsewhere")
+    compare = verbs.add_parser(
+        "compare", help="put finished runs or arms side by side: what differs, and is it resolved"
+    )
+    compare.add_argument("words", nargs="+", metavar="RUN or STUDY:ARM", help="two or more; the first is the baseline")
+    compare.add_argument("--markdown", action="store_true", help="print Markdown")
+    compare.set_defaults(verb=_compare)
     slurm = verb("slurm", _slurm, "write a Slurm job array whose tasks are workers of a study; submit it yourself")
     slurm.add_argument("--array", type=_count, default=4, metavar="N", help="tasks, each a worker (default 4)")
     slurm.add_argument("--time", default="24:00:00", metavar="LIMIT", help="of a task, as in sbatch (default 24:00:00)")
@@ -96,6 +103,9 @@ def _parser() -> argparse.ArgumentParser:
         "words", nargs="*", metavar="RUN… or FILE key=value…", help="runs, or one study (default: all runs)"
     )
     sync.set_defaults(verb=_sync)
+    mlflow = verbs.add_parser("mlflow", help="open the dashboard, at the newest study; it runs until you stop it")
+    mlflow.add_argument("--port", type=_count, default=5000, metavar="N", help="on 127.0.0.1 (default 5000)")
+    mlflow.set_defaults(verb=_mlflow)
     verb(
         "diagnose",
         _diagnose,
@@ -335,6 +345,22 @@ def _report(arguments: argparse.Namespace) -> int:
     for folder in fetch(plan):
         print(f"fetched from MLflow: {folder.path}")
     return finish(plan, Console())
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from arinar_lab.study.compare import show
+
+    show(arguments.words, Console(), arguments.markdown)
+    return 0
+
+
+def _mlflow(arguments: argparse.Namespace) -> int:
+    from arinar_lab.run.dashboard import serve
+
+    serve(arguments.port)
+    return 0
 
 
 def _slurm(arguments: argparse.Namespace) -> int:

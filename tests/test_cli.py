@@ -280,7 +280,8 @@ QUICK = ("gmm_k", "guidance")
 def arms_of(study):
     """How many arms a study file has."""
     grid = math.prod(len(values) for values in study["axes"].values()) if "axes" in study else 0
-    return grid + len(study.get("arms", {}))
+    budgets = math.prod(len(multiples) for multiples in study.get("budget", {}).values())
+    return (grid + len(study.get("arms", {}))) * budgets
 
 
 @pytest.mark.parametrize("path", ABLATIONS, ids=lambda path: path.stem)
@@ -316,7 +317,7 @@ def test_a_shipped_ablation_runs_to_its_report(tracked, forked, uncounted, monke
 
     text = (folder / "report" / "table.md").read_text()
     assert study["question"].split("(")[0] in text and "Missing" not in text
-    assert f"{study['baseline']} (baseline)" in text
+    assert f"| {study['baseline']}" in text and " (baseline)" in text
     assert ("an estimator (not ours)" in text) == bool(study.get("references"))
     assert ("bound, 16 steps" in text) == (latent or random)
     assert Image.open(folder / "report" / "factor.png").width > 1000
@@ -325,7 +326,8 @@ def test_a_shipped_ablation_runs_to_its_report(tracked, forked, uncounted, monke
     runs = list(Path("runs").glob("*/seed_0"))
     assert len(runs) == (1 if path.stem == "guidance" else count)
     assert all((run / "DONE").is_file() and not (run / "FAILED").exists() for run in runs)
-    assert all(read_json(run / "DONE")["steps"] == 20 for run in runs)
+    multiples = study.get("budget", {}).get("training.steps", [1])
+    assert {read_json(run / "DONE")["steps"] for run in runs} == {20 * multiple for multiple in multiples}
 
     client = MlflowClient(tracking_uri())
     experiment = client.get_experiment_by_name(folder.name)

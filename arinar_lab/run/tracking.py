@@ -15,9 +15,10 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from filelock import FileLock
@@ -30,7 +31,7 @@ ROOT = Path("tracking")
 PATIENCE = 30.0  # seconds that a run may wait for MLflow in total
 TIMEOUT = 5.0  # seconds that one request may wait
 QUIET = 30.0  # seconds without a request after one that failed
-_LIMITS = {
+LIMITS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": str(round(TIMEOUT)),
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -135,7 +136,7 @@ class Tracker:
     def _connected(self) -> Iterator[Any]:
         """The client, with the experiment made."""
         if not self._experiment_id:
-            os.environ.update({name: os.environ.get(name, value) for name, value in _LIMITS.items()})
+            os.environ.update({name: os.environ.get(name, value) for name, value in LIMITS.items()})
             with self._alone():
                 from mlflow import MlflowClient
 
@@ -163,8 +164,8 @@ class Tracker:
         with self._guard():
             self._start(recipe, arm)
 
-    def _start(self, recipe: Recipe, arm: str) -> None:
-        signature, config = recipe.training_signature, flatten(resolved(recipe))
+    def _start(self, recipe: Recipe, arm: str, factors: Mapping[str, Any] = MappingProxyType({})) -> None:
+        signature, config = recipe.training_signature, {**factors, **flatten(resolved(recipe)), "arm": arm}
         config.pop("seed")
         state = {f"git.{key}": str(value) for key, value in git_state().items()}
         tags = {"arinar.role": "arm", "arinar.signature": signature, "arinar.arm": arm}
@@ -206,14 +207,24 @@ class Tracker:
             if self.run_id:
                 self._client.set_terminated(self.run_id, status)
 
-    def publish(self, recipe: Recipe, arm: str, folder: RunFolder, history: Callable[[Path], Rows]) -> bool:
+    def publish(
+        self,
+        recipe: Recipe,
+        arm: str,
+        folder: RunFolder,
+        history: Callable[[Path], Rows],
+        factors: Mapping[str, Any] = MappingProxyType({}),
+    ) -> bool:
         """Send a run's history, and its evaluation once for each state of its report.
+
+        Arguments:
+            factors: what tells the arm from the others, by short names, as parameters that charts group by.
 
         Returns:
             whether the store holds now all that the run folder does.
         """
         with self._guard():
-            self._start(recipe, arm)
+            self._start(recipe, arm, factors)
             report = folder.evaluation(recipe) / "report.json"
             content, rows = read_json(report), history(folder.path / "metrics.csv")
             stamp = f"{recipe.evaluation_signature} {report.stat().st_mtime_ns}" if content else f"{len(rows)} rows"
@@ -273,29 +284,35 @@ class Tracker:
                 Path(draft, "samples").replace(where / "samples")
             Path(draft, "report.json").replace(where / "report.json")  # last: what has a report is whole
 
-    def publish_arm(self, recipe: Recipe, arm: str, metrics: dict[str, float]) -> None:
-        """Means over seeds, as metrics of the arm's run."""
+    def publish_arm(self, recipe: Recipe, arm: str, metrics: dict[str, float], samples: Path | None = None) -> None:
+        """Means over seeds and their intervals, as metrics of the arm's run; and a picture of samples."""
         with self._guard():
             tags = {"arinar.role": "arm", "arinar.signature": recipe.training_signature, "arinar.arm": arm}
             run_id, _ = self._get_or_create(arm, tags, {})
             there = self._client.get_run(run_id).data.metrics
             self._log([(0, name, value) for name, value in metrics.items() if there.get(name) != value], run_id)
+            if samples:
+                self._client.log_artifact(run_id, str(samples))
             self._client.set_terminated(run_id)
 
-    def publish_study(self, files: list[Path]) -> None:
-        """The study's table and figures, as artifacts of a run of their own."""
+    def publish_study(self, files: list[Path], tags: Mapping[str, str] = MappingProxyType({})) -> None:
+        """The study's table and figures, as artifacts of a run of their own; its note and views, as tags of the experiment."""
         with self._guard():
+            with self._connected() as client:
+                for name, value in tags.items():
+                    client.set_experiment_tag(self._experiment_id, name, value)
             run_id, _ = self._get_or_create("report", {"arinar.role": "report"}, {})
             for path in files:
                 self._client.log_artifact(run_id, str(path))
             self._client.set_terminated(run_id)
 
-    def link(self, local: str = "http://127.0.0.1:5000") -> str:
-        """Where the dashboard shows the experiment, in its view for training runs: at the server, or at `make mlflow`."""
-        host = tracking_uri().rstrip("/") if tracking_uri().startswith("http") else local
+    def link(self, view: str = "") -> str:
+        """Where the dashboard shows the experiment, among training runs: at the server, or at `make mlflow`."""
+        from .dashboard import host, link
+
         with self._guard(), self._connected():
-            return f"{host}/#/experiments/{self._experiment_id}?workflowType=machine_learning"
-        return host
+            return link(self._experiment_id, view)
+        return host()
 
 
 def remember(recipe: Recipe, arm: str, folder: RunFolder, experiment: str) -> None:

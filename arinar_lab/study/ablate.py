@@ -31,6 +31,7 @@ from rich.table import Table
 from ..run.evaluate import measure_speed
 from ..run.folder import read_json, write_json
 from ..run.schema import ConfigError
+from . import ranking
 from .comparison import effects
 from .cost import Cost, counted, probe
 from .methods import notes
@@ -85,7 +86,8 @@ def finish(plan: Plan, console: Console) -> int:
     paths = write_report(results)
     link, unsent = send_study(plan, paths)
     console.print(terminal_table(results))
-    for line in [*effects(results), "", *notes(results)]:
+    differences = [line for part in results.by_budget for line in effects(part)]
+    for line in [*differences, *ranking.conclusions(results), "", *notes(results)]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print()
     pictures = [path for path in paths if path.suffix in (".png", ".pdf")]

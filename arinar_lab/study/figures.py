@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import ranking
 from .anatomy import beliefs, calibration, samples
 from .curves import learning_curves, where_the_bits_go
 from .outcome import against_factor, against_speed, cost_breakdown
@@ -26,6 +27,7 @@ class Figure:
     Arguments:
         name: of its files; title; caption: how it is read; needs: what is absent where it cannot be drawn.
         draw: makes it, or None where its data are absent.
+        asked: whether such a study has it at all; where it has not, it is not missing.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Figure:
     caption: str
     needs: str
     draw: Callable[[Results], Any | None]
+    asked: Callable[[Results], bool] = lambda results: True
 
     def write(self, results: Results, folder: Path) -> list[Path]:
         """Draw it into the folder; returns the paths of PNG and PDF, or none."""
@@ -119,5 +122,14 @@ FIGURES = (
         " features, the head (densities made, guided and drawn from), the codec. Mean over seeds.",
         "a speed that was measured part by part (older runs lack it)",
         cost_breakdown,
+    ),
+    Figure(
+        "ranks",
+        "Does the ranking last?",
+        "Rank of each arm by its mean over seeds, at each budget. Lines that cross are arms that change places; whether a pair"
+        " is resolved at both budgets is said in the text.",
+        "at least two arms at two budgets",
+        ranking.draw,
+        lambda results: bool(results.plan.budgets),
     ),
 )

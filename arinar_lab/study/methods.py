@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .comparison import PROTOCOL, compare, mixed
+from .comparison import PROTOCOL, compare_all, mixed
 from .plan import Arm, short
 from .results import DISTANCE, ERROR, HEADINGS, LEVEL, Results
 
@@ -138,6 +138,13 @@ def reading(results: Results) -> list[str]:
             f" {_tested(results)}; what is neither is not resolved. {PROTOCOL}"
         )
     lines += _readings(results) + _distances(report)
+    if results.plan.budgets:
+        lines.append(
+            "Each arm is compared with the baseline at its own budget. Of a ranking's agreement, p is how often two orders that"
+            " have nothing to do with each other agree as well or as badly; a small one says that they are related, not that"
+            " they are the same."
+        )
+    lines += [paper.note for paper in results.plan.papers]
     if speed := report.get("speed"):
         lines.append(
             f"Speed: batch {speed['batch']} and batch 1, median of {speed['repeats']} after a warm-up,"
@@ -149,7 +156,7 @@ def reading(results: Results) -> list[str]:
 
 def _tested(results: Results) -> str:
     """The headings of the metrics in which some arm could be compared with the baseline."""
-    return ", ".join(dict.fromkeys(HEADINGS.get(effect.metric, effect.metric) for effect in compare(results)))
+    return ", ".join(dict.fromkeys(HEADINGS.get(effect.metric, effect.metric) for effect in compare_all(results)))
 
 
 def _readings(results: Results) -> list[str]:

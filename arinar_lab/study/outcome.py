@@ -49,7 +49,7 @@ def against_factor(results: Results) -> Any | None:
 
 def _scale(plan: Plan) -> list[float]:
     """The arms' values where one numeric axis of at least two values is varied, else nothing."""
-    values = [arm.values[0] for arm in plan.arms if len(arm.values) == 1]
+    values = [arm.values[0] for arm in plan.arms if len(arm.values) == 1 and not plan.budgets]
     number = all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in values)
     return [float(v) for v in values] if number and len(values) == len(plan.arms) > 1 else []
 

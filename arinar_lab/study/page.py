@@ -12,7 +12,8 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from .comparison import Effect, compare, p_text, verdict
+from . import ranking
+from .comparison import Effect, compare_all, p_text, verdict
 from .figures import FIGURES, Figure
 from .frontier import lines
 from .methods import missing, reading
@@ -28,17 +29,18 @@ def page(results: Results, pictures: Mapping[str, Path]) -> str:
     """The page of a study. pictures: figure's name → its PNG; the others are named as left out."""
     headings, rows = table_of(results, results.columns)
     columns = {column.metric: column for column in results.columns}
-    found = compare(results)
+    found = compare_all(results)
     template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(
         Path(__file__).with_name("page.html").read_text()
     )
     return template.render(
         name=results.plan.name, question=results.plan.question, baseline=results.plan.baseline, width=WIDTH,
-        sections=_sections(bool(found)), verdicts=[*summary(found, columns), *lines(results)], missing=missing(results),
+        sections=_sections(bool(found)), missing=missing(results),
+        verdicts=[*summary(found, columns), *lines(results), *ranking.conclusions(results)],
         headings=headings, rows=[_row(row, results.plan) for row in rows],
         effects=[_effect(effect, columns[effect.metric]) for effect in found],
         figures=[_picture(figure, pictures[figure.name]) for figure in FIGURES if figure.name in pictures],
-        left_out=[figure for figure in FIGURES if figure.name not in pictures],
+        left_out=[figure for figure in FIGURES if figure.name not in pictures and figure.asked(results)],
         reading=reading(results), methods=paragraphs(results),
     )  # fmt: skip
 

@@ -8,11 +8,14 @@
     match: {cost: parameters, by: outer.width}    every arm is given the width at which it costs what the baseline does
     baseline: components=4                        the arm that the others are compared with
     seeds: [0, 1, 2]                              repeats; no part of an arm's signature
-    references: true                              density estimators of scikit-learn in the table, marked as not ours
+    budget: {training.steps: [1, 4]}              every arm at each of these multiples, to see whether the ranking lasts
+    references: true                              density estimators of scikit-learn in the table, marked as not ours;
+                                                  or a list of rows from papers, see `papers.py`
     storage: postgresql+psycopg://…               where the queue is kept, see storage.py; a local file by default
 
 `vary` changes the arm that `baseline` names; without one it adds the base recipe as it is, as the arm `base`. A value that
-the baseline has already is the baseline. `match` also takes `to:` (another arm) and `tolerance:`, see `cost.py`.
+the baseline has already is the baseline. `match` also takes `to:` (another arm) and `tolerance:`, see `cost.py`. Under a
+`budget` each arm is compared with the baseline at its own budget, see `budget.py`.
 
 An arm is a recipe. Arms that differ only in how they are sampled or measured share their training: a `Job` is one run
 folder (arm × seed) with every evaluation that is asked of it.
@@ -22,6 +25,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,8 +35,10 @@ from ..run.config import Recipe, build, merge, nest, parse, read_recipe, read_ya
 from ..run.folder import RunFolder, slug
 from ..run.schema import ConfigError, flatten, nearest, resolved, section
 from ..run.transfer import inherited
+from .budget import Budget, read_budgets, scaled
+from .papers import PaperRow, read_references
 
-_KEYS = ("question", "base", "axes", "arms", "vary", "match", "baseline", "seeds", "references", "storage")
+_KEYS = ("question", "base", "axes", "arms", "vary", "match", "budget", "baseline", "seeds", "references", "storage")
 Change = tuple[dict[str, Any], tuple[Any, ...]]
 """What an arm changes of the base, and its value of each axis."""
 BASE = "base"  # the arm that changes nothing, where one factor at a time is varied around it
@@ -49,6 +55,7 @@ class Arm:
         parameters: trained parameters.
         likelihood: what its bits/dim are; `none` where it has none.
         matched: the key and the value that were solved for equal cost, as in `outer.width=72`; empty without `match`.
+        budget: the label of the budget that it is given, as in `steps×4`; empty without `budget`.
     """
 
     name: str
@@ -57,6 +64,12 @@ class Arm:
     parameters: int
     likelihood: Likelihood = "exact"
     matched: str = ""
+    budget: str = ""
+
+    @property
+    def design(self) -> str:
+        """Its name without its budget."""
+        return self.name.removesuffix(f" @ {self.budget}")
 
 
 @dataclass(frozen=True)
@@ -89,7 +102,8 @@ class Plan:
     Arguments:
         name: of the study, and of its folder; question: that it answers.
         axes: the varied keys; arms; baseline: an arm's name; seeds.
-        references: whether scikit-learn's estimators stand beside the arms.
+        references: whether scikit-learn's estimators stand beside the arms; papers: rows that are not ours.
+        budgets: labels of the budgets at which every arm stands, the smallest first; none without `budget`.
         storage: address of the queue; empty for a local file. It is no part of the name, and never printed.
     """
 
@@ -101,6 +115,8 @@ class Plan:
     seeds: tuple[int, ...]
     references: bool = False
     storage: str = field(default="", repr=False)
+    papers: tuple[PaperRow, ...] = ()
+    budgets: tuple[str, ...] = ()
     roots: tuple[Path, Path] = field(default=(Path("studies"), Path("runs")))
 
     @property
@@ -111,6 +127,12 @@ class Plan:
         """The run folder and the recipe of one arm under one seed."""
         recipe = replace(arm.recipe, seed=seed)
         return RunFolder.of(recipe, arm.name, self.roots[1]), recipe
+
+    def at(self, budget: str) -> Plan:
+        """The arms of one budget, and the baseline among them."""
+        arms = tuple(arm for arm in self.arms if arm.budget == budget)
+        design = next(arm.design for arm in self.arms if arm.name == self.baseline)
+        return replace(self, arms=arms, baseline=f"{design} @ {budget}", budgets=())
 
     @property
     def criterion(self) -> str:
@@ -142,7 +164,7 @@ def short(value: Any) -> str:
 
 def _grid(path: Path, axes: dict[str, list[Any]]) -> dict[str, Change]:
     """Every combination of the axes' values: name → (changes, values)."""
-    labels = _labels(axes)
+    labels = axis_labels(axes)
     arms: dict[str, Change] = {}
     for values in itertools.product(*axes.values()):
         name = ",".join(f"{label}={short(value)}" for label, value in zip(labels, values, strict=True))
@@ -152,10 +174,11 @@ def _grid(path: Path, axes: dict[str, list[Any]]) -> dict[str, Change]:
     return arms
 
 
-def _labels(axes: dict[str, list[Any]]) -> list[str]:
+def axis_labels(axes: Iterable[str]) -> list[str]:
     """The last word of each key, or all of it where that would not tell two apart."""
-    last = [key.split(".")[-1] for key in axes]
-    return [key if last.count(name) > 1 else name for key, name in zip(axes, last, strict=True)]
+    keys = list(axes)
+    last = [key.split(".")[-1] for key in keys]
+    return [key if last.count(name) > 1 else name for key, name in zip(keys, last, strict=True)]
 
 
 def _chosen(path: Path, content: dict[str, Any]) -> dict[str, Change]:
@@ -178,7 +201,7 @@ def _around(path: Path, vary: dict[str, list[Any]], baseline: Any, chosen: dict[
         raise ConfigError(f"{path}: baseline: {baseline!r} is no arm to vary; one of {', '.join([BASE, *chosen])}")
     centre = chosen.get(baseline, ({}, ()))[0]
     arms: dict[str, Change] = {} if baseline in chosen else {BASE: ({}, ())}
-    for label, (key, values) in zip(_labels(vary), vary.items(), strict=True):
+    for label, (key, values) in zip(axis_labels(vary), vary.items(), strict=True):
         for value in values:
             name = f"{label}={short(value)}"
             if name in chosen or name in arms:
@@ -210,6 +233,11 @@ def read_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
     if not chosen:
         raise ConfigError(f"{path}: axes: missing; a study varies something, by axes, arms or vary")
     seeds = _seeds(path, content)
+    try:
+        budgets = read_budgets(content.get("budget"))
+        references, papers = read_references(content.get("references", False))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
     found = {name: _arm(path, name, base, change, values, seeds[0]) for name, (change, values) in chosen.items()}
     default = BASE if content.get("vary") else next(iter(found))
     baseline = content.get("baseline", default)
@@ -221,12 +249,12 @@ def read_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
         found = _without_twins_of(found[baseline], found, set(chosen) - set(_chosen(path, {**content, "vary": None})))
     if content.get("match") is not None:
         found = _matched(path, found, content["match"], baseline)
+    if budgets:
+        found = _at_budgets(path, found, budgets)
+        baseline = f"{baseline} @ {next(iter(budgets))}"
     arms = tuple(found.values())
     _refuse_twins(path, arms)
     axes = tuple(content.get("axes") or ())
-    references = content.get("references", False)
-    if not isinstance(references, bool):
-        raise ConfigError(f"{path}: references: {references!r} is not true or false")
     storage = content.get("storage", "")
     if not isinstance(storage, str):
         raise ConfigError(f"{path}: storage: not an address, as in postgresql+psycopg://user@host/database")
@@ -239,6 +267,8 @@ def read_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
         seeds,
         references,
         storage,
+        papers,
+        tuple(budgets),
     )
 
 
@@ -291,6 +321,21 @@ def _matched(path: Path, arms: dict[str, Arm], spec: Any, baseline: str) -> dict
             parameters = build(recipe, "meta").parameters
             solved[name] = replace(arm, recipe=recipe, parameters=parameters, matched=f"{match.by}={value}")
     return solved
+
+
+def _at_budgets(path: Path, arms: dict[str, Arm], budgets: dict[str, Budget]) -> dict[str, Arm]:
+    """Every arm at every budget."""
+    found: dict[str, Arm] = {}
+    for label, budget in budgets.items():
+        for arm in arms.values():
+            name = f"{arm.name} @ {label}"
+            try:
+                content = scaled(arm.recipe, budget)
+            except ConfigError as error:
+                raise ConfigError(f"{path}: arm {name}: {error}") from None
+            spent = _arm(path, name, content, {}, arm.values, arm.recipe.seed)
+            found[name] = replace(spent, matched=arm.matched, budget=label)
+    return found
 
 
 def _arm(

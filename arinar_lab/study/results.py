@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..run.folder import read_json
@@ -78,9 +78,15 @@ class Results:
     @property
     def columns(self) -> list[Column]:
         """Columns that hold something; `truncated` only where something was."""
-        found = [c for c in COLUMNS if any(self.values(arm, c.metric) for arm in self.plan.arms)]
+        theirs = {metric for row in self.plan.papers for metric in row.values}
+        found = [c for c in COLUMNS if c.metric in theirs or any(self.values(arm, c.metric) for arm in self.plan.arms)]
         truncated = any(any(self.values(arm, "quality/truncated_share").values()) for arm in self.plan.arms)
         return [c for c in found if truncated or c.metric != "quality/truncated_share"]
+
+    @property
+    def by_budget(self) -> list[Results]:
+        """What is compared with what: the arms of each budget by themselves; all of them in a study without budgets."""
+        return [replace(self, plan=self.plan.at(budget)) for budget in self.plan.budgets] or [self]
 
     @property
     def baseline(self) -> Arm:

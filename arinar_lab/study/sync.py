@@ -7,16 +7,22 @@ they are.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from ..run import dashboard
 from ..run.config import parse, read_recipe
+from ..run.dashboard import REPORTED
 from ..run.folder import RunFolder, find
 from ..run.schema import ConfigError
 from ..run.tracking import PATIENCE, Tracker, remember, views
 from ..run.train import read_metrics
-from .plan import Plan
-from .results import collect
+from .plan import Arm, Plan, axis_labels
+from .results import BITS, DISTANCE, GAP, LEVEL, SPEED, Results, collect
+from .tables import markdown
+
+_NOTE = 15_000  # characters of an experiment's note; MLflow takes 20,000 of a tag
 
 
 def send_study(plan: Plan, files: list[Path], patience: float = PATIENCE) -> tuple[str, list[Path]]:
@@ -25,24 +31,49 @@ def send_study(plan: Plan, files: list[Path], patience: float = PATIENCE) -> tup
     Arguments:
         files: the report's; patience: seconds that each cell may wait.
     """
-    results, unsent = collect(plan), []
+    results, unsent, labels = collect(plan), [], axis_labels(plan.axes)
     tracker = Tracker(plan.name, patience * len(plan.arms) * len(plan.seeds))
     for arm in plan.arms:
+        factors = dict(zip(labels, arm.values, strict=False)) | ({"budget": arm.budget} if arm.budget else {})
         for seed in plan.seeds:
             folder, recipe = plan.cell(arm, seed)
             if folder.report(recipe):
                 remember(recipe, arm.name, folder, plan.name)
-                if not tracker.publish(recipe, arm.name, folder, read_metrics):
+                if not tracker.publish(recipe, arm.name, folder, read_metrics, factors):
                     unsent.append(folder.path)
-        means = {
-            column.metric: summary.mean
-            for column in results.columns
-            if (summary := results.summary(arm, column.metric))
-        }
-        if means:
-            tracker.publish_arm(arm.recipe, arm.name, means)
-    tracker.publish_study(files)
-    return tracker.link(), unsent
+        if numbers := _numbers(results, arm):
+            tracker.publish_arm(arm.recipe, arm.name, numbers, _samples(results, arm))
+    tracker.publish_study(files, _tags(results, labels))
+    return tracker.link("arms"), unsent
+
+
+def _numbers(results: Results, arm: Arm) -> dict[str, float]:
+    """Of each metric the mean over seeds, the half-width of its 95 % interval, and that over images; and the seeds' number."""
+    numbers: dict[str, float] = {}
+    for column in results.columns:
+        if summary := results.summary(arm, column.metric):
+            noise = results.evaluation_noise(arm, column.metric)
+            numbers |= {column.metric: summary.mean, "n": float(len(results.reports[arm.name]))}
+            numbers |= {f"{column.metric}.half95": summary.half} if summary.n > 1 else {}
+            numbers |= {} if noise is None else {f"{column.metric}.half95_images": noise}
+    return numbers
+
+
+def _samples(results: Results, arm: Arm) -> Path | None:
+    """The picture of the arm's first finished seed."""
+    cells = (results.plan.cell(arm, seed) for seed in results.reports[arm.name])
+    files = (folder.evaluation(recipe) / "samples" / "grid.png" for folder, recipe in cells)
+    return next((file for file in files if file.is_file()), None)
+
+
+def _tags(results: Results, labels: list[str]) -> dict[str, str]:
+    """What the dashboard shows of the study: its note, and its views."""
+    shown = [c.metric for c in results.columns if c.metric in (BITS, LEVEL, GAP, DISTANCE, SPEED)]
+    note = markdown(results)
+    if len(note) > _NOTE:
+        note = note[:_NOTE].rpartition("\n")[0] + "\n\n(The rest stands in table.md, an artifact of the run `report`.)"
+    now = {REPORTED: str(time.time()), "mlflow.note.content": note}
+    return now | dashboard.views(results.plan.criterion, shown, labels)
 
 
 def send_runs(paths: Iterable[Path]) -> tuple[list[Path], list[Path]]:

@@ -19,7 +19,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from .comparison import compare, effects, verdict
+from . import ranking
+from .comparison import compare_all, effects, verdict
 from .methods import kind_of, notes
 from .plan import Arm
 from .results import BITS, DISTANCE, GAP, LEVEL, SPEED, Column, Results
@@ -91,6 +92,10 @@ def table_of(results: Results, columns: Sequence[Column]) -> tuple[list[str], li
     for name, bits in results.references.items():
         cells = tuple(Cell(Interval(bits, 0.0, 1) if c.metric == BITS else None, digits=c.digits) for c in columns)
         body.append(Row(f"{name} (not ours)", "", "exact", cells))
+    for paper in results.plan.papers:
+        theirs = [(paper.values.get(c.metric), c.digits) for c in columns]
+        cells = tuple(Cell(None if value is None else Interval(value, 0.0, 1), digits=n) for value, n in theirs)
+        body.append(Row(f"{paper.name} (not ours)", "", "", cells))
     return headings, body
 
 
@@ -111,7 +116,7 @@ def _row(results: Results, arm: Arm, columns: Sequence[Column], said: dict[tuple
 def verdicts(results: Results) -> dict[tuple[str, str], Verdict]:
     """(arm, metric) → better or worse than the baseline, where that is resolved and one direction is better."""
     columns = {column.metric: column for column in results.columns}
-    said = {(e.arm, e.metric): verdict(e, columns[e.metric]) for e in compare(results) if e.resolved}
+    said = {(e.arm, e.metric): verdict(e, columns[e.metric]) for e in compare_all(results) if e.resolved}
     return {key: "better" if text == "better" else "worse" for key, text in said.items()}
 
 
@@ -152,13 +157,15 @@ def markdown(results: Results) -> str:
     lines = [f"# {results.plan.name}", "", results.plan.question, ""]
     lines += ["| " + " | ".join(headings) + " |", "|:--" + "|--:" * (len(headings) - 1) + "|"]
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row.texts("**", "*")) + " |" for row in body]
-    if difference := effects(results):
+    if difference := [line for part in results.by_budget for line in effects(part)]:
         lines += [
             "",
             "## Differences to the baseline, paired by seed",
             "",
             *(f"- {line}" for line in difference),
         ]
+    if lasting := ranking.conclusions(results):
+        lines += ["", "## Does the ranking last?", "", *(f"- {line}" for line in lasting)]
     return "\n".join([*lines, "", "## How to read it", "", *(f"- {line}" for line in notes(results)), ""])
 
 

@@ -73,8 +73,8 @@ def test_parameters_of_arm_and_seed_are_the_resolved_recipe(run):
     publish(run)
     arm, seed = only(runs_of("arm")), only(runs_of("seed"))
     everything = {key: str(value) for key, value in flatten(resolved(tiny())).items()}
-    assert seed.data.params == everything
-    assert arm.data.params == {key: value for key, value in everything.items() if key != "seed"}
+    assert seed.data.params == {**everything, "arm": "an arm"}
+    assert arm.data.params == {key: value for key, value in seed.data.params.items() if key != "seed"}
     assert everything["outer.width"] == "16" and everything["inner.head.components"] == "4"
 
 
@@ -167,7 +167,8 @@ def test_the_reports_of_a_study_are_artifacts_of_one_run(run):
 def test_the_link_opens_the_experiment(run):
     tracker = publish(run)
     number = MlflowClient(tracking_uri()).get_experiment_by_name("a study").experiment_id
-    assert tracker.link() == f"http://127.0.0.1:5000/#/experiments/{number}?workflowType=machine_learning"
+    assert tracker.link() == f"http://127.0.0.1:5000/#/experiments/{number}/runs?workflowType=machine_learning"
+    assert tracker.link("arms") == f"{tracker.link()}&viewStateShareKey=arms"
 
 
 def test_what_is_not_finished_is_not_published(tracked):

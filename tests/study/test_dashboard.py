@@ -1,0 +1,175 @@
+"""The dashboard: a study is found at once, its arms carry means and intervals, its note shows the report."""
+
+import json
+import os
+import shutil
+import sys
+from contextlib import chdir
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from test_report import BITS, FD, study, whole
+
+from arinar_lab import cli
+from arinar_lab.run import dashboard
+from arinar_lab.run.tracking import Tracker, tracking_uri
+from arinar_lab.study.report import write_report
+from arinar_lab.study.results import collect
+from arinar_lab.study.sync import _numbers, _tags, send_study
+from arinar_lab.study.tables import markdown
+
+
+@pytest.fixture(scope="module")
+def sent(tmp_path_factory, empty_store):
+    """A study of three arms and two seeds in MLflow, with a picture of the first arm's samples; and its address there."""
+    place = tmp_path_factory.mktemp("sent")
+    with chdir(place), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{place}/tracking/mlflow.db")
+        Path("tracking").mkdir()
+        shutil.copy(empty_store, "tracking/mlflow.db")
+        plan = study({cell: report for cell, report in whole().items() if cell[1] < 2}, seeds=(0, 1))
+        for arm in plan.arms:
+            for seed in plan.seeds:
+                folder, recipe = plan.cell(arm, seed)
+                folder.write_config(recipe)
+        folder, recipe = plan.cell(plan.arms[0], 0)
+        grid = folder.evaluation(recipe) / "samples" / "grid.png"
+        grid.parent.mkdir()
+        grid.write_bytes(b"a picture")
+        link, unsent = send_study(plan, write_report(collect(plan)))
+        assert not unsent
+        yield plan, link
+
+
+def experiment_of(plan):
+    return MlflowClient(tracking_uri()).get_experiment_by_name(plan.name)
+
+
+def runs_of(plan, role):
+    number = experiment_of(plan).experiment_id
+    query = f"tags.`arinar.role` = '{role}'"
+    return {r.info.run_name: r for r in MlflowClient(tracking_uri()).search_runs([number], query)}
+
+
+def test_an_arm_carries_means_intervals_and_their_number(sent):
+    plan, _ = sent
+    results, arms = collect(plan), runs_of(plan, "arm")
+    assert set(arms) == {arm.name for arm in plan.arms}
+    for arm in plan.arms:
+        numbers = arms[arm.name].data.metrics
+        for metric in (BITS, FD, "speed/images_per_second"):
+            summary = results.summary(arm, metric)
+            assert numbers[metric] == pytest.approx(summary.mean)
+            assert numbers[f"{metric}.half95"] == pytest.approx(summary.half)
+        assert numbers["n"] == 2
+
+
+def test_noise_over_images_stands_beside_the_noise_of_training(sent):
+    results = collect(sent[0])
+    for found in results.reports.values():
+        for report in found.values():
+            report["noise"] = {BITS: 0.01}
+    numbers = _numbers(results, results.plan.arms[0])
+    assert numbers[f"{BITS}.half95_images"] == pytest.approx(0.01) and f"{FD}.half95_images" not in numbers
+
+
+def test_one_seed_has_no_interval(sent):
+    results = collect(sent[0])
+    del results.reports["components=2"][1]
+    numbers = _numbers(results, results.plan.arms[1])
+    assert numbers["n"] == 1 and BITS in numbers and not any(name.endswith("half95") for name in numbers)
+
+
+def test_every_run_tells_its_arm_and_its_value_of_the_axis_by_short_names(sent):
+    plan, _ = sent
+    for role in ("arm", "seed"):
+        found = runs_of(plan, role).values()
+        assert {(r.data.params["arm"], r.data.params["components"]) for r in found} == {
+            (arm.name, str(arm.values[0])) for arm in plan.arms
+        }
+
+
+def test_the_note_is_the_reports_table(sent):
+    plan, _ = sent
+    note = experiment_of(plan).tags["mlflow.note.content"]
+    assert note == (plan.folder / "report" / "table.md").read_text()
+
+
+def test_a_long_note_is_cut_at_a_line_and_says_so(sent):
+    results = collect(sent[0])
+    results = replace(results, plan=replace(results.plan, question="\n".join(f"How many, {i}?" for i in range(2000))))
+    note = _tags(results, ["components"])["mlflow.note.content"]
+    assert 14_000 < len(note) < 16_000 < len(markdown(results)) and "The rest stands in table.md" in note
+    assert markdown(results).startswith(note.rpartition("\n\n(")[0] + "\n")
+
+
+def test_samples_of_an_arm_are_its_own_artifact(sent):
+    plan, _ = sent
+    arm = runs_of(plan, "arm")["components=1"]
+    assert {item.path for item in MlflowClient(tracking_uri()).list_artifacts(arm.info.run_id)} == {"grid.png"}
+
+
+def test_sending_again_adds_nothing(sent):
+    plan, _ = sent
+    before = {name: run.data for name, run in runs_of(plan, "arm").items()}
+    send_study(plan, [])
+    after = runs_of(plan, "arm")
+    assert {name: run.data.metrics for name, run in after.items()} == {n: d.metrics for n, d in before.items()}
+    history = MlflowClient(tracking_uri()).get_metric_history(after["components=1"].info.run_id, f"{BITS}.half95")
+    assert len(history) == 1
+
+
+def test_the_view_is_of_arms_sorted_by_the_criterion(sent):
+    plan, link = sent
+    tags = experiment_of(plan).tags
+    assert link.endswith("&viewStateShareKey=arms")
+    state = json.loads(tags["mlflow.sharedViewState.arms"])
+    assert state["orderByKey"] == f"metrics.`{BITS}`" and state["orderByAsc"]
+    assert "params.`components`" in state["selectedColumns"] and f"metrics.`{BITS}.half95`" in state["selectedColumns"]
+    charts = json.loads(tags["mlflow.sharedViewState.charts"])
+    assert charts["groupBy"]["groupByKeys"] == [{"mode": "param", "groupByData": "arm"}]
+
+
+def test_the_filters_of_the_views_find_what_they_name(sent):
+    plan, _ = sent
+    client, experiment = MlflowClient(tracking_uri()), experiment_of(plan)
+    for view, count in (("arms", 3), ("charts", 6)):
+        state = json.loads(experiment.tags[f"mlflow.sharedViewState.{view}"])
+        order = f"{state['orderByKey']} {'ASC' if state['orderByAsc'] else 'DESC'}"
+        found = client.search_runs([experiment.experiment_id], state["searchFilter"], order_by=[order])
+        assert len(found) == count
+    assert found[0].data.metrics[BITS] == min(run.data.metrics[BITS] for run in found)
+
+
+def test_the_newest_study_is_opened(sent):
+    plan, link = sent
+    Tracker("another").publish_study([], {dashboard.REPORTED: "1.0"})  # long ago
+    assert [name for name, _ in dashboard.studies()] == [plan.name, "another"]
+    first, charts, other = dashboard.welcome()
+    assert link in first and first.startswith(f"{plan.name}, arms") and "viewStateShareKey=charts" in charts
+    assert other.startswith("another, arms")
+
+
+def test_without_a_study_the_dashboard_says_so(tracked):
+    (line,) = dashboard.welcome(5001)
+    assert line.startswith("http://127.0.0.1:5001/#/experiments") and "no study" in line
+
+
+def test_the_command_becomes_the_server(tracked, monkeypatch, capsys):
+    called = []
+    monkeypatch.setattr(os, "execve", lambda *words: called.append(words))
+    with pytest.raises(SystemExit) as leave:
+        cli.main(["mlflow", "--port", "5001"])
+    assert leave.value.code == 0 and "no study" in capsys.readouterr().out
+    ((program, words, environment),) = called
+    assert program == Path(sys.executable) and words[-1] == tracking_uri() and "5001" in words
+    assert environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
+
+
+def test_a_server_that_does_not_answer_is_one_line(alone, capsys):
+    with pytest.raises(SystemExit) as leave:
+        cli.main(["mlflow"])
+    said = capsys.readouterr()
+    assert leave.value.code == 2 and said.out == "" and said.err.count("\n") == 1
