@@ -95,9 +95,9 @@ def kernels_without(parts: Iterable[Tensor], features: Tensor, reference: Tensor
     def within(k: Tensor) -> Tensor:
         return (k.sum() - k.trace()) / (len(k) * (len(k) - 1))
 
-    own, across, other = kernel(features, features), kernel(features, reference), kernel(reference, reference)
+    own, across, other = kernel(features, features), kernel(features, reference), within(kernel(reference, reference))
     left = (without(part, len(features)) for part in parts)
-    return torch.stack([within(own[keep][:, keep]) + within(other) - 2 * across[keep].mean() for keep in left])
+    return torch.stack([within(own[keep][:, keep]) + other - 2 * across[keep].mean() for keep in left])
 
 
 def inside(points: Tensor, centres: Tensor, among: Tensor) -> Tensor:

@@ -137,10 +137,10 @@ def _line(effect: Effect, column: Column, baseline: str) -> str:
     number = f"{d.mean:+.{digits}f}" + (f" ± {d.half:.{digits}f}" if d.n > 1 else "")
     said = [f"n = {d.n}"]
     if effect.spread:
-        low, high = effect.size_interval
+        size, low, high = (f"{round(end, 1) + 0:.1f}" for end in (effect.size, *effect.size_interval))
         said += [f"spread of {effect.spread.arms} arms"] if effect.pooled else []
         said += [f"Holm {p_text(effect.adjusted)}"]
-        said += [f"d = {effect.size:.1f} [{low:.1f}, {high:.1f}]"] if math.isfinite(effect.size) else []
+        said += [f"d = {size} [{low}, {high}]"] if math.isfinite(effect.size) else []
     line = f"{column.heading}: {effect.arm} against {baseline}: {number} ({', '.join(said)}): {verdict(effect, column)}"
     return line + (f". Caution: {effect.caution}" if effect.caution else "")
 

@@ -197,7 +197,7 @@ def lines(results: Results, quality: str | None = None, speed: str = SPEED) -> l
 
 
 def _front_line(f: Frontier) -> str:
-    arms = [f"{arm} ({f.attained[arm]:.0%} of seeds)" if f.attained else arm for arm in f.front]
+    arms = [f"{arm} ({100 * f.attained[arm]:.0f} % of seeds)" if f.attained else arm for arm in f.front]
     bend = f" It bends at {f.knee}." if f.knee else ""
     unsure = "" if f.attained else " No seed has all arms, so nothing is said of how sure it is."
     return f"{f.quality.heading} against {f.speed.heading}: the front of means is {', '.join(arms)}.{bend}{unsure}"
@@ -207,7 +207,7 @@ def _dominated_line(f: Frontier) -> list[str]:
     """Arms that are worse in both, and which of them stand on the front of some seed after all."""
     if not f.dominated:
         return []
-    at_times = [f"{arm} ({f.attained[arm]:.0%})" for arm in f.dominated if f.attained.get(arm)]
+    at_times = [f"{arm} ({100 * f.attained[arm]:.0f} %)" for arm in f.dominated if f.attained.get(arm)]
     but = f" On the front of some seeds none the less: {', '.join(at_times)}." if at_times else ""
     return [f"Others are at least as good in both readings as {', '.join(f.dominated)}.{but}"]
 

@@ -94,8 +94,8 @@ def test_what_is_of_images_has_a_half_width_over_them(report):
     others = {"components/dead", "cost/parameters", "time/train_seconds", "time/evaluate_seconds"}
     noise, m = report["noise"], report["metrics"]
     assert set(noise) == METRICS - others and noise["quality/truncated_share"] == 0
-    assert 0.01 < noise["val/bits_per_dim"] < 0.2 * m["val/bits_per_dim"]
-    assert 0 < noise["quality/fd_digits_floor"] < m["quality/fd_digits_floor"] < noise["quality/fd_digits"]
+    assert 0.001 < noise["val/bits_per_dim"] < 0.2 * m["val/bits_per_dim"]
+    assert all(0 < noise[f"quality/{name}"] < m[f"quality/{name}"] for name in ("fd_digits", "fd_digits_floor"))
 
 
 def test_the_report_on_disk_is_the_one_returned(a_run):

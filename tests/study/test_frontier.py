@@ -151,7 +151,7 @@ def test_more_is_better_where_it_is(results):
 
 def test_the_sentences_say_what_is_worth_having(results):
     said = lines(results)
-    assert said[0] == "FD digits against images/s: the front of means is fast (100% of seeds), base (100% of seeds)."
+    assert said[0] == "FD digits against images/s: the front of means is fast (100 % of seeds), base (100 % of seeds)."
     assert said[1] == "Others are at least as good in both readings as idle."
     assert said[2] == "No arm as fast as base (101 images/s) has a better mean FD digits (5.10)."
     assert said[3] == "No arm with the FD digits of base (5.10) or better is faster on average (101 images/s)."

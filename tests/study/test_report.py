@@ -67,9 +67,9 @@ def test_differences_are_paired_by_seed():
     """The spread over seeds is 0.5, and yet a tenth is resolved."""
     said = effects(collect(study(whole())))
     better, same = (line for line in said if "components=2 against" in line and "at Δ" not in line)
-    assert better.startswith("bits/dim: components=2 against components=1: -0.099 ± 0.003 (n = 3")
+    assert better.startswith("bits/dim: components=2 against components=1: -0.099 ± 0.003 (n = 3, spread of 3 arms")
     assert better.endswith("better")
-    assert same.startswith("FD digits: components=2 against components=1: +0.00 ± 0.00 (n = 3")
+    assert same.startswith("FD digits: components=2 against components=1: +0.00 ± 0.00 (n = 3, spread of 3 arms")
     assert same.endswith("the same in every seed")
     assert not any("components=1 against" in line for line in said)
 
