@@ -62,7 +62,9 @@ def test_help_answers_without_torch():
         assert done.stdout.startswith("usage: arinar") and done.stdout.endswith("\n[]\n")
 
 
-@pytest.mark.parametrize("verb", ["train", "evaluate", "sample", "ablate", "work", "report", "check", "retrain"])
+@pytest.mark.parametrize(
+    "verb", ["train", "evaluate", "sample", "ablate", "work", "report", "compare", "mlflow", "check", "retrain"]
+)
 def test_every_verb_has_help(capsys, verb):
     assert arinar(verb, "--help") == 0
     assert f"usage: arinar {verb}" in capsys.readouterr().out

@@ -4,6 +4,7 @@ import ast
 from pathlib import Path
 
 import pytest
+import yaml
 
 PACKAGE = Path(__file__).parent.parent / "arinar_lab"
 FORBIDDEN = {"lightning", "omegaconf", "mlflow", "optuna", "torchmetrics", "torch_fidelity", "sklearn", "matplotlib"}
@@ -34,6 +35,15 @@ def test_imports_go_one_way(room):
 def test_the_model_imports_nothing_of_weight_but_torch():
     for path in (PACKAGE / "model").rglob("*.py"):
         assert not {name.split(".")[0] for name in imports(path)} & FORBIDDEN, path
+
+
+def test_every_shipped_study_is_listed_with_its_question_and_its_command():
+    experiments = PACKAGE.parent / "experiments"
+    listed = (experiments / "README.md").read_text()
+    for path in (experiments / "ablations").glob("*.yaml"):
+        question = yaml.safe_load(path.read_text())["question"]
+        command = f"make ablation-{path.stem.replace('_', '-')}"
+        assert f"| `{path.stem}` | {question} | `{command}` |" in listed, path.stem
 
 
 def test_no_file_is_a_drawer():
