@@ -32,6 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..model.noise import Noise
 from . import diagnose
+from .beliefs import beliefs
 from .config import Experiment, Recipe, build
 from .folder import RunFolder, environment, git_state, read_json, write_json
 from .metrics import BitsPerDim, compare
@@ -105,7 +106,7 @@ def evaluate(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
     seen = diagnose.held_out(recipe, experiment)
     metrics |= diagnose.components(seen)
     where.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(where / "beliefs.npz", **diagnose.beliefs(recipe, experiment))  # type: ignore[arg-type]
+    np.savez_compressed(where / "beliefs.npz", **beliefs(recipe, experiment))  # type: ignore[arg-type]
     trained = read_json(folder.path / "DONE")
     metrics |= {
         "cost/parameters": experiment.parameters,
