@@ -72,7 +72,7 @@ def test_the_small_study_is_a_study():
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """Three arms × two seeds of a few steps; one has no likelihood and can be neither guided nor tempered."""
+    """Three arms × two seeds of a few steps; one has no likelihood and is not walked one feature at a time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("study"))
         arms = {
@@ -122,7 +122,7 @@ def test_the_pages_show_the_studys_numbers(pages, small):
 
 
 @pytest.mark.slow
-def test_they_read_an_arm_that_can_neither_be_guided_nor_tempered(small, monkeypatch, tmp_path):
+def test_any_arm_is_sampled(small, monkeypatch, tmp_path):
     monkeypatch.setenv("ARINAR_ARM", "energy")
     (tmp_path / FILES[3].name).write_text(FILES[3].read_text())
     console = Console(record=True, width=200)

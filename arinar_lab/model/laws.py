@@ -86,7 +86,7 @@ def randomise(module: nn.Module, scale: float = 0.3, seed: int = 0) -> nn.Module
     with torch.no_grad():
         for p in module.parameters():
             if p.requires_grad:
-                p += scale * torch.randn(p.shape, generator=generator).to(p)
+                p.add_(scale * torch.randn(p.shape, generator=generator).to(p))
     return module
 
 
@@ -135,8 +135,8 @@ def guided_error(p: Rows, q: Rows, weight: float, past: Tensor) -> float:
     Z is the trapezoidal sum over thousands of points, everywhere the guided row has any; where the product had to be
     truncated, over what was kept.
     """
-    worst = 0.0
-    guided = p.guided(q, weight)
+    worst, guided = 0.0, p.guided(q, weight)
+    assert isinstance(guided, Rows)
     for f in range(p.features):
         row, of_p, of_q = (each.row(f, past[..., :f]) for each in (guided, p, q))
         own = row.knots(1).double()

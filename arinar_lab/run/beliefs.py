@@ -101,11 +101,15 @@ def _condition_of(experiment: Experiment, x: Tensor, c: Tensor, noise: Noise, to
     return found
 
 
+def _repeated(z: Tensor, times: int) -> Tensor:
+    """[n, E] → [n, times, E]."""
+    return z.unsqueeze(1).expand(-1, times, -1)
+
+
 def _curves(ask: Ask, z: Tensor, null: Tensor | None, true: Tensor, grid: Tensor) -> Tensor:
     """p(x_f = grid | true x before f) of each feature: [n, D, M]."""
-    points = grid.shape[-1]
-    density = ask(*(None if part is None else part.unsqueeze(1).expand(-1, points, -1) for part in (z, null)))
-    curves = []
+    points, curves = grid.shape[-1], []
+    density = ask(_repeated(z, points), None if null is None else _repeated(null, points))
     for f in range(true.shape[-1]):
         x = true.unsqueeze(1).repeat(1, points, 1)
         x[..., f] = grid[f]
@@ -118,7 +122,8 @@ def _histograms(ask: Ask, z: Tensor, null: Tensor | None, grid: Tensor) -> Tenso
     noise = Noise.of(torch.arange(DRAWS, device=z.device), "beliefs")
     result = grid.new_zeros(len(z), *grid.shape)
     for b in range(len(z)):
-        x = ask(*(None if part is None else part[b].expand(DRAWS, -1) for part in (z, null))).sample(noise)
+        alike = ask(_repeated(z, DRAWS)[b], None if null is None else _repeated(null, DRAWS)[b])
+        x = alike.sample(noise)
         for f, points in enumerate(grid):
             low, high = points[0].item(), points[-1].item()
             counts = torch.histc(x[:, f].float(), BARS, low, high) / (DRAWS * (high - low) / BARS)

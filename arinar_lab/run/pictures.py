@@ -29,7 +29,8 @@ def conditionals_figure(rows: Mapping[str, Curves], image: Any, token: int, toke
     """
     columns = min(features, *(len(found["grid"]) for curves in rows.values() for found in curves.values()))
     figure = Figure(figsize=(2.3 * columns + 2.2, 1.3 * len(rows) + 1.1), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=[1, 1.2 * columns])
+    parts: Any = figure.subfigures(1, 2, width_ratios=[1, 1.2 * columns])
+    left, right = parts
     _token_in_image(left.add_subplot(left.add_gridspec(len(rows), 1)[0]), np.asarray(image), token, tokens)
     axes = right.subplots(len(rows), columns, squeeze=False, sharex="col")
     for row, (name, curves) in zip(axes, rows.items(), strict=True):
@@ -96,6 +97,6 @@ def samples_figure(rows: Mapping[str, Any], levels: int) -> Figure:
     for row, (name, images) in zip(axes, rows.items(), strict=True):
         for ax, image in zip(row, np.asarray(images), strict=False):
             _show(ax, image, levels)
-            ax.spines[:].set_visible(False)
+            ax.spines[:].set(color="0.85", linewidth=0.6)
         row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
     return figure

@@ -64,9 +64,11 @@ def _execute(file: Path, page: Path, seconds: int, console: Console) -> int:
     from nbconvert import HTMLExporter
 
     notebook, begun, failed = nbformat.read(file, 4), time.perf_counter(), ""
-    where = {"metadata": {"path": str(Path.cwd())}}
+    where, quiet = {"metadata": {"path": str(Path.cwd())}}, ["--log-level=ERROR"]  # it warns of its own loopback ports
     try:
-        NotebookClient(notebook, timeout=seconds, kernel_name="python3", resources=where).execute()
+        NotebookClient(
+            notebook, timeout=seconds, kernel_name="python3", resources=where, extra_arguments=quiet
+        ).execute()
     except CellExecutionError as error:
         failed = f"{error.ename}: {error.evalue}"
     except (CellTimeoutError, DeadKernelError) as error:

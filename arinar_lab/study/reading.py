@@ -101,9 +101,10 @@ def summaries(results: Results) -> pd.DataFrame:
     for arm in results.plan.arms:
         for column in results.columns:
             if s := results.summary(arm, column.metric):
-                seeds, images = s.half if s.n > 1 else np.nan, results.evaluation_noise(arm, column.metric)
+                seeds, images = s.half if s.n > 1 else None, results.evaluation_noise(arm, column.metric)
                 found.append((arm.name, column.metric, column.heading, s.mean, seeds, images, s.n))
-    return pd.DataFrame(found, columns=["arm", "metric", "heading", "mean", "seeds", "images", "n"])
+    frame = pd.DataFrame(found, columns=["arm", "metric", "heading", "mean", "seeds", "images", "n"])
+    return frame.astype({"seeds": float, "images": float})
 
 
 def curves(results: Results) -> pd.DataFrame:

@@ -26,6 +26,14 @@ def untrained(*overrides):
     return Trained(*experiment_of(*overrides))
 
 
+@pytest.fixture
+def unable():
+    """A model that can be neither guided nor tempered, and is not walked one feature at a time."""
+    run = untrained(ENERGY)
+    run.experiment.model.inner.can = frozenset()
+    return run
+
+
 def test_samples_are_those_of_the_evaluation(run, one_run):
     saved = np.load(one_run.evaluation(run.recipe) / "samples" / "images.npy")
     images, cut = run.samples(run.experiment.source.train[1][:7].tolist(), range(7))
@@ -63,8 +71,8 @@ def test_variants_are_one_setting_at_a_time_and_what_is_refused_is_told():
     assert list(found) == ["steps 2", "steps 16"] and len(refused) == 1
 
 
-def test_each_run_is_asked_as_learned_and_as_it_is_drawn_from():
-    runs = {"gmm": untrained(), "energy": untrained(ENERGY), "patch": untrained("codec.patch=4")}
+def test_each_run_is_asked_as_learned_and_as_it_is_drawn_from(unable):
+    runs = {"gmm": untrained(), "energy": unable, "patch": untrained("codec.patch=4")}
     rows = believed(runs, item=3, token=5, guidance=2.0, temperature=0.5)
     assert {name: list(curves) for name, curves in rows.items()} == {
         "gmm": ["as learned", "guidance 2, temperature 0.5"],
@@ -75,8 +83,8 @@ def test_each_run_is_asked_as_learned_and_as_it_is_drawn_from():
     assert not np.allclose(learned["density"], drawn_from["density"], rtol=0.1)
 
 
-def test_the_picture_of_a_token_has_a_row_for_each_run_and_says_the_bits():
-    runs = {"gmm": untrained(), "energy": untrained(ENERGY)}
+def test_the_picture_of_a_token_has_a_row_for_each_run_and_says_the_bits(unable):
+    runs = {"gmm": untrained(), "energy": unable}
     rows = believed(runs, item=0, token=5, guidance=2.0)
     figure = conditionals_figure(rows, runs["gmm"].experiment.source.held_out[0][0], 5, 16)
     image, *panels = [ax for part in figure.subfigs for ax in part.axes]

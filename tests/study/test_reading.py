@@ -16,7 +16,6 @@ from arinar_lab.run.folder import read_json, write, write_json
 from arinar_lab.run.schema import ConfigError
 from arinar_lab.study import reading
 from arinar_lab.study.plan import read_plan
-from arinar_lab.study.report import write_report
 from arinar_lab.study.results import collect
 from arinar_lab.study.status import remember
 from arinar_lab.study.tables import csv_of, rows
@@ -48,7 +47,7 @@ def study(name="study", seeds=(0, 1, 2), done=lambda arm, seed: True, **keys):
             write(folder.path / "metrics.csv", f"step,name,value\n2,train/loss,{3 + seed}\n4,val/loss,{i}\n")
             write_json(folder.evaluation(recipe) / "report.json", report_of(2 + i + seed / 10))
     remember(plan, file, [])
-    write_report(collect(plan))
+    write(plan.folder / "report" / "table.csv", csv_of(collect(plan)))
     return plan
 
 
@@ -77,7 +76,9 @@ def test_overridden_studies_are_opened_as_they_were_run():
 
 def test_the_newest_finished_study_is_read_where_none_is_named():
     for i, (name, done) in enumerate([("old", True), ("new", True), ("newest", False)]):
-        plan = study(name, seeds=(0,), done=lambda arm, _, done=done: done or arm == "one", base=tiny(f"seed={i}"))
+        plan = study(
+            name, seeds=(0,), done=lambda arm, _, done=done: done or arm == "one", base=tiny(f"training.warmup={i}")
+        )
         os.utime(plan.folder / "report" / "table.csv", (i, i))
     assert reading.open_study().plan.name == "new"
     os.utime("studies/old/report/table.csv", (9, 9))
@@ -125,6 +126,17 @@ def test_summaries_keep_both_error_bars_apart():
     assert bits["mean"] == pytest.approx(2.1) and bits.n == 3 and bits.heading == "bits/dim"
     assert bits.seeds == pytest.approx(4.302653 * 0.1 / math.sqrt(3), rel=1e-5)  # t of two degrees of freedom
     assert bits.images == pytest.approx(0.25) and math.isnan(distance.images)
+
+
+def test_noise_that_nobody_measured_is_not_a_number():
+    plan = study()
+    for arm in plan.arms:
+        for seed in plan.seeds:
+            folder, recipe = plan.cell(arm, seed)
+            report = read_json(folder.evaluation(recipe) / "report.json")
+            write_json(folder.evaluation(recipe) / "report.json", {**report, "noise": {}})
+    frame = reading.summaries(collect(plan))
+    assert frame.images.dtype == float and frame.images.isna().all()
 
 
 def test_one_seed_says_nothing_of_training_noise():
