@@ -16,7 +16,7 @@ from ..run.folder import write
 from ..run.schema import ConfigError
 from .ablate import ablate
 from .plan import read_plan
-from .reading import newest, open_study
+from .reading import newest, open_study, root
 from .status import remember
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
@@ -40,7 +40,7 @@ def execute(name: str, console: Console, source: Path = NOTEBOOKS, seconds: int 
     files = sorted(source.glob("*.ipynb"))
     if not files:
         raise ConfigError(f"{source}: holds no notebooks; they come with the repository, not with the package")
-    if not name and newest(Path.cwd()) is None and (status := _make_small(source / "small.yaml", console)):
+    if not name and newest(root()) is None and (status := _make_small(source / "small.yaml", console)):
         return status
     study = open_study(name)
     os.environ["ARINAR_STUDY"] = name or str(study.plan.folder)

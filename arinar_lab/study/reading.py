@@ -121,7 +121,7 @@ def breakdown(results: Results, by: str) -> pd.DataFrame:
     """Bits/dim of each arm, the mean over its seeds, split `by` "feature" or "token": an arm a row, a place a column."""
     found = {}
     for arm in results.plan.arms:
-        parts = [report["diagnosis"].get(f"by_{by}") for report in results.reports[arm.name].values()]
+        parts = [report.get("diagnosis", {}).get(f"by_{by}") for report in results.reports[arm.name].values()]
         if there := [part for part in parts if part]:
             found[arm.name] = np.mean(there, 0)
     return pd.DataFrame(found).T.rename_axis(index="arm", columns=by)
