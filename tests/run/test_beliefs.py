@@ -59,7 +59,7 @@ def test_the_bits_of_all_tokens_add_up_to_the_bits_per_dim():
 def test_temperature_narrows_what_is_drawn_from():
     recipe, experiment = experiment_of("inner.head={kind: fixed_gaussian, std: 0.2}")
     (mass, mean, std), (cool_mass, cool_mean, cool_std) = (
-        moments(conditionals(under(recipe, temperature=t), experiment, range(5, 6), 5, 2000)) for t in (1.0, 0.5)
+        moments(conditionals(under(recipe, temperature=t), experiment, range(5, 6), 5, 500)) for t in (1.0, 0.5)
     )
     inside = (mass > 0.999) & (cool_mass > 0.999)
     assert inside.any()
@@ -71,7 +71,7 @@ def test_guidance_moves_away_from_the_null_by_its_weight():
     """Of two Gaussians of one width the guided one has its mean at m + (w - 1)(m - m_null)."""
     recipe, experiment = experiment_of("inner.head={kind: fixed_gaussian, std: 0.1}")
     plain, none, guided = (
-        moments(conditionals(under(recipe, guidance=w), experiment, range(5, 6), 5, 2000)) for w in (1.0, 0.0, 1.5)
+        moments(conditionals(under(recipe, guidance=w), experiment, range(5, 6), 5, 500)) for w in (1.0, 0.0, 1.5)
     )
     inside = (plain[0] > 0.999) & (none[0] > 0.999) & (guided[0] > 0.999)
     assert inside.any()
