@@ -29,6 +29,7 @@ from ..model.noise import Noise
 from ..model.outer import put, take
 from .config import Experiment, Recipe
 from .metrics import compare
+from .uncertainty import half_width, half_width_of_ratio
 
 BINS = 20
 SHARES = (0.0, 0.25, 0.5, 0.75)
@@ -50,7 +51,7 @@ class HeldOut:
 
     Arguments:
         nats: log p of each feature given what precedes it; u: its probability integral transform; both [n, N, D], or None.
-        weights: of a mixture's components, [*, K], or None.
+        weights: of a mixture's components, the mean over each item, [n, K], or None.
         log_det: of the codec, the mean over items.
     """
 
@@ -66,14 +67,16 @@ def held_out(recipe: Recipe, experiment: Experiment) -> HeldOut:
     model, walked = experiment.model, "pit" in experiment.model.inner.can
     nats, u, weights, log_dets = [], [], [], []
     for x, y, noise, log_det in _batches(recipe, experiment, experiment.source.held_out, "held out"):
-        placed = [torch.zeros_like(x), torch.zeros_like(x)]
+        placed, uses = [torch.zeros_like(x), torch.zeros_like(x)], []
         for z, where in model.outer.conditions(x, model.labels(y), noise, recipe.sampler.steps):
             density, t = model.inner(z), take(x, where)
             if walked:
                 terms = (density.by_feature(t), density.pit(t))
                 placed = [put(whole, where, term.to(x.dtype)) for whole, term in zip(placed, terms, strict=True)]
             if (used := density.given(t).weights()) is not None:
-                weights.append(used.flatten(0, -2).cpu())
+                uses.append(used.flatten(1, -2).double())
+        if uses:
+            weights.append(torch.cat(uses, 1).mean(1).cpu())
         nats.append(placed[0].cpu())
         u.append(placed[1].cpu())
         log_dets.append(log_det.cpu())
@@ -101,43 +104,56 @@ def calibration(seen: HeldOut) -> dict[str, Any]:
     return {"pit": shares.tolist(), "pit_distance": from_uniform(u.flatten()), "pit_distance_by_feature": each}
 
 
-def components(seen: HeldOut) -> dict[str, float]:
-    """Of a mixture: the effective number of components, and how many are dead (see `use`)."""
+def components(seen: HeldOut) -> tuple[dict[str, float], dict[str, float]]:
+    """Of a mixture: the effective number of components, and how many are dead (see `use`); and the former's half-width.
+
+    To first order an item of weights w moves e^entropy(p) by -e^entropy(p) Σ (w - p) log p. A count has no such width.
+    """
     if seen.weights is None:
-        return {}
+        return {}, {}
     effective, dead = use(seen.weights)
-    return {"components/effective": effective, "components/dead": dead}
+    mean = seen.weights.mean(0)
+    moved = -effective * (seen.weights - mean) @ mean.clamp(min=1e-300).log()
+    values = {"components/effective": effective, "components/dead": dead}
+    return values, {"components/effective": half_width(moved)}
 
 
 @torch.no_grad()
 def memorisation(
-    recipe: Recipe, experiment: Experiment, generated: Tensor | None, bits: float | None
-) -> dict[str, float]:
+    recipe: Recipe, experiment: Experiment, generated: Tensor | None, bits: Tensor | None
+) -> tuple[dict[str, float], dict[str, float]]:
     """The gap of training to held-out likelihood, and whether samples lie nearer to training images than held-out ones do.
 
     Arguments:
         generated: images [n, …] or None where nothing was generated.
-        bits: val/bits_per_dim, or None where the model has no likelihood.
+        bits: bits/dim of each held-out image, or None where the model has no likelihood.
 
     Returns:
         bits/dim of as many training images as are held out, held-out minus training bits/dim, and the mean distance to the
-        nearest training image of samples over that of held-out images (1: no nearer; towards 0: copies), in grey levels.
+        nearest training image of samples over that of held-out images (1: no nearer; towards 0: copies), in grey levels;
+        and the half-width of each over images.
     """
     source, codec = experiment.source, experiment.codec
     n = min(len(source.train[0]), len(source.held_out[0]))
     values: dict[str, float] = {}
+    noise: dict[str, float] = {}
     if bits is not None:
-        total = 0.0
-        for x, y, noise, log_det in _batches(
-            recipe, experiment, (source.train[0][:n], source.train[1][:n]), "trained on"
-        ):
-            total += (experiment.model.log_prob(x, y, noise, recipe.sampler.steps) + log_det).double().sum().item()
-        trained = -total / (n * codec.dims * math.log(2))
-        values |= {"train/bits_per_dim": trained, "train/gap_bits_per_dim": bits - trained}
+        nats = [
+            (experiment.model.log_prob(x, y, streams, recipe.sampler.steps) + log_det).cpu().double()
+            for x, y, streams, log_det in _batches(
+                recipe, experiment, (source.train[0][:n], source.train[1][:n]), "trained on"
+            )
+        ]
+        trained = -torch.cat(nats) / (codec.dims * math.log(2))
+        values["train/bits_per_dim"] = trained.mean().item()
+        values["train/gap_bits_per_dim"] = (bits.mean() - trained.mean()).item()
+        noise["train/bits_per_dim"] = half_width(trained)
+        noise["train/gap_bits_per_dim"] = math.hypot(half_width(bits), half_width(trained))
     if generated is not None and source.levels:
         near, usual = (_nearest(images, source.train[0]) for images in (generated[:n], source.held_out[0]))
         values["quality/nearest_train_ratio"] = (near.mean() / usual.mean()).item()
-    return values
+        noise["quality/nearest_train_ratio"] = half_width_of_ratio(near, usual)
+    return values, noise
 
 
 def _nearest(images: Tensor, train: Tensor) -> Tensor:

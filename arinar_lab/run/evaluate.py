@@ -9,6 +9,8 @@ val/bits_per_dim_at_level      the same at a resolution of Δ = one grey level: 
                                same of x ± Δ/2 at a stated Δ
 quality/fd_digits, …           generated against training images; `_floor` is held-out against training images
 speed/…, cost/…                measured in a pass of its own, alone on the machine
+
+The report's `noise` holds, for what is a function of a set of images, the half-width over images (see `uncertainty.py`).
 """
 
 from __future__ import annotations
@@ -35,9 +37,10 @@ from . import diagnose
 from .beliefs import beliefs
 from .config import Experiment, Recipe, build
 from .folder import RunFolder, environment, git_state, read_json, write_json
-from .metrics import BitsPerDim, compare
+from .metrics import compare
 from .schema import ConfigError
 from .train import accelerator, load_weights, use_threads
+from .uncertainty import half_width, of_sets
 
 UNITS = {
     "val/bits_per_dim": "bits per raw dimension",
@@ -97,14 +100,17 @@ def evaluate(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
     begun = time.perf_counter()
     experiment, where = load(recipe, folder), folder.evaluation(recipe)
     folder.progress("likelihood")
-    metrics, generated = likelihood(recipe, experiment), None
+    images, generated = by_image(recipe, experiment), None
+    metrics, noise = means(images), {name: half_width(values) for name, values in images.items()}
     if experiment.source.levels:
         folder.progress("generate")
-        compared, generated = quality(recipe, experiment, where / "samples", folder)
-        metrics |= compared
-    metrics |= diagnose.memorisation(recipe, experiment, generated, metrics.get("val/bits_per_dim"))
+        compared, spread, generated = quality(recipe, experiment, where / "samples", folder)
+        metrics, noise = metrics | compared, noise | spread
+    memory, spread = diagnose.memorisation(recipe, experiment, generated, images.get("val/bits_per_dim"))
+    metrics, noise = metrics | memory, noise | spread
     seen = diagnose.held_out(recipe, experiment)
-    metrics |= diagnose.components(seen)
+    used, spread = diagnose.components(seen)
+    metrics, noise = metrics | used, noise | spread
     where.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(where / "beliefs.npz", **beliefs(recipe, experiment))  # type: ignore[arg-type]
     trained = read_json(folder.path / "DONE")
@@ -116,6 +122,7 @@ def evaluate(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
     report = {
         "metrics": metrics,
         "units": {name: UNITS[name] for name in metrics},
+        "noise": {name: half for name, half in noise.items() if math.isfinite(half)},
         "likelihood": {
             "kind": experiment.model.likelihood,
             "unit": experiment.codec.unit,
@@ -148,46 +155,59 @@ def _steps_of_the_bound(recipe: Recipe, experiment: Experiment) -> int | None:
     return None if outer.likelihood == "exact" else recipe.sampler.steps or outer.steps
 
 
-@torch.no_grad()
 def likelihood(recipe: Recipe, experiment: Experiment) -> dict[str, float]:
     """Bits/dim on held-out data, at both readings where a grey level has a meaning, and the gap to the truth if known.
 
     Nothing, where the model has no likelihood.
     """
+    return means(by_image(recipe, experiment))
+
+
+def means(images: dict[str, Tensor]) -> dict[str, float]:
+    """The readings of `by_image`, over images. An estimate's error is the size of its mean; the gap has its standard error."""
+    values = {name: bits.mean().item() for name, bits in images.items()}
+    if "val/bits_per_dim_error" in values:
+        values["val/bits_per_dim_error"] = abs(values["val/bits_per_dim_error"])
+    if (gap := images.get("val/gap_bits_per_dim")) is not None:
+        values["val/gap_standard_error"] = (gap.std() / len(gap) ** 0.5).item()
+    return values
+
+
+@torch.no_grad()
+def by_image(recipe: Recipe, experiment: Experiment) -> dict[str, Tensor]:
+    """Each reading of the likelihood, in bits/dim, of every held-out image: the mean over its draws, [n].
+
+    Draws of one image are no images of their own: where the model's order is fixed and the data are not dequantised, they
+    are the same number.
+    """
     if experiment.model.likelihood == "none":
         return {}
     source, codec, model, device = experiment.source, experiment.codec, experiment.model, experiment.device
-    density, finer, interval = (BitsPerDim(codec.dims) for _ in range(3))
-    gaps = []
-    for draw in range(recipe.evaluation.draws):
+    draws, delta = recipe.evaluation.draws, recipe.evaluation.resolution
+    reading = "val/bits_per_dim_at_" + ("level" if delta is None else "resolution")
+    bits: dict[str, Tensor] = {}
+
+    def add(name: str, i: Tensor, nats: Tensor) -> None:
+        share = nats.cpu().double() / (-draws * codec.dims * math.log(2))
+        bits.setdefault(name, torch.zeros(len(source.held_out[0]), dtype=torch.float64))[i] += share
+
+    for draw in range(draws):
         for i in torch.arange(len(source.held_out[0])).split(recipe.evaluation.batch):
             image, y = (part[i].to(device) for part in source.held_out)
             noise = Noise.of(i.to(device), "held out").at(draw)
             x, log_det = codec.encode(image, noise.at(0))
             log_prob = model.log_prob(x, y, noise.at(1), recipe.sampler.steps) + log_det
-            density.update(log_prob.cpu())
+            add("val/bits_per_dim", i, log_prob)
             if model.inner.likelihood == "estimate":
-                finer.update((model.log_prob(x, y, noise.at(1), recipe.sampler.steps, refined=True) + log_det).cpu())
-            delta = recipe.evaluation.resolution
+                finer = model.log_prob(x, y, noise.at(1), recipe.sampler.steps, refined=True) + log_det
+                add("val/bits_per_dim_error", i, finer.double() - log_prob.double())
             box = codec.box(image) if delta is None else codec.around(x, delta)
             if box is not None and "pit" in model.inner.can:
-                interval.update(model.log_interval(x, y, *box, noise.at(1), recipe.sampler.steps).cpu())
+                add(reading, i, model.log_interval(x, y, *box, noise.at(1), recipe.sampler.steps))
             truth = source.log_prob(image, y)
             if truth is not None:
-                gaps.append((truth - log_prob) / (codec.dims * math.log(2)))
-    values = {"val/bits_per_dim": density.compute().item()}
-    if finer.count > 0:
-        values["val/bits_per_dim_error"] = abs(finer.compute().item() - values["val/bits_per_dim"])
-    if interval.count > 0:
-        reading = "level" if recipe.evaluation.resolution is None else "resolution"
-        values[f"val/bits_per_dim_at_{reading}"] = interval.compute().item()
-    if gaps:
-        gap = torch.cat(gaps)
-        values |= {
-            "val/gap_bits_per_dim": gap.mean().item(),
-            "val/gap_standard_error": (gap.std() / len(gap) ** 0.5).item(),
-        }
-    return values
+                add("val/gap_bits_per_dim", i, log_prob - truth)
+    return bits
 
 
 @torch.no_grad()
@@ -201,19 +221,19 @@ def generate(recipe: Recipe, experiment: Experiment, y: Tensor, seeds: Tensor) -
 
 def quality(
     recipe: Recipe, experiment: Experiment, samples: Path, folder: RunFolder
-) -> tuple[dict[str, float], Tensor]:
+) -> tuple[dict[str, float], dict[str, float], Tensor]:
     """Generate images with the labels of the training images and compare them to those; save them and a grid.
 
     Returns:
-        the metrics, and the images [n, …].
+        the metrics, their half-widths over images, and the images [n, …].
     """
     source, e = experiment.source, recipe.evaluation
     y = source.train[1][torch.arange(e.images) % len(source.train[1])]
-    images, truncated = [], 0
+    images, truncated = [], []
     for i in torch.arange(e.images).split(e.batch):
         batch, cut = generate(recipe, experiment, y[i], e.seed + i)
         images.append(batch)
-        truncated += int(cut.sum())
+        truncated.append(cut)
         folder.progress("generate", int(i[-1]) + 1, e.images)
     generated = torch.cat(images)
     samples.mkdir(parents=True, exist_ok=True)
@@ -221,9 +241,14 @@ def quality(
     save_grid(generated, y, source.levels, source.classes, samples / "grid.png")
     values = compare(generated, source.train[0], e.kid_subset)
     floor = compare(source.held_out[0], source.train[0], e.kid_subset)
-    values |= {f"{name}_floor": floor[name] for name in ("fd_digits", "kid_digits")}
-    values["truncated_share"] = truncated / (e.images * experiment.codec.tokens * experiment.codec.features)
-    return {f"quality/{name}": value for name, value in values.items()}, generated
+    spread, other = of_sets(generated, y, source.train[0]), of_sets(*source.held_out, source.train[0])
+    for name in ("fd_digits", "kid_digits"):
+        values[f"{name}_floor"] = floor[name]
+        spread |= {f"{name}_floor": other[name]} if other else {}
+    share = torch.cat(truncated).double() / (experiment.codec.tokens * experiment.codec.features)
+    values["truncated_share"], spread["truncated_share"] = share.mean().item(), half_width(share)
+    named = ({f"quality/{name}": value for name, value in found.items()} for found in (values, spread))
+    return *named, generated  # type: ignore[return-value]
 
 
 def save_grid(images: Tensor, y: Tensor, levels: int, classes: int, path: Path, columns: int = 12) -> None:

@@ -110,6 +110,12 @@ class Images(Dataset):
         return self.images[i]
 
 
+def features_of(images: Tensor) -> Tensor:
+    """The classifier's features of digits [n, 1, 8, 8]: [n, 64]."""
+    extractor = DigitsExtractor("digits", ["features"])
+    return torch.cat([extractor(part)[0] for part in images.cpu().split(256)])
+
+
 def compare(images: Tensor, reference: Tensor, kid_subset: int) -> dict[str, float]:
     """Fréchet distance, KID, precision and recall between two sets of digits [n, 1, 8, 8].
 

@@ -1,33 +1,194 @@
-"""Arms against the baseline: the difference of every reading, paired by seed, and what may be concluded from it."""
+"""Arms against the baseline: the difference of every reading, paired by seed, and what may be concluded from it.
+
+    difference      mean over the seeds that both have, with its 95 % t-interval
+    spread          of all arms that agree on it (`pooling.py`), else of the difference's own seeds
+    p               two-sided, and Holm's over the arms of one reading; several readings are several families
+    resolved        Holm's p is below 5 %. An interval that excludes zero is not enough where many arms are compared
+    more seeds      that would resolve the effect as it is seen, in 80 % of studies, at 5 % over the arms not resolved yet
+
+Runs of other code, another device or another way of measuring are compared all the same, and the line says so.
+"""
 
 from __future__ import annotations
 
-from .results import BITS, DISTANCE, LEVEL, Column, Results
-from .stats import Interval, paired
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .plan import Arm
+from .pooling import agreeing, pooled
+from .results import BITS, DISTANCE, LEVEL, RESOLUTION, Column, Results
+from .stats import ALPHA, MOST, Interval, Spread, cohen, difference, holm, interval, more_seeds, p_value, size_interval
+from .stats import spread as spread_of
+
+CLAIMS = (BITS, LEVEL, RESOLUTION, DISTANCE)
+
+PROTOCOL = (
+    "Differences are paired by seed; ± is their 95 % t-interval. How far a difference strays from seed to seed is told by"
+    " the pairs of all arms that agree on it (Cochran's test) where the line says of how many arms the spread is, else by"
+    " its own seeds. p is Holm's over the arms of one reading; each reading is a family of its own. d is Cohen's, of the"
+    " paired differences, with its 95 % interval. Seeds to add are for a power of 0.8 at the effect and the spread as seen."
+)
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What one arm does to one reading, against the baseline.
+
+    Arguments:
+        difference: mean and 95 % interval, paired by seed (not corrected for the number of arms); n is of the pairs.
+        p: two-sided; adjusted: Holm's, over the arms of that metric. Both 1 where one seed resolves nothing.
+        spread: of the difference under one seed; None for one seed.
+        resolved: whether the adjusted p is below 5 %.
+        rivals: arms of that metric, this one with them, that are not resolved.
+        caution: how the runs of the two differ otherwise than by design; empty where they do not.
+    """
+
+    arm: str
+    metric: str
+    difference: Interval
+    p: float
+    adjusted: float
+    spread: Spread | None
+    resolved: bool
+    rivals: int
+    caution: str = ""
+
+    @property
+    def pooled(self) -> bool:
+        """Whether the spread is of more arms than these two."""
+        return self.spread is not None and self.spread.arms > 2
+
+    @property
+    def size(self) -> float:
+        """Cohen's d of the paired differences; nan for one seed."""
+        return cohen(self.difference.mean, self.spread) if self.spread else math.nan
+
+    @property
+    def size_interval(self) -> tuple[float, float]:
+        """Its 95 % interval."""
+        return size_interval(self.size, self.difference.n, self.spread.df) if self.spread else (math.nan, math.nan)
+
+    @property
+    def more_seeds(self) -> int | None:
+        """That would resolve it, MOST + 1 for more than MOST; None where it is resolved, or one seed tells nothing."""
+        if self.resolved or self.spread is None:
+            return None
+        return more_seeds(self.size, self.difference.n, self.spread.arms, ALPHA / self.rivals)
+
+
+def compare(results: Results, metrics: Sequence[str] = CLAIMS) -> list[Effect]:
+    """Every arm against the baseline, for the metrics that were measured, in the order of the table."""
+    return [effect for c in results.columns if c.metric in metrics for effect in _of_metric(results, c.metric)]
+
+
+def _of_metric(results: Results, metric: str) -> list[Effect]:
+    base = results.values(results.baseline, metric)
+    pairs: dict[str, dict[int, float]] = {}
+    for arm in (arm for arm in results.plan.arms if arm != results.baseline):
+        values = results.values(arm, metric)
+        if common := sorted(values.keys() & base.keys()):
+            pairs[arm.name] = {seed: _less(values[seed], base[seed]) for seed in common}
+    spreads = _spreads(pairs)
+    ps = {arm: _p_value(pairs[arm], of) for arm, of in spreads.items()}
+    adjusted = dict(zip(ps, holm(list(ps.values())), strict=True))
+    rivals, found = sum(p >= ALPHA for p in adjusted.values()), []
+    for arm in (arm for arm in results.plan.arms if arm.name in pairs):
+        name, said, pair = arm.name, caution(results, arm, metric), list(pairs[arm.name].values())
+        spread, p = spreads.get(name), adjusted.get(name, 1.0)
+        seen = difference(pair, spread) if spread else interval(pair)
+        found.append(Effect(name, metric, seen, ps.get(name, 1.0), p, spread, p < ALPHA, rivals, said))
+    return found
+
+
+def _spreads(pairs: dict[str, dict[int, float]]) -> dict[str, Spread]:
+    """Of each difference of two seeds and more: that of all arms which agree, if it is among them, else its own."""
+    together = agreeing(pairs)
+    common = pooled({arm: pairs[arm] for arm in together}) if len(together) > 1 else None
+    several = {arm: list(pair.values()) for arm, pair in pairs.items() if len(pair) > 1}
+    return {arm: common if common and arm in together else spread_of(pair) for arm, pair in several.items()}
+
+
+def _p_value(pair: dict[int, float], of: Spread) -> float:
+    return p_value(cohen(statistics.fmean(pair.values()), of), len(pair), of.df)
+
+
+def _less(a: float, b: float) -> float:
+    """a - b; 0 where rounding alone sets them apart."""
+    return 0.0 if math.isclose(a, b, rel_tol=1e-12) else a - b
 
 
 def effects(results: Results) -> list[str]:
-    """One line for each arm and reading: the difference to the baseline, paired by seed, and whether it is resolved."""
-    lines = []
-    for column in [c for c in results.columns if c.metric in (BITS, LEVEL, DISTANCE)]:
-        for arm in results.plan.arms:
-            baseline = results.values(results.baseline, column.metric)
-            difference = None if arm == results.baseline else paired(results.values(arm, column.metric), baseline)
-            if difference is None:
-                continue
-            verdict = _verdict(difference, column)
-            number = f"{difference.mean:+.{column.digits}f}" + (
-                f" ± {difference.half:.{column.digits}f}" if difference.n > 1 else ""
-            )
-            lines.append(
-                f"{column.heading}: {arm.name} against {results.plan.baseline}: {number} (n = {difference.n}): {verdict}"
-            )
-    return lines
+    """One line for each arm and reading: the difference to the baseline, and whether it is resolved."""
+    columns = {column.metric: column for column in results.columns}
+    return [_line(effect, columns[effect.metric], results.plan.baseline) for effect in compare(results)]
 
 
-def _verdict(difference: Interval, column: Column) -> str:
-    if difference.n < 2:
+def _line(effect: Effect, column: Column, baseline: str) -> str:
+    """`bits/dim: a against b: -0.036 ± 0.041 (n = 3, …): not resolved; about 12 more seeds would resolve it`."""
+    d, digits = effect.difference, column.digits
+    number = f"{d.mean:+.{digits}f}" + (f" ± {d.half:.{digits}f}" if d.n > 1 else "")
+    said = [f"n = {d.n}"]
+    if effect.spread:
+        low, high = effect.size_interval
+        said += [f"spread of {effect.spread.arms} arms"] if effect.pooled else []
+        said += [f"Holm {p_text(effect.adjusted)}"]
+        said += [f"d = {effect.size:.1f} [{low:.1f}, {high:.1f}]"] if math.isfinite(effect.size) else []
+    line = f"{column.heading}: {effect.arm} against {baseline}: {number} ({', '.join(said)}): {verdict(effect, column)}"
+    return line + (f". Caution: {effect.caution}" if effect.caution else "")
+
+
+def p_text(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def verdict(effect: Effect, column: Column) -> str:
+    """`better`, `worse`, or `not resolved` and what would resolve it."""
+    if effect.difference.n < 2:
         return "one seed resolves nothing"
-    if not difference.resolved:
-        return "not resolved"
-    return "better" if (difference.mean < 0) == bool(column.less) else "worse"
+    if effect.resolved:
+        return "better" if (effect.difference.mean < 0) == bool(column.less) else "worse"
+    if effect.size == 0 and effect.difference.half == 0:
+        return "the same in every seed"
+    if effect.more_seeds is not None and effect.more_seeds > MOST:
+        return f"not resolved; more than {MOST} more seeds would be needed"
+    seeds = "one more seed" if effect.more_seeds == 1 else f"about {effect.more_seeds} more seeds"
+    return f"not resolved; {seeds} would resolve an effect of this size"
+
+
+# Runs that differ otherwise than by design
+
+_SETTINGS = {
+    "val": ("draws", "resolution"),
+    "quality": ("images", "kid_subset", "seed"),
+    "speed": ("speed_batch", "speed_repeats"),
+}
+
+
+def caution(results: Results, arm: Arm, metric: str) -> str:
+    """How the runs that a comparison rests on differ, where they should not: code, device, versions, evaluation."""
+    runs = [*results.reports[arm.name].values(), *results.reports[results.plan.baseline].values()]
+    differ = mixed(runs)
+    kinds = [
+        sorted({r["likelihood"]["kind"] for r in results.reports[a].values()})
+        for a in (arm.name, results.plan.baseline)
+    ]
+    if metric.startswith("val/") and kinds[0] != kinds[1]:
+        differ.append(f"likelihoods ({', '.join(kinds[0])} against {', '.join(kinds[1])})")
+    ours, theirs = arm.recipe.evaluation, results.baseline.recipe.evaluation
+    for name in _SETTINGS.get(metric.split("/")[0], ()):
+        if getattr(ours, name) != getattr(theirs, name):
+            differ.append(f"evaluation.{name} ({getattr(ours, name)} against {getattr(theirs, name)})")
+    return f"the runs differ in {'; '.join(differ)}" if differ else ""
+
+
+def mixed(reports: Sequence[dict[str, Any]]) -> list[str]:
+    """What runs should share and do not: the code's version, device, torch …; what a report does not say is not counted."""
+    told: dict[str, set[Any]] = {
+        "the code's version": {(r["git"].get("commit"), r["git"].get("dirty")) for r in reports}
+    }
+    for name in ("device", "torch", "lightning"):
+        told[name] = {r["environment"][name] for r in reports if name in r.get("environment", {})}
+    return [name for name, values in told.items() if len(values) > 1]

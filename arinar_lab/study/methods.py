@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .comparison import PROTOCOL, compare, mixed
 from .results import DISTANCE, ERROR, HEADINGS, LEVEL, Results
 
 
@@ -55,13 +56,10 @@ def notes(results: Results) -> list[str]:
     ]
     if missing:
         lines.append(f"Missing: {', '.join(missing)}. Nothing may be concluded about arms with fewer than two seeds.")
-    states = {
-        (r["git"].get("commit"), r["git"].get("dirty"))
-        for by_seed in results.reports.values()
-        for r in by_seed.values()
-    }
-    if len(states) > 1:
-        lines.append("Caution: these runs come from different versions of the code.")
+    if any(effect.spread for effect in compare(results)):
+        lines.append(PROTOCOL)
+    if differ := mixed([r for by_seed in results.reports.values() for r in by_seed.values()]):
+        lines.append(f"Caution: these runs differ in {', '.join(differ)}. Means and differences over them mix the two.")
     return lines
 
 

@@ -13,6 +13,7 @@ from .stats import Interval, interval
 
 BITS, ERROR = "val/bits_per_dim", "val/bits_per_dim_error"
 LEVEL, GAP = "val/bits_per_dim_at_level", "val/gap_bits_per_dim"
+RESOLUTION = "val/bits_per_dim_at_resolution"
 DISTANCE, SPEED = "quality/fd_digits", "speed/images_per_second"
 
 
@@ -30,7 +31,7 @@ COLUMNS = (
     Column(BITS, "bits/dim", 3, True),
     Column(ERROR, "error of the estimate", 4),
     Column(LEVEL, "bits/dim at Δ", 3, True),
-    Column("val/bits_per_dim_at_resolution", "bits/dim at stated Δ", 3, True),
+    Column(RESOLUTION, "bits/dim at stated Δ", 3, True),
     Column(GAP, "gap to truth", 4, True),
     Column(DISTANCE, "FD digits", 2, True),
     Column("quality/kid_digits", "KID digits", 3, True),

@@ -1,6 +1,10 @@
 """What may be concluded from a few seeds: means with t-intervals, and differences paired by seed.
 
     mean ± t(0.975, n-1) · s / √n          95 % interval of the mean over n seeds (training noise)
+    t = mean difference / (s_d / √n)       of a difference paired by seed; s_d from its own n values, or pooled over arms
+    d = mean difference / s_d              Cohen's d of paired differences; √n d has a noncentral t distribution
+    p(i) · (m - i)                         Holm: the i-th smallest of m p-values, from i = 0; at 5 % no more than 5 % of
+                                           studies in which nothing differs call anything resolved, however the tests depend
 
 Seeds are repeats under common random numbers: two arms of one seed share their data order, masks, dequantisation and,
 wherever they have the same part, their initial weights. A difference is therefore taken seed by seed.
@@ -8,12 +12,20 @@ wherever they have the same part, their initial weights. A difference is therefo
 
 from __future__ import annotations
 
+import bisect
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from scipy.optimize import brentq
+from scipy.stats import chi2, nct
 from scipy.stats import t as student
+
+ALPHA = 0.05
+POWER = 0.8
+MOST = 100  # more seeds than anybody adds; MOST + 1 stands for more than that
 
 
 @dataclass(frozen=True)
@@ -54,6 +66,110 @@ def paired(values: Mapping[int, float], baseline: Mapping[int, float]) -> Interv
     """Interval of the difference to a baseline, over the seeds that both have; None where they share none."""
     common = sorted(values.keys() & baseline.keys())
     return interval([values[seed] - baseline[seed] for seed in common]) if common else None
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How far the difference of two arms strays from seed to seed.
+
+    Arguments:
+        deviation: standard deviation of the difference under one seed.
+        df: degrees of freedom of that.
+        arms: whose values told it, the baseline's with them; 2 where it is of the two arms alone.
+    """
+
+    deviation: float
+    df: float
+    arms: int = 2
+
+
+def freedom(arms: int, seeds: int) -> float:
+    """Degrees of freedom of the spread that differences of arms to one baseline tell together, see `pooling.py`."""
+    return 4 * (seeds - 1) * (arms - 1) / (arms + 2)
+
+
+def spread(differences: Sequence[float]) -> Spread:
+    """As the differences themselves tell it.
+
+    Raises:
+        ValueError: if there are fewer than two.
+    """
+    if len(differences) < 2:
+        raise ValueError("a spread needs at least two values")
+    return Spread(statistics.stdev(differences), len(differences) - 1)
+
+
+def difference(differences: Sequence[float], of: Spread) -> Interval:
+    """Mean and 95 % interval of paired differences whose spread is known from them or from more arms."""
+    n = len(differences)
+    half = float(student.ppf(1 - ALPHA / 2, of.df)) * of.deviation / math.sqrt(n)
+    return Interval(statistics.fmean(differences), half, n)
+
+
+def cohen(mean: float, of: Spread) -> float:
+    """Cohen's d of a paired difference, mean / deviation; infinite where all seeds say the same, 0 where that is 0."""
+    if of.deviation > 1e-12 * abs(mean):
+        return mean / of.deviation
+    return math.copysign(math.inf, mean) if mean else 0.0
+
+
+def p_value(size: float, n: int, df: float) -> float:
+    """Two-sided p of a paired difference of n seeds, from its Cohen's d."""
+    return float(2 * student.sf(abs(size) * math.sqrt(n), df))
+
+
+def size_interval(size: float, n: int, df: float) -> tuple[float, float]:
+    """95 % interval of Cohen's d: the values under which a t as large, or as small, is seen in 2.5 % of studies.
+
+    The t of a study is noncentral t with shift √n d (Cumming and Finch, 2001, Educational and Psychological Measurement 61).
+    Above |t| = 100 the spread alone matters, whose square is χ²: d lies as much above or below as the deviation does.
+    """
+    t = size * math.sqrt(n)
+    if math.isinf(t):
+        return size, size
+    if t < 0:
+        low, high = size_interval(-size, n, df)
+        return -high, -low
+    if t > 100:
+        return size * math.sqrt(chi2.ppf(0.025, df) / df), size * math.sqrt(chi2.ppf(0.975, df) / df)
+
+    above = t * math.sqrt(chi2.ppf(0.99, df) / df) + 3  # more is rarer than 2.5 %, and below -2 no t > 0 is as rare
+
+    def shift(share: float) -> float:
+        return float(brentq(lambda shift: nct.cdf(t, df, shift) - share, -2, above))
+
+    return shift(0.975) / math.sqrt(n), shift(0.025) / math.sqrt(n)
+
+
+def power(size: float, n: int, df: float, alpha: float = ALPHA) -> float:
+    """Chance that n seeds resolve a true Cohen's d of `size` at a level alpha."""
+    critical, shift = student.ppf(1 - alpha / 2, df), abs(size) * math.sqrt(n)
+    above, below = nct.sf(critical, df, shift), nct.cdf(-critical, df, shift)
+    return float(
+        np.nan_to_num(above, nan=1.0) + np.nan_to_num(below, nan=0.0)
+    )  # scipy gives up where shift is far above
+
+
+def more_seeds(size: float, n: int, arms: int = 2, alpha: float = ALPHA) -> int:
+    """How many more seeds than n resolve a Cohen's d of `size` in 80 % of studies; MOST + 1 where MOST are too few.
+
+    The spread stays that of as many arms. A guess: the size that a few seeds show is itself uncertain, and where it was
+    chosen for being large, too large.
+    """
+
+    def enough(more: int) -> bool:
+        return power(size, n + more, freedom(arms, n + more), alpha) >= POWER
+
+    return bisect.bisect_left(range(1, MOST + 1), True, key=enough) + 1
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Adjusted p-values of a family (Holm, 1979, Scandinavian Journal of Statistics 6), in the order given."""
+    adjusted, worst = [0.0] * len(ps), 0.0
+    for rank, i in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
+        worst = max(worst, min(1.0, (len(ps) - rank) * ps[i]))
+        adjusted[i] = worst
+    return adjusted
 
 
 def pareto(points: Sequence[Sequence[float]]) -> list[int]:

@@ -11,6 +11,7 @@ import torch
 from tiny import tiny
 
 from arinar_lab.cli import main
+from arinar_lab.model.heads.mixture import use
 from arinar_lab.model.noise import Noise
 from arinar_lab.run import diagnose
 from arinar_lab.run.config import build
@@ -55,11 +56,14 @@ def test_the_transform_of_a_model_s_own_samples_is_uniform_and_of_others_is_not(
 
 def test_copies_of_training_images_are_found_out():
     recipe, experiment = experiment_of()
-    copies = diagnose.memorisation(recipe, experiment, experiment.source.train[0][:100], 5.0)
+    bits = torch.full((360,), 5.0)
+    copies, _ = diagnose.memorisation(recipe, experiment, experiment.source.train[0][:100], bits)
     assert copies["quality/nearest_train_ratio"] == 0
-    honest = diagnose.memorisation(recipe, experiment, experiment.source.held_out[0], 5.0)
+    honest, noise = diagnose.memorisation(recipe, experiment, experiment.source.held_out[0], bits)
     assert honest["quality/nearest_train_ratio"] == pytest.approx(1)
     assert honest["train/gap_bits_per_dim"] == pytest.approx(5.0 - honest["train/bits_per_dim"])
+    assert set(noise) == set(honest) and 0 < noise["quality/nearest_train_ratio"] < 0.2
+    assert noise["train/gap_bits_per_dim"] == pytest.approx(noise["train/bits_per_dim"])  # all held-out bits are alike
 
 
 def test_components_are_counted_where_there_are_any():
@@ -68,10 +72,20 @@ def test_components_are_counted_where_there_are_any():
     with torch.no_grad():
         head.parameters_of.weight[-8:] = 0
         head.parameters_of.bias[-8:] = torch.tensor([0.0, 0.0, 0.0, 0.0, -20.0, -20.0, -20.0, -20.0])
-    found = diagnose.components(diagnose.held_out(recipe, experiment))
+    found, noise = diagnose.components(diagnose.held_out(recipe, experiment))
     assert found["components/effective"] == pytest.approx(4, abs=1e-3)
     assert found["components/dead"] == 4
-    assert diagnose.components(diagnose.held_out(*experiment_of("inner.head=discrete"))) == {}
+    assert 0 < noise["components/effective"] < 1e-3
+    assert diagnose.components(diagnose.held_out(*experiment_of("inner.head=discrete"))) == ({}, {})
+
+
+def test_the_half_width_of_the_effective_number_is_a_bootstrap_s():
+    weights = torch.rand(200, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64) ** 3
+    weights /= weights.sum(1, keepdim=True)
+    _, noise = diagnose.components(diagnose.HeldOut(None, None, weights, 0.0))
+    generator = torch.Generator().manual_seed(1)
+    drawn = [use(weights[torch.randint(200, (200,), generator=generator)])[0] for _ in range(1000)]
+    assert noise["components/effective"] == pytest.approx(1.97 * np.std(drawn), rel=0.1)
 
 
 def test_a_prefix_is_kept_and_the_rest_is_drawn():

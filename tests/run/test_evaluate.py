@@ -90,6 +90,14 @@ def test_the_report_says_what_its_numbers_are(report):
     assert {"torch", "python", "device", "cpus"} <= set(report["environment"])
 
 
+def test_what_is_of_images_has_a_half_width_over_them(report):
+    others = {"components/dead", "cost/parameters", "time/train_seconds", "time/evaluate_seconds"}
+    noise, m = report["noise"], report["metrics"]
+    assert set(noise) == METRICS - others and noise["quality/truncated_share"] == 0
+    assert 0.01 < noise["val/bits_per_dim"] < 0.2 * m["val/bits_per_dim"]
+    assert 0 < noise["quality/fd_digits_floor"] < m["quality/fd_digits_floor"] < noise["quality/fd_digits"]
+
+
 def test_the_report_on_disk_is_the_one_returned(a_run):
     shutil.rmtree(a_run.path / "evaluations")
     returned = evaluate(tiny(), a_run)
@@ -168,6 +176,23 @@ def test_the_first_draw_is_the_one_of_validation(one_run):
     last = read_metrics(one_run.path / "metrics.csv")[-1]
     assert last[1] == "val/bits_per_dim"
     assert one_run.report(tiny())["metrics"]["val/bits_per_dim"] == pytest.approx(last[2], rel=1e-6)
+
+
+def test_draws_of_one_image_are_no_images_of_their_own():
+    """Tokens without dequantisation, in a fixed order: a second draw is the first again, and narrows nothing."""
+    from arinar_lab.run.config import build
+
+    data = ["data={kind: synthetic, train: 50, held_out: 40}", "codec=tokens"]
+    experiment = build(tiny(*data))
+    one, two = (likelihood(tiny(*data, f"evaluation.draws={draws}"), experiment) for draws in (1, 2))
+    assert one == pytest.approx(two, rel=1e-6) and one["val/gap_standard_error"] > 0
+
+
+def test_the_half_width_of_bits_per_dim_is_over_images(one_run):
+    recipe = tiny("evaluation.draws=2")
+    bits = evaluation.by_image(recipe, load(recipe, one_run))["val/bits_per_dim"]
+    assert bits.shape == (360,) and bits.std() > 0
+    assert bits.mean().item() == likelihood(recipe, load(recipe, one_run))["val/bits_per_dim"]
 
 
 def test_likelihood_does_not_depend_on_the_batch(one_run):

@@ -5,9 +5,25 @@ import math
 import numpy as np
 import pytest
 from optuna._hypervolume import compute_hypervolume
-from scipy.stats import ttest_1samp, ttest_rel
+from scipy.stats import nct, ttest_1samp, ttest_rel
 
-from arinar_lab.study.stats import Interval, hypervolume, interval, paired, pareto
+from arinar_lab.study.stats import (
+    MOST,
+    Interval,
+    Spread,
+    cohen,
+    difference,
+    holm,
+    hypervolume,
+    interval,
+    more_seeds,
+    p_value,
+    paired,
+    pareto,
+    power,
+    size_interval,
+    spread,
+)
 
 
 @pytest.mark.parametrize("values", [[2.1, 2.3], [2.1, 2.3, 1.9], [0.0, 1.0, 5.0, 2.0, 7.5]])
@@ -100,3 +116,60 @@ def test_a_hypervolume_by_hand():
         hypervolume([[1, 3], [2, 1]], [4, 4]) == 7 and hypervolume([[5, 0]], [4, 4]) == 0 and hypervolume([], [1]) == 0
     )
     assert hypervolume([[1, 1, 1]], [2, 3, 4]) == 6 and hypervolume([[1, 1, 1], [1, 1, 1]], [2, 3, 4]) == 6
+
+
+# Tests of differences
+
+
+def test_p_and_interval_of_a_paired_difference_are_scipys():
+    a, b = np.random.default_rng(0).normal(size=(2, 5))
+    differences = (a - b).tolist()
+    of, theirs = spread(differences), ttest_rel(a, b)
+    assert p_value(cohen(np.mean(differences), of), 5, of.df) == pytest.approx(theirs.pvalue)
+    assert difference(differences, of) == interval(differences)
+    with pytest.raises(ValueError, match="two values"):
+        spread([1.0])
+
+
+def test_what_never_strays_is_of_infinite_size_or_none():
+    assert cohen(2.0, Spread(0.0, 2)) == math.inf and cohen(-2.0, Spread(1e-16, 2)) == -math.inf
+    assert cohen(0.0, Spread(0.0, 2)) == 0
+    assert p_value(math.inf, 3, 2) == 0 and p_value(0.0, 3, 2) == 1
+    assert size_interval(math.inf, 3, 2) == (math.inf, math.inf)
+
+
+def test_holm_by_hand():
+    """As R's p.adjust(c(0.01, 0.04, 0.03, 0.005), "holm")."""
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.9]) == [1.0, 1.0] and holm([0.02]) == [0.02] and holm([]) == []
+
+
+def test_three_seeds_and_three_arms_ask_for_seven_and_a_half():
+    """Holm's first of three at t(2)."""
+    assert holm([p_value(t / math.sqrt(3), 3, 2) for t in (7.5, 0, 0)])[0] > 0.05
+    assert holm([p_value(t / math.sqrt(3), 3, 2) for t in (7.7, 0, 0)])[0] < 0.05
+
+
+@pytest.mark.parametrize(("size", "n", "df"), [(0.0, 3, 2), (0.8, 5, 4), (-3.0, 3, 6), (20.0, 3, 2), (56.0, 3, 6)])
+def test_the_interval_of_a_size_is_where_its_t_is_rare(size, n, df):
+    low, high = size_interval(size, n, df)
+    t = size * math.sqrt(n)
+    assert nct.cdf(t, df, high * math.sqrt(n)) == pytest.approx(0.025, abs=1e-6)
+    assert nct.cdf(t, df, low * math.sqrt(n)) == pytest.approx(0.975, abs=1e-6)
+
+
+def test_the_interval_of_a_huge_size_goes_on_where_the_other_ends():
+    below, above = (size_interval(t / math.sqrt(3), 3, 6) for t in (99.9, 100.1))
+    assert above == pytest.approx(below, rel=0.01)
+
+
+@pytest.mark.parametrize(("size", "seeds"), [(0.5, 34), (0.8, 15), (1.0, 10), (2.0, 5)])
+def test_the_seeds_needed_are_those_of_the_tables(size, seeds):
+    """G*Power's sample sizes of a paired t-test, two-sided at 5 %, power 0.8."""
+    assert 3 + more_seeds(size, 3) == seeds == 3 + more_seeds(-size, 3)
+    assert power(size, seeds, seeds - 1) >= 0.8 > power(size, seeds - 1, seeds - 2)
+
+
+def test_a_hundred_seeds_are_too_few_for_a_small_size():
+    assert more_seeds(0.2, 3) == more_seeds(0.0, 3) == MOST + 1  # 199 for 0.2
+    assert more_seeds(50.0, 2, alpha=0.001) <= 2 and more_seeds(1.0, 3, arms=10) < more_seeds(1.0, 3)

@@ -1,0 +1,246 @@
+"""Quality against speed over arms and seeds: which arms are worth having.
+
+Every arm is a point (cost, loss) under each seed, less is better in both.
+
+    front           arms that no other arm's means are at least as good as in both, and better in one
+    attained        share of the seeds in whose own front an arm stands: how far the front of means may be trusted
+    surface         least loss that is to be had at a cost or less, in the best, the median and the worst of the seeds: the
+                    empirical attainment surfaces (Fonseca and Fleming, 1996; López-Ibáñez, Paquete and Stützle, 2010)
+    hypervolume     share of the box from the best to the worst seen that a seed's front dominates; interval over seeds
+    knee            of the front of means, the arm farthest below the chord between its ends, both axes scaled to [0, 1]
+
+A rate costs its inverse (images/s: milliseconds an image), any other reading of which more is better its negative.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from .results import BITS, DISTANCE, SPEED, Column, Results
+from .stats import Interval, hypervolume, interval, pareto
+
+Point = tuple[float, float]
+"""Cost and loss."""
+Points = Mapping[str, Mapping[int, Point]]
+"""Arm → seed → point."""
+
+
+def front(points: Mapping[str, Point]) -> list[str]:
+    """Arms on the front, the cheapest first."""
+    arms = list(points)
+    return sorted((arms[i] for i in pareto(list(points.values()))), key=points.__getitem__)
+
+
+def dominators(points: Mapping[str, Point]) -> dict[str, list[str]]:
+    """Arm → those that are at least as good in both and better in one; without the arms of the front."""
+    found = {
+        arm: [o for o, q in points.items() if q[0] <= p[0] and q[1] <= p[1] and q != p] for arm, p in points.items()
+    }
+    return {arm: others for arm, others in found.items() if others}
+
+
+def fronts(points: Points) -> dict[int, list[str]]:
+    """Seed → its own front, of the seeds that all arms have."""
+    return {seed: front({arm: by_seed[seed] for arm, by_seed in points.items()}) for seed in shared(points)}
+
+
+def shared(points: Points) -> list[int]:
+    """Seeds that all arms have; no other seed's front is comparable."""
+    return sorted(set.intersection(*(set(by_seed) for by_seed in points.values()))) if points else []
+
+
+def attained(points: Points) -> dict[str, float]:
+    """Share of the seeds in which an arm is on the front; empty where no seed has all arms."""
+    found = list(fronts(points).values())
+    return {arm: statistics.fmean(arm in f for f in found) for arm in points} if found else {}
+
+
+def surface(points: Points) -> list[tuple[float, float, float, float]]:
+    """(cost, least loss at it or less in the best, in the median and in the worst seed), a step at each cost seen.
+
+    Infinite where a seed has nothing at that cost. The median is the loss attained in at least half of the seeds.
+    """
+    seeds, rows = shared(points), []
+    for cost in sorted({by_seed[seed][0] for by_seed in points.values() for seed in seeds}):
+        least = sorted(
+            min((p[seed][1] for p in points.values() if p[seed][0] <= cost), default=math.inf) for seed in seeds
+        )
+        rows.append((cost, least[0], least[math.ceil(len(least) / 2) - 1], least[-1]))
+    return rows
+
+
+def volume(points: Points) -> Interval | None:
+    """Hypervolume of each seed's front on axes scaled from the best to the worst seen, and its interval over seeds."""
+    seeds = shared(points)
+    seen = [by_seed[seed] for by_seed in points.values() for seed in seeds]
+    if not seen:
+        return None
+    scale = _scale(seen)
+    return interval([hypervolume([scale(p[seed]) for p in points.values()], (1.0, 1.0)) for seed in seeds])
+
+
+def _scale(seen: Sequence[Point]) -> Callable[[Point], Point]:
+    """Of points onto [0, 1] in both, from the least seen to the most."""
+    (low_x, low_y), (high_x, high_y) = (tuple(end(p[i] for p in seen) for i in (0, 1)) for end in (min, max))
+    return lambda p: ((p[0] - low_x) / (high_x - low_x or 1.0), (p[1] - low_y) / (high_y - low_y or 1.0))
+
+
+def knee(points: Mapping[str, Point]) -> str | None:
+    """The arm of the front farthest below the chord between its ends; None where none is below (Das, 1999)."""
+    ends = front(points)
+    if len(ends) < 3:
+        return None
+    scale = _scale([points[arm] for arm in ends])
+    below = {arm: 1 - sum(scale(points[arm])) for arm in ends}  # the chord from (0, 1) to (1, 0); distance times √2
+    best = max(below, key=below.__getitem__)
+    return best if below[best] > 1e-12 else None
+
+
+def best_at(points: Mapping[str, Point], cost: float) -> str | None:
+    """The arm of the least loss that costs no more."""
+    return min((arm for arm, p in points.items() if p[0] <= cost), key=lambda arm: points[arm][1], default=None)
+
+
+def cheapest_at(points: Mapping[str, Point], loss: float) -> str | None:
+    """The cheapest arm whose loss is no more."""
+    return min((arm for arm, p in points.items() if p[1] <= loss), key=lambda arm: points[arm][0], default=None)
+
+
+# Of a study
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """What a study says of quality against speed.
+
+    Arguments:
+        quality, speed: the columns compared.
+        points: arm → seed → (cost, loss), of the arms that have both; means: of the readings, as the table has them.
+        missing: the other arms.
+        front: arms on the front of means, the fastest first; dominated: arm → those that are better.
+        attained: arm → share of the seeds; empty where no seed has all arms. knee: an arm, or None.
+        hypervolume: None where no seed has all arms.
+    """
+
+    quality: Column
+    speed: Column
+    points: dict[str, dict[int, Point]]
+    means: dict[str, Point]
+    missing: list[str]
+    front: list[str]
+    dominated: dict[str, list[str]]
+    attained: dict[str, float]
+    knee: str | None
+    hypervolume: Interval | None
+
+    @property
+    def surface(self) -> list[tuple[float, float, float, float]]:
+        """Attainment surfaces in the units of the columns: (speed, best, median, worst of the seeds)."""
+        return [
+            (
+                _back(self.speed, cost),
+                _back(self.quality, best),
+                _back(self.quality, median),
+                _back(self.quality, worst),
+            )
+            for cost, best, median, worst in surface(self.points)
+        ]
+
+
+def frontier(results: Results, quality: str | None = None, speed: str = SPEED) -> Frontier | None:
+    """Quality against speed: by the Fréchet distance where there is one, else bits/dim; None where no arm has both."""
+    there = {c.metric: c for c in results.columns}
+    quality = quality or (DISTANCE if DISTANCE in there else BITS)
+    if quality not in there or speed not in there:
+        return None
+    q, s = there[quality], there[speed]
+    points: dict[str, dict[int, Point]] = {}
+    means: dict[str, Point] = {}
+    for arm in results.plan.arms:
+        losses, costs = results.values(arm, quality), results.values(arm, speed)
+        if seeds := sorted(costs.keys() & losses.keys()):
+            points[arm.name] = {n: (_cost(s, costs[n]), _cost(q, losses[n])) for n in seeds}
+            mean_cost, mean_loss = (statistics.fmean(values[n] for n in seeds) for values in (costs, losses))
+            means[arm.name] = _cost(s, mean_cost), _cost(q, mean_loss)
+    missing = [arm.name for arm in results.plan.arms if arm.name not in points]
+    if not points:
+        return None
+    return Frontier(
+        q, s, points, means, missing, front(means), dominators(means), attained(points), knee(means), volume(points)
+    )
+
+
+def _cost(column: Column, value: float) -> float:
+    if column.less:
+        return value
+    return 1000 / value if column.metric == SPEED else -value
+
+
+def _back(column: Column, cost: float) -> float:
+    if column.less:
+        return cost
+    return 1000 / cost if column.metric == SPEED else -cost
+
+
+def lines(results: Results, quality: str | None = None, speed: str = SPEED) -> list[str]:
+    """What a study says of quality against speed, in sentences; nothing where no arm has both."""
+    found = frontier(results, quality, speed)
+    if found is None:
+        return []
+    shown = [_front_line(found), *_dominated_line(found), *_matched(found, results.plan.baseline), *_volume_line(found)]
+    if found.missing:
+        shown.append(f"Without a place there, for want of one of the two readings: {', '.join(found.missing)}.")
+    return shown
+
+
+def _front_line(f: Frontier) -> str:
+    arms = [f"{arm} ({f.attained[arm]:.0%} of seeds)" if f.attained else arm for arm in f.front]
+    bend = f" It bends at {f.knee}." if f.knee else ""
+    unsure = "" if f.attained else " No seed has all arms, so nothing is said of how sure it is."
+    return f"{f.quality.heading} against {f.speed.heading}: the front of means is {', '.join(arms)}.{bend}{unsure}"
+
+
+def _dominated_line(f: Frontier) -> list[str]:
+    """Arms that are worse in both, and which of them stand on the front of some seed after all."""
+    if not f.dominated:
+        return []
+    at_times = [f"{arm} ({f.attained[arm]:.0%})" for arm in f.dominated if f.attained.get(arm)]
+    but = f" On the front of some seeds none the less: {', '.join(at_times)}." if at_times else ""
+    return [f"Others are at least as good in both readings as {', '.join(f.dominated)}.{but}"]
+
+
+def _matched(f: Frontier, baseline: str) -> list[str]:
+    """The best quality at the baseline's speed, and the fastest at its quality."""
+    if baseline not in f.means:
+        return []
+    cost, loss = f.means[baseline]
+    best, fast = best_at(f.means, cost), cheapest_at(f.means, loss)
+    speed, quality = _number(f.speed, cost), _number(f.quality, loss)
+    return [
+        f"No arm as fast as {baseline} ({speed}) has a better mean {f.quality.heading} ({quality})."
+        if best in (None, baseline)
+        else f"At the speed of {baseline} ({speed}) or faster, {best} has the best mean {f.quality.heading}:"
+        f" {_number(f.quality, f.means[best][1])} against {quality}.",
+        f"No arm with the {f.quality.heading} of {baseline} ({quality}) or better is faster on average ({speed})."
+        if fast in (None, baseline)
+        else f"With the {f.quality.heading} of {baseline} ({quality}) or better, {fast} is the fastest:"
+        f" {_number(f.speed, f.means[fast][0])} against {speed}.",
+    ]
+
+
+def _number(column: Column, cost: float) -> str:
+    value = f"{_back(column, cost):,.{column.digits}f}"
+    return f"{value} {column.heading}" if column.metric == SPEED else value
+
+
+def _volume_line(f: Frontier) -> list[str]:
+    if f.hypervolume is None:
+        return []
+    n = f.hypervolume.n
+    return [
+        f"A seed's front dominates {f.hypervolume.text(3)} of the box from the best to the worst seen (hypervolume, n = {n})."
+        " The best of several arms was chosen by the numbers shown: over other seeds it will look a little worse."
+    ]

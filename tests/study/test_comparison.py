@@ -1,0 +1,298 @@
+"""Comparisons: what is pooled, what is corrected, what is called resolved, and what is said of runs that differ."""
+
+import math
+
+import numpy as np
+import pytest
+from tiny import write_study
+
+from arinar_lab.study.comparison import CLAIMS, compare, effects, mixed
+from arinar_lab.study.plan import read_plan
+from arinar_lab.study.pooling import agreeing, homogeneity, pooled
+from arinar_lab.study.results import BITS, DISTANCE, LEVEL, Results
+from arinar_lab.study.stats import MOST, cohen, freedom, holm, interval, more_seeds, p_value, spread
+
+ENVIRONMENT = {"device": "a CPU", "torch": "2.15.0", "lightning": "2.6.6"}
+
+
+def report_of(metrics, *, commit="abc", kind="exact", environment=ENVIRONMENT):
+    said = {"kind": kind, "unit": "pixel", "steps": None}
+    return {
+        "metrics": metrics,
+        "git": {"commit": commit, "dirty": False},
+        "likelihood": said,
+        "environment": environment,
+    }
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory):
+    """Four arms and five seeds; what they found is given by each test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("study"))
+        arms = {"base": {}, "a": {"outer.width": 32}, "b": {"outer.width": 48}, "c": {"evaluation.draws": 2}}
+        return read_plan(write_study(arms=arms, seeds=[0, 1, 2, 3, 4]))
+
+
+def results_of(plan, table, **said):
+    """arm → a value for each seed (None: missing), of bits/dim; or metric → such a table."""
+    tables = table if set(table) <= set(CLAIMS) else {BITS: table}
+    reports = {arm.name: {} for arm in plan.arms}
+    for metric, rows in tables.items():
+        for arm, values in rows.items():
+            for seed, value in enumerate(values):
+                if value is not None:
+                    reports[arm].setdefault(seed, report_of({}, **said))["metrics"][metric] = float(value)
+    return Results(plan, reports, {})
+
+
+def of(effects, arm):
+    (found,) = [effect for effect in effects if effect.arm == arm]
+    return found
+
+
+def noisy(rng, spreads, means=None, seeds=5, common=1.0):
+    """Arms of given spreads, with an effect of each seed that all share."""
+    shared = common * rng.normal(size=seeds)
+    means = means or dict.fromkeys(spreads, 0.0)
+    return {arm: (means[arm] + shared + s * rng.normal(size=seeds)).tolist() for arm, s in spreads.items()}
+
+
+EQUAL = {"base": 0.1, "a": 0.1, "b": 0.1, "c": 0.1}
+
+
+# The spread
+
+
+def pairs_of(rng, spreads, seeds):
+    """Differences to the first arm, of arms of given spreads."""
+    table = np.array(spreads)[:, None] * rng.normal(size=(len(spreads), seeds))
+    return {str(a): dict(enumerate(row.tolist())) for a, row in enumerate(table[1:] - table[0])}
+
+
+def test_the_pooled_spread_is_the_mean_variance_of_the_differences():
+    pairs = pairs_of(np.random.default_rng(0), [1.0] * 4, 3)
+    found = pooled(pairs)
+    assert found.deviation == pytest.approx(
+        math.sqrt(np.mean([np.var(list(d.values()), ddof=1) for d in pairs.values()]))
+    )
+    assert (found.df, found.arms) == (pytest.approx(4), 4)
+
+
+@pytest.mark.parametrize(("arms", "seeds"), [(2, 5), (3, 2), (4, 3), (15, 5)])
+def test_its_degrees_of_freedom_are_those_of_its_variance(arms, seeds):
+    """Of a χ² with as large a spread for its mean: var / mean² = 2 / df."""
+    rng = np.random.default_rng(arms)
+    assert pooled(pairs_of(rng, [1.0] * arms, seeds)).df == pytest.approx(freedom(arms, seeds))
+    table = rng.normal(size=(20000, arms, seeds))
+    variances = (table[:, 1:] - table[:, :1]).var(2, ddof=1).mean(1)
+    assert 2 * variances.mean() ** 2 / variances.var() == pytest.approx(freedom(arms, seeds), rel=0.08)
+
+
+def test_of_one_pair_it_is_the_pair_s_own():
+    found = pooled({"a": {0: 0.1, 1: 0.4, 2: 0.2}})
+    assert (found.deviation, found.df) == (pytest.approx(spread([0.1, 0.4, 0.2]).deviation), pytest.approx(2))
+
+
+def test_missing_cells_cost_degrees_of_freedom():
+    whole = {"a": {0: 1.0, 1: 2.0, 2: 3.5}, "b": {0: 1.1, 1: 2.2, 2: 0.1}}
+    assert 2 < pooled({**whole, "b": {0: 1.1, 1: 2.2}}).df < pooled(whole).df == pytest.approx(3.2)
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_an_arm_that_strays_far_more_than_the_others_is_left_out(seeds):
+    rng, left = np.random.default_rng(2), []
+    for _ in range(20):
+        pairs = pairs_of(rng, [1.0] * 9 + [50.0], seeds)
+        left.append(set(pairs) - set(agreeing(pairs)))
+    assert all("8" in out for out in left) and sum(map(len, left)) < 26
+
+
+@pytest.mark.parametrize(("arms", "seeds"), [(4, 2), (4, 3), (15, 3)])
+def test_equal_spreads_are_told_apart_in_one_study_of_twenty(arms, seeds):
+    rng = np.random.default_rng(arms * seeds)
+    ps = [homogeneity(pairs_of(rng, [1.0] * arms, seeds)) for _ in range(600)]
+    assert 0.03 < np.mean(np.array(ps) < 0.05) < 0.075
+
+
+def test_arms_that_never_stray_agree():
+    pairs = {"a": {0: 1.0, 1: 1.0, 2: 1.0}, "b": {0: 2.1, 1: 2.1, 2: 2.1 + 1e-15}}
+    assert agreeing(pairs) == ["a", "b"] and pooled(pairs).deviation == 0
+
+
+# Effects
+
+
+def test_arms_that_agree_share_their_spread(plan):
+    results = results_of(plan, noisy(np.random.default_rng(4), EQUAL, seeds=3))
+    found = compare(results)
+    assert [effect.arm for effect in found] == ["a", "b", "c"]
+    assert all(effect.pooled and effect.spread.df == pytest.approx(4) and effect.spread.arms == 4 for effect in found)
+    assert len({effect.difference.half for effect in found}) == 1
+    assert any("spread of 4 arms" in line for line in effects(results))
+
+
+def test_a_wild_arm_is_judged_by_its_own_seeds(plan):
+    table = noisy(np.random.default_rng(4), {**EQUAL, "c": 50.0})
+    results = results_of(plan, table)
+    a, b, c = compare(results)
+    assert a.spread == b.spread and a.spread.arms == 3 and not c.pooled
+    own = interval(np.subtract(table["c"], table["base"]).tolist())
+    assert c.difference.half == pytest.approx(own.half)
+    assert ["spread of 3 arms" in line for line in effects(results)] == [True, True, False]
+
+
+def test_a_wild_baseline_is_in_every_difference(plan):
+    """Its share is the largest, and pooling keeps it."""
+    effect = compare(results_of(plan, noisy(np.random.default_rng(4), {**EQUAL, "base": 50.0})))[0]
+    assert effect.pooled and 20 < effect.spread.deviation < 100
+
+
+def test_pooling_resolves_what_three_seeds_of_a_pair_do_not(plan):
+    """Three seeds alone have t(2), and Holm over three arms asks it for 7.6."""
+    rng = np.random.default_rng(5)
+    table = noisy(rng, EQUAL, {"base": 0.0, "a": -0.5, "b": -0.5, "c": -0.5}, seeds=3)
+    for effect in compare(results_of(plan, table)):
+        assert effect.resolved and effect.adjusted < 0.05 and effect.more_seeds is None
+        alone = interval(np.subtract(table[effect.arm], table["base"]).tolist())
+        assert abs(alone.mean) / alone.half * 4.303 < 7.65 or effect.p < 0.01
+
+
+def test_holm_is_over_the_arms_of_one_reading(plan):
+    rng = np.random.default_rng(6)
+    results = results_of(plan, {BITS: noisy(rng, EQUAL), DISTANCE: noisy(rng, EQUAL)})
+    for metric in (BITS, DISTANCE):
+        found = [effect for effect in compare(results) if effect.metric == metric]
+        assert [effect.adjusted for effect in found] == holm([effect.p for effect in found])
+    assert [effect.metric for effect in compare(results, [DISTANCE])] == [DISTANCE] * 3
+
+
+def test_an_interval_without_zero_is_not_enough_among_many_arms(plan):
+    """p = 0.03, and 0.1 over three arms."""
+    rng, found = np.random.default_rng(7), []
+    while not found:
+        effects = compare(results_of(plan, noisy(rng, EQUAL)))
+        found = [e for e in effects if e.difference.resolved and e.adjusted > 0.05]
+    assert not found[0].resolved and found[0].p < 0.05 and found[0].more_seeds >= 1
+
+
+def test_one_seed_resolves_nothing_and_is_in_no_family(plan):
+    table = noisy(np.random.default_rng(8), EQUAL)
+    table["c"] = [table["c"][0], None, None, None, None]
+    found = compare(results_of(plan, table))
+    single = of(found, "c")
+    assert (single.difference.n, single.p, single.more_seeds, single.resolved) == (1, 1.0, None, False)
+    assert [e.adjusted for e in found[:2]] == holm([e.p for e in found[:2]])
+
+
+def test_an_arm_that_shares_no_seed_is_left_out(plan):
+    table = noisy(np.random.default_rng(9), EQUAL)
+    table["a"], table["base"] = [*table["a"][:2], None, None, None], [None, None, *table["base"][2:]]
+    assert [effect.arm for effect in compare(results_of(plan, table))] == ["b", "c"]
+    assert compare(results_of(plan, {arm: row for arm, row in table.items() if arm != "base"})) == []
+    assert compare(results_of(plan, {})) == []
+
+
+def test_a_tiny_effect_would_need_more_seeds_than_anybody_has(plan):
+    rows = {"base": [1.0, 2.0, 3.0], "a": [1.2, 1.8, 3.01], "b": [1.0, 2.3, 2.9], "c": [0.9, 2.2, 3.1]}
+    results = results_of(plan, rows)
+    effect = of(compare(results), "a")
+    assert effect.more_seeds == MOST + 1
+    assert f"more than {MOST} more seeds would be needed" in effects(results)[0]
+
+
+def test_the_same_in_every_seed_is_said_plainly(plan):
+    rows = {"base": [1.1, 2.2, 3.3], "a": [1.1, 2.2, 3.3], "b": [1.2, 2.3, 3.4], "c": [1.0, 2.1, 3.2]}
+    results = results_of(plan, rows)
+    same, worse, better = effects(results)
+    assert (
+        same.endswith("the same in every seed")
+        and worse.endswith("worse")
+        and better.split(". Caution")[0].endswith("better")
+    )
+    assert of(compare(results), "b").adjusted == 0 and of(compare(results), "a").p == 1
+
+
+# Runs that differ otherwise than by design
+
+
+def test_different_code_devices_and_versions_are_said(plan):
+    table = noisy(np.random.default_rng(10), EQUAL)
+    results = results_of(plan, table)
+    assert all("Caution" not in line for line in effects(results) if " c against" not in line)
+    results.reports["a"][3] = report_of({BITS: 0.1}, commit="def")
+    results.reports["b"][0] = report_of({BITS: 0.1}, environment={**ENVIRONMENT, "device": "a GPU", "torch": "3"})
+    a, b, c = effects(results)
+    assert a.endswith("Caution: the runs differ in the code's version")
+    assert b.endswith("Caution: the runs differ in device; torch")
+    assert c.endswith("Caution: the runs differ in evaluation.draws (2 against 1)")
+    assert mixed([report_of({}), {"git": {}}]) == ["the code's version"] and mixed([]) == []
+
+
+def test_a_bound_against_an_exact_likelihood_is_said(plan):
+    results = results_of(
+        plan, {BITS: noisy(np.random.default_rng(11), EQUAL), DISTANCE: noisy(np.random.default_rng(12), EQUAL)}
+    )
+    for report in results.reports["a"].values():
+        report["likelihood"]["kind"] = "bound"
+    said = [line for line in effects(results) if " a against" in line]
+    assert (
+        said[0].endswith("Caution: the runs differ in likelihoods (bound against exact)") and "Caution" not in said[1]
+    )
+
+
+# What it is worth: simulated studies
+
+
+def studies(plan, count, seed, spreads=EQUAL, seeds=3, metrics=(BITS,)):
+    """Studies in which nothing differs; readings of one study are drawn as in ours: both of the likelihood alike."""
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        table = {BITS: noisy(rng, spreads, seeds=seeds)}
+        table[LEVEL] = {
+            arm: (1.1 * np.array(row) + 0.01 * rng.normal(size=seeds)).tolist() for arm, row in table[BITS].items()
+        }
+        table[DISTANCE] = noisy(rng, spreads, seeds=seeds)
+        yield results_of(plan, {metric: table[metric] for metric in metrics})
+
+
+def test_of_a_hundred_studies_of_equal_arms_ninety_call_nothing_resolved(plan):
+    quiet = [not any(e.resolved for e in compare(r)) for r in studies(plan, 100, 0, metrics=(BITS, LEVEL, DISTANCE))]
+    assert sum(quiet) >= 90
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "spreads", [EQUAL, {**EQUAL, "c": 0.3}, {**EQUAL, "base": 0.3}], ids=["equal", "wild", "baseline"]
+)
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_the_family_wise_error_is_at_most_six_in_a_hundred(plan, seeds, spreads):
+    wrong = [any(e.resolved for e in compare(r)) for r in studies(plan, 2000, seeds, spreads, seeds)]
+    assert np.mean(wrong) <= 0.063
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_pooled_intervals_and_sizes_cover_the_truth(plan, seeds):
+    rng, covered = np.random.default_rng(seeds), []
+    for _ in range(2000):
+        table = noisy(rng, EQUAL, {"base": 0.0, "a": 0.1, "b": 0.0, "c": 0.3}, seeds)
+        effect = of(compare(results_of(plan, table), [BITS]), "c")
+        low, high = effect.size_interval
+        true = 0.3 / (0.1 * math.sqrt(2))
+        covered.append((abs(effect.difference.mean - 0.3) <= effect.difference.half, low <= true <= high))
+    assert all(0.93 < share < 0.97 for share in np.mean(covered, 0))
+
+
+@pytest.mark.slow
+def test_the_seeds_to_add_give_the_power_they_promise():
+    """An arm whose true effect is as large as seen, among three arms; Holm's first of three."""
+    true, alpha = 1.2, 0.05 / 3
+    total = 3 + more_seeds(true, 3, arms=4, alpha=alpha)
+    rng, hits = np.random.default_rng(0), []
+    assert 4 < total <= 20
+    for _ in range(2000):
+        pairs = pairs_of(rng, [1.0] * 4, total)
+        size = cohen(float(np.mean(list(pairs["1"].values()))) + true * math.sqrt(2), pooled(pairs))
+        hits.append(p_value(size, total, freedom(4, total)) < alpha)
+    assert 0.77 < np.mean(hits) < 0.87
