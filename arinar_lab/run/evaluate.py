@@ -34,6 +34,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..model.noise import Noise
 from . import diagnose
+from .beliefs import beliefs
 from .config import Experiment, Recipe, build
 from .folder import RunFolder, environment, git_state, read_json, write_json
 from .metrics import compare
@@ -112,7 +113,7 @@ def evaluate(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
     used, spread = diagnose.components(seen)
     metrics, noise = metrics | used, noise | spread
     where.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(where / "beliefs.npz", **diagnose.beliefs(recipe, experiment))  # type: ignore[arg-type]
+    np.savez_compressed(where / "beliefs.npz", **beliefs(recipe, experiment))  # type: ignore[arg-type]
     trained = read_json(folder.path / "DONE")
     metrics |= {
         "cost/parameters": experiment.parameters,
