@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,8 @@ def study(reports: Reports, seeds: tuple[int, ...] = (0, 1, 2), full: bool = Fal
         full: whether each has its history, samples and beliefs, too.
     """
     keys = {"axes": {"inner.head.components": [1, 2, 4]}, "question": "How many?", **keys}
-    plan = read_plan(write_study(seeds=list(seeds), **keys))
+    path = write_study(seeds=list(seeds), **keys)
+    plan = _plan(path, path.read_text())
     for arm in plan.arms:
         for seed in seeds:
             if (arm.name, seed) in reports:
@@ -80,6 +82,12 @@ def study(reports: Reports, seeds: tuple[int, ...] = (0, 1, 2), full: bool = Fal
                 if full:
                     _fill(folder.path, folder.evaluation(recipe), seed)
     return plan
+
+
+@cache
+def _plan(path: Path, content: str) -> Plan:
+    """The plan of a study file; to build every arm takes longer than most tests of a report."""
+    return read_plan(path)
 
 
 def _fill(run: Path, evaluation: Path, seed: int) -> None:

@@ -119,7 +119,8 @@ FIGURES = (
         "cost",
         "Where the time of generation goes",
         "Milliseconds for an image of a batch, alone on the machine: the outer model's walk, the trunk over a token's"
-        " features (of a nested model: all of it), the head (densities made, guided and drawn from), the codec. Mean over seeds.",
+        " features (of a nested model: all of it), the head (densities made, guided and drawn from), the codec. Mean over"
+        " seeds.",
         "a speed that was measured part by part (older runs lack it)",
         cost_breakdown,
     ),

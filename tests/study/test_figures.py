@@ -37,7 +37,7 @@ def drawn(results):
     return {figure.name: figure.draw(results) for figure in HERE}
 
 
-@pytest.fixture(autouse=True, scope="module")
+@pytest.fixture(autouse=True)
 def closed():
     yield
     plt.close("all")

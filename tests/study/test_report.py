@@ -4,7 +4,7 @@ import csv
 from pathlib import Path
 
 import pytest
-from reports import BITS, FD, full_report, report_of, study, whole
+from reports import BITS, FD, full_report, report_of, study, whole, whole_and_full
 from rich.console import Console
 from tiny import tiny, write_study
 
@@ -17,7 +17,7 @@ from arinar_lab.study.methods import notes
 from arinar_lab.study.plan import read_plan
 from arinar_lab.study.report import write_report
 from arinar_lab.study.results import collect
-from arinar_lab.study.tables import markdown, rows, terminal_table
+from arinar_lab.study.tables import csv_of, markdown, rows, terminal_table
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -81,14 +81,12 @@ def test_worse_is_worse():
 
 
 def test_the_csv_has_a_row_for_each_run_and_a_column_for_each_metric():
-    plan = study(whole())
-    write_report(collect(plan))
-    with (plan.folder / "report" / "table.csv").open() as file:
-        read = list(csv.DictReader(file))
+    read = list(csv.DictReader(csv_of(collect(study(whole_and_full()))).splitlines()))
     assert len(read) == 9
     assert read[3]["arm"] == "components=2" and read[3]["inner.head.components"] == "2" and read[3]["seed"] == "0"
     assert float(read[3][BITS]) == pytest.approx(2.4)
     assert {FD, "quality/fd_digits_floor", "speed/images_per_second"} <= set(read[0])
+    assert (read[3][f"{BITS} ± over images"], read[3]["commit"], read[3]["device"]) == ("0.004", "abc", "a CPU")
 
 
 def test_markdown_has_a_table_with_as_many_cells_in_each_row():
