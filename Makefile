@@ -17,6 +17,9 @@ ablation-%: install ## Run experiments/ablations/<name>.yaml; again, to go on wh
 sweep-%: install ## Run sweeps/<name>.yaml; again, to go on where it stopped
 	@$(BIN)/arinar sweep sweeps/$(subst -,_,$*).yaml $(ARGS)
 
+notebooks: install ## Execute notebooks/ over the newest finished study, or STUDY=studies/name; a small one is made if there is none
+	@$(BIN)/arinar notebooks $(STUDY)
+
 test: install ## Run the tests (minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal $(ARGS)
 
@@ -58,4 +61,4 @@ install: .venv/installed ## Make .venv with the exact versions of requirements.l
 	@$(BIN)/uv pip install -q --python $(BIN)/python --no-deps -e .
 	@touch $@
 
-.PHONY: help test test-slow mlflow dashboard check lint format lock install
+.PHONY: help notebooks test test-slow mlflow dashboard check lint format lock install

@@ -161,6 +161,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     convert.add_argument("--out", type=Path, help="the run folder to write (default runs/CHECKPOINT/seed_0)")
     convert.set_defaults(verb=_convert)
+    notebooks = verbs.add_parser("notebooks", help="execute the notebooks over a study, into studies/notebooks/")
+    notebooks.add_argument("study", nargs="?", default="", help="its folder or file (default: the newest finished one)")
+    notebooks.set_defaults(verb=_notebooks)
     retrain = verbs.add_parser("retrain", help="retrain weights that ship with the package")
     retrain.add_argument("name", choices=("digits_classifier", "digits_vae"))
     retrain.set_defaults(verb=_retrain)
@@ -581,6 +584,14 @@ def _convert(arguments: argparse.Namespace) -> int:
     out = arguments.out or Path("runs") / arguments.checkpoint.stem / f"seed_{recipe.seed}"
     print(convert(arguments.checkpoint, recipe, out, arguments.weights).path)
     return 0
+
+
+def _notebooks(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from arinar_lab.study.notebooks import execute
+
+    return execute(arguments.study, Console())
 
 
 def _retrain(arguments: argparse.Namespace) -> int:

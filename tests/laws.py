@@ -8,14 +8,14 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-from scipy.stats import ks_2samp, kstest
-from torch import Tensor, nn
+from scipy.stats import ks_2samp
+from torch import Tensor
 
 from arinar_lab.model.arinar import Arinar
-from arinar_lab.model.density import Density, Grid, Row, Rows
 from arinar_lab.model.guidance import Sampler
 from arinar_lab.model.head import Head, HeadMaker
 from arinar_lab.model.heads import HEADS
+from arinar_lab.model.laws import guided_error, integral, ks, numbers, randomise, rows_of  # noqa: F401
 from arinar_lab.model.layers import initialise
 from arinar_lab.model.noise import Noise
 from arinar_lab.model.outer import OUTERS, Outer, take  # noqa: F401
@@ -35,20 +35,6 @@ SMALL: dict[str, dict[str, int]] = {
     "energy": {**_NETWORK, "noise": 5, "draws": 3},
 }
 """Arguments that make the costlier heads small."""
-
-
-def randomise(module: nn.Module, scale: float = 0.3, seed: int = 0) -> nn.Module:
-    """Move every trained parameter, so that nothing rests at an initial zero."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for p in module.parameters():
-            if p.requires_grad:
-                p += scale * torch.randn(p.shape, generator=generator).to(p)
-    return module
-
-
-def numbers(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 def maker_of(kind: str, **arguments: int) -> HeadMaker:
@@ -79,58 +65,6 @@ def make_model(
     model = Arinar(TOKENS, FEATURES, CLASSES, maker, inner, seed=seed)
     model.inner.fit(numbers(500, 1, FEATURES, seed=1, dtype=torch.float32))
     return randomise(model.to(dtype)).eval()
-
-
-def rows_of(density: Density, past: Tensor) -> list[Row]:
-    """Every 1-D conditional that a density of rows has."""
-    assert isinstance(density, Rows)
-    return [density.row(f, past[..., :f]) for f in range(density.features)]
-
-
-def integral(row: Row, points: int = 2001) -> tuple[Tensor, Tensor]:
-    """∫ p over all the row's knots, and the largest difference of ∫ p up to x and cdf(x): two tensors [*]."""
-    knots = row.knots(9).double()
-    low, high = knots.amin(-1, keepdim=True), knots.amax(-1, keepdim=True)
-    even = low + (high - low) * torch.linspace(0, 1, points, dtype=torch.float64)
-    x = torch.cat([even, row.knots(4001).double()], -1).sort(-1).values
-    middle, step = (x[..., 1:] + x[..., :-1]) / 2, x.diff()
-    mass = (row.log_prob(middle).exp() * step).cumsum(-1)
-    return mass[..., -1], (mass - row.cdf(x[..., 1:])).abs().amax(-1)
-
-
-def ks(density: Rows, draws: int = 2000) -> float:
-    """Kolmogorov–Smirnov distance of samples from the density's own conditionals, the largest over features.
-
-    The density's batch shape is [draws], all alike. By the probability integral transform F(x_f | x_<f) is uniform.
-    """
-    x = density.sample(Noise.of(torch.arange(draws), "ks"))
-    uniform = [row.cdf(x[:, f : f + 1]) for f, row in enumerate(rows_of(density, x))]
-    return max(kstest(u.flatten().detach().numpy(), "uniform").statistic for u in uniform)
-
-
-def guided_error(p: Rows, q: Rows, weight: float, past: Tensor) -> float:
-    """Largest |log guided - log (p^w q^(1-w) / Z)| over rows and points where the product is not negligible, in nats.
-
-    Z is the trapezoidal sum over thousands of points, everywhere the guided row has any; where the product had to be
-    truncated, over what was kept.
-    """
-    worst = 0.0
-    guided = p.guided(q, weight)
-    for f in range(p.features):
-        row, of_p, of_q = (density.row(f, past[..., :f]) for density in (guided, p, q))
-        own = row.knots(1).double()
-        low, high = own.amin(-1, keepdim=True), own.amax(-1, keepdim=True)
-        even = low + (high - low) * torch.linspace(0, 1, 2001, dtype=torch.float64)
-        x = torch.cat([of_p.knots(501), of_q.knots(501), own, even], -1).double().sort(-1).values
-        x = x.clamp(low, high) if isinstance(row, Grid) else x
-        log_product = weight * of_p.log_prob(x) + (1 - weight) * of_q.log_prob(x)
-        top = log_product.amax(-1, keepdim=True)
-        density = (log_product - top).exp()
-        z = ((density[..., 1:] + density[..., :-1]) / 2 * x.diff()).sum(-1, keepdim=True)
-        expected = log_product - top - z.log()
-        seen = expected > expected.amax(-1, keepdim=True) - 10
-        worst = max(worst, (row.log_prob(x) - expected)[seen].abs().max().item())
-    return worst
 
 
 def feature_leak(head: Head, j: int) -> Tensor:

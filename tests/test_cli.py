@@ -322,7 +322,7 @@ def test_a_shipped_ablation_runs_to_its_report(tracked, forked, uncounted, monke
     assert f"| {study['baseline']}" in text and " (baseline)" in text
     assert ("an estimator (not ours)" in text) == bool(study.get("references"))
     assert ("bound, 16 steps" in text) == (latent or random)
-    assert Image.open(folder / "report" / "figure.png").width > 1000
+    assert Image.open(folder / "report" / "factor.png").width > 1000
     assert "table.md" in said and "failed" not in said
 
     runs = list(Path("runs").glob("*/seed_0"))
@@ -346,7 +346,7 @@ def test_a_study_runs_in_processes_of_its_own():
     done = subprocess.run(words, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stderr) == (0, "")
     (folder,) = Path("studies").iterdir()
-    assert (folder / "report" / "figure.png").is_file() and "figure.png" in done.stdout
+    assert (folder / "report" / "factor.png").is_file() and "report.html" in done.stdout
     logs = "".join((folder / f"worker_{i}.log").read_text() for i in (0, 1))
     assert "components=1" in logs and "components=2" in logs and "Traceback" not in logs
     assert len(list(Path("runs").glob("*/seed_0/DONE"))) == 2

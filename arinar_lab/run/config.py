@@ -336,7 +336,7 @@ def build(recipe: Recipe, device: str = "cpu") -> Experiment:
     except ValueError as error:
         raise ConfigError(f"labels.{error}") from None
     _check_counts(recipe, source)
-    _check_sampler(recipe.sampler, model)
+    check_sampler(recipe.sampler, model)
     return Experiment(source, codec, model)
 
 
@@ -383,7 +383,12 @@ def _described(inner: Head) -> str:
     return f"{name} of {_described(inner.head)}" if isinstance(inner, FeatureAR) else name
 
 
-def _check_sampler(sampler: Sampler, model: Arinar) -> None:
+def check_sampler(sampler: Sampler, model: Arinar) -> None:
+    """Refuse what a model cannot do: be guided, tempered, or drawn in that many steps.
+
+    Raises:
+        ConfigError: naming the key.
+    """
     kind = _described(model.inner)
     if sampler.guidance != 1 and "guide" not in model.inner.can:
         raise ConfigError(f"sampler.guidance: {sampler.guidance} is asked for, and {kind} cannot be guided; use 1")

@@ -4,7 +4,6 @@
     pit                     histogram of F(x | what precedes) over held-out data: flat where the densities are right
     components              of a mixture: the effective number exp(entropy of the mean weights), and the dead ones
     memorisation            likelihood of training against held-out images, and how near samples lie to training images
-    beliefs                 the densities of a few held-out features, each given what precedes it, with the true values
 
 and by `arinar diagnose RUN`, which generates:
 
@@ -20,13 +19,12 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..model.guidance import Sampler
-from ..model.head import Head
 from ..model.heads.mixture import use
+from ..model.laws import from_uniform
 from ..model.noise import Noise
 from ..model.outer import put, take
 from .config import Experiment, Recipe
@@ -104,8 +102,8 @@ def calibration(seen: HeldOut) -> dict[str, Any]:
         return {}
     u = seen.u.flatten(0, 1)
     shares = torch.histc(u, BINS, 0, 1) / u.numel()
-    each = [_distance(column) for column in u.unbind(-1)]
-    return {"pit": shares.tolist(), "pit_distance": _distance(u.flatten()), "pit_distance_by_feature": each}
+    each = [from_uniform(column) for column in u.unbind(-1)]
+    return {"pit": shares.tolist(), "pit_distance": from_uniform(u.flatten()), "pit_distance_by_feature": each}
 
 
 def components(seen: HeldOut) -> tuple[dict[str, float], dict[str, float]]:
@@ -120,13 +118,6 @@ def components(seen: HeldOut) -> tuple[dict[str, float], dict[str, float]]:
     moved = -effective * (seen.weights - mean) @ mean.clamp(min=1e-300).log()
     values = {"components/effective": effective, "components/dead": dead}
     return values, {"components/effective": half_width(moved)}
-
-
-def _distance(u: Tensor) -> float:
-    """Kolmogorov–Smirnov distance of numbers in [0, 1] from uniform."""
-    u = u.sort().values
-    n = torch.arange(len(u) + 1, dtype=u.dtype) / len(u)
-    return max((n[1:] - u).max().item(), (u - n[:-1]).max().item())
 
 
 @torch.no_grad()
@@ -249,64 +240,3 @@ def guidance(recipe: Recipe, experiment: Experiment, images: int = 256) -> dict[
         "truncated_by_step": truncated.mean(1).tolist(),
         "truncated_by_feature": truncated.mean(0).tolist(),
     }
-
-
-@torch.no_grad()
-def beliefs(recipe: Recipe, experiment: Experiment, items: int = 3, points: int = 300) -> dict[str, np.ndarray]:
-    """What the inner model believes about each feature of one token of some held-out items, given what truly precedes it.
-
-    Returns:
-        `grid` [D, points] over the training range and a tenth beyond, in units of the tokens; `density` [items, D, points];
-        `true` [items, D]; `token`. Where the model is not walked feature by feature, `density` is a histogram of 2,000
-        draws given z alone, and `drawn` is 1.
-    """
-    model, codec, source = experiment.model, experiment.codec, experiment.source
-    device, items = experiment.device, min(items, len(source.held_out[1]))
-    y, noise = source.held_out[1][:items].to(device), Noise.of(torch.arange(items, device=device), "held out").at(0)
-    x, _ = codec.encode(source.held_out[0][:items].to(device), noise.at(0))
-    some = torch.arange(min(1000, len(source.train[0])), device=device)
-    reference, _ = codec.encode(source.train[0][: len(some)].to(device), Noise.of(some, "beliefs"))
-    token = int(reference.var(0).sum(-1).argmax())
-    low, high = reference[:, token].amin(0), reference[:, token].amax(0)
-    low, high = low - 0.1 * (high - low), high + 0.1 * (high - low)
-    grid = low.unsqueeze(-1) + (high - low).unsqueeze(-1) * torch.linspace(0, 1, points, device=device)
-    z = _condition_of(experiment, x, y, noise.at(1), token, recipe.sampler.steps)
-    true, drawn = x[:, token], "pit" not in model.inner.can
-    density = _histograms(model.inner, z, grid) if drawn else _curves(model.inner, z, true, grid)
-    values = {"grid": grid, "density": density, "true": true}
-    arrays = {name: value.float().cpu().numpy() for name, value in values.items()}
-    return {**arrays, "token": np.asarray(token), "drawn": np.asarray(int(drawn))}
-
-
-def _condition_of(experiment: Experiment, x: Tensor, y: Tensor, noise: Noise, token: int, steps: int | None) -> Tensor:
-    """z [B, E] of one token under the walk answered with the true tokens."""
-    found = x.new_zeros(len(x), experiment.model.outer.width)
-    for z, where in experiment.model.outer.conditions(x, experiment.model.labels(y), noise, steps):
-        hit = where == token
-        found[hit.any(1)] = z[hit].to(found.dtype)
-    return found
-
-
-def _curves(inner: Head, z: Tensor, true: Tensor, grid: Tensor) -> Tensor:
-    """p(x_f = grid | true x before f) of each feature: [B, D, points]."""
-    curves = []
-    for f in range(true.shape[-1]):
-        points = grid.shape[-1]
-        x = true.unsqueeze(1).repeat(1, points, 1)
-        x[..., f] = grid[f]
-        log_p = inner(z.unsqueeze(1).expand(-1, points, -1)).by_feature(x)[..., f]
-        curves.append(log_p.exp())
-    return torch.stack(curves, 1)
-
-
-def _histograms(inner: Head, z: Tensor, grid: Tensor, draws: int = 2000) -> Tensor:
-    """The same shape from draws given z: a histogram of each feature over 30 bins."""
-    noise = Noise.of(torch.arange(draws, device=z.device), "beliefs")
-    result = grid.new_zeros(len(z), *grid.shape)
-    for b in range(len(z)):
-        x = inner(z[b].expand(draws, -1)).sample(noise)
-        for f, points in enumerate(grid):
-            low, high = points[0].item(), points[-1].item()
-            counts = torch.histc(x[:, f].float(), 30, low, high) / (draws * (high - low) / 30)
-            result[b, f] = counts[((points - low) / (high - low) * 30).long().clamp(max=29)]
-    return result

@@ -34,9 +34,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..model.noise import Noise
 from . import diagnose
+from .beliefs import beliefs
 from .config import Experiment, Recipe, build, ready
 from .folder import RunFolder, environment, git_state, read_json, write_json
 from .metrics import compare
+from .parts import seconds_of_parts
 from .schema import ConfigError
 from .train import device_of, load_weights, use_threads
 from .uncertainty import half_width, of_sets
@@ -116,7 +118,7 @@ def evaluate(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
     used, spread = diagnose.components(seen)
     metrics, noise = metrics | used, noise | spread
     where.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(where / "beliefs.npz", **diagnose.beliefs(recipe, experiment))  # type: ignore[arg-type]
+    np.savez_compressed(where / "beliefs.npz", **beliefs(recipe, experiment))  # type: ignore[arg-type]
     trained = read_json(folder.path / "DONE")
     metrics |= {
         "cost/parameters": experiment.parameters,
@@ -294,6 +296,7 @@ def measure_speed(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
         experiment, e = load(recipe, folder), recipe.evaluation
         throughput = [e.speed_batch / s for s in _time(recipe, experiment, e.speed_batch, e.speed_repeats)]
         latency = [1000 * s for s in _time(recipe, experiment, 1, e.speed_repeats)]
+        parts = seconds_of_parts(recipe, experiment, min(3, e.speed_repeats))
     values = {
         "speed/images_per_second": statistics.median(throughput),
         "speed/latency_ms_b1": statistics.median(latency),
@@ -307,6 +310,7 @@ def measure_speed(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
         "repeats": e.speed_repeats,
         "images_per_second": throughput,
         "latency_ms_b1": latency,
+        "seconds_by_part": parts,
         "device": environment()["device"],
         "threads": torch.get_num_threads(),
         "precision": recipe.training.precision,

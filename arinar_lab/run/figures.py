@@ -86,40 +86,46 @@ def _guidance(ax: Any, found: dict[str, list[float]]) -> None:
     ax.legend(fontsize=7)
 
 
-def draw_beliefs(arms: Mapping[str, Path], path: Path, features: int = 4, item: int = 0) -> None:
+def draw_beliefs(arms: Mapping[str, Path], path: Path) -> None:
+    """Save the figure of what each arm believes."""
+    plt = _pyplot()
+    figure = beliefs_figure(plt, arms)
+    figure.savefig(path, dpi=160)
+    plt.close(figure)
+
+
+def beliefs_figure(plt: Any, arms: Mapping[str, Path], width: float = 6.9, features: int = 4, item: int = 0) -> Any:
     """What each arm believes about the same features of the same held-out token: a row an arm, a column a feature.
 
     Arguments:
+        plt: matplotlib's pyplot.
         arms: name → `beliefs.npz`.
-        features: columns at most; item: which of the held-out items.
+        width: inches; features: columns at most; item: which of the held-out items.
     """
-    plt = _pyplot()
     loaded = {name: np.load(file) for name, file in arms.items()}
     columns = min(features, *(len(content["grid"]) for content in loaded.values()))
     figure, axes = plt.subplots(
-        len(loaded),
-        columns,
-        figsize=(2.5 * columns, 1.35 * len(loaded) + 0.5),
-        layout="constrained",
-        squeeze=False,
+        len(loaded), columns, figsize=(width, 0.62 * len(loaded) + 0.5), layout="constrained", squeeze=False,
         sharex="col",
-    )
+    )  # fmt: skip
     for row, (name, content) in zip(axes, loaded.items(), strict=True):
         for f, ax in enumerate(row[:columns]):
-            style = {"drawstyle": "steps-mid"} if content["drawn"] else {}
-            ax.plot(content["grid"][f], content["density"][item, f], color=BLUE, linewidth=1.2, **style)
-            ax.fill_between(content["grid"][f], content["density"][item, f], color=BLUE, alpha=0.15, linewidth=0)
-            ax.axvline(content["true"][item, f], color=ORANGE, linestyle="--", linewidth=1.2)
-            ax.set_yscale("function", functions=(lambda y: np.sqrt(np.clip(y, 0, None)), np.square))
-            ax.set(yticks=[], ylim=(0, 1.05 * float(content["density"][item, f].max()) or 1))
-            ax.tick_params(labelsize=7)
-        row[0].set_ylabel(
-            f"{name}\n(draws)" if content["drawn"] else name, rotation=0, ha="right", va="center", fontsize=8
-        )
+            _belief(ax, content, f, item)
+        label = f"{name}\n(draws)" if content["drawn"] else name
+        row[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=7)
     for f, ax in enumerate(axes[0][:columns]):
-        ax.set_title(f"feature {f}", fontsize=9)
-    figure.supxlabel(
-        "value, in units of the tokens; dashed: the true one; height: square root of the density", fontsize=9
-    )
-    figure.savefig(path, dpi=160)
-    plt.close(figure)
+        ax.set_title(f"feature {f}", fontsize=8)
+    figure.supxlabel("value, in units of the tokens; dashed: the true one; height: root of the density", fontsize=8)
+    return figure
+
+
+def _belief(ax: Any, content: Mapping[str, np.ndarray], f: int, item: int) -> None:
+    """One density; its square root is drawn, so that what is narrow does not flatten what is broad."""
+    grid, density = content["grid"][f], content["density"][item, f]
+    ax.plot(grid, density, color=BLUE, linewidth=1, **({"drawstyle": "steps-mid"} if content["drawn"] else {}))
+    ax.fill_between(grid, density, color=BLUE, alpha=0.15, linewidth=0)
+    ax.axvline(content["true"][item, f], color=ORANGE, linestyle="--", linewidth=1)
+    ax.set_yscale("function", functions=(lambda y: np.sqrt(np.clip(y, 0, None)), np.square))
+    ax.set(yticks=[], ylim=(0, 1.05 * float(density.max()) or 1))
+    ax.grid(visible=False)
+    ax.tick_params(labelsize=7)

@@ -106,7 +106,7 @@ def conditions(recipe: Recipe, experiment: Experiment, device: torch.device) -> 
     model, codec, t = experiment.model.eval(), experiment.codec, recipe.training
     loader = ResumableLoader(Items(experiment.source.train, experiment.source.flip), t.batch, recipe.seed)
     steps = min(t.steps, PASSES * len(loader))
-    a_step = 4 * t.batch * codec.tokens * (model.outer.width + codec.features)
+    a_step = 4 * t.batch * codec.tokens * (model.outer.context + codec.features)
     if steps * a_step > ROOM:
         return None
     batches: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []

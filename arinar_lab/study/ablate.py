@@ -92,8 +92,12 @@ def finish(plan: Plan, console: Console) -> int:
     for line in [*differences, *ranking.conclusions(results), "", *notes(results)]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print()
+    pictures = [path for path in paths if path.suffix in (".png", ".pdf")]
     for path in paths:
-        console.print(f"{path}", highlight=False, soft_wrap=True)
+        if path not in pictures:
+            console.print(f"{path}", highlight=False, soft_wrap=True)
+    if pictures:
+        console.print(f"{len(pictures) // 2} figures beside them, each as PNG and PDF")
     folder, recipe = plan.cell(results.baseline, plan.seeds[0])
     grid = folder.evaluation(recipe) / "samples" / "grid.png"
     if grid.is_file():

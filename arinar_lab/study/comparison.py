@@ -84,6 +84,11 @@ def compare(results: Results, metrics: Sequence[str] = CLAIMS) -> list[Effect]:
     return [effect for c in results.columns if c.metric in metrics for effect in _of_metric(results, c.metric)]
 
 
+def compare_all(results: Results) -> list[Effect]:
+    """The same of a study with budgets: every arm against the baseline at its own budget."""
+    return [effect for part in results.by_budget for effect in compare(part)]
+
+
 def _of_metric(results: Results, metric: str) -> list[Effect]:
     base = results.values(results.baseline, metric)
     pairs: dict[str, dict[int, float]] = {}

@@ -1,108 +1,136 @@
-"""The figures of a study: what it found against the varied factor, quality against speed, and what the heads believe."""
+"""The figures of a study's report: what each shows, how it is read, and what it takes to draw it.
+
+Every figure is written as PNG (for the page and the dashboard) and as PDF (for a paper). One whose data are absent is left
+out and named; its files of an earlier time are removed.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .plan import Plan
-from .results import BITS, DISTANCE, GAP, HEADINGS, LEVEL, SPEED, Results
+from . import ranking
+from .anatomy import beliefs, calibration, samples
+from .curves import learning_curves, where_the_bits_go
+from .outcome import against_factor, against_speed, cost_breakdown
+from .results import Results
+
+DPI = 220  # of the PNG: a page's width is 1,518 pixels
 
 
-def draw(results: Results, path: Path) -> None:
-    """Likelihood and Fréchet distance against the arms, and quality against speed."""
-    import matplotlib
+@dataclass(frozen=True)
+class Figure:
+    """A figure of the report.
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    Arguments:
+        name: of its files; title; caption: how it is read; needs: what is absent where it cannot be drawn.
+        draw: makes it, or None where its data are absent.
+        asked: whether such a study has it at all; where it has not, it is not missing.
+    """
 
-    there = {m for m in (BITS, LEVEL, GAP, DISTANCE) if any(results.values(a, m) for a in results.plan.arms)}
-    panels = [[m for m in panel if m in there] for panel in ((BITS, LEVEL, GAP), (DISTANCE,))]
-    panels = [panel for panel in panels if panel]
-    figure, axes = plt.subplots(
-        1, len(panels) + 1, figsize=(4.4 * (len(panels) + 1), 3.6), layout="constrained", squeeze=False
-    )
-    for ax, metrics in zip(axes[0], panels, strict=False):
-        _against_arms(ax, results, metrics)
-    _against_speed(axes[0][-1], results, panels[-1][0])
-    figure.suptitle(results.plan.question or results.plan.name, fontsize=11)
-    figure.savefig(path, dpi=160)
-    plt.close(figure)
+    name: str
+    title: str
+    caption: str
+    needs: str
+    draw: Callable[[Results], Any | None]
+    asked: Callable[[Results], bool] = lambda results: True
 
+    def write(self, results: Results, folder: Path) -> list[Path]:
+        """Draw it into the folder; returns the paths of PNG and PDF, or none."""
+        import matplotlib.pyplot as plt
 
-_MARKS = (("o", "-", "#0072B2"), ("s", "--", "#D55E00"), ("^", ":", "#009E73"))
-
-
-def _places(plan: Plan) -> tuple[Sequence[float], list[str], str, bool]:
-    """Where the arms stand on the x axis: at their value where one numeric axis is varied, else side by side."""
-    values = [arm.values[0] for arm in plan.arms if len(arm.values) == 1]
-    numeric = (
-        not plan.budgets
-        and len(values) == len(plan.arms)
-        and all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
-    )
-    if numeric:
-        return [float(v) for v in values], [str(v) for v in values], plan.axes[0], min(values) > 0
-    return list(range(len(plan.arms))), [arm.name for arm in plan.arms], "", False
+        paths = [folder / f"{self.name}.png", folder / f"{self.name}.pdf"]
+        figure = self.draw(results) if results.any_report else None
+        if figure is None:
+            for path in paths:
+                path.unlink(missing_ok=True)
+            return []
+        figure.savefig(paths[0], dpi=DPI)
+        figure.set_layout_engine("none")  # it is laid out now, and stays as it is
+        figure.savefig(paths[1], metadata={"CreationDate": None})
+        plt.close(figure)
+        return paths
 
 
-def _against_arms(ax: Any, results: Results, metrics: list[str]) -> None:
-    at, names, label, positive = _places(results.plan)
-    for i, (metric, (mark, line, colour)) in enumerate(zip(metrics, _MARKS, strict=False)):
-        places = [x * 1.05**i if positive else x for x in at]  # beside each other, not one on the other
-        points = [
-            (x, s) for x, arm in zip(places, results.plan.arms, strict=True) if (s := results.summary(arm, metric))
-        ]
-        half = [0.0 if math.isinf(s.half) else s.half for _, s in points]
-        style = line if label else "none"
-        ax.errorbar([x for x, _ in points], [s.mean for _, s in points], half, marker=mark, linestyle=style, color=colour,
-                    capsize=3, label=HEADINGS[metric])  # fmt: skip
-        for x, arm in zip(places, results.plan.arms, strict=True):
-            values = list(results.values(arm, metric).values())
-            ax.plot(
-                [x] * len(values),
-                values,
-                marker=mark,
-                linestyle="none",
-                color=colour,
-                alpha=0.35,
-                markersize=3,
-            )
-    _keep_the_points_in_view(ax, results, metrics)
-    floor = results.any_report["metrics"].get(f"{metrics[0]}_floor")
-    if floor is not None:
-        ax.axhline(floor, color="grey", linestyle="--", linewidth=1, label="floor: held-out images")
-    if positive:
-        ax.set_xscale("log", base=2)
-    ax.set_xticks(at, names, rotation=0 if label else 30, ha="center" if label else "right")
-    ax.minorticks_off()
-    ax.set_xlabel(label)
-    ax.set_ylabel(HEADINGS[metrics[0]] + " (less is better)")
-    ax.grid(alpha=0.25)
-    ax.legend(fontsize=8)
-
-
-def _keep_the_points_in_view(ax: Any, results: Results, metrics: list[str]) -> None:
-    """Intervals of two seeds reach far beyond what was measured; where they would flatten the points, they leave the axes."""
-    values = [v for m in metrics for arm in results.plan.arms for v in results.values(arm, m).values()]
-    low, high = min(values), max(values)
-    bottom, top = ax.get_ylim()
-    ax.set_ylim(max(bottom, low - (high - low)), min(top, high + (high - low))) if high > low else None
-
-
-def _against_speed(ax: Any, results: Results, metric: str) -> None:
-    for i, arm in enumerate(results.plan.arms):
-        quality, speed = results.summary(arm, metric), results.summary(arm, SPEED)
-        if quality and speed:
-            spread = [0.0 if math.isinf(s.half) else s.half for s in (speed, quality)]
-            mark, colour = "osD^vP*X"[i % 8], f"C{i % 10}"
-            ax.errorbar(
-                speed.mean, quality.mean, spread[1], spread[0], fmt=mark, capsize=3, color=colour, label=arm.name
-            )
-    ax.set_xlabel("images/s (more is better)")
-    ax.set_ylabel(HEADINGS[metric] + " (less is better)")
-    ax.grid(alpha=0.25)
-    if ax.has_data():
-        ax.legend(fontsize=7)
+FIGURES = (
+    Figure(
+        "factor",
+        "Likelihood and sample quality against what was varied",
+        "Marker: mean over seeds. Thin bar with caps: 95 % t-interval over seeds (training noise). Broad pale bar, where"
+        " measured: 95 % interval of a value over images (evaluation noise). Small marks: single seeds. Dotted line: the"
+        " baseline's mean. An interval that runs off the axes comes from few seeds.",
+        "bits/dim or Fréchet distance of a finished run",
+        against_factor,
+    ),
+    Figure(
+        "speed",
+        "Quality against speed",
+        "Means over seeds with 95 % t-intervals in both directions. Grey: another arm is at least as good and as fast, and"
+        " better in one of both, by the means. Dashed: the front of the others. Whether two neighbours on it differ is said"
+        " by their intervals, not by the line. Axes that span more than a factor of five are logarithmic.",
+        "a measured speed",
+        against_speed,
+    ),
+    Figure(
+        "curves",
+        "Learning curves",
+        "Line: mean over seeds. Band: from the lowest to the highest seed. Held-out bits/dim are of the averaged weights."
+        " Training losses are compared only among arms whose loss is a likelihood (those of diffusion, flow and energy are"
+        " none). The first tenth of the steps may leave the axes.",
+        "a metrics.csv in the run folders",
+        learning_curves,
+    ),
+    Figure(
+        "bits",
+        "Where the bits go: by feature and by token",
+        "Held-out bits/dim given all that precedes. The mean over features, and that over tokens, is the arm's bits/dim."
+        " Band: from the lowest to the highest seed.",
+        "a head that is walked feature by feature, and its diagnosis in report.json",
+        where_the_bits_go,
+    ),
+    Figure(
+        "calibration",
+        "Calibration of the conditionals",
+        "Histogram of F(x | what precedes) over all held-out features: flat where the densities are right, a hill in the"
+        " middle where they are too wide, high ends where they are too narrow. Pale: mean over seeds; dark: from the lowest"
+        " to the highest seed. KS: largest distance from uniform. Bars above 3 leave the axes.",
+        "a head with a distribution function, and its diagnosis in report.json",
+        calibration,
+    ),
+    Figure(
+        "beliefs",
+        "What each arm believes about the same features",
+        "Density of the first features of one held-out token, each given the true ones before it (of heads that are not"
+        " walked feature by feature: a histogram of draws). One seed.",
+        "a beliefs.npz of the evaluation",
+        beliefs,
+    ),
+    Figure(
+        "samples",
+        "Samples under the same seeds",
+        "The first images that each arm generated, unchosen. A column has the same label and the same noise in all arms. One"
+        " training seed.",
+        "generated images in the run folders",
+        samples,
+    ),
+    Figure(
+        "cost",
+        "Where the time of generation goes",
+        "Milliseconds for an image of a batch, alone on the machine: the outer model's walk, the trunk over a token's"
+        " features (of a nested model: all of it), the head (densities made, guided and drawn from), the codec. Mean over"
+        " seeds.",
+        "a speed that was measured part by part (older runs lack it)",
+        cost_breakdown,
+    ),
+    Figure(
+        "ranks",
+        "Does the ranking last?",
+        "Rank of each arm by its mean over seeds, at each budget. Lines that cross are arms that change places; whether a pair"
+        " is resolved at both budgets is said in the text.",
+        "at least two arms at two budgets",
+        ranking.draw,
+        lambda results: bool(results.plan.budgets),
+    ),
+)

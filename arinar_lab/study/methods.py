@@ -1,20 +1,167 @@
-"""How to read a study's table: what its numbers are, under which protocol they were taken, and what is missing."""
+"""How to read a study's table: what its numbers are, under which protocol they were taken, and what is missing.
+
+All of it is said from the recipes and the reports themselves, whatever version of the code wrote them. Where the runs differ
+in something, the most common value is stated and the others are named with the arms or runs that have them.
+"""
 
 from __future__ import annotations
 
-from .comparison import PROTOCOL, compare, mixed
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from .comparison import PROTOCOL, compare_all, mixed
+from .plan import Arm, short
 from .results import DISTANCE, ERROR, HEADINGS, LEVEL, Results
+
+Report = dict[str, Any]
+
+
+def runs(results: Results) -> Iterator[tuple[Arm, int, Report]]:
+    """Every finished run: arm, seed, report."""
+    for arm in results.plan.arms:
+        for seed, report in results.reports[arm.name].items():
+            yield arm, seed, report
+
+
+def at(report: Report, *keys: str) -> Any:
+    """report[key][key]…, None where an older report lacks it."""
+    found: Any = report
+    for key in keys:
+        found = found.get(key) if isinstance(found, dict) else None
+    return found
+
+
+def stated(results: Results, of: Callable[[Arm, Report], Any]) -> str:
+    """What all runs have; else what most have, and the others with who has them. Empty where none says it."""
+    found: dict[str, list[tuple[str, int]]] = {}
+    for arm, seed, report in runs(results):
+        value = of(arm, report)
+        if value not in (None, ""):
+            text = f"{value:,}" if type(value) is int else short(value)
+            found.setdefault(text, []).append((arm.name, seed))
+    common, *others = sorted(found, key=lambda value: -len(found[value])) or [""]
+    rest = "; ".join(f"{value} in {_who(results, found[value])}" for value in others)
+    return f"{common} (but {rest})" if rest else common
+
+
+def _who(results: Results, cells: list[tuple[str, int]]) -> str:
+    """Runs by name: an arm where all its finished seeds are meant, else single seeds."""
+    names = []
+    for name in dict.fromkeys(name for name, _ in cells):
+        seeds = [seed for one, seed in cells if one == name]
+        whole = len(seeds) == len(results.reports[name])
+        names.append(name if whole else f"{name} seed {', '.join(map(str, seeds))}")
+    return ", ".join(names)
+
+
+def span(values: list[Any], form: str) -> str:
+    """Smallest to largest of the numbers, or the one that all are; empty where there are none."""
+    numbers = [value for value in values if isinstance(value, int | float)]
+    ends = list(dict.fromkeys(form.format(end) for end in (min(numbers), max(numbers)))) if numbers else []
+    return " to ".join(ends)
+
+
+def load(results: Results) -> str:
+    """How busy the machine was when the speeds were taken: the load of the last minute, our own thread included."""
+    load = span([at(report, "speed", "load_average") for *_, report in runs(results)], "{:.1f}")
+    return f", load average {load}" if load else ""
+
+
+def kind_of(report: Report) -> str:
+    """What bits/dim are: exact, a bound or an estimate, with the outer's steps; of pixels, or of latents."""
+    kind, steps, unit = (at(report, "likelihood", key) for key in ("kind", "steps", "unit"))
+    if kind in (None, "none"):
+        return kind or ""
+    text = f"{kind}, {steps} steps" if steps else kind
+    return text if unit in (None, "pixel") else f"{text}, {unit}"
+
+
+def missing(results: Results) -> list[str]:
+    """What is not there, what therefore may not be concluded, and what is not alike among the runs."""
+    plan, said = results.plan, []
+    absent = [(arm, seed) for arm in plan.arms for seed in plan.seeds if seed not in results.reports[arm.name]]
+    if absent:
+        names = ", ".join(f"{arm.name} seed {seed}" for arm, seed in absent)
+        said.append(f"Missing: {names}. Nothing may be concluded about arms with fewer than two seeds.")
+    for arm, seed in absent:
+        file = plan.cell(arm, seed)[0].path / "FAILED"
+        if file.is_file():
+            said.append(f"Failed: {arm.name} seed {seed}: {file.read_text().strip()}")
+    if absent and not results.reports[plan.baseline]:
+        said.append(f"The baseline {plan.baseline} has no finished run: no arm can be compared with it.")
+    if any(results.reports.values()) and len(plan.seeds) == 1:
+        said.append("One seed says nothing of training noise: a difference between two arms may be chance.")
+    if any(results.reports.values()) and not any(report.get("noise") for *_, report in runs(results)):
+        said.append("Evaluation noise (over images) was not measured by the version that made these runs.")
+    kinds = {arm.name: {kind_of(r) for r in results.reports[arm.name].values()} - {""} for arm in plan.arms}
+    inexact = [
+        name for name, said_kinds in kinds.items() if any(k.startswith(("bound", "estimate")) for k in said_kinds)
+    ]
+    if inexact and len(set().union(*kinds.values())) > 1:
+        said.append(
+            f"Not every likelihood is exact: of {', '.join(inexact)} it is a bound or an estimate. A bound that reads worse"
+            " than an exact value does not show a worse density."
+        )
+    return said + _unlike(results)
+
+
+def _unlike(results: Results) -> list[str]:
+    """In what the runs differ though nothing was to be varied: such means are never taken in silence."""
+    reports = [report for *_, report in runs(results)]
+    differ = mixed(reports)
+    for name, keys in {"the speed's device": ("speed", "device"), "the speed's threads": ("speed", "threads"),
+                       "the number of generated images": ("quality", "images")}.items():  # fmt: skip
+        differ += [name] if len({at(report, *keys) for report in reports} - {None}) > 1 else []
+    said = f"Caution: these runs differ in {', '.join(differ)}. Means and differences over them mix the two."
+    return [said] if differ else []
 
 
 def notes(results: Results) -> list[str]:
-    """How to read the table."""
+    """How to read the table, and what is missing."""
+    return [*reading(results), *missing(results)]
+
+
+def reading(results: Results) -> list[str]:
+    """What the table's numbers are."""
     report = results.any_report
     if not report:
         return ["No cell is finished."]
-    said, quality = report["likelihood"], report["quality"]
     lines = [
-        f"± is the 95 % t-interval of the mean over seeds (training noise); n is {len(results.plan.seeds)} where all are done."
+        "± is the 95 % t-interval of the mean over seeds (training noise); n is"
+        f" {len(results.plan.seeds)} where all are done."
     ]
+    if any(report.get("noise") for *_, report in runs(results)):
+        lines.append("In brackets: the 95 % interval of one value over images (evaluation noise).")
+    if _tested(results):
+        lines.append(
+            f"Bold is better and italic worse than {results.plan.baseline}, at 5 % after Holm's correction. Tested are"
+            f" {_tested(results)}; what is neither is not resolved. {PROTOCOL}"
+        )
+    lines += _readings(results) + _distances(report)
+    if results.plan.budgets:
+        lines.append(
+            "Each arm is compared with the baseline at its own budget. Of a ranking's agreement, p is how often two orders that"
+            " have nothing to do with each other agree as well or as badly; a small one says that they are related, not that"
+            " they are the same."
+        )
+    lines += [paper.note for paper in results.plan.papers]
+    if speed := report.get("speed"):
+        lines.append(
+            f"Speed: batch {speed['batch']} and batch 1, median of {speed['repeats']} after a warm-up,"
+            f" {speed['threads']} thread(s) of {speed['device']}, {speed['precision']}, no run of ours beside it"
+            f"{load(results)}."
+        )
+    return lines
+
+
+def _tested(results: Results) -> str:
+    """The headings of the metrics in which some arm could be compared with the baseline."""
+    return ", ".join(dict.fromkeys(HEADINGS.get(effect.metric, effect.metric) for effect in compare_all(results)))
+
+
+def _readings(results: Results) -> list[str]:
+    """What the readings of likelihood are."""
+    lines = []
     if any(results.values(arm, LEVEL) for arm in results.plan.arms):
         lines.append(
             "Bits/dim is of the uniformly dequantised pixels: exact as a density, a bound for the integers. 49 % of digit"
@@ -31,48 +178,18 @@ def notes(results: Results) -> list[str]:
             "An estimate of bits/dim comes from integrating an equation; its error is how far the mean moves when the"
             " steps are doubled."
         )
-    if said["unit"] != "pixel":
-        lines.append(f"Bits/dim is of the raw {said['unit']}s, not of pixels.")
-    if DISTANCE in report["metrics"]:
-        floor = report["metrics"][f"{DISTANCE}_floor"]
-        lines.append(
-            "FD, KID, precision and recall: features of a digits classifier, not Inception, so no FID."
-            f" {quality['images']:,} generated against {quality['reference']:,} training images, KID on subsets of"
-            f" {quality['kid_subset']}. Floor of FD: {floor:.2f}"
-            f" ({quality['floor_images']} held-out images against the training images)."
-        )
-    if results.plan.budgets:
-        lines.append(
-            "Each arm is compared with the baseline at its own budget. Of a ranking's agreement, p is how often two orders that"
-            " have nothing to do with each other agree as well or as badly; a small one says that they are related, not that"
-            " they are the same."
-        )
-    lines += [paper.note for paper in results.plan.papers]
-    speed = report.get("speed")
-    if speed:
-        lines.append(
-            f"Speed: batch {speed['batch']} and batch 1, median of {speed['repeats']} after a warm-up,"
-            f" {speed['threads']} thread(s) of {speed['device']}, {speed['precision']}, no run of ours beside it"
-            f" ({_load(results)})."
-        )
-    missing = [
-        f"{arm.name} seed {s}"
-        for arm in results.plan.arms
-        for s in results.plan.seeds
-        if s not in results.reports[arm.name]
-    ]
-    if missing:
-        lines.append(f"Missing: {', '.join(missing)}. Nothing may be concluded about arms with fewer than two seeds.")
-    if any(effect.spread for effect in compare(results)):
-        lines.append(PROTOCOL)
-    if differ := mixed([r for by_seed in results.reports.values() for r in by_seed.values()]):
-        lines.append(f"Caution: these runs differ in {', '.join(differ)}. Means and differences over them mix the two.")
-    return lines
+    unit = at(results.any_report, "likelihood", "unit")
+    return [*lines, f"Bits/dim is of the raw {unit}s, not of pixels."] if unit not in (None, "pixel") else lines
 
 
-def _load(results: Results) -> str:
-    """How busy the machine was when the speeds were taken: the load of the last minute, our own thread included."""
-    loads = [
-        r["speed"]["load_average"] for by_seed in results.reports.values() for r in by_seed.values() if "speed" in r
+def _distances(report: Report) -> list[str]:
+    """What the distances are, and their floor."""
+    floor, quality = report["metrics"].get(f"{DISTANCE}_floor"), report.get("quality", {})
+    if floor is None or not quality:
+        return []
+    return [
+        "FD, KID, precision and recall: features of a digits classifier, not Inception, so no FID."
+        f" {quality['images']:,} generated against {quality['reference']:,} training images, KID on subsets of"
+        f" {quality['kid_subset']}. Floor of FD: {floor:.2f}"
+        f" ({quality['floor_images']} held-out images against the training images)."
     ]
-    return f"load average {min(loads):.1f} to {max(loads):.1f}"

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from scipy.stats import kendalltau, permutation_test, rankdata, spearmanr
 
 from .results import BITS, DISTANCE, GAP, HEADINGS, LEVEL, Results
 from .stats import paired
+from .style import PAGE, SERIES, paper, wrapped
 
 RANKED = (BITS, LEVEL, GAP, DISTANCE)
 Pair = tuple[str, str]
@@ -118,27 +118,19 @@ def conclusions(results: Results) -> list[str]:
     return [found.text() for found in agreements(results)]
 
 
-def draw(results: Results, path: Path) -> None:
+def draw(results: Results) -> Any | None:
     """Each arm's rank against the budget, a panel for each metric; lines that cross are arms that change places."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     metrics = list(dict.fromkeys(found.metric for found in agreements(results)))
-    width = 1.6 + 1.1 * len(results.plan.budgets)
-    figure, axes = plt.subplots(
-        1, len(metrics), figsize=(width * len(metrics), 3.2), layout="constrained", squeeze=False
-    )
-    for ax, metric in zip(axes[0], metrics, strict=True):
-        _ranks(ax, results, metric)
-    axes[0][0].set_ylabel("rank (1 is best)")
-    figure.savefig(path, dpi=160)
-    plt.close(figure)
-
-
-_STYLES = [("o", "-"), ("s", "--"), ("^", ":"), ("D", "-."), ("v", "-"), ("P", "--"), ("X", ":"), ("*", "-.")]
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito's
+    if not metrics:
+        return None
+    with paper() as plt:
+        arms = {arm.design for arm in results.plan.arms}
+        figure, axes = plt.subplots(1, len(metrics), figsize=(PAGE, 0.9 + 0.22 * len(arms)), squeeze=False)
+        for ax, metric in zip(axes[0], metrics, strict=True):
+            _ranks(ax, results, metric)
+        axes[0][0].set_ylabel("rank (1 is best)")
+        figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right upper")
+    return figure
 
 
 def _ranks(ax: Any, results: Results, metric: str) -> None:
@@ -149,14 +141,11 @@ def _ranks(ax: Any, results: Results, metric: str) -> None:
     )  # less is better in all of these
     at = range(len(by_budget))
     for i, name in enumerate(arms):
-        mark, line = _STYLES[i % len(_STYLES)]
-        colour = _COLOURS[i % len(_COLOURS)]
-        ax.plot(at, ranks[:, i], marker=mark, linestyle=line, color=colour, clip_on=False)
-        ax.annotate(name, (len(by_budget) - 1, ranks[-1, i]), xytext=(8, 0), textcoords="offset points", va="center",
-                    fontsize=8, color=colour, annotation_clip=False)  # fmt: skip
-    ax.set_xticks(at, results.plan.budgets, fontsize=8)
+        look, mark = SERIES[i % len(SERIES)], "osD^vP*X"[i % 8]  # together other for each of two dozen arms
+        ax.plot(at, ranks[:, i], marker=mark, linestyle=look.line, color=look.colour, clip_on=False,
+                label=wrapped(name, 24, 1))  # fmt: skip
+    ax.set_xticks(at, results.plan.budgets)
     ax.set_xlim(-0.2, len(by_budget) - 0.8)
     ax.set_yticks(range(1, len(arms) + 1))
     ax.invert_yaxis()
-    ax.set_title(HEADINGS[metric], fontsize=10)
-    ax.spines[["top", "right"]].set_visible(False)
+    ax.set_title(HEADINGS[metric])

@@ -1,76 +1,162 @@
-"""The table of a study, as text: for the terminal, as Markdown, and as CSV with one row a run."""
+"""The table of a study: its cells, and as text for the terminal, as Markdown, and as CSV with one row a run.
+
+    2.120 ± 0.013 (± 0.004)         mean over seeds ± training noise (± evaluation noise, over images, where measured)
+
+Both are half-widths of 95 % intervals and stand apart, for more seeds narrow the one and more images the other. Bold is
+better and italic worse than the baseline, where the paired test resolves it. LaTeX is in `latex.py`, HTML in `page.py`.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from . import ranking
-from .comparison import effects
-from .methods import notes
+from .comparison import compare_all, effects, verdict
+from .methods import kind_of, notes
+from .plan import Arm
 from .results import BITS, DISTANCE, GAP, LEVEL, SPEED, Column, Results
+from .stats import Interval
+
+ARROWS = {True: " ↓", False: " ↑", None: ""}
+Verdict = Literal["", "better", "worse"]
 
 
-def rows(results: Results, columns: list[Column]) -> tuple[list[str], list[list[str]]]:
-    """The table as text: headings, and a row for each arm and reference."""
-    arrows = {True: " ↓", False: " ↑", None: ""}
-    headings = ["arm", "seeds", "likelihood", *(c.heading + arrows[c.less] for c in columns)]
-    body = []
-    for arm in results.plan.arms:
-        cells = [results.summary(arm, c.metric) for c in columns]
-        none = {BITS: "n/a"} if arm.likelihood == "none" else {}
-        texts = [
-            cell.text(c.digits) if cell else none.get(c.metric, "") for c, cell in zip(columns, cells, strict=True)
-        ]
-        name = f"{arm.name} (baseline)" if arm.name == results.plan.baseline else arm.name
-        seeds = f"{len(results.reports[arm.name])} of {len(results.plan.seeds)}"
-        body.append([name, seeds, _likelihood(results.reports[arm.name]), *texts])
+@dataclass(frozen=True)
+class Cell:
+    """What a table says of one arm and one metric.
+
+    Arguments:
+        value: mean and training noise; None where nothing was measured, and `absent` says so.
+        images: evaluation noise, or None where it was not measured.
+        verdict: against the baseline, empty where it is not resolved; digits: behind the point.
+        partial: whether fewer seeds have it than the arm has finished.
+    """
+
+    value: Interval | None
+    images: float | None = None
+    verdict: Verdict = ""
+    digits: int = 3
+    partial: bool = False
+    absent: str = ""
+
+    @property
+    def mean(self) -> str:
+        return f"{self.value.mean:,.{self.digits}f}" if self.value else self.absent
+
+    @property
+    def training(self) -> str:
+        """` ± 0.013`, and how many seeds where that is not the row's number; empty where one value says nothing."""
+        if self.value is None:
+            return ""
+        n = f", n = {self.value.n}" if self.partial else ""
+        return self.value.text(self.digits).removeprefix(self.mean) + n
+
+    @property
+    def evaluation(self) -> str:
+        """`(± 0.004)`, or nothing."""
+        return f"(± {self.images:.{self.digits}f})" if self.value and self.images is not None else ""
+
+    def text(self, better: str = "", worse: str = "", between: str = " ") -> str:
+        """All of it; the mean between the marks of its verdict."""
+        mark = {"better": better, "worse": worse, "": ""}[self.verdict]
+        return f"{mark}{self.mean}{mark}{self.training}" + (between + self.evaluation if self.evaluation else "")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row: of an arm, or of a reference that is not ours."""
+
+    name: str
+    seeds: str
+    likelihood: str
+    cells: tuple[Cell, ...]
+
+    def texts(self, better: str = "", worse: str = "") -> list[str]:
+        return [self.name, self.seeds, self.likelihood, *(cell.text(better, worse) for cell in self.cells)]
+
+
+def table_of(results: Results, columns: Sequence[Column]) -> tuple[list[str], list[Row]]:
+    """Headings, and a row for each arm and reference."""
+    said = verdicts(results)
+    headings = ["arm", "seeds", "likelihood", *(c.heading + ARROWS[c.less] for c in columns)]
+    body = [_row(results, arm, columns, said) for arm in results.plan.arms]
     for name, bits in results.references.items():
-        body.append([f"{name} (not ours)", "", "exact", *(f"{bits:.3f}" if c.metric == BITS else "" for c in columns)])
+        cells = tuple(Cell(Interval(bits, 0.0, 1) if c.metric == BITS else None, digits=c.digits) for c in columns)
+        body.append(Row(f"{name} (not ours)", "", "exact", cells))
     for paper in results.plan.papers:
-        there = [f"{paper.values[c.metric]:,.{c.digits}f}" if c.metric in paper.values else "" for c in columns]
-        body.append([f"{paper.name} (not ours)", "", "", *there])
+        theirs = [(paper.values.get(c.metric), c.digits) for c in columns]
+        cells = tuple(Cell(None if value is None else Interval(value, 0.0, 1), digits=n) for value, n in theirs)
+        body.append(Row(f"{paper.name} (not ours)", "", "", cells))
     return headings, body
 
 
-def _likelihood(reports: dict[int, dict[str, Any]]) -> str:
-    """What an arm's bits/dim are: exact, a bound or an estimate, with the outer's steps; of pixels, or of latents."""
-    for report in reports.values():
-        said = report["likelihood"]
-        if said["kind"] == "none":
-            return "none"
-        kind = f"{said['kind']}, {said['steps']} steps" if said["steps"] else said["kind"]
-        return kind if said["unit"] == "pixel" else f"{kind}, {said['unit']}"
-    return ""
+def _row(results: Results, arm: Arm, columns: Sequence[Column], said: dict[tuple[str, str], Verdict]) -> Row:
+    reports = results.reports[arm.name]
+    cells = []
+    for c in columns:
+        value = results.summary(arm, c.metric)
+        absent = "n/a" if c.metric == BITS and arm.likelihood == "none" else ""
+        partial = value is not None and value.n < len(reports)
+        noise, verdict = results.evaluation_noise(arm, c.metric), said.get((arm.name, c.metric), "")
+        cells.append(Cell(value, noise, verdict, c.digits, partial, absent))
+    name = f"{arm.name} (baseline)" if arm.name == results.plan.baseline else arm.name
+    kind = next((kind_of(report) for report in reports.values()), "")
+    return Row(name, f"{len(reports)} of {len(results.plan.seeds)}", kind, tuple(cells))
+
+
+def verdicts(results: Results) -> dict[tuple[str, str], Verdict]:
+    """(arm, metric) → better or worse than the baseline, where that is resolved and one direction is better."""
+    columns = {column.metric: column for column in results.columns}
+    said = {(e.arm, e.metric): verdict(e, columns[e.metric]) for e in compare_all(results) if e.resolved}
+    return {key: "better" if text == "better" else "worse" for key, text in said.items()}
+
+
+def rows(results: Results, columns: Sequence[Column]) -> tuple[list[str], list[list[str]]]:
+    """The table as plain text: headings, and a row for each arm and reference."""
+    headings, body = table_of(results, columns)
+    return headings, [row.texts() for row in body]
 
 
 def terminal_table(results: Results) -> Table:
     """The table for the terminal, at 80 columns: what people look at first; what is the same everywhere goes below it."""
-    headings, body = rows(results, [c for c in results.columns if c.metric in (BITS, LEVEL, GAP, DISTANCE, SPEED)])
-    said = {name: {row[headings.index(name)] for row in body} - {""} for name in ("seeds", "likelihood")}
+    shown = [c for c in results.columns if c.metric in (BITS, LEVEL, GAP, DISTANCE, SPEED)]
+    headings, body = table_of(results, shown)
+    said = {"seeds": {row.seeds for row in body} - {""}, "likelihood": {row.likelihood for row in body} - {""}}
     same = [name for name, values in said.items() if len(values) == 1]
-    keep = [i for i, heading in enumerate(headings) if heading not in same]
     caption = ", ".join(f"{name}: {next(iter(said[name]))}" for name in same)
     question = escape(results.plan.question or results.plan.name)
     table = Table(title=question, title_justify="left", caption=caption, caption_justify="left", box=SIMPLE_HEAD)
+    keep = [i for i, heading in enumerate(headings) if heading not in same]
     for i in keep:
         table.add_column(headings[i], justify="left" if i == 0 else "right", no_wrap=i > 0)
     for row in body:
-        table.add_row(*(escape(row[i]) for i in keep))
+        texts = [Text(row.name), Text(row.seeds), Text(row.likelihood), *map(_terminal_cell, row.cells)]
+        table.add_row(*(texts[i] for i in keep))
     return table
+
+
+def _terminal_cell(cell: Cell) -> Text:
+    """The mean in bold or italic where its difference is resolved; evaluation noise on a line of its own."""
+    text = Text(cell.text(between="\n"))
+    text.stylize({"better": "bold", "worse": "italic", "": ""}[cell.verdict], 0, len(cell.mean))
+    return text
 
 
 def markdown(results: Results) -> str:
     """The report as Markdown."""
-    headings, body = rows(results, results.columns)
+    headings, body = table_of(results, results.columns)
     lines = [f"# {results.plan.name}", "", results.plan.question, ""]
     lines += ["| " + " | ".join(headings) + " |", "|:--" + "|--:" * (len(headings) - 1) + "|"]
-    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in body]
+    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row.texts("**", "*")) + " |" for row in body]
     if difference := [line for part in results.by_budget for line in effects(part)]:
         lines += [
             "",
@@ -84,13 +170,25 @@ def markdown(results: Results) -> str:
 
 
 def csv_of(results: Results) -> str:
-    """One row a run, every metric."""
+    """One row a run: every metric, its evaluation noise where measured, and which code and machine made it."""
     metrics = sorted({m for by_seed in results.reports.values() for r in by_seed.values() for m in r["metrics"]})
+    noisy = sorted({m for by_seed in results.reports.values() for r in by_seed.values() for m in r.get("noise", {})})
     file = io.StringIO()
     writer = csv.writer(file)
-    writer.writerow(["arm", *results.plan.axes, "seed", *metrics])
+    made = ["training_signature", "evaluation_signature", "commit", "device"]
+    writer.writerow(["arm", *results.plan.axes, "seed", *metrics, *(f"{m} ± over images" for m in noisy), *made])
     for arm in results.plan.arms:
         for seed, report in results.reports[arm.name].items():
             values = arm.values or ("",) * len(results.plan.axes)
-            writer.writerow([arm.name, *values, seed, *(report["metrics"].get(m, "") for m in metrics)])
+            measured = [report["metrics"].get(m, "") for m in metrics] + [
+                report.get("noise", {}).get(m, "") for m in noisy
+            ]
+            writer.writerow([arm.name, *values, seed, *measured, *_origin(report)])
     return file.getvalue()
+
+
+def _origin(report: dict[str, Any]) -> list[str]:
+    return [
+        report.get("training_signature", ""), report.get("evaluation_signature", ""),
+        report.get("git", {}).get("commit") or "", report.get("environment", {}).get("device", ""),
+    ]  # fmt: skip

@@ -16,7 +16,6 @@ from arinar_lab.model.noise import Noise
 from arinar_lab.run import diagnose
 from arinar_lab.run.config import build
 from arinar_lab.run.evaluate import likelihood
-from arinar_lab.run.figures import draw_beliefs
 from arinar_lab.run.folder import read_json
 
 
@@ -116,26 +115,6 @@ def test_the_divergence_of_a_temperature_is_the_closed_form():
     assert not any(found["truncated_by_step"])
     plain, _ = experiment_of("inner.head=fixed_gaussian")
     assert diagnose.guidance(plain, experiment)["kl_by_step"] == [0.0] * 16
-
-
-def test_beliefs_are_densities_and_know_the_true_value(tmp_path):
-    recipe, experiment = experiment_of()
-    found = diagnose.beliefs(recipe, experiment)
-    step = found["grid"][:, 1] - found["grid"][:, 0]
-    mass = (found["density"].sum(-1) * step).max()
-    assert 0.5 < mass < 1.02
-    x, _ = experiment.codec.encode(experiment.source.held_out[0][:3], Noise.of(torch.arange(3), "held out").at(0).at(0))
-    assert np.allclose(found["true"], x[:, int(found["token"])])
-    y, token = experiment.source.held_out[1][:3], int(found["token"])
-    z = diagnose._condition_of(experiment, x, y, Noise.of(torch.arange(3)), token, None)
-    exact = experiment.model.inner(z).by_feature(x[:, token]).detach().exp()
-    for b in range(3):
-        for f in range(4):
-            near = np.interp(found["true"][b, f], found["grid"][f], found["density"][b, f])
-            assert near == pytest.approx(exact[b, f].item(), rel=0.05)
-    np.savez(tmp_path / "beliefs.npz", **found)
-    draw_beliefs({"one": tmp_path / "beliefs.npz", "two": tmp_path / "beliefs.npz"}, tmp_path / "beliefs.png")
-    assert (tmp_path / "beliefs.png").stat().st_size > 10_000
 
 
 def test_diagnose_writes_its_numbers_and_its_picture(tmp_path, monkeypatch, capsys):

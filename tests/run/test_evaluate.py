@@ -305,6 +305,7 @@ def test_speed_is_measured_and_told(report):
     assert (said["batch"], said["repeats"], said["threads"]) == (4, 1, 1)
     assert len(said["images_per_second"]) == len(said["latency_ms_b1"]) == 1
     assert said["device"] and said["precision"] == "32-true"
+    assert set(said["seconds_by_part"]) == {"outer", "inner", "head", "codec"}
 
 
 def test_speed_is_the_median_of_the_repeats(a_run, monkeypatch):

@@ -212,7 +212,7 @@ def test_only_arms_of_both_budgets_are_ranked(ranked):
 
 
 def test_a_study_with_nothing_finished_still_reports(four):
-    assert [path.name for path in write_report(collect(four))] == ["table.md", "table.csv"]
+    assert not [path for path in write_report(collect(four)) if path.suffix == ".png"]
 
 
 # Rows from papers

@@ -3,9 +3,8 @@
 import csv
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from reports import BITS, FD, full_report, report_of, study, whole, whole_and_full
 from rich.console import Console
 from tiny import tiny, write_study
 
@@ -18,57 +17,13 @@ from arinar_lab.study.methods import notes
 from arinar_lab.study.plan import read_plan
 from arinar_lab.study.report import write_report
 from arinar_lab.study.results import collect
-from arinar_lab.study.tables import markdown, rows, terminal_table
+from arinar_lab.study.tables import csv_of, markdown, rows, terminal_table
 
 pytestmark = pytest.mark.usefixtures("alone")
 
-BITS, FD = "val/bits_per_dim", "quality/fd_digits"
-
-
-def report_of(bits, *, distance=10.0, kind="exact", steps=None, unit="pixel", commit="abc", speed=True, **metrics):
-    """A report.json as evaluation writes it."""
-    values = {BITS: bits, "val/bits_per_dim_at_level": bits - 0.1, FD: distance, "quality/fd_digits_floor": 2.17,
-              "quality/kid_digits": 0.5, "quality/precision": 0.5, "quality/recall": 0.5,
-              "quality/truncated_share": 0.0, "cost/parameters": 12345, **metrics}  # fmt: skip
-    report = {
-        "metrics": values,
-        "likelihood": {"kind": kind, "unit": unit, "steps": steps, "images": 360, "draws": 1},
-        "quality": {"images": 100, "reference": 1437, "floor_images": 360, "kid_subset": 10},
-        "git": {"commit": commit, "dirty": False},
-    }
-    if speed:
-        values["speed/images_per_second"] = 1000 / bits
-        report["speed"] = {"batch": 4, "repeats": 1, "threads": 1, "device": "a CPU", "precision": "32-true",
-                           "load_average": 1.0}  # fmt: skip
-    return report
-
-
-def study(reports, seeds=(0, 1, 2), **keys):
-    """A plan of two or more numbers of components, and the reports of its cells: (arm, seed) → report."""
-    keys = {"axes": {"inner.head.components": [1, 2, 4]}, "question": "How many?", **keys}
-    plan = read_plan(write_study(seeds=list(seeds), **keys))
-    for arm in plan.arms:
-        for seed in seeds:
-            if (arm.name, seed) in reports:
-                folder, recipe = plan.cell(arm, seed)
-                write_json(folder.path / "DONE", {"steps": 6, "seconds": 1.0})
-                write_json(folder.evaluation(recipe) / "report.json", reports[arm.name, seed])
-    return plan
-
-
-def whole():
-    """All arms and seeds; each arm better than the one before it, by the same in every seed."""
-    spread = {0: 0.0, 1: 0.3, 2: -0.2}
-    return {
-        (f"components={k}", seed): report_of(2.5 - i / 10 + spread[seed] + i * seed / 1000, distance=20 + seed)
-        for i, k in enumerate((1, 2, 4))
-        for seed in spread
-    }
-
 
 def text_of(plan):
-    write_report(collect(plan))
-    return (plan.folder / "report" / "table.md").read_text()
+    return markdown(collect(plan))
 
 
 def lines(text, start):
@@ -85,11 +40,14 @@ def table(plan):
 # A whole study
 
 
-def test_a_whole_study_writes_its_three_files():
+def test_a_whole_study_writes_its_files():
     plan = study(whole())
     paths = write_report(collect(plan))
-    assert paths == [plan.folder / "report" / name for name in ("table.md", "table.csv", "figure.png")]
+    texts = ["report.html", "table.md", "table.tex", "table.csv", "methods.md"]
+    pictures = ["factor.png", "factor.pdf", "speed.png", "speed.pdf"]
+    assert paths == [plan.folder / "report" / name for name in texts + pictures]
     assert all(path.is_file() for path in paths)
+    assert (plan.folder / "report" / "table.md").read_text() == markdown(collect(plan))
 
 
 def test_each_arm_has_its_mean_and_interval():
@@ -123,14 +81,12 @@ def test_worse_is_worse():
 
 
 def test_the_csv_has_a_row_for_each_run_and_a_column_for_each_metric():
-    plan = study(whole())
-    write_report(collect(plan))
-    with (plan.folder / "report" / "table.csv").open() as file:
-        read = list(csv.DictReader(file))
+    read = list(csv.DictReader(csv_of(collect(study(whole_and_full()))).splitlines()))
     assert len(read) == 9
     assert read[3]["arm"] == "components=2" and read[3]["inner.head.components"] == "2" and read[3]["seed"] == "0"
     assert float(read[3][BITS]) == pytest.approx(2.4)
     assert {FD, "quality/fd_digits_floor", "speed/images_per_second"} <= set(read[0])
+    assert (read[3][f"{BITS} ± over images"], read[3]["commit"], read[3]["device"]) == ("0.004", "abc", "a CPU")
 
 
 def test_markdown_has_a_table_with_as_many_cells_in_each_row():
@@ -147,23 +103,28 @@ def test_the_notes_say_how_to_read_the_numbers():
     assert "Missing" not in said and "Caution" not in said
 
 
-def test_the_figure_is_a_picture():
-    plan = study(whole())
-    write_report(collect(plan))
-    image = Image.open(plan.folder / "report" / "figure.png")
-    pixels = np.asarray(image.convert("RGB"))
-    assert image.format == "PNG" and image.width > 1500 and image.height > 400
-    assert 0.01 < (pixels != 255).any(-1).mean() < 0.5
-    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 100
+def test_a_cell_has_both_kinds_of_noise_and_n():
+    """Evaluation noise over the seeds is its root mean square; training noise of one seed is unknown."""
+    reports = {("components=1", 0): full_report(2.5), ("components=2", 0): full_report(2.4),
+               ("components=2", 1): full_report(2.6)}  # fmt: skip
+    reports["components=2", 1]["noise"][BITS] = 0.008
+    del reports["components=2", 1]["metrics"][FD]
+    found = table(study(reports))
+    assert found["components=1 (baseline)"]["bits/dim ↓"] == "2.500 (± 0.004)"
+    assert found["components=2"]["bits/dim ↓"] == "2.500 ± 1.271 (± 0.006)"  # √((4² + 8²) / 2) = 6.3 thousandths
+    assert found["components=2"]["FD digits ↓"] == "10.00, n = 1 (± 0.60)"
+    assert found["components=2"]["seeds"] == "2 of 3"
 
 
-def test_the_figure_changes_with_the_numbers():
-    first, better = study(whole()), whole()
-    write_report(collect(first))
-    before = (first.folder / "report" / "figure.png").read_bytes()
-    better["components=4", 0] = report_of(1.0)
-    write_report(collect(study(better)))
-    assert (first.folder / "report" / "figure.png").read_bytes() != before
+def test_bold_is_what_is_resolved_as_better_and_italic_as_worse():
+    assert "| **2.434** ± 0.624 |" in text_of(study(whole()))
+    text = text_of(study(whole(), baseline="components=4"))
+    assert "| *2.434* ± 0.624 |" in text and "**" not in text
+
+
+def test_of_one_seed_nothing_is_bold():
+    one = {cell: report for cell, report in whole().items() if cell[1] == 0}
+    assert "*" not in "".join(lines(text_of(study(one)), "|"))
 
 
 # What is missing
@@ -171,7 +132,7 @@ def test_the_figure_changes_with_the_numbers():
 
 def test_nothing_finished_says_so_and_draws_nothing():
     plan = study({})
-    assert [path.name for path in write_report(collect(plan))] == ["table.md", "table.csv"]
+    assert all(path.is_file() and path.suffix not in (".png", ".pdf") for path in write_report(collect(plan)))
     text = (plan.folder / "report" / "table.md").read_text()
     assert "No cell is finished." in text and "| components=1 (baseline) | 0 of 3 |" in text
 
@@ -180,7 +141,6 @@ def test_an_unfinished_arm_is_named():
     reports = {cell: report for cell, report in whole().items() if cell[0] != "components=2"}
     plan = study(reports)
     text = text_of(plan)
-    assert (plan.folder / "report" / "figure.png").is_file()
     assert "Missing: components=2 seed 0, components=2 seed 1, components=2 seed 2." in text
     assert table(plan)["components=2"]["seeds"] == "0 of 3" and table(plan)["components=2"]["bits/dim ↓"] == ""
 
@@ -220,23 +180,23 @@ def test_a_failed_arm_is_told_with_its_reason_and_status_one(capsys):
         plan.cell(plan.arms[2], seed)[0].fail(Diverged("the loss became nan at step 3"))
     assert finish(plan, Console(width=200)) == 1
     said = capsys.readouterr().out
-    assert said.count("Diverged: the loss became nan at step 3") == 2
+    assert said.count("Diverged: the loss became nan at step 3") == 4  # in the notes, and at the end with their folders
     assert "Missing: components=4 seed 0, components=4 seed 1" in said
-    assert (plan.folder / "report" / "figure.png").is_file()
+    assert (plan.folder / "report" / "factor.png").is_file()
 
 
 def test_a_whole_study_has_status_zero_and_shows_where_to_look(capsys):
     plan = study(whole())
     assert finish(plan, Console(width=200)) == 0
     said = capsys.readouterr().out
-    assert "report/table.md" in said and "report/figure.png" in said and "make mlflow" in said
+    assert "report/report.html" in said and "report/table.md" in said and "make mlflow" in said
+    assert "2 figures beside them" in said
 
 
 def test_speed_that_is_not_measured_yet_is_left_out():
     plan = study({cell: report_of(2.0 + cell[1] / 10, speed=False) for cell in whole()})
     text = text_of(plan)
     assert "images/s" not in text and "Speed:" not in text
-    assert (plan.folder / "report" / "figure.png").is_file()
 
 
 # What the numbers are
@@ -301,7 +261,6 @@ def test_arms_by_name_are_drawn_side_by_side():
     plan = study({(name, seed): report_of(2.0 + seed / 10) for name in arms for seed in (0, 1)}, seeds=(0, 1),
                  axes=None, arms=arms)  # fmt: skip
     text = text_of(plan)
-    assert (plan.folder / "report" / "figure.png").is_file()
     assert len({line.replace("\\|", "").count("|") for line in lines(text, "|")}) == 1
 
 
@@ -325,8 +284,3 @@ def test_a_guidance_study_compares_evaluations_of_one_run():
     assert "FD digits: guidance=2.0 against guidance=1.0: +10.00 ± 0.00 (n = 2, Holm p < 0.001): worse" in effects(
         collect(plan)
     )
-
-
-def test_markdown_is_the_file():
-    plan = study(whole())
-    assert text_of(plan) == markdown(collect(plan))

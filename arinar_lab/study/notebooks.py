@@ -1,0 +1,80 @@
+"""The notebooks, executed over a study: each becomes one HTML page in `studies/notebooks/`.
+
+They read what is finished and train nothing. Where no study is finished, a small one is made first (`notebooks/small.yaml`).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from ..run.folder import write
+from ..run.schema import ConfigError
+from .ablate import ablate
+from .plan import read_plan
+from .reading import newest, open_study, root
+from .status import remember
+
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+
+
+def execute(name: str, console: Console, source: Path = NOTEBOOKS, seconds: int = 600) -> int:
+    """Execute every notebook; returns 1 where one failed, 130 where the user stopped the small study.
+
+    Arguments:
+        name: the study, see `reading.open_study`; empty for the newest finished one, or a small one that is made first.
+        source: folder of the notebooks; seconds: that a cell may take.
+
+    Raises:
+        ConfigError: if the study cannot be read, or what executes notebooks is not installed.
+    """
+    try:
+        from nbclient import NotebookClient  # noqa: F401
+        from nbconvert import HTMLExporter  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(f"notebooks: {error.name} is not installed: pip install 'arinar_lab[notebooks]'") from None
+    files = sorted(source.glob("*.ipynb"))
+    if not files:
+        raise ConfigError(f"{source}: holds no notebooks; they come with the repository, not with the package")
+    if not name and newest(root()) is None and (status := _make_small(source / "small.yaml", console)):
+        return status
+    study = open_study(name)
+    os.environ["ARINAR_STUDY"] = name or str(study.plan.folder)
+    console.print(f"reading {study.plan.folder}", highlight=False, soft_wrap=True)
+    return max(_execute(file, Path("studies/notebooks") / f"{file.stem}.html", seconds, console) for file in files)
+
+
+def _make_small(file: Path, console: Console) -> int:
+    """Run the small study as `arinar ablate` would."""
+    console.print("No study is finished here, so a small one is made first: minutes.")
+    plan = read_plan(file)
+    remember(plan, file, [])
+    return ablate(plan, [sys.executable, "-m", "arinar_lab", "work", str(file)], 2, console)
+
+
+def _execute(file: Path, page: Path, seconds: int, console: Console) -> int:
+    """One notebook in a kernel of its own, as a page; where a cell fails, the page shows it and 1 is returned."""
+    import nbformat
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+    from nbconvert import HTMLExporter
+
+    notebook, begun, failed = nbformat.read(file, 4), time.perf_counter(), ""
+    where, quiet = {"metadata": {"path": str(Path.cwd())}}, ["--log-level=ERROR"]  # it warns of its own loopback ports
+    try:
+        NotebookClient(
+            notebook, timeout=seconds, kernel_name="python3", resources=where, extra_arguments=quiet
+        ).execute()
+    except CellExecutionError as error:
+        failed = f"{error.ename}: {error.evalue}"
+    except (CellTimeoutError, DeadKernelError) as error:
+        failed = str(error).splitlines()[0]
+    body, _ = HTMLExporter(exclude_input_prompt=True, exclude_output_prompt=True).from_notebook_node(notebook)
+    write(page, body)
+    said = f"failed: {failed}" if failed else f"{time.perf_counter() - begun:.0f} s"
+    console.print(f"{page}  ({said})", markup=False, highlight=False, soft_wrap=True)
+    return int(bool(failed))

@@ -1,0 +1,89 @@
+"""The report as one page: report.html, which opens from disk, asks the network for nothing, and prints.
+
+Its template is `page.html`; pictures are inlined, and every text is escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from . import ranking
+from .comparison import Effect, compare_all, p_text, verdict
+from .figures import FIGURES, Figure
+from .frontier import lines
+from .methods import missing, reading
+from .plan import Plan
+from .protocol import paragraphs
+from .results import Column, Results
+from .tables import Row, table_of
+
+WIDTH = 900  # pixels of a picture on the screen
+
+
+def page(results: Results, pictures: Mapping[str, Path]) -> str:
+    """The page of a study. pictures: figure's name → its PNG; the others are named as left out."""
+    headings, rows = table_of(results, results.columns)
+    columns = {column.metric: column for column in results.columns}
+    found = compare_all(results)
+    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(
+        Path(__file__).with_name("page.html").read_text()
+    )
+    return template.render(
+        name=results.plan.name, question=results.plan.question, baseline=results.plan.baseline, width=WIDTH,
+        sections=_sections(bool(found)), missing=missing(results),
+        verdicts=[*summary(found, columns), *lines(results), *ranking.conclusions(results)],
+        headings=headings, rows=[_row(row, results.plan) for row in rows],
+        effects=[_effect(effect, columns[effect.metric]) for effect in found],
+        figures=[_picture(figure, pictures[figure.name]) for figure in FIGURES if figure.name in pictures],
+        left_out=[figure for figure in FIGURES if figure.name not in pictures and figure.asked(results)],
+        reading=reading(results), methods=paragraphs(results),
+    )  # fmt: skip
+
+
+def _sections(compared: bool) -> list[tuple[str, str]]:
+    titles = {"answer": "What may be concluded", "table": "Table", "differences": "Differences", "figures": "Figures",
+              "reading": "How to read it", "methods": "Methods"}  # fmt: skip
+    return [(name, title) for name, title in titles.items() if compared or name != "differences"]
+
+
+def summary(found: list[Effect], columns: Mapping[str, Column]) -> list[str]:
+    """For each metric, which arms are better and worse than the baseline, and of how many nothing is resolved."""
+    said = []
+    for metric, column in columns.items():
+        named: dict[str, list[str]] = {"better": [], "worse": [], "not resolved": []}
+        for effect in found:
+            if effect.metric == metric:
+                named[verdict(effect, column) if effect.resolved else "not resolved"].append(effect.arm)
+        parts = [f"{key}: {', '.join(arms)}" for key, arms in named.items() if arms]
+        said += [f"{column.heading}, against the baseline: {'; '.join(parts)}."] if parts else []
+    return said
+
+
+def _row(row: Row, plan: Plan) -> dict[str, Any]:
+    kind = "baseline" if row.name == f"{plan.baseline} (baseline)" else "" if row.seeds else "reference"
+    return {"kind": kind, **{key: getattr(row, key) for key in ("name", "seeds", "likelihood", "cells")}}
+
+
+def _effect(effect: Effect, column: Column) -> dict[str, Any]:
+    """A row of the table of differences, as text."""
+    d, many, (low, high) = effect.difference, effect.difference.n > 1, effect.size_interval
+    half = f" ± {d.half:.{column.digits}f}" if many else ""
+    said = verdict(effect, column)
+    return {
+        "heading": column.heading, "arm": effect.arm, "difference": f"{d.mean:+.{column.digits}f}{half}", "n": d.n,
+        "spread": f"{effect.spread.arms} arms" if effect.spread and effect.pooled else "the pair" if many else "",
+        "p": p_text(effect.p).removeprefix("p ").removeprefix("= ") if many else "",
+        "adjusted": p_text(effect.adjusted).removeprefix("p ").removeprefix("= ") if many else "",
+        "size": f"{effect.size:.1f} [{low:.1f}, {high:.1f}]" if many else "",
+        "mark": said if effect.resolved else "", "verdict": said, "caution": effect.caution,
+    }  # fmt: skip
+
+
+def _picture(figure: Figure, path: Path) -> dict[str, str]:
+    data = base64.b64encode(path.read_bytes()).decode()
+    return {"title": figure.title, "caption": figure.caption, "data": data}
