@@ -83,7 +83,7 @@ def test_precision_and_recall_are_torch_fidelitys(digits):
 
 
 def test_without_nothing_the_distances_are_the_distances(digits):
-    images, reference = digits.held_out[0], digits.train[0]
+    images, reference = digits.held_out[0], digits.train[0][:300]
     theirs = compare(images, reference, 50)
     features, whole = features_of(images), features_of(reference)
     assert distances_without(NOTHING, features, whole).item() == pytest.approx(theirs["fd_digits"], rel=1e-6)
@@ -149,11 +149,12 @@ def test_the_jackknife_of_a_distance_covers_its_mean():
 
 @pytest.mark.slow
 def test_the_jackknife_of_kid_covers_its_mean():
+    """The cubic kernel has long tails: of 120 images in three dimensions it covers 92 %."""
     generator = torch.Generator().manual_seed(0)
-    reference, parts = torch.randn(80, 3, generator=generator), blocks(torch.zeros(120))
+    reference, parts = torch.randn(150, 4, generator=generator), blocks(torch.zeros(200))
     values, halves = [], []
     for _ in range(2000):
-        images = torch.randn(120, 3, generator=generator) * 1.2 + 0.4
+        images = torch.randn(200, 4, generator=generator) * 1.2 + 0.4
         values += kernels_without(NOTHING, images, reference).tolist()
         halves.append(jackknife(kernels_without(parts, images, reference)))
     assert 0.93 < share_covered(values, np.mean(values), halves) < 0.97

@@ -115,12 +115,17 @@ def test_what_is_to_be_had_at_a_cost_or_a_quality():
 # Of a study
 
 
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("study"))
+        arms = {"base": {}, "fast": {"outer.width": 32}, "idle": {"outer.width": 48}}
+        return read_plan(write_study(arms=arms, seeds=[0, 1, 2]))
+
+
 @pytest.fixture
-def results(alone):
+def results(plan):
     """Three arms: one fast and poor, one slow and good, one neither; three seeds."""
-    plan = read_plan(
-        write_study(arms={"base": {}, "fast": {"outer.width": 32}, "idle": {"outer.width": 48}}, seeds=[0, 1, 2])
-    )
     values = {"base": (100.0, 5.0), "fast": (200.0, 8.0), "idle": (50.0, 6.0)}
     reports = {
         arm: {
