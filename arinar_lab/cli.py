@@ -207,15 +207,19 @@ def _recipe(path: Path, overrides: list[str]) -> Any:
 
 def _train(arguments: argparse.Namespace) -> int:
     recipe = _recipe(arguments.file, arguments.overrides)
-    from arinar_lab.run.config import build
+    from arinar_lab.run.config import build, check_resolution, ready
     from arinar_lab.run.evaluate import measure_speed
     from arinar_lab.run.folder import RunFolder
     from arinar_lab.run.perform import perform
     from arinar_lab.run.tracking import Tracker
-    from arinar_lab.run.train import read_metrics
+    from arinar_lab.run.train import check_machine, read_metrics
     from arinar_lab.run.transfer import inherited
 
-    inherited(recipe, build(recipe, "meta"))
+    check_machine(recipe)
+    experiment = build(recipe, "meta")
+    check_resolution(recipe, experiment)
+    inherited(recipe, experiment)
+    ready(experiment)
     name = arguments.file.stem
     folder = RunFolder.of(recipe, name)
     print(f"run folder: {folder.path}")
@@ -306,8 +310,9 @@ def _show(report: dict[str, Any], where: Path) -> None:
     console = Console()
     console.print(table)
     if said := report.get("likelihood"):
+        steps = f", {said['steps']} steps" if said["steps"] else ""
         console.print(
-            f"likelihood: {said['kind']}, {said['unit']}, {said['steps']} steps, {said['images']} held-out items",
+            f"likelihood: {said['kind']}, {said['unit']}{steps}, {said['images']} held-out items",
             highlight=False,
         )
     else:
@@ -506,7 +511,7 @@ def _sync(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from arinar_lab.run.config import build, read_overrides, read_yaml
+    from arinar_lab.run.config import build, check_resolution, read_overrides, read_yaml
     from arinar_lab.run.schema import ConfigError
     from arinar_lab.run.transfer import inherited
     from arinar_lab.study.plan import read_plan
@@ -532,6 +537,7 @@ def _check(arguments: argparse.Namespace) -> int:
         else:
             recipe = _recipe(file, overrides)
             experiment = build(recipe, "meta")
+            check_resolution(recipe, experiment)
             inherited(recipe, experiment)
             parameters = experiment.parameters
             print(f"{file}: {parameters:,} parameters  {recipe.training_signature}")

@@ -60,11 +60,12 @@ def generate(
 
     With a prefix (x [B, N, D], share) the first steps take their tokens from x, until `share` of all is known.
     """
-    truncated = torch.zeros_like(noise.key)
+    truncated, known = torch.zeros_like(noise.key), 0
 
     def visit(z: Tensor, z_null: Tensor | None, where: Tensor, progress: float) -> Tensor:
-        nonlocal truncated
-        if prefix is not None and progress <= prefix[1] + 1e-9:
+        nonlocal truncated, known
+        known += where.shape[1]
+        if prefix is not None and known <= prefix[1] * prefix[0].shape[1] + 1e-9:
             return take(prefix[0], where)
         x, cut = density(z, z_null, where, progress).draw(noise.at(1).at(where))
         truncated = truncated + cut.sum(-1)

@@ -102,8 +102,8 @@ class Codec(nn.Module):
         """The ends [B, N, D] of tokens x ± Δ/2, with Δ in raw units; None for whitened tokens."""
         if self.normalise == "whiten":
             return None
-        half = delta / 2 * self.raw_unit / self.std
-        return x - half, x + half
+        half = delta / 2 * self.raw_unit / self.std.double()
+        return x.double() - half, x.double() + half
 
     def prepare(self) -> None:
         """Read the files that the constructor leaves, so that a recipe can be checked without them.
@@ -180,6 +180,7 @@ class Pixels(Codec):
             (height // patch) * (width // patch), channels * patch**2, "none" if normalise == "imagenet" else normalise
         )
         self.shape, self.levels, self.patch, self.dequantise = shape, levels, patch, dequantise
+        self.placed = normalise
         self.raw_unit = 2 / levels
         if known:
             mean, std = imagenet(levels)

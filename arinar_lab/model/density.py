@@ -118,8 +118,9 @@ class Row:
         return mass.clamp(min=tiny).log()
 
     def tempered(self, t: float) -> Row:
-        """The row with every σ multiplied by t."""
-        raise NotImplementedError(f"{type(self).__name__} cannot be tempered")
+        """The row with every σ multiplied by t; where a member has no σ of its own, drawn together about its median."""
+        half = torch.full_like(self.knots(2)[..., 0], 0.5, dtype=torch.float64)
+        return Stretched(self, Grid.of(self).icdf(half).unsqueeze(-1), t)
 
     def sample(self, noise: Noise) -> Tensor:
         """One x [*] for each key of the noise [*]: by the inverse CDF on a grid, unless the member knows better."""
@@ -128,6 +129,41 @@ class Row:
     def weights(self) -> Tensor | None:
         """Weights of the components, [*, K]; None where there are none."""
         return None
+
+
+@dataclass(frozen=True)
+class Stretched(Row):
+    """The row of c + t (X - c): every distance from the centre c is multiplied by t.
+
+    Arguments:
+        row: of X; centre: c [*, 1]; factor: t > 0.
+    """
+
+    row: Row
+    centre: Tensor
+    factor: float
+
+    def _back(self, x: Tensor) -> Tensor:
+        return self.centre + (x - self.centre) / self.factor
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return self.row.log_prob(self._back(x)) - math.log(self.factor)
+
+    def cdf(self, x: Tensor) -> Tensor:
+        return self.row.cdf(self._back(x))
+
+    def log_interval(self, low: Tensor, high: Tensor) -> Tensor:
+        return self.row.log_interval(self._back(low.double()), self._back(high.double()))
+
+    def knots(self, n: int) -> Tensor:
+        return self.centre + self.factor * (self.row.knots(n) - self.centre)
+
+    def span(self, sigmas: float) -> tuple[Tensor, Tensor]:
+        low, high = (self.centre + self.factor * (end.unsqueeze(-1) - self.centre) for end in self.row.span(sigmas))
+        return low.squeeze(-1), high.squeeze(-1)
+
+    def tail(self) -> Tensor:
+        return self.factor * self.row.tail()
 
 
 class Rows(Density):
@@ -386,7 +422,8 @@ class Grid(Row):
         step = self.points.gather(-1, i + 1) - self.points.gather(-1, i)
         left, end = self.density.gather(-1, i), self.density.gather(-1, i + 1)
         mass = self.cumulative.gather(-1, i + 1) - self.cumulative.gather(-1, i)
-        return i, step, left, (end - left) / step.clamp(min=_TINY), mass / ((left + end) / 2 * step).clamp(min=_TINY)
+        slope = torch.where(step > 0, (end - left) / step.clamp(min=_TINY), 0.0)  # equal points of a narrow spike
+        return i, step, left, slope, mass / ((left + end) / 2 * step).clamp(min=_TINY)
 
     def knots(self, n: int) -> Tensor:
         return self.points

@@ -21,6 +21,7 @@ class Head(nn.Module):
     """
 
     likelihood: Likelihood = "exact"
+    integers: tuple[int, str] | None = None  # number of levels and how they are placed, of a model of integer levels
     can: frozenset[str] = frozenset({"log_prob", "temper", "guide", "pit"})
 
     def forward(self, h: Tensor, index: Tensor | int = 0) -> Density:

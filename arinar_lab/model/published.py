@@ -130,15 +130,26 @@ def translate(state: Mapping[str, Tensor], model: Arinar) -> dict[str, Tensor]:
     (`zero_k_bias`) have no counterpart.
 
     Raises:
-        ValueError: naming the first keys that are missing, left over, or of another shape.
+        ValueError: naming the first keys that are missing, left over, of another shape or not finite; or parameters of ours
+            that no published key stands for.
     """
+    strange = [key for key, value in state.items() if not _is_dense(value)]
+    if strange:
+        raise ValueError(f"the checkpoint holds what are no arrays of finite real numbers: {_first(strange)}")
     known, ours = names(model), model.state_dict()
     zeros = {key for key in state if key.endswith("zero_k_bias") and not state[key].any()}
     missing = [key for key in known if key not in state]
     extra = [key for key in state if key not in known and key not in zeros]
-    for what, keys in (("lacks", missing), ("has, and the preset does not know,", extra)):
+    absent = [key for key, our in known.items() if our not in ours]
+    alone = [name for name, _ in model.named_parameters() if name not in known.values()]
+    for what, keys in (
+        ("lacks", missing),
+        ("has, and the preset does not know,", extra),
+        ("has, and this model leaves out,", absent),
+        ("has nothing for this model's", alone),
+    ):
         if keys:
-            raise ValueError(f"the checkpoint {what} {', '.join(keys[:3])}{_more(keys)}")
+            raise ValueError(f"the checkpoint {what} {_first(keys)}")
     wrong = [key for key, our in known.items() if _squeezed(state[key]) != _squeezed(ours[our])]
     if wrong:
         told = ", ".join(f"{key} {tuple(state[key].shape)} for {tuple(ours[known[key]].shape)}" for key in wrong[:3])
@@ -148,6 +159,17 @@ def translate(state: Mapping[str, Tensor], model: Arinar) -> dict[str, Tensor]:
 
 def _squeezed(x: Tensor) -> tuple[int, ...]:
     return tuple(n for n in x.shape if n > 1)
+
+
+def _is_dense(value: object) -> bool:
+    """Whether a value is a plain tensor of finite numbers."""
+    if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_complex():
+        return False
+    return bool(value.isfinite().all())
+
+
+def _first(keys: list[str]) -> str:
+    return f"{', '.join(map(str, keys[:3]))}{_more(keys)}"
 
 
 def _more(keys: list[str]) -> str:

@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..model.arinar import Arinar
-from ..model.codec import Codec, CodecMaker
+from ..model.codec import Codec, CodecMaker, Pixels
 from ..model.guidance import Sampler
 from ..model.head import Head, HeadMaker
 from ..model.inner import FeatureAR
@@ -72,7 +72,7 @@ class Training:
     weight_decay: float = 0.02
     clip: float = 1.0
     ema: float = 0.98
-    precision: Literal["32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true"] = "32-true"
+    precision: Literal["32-true", "16-mixed", "bf16-mixed", "64-true"] = "32-true"
     validate_every: int = 100
     checkpoint_every: int = 100
 
@@ -336,6 +336,7 @@ def build(recipe: Recipe, device: str = "cpu") -> Experiment:
     except ValueError as error:
         raise ConfigError(f"labels.{error}") from None
     _check_counts(recipe, source)
+    _check_levels(codec, model.inner)
     check_sampler(recipe.sampler, model)
     return Experiment(source, codec, model)
 
@@ -365,6 +366,20 @@ def ready(experiment: Experiment, data: bool = True) -> None:
         raise ConfigError(f"data.{error}") from None
 
 
+def check_resolution(recipe: Recipe, experiment: Experiment) -> None:
+    """Refuse a resolution at which a run has no likelihood. (Arms of a study may lack a reading that others have.)
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    inner, whitened = experiment.model.inner, experiment.codec.normalise == "whiten"
+    if recipe.evaluation.resolution is not None and ("pit" not in inner.can or whitened):
+        what = "whitened tokens have" if whitened else f"{_described(inner)} has"
+        raise ConfigError(
+            f"evaluation.resolution: is asked for, and {what} no likelihood at a resolution; leave it out"
+        )
+
+
 def _check_counts(recipe: Recipe, source: Source) -> None:
     try:
         train, held_out = source.counts or (recipe.training.batch, recipe.evaluation.kid_subset)
@@ -375,6 +390,23 @@ def _check_counts(recipe: Recipe, source: Source) -> None:
         raise ConfigError(f"training.batch: {batch} exceeds the {train} training images")
     if source.digits and subset > held_out:
         raise ConfigError(f"evaluation.kid_subset: {subset} exceeds the {held_out} held-out images")
+
+
+def _check_levels(codec: Codec, inner: Head) -> None:
+    """Integers need a model of integers, and one of the levels that the codec gives, where it gives them."""
+    if inner.integers is None:
+        if isinstance(codec, Pixels) and not codec.dequantise:
+            raise ConfigError(
+                "codec.dequantise: false gives integers, on which a density of real numbers grows without end; leave it"
+                " out, or use an inner model of integer levels (colour)"
+            )
+        return
+    levels, placed = inner.integers
+    if not isinstance(codec, Pixels) or codec.placed != placed:
+        given = codec.placed if isinstance(codec, Pixels) else type(codec).__name__
+        raise ConfigError(f"codec.normalise: {given}, and the inner model's levels are placed by normalise: {placed}")
+    if not codec.dequantise and codec.levels != levels:
+        raise ConfigError(f"codec.dequantise: false gives {codec.levels} levels, and the inner model has {levels}")
 
 
 def _described(inner: Head) -> str:
@@ -392,6 +424,10 @@ def check_sampler(sampler: Sampler, model: Arinar) -> None:
     kind = _described(model.inner)
     if sampler.guidance != 1 and "guide" not in model.inner.can:
         raise ConfigError(f"sampler.guidance: {sampler.guidance} is asked for, and {kind} cannot be guided; use 1")
+    if sampler.guidance != 1 and model.labels.drop == 0:
+        raise ConfigError(
+            f"sampler.guidance: {sampler.guidance} is asked for, and labels.drop: 0 never trains the null label; use 1"
+        )
     if sampler.temperature != 1 and "temper" not in model.inner.can:
         raise ConfigError(
             f"sampler.temperature: {sampler.temperature} is asked for, and {kind} cannot be tempered; use 1"

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from ..model.files import read_torch
 from ..model.published import translate
-from .config import Recipe, build
+from .config import Experiment, Recipe, build
 from .folder import RunFolder, write_json
 from .schema import ConfigError
 
+_GIVEN_ORDERS = ("identity", "reversed")
 STATES = ("model_ema", "model", "state_dict")
 
 
@@ -50,11 +51,15 @@ def convert(path: Path, recipe: Recipe, out: Path, which: str = "model_ema") -> 
         raise ConfigError(f"{out}: exists already; name another folder by --out, or delete it")
     state, rest = read_checkpoint(path, which)
     experiment = build(recipe)
+    _refuse_what_is_measured(recipe, experiment)
     try:
         weights = translate(state, experiment.model)
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from None
-    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{out}: cannot be written ({error})") from None
     with tempfile.TemporaryDirectory(dir=out.parent) as draft:
         folder = RunFolder(Path(draft) / "run")
         folder.checkpoints.mkdir(parents=True)
@@ -62,7 +67,22 @@ def convert(path: Path, recipe: Recipe, out: Path, which: str = "model_ema") -> 
         named = {f"model.{key}": value for key, value in weights.items()}
         named |= {f"codec.{key}": value for key, value in experiment.codec.state_dict().items()}
         save_file({key: value.contiguous() for key, value in named.items()}, folder.weights)
-        origin = {"converted": path.name, "weights": which, "epoch": rest.get("epoch")}
+        epoch = rest.get("epoch")
+        origin = {"converted": path.name, "weights": which, "epoch": epoch if isinstance(epoch, int) else None}
         write_json(folder.path / "DONE", {"steps": 0, "seconds": 0.0, **origin})
         shutil.move(folder.path, out)
     return RunFolder(out)
+
+
+def _refuse_what_is_measured(recipe: Recipe, experiment: Experiment) -> None:
+    """A checkpoint holds no statistics of training data, so nothing that is measured on them can be converted."""
+    if recipe.init_from is not None:
+        raise ConfigError("init_from: a checkpoint is converted by itself; leave it out")
+    if experiment.codec.normalise != "none":
+        raise ConfigError(
+            f"codec.normalise: {experiment.codec.normalise} is measured on training data, which no checkpoint holds; use none"
+        )
+    if experiment.model.inner.measures and getattr(experiment.model.inner, "order", "identity") not in _GIVEN_ORDERS:
+        raise ConfigError(
+            "inner.order: is measured on training data, which no checkpoint holds; use identity or reversed"
+        )

@@ -195,11 +195,12 @@ def prefix(recipe: Recipe, experiment: Experiment) -> list[dict[str, float]]:
 
 def _given(experiment: Experiment, y: Tensor, noise: Noise, x: Tensor, share: float, steps: int | None) -> Tensor:
     """Which tokens [B, N] a prefix of that share holds, in the order of the walk."""
-    given = torch.zeros(*x.shape[:2], 1, dtype=torch.bool, device=x.device)
+    given, known = torch.zeros(*x.shape[:2], 1, dtype=torch.bool, device=x.device), 0
 
     def visit(z: Tensor, null: Tensor | None, where: Tensor, progress: float) -> Tensor:
-        nonlocal given
-        if progress <= share + 1e-9:
+        nonlocal given, known
+        known += where.shape[1]
+        if known <= share * x.shape[1] + 1e-9:
             given = put(given, where, torch.ones_like(where, dtype=torch.bool).unsqueeze(-1))
         return take(x, where)
 

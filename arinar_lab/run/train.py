@@ -203,6 +203,16 @@ def accelerator(machine: Machine) -> str:
     return "gpu" if torch.cuda.is_available() else "cpu"
 
 
+def check_machine(recipe: Recipe) -> None:
+    """Refuse, before anything is written, what this machine cannot do.
+
+    Raises:
+        ConfigError: if the accelerator is not there, or the batch cannot be shared out.
+    """
+    accelerator(recipe.machine)
+    check_share(recipe)
+
+
 def device_of(machine: Machine) -> torch.device:
     """The device that one process computes on."""
     return torch.device("cuda" if accelerator(machine) in ("gpu", "cuda") else "cpu")
@@ -221,8 +231,7 @@ def train(
     if folder.done:
         return
     use_threads(recipe.machine)
-    accelerator(recipe.machine)  # these two refuse before anything is written
-    check_share(recipe)
+    check_machine(recipe)
     experiment = build(recipe)
     ready(experiment)
     checkpoint = newest_checkpoint(folder)
@@ -232,7 +241,7 @@ def train(
         (folder.path / "FAILED").unlink(missing_ok=True)
     pl.seed_everything(recipe.seed, verbose=False)
     module = ArinarModule(experiment, recipe.training, recipe.seed)
-    module.fit_to(experiment.source.train[0], codec=taken == 0)
+    module.fit_to(experiment.source.train[0], codec=not any(name.startswith("codec.") for name in taken))
     if recipe.freeze == "outer":
         module.freeze_outer(lambda device: conditions(recipe, experiment, device))
     resume, logger = Resume(), RunLogger(folder, tracker, watch)
@@ -241,7 +250,7 @@ def train(
     trainer = _trainer(recipe, folder, logger, resume, bar)
     begin = f"resumed from {checkpoint.name}" if checkpoint else "started"
     if taken:
-        folder.log(f"{taken} tensors from {recipe.init_from}, freeze: {recipe.freeze}")
+        folder.log(f"{len(taken)} tensors from {recipe.init_from}, freeze: {recipe.freeze}")
     folder.log(f"{begin} at commit {git_state().get('commit', 'unknown')}, process {os.getpid()} on {platform.node()}")
     data = DataModule(experiment.source, recipe.training.batch, recipe.seed, recipe.machine.workers)
     try:

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..model.noise import Noise
 from ..model.outer import take
-from .config import Experiment, Recipe
+from .config import Experiment, Recipe, parse, read_recipe
 from .data import Items, ResumableLoader
 from .folder import RunFolder, find
-from .schema import ConfigError
+from .schema import ConfigError, flatten, resolved
 
 PASSES = 8  # over the training data, each with its own dequantisation, masks and dropped labels
 ROOM = 2 * 10**9  # bytes that kept conditions may take
@@ -64,7 +65,12 @@ def inherited(recipe: Recipe, experiment: Experiment) -> dict[str, Tensor]:
     ours = _modules(experiment).state_dict()
     frozen = [name for name in ours if not name.startswith("model.inner.")]
     fits = {name: value for name, value in theirs.items() if name in ours and value.shape == ours[name].shape}
+    differing = _differences(recipe, folder)
+    if any(key.startswith("codec.") for key in differing):  # statistics of another codec are no use here
+        fits = {name: value for name, value in fits.items() if not name.startswith("codec.")}
     if recipe.freeze == "outer":
+        for key, (here, there) in differing.items():
+            raise ConfigError(f"freeze: outer keeps {folder.path} as it is, where {key} is {there}; here it is {here}")
         missing = [name for name in frozen if name not in fits]
         if missing:
             names = ", ".join(missing[:3])
@@ -75,11 +81,21 @@ def inherited(recipe: Recipe, experiment: Experiment) -> dict[str, Tensor]:
     return fits
 
 
-def take_over(recipe: Recipe, experiment: Experiment) -> int:
-    """Copy into the experiment what is `inherited`; returns the number of tensors."""
+def _differences(recipe: Recipe, folder: RunFolder) -> dict[str, tuple[Any, Any]]:
+    """Keys of codec and outer model that differ, with their values here and there; not what only training or walks ask."""
+    ours, theirs = (
+        flatten({name: whole[name] for name in ("codec", "outer")})
+        for whole in (resolved(recipe), resolved(parse(read_recipe(folder.path / "config.yaml"))))
+    )
+    keys = [key for key in {**ours, **theirs} if key not in ("outer.steps", "outer.dropout")]
+    return {key: (ours.get(key), theirs.get(key)) for key in keys if ours.get(key) != theirs.get(key)}
+
+
+def take_over(recipe: Recipe, experiment: Experiment) -> list[str]:
+    """Copy into the experiment what is `inherited`; returns the names of the tensors."""
     tensors = inherited(recipe, experiment)
     _modules(experiment).load_state_dict(tensors, strict=False)
-    return len(tensors)
+    return list(tensors)
 
 
 def _modules(experiment: Experiment) -> torch.nn.Module:

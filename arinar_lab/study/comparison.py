@@ -93,7 +93,7 @@ def _of_metric(results: Results, metric: str) -> list[Effect]:
     base = results.values(results.baseline, metric)
     pairs: dict[str, dict[int, float]] = {}
     for arm in (arm for arm in results.plan.arms if arm != results.baseline):
-        values = results.values(arm, metric)
+        values = results.values(arm, metric) if commensurable(results, arm, metric) else {}
         if common := sorted(values.keys() & base.keys()):
             pairs[arm.name] = {seed: _less(values[seed], base[seed]) for seed in common}
     spreads = _spreads(pairs)
@@ -106,6 +106,12 @@ def _of_metric(results: Results, metric: str) -> list[Effect]:
         seen = difference(pair, spread) if spread else interval(pair)
         found.append(Effect(name, metric, seen, ps.get(name, 1.0), p, spread, p < ALPHA, rivals, said))
     return found
+
+
+def commensurable(results: Results, arm: Arm, metric: str) -> bool:
+    """Whether an arm's bits/dim are of the same data as the baseline's: those of latents are not those of pixels."""
+    units = {r["likelihood"].get("unit") for a in (arm, results.baseline) for r in results.reports[a.name].values()}
+    return not metric.startswith(("val/", "train/")) or len(units) < 2
 
 
 def _spreads(pairs: dict[str, dict[int, float]]) -> dict[str, Spread]:

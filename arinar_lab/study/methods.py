@@ -178,8 +178,19 @@ def _readings(results: Results) -> list[str]:
             "An estimate of bits/dim comes from integrating an equation; its error is how far the mean moves when the"
             " steps are doubled."
         )
-    unit = at(results.any_report, "likelihood", "unit")
-    return [*lines, f"Bits/dim is of the raw {unit}s, not of pixels."] if unit not in (None, "pixel") else lines
+    return [*lines, *_units(results)]
+
+
+def _units(results: Results) -> list[str]:
+    """Whose density bits/dim are, where it is not that of pixels."""
+    arms: dict[str, list[str]] = {}
+    for arm in results.plan.arms:
+        for unit in {at(report, "likelihood", "unit") for report in results.reports[arm.name].values()} - {None}:
+            arms.setdefault(unit, []).append(arm.name)
+    if len(arms) < 2:
+        return [f"Bits/dim is of the raw {unit}s, not of pixels." for unit in arms if unit != "pixel"]
+    told = "; ".join(f"of {unit}s: {', '.join(names)}" for unit, names in arms.items())
+    return [f"Bits/dim of different data cannot be compared, and are not ({told})."]
 
 
 def _distances(report: Report) -> list[str]:

@@ -69,10 +69,18 @@ def test_without_freezing_everything_that_fits_is_the_start_and_all_of_it_learns
     before = load_file(base.weights)
     recipe = tiny("init_from=runs/base/seed_{seed}", "outer.depth=2")
     experiment = build(recipe)
-    assert take_over(recipe, experiment) == len(before)
+    assert sorted(take_over(recipe, experiment)) == sorted(before)
     assert torch.equal(experiment.model.outer.token_of.weight, before["model.outer.token_of.weight"])
     after = trained(recipe, "longer")
     assert not torch.equal(after["model.outer.token_of.weight"], before["model.outer.token_of.weight"])
+
+
+def test_statistics_of_another_codec_are_measured_anew(base):
+    recipe = tiny("init_from=runs/base/seed_0", "codec.normalise=channel")
+    taken = take_over(recipe, build(recipe))
+    assert taken and not [name for name in taken if name.startswith("codec.")]
+    after = trained(recipe, "scaled")
+    assert after["codec.std"].max() < 1  # measured: afresh it is 1
 
 
 def test_a_resumed_frozen_run_ends_as_if_it_had_not_stopped(base):
@@ -97,9 +105,11 @@ def test_a_resumed_frozen_run_ends_as_if_it_had_not_stopped(base):
         (["init_from=runs/none", "freeze=outer"], "init_from: runs/none: not a run folder"),
         (
             ["init_from=runs/base/seed_0", "freeze=outer", "outer.width=24", "outer.heads=2"],
-            "does not fit this outer model",
+            "freeze: outer keeps runs/base/seed_0 as it is, where outer.width is 16; here it is 24",
         ),
-        (["init_from=runs/base/seed_0", "freeze=outer", "codec.patch=4"], "does not fit this outer model"),
+        (["init_from=runs/base/seed_0", "freeze=outer", "codec.patch=4"], "where codec.patch is 2; here it is 4"),
+        (["init_from=runs/base/seed_0", "freeze=outer", "outer.positions=sine"], "outer.positions is learned"),
+        (["init_from=runs/base/seed_0", "freeze=outer", "outer.qk_norm=false"], "outer.qk_norm is True"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_written(base, overrides, said):

@@ -186,7 +186,7 @@ class ColourAR(FeatureAR):
         self.first_weight = first_weight
         self.head = LevelHead(edges.to(torch.get_default_dtype(), copy=True))
         self.trunk = LevelTrunk(context, self.head, width, depth, heads, rows, block)
-        self.likelihood, self.can = self.head.likelihood, self.head.can
+        self.likelihood, self.can, self.integers = self.head.likelihood, self.head.can, (levels, normalise)
         self.register_buffer("order_index", torch.arange(features).repeat(groups, 1))
 
     def forward(self, h: Tensor, index: Tensor | int = 0) -> Weighted:

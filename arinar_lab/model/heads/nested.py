@@ -75,6 +75,7 @@ class Nested(Head):
         if guide is not None:
             self._add_guide(guide, context)
         self.likelihood = bilevel.weaker(self.inner.likelihood, self.outer.likelihood, "bound" if guide else "exact")
+        self.integers = self.inner.integers
         self.can = self.inner.can - {"pit"} if guide else self.inner.can  # the guiding pixel is no feature
 
     def _add_guide(self, guide: HeadMaker, context: int) -> None:
