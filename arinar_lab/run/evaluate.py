@@ -344,7 +344,7 @@ def peak_memory(recipe: Recipe, experiment: Experiment) -> int:
         return torch.cuda.max_memory_allocated()
     with PeakMemory() as memory:
         generate(recipe, experiment, y, seeds)
-    modules = (experiment.codec, experiment.model)
+    modules = (*experiment.codec.networks, experiment.model)
     return memory.peak + sum(t.nbytes for module in modules for t in module.state_dict().values())
 
 

@@ -78,7 +78,10 @@ def inherited(recipe: Recipe, experiment: Experiment) -> dict[str, Tensor]:
 def take_over(recipe: Recipe, experiment: Experiment) -> int:
     """Copy into the experiment what is `inherited`; returns the number of tensors."""
     tensors = inherited(recipe, experiment)
-    _modules(experiment).load_state_dict(tensors, strict=False)
+    try:
+        _modules(experiment).load_state_dict(tensors, strict=False)
+    except RuntimeError as error:  # another autoencoder than theirs
+        raise ConfigError(f"init_from: {' '.join(str(error).split())[:200]}") from None
     return len(tensors)
 
 
