@@ -76,7 +76,8 @@ def test_the_preset_trains_on_images_evaluates_and_samples(imagenet, capsys, unc
 def test_a_published_checkpoint_is_converted_and_draws_images_without_the_data(imagenet, capsys):
     tiny = [
         "data.size=64", "data.classes=10", "codec.weights=kl16.ckpt", "outer.width=32", "outer.heads=2",
-        "outer.encoder_depth=1", "outer.decoder_depth=2", "outer.prefix=8", "outer.steps=16", "inner.width=32", "inner.head.components=3",
+        "outer.encoder_depth=1", "outer.decoder_depth=2", "outer.prefix=8", "outer.steps=16", "inner.width=32",
+        "inner.head.components=3",
         "sampler={guidance: 1, candidates: 0}", "machine={accelerator: cpu, threads: 1}",
     ]  # fmt: skip
     assert (
