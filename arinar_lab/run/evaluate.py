@@ -249,7 +249,7 @@ def save_grid(images: Tensor, y: Tensor, levels: int, classes: int, path: Path, 
     width = min(len(row) for row in rows)
     shown = torch.cat([row[:width] for row in rows])
     if width == 0:  # too few images to show every class
-        shown, width = images[:100], math.ceil(min(100, len(images)) ** 0.5)
+        shown, width = images[:96], min(12, len(images))
     tiles = shown.float() / (levels - 1)
     grid = make_grid(1 - tiles if tiles.shape[1] == 1 else tiles, nrow=width, padding=1, pad_value=0.8)
     zoom = max(1, 32 // tiles.shape[-1])
