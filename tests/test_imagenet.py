@@ -1,6 +1,7 @@
 """The preset of the paper from a folder of images to samples, with everything in small but the images and the tokens."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from arinar_lab.model.kl import Shape
 from arinar_lab.model.published_kl import random_kl
 from arinar_lab.run.data import Order
 
+DATA = Path(__file__).parent / "data"
 PRESET = str(EXPERIMENTS / "imagenet256_arinar_b.yaml")
 CLASSES = 10
 SMALL = [
@@ -69,3 +71,23 @@ def test_the_preset_trains_on_images_evaluates_and_samples(imagenet, capsys, unc
     (imagenet / "kl16.ckpt").unlink()
     assert arinar("sample", run, "--count", 1, "--out", "none.png") == 2
     assert "codec.weights: kl16.ckpt: no such file" in capsys.readouterr().err
+
+
+def test_a_published_checkpoint_is_converted_and_draws_images_without_the_data(imagenet, capsys):
+    tiny = [
+        "data.size=64", "data.classes=10", "codec.weights=kl16.ckpt", "outer.width=32", "outer.heads=2",
+        "outer.encoder_depth=1", "outer.decoder_depth=2", "outer.prefix=8", "outer.steps=16", "inner.width=32",
+        "inner.head.components=3",
+        "sampler={guidance: 1, candidates: 0}", "machine={accelerator: cpu, threads: 1}",
+    ]  # fmt: skip
+    assert (
+        arinar("convert", DATA / "arinar_tiny.pth", "--preset", PRESET, "--weights", "model", "--out", "run", *tiny)
+        == 0
+    )
+    assert arinar("sample", "run", "--count", 10, "--out", "ten.png") == 0
+    with Image.open("ten.png") as picture:
+        assert picture.size == (66, 10 * 65 + 1)
+        assert len(set(np.array(picture)[1:65, 1:65].flatten().tolist())) > 20
+    capsys.readouterr()
+    assert arinar("evaluate", "run") == 2
+    assert capsys.readouterr().err.startswith("arinar: data.path: 'data/imagenet/train' is not a folder")

@@ -105,6 +105,11 @@ class Codec(nn.Module):
         half = delta / 2 * self.raw_unit / self.std.double()
         return x.double() - half, x.double() + half
 
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        """All that has weights: itself, and what it holds beside its own."""
+        return (self,)
+
     def prepare(self) -> None:
         """Read the files that the constructor leaves, so that a recipe can be checked without them.
 
@@ -395,6 +400,10 @@ class KL(Codec):
         if self._other(self.fingerprint):
             raise ValueError(f"weights: {self.weights!r} is not the autoencoder that this run was trained with")
         self.fingerprint.copy_(self._frozen.fingerprint)
+
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        return (self,) if self._frozen is None else (self, self._frozen.module)
 
     def _read(self) -> KLAutoencoder:
         wanted = LAYOUTS[self.layout].shape

@@ -131,7 +131,7 @@ class Machine:
         accelerator: `auto` is a CUDA GPU where there is one, else the CPU.
         devices: processes on a machine, one a device; num_nodes: machines; strategy: see `ranks.py`.
         threads: of torch on the CPU; 0 leaves torch's own choice.
-        workers: processes that read images ahead, for each device; 0 reads them between steps.
+        workers: processes that read images ahead, for each device, no more than processors; 0 reads them between steps.
     """
 
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"

@@ -14,6 +14,7 @@ A batch is (image, label, index). The order is a function of (seed, epoch), and 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator
 from functools import cache, cached_property
 from pathlib import Path
@@ -359,12 +360,13 @@ class DataModule(LightningDataModule):
 
     Arguments:
         source: the data; batch: images a step; seed: of the order.
-        workers: processes that read ahead what is not in memory.
+        workers: processes that read ahead what is not in memory, no more than there are processors.
     """
 
     def __init__(self, source: Source, batch: int, seed: int, workers: int = 0) -> None:
         super().__init__()
-        self.source, self.batch, self.seed, self.workers = source, batch, seed, workers
+        self.source, self.batch, self.seed = source, batch, seed
+        self.workers = min(workers, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else workers)
 
     @property
     def share(self) -> tuple[int, int]:

@@ -276,7 +276,7 @@ def save_grid(images: Tensor, y: Tensor, levels: int, classes: int, path: Path, 
     width = min(len(row) for row in rows)
     shown = torch.cat([row[:width] for row in rows])
     if width == 0:  # too few images to show every class
-        shown, width = images[:100], math.ceil(min(100, len(images)) ** 0.5)
+        shown, width = images[:96], min(12, len(images))
     tiles = shown.float() / (levels - 1)
     grid = make_grid(1 - tiles if tiles.shape[1] == 1 else tiles, nrow=width, padding=1, pad_value=0.8)
     zoom = max(1, 32 // tiles.shape[-1])
@@ -373,7 +373,7 @@ def peak_memory(recipe: Recipe, experiment: Experiment) -> int:
         return torch.cuda.max_memory_allocated()
     with PeakMemory() as memory:
         generate(recipe, experiment, y, seeds)
-    modules = (experiment.codec, experiment.model)
+    modules = (*experiment.codec.networks, experiment.model)
     return memory.peak + sum(t.nbytes for module in modules for t in module.state_dict().values())
 
 

@@ -22,6 +22,7 @@ from .data import Items, ResumableLoader
 from .folder import RunFolder, find
 from .schema import ConfigError, flatten, resolved
 
+_NOT_COMPARED = ("outer.steps", "outer.dropout", "codec.weights")  # the last is a place; the weights tell by themselves
 PASSES = 8  # over the training data, each with its own dequantisation, masks and dropped labels
 ROOM = 2 * 10**9  # bytes that kept conditions may take
 
@@ -82,19 +83,22 @@ def inherited(recipe: Recipe, experiment: Experiment) -> dict[str, Tensor]:
 
 
 def _differences(recipe: Recipe, folder: RunFolder) -> dict[str, tuple[Any, Any]]:
-    """Keys of codec and outer model that differ, with their values here and there; not what only training or walks ask."""
+    """Keys of codec and outer model that differ, with their values here and there; but for `_NOT_COMPARED`."""
     ours, theirs = (
         flatten({name: whole[name] for name in ("codec", "outer")})
         for whole in (resolved(recipe), resolved(parse(read_recipe(folder.path / "config.yaml"))))
     )
-    keys = [key for key in {**ours, **theirs} if key not in ("outer.steps", "outer.dropout")]
+    keys = [key for key in {**ours, **theirs} if key not in _NOT_COMPARED]
     return {key: (ours.get(key), theirs.get(key)) for key in keys if ours.get(key) != theirs.get(key)}
 
 
 def take_over(recipe: Recipe, experiment: Experiment) -> list[str]:
     """Copy into the experiment what is `inherited`; returns the names of the tensors."""
     tensors = inherited(recipe, experiment)
-    _modules(experiment).load_state_dict(tensors, strict=False)
+    try:
+        _modules(experiment).load_state_dict(tensors, strict=False)
+    except RuntimeError as error:  # another autoencoder than theirs
+        raise ConfigError(f"init_from: {' '.join(str(error).split())[:200]}") from None
     return list(tensors)
 
 

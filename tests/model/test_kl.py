@@ -251,6 +251,7 @@ def test_the_autoencoder_is_shared_frozen_and_no_part_of_a_run(codec):
     twin = copy.deepcopy(nn.ModuleDict({"codec": codec}))["codec"]
     assert twin._frozen is codec._frozen and codec.fingerprint != 0
     assert not any(p.requires_grad for p in codec._frozen.module.parameters())
+    assert codec.networks == (codec, codec._frozen.module)
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """Image data: what is cropped, mirrored, skipped and refused; CIFAR-10 and MNIST from files in their formats; a hub's."""
 
 import hashlib
+import os
 import pickle
 import shutil
 import struct
@@ -12,7 +13,7 @@ import torch
 from PIL import Image
 
 from arinar_lab.run.config import ConfigError, build, parse, ready
-from arinar_lab.run.data import DataModule
+from arinar_lab.run.data import DataModule, Digits
 from arinar_lab.run.images import CIFAR10, MNIST, Damaged, Hub, ImageFolder, centre_crop, damaged
 
 CLASSES = 4
@@ -111,6 +112,12 @@ def test_training_reads_each_image_once_an_epoch_half_of_them_mirrored(folder, w
             assert all(a != b for a, b in zip(straight, turned, strict=True))
             mirrored += sum(turned)
     assert 3 * len(epochs) < mirrored < 9 * len(epochs)
+
+
+def test_no_more_workers_than_processors_are_started(folder):
+    there = len(os.sched_getaffinity(0))
+    assert DataModule(source(folder), 4, 0, 1000).train_dataloader().num_workers == there
+    assert DataModule(Digits(), 4, 0, 1000).train_dataloader().num_workers == 0
 
 
 def test_a_loader_with_workers_goes_on_where_its_state_was_saved(folder):
