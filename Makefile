@@ -17,7 +17,7 @@ ablation-%: install ## Run experiments/ablations/<name>.yaml; again, to go on wh
 sweep-%: install ## Run sweeps/<name>.yaml; again, to go on where it stopped
 	@$(BIN)/arinar sweep sweeps/$(subst -,_,$*).yaml $(ARGS)
 
-notebooks: install ## Execute notebooks/ over the newest finished study, or STUDY=studies/name; a small one is made if there is none
+notebooks: install ## Execute notebooks/ over the newest finished study, or over STUDY=studies/name
 	@$(BIN)/arinar notebooks $(STUDY)
 
 test: install ## Run the tests (minutes)

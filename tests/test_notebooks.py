@@ -116,6 +116,7 @@ def test_the_pages_show_the_studys_numbers(pages, small):
     for value in reading.table(results)["FD digits ↓"]:
         assert value in pages["02_read_an_ablation"]
     assert "3 of 3 arms have both" in pages["03_quality_against_speed"]
+    assert "the front of means is" in pages["03_quality_against_speed"]
     assert "left out: sampler.steps: 2 does not fit" in pages["04_samples_and_sampler_settings"]
     assert pages["05_add_your_own_head"].count("<td>True</td>") == 7
     assert "<td>False</td>" not in pages["05_add_your_own_head"]

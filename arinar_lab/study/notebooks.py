@@ -64,7 +64,7 @@ def _execute(file: Path, page: Path, seconds: int, console: Console) -> int:
     from nbconvert import HTMLExporter
 
     notebook, begun, failed = nbformat.read(file, 4), time.perf_counter(), ""
-    where, quiet = {"metadata": {"path": str(Path.cwd())}}, ["--log-level=ERROR"]  # it warns of its own loopback ports
+    where, quiet = {"metadata": {"path": str(Path.cwd())}}, ["--log-level=CRITICAL"]  # it warns of its loopback ports
     try:
         NotebookClient(
             notebook, timeout=seconds, kernel_name="python3", resources=where, extra_arguments=quiet
