@@ -335,6 +335,9 @@ def test_a_shipped_ablation_runs_to_its_report(tracked, forked, uncounted, monke
     experiment = client.get_experiment_by_name(folder.name)
     shown = client.search_runs([experiment.experiment_id], "tags.`arinar.role` = 'seed'", max_results=100)
     assert {run.data.tags["arinar.arm"] for run in shown} == {cell["arm"] for cell in cells}
+    (report,) = client.search_runs([experiment.experiment_id], "tags.`arinar.role` = 'report'")
+    sent = {file.path for file in client.list_artifacts(report.info.run_id)}
+    assert sent == {file.name for file in (folder / "report").iterdir()} >= {"report.html", "table.tex", "methods.md"}
     assert all(run.info.status == "FINISHED" and "speed/images_per_second" in run.data.metrics for run in shown)
 
 

@@ -63,15 +63,14 @@ def _along(results: Results, panels: list[list[str]], scale: list[float]) -> Any
                 shift = 0.05 * (i - (len(metrics) - 1) / 2)  # beside each other, not one on the other
                 places = [x * (1 + shift) if positive else x + shift * np.ptp(scale) / 2 for x in scale]
                 _series(ax, results, metric, places, SERIES[i])
-            _in_view(ax.set_ylim, ax.get_ylim, [v for m in metrics for v in _all(results, m)])
-            _floor(ax.axhline, results, metrics[0])
+            floor = _floor(ax.axhline, results, metrics[0])
+            _in_view(ax.set_ylim, ax.get_ylim, floor + [v for m in metrics for v in _all(results, m)])
             if positive:
                 ax.set_xscale("log", base=2)
             ax.set_xticks(scale, [f"{value:g}" for value in scale])
             ax.minorticks_off()
             ax.set(xlabel=results.plan.axes[0], ylabel=label_of(metrics[0]))
-            if ax.get_legend_handles_labels()[0] and (len(metrics) > 1 or _has_floor(results, metrics[0])):
-                ax.legend()
+            _legend(ax, metrics, floor)
     return figure
 
 
@@ -103,13 +102,11 @@ def _arm_by_arm(results: Results, panels: list[list[str]]) -> Any:
                     _dot(ax, results, arm, metric, row + shift, SERIES[i], HEADINGS[metric] if row == 0 else None)
                 if baseline := results.summary(results.baseline, metric):
                     ax.axvline(baseline.mean, color=SERIES[i].colour, linestyle=":", linewidth=0.8)
-            _in_view(ax.set_xlim, ax.get_xlim, [v for m in metrics for v in _all(results, m)])
-            _floor(ax.axvline, results, metrics[0])
+            floor = _floor(ax.axvline, results, metrics[0])
+            _in_view(ax.set_xlim, ax.get_xlim, floor + [v for m in metrics for v in _all(results, m)])
             ax.set_xlabel(label_of(metrics[0]))
             ax.set_ylim(len(arms) - 0.5, -0.5)
-            if len(metrics) > 1 or _has_floor(results, metrics[0]):
-                handles, labels = ax.get_legend_handles_labels()
-                ax.legend(handles, labels, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(labels))
+            _legend(ax, metrics, floor)
         names = [wrapped(arm.name, 34, 1) + (" (baseline)" if arm == results.baseline else "") for arm in arms]
         axes[0][0].set_yticks(range(len(arms)), names)
     return figure
@@ -145,15 +142,20 @@ def _in_view(set_limits: Any, limits: Any, values: list[float]) -> None:
         set_limits(max(bottom, low - (high - low)), min(top, high + (high - low)))
 
 
-def _has_floor(results: Results, metric: str) -> bool:
-    return f"{metric}_floor" in results.any_report["metrics"]
+def _legend(ax: Any, metrics: list[str], floor: list[float]) -> None:
+    """Above the panel, where there is more in it than one metric."""
+    handles, labels = ax.get_legend_handles_labels()
+    if len(metrics) > 1 or floor:
+        ax.legend(handles, labels, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(labels))
 
 
-def _floor(line: Any, results: Results, metric: str) -> None:
-    """What held-out images reach against the training images, where the metric has such a floor."""
+def _floor(line: Any, results: Results, metric: str) -> list[float]:
+    """Draw what held-out images reach against the training images, where the metric has such a floor; returns it."""
     floor = results.any_report["metrics"].get(f"{metric}_floor")
-    if floor is not None:
-        line(floor, color=GREY, linestyle="--", linewidth=0.9, label="held-out images")
+    if floor is None:
+        return []
+    line(floor, color=GREY, linestyle="--", linewidth=0.9, label="held-out images")
+    return [floor]
 
 
 def against_speed(results: Results) -> Any | None:
