@@ -276,7 +276,7 @@ def test_report_writes_what_there_is(capsys):
 FEW = [*WIDTHS, *MEASURES, "evaluation.images=20", "evaluation.speed_batch=1", "sampler.guidance=1", "seeds=[0]",
        "training.steps=20", "training.batch=32", "training.warmup=2", "machine.accelerator=cpu"]  # fmt: skip
 ABLATIONS = sorted((EXPERIMENTS / "ablations").glob("*.yaml"))
-QUICK = ("gmm_k", "guidance")
+QUICK = ("gmm_k",)
 
 
 def arms_of(study):

@@ -456,7 +456,7 @@ def _simpson(points: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _normalised(density: Tensor, mass: Tensor, top: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    total = mass.sum(-1, keepdim=True)
+    total = mass.sum(-1, keepdim=True).clamp(min=_TINY)  # no width is left where a spike is narrower than the numbers
     cumulative = torch.nn.functional.pad((mass / total).cumsum(-1), (1, 0))
     return density / total, cumulative, top + total.log()
 

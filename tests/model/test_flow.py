@@ -73,7 +73,10 @@ def test_a_refined_chain_refines_its_blocks(inside):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("temperature", "weight"), [(1.0, 1.0), (0.7, 1.0), (0.8, 2.0)])
+@pytest.mark.parametrize(
+    ("temperature", "weight"),
+    [(1.0, 1.0), pytest.param(0.7, 1.0, marks=pytest.mark.slow), pytest.param(0.8, 2.0, marks=pytest.mark.slow)],
+)
 def test_log_prob_is_the_density_of_the_samples(temperature, weight):
     """Of a network, guided and tempered: log p of a sample is log N(ε) - log |det ∂x/∂ε| along its own path."""
     head = make_head("flow", False, features=2, steps=200)

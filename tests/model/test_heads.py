@@ -9,12 +9,13 @@ import scipy.stats
 import torch
 from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal
 
+from arinar_lab.model.density import Factorised, Row
 from arinar_lab.model.guidance import Sampler
 from arinar_lab.model.heads import HEADS
 from arinar_lab.model.heads.bins import Discrete
 from arinar_lab.model.heads.byte import Byte
 from arinar_lab.model.heads.mixture import GMM, FixedGaussian, FullGMM, Gaussian, use
-from arinar_lab.model.heads.shapes import LOGISTIC, NORMAL, Logistic, StudentT, log_interval, student
+from arinar_lab.model.heads.shapes import LOGISTIC, NORMAL, Logistic, MixtureRow, StudentT, log_interval, student
 from arinar_lab.model.heads.spline import Spline
 from arinar_lab.model.inner import FeatureAR
 from arinar_lab.model.noise import Noise
@@ -335,3 +336,31 @@ def test_temperature_of_a_byte_raises_its_density_to_a_power():
 def test_a_value_that_makes_no_sense_is_named(head, arguments, name):
     with pytest.raises(ValueError, match=f"^{name}: "):
         head(8, 1, **arguments)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("std", [4.5e-5, 6e-6, 3e-7, 1e-9])
+def test_guided_spikes_are_numbers(std):
+    def spike(mean):
+        each = torch.full((200, 1, 1), mean), torch.full((200, 1, 1), math.log(std)), torch.zeros(200, 1, 1)
+        return Factorised(MixtureRow(*each))
+
+    x = spike(1.0).guided(spike(1.0 + std / 2), 2.0).sample(laws.images(200))
+    assert x.isfinite().all() and (x - 1).abs().max() < 1e-3
+
+
+@torch.no_grad()
+def test_a_row_without_a_sigma_of_its_own_is_tempered_about_its_median():
+    mean, log_std = laws.numbers(50, 1, 1), 0.3 * laws.numbers(50, 1, 1, seed=3)
+    row = MixtureRow(mean, log_std, torch.zeros_like(mean))
+    known, drawn = row.tempered(0.5), Row.tempered(row, 0.5)  # of one component both are the same
+    x = mean + laws.numbers(50, 1, 7, seed=4)
+    for name in ("log_prob", "cdf", "knots", "span", "tail"):
+        ours, theirs = (
+            getattr(r, name)(*({"knots": [9], "span": [3.0], "tail": []}.get(name, [x]))) for r in (known, drawn)
+        )
+        for one, other in zip(*((v if isinstance(v, tuple) else (v,)) for v in (ours, theirs)), strict=True):
+            assert torch.allclose(one, other, atol=1e-3)
+    assert torch.allclose(known.log_interval(x, x + 0.1), drawn.log_interval(x, x + 0.1), atol=1e-2)
+    total, _ = laws.integral(drawn)
+    assert (total - 1).abs().max() < 1e-4

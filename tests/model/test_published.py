@@ -221,6 +221,39 @@ def test_files_with_code_or_damage_are_refused(capsys, tmp_path):
     assert "no such file" in refused(capsys, tmp_path / "none.pth", tmp_path / "a", *ARINAR)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["outer.qk_norm=true"], "has nothing for this model's outer."),
+        (["inner.placement=sandwich"], "has nothing for this model's inner."),
+        (["inner.k_bias=true"], "this model leaves out, arhead.blocks.0.attn.q_bias"),
+        (["outer.norm=rms"], "and this model leaves out,"),
+        (["codec.normalise=channel"], "codec.normalise: channel is measured on training data"),
+        (["inner.order=variance"], "inner.order: is measured on training data"),
+        (["init_from=runs/x"], "init_from: a checkpoint is converted by itself"),
+    ],
+)
+def test_what_the_checkpoint_does_not_hold_is_no_part_of_the_model(capsys, tmp_path, words, said):
+    assert said in refused(capsys, DATA / "arinar_tiny.pth", tmp_path / "a", *ARINAR, *words)
+
+
+def test_numbers_that_are_none_are_refused(capsys, tmp_path):
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        content = torch.load(DATA / "arinar_tiny.pth", weights_only=True)
+    key = next(iter(content["model_ema"]))
+    file = tmp_path / "bad.pth"
+    for value in (torch.full_like(content["model_ema"][key], torch.nan), 3, None):
+        torch.save({"model_ema": {**content["model_ema"], key: value}}, file)
+        assert f"no arrays of finite real numbers: {key}" in refused(capsys, file, tmp_path / "a", *ARINAR)
+
+
+@pytest.mark.parametrize("length", [3, 500, 7_636, 20_000, 69_999, 300_000])
+def test_a_file_cut_anywhere_is_refused(capsys, tmp_path, length):
+    file = tmp_path / "cut.pth"
+    file.write_bytes((DATA / "arinar_tiny.pth").read_bytes()[:length])
+    assert "damaged" in refused(capsys, file, tmp_path / "a", *ARINAR)
+
+
 def test_averaged_weights_are_the_default_and_a_folder_is_never_overwritten(capsys, tmp_path):
     with torch.serialization.safe_globals([argparse.Namespace]):
         content = torch.load(DATA / "arinar_tiny.pth", weights_only=True)

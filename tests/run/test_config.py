@@ -1,5 +1,7 @@
 """Recipes: what they may say, what is refused and how it is told, and what their signatures stand for."""
 
+import re
+
 import pytest
 import yaml
 from tiny import EXPERIMENTS, content, tiny
@@ -9,6 +11,7 @@ from arinar_lab.model.heads.mixture import GMM
 from arinar_lab.run.config import (
     ConfigError,
     build,
+    check_resolution,
     merge,
     nest,
     parse,
@@ -344,3 +347,38 @@ def test_candidates_are_refused_where_a_head_cannot_draw_them(head, inner):
     overrides = inner.format(head), "sampler.guidance=2", "sampler.candidates=10"
     refused(lambda: build(tiny(*overrides)), "sampler.candidates: 10 is asked for", head.capitalize(), "use 0")
     build(tiny(*overrides[:2], "sampler.temperature=0.9"))
+
+
+# What parts can not mean together
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["codec.dequantise=false"], "codec.dequantise: false gives integers"),
+        (["codec.dequantise=false", "inner={kind: colour}"], "false gives 17 levels, and the inner model has 256"),
+        (["inner={kind: colour, levels: 17}", "codec.normalise=channel"], "codec.normalise: channel, and"),
+        (["labels.drop=0", "sampler.guidance=2"], "labels.drop: 0 never trains the null label"),
+    ],
+)
+def test_parts_that_do_not_go_together_are_refused(words, said):
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        build(tiny(*words), "meta")
+
+
+def test_a_model_of_the_levels_that_are_there_is_built():
+    assert build(tiny("inner={kind: colour, levels: 17}", "codec.dequantise=false"), "meta").parameters > 0
+
+
+def test_true_half_precision_is_no_value():
+    with pytest.raises(ConfigError, match="bf16-mixed"):
+        tiny("training.precision=bf16-true")
+
+
+@pytest.mark.parametrize(
+    "words", [["inner={kind: diffusion}"], ["inner.order=principal"], ["codec={kind: vae, normalise: whiten}"]]
+)
+def test_a_resolution_that_cannot_be_evaluated_is_refused(words):
+    recipe = tiny("evaluation.resolution=0.1", *words)
+    with pytest.raises(ConfigError, match=r"evaluation\.resolution"):
+        check_resolution(recipe, build(recipe, "meta"))

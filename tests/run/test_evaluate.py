@@ -434,10 +434,10 @@ def test_a_stated_resolution_is_the_probability_of_an_interval(monkeypatch, tmp_
     for base in ([], ["codec={kind: vae, normalise: channel}"]):
         experiment = build(tiny(*base))
         experiment.codec.fit(experiment.source.train[0], Noise.of(torch.arange(len(experiment.source.train[0]))))
-        delta = 1e-3
-        found = likelihood(tiny(*base, f"evaluation.resolution={delta}"), experiment)
-        fine = found["val/bits_per_dim"] - math.log2(delta)
-        assert found["val/bits_per_dim_at_resolution"] == pytest.approx(fine, abs=1e-3)
+        for delta in (1e-3, 1e-7):
+            found = likelihood(tiny(*base, f"evaluation.resolution={delta}"), experiment)
+            fine = found["val/bits_per_dim"] - math.log2(delta)
+            assert found["val/bits_per_dim_at_resolution"] == pytest.approx(fine, abs=1e-3)
         coarse = likelihood(tiny(*base, "evaluation.resolution=1e6"), experiment)["val/bits_per_dim_at_resolution"]
         assert coarse == pytest.approx(0, abs=1e-6)
     whitened = build(tiny("codec={kind: vae, normalise: whiten}"))

@@ -333,6 +333,7 @@ def test_a_training_in_the_worst_quarter_is_stopped_at_that_step(monkeypatch):
     assert not watch(1, 99.0) and not watch(5, 99.0)  # too early; at the end there is nothing to save
 
 
+@pytest.mark.slow
 def test_stopping_is_real_saves_time_and_is_no_failure():
     sweep = sweep_of(
         base=tiny("training.steps=30"),
@@ -352,6 +353,7 @@ def test_stopping_is_real_saves_time_and_is_no_failure():
     assert cell.folder.done
 
 
+@pytest.mark.slow
 def test_the_median_pruner_stops_the_slow_learners():
     space = {"training.lr": {"categorical": [3e-3, 2e-3, 4e-3, 5e-3, 1e-7]}}
     base = tiny("training.steps=9", "training.ema=0")

@@ -270,6 +270,7 @@ def once(condition, act):
     return look
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_nothing_that_was_finished(processes, monkeypatch, capfd):
     path = write_study(base=tiny(*LONG), axes=ARMS, seeds=[0])
     first, second, third = read_plan(path).jobs
