@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from .config import Recipe
@@ -18,6 +19,7 @@ def perform(
     folder: RunFolder,
     experiment: str,
     arm: str,
+    factors: Mapping[str, Any] = MappingProxyType({}),
     bar: bool = False,
     watch: Watch | None = None,
 ) -> list[dict[str, Any]]:
@@ -27,7 +29,7 @@ def perform(
     The run folder is locked meanwhile. A failure is written to its FAILED and log.txt, told to MLflow, and raised.
 
     Arguments:
-        experiment: MLflow's experiment; arm: the name of the run's arm in it.
+        experiment: MLflow's experiment; arm: the name of the run's arm in it; factors: what tells that from others.
         bar: whether to show a progress bar; watch: who may stop the training, which is no failure.
     """
     if follows():
@@ -36,7 +38,7 @@ def perform(
     with folder.lock:
         tracker = Tracker(experiment)
         remember(recipes[0], arm, folder, experiment)
-        tracker.start(recipes[0], arm)
+        tracker.start(recipes[0], arm, factors)
         try:
             train(recipes[0], folder, tracker, bar, watch)
             reports = [evaluate(recipe, folder) for recipe in recipes]
@@ -47,5 +49,5 @@ def perform(
                 folder.fail(error)
             raise
         (folder.path / "FAILED").unlink(missing_ok=True)
-        tracker.publish(recipes[0], arm, folder, read_metrics)
+        tracker.publish(recipes[0], arm, folder, read_metrics, factors)
         return reports

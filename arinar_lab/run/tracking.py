@@ -106,7 +106,7 @@ class Tracker:
 
     def __init__(self, experiment: str, patience: float = PATIENCE) -> None:
         self.experiment, self.run_id = experiment, ""
-        self.warned = False
+        self.warned, self._open = False, ""
         self._client: Any = Patient(patience)
         self._experiment_id = ""
 
@@ -164,12 +164,15 @@ class Tracker:
             run = client.create_run(self._experiment_id, tags={**tags, **extra, "arinar.key": key}, run_name=name)
             return run.info.run_id, True
 
-    def start(self, recipe: Recipe, arm: str) -> None:
-        """Open the run of one seed (below its arm's), made if it is not there."""
+    def start(self, recipe: Recipe, arm: str, factors: Mapping[str, Any] = MappingProxyType({})) -> None:
+        """Open the run of one seed (below its arm's), made if it is not there; factors as for `publish`."""
         with self._guard():
-            self._start(recipe, arm)
+            self._start(recipe, arm, factors)
 
-    def _start(self, recipe: Recipe, arm: str, factors: Mapping[str, Any] = MappingProxyType({})) -> None:
+    def _start(self, recipe: Recipe, arm: str, factors: Mapping[str, Any]) -> None:
+        asked = repr((recipe.training_signature, recipe.seed, arm, dict(factors)))
+        if self._open == asked:
+            return
         signature, config = recipe.training_signature, {**factors, **flatten(resolved(recipe)), "arm": arm}
         config.pop("seed")
         state = {f"git.{key}": str(value) for key, value in git_state().items()}
@@ -180,7 +183,7 @@ class Tracker:
         run_id, _ = self._get_or_create(f"{arm} seed {recipe.seed}", tags, {**state, "mlflow.parentRunId": arm_id})
         self._parameters(run_id, {**config, "seed": recipe.seed})
         self._client.update_run(run_id, status="RUNNING")
-        self.run_id = run_id
+        self.run_id, self._open = run_id, asked
 
     def _parameters(self, run_id: str, values: dict[str, Any]) -> None:
         """Set the parameters that the run lacks: all of them if it is new, or was cut off from the store then."""
@@ -232,7 +235,7 @@ class Tracker:
             self._start(recipe, arm, factors)
             report = folder.evaluation(recipe) / "report.json"
             content, rows = read_json(report), history(folder.path / "metrics.csv")
-            stamp = f"{recipe.evaluation_signature} {report.stat().st_mtime_ns}" if content else f"{len(rows)} rows"
+            stamp = stamp_of(recipe, folder) or f"{len(rows)} rows"
             if self._client.get_run(self.run_id).data.tags.get("arinar.published") != stamp:
                 steps = int(content.get("steps", 0))
                 rows += [(steps, name, value) for name, value in content.get("metrics", {}).items()]
@@ -245,8 +248,22 @@ class Tracker:
                 self._client.set_tag(self.run_id, "arinar.published", stamp)
             failed = (folder.path / "FAILED").is_file()
             self._client.set_terminated(self.run_id, "FINISHED" if content else "FAILED" if failed else "KILLED")
+            self._open = ""
             return True
         return False
+
+    def published(self) -> dict[tuple[str, str, str], set[str]]:
+        """(arm, seed, stamp) → names of the parameters, of every run of a seed that is there and finished."""
+        found: dict[tuple[str, str, str], set[str]] = {}
+        with self._guard(), self._connected() as client:
+            query, page = "tags.`arinar.role` = 'seed' and attributes.status = 'FINISHED'", None
+            while page != "":
+                runs = client.search_runs([self._experiment_id], query, max_results=1000, page_token=page)
+                for tags, params in ((run.data.tags, run.data.params) for run in runs):
+                    key = tags["arinar.arm"], tags["arinar.seed"], tags.get("arinar.published", "")
+                    found[key] = set(params)
+                page = runs.token or ""
+        return found
 
     def _missing(self, rows: Rows) -> Rows:
         """Those rows of a history that the open run does not have."""
@@ -258,9 +275,10 @@ class Tracker:
                 value if math.isfinite(value) and abs(value) < 1e300 else None,
             )  # as MLflow stores infinity
 
+        known = self._client.get_run(self.run_id).data.metrics
         there = {
             key(metric.step, name, metric.value)
-            for name in {name for _, name, _ in rows}
+            for name in {name for _, name, _ in rows if name in known}
             for metric in self._client.get_metric_history(self.run_id, name)
         }
         return [row for row in rows if key(*row) not in there]
@@ -318,6 +336,12 @@ class Tracker:
         with self._guard(), self._connected():
             return link(self._experiment_id, view)
         return host()
+
+
+def stamp_of(recipe: Recipe, folder: RunFolder) -> str:
+    """What tells one state of a run's report from another; empty where there is none."""
+    report = folder.evaluation(recipe) / "report.json"
+    return f"{recipe.evaluation_signature} {report.stat().st_mtime_ns}" if report.is_file() else ""
 
 
 def remember(recipe: Recipe, arm: str, folder: RunFolder, experiment: str) -> None:

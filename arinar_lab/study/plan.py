@@ -134,6 +134,11 @@ class Plan:
         design = next(arm.design for arm in self.arms if arm.name == self.baseline)
         return replace(self, arms=arms, baseline=f"{design} @ {budget}", budgets=())
 
+    def factors(self, arm: Arm) -> dict[str, Any]:
+        """What tells an arm from the others, by short names."""
+        values = dict(zip(axis_labels(self.axes), arm.values, strict=False))
+        return values | ({"budget": arm.budget} if arm.budget else {})
+
     @property
     def criterion(self) -> str:
         """The metric by which arms are ranked: bits/dim, or a Fréchet distance where an arm has no likelihood."""

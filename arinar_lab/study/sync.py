@@ -16,7 +16,7 @@ from ..run.config import parse, read_recipe
 from ..run.dashboard import REPORTED
 from ..run.folder import RunFolder, find
 from ..run.schema import ConfigError
-from ..run.tracking import PATIENCE, Tracker, off, remember, views
+from ..run.tracking import PATIENCE, Tracker, off, remember, stamp_of, views
 from ..run.train import read_metrics
 from .plan import Arm, Plan, axis_labels
 from .results import BITS, DISTANCE, GAP, LEVEL, SPEED, Results, collect
@@ -35,12 +35,15 @@ def send_study(plan: Plan, files: list[Path], patience: float = PATIENCE) -> tup
         return "", []
     results, unsent, labels = collect(plan), [], axis_labels(plan.axes)
     tracker = Tracker(plan.name, patience * len(plan.arms) * len(plan.seeds))
+    there = tracker.published()
     for arm in plan.arms:
-        factors = dict(zip(labels, arm.values, strict=False)) | ({"budget": arm.budget} if arm.budget else {})
+        factors = plan.factors(arm)
         for seed in plan.seeds:
             folder, recipe = plan.cell(arm, seed)
-            if folder.report(recipe):
+            if stamp := stamp_of(recipe, folder):
                 remember(recipe, arm.name, folder, plan.name)
+                if there.get((arm.name, str(seed), stamp), set()) >= {"arm", *factors}:
+                    continue
                 if not tracker.publish(recipe, arm.name, folder, read_metrics, factors):
                     unsent.append(folder.path)
         if numbers := _numbers(results, arm):

@@ -196,7 +196,8 @@ def _returning(study: optuna.Study, jobs: dict[str, Job]) -> list[FrozenTrial]:
 
 def run_job(job: Job, plan: Plan) -> float:
     """Train and evaluate one run; returns its value of the study's criterion."""
-    reports = perform(job.recipes, job.folder, plan.name, job.arm)
+    arm = next(arm for arm in plan.arms if arm.name == job.arm)
+    reports = perform(job.recipes, job.folder, plan.name, job.arm, plan.factors(arm))
     return float(reports[0]["metrics"][plan.criterion])
 
 
