@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import typing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -185,6 +185,13 @@ class Recipe:
     def evaluation_signature(self) -> str:
         """Eight hexadecimal digits of how the trained model is sampled and measured."""
         return _digest(self, ("sampler", "evaluation"))
+
+    def under(self, seed: int) -> Recipe:
+        """The same recipe under another seed, which is no part of the signatures: they are not computed again."""
+        other = replace(self, seed=seed)
+        names = ("training_signature", "evaluation_signature")
+        vars(other).update({name: getattr(self, name) for name in names})
+        return other
 
 
 def _digest(recipe: Recipe, sections: tuple[str, ...]) -> str:

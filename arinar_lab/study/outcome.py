@@ -158,6 +158,9 @@ def _floor(line: Any, results: Results, metric: str) -> list[float]:
     return [floor]
 
 
+_NAMED = 40  # arms beyond which only those on the front are named
+
+
 def against_speed(results: Results) -> Any | None:
     """Quality against images/s, a panel for each quality: dominated arms in grey, the front drawn through the others."""
     there = [frontier(results, metric) for metric in (GAP, BITS, DISTANCE)]
@@ -173,7 +176,8 @@ def against_speed(results: Results) -> Any | None:
         handles = [
             plt.Line2D([], [], linestyle="none", **_point(i, arm.name in best, several),
                        label=f"{i + 1}  {wrapped(arm.name, 26, 1)}" if several else wrapped(arm.name, 28, 1))
-            for i, arm in enumerate(results.plan.arms) if any(arm.name in f.means for f in found)
+            for i, arm in enumerate(results.plan.arms)
+            if any(arm.name in f.means for f in found) and (len(results.plan.arms) <= _NAMED or arm.name in best)
         ]  # fmt: skip
         figure.legend(handles=handles, loc="outside right upper", handlelength=1)
     return figure
@@ -199,7 +203,8 @@ def _front(ax: Any, results: Results, found: Frontier, several: bool) -> None:
     _scaled(ax.set_xscale, ax.xaxis, ax.set_xlim, ax.get_xlim, [x for x, _ in means.values()])
     _scaled(ax.set_yscale, ax.yaxis, ax.set_ylim, ax.get_ylim, [y for _, y in means.values()])
     if several:
-        _number(ax, means, {i for i, arm in enumerate(results.plan.arms) if arm.name in found.front})
+        front = {i for i, arm in enumerate(results.plan.arms) if arm.name in found.front}
+        _number(ax, means if len(means) <= _NAMED else {i: means[i] for i in front}, front)
     line = sorted(point for i, point in means.items() if results.plan.arms[i].name in found.front)
     ax.plot(*zip(*line, strict=True), color=BLACK, linewidth=0.8, linestyle="--", zorder=1)
     ax.set(xlabel=label_of(SPEED), ylabel=label_of(quality))

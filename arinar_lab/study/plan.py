@@ -125,7 +125,7 @@ class Plan:
 
     def cell(self, arm: Arm, seed: int) -> tuple[RunFolder, Recipe]:
         """The run folder and the recipe of one arm under one seed."""
-        recipe = replace(arm.recipe, seed=seed)
+        recipe = arm.recipe.under(seed)
         return RunFolder.of(recipe, arm.name, self.roots[1]), recipe
 
     def at(self, budget: str) -> Plan:
