@@ -85,13 +85,14 @@ def _tell_of_others(plan: Plan, console: Console) -> None:
 def finish(plan: Plan, console: Console) -> int:
     """Write and print the report of what is there, and send it to MLflow; returns 1 where something failed or is missing."""
     results = collect(plan)
-    paths = write_report(results)
-    link, unsent = send_study(plan, paths)
     console.print(terminal_table(results))
     differences = [line for part in results.by_budget for line in effects(part)]
     for line in [*differences, *ranking.conclusions(results), "", *notes(results)]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print()
+    with console.status("drawing figures, and telling MLflow"):
+        paths = write_report(results)
+        link, unsent = send_study(plan, paths)
     pictures = [path for path in paths if path.suffix in (".png", ".pdf")]
     for path in paths:
         if path not in pictures:

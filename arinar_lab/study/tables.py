@@ -137,7 +137,9 @@ def terminal_table(results: Results) -> Table:
     table = Table(title=question, title_justify="left", caption=caption, caption_justify="left", box=SIMPLE_HEAD)
     keep = [i for i, heading in enumerate(headings) if heading not in same]
     for i in keep:
-        table.add_column(headings[i], justify="left" if i == 0 else "right", no_wrap=i > 0)
+        table.add_column(
+            headings[i], justify="left" if i == 0 else "right", no_wrap=i > 0, min_width=12 if i == 0 else None
+        )
     for row in body:
         texts = [Text(row.name), Text(row.seeds), Text(row.likelihood), *map(_terminal_cell, row.cells)]
         table.add_row(*(texts[i] for i in keep))
