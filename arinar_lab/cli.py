@@ -585,10 +585,15 @@ def _cache(arguments: argparse.Namespace) -> int:
 def _convert(arguments: argparse.Namespace) -> int:
     from arinar_lab.run.config import preset
     from arinar_lab.run.convert import convert
+    from arinar_lab.run.schema import flatten, resolved
 
     recipe = _recipe(preset(arguments.preset), arguments.overrides)
     out = arguments.out or Path("runs") / arguments.checkpoint.stem / f"seed_{recipe.seed}"
     print(convert(arguments.checkpoint, recipe, out, arguments.weights).path)
+    heads = [f"{key}={value}" for key, value in flatten(resolved(recipe)).items() if key.endswith(".heads")]
+    print(
+        f"A checkpoint does not tell how many attention heads it was trained with; the recipe says {', '.join(heads)}."
+    )
     return 0
 
 
