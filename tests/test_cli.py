@@ -136,7 +136,7 @@ def test_a_word_that_is_no_override_is_refused(capsys):
 
 def test_options_may_stand_before_and_after_the_overrides(monkeypatch):
     seen = []
-    monkeypatch.setattr(cli, "_ablate", lambda a: seen.append((str(a.file), a.overrides, a.workers)))
+    monkeypatch.setattr("arinar_lab.cli.study.ablate", lambda a: seen.append((str(a.file), a.overrides, a.workers)))
     for words in (
         ["seeds=[0]", "machine.threads=1", "--workers", "3"],
         ["--workers", "3", "seeds=[0]", "machine.threads=1"],

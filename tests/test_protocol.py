@@ -50,7 +50,7 @@ def imagenet(alone):
 
 @pytest.mark.slow
 def test_from_images_to_a_distance(imagenet, monkeypatch, uncounted):
-    monkeypatch.setattr("arinar_lab.cli._extractor", lambda *_: TINY)
+    monkeypatch.setattr("arinar_lab.cli.run._extractor", lambda *_: TINY)
     assert arinar("cache", PRESET, *IMAGES, *SMALL) == 0
     (cache,) = Path("caches").iterdir()
     moments = load_file(cache / "train-00000.safetensors")["moments"]

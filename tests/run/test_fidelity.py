@@ -352,7 +352,7 @@ def commands(a_run, words, capsys):
 
 
 def test_the_commands_measure_a_run_against_a_reference_they_make(a_run, capsys, monkeypatch):
-    monkeypatch.setattr("arinar_lab.cli._extractor", lambda *_: TINY)
+    monkeypatch.setattr("arinar_lab.cli.run._extractor", lambda *_: TINY)
     told = commands(a_run, [], capsys)
     assert "quality/fd_tiny" in told and "66 images a range" in told
     assert _run(["sample", str(a_run.path), "--per-class", "7", "--count", "50"]) == 2

@@ -1,0 +1,39 @@
+"""The command `arinar`. Verbs come first, then a file, then overrides as key=value; dashes are for options of the process.
+
+Everything heavy is imported inside the verb that needs it, so that --help answers at once. Bad input is one line on
+standard error and exit status 2, before anything is computed or written.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from .parent import end_with
+from .words import parser
+
+
+def main(words: list[str] | None = None) -> None:
+    """Run the command line and leave with its exit status."""
+    whole = parser()
+    arguments, rest = whole.parse_known_args(words)  # overrides may follow an option, too
+    if rest and (not hasattr(arguments, "overrides") or any(word.startswith("-") for word in rest)):
+        whole.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        arguments.overrides += rest
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    try:
+        if "ARINAR_HELPS" in os.environ:  # see run/blocks.py
+            end_with(int(os.environ["ARINAR_HELPS"]))
+        status = arguments.verb(arguments)
+    except KeyboardInterrupt:
+        print("Stopped. The same command goes on where it stopped.", file=sys.stderr)
+        status = 130
+    except Exception as error:
+        from arinar_lab.run.schema import ConfigError
+
+        if not isinstance(error, ConfigError) and type(error).__name__ not in ("Diverged", "Damaged"):
+            raise
+        print(f"arinar: {error}", file=sys.stderr)
+        status = 2 if isinstance(error, ConfigError) else 1
+    sys.exit(status or 0)

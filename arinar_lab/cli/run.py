@@ -1,0 +1,231 @@
+"""What the verbs do that concern one run. Everything heavy is imported inside the verb that needs it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def _recipe(path: Path, overrides: list[str]) -> Any:
+    from arinar_lab.run.config import merge, parse, read_overrides, read_recipe
+    from arinar_lab.run.schema import ConfigError
+
+    content = merge(read_recipe(path), read_overrides(overrides))
+    try:
+        return parse(content)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def train(arguments: argparse.Namespace) -> int:
+    recipe = _recipe(arguments.file, arguments.overrides)
+    from arinar_lab.run.config import build, check_resolution, ready
+    from arinar_lab.run.evaluate import measure_speed
+    from arinar_lab.run.folder import RunFolder
+    from arinar_lab.run.perform import perform
+    from arinar_lab.run.tracking import Tracker
+    from arinar_lab.run.train import check_machine, read_metrics
+    from arinar_lab.run.transfer import inherited
+
+    check_machine(recipe)
+    experiment = build(recipe, "meta")
+    check_resolution(recipe, experiment)
+    inherited(recipe, experiment)
+    ready(experiment)
+    name = arguments.file.stem
+    folder = RunFolder.of(recipe, name)
+    print(f"run folder: {folder.path}")
+    if not perform([recipe], folder, name, name, bar=sys.stdout.isatty()):
+        return 0
+    report = measure_speed(recipe, folder)
+    if not Tracker(name).publish(recipe, name, folder, read_metrics):
+        print(f"not sent to MLflow: {folder.path}; arinar sync {folder.path} sends it")
+    _show(report, folder.evaluation(recipe))
+    return 0
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    from arinar_lab.run.evaluate import evaluate, measure_speed
+
+    folder, recipe = _trained(arguments)
+    if arguments.quality:
+        return _quality(arguments, folder, recipe)
+    with folder.lock:
+        evaluate(recipe, folder)
+        report = measure_speed(recipe, folder)
+    _show(report, folder.evaluation(recipe))
+    return 0
+
+
+def _quality(arguments: argparse.Namespace, folder: Any, recipe: Any) -> int:
+    from arinar_lab.run.blocks import company, shown
+    from arinar_lab.run.fidelity import Reference
+    from arinar_lab.run.quality import measure_quality
+    from arinar_lab.run.schema import ConfigError
+
+    if arguments.reference is None:
+        raise ConfigError("--reference: missing; name an npz with mu and sigma (arinar reference DATA makes one)")
+    extractor = _extractor(arguments, recipe.machine)
+    reference = Reference.read(arguments.reference, extractor)
+    with company(arguments.workers), shown("images") as told:
+        report = measure_quality(recipe, folder, reference, extractor, arguments.ranges, told)
+    _show(report, folder.evaluation(recipe))
+    return 0
+
+
+def _extractor(arguments: argparse.Namespace, machine: Any) -> Any:
+    from arinar_lab.run.fidelity import Extractor, inception_weights
+    from arinar_lab.run.train import device_of
+
+    weights = inception_weights(arguments.inception)
+    return Extractor(layer=arguments.layer, weights=weights, device=device_of(machine).type)
+
+
+def reference(arguments: argparse.Namespace) -> int:
+    from arinar_lab.run.blocks import company, shown
+    from arinar_lab.run.collection import collection
+    from arinar_lab.run.config import Machine
+    from arinar_lab.run.reference import make_reference
+
+    images, extractor = collection(arguments.data, arguments.part), _extractor(arguments, Machine())
+    with company(arguments.workers), shown(str(arguments.data)) as told:
+        path = make_reference(images, extractor, arguments.out, arguments.batch, told)
+    print(f"{path}: {len(images):,} images, features of {extractor.signature}")
+    return 0
+
+
+def _trained(arguments: argparse.Namespace) -> Any:
+    """The run folder that is named, and its recipe under the overrides, none of which may concern training."""
+    from arinar_lab.run.folder import find
+    from arinar_lab.run.schema import ConfigError
+
+    folder = find(arguments.file)
+    recipe = _recipe(folder.path / "config.yaml", arguments.overrides)
+    trained = _recipe(folder.path / "config.yaml", [])
+    if (recipe.training_signature, recipe.seed) != (trained.training_signature, trained.seed):
+        raise ConfigError(
+            f"{folder.path}: was trained otherwise; only sampler, evaluation and machine may be overridden here"
+        )
+    if not folder.done:
+        raise ConfigError(f"{folder.path}: has not finished training; train it to its end first")
+    return folder, recipe
+
+
+def _show(report: dict[str, Any], where: Path) -> None:
+    """The numbers of a report, with their units."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("metric", "value", "unit")
+    for name, value in report["metrics"].items():
+        table.add_row(name, f"{value:,}" if isinstance(value, int) else f"{value:.4g}", report["units"][name])
+    console = Console()
+    console.print(table)
+    if said := report.get("likelihood"):
+        steps = f", {said['steps']} steps" if said["steps"] else ""
+        console.print(
+            f"likelihood: {said['kind']}, {said['unit']}{steps}, {said['images']} held-out items",
+            highlight=False,
+        )
+    else:
+        against, n, seed = report["reference"], report["images"], report["seed"]
+        console.print(f"{n} images a range, seeds from {seed} on, against {against['file']}", highlight=False)
+        if "kid_subset" not in against:
+            console.print("KID, precision and recall need the reference's features, and it has none", highlight=False)
+    for path in (where / report.get("file", "report.json"), where / "samples" / "grid.png"):
+        if path.exists():
+            console.print(str(path), soft_wrap=True, highlight=False)
+
+
+def sample(arguments: argparse.Namespace) -> int:
+    from arinar_lab.run.blocks import company, shown
+    from arinar_lab.run.evaluate import load
+    from arinar_lab.run.sampling import draw_grid, sample
+    from arinar_lab.run.schema import ConfigError
+
+    folder, recipe = _trained(arguments)
+    out, picture = arguments.out, arguments.out.suffix.lower() in (".png", ".jpg")
+    if out.suffix and not picture and out.suffix != ".npz":
+        raise ConfigError(f"--out: {str(out)!r} is not a .png, .jpg or .npz file, nor a folder")
+    if not out.parent.is_dir():
+        raise ConfigError(f"--out: {str(out.parent)!r} is not a folder")
+    experiment = load(recipe, folder)
+    if not experiment.source.levels:
+        raise ConfigError(f"{folder.path}: models tokens, which have no picture")
+    count = arguments.count or 100
+    if arguments.per_class:
+        count = arguments.per_class * experiment.source.classes
+        if arguments.count not in (None, count):
+            raise ConfigError(
+                f"--count: {arguments.count} is not {arguments.per_class} of each of {experiment.source.classes} classes"
+            )
+    seeds = range(arguments.seed, arguments.seed + count)
+    if picture:
+        draw_grid(recipe, experiment, seeds, out)
+    else:
+        with company(arguments.workers), shown(str(out)) as told:
+            sample(recipe, folder, experiment, seeds, out, told)
+    print(out)
+    return 0
+
+
+def diagnose(arguments: argparse.Namespace) -> int:
+    from arinar_lab.run.diagnose import guidance, prefix
+    from arinar_lab.run.evaluate import evaluate, load
+    from arinar_lab.run.figures import draw_diagnosis
+    from arinar_lab.run.folder import write_json
+
+    folder, recipe = _trained(arguments)
+    with folder.lock:
+        report, where = evaluate(recipe, folder), folder.evaluation(recipe)
+        experiment = load(recipe, folder)
+        found = {"prefix": prefix(recipe, experiment), "guidance": guidance(recipe, experiment)}
+        write_json(where / "diagnosis.json", found)
+        draw_diagnosis(report, found, where / "diagnosis.png")
+    for path in (where / "diagnosis.json", where / "diagnosis.png"):
+        print(path)
+    return 0
+
+
+def cache(arguments: argparse.Namespace) -> int:
+    recipe = _recipe(arguments.file, arguments.overrides)
+    from arinar_lab.run.blocks import company, damaged, forget, shown
+    from arinar_lab.run.cache import Plan, write_cache
+
+    plan = Plan.of(recipe, arguments.file.stem, arguments.out)
+    files = [file for file, _, _ in plan.files]
+    if arguments.verify:
+        for file in damaged(files):
+            print(f"{file}: damaged, made anew")
+            forget([file])
+    with company(arguments.workers), shown(str(plan.folder)) as told:
+        write_cache(plan, arguments.batch, told)
+    size = sum(file.stat().st_size for file in files) / 1e6
+    print(
+        f"{plan.folder}: {plan.items:,} images, {size:,.1f} MB; 'data={{kind: cache, path: {plan.folder}}}' trains on it"
+    )
+    return 0
+
+
+def convert(arguments: argparse.Namespace) -> int:
+    from arinar_lab.run.config import preset
+    from arinar_lab.run.convert import convert
+    from arinar_lab.run.schema import flatten, resolved
+
+    recipe = _recipe(preset(arguments.preset), arguments.overrides)
+    out = arguments.out or Path("runs") / arguments.checkpoint.stem / f"seed_{recipe.seed}"
+    print(convert(arguments.checkpoint, recipe, out, arguments.weights).path)
+    heads = [f"{key}={value}" for key, value in flatten(resolved(recipe)).items() if key.endswith(".heads")]
+    print(
+        f"A checkpoint does not tell how many attention heads it was trained with; the recipe says {', '.join(heads)}."
+    )
+    return 0
+
+
+def retrain(arguments: argparse.Namespace) -> int:
+    from arinar_lab.run.assets import retrain
+
+    print(retrain(arguments.name))
+    return 0

@@ -1,0 +1,196 @@
+"""What the verbs do that concern many runs. Everything heavy is imported inside the verb that needs it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from .parent import end_with
+from .run import _recipe
+
+
+def _plan(arguments: argparse.Namespace) -> Any:
+    from arinar_lab.run.config import read_overrides
+    from arinar_lab.study.plan import read_plan
+
+    return read_plan(arguments.file, read_overrides(arguments.overrides))
+
+
+def ablate(arguments: argparse.Namespace) -> int:
+    plan = _plan(arguments)
+    from rich.console import Console
+
+    from arinar_lab.study.ablate import ablate, dry_run
+    from arinar_lab.study.status import remember
+
+    if arguments.dry_run:
+        return dry_run(plan, arguments.workers, Console())
+    remember(plan, arguments.file, arguments.overrides)
+    return ablate(plan, _worker(arguments), arguments.workers, Console())
+
+
+def status(arguments: argparse.Namespace) -> int:
+    from arinar_lab.study.status import show
+
+    return show(arguments.file, arguments.overrides, lambda: _plan(arguments), arguments.watch, arguments.json)
+
+
+def _is_sweep(file: Path) -> bool:
+    from arinar_lab.run.config import read_yaml
+
+    return "search" in read_yaml(file)
+
+
+def _read_sweep(arguments: argparse.Namespace) -> Any:
+    from arinar_lab.run.config import read_overrides
+    from arinar_lab.study.search import read_sweep
+
+    return read_sweep(arguments.file, read_overrides(arguments.overrides))
+
+
+def sweep(arguments: argparse.Namespace) -> int:
+    plan = _read_sweep(arguments)
+    from rich.console import Console
+
+    from arinar_lab.study.sweep import sweep
+
+    return sweep(plan, _worker(arguments), arguments.workers, Console())
+
+
+def work(arguments: argparse.Namespace) -> int:
+    from arinar_lab.run.ranks import JOB, follows
+    from arinar_lab.run.train import train
+    from arinar_lab.study import trials, worker
+
+    parent = str(os.getppid()) if follows() else os.environ.get("ARINAR_PARENT")
+    if parent:
+        end_with(int(parent))
+    if _is_sweep(arguments.file):
+        trials.work(_read_sweep(arguments))
+        return 0
+    plan = _plan(arguments)
+    if follows():  # started by the worker that has claimed the run
+        job = next(job for job in plan.jobs if job.key == os.environ[JOB])
+        train(job.recipes[0], job.folder)
+        return 0
+    if not parent:
+        worker.join(plan)
+    failed = worker.work(plan)
+    for line in failed:
+        print(f"failed: {line}")
+    return 1 if failed else 0
+
+
+def report(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    if _is_sweep(arguments.file):
+        from arinar_lab.study import sweep_report
+
+        return sweep_report.finish(_read_sweep(arguments), Console())
+    from arinar_lab.study.ablate import finish
+    from arinar_lab.study.sync import fetch
+
+    plan = _plan(arguments)
+    for folder in fetch(plan):
+        print(f"fetched from MLflow: {folder.path}")
+    return finish(plan, Console())
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from arinar_lab.study.compare import show
+
+    show(arguments.words, Console(), arguments.markdown)
+    return 0
+
+
+def mlflow(arguments: argparse.Namespace) -> int:
+    from arinar_lab.run.dashboard import serve
+
+    serve(arguments.port)
+    return 0
+
+
+def slurm(arguments: argparse.Namespace) -> int:
+    from arinar_lab.study.slurm import Options, write_script
+    from arinar_lab.study.worker import enqueue
+
+    options = Options(arguments.array, arguments.time, arguments.gpus, arguments.partition)
+    plan = _plan(arguments)
+    todo = enqueue(plan)
+    path = write_script(plan, _worker(arguments), options)
+    print(f"{path}: {len(todo)} runs wait for {options.array} workers; submit it with: sbatch {path}")
+    return 0
+
+
+def _worker(arguments: argparse.Namespace) -> list[str]:
+    """The words that start one worker of a study."""
+    return [sys.executable, "-m", "arinar_lab", "work", str(arguments.file), *arguments.overrides]
+
+
+def sync(arguments: argparse.Namespace) -> int:
+    from arinar_lab.run.config import read_overrides
+    from arinar_lab.study import sync
+    from arinar_lab.study.plan import read_plan
+
+    words = arguments.words
+    if words and words[0].endswith(".yaml"):
+        plan = read_plan(Path(words[0]), read_overrides(words[1:]))
+        files = sorted((plan.folder / "report").glob("*"))
+        cells = [plan.cell(arm, seed) for arm in plan.arms for seed in plan.seeds]
+        _, unsent = sync.send_study(plan, files, float("inf"))
+        there = [folder.path for folder, recipe in cells if folder.report(recipe)]
+        sent = [path for path in there if path not in unsent]
+    else:
+        sent, unsent = sync.send_runs([Path(word) for word in words] or sync.all_runs())
+    print(f"MLflow holds {len(sent)} of {len(sent) + len(unsent)} runs")
+    for path in unsent:
+        print(f"not sent: {path}")
+    return 1 if unsent else 0
+
+
+def check(arguments: argparse.Namespace) -> int:
+    from arinar_lab.run.config import build, check_resolution, read_overrides, read_yaml
+    from arinar_lab.run.schema import ConfigError
+    from arinar_lab.run.transfer import inherited
+    from arinar_lab.study.plan import read_plan
+    from arinar_lab.study.search import read_sweep
+
+    files = [word for word in arguments.words if "=" not in word]
+    overrides = [word for word in arguments.words if "=" in word]
+    if not files:
+        raise ConfigError("check: name at least one recipe or study file")
+    for file in map(Path, files):
+        content = read_yaml(file)
+        if "search" in content:
+            sweep = read_sweep(file, read_overrides(overrides))
+            print(f"{file}: {len(sweep.parameters)} parameters to search, {len(sweep.targets)} × {sweep.trials} trials")
+        elif {"base", "axes", "arms", "vary"} & content.keys():
+            plan = read_plan(file, read_overrides(overrides))
+            print(f"{file}: {len(plan.arms)} arms × {len(plan.seeds)} seeds, baseline {plan.baseline}")
+            for arm in plan.arms:
+                print(
+                    f"  {arm.name:<40} {arm.parameters:>12,} parameters  {arm.recipe.training_signature}"
+                    f"{arm.matched and '  ' + arm.matched}"
+                )
+        else:
+            recipe = _recipe(file, overrides)
+            experiment = build(recipe, "meta")
+            check_resolution(recipe, experiment)
+            inherited(recipe, experiment)
+            parameters = experiment.parameters
+            print(f"{file}: {parameters:,} parameters  {recipe.training_signature}")
+    return 0
+
+
+def notebooks(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from arinar_lab.study.notebooks import execute
+
+    return execute(arguments.study, Console())
