@@ -18,7 +18,6 @@ from arinar_lab.model.heads.mixture import Mixture, MixtureRow
 from arinar_lab.model.layers import NORMS
 from arinar_lab.model.noise import Noise
 from arinar_lab.model.outer import OUTERS
-from arinar_lab.run.module import averaging
 
 ROWS = [kind for kind in HEADS if isinstance(make_head(kind, False)(numbers(1, CONTEXT)), Rows)]
 PLACES = pytest.mark.parametrize("inside", [False, True], ids=["on z", "inside feature_ar"])
@@ -344,7 +343,3 @@ def test_nothing_touches_the_global_generator():
     laws.samples(model, torch.arange(2), Sampler(guidance=2.0))
     model.train().loss(numbers(2, TOKENS, FEATURES), labels(2), images(2))
     assert torch.equal(before, torch.get_rng_state())
-
-
-def test_buffers_of_the_averaged_weights_are_copied():
-    assert averaging(0.9)._use_buffers is False

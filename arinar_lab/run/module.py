@@ -2,16 +2,19 @@
 
 Logs `train/loss` (a predicted token's; nats where it is a likelihood), `train/grad_norm` (before clipping), `train/lr`, and
 of the averaged weights on held-out data `val/loss` and, where the model has a likelihood, `val/bits_per_dim`.
+
+No step waits for the device: what is logged is read where it is due, and whether the loss is still finite is asked there,
+before a validation and before weights are saved.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
@@ -20,11 +23,38 @@ from ..model.noise import Noise
 from .config import Experiment, Training
 from .data import some
 from .metrics import BitsPerDim
+from .sharded import shard, whole
 from .transfer import Conditions
+
+LOG_EVERY = 10  # steps
 
 
 class Diverged(RuntimeError):
     """The loss is no longer finite."""
+
+
+class Finite:
+    """Watches numbers of every step on their device, and nobody waits for it until it is asked.
+
+    Attributes:
+        last: those of the first step in which one was not finite, else of the latest; None before any.
+        count: how many steps were finite before it.
+    """
+
+    def __init__(self) -> None:
+        self.last: Tensor | None = None
+        self.count: Tensor | int = 0
+
+    def see(self, *numbers: Tensor) -> None:
+        now = torch.stack(numbers)
+        self.last = now if self.last is None else torch.where(self.last.isfinite().all(), now, self.last)
+        self.count = self.count + self.last.isfinite().all()
+
+    def fault(self) -> tuple[list[float], int] | None:
+        """The numbers of the first step in which one was not finite, and its place; waits for the device."""
+        if self.last is None or all(map(math.isfinite, last := self.last.tolist())):
+            return None
+        return last, int(self.count)
 
 
 class ArinarModule(LightningModule):
@@ -46,6 +76,7 @@ class ArinarModule(LightningModule):
         self.bits_per_dim = BitsPerDim(self.codec.dims)
         self.conditions: Conditions | None = None
         self._compute: Callable[[torch.device], Conditions | None] | None = None
+        self._finite, self._begun = Finite(), 0
 
     @torch.no_grad()
     def fit_to(self, images: Tensor, codec: bool = True) -> None:
@@ -68,6 +99,7 @@ class ArinarModule(LightningModule):
             part.requires_grad_(False)
 
     def on_train_start(self) -> None:
+        self._begun = self.global_step
         if self._compute is not None:
             self.conditions = self._compute(self.device)
 
@@ -86,15 +118,66 @@ class ArinarModule(LightningModule):
         x, _ = self.codec.encode(image, noise.at(0))
         return self.model.loss(x, y, noise.at(1))
 
+    def configure_model(self) -> None:
+        if self.device_mesh is not None:
+            shard(self.model, self.device_mesh["data_parallel"])
+
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_index: int) -> Tensor:
         loss = self._loss(*batch)
-        if not torch.isfinite(loss):
-            advice = (
-                f"lower training.lr (now {self.optimisation.lr:g}) or training.clip (now {self.optimisation.clip:g})"
-            )
-            raise Diverged(f"the loss became {loss.item()} at step {self.global_step}; {advice}")
-        self.log("train/loss", loss, prog_bar=True, sync_dist=True)
+        self._seen = loss.detach()
+        if self._due:
+            self.log("train/loss", self._seen, sync_dist=True)
         return loss
+
+    @property
+    def _due(self) -> bool:
+        """Whether the metrics of the step at hand are logged."""
+        return (self.global_step + 1) % LOG_EVERY == 0
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by the norm of all gradients, which is measured once, for the log and for divergence too."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        norm = whole(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
+        if self.optimisation.clip:
+            nn.utils.clip_grads_with_norm_(parameters, self.optimisation.clip, norm)
+        if self.optimisation.precision == "16-mixed":  # a step whose gradients overflow is left out
+            self._finite.see(self._seen)
+        else:
+            self._finite.see(self._seen, norm)
+        if self._due:
+            self.log("train/grad_norm", norm)
+            self.log("train/lr", optimizer.param_groups[0]["lr"])
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        if self.global_step % LOG_EVERY == 0:
+            self._check()
+
+    def on_validation_start(self) -> None:
+        self._check()
+
+    def on_train_end(self) -> None:
+        self._check()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._check()
+
+    def _check(self) -> None:
+        """Raise what has been noticed since it was asked last.
+
+        Raises:
+            Diverged: naming the step, what the loss (or the gradient's norm) became there, and what to change.
+        """
+        if fault := self._finite.fault():
+            (loss, *norm), count = fault
+            what = f"the gradient's norm became {norm[0]}" if math.isfinite(loss) else f"the loss became {loss}"
+            o, step = self.optimisation, self._begun + count
+            advice = f"lower training.lr (now {o.lr:g}) or training.clip (now {o.clip:g})"
+            raise Diverged(f"{what} at step {step}; {advice}")
 
     def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_index: int) -> None:
         image, y, index = batch
@@ -104,11 +187,6 @@ class ArinarModule(LightningModule):
         if self.model.likelihood != "none":
             self.bits_per_dim.update(self.model.log_prob(x, y, noise.at(1)) + log_det)
             self.log("val/bits_per_dim", self.bits_per_dim, prog_bar=True)
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        gradients = [p.grad for p in self.parameters() if p.grad is not None]
-        self.log("train/grad_norm", nn.utils.get_total_norm(gradients))
-        self.log("train/lr", optimizer.param_groups[0]["lr"])
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         o = self.optimisation
@@ -138,8 +216,3 @@ def rate(step: int, o: Training) -> float:
     if o.schedule == "constant":
         return 1.0
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - o.warmup) / max(1, o.steps - o.warmup))))
-
-
-def averaging(decay: float) -> EMAWeightAveraging:
-    """Lightning's averaged weights. Buffers are copied: averaging would corrupt integers."""
-    return EMAWeightAveraging(decay=decay, use_buffers=False)

@@ -1,6 +1,7 @@
 """Several processes that train one run, by Lightning and torch.distributed.
 
     ddp      every process holds the whole model; gradients are averaged
+    fsdp2    every process holds a slice of every weight, gradient and average (`sharded.py`)
     auto     ddp where there is more than one process
 
 `training.batch` is the global batch: of W processes the r-th takes every W-th image of it, from the r-th on. Randomness is
@@ -15,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch.distributed
-from lightning.pytorch.strategies import DDPStrategy, Strategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 
 from .config import Recipe
 from .schema import ConfigError
@@ -46,6 +47,8 @@ def check_share(recipe: Recipe) -> None:
 def strategy(recipe: Recipe) -> Strategy | str:
     """Lightning's strategy. Buffers are constants, so that nothing is broadcast where ranks have unequal numbers of batches."""
     m = recipe.machine
+    if m.strategy == "fsdp2":  # a checkpoint is one file, as of any other strategy
+        return ModelParallelStrategy(m.devices * m.num_nodes, 1, save_distributed_checkpoint=False)
     if m.strategy == "ddp" or m.devices * m.num_nodes > 1:
         return DDPStrategy(forward_sync_buffers=False)
     return "auto"

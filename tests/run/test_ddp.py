@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -69,16 +70,50 @@ def _fork(name, rank, port, overrides):
         os._exit(status)
 
 
-def test_two_processes_reach_the_loss_of_one():
-    one, two = trained("one"), by_two("two")
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """The run of one process, without dropout."""
+    return trained(tmp_path_factory.mktemp("one") / "run")
+
+
+def alike(two, one):
+    """The same rows of metrics and the same averaged weights, but for the order of sums."""
     ours, theirs = (read_metrics(folder.path / "metrics.csv") for folder in (two, one))
     assert [row[:2] for row in ours] == [row[:2] for row in theirs]
     assert {"train/loss", "val/loss", "val/bits_per_dim", "train/grad_norm"} <= {name for _, name, _ in ours}
     for (step, name, a), (_, _, b) in zip(ours, theirs, strict=True):
         assert a == pytest.approx(b, rel=TOLERANCE), (step, name)
     a, b = load_file(two.weights), load_file(one.weights)
-    assert all(torch.allclose(a[name], b[name], rtol=1e-3, atol=1e-4) for name in b)
+    assert a.keys() == b.keys() and all(torch.allclose(a[name], b[name], rtol=1e-3, atol=1e-4) for name in b)
     assert two.done and read_json(two.path / "DONE")["steps"] == 20
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_two_processes_reach_the_loss_of_one(one, strategy):
+    alike(by_two("two", f"machine.strategy={strategy}"), one)
+
+
+def stopped(folder, name):
+    """A copy of a finished run, as if it had been killed after step 8."""
+    shutil.copytree(folder.path, name)
+    copy = RunFolder(Path(name))
+    for path in (copy.path / "DONE", copy.weights, *copy.checkpoints.glob("step=16*")):
+        path.unlink()
+    return copy
+
+
+@pytest.mark.slow
+def test_a_sharded_run_resumes_on_shards_and_on_one_process(one):
+    two = by_two("two", "machine.strategy=fsdp2")
+    again = stopped(two, "again")
+    by_two("again", "machine.strategy=fsdp2")
+    assert "resumed from step=8.ckpt" in (again.path / "log.txt").read_text()
+    a, b = load_file(again.weights), load_file(two.weights)
+    assert all(torch.equal(a[name], b[name]) for name in b)
+    assert (again.path / "metrics.csv").read_text() == (two.path / "metrics.csv").read_text()
+    alone = stopped(two, "alone")
+    train(tiny(*STEPS), alone)
+    alike(alone, one)
 
 
 def test_shards_are_the_global_batches_dealt_out_in_turn():
