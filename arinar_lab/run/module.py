@@ -10,7 +10,7 @@ before a validation and before weights are saved.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -22,39 +22,12 @@ from ..model.layers import Vectors
 from ..model.noise import Noise
 from .config import Experiment, Training
 from .data import some
+from .divergence import Diverged, Finite
 from .metrics import BitsPerDim
 from .sharded import shard, whole
 from .transfer import Conditions
 
 LOG_EVERY = 10  # steps
-
-
-class Diverged(RuntimeError):
-    """The loss is no longer finite."""
-
-
-class Finite:
-    """Watches numbers of every step on their device, and nobody waits for it until it is asked.
-
-    Attributes:
-        last: those of the first step in which one was not finite, else of the latest; None before any.
-        count: how many steps were finite before it.
-    """
-
-    def __init__(self) -> None:
-        self.last: Tensor | None = None
-        self.count: Tensor | int = 0
-
-    def see(self, *numbers: Tensor) -> None:
-        now = torch.stack(numbers)
-        self.last = now if self.last is None else torch.where(self.last.isfinite().all(), now, self.last)
-        self.count = self.count + self.last.isfinite().all()
-
-    def fault(self) -> tuple[list[float], int] | None:
-        """The numbers of the first step in which one was not finite, and its place; waits for the device."""
-        if self.last is None or all(map(math.isfinite, last := self.last.tolist())):
-            return None
-        return last, int(self.count)
 
 
 class ArinarModule(LightningModule):
@@ -67,16 +40,18 @@ class ArinarModule(LightningModule):
         experiment: source, codec and model.
         optimisation: the training section.
         seed: of masks, labels and dequantisation.
+        parts: of a batch, one after the other, whose gradients add up to one step.
     """
 
-    def __init__(self, experiment: Experiment, optimisation: Training, seed: int) -> None:
+    def __init__(self, experiment: Experiment, optimisation: Training, seed: int, parts: int = 1) -> None:
         super().__init__()
         self.codec, self.model = experiment.codec, experiment.model
-        self.optimisation, self.seed = optimisation, seed
+        self.optimisation, self.seed, self.parts = optimisation, seed, parts
         self.bits_per_dim = BitsPerDim(self.codec.dims)
         self.conditions: Conditions | None = None
         self._compute: Callable[[torch.device], Conditions | None] | None = None
         self._finite, self._begun = Finite(), 0
+        self._ratio: float | None = None
 
     @torch.no_grad()
     def fit_to(self, images: Tensor, codec: bool = True) -> None:
@@ -109,25 +84,55 @@ class ArinarModule(LightningModule):
             self.model.outer.eval()
         return self
 
-    def _loss(self, image: Tensor, y: Tensor, index: Tensor) -> Tensor:
-        noise = Noise.of(torch.full_like(index, self.seed), "train").at(self.global_step)
-        if self.conditions is not None:
-            z, x, where, index = self.conditions.at(self.global_step)
-            return self.model.inner(z).loss(x, noise.at(index).at(1).at(1).at(where)).mean()
-        noise = noise.at(index)
-        x, _ = self.codec.encode(image, noise.at(0))
-        return self.model.loss(x, y, noise.at(1))
-
     def configure_model(self) -> None:
         if self.device_mesh is not None:
             shard(self.model, self.device_mesh["data_parallel"])
 
-    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_index: int) -> Tensor:
-        loss = self._loss(*batch)
-        self._seen = loss.detach()
+    def on_before_batch_transfer(self, batch: tuple[Tensor, ...], dataloader_idx: int) -> tuple[Tensor, ...]:
+        """Draw what is drawn once for a batch while that is on the host: a number of the device would be waited for."""
+        if self.trainer.training:
+            first = batch[2][:1]
+            noise = Noise.of(torch.full_like(first, self.seed), "train").at(self.global_step).at(first)
+            self._ratio = self.model.mask_ratio(noise.at(1))
+        return batch
+
+    def _parts(self, batch: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, ...]]:
+        """The batch of a step in equal parts, one after the other."""
+        kept = () if self.conditions is None else self.conditions.at(self.global_step)
+        return zip(*(part.chunk(self.parts) for part in kept or batch), strict=True)
+
+    def _loss(self, part: tuple[Tensor, ...]) -> Tensor:
+        """The mean loss of (images, labels, indices) or, with a frozen outer model, of (z, tokens, places, indices)."""
+        index = part[-1]
+        noise = Noise.of(torch.full_like(index, self.seed), "train").at(self.global_step)
+        if self.conditions is not None:
+            z, x, where, _ = part
+            return self.model.inner(z).loss(x, noise.at(index).at(1).at(1).at(where)).mean()
+        image, y, _ = part
+        noise = noise.at(index)
+        x, _ = self.codec.encode(image, noise.at(0))
+        return self.model.loss(x, y, noise.at(1), self._ratio)
+
+    def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:
+        """The loss of the batch, or of its last part over the number of parts: the gradients of the others are added here."""
+        if self.parts > 1:
+            self.zero_grad()
+        losses: list[Tensor] = []
+        for part in self._parts(batch):
+            if losses:
+                with torch.autocast(self.device.type, enabled=False):
+                    self.trainer.strategy.backward(losses[-1], None)
+                losses[-1] = losses[-1].detach()
+            losses.append(self._loss(part) / self.parts if self.parts > 1 else self._loss(part))
+        self._seen = torch.stack(losses).detach().sum()
         if self._due:
             self.log("train/loss", self._seen, sync_dist=True)
-        return loss
+        return losses[-1]
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
+        """Between the last part's loss and its gradients; those of the others stay."""
+        if self.parts == 1:
+            optimizer.zero_grad()
 
     @property
     def _due(self) -> bool:
@@ -176,7 +181,7 @@ class ArinarModule(LightningModule):
             (loss, *norm), count = fault
             what = f"the gradient's norm became {norm[0]}" if math.isfinite(loss) else f"the loss became {loss}"
             o, step = self.optimisation, self._begun + count
-            advice = f"lower training.lr (now {o.lr:g}) or training.clip (now {o.clip:g})"
+            advice = f"lower training.lr (now {o.peak:g}) or training.clip (now {o.clip:g})"
             raise Diverged(f"{what} at step {step}; {advice}")
 
     def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_index: int) -> None:
@@ -192,7 +197,7 @@ class ArinarModule(LightningModule):
         o = self.optimisation
         decay, keep = decayed(self.model)
         groups = [{"params": decay, "weight_decay": o.weight_decay}, {"params": keep, "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW(groups, lr=o.lr, betas=o.betas)
+        optimizer = torch.optim.AdamW(groups, lr=o.peak, betas=o.betas)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, o))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

@@ -34,10 +34,11 @@ from .averaging import Averaging
 from .checkpoint import by_age, newest_checkpoint, remove, room_for, seal
 from .config import Experiment, Machine, Recipe, build, ready
 from .data import DataModule, ResumableLoader
+from .economy import economise
 from .folder import RunFolder, git_state, write_json
 from .images import damaged
 from .module import LOG_EVERY, ArinarModule
-from .ranks import check_share, follows, strategy, together
+from .ranks import check_sharding, check_share, follows, strategy, together
 from .schema import ConfigError
 from .sharded import whole
 from .tracking import Tracker
@@ -47,7 +48,8 @@ for _name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
     logging.getLogger(_name).setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", ".*does not have many workers.*|.*treespec.*|.*isinstance.*LeafSpec.*")
 warnings.filterwarnings(
-    "ignore", ".*smaller than the logging interval.*|.*Checkpoint directory.*exists and is not empty.*"
+    "ignore",
+    ".*smaller than the logging interval.*|.*Checkpoint directory.*exists and is not empty.*|.*on_before_batch_transfer.*",
 )
 
 
@@ -210,10 +212,11 @@ def check_machine(recipe: Recipe) -> None:
     """Refuse, before anything is written, what this machine cannot do.
 
     Raises:
-        ConfigError: if the accelerator is not there, or the batch cannot be shared out.
+        ConfigError: if the accelerator is not there, the batch cannot be shared out, or the weights cannot be.
     """
     accelerator(recipe.machine)
     check_share(recipe)
+    check_sharding(recipe)
 
 
 def device_of(machine: Machine) -> torch.device:
@@ -243,7 +246,8 @@ def train(
         folder.write_config(recipe)
         (folder.path / "FAILED").unlink(missing_ok=True)
     pl.seed_everything(recipe.seed, verbose=False)
-    module = ArinarModule(experiment, recipe.training, recipe.seed)
+    economise(experiment.model, recipe.machine, device_of(recipe.machine), lambda line: _tell(folder, line))
+    module = ArinarModule(experiment, recipe.training, recipe.seed, recipe.machine.accumulate)
     module.fit_to(experiment.source.train[0], codec=not any(name.startswith("codec.") for name in taken))
     if recipe.freeze == "outer":
         module.freeze_outer(lambda device: conditions(recipe, experiment, device))
@@ -275,6 +279,13 @@ def train(
     if trainer.is_global_zero:
         _finish(folder, weights, resume.seconds, trainer.global_step)
         folder.log(f"done, {trainer.global_step} steps in {resume.seconds:.1f} s")
+
+
+def _tell(folder: RunFolder, line: str) -> None:
+    """Say it here and in log.txt, once for all processes."""
+    if not follows():
+        print(line, flush=True)
+        folder.log(line)
 
 
 @contextmanager

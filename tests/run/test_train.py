@@ -19,9 +19,10 @@ from arinar_lab.run import train as training
 from arinar_lab.run.averaging import Averaging
 from arinar_lab.run.checkpoint import by_age, newest_checkpoint, seal
 from arinar_lab.run.config import ConfigError, Training, build
+from arinar_lab.run.divergence import Diverged
 from arinar_lab.run.evaluate import load
 from arinar_lab.run.folder import RunFolder, read_json
-from arinar_lab.run.module import ArinarModule, Diverged, decayed, rate
+from arinar_lab.run.module import ArinarModule, decayed, rate
 from arinar_lab.run.train import load_weights, read_metrics, save_weights, train, use_threads
 
 pytestmark = pytest.mark.usefixtures("alone")
