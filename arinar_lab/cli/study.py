@@ -159,7 +159,6 @@ def check(arguments: argparse.Namespace) -> int:
     from arinar_lab.run.schema import ConfigError
     from arinar_lab.run.transfer import inherited
     from arinar_lab.study.plan import read_plan
-    from arinar_lab.study.search import read_sweep
 
     files = [word for word in arguments.words if "=" not in word]
     overrides = [word for word in arguments.words if "=" in word]
@@ -168,6 +167,8 @@ def check(arguments: argparse.Namespace) -> int:
     for file in map(Path, files):
         content = read_yaml(file)
         if "search" in content:
+            from arinar_lab.study.search import read_sweep  # and Optuna, which studies are checked without
+
             sweep = read_sweep(file, read_overrides(overrides))
             print(f"{file}: {len(sweep.parameters)} parameters to search, {len(sweep.targets)} × {sweep.trials} trials")
         elif {"base", "axes", "arms", "vary"} & content.keys():

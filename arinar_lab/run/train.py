@@ -31,9 +31,10 @@ from safetensors.torch import save_file
 
 from .checkpoint import by_age, newest_checkpoint, remove, room_for, seal
 from .config import Experiment, Machine, Recipe, build, ready
-from .data import DataModule, ResumableLoader
+from .datamodule import DataModule
 from .folder import RunFolder, git_state, write_json
 from .images import damaged
+from .loader import ResumableLoader
 from .module import ArinarModule, averaging
 from .ranks import check_share, follows, strategy, together
 from .schema import ConfigError
