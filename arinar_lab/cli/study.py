@@ -195,3 +195,29 @@ def notebooks(arguments: argparse.Namespace) -> int:
     from arinar_lab.study.notebooks import execute
 
     return execute(arguments.study, Console())
+
+
+def bench(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from arinar_lab.run.bench import How
+    from arinar_lab.run.config import Machine
+    from arinar_lab.run.schema import ConfigError
+    from arinar_lab.run.train import device_of
+    from arinar_lab.study import bench, bench_report
+
+    if arguments.out.suffix != ".json" or not arguments.out.parent.is_dir():
+        raise ConfigError(f"--out: {str(arguments.out)!r} is no .json file in a folder that is there")
+    device = device_of(Machine(arguments.device))
+    how = How(device, None if arguments.full else 4, arguments.repeats)
+    if arguments.profile:
+        for path in bench.profiles(arguments.preset, how):
+            print(path)
+        return 0
+    console, picture = Console(), arguments.out.with_suffix(".png")
+    record = bench.bench(arguments.preset, how, arguments.out, console)
+    bench_report.show(record, console)
+    bench_report.draw(record, picture)
+    for path in (arguments.out, picture):
+        print(path)
+    return 0
