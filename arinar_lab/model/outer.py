@@ -44,7 +44,7 @@ def take(x: Tensor, where: Tensor) -> Tensor:
 
 def put(x: Tensor, where: Tensor, value: Tensor) -> Tensor:
     """x [B, N, D] with value [B, m, D] at where [B, m]."""
-    return x.scatter(1, where.unsqueeze(-1).expand(-1, -1, x.shape[-1]), value)
+    return x.scatter(1, where.unsqueeze(-1).expand(-1, -1, x.shape[-1]), value.to(x.dtype))  # autocast's is narrower
 
 
 class Outer(nn.Module):

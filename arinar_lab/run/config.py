@@ -19,6 +19,7 @@ import torch
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from torch.overrides import TorchFunctionMode
 
 from ..model.arinar import Arinar
 from ..model.codec import Codec, CodecMaker, Pixels
@@ -344,8 +345,22 @@ class Experiment:
         return sum(p.numel() for p in self.model.parameters())
 
 
+class Shapes(TorchFunctionMode):
+    """Parameters made inside have shapes and no values; buffers, which are computed, have both.
+
+    `torch.device("meta")` would put those on the meta device, too, where most operations are written in Python and import
+    torch's compiler first: seven seconds.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        options = dict(kwargs or {})
+        if func is torch.nn.init.normal_:
+            return (*args, *options.values())[0]  # the tensor, as it is
+        return func(*args, **(options | {"device": "meta"} if func is torch.empty else options))
+
+
 def build(recipe: Recipe, device: str = "cpu") -> Experiment:
-    """Build a recipe, and refuse what its parts cannot do together. On the device `meta` the model has no values.
+    """Build a recipe, and refuse what its parts cannot do together. On the device `meta` parameters have no values.
 
     Raises:
         ConfigError: naming the key.
@@ -354,7 +369,7 @@ def build(recipe: Recipe, device: str = "cpu") -> Experiment:
     codec = recipe.codec(source.shape, source.levels)
     _check_cache(recipe, source, codec)
     try:
-        with torch.device(device):
+        with Shapes() if device == "meta" else torch.device(device):
             model = Arinar(
                 codec.tokens,
                 codec.features,

@@ -33,10 +33,11 @@ from torch import Tensor
 from .averaging import Averaging
 from .checkpoint import by_age, newest_checkpoint, remove, room_for, seal
 from .config import Experiment, Machine, Recipe, build, ready
-from .data import DataModule, ResumableLoader
+from .datamodule import DataModule
 from .economy import economise
 from .folder import RunFolder, git_state, write_json
 from .images import damaged
+from .loader import ResumableLoader
 from .module import LOG_EVERY, ArinarModule
 from .ranks import check_sharding, check_share, follows, strategy, together
 from .schema import ConfigError

@@ -20,8 +20,8 @@ from safetensors.torch import load_file
 from tiny import tiny, write_study
 
 from arinar_lab.run.config import ConfigError, resolved
-from arinar_lab.run.data import Items, ResumableLoader
 from arinar_lab.run.folder import RunFolder, read_json
+from arinar_lab.run.loader import Items, ResumableLoader
 from arinar_lab.run.ranks import check_share
 from arinar_lab.run.train import read_metrics, train
 
