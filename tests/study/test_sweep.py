@@ -622,13 +622,13 @@ def test_the_shipped_sweeps_are_sound(name):
 @pytest.mark.slow
 def test_two_processes_train_a_trial_together():
     """The second process trains the run that the first has taken, and takes no trial itself."""
-    path = write_sweep(base=tiny("training.steps=4"), trials=2, objectives=[BITS])
+    path = write_sweep(base=tiny("training.steps=4"), trials=1, objectives=[BITS])
     command = [sys.executable, "-m", "arinar_lab", "work", str(path), "machine.devices=2"]
     environment = {**os.environ, "ARINAR_TRACKING": "off", "PYTHONPATH": str(Path(cli.__file__).parents[2])}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     sweep = read_sweep(path, {"machine.devices": 2})
     (target,) = sweep.targets
     trials_of = open_search(sweep, target).get_trials()
-    assert [t.state for t in trials_of] == [TrialState.COMPLETE] * 2
+    assert [t.state for t in trials_of] == [TrialState.COMPLETE]
     assert all(again.results.keys() == {1} for again in repeats(sweep))
