@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .comparison import compare
-from .results import BITS, DISTANCE, SPEED, Column, Results
+from .results import BITS, DISTANCE, GAP, SPEED, Column, Results
 from .stats import Interval, hypervolume, interval, pareto
 
 Point = tuple[float, float]
@@ -33,7 +33,8 @@ PROTOCOL = (
     "An arm is on the front of quality against speed where no other arm's means are at least as good in both and better in"
     " one; in brackets is its attainment, the share of seeds in whose own front it stands. The front bends at the arm farthest"
     " below the line through its ends, both axes scaled to [0, 1] (knee). Hypervolume is the share of the box from the best to"
-    " the worst value seen that a seed's front dominates, with its 95 % t-interval over seeds."
+    " the worst value seen that a seed's front dominates, with its 95 % t-interval over seeds. The best of several arms"
+    " was chosen by the numbers shown: over other seeds it will look a little worse."
 )
 
 
@@ -214,8 +215,14 @@ def lines(results: Results, quality: str | None = None, speed: str = SPEED) -> l
 
 
 def conclusions(results: Results) -> list[str]:
-    """The same of a study with budgets: each budget's arms by themselves."""
-    return [line for part in results.by_budget for line in lines(part)]
+    """The same by every quality; in a study with budgets each budget's arms by themselves."""
+    return [line for part in results.by_budget for quality in qualities(part) for line in lines(part, quality)]
+
+
+def qualities(results: Results) -> list[str]:
+    """The metrics of quality that are set against speed: bits/dim, or the gap to the truth, and the Fréchet distance."""
+    there = {c.metric for c in results.columns}
+    return [metric for metric in (GAP if GAP in there else BITS, DISTANCE) if metric in there]
 
 
 def sentences(found: Frontier, matched: Sequence[str] = ()) -> list[str]:
@@ -276,5 +283,4 @@ def _volume_line(f: Frontier) -> list[str]:
     n = f.hypervolume.n
     return [
         f"A seed's front dominates {f.hypervolume.text(3)} of the box from the best to the worst seen (hypervolume, n = {n})."
-        " The best of several arms was chosen by the numbers shown: over other seeds it will look a little worse."
     ]

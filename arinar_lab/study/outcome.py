@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .frontier import Frontier, frontier
+from .frontier import Frontier, frontier, qualities
 from .plan import Arm, Plan
 from .results import BITS, COLUMNS, DISTANCE, GAP, HEADINGS, LEVEL, SPEED, Results
 from .stats import Interval
@@ -163,9 +163,7 @@ _NAMED = 40  # arms beyond which only those on the front are named
 
 def against_speed(results: Results) -> Any | None:
     """Quality against images/s, a panel for each quality: dominated arms in grey, the front drawn through the others."""
-    there = [frontier(results, metric) for metric in (GAP, BITS, DISTANCE)]
-    found = [f for f in there if f and len(f.means) > 0]
-    found = [f for f in found if f.quality.metric != BITS] if found and found[0].quality.metric == GAP else found
+    found = [f for metric in qualities(results) if (f := frontier(results, metric))]
     if not found:
         return None
     several, best = len(results.plan.arms) > 8, {name for f in found for name in f.front}

@@ -190,7 +190,7 @@ def test_one_seed_has_a_front_and_no_attainment(results):
 
 def test_each_budget_has_its_own_front(results, monkeypatch):
     monkeypatch.setattr(Results, "by_budget", [results, results])
-    assert conclusions(results) == 2 * lines(results)
+    assert conclusions(results) == 2 * [*lines(results, BITS), *lines(results, DISTANCE)]
 
 
 def test_what_is_missing_is_named(results):
