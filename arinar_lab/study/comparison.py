@@ -186,7 +186,11 @@ def caution(results: Results, arm: Arm, metric: str) -> str:
     for name in _SETTINGS.get(metric.split("/")[0], ()):
         if getattr(ours, name) != getattr(theirs, name):
             differ.append(f"evaluation.{name} ({getattr(ours, name)} against {getattr(theirs, name)})")
-    return f"the runs differ in {'; '.join(differ)}" if differ else ""
+    said = [f"the runs differ in {'; '.join(differ)}"] if differ else []
+    for one in (arm, results.baseline):
+        if seeds := results.not_finite(one, metric):
+            said.append(f"{one.name} seed {', '.join(map(str, seeds))} is not finite and left out")
+    return "; ".join(said)
 
 
 def mixed(reports: Sequence[dict[str, Any]]) -> list[str]:

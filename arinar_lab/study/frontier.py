@@ -278,9 +278,8 @@ def _number(column: Column, cost: float) -> str:
 
 
 def _volume_line(f: Frontier) -> list[str]:
-    if f.hypervolume is None:
+    if f.hypervolume is None or (n := f.hypervolume.n) < 2:
         return []
-    n = f.hypervolume.n
     return [
         f"A seed's front dominates {f.hypervolume.text(3)} of the box from the best to the worst seen (hypervolume, n = {n})."
     ]
