@@ -28,6 +28,7 @@ Point = tuple[float, float]
 """Cost and loss."""
 Points = Mapping[str, Mapping[int, Point]]
 """Arm → seed → point."""
+_NAMED = 6  # dominated arms beyond which they are counted
 
 PROTOCOL = (
     "An arm is on the front of quality against speed where no other arm's means are at least as good in both and better in"
@@ -246,7 +247,8 @@ def _dominated_line(f: Frontier) -> list[str]:
         return []
     at_times = [f"{arm} ({100 * f.attained[arm]:.0f} %)" for arm in f.dominated if f.attained.get(arm)]
     but = f" On the front of some seeds none the less: {', '.join(at_times)}." if at_times else ""
-    return [f"Others are at least as good in both readings as {', '.join(f.dominated)}.{but}"]
+    worse = ", ".join(f.dominated) if len(f.dominated) <= _NAMED else f"the other {len(f.dominated)} arms"
+    return [f"Others are at least as good in both readings as {worse}.{but}"]
 
 
 def _matched(f: Frontier, baseline: str, resolved: set[str]) -> list[str]:

@@ -18,11 +18,13 @@ from arinar_lab.study.frontier import (
     fronts,
     knee,
     lines,
+    placed,
+    sentences,
     surface,
     volume,
 )
 from arinar_lab.study.plan import read_plan
-from arinar_lab.study.results import BITS, DISTANCE, SPEED, Results
+from arinar_lab.study.results import BITS, DISTANCE, SPEED, Column, Results
 
 MEANS = {"slow": (10.0, 1.0), "bent": (3.0, 2.0), "fast": (1.0, 6.0), "poor": (4.0, 5.0), "twin": (3.0, 2.0)}
 POINTS = {
@@ -191,6 +193,14 @@ def test_one_seed_has_a_front_and_no_attainment(results):
 def test_each_budget_has_its_own_front(results, monkeypatch):
     monkeypatch.setattr(Results, "by_budget", [results, results])
     assert conclusions(results) == 2 * [*lines(results, BITS), *lines(results, DISTANCE)]
+
+
+def test_many_dominated_arms_are_counted():
+    column = Column("val/bits_per_dim", "bits/dim", less=True)
+    readings = {str(i): {seed: (1.0 + i, 1.0 + i) for seed in (0, 1)} for i in range(9)}
+    assert sentences(placed(column, column, readings))[1] == (
+        "Others are at least as good in both readings as the other 8 arms."
+    )
 
 
 def test_what_is_missing_is_named(results):
