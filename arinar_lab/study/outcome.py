@@ -167,15 +167,18 @@ def against_speed(results: Results) -> Any | None:
     if not found:
         return None
     several, best = len(results.plan.arms) > 8, {name for f in found for name in f.front}
+    named = [
+        (i, arm) for i, arm in enumerate(results.plan.arms)
+        if any(arm.name in f.means for f in found) and (len(results.plan.arms) <= _NAMED or arm.name in best)
+    ]  # fmt: skip
     with paper() as plt:
-        figure, axes = plt.subplots(1, len(found), figsize=(PAGE, 2.9), squeeze=False)
+        figure, axes = plt.subplots(1, len(found), figsize=(PAGE, max(2.9, 0.2 + 0.15 * len(named))), squeeze=False)
         for ax, one in zip(axes[0], found, strict=True):
             _front(ax, results, one, several)
         handles = [
             plt.Line2D([], [], linestyle="none", **_point(i, arm.name in best, several),
                        label=f"{i + 1}  {wrapped(arm.name, 26, 1)}" if several else wrapped(arm.name, 28, 1))
-            for i, arm in enumerate(results.plan.arms)
-            if any(arm.name in f.means for f in found) and (len(results.plan.arms) <= _NAMED or arm.name in best)
+            for i, arm in named
         ]  # fmt: skip
         figure.legend(handles=handles, loc="outside right upper", handlelength=1)
     return figure

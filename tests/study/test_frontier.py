@@ -197,7 +197,7 @@ def test_each_budget_has_its_own_front(results, monkeypatch):
 
 def test_many_dominated_arms_are_counted():
     column = Column("val/bits_per_dim", "bits/dim", less=True)
-    readings = {str(i): {seed: (1.0 + i, 1.0 + i) for seed in (0, 1)} for i in range(9)}
+    readings = {str(i): dict.fromkeys((0, 1), (1.0 + i, 1.0 + i)) for i in range(9)}
     assert sentences(placed(column, column, readings))[1] == (
         "Others are at least as good in both readings as the other 8 arms."
     )
