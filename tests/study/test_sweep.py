@@ -23,7 +23,7 @@ from arinar_lab.run.config import resolved
 from arinar_lab.run.folder import RunFolder, read_json, write_json
 from arinar_lab.run.schema import ConfigError
 from arinar_lab.run.train import Stopped, train
-from arinar_lab.study import trials
+from arinar_lab.study import sweep_front, trials
 from arinar_lab.study.plan import read_plan
 from arinar_lab.study.search import read_sweep
 from arinar_lab.study.space import corners, read_parameters
@@ -603,6 +603,27 @@ def test_the_report_shows_hypervolume_importances_and_every_trial(monkeypatch):
     rows = list(csv.DictReader(trials_csv(sweep).splitlines()))
     assert len(rows) == 30 and {r["state"] for r in rows} == {"COMPLETE"}
     assert all(float(r["quality/fd_digits"]) == float(r["sampler.temperature"]) for r in rows)
+
+
+def test_reruns_and_trials_stand_in_one_front(monkeypatch):
+    """A trial is as good as its temperature, and a re-run a tenth worse under one seed: luck that the search chose."""
+    Measured(monkeypatch, trade_off)
+    sweep = sweep_of(objectives=[FD, SPEED], trials=6, seeds=[1, 2])
+    work(sweep)
+    assert sweep_front.conclusions(sweep) == []  # nothing is re-run yet
+    for again in repeats(sweep):
+        for seed, cell in again.cells.items():
+            worse = {**trade_off(cell), "quality/fd_digits": trade_off(cell)["quality/fd_digits"] + (seed - 1) / 10}
+            open_search(sweep, again.target).set_user_attr(cell.key, worse)
+    said = sweep_front.conclusions(sweep)
+    assert said[0].startswith(
+        "Re-runs: FD digits against images/s: the front of means is best speed/images_per_second (100 %"
+    )
+    assert "(hypervolume, n = 2)" in said[-2]
+    assert said[-1].startswith(
+        "Trials and the means of re-runs together: 6 of 8 on the front, re-runs among them: none."
+    )
+    assert all(line in markdown(sweep) for line in said)
 
 
 def test_what_the_search_saw_is_not_in_the_table(monkeypatch):
