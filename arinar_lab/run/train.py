@@ -42,6 +42,7 @@ from .module import LOG_EVERY, ArinarModule
 from .ranks import check_sharding, check_share, follows, strategy, together
 from .schema import ConfigError
 from .sharded import whole
+from .throughput import Throughput
 from .tracking import Tracker
 from .transfer import conditions, take_over
 
@@ -243,6 +244,7 @@ def train(
     ready(experiment)
     checkpoint = newest_checkpoint(folder)
     taken = take_over(recipe, experiment)
+    folder.path.mkdir(parents=True, exist_ok=True)  # torchrun starts all at once
     if not follows():
         folder.write_config(recipe)
         (folder.path / "FAILED").unlink(missing_ok=True)
@@ -305,6 +307,7 @@ def _sigterm_for_lightning() -> Iterator[None]:
 def _trainer(recipe: Recipe, folder: RunFolder, logger: Logger, resume: Resume, bar: bool) -> pl.Trainer:
     t, m = recipe.training, recipe.machine
     callbacks: list[Callback] = [Averaging(t.ema), resume, Progress(folder), Saver(folder, t.checkpoint_every)]
+    callbacks.append(Throughput(recipe, LOG_EVERY))
     return pl.Trainer(
         accelerator=accelerator(m), devices=m.devices, num_nodes=m.num_nodes, strategy=strategy(recipe), precision=t.precision,
         use_distributed_sampler=False,
