@@ -5,7 +5,7 @@ import torch_fidelity
 from torch import nn
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
-from arinar_lab.run.fidelity import Extractor
+from arinar_lab.run.extractor import WEIGHTS, Extractor
 
 
 class Tiny(FeatureExtractorBase):
@@ -41,5 +41,6 @@ class Tiny(FeatureExtractorBase):
 
 
 torch_fidelity.register_feature_extractor("tiny", Tiny)
+WEIGHTS["tiny"] = None
 TINY = Extractor("tiny")
 FEW = Extractor("tiny", "few")

@@ -29,6 +29,7 @@ from torch import Tensor
 from ..model.codec import Codec
 from .blocks import Told, share, write_block
 from .cached import PARTS, Cached, codec_print, data_print, shards
+from .collection import of_source
 from .config import Recipe
 from .data import Source
 from .folder import write_json
@@ -95,7 +96,7 @@ class Plan:
         counts = {part: len(getattr(source, part)[1]) for part in PARTS}
         return {
             "shape": list(source.shape), "levels": source.levels, "classes": source.classes, **counts, "shard": SHARD,
-            "views": self.views, **self.prints,
+            "views": self.views, **self.prints, "images": of_source(source, "train", "").print,
         }  # fmt: skip
 
 

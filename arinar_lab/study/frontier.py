@@ -19,7 +19,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from .results import BITS, DISTANCE, SPEED, Column, Results
+from .results import BITS, DISTANCES, SPEED, Column, Results
 from .stats import Interval, hypervolume, interval, pareto
 
 Point = tuple[float, float]
@@ -153,7 +153,7 @@ class Frontier:
 def frontier(results: Results, quality: str | None = None, speed: str = SPEED) -> Frontier | None:
     """Quality against speed: by the Fréchet distance where there is one, else bits/dim; None where no arm has both."""
     there = {c.metric: c for c in results.columns}
-    quality = quality or (DISTANCE if DISTANCE in there else BITS)
+    quality = quality or next((metric for metric in DISTANCES if metric in there), BITS)
     if quality not in there or speed not in there:
         return None
     q, s = there[quality], there[speed]
