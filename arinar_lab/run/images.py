@@ -16,6 +16,7 @@ import io
 import os
 import struct
 import sys
+import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -364,7 +365,7 @@ class TorchVision(Source):
 
         try:
             data = getattr(torchvision.datasets, self.make)(self.path, train=train, download=self.download)
-        except (RuntimeError, OSError, ValueError, EOFError) as error:
+        except (RuntimeError, OSError, ValueError, EOFError, tarfile.TarError) as error:
             said = " ".join(str(error).split())[:160]
             raise ValueError(
                 f"path: {self.make} is not in {self.path!r}, or is damaged; data.download=true fetches it ({said})"

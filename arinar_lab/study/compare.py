@@ -174,7 +174,7 @@ def readings(results: Results) -> Sheet:
     """Every metric of each arm, with its interval over seeds; and which seeds those are."""
     headings, body = rows(results, results.columns)
     seeds = [", ".join(map(str, results.reports[arm.name])) for arm in results.plan.arms]
-    sheet = [list(line) for line in zip(headings, *body, strict=True)]
+    sheet = [list(line) for line in zip(headings, *body[: len(seeds)], strict=True)]
     sheet[0][0] = ""
     return [["seeds", *seeds] if line[0] == "seeds" else line for line in sheet]
 
