@@ -67,6 +67,10 @@ class Plan:
             raise ConfigError("data.kind: cache is a cache already; name the images")
         codec = recipe.codec(source.shape, source.levels).to(device_of(recipe.machine)).eval()
         try:
+            source.prepare()
+        except ValueError as error:
+            raise ConfigError(f"data.{error}") from None
+        try:
             codec.moments(source.train[0][torch.tensor([0])].to(codec.mean.device))
         except ValueError as error:
             raise ConfigError(f"codec.{error}") from None
