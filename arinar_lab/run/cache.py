@@ -33,6 +33,7 @@ from .collection import of_source
 from .config import Recipe
 from .data import Source
 from .folder import write_json
+from .memory import in_batches
 from .schema import ConfigError, resolved
 from .train import device_of, use_threads
 
@@ -122,12 +123,12 @@ def write_cache(plan: Plan, batch: int, told: Told) -> None:
 
 @torch.no_grad()
 def _encoded(plan: Plan, part: tuple[Tensor, Tensor], span: range, batch: int) -> dict[str, Tensor]:
-    moments = []
-    for i in torch.tensor(span).split(batch):
+    def moments(i: Tensor) -> Tensor:
         image = part[0][i].to(plan.codec.mean.device)
         sides = [image, image.flip(-1)][: plan.views]
-        moments.append(torch.stack([plan.codec.moments(side) for side in sides], 1).half().cpu())
-    whole = torch.cat(moments)
+        return torch.stack([plan.codec.moments(side) for side in sides], 1).half().cpu()
+
+    whole = torch.cat([*in_batches(torch.tensor(span), batch, moments, "--batch")])
     if not whole.isfinite().all():
         raise ConfigError(f"codec.moments: of items {span.start} … {span.stop - 1} are not finite in half precision")
     return {"moments": whole, "labels": part[1][span.start : span.stop]}
