@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from extractor import FEW, TINY
+from extractor import FEW
 from PIL import Image
 from safetensors.torch import load_file
 from tiny import EXPERIMENTS
@@ -34,8 +34,14 @@ SMALL = [
 ]  # fmt: skip
 OWN_SIZE = [
     *MEASURES, "training.steps=20", "training.batch=2", "training.validate_every=20", "training.checkpoint_every=20",
-    "sampler.steps=2", "evaluation={images: 20, batch: 10, kid_subset: 5, draws: 1, speed_batch: 1, speed_repeats: 1}",
+    "sampler.steps=2", "evaluation={images: 5, batch: 5, kid_subset: 5, draws: 1, speed_batch: 1, speed_repeats: 1}",
 ]  # fmt: skip
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Four features in place of Inception's 2,048: five images have a covariance of full rank."""
+    monkeypatch.setattr("arinar_lab.cli.run._extractor", lambda *_: FEW)
 
 
 def arinar(*words):
@@ -76,8 +82,7 @@ def from_images_to_a_distance(size, each, images):
     return run, json.loads(file.read_text())["metrics"]
 
 
-def test_from_images_to_a_distance(alone, monkeypatch, uncounted):
-    monkeypatch.setattr("arinar_lab.cli.run._extractor", lambda *_: FEW)
+def test_from_images_to_a_distance(alone, few, uncounted):
     write_images(2)
     run, found = from_images_to_a_distance(SMALL, 2, [*IMAGES, "data.flip=false", "data.held_out=5"])
     assert found["quality/fd_tinyfew_floor"] > 0 and found["quality/fd_tinyfew"] > 0
@@ -85,10 +90,9 @@ def test_from_images_to_a_distance(alone, monkeypatch, uncounted):
 
 
 @pytest.mark.slow
-def test_from_images_to_a_distance_at_the_presets_own_size(alone, monkeypatch, uncounted):
-    monkeypatch.setattr("arinar_lab.cli.run._extractor", lambda *_: TINY)
+def test_from_images_to_a_distance_at_the_presets_own_size(alone, few, uncounted):
     write_images(20)
-    run, found = from_images_to_a_distance(OWN_SIZE, 20, [*IMAGES, "data.held_out=20"])
-    assert found["quality/fd_tiny_floor"] > 0 and found["quality/fd_tiny"] > 0
+    run, found = from_images_to_a_distance(OWN_SIZE, 20, [*IMAGES, "data.held_out=5"])
+    assert found["quality/fd_tinyfew_floor"] > 0 and found["quality/fd_tinyfew"] > 0
     (report,) = run.glob("evaluations/*/report.json")
     assert json.loads(report.read_text())["metrics"]["cost/parameters"] == 212_949_516
