@@ -1,10 +1,13 @@
 """The published protocol of quality: distances equal torch-fidelity's, references are never stale, bad files are one line."""
 
 import json
+import multiprocessing
 import os
 import pickle
+import signal
 import subprocess
 import sys
+import time
 import urllib.error
 from dataclasses import replace
 from pathlib import Path
@@ -436,6 +439,37 @@ def test_sampling_that_was_stopped_ends_with_the_same_set(digits, form, monkeypa
     _sampled(folder, recipe, range(5, 25), Path(form))  # all there
     with pytest.raises(ConfigError, match=r"^--out: .* another run, sampler or range of seeds"):
         _sampled(folder, recipe, range(5, 26), Path(form))
+
+
+def _help(folder, recipe, delay):
+    """A process that draws slowly."""
+    drawn = sampling.generate
+    sampling.generate = lambda *given: (time.sleep(delay), drawn(*given))[1]
+    _sampled(folder, recipe, range(24), Path("two"))
+
+
+def _until(condition):
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_two_processes_draw_the_images_of_one_and_one_that_is_killed_is_no_loss(digits, monkeypatch):
+    folder, recipe, _ = digits
+    monkeypatch.setattr(sampling, "BLOCK", 8)
+    one = {file.name: file.read_bytes() for file in _sampled(folder, recipe, range(24), Path("one")).glob("*.png")}
+    fork, two = multiprocessing.get_context("fork"), Path("two")
+    slow, quick = (fork.Process(target=_help, args=(folder, recipe, delay)) for delay in (60, 0.2))
+    slow.start()
+    _until(lambda: list(two.glob("*.lock")))  # it holds the first block
+    quick.start()
+    _until(lambda: list(two.glob("*.done")))
+    os.kill(slow.pid, signal.SIGKILL)
+    quick.join(60)
+    assert quick.exitcode == 0 and len(one) == 24
+    assert {file.name: file.read_bytes() for file in two.glob("*.png")} == one
+    assert not list(two.glob("*.lock"))
 
 
 def test_an_image_belongs_to_its_seed_whatever_the_batch(digits):
