@@ -33,7 +33,6 @@ from .collection import of_source
 from .config import Recipe
 from .data import Source
 from .folder import write_json
-from .memory import in_batches
 from .schema import ConfigError, resolved
 from .train import device_of, use_threads
 
@@ -128,7 +127,7 @@ def _encoded(plan: Plan, part: tuple[Tensor, Tensor], span: range, batch: int) -
         sides = [image, image.flip(-1)][: plan.views]
         return torch.stack([plan.codec.moments(side) for side in sides], 1).half().cpu()
 
-    whole = torch.cat([*in_batches(torch.tensor(span), batch, moments, "--batch")])
+    whole = torch.cat([moments(i) for i in torch.tensor(span).split(batch)])
     if not whole.isfinite().all():
         raise ConfigError(f"codec.moments: of items {span.start} … {span.stop - 1} are not finite in half precision")
     return {"moments": whole, "labels": part[1][span.start : span.stop]}

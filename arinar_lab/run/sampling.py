@@ -25,7 +25,6 @@ from .config import Experiment, Recipe
 from .evaluate import generate, save_grid
 from .fidelity import colour_bytes
 from .folder import RunFolder, read_json, write, write_json
-from .memory import in_batches
 from .reference import in_blocks
 from .schema import ConfigError, resolved
 
@@ -90,13 +89,12 @@ def _write_pngs(out: Path, seeds: range, drawn: Callable[[Tensor], dict[str, Ten
     done = [out / f".{seeds[span.start]:06}.done" for span in spans]
 
     def make(k: int) -> None:
-        first = seeds.start + spans[k].start
-        for part in in_batches(torch.tensor(spans[k]), batch, drawn, "evaluation.batch"):
-            for seed, image in enumerate(part["images"].numpy(), first):
+        for i in torch.tensor(spans[k]).split(batch):
+            images = drawn(i)["images"].numpy()
+            for seed, image in zip((seeds.start + i).tolist(), images, strict=True):
                 draft = out / f".{seed:06}.png"
                 Image.fromarray(image).save(draft)
                 draft.replace(out / f"{seed:06}.png")
-            first += len(part["images"])
         write(done[k], "")
 
     share(done, make, told)

@@ -391,30 +391,6 @@ def test_too_few_images_and_other_dimensions_are_refused_before_anything_is_draw
         measure_quality(tiny("evaluation.images=40"), folder, Reference(against.path, stats), TINY, 1, QUIET)
 
 
-@pytest.mark.parametrize("out", ["images", "images.npz"])
-def test_too_large_a_batch_is_told_with_one_that_fits_and_what_was_drawn_is_kept(a_run, out, monkeypatch, capsys):
-    """The device is a make-believe: it holds eight images, and after some of them three."""
-    drawn, fits = sampling.generate, [8]
-
-    def generate(recipe, experiment, y, seeds):
-        if len(seeds) > fits[0]:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        fits[0] = 3 if 8 in seeds else fits[0]
-        return drawn(recipe, experiment, y, seeds)
-
-    monkeypatch.setattr(sampling, "generate", generate)
-    monkeypatch.setattr(sampling, "BLOCK", 8)
-    monkeypatch.setattr(reference, "BLOCK", 8)
-    words = ["sample", str(a_run.path), "--count", "24", "--out", out]
-    assert _run([*words, "evaluation.batch=8"]) == 1
-    told = "arinar: evaluation.batch: 8 at a time do not fit the device's memory; 2 at a time fit: evaluation.batch=2\n"
-    assert capsys.readouterr().err == told
-    kept = [*Path().glob("images/.*.done"), *Path().glob("images.parts/*.safetensors")]
-    assert len(kept) == 2
-    assert _run([*words, "evaluation.batch=2"]) == 0
-    assert len(list(Path("images").glob("*.png"))) == 24 if out == "images" else len(np.load(out)["arr_0"]) == 24
-
-
 @pytest.mark.parametrize("form", ["images", "images.npz"])
 def test_sampling_that_was_stopped_ends_with_the_same_set(digits, form, monkeypatch):
     folder, recipe, _ = digits
