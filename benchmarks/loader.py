@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from arinar_lab.model.noise import Noise
 from arinar_lab.run.config import build, parse, preset, read_recipe
-from arinar_lab.run.data import DataModule
+from arinar_lab.run.datamodule import DataModule
 from arinar_lab.run.images import ImageFolder
 
 PEAK, SHARE = 989e12, 0.4  # H100 SXM, bf16 without sparsity; a share that well-kept training code reaches

@@ -33,6 +33,7 @@ from .collection import of_source
 from .config import Recipe
 from .data import Source
 from .folder import write_json
+from .memory import room_on_device
 from .schema import ConfigError, resolved
 from .train import device_of, use_threads
 
@@ -127,7 +128,11 @@ def _encoded(plan: Plan, part: tuple[Tensor, Tensor], span: range, batch: int) -
         sides = [image, image.flip(-1)][: plan.views]
         return torch.stack([plan.codec.moments(side) for side in sides], 1).half().cpu()
 
-    whole = torch.cat([moments(i) for i in torch.tensor(span).split(batch)])
+    found = []
+    for i in torch.tensor(span).split(batch):
+        with room_on_device("--batch", len(i), lambda n, i=i: moments(i[:n])):
+            found.append(moments(i))
+    whole = torch.cat(found)
     if not whole.isfinite().all():
         raise ConfigError(f"codec.moments: of items {span.start} … {span.stop - 1} are not finite in half precision")
     return {"moments": whole, "labels": part[1][span.start : span.stop]}

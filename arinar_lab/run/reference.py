@@ -21,6 +21,7 @@ from .collection import Collection, of_source
 from .data import Source
 from .extractor import Extractor
 from .fidelity import enough, write_reference
+from .memory import room_on_device
 from .schema import ConfigError
 
 BLOCK = 1024  # images
@@ -69,22 +70,36 @@ def make_reference(images: Collection, extractor: Extractor, root: Path, batch: 
         return path
     enough(len(images), extractor.dims)
     parts = path.with_suffix(".parts")
-    blocks = in_blocks(parts, len(images), lambda i: extractor(images[i]), batch, told)
+    blocks = in_blocks(parts, len(images), lambda i: extractor(images[i]), batch, told, "--batch")
     conclude(path, lambda draft: write_reference(draft, joined(blocks)["features"], extractor), parts)
     return path
 
 
-def in_blocks(folder: Path, n: int, found: Callable[[Tensor], dict[str, Tensor]], batch: int, told: Told) -> list[Path]:
+def in_blocks(
+    folder: Path,
+    n: int,
+    found: Callable[[Tensor], dict[str, Tensor]],
+    batch: int,
+    told: Told,
+    key: str = "evaluation.batch",
+) -> list[Path]:
     """Make tensors about n images in blocks that are kept in a folder.
 
     Arguments:
-        found: what is found of the images of indices i [B]; batch: B.
+        found: what is found of the images of indices i [B]; batch: B; key: the option that says so.
+
+    Raises:
+        OutOfMemory: if a batch does not fit the device; the blocks that are finished stay.
     """
     spans = shards(n, BLOCK)
     blocks = [folder / f"{span.start:08}-{span.stop - 1:08}.safetensors" for span in spans]
 
+    def fitting(i: Tensor) -> dict[str, Tensor]:
+        with room_on_device(key, len(i), lambda n: found(i[:n])):
+            return found(i)
+
     def make(k: int) -> None:
-        batches = [found(i) for i in torch.tensor(spans[k]).split(batch)]
+        batches = [fitting(i) for i in torch.tensor(spans[k]).split(batch)]
         write_block(blocks[k], {name: torch.cat([part[name] for part in batches]) for name in batches[0]})
 
     share(blocks, make, told)

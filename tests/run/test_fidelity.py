@@ -32,6 +32,7 @@ from arinar_lab.run.extractor import DINOV2, INCEPTION, WEIGHTS, Extractor
 from arinar_lab.run.fidelity import Reference, distances, frechet, statistics
 from arinar_lab.run.folder import write_json
 from arinar_lab.run.images import ImageFolder
+from arinar_lab.run.memory import OutOfMemory
 from arinar_lab.run.metrics import Images
 from arinar_lab.run.quality import measure_quality, measured
 from arinar_lab.run.reference import make_reference, own_reference, reference_path
@@ -198,6 +199,17 @@ def test_a_reference_that_was_stopped_goes_on(monkeypatch):
 
 
 CALL = Extractor.__call__
+
+
+def test_too_large_a_batch_is_told_with_one_that_fits(monkeypatch):
+    def small(self, images):
+        if len(images) > 12:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return CALL(self, images)
+
+    monkeypatch.setattr(Extractor, "__call__", small)
+    with pytest.raises(OutOfMemory, match=r"^--batch: 20 images at a time do not fit .* say --batch=10$"):
+        refer(B)
 
 
 def test_bad_references_are_told_in_one_line():
