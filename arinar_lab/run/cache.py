@@ -128,11 +128,11 @@ def _encoded(plan: Plan, part: tuple[Tensor, Tensor], span: range, batch: int) -
         sides = [image, image.flip(-1)][: plan.views]
         return torch.stack([plan.codec.moments(side) for side in sides], 1).half().cpu()
 
-    found = []
-    for i in torch.tensor(span).split(batch):
-        with room_on_device("--batch", len(i), lambda n, i=i: moments(i[:n])):
-            found.append(moments(i))
-    whole = torch.cat(found)
+    def fitting(i: Tensor) -> Tensor:
+        with room_on_device("--batch", len(i), lambda n: moments(i[:n])):
+            return moments(i)
+
+    whole = torch.cat([fitting(i) for i in torch.tensor(span).split(batch)])
     if not whole.isfinite().all():
         raise ConfigError(f"codec.moments: of items {span.start} … {span.stop - 1} are not finite in half precision")
     return {"moments": whole, "labels": part[1][span.start : span.stop]}
