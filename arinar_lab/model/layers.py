@@ -282,7 +282,7 @@ class FeedForward(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         first, gelu, second, dropout = self
         assert isinstance(first, Packable) and isinstance(gelu, nn.GELU)
-        return dropout(second(first.mapped(x, first.bias, gelu)))  # type: ignore[no-any-return]
+        return dropout(second(first.mapped(x, first.bias, gelu)))
 
 
 class BlockOptions(TypedDict, total=False):

@@ -40,7 +40,7 @@ class Packable(nn.Linear):
             y = f.linear(x, self.weight, bias)
             return y if gelu is None else gelu(y)
         name, kind = ("none", "") if gelu is None else ("gelu", gelu.approximate)
-        return torch.ops.mkldnn._linear_pointwise(x, self.packed, bias, name, [], kind)  # type: ignore[no-any-return]
+        return torch.ops.mkldnn._linear_pointwise(x, self.packed, bias, name, [], kind)
 
 
 @contextmanager
@@ -60,7 +60,7 @@ def on_packed_weights(method: Callable[Concatenate[M, P], T]) -> Callable[Concat
     """A method of a model, run while the model is `packed`."""
 
     @wraps(method)
-    def run(self: M, *args: P.args, **kwargs: P.kwargs) -> T:
+    def run(self: M, /, *args: P.args, **kwargs: P.kwargs) -> T:
         with packed(self):
             return method(self, *args, **kwargs)
 

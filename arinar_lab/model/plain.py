@@ -124,7 +124,7 @@ def _gains(adapt: nn.Module | None, z: Tensor) -> Tensor:
 
 def _feed_forward(block: Block, x: Tensor) -> Tensor:
     first, gelu, second, dropout = block.feed_forward
-    return dropout(_linear(second, gelu(_linear(first, x))))  # type: ignore[no-any-return]
+    return dropout(_linear(second, gelu(_linear(first, x))))
 
 
 def _block(block: Block, x: Tensor) -> Tensor:

@@ -169,8 +169,9 @@ class MixtureRow(Row):
     def beside(self, other: Row) -> MixtureRow | None:
         if not isinstance(other, MixtureRow) or other.shape is not self.shape or other.mean.shape != self.mean.shape:
             return None
-        names = ("mean", "log_std", "log_weight")
-        return replace(self, **{name: torch.stack([getattr(self, name), getattr(other, name)]) for name in names})
+        pairs = ((self.mean, other.mean), (self.log_std, other.log_std), (self.log_weight, other.log_weight))
+        mean, log_std, log_weight = (torch.stack(pair) for pair in pairs)
+        return MixtureRow(mean, log_std, log_weight, self.shape)
 
     def tempered(self, t: float) -> MixtureRow:
         return replace(self, log_std=self.log_std + math.log(t))
