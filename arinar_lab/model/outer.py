@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as f
 
-from .guidance import kept
+from .guidance import PLAIN, Sampler, kept
 from .head import Likelihood
 from .layers import (
     Block,
@@ -56,12 +56,14 @@ class Outer(nn.Module):
         prefix: C, rows of the condition c [B, C, E].
         likelihood: `exact` for a fixed order, `bound` for a random one.
         steps: steps of a walk where the sampler names none.
+        can: accelerators of a `Sampler` that its walk takes, beside the interval of guidance.
     """
 
     likelihood: Likelihood
     width: int
     prefix: int
     steps: int
+    can: frozenset[str] = frozenset()
 
     @property
     def context(self) -> int:
@@ -71,11 +73,11 @@ class Outer(nn.Module):
         """Tokens x [B, N, D], condition c [B, C, E] → z [B, m, E] and the positions it is for, [B, m]."""
         raise NotImplementedError
 
-    def walk(self, c: Tensor, null: Tensor | None, visit: Visit, noise: Noise, steps: int | None = None) -> Tensor:
+    def walk(self, c: Tensor, null: Tensor | None, visit: Visit, noise: Noise, sampler: Sampler = PLAIN) -> Tensor:
         """Generate tokens [B, N, D], step by step; `null` is the null condition, or None where nothing is guided.
 
         Raises:
-            ValueError: if `steps` does not fit the number of tokens.
+            ValueError: if the sampler's steps do not fit the number of tokens.
         """
         raise NotImplementedError
 
@@ -87,7 +89,7 @@ class Outer(nn.Module):
             seen.append((z, where))
             return take(x, where)
 
-        self.walk(c, None, visit, noise, steps)
+        self.walk(c, None, visit, noise, Sampler(steps=steps))
         return seen
 
     def check_steps(self, steps: int | None) -> int:
@@ -149,8 +151,8 @@ class CausalAR(Outer):
         self.check_steps(steps)
         return [self(x, c, noise)]
 
-    def walk(self, c: Tensor, null: Tensor | None, visit: Visit, noise: Noise, steps: int | None = None) -> Tensor:
-        self.check_steps(steps)
+    def walk(self, c: Tensor, null: Tensor | None, visit: Visit, noise: Noise, sampler: Sampler = PLAIN) -> Tensor:
+        self.check_steps(sampler.steps)
         batch, order = c.shape[0], self._order(c.shape[0], noise)
         y, repeat = (c, 1) if null is None else (torch.cat([c, null]), 2)
         orders = order.repeat(repeat, 1)
@@ -226,8 +228,8 @@ class RandomCausalAR(CausalAR):
 class Masked(Outer):
     """Tokens are predicted at masked positions, in any order, given those that are known.
 
-    Generation follows a cosine schedule over a random order; the tokens of one step are drawn together, independently
-    given z, so likelihood is a bound and is stated with its steps. A member writes `_condition`.
+    Generation follows a cosine schedule, or another (`kept`), over a random order; the tokens of one step are drawn together,
+    independently given z, so likelihood is a bound and is stated with its steps. A member writes `_condition`.
 
     Arguments:
         tokens, features: N, D.
@@ -239,6 +241,7 @@ class Masked(Outer):
     """
 
     likelihood: Likelihood = "bound"
+    can = frozenset({"mask_schedule"})
 
     def __init__(self, tokens: int, features: int, /, *, mask_min: float, mask_std: float, steps: int | None) -> None:
         super().__init__()
@@ -251,19 +254,23 @@ class Masked(Outer):
         self.steps = tokens
         self.steps = self.check_steps(steps)
 
-    def walk(self, c: Tensor, null: Tensor | None, visit: Visit, noise: Noise, steps: int | None = None) -> Tensor:
+    def walk(self, c: Tensor, null: Tensor | None, visit: Visit, noise: Noise, sampler: Sampler = PLAIN) -> Tensor:
         batch, both = c.shape[0], c if null is None else torch.cat([c, null])
         order = noise.at(0).permutation(self.tokens)
         x = c.new_zeros(batch, self.tokens, self.features)
         known = 0
-        for left in kept(self.tokens, self.check_steps(steps)):
+        for left in kept(self.tokens, self.check_steps(sampler.steps), sampler.mask_schedule):
             where = order[:, known : self.tokens - left]
-            repeat = both.shape[0] // batch
-            z = self._condition(
-                x.repeat(repeat, 1, 1), both, order[:, :known].repeat(repeat, 1), where.repeat(repeat, 1)
-            )
             progress = 1 - max(left, 1) / self.tokens  # the release counts at least one token as unknown
-            x = put(x, where, visit(z[:batch], None if null is None else z[batch:], where, progress))
+            guided = null is not None and sampler.guides(progress)
+            repeat = 2 if guided else 1
+            z = self._condition(
+                x.repeat(repeat, 1, 1),
+                both if guided else c,
+                order[:, :known].repeat(repeat, 1),
+                where.repeat(repeat, 1),
+            )
+            x = put(x, where, visit(z[:batch], z[batch:] if guided else None, where, progress))
             known = self.tokens - left
         return x
 

@@ -50,6 +50,17 @@ class Trunk(nn.Module):
         """The state of `batch` tokens of which no group is known."""
         return None
 
+    def ahead(self, x: Tensor, z: Tensor, state: Any, n: int) -> tuple[Tensor, Any]:
+        """h of the group behind x and of the n behind that, told zeros for what is not drawn yet: [M, n + 1, W].
+
+        The state after x knows nothing of those zeros.
+        """
+        h, state = self(x, z, state)
+        if n == 0:
+            return h[:, -1:], state
+        more, _ = self(x.new_zeros(x.shape[0], n, x.shape[-1]), z, state)
+        return torch.cat([h[:, -1:], more], 1), state
+
     def _adapted(self, y: Tensor, z: Tensor) -> Tensor:
         scale, shift = self.adapt(z).unsqueeze(1).chunk(2, -1)
         return self.norm(y) * (1 + scale) + shift

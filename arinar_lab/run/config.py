@@ -29,7 +29,7 @@ from ..model.layers import at_least
 from ..model.outer import OuterMaker
 from .cached import Cached
 from .data import Source, SourceMaker
-from .schema import ConfigError, nearest, resolved, section
+from .schema import ConfigError, nearest, resolved, section, signed
 
 
 def check_seed(seed: int) -> None:
@@ -195,8 +195,7 @@ class Recipe:
 
 
 def _digest(recipe: Recipe, sections: tuple[str, ...]) -> str:
-    everything = resolved(recipe)
-    text = json.dumps({name: everything[name] for name in sections}, sort_keys=True)
+    text = json.dumps({name: signed(getattr(recipe, name)) for name in sections}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
@@ -443,6 +442,13 @@ def check_sampler(sampler: Sampler, model: Arinar) -> None:
         raise ConfigError(
             f"sampler.candidates: {sampler.candidates} is asked for, and {kind} cannot be guided by drawing them; use 0"
         )
+    able = {"guided_from", "guided_to"} | model.outer.can | model.inner.can
+    for name, value in sampler.accelerators.items():
+        if name not in able:
+            raise ConfigError(
+                f"sampler.{name}: {value} is asked for, and neither {type(model.outer).__name__} nor {kind} can do that;"
+                " leave it out"
+            )
     if sampler.steps is not None:
         try:
             model.outer.check_steps(sampler.steps)
