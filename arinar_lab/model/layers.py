@@ -178,11 +178,16 @@ NORMS: dict[str, NormMaker] = {"layer": layer, "rms": rms, "dyt": dyt, "none": n
 
 
 class Cache(NamedTuple):
-    """Keys and values of one attention layer: k, v [B, H, room, S], of which the first `length` positions are filled."""
+    """What one block keeps from step to step.
+
+    Keys and values of its attention, k, v [B, H, room, S], of which the first `length` positions are filled; and the gains that
+    it reads from z, [B, 1, 6 W], which are those of the first step as long as z is.
+    """
 
     k: Tensor
     v: Tensor
     length: int
+    gains: Tensor | None = None
 
 
 Caches = list[Cache | None]
@@ -253,7 +258,7 @@ class Attention(nn.Module):
     def _extend(cache: Cache, k: Tensor, v: Tensor) -> tuple[Cache, Tensor, Tensor]:
         end = cache.length + k.shape[2]
         cache.k[:, :, cache.length : end], cache.v[:, :, cache.length : end] = k, v
-        return Cache(cache.k, cache.v, end), cache.k[:, :, :end], cache.v[:, :, :end]
+        return cache._replace(length=end), cache.k[:, :, :end], cache.v[:, :, :end]
 
     def cache(self, batch: int, room: int) -> Cache:
         """An empty cache for `batch` sequences of at most `room` positions."""
@@ -334,15 +339,20 @@ class Block(nn.Module):
         cache: Cache | None = None,
         at: Tensor | None = None,
     ) -> tuple[Tensor, Cache | None]:
-        """x [B, T, W], z [B, context], places [T] or [B, T] → [B, T, W] and the cache after it."""
+        """x [B, T, W], z [B, context], places [T] or [B, T] → [B, T, W] and the cache after it.
+
+        z is read where there is no cache, and in a cache's first step.
+        """
         if self.adapt is None:
             y, cache = self.attention(self.norm1(x), causal, cache, at)
             x = x + self.after1(y)
             return x + self.after2(self.feed_forward(self.norm2(x))), cache
-        gate1, gate2, scale1, scale2, shift1, shift2 = self.adapt(z).unsqueeze(1).chunk(6, -1)
+        gains = cache.gains if cache is not None and cache.gains is not None else self.adapt(z).unsqueeze(1)
+        gate1, gate2, scale1, scale2, shift1, shift2 = gains.chunk(6, -1)
         y, cache = self.attention(self.norm1(x) * (1 + scale1) + shift1, causal, cache, at)
         x = x + gate1 * self.after1(y)
-        return x + gate2 * self.after2(self.feed_forward(self.norm2(x) * (1 + scale2) + shift2)), cache
+        x = x + gate2 * self.after2(self.feed_forward(self.norm2(x) * (1 + scale2) + shift2))
+        return x, None if cache is None else cache._replace(gains=gains)
 
 
 class Blocks(nn.ModuleList):
