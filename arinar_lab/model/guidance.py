@@ -43,6 +43,11 @@ class Sampler:
         guided_from, guided_to: of progress; outside, the weight is 1 and a masked outer model computes no null branch
             (arXiv 2404.07724).
         together: groups of features that a `feature_ar` draws from one context, as though they were independent.
+        token_refresh: every how many steps a `masked` outer model computes all of its rows; between them only those of tokens
+            that became known and of those that come next, which attend to the others' old keys and values (arXiv
+            2503.12450, 2506.12035).
+        null_refresh: every how many steps a masked outer model computes the null branch; between them its z is the
+            conditional one plus the difference that there was (arXiv 2503.12450).
 
     Raises:
         ValueError: if a number is outside its range.
@@ -58,6 +63,8 @@ class Sampler:
     guided_from: float = field(default=0.0, metadata=LATER)
     guided_to: float = field(default=1.0, metadata=LATER)
     together: int = field(default=1, metadata=LATER)
+    token_refresh: int = field(default=1, metadata=LATER)
+    null_refresh: int = field(default=1, metadata=LATER)
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
@@ -70,8 +77,9 @@ class Sampler:
             raise ValueError(f"candidates: {self.candidates} is negative; 0 guides by inverse CDF")
         if not 0 <= self.guided_from < self.guided_to <= 1:
             raise ValueError(f"guided_from: {self.guided_from} … {self.guided_to} is no interval within 0 … 1")
-        if self.together < 1:
-            raise ValueError(f"together: {self.together} is too few; at least 1 group of features at a time")
+        for name in ("together", "token_refresh", "null_refresh"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)} is too few; at least 1, which is exact")
 
     @property
     def accelerators(self) -> dict[str, float | str]:

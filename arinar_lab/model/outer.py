@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Unpack
+from typing import NamedTuple, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from .layers import (
     Block,
     BlockOptions,
     Blocks,
+    Caches,
     Linear,
     Positions,
     Vectors,
@@ -225,6 +226,47 @@ class RandomCausalAR(CausalAR):
         return y + self.positions()[at] + targets, at
 
 
+class Gap(NamedTuple):
+    """What the null branch adds to z, [B, m, E], at the positions of the order from `start` on."""
+
+    start: int
+    added: Tensor
+
+    def covers(self, known: int, until: int) -> bool:
+        return self.start <= known and until <= self.start + self.added.shape[1]
+
+    def at(self, known: int, until: int) -> Tensor:
+        return self.added[:, known - self.start : until - self.start]
+
+
+class Memory(NamedTuple):
+    """What a token cache keeps: keys and values of encoder and decoder, their rows in the order of the walk.
+
+    The caches are written into by the next step. batch: sequences that the last step computed; known: tokens that it knew;
+    age: steps since all rows were computed.
+    """
+
+    encoder: Caches
+    decoder: Caches
+    batch: int
+    known: int = 0
+    age: int = 0
+
+    def serves(self, batch: int, refresh: int) -> bool:
+        """Whether the next step, of `batch` sequences, may leave rows as they are."""
+        return batch <= self.batch and 0 < self.age < refresh
+
+    @property
+    def room(self) -> int:
+        """Sequences that the caches have room for."""
+        return 0 if self.encoder[0] is None else self.encoder[0].k.shape[0]
+
+
+def written(caches: Caches, batch: int, begin: int, filled: int = 0) -> Caches:
+    """Caches of the first `batch` sequences, whose rows from `begin` on are written next."""
+    return [c and c._replace(k=c.k[:batch], v=c.v[:batch], length=begin, filled=filled) for c in caches]
+
+
 class Masked(Outer):
     """Tokens are predicted at masked positions, in any order, given those that are known.
 
@@ -241,7 +283,7 @@ class Masked(Outer):
     """
 
     likelihood: Likelihood = "bound"
-    can = frozenset({"mask_schedule"})
+    can = frozenset({"mask_schedule", "null_refresh"})
 
     def __init__(self, tokens: int, features: int, /, *, mask_min: float, mask_std: float, steps: int | None) -> None:
         super().__init__()
@@ -258,21 +300,32 @@ class Masked(Outer):
         batch, both = c.shape[0], c if null is None else torch.cat([c, null])
         order = noise.at(0).permutation(self.tokens)
         x = c.new_zeros(batch, self.tokens, self.features)
-        known = 0
-        for left in kept(self.tokens, self.check_steps(sampler.steps), sampler.mask_schedule):
-            where = order[:, known : self.tokens - left]
+        masked = kept(self.tokens, self.check_steps(sampler.steps), sampler.mask_schedule)
+        ends = [0, *(self.tokens - left for left in masked)]
+        gap: Gap | None = None
+        memory: Memory | None = None
+        for s, left in enumerate(masked):
+            known, until = ends[s], ends[s + 1]
             progress = 1 - max(left, 1) / self.tokens  # the release counts at least one token as unknown
             guided = null is not None and sampler.guides(progress)
-            repeat = 2 if guided else 1
-            z = self._condition(
-                x.repeat(repeat, 1, 1),
-                both if guided else c,
-                order[:, :known].repeat(repeat, 1),
-                where.repeat(repeat, 1),
-            )
-            x = put(x, where, visit(z[:batch], z[batch:] if guided else None, where, progress))
-            known = self.tokens - left
+            fresh = guided and not (gap and gap.covers(known, until))
+            repeat, end = (2, ends[min(s + sampler.null_refresh, len(masked))]) if fresh else (1, until)
+            now = x.repeat(repeat, 1, 1), both if fresh else c, order.repeat(repeat, 1), known, end
+            z, memory = self._remembered(*now, memory, sampler.token_refresh)
+            if fresh and sampler.null_refresh > 1:
+                gap = Gap(known, z[batch:] - z[:batch])
+            z, z_null = z[:batch, : until - known], z[batch:, : until - known] if fresh else None
+            if guided and gap and z_null is None:
+                z_null = z + gap.at(known, until)
+            where = order[:, known:until]
+            x = put(x, where, visit(z, z_null, where, progress))
         return x
+
+    def _remembered(
+        self, x: Tensor, c: Tensor, order: Tensor, known: int, end: int, memory: Memory | None, refresh: int
+    ) -> tuple[Tensor, Memory | None]:
+        """z [B, m, context] of the tokens `known` … `end` of an order [B, N], and what the next step may use."""
+        return self._condition(x, c, order[:, :known], order[:, known:end]), None
 
     def mask_ratios(self, noise: Noise) -> Tensor:
         """One draw of the truncated normal for each of the noise [B], by its inverse CDF: [B]."""
@@ -308,6 +361,8 @@ class MaskedAR(Masked):
     Raises:
         ValueError: if a number is outside its range.
     """
+
+    can = Masked.can | {"token_refresh"}
 
     def __init__(
         self,
@@ -361,6 +416,30 @@ class MaskedAR(Masked):
         y = torch.cat([y[:, :start], put(everywhere, known, y[:, start:])], 1) + self.decoder_positions()
         y, _ = self.decoder(y, at=places if self.rotary else None)
         return take(self.decoder_norm(y)[:, start:] + self.output_positions(), where)
+
+    def _remembered(
+        self, x: Tensor, c: Tensor, order: Tensor, known: int, end: int, memory: Memory | None, refresh: int
+    ) -> tuple[Tensor, Memory | None]:
+        """As `_condition`; with a token cache, only at tokens that became known since, and at those of z."""
+        if refresh == 1:
+            return super()._remembered(x, c, order, known, end, memory, refresh)
+        (batch, tokens), start = order.shape, self.prefix
+        if memory is None or memory.room < batch:
+            room = batch, start + tokens
+            memory = Memory(self.encoder.caches(*room), self.decoder.caches(*room), batch)
+        partly = memory.serves(batch, refresh)
+        first, middle, after = (start + memory.known if partly else 0), start + known, start + end
+        last = after if partly else start + tokens
+        at = torch.cat([torch.arange(start, device=x.device).expand(batch, -1), start + order], 1)
+
+        y = torch.cat([c, self.token_of(take(x, order[:, :known]))], 1) + self.encoder_positions()[at[:, :middle]]
+        y, places = self.input_norm(y[:, first:]), at[:, first:middle] if self.rotary else None
+        y, _ = self.encoder(y, caches=written(memory.encoder, batch, first), at=places)
+        y = torch.cat([self.embed(self.encoder_norm(y)), self.mask().expand(batch, last - middle, -1)], 1)
+        y, places = y + self.decoder_positions()[at[:, first:last]], at[:, first:last] if self.rotary else None
+        y, _ = self.decoder(y, caches=written(memory.decoder, batch, first, start + tokens), at=places)
+        z = self.decoder_norm(y[:, middle - first : after - first]) + self.output_positions()[order[:, known:end]]
+        return z, memory._replace(batch=batch, known=known, age=memory.age + 1 if partly else 1)
 
 
 class MaskedStack(Masked):

@@ -285,7 +285,14 @@ def test_an_accelerator_at_its_default_is_no_part_of_a_signature():
     assert tiny("sampler.together=1").evaluation_signature == tiny().evaluation_signature
 
 
-ACCELERATORS = ["mask_schedule=linear", "guided_from=0.2", "guided_to=0.9", "together=2"]
+ACCELERATORS = [
+    "mask_schedule=linear",
+    "guided_from=0.2",
+    "guided_to=0.9",
+    "together=2",
+    "token_refresh=2",
+    "null_refresh=3",
+]
 
 
 @pytest.mark.parametrize(
