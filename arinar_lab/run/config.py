@@ -26,7 +26,7 @@ from ..model.guidance import Sampler
 from ..model.head import Head, HeadMaker
 from ..model.inner import FeatureAR
 from ..model.layers import at_least
-from ..model.outer import OuterMaker
+from ..model.outer import OUTERS, OuterMaker
 from .cached import Cached
 from .data import Source, SourceMaker
 from .schema import ConfigError, nearest, resolved, section, signed
@@ -445,9 +445,10 @@ def check_sampler(sampler: Sampler, model: Arinar) -> None:
     able = {"guided_from", "guided_to"} | model.outer.can | model.inner.can
     for name, value in sampler.accelerators.items():
         if name not in able:
+            who = ", ".join(outer for outer, maker in OUTERS.items() if name in maker.can) or "feature_ar"
             raise ConfigError(
-                f"sampler.{name}: {value} is asked for, and neither {type(model.outer).__name__} nor {kind} can do that;"
-                " leave it out"
+                f"sampler.{name}: {value} is asked for, and neither {type(model.outer).__name__} nor {kind} can do that"
+                f" ({who} can); leave it out"
             )
     if sampler.steps is not None:
         try:

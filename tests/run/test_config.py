@@ -225,7 +225,8 @@ FAULTS = [
                                                          "digits"]),
     ("codec={kind: vae, latents: 8}", ["codec.weights", "does not fit"]),
     ("sampler.steps=3", ["sampler.steps: 3 does not fit", "16 here"]),
-    ("sampler.mask_schedule=linear", ["sampler.mask_schedule: linear is asked for", "CausalAR", "leave it out"]),
+    ("sampler.mask_schedule=linear", ["sampler.mask_schedule: linear is asked for", "CausalAR", "masked_stack can"]),
+    ("sampler.token_refresh=2", ["sampler.token_refresh: 2 is asked for", "(masked can); leave it out"]),
     ("outer={kind: masked, steps: 17}", ["outer.steps: 17 does not fit", "16 tokens"]),
 ]  # fmt: skip
 
