@@ -23,6 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as f
 
+from .packing import Packable
+
 
 def at_least(least: int, **values: int) -> None:
     """Refuse numbers below `least`, each by its name.
@@ -35,7 +37,7 @@ def at_least(least: int, **values: int) -> None:
             raise ValueError(f"{name}: {value} is too few; at least {least}")
 
 
-class Linear(nn.Linear):
+class Linear(Packable):
     """Linear map with Xavier-uniform weights and zero bias, as the published models start."""
 
     def reset_parameters(self) -> None:
@@ -44,7 +46,7 @@ class Linear(nn.Linear):
             nn.init.zeros_(self.bias)
 
 
-class ZeroLinear(nn.Linear):
+class ZeroLinear(Packable):
     """Linear map that starts at zero: an adaptive block begins as the identity (arXiv 2212.09748, section 3.2)."""
 
     def reset_parameters(self) -> None:
@@ -238,10 +240,10 @@ class Attention(nn.Module):
 
         With places `at`, [T] or [B, T], queries and keys are rotated by them.
         """
-        qkv = self.qkv(x)
-        if self.qkv.bias is None:
-            qkv = qkv + torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        q, k, v = qkv.unflatten(-1, (3, self.heads, self.size)).permute(2, 0, 3, 1, 4)
+        bias = self.qkv.bias
+        if bias is None:
+            bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        q, k, v = self.qkv.mapped(x, bias).unflatten(-1, (3, self.heads, self.size)).permute(2, 0, 3, 1, 4)
         q, k = self.q_norm(q), self.k_norm(k)
         if at is not None:
             q, k = rotate(q, at), rotate(k, at)
@@ -267,6 +269,15 @@ class Attention(nn.Module):
         """An empty cache for `batch` sequences of at most `room` positions."""
         empty = self.qkv.weight.new_empty(2, batch, self.heads, room, self.size)
         return Cache(empty[0], empty[1], 0)
+
+
+class FeedForward(nn.Sequential):
+    """Linear map, GELU, linear map, dropout. The first two are one operation where weights are packed."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, gelu, second, dropout = self
+        assert isinstance(first, Packable) and isinstance(gelu, nn.GELU)
+        return dropout(second(first.mapped(x, first.bias, gelu)))  # type: ignore[no-any-return]
 
 
 class BlockOptions(TypedDict, total=False):
@@ -331,7 +342,7 @@ class Block(nn.Module):
             width, heads, qk_norm=qk_norm, softmax_scale=softmax_scale, k_bias=k_bias, dropout=dropout
         )
         activation = nn.GELU(approximate="tanh" if gelu == "tanh" else "none")
-        self.feed_forward = nn.Sequential(Linear(width, hidden), activation, Linear(hidden, width), nn.Dropout(dropout))
+        self.feed_forward = FeedForward(Linear(width, hidden), activation, Linear(hidden, width), nn.Dropout(dropout))
         self.adapt = nn.Sequential(nn.SiLU(), ZeroLinear(context, 6 * width)) if context else None
 
     def forward(
