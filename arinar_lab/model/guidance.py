@@ -40,8 +40,8 @@ class Sampler:
         steps: in how many steps a masked outer model draws an image; None is one token a step.
         candidates: draws of published guidance; 0 guides exactly, by inverse CDF.
         mask_schedule: of the tokens that a masked outer model leaves masked, see `kept`.
-        guided_from, guided_to: of progress; outside, the weight is 1 and a masked outer model computes no null branch
-            (arXiv 2404.07724).
+        guided_from, guided_to: of progress; outside, the weight is 1 (arXiv 2404.07724). There a masked outer model computes no
+            null branch, a causal one none behind the interval.
         together: groups of features that a `feature_ar` draws from one context, as though they were independent.
         token_refresh: every how many steps a `masked` outer model computes all of its rows; between them only those of tokens
             that became known and of those that come next, which attend to the others' old keys and values (arXiv

@@ -163,9 +163,11 @@ class CausalAR(Outer):
             rows = y.shape[1]
             y, at = self._placed(y, orders, done)
             y, caches = self.blocks(y, causal=True, caches=caches, at=at if self.rotary else None)
-            z, done = self.norm(y[:, -1:]), done + rows
-            x = visit(z[:batch], None if null is None else z[batch:], order[:, n : n + 1], (n + 1) / self.steps)
+            z, done, progress = self.norm(y[:, -1:]), done + rows, (n + 1) / self.steps
+            x = visit(z[:batch], z[batch:] if repeat == 2 else None, order[:, n : n + 1], progress)
             tokens.append(x)
+            if progress + 1 / self.steps > sampler.guided_to:  # the null branch is needed no more
+                repeat, orders, caches = 1, order, written(caches, batch, done)
             y = self.token_of(x.repeat(repeat, 1, 1))
         drawn = torch.cat(tokens, 1)
         return put(torch.empty_like(drawn), order, drawn)

@@ -64,11 +64,14 @@ def test_guidance_in_no_step_is_no_guidance(outer):
         assert torch.equal(laws.samples(model, seeds, never), laws.samples(model, seeds, Sampler()))
 
 
-def test_a_masked_outer_computes_no_null_branch_outside_the_interval():
-    model = make_model("masked", "gmm", False)
+@pytest.mark.parametrize("outer", ["masked", "causal", "random_causal"])
+def test_no_null_branch_is_computed_outside_the_interval(outer):
+    """A causal one is carried along before the interval, where its weight is one."""
+    model = make_model(outer, "gmm", False)
     seen, whole = (visits(model, Sampler(guidance=2.0, **say)) for say in ({"guided_from": 0.3, "guided_to": 0.7}, {}))
     guided = [null is not None for _, null, _, _ in seen]
-    assert guided == [0.3 <= progress <= 0.7 for *_, progress in seen]
+    least = 0.3 if outer == "masked" else 0.0
+    assert guided == [least <= progress <= 0.7 for *_, progress in seen]
     assert 0 < sum(guided) < len(guided)
     for (z, null, *_), (z_whole, null_whole, *_) in zip(seen, whole, strict=True):
         assert torch.allclose(z, z_whole, atol=1e-12)
