@@ -439,8 +439,9 @@ class MaskedAR(Masked):
         y, _ = self.encoder(y, caches=written(memory.encoder, batch, first), at=places)
         y = torch.cat([self.embed(self.encoder_norm(y)), self.mask().expand(batch, last - middle, -1)], 1)
         y, places = y + self.decoder_positions()[at[:, first:last]], at[:, first:last] if self.rotary else None
-        y, _ = self.decoder(y, caches=written(memory.decoder, batch, first, start + tokens), at=places)
-        z = self.decoder_norm(y[:, middle - first : after - first]) + self.output_positions()[order[:, known:end]]
+        asked = torch.arange(middle - first, after - first, device=x.device).expand(batch, -1)
+        y, _ = self.decoder(y, caches=written(memory.decoder, batch, first, start + tokens), at=places, where=asked)
+        z = self.decoder_norm(y) + self.output_positions()[order[:, known:end]]
         return z, memory._replace(batch=batch, known=known, age=memory.age + 1 if partly else 1)
 
 
