@@ -23,14 +23,14 @@ from torch.overrides import TorchFunctionMode
 
 from ..model.arinar import Arinar
 from ..model.codec import Codec, CodecMaker, Pixels
-from ..model.guidance import Sampler
+from ..model.guidance import LATER, Sampler
 from ..model.head import Head, HeadMaker
 from ..model.inner import FeatureAR
 from ..model.layers import at_least
-from ..model.outer import OuterMaker
+from ..model.outer import OUTERS, OuterMaker
 from .cached import Cached
 from .data import Source, SourceMaker
-from .schema import ConfigError, nearest, resolved, section
+from .schema import ConfigError, nearest, resolved, section, signed
 
 
 def check_seed(seed: int) -> None:
@@ -68,7 +68,7 @@ class Training:
     steps: int = 400
     batch: int = 128
     lr: float | None = None
-    lr_per_256: float | None = None
+    lr_per_256: float | None = field(default=None, metadata=LATER)
     warmup: int = 40
     schedule: Literal["constant", "cosine"] = "cosine"
     betas: tuple[float, float] = (0.9, 0.95)
@@ -132,7 +132,7 @@ class Evaluation:
     speed_batch: int = 64
     speed_repeats: int = 5
     seed: int = 0
-    reference: str | None = None
+    reference: str | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         at_least(1, draws=self.draws, batch=self.batch, speed_batch=self.speed_batch, speed_repeats=self.speed_repeats)
@@ -225,13 +225,10 @@ class Recipe:
         return other
 
 
-def _digest(recipe: Recipe, sections: tuple[str, ...]) -> str:
-    everything = resolved(recipe)
-    if everything["evaluation"]["reference"] is None:  # runs that are older than this option keep their signature
-        del everything["evaluation"]["reference"]
-    everything["training"]["lr"] = recipe.training.peak  # however it is said
-    del everything["training"]["lr_per_256"]
-    text = json.dumps({name: everything[name] for name in sections}, sort_keys=True)
+def _digest(recipe: Recipe, names: tuple[str, ...]) -> str:
+    t = recipe.training
+    sections = replace(recipe, training=replace(t, lr=t.peak, lr_per_256=None))  # however the rate is said
+    text = json.dumps({name: signed(getattr(sections, name)) for name in names}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
@@ -492,6 +489,14 @@ def check_sampler(sampler: Sampler, model: Arinar) -> None:
         raise ConfigError(
             f"sampler.candidates: {sampler.candidates} is asked for, and {kind} cannot be guided by drawing them; use 0"
         )
+    able = {"guided_from", "guided_to"} | model.outer.can | model.inner.can
+    for name, value in sampler.accelerators.items():
+        if name not in able:
+            who = ", ".join(outer for outer, maker in OUTERS.items() if name in maker.can) or "feature_ar"
+            raise ConfigError(
+                f"sampler.{name}: {value} is asked for, and neither {type(model.outer).__name__} nor {kind} can do that"
+                f" ({who} can); leave it out"
+            )
     if sampler.steps is not None:
         try:
             model.outer.check_steps(sampler.steps)
