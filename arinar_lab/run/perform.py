@@ -7,8 +7,8 @@ from types import MappingProxyType
 from typing import Any
 
 from .config import Recipe
-from .evaluate import evaluate
 from .folder import RunFolder
+from .quality import measured
 from .ranks import follows
 from .tracking import Tracker, remember
 from .train import Stopped, Watch, read_metrics, train
@@ -35,13 +35,14 @@ def perform(
     if follows():
         train(recipes[0], folder)
         return []
+    folder = folder.settled(recipes[0])
     with folder.lock:
         tracker = Tracker(experiment)
         remember(recipes[0], arm, folder, experiment)
         tracker.start(recipes[0], arm, factors)
         try:
             train(recipes[0], folder, tracker, bar, watch)
-            reports = [evaluate(recipe, folder) for recipe in recipes]
+            reports = [measured(recipe, folder) for recipe in recipes]
         except BaseException as error:
             failed = isinstance(error, Exception) and not isinstance(error, Stopped)
             tracker.finish("FAILED" if failed else "KILLED")

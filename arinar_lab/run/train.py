@@ -279,7 +279,7 @@ def train(
         experiment.source, recipe.training.batch, recipe.seed, recipe.machine.workers, recipe.machine.validation_batch
     )
     try:
-        with together(recipe), _sigterm_for_lightning():
+        with together(folder), _sigterm_for_lightning():
             weights = _fit(trainer, module, data, checkpoint, room)
     except Stopped as stopped:
         done = max(1, trainer.global_step)

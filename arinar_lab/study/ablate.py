@@ -31,8 +31,9 @@ from rich.table import Table
 
 from ..run.evaluate import measure_speed
 from ..run.folder import read_json, write_json
+from ..run.quality import named_reference
 from ..run.schema import ConfigError
-from . import ranking
+from . import frontier, ranking
 from .comparison import effects
 from .cost import Cost, counted, probe
 from .methods import notes
@@ -54,7 +55,12 @@ def ablate(plan: Plan, command: list[str], workers: int, console: Console) -> in
     Arguments:
         command: the words that start one worker of this study.
         workers: processes that train side by side.
+
+    Raises:
+        ConfigError: if a reference that arms are compared with is not to be had.
     """
+    for recipe in {str(arm.recipe.evaluation): arm.recipe for arm in plan.arms}.values():
+        named_reference(recipe)
     _tell_of_others(plan, console)
     seconds = show_plan(plan, workers, console)
     todo = enqueue(plan)
@@ -87,7 +93,8 @@ def finish(plan: Plan, console: Console) -> int:
     results = collect(plan)
     console.print(terminal_table(results))
     differences = [line for part in results.by_budget for line in effects(part)]
-    for line in [*differences, *ranking.conclusions(results), "", *notes(results)]:
+    found = [*differences, "", *frontier.conclusions(results), *ranking.conclusions(results), "", *notes(results)]
+    for line in found:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print()
     with console.status("drawing figures, and telling MLflow"):

@@ -30,7 +30,7 @@ from ..run.folder import RunFolder, read_json
 from ..run.schema import ConfigError, flatten, nearest, resolved
 from .comparison import effects
 from .plan import Arm, Plan, read_plan
-from .results import BITS, DISTANCE, GAP, LEVEL, Column, Results
+from .results import BITS, DISTANCES, GAP, LEVEL, Column, Results
 from .stats import Interval
 from .tables import rows
 
@@ -174,7 +174,7 @@ def readings(results: Results) -> Sheet:
     """Every metric of each arm, with its interval over seeds; and which seeds those are."""
     headings, body = rows(results, results.columns)
     seeds = [", ".join(map(str, results.reports[arm.name])) for arm in results.plan.arms]
-    sheet = [list(line) for line in zip(headings, *body, strict=True)]
+    sheet = [list(line) for line in zip(headings, *body[: len(seeds)], strict=True)]
     sheet[0][0] = ""
     return [["seeds", *seeds] if line[0] == "seeds" else line for line in sheet]
 
@@ -185,7 +185,7 @@ def conclusions(results: Results) -> list[str]:
 
 
 def _unpaired(results: Results) -> Iterator[str]:
-    for column in [c for c in results.columns if c.metric in (BITS, LEVEL, GAP, DISTANCE)]:
+    for column in [c for c in results.columns if c.metric in (BITS, LEVEL, GAP, *DISTANCES)]:
         baseline = results.values(results.baseline, column.metric)
         for arm in results.plan.arms[1:]:
             values = results.values(arm, column.metric)
@@ -221,6 +221,7 @@ _CONDITIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "Versions of torch differ": lambda r: r.get("environment", {}).get("torch", ""),
     "Devices differ": lambda r: r.get("environment", {}).get("device", ""),
     "Speed was measured differently": lambda r: _protocol(r.get("speed", {})),
+    "Readings are of other numbers of items": lambda r: _items(r),
     "Likelihoods are of different kinds": lambda r: " of ".join((r["likelihood"]["kind"], r["likelihood"]["unit"])),
 }
 _SECTIONS = {
@@ -232,6 +233,17 @@ _SECTIONS = {
 
 def _commit(git: dict[str, Any]) -> str:
     return f"{git.get('commit', 'unknown')[:10]}{' modified' if git.get('dirty') else ''}"
+
+
+def _items(report: dict[str, Any]) -> str:
+    """`360 held-out, 1 draw(s), 1437 generated`, as far as it is said."""
+    likelihood, quality = report["likelihood"], report.get("quality", {})
+    said = {
+        "held-out": likelihood.get("images"),
+        "draw(s)": likelihood.get("draws"),
+        "generated": quality.get("images"),
+    }
+    return ", ".join(f"{count} {of}" for of, count in said.items() if count is not None)
 
 
 def _protocol(speed: dict[str, Any]) -> str:

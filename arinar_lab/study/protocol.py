@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 from ..run.schema import flatten, resolved
+from . import frontier
 from .comparison import PROTOCOL
-from .methods import at, kind_of, load, runs, span, stated
+from .methods import at, kind_of, load, published, runs, span, stated
 from .plan import Arm, Plan
 from .results import DISTANCE, Results
 
@@ -103,6 +104,8 @@ def _evaluation(results: Results) -> str:
             f" against {of('quality', 'reference')} training images, in the features of a small digits classifier (so no"
             f" FID); KID on subsets of {of('quality', 'kid_subset')}."
         )
+    said += published(results.any_report)
+    if any(name.startswith("quality/") for *_, report in runs(results) for name in report["metrics"]):
         said.append(f"Sampler: {stated(results, lambda arm, report: _sampler(arm))}.")
     return " ".join(said)
 
@@ -140,6 +143,7 @@ def _statistics(results: Results) -> str:
     if arms > 1:
         said.append(f"Arms are compared with {results.plan.baseline}. {PROTOCOL}")
         said.append("What is not resolved is called so; no best of n is reported.")
+        said += [frontier.PROTOCOL] if frontier.frontier(results) else []
     return " ".join(said)
 
 

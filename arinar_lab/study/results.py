@@ -14,7 +14,8 @@ from .stats import Interval, interval
 BITS, ERROR = "val/bits_per_dim", "val/bits_per_dim_error"
 LEVEL, GAP = "val/bits_per_dim_at_level", "val/gap_bits_per_dim"
 RESOLUTION = "val/bits_per_dim_at_resolution"
-DISTANCE, SPEED = "quality/fd_digits", "speed/images_per_second"
+DISTANCE, FID, SPEED = "quality/fd_digits", "quality/fid", "speed/images_per_second"
+DISTANCES = (DISTANCE, FID, "quality/fd_dinov2", *(f"quality/fd_inception{layer}" for layer in (64, 192, 768)))
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,15 @@ COLUMNS = (
     Column(GAP, "gap to truth", 4, True),
     Column(DISTANCE, "FD digits", 2, True),
     Column("quality/kid_digits", "KID digits", 3, True),
+    Column(FID, "FID", 2, True),
+    Column("quality/inception_score", "Inception score", 1, False),
+    Column("quality/kid", "KID", 4, True),
+    Column("quality/fd_dinov2", "FD DINOv2", 1, True),
+    Column("quality/kid_dinov2", "KID DINOv2", 3, True),
+    *(
+        Column(metric, f"FD Inception {metric.removeprefix('quality/fd_inception')}", 3, True)
+        for metric in DISTANCES[3:]
+    ),
     Column("quality/precision", "precision", 3, False),
     Column("quality/recall", "recall", 3, False),
     Column("quality/truncated_share", "truncated", 4),
@@ -62,9 +72,14 @@ class Results:
     references: dict[str, float]
 
     def values(self, arm: Arm, metric: str) -> dict[int, float]:
-        """Seed → value, of the seeds that have it."""
-        there = self.reports[arm.name]
-        return {seed: report["metrics"][metric] for seed, report in there.items() if metric in report["metrics"]}
+        """Seed → value, of the seeds that have it; what is not finite has no mean, and is left to `not_finite`."""
+        measured = {s: report["metrics"].get(metric, math.nan) for s, report in self.reports[arm.name].items()}
+        return {seed: value for seed, value in measured.items() if math.isfinite(value)}
+
+    def not_finite(self, arm: Arm, metric: str) -> list[int]:
+        """Seeds whose value is NaN or infinite."""
+        reports = self.reports[arm.name].items()
+        return [seed for seed, r in reports if metric in r["metrics"] and not math.isfinite(r["metrics"][metric])]
 
     def summary(self, arm: Arm, metric: str) -> Interval | None:
         values = list(self.values(arm, metric).values())
@@ -72,7 +87,8 @@ class Results:
 
     def evaluation_noise(self, arm: Arm, metric: str) -> float | None:
         """Half-width of a value's 95 % interval over images, root mean square over the seeds; None where not measured."""
-        halves = [r["noise"][metric] for r in self.reports[arm.name].values() if metric in r.get("noise", {})]
+        noises = [r["noise"][metric] for r in self.reports[arm.name].values() if metric in r.get("noise", {})]
+        halves = [half for half in noises if math.isfinite(half)]
         return math.sqrt(statistics.fmean(half**2 for half in halves)) if halves else None
 
     @property

@@ -1,6 +1,7 @@
 """Reports: they are written whatever is missing, and say what it is and what may be concluded."""
 
 import csv
+import math
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,36 @@ def table(plan):
     results = collect(plan)
     headings, body = rows(results, results.columns)
     return {row[0]: dict(zip(headings, row, strict=True)) for row in body}
+
+
+# Quality by the published protocol
+
+
+def test_distances_and_their_floor_stand_in_the_table_and_under_it():
+    reports = whole()
+    for (arm, seed), report in reports.items():
+        report["metrics"] |= {"quality/fid": 20.0 + seed + (arm == "components=2"), "quality/fid_floor": 1.25}
+        report["fidelity"] = {"images": 5000, "extractor": "inception-v3-compat/2048/abc", "floor_images": 4000,
+                              "reference": {"file": "adm_in256_stats.npz"}}  # fmt: skip
+    plan = study(reports)
+    found = table(plan)
+    assert found["components=2"]["FID ↓"] == "22.00 ± 2.48"
+    floor = found["held-out images (floor)"]
+    assert (floor["FID ↓"], floor["FD digits ↓"], floor["bits/dim ↓"]) == ("1.25", "2.17", "")
+    text = text_of(plan)
+    assert lines(text, "- FID: components=2 against components=1: +1.00")
+    (said,) = lines(
+        text, "- By the published protocol: features of inception-v3-compat/2048/abc, 5,000 generated images"
+    )
+    assert "against adm_in256_stats.npz; " in said and "Floor: 4,000 held-out images, encoded and decoded" in said
+    assert "FID" in str([column.header for column in terminal_table(collect(plan)).columns])
+
+
+def test_each_codec_has_its_own_floor():
+    reports = {(f"patch={n}", 0): report_of(2.0, **{"quality/fid": 9.0, "quality/fid_floor": float(n)}) for n in (2, 4)}
+    found = table(study(reports, seeds=(0,), axes={"codec.patch": [2, 4]}))
+    assert found["held-out images (floor of patch=4)"]["FID ↓"] == "4.00"
+    assert found["held-out images (floor of patch=2)"]["FID ↓"] == "2.00"
 
 
 # A whole study
@@ -101,6 +132,37 @@ def test_the_notes_say_how_to_read_the_numbers():
                   "a bound for the integers", "batch 4 and batch 1"):  # fmt: skip
         assert words in said
     assert "Missing" not in said and "Caution" not in said
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_not_finite_is_in_no_mean_and_is_said(value):
+    reports = whole_and_full()
+    reports["components=2", 1]["metrics"][BITS] = value
+    results = collect(study(reports))
+    (line,) = [line for line in effects(results) if line.startswith("bits/dim: components=2 ")]
+    assert "nan" not in line and "(n = 2," in line
+    assert line.endswith("Caution: components=2 seed 1 is not finite and left out")
+    assert any("Not finite, and in no mean: bits/dim of components=2 seed 1." in note for note in notes(results))
+    assert table(study(reports))["components=2"]["bits/dim ↓"].startswith("2.301 ± 1.258, n = 2")
+
+
+def test_an_arm_without_a_common_seed_is_said_not_to_be_compared():
+    reports = {
+        cell: report for cell, report in whole().items() if cell not in {("components=2", 0), ("components=2", 1)}
+    }
+    del reports["components=1", 2]
+    said = " ".join(notes(collect(study(reports))))
+    assert "Not compared, for want of a seed in common with the baseline: components=2." in said
+    assert "Not compared" not in " ".join(notes(collect(study(whole()))))
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "said"), [("likelihood", "images", "held-out items"), ("speed", "batch", "the speed's batch")]
+)
+def test_other_settings_of_a_measurement_are_said(part, key, said):
+    reports = whole_and_full()
+    reports["components=2", 1][part][key] += 1
+    assert any("Caution" in note and said in note for note in notes(collect(study(reports))))
 
 
 def test_a_cell_has_both_kinds_of_noise_and_n():
