@@ -269,8 +269,8 @@ def train(
     resume, logger = Resume(), RunLogger(folder, tracker, watch)
     if not follows():
         logger.rewind(int(checkpoint.stem.split("=")[1]) if checkpoint else 0)
-    room, trainer = Room(recipe, experiment.source), _trainer(recipe, folder, logger, resume, bar)
-    trainer.callbacks.append(room)  # type: ignore[attr-defined]
+    room = Room(recipe, experiment.source)
+    trainer = _trainer(recipe, folder, logger, [resume, room], bar)
     begin = f"resumed from {checkpoint.name}" if checkpoint else "started"
     if taken:
         folder.log(f"{len(taken)} tensors from {recipe.init_from}, freeze: {recipe.freeze}")
@@ -280,27 +280,39 @@ def train(
     )
     try:
         with together(folder), _sigterm_for_lightning():
-            trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
-            weights = {name: whole(value) for name, value in module.state_dict().items()}
-    except SIGTERMException:
-        raise
+            weights = _fit(trainer, module, data, checkpoint, room)
     except Stopped as stopped:
         done = max(1, trainer.global_step)
         stopped.saved = resume.seconds * (recipe.training.steps - done) / done
         folder.log(f"{stopped}, {stopped.saved:.0f} s saved")
         raise
-    except Exception as error:
-        if room.said:
-            raise OutOfMemory(room.said) from None
-        raise error
-    except SystemExit:  # what Lightning makes of Ctrl-C
-        raise KeyboardInterrupt from None
     finally:
         if names := damaged(experiment.source):
             folder.log(f"{len(names)} damaged images, others of their classes stood in: {', '.join(names[:20])}")
     if trainer.is_global_zero:
         _finish(folder, weights, resume.seconds, trainer.global_step)
         folder.log(f"done, {trainer.global_step} steps in {resume.seconds:.1f} s")
+
+
+def _fit(
+    trainer: pl.Trainer, module: ArinarModule, data: DataModule, checkpoint: Path | None, room: Room
+) -> dict[str, Tensor]:
+    """Train to the end; the averaged weights, whole.
+
+    Raises:
+        OutOfMemory: if a batch does not fit, naming one that would.
+    """
+    try:
+        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+        return {name: whole(value) for name, value in module.state_dict().items()}
+    except SIGTERMException:
+        raise
+    except SystemExit:  # what Lightning makes of Ctrl-C
+        raise KeyboardInterrupt from None
+    except Exception:
+        if room.said:
+            raise OutOfMemory(room.said) from None
+        raise
 
 
 def _tell(folder: RunFolder, line: str) -> None:
@@ -323,10 +335,10 @@ def _sigterm_for_lightning() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _trainer(recipe: Recipe, folder: RunFolder, logger: Logger, resume: Resume, bar: bool) -> pl.Trainer:
+def _trainer(recipe: Recipe, folder: RunFolder, logger: Logger, more: list[Callback], bar: bool) -> pl.Trainer:
     t, m = recipe.training, recipe.machine
-    callbacks: list[Callback] = [Averaging(t.ema), resume, Progress(folder), Saver(folder, t.checkpoint_every)]
-    callbacks.append(Throughput(recipe, LOG_EVERY))
+    saver, throughput = Saver(folder, t.checkpoint_every), Throughput(recipe, LOG_EVERY)
+    callbacks: list[Callback] = [Averaging(t.ema), *more, Progress(folder), saver, throughput]
     return pl.Trainer(
         accelerator=accelerator(m), devices=m.devices, num_nodes=m.num_nodes, strategy=strategy(recipe), precision=t.precision,
         use_distributed_sampler=False,
