@@ -13,11 +13,9 @@ Time does not depend on the values of weights, so they are random. Tokens are no
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -30,8 +28,11 @@ from ..model.outer import Masked
 from .bench_walk import ours, published, spread, whole
 from .config import Recipe, build, merge, parse, preset, read_recipe
 from .evaluate import PeakMemory
+from .peak import Precision as Precision
+from .peak import clock as clock
+from .peak import peak as peak
+from .peak import seconds_of as seconds_of
 
-Precision = Literal["float32", "bfloat16"]
 PUBLISHED = "published algorithm"
 
 
@@ -118,25 +119,6 @@ class Result:
     def ratios(self) -> list[float]:
         """Of each repeat, how many times longer the other way takes."""
         return [theirs / mine for theirs, mine in zip(self.others, self.seconds, strict=True)] if self.others else []
-
-
-def peak(device: torch.device, precision: Precision, size: int = 2048, repeats: int = 20) -> float:
-    """FLOP/s of the quickest of some products of two square matrices."""
-    a = torch.randn(size, size, device=device, dtype=getattr(torch, precision))
-    return 2 * size**3 / min(seconds_of(lambda: a @ a, device) for _ in range(repeats))
-
-
-def clock(device: torch.device) -> float:
-    """Seconds, once the device has done what it was asked for."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
-def seconds_of(work: Callable[[], object], device: torch.device) -> float:
-    begun = clock(device)
-    work()
-    return clock(device) - begun
 
 
 def subject(recipe: Recipe, device: torch.device) -> Arinar:

@@ -29,9 +29,9 @@ import sqlalchemy
 from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 
+from ..run.divergence import Diverged
 from ..run.evaluate import evaluate, measure_speed
 from ..run.folder import read_json
-from ..run.module import Diverged
 from ..run.perform import perform
 from ..run.schema import ConfigError
 from ..run.train import Stopped, Watch, read_metrics

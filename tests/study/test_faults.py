@@ -13,7 +13,6 @@ import traceback
 from pathlib import Path
 
 import pytest
-from conftest import NOBODY
 from optuna.trial import TrialState
 from server import PASSWORD
 from tiny import tiny, write_study
@@ -107,27 +106,22 @@ def numbers(plan):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """The numbers of the study when nothing happens to it."""
-    before = Path.cwd()
-    os.chdir(tmp_path_factory.mktemp("undisturbed"))
-    try:
+    """The numbers of a plan's cells when nothing happens to the study; what was run for another plan is not run again."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+
+    def of(plan):
         with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
             patch.delenv("ARINAR_STORAGE", raising=False)
-            patch.setenv("MLFLOW_TRACKING_URI", NOBODY)
-            patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+            patch.setenv("ARINAR_TRACKING", "off")
             patch.setattr("arinar_lab.run.evaluate.count_flops", lambda *_: 1e6)
             patch.setattr("arinar_lab.run.evaluate.peak_memory", lambda *_: 1e6)
-            plan = plan_of(seeds=list(range(10)))
-            enqueue(plan)
-            assert work(plan) == []
-            return numbers(plan)
-    finally:
-        os.chdir(before)
+            calm = plan_of("calm", seeds=list(plan.seeds))
+            enqueue(calm)
+            assert work(calm) == []
+            return numbers(calm)
 
-
-def of(plan, undisturbed):
-    """The undisturbed numbers of a plan's cells."""
-    return {(arm.name, seed): undisturbed[arm.name, seed] for arm in plan.arms for seed in plan.seeds}
+    return of
 
 
 def trainings(plan):
@@ -148,16 +142,17 @@ def recovery(study, killed):
 # Killed
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("kills", "seeds"), [(10, 4), (30, 10)])
-def test_workers_killed_at_any_moment_change_no_number(queue, kills, seeds, undisturbed, monkeypatch, capsys):
+@pytest.mark.parametrize(("kills", "seeds", "apart"), [(10, 3, 0.5), pytest.param(30, 10, 0.9, marks=pytest.mark.slow)])
+def test_workers_killed_at_any_moment_change_no_number(queue, kills, seeds, apart, undisturbed, monkeypatch, capsys):
     monkeypatch.setattr(worker, "_RETURNS", kills)
     chance, plan = random.Random(kills), plan_of(seeds=list(range(seeds)))
+    expected = undisturbed(plan)  # first, so that no fork imports anything
     enqueue(plan)
     workers, killed = [fork(work, plan) for _ in range(4)], {}
+    until(lambda: Path("worker.log").is_file() and "/seed_" in Path("worker.log").read_text())  # a cell is taken
     while len(killed) < kills:
         assert not all(job.done for job in plan.jobs), f"only {len(killed)} kills before the study was done"
-        time.sleep(chance.uniform(0.05, 0.9))
+        time.sleep(chance.uniform(0.05, apart))
         victim = chance.choice(workers)
         if os.waitpid(victim, os.WNOHANG)[0] == 0:
             os.kill(victim, signal.SIGKILL)
@@ -170,7 +165,7 @@ def test_workers_killed_at_any_moment_change_no_number(queue, kills, seeds, undi
     complete = [t.user_attrs["key"] for t in study.get_trials() if t.state == TrialState.COMPLETE]
     assert sorted(complete) == sorted(job.key for job in plan.jobs)
     assert all(job.done for job in plan.jobs) and trainings(plan) == [1] * len(plan.jobs)
-    assert numbers(plan) == of(plan, undisturbed)
+    assert numbers(plan) == expected
     table = rows(collect(plan), [])[1]
     assert [row[1] for row in table] == [f"{seeds} of {seeds}"] * 3
     seconds = recovery(study, killed)
@@ -185,6 +180,7 @@ def test_a_fifth_worker_goes_on_where_two_of_four_were_killed(postgresql, undist
         monkeypatch.setenv(f"ARINAR_{name}", value)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     plan = plan_of(seeds=list(range(6)))
+    expected = undisturbed(plan)
     enqueue(plan)
     four = [fork(work, plan) for _ in range(4)]
     until(lambda: sum(job.done for job in plan.jobs) >= 3)
@@ -196,7 +192,7 @@ def test_a_fifth_worker_goes_on_where_two_of_four_were_killed(postgresql, undist
     complete = [t for t in open_queue(plan).get_trials() if t.state == TrialState.COMPLETE]
     assert sorted(t.user_attrs["key"] for t in complete) == sorted(job.key for job in plan.jobs)
     assert f"{os.uname().nodename} {fifth}" in {t.user_attrs["worker"] for t in complete}
-    assert numbers(plan) == of(plan, undisturbed) and trainings(plan) == [1] * 18
+    assert numbers(plan) == expected and trainings(plan) == [1] * 18
 
 
 @pytest.mark.slow
@@ -297,6 +293,7 @@ def test_a_server_stopped_and_started_again_costs_nothing(postgresql, undisturbe
     for name, value in {"STORAGE": postgresql.url(), "HEARTBEAT": "1", "GRACE": "5"}.items():
         monkeypatch.setenv(f"ARINAR_{name}", value)
     plan = plan_of()
+    expected = undisturbed(plan)
     enqueue(plan)
     workers = [fork(work, plan) for _ in range(2)]
     until(lambda: any(job.done for job in plan.jobs))
@@ -304,7 +301,7 @@ def test_a_server_stopped_and_started_again_costs_nothing(postgresql, undisturbe
     time.sleep(3)
     postgresql.start()
     assert [ended(child, 90) for child in workers] == [0, 0]
-    assert numbers(plan) == of(plan, undisturbed) and trainings(plan) == [1] * 6
+    assert numbers(plan) == expected and trainings(plan) == [1] * 6
     assert "the storage is away" in Path("worker.log").read_text()
 
 
@@ -380,7 +377,7 @@ def test_two_studies_at_once_work_together(queue, undisturbed):
 
     children = [fork(command), fork(command)]
     assert [ended(child, 90) for child in children] == [0, 0]
-    assert trainings(plan) == [1] * 6 and numbers(plan) == of(plan, undisturbed)
+    assert trainings(plan) == [1] * 6 and numbers(plan) == undisturbed(plan)
     assert len(open_queue(plan).get_trials()) in (6, 7, 8)  # one more for each race for the last job
 
 
