@@ -28,10 +28,7 @@ from ..model.outer import Masked
 from .bench_walk import ours, published, spread, whole
 from .config import Recipe, build, merge, parse, preset, read_recipe
 from .evaluate import PeakMemory
-from .peak import Precision as Precision
-from .peak import clock as clock
-from .peak import peak as peak
-from .peak import seconds_of as seconds_of
+from .peak import Precision, clock
 
 PUBLISHED = "published algorithm"
 

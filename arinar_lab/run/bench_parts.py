@@ -21,10 +21,11 @@ from ..model import plain
 from ..model.arinar import Arinar
 from ..model.density import Density
 from ..model.noise import Noise
-from .bench import PUBLISHED, Case, How, Result, clock, highest, in_turns, is_published, seconds_of, under
+from .bench import PUBLISHED, Case, How, Result, highest, in_turns, is_published, under
 from .bench_walk import CANDIDATES, ours
 from .config import build
 from .module import ArinarModule
+from .peak import clock, seconds_of
 
 OPERATIONS = 25  # of a profile
 

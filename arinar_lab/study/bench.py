@@ -22,10 +22,11 @@ from filelock import FileLock
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ..run.bench import Case, How, Precision, Result, generation, is_published, peak, subject
+from ..run.bench import Case, How, Result, generation, is_published, subject
 from ..run.bench_parts import inner_loop, memory, profile, training_step
 from ..run.config import build
 from ..run.folder import environment, git_state, write, write_json
+from ..run.peak import Precision, peak
 
 ARINAR, CAUSAL = "imagenet256_arinar_b", "imagenet256_arinar_b_causal"
 MAR, FRACTAL = "imagenet256_mar_b", "imagenet256_fractalmar_b"
