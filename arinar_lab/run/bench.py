@@ -18,7 +18,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..model import plain
 from ..model.arinar import Arinar
@@ -27,7 +26,7 @@ from ..model.layers import ZeroLinear
 from ..model.outer import Masked
 from .bench_walk import ours, published, spread, whole
 from .config import Recipe, build, merge, parse, preset, read_recipe
-from .evaluate import PeakMemory
+from .evaluate import PeakMemory, flop_counter
 from .peak import Precision, clock
 
 PUBLISHED = "published algorithm"
@@ -185,7 +184,7 @@ def in_turns(
 
 def needed(model: Arinar, sampler: Sampler, chosen: list[int], steps: int) -> float:
     """Floating-point operations of one image."""
-    with FlopCounterMode(display=False) as counter:
+    with flop_counter() as counter:
         return whole(ours(model, sampler, 1, chosen, lambda: float(counter.get_total_flops())), steps)
 
 

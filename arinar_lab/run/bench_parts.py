@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..model import plain
 from ..model.arinar import Arinar
@@ -24,6 +23,7 @@ from ..model.noise import Noise
 from .bench import PUBLISHED, Case, How, Result, highest, in_turns, is_published, under
 from .bench_walk import CANDIDATES, ours
 from .config import build
+from .evaluate import flop_counter
 from .module import ArinarModule
 from .peak import clock, seconds_of
 
@@ -45,7 +45,7 @@ def inner_loop(case: Case, model: Arinar, how: How) -> Result:
     def released() -> Tensor:
         return plain.draw(model, z, noise, replace(sampler, candidates=CANDIDATES), 1.0, generator)
 
-    with FlopCounterMode(display=False) as counter:
+    with flop_counter() as counter:
         draw()
     other = (lambda: seconds_of(released, device)) if is_published(model) else None
     seconds, others = in_turns(lambda: seconds_of(draw, device), other, how.repeats)
@@ -78,7 +78,7 @@ def training_step(case: Case, how: How) -> Result:
     def released(*words: Any) -> Tensor:
         return plain.loss(module.model, *words)
 
-    with FlopCounterMode(display=False) as counter:
+    with flop_counter() as counter:
         step(module.model.loss, 0)
     both = is_published(module.model)
     if both:

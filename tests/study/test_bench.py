@@ -13,7 +13,7 @@ from arinar_lab import cli
 from arinar_lab.model import plain
 from arinar_lab.model.noise import Noise
 from arinar_lab.run.bench import Case, How, subject
-from arinar_lab.run.bench_walk import ours, published, spread, whole
+from arinar_lab.run.bench_walk import Seen, ours, published, spread, whole
 from arinar_lab.study import bench
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -47,7 +47,8 @@ def counted():
 
 def test_a_few_steps_stand_for_all():
     assert spread(64, 4) == [0, 21, 42, 63] and spread(3, 4) == [0, 1, 2] and spread(5, None) == [0, 1, 2, 3, 4]
-    assert whole({s: 2.0 + 3 * s for s in spread(64, 4)}, 64) == pytest.approx(sum(2.0 + 3 * s for s in range(64)))
+    seen = Seen(7.0, {s: 2.0 + 3 * s for s in spread(64, 4)})
+    assert whole(seen, 64) == pytest.approx(7 + sum(2.0 + 3 * s for s in range(64)))
 
 
 def test_steps_that_are_passed_over_are_not_computed(preset, monkeypatch):
@@ -62,7 +63,7 @@ def test_steps_that_are_passed_over_are_not_computed(preset, monkeypatch):
         return condition(self, x, c, known, where)
 
     monkeypatch.setattr(type(model.outer), "_condition", told)
-    assert ours(model, sampler, 2, [2, 5], counted()) == {2: 1.0, 5: 1.0}
+    assert ours(model, sampler, 2, [2, 5], counted()) == Seen(1.0, {2: 1.0, 5: 1.0})
     known = list(calls)
     assert len(known) == 2 and 0 < known[0] < known[1] < 16
     assert torch.equal(model.generate(y, noise, sampler)[0], before)  # nothing of it stays
@@ -73,7 +74,7 @@ def test_the_published_algorithm_draws_as_many_tokens_of_a_step(preset, monkeypa
     case, draw, drawn, walked = Case(preset, 2), plain.draw, [], []
     model, sampler = subject(case.recipe(), torch.device("cpu")), case.recipe().sampler
     monkeypatch.setattr(plain, "draw", lambda *words: drawn.append(draw(*words)) or drawn[-1])
-    assert published(model, sampler, 2, [0, 3, 7], counted()) == {0: 1.0, 3: 1.0, 7: 1.0}
+    assert published(model, sampler, 2, [0, 3, 7], counted()) == Seen(0.0, {0: 1.0, 3: 1.0, 7: 1.0})
 
     def visit(z, z_null, where, progress):
         walked.append(where.shape[1])
