@@ -61,21 +61,23 @@ def sweep(arguments: argparse.Namespace) -> int:
 
 
 def work(arguments: argparse.Namespace) -> int:
-    from arinar_lab.run.ranks import JOB, follows
+    from arinar_lab.run.config import parse, read_recipe
+    from arinar_lab.run.folder import RunFolder
+    from arinar_lab.run.ranks import RUN, follows
     from arinar_lab.run.train import train
     from arinar_lab.study import trials, worker
 
     parent = str(os.getppid()) if follows() else os.environ.get("ARINAR_PARENT")
     if parent:
         end_with(int(parent))
+    if follows():  # started by the worker that has claimed the run
+        folder = RunFolder(Path(os.environ[RUN]))
+        train(parse(read_recipe(folder.path / "config.yaml")), folder)
+        return 0
     if _is_sweep(arguments.file):
         trials.work(_read_sweep(arguments))
         return 0
     plan = _plan(arguments)
-    if follows():  # started by the worker that has claimed the run
-        job = next(job for job in plan.jobs if job.key == os.environ[JOB])
-        train(job.recipes[0], job.folder)
-        return 0
     if not parent:
         worker.join(plan)
     failed = worker.work(plan)

@@ -19,12 +19,13 @@ import torch.distributed
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 
 from .config import Recipe, build
+from .folder import RunFolder
 from .schema import ConfigError
 
 _RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
 _SET_BY_LIGHTNING = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _OF_TORCHRUN = (("devices", "LOCAL_WORLD_SIZE", 1), ("processes", "WORLD_SIZE", 1))
-JOB = "ARINAR_JOB"  # the run that the first process trains, for those that it starts
+RUN = "ARINAR_RUN"  # the folder of the run that the first process trains, for those that it starts
 
 
 def follows() -> bool:
@@ -85,10 +86,10 @@ def strategy(recipe: Recipe) -> Strategy | str:
 
 
 @contextmanager
-def together(recipe: Recipe) -> Iterator[None]:
+def together(folder: RunFolder) -> Iterator[None]:
     """Leave the process as it was: the same one evaluates alone, and trains other runs, when the others have ended."""
     before = {name: os.environ.get(name) for name in _SET_BY_LIGHTNING}
-    os.environ[JOB] = f"{recipe.training_signature}/seed_{recipe.seed}"
+    os.environ[RUN] = str(folder.path)
     try:
         yield
     finally:

@@ -262,7 +262,7 @@ def train(
     folder.log(f"{begin} at commit {git_state().get('commit', 'unknown')}, process {os.getpid()} on {platform.node()}")
     data = DataModule(experiment.source, recipe.training.batch, recipe.seed, recipe.machine.workers)
     try:
-        with together(recipe), _sigterm_for_lightning():
+        with together(folder), _sigterm_for_lightning():
             trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
             weights = {name: whole(value) for name, value in module.state_dict().items()}
     except SIGTERMException:

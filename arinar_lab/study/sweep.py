@@ -18,6 +18,7 @@ from ..run.evaluate import measure_speed
 from ..run.folder import write_json
 from .ablate import Processes, run_workers
 from .search import Sweep
+from .storage import patiently
 from .sweep_report import finish, outcome
 from .trials import finished, open_search, repeats, spent, tell_repeat
 
@@ -42,7 +43,7 @@ def sweep(plan: Sweep, command: list[str], workers: int, console: Console) -> in
         ):
             console.print("Stopped. The same command goes on where it stopped.")
             return 130
-    for again in repeats(plan):
+    for again in patiently(lambda: repeats(plan)):
         for cell in again.cells.values():
             if cell.done:
                 measure_speed(cell.recipe, cell.folder)
@@ -73,7 +74,7 @@ def _follow(plan: Sweep, studies: list[optuna.Study], processes: Processes, cons
             if len(told) < plan.trials * len(studies):
                 write_json(plan.folder / "budget.json", {"seconds": round(before + time.monotonic() - begun, 1)})
             for study in studies:
-                for trial in finished(study):
+                for trial in patiently(lambda: finished(study)):  # noqa: B023 it is called at once
                     if (study.study_name, trial.number) not in told:
                         told.add((study.study_name, trial.number))
                         bars.advance(bar)
