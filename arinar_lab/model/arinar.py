@@ -146,4 +146,4 @@ class Arinar(nn.Module):
             return sampler.apply(self.inner(z), None if z_null is None else self.inner(z_null), progress)
 
         null = self.labels.null(y.shape[0]) if sampler.guidance != 1 else None
-        return bilevel.generate(self.outer, self.labels(y), null, noise, sampler.steps, density, prefix)
+        return bilevel.generate(self.outer, self.labels(y), null, noise, sampler, density, prefix)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .density import Density
+from .guidance import Sampler
 from .head import Likelihood
 from .noise import Noise
 from .outer import Outer, put, take
@@ -53,7 +54,7 @@ def placed(
 
 
 def generate(
-    outer: Outer, c: Tensor, null: Tensor | None, noise: Noise, steps: int | None,
+    outer: Outer, c: Tensor, null: Tensor | None, noise: Noise, sampler: Sampler,
     density: Callable[[Tensor, Tensor | None, Tensor, float], Density], prefix: tuple[Tensor, float] | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Tokens [B, N, D] drawn from density(z, z_null, where, progress), and truncated conditionals of each image [B].
@@ -71,4 +72,4 @@ def generate(
         truncated = truncated + cut.sum(-1)
         return x.to(z.dtype)
 
-    return outer.walk(c, null, visit, noise, steps), truncated
+    return outer.walk(c, null, visit, noise, sampler), truncated

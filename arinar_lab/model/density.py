@@ -70,6 +70,10 @@ class Density:
         """∝ p^weight · null^(1-weight); with `candidates` n, resampled from n draws of p (arXiv 2503.02883)."""
         raise NotImplementedError(f"{type(self).__name__} cannot be guided")
 
+    def hastened(self, together: int) -> Density:
+        """The same density, drawn with `together` groups of its features at a time, as though those were independent."""
+        raise NotImplementedError(f"{type(self).__name__} is not drawn group by group")
+
     def sample(self, noise: Noise) -> Tensor:
         """One x [*, F] for each key of the noise [*]."""
         raise NotImplementedError

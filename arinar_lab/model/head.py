@@ -22,7 +22,9 @@ class Head(nn.Module):
 
     likelihood: Likelihood = "exact"
     integers: tuple[int, str] | None = None  # number of levels and how they are placed, of a model of integer levels
-    can: frozenset[str] = frozenset({"log_prob", "temper", "guide", "pit"})
+    can: frozenset[str] = frozenset(
+        {"log_prob", "temper", "guide", "pit"}
+    )  # and `together`, where features come in turn
 
     def forward(self, h: Tensor, index: Tensor | int = 0) -> Density:
         """h [*, E] → a density on [*, F]; `index` (broadcast against *) tells which groups h stands for."""

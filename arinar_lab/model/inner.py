@@ -11,7 +11,7 @@ Letters: * batch (M when flat), D features, G groups, F = D/G features a group, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Unpack
 
 import torch
@@ -73,7 +73,7 @@ class FeatureAR(Head):
             refuse_options(trunk, block)
         self.trunk = TRUNKS[trunk](context, group, self.groups, width, depth, heads, block)
         self.head = head(width, group, groups * self.groups)
-        self.likelihood, self.can = self.head.likelihood, self.head.can
+        self.likelihood, self.can = self.head.likelihood, self.head.can | {"together"}
         index = torch.arange(features)
         self.register_buffer("order_index", (index.flip(0) if order == "reversed" else index).repeat(groups, 1))
 
@@ -127,7 +127,17 @@ def principal_axes(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Chain(Conditional[FeatureAR]):
-    """The density of a FeatureAR: block after block, each guided and tempered given the groups drawn before it."""
+    """The density of a FeatureAR: block after block, each guided and tempered given the groups drawn before it.
+
+    Arguments:
+        together: groups that are drawn at a time, each told zeros in place of those it is drawn with. Likelihood knows
+            nothing of it.
+    """
+
+    together: int = 1
+
+    def hastened(self, together: int) -> Chain:
+        return replace(self, together=together)
 
     def log_prob(self, x: Tensor, noise: Noise | None = None) -> Tensor:
         return self.terms(x, noise).sum(-1)
@@ -168,20 +178,20 @@ class Chain(Conditional[FeatureAR]):
         return self.draw(noise)[0]
 
     def draw(self, noise: Noise) -> tuple[Tensor, Tensor]:
-        """One group after the other, each from the trunk's state after the last."""
+        """`together` groups after the other, each time from the trunk's state after the last."""
         model, z = self.model, self._contexts()
         branches = z.shape[0] // self.z[..., 0].numel()
         state = model.trunk.empty(z.shape[0])
         truncated = torch.zeros_like(noise.key)
         groups: list[Tensor] = []
         last = z.new_empty(z.shape[0], 0, model.group)
-        for g in range(model.groups):
-            h, state = model.trunk(last, z, state)
-            x, cut = self._block(h.squeeze(1), g).draw(noise.at(g))
-            truncated = truncated + cut
+        for places in torch.arange(model.groups, device=z.device).split(self.together):
+            h, state = model.trunk.ahead(last, z, state, len(places) - 1)
+            x, cut = self._block(h, places).draw(noise.at(places.expand(*noise.key.shape, -1)))
+            truncated = truncated + cut.sum(-1)
             groups.append(x.to(z.dtype))
-            last = groups[-1].reshape(-1, 1, model.group).repeat(branches, 1, 1)
-        return model.restored(torch.stack(groups, -2), self.index), truncated
+            last = groups[-1].reshape(-1, len(places), model.group).repeat(branches, 1, 1)
+        return model.restored(torch.cat(groups, -2), self.index), truncated
 
     def _places(self, groups: Tensor) -> Tensor:
         """0 … G-1 for each of groups [*, G, F]: [*, G]."""

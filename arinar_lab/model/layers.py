@@ -183,13 +183,15 @@ class Cache(NamedTuple):
     """What one block keeps from step to step.
 
     Keys and values of its attention, k, v [B, H, room, S], of which the first `length` positions are filled; and the gains that
-    it reads from z, [B, 1, 6 W], which are those of the first step as long as z is.
+    it reads from z, [B, 1, 6 W], which are those of the first step as long as z is. Rows may be written anew: what is older, up
+    to `filled`, is read beside them.
     """
 
     k: Tensor
     v: Tensor
     length: int
     gains: Tensor | None = None
+    filled: int = 0
 
 
 Caches = list[Cache | None]
@@ -260,7 +262,8 @@ class Attention(nn.Module):
     def _extend(cache: Cache, k: Tensor, v: Tensor) -> tuple[Cache, Tensor, Tensor]:
         end = cache.length + k.shape[2]
         cache.k[:, :, cache.length : end], cache.v[:, :, cache.length : end] = k, v
-        return cache._replace(length=end), cache.k[:, :, :end], cache.v[:, :, :end]
+        seen = max(end, cache.filled)
+        return cache._replace(length=end), cache.k[:, :, :seen], cache.v[:, :, :seen]
 
     def cache(self, batch: int, room: int) -> Cache:
         """An empty cache for `batch` sequences of at most `room` positions."""

@@ -11,18 +11,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Unpack
+from typing import NamedTuple, Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as f
 
-from .guidance import kept
+from .guidance import PLAIN, Sampler, kept
 from .head import Likelihood
 from .layers import (
     Block,
     BlockOptions,
     Blocks,
+    Caches,
     Linear,
     Positions,
     Vectors,
@@ -56,12 +57,14 @@ class Outer(nn.Module):
         prefix: C, rows of the condition c [B, C, E].
         likelihood: `exact` for a fixed order, `bound` for a random one.
         steps: steps of a walk where the sampler names none.
+        can: accelerators of a `Sampler` that its walk takes, beside the interval of guidance.
     """
 
     likelihood: Likelihood
     width: int
     prefix: int
     steps: int
+    can: frozenset[str] = frozenset()
 
     @property
     def context(self) -> int:
@@ -78,11 +81,11 @@ class Outer(nn.Module):
         """The masked share of the tokens, where one is drawn for all images of a batch: from the noise of the first, [1]."""
         return None
 
-    def walk(self, c: Tensor, null: Tensor | None, visit: Visit, noise: Noise, steps: int | None = None) -> Tensor:
+    def walk(self, c: Tensor, null: Tensor | None, visit: Visit, noise: Noise, sampler: Sampler = PLAIN) -> Tensor:
         """Generate tokens [B, N, D], step by step; `null` is the null condition, or None where nothing is guided.
 
         Raises:
-            ValueError: if `steps` does not fit the number of tokens.
+            ValueError: if the sampler's steps do not fit the number of tokens.
         """
         raise NotImplementedError
 
@@ -94,7 +97,7 @@ class Outer(nn.Module):
             seen.append((z, where))
             return take(x, where)
 
-        self.walk(c, None, visit, noise, steps)
+        self.walk(c, None, visit, noise, Sampler(steps=steps))
         return seen
 
     def check_steps(self, steps: int | None) -> int:
@@ -156,8 +159,8 @@ class CausalAR(Outer):
         self.check_steps(steps)
         return [self(x, c, noise)]
 
-    def walk(self, c: Tensor, null: Tensor | None, visit: Visit, noise: Noise, steps: int | None = None) -> Tensor:
-        self.check_steps(steps)
+    def walk(self, c: Tensor, null: Tensor | None, visit: Visit, noise: Noise, sampler: Sampler = PLAIN) -> Tensor:
+        self.check_steps(sampler.steps)
         batch, order = c.shape[0], self._order(c.shape[0], noise)
         y, repeat = (c, 1) if null is None else (torch.cat([c, null]), 2)
         orders = order.repeat(repeat, 1)
@@ -230,11 +233,52 @@ class RandomCausalAR(CausalAR):
         return y + self.positions()[at] + targets, at
 
 
+class Gap(NamedTuple):
+    """What the null branch adds to z, [B, m, E], at the positions of the order from `start` on."""
+
+    start: int
+    added: Tensor
+
+    def covers(self, known: int, until: int) -> bool:
+        return self.start <= known and until <= self.start + self.added.shape[1]
+
+    def at(self, known: int, until: int) -> Tensor:
+        return self.added[:, known - self.start : until - self.start]
+
+
+class Memory(NamedTuple):
+    """What a token cache keeps: keys and values of encoder and decoder, their rows in the order of the walk.
+
+    The caches are written into by the next step. batch: sequences that the last step computed; known: tokens that it knew;
+    age: steps since all rows were computed.
+    """
+
+    encoder: Caches
+    decoder: Caches
+    batch: int
+    known: int = 0
+    age: int = 0
+
+    def serves(self, batch: int, refresh: int) -> bool:
+        """Whether the next step, of `batch` sequences, may leave rows as they are."""
+        return batch <= self.batch and 0 < self.age < refresh
+
+    @property
+    def room(self) -> int:
+        """Sequences that the caches have room for."""
+        return 0 if self.encoder[0] is None else self.encoder[0].k.shape[0]
+
+
+def written(caches: Caches, batch: int, begin: int, filled: int = 0) -> Caches:
+    """Caches of the first `batch` sequences, whose rows from `begin` on are written next."""
+    return [c and c._replace(k=c.k[:batch], v=c.v[:batch], length=begin, filled=filled) for c in caches]
+
+
 class Masked(Outer):
     """Tokens are predicted at masked positions, in any order, given those that are known.
 
-    Generation follows a cosine schedule over a random order; the tokens of one step are drawn together, independently
-    given z, so likelihood is a bound and is stated with its steps. A member writes `_condition`.
+    Generation follows a cosine schedule, or another (`kept`), over a random order; the tokens of one step are drawn together,
+    independently given z, so likelihood is a bound and is stated with its steps. A member writes `_condition`.
 
     Arguments:
         tokens, features: N, D.
@@ -246,6 +290,7 @@ class Masked(Outer):
     """
 
     likelihood: Likelihood = "bound"
+    can = frozenset({"mask_schedule", "null_refresh"})
 
     def __init__(self, tokens: int, features: int, /, *, mask_min: float, mask_std: float, steps: int | None) -> None:
         super().__init__()
@@ -258,21 +303,36 @@ class Masked(Outer):
         self.steps = tokens
         self.steps = self.check_steps(steps)
 
-    def walk(self, c: Tensor, null: Tensor | None, visit: Visit, noise: Noise, steps: int | None = None) -> Tensor:
+    def walk(self, c: Tensor, null: Tensor | None, visit: Visit, noise: Noise, sampler: Sampler = PLAIN) -> Tensor:
         batch, both = c.shape[0], c if null is None else torch.cat([c, null])
         order = noise.at(0).permutation(self.tokens)
         x = c.new_zeros(batch, self.tokens, self.features)
-        known = 0
-        for left in kept(self.tokens, self.check_steps(steps)):
-            where = order[:, known : self.tokens - left]
-            repeat = both.shape[0] // batch
-            z = self._condition(
-                x.repeat(repeat, 1, 1), both, order[:, :known].repeat(repeat, 1), where.repeat(repeat, 1)
-            )
+        masked = kept(self.tokens, self.check_steps(sampler.steps), sampler.mask_schedule)
+        ends = [0, *(self.tokens - left for left in masked)]
+        gap: Gap | None = None
+        memory: Memory | None = None
+        for s, left in enumerate(masked):
+            known, until = ends[s], ends[s + 1]
             progress = 1 - max(left, 1) / self.tokens  # the release counts at least one token as unknown
-            x = put(x, where, visit(z[:batch], None if null is None else z[batch:], where, progress))
-            known = self.tokens - left
+            guided = null is not None and sampler.guides(progress)
+            fresh = guided and not (gap and gap.covers(known, until))
+            repeat, end = (2, ends[min(s + sampler.null_refresh, len(masked))]) if fresh else (1, until)
+            now = x.repeat(repeat, 1, 1), both if fresh else c, order.repeat(repeat, 1), known, end
+            z, memory = self._remembered(*now, memory, sampler.token_refresh)
+            if fresh and sampler.null_refresh > 1:
+                gap = Gap(known, z[batch:] - z[:batch])
+            z, z_null = z[:batch, : until - known], z[batch:, : until - known] if fresh else None
+            if guided and gap and z_null is None:
+                z_null = z + gap.at(known, until)
+            where = order[:, known:until]
+            x = put(x, where, visit(z, z_null, where, progress))
         return x
+
+    def _remembered(
+        self, x: Tensor, c: Tensor, order: Tensor, known: int, end: int, memory: Memory | None, refresh: int
+    ) -> tuple[Tensor, Memory | None]:
+        """z [B, m, context] of the tokens `known` … `end` of an order [B, N], and what the next step may use."""
+        return self._condition(x, c, order[:, :known], order[:, known:end]), None
 
     def mask_ratios(self, noise: Noise) -> Tensor:
         """One draw of the truncated normal for each of the noise [B], by its inverse CDF: [B]."""
@@ -308,6 +368,8 @@ class MaskedAR(Masked):
     Raises:
         ValueError: if a number is outside its range.
     """
+
+    can = Masked.can | {"token_refresh"}
 
     def __init__(
         self,
@@ -360,6 +422,30 @@ class MaskedAR(Masked):
         y = torch.cat([y[:, :start], put(everywhere, known, y[:, start:])], 1) + self.decoder_positions()
         y, _ = self.decoder(y, at=places if self.rotary else None)
         return take(self.decoder_norm(y)[:, start:] + self.output_positions(), where)
+
+    def _remembered(
+        self, x: Tensor, c: Tensor, order: Tensor, known: int, end: int, memory: Memory | None, refresh: int
+    ) -> tuple[Tensor, Memory | None]:
+        """As `_condition`; with a token cache, only at tokens that became known since, and at those of z."""
+        if refresh == 1:
+            return super()._remembered(x, c, order, known, end, memory, refresh)
+        (batch, tokens), start = order.shape, self.prefix
+        if memory is None or memory.room < batch:
+            room = batch, start + tokens
+            memory = Memory(self.encoder.caches(*room), self.decoder.caches(*room), batch)
+        partly = memory.serves(batch, refresh)
+        first, middle, after = (start + memory.known if partly else 0), start + known, start + end
+        last = after if partly else start + tokens
+        at = torch.cat([torch.arange(start, device=x.device).expand(batch, -1), start + order], 1)
+
+        y = torch.cat([c, self.token_of(take(x, order[:, :known]))], 1) + self.encoder_positions()[at[:, :middle]]
+        y, places = self.input_norm(y[:, first:]), at[:, first:middle] if self.rotary else None
+        y, _ = self.encoder(y, caches=written(memory.encoder, batch, first), at=places)
+        y = torch.cat([self.embed(self.encoder_norm(y)), self.mask().expand(batch, last - middle, -1)], 1)
+        y, places = y + self.decoder_positions()[at[:, first:last]], at[:, first:last] if self.rotary else None
+        y, _ = self.decoder(y, caches=written(memory.decoder, batch, first, start + tokens), at=places)
+        z = self.decoder_norm(y[:, middle - first : after - first]) + self.output_positions()[order[:, known:end]]
+        return z, memory._replace(batch=batch, known=known, age=memory.age + 1 if partly else 1)
 
 
 class MaskedStack(Masked):

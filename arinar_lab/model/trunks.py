@@ -50,6 +50,17 @@ class Trunk(nn.Module):
         """The state of `batch` tokens of which no group is known."""
         return None
 
+    def ahead(self, x: Tensor, z: Tensor, state: Any, n: int) -> tuple[Tensor, Any]:
+        """h of the group behind x and of the n behind that, told zeros for what is not drawn yet: [M, n + 1, W].
+
+        The state after x knows nothing of those zeros.
+        """
+        h, state = self(x, z, state)
+        if n == 0:
+            return h[:, -1:], state
+        more, _ = self(x.new_zeros(x.shape[0], n, x.shape[-1]), z, state)
+        return torch.cat([h[:, -1:], more], 1), state
+
     def _adapted(self, y: Tensor, gains: Tensor) -> Tensor:
         """y [M, T, W] normalised under gains [M, 2 W], which `adapt` reads from z."""
         scale, shift = gains.unsqueeze(1).chunk(2, -1)
@@ -84,6 +95,11 @@ class Transformer(Trunk):
 
     def empty(self, batch: int) -> Walked:
         return self.blocks.caches(batch, self.groups), None
+
+    def ahead(self, x: Tensor, z: Tensor, state: Walked, n: int) -> tuple[Tensor, Walked]:
+        """In one call; the caches then end behind x, and the next step writes over the zeros' keys and values."""
+        h, (caches, gains) = self(f.pad(x, (0, 0, 0, n)), z, state)
+        return h[:, -n - 1 :], ([cache and cache._replace(length=cache.length - n) for cache in caches], gains)
 
 
 Walked = tuple[Caches, Tensor | None]

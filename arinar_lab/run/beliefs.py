@@ -67,7 +67,7 @@ def conditionals(
         null = _condition_of(experiment, x, model.labels.null(len(x)), *walk)
 
     def ask(z: Tensor, null: Tensor | None) -> Density:
-        return sampler.apply(model.inner(z), None if null is None else model.inner(null), progress=1.0)
+        return sampler.apply(model.inner(z), None if null is None else model.inner(null), progress=sampler.guided_to)
 
     found = {"grid": grid, "true": true}
     if drawn := "pit" not in model.inner.can:

@@ -27,10 +27,10 @@ from ..model.guidance import Sampler
 from ..model.head import Head, HeadMaker
 from ..model.inner import FeatureAR
 from ..model.layers import at_least
-from ..model.outer import OuterMaker
+from ..model.outer import OUTERS, OuterMaker
 from .cached import Cached
 from .data import Source, SourceMaker
-from .schema import ConfigError, nearest, resolved, section
+from .schema import ConfigError, nearest, resolved, section, signed
 
 
 def check_seed(seed: int) -> None:
@@ -220,10 +220,11 @@ class Recipe:
 
 
 def _digest(recipe: Recipe, sections: tuple[str, ...]) -> str:
-    everything = resolved(recipe)
-    everything["training"]["lr"] = recipe.training.peak  # however it is said
-    del everything["training"]["lr_per_256"]
-    text = json.dumps({name: everything[name] for name in sections}, sort_keys=True)
+    everything = {name: signed(getattr(recipe, name)) for name in sections}
+    if "training" in everything:
+        everything["training"]["lr"] = recipe.training.peak  # however it is said
+        del everything["training"]["lr_per_256"]
+    text = json.dumps(everything, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
@@ -484,6 +485,14 @@ def check_sampler(sampler: Sampler, model: Arinar) -> None:
         raise ConfigError(
             f"sampler.candidates: {sampler.candidates} is asked for, and {kind} cannot be guided by drawing them; use 0"
         )
+    able = {"guided_from", "guided_to"} | model.outer.can | model.inner.can
+    for name, value in sampler.accelerators.items():
+        if name not in able:
+            who = ", ".join(outer for outer, maker in OUTERS.items() if name in maker.can) or "feature_ar"
+            raise ConfigError(
+                f"sampler.{name}: {value} is asked for, and neither {type(model.outer).__name__} nor {kind} can do that"
+                f" ({who} can); leave it out"
+            )
     if sampler.steps is not None:
         try:
             model.outer.check_steps(sampler.steps)

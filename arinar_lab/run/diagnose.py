@@ -204,7 +204,7 @@ def _given(experiment: Experiment, y: Tensor, noise: Noise, x: Tensor, share: fl
             given = put(given, where, torch.ones_like(where, dtype=torch.bool).unsqueeze(-1))
         return take(x, where)
 
-    experiment.model.outer.walk(experiment.model.labels(y), None, visit, noise, steps)
+    experiment.model.outer.walk(experiment.model.labels(y), None, visit, noise, Sampler(steps=steps))
     return given.squeeze(-1)
 
 
@@ -233,7 +233,7 @@ def guidance(recipe: Recipe, experiment: Experiment, images: int = 256) -> dict[
         return x
 
     null = model.labels.null(images) if sampler.guidance != 1 else None
-    model.outer.walk(model.labels(y), null, visit, noise, sampler.steps)
+    model.outer.walk(model.labels(y), null, visit, noise, sampler)
     kl, truncated = torch.stack(shift).cpu(), torch.stack(cut).cpu()
     return {
         "kl_by_step": kl.sum(1).tolist(),

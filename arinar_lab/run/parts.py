@@ -86,7 +86,7 @@ def _generate(recipe: Recipe, experiment: Experiment) -> Clock:
     with clock.part("outer"), _timed(getattr(model.inner, "trunk", None), clock):
         c = model.labels((torch.arange(batch) % experiment.source.classes).to(device))
         null = model.labels.null(batch) if recipe.sampler.guidance != 1 else None
-        x = model.outer.walk(c, null, visit, noise, recipe.sampler.steps)
+        x = model.outer.walk(c, null, visit, noise, recipe.sampler)
     with clock.part("codec"):
         experiment.codec.decode(x).cpu()
     return clock

@@ -26,7 +26,7 @@ from .evaluate import generate, save_grid
 from .fidelity import colour_bytes
 from .folder import RunFolder, read_json, write, write_json
 from .reference import in_blocks
-from .schema import ConfigError, resolved
+from .schema import ConfigError, signed
 
 BLOCK = 256  # images in a block of PNGs
 
@@ -39,7 +39,7 @@ def sample(recipe: Recipe, folder: RunFolder, experiment: Experiment, seeds: ran
     """
     about = {
         "training_signature": recipe.training_signature, "seed": recipe.seed, "weights_sha256": digest(folder.weights),
-        "sampler": resolved(recipe.sampler), "seeds": [seeds.start, seeds.stop],
+        "sampler": signed(recipe.sampler), "seeds": [seeds.start, seeds.stop],
     }  # fmt: skip
     archive = out.suffix == ".npz"
     place, note = (out.with_suffix(".parts"), out.with_suffix(".json")) if archive else (out, out / "samples.json")

@@ -78,6 +78,15 @@ def resolved(value: Any) -> Any:
     return value
 
 
+def signed(value: Any) -> Any:
+    """The same for a signature: a section's option that came later counts only where it is not at its default."""
+    plain, told = resolved(value), dataclasses.fields(value) if dataclasses.is_dataclass(value) else ()
+    for option in told:
+        if option.metadata.get("later") and plain[option.name] == option.default:
+            del plain[option.name]
+    return plain
+
+
 def _with_defaults(part: Part) -> dict[str, Any]:
     defaults = {name: p.default for name, p in _parameters(part.maker).items()}
     return {**defaults, **part.arguments}

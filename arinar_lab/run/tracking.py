@@ -25,7 +25,7 @@ from filelock import FileLock
 
 from .config import Recipe, parse
 from .folder import RunFolder, git_state, read_json, write_json
-from .schema import flatten, resolved
+from .schema import flatten, resolved, signed
 
 ROOT = Path("tracking")
 PATIENCE = 30.0  # seconds that a run may wait for MLflow in total
@@ -348,8 +348,8 @@ def remember(recipe: Recipe, arm: str, folder: RunFolder, experiment: str) -> No
     """Note in tracking.json under which experiment and arm MLflow shows an evaluation of the run."""
     file = folder.path / "tracking.json"
     views = read_json(file).get("views", [])
-    everything = resolved(recipe)
-    view = {"experiment": experiment, "arm": arm, **{name: everything[name] for name in ("sampler", "evaluation")}}
+    view = {"experiment": experiment, "arm": arm}
+    view |= {name: signed(getattr(recipe, name)) for name in ("sampler", "evaluation")}
     if view not in views:
         write_json(file, {"views": [*views, view]})
 

@@ -112,7 +112,8 @@ def _sampler(arm: Arm) -> str:
     guidance = f"guidance {s.guidance:g} ({s.schedule})" if s.guidance != 1 else "no guidance"
     steps = f", {s.steps} steps" if s.steps else ""
     candidates = f", {s.candidates} candidates" if s.candidates else ""
-    return f"{guidance}, temperature {s.temperature:g}{steps}{candidates}"
+    hastened = "".join(f", {name} {value}" for name, value in s.accelerators.items())
+    return f"{guidance}, temperature {s.temperature:g}{steps}{candidates}{hastened}"
 
 
 def _speed(results: Results) -> str:

@@ -20,12 +20,20 @@ def test_the_cosine_schedule_is_the_published_one():
 
 
 @pytest.mark.parametrize("tokens", [1, 4, 16, 49])
-def test_every_step_draws_at_least_one_token(tokens):
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "square", "cubic"])
+def test_every_step_draws_at_least_one_token(tokens, schedule):
     for steps in range(1, tokens + 1):
-        plan = [tokens, *kept(tokens, steps)]
+        plan = [tokens, *kept(tokens, steps, schedule)]
         assert len(plan) == steps + 1
         assert plan[-1] == 0
         assert all(before > after for before, after in pairwise(plan))
+
+
+def test_the_schedules_differ_in_where_the_tokens_are_drawn():
+    drawn = {name: [a - b for a, b in pairwise([64, *kept(64, 8, name)])] for name in ("linear", "square", "cubic")}
+    assert drawn["linear"] == [8] * 8
+    assert drawn["square"] == [1, 3, 5, 7, 9, 11, 13, 15]  # 64 - (s + 1)² are left
+    assert drawn["cubic"][-1] > drawn["square"][-1]
 
 
 def test_the_linear_weight_is_the_published_one():
@@ -44,6 +52,9 @@ def test_the_constant_weight_stays():
         ({"guidance": -1.0}, "guidance"),
         ({"steps": 0}, "steps"),
         ({"candidates": -1}, "candidates"),
+        ({"guided_from": 0.5, "guided_to": 0.5}, "guided_from"),
+        ({"guided_to": 1.5}, "guided_from"),
+        ({"together": 0}, "together"),
     ],
 )
 def test_a_number_outside_its_range_is_refused(arguments, key):

@@ -201,7 +201,7 @@ def test_arranged_and_restored_are_inverse():
 
 def test_along_principal_axes_an_interval_is_refused():
     head, x = make(order="principal"), numbers(2, FEATURES)
-    assert head.can == {"log_prob", "temper", "guide"}
+    assert head.can == {"log_prob", "temper", "guide", "together"}
     with pytest.raises(NotImplementedError, match="principal axes"):
         head(numbers(2, CONTEXT)).log_interval(x, x - 0.1, x + 0.1)
     assert "pit" in make(order="variance").can

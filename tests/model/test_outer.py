@@ -93,8 +93,8 @@ def test_z_differs_from_position_to_position(outer, positions):
         seen.append(z)
         return take(x, where)
 
-    one_step = {"steps": 1} if outer == "masked" else {}
-    model.outer.walk(model.labels(labels(2)), None, visit, images(2), **one_step)
+    one_step = Sampler(steps=1) if outer == "masked" else Sampler()
+    model.outer.walk(model.labels(labels(2)), None, visit, images(2), one_step)
     z = torch.cat(seen, 1)
     apart = (z.unsqueeze(1) - z.unsqueeze(2)).abs().amax(-1) + torch.eye(TOKENS)
     assert apart.min() > 1e-4

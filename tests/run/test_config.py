@@ -20,6 +20,7 @@ from arinar_lab.run.config import (
     read_yaml,
     resolved,
 )
+from arinar_lab.run.schema import signed
 from arinar_lab.study.plan import read_plan
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -199,6 +200,8 @@ FAULTS = [
     ("sampler.temperature=0", ["sampler.temperature: 0.0 is not above 0"]),
     ("sampler.guidance=-1", ["sampler.guidance: -1.0 is negative"]),
     ("sampler.candidates=-1", ["sampler.candidates: -1 is negative"]),
+    ("sampler.guided_from=1", ["sampler.guided_from: 1.0 … 1.0 is no interval within 0 … 1"]),
+    ("sampler.mask_schedule=cosin", ["sampler.mask_schedule: 'cosin' is not one of", "did you mean cosine?"]),
     ("inner.head.components=0", ["inner.head.components: 0 is too few"]),
     ("inner.head.min_std=-1", ["inner.head.min_std: -1.0 is negative"]),
     ("inner.head={kind: fixed_gaussian, std: 0}", ["inner.head.std: 0.0 is not above 0"]),
@@ -225,6 +228,8 @@ FAULTS = [
                                                          "digits"]),
     ("codec={kind: vae, latents: 8}", ["codec.weights", "does not fit"]),
     ("sampler.steps=3", ["sampler.steps: 3 does not fit", "16 here"]),
+    ("sampler.mask_schedule=linear", ["sampler.mask_schedule: linear is asked for", "CausalAR", "masked_stack can"]),
+    ("sampler.token_refresh=2", ["sampler.token_refresh: 2 is asked for", "(masked can); leave it out"]),
     ("outer={kind: masked, steps: 17}", ["outer.steps: 17 does not fit", "16 tokens"]),
 ]  # fmt: skip
 
@@ -288,7 +293,28 @@ def test_a_learning_rate_by_the_batch_is_the_same_run_as_its_value():
     assert tiny("training.lr=null").training.peak == 2e-3
 
 
-@pytest.mark.parametrize("override", ["sampler.guidance=3", "sampler.temperature=0.9", "evaluation.images=101"])
+def test_an_accelerator_at_its_default_is_no_part_of_a_signature():
+    """Else the evaluations of runs that were finished before there was one would be done again."""
+    first = {"temperature", "temperature_divides", "guidance", "schedule", "steps", "candidates"}
+    assert set(signed(tiny().sampler)) == first
+    assert set(signed(tiny("sampler.together=2").sampler)) == {*first, "together"}
+    assert tiny("sampler.together=1").evaluation_signature == tiny().evaluation_signature
+
+
+ACCELERATORS = [
+    "mask_schedule=linear",
+    "guided_from=0.2",
+    "guided_to=0.9",
+    "together=2",
+    "token_refresh=2",
+    "null_refresh=3",
+]
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["sampler.guidance=3", "sampler.temperature=0.9", "evaluation.images=101", *(f"sampler.{a}" for a in ACCELERATORS)],
+)
 def test_sampler_and_evaluation_change_the_evaluation_signature_alone(override):
     a, b = tiny(), tiny(override)
     assert a.training_signature == b.training_signature

@@ -20,6 +20,7 @@ from torch import Tensor
 from .. import bilevel
 from ..conditional import Conditional
 from ..density import Density
+from ..guidance import PLAIN
 from ..head import Head, HeadMaker
 from ..layers import Linear, at_least
 from ..noise import Noise
@@ -76,7 +77,7 @@ class Nested(Head):
             self._add_guide(guide, context)
         self.likelihood = bilevel.weaker(self.inner.likelihood, self.outer.likelihood, "bound" if guide else "exact")
         self.integers = self.inner.integers
-        self.can = self.inner.can - {"pit"} if guide else self.inner.can  # the guiding pixel is no feature
+        self.can = self.inner.can - {"together"} - ({"pit"} if guide else set())  # the guiding pixel is no feature
 
     def _add_guide(self, guide: HeadMaker, context: int) -> None:
         if not self.channels:
@@ -191,7 +192,7 @@ class Walk(Conditional[Nested]):
         def density(z: Tensor, z_null: Tensor | None, where: Tensor, progress: float) -> Density:
             return self._density(z, z_null, where)
 
-        x, cut = bilevel.generate(model.outer, c, null[0] if null else None, own, None, density)
+        x, cut = bilevel.generate(model.outer, c, null[0] if null else None, own, PLAIN, density)
         shape = noise.key.shape
         return model.join(x).reshape(*shape, -1), (truncated + cut).reshape(shape)
 
