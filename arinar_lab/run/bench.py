@@ -142,10 +142,15 @@ def is_published(model: Arinar) -> bool:
     return True
 
 
+def each_alone(model: Arinar, sampler: Sampler) -> bool:
+    """Whether a step of the walk costs what it costs without those before it: nothing is carried from one to the next."""
+    return isinstance(model.outer, Masked) and not {"token_refresh", "null_refresh"} & sampler.accelerators.keys()
+
+
 def generation(case: Case, model: Arinar, how: How) -> Result:
     """Time a batch of a case, beside the published algorithm where that is the model's."""
     sampler, outer, device = case.recipe().sampler, model.outer, how.device
-    steps, sampled = outer.check_steps(sampler.steps), isinstance(outer, Masked)
+    steps, sampled = outer.check_steps(sampler.steps), each_alone(model, sampler)
     chosen = spread(steps, how.samples if sampled else None)
 
     def mine(precision: Precision = case.precision) -> float:
@@ -153,7 +158,7 @@ def generation(case: Case, model: Arinar, how: How) -> Result:
             return whole(ours(model, sampler, case.batch, chosen, lambda: clock(device)), steps)
 
     def theirs() -> float:
-        return whole(published(model, sampler, case.batch, chosen, lambda: clock(device)), steps)
+        return whole(published(model, sampler, case.batch, spread(steps, how.samples), lambda: clock(device)), steps)
 
     other: Callable[[], float] | None = theirs if is_published(model) else None
     name = PUBLISHED if other else ""
