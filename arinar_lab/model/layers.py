@@ -234,11 +234,17 @@ class Attention(nn.Module):
         self.k_norm = nn.RMSNorm(self.size, eps=1e-6) if qk_norm else nn.Identity()
 
     def forward(
-        self, x: Tensor, causal: bool = False, cache: Cache | None = None, at: Tensor | None = None
+        self,
+        x: Tensor,
+        causal: bool = False,
+        cache: Cache | None = None,
+        at: Tensor | None = None,
+        where: Tensor | None = None,
     ) -> tuple[Tensor, Cache | None]:
         """x [B, T, W] → [B, T, W]. With a cache the rows of x follow those in it, and attention is causal.
 
-        With places `at`, [T] or [B, T], queries and keys are rotated by them.
+        With places `at`, [T] or [B, T], queries and keys are rotated by them. With `where` [B, m] only these rows ask and all
+        answer, and the result is [B, m, W].
         """
         bias = self.qkv.bias
         if bias is None:
@@ -247,6 +253,8 @@ class Attention(nn.Module):
         q, k = self.q_norm(q), self.k_norm(k)
         if at is not None:
             q, k = rotate(q, at), rotate(k, at)
+        if where is not None:
+            q = q.gather(2, where[:, None, :, None].expand(-1, self.heads, -1, self.size))
         mask = None
         if cache is not None:
             cache, k, v = self._extend(cache, k, v)
@@ -352,18 +360,21 @@ class Block(nn.Module):
         causal: bool = False,
         cache: Cache | None = None,
         at: Tensor | None = None,
+        where: Tensor | None = None,
     ) -> tuple[Tensor, Cache | None]:
         """x [B, T, W], z [B, context], places [T] or [B, T] → [B, T, W] and the cache after it.
 
-        z is read where there is no cache, and in a cache's first step.
+        With `where` [B, m] only those rows are computed, [B, m, W]. z is read where there is no cache, and in the first step
+        of one.
         """
+        read, x = x, x if where is None else x.gather(1, where.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
         if self.adapt is None:
-            y, cache = self.attention(self.norm1(x), causal, cache, at)
+            y, cache = self.attention(self.norm1(read), causal, cache, at, where)
             x = x + self.after1(y)
             return x + self.after2(self.feed_forward(self.norm2(x))), cache
         gains = cache.gains if cache is not None and cache.gains is not None else self.adapt(z).unsqueeze(1)
         gate1, gate2, scale1, scale2, shift1, shift2 = gains.chunk(6, -1)
-        y, cache = self.attention(self.norm1(x) * (1 + scale1) + shift1, causal, cache, at)
+        y, cache = self.attention(self.norm1(read) * (1 + scale1) + shift1, causal, cache, at, where)
         x = x + gate1 * self.after1(y)
         x = x + gate2 * self.after2(self.feed_forward(self.norm2(x) * (1 + scale2) + shift2))
         return x, None if cache is None else cache._replace(gains=gains)
@@ -382,11 +393,15 @@ class Blocks(nn.ModuleList):
         causal: bool = False,
         caches: Caches | None = None,
         at: Tensor | None = None,
+        where: Tensor | None = None,
     ) -> tuple[Tensor, Caches]:
-        """x [B, T, W], z [B, context], places [T] or [B, T] for rotary attention → [B, T, W] and the caches after it."""
+        """x [B, T, W], z [B, context], places [T] or [B, T] for rotary attention → [B, T, W] and the caches after it.
+
+        Where only some rows of the result are read, `where` [B, m], the last block computes no others: [B, m, W].
+        """
         after: Caches = []
-        for block, cache in zip(self, caches or [None] * len(self), strict=True):
-            x, cache = block(x, z, causal, cache, at)
+        for i, (block, cache) in enumerate(zip(self, caches or [None] * len(self), strict=True)):
+            x, cache = block(x, z, causal, cache, at, where if i == len(self) - 1 else None)
             after.append(cache)
         return x, after
 

@@ -8,7 +8,7 @@ It takes the weights of an `Arinar` and does what the released code does with th
     training    the inner model at all positions, masked or not; the loss of those that are not is multiplied by zero
 
 Where a sampler has no candidates, tokens are drawn from our noise by our inverse CDF instead, so that they can be compared with
-those of `Arinar.generate` one by one. None of the code of `outer.py`, `trunks.py` and `Block` is run.
+those of `Arinar.generate` one by one. No forward of the outer model, the trunk or their blocks is run.
 
 Letters: B images, N tokens, m of them at a time, D features a token, C prefix rows, E width; R rows of the inner model, M = B·m
 tokens of one step, so R = 2M with guidance; H heads, S head size, K components.
