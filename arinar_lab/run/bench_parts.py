@@ -8,6 +8,7 @@ profile           where the time of one step of a walk goes, by torch's profiler
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -20,10 +21,12 @@ from ..model import plain
 from ..model.arinar import Arinar
 from ..model.density import Density
 from ..model.noise import Noise
+from ..model.packing import packed
 from .bench import PUBLISHED, Case, How, Result, highest, in_turns, is_published, under
 from .bench_walk import CANDIDATES, ours
 from .config import build
 from .evaluate import flop_counter
+from .folder import environment
 from .module import ArinarModule
 from .peak import clock, seconds_of
 
@@ -110,13 +113,18 @@ def memory(case: Case, model: Arinar, batches: tuple[int, ...] = (1, 2, 4)) -> d
 
 
 def profile(case: Case, model: Arinar, how: How) -> str:
-    """A table of the operations in the middle step of a walk, those that take most time first."""
+    """A table of the operations in the middle step of a walk, those that take most time first; weights are packed already."""
     sampler, device = case.recipe().sampler, how.device
     middle = [model.outer.check_steps(sampler.steps) // 2]
     activities = [torch.profiler.ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)
-    with torch.profiler.profile(activities=activities) as seen, under(case.precision, device):
+    with packed(model), torch.profiler.profile(activities=activities) as seen, under(case.precision, device):
         ours(model, sampler, case.batch, middle, lambda: clock(device))
     by = f"self_{device.type}_time_total"
-    return seen.key_averages().table(sort_by=by, row_limit=OPERATIONS, max_name_column_width=48)
+    table = seen.key_averages().table(sort_by=by, row_limit=OPERATIONS, max_name_column_width=48)
+    about = environment()
+    return (
+        f"{case.preset}: batch {case.batch}, guidance {sampler.guidance:g}, step {middle[0] + 1}, {case.precision}\n"
+        f"{time.strftime('%F')}, {about['device']}, {torch.get_num_threads()} threads, torch {about['torch']}\n\n{table}"
+    )
