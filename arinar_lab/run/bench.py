@@ -18,7 +18,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..model import plain
 from ..model.arinar import Arinar
@@ -27,11 +26,8 @@ from ..model.layers import ZeroLinear
 from ..model.outer import Masked
 from .bench_walk import ours, published, spread, whole
 from .config import Recipe, build, merge, parse, preset, read_recipe
-from .evaluate import PeakMemory
-from .peak import Precision as Precision
-from .peak import clock as clock
-from .peak import peak as peak
-from .peak import seconds_of as seconds_of
+from .evaluate import PeakMemory, flop_counter
+from .peak import Precision, clock
 
 PUBLISHED = "published algorithm"
 
@@ -146,10 +142,15 @@ def is_published(model: Arinar) -> bool:
     return True
 
 
+def each_alone(model: Arinar, sampler: Sampler) -> bool:
+    """Whether a step of the walk costs what it costs without those before it: nothing is carried from one to the next."""
+    return isinstance(model.outer, Masked) and not {"token_refresh", "null_refresh"} & sampler.accelerators.keys()
+
+
 def generation(case: Case, model: Arinar, how: How) -> Result:
     """Time a batch of a case, beside the published algorithm where that is the model's."""
     sampler, outer, device = case.recipe().sampler, model.outer, how.device
-    steps, sampled = outer.check_steps(sampler.steps), isinstance(outer, Masked)
+    steps, sampled = outer.check_steps(sampler.steps), each_alone(model, sampler)
     chosen = spread(steps, how.samples if sampled else None)
 
     def mine(precision: Precision = case.precision) -> float:
@@ -157,7 +158,7 @@ def generation(case: Case, model: Arinar, how: How) -> Result:
             return whole(ours(model, sampler, case.batch, chosen, lambda: clock(device)), steps)
 
     def theirs() -> float:
-        return whole(published(model, sampler, case.batch, chosen, lambda: clock(device)), steps)
+        return whole(published(model, sampler, case.batch, spread(steps, how.samples), lambda: clock(device)), steps)
 
     other: Callable[[], float] | None = theirs if is_published(model) else None
     name = PUBLISHED if other else ""
@@ -188,7 +189,7 @@ def in_turns(
 
 def needed(model: Arinar, sampler: Sampler, chosen: list[int], steps: int) -> float:
     """Floating-point operations of one image."""
-    with FlopCounterMode(display=False) as counter:
+    with flop_counter() as counter:
         return whole(ours(model, sampler, 1, chosen, lambda: float(counter.get_total_flops())), steps)
 
 

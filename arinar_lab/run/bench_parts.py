@@ -8,6 +8,7 @@ profile           where the time of one step of a walk goes, by torch's profiler
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -15,16 +16,19 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..model import plain
 from ..model.arinar import Arinar
 from ..model.density import Density
 from ..model.noise import Noise
-from .bench import PUBLISHED, Case, How, Result, clock, highest, in_turns, is_published, seconds_of, under
+from ..model.packing import packed
+from .bench import PUBLISHED, Case, How, Result, highest, in_turns, is_published, under
 from .bench_walk import CANDIDATES, ours
 from .config import build
+from .evaluate import flop_counter
+from .folder import environment
 from .module import ArinarModule
+from .peak import clock, seconds_of
 
 OPERATIONS = 25  # of a profile
 
@@ -44,7 +48,7 @@ def inner_loop(case: Case, model: Arinar, how: How) -> Result:
     def released() -> Tensor:
         return plain.draw(model, z, noise, replace(sampler, candidates=CANDIDATES), 1.0, generator)
 
-    with FlopCounterMode(display=False) as counter:
+    with flop_counter() as counter:
         draw()
     other = (lambda: seconds_of(released, device)) if is_published(model) else None
     seconds, others = in_turns(lambda: seconds_of(draw, device), other, how.repeats)
@@ -77,7 +81,7 @@ def training_step(case: Case, how: How) -> Result:
     def released(*words: Any) -> Tensor:
         return plain.loss(module.model, *words)
 
-    with FlopCounterMode(display=False) as counter:
+    with flop_counter() as counter:
         step(module.model.loss, 0)
     both = is_published(module.model)
     if both:
@@ -109,13 +113,18 @@ def memory(case: Case, model: Arinar, batches: tuple[int, ...] = (1, 2, 4)) -> d
 
 
 def profile(case: Case, model: Arinar, how: How) -> str:
-    """A table of the operations in the middle step of a walk, those that take most time first."""
+    """A table of the operations in the middle step of a walk, those that take most time first; weights are packed already."""
     sampler, device = case.recipe().sampler, how.device
     middle = [model.outer.check_steps(sampler.steps) // 2]
     activities = [torch.profiler.ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)
-    with torch.profiler.profile(activities=activities) as seen, under(case.precision, device):
+    with packed(model), torch.profiler.profile(activities=activities) as seen, under(case.precision, device):
         ours(model, sampler, case.batch, middle, lambda: clock(device))
     by = f"self_{device.type}_time_total"
-    return seen.key_averages().table(sort_by=by, row_limit=OPERATIONS, max_name_column_width=48)
+    table = seen.key_averages().table(sort_by=by, row_limit=OPERATIONS, max_name_column_width=48)
+    about = environment()
+    return (
+        f"{case.preset}: batch {case.batch}, guidance {sampler.guidance:g}, step {middle[0] + 1}, {case.precision}\n"
+        f"{time.strftime('%F')}, {about['device']}, {torch.get_num_threads()} threads, torch {about['torch']}\n\n{table}"
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,8 +21,13 @@ from ..model.noise import Noise
 from ..model.outer import Masked
 
 CANDIDATES = 1000  # of the published guidance
-Steps = dict[int, float]
-"""What was measured of some steps of a walk."""
+
+
+class Seen(NamedTuple):
+    """What was measured of some steps of a walk, and of what comes before the first, once for all."""
+
+    before: float
+    steps: dict[int, float]
 
 
 def spread(steps: int, samples: int | None) -> list[int]:
@@ -32,9 +37,9 @@ def spread(steps: int, samples: int | None) -> list[int]:
     return np.linspace(0, steps - 1, max(2, samples)).round().astype(int).tolist()
 
 
-def whole(measured: Steps, steps: int) -> float:
-    """The sum over all steps of what was measured of some, linear in between."""
-    return float(np.interp(range(steps), list(measured), list(measured.values())).sum())
+def whole(seen: Seen, steps: int) -> float:
+    """The sum over all steps of what was measured of some, linear in between, and of what comes before."""
+    return seen.before + float(np.interp(range(steps), list(seen.steps), list(seen.steps.values())).sum())
 
 
 class Enough(Exception):
@@ -53,7 +58,8 @@ class Watch:
     def __init__(self, model: Arinar, steps: Sequence[int], clock: Callable[[], float]) -> None:
         self.outer: Any = model.outer
         self.chosen, self.last, self.clock = set(steps), max(steps), clock
-        self.step, self.since, self.found = 0, clock(), Steps()
+        self.step, self.since = 0, clock()
+        self.before, self.found = 0.0, dict[int, float]()
 
     def visit(self, asked: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """The visit that the walk makes in place of the one it was asked for."""
@@ -74,8 +80,7 @@ class Watch:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Inside, the model's walk is this one."""
-        outer, walk = self.outer, self.outer.walk
-        own = {"walk": lambda c, null, visit, *rest: walk(c, null, self.visit(visit), *rest)}
+        outer, own = self.outer, {"walk": self._begun(self.outer.walk)}
         if isinstance(outer, Masked):
             own["_condition"] = self._conditions(outer._condition)
         vars(outer).update(own)
@@ -87,6 +92,14 @@ class Watch:
             for name in own:
                 del vars(outer)[name]
 
+    def _begun(self, walk: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def begin(c: Tensor, null: Tensor | None, visit: Callable[..., Tensor], *rest: Any) -> Tensor:
+            now = self.clock()
+            self.before, self.since = now - self.since, now
+            return walk(c, null, self.visit(visit), *rest)
+
+        return begin
+
     def _conditions(self, computed: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def condition(x: Tensor, c: Tensor, known: Tensor, where: Tensor) -> Tensor:
             if self.step in self.chosen:
@@ -96,13 +109,13 @@ class Watch:
         return condition
 
 
-def ours(model: Arinar, sampler: Sampler, batch: int, steps: Sequence[int], clock: Callable[[], float]) -> Steps:
+def ours(model: Arinar, sampler: Sampler, batch: int, steps: Sequence[int], clock: Callable[[], float]) -> Seen:
     """Generate a batch as far as those steps go; by how much the clock went on in each of them."""
     y, noise = _asked(model, batch)
     watch = Watch(model, steps, clock)
     with watch.watching():
         model.generate(y, noise, sampler)
-    return watch.found
+    return Seen(watch.before, watch.found)
 
 
 def _asked(model: Arinar, batch: int) -> tuple[Tensor, Noise]:
@@ -111,7 +124,7 @@ def _asked(model: Arinar, batch: int) -> tuple[Tensor, Noise]:
 
 
 @torch.no_grad()
-def published(model: Arinar, sampler: Sampler, batch: int, steps: Sequence[int], clock: Callable[[], float]) -> Steps:
+def published(model: Arinar, sampler: Sampler, batch: int, steps: Sequence[int], clock: Callable[[], float]) -> Seen:
     """The same of the published algorithm, with its 1000 candidates (see `plain.generate`)."""
     y, noise = _asked(model, batch)
     outer, guided = plain.parts(model).outer, sampler.guidance != 1
@@ -119,7 +132,7 @@ def published(model: Arinar, sampler: Sampler, batch: int, steps: Sequence[int],
     x, order = c.new_zeros(len(c), outer.tokens, outer.features), noise.at(0).permutation(outer.tokens)
     generator, released = torch.Generator(c.device), replace(sampler, candidates=CANDIDATES)
     ends = [0, *(outer.tokens - left for left in kept(outer.tokens, outer.check_steps(sampler.steps)))]
-    found = Steps()
+    found: dict[int, float] = {}
     for step in steps:
         known, now = (torch.zeros_like(order).scatter(1, order[:, :end], 1) for end in ends[step : step + 2])
         masked, where = (known == 0), (now > known)
@@ -128,4 +141,4 @@ def published(model: Arinar, sampler: Sampler, batch: int, steps: Sequence[int],
         keys = Noise(noise.at(1).at(order.argsort(-1)).key[where])
         plain.draw(model, z, keys, released, 1 - max(outer.tokens - ends[step + 1], 1) / outer.tokens, generator)
         found[step] = clock() - begun
-    return found
+    return Seen(0.0, found)

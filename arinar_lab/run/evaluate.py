@@ -376,19 +376,28 @@ class PeakMemory(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        inputs = {t.untyped_storage() for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor):
-                storage = tensor.untyped_storage()
-                if storage not in inputs and storage not in self.alive:
-                    self.alive.add(storage)
-                    self.now += storage.nbytes()
-                    weakref.finalize(storage, self._freed, storage.nbytes())
+        inputs = {t.untyped_storage() for t in _with_storage((args, kwargs))}
+        for tensor in _with_storage(result):
+            storage = tensor.untyped_storage()
+            if storage not in inputs and storage not in self.alive:
+                self.alive.add(storage)
+                self._made(storage, storage.nbytes())
+        for packed in tree_leaves(result):  # weights in the layout of `model/packing.py` have no storage to look into
+            if isinstance(packed, Tensor) and packed.is_mkldnn:
+                self._made(packed, packed.numel() * packed.element_size())
         self.peak = max(self.peak, self.now)
         return result
 
+    def _made(self, owner: Any, size: int) -> None:
+        self.now += size
+        weakref.finalize(owner, self._freed, size)
+
     def _freed(self, size: int) -> None:
         self.now -= size
+
+
+def _with_storage(content: Any) -> list[Tensor]:
+    return [t for t in tree_leaves(content) if isinstance(t, Tensor) and not t.is_mkldnn]
 
 
 def peak_memory(recipe: Recipe, experiment: Experiment) -> int:
@@ -407,8 +416,19 @@ def peak_memory(recipe: Recipe, experiment: Experiment) -> int:
     return memory.peak + sum(t.nbytes for module in modules for t in module.state_dict().values())
 
 
+def flop_counter() -> FlopCounterMode:
+    """Torch's counter of matrix products and attention, told what a product of packed weights takes (`model/packing.py`)."""
+    product = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    return FlopCounterMode(display=False, custom_mapping={product: _product} if product is not None else {})
+
+
+def _product(x: torch.Size, weight: torch.Size, *_: Any, **__: Any) -> int:
+    """Operations of x [*, inputs] times weight [outputs, inputs]."""
+    return 2 * math.prod(x) * weight[0]
+
+
 def count_flops(recipe: Recipe, experiment: Experiment) -> float:
     """Floating-point operations of one image's generation, by torch's own counter (matrix products and attention)."""
-    with FlopCounterMode(display=False) as counter:
+    with flop_counter() as counter:
         generate(recipe, experiment, torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long))
     return float(counter.get_total_flops())

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -83,21 +84,29 @@ def _write_npz(path: Path, blocks: list[Path]) -> None:
 
 
 def _write_pngs(out: Path, seeds: range, drawn: Callable[[Tensor], dict[str, Tensor]], batch: int, told: Told) -> None:
-    from PIL import Image
-
     spans = shards(len(seeds), BLOCK)
     done = [out / f".{seeds[span.start]:06}.done" for span in spans]
 
     def make(k: int) -> None:
-        for i in torch.tensor(spans[k]).split(batch):
-            images = drawn(i)["images"].numpy()
-            for seed, image in zip((seeds.start + i).tolist(), images, strict=True):
-                draft = out / f".{seed:06}.png"
-                Image.fromarray(image).save(draft)
-                draft.replace(out / f"{seed:06}.png")
+        with ThreadPoolExecutor(1) as thread:  # files are written while the next batch is drawn
+            saved = [
+                thread.submit(_save, out, (seeds.start + i).tolist(), drawn(i)["images"].numpy())
+                for i in torch.tensor(spans[k]).split(batch)
+            ]
+        for each in saved:
+            each.result()
         write(done[k], "")
 
     share(done, make, told)
+
+
+def _save(out: Path, seeds: list[int], images: np.ndarray) -> None:
+    from PIL import Image
+
+    for seed, image in zip(seeds, images, strict=True):
+        draft = out / f".{seed:06}.png"
+        Image.fromarray(image).save(draft)
+        draft.replace(out / f"{seed:06}.png")
 
 
 def draw_grid(recipe: Recipe, experiment: Experiment, seeds: range, out: Path) -> None:

@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 from tiny import finished, tiny
 
+from arinar_lab.model import packing
 from arinar_lab.run import evaluate as evaluation
-from arinar_lab.run.config import ConfigError
+from arinar_lab.run.config import ConfigError, build
 from arinar_lab.run.data import Digits
 from arinar_lab.run.evaluate import (
     PeakMemory,
@@ -442,3 +443,16 @@ def test_a_stated_resolution_is_the_probability_of_an_interval(monkeypatch, tmp_
         assert coarse == pytest.approx(0, abs=1e-6)
     whitened = build(tiny("codec={kind: vae, normalise: whiten}"))
     assert "val/bits_per_dim_at_resolution" not in likelihood(tiny("evaluation.resolution=0.1"), whitened)
+
+
+def test_packed_weights_are_counted(monkeypatch):
+    """Operations are those without packing, and memory is what packed weights take more (`model/packing.py`)."""
+    recipe = tiny("outer.width=128", "outer.heads=4", "inner.width=128", "evaluation.speed_batch=1")
+    experiment = build(recipe)
+    with_packing = count_flops(recipe, experiment), peak_memory(recipe, experiment)
+    monkeypatch.setattr(packing, "_available", lambda: False)
+    without = count_flops(recipe, experiment), peak_memory(recipe, experiment)
+    maps = [m for m in experiment.model.modules() if isinstance(m, packing.Packable) and packing._fits(m)]
+    weights = sum(m.weight.nbytes for m in maps)
+    assert weights > 0 and with_packing[0] == without[0]
+    assert with_packing[1] - without[1] == pytest.approx(weights, rel=0.2)
