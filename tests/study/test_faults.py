@@ -20,8 +20,8 @@ from tiny import tiny, write_study
 from arinar_lab import cli
 from arinar_lab.run import perform
 from arinar_lab.run.schema import ConfigError
+from arinar_lab.study import ablate, worker
 from arinar_lab.study import storage as storing
-from arinar_lab.study import worker
 from arinar_lab.study.plan import read_plan
 from arinar_lab.study.results import collect
 from arinar_lab.study.tables import rows
@@ -347,6 +347,43 @@ def test_the_address_in_a_file_is_no_part_of_the_study():
     assert "elsewhere" not in plan.name and "elsewhere" not in repr(plan)
     enqueue(plan)
     assert Path("elsewhere.db").is_file() and not (plan.folder / "queue.db").exists()
+
+
+ADDRESS = "storage=postgresql+psycopg://u:topsecret@127.0.0.1:9/x"
+
+
+@pytest.mark.parametrize("words", [["ablate"], ["status"], ["report"], ["work"]])
+def test_an_address_among_the_words_is_kept_nowhere(words, monkeypatch, capsys):
+    """The server is down: the command ends with one line, and what it wrote before knows nothing."""
+    monkeypatch.setenv("ARINAR_STORAGE", "")  # so that it is put back
+    path = write_study(**STUDY)
+    with pytest.raises(SystemExit) as leave:
+        cli.main([*words, str(path), ADDRESS])
+    said = capsys.readouterr()
+    assert leave.value.code in (1, 2) and "topsecret" not in said.out + said.err
+    files = [path for path in Path().rglob("*") if path.is_file()]
+    assert files and not [path for path in files if b"topsecret" in path.read_bytes()]
+
+
+def test_workers_are_told_the_address_by_their_environment(forked, monkeypatch):
+    monkeypatch.setenv("ARINAR_STORAGE", "")
+    monkeypatch.setattr(worker, "run_job", lambda *_: 1.0)
+    path, commands = write_study(**{**STUDY, "seeds": [0]}), []
+    start = ablate.subprocess.Popen
+
+    def spy(command, **options):
+        commands.append((command, options["env"]))
+        return start(command, **options)
+
+    monkeypatch.setattr(ablate.subprocess, "Popen", spy)
+    with pytest.raises(SystemExit):
+        cli.main(["ablate", str(path), "storage=sqlite:///topsecret.db", "training.steps=7"])
+    for command, environment in commands:
+        assert (
+            command[-2:] == [str(path), "training.steps=7"]
+            and environment["ARINAR_STORAGE"] == "sqlite:///topsecret.db"
+        )
+    assert len(commands) == 2 and Path("topsecret.db").is_file()
 
 
 def test_no_password_is_in_any_file(postgresql, monkeypatch):
