@@ -17,7 +17,7 @@ from tiny import finished, tiny
 
 from arinar_lab.run import evaluate as evaluation
 from arinar_lab.run.folder import RunFolder
-from arinar_lab.study import ablate, worker
+from arinar_lab.study import crew, worker
 
 torch.set_num_threads(1)
 os.environ.update(MLFLOW_DISABLE_TELEMETRY="true", CUDA_VISIBLE_DEVICES="", MPLBACKEND="Agg")
@@ -98,7 +98,7 @@ def forked(monkeypatch):
         return started[-1]
 
     spawn = SimpleNamespace(Popen=start, STDOUT=subprocess.STDOUT, TimeoutExpired=subprocess.TimeoutExpired)
-    monkeypatch.setattr(ablate, "subprocess", spawn)
+    monkeypatch.setattr(crew, "subprocess", spawn)
     yield started
     signal.alarm(0)
     for process in started:

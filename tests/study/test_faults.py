@@ -20,7 +20,7 @@ from tiny import tiny, write_study
 from arinar_lab import cli
 from arinar_lab.run import perform
 from arinar_lab.run.schema import ConfigError
-from arinar_lab.study import ablate, worker
+from arinar_lab.study import crew, worker
 from arinar_lab.study import storage as storing
 from arinar_lab.study.plan import read_plan
 from arinar_lab.study.results import collect
@@ -369,13 +369,13 @@ def test_workers_are_told_the_address_by_their_environment(forked, monkeypatch):
     monkeypatch.setenv("ARINAR_STORAGE", "")
     monkeypatch.setattr(worker, "run_job", lambda *_: 1.0)
     path, commands = write_study(**{**STUDY, "seeds": [0]}), []
-    start = ablate.subprocess.Popen
+    start = crew.subprocess.Popen
 
     def spy(command, **options):
         commands.append((command, options["env"]))
         return start(command, **options)
 
-    monkeypatch.setattr(ablate.subprocess, "Popen", spy)
+    monkeypatch.setattr(crew.subprocess, "Popen", spy)
     with pytest.raises(SystemExit):
         cli.main(["ablate", str(path), "storage=sqlite:///topsecret.db", "training.steps=7"])
     for command, environment in commands:
