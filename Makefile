@@ -35,6 +35,9 @@ dashboard: install ## Open optuna-dashboard on 127.0.0.1:8080 (STUDY=gmm-k, or a
 		echo "Name a study, as in make dashboard STUDY=gmm-k:"; ls studies 2>/dev/null; exit 2; fi; \
 	trap 'kill 0' EXIT; $(BIN)/arinar dashboard $$file $(ARGS) & $(MAKE) --no-print-directory mlflow ARGS=
 
+bench: install ## Time every preset beside the published algorithm (about 10 minutes); ARGS="--full" times every step
+	@$(BIN)/arinar bench $(ARGS)
+
 check: install ## Build every recipe, every arm and the corners of every space, train nothing
 	@$(BIN)/arinar check experiments/*.yaml experiments/ablations/*.yaml sweeps/fid_speed.yaml sweeps/optimizer.yaml $(ARGS)
 
@@ -59,4 +62,4 @@ install: .venv/installed ## Make .venv with the exact versions of requirements.l
 	@$(BIN)/uv pip install -q --python $(BIN)/python --no-deps -e .
 	@touch $@
 
-.PHONY: help notebooks test test-slow mlflow dashboard check lint format lock install
+.PHONY: help notebooks test test-slow mlflow dashboard bench check lint format lock install

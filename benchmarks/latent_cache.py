@@ -23,7 +23,7 @@ import torch
 
 from arinar_lab.run.blocks import write_block
 from arinar_lab.run.cached import Cached, shards
-from arinar_lab.run.data import DataModule
+from arinar_lab.run.datamodule import DataModule
 
 SHAPE, SHARD, BATCH, STOP = (32, 16, 16), 1024, 256, 50
 

@@ -21,7 +21,12 @@ from arinar_lab.study import crew, worker
 
 torch.set_num_threads(1)
 os.environ.update(MLFLOW_DISABLE_TELEMETRY="true", CUDA_VISIBLE_DEVICES="", MPLBACKEND="Agg")
-QUIET = ("The dirpath has changed", "Checkpoint directory .* exists and is not empty", "The number of training batches")
+QUIET = (
+    "The dirpath has changed",
+    "You have overridden `on_before_batch_transfer`",
+    "Checkpoint directory .* exists and is not empty",
+    "The number of training batches",
+)
 NOBODY = "http://127.0.0.1:9"  # the discard port: refused at once
 
 

@@ -62,6 +62,19 @@ def test_help_answers_without_torch():
         assert done.stdout.startswith("usage: arinar") and done.stdout.endswith("\n[]\n")
 
 
+def test_check_imports_neither_lightning_nor_a_compiler(tmp_path):
+    """Each of them takes longer than everything that is checked."""
+    heavy = ("lightning", "mlflow", "optuna", "sklearn", "torch_fidelity", "torchvision", "torch._dynamo", "sympy")
+    code = (
+        "import sys\nfrom arinar_lab.cli import main\n"
+        f"try: main(sys.argv[1:])\nexcept SystemExit: print([m for m in {heavy} if m in sys.modules])"
+    )
+    studies = [str(EXPERIMENTS / "ablations" / f"{name}.yaml") for name in ("gmm_k", "head", "feature_order")]
+    words = [sys.executable, "-c", code, "check", *studies, str(EXPERIMENTS / "synthetic.yaml")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert "gmm_k.yaml: 4 arms × 3 seeds" in done.stdout and done.stdout.endswith("\n[]\n"), done.stdout
+
+
 @pytest.mark.parametrize(
     "verb", ["train", "evaluate", "sample", "ablate", "work", "report", "compare", "mlflow", "check", "retrain"]
 )

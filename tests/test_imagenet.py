@@ -12,7 +12,7 @@ from tiny import EXPERIMENTS
 from arinar_lab.cli import main
 from arinar_lab.model.kl import Shape
 from arinar_lab.model.published_kl import random_kl
-from arinar_lab.run.data import Order
+from arinar_lab.run.loader import Order
 
 DATA = Path(__file__).parent / "data"
 PRESET = str(EXPERIMENTS / "imagenet256_arinar_b.yaml")

@@ -18,7 +18,6 @@ from arinar_lab.model.heads.mixture import Mixture, MixtureRow
 from arinar_lab.model.layers import NORMS
 from arinar_lab.model.noise import Noise
 from arinar_lab.model.outer import OUTERS
-from arinar_lab.run.module import averaging
 
 ROWS = [kind for kind in HEADS if isinstance(make_head(kind, False)(numbers(1, CONTEXT)), Rows)]
 PLACES = pytest.mark.parametrize("inside", [False, True], ids=["on z", "inside feature_ar"])
@@ -277,8 +276,7 @@ def test_guidance_weight_one_costs_and_changes_nothing(outer):
 
 def masked_share(model: Arinar, seed: int) -> float:
     """Of the batch whose first image has this seed; 0 for an outer model that masks nothing."""
-    ratio = getattr(model.outer, "_mask_ratio", lambda noise: 0.0)
-    return ratio(Noise.of(torch.tensor([seed])).at(0))
+    return model.mask_ratio(Noise.of(torch.tensor([seed]))) or 0.0
 
 
 @each_pair
@@ -314,7 +312,7 @@ def test_dropped_labels_are_the_share_asked_for_and_teach_the_null():
 
 def test_masked_share_follows_the_published_distribution():
     outer = make_model("masked", "gmm", False).outer
-    ratios = torch.tensor([outer._mask_ratio(Noise.of(torch.tensor([i]))) for i in range(2000)])
+    ratios = torch.tensor([outer.mask_ratio(Noise.of(torch.tensor([i]))) for i in range(2000)])
     assert ratios.min() >= 0.7
     assert ratios.max() <= 1.0
     assert abs(ratios.mean() - 0.8675) < 0.005  # of a normal(1, 0.25) truncated to [0.7, 1]
@@ -344,7 +342,3 @@ def test_nothing_touches_the_global_generator():
     laws.samples(model, torch.arange(2), Sampler(guidance=2.0))
     model.train().loss(numbers(2, TOKENS, FEATURES), labels(2), images(2))
     assert torch.equal(before, torch.get_rng_state())
-
-
-def test_buffers_of_the_averaged_weights_are_copied():
-    assert averaging(0.9)._use_buffers is False

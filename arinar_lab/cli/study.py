@@ -76,21 +76,23 @@ def sweep(arguments: argparse.Namespace) -> int:
 
 
 def work(arguments: argparse.Namespace) -> int:
-    from arinar_lab.run.ranks import JOB, follows
+    from arinar_lab.run.config import parse, read_recipe
+    from arinar_lab.run.folder import RunFolder
+    from arinar_lab.run.ranks import RUN, follows
     from arinar_lab.run.train import train
     from arinar_lab.study import trials, worker
 
     parent = str(os.getppid()) if follows() else os.environ.get("ARINAR_PARENT")
     if parent:
         end_with(int(parent))
+    if follows():  # started by the worker that has claimed the run
+        folder = RunFolder(Path(os.environ[RUN]))
+        train(parse(read_recipe(folder.path / "config.yaml")), folder)
+        return 0
     if _is_sweep(arguments.file):
         trials.work(_read_sweep(arguments))
         return 0
     plan = _plan(arguments)
-    if follows():  # started by the worker that has claimed the run
-        job = next(job for job in plan.jobs if job.key == os.environ[JOB])
-        train(job.recipes[0], job.folder)
-        return 0
     if not parent:
         worker.join(plan)
     failed = worker.work(plan)
@@ -184,7 +186,6 @@ def check(arguments: argparse.Namespace) -> int:
     from arinar_lab.run.schema import ConfigError
     from arinar_lab.run.transfer import inherited
     from arinar_lab.study.plan import read_plan
-    from arinar_lab.study.search import read_sweep
 
     files = [word for word in arguments.words if "=" not in word]
     overrides = [word for word in arguments.words if "=" in word]
@@ -193,6 +194,8 @@ def check(arguments: argparse.Namespace) -> int:
     for file in map(Path, files):
         content = read_yaml(file)
         if "search" in content:
+            from arinar_lab.study.search import read_sweep  # and Optuna, which studies are checked without
+
             sweep = read_sweep(file, read_overrides(overrides))
             print(f"{file}: {len(sweep.parameters)} parameters to search, {len(sweep.targets)} × {sweep.trials} trials")
         elif {"base", "axes", "arms", "vary"} & content.keys():
@@ -219,3 +222,29 @@ def notebooks(arguments: argparse.Namespace) -> int:
     from arinar_lab.study.notebooks import execute
 
     return execute(arguments.study, Console())
+
+
+def bench(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from arinar_lab.run.bench import How
+    from arinar_lab.run.config import Machine
+    from arinar_lab.run.schema import ConfigError
+    from arinar_lab.run.train import device_of
+    from arinar_lab.study import bench, bench_report
+
+    if arguments.out.suffix != ".json" or not arguments.out.parent.is_dir():
+        raise ConfigError(f"--out: {str(arguments.out)!r} is no .json file in a folder that is there")
+    device = device_of(Machine(arguments.device))
+    how = How(device, None if arguments.full else 4, arguments.repeats)
+    if arguments.profile:
+        for path in bench.profiles(arguments.preset, how):
+            print(path)
+        return 0
+    console, picture = Console(), arguments.out.with_suffix(".png")
+    record = bench.bench(arguments.preset, how, arguments.out, console)
+    bench_report.show(record, console)
+    bench_report.draw(record, picture)
+    for path in (arguments.out, picture):
+        print(path)
+    return 0

@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     verbs = whole.add_subparsers(metavar="verb", required=True)
-    for add in (_runs, _studies, _views, _checks, _images, _rest):
+    for add in (_runs, _studies, _views, _checks, _speed, _images, _rest):
         add(verbs)
     return whole
 
@@ -147,6 +147,22 @@ def _checks(verbs: Verbs) -> None:
         "say where a finished run goes wrong: by token, by feature, with true prefixes, under guidance",
     )
     _verb(verbs, "check", study.check, "build recipes and every arm of studies without training", many=True)
+
+
+def _speed(verbs: Verbs) -> None:
+    """How fast the presets are."""
+    bench = verbs.add_parser("bench", help="time the presets beside this machine's peak and the published algorithm")
+    bench.add_argument(
+        "--preset", action="append", default=[], metavar="NAME", help="a recipe, shipped or a file; may be repeated"
+    )
+    bench.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto", help="(default auto: a GPU if any)")
+    bench.add_argument("--full", action="store_true", help="time every step of a walk, not a few of them")
+    bench.add_argument("--repeats", type=_count, default=3, metavar="N", help="of each walk (default 3)")
+    bench.add_argument("--profile", action="store_true", help="write docs/profiles/NAME.txt, and nothing else")
+    bench.add_argument(
+        "--out", type=Path, default=Path("benchmarks.json"), help="record; a .png beside it (default benchmarks.json)"
+    )
+    bench.set_defaults(verb=study.bench)
 
 
 def _images(verbs: Verbs) -> None:

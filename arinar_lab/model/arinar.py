@@ -91,9 +91,16 @@ class Arinar(nn.Module):
         """What `log_prob` is: the weaker of what outer and inner give."""
         return bilevel.weaker(self.outer.likelihood, self.inner.likelihood)
 
-    def loss(self, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-        """Mean training loss of the predicted tokens in nats a token. x [B, N, D], y [B], noise [B]."""
-        z, where = self.outer(x, self.labels(y, noise.at(2)), noise.at(0))
+    def mask_ratio(self, noise: Noise) -> float | None:
+        """What `loss` draws once for a batch, from the noise [1] of its first image: the masked share; None for no such."""
+        return self.outer.mask_ratio(noise.at(0))
+
+    def loss(self, x: Tensor, y: Tensor, noise: Noise, ratio: float | None = None) -> Tensor:
+        """Mean training loss of the predicted tokens in nats a token. x [B, N, D], y [B], noise [B].
+
+        Of a part of a batch it is told the `mask_ratio` of the whole.
+        """
+        z, where = self.outer(x, self.labels(y, noise.at(2)), noise.at(0), ratio)
         return self.inner(z).loss(take(x, where), noise.at(1).at(where)).mean()
 
     def log_prob(self, x: Tensor, y: Tensor, noise: Noise, steps: int | None = None, refined: bool = False) -> Tensor:

@@ -44,7 +44,7 @@ def take(x: Tensor, where: Tensor) -> Tensor:
 
 def put(x: Tensor, where: Tensor, value: Tensor) -> Tensor:
     """x [B, N, D] with value [B, m, D] at where [B, m]."""
-    return x.scatter(1, where.unsqueeze(-1).expand(-1, -1, x.shape[-1]), value)
+    return x.scatter(1, where.unsqueeze(-1).expand(-1, -1, x.shape[-1]), value.to(x.dtype))  # autocast's is narrower
 
 
 class Outer(nn.Module):
@@ -67,9 +67,16 @@ class Outer(nn.Module):
     def context(self) -> int:
         return self.width
 
-    def forward(self, x: Tensor, c: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
-        """Tokens x [B, N, D], condition c [B, C, E] → z [B, m, E] and the positions it is for, [B, m]."""
+    def forward(self, x: Tensor, c: Tensor, noise: Noise, ratio: float | None = None) -> tuple[Tensor, Tensor]:
+        """Tokens x [B, N, D], condition c [B, C, E] → z [B, m, E] and the positions it is for, [B, m].
+
+        A ratio that `mask_ratio` drew for a larger batch goes before the one of this batch.
+        """
         raise NotImplementedError
+
+    def mask_ratio(self, noise: Noise) -> float | None:
+        """The masked share of the tokens, where one is drawn for all images of a batch: from the noise of the first, [1]."""
+        return None
 
     def walk(self, c: Tensor, null: Tensor | None, visit: Visit, noise: Noise, steps: int | None = None) -> Tensor:
         """Generate tokens [B, N, D], step by step; `null` is the null condition, or None where nothing is guided.
@@ -138,7 +145,7 @@ class CausalAR(Outer):
         self.norm = block.get("norm", layer)(width, True)
         self.rotary = is_rotary(positions, width, heads)
 
-    def forward(self, x: Tensor, c: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, c: Tensor, noise: Noise, ratio: float | None = None) -> tuple[Tensor, Tensor]:
         order = self._order(x.shape[0], noise)
         y, at = self._placed(torch.cat([c, self.token_of(take(x, order[:, :-1]))], 1), order, 0)
         y, _ = self.blocks(y, causal=True, at=at if self.rotary else None)
@@ -334,13 +341,12 @@ class MaskedAR(Masked):
         self.decoder = Blocks(Block(width, heads, **block) for _ in range(decoder_depth))
         self.rotary = is_rotary(positions, width, heads)
 
-    def forward(self, x: Tensor, c: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
-        masked = math.ceil(self.tokens * self._mask_ratio(noise))
+    def forward(self, x: Tensor, c: Tensor, noise: Noise, ratio: float | None = None) -> tuple[Tensor, Tensor]:
+        masked = math.ceil(self.tokens * (self.mask_ratio(noise) if ratio is None else ratio))
         order = noise.at(0).permutation(self.tokens)
         return self._condition(x, c, order[:, masked:], order[:, :masked]), order[:, :masked]
 
-    def _mask_ratio(self, noise: Noise) -> float:
-        """One draw a batch, from the noise of the first image."""
+    def mask_ratio(self, noise: Noise) -> float:
         return self.mask_ratios(noise)[0].item()
 
     def _condition(self, x: Tensor, c: Tensor, known: Tensor, where: Tensor) -> Tensor:
@@ -414,7 +420,7 @@ class MaskedStack(Masked):
     def context(self) -> int:
         return (5 if self.neighbours else 1) * self.width
 
-    def forward(self, x: Tensor, c: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, c: Tensor, noise: Noise, ratio: float | None = None) -> tuple[Tensor, Tensor]:
         count = (self.tokens * self.mask_ratios(noise)).ceil().long().clamp(1, self.tokens).unsqueeze(-1)
         order = noise.at(0).permutation(self.tokens)
         place = torch.arange(self.tokens, device=x.device).expand_as(order)

@@ -19,6 +19,7 @@ import torch
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from torch.overrides import TorchFunctionMode
 
 from ..model.arinar import Arinar
 from ..model.codec import Codec, CodecMaker, Pixels
@@ -55,7 +56,8 @@ class Training:
 
     Arguments:
         steps: optimiser steps; batch: images a step.
-        lr: peak learning rate; warmup: steps of linear warm-up; schedule: what follows it.
+        lr: peak learning rate, 2e-3 where neither is said; lr_per_256: the peak is lr_per_256 · batch / 256 (arXiv 1706.02677).
+        warmup: steps of linear warm-up; schedule: what follows it.
         betas, weight_decay: of AdamW; biases, norms and embeddings do not decay.
         clip: ceiling of the gradient's norm, 0 is none.
         ema: decay of the averaged weights, which are validated, saved and sampled.
@@ -65,7 +67,8 @@ class Training:
 
     steps: int = 400
     batch: int = 128
-    lr: float = 2e-3
+    lr: float | None = None
+    lr_per_256: float | None = None
     warmup: int = 40
     schedule: Literal["constant", "cosine"] = "cosine"
     betas: tuple[float, float] = (0.9, 0.95)
@@ -82,11 +85,27 @@ class Training:
         for name in ("warmup", "weight_decay", "clip"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: {getattr(self, name)} is negative")
-        if not self.lr > 0:
-            raise ValueError(f"lr: {self.lr} is not above 0")
+        self._set_lr()
         for name, value in {"ema": self.ema, "betas.0": self.betas[0], "betas.1": self.betas[1]}.items():
             if not 0 <= value < 1:
                 raise ValueError(f"{name}: {value} is outside [0, 1)")
+
+    def _set_lr(self) -> None:
+        given = {"lr": self.lr, "lr_per_256": self.lr_per_256}
+        for name, value in given.items():
+            if value is not None and not value > 0:
+                raise ValueError(f"{name}: {value} is not above 0")
+        if None not in given.values():
+            raise ValueError(
+                f"lr: {self.lr:g} is said, and lr_per_256: {self.lr_per_256:g}, too; leave one out (null, where a file says it)"
+            )
+        if self.lr is self.lr_per_256 is None:
+            object.__setattr__(self, "lr", 2e-3)
+
+    @property
+    def peak(self) -> float:
+        """The peak learning rate."""
+        return (self.lr_per_256 or 0.0) * self.batch / 256 if self.lr is None else self.lr
 
 
 @dataclass(frozen=True)
@@ -130,6 +149,9 @@ class Machine:
     Arguments:
         accelerator: `auto` is a CUDA GPU where there is one, else the CPU.
         devices: processes on a machine, one a device; num_nodes: machines; strategy: see `ranks.py`.
+        accumulate: equal parts that a process takes its share of a batch in, one after the other; the batch stays what it is.
+        recompute: whether blocks are computed again on the way back, and need not be remembered.
+        compile: whether the blocks of a training step are compiled, where there is a compiler.
         threads: of torch on the CPU; 0 leaves torch's own choice.
         workers: processes that read images ahead, for each device, no more than processors; 0 reads them between steps.
     """
@@ -137,12 +159,15 @@ class Machine:
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int = 1
     num_nodes: int = 1
-    strategy: Literal["auto", "ddp"] = "auto"
+    strategy: Literal["auto", "ddp", "fsdp2"] = "auto"
+    accumulate: int = 1
+    recompute: bool = False
+    compile: bool = False
     threads: int = 1
     workers: int = 0
 
     def __post_init__(self) -> None:
-        at_least(1, devices=self.devices, num_nodes=self.num_nodes)
+        at_least(1, devices=self.devices, num_nodes=self.num_nodes, accumulate=self.accumulate)
         at_least(0, threads=self.threads, workers=self.workers)
 
 
@@ -196,6 +221,8 @@ class Recipe:
 
 def _digest(recipe: Recipe, sections: tuple[str, ...]) -> str:
     everything = resolved(recipe)
+    everything["training"]["lr"] = recipe.training.peak  # however it is said
+    del everything["training"]["lr_per_256"]
     text = json.dumps({name: everything[name] for name in sections}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
@@ -318,8 +345,22 @@ class Experiment:
         return sum(p.numel() for p in self.model.parameters())
 
 
+class Shapes(TorchFunctionMode):
+    """Parameters made inside have shapes and no values; buffers, which are computed, have both.
+
+    `torch.device("meta")` would put those on the meta device, too, where most operations are written in Python and import
+    torch's compiler first: seven seconds.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        options = dict(kwargs or {})
+        if func is torch.nn.init.normal_:
+            return (*args, *options.values())[0]  # the tensor, as it is
+        return func(*args, **(options | {"device": "meta"} if func is torch.empty else options))
+
+
 def build(recipe: Recipe, device: str = "cpu") -> Experiment:
-    """Build a recipe, and refuse what its parts cannot do together. On the device `meta` the model has no values.
+    """Build a recipe, and refuse what its parts cannot do together. On the device `meta` parameters have no values.
 
     Raises:
         ConfigError: naming the key.
@@ -328,7 +369,7 @@ def build(recipe: Recipe, device: str = "cpu") -> Experiment:
     codec = recipe.codec(source.shape, source.levels)
     _check_cache(recipe, source, codec)
     try:
-        with torch.device(device):
+        with Shapes() if device == "meta" else torch.device(device):
             model = Arinar(
                 codec.tokens,
                 codec.features,

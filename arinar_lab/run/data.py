@@ -1,4 +1,4 @@
-"""Data: what is modelled, and a LightningDataModule that hands it out in a resumable order.
+"""Data: what is modelled.
 
 A source holds its training and held-out parts as tensors:
 
@@ -7,23 +7,17 @@ A source holds its training and held-out parts as tensors:
     latents     an autoencoder's latents, from files, read when they are first needed
     images      8-bit images, likewise
     …           image files, the hub's, CIFAR-10 and MNIST: `images.py`; a latent cache: `cached.py`
-
-A batch is (image, label, index). The order is a function of (seed, epoch), and its state is saved with the checkpoint.
 """
 
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from ..model.layers import at_least
 from ..model.noise import Noise
@@ -84,9 +78,17 @@ class Digits(Source):
 
     shape, levels, classes = (1, 8, 8), 17, 10
 
-    def __init__(self) -> None:
+    counts = (1437, 360)
+
+    @cached_property
+    def train(self) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         images, labels = _read_digits()
-        self.train, self.held_out = (images[360:], labels[360:]), (images[:360], labels[:360])
+        return images[360:], labels[360:]
+
+    @cached_property
+    def held_out(self) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        images, labels = _read_digits()
+        return images[:360], labels[:360]
 
 
 @cache
@@ -134,10 +136,28 @@ class Synthetic(Source):
         if not std > 0:
             raise ValueError(f"std: {std} is not above 0")
         self.shape, self.classes, self.std = (tokens, features), classes, std
-        noise = Noise.of(torch.arange(train + held_out) + 1_000_003 * seed, "synthetic")
-        y = (noise.at(0).uniform(1).squeeze(-1) * classes).long()
-        x = self._draw(y, noise.at(1))
-        self.train, self.held_out = (x[:train], y[:train]), (x[train:], y[train:])
+        self.sizes, self.seed = (train, held_out), seed
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        return self.sizes
+
+    @cached_property
+    def train(self) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        x, y = self._all
+        return x[: self.sizes[0]], y[: self.sizes[0]]
+
+    @cached_property
+    def held_out(self) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        x, y = self._all
+        return x[self.sizes[0] :], y[self.sizes[0] :]
+
+    @cached_property
+    def _all(self) -> tuple[Tensor, Tensor]:
+        """Drawn when it is first needed: an arm that is only checked needs none."""
+        noise = Noise.of(torch.arange(sum(self.sizes)) + 1_000_003 * self.seed, "synthetic")
+        y = (noise.at(0).uniform(1).squeeze(-1) * self.classes).long()
+        return self._draw(y, noise.at(1)), y
 
     def _weight(self, s: Tensor, y: Tensor) -> Tensor:
         return torch.sigmoid(2 * s + y - (self.classes - 1) / 2)
@@ -241,144 +261,8 @@ SourceMaker = Callable[[], Source]
 """Called without arguments."""
 
 
-class Items(Dataset):
-    """(images, labels, indices) of a part of the data, a batch at a time; item i + n is item i, mirrored.
-
-    Arguments:
-        part: (images, labels); flip: whether training asks for mirrored ones.
-    """
-
-    def __init__(self, part: tuple[Tensor, Tensor], flip: bool = False) -> None:
-        (self.images, self.labels), self.flip = part, flip
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def lazy(self) -> bool:
-        """Whether images are read when they are asked for."""
-        return not isinstance(self.images, Tensor)
-
-    def check(self) -> None:
-        """Refuse images of which too many were damaged (see `images.py`), whichever process has read them."""
-        if hasattr(self.images, "check"):
-            self.images.check()
-
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-        i = torch.tensor(indices)
-        index = i % len(self)
-        if self.lazy:
-            return self.images[i], self.labels[index], index
-        images = self.images[index]
-        if self.flip:
-            mirrored = (i >= len(self)).reshape(-1, *(1,) * (images.dim() - 1))
-            images = torch.where(mirrored, images.flip(-1), images)
-        return images, self.labels[index], index
-
-
 def some(images: Tensor, most: int = 4096) -> Tensor:
     """All images where they are in memory, else at most so many, spread evenly: what is measured once is measured on them."""
     if isinstance(images, Tensor):
         return images
     return images[torch.linspace(0, len(images) - 1, min(most, len(images))).long()]
-
-
-def as_read(batch: Any) -> Any:
-    """`Items` are read as batches, so that nothing is left to collate."""
-    return batch
-
-
-class Order(Sampler[int]):
-    """A permutation of n items, keyed by (seed, epoch), from item `start` on, dealt out in turn to those that train together.
-
-    Arguments:
-        n: items; seed: of the permutation; share: (rank, world); end: items of an epoch that are dealt out.
-        flip: whether i + n stands for half of the items i: the same, mirrored.
-    """
-
-    def __init__(
-        self, n: int, seed: int, share: tuple[int, int] = (0, 1), end: int | None = None, flip: bool = False
-    ) -> None:
-        self.n, self.seed, self.share, self.flip, self.epoch, self.start = n, seed, share, flip, 0, 0
-        self.end = n if end is None else end
-
-    def __iter__(self) -> Iterator[int]:
-        noise, (rank, world) = Noise.of(torch.tensor(self.seed), "order").at(self.epoch), self.share
-        order = noise.permutation(self.n)
-        if self.flip:
-            order = order + self.n * (noise.at(1).uniform(self.n)[order] < 0.5)
-        yield from order[self.start + rank : self.end : world].tolist()
-
-    def __len__(self) -> int:
-        return -(-(self.end - self.share[0]) // self.share[1])
-
-
-class ResumableLoader(DataLoader):
-    """A loader whose state is (epoch, batches handed out), so that training resumes in mid-epoch with the same batches.
-
-    Lightning saves and loads the state of any loader that has these two methods. It calls iter() once an epoch and never
-    exhausts the iterator, therefore the epoch is advanced at its start.
-
-    Arguments:
-        batch: images a step, of all processes; share: (rank, world) of this one; workers: processes that read ahead.
-    """
-
-    def __init__(
-        self, dataset: Items, batch: int, seed: int, share: tuple[int, int] = (0, 1), workers: int = 0
-    ) -> None:
-        whole = len(dataset) // batch * batch  # so that every rank has equally many batches
-        self.order = Order(len(dataset), seed, share, whole, dataset.flip)
-        self.epoch, self.done, self.batch, self.items = 0, 0, batch, dataset
-        super().__init__(
-            dataset,
-            batch_size=batch // share[1],
-            sampler=self.order,
-            drop_last=True,
-            collate_fn=as_read,
-            generator=torch.Generator().manual_seed(seed),
-            num_workers=workers,
-        )
-
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        if self.done >= len(self):
-            self.epoch, self.done = self.epoch + 1, 0
-        self.order.epoch, self.order.start = self.epoch, self.done * self.batch
-        for batch in super().__iter__():
-            self.done += 1
-            self.items.check()
-            yield batch
-
-    def state_dict(self) -> dict[str, int]:
-        return {"epoch": self.epoch, "done": self.done}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.epoch, self.done = state["epoch"], state["done"]
-
-
-class DataModule(LightningDataModule):
-    """A source as Lightning wants it.
-
-    Arguments:
-        source: the data; batch: images a step; seed: of the order.
-        workers: processes that read ahead what is not in memory, no more than there are processors.
-    """
-
-    def __init__(self, source: Source, batch: int, seed: int, workers: int = 0) -> None:
-        super().__init__()
-        self.source, self.batch, self.seed = source, batch, seed
-        self.workers = min(workers, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else workers)
-
-    @property
-    def share(self) -> tuple[int, int]:
-        """(rank, world): this process's, of those that train together."""
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-
-    def train_dataloader(self) -> ResumableLoader:
-        part = Items(self.source.train, self.source.flip)
-        return ResumableLoader(part, self.batch, self.seed, self.share, self.workers * part.lazy)
-
-    def val_dataloader(self) -> DataLoader:
-        rank, world = self.share
-        part = Items(self.source.held_out)
-        mine, workers = Subset(part, range(rank, len(part), world)), self.workers * part.lazy
-        return DataLoader(mine, batch_size=512, collate_fn=as_read, num_workers=workers)

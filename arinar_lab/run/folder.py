@@ -71,6 +71,19 @@ class RunFolder:
         there = sorted(root.glob(f"*-{signature}"))
         return cls((there[0] if there else root / f"{slug(name)}-{signature}") / f"seed_{recipe.seed}")
 
+    def settled(self, recipe: Recipe) -> RunFolder:
+        """The folder, made; or the one that the same training has got meanwhile under another name.
+
+        Two studies that begin at once, with one arm under two names, thus train it once.
+        """
+        arm = self.path.parent
+        arm.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(arm.parent / ".names"):
+            there = sorted(arm.parent.glob(f"*-{recipe.training_signature}"))
+            folder = RunFolder((there[0] if there else arm) / self.path.name)
+            folder.path.mkdir(parents=True, exist_ok=True)
+        return folder
+
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"

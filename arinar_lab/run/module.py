@@ -2,16 +2,19 @@
 
 Logs `train/loss` (a predicted token's; nats where it is a likelihood), `train/grad_norm` (before clipping), `train/lr`, and
 of the averaged weights on held-out data `val/loss` and, where the model has a likelihood, `val/bits_per_dim`.
+
+No step waits for the device: what is logged is read where it is due, and whether the loss is still finite is asked there,
+before a validation and before weights are saved.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
@@ -19,12 +22,12 @@ from ..model.layers import Vectors
 from ..model.noise import Noise
 from .config import Experiment, Training
 from .data import some
+from .divergence import Diverged, Finite
 from .metrics import BitsPerDim
+from .sharded import shard, whole
 from .transfer import Conditions
 
-
-class Diverged(RuntimeError):
-    """The loss is no longer finite."""
+LOG_EVERY = 10  # steps
 
 
 class ArinarModule(LightningModule):
@@ -37,15 +40,18 @@ class ArinarModule(LightningModule):
         experiment: source, codec and model.
         optimisation: the training section.
         seed: of masks, labels and dequantisation.
+        parts: of a batch, one after the other, whose gradients add up to one step.
     """
 
-    def __init__(self, experiment: Experiment, optimisation: Training, seed: int) -> None:
+    def __init__(self, experiment: Experiment, optimisation: Training, seed: int, parts: int = 1) -> None:
         super().__init__()
         self.codec, self.model = experiment.codec, experiment.model
-        self.optimisation, self.seed = optimisation, seed
+        self.optimisation, self.seed, self.parts = optimisation, seed, parts
         self.bits_per_dim = BitsPerDim(self.codec.dims)
         self.conditions: Conditions | None = None
         self._compute: Callable[[torch.device], Conditions | None] | None = None
+        self._finite, self._begun = Finite(), 0
+        self._ratio: float | None = None
 
     @torch.no_grad()
     def fit_to(self, images: Tensor, codec: bool = True) -> None:
@@ -68,6 +74,7 @@ class ArinarModule(LightningModule):
             part.requires_grad_(False)
 
     def on_train_start(self) -> None:
+        self._begun = self.global_step
         if self._compute is not None:
             self.conditions = self._compute(self.device)
 
@@ -77,24 +84,105 @@ class ArinarModule(LightningModule):
             self.model.outer.eval()
         return self
 
-    def _loss(self, image: Tensor, y: Tensor, index: Tensor) -> Tensor:
+    def configure_model(self) -> None:
+        if self.device_mesh is not None:
+            shard(self.model, self.device_mesh["data_parallel"])
+
+    def on_before_batch_transfer(self, batch: tuple[Tensor, ...], dataloader_idx: int) -> tuple[Tensor, ...]:
+        """Draw what is drawn once for a batch while that is on the host: a number of the device would be waited for."""
+        if self.trainer.training:
+            first = batch[2][:1]
+            noise = Noise.of(torch.full_like(first, self.seed), "train").at(self.global_step).at(first)
+            self._ratio = self.model.mask_ratio(noise.at(1))
+        return batch
+
+    def _parts(self, batch: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, ...]]:
+        """The batch of a step in equal parts, one after the other."""
+        kept = () if self.conditions is None else self.conditions.at(self.global_step)
+        return zip(*(part.chunk(self.parts) for part in kept or batch), strict=True)
+
+    def _loss(self, part: tuple[Tensor, ...]) -> Tensor:
+        """The mean loss of (images, labels, indices) or, with a frozen outer model, of (z, tokens, places, indices)."""
+        index = part[-1]
         noise = Noise.of(torch.full_like(index, self.seed), "train").at(self.global_step)
         if self.conditions is not None:
-            z, x, where, index = self.conditions.at(self.global_step)
+            z, x, where, _ = part
             return self.model.inner(z).loss(x, noise.at(index).at(1).at(1).at(where)).mean()
+        image, y, _ = part
         noise = noise.at(index)
         x, _ = self.codec.encode(image, noise.at(0))
-        return self.model.loss(x, y, noise.at(1))
+        return self.model.loss(x, y, noise.at(1), self._ratio)
 
-    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_index: int) -> Tensor:
-        loss = self._loss(*batch)
-        if not torch.isfinite(loss):
-            advice = (
-                f"lower training.lr (now {self.optimisation.lr:g}) or training.clip (now {self.optimisation.clip:g})"
-            )
-            raise Diverged(f"the loss became {loss.item()} at step {self.global_step}; {advice}")
-        self.log("train/loss", loss, prog_bar=True, sync_dist=True)
-        return loss
+    def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:
+        """The loss of the batch, or of its last part over the number of parts: the gradients of the others are added here."""
+        if self.parts > 1:
+            self.zero_grad()
+        losses: list[Tensor] = []
+        for part in self._parts(batch):
+            if losses:
+                with torch.autocast(self.device.type, enabled=False):
+                    self.trainer.strategy.backward(losses[-1], None)
+                losses[-1] = losses[-1].detach()
+            losses.append(self._loss(part) / self.parts if self.parts > 1 else self._loss(part))
+        self._seen = torch.stack(losses).detach().sum()
+        if self._due:
+            self.log("train/loss", self._seen, sync_dist=True)
+        return losses[-1]
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
+        """Between the last part's loss and its gradients; those of the others stay."""
+        if self.parts == 1:
+            optimizer.zero_grad()
+
+    @property
+    def _due(self) -> bool:
+        """Whether the metrics of the step at hand are logged."""
+        return (self.global_step + 1) % LOG_EVERY == 0
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by the norm of all gradients, which is measured once, for the log and for divergence too."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        norm = whole(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
+        if self.optimisation.clip:
+            nn.utils.clip_grads_with_norm_(parameters, self.optimisation.clip, norm)
+        if self.optimisation.precision == "16-mixed":  # a step whose gradients overflow is left out
+            self._finite.see(self._seen)
+        else:
+            self._finite.see(self._seen, norm)
+        if self._due:
+            self.log("train/grad_norm", norm)
+            self.log("train/lr", optimizer.param_groups[0]["lr"])
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        if self.global_step % LOG_EVERY == 0:
+            self._check()
+
+    def on_validation_start(self) -> None:
+        self._check()
+
+    def on_train_end(self) -> None:
+        self._check()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._check()
+
+    def _check(self) -> None:
+        """Raise what has been noticed since it was asked last.
+
+        Raises:
+            Diverged: naming the step, what the loss (or the gradient's norm) became there, and what to change.
+        """
+        if fault := self._finite.fault():
+            (loss, *norm), count = fault
+            what = f"the gradient's norm became {norm[0]}" if math.isfinite(loss) else f"the loss became {loss}"
+            o, step = self.optimisation, self._begun + count
+            advice = f"lower training.lr (now {o.peak:g}) or training.clip (now {o.clip:g})"
+            raise Diverged(f"{what} at step {step}; {advice}")
 
     def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_index: int) -> None:
         image, y, index = batch
@@ -105,16 +193,11 @@ class ArinarModule(LightningModule):
             self.bits_per_dim.update(self.model.log_prob(x, y, noise.at(1)) + log_det)
             self.log("val/bits_per_dim", self.bits_per_dim, prog_bar=True)
 
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        gradients = [p.grad for p in self.parameters() if p.grad is not None]
-        self.log("train/grad_norm", nn.utils.get_total_norm(gradients))
-        self.log("train/lr", optimizer.param_groups[0]["lr"])
-
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         o = self.optimisation
         decay, keep = decayed(self.model)
         groups = [{"params": decay, "weight_decay": o.weight_decay}, {"params": keep, "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW(groups, lr=o.lr, betas=o.betas)
+        optimizer = torch.optim.AdamW(groups, lr=o.peak, betas=o.betas)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, o))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -138,8 +221,3 @@ def rate(step: int, o: Training) -> float:
     if o.schedule == "constant":
         return 1.0
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - o.warmup) / max(1, o.steps - o.warmup))))
-
-
-def averaging(decay: float) -> EMAWeightAveraging:
-    """Lightning's averaged weights. Buffers are copied: averaging would corrupt integers."""
-    return EMAWeightAveraging(decay=decay, use_buffers=False)

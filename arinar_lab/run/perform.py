@@ -35,6 +35,7 @@ def perform(
     if follows():
         train(recipes[0], folder)
         return []
+    folder = folder.settled(recipes[0])
     with folder.lock:
         tracker = Tracker(experiment)
         remember(recipes[0], arm, folder, experiment)

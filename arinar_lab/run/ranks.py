@@ -1,6 +1,7 @@
 """Several processes that train one run, by Lightning and torch.distributed.
 
     ddp      every process holds the whole model; gradients are averaged
+    fsdp2    every process holds a slice of every weight, gradient and average (`sharded.py`)
     auto     ddp where there is more than one process
 
 `training.batch` is the global batch: of W processes the r-th takes every W-th image of it, from the r-th on. Randomness is
@@ -15,14 +16,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch.distributed
-from lightning.pytorch.strategies import DDPStrategy, Strategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 
-from .config import Recipe
+from .config import Recipe, build
+from .folder import RunFolder
 from .schema import ConfigError
 
 _RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
 _SET_BY_LIGHTNING = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-JOB = "ARINAR_JOB"  # the run that the first process trains, for those that it starts
+_OF_TORCHRUN = (("devices", "LOCAL_WORLD_SIZE", 1), ("processes", "WORLD_SIZE", 1))
+RUN = "ARINAR_RUN"  # the folder of the run that the first process trains, for those that it starts
 
 
 def follows() -> bool:
@@ -31,31 +34,62 @@ def follows() -> bool:
 
 
 def check_share(recipe: Recipe) -> None:
-    """Refuse a batch that cannot be shared evenly.
+    """Refuse a batch that cannot be shared evenly, and other processes than torchrun has started.
 
     Raises:
         ConfigError: naming it.
     """
-    world = recipe.machine.devices * recipe.machine.num_nodes
-    if recipe.training.batch % world:
+    m, batch = recipe.machine, recipe.training.batch
+    world = m.devices * m.num_nodes
+    if batch % world:
+        raise ConfigError(f"training.batch: {batch} images cannot be shared by {world} processes evenly")
+    if batch // world % m.accumulate:
+        raise ConfigError(f"machine.accumulate: {m.accumulate} parts of {batch // world} images cannot be equal")
+    started = {key: int(os.environ.get(name, value)) for key, name, value in _OF_TORCHRUN}
+    if "TORCHELASTIC_RUN_ID" in os.environ and started != {"devices": m.devices, "processes": world}:
+        here, all_ = started.values()
         raise ConfigError(
-            f"training.batch: {recipe.training.batch} images cannot be shared by {world} processes evenly"
+            f"machine.devices: torchrun has started {here} processes here; say machine.devices={here}"
+            f" machine.num_nodes={all_ // here}"
         )
+
+
+def check_sharding(recipe: Recipe) -> None:
+    """Refuse what fsdp2 cannot train.
+
+    Raises:
+        ConfigError: naming it.
+    """
+    if recipe.machine.strategy != "fsdp2":
+        return
+    if recipe.training.precision not in ("32-true", "bf16-mixed"):
+        raise ConfigError(
+            f"training.precision: {recipe.training.precision} is not for fsdp2; use 32-true or bf16-mixed"
+        )
+    if recipe.freeze == "outer":
+        raise ConfigError(
+            "freeze: outer trains a small inner model alone, which needs no fsdp2; use machine.strategy=ddp"
+        )
+    for name, p in build(recipe, "meta").model.named_parameters():
+        if p.dim() == 0:
+            raise ConfigError(f"machine.strategy: fsdp2 cannot cut {name}, a single number (of dyt); use ddp")
 
 
 def strategy(recipe: Recipe) -> Strategy | str:
     """Lightning's strategy. Buffers are constants, so that nothing is broadcast where ranks have unequal numbers of batches."""
     m = recipe.machine
+    if m.strategy == "fsdp2":  # a checkpoint is one file, as of any other strategy
+        return ModelParallelStrategy(m.devices * m.num_nodes, 1, save_distributed_checkpoint=False)
     if m.strategy == "ddp" or m.devices * m.num_nodes > 1:
         return DDPStrategy(forward_sync_buffers=False)
     return "auto"
 
 
 @contextmanager
-def together(recipe: Recipe) -> Iterator[None]:
+def together(folder: RunFolder) -> Iterator[None]:
     """Leave the process as it was: the same one evaluates alone, and trains other runs, when the others have ended."""
     before = {name: os.environ.get(name) for name in _SET_BY_LIGHTNING}
-    os.environ[JOB] = f"{recipe.training_signature}/seed_{recipe.seed}"
+    os.environ[RUN] = str(folder.path)
     try:
         yield
     finally:

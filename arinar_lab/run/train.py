@@ -28,15 +28,20 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from safetensors.torch import save_file
+from torch import Tensor
 
+from .averaging import Averaging
 from .checkpoint import by_age, newest_checkpoint, remove, room_for, seal
 from .config import Experiment, Machine, Recipe, build, ready
-from .data import DataModule, ResumableLoader
+from .datamodule import DataModule
+from .economy import economise
 from .folder import RunFolder, git_state, write_json
 from .images import damaged
-from .module import ArinarModule, averaging
-from .ranks import check_share, follows, strategy, together
+from .loader import ResumableLoader
+from .module import LOG_EVERY, ArinarModule
+from .ranks import check_sharding, check_share, follows, strategy, together
 from .schema import ConfigError
+from .sharded import whole
 from .tracking import Tracker
 from .transfer import conditions, take_over
 
@@ -44,7 +49,8 @@ for _name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
     logging.getLogger(_name).setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", ".*does not have many workers.*|.*treespec.*|.*isinstance.*LeafSpec.*")
 warnings.filterwarnings(
-    "ignore", ".*smaller than the logging interval.*|.*Checkpoint directory.*exists and is not empty.*"
+    "ignore",
+    ".*smaller than the logging interval.*|.*Checkpoint directory.*exists and is not empty.*|.*on_before_batch_transfer.*",
 )
 
 
@@ -207,10 +213,11 @@ def check_machine(recipe: Recipe) -> None:
     """Refuse, before anything is written, what this machine cannot do.
 
     Raises:
-        ConfigError: if the accelerator is not there, or the batch cannot be shared out.
+        ConfigError: if the accelerator is not there, the batch cannot be shared out, or the weights cannot be.
     """
     accelerator(recipe.machine)
     check_share(recipe)
+    check_sharding(recipe)
 
 
 def device_of(machine: Machine) -> torch.device:
@@ -240,7 +247,8 @@ def train(
         folder.write_config(recipe)
         (folder.path / "FAILED").unlink(missing_ok=True)
     pl.seed_everything(recipe.seed, verbose=False)
-    module = ArinarModule(experiment, recipe.training, recipe.seed)
+    economise(experiment.model, recipe.machine, device_of(recipe.machine), lambda line: _tell(folder, line))
+    module = ArinarModule(experiment, recipe.training, recipe.seed, recipe.machine.accumulate)
     module.fit_to(experiment.source.train[0], codec=not any(name.startswith("codec.") for name in taken))
     if recipe.freeze == "outer":
         module.freeze_outer(lambda device: conditions(recipe, experiment, device))
@@ -254,8 +262,9 @@ def train(
     folder.log(f"{begin} at commit {git_state().get('commit', 'unknown')}, process {os.getpid()} on {platform.node()}")
     data = DataModule(experiment.source, recipe.training.batch, recipe.seed, recipe.machine.workers)
     try:
-        with together(recipe), _sigterm_for_lightning():
+        with together(folder), _sigterm_for_lightning():
             trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+            weights = {name: whole(value) for name, value in module.state_dict().items()}
     except SIGTERMException:
         raise
     except Stopped as stopped:
@@ -269,10 +278,15 @@ def train(
         if names := damaged(experiment.source):
             folder.log(f"{len(names)} damaged images, others of their classes stood in: {', '.join(names[:20])}")
     if trainer.is_global_zero:
-        if recipe.freeze == "outer":
-            take_over(recipe, experiment)  # averaging equal weights rounds them
-        _finish(folder, module, resume.seconds, trainer.global_step)
+        _finish(folder, weights, resume.seconds, trainer.global_step)
         folder.log(f"done, {trainer.global_step} steps in {resume.seconds:.1f} s")
+
+
+def _tell(folder: RunFolder, line: str) -> None:
+    """Say it here and in log.txt, once for all processes."""
+    if not follows():
+        print(line, flush=True)
+        folder.log(line)
 
 
 @contextmanager
@@ -290,32 +304,32 @@ def _sigterm_for_lightning() -> Iterator[None]:
 
 def _trainer(recipe: Recipe, folder: RunFolder, logger: Logger, resume: Resume, bar: bool) -> pl.Trainer:
     t, m = recipe.training, recipe.machine
-    callbacks: list[Callback] = [averaging(t.ema), resume, Progress(folder), Saver(folder, t.checkpoint_every)]
+    callbacks: list[Callback] = [Averaging(t.ema), resume, Progress(folder), Saver(folder, t.checkpoint_every)]
     return pl.Trainer(
         accelerator=accelerator(m), devices=m.devices, num_nodes=m.num_nodes, strategy=strategy(recipe), precision=t.precision,
         use_distributed_sampler=False,
         max_steps=t.steps, max_epochs=-1, val_check_interval=min(t.validate_every, t.steps), check_val_every_n_epoch=None,
-        gradient_clip_val=t.clip or None, log_every_n_steps=10, num_sanity_val_steps=0, logger=logger,
+        log_every_n_steps=LOG_EVERY, num_sanity_val_steps=0, logger=logger,
         callbacks=[*callbacks, RichProgressBar()] if bar else callbacks, enable_progress_bar=bar,
         enable_model_summary=False, enable_checkpointing=False, default_root_dir=folder.path,
     )  # fmt: skip
 
 
-def _finish(folder: RunFolder, module: ArinarModule, seconds: float, steps: int) -> None:
-    """Save the averaged weights, which Lightning has put into the module, and mark the run done."""
-    save_weights(folder.weights, module)
+def _finish(folder: RunFolder, weights: dict[str, Tensor], seconds: float, steps: int) -> None:
+    """Save the averaged weights, and mark the run done."""
+    save_weights(folder.weights, weights)
     write_json(
         folder.path / "DONE",
         {"steps": steps, "seconds": round(seconds, 1), "finished": time.strftime("%FT%T%z")},
     )
 
 
-def save_weights(path: Path, module: ArinarModule) -> None:
+def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
     """The weights and buffers of codec and model as safetensors, written whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".draft")
     with room_for(path):
-        save_file({name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}, draft)
+        save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, draft)
         draft.replace(path)
 
 

@@ -18,8 +18,8 @@ from torch import Tensor
 from ..model.noise import Noise
 from ..model.outer import take
 from .config import Experiment, Recipe, parse, read_recipe
-from .data import Items, ResumableLoader
 from .folder import RunFolder, find
+from .loader import Items, ResumableLoader
 from .schema import ConfigError, flatten, resolved
 
 _NOT_COMPARED = ("outer.steps", "outer.dropout", "codec.weights")  # the last is a place; the weights tell by themselves

@@ -202,7 +202,7 @@ def _chosen(path: Path, content: dict[str, Any]) -> dict[str, Change]:
 
 def _around(path: Path, vary: dict[str, list[Any]], baseline: Any, chosen: dict[str, Change]) -> dict[str, Change]:
     """The baseline and every arm that differs from it in one factor."""
-    if baseline != BASE and baseline not in chosen:
+    if not isinstance(baseline, str) or (baseline != BASE and baseline not in chosen):
         raise ConfigError(f"{path}: baseline: {baseline!r} is no arm to vary; one of {', '.join([BASE, *chosen])}")
     centre = chosen.get(baseline, ({}, ()))[0]
     arms: dict[str, Change] = {} if baseline in chosen else {BASE: ({}, ())}

@@ -28,11 +28,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from optuna.trial import Trial
 
 from ..run.config import Experiment, Recipe, build, merge, nest, parse, read_recipe, read_yaml
@@ -299,7 +301,7 @@ def _early(spec: Any) -> tuple[float, float] | None:
 
 
 def _metric(key: str, metric: Any) -> str:
-    if metric not in UNITS:
+    if not isinstance(metric, str) or metric not in UNITS:
         raise ConfigError(
             f"{key}: no run produces {metric!r}{nearest(metric, list(UNITS)) or '; as in quality/fd_digits'}"
         )
@@ -328,7 +330,7 @@ def _constraints(spec: Any) -> dict[str, float]:
         raise ConfigError(f"constraints: {spec!r} is not a mapping of metrics to ceilings")
     for metric, ceiling in spec.items():
         _metric("constraints", metric)
-        if isinstance(ceiling, bool) or not isinstance(ceiling, int | float):
+        if isinstance(ceiling, bool) or not isinstance(ceiling, int | float) or not math.isfinite(ceiling):
             raise ConfigError(f"constraints.{metric}: {ceiling!r} is not a number")
     return {metric: float(ceiling) for metric, ceiling in spec.items()}
 
@@ -363,12 +365,12 @@ def _check_space(sweep: Sweep, target: Target) -> None:
         experiment = build(recipe, "meta")
         inherited(recipe, experiment)
         for metric, key in wanted.items():
-            if not produces(experiment, metric):
+            if not produces(recipe, experiment, metric):
                 raise ConfigError(f"{key}: no run produces {metric} with {sweep.label(values) or target.name}")
 
 
-def produces(experiment: Experiment, metric: str) -> bool:
-    """Whether evaluation reports a metric of this experiment."""
+def produces(recipe: Recipe, experiment: Experiment, metric: str) -> bool:
+    """Whether evaluation reports a metric of this experiment, which may be on the device `meta`."""
     source, model = experiment.source, experiment.model
     if metric.startswith("quality/"):
         return source.digits
@@ -378,6 +380,18 @@ def produces(experiment: Experiment, metric: str) -> bool:
         )
     if metric == "val/bits_per_dim_error":
         return model.inner.likelihood == "estimate"
-    if metric == "val/bits_per_dim_at_level":
-        return bool("pit" in model.inner.can and experiment.codec.box(source.held_out[0][:1]) is not None)
+    if metric.startswith("val/bits_per_dim_at_"):
+        delta = recipe.evaluation.resolution
+        level = delta is None and experiment.codec.box(source.held_out[0][:1]) is not None
+        return "pit" in model.inner.can and (level if metric.endswith("_level") else delta is not None)
+    if metric.startswith("components/"):
+        return _mixes(experiment)
     return not metric.startswith(("val/", "train/")) or model.likelihood != "none"
+
+
+def _mixes(experiment: Experiment) -> bool:
+    """Whether the inner model's densities are mixtures, of which the weights of components are told."""
+    model, d = experiment.model, experiment.codec.features
+    z = torch.zeros(1, model.outer.context, device=experiment.device)
+    density = model.inner(z).given(torch.zeros(1, d, device=experiment.device))
+    return density.weights() is not None

@@ -117,7 +117,9 @@ def _check_condition(path: str, other: str, allowed: tuple[Any, ...], known: dic
     if other not in known:
         raise ConfigError(f"search.{path}.when.{other}: is not searched{nearest(other, list(known))}")
     choices = known[other].choices
-    if absent := [value for value in allowed if value not in choices]:
+    if not allowed:
+        raise ConfigError(f"search.{path}.when.{other}: names no value")
+    if absent := [value for value in allowed if isinstance(value, dict | list) or value not in choices]:
         there = ", ".join(map(str, choices)) or "a number, which is no choice"
         raise ConfigError(f"search.{path}.when.{other}: {absent[0]!r} is none of its choices ({there})")
 

@@ -32,7 +32,13 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 T = TypeVar("T")
 _ANSWER_SECONDS = 10  # a server that takes longer to let us in does not answer
 _PATIENCE_SECONDS = 900  # a server that is restarted is waited for
-AWAY = (DBAPIError, optuna.exceptions.StorageInternalError)
+
+
+class Silent(ConfigError):
+    """A storage that does not answer: whoever begins is told so, and whoever is at work waits for it."""
+
+
+AWAY = (DBAPIError, optuna.exceptions.StorageInternalError, Silent)
 
 
 def address(given: str, file: Path) -> sqlalchemy.URL:
@@ -48,6 +54,8 @@ def address(given: str, file: Path) -> sqlalchemy.URL:
         raise ConfigError("storage: not an address, as in postgresql+psycopg://user@host/database") from None
     if url.get_backend_name() not in ("sqlite", "postgresql"):
         raise ConfigError(f"storage: {shown(url)}: {url.get_backend_name()!r} is neither postgresql nor sqlite")
+    if not url.database:
+        raise ConfigError(f"storage: {shown(url)}: names no database, as in sqlite:///queue.db")
     return url
 
 
@@ -118,11 +126,13 @@ def _answering(url: sqlalchemy.URL) -> Iterator[None]:
         raise ConfigError(
             f"storage: {shown(url)}: needs the Python package {missing}, which is not installed"
         ) from None
+    except Silent:
+        raise
     except AWAY as error:
         cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
         said = " ".join(str(getattr(cause, "orig", cause)).split())
         said = said.replace(url.password, "***") if url.password else said
-        raise ConfigError(f"storage: {shown(url)}: does not answer: {said[:200]}") from None
+        raise Silent(f"storage: {shown(url)}: does not answer: {said[:200]}") from None
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from ..run.evaluate import measure_speed
 from ..run.folder import write_json
 from .crew import Worker, all_ended, run_workers
 from .search import Sweep
+from .storage import patiently
 from .sweep_report import finish, outcome
 from .trials import finished, open_search, repeats, spent, tell_repeat
 
@@ -43,7 +44,7 @@ def sweep(plan: Sweep, command: list[str], workers: int, console: Console) -> in
         ):
             console.print("Stopped. The same command goes on where it stopped.")
             return 130
-    for again in repeats(plan):
+    for again in patiently(lambda: repeats(plan)):
         for cell in again.cells.values():
             if cell.done:
                 measure_speed(cell.recipe, cell.folder)
@@ -74,7 +75,7 @@ def _follow(plan: Sweep, studies: list[optuna.Study], crew: Sequence[Worker], co
             if len(told) < plan.trials * len(studies):
                 write_json(plan.folder / "budget.json", {"seconds": round(before + time.monotonic() - begun, 1)})
             for study in studies:
-                for trial in finished(study):
+                for trial in patiently(lambda: finished(study)):  # noqa: B023 it is called at once
                     if (study.study_name, trial.number) not in told:
                         told.add((study.study_name, trial.number))
                         bars.advance(bar)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import math
+import os
 import platform
 import time
 from collections import Counter
@@ -29,16 +30,16 @@ import sqlalchemy
 from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 
+from ..run.divergence import Diverged
 from ..run.evaluate import evaluate, measure_speed
 from ..run.folder import read_json
-from ..run.module import Diverged
 from ..run.perform import perform
 from ..run.schema import ConfigError
 from ..run.train import Stopped, Watch, read_metrics
 from .search import BITS, Cell, Sweep, Target
 from .stats import pareto
-from .storage import AWAY, address, alone, patiently, shared, storage
-from .worker import begin_heartbeats, heartbeats, is_free
+from .storage import AWAY, Silent, address, alone, patiently, shared, shown, storage
+from .worker import begin_heartbeats, ending_in_order, heartbeats, is_free
 
 _TRIES = 3
 _STARTUP = 4  # trainings that finish before any is stopped
@@ -58,10 +59,13 @@ def open_search(sweep: Sweep, target: Target) -> optuna.Study:
         load_if_exists=True,
         pruner=optuna.pruners.MedianPruner(_STARTUP) if sweep.pruner == "median" else optuna.pruners.NopPruner(),
     )
+    if "file" in study.user_attrs or (sweep.folder / "cells.json").is_file():
+        raise ConfigError(f"{sweep.folder}: holds an ablation of this name; rename the file, or delete what is there")
     begun = study.user_attrs.get("fingerprint", sweep.fingerprint)
     if begun != sweep.fingerprint:
+        kept = f"the study {study.study_name!r} in {shown(where(sweep))}" if shared(where(sweep)) else "that folder"
         raise ConfigError(
-            f"{sweep.folder}: was begun with another space, base or objectives; rename the file, or delete that folder"
+            f"{sweep.folder}: was begun with another space, base or objectives; rename the file, or delete {kept}"
         )
     if "fingerprint" not in study.user_attrs:
         study.set_user_attr("fingerprint", sweep.fingerprint)
@@ -164,7 +168,7 @@ def run_trial(sweep: Sweep, target: Target, study: optuna.Study, trial: optuna.T
     """Train what is not trained, measure, and tell Optuna."""
     try:
         cell = sweep.trial_cell(target, sweep.suggest(trial))
-        trial.set_user_attr("folder", str(cell.folder.path))
+        _note(trial, {"folder": str(cell.folder.path), "worker": f"{platform.node()} {os.getpid()}"})
         print(f"{time.strftime('%T')} {study.study_name} {trial.number} {cell.label}", flush=True)
         if not cell.folder.done and str(cell.folder.path) in _stopped(study):
             raise Stopped("its training was stopped in an earlier trial")
@@ -174,16 +178,16 @@ def run_trial(sweep: Sweep, target: Target, study: optuna.Study, trial: optuna.T
             raise ValueError(f"not a finite number: {values}")
         patiently(lambda: _remember(sweep, trial, metrics, cell))
         _tell(study, trial, TrialState.COMPLETE, values)
+    except optuna.exceptions.UpdateFinishedTrialError:
+        print(f"{time.strftime('%T')} {trial.number} was given to another worker while this one was silent", flush=True)
     except (Stopped, Diverged) as error:
         saved = {"reason": _line(error), "saved_seconds": getattr(error, "saved", 0.0)}
-        patiently(lambda: _note(trial, saved))
-        _tell(study, trial, TrialState.PRUNED)
+        _give_up(study, trial, TrialState.PRUNED, saved)
     except AWAY:  # the storage is gone for good: the trial counts as lost
         raise
     except Exception as error:
         said = {"reason": f"{type(error).__name__}: {_line(error)}"}
-        patiently(lambda: _note(trial, said))
-        _tell(study, trial, TrialState.FAIL)
+        _give_up(study, trial, TrialState.FAIL, said)
     except BaseException:  # the user stops: no try is spent on that
         (running,) = [t for t in study.get_trials(deepcopy=False) if t.number == trial.number]
         hand_back(study, running, {"tries": trial.user_attrs.get("tries", 1)})
@@ -201,6 +205,12 @@ def _remember(sweep: Sweep, trial: optuna.Trial, metrics: dict[str, float], cell
 def _note(trial: optuna.Trial, said: dict[str, Any]) -> None:
     for name, value in said.items():
         trial.set_user_attr(name, value)
+
+
+def _give_up(study: optuna.Study, trial: optuna.Trial, state: TrialState, said: dict[str, Any]) -> None:
+    with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # as in _tell
+        patiently(lambda: _note(trial, said))
+    _tell(study, trial, state)
 
 
 def _tell(study: optuna.Study, trial: optuna.Trial, state: TrialState, values: list[float] | None = None) -> None:
@@ -261,6 +271,12 @@ def _at_step(study: optuna.Study, step: int) -> list[float]:
 
 def work(sweep: Sweep) -> None:
     """Be one worker: take trials until none may begin and none is under way, then re-run the best."""
+    with ending_in_order():
+        _search(sweep)
+        rerun(sweep)
+
+
+def _search(sweep: Sweep) -> None:
     for target in sweep.targets:
         study = open_search(sweep, target)
         while True:
@@ -275,7 +291,6 @@ def work(sweep: Sweep) -> None:
                 time.sleep(1)
             else:
                 break
-    rerun(sweep)
 
 
 def feasible(study: optuna.Study) -> list[FrozenTrial]:
@@ -360,7 +375,7 @@ def rerun(sweep: Sweep) -> None:
     ]:
         for target, cell in waiting:
             mine = alone(where(sweep), f"arinar: {cell.key}", sweep.folder / "trials" / f"{cell.key}.lock", wait=False)
-            with contextlib.suppress(Timeout), mine:
+            with contextlib.suppress(Timeout, Silent), mine:
                 if not _repeat(sweep, target, cell):
                     failed.add(cell.key)
                 break

@@ -47,13 +47,20 @@ class Lost(Exception):
 
 
 def open_queue(plan: Plan) -> optuna.Study:
-    """The study's queue, made if it is not there. One process makes it before the workers start."""
-    return optuna.create_study(
+    """The study's queue, made if it is not there. One process makes it before the workers start.
+
+    Raises:
+        ConfigError: if the trials of a sweep have its name.
+    """
+    study = optuna.create_study(
         study_name=plan.name,
         storage=storage(address(plan.storage, plan.folder / "queue.db")),
         load_if_exists=True,
         direction="minimize",
     )
+    if "fingerprint" in study.user_attrs or (plan.folder / "trials").is_dir():
+        raise ConfigError(f"{plan.folder}: holds a sweep of this name; rename the file, or delete what is there")
+    return study
 
 
 def locked(plan: Plan) -> AbstractContextManager[None]:
@@ -65,6 +72,8 @@ def locked(plan: Plan) -> AbstractContextManager[None]:
 def enqueue(plan: Plan, again: bool = True) -> list[Job]:
     """Put every unfinished job into the queue that is not in it; returns the unfinished jobs.
 
+    On a server, what another machine has finished is finished, wherever its files are.
+
     Arguments:
         again: the failed ones, too. A worker that joins adds only what the queue has never heard of.
     """
@@ -75,12 +84,28 @@ def enqueue(plan: Plan, again: bool = True) -> list[Job]:
             if trial.state == TrialState.WAITING and trial.user_attrs.get("key") not in jobs:
                 study._storage.set_trial_state_values(trial._trial_id, TrialState.PRUNED)
         known = {t.user_attrs.get("key") for t in trials if not again or t.state in _OPEN}
-        unfinished = [job for job in jobs.values() if not job.done]
+        elsewhere = finished_elsewhere(study, plan)
+        unfinished = [job for job in jobs.values() if not job.done and job.key not in elsewhere]
         for job in unfinished:
             if job.key not in known:
                 study.enqueue_trial({}, user_attrs={"key": job.key, "arm": job.arm})
         study.set_user_attr("file", described(plan))
     return unfinished
+
+
+def finished_elsewhere(study: optuna.Study, plan: Plan) -> dict[str, str]:
+    """Key → worker of the jobs that some machine has finished by a server's queue, evaluated as the plan asks."""
+    if not is_heartbeat_enabled(study._storage):
+        return {}
+    asked = {job.key: evaluations(job) for job in plan.jobs}
+    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    told = {t.user_attrs["key"]: t.user_attrs for t in done if "evaluations" in t.user_attrs}
+    return {key: said["worker"] for key, said in told.items() if asked.get(key) == said["evaluations"]}
+
+
+def evaluations(job: Job) -> list[str]:
+    """The signatures of what is measured of a job."""
+    return sorted(recipe.evaluation_signature for recipe in job.recipes)
 
 
 def described(plan: Plan) -> dict[str, Any]:
@@ -153,7 +178,7 @@ def _fail_unlocked(study: optuna.Study, jobs: dict[str, Job]) -> None:
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         job = jobs.get(trial.user_attrs.get("key", ""))
         claimed = trial.datetime_start and (now - trial.datetime_start).total_seconds() > _CLAIM_SECONDS
-        if job and claimed and is_free(job.folder.lock):
+        if job and claimed and is_free(job.folder.settled(job.recipes[0]).lock):
             with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # another worker was quicker
                 study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
 
@@ -208,7 +233,7 @@ def work(plan: Plan) -> list[str]:
         ConfigError: if the queue was filled by another version of the study's file, also while this worker runs.
     """
     study, jobs = patiently(lambda: open_queue(plan)), {job.key: job for job in plan.jobs}
-    with _ending_in_order():
+    with ending_in_order():
         while True:
             if changed := patiently(lambda: changes(study, plan)):
                 raise ConfigError(
@@ -245,10 +270,12 @@ def _take(study: optuna.Study, jobs: dict[str, Job], plan: Plan) -> None:
             value = run_job(job, plan)
             if not math.isfinite(value):
                 raise ValueError(f"{plan.criterion} is {value}")
+            patiently(lambda: trial.set_user_attr("evaluations", evaluations(job)))
     except Exception as error:
         said = f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
         print(f"{time.strftime('%T')} failed: {said}", flush=True)
-        patiently(lambda: trial.set_user_attr("failed", said))
+        with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # as in _end
+            patiently(lambda: trial.set_user_attr("failed", said))
         _end(study, trial, TrialState.FAIL)
     except BaseException:
         with contextlib.suppress(*AWAY):  # then it counts as lost
@@ -290,7 +317,7 @@ def heartbeats(study: optuna.Study, trial: optuna.Trial) -> Iterator[None]:
 
 
 @contextmanager
-def _ending_in_order() -> Iterator[None]:
+def ending_in_order() -> Iterator[None]:
     """SIGTERM leaves by an exception, so that the job at hand goes back. (While it trains, Lightning saves it first.)"""
 
     def leave(*_: object) -> None:

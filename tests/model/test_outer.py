@@ -238,3 +238,14 @@ def test_a_sandwich_normalises_what_the_layers_add():
 def test_an_adaptive_sandwich_starts_as_the_identity(norm):
     made, x = block(placement="sandwich", norm=NORMS[norm], context=4), numbers(2, 5, 8)
     assert torch.equal(made(x, numbers(2, 4))[0], x)
+
+
+@pytest.mark.parametrize("kind", ["masked", "masked_stack", "causal"])
+def test_every_outer_model_runs_under_autocast(kind):
+    """Half precision is how the presets train: what linear maps give is then narrower than what it is put into."""
+    outer = OUTERS[kind](4, 3, width=16, heads=2)
+    noise, c = Noise.of(torch.arange(2)), torch.zeros(2, outer.prefix, 16)
+    initialise(outer, 0)
+    with torch.autocast("cpu", torch.bfloat16):
+        z, _ = outer(torch.zeros(2, 4, 3), c, noise)
+    assert z.isfinite().all() and z.shape[-1] == outer.context

@@ -21,8 +21,10 @@ from arinar_lab.run.blocks import damaged
 from arinar_lab.run.cache import Plan, write_cache
 from arinar_lab.run.cached import Cached
 from arinar_lab.run.config import ConfigError, build, merge, parse, read_overrides
-from arinar_lab.run.data import DataModule, Digits, Order
+from arinar_lab.run.data import Digits
+from arinar_lab.run.datamodule import DataModule
 from arinar_lab.run.folder import RunFolder
+from arinar_lab.run.loader import Order
 from arinar_lab.run.train import read_metrics, train
 
 pytestmark = pytest.mark.usefixtures("alone")

@@ -185,6 +185,9 @@ FAULTS = [
     ("training.steps=0", ["training.steps: 0 is too few"]),
     ("training.warmup=-1", ["training.warmup: -1 is negative"]),
     ("training.lr=0", ["training.lr: 0.0 is not above 0"]),
+    ("training.lr_per_256=-1", ["training.lr_per_256: -1.0 is not above 0"]),
+    ("training.lr_per_256=1e-4", ["training.lr: 0.003 is said, and lr_per_256: 0.0001, too; leave one out"]),
+    ("machine.accumulate=0", ["machine.accumulate: 0 is too few"]),
     ("training.ema=1", ["training.ema: 1.0 is outside [0, 1)"]),
     ("training.betas=[0.9,1]", ["training.betas.1: 1.0 is outside [0, 1)"]),
     ("training.clip=.nan", ["training.clip: nan is not a finite number"]),
@@ -266,11 +269,23 @@ def test_what_a_head_cannot_do_is_refused(monkeypatch, inner, override):
 # Signatures
 
 
-@pytest.mark.parametrize("override", ["seed=7", "machine.threads=2", "machine.devices=2"])
+@pytest.mark.parametrize("override", ["seed=7", "machine.threads=2", "machine.devices=2", "machine.strategy=fsdp2"])
 def test_seed_and_machine_change_no_signature(override):
     a, b = tiny(), tiny(override)
     assert a.training_signature == b.training_signature
     assert a.evaluation_signature == b.evaluation_signature
+
+
+def test_a_learning_rate_by_the_batch_is_the_same_run_as_its_value():
+    """The peak of the published recipe, 1e-4 · 2048 / 256, and of ours."""
+    said = parse(read_recipe(EXPERIMENTS / "imagenet256_arinar_b.yaml"))
+    assert said.training.peak == 8e-4 and said.training.batch == 2048
+    ruled, plain = tiny("training.lr=null", "training.lr_per_256=0.024"), tiny("training.lr=0.003")
+    assert ruled.training.peak == plain.training.peak and ruled.training_signature == plain.training_signature
+    assert parse(resolved(ruled)).training_signature == plain.training_signature
+    half = tiny("training.lr=null", "training.lr_per_256=0.024", "training.batch=16")
+    assert half.training.peak == plain.training.peak / 2 and half.training_signature != plain.training_signature
+    assert tiny("training.lr=null").training.peak == 2e-3
 
 
 @pytest.mark.parametrize("override", ["sampler.guidance=3", "sampler.temperature=0.9", "evaluation.images=101"])

@@ -7,7 +7,9 @@ import torch
 from scipy.stats import kstest
 from sklearn.datasets import load_digits
 
-from arinar_lab.run.data import DataModule, Digits, Order, ResumableLoader, Source, Synthetic
+from arinar_lab.run.data import Digits, Source, Synthetic
+from arinar_lab.run.datamodule import DataModule
+from arinar_lab.run.loader import Order, ResumableLoader
 
 
 @pytest.fixture(scope="module")

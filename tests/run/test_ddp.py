@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from tiny import tiny, write_study
 
-from arinar_lab.run.config import ConfigError
-from arinar_lab.run.data import Items, ResumableLoader
+from arinar_lab.run.config import ConfigError, resolved
 from arinar_lab.run.folder import RunFolder, read_json
+from arinar_lab.run.loader import Items, ResumableLoader
+from arinar_lab.run.ranks import check_share
 from arinar_lab.run.train import read_metrics, train
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -69,16 +74,62 @@ def _fork(name, rank, port, overrides):
         os._exit(status)
 
 
-def test_two_processes_reach_the_loss_of_one():
-    one, two = trained("one"), by_two("two")
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """The run of one process, without dropout."""
+    return trained(tmp_path_factory.mktemp("one") / "run")
+
+
+def alike(two, one, steps=20):
+    """The same rows of metrics and the same averaged weights, but for the order of sums."""
     ours, theirs = (read_metrics(folder.path / "metrics.csv") for folder in (two, one))
     assert [row[:2] for row in ours] == [row[:2] for row in theirs]
-    assert {"train/loss", "val/loss", "val/bits_per_dim", "train/grad_norm"} <= {name for _, name, _ in ours}
+    assert {"val/loss", "val/bits_per_dim", *(["train/loss", "train/grad_norm"] if steps > 9 else [])} <= {
+        n for _, n, _ in ours
+    }
     for (step, name, a), (_, _, b) in zip(ours, theirs, strict=True):
         assert a == pytest.approx(b, rel=TOLERANCE), (step, name)
     a, b = load_file(two.weights), load_file(one.weights)
-    assert all(torch.allclose(a[name], b[name], rtol=1e-3, atol=1e-4) for name in b)
-    assert two.done and read_json(two.path / "DONE")["steps"] == 20
+    assert a.keys() == b.keys() and all(torch.allclose(a[name], b[name], rtol=1e-3, atol=1e-4) for name in b)
+    assert two.done and read_json(two.path / "DONE")["steps"] == steps
+
+
+@pytest.mark.parametrize(
+    "machine", ["machine.strategy=ddp", pytest.param("machine.strategy=fsdp2", marks=pytest.mark.slow)]
+)
+def test_two_processes_reach_the_loss_of_one(one, machine):
+    alike(by_two("two", machine), one)
+
+
+@pytest.mark.parametrize("strategy", [pytest.param("ddp", marks=pytest.mark.slow), "fsdp2"])
+def test_two_processes_reach_it_in_parts_too(strategy):
+    """With every block computed again on the way back."""
+    short = ["training.steps=3", "training.validate_every=3", "machine.accumulate=2", "machine.recompute=true"]
+    two, one = by_two("two", f"machine.strategy={strategy}", *short), trained("one", *short[:2])
+    alike(two, one, steps=3)
+
+
+def stopped(folder, name):
+    """A copy of a finished run, as if it had been killed after step 8."""
+    shutil.copytree(folder.path, name)
+    copy = RunFolder(Path(name))
+    for path in (copy.path / "DONE", copy.weights, *copy.checkpoints.glob("step=16*")):
+        path.unlink()
+    return copy
+
+
+@pytest.mark.slow
+def test_a_sharded_run_resumes_on_shards_and_on_one_process(one):
+    two = by_two("two", "machine.strategy=fsdp2")
+    again = stopped(two, "again")
+    by_two("again", "machine.strategy=fsdp2")
+    assert "resumed from step=8.ckpt" in (again.path / "log.txt").read_text()
+    a, b = load_file(again.weights), load_file(two.weights)
+    assert all(torch.equal(a[name], b[name]) for name in b)
+    assert (again.path / "metrics.csv").read_text() == (two.path / "metrics.csv").read_text()
+    alone = stopped(two, "alone")
+    train(tiny(*STEPS), alone)
+    alike(alone, one)
 
 
 def test_shards_are_the_global_batches_dealt_out_in_turn():
@@ -98,6 +149,55 @@ def test_a_batch_that_cannot_be_shared_is_refused_before_anything_is_written():
     with pytest.raises(ConfigError, match=r"^training.batch: 32 images cannot be shared by 3 processes evenly$"):
         train(tiny("machine.devices=3"), RunFolder(Path("run")))
     assert not Path("run").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("training.precision=64-true", "training.precision: 64-true is not for fsdp2; use 32-true or bf16-mixed"),
+        (
+            "outer.norm=dyt",
+            "machine.strategy: fsdp2 cannot cut outer.blocks.0.norm1.alpha, a single number (of dyt); use",
+        ),
+    ],
+)
+def test_what_cannot_be_sharded_is_refused_before_anything_is_written(override, said):
+    with pytest.raises(ConfigError, match=f"^{re.escape(said)}"):
+        train(tiny("machine.strategy=fsdp2", override), RunFolder(Path("run")))
+    assert not Path("run").exists()
+
+
+def test_a_frozen_outer_model_is_not_sharded():
+    recipe = replace(tiny("machine.strategy=fsdp2"), init_from="runs/other", freeze="outer")
+    with pytest.raises(ConfigError, match=r"^freeze: outer trains a small inner model alone, which needs no fsdp2"):
+        train(recipe, RunFolder(Path("run")))
+
+
+@pytest.mark.parametrize(("here", "all_", "nodes"), [(2, 2, 1), (2, 4, 2)])
+def test_torchrun_and_the_recipe_must_agree(monkeypatch, here, all_, nodes):
+    world = {"TORCHELASTIC_RUN_ID": "none", "LOCAL_WORLD_SIZE": str(here), "WORLD_SIZE": str(all_)}
+    for name, value in world.items():
+        monkeypatch.setenv(name, value)
+    said = rf"^machine.devices: torchrun has started {here} .* machine.devices={here} machine.num_nodes={nodes}$"
+    with pytest.raises(ConfigError, match=said):
+        train(tiny(), RunFolder(Path("run")))
+    check_share(tiny(f"machine.devices={here}", f"machine.num_nodes={nodes}"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_torchrun_starts_the_processes(strategy):
+    """They write one run, and the first evaluates it."""
+    Path("recipe.yaml").write_text(yaml.safe_dump(resolved(tiny("training.steps=4", f"machine.strategy={strategy}"))))
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "arinar_lab"]
+    command = [*words, "train", "recipe.yaml", "machine.devices=2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (
+        len(list(Path("runs").glob("*/seed_0/DONE")))
+        == len(list(Path("runs").glob("*/seed_0/evaluations/*/report.json")))
+        == 1
+    )
 
 
 @pytest.mark.slow

@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from arinar_lab.run.config import ConfigError, build, parse, ready
-from arinar_lab.run.data import DataModule, Digits
+from arinar_lab.run.data import Digits
+from arinar_lab.run.datamodule import DataModule
 from arinar_lab.run.images import CIFAR10, MNIST, Damaged, Hub, ImageFolder, centre_crop, damaged
 
 CLASSES = 4

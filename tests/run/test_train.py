@@ -9,18 +9,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback, WeightAveraging
+from lightning.pytorch.callbacks import Callback
 from safetensors.torch import load_file
 from tiny import tiny
 from torch import nn
 
 from arinar_lab.model.layers import Vectors
 from arinar_lab.run import train as training
+from arinar_lab.run.averaging import Averaging
 from arinar_lab.run.checkpoint import by_age, newest_checkpoint, seal
 from arinar_lab.run.config import ConfigError, Training, build
+from arinar_lab.run.divergence import Diverged
 from arinar_lab.run.evaluate import load
 from arinar_lab.run.folder import RunFolder, read_json
-from arinar_lab.run.module import ArinarModule, Diverged, decayed, rate
+from arinar_lab.run.module import ArinarModule, decayed, rate
 from arinar_lab.run.train import load_weights, read_metrics, save_weights, train, use_threads
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -326,9 +328,9 @@ class Keep(Callback):
     """Keeps what the weights and their averages are after the last step."""
 
     def on_train_batch_end(self, trainer, module, *_):
-        averaging = next(c for c in trainer.callbacks if isinstance(c, WeightAveraging))
+        averaging = next(c for c in trainer.callbacks if isinstance(c, Averaging))
         self.raw = {name: value.clone() for name, value in module.state_dict().items()}
-        self.averaged = {n: value.clone() for n, value in averaging._average_model.module.state_dict().items()}
+        self.averaged = self.raw | {name: value.clone() for name, value in averaging.averages.items()}
 
 
 def test_final_weights_are_the_averaged_ones(monkeypatch):
@@ -367,7 +369,7 @@ def test_weights_survive_the_way_to_disk_and_back(short):
 def test_saving_weights_leaves_no_draft():
     recipe = tiny()
     module = ArinarModule(build(recipe), recipe.training, 0)
-    save_weights(Path("below/final.safetensors"), module)
+    save_weights(Path("below/final.safetensors"), module.state_dict())
     assert [p.name for p in Path("below").iterdir()] == ["final.safetensors"]
 
 

@@ -51,7 +51,7 @@ def test_the_kept_conditions_are_those_of_the_first_steps(base):
     z, x, where, index = kept.at(1)
     assert z.shape[0] == recipe.training.batch and torch.equal(kept.at(7)[3], index)
     from arinar_lab.model.noise import Noise
-    from arinar_lab.run.data import DataModule
+    from arinar_lab.run.datamodule import DataModule
 
     loader = iter(DataModule(experiment.source, recipe.training.batch, recipe.seed).train_dataloader())
     next(loader)

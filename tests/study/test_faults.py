@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -322,6 +323,7 @@ def said_at_the_end(monkeypatch, capsys, words, **environment):
     [
         ("postgresql+nodriver://u:secret@127.0.0.1/x", "u:***@127.0.0.1/x: needs the Python package nodriver"),
         ("mysql://u:secret@h/x", "mysql://u:***@h/x: 'mysql' is neither postgresql nor sqlite"),
+        ("sqlite://", "names no database, as in sqlite:///queue.db"),
         ("secret and more", "not an address, as in postgresql+psycopg://user@host/database"),
         ("sqlite:////nowhere/at/all/secret.db?password=secret", "does not answer"),
     ],
@@ -393,6 +395,31 @@ def test_no_password_is_in_any_file(postgresql, monkeypatch):
     work(plan)
     files = [path for path in Path().rglob("*") if path.is_file()]
     assert plan.jobs[0].done and not [path for path in files if PASSWORD.encode() in path.read_bytes()]
+
+
+def test_what_another_machine_has_finished_is_not_run_again(postgresql, monkeypatch):
+    monkeypatch.setenv("ARINAR_STORAGE", postgresql.url())
+    plan = plan_of(seeds=[0])
+    assert len(enqueue(plan)) == 3
+    monkeypatch.setattr(worker, "run_job", lambda job, plan: 1.0)  # its files are on the other machine
+    assert work(plan) == []
+    assert enqueue(plan) == []
+    asked = replace(plan, arms=tuple(replace(arm, recipe=evaluated(arm.recipe, 21)) for arm in plan.arms))
+    assert [job.key for job in enqueue(asked)] == [job.key for job in plan.jobs]  # measured otherwise
+
+
+def evaluated(recipe, images):
+    return replace(recipe, evaluation=replace(recipe.evaluation, images=images))
+
+
+def test_two_studies_that_begin_at_once_train_an_arm_of_two_names_once():
+    arms = {"base": SHORT, "seeds": [0]}
+    plans = [plan_of(axes={}, arms={name: {"inner.head.components": 2}}, **arms) for name in ("one", "other")]
+    jobs = [plan.jobs[0] for plan in plans]
+    assert jobs[0].folder != jobs[1].folder and jobs[0].key == jobs[1].key
+    first, second = (job.folder.settled(job.recipes[0]) for job in jobs)
+    assert first == second == jobs[0].folder
+    assert plans[1].jobs[0].folder == first
 
 
 def test_seconds_of_the_heartbeat_are_checked(monkeypatch):

@@ -297,6 +297,7 @@ def test_an_arm_cannot_take_the_name_of_a_cell():
         ({"axes": {"inner.group": [1, 3]}}, ["arm group=3: inner.group: 3 does not divide"]),
         ({"vary": {"outer.norm": "rms"}}, ["vary.outer.norm: 'rms' is not a list"]),
         ({"vary": K, "baseline": "none"}, ["baseline: 'none' is no arm to vary; one of base"]),
+        ({"vary": K, "baseline": ["none"]}, ["baseline: ['none'] is no arm to vary; one of base"]),
         ({"vary": K, "arms": {"components=2": {}}}, ["vary: the arm components=2 stands there twice"]),
         ({"axes": K, "match": 3}, ["match: 3 is not a mapping"]),
         ({"axes": K, "match": {"cost": "gflop"}}, ["match.cost: 'gflop' is not one of", "did you mean gflops?"]),

@@ -8,8 +8,8 @@ from reports import BITS, FD, full_report, report_of, study, whole, whole_and_fu
 from rich.console import Console
 from tiny import tiny, write_study
 
+from arinar_lab.run.divergence import Diverged
 from arinar_lab.run.folder import write_json
-from arinar_lab.run.module import Diverged
 from arinar_lab.study import ablate
 from arinar_lab.study.ablate import finish
 from arinar_lab.study.comparison import effects

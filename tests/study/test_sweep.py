@@ -2,7 +2,10 @@
 
 import csv
 import os
+import shutil
 import signal
+import subprocess
+import sys
 import time
 import traceback
 from collections import Counter
@@ -21,10 +24,12 @@ from arinar_lab.run.folder import RunFolder, read_json, write_json
 from arinar_lab.run.schema import ConfigError
 from arinar_lab.run.train import Stopped, train
 from arinar_lab.study import trials
+from arinar_lab.study.plan import read_plan
 from arinar_lab.study.search import read_sweep
 from arinar_lab.study.space import corners, read_parameters
 from arinar_lab.study.sweep_report import importances, markdown, rerun_rows, summaries, trials_csv, volumes
 from arinar_lab.study.trials import chosen, claim, feasible, finished, front, open_search, repeats, work
+from arinar_lab.study.worker import enqueue
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -130,16 +135,29 @@ FAULTS = {
              "search.training.lr.when.outter: is not searched; did you mean outer?"),
     "when value": ({"search": {**ARCHITECTURES, "sampler.steps": {"int": [1, 2], "when": {"outer": "maskd"}}}},
                    "'maskd' is none of its choices (causal, masked)"),
+    "when nothing": ({"search": {**ARCHITECTURES, "sampler.steps": {"int": [1, 2], "when": {"outer": []}}}},
+                     "search.sampler.steps.when.outer: names no value"),
+    "when a mapping": ({"search": {**ARCHITECTURES, "sampler.steps": {"int": [1, 2], "when": {"outer": {"a": 1}}}}},
+                       "{'a': 1} is none of its choices"),
+    "when a list": ({"search": {**ARCHITECTURES, "sampler.steps": {"int": [1, 2], "when": {"outer": [["masked"]]}}}},
+                    "['masked'] is none of its choices"),
     "when itself": ({"search": {"outer": {"categorical": {"a": {}, "b": {}}, "when": {"outer": "a"}}}}, "waits for itself"),
     "seed": ({"search": {"seed": {"int": [0, 5]}}}, "search.seed: decides what is measured"),
     "no space": ({"search": {}}, "search: missing"),
     "objective": ({"objectives": [{"metric": "quality/fd_digit", "direction": "minimize"}]},
                   "objectives.0.metric: no run produces 'quality/fd_digit'; did you mean quality/fd_digits?"),
+    "no name": ({"objectives": [{"metric": ["quality/fd_digits"], "direction": "minimize"}]}, "objectives.0.metric: no run"),
+    "no mixture": ({"search": {"inner.head": {"categorical": {"gmm": {"kind": "gmm"}, "spline": {"kind": "spline"}}}},
+                    "objectives": [{"metric": "components/dead", "direction": "minimize"}]},
+                   "objectives: no run produces components/dead with head=spline"),
+    "no resolution": ({"objectives": [{"metric": "val/bits_per_dim_at_resolution", "direction": "minimize"}]},
+                      "objectives: no run produces val/bits_per_dim_at_resolution"),
     "never": ({"objectives": [{"metric": "val/gap_bits_per_dim", "direction": "minimize"}]},
               "objectives: no run produces val/gap_bits_per_dim"),
     "direction": ({"objectives": [{"metric": "quality/fd_digits"}]}, "objectives.0.direction: None is not one of"),
     "constraint": ({"constraints": {"cost/memory": 1}}, "constraints: no run produces 'cost/memory'"),
     "ceiling": ({"constraints": {"cost/parameters": "few"}}, "constraints.cost/parameters: 'few' is not a number"),
+    "no ceiling": ({"constraints": {"cost/parameters": float("nan")}}, "constraints.cost/parameters: nan is not a number"),
     "trials": ({"trials": 0}, "trials: 0 is not a whole number above 0"),
     "part of a trial": ({"trials": 2.5}, "trials: 2.5 is not a whole number above 0"),
     "hours": ({"hours": -1}, "hours: -1 is not a number above 0"),
@@ -171,6 +189,23 @@ def test_another_space_is_not_mixed_with_what_was_begun():
     other = sweep_of(search={"sampler.temperature": {"float": [0.5, 1.5]}})
     with pytest.raises(ConfigError, match="was begun with another space"):
         open_search(other, other.targets[0])
+
+
+def test_a_sweep_and_an_ablation_of_one_name_are_not_mixed():
+    """Their reports and queues would lie in one folder."""
+    base, study = Path("base.yaml"), Path("one/sweep.yaml")
+    sweep = sweep_of()
+    study.parent.mkdir()
+    axes = {"inner.head.components": [1, 2]}
+    study.write_text(yaml.safe_dump({"base": f"../{base}", "axes": axes, "seeds": [0]}))
+    plan = read_plan(study)
+    enqueue(plan)
+    with pytest.raises(ConfigError, match="studies/sweep: holds an ablation of this name; rename the file"):
+        open_search(sweep, sweep.targets[0])
+    shutil.rmtree("studies")
+    open_search(sweep, sweep.targets[0])
+    with pytest.raises(ConfigError, match="studies/sweep: holds a sweep of this name; rename the file"):
+        enqueue(plan)
 
 
 # The search
@@ -277,6 +312,39 @@ def test_stopping_the_command_spends_no_try(monkeypatch):
     work(sweep)
     (done,) = finished(open_search(sweep, sweep.targets[0]))
     assert done.state == TrialState.COMPLETE and len(seen.asked) == 1 and done.user_attrs["tries"] == 1
+
+
+def test_a_worker_that_is_asked_to_end_hands_its_trial_back_and_spends_no_try(monkeypatch):
+    Measured(monkeypatch, lambda cell: (Path("begun").touch(), time.sleep(60)))
+    sweep = sweep_of(trials=1)
+    study = open_search(sweep, sweep.targets[0])
+    child = forked_worker(sweep, Path.cwd())
+    while not Path("begun").exists():
+        time.sleep(0.02)
+    os.kill(child, signal.SIGTERM)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 143
+    again = study.get_trials()[-1]
+    assert again.state == TrialState.WAITING and again.user_attrs["tries"] == 1
+
+
+@pytest.mark.parametrize("metrics", [trade_off, lambda cell: {}], ids=["measured", "failed"])
+def test_a_worker_that_was_silent_for_too_long_takes_the_next_trial(monkeypatch, metrics, capsys):
+    """Its trial was given to another meanwhile: what it measured is not told, and nothing is wrong."""
+    sweep = sweep_of(trials=2)
+    study = open_search(sweep, sweep.targets[0])
+
+    def silent(cell):
+        (running,) = study.get_trials(states=(TrialState.RUNNING,))
+        if running.number == 0:
+            trials.hand_back(study, running, {"tries": 2})
+            return metrics(cell)
+        return trade_off(cell)
+
+    Measured(monkeypatch, silent)
+    work(sweep)
+    states = [t.state for t in study.get_trials()]
+    assert states == [TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
+    assert "metrics" not in study.get_trials()[0].user_attrs
 
 
 def test_a_killed_worker_loses_no_trial_and_repeats_no_finished_one(monkeypatch):
@@ -423,6 +491,8 @@ def forked_worker(sweep, folder):
         os.chdir(folder)
         work(sweep)
         status = 0
+    except SystemExit as leave:
+        status = int(leave.code or 0)
     except BaseException:
         traceback.print_exc()
     finally:
@@ -547,3 +617,18 @@ def test_what_the_search_saw_is_not_in_the_table(monkeypatch):
 def test_the_shipped_sweeps_are_sound(name):
     sweep = read_sweep(Path(__file__).parents[2] / "sweeps" / f"{name}.yaml")  # which builds the corners of the space
     assert sweep.question and 0 not in sweep.seeds and len(sweep.seeds) == 3
+
+
+@pytest.mark.slow
+def test_two_processes_train_a_trial_together():
+    """The second process trains the run that the first has taken, and takes no trial itself."""
+    path = write_sweep(base=tiny("training.steps=4"), trials=2, objectives=[BITS])
+    command = [sys.executable, "-m", "arinar_lab", "work", str(path), "machine.devices=2"]
+    environment = {**os.environ, "ARINAR_TRACKING": "off", "PYTHONPATH": str(Path(cli.__file__).parents[2])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    sweep = read_sweep(path, {"machine.devices": 2})
+    (target,) = sweep.targets
+    trials_of = open_search(sweep, target).get_trials()
+    assert [t.state for t in trials_of] == [TrialState.COMPLETE] * 2
+    assert all(again.results.keys() == {1} for again in repeats(sweep))

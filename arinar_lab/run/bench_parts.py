@@ -1,0 +1,121 @@
+"""What a whole generation hides, measured alone: the inner loop, a training step, memory by batch, operations by name.
+
+inner loop        64 tokens drawn at given conditions, feature after feature
+training step     loss, gradients and optimiser, on tokens of random numbers
+memory            at its highest, by batch: bytes = weights and what is made once + batch · slope
+profile           where the time of one step of a walk goes, by torch's profiler
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..model import plain
+from ..model.arinar import Arinar
+from ..model.density import Density
+from ..model.noise import Noise
+from .bench import PUBLISHED, Case, How, Result, clock, highest, in_turns, is_published, seconds_of, under
+from .bench_walk import CANDIDATES, ours
+from .config import build
+from .module import ArinarModule
+
+OPERATIONS = 25  # of a profile
+
+
+@torch.no_grad()
+def inner_loop(case: Case, model: Arinar, how: How) -> Result:
+    """Time the drawing of as many tokens as the case has images, at given conditions and under its guidance."""
+    sampler, device, tokens = case.recipe().sampler, how.device, case.batch
+    guided = sampler.guidance != 1
+    z = torch.randn((1 + guided) * tokens, model.outer.context, device=device)
+    noise, generator = Noise.of(torch.arange(tokens, device=device), "sample"), torch.Generator(device)
+
+    def draw() -> Tensor:
+        null: Density | None = model.inner(z[tokens:]) if guided else None
+        return sampler.apply(model.inner(z[:tokens]), null, 1.0).draw(noise)[0]
+
+    def released() -> Tensor:
+        return plain.draw(model, z, noise, replace(sampler, candidates=CANDIDATES), 1.0, generator)
+
+    with FlopCounterMode(display=False) as counter:
+        draw()
+    other = (lambda: seconds_of(released, device)) if is_published(model) else None
+    seconds, others = in_turns(lambda: seconds_of(draw, device), other, how.repeats)
+    return Result(
+        "inner loop", case.preset, tokens, sampler.guidance, 1, seconds, others, PUBLISHED if other else "",
+        float(counter.get_total_flops()),
+    )  # fmt: skip
+
+
+def training_step(case: Case, how: How) -> Result:
+    """Time loss, gradients and optimiser of a batch, beside the published loss under the same optimiser.
+
+    In each repeat both have the same masks. A first step of each is not counted.
+    """
+    recipe, device = case.recipe(), how.device
+    experiment = build(recipe)
+    module = ArinarModule(experiment, recipe.training, recipe.seed).to(device).train()
+    optimizer: Any = module.configure_optimizers()["optimizer"]
+    y = torch.arange(case.batch, device=device) % len(module.model.labels.classes())
+    noise, shape = Noise.of(y, "bench"), (experiment.codec.tokens, experiment.codec.features)
+    x = noise.at(0).normal(shape[0] * shape[1]).unflatten(-1, shape)
+
+    def step(loss: Callable[..., Tensor], repeat: int) -> float:
+        begun = clock(device)
+        optimizer.zero_grad()
+        loss(x, y, noise.at(1 + repeat)).backward()
+        optimizer.step()
+        return clock(device) - begun
+
+    def released(*words: Any) -> Tensor:
+        return plain.loss(module.model, *words)
+
+    with FlopCounterMode(display=False) as counter:
+        step(module.model.loss, 0)
+    both = is_published(module.model)
+    if both:
+        step(released, 0)
+    mine, theirs = iter(range(how.repeats)), iter(range(how.repeats))
+    other = (lambda: step(released, next(theirs))) if both else None
+    seconds, others = in_turns(lambda: step(module.model.loss, next(mine)), other, how.repeats)
+    return Result(
+        "training step", case.preset, case.batch, 1.0, 1, seconds, others, PUBLISHED if both else "",
+        float(counter.get_total_flops()),
+    )  # fmt: skip
+
+
+def memory(case: Case, model: Arinar, batches: tuple[int, ...] = (1, 2, 4)) -> dict[str, Any]:
+    """Bytes of generation at its highest, by batch, and the line through them."""
+    sampler = case.recipe().sampler
+    last = model.outer.check_steps(sampler.steps) - 1
+    found = [highest(model, sampler, batch, last) for batch in batches]
+    slope, base = np.polyfit(batches, found, 1)
+    off = max(abs(base + slope * batch - seen) / seen for batch, seen in zip(batches, found, strict=True))
+    return {
+        "preset": case.preset,
+        "guidance": sampler.guidance,
+        "bytes": dict(zip(map(str, batches), found, strict=True)),
+        "bytes_an_image": round(slope),
+        "bytes_at_rest": round(base),
+        "largest_deviation": off,
+    }
+
+
+def profile(case: Case, model: Arinar, how: How) -> str:
+    """A table of the operations in the middle step of a walk, those that take most time first."""
+    sampler, device = case.recipe().sampler, how.device
+    middle = [model.outer.check_steps(sampler.steps) // 2]
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if device.type == "cuda":
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=activities) as seen, under(case.precision, device):
+        ours(model, sampler, case.batch, middle, lambda: clock(device))
+    by = f"self_{device.type}_time_total"
+    return seen.key_averages().table(sort_by=by, row_limit=OPERATIONS, max_name_column_width=48)

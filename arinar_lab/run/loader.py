@@ -1,0 +1,122 @@
+"""Batches of a part of the data, (image, label, index), in an order that resumes.
+
+The order is a function of (seed, epoch), and its state is saved with the checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ..model.noise import Noise
+
+
+class Items(Dataset):
+    """(images, labels, indices) of a part of the data, a batch at a time; item i + n is item i, mirrored.
+
+    Arguments:
+        part: (images, labels); flip: whether training asks for mirrored ones.
+    """
+
+    def __init__(self, part: tuple[Tensor, Tensor], flip: bool = False) -> None:
+        (self.images, self.labels), self.flip = part, flip
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def lazy(self) -> bool:
+        """Whether images are read when they are asked for."""
+        return not isinstance(self.images, Tensor)
+
+    def check(self) -> None:
+        """Refuse images of which too many were damaged (see `images.py`), whichever process has read them."""
+        if hasattr(self.images, "check"):
+            self.images.check()
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        i = torch.tensor(indices)
+        index = i % len(self)
+        if self.lazy:
+            return self.images[i], self.labels[index], index
+        images = self.images[index]
+        if self.flip:
+            mirrored = (i >= len(self)).reshape(-1, *(1,) * (images.dim() - 1))
+            images = torch.where(mirrored, images.flip(-1), images)
+        return images, self.labels[index], index
+
+
+def as_read(batch: Any) -> Any:
+    """`Items` are read as batches, so that nothing is left to collate."""
+    return batch
+
+
+class Order(Sampler[int]):
+    """A permutation of n items, keyed by (seed, epoch), from item `start` on, dealt out in turn to those that train together.
+
+    Arguments:
+        n: items; seed: of the permutation; share: (rank, world); end: items of an epoch that are dealt out.
+        flip: whether i + n stands for half of the items i: the same, mirrored.
+    """
+
+    def __init__(
+        self, n: int, seed: int, share: tuple[int, int] = (0, 1), end: int | None = None, flip: bool = False
+    ) -> None:
+        self.n, self.seed, self.share, self.flip, self.epoch, self.start = n, seed, share, flip, 0, 0
+        self.end = n if end is None else end
+
+    def __iter__(self) -> Iterator[int]:
+        noise, (rank, world) = Noise.of(torch.tensor(self.seed), "order").at(self.epoch), self.share
+        order = noise.permutation(self.n)
+        if self.flip:
+            order = order + self.n * (noise.at(1).uniform(self.n)[order] < 0.5)
+        yield from order[self.start + rank : self.end : world].tolist()
+
+    def __len__(self) -> int:
+        return -(-(self.end - self.share[0]) // self.share[1])
+
+
+class ResumableLoader(DataLoader):
+    """A loader whose state is (epoch, batches handed out), so that training resumes in mid-epoch with the same batches.
+
+    Lightning saves and loads the state of any loader that has these two methods. It calls iter() once an epoch and never
+    exhausts the iterator, therefore the epoch is advanced at its start.
+
+    Arguments:
+        batch: images a step, of all processes; share: (rank, world) of this one; workers: processes that read ahead.
+    """
+
+    def __init__(
+        self, dataset: Items, batch: int, seed: int, share: tuple[int, int] = (0, 1), workers: int = 0
+    ) -> None:
+        whole = len(dataset) // batch * batch  # so that every rank has equally many batches
+        self.order = Order(len(dataset), seed, share, whole, dataset.flip)
+        self.epoch, self.done, self.batch, self.items = 0, 0, batch, dataset
+        super().__init__(
+            dataset,
+            batch_size=batch // share[1],
+            sampler=self.order,
+            drop_last=True,
+            collate_fn=as_read,
+            generator=torch.Generator().manual_seed(seed),
+            num_workers=workers,
+        )
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        if self.done >= len(self):
+            self.epoch, self.done = self.epoch + 1, 0
+        self.order.epoch, self.order.start = self.epoch, self.done * self.batch
+        for batch in super().__iter__():
+            self.done += 1
+            self.items.check()
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        return {"epoch": self.epoch, "done": self.done}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.epoch, self.done = state["epoch"], state["done"]

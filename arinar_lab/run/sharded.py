@@ -1,0 +1,61 @@
+"""Weights cut into shards, one for every process: FSDP2, torch's `fully_shard` (arXiv 2304.11277).
+
+    every block     gathered when it is called, forwards and backwards, and let go behind it
+    the rest        likewise, while the model's loss or likelihood is computed
+
+A parameter is a `DTensor` then: a process holds one slice along the first axis, and so it does of gradient, optimiser state
+and average. Everything is computed as by one process that holds it all.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from ..model.heads.conditioned import ConditionedBlock
+from ..model.layers import Block
+
+BLOCKS = (Block, ConditionedBlock)
+METHODS = ("loss", "log_prob")  # of the model, which gather what is in no block
+
+
+def shard(model: nn.Module, mesh: DeviceMesh) -> None:
+    """Cut a model's weights over the processes of a mesh, in place."""
+    for module in list(model.modules()):
+        if isinstance(module, BLOCKS):
+            fully_shard(module, mesh=mesh)
+    fully_shard(model, mesh=mesh, reshard_after_forward=True)  # between two calls every weight is a shard
+    for name in METHODS:
+        register_fsdp_forward_method(model, name)
+
+
+@torch.no_grad()
+def local(value: Tensor) -> Tensor:
+    """The slice of a tensor that this process holds; all of it where it is not sharded. It shares its memory."""
+    return value.to_local().detach() if isinstance(value, DTensor) else value.detach()
+
+
+def whole(value: Tensor) -> Tensor:
+    """All of a tensor. Every process must ask."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def joined(slices: Tensor, like: Tensor) -> Tensor:
+    """The whole of which every process holds a slice as it does of `like`. Every process must ask."""
+    if not isinstance(like, DTensor):
+        return slices
+    made = DTensor.from_local(
+        slices, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
+    )
+    return made.full_tensor().cpu()
+
+
+def shard_of(value: Tensor, like: Tensor) -> Tensor:
+    """This process's slice of a whole tensor that every process holds."""
+    if not isinstance(like, DTensor):
+        return value
+    made = distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+    return made.to_local()
