@@ -112,6 +112,18 @@ def forked(monkeypatch):
             process.wait(10)
 
 
+@pytest.fixture
+def small_disk():
+    """A disk of 4 MB."""
+    place = Path("disk").absolute()
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)]
+    if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("a small disk (tmpfs) may not be mounted here")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
 @pytest.fixture(scope="session")
 def postgresql():
     """A PostgreSQL server for all tests; skipped where it is not installed."""

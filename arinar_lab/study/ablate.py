@@ -59,8 +59,11 @@ def ablate(plan: Plan, command: list[str], workers: int, console: Console) -> in
     if todo and not _work(plan, todo, command, min(workers, len(todo)), console):
         console.print("Stopped. The same command goes on where it stopped.")
         return 130
-    _measure(plan, console)
-    return finish(plan, console)
+    faults = _measure(plan, console)
+    status = finish(plan, console)
+    for line in faults:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return 1 if faults else status
 
 
 def _tell_of_others(plan: Plan, console: Console) -> None:
@@ -250,8 +253,13 @@ def _outcome(job: Job, name: str) -> str:
     return f"{escape(name)}: {bits} bits/dim{distance}, trained in {metrics['time/train_seconds']:.0f} s"
 
 
-def _measure(plan: Plan, console: Console) -> None:
-    """Speed of every finished cell, one after the other, with no worker beside it; and the outside references."""
+def _measure(plan: Plan, console: Console) -> list[str]:
+    """Speed of every finished cell, one after the other, with no worker beside it; and the outside references.
+
+    Returns:
+        why some could not be measured; one bad run keeps no other from its report.
+    """
+    faults = []
     cells = [plan.cell(arm, seed) for seed in plan.seeds for arm in plan.arms]
     waiting = [
         (f, r)
@@ -261,9 +269,13 @@ def _measure(plan: Plan, console: Console) -> None:
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
     with Progress(*columns, console=console, transient=True) as bars:
         for folder, recipe in bars.track(waiting, description="measuring speed, alone on the machine"):
-            measure_speed(recipe, folder)
+            try:
+                measure_speed(recipe, folder)
+            except Exception as error:  # weights that were edited, out of memory, …
+                faults.append(f"The speed of {folder.path} is not measured: {' '.join(str(error).split())[:400]}")
         file = plan.folder / "references.json"
         if plan.references and not file.is_file():
             task = bars.add_task("fitting scikit-learn's estimators", total=1)
             write_json(file, references(plan.arms[0].recipe))
             bars.advance(task)
+    return faults

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from arinar_lab.run.evaluate import (
     peak_memory,
     save_grid,
 )
-from arinar_lab.run.folder import RunFolder
+from arinar_lab.run.folder import RunFolder, write_json
 from arinar_lab.run.metrics import BitsPerDim, compare
 from arinar_lab.run.train import read_metrics, train
 
@@ -442,3 +443,18 @@ def test_a_stated_resolution_is_the_probability_of_an_interval(monkeypatch, tmp_
         assert coarse == pytest.approx(0, abs=1e-6)
     whitened = build(tiny("codec={kind: vae, normalise: whiten}"))
     assert "val/bits_per_dim_at_resolution" not in likelihood(tiny("evaluation.resolution=0.1"), whitened)
+
+
+def test_all_users_of_a_machine_can_take_the_lock_of_the_speed_pass(a_run, monkeypatch, tmp_path):
+    monkeypatch.setattr(evaluation.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(evaluation, "load", lambda *_: pytest.fail("held"))
+    report = a_run.report(tiny())
+    del report["metrics"]["speed/images_per_second"]
+    write_json(a_run.evaluation(tiny()) / "report.json", report)
+    before = os.umask(0o077)
+    try:
+        with pytest.raises(pytest.fail.Exception, match="held"):
+            measure_speed(tiny(), a_run)
+    finally:
+        os.umask(before)
+    assert (tmp_path / evaluation.SPEED_LOCK).stat().st_mode & 0o777 == 0o666
