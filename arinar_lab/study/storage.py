@@ -15,7 +15,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -208,6 +208,7 @@ def patiently(act: Callable[[], T]) -> T:
                 raise
             if not told:
                 said = str(error) if isinstance(error, Silent) else f"the storage is away ({type(error).__name__})"
-                print(f"{time.strftime('%T')} {said}; waiting for it", flush=True)
+                with suppress(OSError):  # a worker's log may be on the disk that is full
+                    print(f"{time.strftime('%T')} {said}; waiting for it", flush=True)
             told = True
             time.sleep(1)

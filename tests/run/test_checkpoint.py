@@ -205,7 +205,7 @@ def test_the_history_is_rewound_whole_or_not_at_all():
 
 
 def test_what_numpy_says_of_a_full_disk_is_understood():
-    with pytest.raises(DiskFull, match="^run: the disk is full"), disk.room_for(Path("run")):
+    with pytest.raises(DiskFull, match=r"^run: the disk is full"), disk.room_for(Path("run")):
         raise OSError("1000 requested and 40 written")
 
 
