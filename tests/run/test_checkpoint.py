@@ -194,6 +194,7 @@ def test_the_history_is_rewound_whole_or_not_at_all():
     run = RunFolder(Path("run"))
     run.path.mkdir()
     logger = training.RunLogger(run, None)
+    logger.rewind(0)
     for step in range(20):
         logger.log_metrics({"train/loss": 1.5 * step}, step)
     before = logger.file.read_bytes()
