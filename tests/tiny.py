@@ -10,7 +10,8 @@ import yaml
 from arinar_lab.run.config import Recipe, merge, parse, read_overrides, read_recipe, resolved
 from arinar_lab.run.evaluate import evaluate, measure_speed
 from arinar_lab.run.folder import RunFolder
-from arinar_lab.run.train import train
+from arinar_lab.run.throughput import PREFIX
+from arinar_lab.run.train import read_metrics, train
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 WIDTHS = ["outer.width=16", "outer.depth=1", "outer.heads=2", "inner.width=8", "inner.heads=2"]
@@ -43,6 +44,11 @@ def finished(recipe: Recipe, folder: RunFolder | None = None) -> RunFolder:
     evaluate(recipe, folder)
     measure_speed(recipe, folder)
     return folder
+
+
+def logged(folder: RunFolder) -> list[tuple[int, str, float]]:
+    """The rows of metrics.csv but for times, which no two runs share."""
+    return [row for row in read_metrics(folder.path / "metrics.csv") if not row[1].startswith(PREFIX)]
 
 
 def write_study(name: str = "study", base: Recipe | None = None, **keys: Any) -> Path:

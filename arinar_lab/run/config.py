@@ -150,6 +150,7 @@ class Machine:
         accelerator: `auto` is a CUDA GPU where there is one, else the CPU.
         devices: processes on a machine, one a device; num_nodes: machines; strategy: see `ranks.py`.
         accumulate: equal parts that a process takes its share of a batch in, one after the other; the batch stays what it is.
+        validation_batch: held-out images that a process takes at a time.
         recompute: whether blocks are computed again on the way back, and need not be remembered.
         compile: whether the blocks of a training step are compiled, where there is a compiler.
         threads: of torch on the CPU; 0 leaves torch's own choice.
@@ -161,13 +162,15 @@ class Machine:
     num_nodes: int = 1
     strategy: Literal["auto", "ddp", "fsdp2"] = "auto"
     accumulate: int = 1
+    validation_batch: int = 512
     recompute: bool = False
     compile: bool = False
     threads: int = 1
     workers: int = 0
 
     def __post_init__(self) -> None:
-        at_least(1, devices=self.devices, num_nodes=self.num_nodes, accumulate=self.accumulate)
+        at_least(1, devices=self.devices, num_nodes=self.num_nodes)
+        at_least(1, accumulate=self.accumulate, validation_batch=self.validation_batch)
         at_least(0, threads=self.threads, workers=self.workers)
 
 

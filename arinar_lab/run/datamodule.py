@@ -17,10 +17,12 @@ class DataModule(LightningDataModule):
     Arguments:
         source: the data; batch: images a step; seed: of the order.
         workers: processes that read ahead what is not in memory, no more than there are processors.
+        held_out: images of a validation at a time.
     """
 
-    def __init__(self, source: Source, batch: int, seed: int, workers: int = 0) -> None:
+    def __init__(self, source: Source, batch: int, seed: int, workers: int = 0, held_out: int = 512) -> None:
         super().__init__()
+        self.at_a_time = held_out
         self.source, self.batch, self.seed = source, batch, seed
         self.workers = min(workers, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else workers)
 
@@ -37,4 +39,4 @@ class DataModule(LightningDataModule):
         rank, world = self.share
         part = Items(self.source.held_out)
         mine, workers = Subset(part, range(rank, len(part), world)), self.workers * part.lazy
-        return DataLoader(mine, batch_size=512, collate_fn=as_read, num_workers=workers)
+        return DataLoader(mine, batch_size=self.at_a_time, collate_fn=as_read, num_workers=workers)

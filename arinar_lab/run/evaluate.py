@@ -21,6 +21,7 @@ import statistics
 import tempfile
 import time
 import weakref
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from . import diagnose
 from .beliefs import beliefs
 from .config import Experiment, Recipe, build, ready
 from .folder import RunFolder, environment, git_state, read_json, write_json
+from .memory import room_on_device
 from .metrics import compare
 from .parts import seconds_of_parts
 from .schema import ConfigError
@@ -198,32 +200,47 @@ def by_image(recipe: Recipe, experiment: Experiment) -> dict[str, Tensor]:
         share = nats.cpu().double() / (-draws * codec.dims * math.log(2))
         bits.setdefault(name, torch.zeros(len(source.held_out[0]), dtype=torch.float64))[i] += share
 
+    def measure(i: Tensor, draw: int, most: int | None = None) -> None:
+        i = i[:most]
+        image, y = (part[i].to(device) for part in source.held_out)
+        noise = Noise.of(i.to(device), "held out").at(draw)
+        x, log_det = codec.encode(image, noise.at(0))
+        log_prob = model.log_prob(x, y, noise.at(1), recipe.sampler.steps) + log_det
+        add("val/bits_per_dim", i, log_prob)
+        if model.inner.likelihood == "estimate":
+            finer = model.log_prob(x, y, noise.at(1), recipe.sampler.steps, refined=True) + log_det
+            add("val/bits_per_dim_error", i, finer.double() - log_prob.double())
+        box = codec.box(image) if delta is None else codec.around(x, delta)
+        if box is not None and "pit" in model.inner.can:
+            add(reading, i, model.log_interval(x, y, *box, noise.at(1), recipe.sampler.steps))
+        truth = source.log_prob(image, y)
+        if truth is not None:
+            add("val/gap_bits_per_dim", i, log_prob - truth)
+
     for draw in range(draws):
         for i in torch.arange(len(source.held_out[0])).split(recipe.evaluation.batch):
-            image, y = (part[i].to(device) for part in source.held_out)
-            noise = Noise.of(i.to(device), "held out").at(draw)
-            x, log_det = codec.encode(image, noise.at(0))
-            log_prob = model.log_prob(x, y, noise.at(1), recipe.sampler.steps) + log_det
-            add("val/bits_per_dim", i, log_prob)
-            if model.inner.likelihood == "estimate":
-                finer = model.log_prob(x, y, noise.at(1), recipe.sampler.steps, refined=True) + log_det
-                add("val/bits_per_dim_error", i, finer.double() - log_prob.double())
-            box = codec.box(image) if delta is None else codec.around(x, delta)
-            if box is not None and "pit" in model.inner.can:
-                add(reading, i, model.log_interval(x, y, *box, noise.at(1), recipe.sampler.steps))
-            truth = source.log_prob(image, y)
-            if truth is not None:
-                add("val/gap_bits_per_dim", i, log_prob - truth)
+            with room_on_device("evaluation.batch", len(i), partial(measure, i, draw)):
+                measure(i, draw)
     return bits
 
 
 @torch.no_grad()
-def generate(recipe: Recipe, experiment: Experiment, y: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor]:
-    """Images of labels y [B] and seeds [B], decoded, and the truncated conditionals of each."""
-    device = experiment.device
-    noise = Noise.of(seeds.to(device), "sample")
-    x, truncated = experiment.model.generate(y.to(device), noise, recipe.sampler)
-    return experiment.codec.decode(x).cpu(), truncated.cpu()
+def generate(
+    recipe: Recipe, experiment: Experiment, y: Tensor, seeds: Tensor, key: str = "evaluation.batch"
+) -> tuple[Tensor, Tensor]:
+    """Images of labels y [B] and seeds [B], decoded, and the truncated conditionals of each.
+
+    Raises:
+        OutOfMemory: if so many do not fit, naming the `key` of their number and one that would.
+    """
+
+    def draw(n: int) -> tuple[Tensor, Tensor]:
+        noise = Noise.of(seeds[:n].to(experiment.device), "sample")
+        x, truncated = experiment.model.generate(y[:n].to(experiment.device), noise, recipe.sampler)
+        return experiment.codec.decode(x).cpu(), truncated.cpu()
+
+    with room_on_device(key, len(y), draw):
+        return draw(len(y))
 
 
 def quality(
@@ -329,7 +346,9 @@ def _time(recipe: Recipe, experiment: Experiment, batch: int, repeats: int) -> l
         if experiment.device.type == "cuda":
             torch.cuda.synchronize()
         begun = time.perf_counter()
-        generate(recipe, experiment, y, seeds)  # ends with a copy to the host, which synchronises
+        generate(
+            recipe, experiment, y, seeds, "evaluation.speed_batch"
+        )  # ends with a copy to the host, which synchronises
         seconds.append(time.perf_counter() - begun)
     return seconds[1:]
 

@@ -51,7 +51,7 @@ class ArinarModule(LightningModule):
         self.conditions: Conditions | None = None
         self._compute: Callable[[torch.device], Conditions | None] | None = None
         self._finite, self._begun = Finite(), 0
-        self._ratio: float | None = None
+        self.ratio: float | None = None
 
     @torch.no_grad()
     def fit_to(self, images: Tensor, codec: bool = True) -> None:
@@ -93,16 +93,19 @@ class ArinarModule(LightningModule):
         if self.trainer.training:
             first = batch[2][:1]
             noise = Noise.of(torch.full_like(first, self.seed), "train").at(self.global_step).at(first)
-            self._ratio = self.model.mask_ratio(noise.at(1))
+            self.ratio = self.model.mask_ratio(noise.at(1))
         return batch
 
-    def _parts(self, batch: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, ...]]:
+    def parts_of(self, batch: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, ...]]:
         """The batch of a step in equal parts, one after the other."""
         kept = () if self.conditions is None else self.conditions.at(self.global_step)
         return zip(*(part.chunk(self.parts) for part in kept or batch), strict=True)
 
-    def _loss(self, part: tuple[Tensor, ...]) -> Tensor:
-        """The mean loss of (images, labels, indices) or, with a frozen outer model, of (z, tokens, places, indices)."""
+    def loss_of(self, part: tuple[Tensor, ...], ratio: float | None) -> Tensor:
+        """The mean loss of (images, labels, indices) or, with a frozen outer model, of (z, tokens, places, indices).
+
+        With the masked share of the batch, where one is drawn.
+        """
         index = part[-1]
         noise = Noise.of(torch.full_like(index, self.seed), "train").at(self.global_step)
         if self.conditions is not None:
@@ -111,19 +114,20 @@ class ArinarModule(LightningModule):
         image, y, _ = part
         noise = noise.at(index)
         x, _ = self.codec.encode(image, noise.at(0))
-        return self.model.loss(x, y, noise.at(1), self._ratio)
+        return self.model.loss(x, y, noise.at(1), ratio)
 
     def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:
         """The loss of the batch, or of its last part over the number of parts: the gradients of the others are added here."""
         if self.parts > 1:
             self.zero_grad()
         losses: list[Tensor] = []
-        for part in self._parts(batch):
+        for part in self.parts_of(batch):
             if losses:
                 with torch.autocast(self.device.type, enabled=False):
                     self.trainer.strategy.backward(losses[-1], None)
                 losses[-1] = losses[-1].detach()
-            losses.append(self._loss(part) / self.parts if self.parts > 1 else self._loss(part))
+            loss = self.loss_of(part, self.ratio)
+            losses.append(loss / self.parts if self.parts > 1 else loss)
         self._seen = torch.stack(losses).detach().sum()
         if self._due:
             self.log("train/loss", self._seen, sync_dist=True)
@@ -184,13 +188,21 @@ class ArinarModule(LightningModule):
             advice = f"lower training.lr (now {o.peak:g}) or training.clip (now {o.clip:g})"
             raise Diverged(f"{what} at step {step}; {advice}")
 
-    def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_index: int) -> None:
+    def validate(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor | None]:
+        """The mean loss of held-out images, and log p of each in nats, where there is one."""
         image, y, index = batch
         noise = Noise.of(index, "held out").at(0)
         x, log_det = self.codec.encode(image, noise.at(0))
-        self.log("val/loss", self.model.loss(x, y, noise.at(2)), sync_dist=True)
-        if self.model.likelihood != "none":
-            self.bits_per_dim.update(self.model.log_prob(x, y, noise.at(1)) + log_det)
+        loss = self.model.loss(x, y, noise.at(2))
+        if self.model.likelihood == "none":
+            return loss, None
+        return loss, self.model.log_prob(x, y, noise.at(1)) + log_det
+
+    def validation_step(self, batch: tuple[Tensor, ...], batch_index: int) -> None:
+        loss, log_prob = self.validate(batch)
+        self.log("val/loss", loss, sync_dist=True)
+        if log_prob is not None:
+            self.bits_per_dim.update(log_prob)
             self.log("val/bits_per_dim", self.bits_per_dim, prog_bar=True)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:

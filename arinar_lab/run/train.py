@@ -40,10 +40,12 @@ from .economy import economise
 from .folder import RunFolder, git_state, write_json
 from .images import damaged
 from .loader import ResumableLoader
+from .memory import OutOfMemory, Room
 from .module import LOG_EVERY, ArinarModule
 from .ranks import check_sharding, check_share, follows, strategy, together
 from .schema import ConfigError
 from .sharded import whole
+from .throughput import Throughput
 from .tracking import Tracker
 from .transfer import conditions, take_over
 
@@ -72,6 +74,7 @@ class RunLogger(Logger):
     def __init__(self, folder: RunFolder, tracker: Tracker | None, watch: Watch | None = None) -> None:
         super().__init__()
         self.file, self.tracker, self.watch = folder.path / "metrics.csv", tracker, watch
+        self.latest: dict[str, float] = {}
 
     name, version = "arinar", ""
 
@@ -88,6 +91,7 @@ class RunLogger(Logger):
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         values = {name: float(value) for name, value in metrics.items() if name != "epoch"}
         append(self.file, _csv((step, name, value) for name, value in values.items()))
+        self.latest |= values
         if self.tracker:
             self.tracker.log(values, step or 0)
         if self.watch and "val/bits_per_dim" in values and self.watch(step or 0, values["val/bits_per_dim"]):
@@ -98,6 +102,14 @@ def _csv(rows: Iterable[tuple[Any, ...]]) -> str:
     text = io.StringIO(newline="")
     csv.writer(text).writerows(rows)
     return text.getvalue()
+
+
+class Bar(RichProgressBar):
+    """A progress bar with the loss that was logged last: that of the step at hand would be waited for."""
+
+    def get_metrics(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
+        latest = cast(RunLogger, trainer.logger).latest
+        return {**super().get_metrics(trainer, module), **{k: v for k, v in latest.items() if k == "train/loss"}}
 
 
 def read_metrics(file: Path) -> list[tuple[int, str, float]]:
@@ -240,6 +252,7 @@ def train(
         Stopped: if `watch` says so; the run can be resumed.
         ConfigError: if the recipe cannot be built, or no checkpoint is readable.
         Diverged: if the loss is no longer finite.
+        OutOfMemory: if a batch does not fit, naming one that would.
     """
     if folder.done:
         return
@@ -249,6 +262,7 @@ def train(
     ready(experiment)
     checkpoint = newest_checkpoint(folder)
     taken = take_over(recipe, experiment)
+    folder.path.mkdir(parents=True, exist_ok=True)  # torchrun starts all at once
     if not follows():
         folder.write_config(recipe)
         (folder.path / "FAILED").unlink(missing_ok=True)
@@ -261,12 +275,15 @@ def train(
     resume, logger = Resume(), RunLogger(folder, tracker, watch)
     if not follows():
         logger.rewind(int(checkpoint.stem.split("=")[1]) if checkpoint else 0)
-    trainer = _trainer(recipe, folder, logger, resume, bar)
+    room, trainer = Room(recipe, experiment.source), _trainer(recipe, folder, logger, resume, bar)
+    trainer.callbacks.append(room)  # type: ignore[attr-defined]
     begin = f"resumed from {checkpoint.name}" if checkpoint else "started"
     if taken:
         folder.log(f"{len(taken)} tensors from {recipe.init_from}, freeze: {recipe.freeze}")
     folder.log(f"{begin} at commit {git_state().get('commit', 'unknown')}, process {os.getpid()} on {platform.node()}")
-    data = DataModule(experiment.source, recipe.training.batch, recipe.seed, recipe.machine.workers)
+    data = DataModule(
+        experiment.source, recipe.training.batch, recipe.seed, recipe.machine.workers, recipe.machine.validation_batch
+    )
     try:
         with together(folder), _sigterm_for_lightning():
             trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
@@ -278,6 +295,10 @@ def train(
         stopped.saved = resume.seconds * (recipe.training.steps - done) / done
         folder.log(f"{stopped}, {stopped.saved:.0f} s saved")
         raise
+    except Exception as error:
+        if room.said:
+            raise OutOfMemory(room.said) from None
+        raise error
     except SystemExit:  # what Lightning makes of Ctrl-C
         raise KeyboardInterrupt from None
     finally:
@@ -311,12 +332,13 @@ def _sigterm_for_lightning() -> Iterator[None]:
 def _trainer(recipe: Recipe, folder: RunFolder, logger: Logger, resume: Resume, bar: bool) -> pl.Trainer:
     t, m = recipe.training, recipe.machine
     callbacks: list[Callback] = [Averaging(t.ema), resume, Progress(folder), Saver(folder, t.checkpoint_every)]
+    callbacks.append(Throughput(recipe, LOG_EVERY))
     return pl.Trainer(
         accelerator=accelerator(m), devices=m.devices, num_nodes=m.num_nodes, strategy=strategy(recipe), precision=t.precision,
         use_distributed_sampler=False,
         max_steps=t.steps, max_epochs=-1, val_check_interval=min(t.validate_every, t.steps), check_val_every_n_epoch=None,
         log_every_n_steps=LOG_EVERY, num_sanity_val_steps=0, logger=logger,
-        callbacks=[*callbacks, RichProgressBar()] if bar else callbacks, enable_progress_bar=bar,
+        callbacks=[*callbacks, Bar()] if bar else callbacks, enable_progress_bar=bar,
         enable_model_summary=False, enable_checkpointing=False, default_root_dir=folder.path,
     )  # fmt: skip
 

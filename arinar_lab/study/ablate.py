@@ -27,7 +27,7 @@ from rich.table import Table
 from ..run.evaluate import measure_speed
 from ..run.folder import read_json, write_json
 from ..run.schema import ConfigError
-from . import ranking
+from . import frontier, ranking
 from .comparison import effects
 from .cost import Cost, attempt, counted
 from .crew import Worker, all_ended, run_workers
@@ -85,7 +85,8 @@ def finish(plan: Plan, console: Console) -> int:
     results = collect(plan)
     console.print(terminal_table(results))
     differences = [line for part in results.by_budget for line in effects(part)]
-    for line in [*differences, *ranking.conclusions(results), "", *notes(results)]:
+    found = [*differences, "", *frontier.conclusions(results), *ranking.conclusions(results), "", *notes(results)]
+    for line in found:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print()
     with console.status("drawing figures, and telling MLflow"):

@@ -35,7 +35,7 @@ def calibration(results: Results) -> Any | None:
             ax.stairs(bins * shares.max(0), edges, baseline=bins * shares.min(0), fill=True, color=BLUE, alpha=0.5)
             ax.axhline(1, color=BLACK, linestyle="--", linewidth=0.8)
             ax.set_title(f"{wrapped(name, 24, 1)}\nKS {distance:.3f}", fontsize=7)
-            ax.set(xticks=[0, 0.5, 1])
+            ax.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
         axes[0, 0].set_ylim(0, min(HIGHEST, 1.05 * max(bins * shares.max() for shares, _ in found.values())))
         for ax in axes.flat[len(found) :]:
             ax.axis("off")

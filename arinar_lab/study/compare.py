@@ -221,6 +221,7 @@ _CONDITIONS: dict[str, Callable[[dict[str, Any]], str]] = {
     "Versions of torch differ": lambda r: r.get("environment", {}).get("torch", ""),
     "Devices differ": lambda r: r.get("environment", {}).get("device", ""),
     "Speed was measured differently": lambda r: _protocol(r.get("speed", {})),
+    "Readings are of other numbers of items": lambda r: _items(r),
     "Likelihoods are of different kinds": lambda r: " of ".join((r["likelihood"]["kind"], r["likelihood"]["unit"])),
 }
 _SECTIONS = {
@@ -232,6 +233,17 @@ _SECTIONS = {
 
 def _commit(git: dict[str, Any]) -> str:
     return f"{git.get('commit', 'unknown')[:10]}{' modified' if git.get('dirty') else ''}"
+
+
+def _items(report: dict[str, Any]) -> str:
+    """`360 held-out, 1 draw(s), 1437 generated`, as far as it is said."""
+    likelihood, quality = report["likelihood"], report.get("quality", {})
+    said = {
+        "held-out": likelihood.get("images"),
+        "draw(s)": likelihood.get("draws"),
+        "generated": quality.get("images"),
+    }
+    return ", ".join(f"{count} {of}" for of, count in said.items() if count is not None)
 
 
 def _protocol(speed: dict[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """Arms against the baseline: the difference of every reading, paired by seed, and what may be concluded from it.
 
     difference      mean over the seeds that both have, with its 95 % t-interval
-    spread          of all arms that agree on it (`pooling.py`), else of the difference's own seeds
+    spread          of all arms that agree on it, or of the difference's own seeds where those stray farther (`pooling.py`)
     p               two-sided, and Holm's over the arms of one reading; several readings are several families
     resolved        Holm's p is below 5 %. An interval that excludes zero is not enough where many arms are compared
     more seeds      that would resolve the effect as it is seen, in 80 % of studies, at 5 % over the arms not resolved yet
@@ -18,17 +18,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from .plan import Arm
-from .pooling import agreeing, pooled
+from .pooling import spreads
 from .results import BITS, DISTANCE, LEVEL, RESOLUTION, Column, Results
 from .stats import ALPHA, MOST, Interval, Spread, cohen, difference, holm, interval, more_seeds, p_value, size_interval
-from .stats import spread as spread_of
 
 CLAIMS = (BITS, LEVEL, RESOLUTION, DISTANCE)
 
 PROTOCOL = (
     "Differences are paired by seed; ± is their 95 % t-interval. How far a difference strays from seed to seed is told by"
-    " the pairs of all arms that agree on it (Cochran's test) where the line says of how many arms the spread is, else by"
-    " its own seeds. p is Holm's over the arms of one reading; each reading is a family of its own. d is Cohen's, of the"
+    " the pairs of all arms that agree on it (Cochran's test) where the line says of how many arms the spread is; a"
+    " difference that strays farther than those together is judged by its own seeds, with degrees of freedom between theirs"
+    " and its own. p is Holm's over the arms of one reading; each reading is a family of its own. d is Cohen's, of the"
     " paired differences, with its 95 % interval. Seeds to add are for a power of 0.8 at the effect and the spread as seen."
 )
 
@@ -57,9 +57,11 @@ class Effect:
     caution: str = ""
 
     @property
-    def pooled(self) -> bool:
-        """Whether the spread is of more arms than these two."""
-        return self.spread is not None and self.spread.arms > 2
+    def spread_of(self) -> str:
+        """Whose spread it is: `4 arms`, `the pair, above that of 4 arms`, `the pair`; empty where one seed tells none."""
+        if self.spread is None or self.spread.arms == 2:
+            return "the pair" if self.spread else ""
+        return f"{'the pair, above that of ' if self.spread.shared < 1 else ''}{self.spread.arms} arms"
 
     @property
     def size(self) -> float:
@@ -96,13 +98,13 @@ def _of_metric(results: Results, metric: str) -> list[Effect]:
         values = results.values(arm, metric) if commensurable(results, arm, metric) else {}
         if common := sorted(values.keys() & base.keys()):
             pairs[arm.name] = {seed: _less(values[seed], base[seed]) for seed in common}
-    spreads = _spreads(pairs)
-    ps = {arm: _p_value(pairs[arm], of) for arm, of in spreads.items()}
+    told = spreads(pairs)
+    ps = {arm: _p_value(pairs[arm], of) for arm, of in told.items()}
     adjusted = dict(zip(ps, holm(list(ps.values())), strict=True))
     rivals, found = sum(p >= ALPHA for p in adjusted.values()), []
     for arm in (arm for arm in results.plan.arms if arm.name in pairs):
         name, said, pair = arm.name, caution(results, arm, metric), list(pairs[arm.name].values())
-        spread, p = spreads.get(name), adjusted.get(name, 1.0)
+        spread, p = told.get(name), adjusted.get(name, 1.0)
         seen = difference(pair, spread) if spread else interval(pair)
         found.append(Effect(name, metric, seen, ps.get(name, 1.0), p, spread, p < ALPHA, rivals, said))
     return found
@@ -114,14 +116,6 @@ def commensurable(results: Results, arm: Arm, metric: str) -> bool:
         r.get("likelihood", {}).get("unit") for a in (arm, results.baseline) for r in results.reports[a.name].values()
     }
     return not metric.startswith(("val/", "train/")) or len(units) < 2
-
-
-def _spreads(pairs: dict[str, dict[int, float]]) -> dict[str, Spread]:
-    """Of each difference of two seeds and more: that of all arms which agree, if it is among them, else its own."""
-    together = agreeing(pairs)
-    common = pooled({arm: pairs[arm] for arm in together}) if len(together) > 1 else None
-    several = {arm: list(pair.values()) for arm, pair in pairs.items() if len(pair) > 1}
-    return {arm: common if common and arm in together else spread_of(pair) for arm, pair in several.items()}
 
 
 def _p_value(pair: dict[int, float], of: Spread) -> float:
@@ -146,7 +140,7 @@ def _line(effect: Effect, column: Column, baseline: str) -> str:
     said = [f"n = {d.n}"]
     if effect.spread:
         size, low, high = (f"{round(end, 1) + 0:.1f}" for end in (effect.size, *effect.size_interval))
-        said += [f"spread of {effect.spread.arms} arms"] if effect.pooled else []
+        said += [f"spread of {effect.spread_of}"] if effect.spread.arms > 2 else []
         said += [f"Holm {p_text(effect.adjusted)}"]
         said += [f"d = {size} [{low}, {high}]"] if math.isfinite(effect.size) else []
     line = f"{column.heading}: {effect.arm} against {baseline}: {number} ({', '.join(said)}): {verdict(effect, column)}"
@@ -194,7 +188,11 @@ def caution(results: Results, arm: Arm, metric: str) -> str:
     for name in _SETTINGS.get(metric.split("/")[0], ()):
         if getattr(ours, name) != getattr(theirs, name):
             differ.append(f"evaluation.{name} ({getattr(ours, name)} against {getattr(theirs, name)})")
-    return f"the runs differ in {'; '.join(differ)}" if differ else ""
+    said = [f"the runs differ in {'; '.join(differ)}"] if differ else []
+    for one in (arm, results.baseline):
+        if seeds := results.not_finite(one, metric):
+            said.append(f"{one.name} seed {', '.join(map(str, seeds))} is not finite and left out")
+    return "; ".join(said)
 
 
 def mixed(reports: Sequence[dict[str, Any]]) -> list[str]:

@@ -69,7 +69,8 @@ FIGURES = (
         "Quality against speed",
         "Means over seeds with 95 % t-intervals in both directions. Grey: another arm is at least as good and as fast, and"
         " better in one of both, by the means. Dashed: the front of the others. Whether two neighbours on it differ is said"
-        " by their intervals, not by the line. Axes that span more than a factor of five are logarithmic.",
+        " by their intervals, not by the line. Axes that span more than a factor of five are logarithmic; intervals"
+        " of few seeds may run off them.",
         "a measured speed",
         against_speed,
     ),

@@ -10,6 +10,7 @@ Every arm is a point (cost, loss) under each seed, less is better in both.
     knee            of the front of means, the arm farthest below the chord between its ends, both axes scaled to [0, 1]
 
 A rate costs its inverse (images/s: milliseconds an image), any other reading of which more is better its negative.
+The settings that a sweep re-ran are arms, too; its trials have one seed each, and no attainment.
 """
 
 from __future__ import annotations
@@ -19,13 +20,23 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from .results import BITS, DISTANCE, SPEED, Column, Results
+from .comparison import compare
+from .results import BITS, DISTANCE, GAP, SPEED, Column, Results
 from .stats import Interval, hypervolume, interval, pareto
 
 Point = tuple[float, float]
 """Cost and loss."""
 Points = Mapping[str, Mapping[int, Point]]
 """Arm → seed → point."""
+_NAMED = 6  # dominated arms beyond which they are counted
+
+PROTOCOL = (
+    "An arm is on the front of quality against speed where no other arm's means are at least as good in both and better in"
+    " one; in brackets is its attainment, the share of seeds in whose own front it stands. The front bends at the arm farthest"
+    " below the line through its ends, both axes scaled to [0, 1] (knee). Hypervolume is the share of the box from the best to"
+    " the worst value seen that a seed's front dominates, with its 95 % t-interval over seeds. The best of several arms"
+    " was chosen by the numbers shown: over other seeds it will look a little worse."
+)
 
 
 def front(points: Mapping[str, Point]) -> list[str]:
@@ -53,9 +64,9 @@ def shared(points: Points) -> list[int]:
 
 
 def attained(points: Points) -> dict[str, float]:
-    """Share of the seeds in which an arm is on the front; empty where no seed has all arms."""
+    """Share of the seeds in which an arm is on the front; empty where fewer than two seeds have all arms."""
     found = list(fronts(points).values())
-    return {arm: statistics.fmean(arm in f for f in found) for arm in points} if found else {}
+    return {arm: statistics.fmean(arm in f for f in found) for arm in points} if len(found) > 1 else {}
 
 
 def surface(points: Points) -> list[tuple[float, float, float, float]]:
@@ -114,14 +125,14 @@ def cheapest_at(points: Mapping[str, Point], loss: float) -> str | None:
 
 @dataclass(frozen=True)
 class Frontier:
-    """What a study says of quality against speed.
+    """What a study, or a sweep, says of quality against speed.
 
     Arguments:
         quality, speed: the columns compared.
         points: arm → seed → (cost, loss), of the arms that have both; means: of the readings, as the table has them.
         missing: the other arms.
         front: arms on the front of means, the fastest first; dominated: arm → those that are better.
-        attained: arm → share of the seeds; empty where no seed has all arms. knee: an arm, or None.
+        attained: arm → share of the seeds; empty where fewer than two have all arms. knee: an arm, or None.
         hypervolume: None where no seed has all arms.
     """
 
@@ -157,19 +168,29 @@ def frontier(results: Results, quality: str | None = None, speed: str = SPEED) -
     if quality not in there or speed not in there:
         return None
     q, s = there[quality], there[speed]
-    points: dict[str, dict[int, Point]] = {}
-    means: dict[str, Point] = {}
+    readings: dict[str, dict[int, tuple[float, float]]] = {}
     for arm in results.plan.arms:
-        losses, costs = results.values(arm, quality), results.values(arm, speed)
-        if seeds := sorted(costs.keys() & losses.keys()):
-            points[arm.name] = {n: (_cost(s, costs[n]), _cost(q, losses[n])) for n in seeds}
-            mean_cost, mean_loss = (statistics.fmean(values[n] for n in seeds) for values in (costs, losses))
-            means[arm.name] = _cost(s, mean_cost), _cost(q, mean_loss)
-    missing = [arm.name for arm in results.plan.arms if arm.name not in points]
+        costs, losses = results.values(arm, speed), results.values(arm, quality)
+        readings[arm.name] = {seed: (costs[seed], losses[seed]) for seed in sorted(costs.keys() & losses.keys())}
+    return placed(q, s, readings)
+
+
+def placed(
+    quality: Column, speed: Column, readings: Mapping[str, Mapping[int, tuple[float, float]]]
+) -> Frontier | None:
+    """Where arms stand by their readings: arm → seed → (speed, quality) as measured; None where no arm has any."""
+    points, means = {}, {}
+    for arm, by_seed in readings.items():
+        if by_seed:
+            points[arm] = {seed: (_cost(speed, x), _cost(quality, y)) for seed, (x, y) in by_seed.items()}
+            x, y = (statistics.fmean(ends) for ends in zip(*by_seed.values(), strict=True))
+            means[arm] = _cost(speed, x), _cost(quality, y)
     if not points:
         return None
+    missing = [arm for arm in readings if arm not in points]
+    volumes = volume(points)
     return Frontier(
-        q, s, points, means, missing, front(means), dominators(means), attained(points), knee(means), volume(points)
+        quality, speed, points, means, missing, front(means), dominators(means), attained(points), knee(means), volumes
     )
 
 
@@ -190,7 +211,24 @@ def lines(results: Results, quality: str | None = None, speed: str = SPEED) -> l
     found = frontier(results, quality, speed)
     if found is None:
         return []
-    shown = [_front_line(found), *_dominated_line(found), *_matched(found, results.plan.baseline), *_volume_line(found)]
+    resolved = {effect.arm for effect in compare(results, [found.quality.metric]) if effect.resolved}
+    return sentences(found, _matched(found, results.plan.baseline, resolved))
+
+
+def conclusions(results: Results) -> list[str]:
+    """The same by every quality; in a study with budgets each budget's arms by themselves."""
+    return [line for part in results.by_budget for quality in qualities(part) for line in lines(part, quality)]
+
+
+def qualities(results: Results) -> list[str]:
+    """The metrics of quality that are set against speed: bits/dim, or the gap to the truth, and the Fréchet distance."""
+    there = {c.metric for c in results.columns}
+    return [metric for metric in (GAP if GAP in there else BITS, DISTANCE) if metric in there]
+
+
+def sentences(found: Frontier, matched: Sequence[str] = ()) -> list[str]:
+    """The front and how sure it is, who is dominated, the matched readings, the hypervolume, and who has no place there."""
+    shown = [_front_line(found), *_dominated_line(found), *matched, *_volume_line(found)]
     if found.missing:
         shown.append(f"Without a place there, for want of one of the two readings: {', '.join(found.missing)}.")
     return shown
@@ -199,7 +237,7 @@ def lines(results: Results, quality: str | None = None, speed: str = SPEED) -> l
 def _front_line(f: Frontier) -> str:
     arms = [f"{arm} ({100 * f.attained[arm]:.0f} % of seeds)" if f.attained else arm for arm in f.front]
     bend = f" It bends at {f.knee}." if f.knee else ""
-    unsure = "" if f.attained else " No seed has all arms, so nothing is said of how sure it is."
+    unsure = "" if f.attained else " Fewer than two seeds have all arms, so nothing is said of how sure it is."
     return f"{f.quality.heading} against {f.speed.heading}: the front of means is {', '.join(arms)}.{bend}{unsure}"
 
 
@@ -209,25 +247,30 @@ def _dominated_line(f: Frontier) -> list[str]:
         return []
     at_times = [f"{arm} ({100 * f.attained[arm]:.0f} %)" for arm in f.dominated if f.attained.get(arm)]
     but = f" On the front of some seeds none the less: {', '.join(at_times)}." if at_times else ""
-    return [f"Others are at least as good in both readings as {', '.join(f.dominated)}.{but}"]
+    worse = ", ".join(f.dominated) if len(f.dominated) <= _NAMED else f"the other {len(f.dominated)} arms"
+    return [f"Others are at least as good in both readings as {worse}.{but}"]
 
 
-def _matched(f: Frontier, baseline: str) -> list[str]:
-    """The best quality at the baseline's speed, and the fastest at its quality."""
+def _matched(f: Frontier, baseline: str, resolved: set[str]) -> list[str]:
+    """The best quality at the baseline's speed, and the fastest at its quality; whose quality differs is resolved or not."""
     if baseline not in f.means:
         return []
     cost, loss = f.means[baseline]
     best, fast = best_at(f.means, cost), cheapest_at(f.means, loss)
     speed, quality = _number(f.speed, cost), _number(f.quality, loss)
+
+    def sure(arm: str | None) -> str:
+        return "" if arm in resolved else f" (by the means: its difference in {f.quality.heading} is not resolved)"
+
     return [
         f"No arm as fast as {baseline} ({speed}) has a better mean {f.quality.heading} ({quality})."
         if best in (None, baseline)
         else f"At the speed of {baseline} ({speed}) or faster, {best} has the best mean {f.quality.heading}:"
-        f" {_number(f.quality, f.means[best][1])} against {quality}.",
+        f" {_number(f.quality, f.means[best][1])} against {quality}{sure(best)}.",
         f"No arm with the {f.quality.heading} of {baseline} ({quality}) or better is faster on average ({speed})."
         if fast in (None, baseline)
         else f"With the {f.quality.heading} of {baseline} ({quality}) or better, {fast} is the fastest:"
-        f" {_number(f.speed, f.means[fast][0])} against {speed}.",
+        f" {_number(f.speed, f.means[fast][0])} against {speed}{sure(fast)}.",
     ]
 
 
@@ -237,10 +280,8 @@ def _number(column: Column, cost: float) -> str:
 
 
 def _volume_line(f: Frontier) -> list[str]:
-    if f.hypervolume is None:
+    if f.hypervolume is None or (n := f.hypervolume.n) < 2:
         return []
-    n = f.hypervolume.n
     return [
         f"A seed's front dominates {f.hypervolume.text(3)} of the box from the best to the worst seen (hypervolume, n = {n})."
-        " The best of several arms was chosen by the numbers shown: over other seeds it will look a little worse."
     ]

@@ -11,7 +11,7 @@ from typing import Any
 
 from .comparison import PROTOCOL, compare_all, mixed
 from .plan import Arm, short
-from .results import DISTANCE, ERROR, HEADINGS, LEVEL, Results
+from .results import COLUMNS, DISTANCE, ERROR, HEADINGS, LEVEL, Results
 
 Report = dict[str, Any]
 
@@ -89,6 +89,7 @@ def missing(results: Results) -> list[str]:
             said.append(f"Failed: {arm.name} seed {seed}: {file.read_text().strip()}")
     if absent and not results.reports[plan.baseline]:
         said.append(f"The baseline {plan.baseline} has no finished run: no arm can be compared with it.")
+    said += _alone(results) + _not_finite(results)
     if any(results.reports.values()) and len(plan.seeds) == 1:
         said.append("One seed says nothing of training noise: a difference between two arms may be chance.")
     if any(results.reports.values()) and not any(report.get("noise") for *_, report in runs(results)):
@@ -105,11 +106,40 @@ def missing(results: Results) -> list[str]:
     return said + _unlike(results)
 
 
+def _alone(results: Results) -> list[str]:
+    """Arms that no difference can be taken of, for want of a common seed."""
+    apart = [
+        arm.name
+        for part in results.by_budget
+        if (theirs := part.reports[part.plan.baseline])
+        for arm in part.plan.arms
+        if (ours := part.reports[arm.name]) and not ours.keys() & theirs.keys()
+    ]
+    return [f"Not compared, for want of a seed in common with the baseline: {', '.join(apart)}."] if apart else []
+
+
+def _not_finite(results: Results) -> list[str]:
+    """Readings that are NaN or infinite: no mean has them, and without them an arm looks better than it is."""
+    bad = {
+        f"{column.heading} of {arm.name} seed {', '.join(map(str, seeds))}"
+        for column in COLUMNS
+        for arm in results.plan.arms
+        if (seeds := results.not_finite(arm, column.metric))
+    }
+    said = (
+        f"Not finite, and in no mean: {'; '.join(sorted(bad))}. What is left of these arms looks better than they are."
+    )
+    return [said] if bad else []
+
+
 def _unlike(results: Results) -> list[str]:
     """In what the runs differ though nothing was to be varied: such means are never taken in silence."""
     reports = [report for *_, report in runs(results)]
     differ = mixed(reports)
     for name, keys in {"the speed's device": ("speed", "device"), "the speed's threads": ("speed", "threads"),
+                       "the speed's batch": ("speed", "batch"), "the speed's precision": ("speed", "precision"),
+                       "the number of held-out items": ("likelihood", "images"),
+                       "the draws for a likelihood": ("likelihood", "draws"),
                        "the number of generated images": ("quality", "images")}.items():  # fmt: skip
         differ += [name] if len({at(report, *keys) for report in reports} - {None}) > 1 else []
     said = f"Caution: these runs differ in {', '.join(differ)}. Means and differences over them mix the two."

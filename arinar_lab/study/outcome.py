@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .frontier import Frontier, frontier
+from .frontier import Frontier, frontier, qualities
 from .plan import Arm, Plan
 from .results import BITS, COLUMNS, DISTANCE, GAP, HEADINGS, LEVEL, SPEED, Results
 from .stats import Interval
@@ -163,21 +163,22 @@ _NAMED = 40  # arms beyond which only those on the front are named
 
 def against_speed(results: Results) -> Any | None:
     """Quality against images/s, a panel for each quality: dominated arms in grey, the front drawn through the others."""
-    there = [frontier(results, metric) for metric in (GAP, BITS, DISTANCE)]
-    found = [f for f in there if f and len(f.means) > 0]
-    found = [f for f in found if f.quality.metric != BITS] if found and found[0].quality.metric == GAP else found
+    found = [f for metric in qualities(results) if (f := frontier(results, metric))]
     if not found:
         return None
     several, best = len(results.plan.arms) > 8, {name for f in found for name in f.front}
+    named = [
+        (i, arm) for i, arm in enumerate(results.plan.arms)
+        if any(arm.name in f.means for f in found) and (len(results.plan.arms) <= _NAMED or arm.name in best)
+    ]  # fmt: skip
     with paper() as plt:
-        figure, axes = plt.subplots(1, len(found), figsize=(PAGE, 2.9), squeeze=False)
+        figure, axes = plt.subplots(1, len(found), figsize=(PAGE, max(2.9, 0.2 + 0.15 * len(named))), squeeze=False)
         for ax, one in zip(axes[0], found, strict=True):
             _front(ax, results, one, several)
         handles = [
             plt.Line2D([], [], linestyle="none", **_point(i, arm.name in best, several),
                        label=f"{i + 1}  {wrapped(arm.name, 26, 1)}" if several else wrapped(arm.name, 28, 1))
-            for i, arm in enumerate(results.plan.arms)
-            if any(arm.name in f.means for f in found) and (len(results.plan.arms) <= _NAMED or arm.name in best)
+            for i, arm in named
         ]  # fmt: skip
         figure.legend(handles=handles, loc="outside right upper", handlelength=1)
     return figure

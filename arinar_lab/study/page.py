@@ -12,10 +12,9 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from . import ranking
+from . import frontier, ranking
 from .comparison import Effect, compare_all, p_text, verdict
 from .figures import FIGURES, Figure
-from .frontier import lines
 from .methods import missing, reading
 from .plan import Plan
 from .protocol import paragraphs
@@ -36,7 +35,7 @@ def page(results: Results, pictures: Mapping[str, Path]) -> str:
     return template.render(
         name=results.plan.name, question=results.plan.question, baseline=results.plan.baseline, width=WIDTH,
         sections=_sections(bool(found)), missing=missing(results),
-        verdicts=[*summary(found, columns), *lines(results), *ranking.conclusions(results)],
+        verdicts=[*summary(found, columns), *frontier.conclusions(results), *ranking.conclusions(results)],
         headings=headings, rows=[_row(row, results.plan) for row in rows],
         effects=[_effect(effect, columns[effect.metric]) for effect in found],
         figures=[_picture(figure, pictures[figure.name]) for figure in FIGURES if figure.name in pictures],
@@ -76,7 +75,7 @@ def _effect(effect: Effect, column: Column) -> dict[str, Any]:
     said = verdict(effect, column)
     return {
         "heading": column.heading, "arm": effect.arm, "difference": f"{d.mean:+.{column.digits}f}{half}", "n": d.n,
-        "spread": f"{effect.spread.arms} arms" if effect.spread and effect.pooled else "the pair" if many else "",
+        "spread": effect.spread_of,
         "p": p_text(effect.p).removeprefix("p ").removeprefix("= ") if many else "",
         "adjusted": p_text(effect.adjusted).removeprefix("p ").removeprefix("= ") if many else "",
         "size": f"{effect.size:.1f} [{low:.1f}, {high:.1f}]" if many else "",

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..run.schema import flatten, resolved
+from . import frontier
 from .comparison import PROTOCOL
 from .methods import at, kind_of, load, runs, span, stated
 from .plan import Arm, Plan
@@ -140,6 +141,7 @@ def _statistics(results: Results) -> str:
     if arms > 1:
         said.append(f"Arms are compared with {results.plan.baseline}. {PROTOCOL}")
         said.append("What is not resolved is called so; no best of n is reported.")
+        said += [frontier.PROTOCOL] if frontier.frontier(results) else []
     return " ".join(said)
 
 

@@ -144,7 +144,7 @@ def _ranks(ax: Any, results: Results, metric: str) -> None:
         look, mark = SERIES[i % len(SERIES)], "osD^vP*X"[i % 8]  # together other for each of two dozen arms
         ax.plot(at, ranks[:, i], marker=mark, linestyle=look.line, color=look.colour, clip_on=False,
                 label=wrapped(name, 24, 1))  # fmt: skip
-    ax.set_xticks(at, results.plan.budgets)
+    ax.set_xticks(at, results.plan.budgets, rotation=30, ha="right", rotation_mode="anchor")
     ax.set_xlim(-0.2, len(by_budget) - 0.8)
     ax.set_yticks(range(1, len(arms) + 1))
     ax.invert_yaxis()

@@ -62,9 +62,14 @@ class Results:
     references: dict[str, float]
 
     def values(self, arm: Arm, metric: str) -> dict[int, float]:
-        """Seed → value, of the seeds that have it."""
-        there = self.reports[arm.name]
-        return {seed: report["metrics"][metric] for seed, report in there.items() if metric in report["metrics"]}
+        """Seed → value, of the seeds that have it; what is not finite has no mean, and is left to `not_finite`."""
+        measured = {s: report["metrics"].get(metric, math.nan) for s, report in self.reports[arm.name].items()}
+        return {seed: value for seed, value in measured.items() if math.isfinite(value)}
+
+    def not_finite(self, arm: Arm, metric: str) -> list[int]:
+        """Seeds whose value is NaN or infinite."""
+        reports = self.reports[arm.name].items()
+        return [seed for seed, r in reports if metric in r["metrics"] and not math.isfinite(r["metrics"][metric])]
 
     def summary(self, arm: Arm, metric: str) -> Interval | None:
         values = list(self.values(arm, metric).values())
@@ -72,7 +77,8 @@ class Results:
 
     def evaluation_noise(self, arm: Arm, metric: str) -> float | None:
         """Half-width of a value's 95 % interval over images, root mean square over the seeds; None where not measured."""
-        halves = [r["noise"][metric] for r in self.reports[arm.name].values() if metric in r.get("noise", {})]
+        noises = [r["noise"][metric] for r in self.reports[arm.name].values() if metric in r.get("noise", {})]
+        halves = [half for half in noises if math.isfinite(half)]
         return math.sqrt(statistics.fmean(half**2 for half in halves)) if halves else None
 
     @property

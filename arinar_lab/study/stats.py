@@ -76,27 +76,27 @@ class Spread:
         deviation: standard deviation of the difference under one seed.
         df: degrees of freedom of that.
         arms: whose values told it, the baseline's with them; 2 where it is of the two arms alone.
+        shared: the part of its square that those have in common; the rest is the difference's own.
     """
 
     deviation: float
     df: float
     arms: int = 2
+    shared: float = 1.0
 
 
-def freedom(arms: int, seeds: int) -> float:
+def freedom(arms: int, seeds: int, shared: float = 1.0) -> float:
     """Degrees of freedom of the spread that differences of arms to one baseline tell together, see `pooling.py`."""
-    return 4 * (seeds - 1) * (arms - 1) / (arms + 2)
+    return between(shared, 4 * (seeds - 1) * (arms - 1) / (arms + 2), seeds - 1)
 
 
-def spread(differences: Sequence[float]) -> Spread:
-    """As the differences themselves tell it.
+def between(shared: float, common: float, own: float) -> float:
+    """Degrees of freedom of a variance of which a part is known with `common` of them and the rest with `own`.
 
-    Raises:
-        ValueError: if there are fewer than two.
+    The relative error of a variance is √(2 / df). Those of the two parts are added as they are, not as squares, for the same
+    seeds are in both.
     """
-    if len(differences) < 2:
-        raise ValueError("a spread needs at least two values")
-    return Spread(statistics.stdev(differences), len(differences) - 1)
+    return (shared / math.sqrt(common) + (1 - shared) / math.sqrt(own)) ** -2
 
 
 def difference(differences: Sequence[float], of: Spread) -> Interval:
@@ -153,12 +153,12 @@ def power(size: float, n: int, df: float, alpha: float = ALPHA) -> float:
 def more_seeds(size: float, n: int, arms: int = 2, alpha: float = ALPHA) -> int:
     """How many more seeds than n resolve a Cohen's d of `size` in 80 % of studies; MOST + 1 where MOST are too few.
 
-    The spread stays that of as many arms. A guess: the size that a few seeds show is itself uncertain, and where it was
-    chosen for being large, too large.
+    The spread is taken to be told by as many arms, and half of it to be shared: now the pool's is the larger, now the arm's
+    own. A guess: the size that a few seeds show is itself uncertain, and where it was chosen for being large, too large.
     """
 
     def enough(more: int) -> bool:
-        return power(size, n + more, freedom(arms, n + more), alpha) >= POWER
+        return power(size, n + more, freedom(arms, n + more, shared=0.5), alpha) >= POWER
 
     return bisect.bisect_left(range(1, MOST + 1), True, key=enough) + 1
 

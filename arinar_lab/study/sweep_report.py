@@ -22,6 +22,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..run.folder import write, write_json
+from . import sweep_front
 from .results import BITS, COLUMNS, DISTANCE, SPEED
 from .search import Sweep
 from .stats import Interval, hypervolume, interval
@@ -112,7 +113,7 @@ def notes(sweep: Sweep) -> list[str]:
     if sweep.constraints:
         ceilings = ", ".join(f"{metric} ≤ {ceiling:g}" for metric, ceiling in sweep.constraints.items())
         lines.append(f"Within the ceilings ({ceilings}): {sum(len(feasible(s)) for s in studies.values())} trials.")
-    return lines
+    return lines + sweep_front.conclusions(sweep)
 
 
 def volumes(sweep: Sweep, trials: list[FrozenTrial]) -> tuple[list[float], list[float]]:

@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from . import ranking
+from . import frontier, ranking
 from .comparison import compare_all, effects, verdict
 from .methods import kind_of, notes
 from .plan import Arm
@@ -166,6 +166,8 @@ def markdown(results: Results) -> str:
             "",
             *(f"- {line}" for line in difference),
         ]
+    if worth := frontier.conclusions(results):
+        lines += ["", "## Quality against speed", "", *(f"- {line}" for line in worth)]
     if lasting := ranking.conclusions(results):
         lines += ["", "## Does the ranking last?", "", *(f"- {line}" for line in lasting)]
     return "\n".join([*lines, "", "## How to read it", "", *(f"- {line}" for line in notes(results)), ""])

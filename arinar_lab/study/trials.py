@@ -118,7 +118,7 @@ def claim(sweep: Sweep, study: optuna.Study) -> tuple[optuna.Trial, FileLock] | 
 
 def return_lost(sweep: Sweep, study: optuna.Study) -> None:
     """Enqueue the parameters of every running trial whose worker is gone; the third time it is set aside."""
-    for trial in _lost(sweep, study):
+    for trial in lost(sweep, study):
         tries = trial.user_attrs.get("tries", 1)
         if tries < _TRIES:
             hand_back(study, trial, {"tries": tries + 1})
@@ -128,7 +128,7 @@ def return_lost(sweep: Sweep, study: optuna.Study) -> None:
                 study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
 
 
-def _lost(sweep: Sweep, study: optuna.Study) -> list[FrozenTrial]:
+def lost(sweep: Sweep, study: optuna.Study) -> list[FrozenTrial]:
     """Running trials whose worker is gone."""
     if shared(where(sweep)):
         begin_heartbeats(study)

@@ -17,13 +17,13 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from tiny import tiny, write_study
+from tiny import logged, tiny, write_study
 
 from arinar_lab.run.config import ConfigError, resolved
 from arinar_lab.run.folder import RunFolder, read_json
 from arinar_lab.run.loader import Items, ResumableLoader
 from arinar_lab.run.ranks import check_share
-from arinar_lab.run.train import read_metrics, train
+from arinar_lab.run.train import train
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -82,7 +82,7 @@ def one(tmp_path_factory):
 
 def alike(two, one, steps=20):
     """The same rows of metrics and the same averaged weights, but for the order of sums."""
-    ours, theirs = (read_metrics(folder.path / "metrics.csv") for folder in (two, one))
+    ours, theirs = map(logged, (two, one))
     assert [row[:2] for row in ours] == [row[:2] for row in theirs]
     assert {"val/loss", "val/bits_per_dim", *(["train/loss", "train/grad_norm"] if steps > 9 else [])} <= {
         n for _, n, _ in ours
@@ -126,7 +126,7 @@ def test_a_sharded_run_resumes_on_shards_and_on_one_process(one):
     assert "resumed from step=8.ckpt" in (again.path / "log.txt").read_text()
     a, b = load_file(again.weights), load_file(two.weights)
     assert all(torch.equal(a[name], b[name]) for name in b)
-    assert (again.path / "metrics.csv").read_text() == (two.path / "metrics.csv").read_text()
+    assert logged(again) == logged(two)
     alone = stopped(two, "alone")
     train(tiny(*STEPS), alone)
     alike(alone, one)

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import tiny
+from tiny import logged, tiny
 
 from arinar_lab.model.noise import Noise
 from arinar_lab.run import economy
 from arinar_lab.run.config import ConfigError, Machine, build
 from arinar_lab.run.folder import RunFolder
-from arinar_lab.run.train import read_metrics, train
+from arinar_lab.run.train import train
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -32,7 +32,7 @@ def trained(name, *overrides):
 
 def differ(a, b):
     """The largest relative difference of two runs' metrics, and the largest of their weights."""
-    ours, theirs = (read_metrics(folder.path / "metrics.csv") for folder in (a, b))
+    ours, theirs = map(logged, (a, b))
     assert [row[:2] for row in ours] == [row[:2] for row in theirs] and ours
     weights, others = load_file(a.weights), load_file(b.weights)
     return (

@@ -11,7 +11,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 from safetensors.torch import load_file
-from tiny import tiny
+from tiny import logged, tiny
 from torch import nn
 
 from arinar_lab.model.layers import Vectors
@@ -91,7 +91,7 @@ def same(folder, straight):
     ours, theirs = load_file(folder.weights), load_file(straight.weights)
     different = [name for name in theirs if not torch.equal(ours[name], theirs[name])]
     assert not different, f"weights differ: {different}"
-    assert (folder.path / "metrics.csv").read_text() == (straight.path / "metrics.csv").read_text()
+    assert logged(folder) == logged(straight)
     assert folder.done
 
 
@@ -101,7 +101,7 @@ def same(folder, straight):
 def test_the_straight_run_is_worth_comparing_to(straight):
     """Dropout matters, checkpoints are at hand in mid-epoch, and something was logged before and after each stop."""
     folder, moments = straight
-    steps = [row[0] for row in read_metrics(folder.path / "metrics.csv")]
+    steps = [row[0] for row in logged(folder)]
     assert steps == [5, 5, 9, 9, 9, 11, 11, 17, 17, 19, 19, 19, 23, 23]  # bits/dim and the loss on held-out data
     assert [p.name for p in (moments / "after step 6" / "checkpoints").glob("*.ckpt")] == ["step=4.ckpt"]
     other = RunFolder(Path("other"))

@@ -198,6 +198,17 @@ def test_other_conditions_are_said(overrides, said, words):
     assert line.startswith("Caution: ") and all(word in line for word in words), line
 
 
+def test_other_numbers_of_items_are_said():
+    paths = [run(), run("outer.width=32")]
+    for path, images in zip(paths, (360, 100), strict=True):
+        (file,) = path.glob("evaluations/*/report.json")
+        report = report_of(2.0)
+        report["likelihood"]["images"] = images
+        write_json(file, report)
+    (said,) = compared(*paths)[1]
+    assert "other numbers of items" in said and "360 held-out, 1 draw(s)" in said and "100 held-out" in said
+
+
 def test_other_devices_are_said():
     paths = [run(), run("outer.width=32")]
     for path, device in zip(paths, ("a CPU", "a GPU"), strict=True):

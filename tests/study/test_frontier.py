@@ -11,17 +11,20 @@ from arinar_lab.study.frontier import (
     attained,
     best_at,
     cheapest_at,
+    conclusions,
     dominators,
     front,
     frontier,
     fronts,
     knee,
     lines,
+    placed,
+    sentences,
     surface,
     volume,
 )
 from arinar_lab.study.plan import read_plan
-from arinar_lab.study.results import BITS, DISTANCE, SPEED, Results
+from arinar_lab.study.results import BITS, DISTANCE, SPEED, Column, Results
 
 MEANS = {"slow": (10.0, 1.0), "bent": (3.0, 2.0), "fast": (1.0, 6.0), "poor": (4.0, 5.0), "twin": (3.0, 2.0)}
 POINTS = {
@@ -130,7 +133,9 @@ def results(plan):
     reports = {
         arm: {
             seed: {
-                "metrics": {SPEED: speed + seed, DISTANCE: loss + seed / 10, BITS: 2.0, "quality/precision": 1 / loss}
+                "metrics": {SPEED: speed + seed, DISTANCE: loss + seed / 10, BITS: 2.0, "quality/precision": 1 / loss},
+                "likelihood": {"kind": "exact", "unit": "pixel"},
+                "git": {},
             }
             for seed in (0, 1, 2)
         }
@@ -171,6 +176,31 @@ def test_matched_readings_name_who_is_better(results):
     assert (
         "With the FD digits of base (5.10) or better, fast is the fastest: 201 images/s against 101 images/s." in said
     )
+    for seed, report in results.reports["fast"].items():
+        report["metrics"][DISTANCE] = (2.0, 9.0, 1.0)[seed]
+    unsure = [line for line in lines(results) if line.endswith("its difference in FD digits is not resolved).")]
+    assert len(unsure) == 2
+
+
+def test_one_seed_has_a_front_and_no_attainment(results):
+    for by_seed in results.reports.values():
+        del by_seed[1], by_seed[2]
+    said = lines(results)
+    assert said[0].startswith("FD digits against images/s: the front of means is fast, base. Fewer than two seeds")
+    assert not any("% of seeds" in line for line in said)
+
+
+def test_each_budget_has_its_own_front(results, monkeypatch):
+    monkeypatch.setattr(Results, "by_budget", [results, results])
+    assert conclusions(results) == 2 * [*lines(results, BITS), *lines(results, DISTANCE)]
+
+
+def test_many_dominated_arms_are_counted():
+    column = Column("val/bits_per_dim", "bits/dim", less=True)
+    readings = {str(i): dict.fromkeys((0, 1), (1.0 + i, 1.0 + i)) for i in range(9)}
+    assert sentences(placed(column, column, readings))[1] == (
+        "Others are at least as good in both readings as the other 8 arms."
+    )
 
 
 def test_what_is_missing_is_named(results):
@@ -180,7 +210,7 @@ def test_what_is_missing_is_named(results):
     said = lines(results)
     assert said[-1].endswith("for want of one of the two readings: idle.")
     results.reports["base"].pop(2)
-    assert "No seed has all arms" in lines(results)[0] and frontier(results).hypervolume is None
+    assert "Fewer than two seeds have all arms" in lines(results)[0] and frontier(results).hypervolume is None
     results.reports["fast"] = results.reports["base"] = {}
     assert lines(results) == [] and frontier(results) is None
 

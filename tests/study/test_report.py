@@ -1,6 +1,7 @@
 """Reports: they are written whatever is missing, and say what it is and what may be concluded."""
 
 import csv
+import math
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,37 @@ def test_the_notes_say_how_to_read_the_numbers():
                   "a bound for the integers", "batch 4 and batch 1"):  # fmt: skip
         assert words in said
     assert "Missing" not in said and "Caution" not in said
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_not_finite_is_in_no_mean_and_is_said(value):
+    reports = whole_and_full()
+    reports["components=2", 1]["metrics"][BITS] = value
+    results = collect(study(reports))
+    (line,) = [line for line in effects(results) if line.startswith("bits/dim: components=2 ")]
+    assert "nan" not in line and "(n = 2," in line
+    assert line.endswith("Caution: components=2 seed 1 is not finite and left out")
+    assert any("Not finite, and in no mean: bits/dim of components=2 seed 1." in note for note in notes(results))
+    assert table(study(reports))["components=2"]["bits/dim ↓"].startswith("2.301 ± 1.258, n = 2")
+
+
+def test_an_arm_without_a_common_seed_is_said_not_to_be_compared():
+    reports = {
+        cell: report for cell, report in whole().items() if cell not in {("components=2", 0), ("components=2", 1)}
+    }
+    del reports["components=1", 2]
+    said = " ".join(notes(collect(study(reports))))
+    assert "Not compared, for want of a seed in common with the baseline: components=2." in said
+    assert "Not compared" not in " ".join(notes(collect(study(whole()))))
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "said"), [("likelihood", "images", "held-out items"), ("speed", "batch", "the speed's batch")]
+)
+def test_other_settings_of_a_measurement_are_said(part, key, said):
+    reports = whole_and_full()
+    reports["components=2", 1][part][key] += 1
+    assert any("Caution" in note and said in note for note in notes(collect(study(reports))))
 
 
 def test_a_cell_has_both_kinds_of_noise_and_n():

@@ -11,8 +11,10 @@ from arinar_lab.study.stats import (
     MOST,
     Interval,
     Spread,
+    between,
     cohen,
     difference,
+    freedom,
     holm,
     hypervolume,
     interval,
@@ -22,7 +24,6 @@ from arinar_lab.study.stats import (
     pareto,
     power,
     size_interval,
-    spread,
 )
 
 
@@ -124,11 +125,10 @@ def test_a_hypervolume_by_hand():
 def test_p_and_interval_of_a_paired_difference_are_scipys():
     a, b = np.random.default_rng(0).normal(size=(2, 5))
     differences = (a - b).tolist()
-    of, theirs = spread(differences), ttest_rel(a, b)
+    of, theirs = Spread(np.std(differences, ddof=1), 4), ttest_rel(a, b)
     assert p_value(cohen(np.mean(differences), of), 5, of.df) == pytest.approx(theirs.pvalue)
-    assert difference(differences, of) == interval(differences)
-    with pytest.raises(ValueError, match="two values"):
-        spread([1.0])
+    found, alone = difference(differences, of), interval(differences)
+    assert (found.mean, found.half, found.n) == (alone.mean, pytest.approx(alone.half), alone.n)
 
 
 def test_what_never_strays_is_of_infinite_size_or_none():
@@ -170,6 +170,16 @@ def test_the_seeds_needed_are_those_of_the_tables(size, seeds):
     assert power(size, seeds, seeds - 1) >= 0.8 > power(size, seeds - 1, seeds - 2)
 
 
+@pytest.mark.parametrize("shared", [1.0, 0.5, 0.1])
+def test_a_variance_in_part_its_own_is_known_between_the_two(shared):
+    """√(2 / df) is the relative error of a variance; the errors of its parts are added."""
+    error = shared * math.sqrt(2 / 8) + (1 - shared) * math.sqrt(2 / 2)
+    assert between(shared, 8, 2) == pytest.approx(2 / error**2)
+    assert between(1, 8, 2) == pytest.approx(8) and between(0, 8, 2) == pytest.approx(2)
+    assert freedom(4, 3, shared) == pytest.approx(between(shared, 4, 2)) and freedom(4, 3) == pytest.approx(4)
+    assert freedom(2, 5, shared) == pytest.approx(4)  # of a pair all is its own
+
+
 def test_a_hundred_seeds_are_too_few_for_a_small_size():
     assert more_seeds(0.2, 3) == more_seeds(0.0, 3) == MOST + 1  # 199 for 0.2
-    assert more_seeds(50.0, 2, alpha=0.001) <= 2 and more_seeds(1.0, 3, arms=10) < more_seeds(1.0, 3)
+    assert more_seeds(50.0, 2, alpha=0.001) <= 2 and more_seeds(0.8, 3, arms=10) < more_seeds(0.8, 3)
