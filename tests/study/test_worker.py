@@ -162,7 +162,10 @@ class EmptyJob(SimpleNamespace):
 def test_no_two_processes_take_the_same_job(monkeypatch):
     """Four real processes and forty trials: SQLite alone hands some of them out twice."""
     folder = Path("studies/race").absolute()
-    jobs = [EmptyJob(key=f"job {i}", arm="arm", done=False, folder=RunFolder(Path(f"runs/{i}"))) for i in range(40)]
+    jobs = [
+        EmptyJob(key=f"job {i}", arm="arm", done=False, recipes=(), folder=RunFolder(Path(f"runs/{i}")))
+        for i in range(40)
+    ]
     plan = SimpleNamespace(name="race", folder=folder, jobs=jobs, arms=(), seeds=(), storage="")
     log = Path("log").absolute()
 
