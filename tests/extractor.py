@@ -1,11 +1,11 @@
-"""A feature extractor without weights to download: sixteen fixed random features, and ten logits of them."""
+"""A feature extractor without weights to download: sixteen fixed random features, four of them, and ten logits."""
 
 import torch
 import torch_fidelity
 from torch import nn
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
-from arinar_lab.run.fidelity import Extractor
+from arinar_lab.run.extractor import WEIGHTS, Extractor
 
 
 class Tiny(FeatureExtractorBase):
@@ -20,7 +20,7 @@ class Tiny(FeatureExtractorBase):
 
     @staticmethod
     def get_provided_features_list():
-        return "features", "logits"
+        return "features", "few", "logits"
 
     @staticmethod
     def get_default_feature_layer_for_metric(metric):
@@ -36,9 +36,11 @@ class Tiny(FeatureExtractorBase):
 
     def forward(self, images):
         features = self.look(images.float() / 127.5 - 1).relu().mean((2, 3))
-        given = {"features": features, "logits": self.logits(features)}
+        given = {"features": features, "few": features[:, :4], "logits": self.logits(features)}
         return tuple(given[name] for name in self.features_list)
 
 
 torch_fidelity.register_feature_extractor("tiny", Tiny)
+WEIGHTS["tiny"] = None
 TINY = Extractor("tiny")
+FEW = Extractor("tiny", "few")

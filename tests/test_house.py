@@ -1,4 +1,4 @@
-"""The rooms of the house: imports go one way, and no file is a drawer."""
+"""The rooms of the house: imports go one way, no file is a drawer, and none that is read runs code."""
 
 import ast
 from pathlib import Path
@@ -23,6 +23,47 @@ def imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             names.add(node.module or "")
     return names
+
+
+def calls(path: Path) -> list[tuple[str, dict[str, str]]]:
+    """Every call in a file: its name as written, and its keyword arguments."""
+    found = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    return [(ast.unparse(c.func), {str(k.arg): ast.unparse(k.value) for k in c.keywords}) for c in found]
+
+
+RUNS_CODE = {
+    "pickle.load", "pickle.loads", "pickle.Unpickler", "joblib.load", "pd.read_pickle", "eval", "exec", "torch.hub.load",
+    "torch.hub.load_state_dict_from_url", "yaml.load", "yaml.unsafe_load", "yaml.full_load",
+}  # fmt: skip
+EXTRACTS = ("extractall", "extract", "unpack_archive", "extract_archive", "download_and_extract_archive")
+
+
+def faults(path: Path) -> list[str]:
+    """Calls in a file that may run code that stands in a file, or write where an archive says."""
+    bad = []
+    for name, given in calls(path):
+        loads = name == "torch.load" or (name.endswith((".fit", ".test", ".validate")) and "ckpt_path" in given)
+        unsafe = (loads and given.get("weights_only") != "True") or given.get("allow_pickle", "False") != "False"
+        if unsafe or name in RUNS_CODE or name.rpartition(".")[2] in EXTRACTS:
+            bad.append(f"{path.name}: {name}({given})")
+    return bad
+
+
+def test_no_file_that_is_read_runs_code_and_nothing_extracts_archives():
+    files = [*PACKAGE.rglob("*.py"), *(PACKAGE.parent / "benchmarks").glob("*.py")]
+    assert not [fault for path in files for fault in faults(path)]
+    assert sum(name == "torch.load" for path in files for name, _ in calls(path)) >= 2
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["torch.load(path)", "torch.load(path, weights_only=False)", "trainer.fit(m, ckpt_path=p)", "pickle.loads(b)",
+     "np.load(path, allow_pickle=True)", "tar.extractall(path)", "torch.hub.load('a/b', 'c')"],
+)  # fmt: skip
+def test_such_calls_would_be_found(tmp_path, line):
+    file = tmp_path / "file.py"
+    file.write_text(f"def read(path):\n    return {line}\n")
+    assert len(faults(file)) == 1
 
 
 @pytest.mark.parametrize("room", BELOW)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from extractor import FEW
 from PIL import Image
 from tiny import EXPERIMENTS
 
@@ -25,6 +26,9 @@ SMALL = [
     "evaluation={images: 5, batch: 5, kid_subset: 5, draws: 1, speed_batch: 1, speed_repeats: 1}",
     "machine={accelerator: cpu, workers: 2, threads: 1}",
 ]  # fmt: skip
+
+
+FIVE = ["evaluation.batch=5", "evaluation.kid_subset=5"]
 
 
 def arinar(*words):
@@ -73,7 +77,7 @@ def test_the_preset_trains_on_images_evaluates_and_samples(imagenet, capsys, unc
     assert "codec.weights: kl16.ckpt: no such file" in capsys.readouterr().err
 
 
-def test_a_published_checkpoint_is_converted_and_draws_images_without_the_data(imagenet, capsys):
+def test_a_published_checkpoint_is_converted_and_draws_images_without_the_data(imagenet, monkeypatch, capsys):
     tiny = [
         "data.size=64", "data.classes=10", "codec.weights=kl16.ckpt", "outer.width=32", "outer.heads=2",
         "outer.encoder_depth=1", "outer.decoder_depth=2", "outer.prefix=8", "outer.steps=16", "inner.width=32",
@@ -88,6 +92,11 @@ def test_a_published_checkpoint_is_converted_and_draws_images_without_the_data(i
     with Image.open("ten.png") as picture:
         assert picture.size == (66, 10 * 65 + 1)
         assert len(set(np.array(picture)[1:65, 1:65].flatten().tolist())) > 20
+    monkeypatch.setattr("arinar_lab.cli.run._extractor", lambda *_: FEW)
+    np.savez("stats.npz", mu=np.zeros(4), sigma=np.eye(4))
     capsys.readouterr()
+    assert arinar("evaluate", "run", "--quality", "--reference", "stats.npz", "evaluation.images=5", *FIVE) == 0
+    told = capsys.readouterr().out
+    assert "quality/fd_tinyfew " in told and "no floor: the held-out images are not there" in told
     assert arinar("evaluate", "run") == 2
     assert capsys.readouterr().err.startswith("arinar: data.path: 'data/imagenet/train' is not a folder")

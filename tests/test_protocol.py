@@ -1,4 +1,8 @@
-"""The README's commands from a folder of images to a distance: cache, train, sample, reference, evaluate --quality."""
+"""The README's commands from a folder of images to a distance: cache, train, sample, reference, evaluate --quality.
+
+Images are 256×256 and tokens 256 of 16 features, as published; the autoencoder is in KL-16's layout, of random weights and
+narrow. In `make test` the model is small, in `make test-slow` it is the preset's own.
+"""
 
 import json
 from pathlib import Path
@@ -6,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from extractor import TINY
+from extractor import FEW
 from PIL import Image
 from safetensors.torch import load_file
 from tiny import EXPERIMENTS
@@ -17,13 +21,27 @@ from arinar_lab.model.published_kl import random_kl
 
 PRESET = str(EXPERIMENTS / "imagenet256_arinar_b.yaml")
 IMAGES = ["data.path=images", "data.classes=10"]
-SMALL = [
-    "codec.weights=kl16.ckpt", "outer.width=16", "outer.encoder_depth=1", "outer.decoder_depth=1", "outer.heads=2",
-    "outer.prefix=4", "outer.steps=2", "inner.width=16", "inner.heads=2", "training.steps=5", "training.batch=4",
-    "training.validate_every=5", "training.precision=32-true", "sampler={guidance: 1, candidates: 0, steps: 2}",
-    "evaluation={images: 20, batch: 10, kid_subset: 5, draws: 1, speed_batch: 1, speed_repeats: 1}",
+MEASURES = [
+    "codec.weights=kl16.ckpt",
+    "training.precision=32-true",
     "machine={accelerator: cpu, threads: 1, workers: 0}",
+]
+SMALL = [
+    *MEASURES, "outer.width=16", "outer.encoder_depth=1", "outer.decoder_depth=1", "outer.heads=2", "outer.prefix=4",
+    "outer.steps=2", "inner.width=16", "inner.heads=2", "training.steps=5", "training.batch=4",
+    "training.validate_every=5", "sampler={guidance: 1, candidates: 0, steps: 2}",
+    "evaluation={images: 5, batch: 5, kid_subset: 5, draws: 1, speed_batch: 1, speed_repeats: 1}",
 ]  # fmt: skip
+OWN_SIZE = [
+    *MEASURES, "training.steps=20", "training.batch=2", "training.validate_every=20", "training.checkpoint_every=20",
+    "sampler.steps=2", "evaluation={images: 5, batch: 5, kid_subset: 5, draws: 1, speed_batch: 1, speed_repeats: 1}",
+]  # fmt: skip
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Four features in place of Inception's 2,048: five images have a covariance of full rank."""
+    monkeypatch.setattr("arinar_lab.cli.run._extractor", lambda *_: FEW)
 
 
 def arinar(*words):
@@ -32,37 +50,49 @@ def arinar(*words):
     return left.value.code
 
 
-@pytest.fixture
-def imagenet(alone):
-    """2 images in each of 10 classes, to train on and held out, and an autoencoder of random weights in KL-16's layout."""
+def write_images(each):
+    """`each` images of noise in each of 10 classes to train on, two in each held out; and an autoencoder of random weights."""
     numbers = np.random.default_rng(0)
-    for part in ("train", "val"):
+    for part, count in (("train", each), ("val", 2)):
         for c in range(10):
-            folder = alone / "images" / part / f"n{c:08}"
+            folder = Path("images") / part / f"n{c:08}"
             folder.mkdir(parents=True)
-            for k in range(2):
+            for k in range(count):
                 coarse = numbers.integers(0, 256, (8, 8, 3), dtype=np.uint8)
                 Image.fromarray(coarse).resize((256, 256)).save(folder / f"{k}.png")
     shape = Shape(16, (32, 32, 32, 32, 32), blocks=1, encoder_attention=frozenset({4}))
-    torch.save({"model": random_kl(shape).state_dict()}, alone / "kl16.ckpt")
-    return alone
+    torch.save({"model": random_kl(shape).state_dict()}, "kl16.ckpt")
 
 
-@pytest.mark.slow
-def test_from_images_to_a_distance(imagenet, monkeypatch, uncounted):
-    monkeypatch.setattr("arinar_lab.cli.run._extractor", lambda *_: TINY)
-    assert arinar("cache", PRESET, *IMAGES, *SMALL) == 0
+def from_images_to_a_distance(size, each, images):
+    """The commands; returns the run folder and what was measured."""
+    assert arinar("cache", PRESET, *images, *size) == 0
     (cache,) = Path("caches").iterdir()
     moments = load_file(cache / "train-00000.safetensors")["moments"]
-    assert moments.shape == (20, 2, 32, 16, 16) and moments.dtype == torch.float16
-    assert arinar("train", PRESET, f"data={{kind: cache, path: {cache}}}", *SMALL) == 0
+    assert moments.shape[0] == 10 * each and moments.shape[2:] == (32, 16, 16) and moments.dtype == torch.float16
+    assert arinar("train", PRESET, f"data={{kind: cache, path: {cache}}}", *size) == 0
     (run,) = Path("runs").glob("*/seed_0")
-    assert arinar("sample", run, "--per-class", 2, "--out", "samples.npz") == 0
+    assert arinar("sample", run, "--per-class", 1, "--out", "samples.npz") == 0
     with np.load("samples.npz") as file:
-        assert file["arr_0"].shape == (20, 256, 256, 3) and file["arr_1"].tolist() == [*range(10), *range(10)]
+        assert file["arr_0"].shape == (10, 256, 256, 3) and file["arr_1"].tolist() == [*range(10)]
     assert arinar("reference", "images/train") == 0
     (reference,) = Path("references").glob("train-*.npz")
     assert arinar("evaluate", run, "--quality", "--reference", reference) == 0
     (file,) = run.glob("evaluations/*/quality-*.json")
-    found = json.loads(file.read_text())["metrics"]
-    assert found["quality/fd_tiny_floor"] > 0 and found["quality/fd_tiny"] > 0
+    return run, json.loads(file.read_text())["metrics"]
+
+
+def test_from_images_to_a_distance(alone, few, uncounted):
+    write_images(2)
+    run, found = from_images_to_a_distance(SMALL, 2, [*IMAGES, "data.flip=false", "data.held_out=5"])
+    assert found["quality/fd_tinyfew_floor"] > 0 and found["quality/fd_tinyfew"] > 0
+    assert json.loads((run / "DONE").read_text())["steps"] == 5
+
+
+@pytest.mark.slow
+def test_from_images_to_a_distance_at_the_presets_own_size(alone, few, uncounted):
+    write_images(20)
+    run, found = from_images_to_a_distance(OWN_SIZE, 20, [*IMAGES, "data.held_out=5"])
+    assert found["quality/fd_tinyfew_floor"] > 0 and found["quality/fd_tinyfew"] > 0
+    (report,) = run.glob("evaluations/*/report.json")
+    assert json.loads(report.read_text())["metrics"]["cost/parameters"] == 212_949_516

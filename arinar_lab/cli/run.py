@@ -25,6 +25,7 @@ def train(arguments: argparse.Namespace) -> int:
     from arinar_lab.run.evaluate import measure_speed
     from arinar_lab.run.folder import RunFolder
     from arinar_lab.run.perform import perform
+    from arinar_lab.run.quality import named_reference
     from arinar_lab.run.tracking import Tracker
     from arinar_lab.run.train import check_machine, read_metrics
     from arinar_lab.run.transfer import inherited
@@ -34,6 +35,7 @@ def train(arguments: argparse.Namespace) -> int:
     check_resolution(recipe, experiment)
     inherited(recipe, experiment)
     ready(experiment)
+    named_reference(recipe)
     name = arguments.file.stem
     folder = RunFolder.of(recipe, name)
     print(f"run folder: {folder.path}")
@@ -47,13 +49,14 @@ def train(arguments: argparse.Namespace) -> int:
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
-    from arinar_lab.run.evaluate import evaluate, measure_speed
+    from arinar_lab.run.evaluate import measure_speed
+    from arinar_lab.run.quality import measured
 
     folder, recipe = _trained(arguments)
     if arguments.quality:
         return _quality(arguments, folder, recipe)
     with folder.lock:
-        evaluate(recipe, folder)
+        measured(recipe, folder)
         report = measure_speed(recipe, folder)
     _show(report, folder.evaluation(recipe))
     return 0
@@ -63,24 +66,27 @@ def _quality(arguments: argparse.Namespace, folder: Any, recipe: Any) -> int:
     from arinar_lab.run.blocks import company, shown
     from arinar_lab.run.fidelity import Reference
     from arinar_lab.run.quality import measure_quality
-    from arinar_lab.run.schema import ConfigError
+    from arinar_lab.run.reference import own_reference
 
-    if arguments.reference is None:
-        raise ConfigError("--reference: missing; name an npz with mu and sigma (arinar reference DATA makes one)")
-    extractor = _extractor(arguments, recipe.machine)
-    reference = Reference.read(arguments.reference, extractor)
-    with company(arguments.workers), shown("images") as told:
+    path = arguments.reference or recipe.evaluation.reference
+    extractor = _extractor(arguments, recipe.machine, path and Path(path))
+    reference = Reference.read(Path(path or own_reference(recipe.data(), extractor)), extractor)
+    with company(arguments.workers, extractor.device), shown("images") as told:
         report = measure_quality(recipe, folder, reference, extractor, arguments.ranges, told)
     _show(report, folder.evaluation(recipe))
     return 0
 
 
-def _extractor(arguments: argparse.Namespace, machine: Any) -> Any:
-    from arinar_lab.run.fidelity import Extractor, inception_weights
+def _extractor(arguments: argparse.Namespace, machine: Any, reference: Path | None = None) -> Any:
+    """The one that is asked for, else the one that a reference was made with, else Inception."""
+    from arinar_lab.run.extractor import DINOV2, INCEPTION, Extractor
+    from arinar_lab.run.fidelity import made_with
     from arinar_lab.run.train import device_of
 
-    weights = inception_weights(arguments.inception)
-    return Extractor(layer=arguments.layer, weights=weights, device=device_of(machine).type)
+    name, layer = {"dinov2": DINOV2}.get(arguments.features, INCEPTION), arguments.layer
+    if reference and not (arguments.features or layer):
+        name, layer = made_with(reference)
+    return Extractor.of(name, layer, arguments.weights, device_of(machine).type)
 
 
 def reference(arguments: argparse.Namespace) -> int:
@@ -89,8 +95,9 @@ def reference(arguments: argparse.Namespace) -> int:
     from arinar_lab.run.config import Machine
     from arinar_lab.run.reference import make_reference
 
-    images, extractor = collection(arguments.data, arguments.part), _extractor(arguments, Machine())
-    with company(arguments.workers), shown(str(arguments.data)) as told:
+    images = collection(arguments.data, arguments.part, arguments.overrides)
+    extractor = _extractor(arguments, Machine())
+    with company(arguments.workers, extractor.device), shown(str(arguments.data)) as told:
         path = make_reference(images, extractor, arguments.out, arguments.batch, told)
     print(f"{path}: {len(images):,} images, features of {extractor.signature}")
     return 0
@@ -132,11 +139,20 @@ def _show(report: dict[str, Any], where: Path) -> None:
     else:
         against, n, seed = report["reference"], report["images"], report["seed"]
         console.print(f"{n} images a range, seeds from {seed} on, against {against['file']}", highlight=False)
+        console.print(_of_the_floor(report), highlight=False)
         if "kid_subset" not in against:
             console.print("KID, precision and recall need the reference's features, and it has none", highlight=False)
     for path in (where / report.get("file", "report.json"), where / "samples" / "grid.png"):
         if path.exists():
             console.print(str(path), soft_wrap=True, highlight=False)
+
+
+def _of_the_floor(report: dict[str, Any]) -> str:
+    """What the floor of a distance is, or why there is none."""
+    n = report["floor_images"]
+    if any(name.endswith("_floor") for name in report["metrics"]):
+        return f"floor: {n} held-out images, encoded and decoded by the codec, against the same"
+    return f"no floor: {n} held-out images are too few for it" if n else "no floor: the held-out images are not there"
 
 
 def sample(arguments: argparse.Namespace) -> int:
@@ -165,7 +181,7 @@ def sample(arguments: argparse.Namespace) -> int:
     if picture:
         draw_grid(recipe, experiment, seeds, out)
     else:
-        with company(arguments.workers), shown(str(out)) as told:
+        with company(arguments.workers, experiment.device.type), shown(str(out)) as told:
             sample(recipe, folder, experiment, seeds, out, told)
     print(out)
     return 0
@@ -173,13 +189,14 @@ def sample(arguments: argparse.Namespace) -> int:
 
 def diagnose(arguments: argparse.Namespace) -> int:
     from arinar_lab.run.diagnose import guidance, prefix
-    from arinar_lab.run.evaluate import evaluate, load
+    from arinar_lab.run.evaluate import load
     from arinar_lab.run.figures import draw_diagnosis
     from arinar_lab.run.folder import write_json
+    from arinar_lab.run.quality import measured
 
     folder, recipe = _trained(arguments)
     with folder.lock:
-        report, where = evaluate(recipe, folder), folder.evaluation(recipe)
+        report, where = measured(recipe, folder), folder.evaluation(recipe)
         experiment = load(recipe, folder)
         found = {"prefix": prefix(recipe, experiment), "guidance": guidance(recipe, experiment)}
         write_json(where / "diagnosis.json", found)
@@ -200,7 +217,7 @@ def cache(arguments: argparse.Namespace) -> int:
         for file in damaged(files):
             print(f"{file}: damaged, made anew")
             forget([file])
-    with company(arguments.workers), shown(str(plan.folder)) as told:
+    with company(arguments.workers, plan.codec.mean.device.type), shown(str(plan.folder)) as told:
         write_cache(plan, arguments.batch, told)
     size = sum(file.stat().st_size for file in files) / 1e6
     print(

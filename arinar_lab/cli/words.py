@@ -60,7 +60,10 @@ def _runs(verbs: Verbs) -> None:
         "--quality", action="store_true", help="measure FID and its kin against a reference, nothing else"
     )
     evaluate.add_argument(
-        "--reference", type=Path, metavar="FILE", help="npz with mu and sigma; arinar reference makes one"
+        "--reference",
+        type=Path,
+        metavar="FILE",
+        help="npz with mu and sigma (default: what arinar reference has made of the run's training images)",
     )
     evaluate.add_argument("--ranges", type=_count, default=1, metavar="N", help="of seeds, for an interval (default 1)")
     _protocol(evaluate)
@@ -69,9 +72,7 @@ def _runs(verbs: Verbs) -> None:
     )
     sample.add_argument("--count", type=_count, metavar="N", help="images to draw (default 100)")
     sample.add_argument("--per-class", type=_count, metavar="N", help="of each class, in place of --count")
-    sample.add_argument(
-        "--workers", type=_count, default=1, metavar="N", help="processes, dealt out to the GPUs (default 1)"
-    )
+    sample.add_argument("--workers", type=_count, metavar="N", help="processes (default: one a GPU, or one)")
     sample.add_argument("--seed", type=_seed, default=0, help="seed of the first image (default 0)")
     sample.add_argument(
         "--out",
@@ -175,12 +176,11 @@ def _images(verbs: Verbs) -> None:
     )
     cache.add_argument("--out", type=Path, default=Path("caches"), help="folder of caches (default caches)")
     cache.add_argument("--batch", type=_count, default=32, metavar="N", help="images at a time (default 32)")
-    cache.add_argument(
-        "--workers", type=_count, default=1, metavar="N", help="processes, dealt out to the GPUs (default 1)"
-    )
+    cache.add_argument("--workers", type=_count, metavar="N", help="processes (default: one a GPU, or one)")
     cache.add_argument("--verify", action="store_true", help="read it all, and make anew what is damaged")
-    reference = verbs.add_parser("reference", help="mean and covariance of Inception features, to evaluate against")
+    reference = verbs.add_parser("reference", help="mean and covariance of features of images, to evaluate against")
     reference.add_argument("data", type=Path, metavar="DATA", help="a folder of images, an npz with arr_0, or a recipe")
+    reference.add_argument("overrides", nargs="*", metavar="key=value", help="of a recipe")
     reference.add_argument("--part", choices=("train", "held_out"), default="train", help="of a recipe (default train)")
     reference.add_argument("--out", type=Path, default=Path("references"), help="folder (default references)")
     reference.add_argument("--batch", type=_count, default=64, metavar="N", help="images at a time (default 64)")
@@ -211,14 +211,13 @@ def _rest(verbs: Verbs) -> None:
 
 def _protocol(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
-        "--inception", type=Path, metavar="FILE", help="its weights (default: torch-fidelity's, downloaded once)"
+        "--features", choices=("inception", "dinov2"), help="whose (default: the reference's, else inception: FID)"
     )
+    sub.add_argument("--weights", type=Path, metavar="FILE", help="of that network (default: downloaded once)")
     sub.add_argument(
-        "--layer", choices=("64", "192", "768", "2048"), help="its features (default 2048: what FID is of)"
+        "--layer", choices=("64", "192", "768", "2048"), help="of inception (default 2048: what FID is of)"
     )
-    sub.add_argument(
-        "--workers", type=_count, default=1, metavar="N", help="processes, dealt out to the GPUs (default 1)"
-    )
+    sub.add_argument("--workers", type=_count, metavar="N", help="processes (default: one a GPU, or one)")
 
 
 def _count(text: str) -> int:

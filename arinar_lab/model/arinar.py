@@ -25,6 +25,7 @@ from .head import Head, HeadMaker, Likelihood
 from .layers import Vectors, initialise
 from .noise import Noise
 from .outer import Outer, OuterMaker, take
+from .packing import on_packed_weights
 
 
 class Labels(nn.Module):
@@ -132,6 +133,7 @@ class Arinar(nn.Module):
         return bilevel.placed(self.outer, x, self.labels(y), noise, steps, lambda z, t, where: term(self.inner(z), t))
 
     @torch.no_grad()
+    @on_packed_weights
     def generate(
         self, y: Tensor, noise: Noise, sampler: Sampler, prefix: tuple[Tensor, float] | None = None
     ) -> tuple[Tensor, Tensor]:

@@ -23,6 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as f
 
+from .packing import Packable
+
 
 def at_least(least: int, **values: int) -> None:
     """Refuse numbers below `least`, each by its name.
@@ -35,7 +37,7 @@ def at_least(least: int, **values: int) -> None:
             raise ValueError(f"{name}: {value} is too few; at least {least}")
 
 
-class Linear(nn.Linear):
+class Linear(Packable):
     """Linear map with Xavier-uniform weights and zero bias, as the published models start."""
 
     def reset_parameters(self) -> None:
@@ -44,7 +46,7 @@ class Linear(nn.Linear):
             nn.init.zeros_(self.bias)
 
 
-class ZeroLinear(nn.Linear):
+class ZeroLinear(Packable):
     """Linear map that starts at zero: an adaptive block begins as the identity (arXiv 2212.09748, section 3.2)."""
 
     def reset_parameters(self) -> None:
@@ -178,11 +180,16 @@ NORMS: dict[str, NormMaker] = {"layer": layer, "rms": rms, "dyt": dyt, "none": n
 
 
 class Cache(NamedTuple):
-    """Keys and values of one attention layer: k, v [B, H, room, S], of which the first `length` positions are filled."""
+    """What one block keeps from step to step.
+
+    Keys and values of its attention, k, v [B, H, room, S], of which the first `length` positions are filled; and the gains that
+    it reads from z, [B, 1, 6 W], which are those of the first step as long as z is.
+    """
 
     k: Tensor
     v: Tensor
     length: int
+    gains: Tensor | None = None
 
 
 Caches = list[Cache | None]
@@ -225,19 +232,27 @@ class Attention(nn.Module):
         self.k_norm = nn.RMSNorm(self.size, eps=1e-6) if qk_norm else nn.Identity()
 
     def forward(
-        self, x: Tensor, causal: bool = False, cache: Cache | None = None, at: Tensor | None = None
+        self,
+        x: Tensor,
+        causal: bool = False,
+        cache: Cache | None = None,
+        at: Tensor | None = None,
+        where: Tensor | None = None,
     ) -> tuple[Tensor, Cache | None]:
         """x [B, T, W] → [B, T, W]. With a cache the rows of x follow those in it, and attention is causal.
 
-        With places `at`, [T] or [B, T], queries and keys are rotated by them.
+        With places `at`, [T] or [B, T], queries and keys are rotated by them. With `where` [B, m] only these rows ask and all
+        answer, and the result is [B, m, W].
         """
-        qkv = self.qkv(x)
-        if self.qkv.bias is None:
-            qkv = qkv + torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        q, k, v = qkv.unflatten(-1, (3, self.heads, self.size)).permute(2, 0, 3, 1, 4)
+        bias = self.qkv.bias
+        if bias is None:
+            bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        q, k, v = self.qkv.mapped(x, bias).unflatten(-1, (3, self.heads, self.size)).permute(2, 0, 3, 1, 4)
         q, k = self.q_norm(q), self.k_norm(k)
         if at is not None:
             q, k = rotate(q, at), rotate(k, at)
+        if where is not None:
+            q = q.gather(2, where[:, None, :, None].expand(-1, self.heads, -1, self.size))
         mask = None
         if cache is not None:
             cache, k, v = self._extend(cache, k, v)
@@ -253,12 +268,21 @@ class Attention(nn.Module):
     def _extend(cache: Cache, k: Tensor, v: Tensor) -> tuple[Cache, Tensor, Tensor]:
         end = cache.length + k.shape[2]
         cache.k[:, :, cache.length : end], cache.v[:, :, cache.length : end] = k, v
-        return Cache(cache.k, cache.v, end), cache.k[:, :, :end], cache.v[:, :, :end]
+        return cache._replace(length=end), cache.k[:, :, :end], cache.v[:, :, :end]
 
     def cache(self, batch: int, room: int) -> Cache:
         """An empty cache for `batch` sequences of at most `room` positions."""
         empty = self.qkv.weight.new_empty(2, batch, self.heads, room, self.size)
         return Cache(empty[0], empty[1], 0)
+
+
+class FeedForward(nn.Sequential):
+    """Linear map, GELU, linear map, dropout. The first two are one operation where weights are packed."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, gelu, second, dropout = self
+        assert isinstance(first, Packable) and isinstance(gelu, nn.GELU)
+        return dropout(second(first.mapped(x, first.bias, gelu)))
 
 
 class BlockOptions(TypedDict, total=False):
@@ -323,7 +347,7 @@ class Block(nn.Module):
             width, heads, qk_norm=qk_norm, softmax_scale=softmax_scale, k_bias=k_bias, dropout=dropout
         )
         activation = nn.GELU(approximate="tanh" if gelu == "tanh" else "none")
-        self.feed_forward = nn.Sequential(Linear(width, hidden), activation, Linear(hidden, width), nn.Dropout(dropout))
+        self.feed_forward = FeedForward(Linear(width, hidden), activation, Linear(hidden, width), nn.Dropout(dropout))
         self.adapt = nn.Sequential(nn.SiLU(), ZeroLinear(context, 6 * width)) if context else None
 
     def forward(
@@ -333,16 +357,24 @@ class Block(nn.Module):
         causal: bool = False,
         cache: Cache | None = None,
         at: Tensor | None = None,
+        where: Tensor | None = None,
     ) -> tuple[Tensor, Cache | None]:
-        """x [B, T, W], z [B, context], places [T] or [B, T] → [B, T, W] and the cache after it."""
+        """x [B, T, W], z [B, context], places [T] or [B, T] → [B, T, W] and the cache after it.
+
+        With `where` [B, m] only those rows are computed, [B, m, W]. z is read where there is no cache, and in the first step
+        of one.
+        """
+        read, x = x, x if where is None else x.gather(1, where.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
         if self.adapt is None:
-            y, cache = self.attention(self.norm1(x), causal, cache, at)
+            y, cache = self.attention(self.norm1(read), causal, cache, at, where)
             x = x + self.after1(y)
             return x + self.after2(self.feed_forward(self.norm2(x))), cache
-        gate1, gate2, scale1, scale2, shift1, shift2 = self.adapt(z).unsqueeze(1).chunk(6, -1)
-        y, cache = self.attention(self.norm1(x) * (1 + scale1) + shift1, causal, cache, at)
+        gains = cache.gains if cache is not None and cache.gains is not None else self.adapt(z).unsqueeze(1)
+        gate1, gate2, scale1, scale2, shift1, shift2 = gains.chunk(6, -1)
+        y, cache = self.attention(self.norm1(read) * (1 + scale1) + shift1, causal, cache, at, where)
         x = x + gate1 * self.after1(y)
-        return x + gate2 * self.after2(self.feed_forward(self.norm2(x) * (1 + scale2) + shift2)), cache
+        x = x + gate2 * self.after2(self.feed_forward(self.norm2(x) * (1 + scale2) + shift2))
+        return x, None if cache is None else cache._replace(gains=gains)
 
 
 class Blocks(nn.ModuleList):
@@ -358,11 +390,15 @@ class Blocks(nn.ModuleList):
         causal: bool = False,
         caches: Caches | None = None,
         at: Tensor | None = None,
+        where: Tensor | None = None,
     ) -> tuple[Tensor, Caches]:
-        """x [B, T, W], z [B, context], places [T] or [B, T] for rotary attention → [B, T, W] and the caches after it."""
+        """x [B, T, W], z [B, context], places [T] or [B, T] for rotary attention → [B, T, W] and the caches after it.
+
+        Where only some rows of the result are read, `where` [B, m], the last block computes no others: [B, m, W].
+        """
         after: Caches = []
-        for block, cache in zip(self, caches or [None] * len(self), strict=True):
-            x, cache = block(x, z, causal, cache, at)
+        for i, (block, cache) in enumerate(zip(self, caches or [None] * len(self), strict=True)):
+            x, cache = block(x, z, causal, cache, at, where if i == len(self) - 1 else None)
             after.append(cache)
         return x, after
 

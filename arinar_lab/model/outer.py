@@ -358,8 +358,8 @@ class MaskedAR(Masked):
         y = self.embed(self.encoder_norm(y))
         everywhere = self.mask().expand(x.shape[0], self.tokens, -1)
         y = torch.cat([y[:, :start], put(everywhere, known, y[:, start:])], 1) + self.decoder_positions()
-        y, _ = self.decoder(y, at=places if self.rotary else None)
-        return take(self.decoder_norm(y)[:, start:] + self.output_positions(), where)
+        y, _ = self.decoder(y, at=places if self.rotary else None, where=start + where)
+        return self.decoder_norm(y) + self.output_positions()[where]
 
 
 class MaskedStack(Masked):

@@ -8,7 +8,7 @@ It takes the weights of an `Arinar` and does what the released code does with th
     training    the inner model at all positions, masked or not; the loss of those that are not is multiplied by zero
 
 Where a sampler has no candidates, tokens are drawn from our noise by our inverse CDF instead, so that they can be compared with
-those of `Arinar.generate` one by one. None of the code of `outer.py`, `trunks.py` and `Block` is run.
+those of `Arinar.generate` one by one. No forward of the outer model, the trunk or their blocks is run.
 
 Letters: B images, N tokens, m of them at a time, D features a token, C prefix rows, E width; R rows of the inner model, M = B·m
 tokens of one step, so R = 2M with guidance; H heads, S head size, K components.
@@ -19,7 +19,7 @@ from __future__ import annotations
 from typing import NamedTuple, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as f
 
 from .arinar import Arinar
@@ -97,12 +97,12 @@ def loss(model: Arinar, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
 def condition(model: Arinar, x: Tensor, c: Tensor, masked: Tensor) -> Tensor:
     """z [B, N, E] at every position, given c [B, C, E] and the tokens of x [B, N, D] that are not `masked` [B, N]."""
     outer = parts(model).outer
-    y = torch.cat([c, outer.token_of(x)], 1) + outer.encoder_positions()
+    y = torch.cat([c, _linear(outer.token_of, x)], 1) + outer.encoder_positions()
     seen = torch.cat([masked.new_ones(c.shape[:2]), ~masked], 1)
     y = outer.input_norm(y)[seen].reshape(len(x), -1, outer.width)
     for block in outer.encoder:
         y = _block(_a(Block, block), y)
-    y = outer.embed(outer.encoder_norm(y))
+    y = _linear(outer.embed, outer.encoder_norm(y))
     everywhere = outer.mask().to(y.dtype).expand(*seen.shape, -1).clone()
     everywhere[seen] = y.flatten(0, 1)
     y = everywhere + outer.decoder_positions()
@@ -111,9 +111,25 @@ def condition(model: Arinar, x: Tensor, c: Tensor, masked: Tensor) -> Tensor:
     return outer.decoder_norm(y)[:, outer.prefix :] + outer.output_positions()
 
 
+def _linear(m: nn.Module, x: Tensor) -> Tensor:
+    """The map as torch computes it, whatever else the module can."""
+    linear = _a(nn.Linear, m)
+    return f.linear(x, linear.weight, linear.bias)
+
+
+def _gains(adapt: nn.Module | None, z: Tensor) -> Tensor:
+    silu, linear = _a(nn.Sequential, adapt)
+    return _linear(linear, silu(z)).unsqueeze(1)
+
+
+def _feed_forward(block: Block, x: Tensor) -> Tensor:
+    first, gelu, second, dropout = block.feed_forward
+    return dropout(_linear(second, gelu(_linear(first, x))))
+
+
 def _block(block: Block, x: Tensor) -> Tensor:
     x = x + _attend(block.attention, block.norm1(x))[0]
-    return x + block.feed_forward(block.norm2(x))
+    return x + _feed_forward(block, block.norm2(x))
 
 
 Past = tuple[Tensor, Tensor]
@@ -129,28 +145,26 @@ def _attend(a: Attention, x: Tensor, causal: bool = False, past: Past | None = N
         k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
     drop = a.dropout if a.training else 0.0
     y = f.scaled_dot_product_attention(q, k, v, dropout_p=drop, is_causal=causal, scale=a.scale)
-    return f.dropout(a.project(y.transpose(1, 2).flatten(2)), drop), (k, v)
+    return f.dropout(_linear(a.project, y.transpose(1, 2).flatten(2)), drop), (k, v)
 
 
 def _inner_block(
     block: Block, x: Tensor, z: Tensor, causal: bool = False, past: Past | None = None
 ) -> tuple[Tensor, Past]:
     """x [R, T, W] under the gains of z [R, E]."""
-    if block.adapt is None:
-        raise ValueError("the release has inner blocks under a condition")
-    gate1, gate2, scale1, scale2, shift1, shift2 = block.adapt(z).unsqueeze(1).chunk(6, -1)
+    gate1, gate2, scale1, scale2, shift1, shift2 = _gains(block.adapt, z).chunk(6, -1)
     y, past = _attend(block.attention, block.norm1(x) * (1 + scale1) + shift1, causal, past)
     x = x + gate1 * y
-    return x + gate2 * block.feed_forward(block.norm2(x) * (1 + scale2) + shift2), past
+    return x + gate2 * _feed_forward(block, block.norm2(x) * (1 + scale2) + shift2), past
 
 
 def _outputs(trunk: Transformer, y: Tensor, z: Tensor) -> Tensor:
-    scale, shift = trunk.adapt(z).unsqueeze(1).chunk(2, -1)
+    scale, shift = _gains(trunk.adapt, z).chunk(2, -1)
     return trunk.norm(y) * (1 + scale) + shift
 
 
 def _start(trunk: Transformer, z: Tensor) -> Tensor:
-    return (trunk.start_of(z) + trunk.start()).unsqueeze(1)
+    return (_linear(trunk.start_of, z) + trunk.start()).unsqueeze(1)
 
 
 def draw(
@@ -173,7 +187,7 @@ def draw(
         p, *q = (_a(Mixture, head(h)) for h in _outputs(trunk, y, z).squeeze(1).split(tokens))
         value = _feature(p, q[0] if q else None, sampler, progress, keys.at(g), generator).to(x.dtype)
         x = torch.cat([x, value], -1)
-        y = trunk.group_of(value.repeat(len(z) // tokens, 1)).unsqueeze(1)
+        y = _linear(trunk.group_of, value.repeat(len(z) // tokens, 1)).unsqueeze(1)
     return x
 
 
@@ -208,7 +222,7 @@ def _log_prob(p: Mixture, x: Tensor) -> Tensor:
 def teach(model: Arinar, z: Tensor, x: Tensor) -> Tensor:
     """The loss of true tokens x [M, D] at contexts z [M, E], all features at once: [M]."""
     _, _, trunk, head = parts(model)
-    y = torch.cat([_start(trunk, z), trunk.group_of(x[:, :-1].unsqueeze(-1))], 1) + trunk.positions()
+    y = torch.cat([_start(trunk, z), _linear(trunk.group_of, x[:, :-1].unsqueeze(-1))], 1) + trunk.positions()
     for block in trunk.blocks:
         y, _ = _inner_block(_a(Block, block), y, z, causal=True)
     density = head(_outputs(trunk, y, z))

@@ -50,15 +50,17 @@ class Trunk(nn.Module):
         """The state of `batch` tokens of which no group is known."""
         return None
 
-    def _adapted(self, y: Tensor, z: Tensor) -> Tensor:
-        scale, shift = self.adapt(z).unsqueeze(1).chunk(2, -1)
+    def _adapted(self, y: Tensor, gains: Tensor) -> Tensor:
+        """y [M, T, W] normalised under gains [M, 2 W], which `adapt` reads from z."""
+        scale, shift = gains.unsqueeze(1).chunk(2, -1)
         return self.norm(y) * (1 + scale) + shift
 
 
 class Transformer(Trunk):
     """Causal transformer over feature groups, every block and the output norm conditioned on z (arXiv 2503.02883).
 
-    Position 0 reads z and a start token, position g reads group g - 1. Its state is a cache of keys and values.
+    Position 0 reads z and a start token, position g reads group g - 1. Its state is the blocks' caches and the gains of the
+    output norm: what depends on z alone is computed in the first step.
     """
 
     def __init__(
@@ -69,24 +71,30 @@ class Transformer(Trunk):
         self.start, self.positions = Vectors(1, width), Vectors(groups, width)
         self.blocks = Blocks(Block(width, heads, context=context, **block) for _ in range(depth))
 
-    def forward(self, x: Tensor, z: Tensor, state: Caches | None = None) -> tuple[Tensor, Caches]:
-        done = state[0].length if state and state[0] else 0
+    def forward(self, x: Tensor, z: Tensor, state: Walked | None = None) -> tuple[Tensor, Walked]:
+        caches, gains = state or (None, None)
+        done = caches[0].length if caches and caches[0] else 0
+        gains = self.adapt(z) if gains is None else gains
         y = self.group_of(x)
         if done == 0:
             y = torch.cat([(self.start_of(z) + self.start()).unsqueeze(1), y], 1)
         y = y + self.positions()[done : done + y.shape[1]]
-        y, after = self.blocks(y, z, True, state)
-        return self._adapted(y, z), after
+        y, after = self.blocks(y, z, True, caches)
+        return self._adapted(y, gains), (after, gains)
 
-    def empty(self, batch: int) -> Caches:
-        return self.blocks.caches(batch, self.groups)
+    def empty(self, batch: int) -> Walked:
+        return self.blocks.caches(batch, self.groups), None
+
+
+Walked = tuple[Caches, Tensor | None]
+"""Caches of the blocks, and the gains of the output norm [M, 2 W] once z has been read."""
 
 
 class Recurrent(Trunk):
     """Gated recurrent units over feature groups, `depth` layers of them (arXiv 1406.1078).
 
     z sets the states that the layers start from, and is added to what the first layer reads: a start vector, then group
-    g - 1 at step g. Its state is what the layers remember, [M, W] each, and the number of steps done.
+    g - 1 at step g. Its state is what the layers remember, [M, W] each, the number of steps done, and what is read from z.
     """
 
     def __init__(
@@ -98,24 +106,27 @@ class Recurrent(Trunk):
         self.start, self.positions = Vectors(1, width), Vectors(groups, width)
         self.cells = nn.ModuleList(nn.GRUCell(width, width) for _ in range(depth))
 
-    def forward(
-        self, x: Tensor, z: Tensor, state: tuple[list[Tensor], int] | None = None
-    ) -> tuple[Tensor, tuple[list[Tensor], int]]:
+    def forward(self, x: Tensor, z: Tensor, state: Remembered | None = None) -> tuple[Tensor, Remembered]:
         y = self.group_of(x)
         if state is None:
             y = torch.cat([self.start().expand(z.shape[0], 1, -1), y], 1)
-            state = list(self.state_of(z).tanh().chunk(len(self.cells), -1)), 0
-        memory, done = state
+            memory = list(self.state_of(z).tanh().chunk(len(self.cells), -1))
+            state = memory, 0, self.context_of(z).unsqueeze(1), self.adapt(z)
+        memory, done, context, gains = state
         rows: list[Tensor] = []
         end = done + y.shape[1]
-        for row in (y + self.context_of(z).unsqueeze(1) + self.positions()[done:end]).unbind(1):
+        for row in (y + context + self.positions()[done:end]).unbind(1):
             read, after = row, []
             for cell, remembered in zip(self.cells, memory, strict=True):
                 read = cell(read, remembered)
                 after.append(read)
             memory = after
             rows.append(read)
-        return self._adapted(torch.stack(rows, 1), z), (memory, end)
+        return self._adapted(torch.stack(rows, 1), gains), (memory, end, context, gains)
+
+
+Remembered = tuple[list[Tensor], int, Tensor, Tensor]
+"""What each layer remembers [M, W], steps done, and of z: what is added to each step [M, 1, W], the norm's gains [M, 2 W]."""
 
 
 class Masked(Linear):
@@ -162,7 +173,7 @@ class MaskedMLP(Trunk):
         for masked, context in zip(self.layers, self.contexts, strict=True):
             y = f.gelu(masked(y) + context(z))
         y = self.contexts_of_groups(y).unflatten(-1, (self.groups, self.width))
-        return self._adapted(y[:, begin : known.shape[1] + 1], z), known
+        return self._adapted(y[:, begin : known.shape[1] + 1], self.adapt(z)), known
 
 
 def refuse_options(trunk: str, block: BlockOptions) -> None:

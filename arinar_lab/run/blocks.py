@@ -100,13 +100,15 @@ def forget(blocks: Sequence[Path]) -> None:
 
 
 @contextmanager
-def company(workers: int) -> Iterator[None]:
+def company(workers: int | None, device: str = "cpu") -> Iterator[None]:
     """Run this command `workers` - 1 times more beside this process, on a GPU each where there are any.
 
-    They end with this process, however that ends, and leave what they have made.
+    Where nobody says how many, there is one process for each GPU if `device` is cuda, else this one alone. The others end
+    with it, however that ends, and leave what they have made.
     """
     command = [sys.executable, "-m", "arinar_lab", *sys.argv[1:]]
-    helps = 0 if HELPS in os.environ else workers  # who helps has no helpers
+    asked = workers or (torch.cuda.device_count() if device == "cuda" else 1)
+    helps = 0 if HELPS in os.environ else asked  # who helps has no helpers
     others = [subprocess.Popen(command, env=_environment(i), stdout=subprocess.DEVNULL) for i in range(1, helps)]
     try:
         yield

@@ -29,9 +29,11 @@ from torch import Tensor
 from ..model.codec import Codec
 from .blocks import Told, share, write_block
 from .cached import PARTS, Cached, codec_print, data_print, shards
+from .collection import of_source
 from .config import Recipe
 from .data import Source
 from .folder import write_json
+from .memory import room_on_device
 from .schema import ConfigError, resolved
 from .train import device_of, use_threads
 
@@ -66,6 +68,10 @@ class Plan:
             raise ConfigError("data.kind: cache is a cache already; name the images")
         codec = recipe.codec(source.shape, source.levels).to(device_of(recipe.machine)).eval()
         try:
+            source.prepare()
+        except ValueError as error:
+            raise ConfigError(f"data.{error}") from None
+        try:
             codec.moments(source.train[0][torch.tensor([0])].to(codec.mean.device))
         except ValueError as error:
             raise ConfigError(f"codec.{error}") from None
@@ -95,7 +101,7 @@ class Plan:
         counts = {part: len(getattr(source, part)[1]) for part in PARTS}
         return {
             "shape": list(source.shape), "levels": source.levels, "classes": source.classes, **counts, "shard": SHARD,
-            "views": self.views, **self.prints,
+            "views": self.views, **self.prints, "images": of_source(source, "train", "").print,
         }  # fmt: skip
 
 
@@ -117,12 +123,16 @@ def write_cache(plan: Plan, batch: int, told: Told) -> None:
 
 @torch.no_grad()
 def _encoded(plan: Plan, part: tuple[Tensor, Tensor], span: range, batch: int) -> dict[str, Tensor]:
-    moments = []
-    for i in torch.tensor(span).split(batch):
+    def moments(i: Tensor) -> Tensor:
         image = part[0][i].to(plan.codec.mean.device)
         sides = [image, image.flip(-1)][: plan.views]
-        moments.append(torch.stack([plan.codec.moments(side) for side in sides], 1).half().cpu())
-    whole = torch.cat(moments)
+        return torch.stack([plan.codec.moments(side) for side in sides], 1).half().cpu()
+
+    def fitting(i: Tensor) -> Tensor:
+        with room_on_device("--batch", len(i), lambda n: moments(i[:n])):
+            return moments(i)
+
+    whole = torch.cat([fitting(i) for i in torch.tensor(span).split(batch)])
     if not whole.isfinite().all():
         raise ConfigError(f"codec.moments: of items {span.start} … {span.stop - 1} are not finite in half precision")
     return {"moments": whole, "labels": part[1][span.start : span.stop]}

@@ -8,7 +8,6 @@ file.npz        arr_0 [n, H, W, 3], bytes: how ADM hands out samples and referen
 from __future__ import annotations
 
 import hashlib
-import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,9 @@ import torch
 from torch import Tensor
 
 from .cached import fingerprint
+from .data import Source
 from .fidelity import colour_bytes
+from .images import Pictures, files_print
 from .schema import ConfigError
 
 _ENDINGS = (".png", ".jpg", ".jpeg")
@@ -48,7 +49,7 @@ class Collection:
 
     @property
     def print(self) -> str:
-        """What tells them from others: their number, 64 of them spread evenly, and what is known otherwise."""
+        """What tells them from others: number and size, 64 of them spread evenly, and what is known otherwise."""
         n = len(self)
         some = self[torch.linspace(0, n - 1, min(_LOOKED_AT, n)).long()]
         return hashlib.sha256(f"{n} {fingerprint(some)} {self.known_by}".encode()).hexdigest()
@@ -92,11 +93,8 @@ def of_folder(path: Path) -> Collection:
     files = sorted(file for file in path.rglob("*") if file.suffix.lower() in _ENDINGS)
     if not files:
         raise ConfigError(f"{path}: holds no {', '.join(_ENDINGS)}")
-    seen = hashlib.sha256()
-    for file in files:
-        about = os.stat(file)
-        seen.update(f"{file.relative_to(path)} {about.st_size} {about.st_mtime_ns}\n".encode())
-    return Collection(Files(files), path.resolve().name, known_by=seen.hexdigest())
+    known_by = files_print((str(file.relative_to(path)), file) for file in files)
+    return Collection(Files(files), path.resolve().name, known_by=known_by)
 
 
 def of_npz(path: Path) -> Collection:
@@ -112,23 +110,28 @@ def of_npz(path: Path) -> Collection:
     return Collection(stored, path.stem, known_by=fingerprint(torch.from_numpy(images)))
 
 
-def of_recipe(path: Path, part: str) -> Collection:
+def of_recipe(path: Path, part: str, overrides: list[str]) -> Collection:
     """The images of a recipe's data, `train` or `held_out`."""
-    from .config import parse, read_recipe
+    from .config import merge, parse, read_overrides, read_recipe
 
-    source = parse(read_recipe(path)).data()
+    source = parse(merge(read_recipe(path), read_overrides(overrides))).data()
     if not source.pictures:
         raise ConfigError(f"{path}: its data are no images")
     try:
-        images, labels = getattr(source, part)
+        return of_source(source, part, path.stem if part == "train" else f"{path.stem}-{part}")
     except ValueError as error:
         raise ConfigError(f"{path}: data.{error}") from None
-    name = path.stem if part == "train" else f"{path.stem}-{part}"
-    return Collection(images, name, source.levels, fingerprint(labels))
 
 
-def collection(path: Path, part: str = "train") -> Collection:
-    """The images that a path names.
+def of_source(source: Source, part: str, name: str) -> Collection:
+    """The images of a part of the data, known by their labels, and by all their pixels or by what their store says of them."""
+    images, labels = getattr(source, part)
+    known_by = images.print if isinstance(images, Pictures) else fingerprint(images)
+    return Collection(images, name, source.levels, f"{known_by} {fingerprint(labels)}")
+
+
+def collection(path: Path, part: str = "train", overrides: list[str] | None = None) -> Collection:
+    """The images that a path names; overrides are of a recipe.
 
     Raises:
         ConfigError: if it names none.
@@ -140,5 +143,5 @@ def collection(path: Path, part: str = "train") -> Collection:
     if path.suffix == ".npz":
         return of_npz(path)
     if path.suffix == ".yaml":
-        return of_recipe(path, part)
+        return of_recipe(path, part, overrides or [])
     raise ConfigError(f"{path}: neither a folder of images, an npz nor a recipe")

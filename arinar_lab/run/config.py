@@ -120,6 +120,8 @@ class Evaluation:
         kid_subset: images in a subset of KID.
         speed_batch: images at a time when speed is measured; speed_repeats: of which the median counts.
         seed: first of the seeds of the generated images.
+        reference: a file that generated images are compared with by the published protocol, see `quality.py`; None: they are
+            not. What it was made with says whose features are compared.
     """
 
     draws: int = 4
@@ -130,6 +132,7 @@ class Evaluation:
     speed_batch: int = 64
     speed_repeats: int = 5
     seed: int = 0
+    reference: str | None = None
 
     def __post_init__(self) -> None:
         at_least(1, draws=self.draws, batch=self.batch, speed_batch=self.speed_batch, speed_repeats=self.speed_repeats)
@@ -224,6 +227,8 @@ class Recipe:
 
 def _digest(recipe: Recipe, sections: tuple[str, ...]) -> str:
     everything = resolved(recipe)
+    if everything["evaluation"]["reference"] is None:  # runs that are older than this option keep their signature
+        del everything["evaluation"]["reference"]
     everything["training"]["lr"] = recipe.training.peak  # however it is said
     del everything["training"]["lr_per_256"]
     text = json.dumps({name: everything[name] for name in sections}, sort_keys=True)

@@ -93,8 +93,11 @@ def load(recipe: Recipe, folder: RunFolder) -> Experiment:
     return experiment
 
 
-def evaluate(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
+def evaluate(recipe: Recipe, folder: RunFolder, published: dict[str, Any] | None = None) -> dict[str, Any]:
     """Measure likelihood and quality, once for each evaluation signature; the report is written and returned.
+
+    Arguments:
+        published: what `quality.py` reports, which becomes a part of it.
 
     Raises:
         ConfigError: if the weights are missing, damaged or do not fit.
@@ -154,8 +157,16 @@ def evaluate(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
         "git": git_state(),
         "environment": environment(),
     }
+    report = with_distances(report, published) if published else report
     write_json(where / "report.json", report)
     return report
+
+
+def with_distances(report: dict[str, Any], compared: dict[str, Any]) -> dict[str, Any]:
+    """A report with what `quality.py` has found, too."""
+    parts = {part: report[part] | compared[part] for part in ("metrics", "units")}
+    kept = ("images", "reference", "extractor", "ranges", "floor_images")
+    return report | parts | {"fidelity": {name: compared[name] for name in kept if name in compared}}
 
 
 def _steps_of_the_bound(recipe: Recipe, experiment: Experiment) -> int | None:

@@ -9,148 +9,32 @@ A reference is an npz with mu [D] and sigma [D, D], such as the published adm_in
 made: references/<data>-<hash of data, size and extractor>.npz, which has features of at most 10,000 images, too. What was
 made with another extractor or with other dimensions is refused.
 
-Distances of features other than the last ones are no FID; they are named, as in `fd_inception64`.
+Distances of other features are no FID: they, their KID, precision and recall are named (`fd_inception64`, `kid_dinov2`).
 """
 
 from __future__ import annotations
 
-import os
-import pickle
-import urllib.error
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
-import torch_fidelity
 from torch import Tensor
-from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
-from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
-from torch_fidelity.utils import create_feature_extractor
 
-from .checkpoint import digest
+from .extractor import INCEPTION, Extractor
 from .schema import ConfigError
 
-INCEPTION = "inception-v3-compat"
-_WEIGHTS = URL_INCEPTION_V3.rsplit("/", 1)[1]
-_SHA = Path(_WEIGHTS).stem.rsplit("-", 1)[1]  # how the SHA-256 of the weights begins, by torch.hub's convention
 KEPT = 10_000  # features that a reference keeps, and generated images that precision, recall and KID look at
 KID_SUBSET = 1000
 
 Statistics = dict[str, np.ndarray]
 """mu [D] and sigma [D, D], in double precision."""
-
-
-def inception_weights(path: Path | None = None) -> Path:
-    """The file of Inception's weights: the one named, else torch-fidelity's own, downloaded where it is not there.
-
-    Raises:
-        ConfigError: naming the file, its place and its hash.
-    """
-    place = path or Path(torch.hub.get_dir()) / "checkpoints" / _WEIGHTS
-    if place.is_file():
-        return place
-    if path is not None:
-        raise ConfigError(f"--inception: {path} is not there")
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(URL_INCEPTION_V3, str(place), _SHA, progress=False)
-    except (OSError, urllib.error.URLError, RuntimeError) as error:
-        raise ConfigError(
-            f"{place}: Inception's weights are not there, and could not be downloaded ({error}); put {URL_INCEPTION_V3}"
-            f" there (its SHA-256 begins with {_SHA}), or name the file by --inception"
-        ) from None
-    return place
-
-
-@contextmanager
-def _weights_alone() -> Iterator[None]:
-    """torch-fidelity would run the code in a file of weights; here nothing does."""
-    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
-    try:
-        yield
-    finally:
-        os.environ.pop(name)
-        os.environ.update({} if before is None else {name: before})
-
-
-@dataclass(frozen=True)
-class Extractor:
-    """A feature extractor of torch-fidelity, by its registered name.
-
-    Arguments:
-        layer: whose activations are the features; None is the metric's own.
-        weights: its file; None for an extractor that has its own.
-        device: where it runs.
-
-    Raises:
-        ConfigError: if the weights are damaged, hold code or do not fit.
-    """
-
-    name: str = INCEPTION
-    layer: str | None = None
-    weights: Path | None = None
-    device: str = "cpu"
-
-    @property
-    def layers(self) -> list[str]:
-        """Of the features and, where those are the metric's own, of the logits."""
-        own, logits = self._own("fid"), self._own("isc")
-        return [own, logits] if self.layer in (None, own) else [self.layer]
-
-    def _own(self, metric: str) -> str:
-        return FEATURE_EXTRACTORS_REGISTRY[self.name].get_default_feature_layer_for_metric(metric)
-
-    @property
-    def distance(self) -> str:
-        """What its Fréchet distance is called."""
-        layer = "" if self.layers[0] == self._own("fid") else self.layers[0]
-        if self.name == INCEPTION:
-            return f"fd_inception{layer}" if layer else "fid"
-        return f"fd_{self.name}{layer}"
-
-    @cached_property
-    def signature(self) -> str:
-        """Sixteen hexadecimal digits of the weights, with the extractor's name and layer."""
-        weights = digest(self.weights)[:16] if self.weights else torch_fidelity.__version__
-        return f"{self.name}/{self.layers[0]}/{weights}"
-
-    @cached_property
-    def network(self) -> Any:
-        """The extractor, loaded."""
-        try:
-            with _weights_alone():
-                return create_feature_extractor(
-                    self.name, self.layers, cuda=self.device == "cuda", verbose=False,
-                    feature_extractor_weights_path=self.weights,
-                )  # fmt: skip
-        except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
-            raise ConfigError(
-                f"{self.weights}: no weights of {self.name}, or damaged: {' '.join(str(error).split())[:160]}"
-            ) from None
-
-    @property
-    def dims(self) -> int:
-        """D."""
-        probe = self.network.get_dummy_input_for_compile().to(self.device)
-        return self(probe)["features"].shape[1]
-
-    @torch.no_grad()
-    def __call__(self, images: Tensor) -> dict[str, Tensor]:
-        """Images [B, 3, H, W] of bytes → features [B, D] and, if they are to be had, logits [B, classes]."""
-        found = self.network(images.to(self.device))
-        return {name: value.cpu() for name, value in zip(("features", "logits"), found, strict=False)}
 
 
 def colour_bytes(images: Tensor, levels: int = 256) -> Tensor:
@@ -209,13 +93,7 @@ class Reference:
         Raises:
             ConfigError: if it is missing, damaged, lacks mu or sigma, or was made with another extractor.
         """
-        if not path.is_file():
-            raise ConfigError(f"--reference: {path} is not there")
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                content = {name: file[name] for name in file.files if name in _NAMES}
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile, TypeError) as error:
-            raise ConfigError(f"--reference: {path} is no npz of arrays, or damaged ({error})") from None
+        content = _content(path, _NAMES)
         if missing := [name for name in ("mu", "sigma") if name not in content]:
             raise ConfigError(
                 f"--reference: {path} lacks {' and '.join(missing)}; it has to hold mu [D] and sigma [D, D]"
@@ -245,6 +123,32 @@ class Reference:
 _NAMES = ("mu", "sigma", "features", "images", "extractor")
 
 
+def _content(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """What there is of some arrays in the npz of a reference.
+
+    Raises:
+        ConfigError: if it is missing or damaged.
+    """
+    if not path.is_file():
+        raise ConfigError(f"--reference: {path} is not there")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files if name in names}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, TypeError) as error:
+        raise ConfigError(f"--reference: {path} is no npz of arrays, or damaged ({error})") from None
+
+
+def made_with(path: Path) -> tuple[str, str | None]:
+    """Name and layer of the extractor that a reference was made with: Inception's last, where it does not say.
+
+    Raises:
+        ConfigError: if it is missing or damaged.
+    """
+    signature = str(_content(path, ("extractor",)).get("extractor", INCEPTION))
+    name, _, rest = signature.partition("/")
+    return name, rest.partition("/")[0] or None
+
+
 def write_reference(path: Path, features: Tensor, extractor: Extractor) -> None:
     """Write mean, covariance and some of the features [n, D] of a reference.
 
@@ -265,9 +169,10 @@ def distances(found: dict[str, Tensor], reference: Reference, name: str = "fid")
         found: features [n, D] and, for the inception score, logits [n, classes]; name: of the Fréchet distance.
 
     Returns:
-        the Fréchet distance first; inception_score; where the reference has features, kid, precision and recall.
+        the Fréchet distance first; inception_score; where the reference has features, kid, precision and recall, which have
+        the name of the features, too, where those are not FID's.
     """
-    features = found["features"]
+    features, of = found["features"], "" if name == "fid" else name.removeprefix("fd")
     reference.check(features.shape[1])
     values = {name: frechet(statistics(features), reference.stats)}
     if "logits" in found:
@@ -278,5 +183,5 @@ def distances(found: dict[str, Tensor], reference: Reference, name: str = "fid")
     subset = min(KID_SUBSET, len(ours), len(theirs))
     kid = kid_features_to_metric(ours, theirs, kid_subset_size=subset, verbose=False)
     shares = prc_features_to_metric(ours, theirs, save_cpu_ram=True, verbose=False)
-    values["kid"] = cast(float, kid["kernel_inception_distance_mean"])
-    return values | {key: float(shares[key]) for key in ("precision", "recall")}
+    values[f"kid{of}"] = cast(float, kid["kernel_inception_distance_mean"])
+    return values | {f"{key}{of}": float(shares[key]) for key in ("precision", "recall")}

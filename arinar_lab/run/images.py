@@ -10,12 +10,14 @@ counted, and another of their class stands in for them, always the same, up to a
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import io
 import os
 import struct
 import sys
-from collections.abc import Callable, Iterator
+import tarfile
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -58,6 +60,20 @@ class Store(Protocol):
         """Image i as Pillow opens it."""
         ...
 
+    @property
+    def print(self) -> str:
+        """What tells its images from others, without reading them."""
+        ...
+
+
+def files_print(files: Iterable[tuple[str, Path]]) -> str:
+    """What tells files from others without reading them: their names, sizes in bytes and times of change."""
+    seen = hashlib.sha256()
+    for name, file in files:
+        about = os.stat(file)
+        seen.update(f"{name} {about.st_size} {about.st_mtime_ns}\n".encode())
+    return seen.hexdigest()
+
 
 class Pictures:
     """Images that are read when they are asked for: pictures[i] are bytes [*, C, S, S] of items i [*]; i + n is i mirrored.
@@ -83,6 +99,11 @@ class Pictures:
         if not i.dim():
             return self._one(int(i))
         return torch.stack([self._one(j) for j in i.tolist()]) if len(i) else torch.zeros(0, *self.shape).byte()
+
+    @property
+    def print(self) -> str:
+        """What tells them from others: what their store says, and their shape."""
+        return f"{self.store.print} {self.shape}"
 
     @property
     def damaged(self) -> list[str]:
@@ -193,6 +214,10 @@ class Files:
 
     def open(self, i: int) -> Path:
         return self.root / os.fsdecode(self.names[i])
+
+    @property
+    def print(self) -> str:
+        return files_print((os.fsdecode(name), self.open(i)) for i, name in enumerate(self.names))
 
 
 class ImageFolder(Lazy):
@@ -306,6 +331,10 @@ class Rows:
         row = self.data[i][self.column]
         return Path(row["path"]) if row["bytes"] is None else io.BytesIO(row["bytes"])
 
+    @property
+    def print(self) -> str:
+        return f"{self.called} {self.data._fingerprint}"  # the library's own, of its files and of what was done to them
+
 
 class TorchVision(Source):
     """A data set of torchvision that is held in memory: its training part, and its test part held out.
@@ -336,7 +365,7 @@ class TorchVision(Source):
 
         try:
             data = getattr(torchvision.datasets, self.make)(self.path, train=train, download=self.download)
-        except (RuntimeError, OSError, ValueError, EOFError) as error:
+        except (RuntimeError, OSError, ValueError, EOFError, tarfile.TarError) as error:
             said = " ".join(str(error).split())[:160]
             raise ValueError(
                 f"path: {self.make} is not in {self.path!r}, or is damaged; data.download=true fetches it ({said})"

@@ -209,7 +209,8 @@ class ArinarModule(LightningModule):
         o = self.optimisation
         decay, keep = decayed(self.model)
         groups = [{"params": decay, "weight_decay": o.weight_decay}, {"params": keep, "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW(groups, lr=o.peak, betas=o.betas)
+        scaled = o.precision == "16-mixed"  # a fused optimiser unscales by itself, after the clipping
+        optimizer = torch.optim.AdamW(groups, lr=o.peak, betas=o.betas, fused=not scaled)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, o))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from .config import Recipe
 from .disk import room_for
-from .evaluate import evaluate
 from .folder import RunFolder
+from .quality import measured
 from .ranks import follows
 from .tracking import Tracker, remember
 from .train import Stopped, Watch, read_metrics, train
@@ -44,7 +44,7 @@ def perform(
         try:
             with room_for(folder.path):
                 train(recipes[0], folder, tracker, bar, watch)
-                reports = [evaluate(recipe, folder) for recipe in recipes]
+                reports = [measured(recipe, folder) for recipe in recipes]
         except BaseException as error:
             failed = isinstance(error, Exception) and not isinstance(error, Stopped)
             tracker.finish("FAILED" if failed else "KILLED")

@@ -8,6 +8,8 @@ The codec's own floor stands beside the distance: the same of held-out images th
 moments, in a latent cache, pass its decoder), where there are enough of them.
 
     evaluations/<evaluation signature>/quality-<reference and extractor>.json      and into report.json, where there is one
+
+A recipe whose `evaluation.reference` names a reference is measured so whenever it is evaluated (`measured`).
 """
 
 from __future__ import annotations
@@ -25,11 +27,23 @@ from ..model.noise import Noise
 from .blocks import Told
 from .checkpoint import digest
 from .config import Experiment, Recipe
-from .evaluate import generate, load
-from .fidelity import KEPT, KID_SUBSET, Extractor, Reference, colour_bytes, distances, enough, frechet, statistics
+from .evaluate import evaluate, generate, load, with_distances
+from .extractor import Extractor
+from .fidelity import (
+    KEPT,
+    KID_SUBSET,
+    Reference,
+    colour_bytes,
+    distances,
+    enough,
+    frechet,
+    made_with,
+    statistics,
+)
 from .folder import RunFolder, environment, git_state, read_json, write_json
 from .reference import in_blocks, joined
 from .schema import ConfigError
+from .train import device_of
 
 ABOUT = {
     "inception_score": "e^nats",
@@ -37,6 +51,42 @@ ABOUT = {
     "precision": "share",
     "recall": "share",
 }
+"""Units, by the first word of a metric's name; the others are distances."""
+
+
+def measured(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
+    """The report of `evaluate`, and in it the distance to the recipe's reference, where that names one.
+
+    The distance is measured first, so that a report that is there is whole.
+    """
+    named = None if folder.report(recipe) else named_reference(recipe)
+    found = named and measure_quality(recipe, folder, *named, 1, lambda done, n: folder.progress("quality", done, n))
+    return evaluate(recipe, folder, found)
+
+
+def named_reference(recipe: Recipe) -> tuple[Reference, Extractor] | None:
+    """The reference that a recipe names, and the extractor that it was made with; None where it names none.
+
+    Raises:
+        ConfigError: if it is missing, damaged or of other dimensions, the extractor's weights are not to be had, or the recipe
+            draws too few images for them.
+    """
+    if recipe.evaluation.reference is None:
+        return None
+    path = Path(recipe.evaluation.reference)
+    try:
+        extractor = Extractor.of(*made_with(path), None, device_of(recipe.machine).type)
+        reference = Reference.read(path, extractor)
+        _fitting(recipe, reference, extractor)
+    except ConfigError as error:
+        raise ConfigError(f"evaluation.reference: {str(error).removeprefix('--reference: ')}") from None
+    return reference, extractor
+
+
+def _fitting(recipe: Recipe, reference: Reference, extractor: Extractor) -> None:
+    """Refuse too few images, and a reference of other dimensions."""
+    enough(recipe.evaluation.images, extractor.dims)
+    reference.check(extractor.dims)
 
 
 def measure_quality(
@@ -56,16 +106,16 @@ def measure_quality(
     if report := read_json(file):
         _add_to(where / "report.json", report)
         return report
-    enough(recipe.evaluation.images, extractor.dims)
-    reference.check(extractor.dims)
+    _fitting(recipe, reference, extractor)
     experiment = load(recipe, folder)
     if not experiment.source.levels:
         raise ConfigError(f"{folder.path}: models tokens, which have no picture")
     parts = where / f"features-{hashlib.sha256(extractor.signature.encode()).hexdigest()[:8]}"
     found = [_drawn(recipe, experiment, extractor, parts, k, told) for k in range(ranges)]
     each = [distances(some, reference, extractor.distance) for some in found]
-    values = _summary(each) | _floor(recipe, experiment, reference, extractor, parts, told)
-    report = _report(file.name, recipe, values, each, reference, extractor) | {"reference_sha256": sums}
+    floor, n = _floor(recipe, experiment, reference, extractor, parts, told)
+    report = _report(file.name, recipe, _summary(each) | floor, each, reference, extractor)
+    report |= {"reference_sha256": sums, "floor_images": n}
     write_json(file, report)
     _add_to(where / "report.json", report)
     return report
@@ -87,22 +137,22 @@ def _drawn(
 @torch.no_grad()
 def _floor(
     recipe: Recipe, experiment: Experiment, reference: Reference, extractor: Extractor, parts: Path, told: Told
-) -> dict[str, float]:
-    """The distance of held-out images that passed the codec; empty where they are too few or not there."""
+) -> tuple[dict[str, float], int]:
+    """The distance of held-out images that passed the codec, and their number; no distance where they are too few."""
     source, codec = experiment.source, experiment.codec
     try:
         n = min(len(source.held_out[0]), recipe.evaluation.images)
     except ValueError:  # a published checkpoint is measured without the data it was trained on
-        return {}
+        return {}, 0
     if n <= len(reference.stats["mu"]):
-        return {}
+        return {}, n
 
     def found(i: Tensor) -> dict[str, Tensor]:
         x, _ = codec.encode(source.held_out[0][i].to(experiment.device), Noise.of(i.to(experiment.device), "floor"))
         return extractor(colour_bytes(codec.decode(x).cpu(), source.levels))
 
     passed = joined(in_blocks(parts / f"floor-of-{n}", n, found, recipe.evaluation.batch, told))
-    return {f"{extractor.distance}_floor": frechet(statistics(passed["features"]), reference.stats)}
+    return {f"{extractor.distance}_floor": frechet(statistics(passed["features"]), reference.stats)}, n
 
 
 def _summary(each: list[dict[str, float]]) -> dict[str, float]:
@@ -129,7 +179,7 @@ def _report(
     return {
         "file": file,
         "metrics": {f"quality/{name}": value for name, value in values.items()},
-        "units": {f"quality/{name}": ABOUT.get(name, squared) for name in values},
+        "units": {f"quality/{name}": ABOUT.get(_kind(name), squared) for name in values},
         "ranges": each,
         "images": e.images,
         "seed": e.seed,
@@ -142,10 +192,11 @@ def _report(
     }
 
 
+def _kind(name: str) -> str:
+    return name if name in ABOUT else name.partition("_")[0]
+
+
 def _add_to(file: Path, report: dict[str, Any]) -> None:
     """Into the evaluation's report, where there is one."""
     if whole := read_json(file):
-        for part in ("metrics", "units"):
-            whole[part] |= report[part]
-        whole["fidelity"] = {k: v for k, v in report.items() if k in ("images", "reference", "extractor", "ranges")}
-        write_json(file, whole)
+        write_json(file, with_distances(whole, report))

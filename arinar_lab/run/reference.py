@@ -1,7 +1,8 @@
 """Reference statistics: `arinar reference DATA` writes references/<data>-<hash of data, size and extractor>.npz.
 
 The name tells what is in it, so that statistics of other images, of another size or of other weights are never taken for
-it. Features are kept in blocks until all are there: what is stopped goes on, and several processes share the work.
+it; `own_reference` finds those of a run's training images by it. Features are kept in blocks until all are there: what is
+stopped goes on, and several processes share the work.
 """
 
 from __future__ import annotations
@@ -15,18 +16,47 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from .blocks import Told, conclude, share, write_block
-from .cached import shards
-from .collection import Collection
-from .fidelity import Extractor, enough, write_reference
+from .cached import Cached, shards
+from .collection import Collection, of_source
+from .data import Source
+from .extractor import Extractor
+from .fidelity import enough, write_reference
+from .memory import room_on_device
+from .schema import ConfigError
 
 BLOCK = 1024  # images
+FOLDER = Path("references")
 
 
 def reference_path(images: Collection, extractor: Extractor, root: Path) -> Path:
     """The file of the reference statistics of some images."""
-    size = tuple(images[torch.tensor([0])].shape[1:])
-    signature = hashlib.sha256(f"{images.print} {size} {extractor.signature}".encode()).hexdigest()[:8]
-    return root / f"{images.name}-{signature}.npz"
+    return root / f"{images.name}-{_signature(images.print, extractor)}.npz"
+
+
+def _signature(images: str, extractor: Extractor) -> str:
+    """Eight hexadecimal digits of images, their number and size among them, and an extractor."""
+    return hashlib.sha256(f"{images} {extractor.signature}".encode()).hexdigest()[:8]
+
+
+def own_reference(source: Source, extractor: Extractor, root: Path = FOLDER) -> Path:
+    """The reference statistics of the images that a run was trained on, also where it read them from a latent cache.
+
+    Raises:
+        ConfigError: if there is none for these images, their size and this extractor, or nobody knows the images.
+    """
+    try:
+        images = source.about.get("images") if isinstance(source, Cached) else of_source(source, "train", "").print
+    except ValueError as error:
+        raise ConfigError(
+            f"--reference: missing, and the run's training images are not there to tell theirs: {error}"
+        ) from None
+    found = sorted(root.glob(f"*-{_signature(images, extractor)}.npz")) if images else []
+    if not found:
+        raise ConfigError(
+            f"--reference: missing, and {root}/ holds none of the run's training images for {extractor.signature};"
+            " name an npz with mu and sigma, or make one by arinar reference RECIPE, whose data are these images"
+        )
+    return found[0]
 
 
 def make_reference(images: Collection, extractor: Extractor, root: Path, batch: int, told: Told) -> Path:
@@ -40,22 +70,36 @@ def make_reference(images: Collection, extractor: Extractor, root: Path, batch: 
         return path
     enough(len(images), extractor.dims)
     parts = path.with_suffix(".parts")
-    blocks = in_blocks(parts, len(images), lambda i: extractor(images[i]), batch, told)
+    blocks = in_blocks(parts, len(images), lambda i: extractor(images[i]), batch, told, "--batch")
     conclude(path, lambda draft: write_reference(draft, joined(blocks)["features"], extractor), parts)
     return path
 
 
-def in_blocks(folder: Path, n: int, found: Callable[[Tensor], dict[str, Tensor]], batch: int, told: Told) -> list[Path]:
+def in_blocks(
+    folder: Path,
+    n: int,
+    found: Callable[[Tensor], dict[str, Tensor]],
+    batch: int,
+    told: Told,
+    key: str = "evaluation.batch",
+) -> list[Path]:
     """Make tensors about n images in blocks that are kept in a folder.
 
     Arguments:
-        found: what is found of the images of indices i [B]; batch: B.
+        found: what is found of the images of indices i [B]; batch: B; key: the option that says so.
+
+    Raises:
+        OutOfMemory: if a batch does not fit the device; the blocks that are finished stay.
     """
     spans = shards(n, BLOCK)
     blocks = [folder / f"{span.start:08}-{span.stop - 1:08}.safetensors" for span in spans]
 
+    def fitting(i: Tensor) -> dict[str, Tensor]:
+        with room_on_device(key, len(i), lambda n: found(i[:n])):
+            return found(i)
+
     def make(k: int) -> None:
-        batches = [found(i) for i in torch.tensor(spans[k]).split(batch)]
+        batches = [fitting(i) for i in torch.tensor(spans[k]).split(batch)]
         write_block(blocks[k], {name: torch.cat([part[name] for part in batches]) for name in batches[0]})
 
     share(blocks, make, told)

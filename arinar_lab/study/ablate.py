@@ -26,6 +26,7 @@ from rich.table import Table
 
 from ..run.evaluate import measure_speed
 from ..run.folder import read_json, write_json
+from ..run.quality import named_reference
 from ..run.schema import ConfigError
 from . import frontier, ranking
 from .comparison import effects
@@ -49,7 +50,12 @@ def ablate(plan: Plan, command: list[str], workers: int, console: Console) -> in
     Arguments:
         command: the words that start one worker of this study.
         workers: processes that train side by side.
+
+    Raises:
+        ConfigError: if a reference that arms are compared with is not to be had.
     """
+    for recipe in {str(arm.recipe.evaluation): arm.recipe for arm in plan.arms}.values():
+        named_reference(recipe)
     _tell_of_others(plan, console)
     show_plan(plan, workers, console)
     todo = enqueue(plan)

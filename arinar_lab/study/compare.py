@@ -30,7 +30,7 @@ from ..run.folder import RunFolder, read_json
 from ..run.schema import ConfigError, flatten, nearest, resolved
 from .comparison import effects
 from .plan import Arm, Plan, read_plan
-from .results import BITS, DISTANCE, GAP, LEVEL, Column, Results
+from .results import BITS, DISTANCES, GAP, LEVEL, Column, Results
 from .stats import Interval
 from .tables import rows
 
@@ -174,7 +174,7 @@ def readings(results: Results) -> Sheet:
     """Every metric of each arm, with its interval over seeds; and which seeds those are."""
     headings, body = rows(results, results.columns)
     seeds = [", ".join(map(str, results.reports[arm.name])) for arm in results.plan.arms]
-    sheet = [list(line) for line in zip(headings, *body, strict=True)]
+    sheet = [list(line) for line in zip(headings, *body[: len(seeds)], strict=True)]
     sheet[0][0] = ""
     return [["seeds", *seeds] if line[0] == "seeds" else line for line in sheet]
 
@@ -185,7 +185,7 @@ def conclusions(results: Results) -> list[str]:
 
 
 def _unpaired(results: Results) -> Iterator[str]:
-    for column in [c for c in results.columns if c.metric in (BITS, LEVEL, GAP, DISTANCE)]:
+    for column in [c for c in results.columns if c.metric in (BITS, LEVEL, GAP, *DISTANCES)]:
         baseline = results.values(results.baseline, column.metric)
         for arm in results.plan.arms[1:]:
             values = results.values(arm, column.metric)

@@ -19,10 +19,10 @@ from typing import Any
 
 from .plan import Arm
 from .pooling import spreads
-from .results import BITS, DISTANCE, LEVEL, RESOLUTION, Column, Results
+from .results import BITS, DISTANCES, LEVEL, RESOLUTION, Column, Results
 from .stats import ALPHA, MOST, Interval, Spread, cohen, difference, holm, interval, more_seeds, p_value, size_interval
 
-CLAIMS = (BITS, LEVEL, RESOLUTION, DISTANCE)
+CLAIMS = (BITS, LEVEL, RESOLUTION, *DISTANCES)
 
 PROTOCOL = (
     "Differences are paired by seed; ± is their 95 % t-interval. How far a difference strays from seed to seed is told by"

@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .comparison import compare
-from .results import BITS, DISTANCE, GAP, SPEED, Column, Results
+from .results import BITS, DISTANCES, GAP, SPEED, Column, Results
 from .stats import Interval, hypervolume, interval, pareto
 
 Point = tuple[float, float]
@@ -164,7 +164,7 @@ class Frontier:
 def frontier(results: Results, quality: str | None = None, speed: str = SPEED) -> Frontier | None:
     """Quality against speed: by the Fréchet distance where there is one, else bits/dim; None where no arm has both."""
     there = {c.metric: c for c in results.columns}
-    quality = quality or (DISTANCE if DISTANCE in there else BITS)
+    quality = quality or next((metric for metric in DISTANCES if metric in there), BITS)
     if quality not in there or speed not in there:
         return None
     q, s = there[quality], there[speed]
@@ -221,9 +221,9 @@ def conclusions(results: Results) -> list[str]:
 
 
 def qualities(results: Results) -> list[str]:
-    """The metrics of quality that are set against speed: bits/dim, or the gap to the truth, and the Fréchet distance."""
+    """The metrics of quality that are set against speed: bits/dim, or the gap to the truth, and the Fréchet distances."""
     there = {c.metric for c in results.columns}
-    return [metric for metric in (GAP if GAP in there else BITS, DISTANCE) if metric in there]
+    return [metric for metric in (GAP if GAP in there else BITS, *DISTANCES) if metric in there]
 
 
 def sentences(found: Frontier, matched: Sequence[str] = ()) -> list[str]:

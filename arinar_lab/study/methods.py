@@ -225,6 +225,23 @@ def _units(results: Results) -> list[str]:
 
 def _distances(report: Report) -> list[str]:
     """What the distances are, and their floor."""
+    return published(report) + _of_digits(report)
+
+
+def published(report: Report) -> list[str]:
+    """The published protocol, where the runs were measured by it."""
+    if not (measured := report.get("fidelity")):
+        return []
+    n, there = measured.get("floor_images", 0), measured["reference"].get("images")
+    against = f"{measured['reference']['file']}{f' ({there:,} images)' if there else ''}"
+    floor = f" Floor: {n:,} held-out images, encoded and decoded by the codec, against the same." if n else ""
+    return [
+        f"By the published protocol: features of {measured['extractor']}, {measured['images']:,} generated images against"
+        f" {against}; label i modulo the classes and seed i for image i.{floor}"
+    ]
+
+
+def _of_digits(report: Report) -> list[str]:
     floor, quality = report["metrics"].get(f"{DISTANCE}_floor"), report.get("quality", {})
     if floor is None or not quality:
         return []

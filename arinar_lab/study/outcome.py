@@ -14,7 +14,7 @@ import numpy as np
 
 from .frontier import Frontier, frontier, qualities
 from .plan import Arm, Plan
-from .results import BITS, COLUMNS, DISTANCE, GAP, HEADINGS, LEVEL, SPEED, Results
+from .results import BITS, COLUMNS, DISTANCES, GAP, HEADINGS, LEVEL, SPEED, Results
 from .stats import Interval
 from .style import BLACK, BLUE, GREY, PAGE, PALE, SERIES, SKY, VERMILION, Look, paper, wrapped
 
@@ -27,8 +27,8 @@ _PARTS = {
 
 def panels_of(results: Results) -> list[list[str]]:
     """The metrics that are drawn, in panels of one unit each, as far as somebody has them."""
-    there = {m for m in (BITS, LEVEL, GAP, DISTANCE) if any(results.values(arm, m) for arm in results.plan.arms)}
-    panels = [[m for m in panel if m in there] for panel in ((BITS, LEVEL), (GAP,), (DISTANCE,))]
+    there = {m for m in (BITS, LEVEL, GAP, *DISTANCES) if any(results.values(arm, m) for arm in results.plan.arms)}
+    panels = [[m for m in panel if m in there] for panel in ((BITS, LEVEL), (GAP,), *((m,) for m in DISTANCES))]
     return [panel for panel in panels if panel]
 
 

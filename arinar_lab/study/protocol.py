@@ -10,7 +10,7 @@ from typing import Any
 from ..run.schema import flatten, resolved
 from . import frontier
 from .comparison import PROTOCOL
-from .methods import at, kind_of, load, runs, span, stated
+from .methods import at, kind_of, load, published, runs, span, stated
 from .plan import Arm, Plan
 from .results import DISTANCE, Results
 
@@ -104,6 +104,8 @@ def _evaluation(results: Results) -> str:
             f" against {of('quality', 'reference')} training images, in the features of a small digits classifier (so no"
             f" FID); KID on subsets of {of('quality', 'kid_subset')}."
         )
+    said += published(results.any_report)
+    if any(name.startswith("quality/") for *_, report in runs(results) for name in report["metrics"]):
         said.append(f"Sampler: {stated(results, lambda arm, report: _sampler(arm))}.")
     return " ".join(said)
 

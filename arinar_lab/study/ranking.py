@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 from scipy.stats import kendalltau, permutation_test, rankdata, spearmanr
 
-from .results import BITS, DISTANCE, GAP, HEADINGS, LEVEL, Results
+from .results import BITS, DISTANCES, GAP, HEADINGS, LEVEL, Results
 from .stats import paired
 from .style import PAGE, SERIES, paper, wrapped
 
-RANKED = (BITS, LEVEL, GAP, DISTANCE)
+RANKED = (BITS, LEVEL, GAP, *DISTANCES)
 Pair = tuple[str, str]
 
 

@@ -14,7 +14,8 @@ from .stats import Interval, interval
 BITS, ERROR = "val/bits_per_dim", "val/bits_per_dim_error"
 LEVEL, GAP = "val/bits_per_dim_at_level", "val/gap_bits_per_dim"
 RESOLUTION = "val/bits_per_dim_at_resolution"
-DISTANCE, SPEED = "quality/fd_digits", "speed/images_per_second"
+DISTANCE, FID, SPEED = "quality/fd_digits", "quality/fid", "speed/images_per_second"
+DISTANCES = (DISTANCE, FID, "quality/fd_dinov2", *(f"quality/fd_inception{layer}" for layer in (64, 192, 768)))
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,15 @@ COLUMNS = (
     Column(GAP, "gap to truth", 4, True),
     Column(DISTANCE, "FD digits", 2, True),
     Column("quality/kid_digits", "KID digits", 3, True),
+    Column(FID, "FID", 2, True),
+    Column("quality/inception_score", "Inception score", 1, False),
+    Column("quality/kid", "KID", 4, True),
+    Column("quality/fd_dinov2", "FD DINOv2", 1, True),
+    Column("quality/kid_dinov2", "KID DINOv2", 3, True),
+    *(
+        Column(metric, f"FD Inception {metric.removeprefix('quality/fd_inception')}", 3, True)
+        for metric in DISTANCES[3:]
+    ),
     Column("quality/precision", "precision", 3, False),
     Column("quality/recall", "recall", 3, False),
     Column("quality/truncated_share", "truncated", 4),

@@ -19,7 +19,7 @@ from ..run.schema import ConfigError
 from ..run.tracking import PATIENCE, Tracker, off, remember, stamp_of, views
 from ..run.train import read_metrics
 from .plan import Arm, Plan, axis_labels
-from .results import BITS, DISTANCE, GAP, LEVEL, SPEED, Results, collect
+from .results import BITS, DISTANCES, GAP, LEVEL, SPEED, Results, collect
 from .tables import markdown
 
 _NOTE = 15_000  # characters of an experiment's note; MLflow takes 20,000 of a tag
@@ -73,7 +73,7 @@ def _samples(results: Results, arm: Arm) -> Path | None:
 
 def _tags(results: Results, labels: list[str]) -> dict[str, str]:
     """What the dashboard shows of the study: its note, and its views."""
-    shown = [c.metric for c in results.columns if c.metric in (BITS, LEVEL, GAP, DISTANCE, SPEED)]
+    shown = [c.metric for c in results.columns if c.metric in (BITS, LEVEL, GAP, *DISTANCES, SPEED)]
     note = markdown(results)
     if len(note) > _NOTE:
         note = note[:_NOTE].rpartition("\n")[0] + "\n\n(The rest stands in table.md, an artifact of the run `report`.)"

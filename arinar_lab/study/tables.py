@@ -12,6 +12,7 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, Literal
 
 from rich.box import SIMPLE_HEAD
@@ -19,11 +20,12 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from ..run.schema import resolved
 from . import frontier, ranking
 from .comparison import compare_all, effects, verdict
 from .methods import kind_of, notes
-from .plan import Arm
-from .results import BITS, DISTANCE, GAP, LEVEL, SPEED, Column, Results
+from .plan import Arm, short
+from .results import BITS, DISTANCES, GAP, LEVEL, SPEED, Column, Results
 from .stats import Interval
 
 ARROWS = {True: " ↓", False: " ↑", None: ""}
@@ -85,10 +87,10 @@ class Row:
 
 
 def table_of(results: Results, columns: Sequence[Column]) -> tuple[list[str], list[Row]]:
-    """Headings, and a row for each arm and reference."""
+    """Headings, and a row for each arm, floor and reference."""
     said = verdicts(results)
     headings = ["arm", "seeds", "likelihood", *(c.heading + ARROWS[c.less] for c in columns)]
-    body = [_row(results, arm, columns, said) for arm in results.plan.arms]
+    body = [_row(results, arm, columns, said) for arm in results.plan.arms] + _floors(results, columns)
     for name, bits in results.references.items():
         cells = tuple(Cell(Interval(bits, 0.0, 1) if c.metric == BITS else None, digits=c.digits) for c in columns)
         body.append(Row(f"{name} (not ours)", "", "exact", cells))
@@ -113,6 +115,22 @@ def _row(results: Results, arm: Arm, columns: Sequence[Column], said: dict[tuple
     return Row(name, f"{len(reports)} of {len(results.plan.seeds)}", kind, tuple(cells))
 
 
+def _floors(results: Results, columns: Sequence[Column]) -> list[Row]:
+    """What held-out images reach in each distance, in a row; in one for each codec where arms differ in theirs."""
+    rows = []
+    for codec in dict.fromkeys(short(resolved(arm.recipe.codec)) for arm in results.plan.arms):
+        arms = [arm for arm in results.plan.arms if short(resolved(arm.recipe.codec)) == codec]
+        found = {
+            c.metric: [v for arm in arms for v in results.values(arm, f"{c.metric}_floor").values()] for c in columns
+        }
+        cells = tuple(
+            Cell(Interval(fmean(v), 0.0, 1) if (v := found[c.metric]) else None, digits=c.digits) for c in columns
+        )
+        whose = "" if len(arms) == len(results.plan.arms) else f" of {', '.join(arm.name for arm in arms)}"
+        rows += [Row(f"held-out images (floor{whose})", "", "", cells)] if any(found.values()) else []
+    return rows
+
+
 def verdicts(results: Results) -> dict[tuple[str, str], Verdict]:
     """(arm, metric) → better or worse than the baseline, where that is resolved and one direction is better."""
     columns = {column.metric: column for column in results.columns}
@@ -128,7 +146,7 @@ def rows(results: Results, columns: Sequence[Column]) -> tuple[list[str], list[l
 
 def terminal_table(results: Results) -> Table:
     """The table for the terminal, at 80 columns: what people look at first; what is the same everywhere goes below it."""
-    shown = [c for c in results.columns if c.metric in (BITS, LEVEL, GAP, DISTANCE, SPEED)]
+    shown = [c for c in results.columns if c.metric in (BITS, LEVEL, GAP, *DISTANCES, SPEED)]
     headings, body = table_of(results, shown)
     said = {"seeds": {row.seeds for row in body} - {""}, "likelihood": {row.likelihood for row in body} - {""}}
     same = [name for name, values in said.items() if len(values) == 1]

@@ -31,9 +31,10 @@ from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 
 from ..run.divergence import Diverged
-from ..run.evaluate import evaluate, measure_speed
+from ..run.evaluate import measure_speed
 from ..run.folder import read_json
 from ..run.perform import perform
+from ..run.quality import measured
 from ..run.schema import ConfigError
 from ..run.train import Stopped, Watch, read_metrics
 from .search import BITS, Cell, Sweep, Target
@@ -238,7 +239,7 @@ def _evaluate(sweep: Sweep, target: Target, cell: Cell, watch: Watch | None = No
     if not target.runs:
         return perform([cell.recipe], cell.folder, sweep.name, cell.label, watch=watch)[0]
     with cell.folder.lock:
-        return evaluate(cell.recipe, cell.folder)
+        return measured(cell.recipe, cell.folder)
 
 
 def _stopped(study: optuna.Study) -> set[str]:

@@ -1,9 +1,13 @@
 """The published protocol of quality: distances equal torch-fidelity's, references are never stale, bad files are one line."""
 
+import json
+import multiprocessing
 import os
 import pickle
+import signal
 import subprocess
 import sys
+import time
 import urllib.error
 from dataclasses import replace
 from pathlib import Path
@@ -12,22 +16,28 @@ import numpy as np
 import pytest
 import torch
 import torch_fidelity
-from extractor import TINY
+from extractor import FEW, TINY
 from PIL import Image
+from tiny import tiny
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.metric_fid import KEY_METRIC_FID
 
 from arinar_lab.cli import main
-from arinar_lab.run import reference
-from arinar_lab.run.collection import Collection, collection
+from arinar_lab.run import reference, sampling
+from arinar_lab.run.cached import Cached
+from arinar_lab.run.collection import Collection, collection, of_source
 from arinar_lab.run.config import ConfigError
 from arinar_lab.run.data import Source
-from arinar_lab.run.fidelity import Extractor, Reference, distances, frechet, inception_weights, statistics
+from arinar_lab.run.extractor import DINOV2, INCEPTION, WEIGHTS, Extractor
+from arinar_lab.run.fidelity import Reference, distances, frechet, statistics
 from arinar_lab.run.folder import write_json
+from arinar_lab.run.images import ImageFolder
+from arinar_lab.run.memory import OutOfMemory
 from arinar_lab.run.metrics import Images
-from arinar_lab.run.quality import measure_quality
-from arinar_lab.run.reference import make_reference, reference_path
+from arinar_lab.run.quality import measure_quality, measured
+from arinar_lab.run.reference import make_reference, own_reference, reference_path
 from arinar_lab.run.sampling import sample
+from arinar_lab.run.schema import resolved
 
 pytestmark = pytest.mark.usefixtures("alone")
 QUIET = lambda done, total: None  # noqa: E731
@@ -66,11 +76,11 @@ def refer(images, name="b", told=QUIET):
 def test_the_distances_are_those_of_torch_fidelity():
     ours = distances(TINY(A), Reference.read(refer(B), TINY), TINY.distance)
     expected = theirs(Images(A), Images(B))
-    assert ours.keys() == {"fd_tiny", "inception_score", "kid", "precision", "recall"}
+    assert ours.keys() == {"fd_tiny", "inception_score", "kid_tiny", "precision_tiny", "recall_tiny"}
     assert ours["fd_tiny"] == pytest.approx(expected[KEY_METRIC_FID], rel=1e-6) and ours["fd_tiny"] > 0.1
     assert ours["inception_score"] == pytest.approx(expected["inception_score_mean"])
-    assert ours["kid"] == pytest.approx(expected["kernel_inception_distance_mean"], rel=1e-5)
-    assert (ours["precision"], ours["recall"]) == (expected["precision"], expected["recall"])
+    assert ours["kid_tiny"] == pytest.approx(expected["kernel_inception_distance_mean"], rel=1e-5)
+    assert (ours["precision_tiny"], ours["recall_tiny"]) == (expected["precision"], expected["recall"])
 
 
 @pytest.mark.parametrize("form", ["folder", "npz"])
@@ -141,10 +151,13 @@ def test_missing_weights_are_named_with_their_place_and_hash(monkeypatch):
     monkeypatch.setenv("TORCH_HOME", "home")
     monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
     place = r"home/hub/checkpoints/weights-inception-2015-12-05-6726825d\.pth"
-    with pytest.raises(ConfigError, match=rf"^{place}: .*no network.* https://.* begins with 6726825d.*--inception"):
-        inception_weights()
-    with pytest.raises(ConfigError, match=r"^--inception: other\.pth is not there"):
-        inception_weights(Path("other.pth"))
+    with pytest.raises(ConfigError, match=rf"^{place}: .*no network.* https://.* begins with 6726825d.*--weights"):
+        WEIGHTS[INCEPTION].find()
+    place = r"home/hub/checkpoints/dinov2_vitl14_pretrain\.pth"
+    with pytest.raises(ConfigError, match=rf"^{place}: .* put https://.*no hash of it is published.*--weights"):
+        WEIGHTS[DINOV2].find()
+    with pytest.raises(ConfigError, match=r"^--weights: other\.pth is not there"):
+        WEIGHTS[INCEPTION].find(Path("other.pth"))
 
 
 # References
@@ -186,6 +199,17 @@ def test_a_reference_that_was_stopped_goes_on(monkeypatch):
 
 
 CALL = Extractor.__call__
+
+
+def test_too_large_a_batch_is_told_with_one_that_fits(monkeypatch):
+    def small(self, images):
+        if len(images) > 12:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return CALL(self, images)
+
+    monkeypatch.setattr(Extractor, "__call__", small)
+    with pytest.raises(OutOfMemory, match=r"^--batch: 20 images at a time do not fit .* say --batch=10$"):
+        refer(B)
 
 
 def test_bad_references_are_told_in_one_line():
@@ -230,8 +254,6 @@ def test_bad_images_are_told_in_one_line():
 @pytest.fixture
 def digits(a_run):
     """A run of digits, and a reference of their training images."""
-    from tiny import tiny
-
     recipe = tiny("evaluation.images=20", "evaluation.batch=8", "evaluation.kid_subset=10")
     images = Collection(recipe.data().train[0][:300], "digits", 17)
     return a_run, recipe, Reference.read(make_reference(images, TINY, Path("references"), 64, QUIET), TINY)
@@ -256,11 +278,95 @@ def test_a_run_is_measured_over_ranges_of_seeds_and_goes_on_where_it_stopped(dig
     assert values["quality/fd_tiny"] == pytest.approx(np.mean(each)) and each[0] != each[1]
     assert values["quality/fd_tiny_interval"] == pytest.approx(12.706 * abs(each[0] - each[1]) / 2, rel=1e-3)
     assert 0 < values["quality/fd_tiny_floor"] < values["quality/fd_tiny"]  # six steps of training
-    assert {"quality/precision", "quality/recall", "quality/kid", "quality/inception_score"} <= values.keys()
+    assert {
+        "quality/precision_tiny",
+        "quality/recall_tiny",
+        "quality/kid_tiny",
+        "quality/inception_score",
+    } <= values.keys()
     assert report["images"] == 20 and report["reference"]["images"] == 300
     images = np.load(_sampled(folder, recipe, range(20), Path("all.npz")))["arr_0"]
     straight = distances(TINY(torch.from_numpy(images).permute(0, 3, 1, 2)), against, "fd_tiny")
     assert straight["fd_tiny"] == pytest.approx(each[0], rel=1e-4)
+
+
+def test_a_recipe_that_names_a_reference_is_compared_with_it_when_it_is_evaluated(a_run):
+    recipe = tiny(
+        "evaluation.images=20", "evaluation.batch=20", "evaluation.kid_subset=10", f"evaluation.reference={refer(B)}"
+    )
+    assert tiny("evaluation.reference=null").evaluation_signature == tiny().evaluation_signature
+    assert recipe.evaluation_signature != tiny("evaluation.images=20", "evaluation.kid_subset=10").evaluation_signature
+    report = measured(recipe, a_run)
+    assert report["metrics"]["quality/fd_tiny"] > 0 and report["metrics"]["quality/fd_tiny_floor"] > 0
+    assert report["metrics"]["quality/fd_digits"] > 0 and report["fidelity"]["floor_images"] == 20
+    assert report.keys() > {"likelihood", "quality", "fidelity"} and report["units"].keys() == report["metrics"].keys()
+    assert a_run.report(recipe) == report == measured(recipe, a_run)
+
+
+def test_a_recipe_with_a_bad_reference_is_refused_before_it_is_trained(a_run, capsys):
+    np.savez("narrow.npz", mu=np.zeros(8), sigma=np.eye(8), extractor=np.array(TINY.signature))
+    np.savez("unknown.npz", mu=np.zeros(8), sigma=np.eye(8), extractor=np.array("vgg/fc/123"))
+    good = refer(B)
+    for named, images, said in (
+        ("none.npz", 20, "none.npz is not there"),
+        ("narrow.npz", 20, "narrow.npz has mu"),
+        ("unknown.npz", 20, "'vgg' is not one of"),
+        (good, 16, "16 images give 16 features a covariance of rank 15"),
+    ):
+        content = resolved(
+            tiny(f"evaluation.reference={named}", f"evaluation.images={images}", "evaluation.kid_subset=5")
+        )
+        Path("recipe.yaml").write_text(json.dumps(content))
+        assert _run(["train", "recipe.yaml", "training.steps=7"]) == 2
+        told = capsys.readouterr().err
+        assert told.startswith("arinar: evaluation.reference: ") and said in told and told.count("\n") == 1
+    assert len(list(Path("runs").iterdir())) == 1
+
+
+# The run's own reference
+
+
+def test_the_reference_of_a_runs_own_images_is_found_by_its_hash(a_run, capsys, monkeypatch):
+    monkeypatch.setattr("arinar_lab.cli.run._extractor", lambda *_: TINY)
+    few = ["evaluation.images=20", "evaluation.kid_subset=10", "evaluation.batch=20"]
+    evaluate = ["evaluate", str(a_run.path), "--quality", *few]
+    assert _run(["reference", str(a_run.path / "config.yaml"), "--part", "held_out"]) == 0
+    assert _run(evaluate) == 2  # there is one of other images alone
+    assert "--reference: missing, and references/ holds none of the run's training images" in capsys.readouterr().err
+    assert _run(["reference", str(a_run.path / "config.yaml")]) == 0
+    path = capsys.readouterr().out.partition(":")[0]
+    assert _run(evaluate) == 0
+    assert f"against {Path(path).name}" in capsys.readouterr().out
+    source = tiny().data()
+    assert own_reference(source, TINY) == Path(path)
+    with pytest.raises(ConfigError, match="holds none"):
+        own_reference(source, FEW)
+    source.train = (source.train[0].clone(), source.train[1])
+    source.train[0][701, 0, 3, 3] += 1  # one grey level of one image that no sample of 64 has
+    with pytest.raises(ConfigError, match="holds none"):
+        own_reference(source, TINY)
+
+
+def test_the_images_behind_a_cache_are_known_and_a_changed_file_is_seen():
+    for c in range(2):
+        for k in range(2):
+            folder = Path(f"images/train/{c}")
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(A[2 * c + k].permute(1, 2, 0).numpy()).save(folder / f"{k}.png")
+    pictures = lambda: ImageFolder(path="images", size=12, classes=2)  # noqa: E731
+    known = of_source(pictures(), "train", "").print
+    assert of_source(pictures(), "train", "other name").print == known
+    os.utime("images/train/1/0.png", ns=(1, 1))
+    assert of_source(pictures(), "train", "").print != known
+    path = Path("references/any-").with_name(f"any-{reference._signature(known, TINY)}.npz")
+    path.parent.mkdir()
+    path.touch()
+    cached = Cached.__new__(Cached)
+    cached.about = {"images": known}
+    assert own_reference(cached, TINY) == path
+    cached.about = {}  # of a cache that is older than this
+    with pytest.raises(ConfigError, match="--reference: missing"):
+        own_reference(cached, TINY)
 
 
 def _sampled(folder, recipe, seeds, out, told=QUIET):
@@ -288,8 +394,6 @@ def test_a_run_is_measured_without_the_data_it_was_trained_on(digits):
 
 def test_too_few_images_and_other_dimensions_are_refused_before_anything_is_drawn(digits, monkeypatch):
     folder, _, against = digits
-    from tiny import tiny
-
     monkeypatch.setattr("arinar_lab.run.quality.load", lambda *_: pytest.fail("something was drawn"))
     few = tiny("evaluation.images=16", "evaluation.kid_subset=10")
     with pytest.raises(ConfigError, match=r"^16 images give 16 features .* at least 17"):
@@ -325,9 +429,38 @@ def test_sampling_that_was_stopped_ends_with_the_same_set(digits, form, monkeypa
         _sampled(folder, recipe, range(5, 26), Path(form))
 
 
-def test_an_image_belongs_to_its_seed_whatever_the_batch(digits):
-    from tiny import tiny
+def _help(folder, recipe, delay):
+    """A process that draws slowly."""
+    drawn = sampling.generate
+    sampling.generate = lambda *given: (time.sleep(delay), drawn(*given))[1]
+    _sampled(folder, recipe, range(24), Path("two"))
 
+
+def _until(condition):
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_two_processes_draw_the_images_of_one_and_one_that_is_killed_is_no_loss(digits, monkeypatch):
+    folder, recipe, _ = digits
+    monkeypatch.setattr(sampling, "BLOCK", 8)
+    one = {file.name: file.read_bytes() for file in _sampled(folder, recipe, range(24), Path("one")).glob("*.png")}
+    fork, two = multiprocessing.get_context("fork"), Path("two")
+    slow, quick = (fork.Process(target=_help, args=(folder, recipe, delay)) for delay in (60, 0.2))
+    slow.start()
+    _until(lambda: list(two.glob("*.lock")))  # it holds the first block
+    quick.start()
+    _until(lambda: list(two.glob("*.done")))
+    os.kill(slow.pid, signal.SIGKILL)
+    quick.join(60)
+    assert quick.exitcode == 0 and len(one) == 24
+    assert {file.name: file.read_bytes() for file in two.glob("*.png")} == one
+    assert not list(two.glob("*.lock"))
+
+
+def test_an_image_belongs_to_its_seed_whatever_the_batch(digits):
     folder, recipe, _ = digits
     with np.load(_sampled(folder, recipe, range(20), Path("a.npz"))) as file:
         one, y = file["arr_0"], file["arr_1"]
@@ -357,13 +490,11 @@ def test_the_commands_measure_a_run_against_a_reference_they_make(a_run, capsys,
     assert "quality/fd_tiny" in told and "66 images a range" in told
     assert _run(["sample", str(a_run.path), "--per-class", "7", "--count", "50"]) == 2
     assert "--count: 50 is not 7 of each of 10 classes" in capsys.readouterr().err
-    assert _run(["evaluate", str(a_run.path), "--quality"]) == 2
-    assert "--reference: missing" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_the_commands_do_so_with_inception(a_run, inception, capsys):
-    told = commands(a_run, ["--inception", str(inception), "--layer", "64"], capsys)
+    told = commands(a_run, ["--weights", str(inception), "--layer", "64"], capsys)
     assert "quality/fd_inception64" in told and "KID" not in told
 
 

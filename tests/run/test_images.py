@@ -5,6 +5,7 @@ import os
 import pickle
 import shutil
 import struct
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -285,6 +286,23 @@ def test_cifar10_is_read_from_its_files_if_their_checksum_is_known(tmp_path, mon
     assert torch.equal(data.train[0], torch.from_numpy(pixels.reshape(6, 3, 32, 32)))
     assert data.train[1].tolist() == [0, 1, 2, 3, 4, 9] and data.held_out[1].tolist() == [5, 6]
     assert data.flip and tuple(data.train[0].shape[1:]) == data.shape
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_an_archive_writes_nothing_outside_its_folder(tmp_path, monkeypatch, known):
+    """torchvision unpacks what it downloads: only what has the published checksum, and even that nowhere else."""
+    from torchvision.datasets import CIFAR10 as Published
+
+    (tmp_path / "evil").write_text("outside")
+    with tarfile.open(tmp_path / "archive", "w:gz") as archive:
+        archive.add(tmp_path / "evil", "../outside")
+    monkeypatch.setattr("torchvision.datasets.utils._get_redirect_url", lambda url, **_: url)
+    monkeypatch.setattr("torchvision.datasets.utils._urlretrieve", lambda _, to: shutil.copy(tmp_path / "archive", to))
+    if known:
+        monkeypatch.setattr(Published, "tgz_md5", hashlib.md5((tmp_path / "archive").read_bytes()).hexdigest())
+    with pytest.raises(ValueError, match=r"path: CIFAR10 is not in"):
+        CIFAR10(path=str(tmp_path / "data"), download=True).prepare()
+    assert (tmp_path / "data" / "cifar-10-python.tar.gz").is_file() and not (tmp_path / "outside").exists()
 
 
 @pytest.mark.parametrize("kind", [MNIST, CIFAR10])

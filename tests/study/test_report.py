@@ -39,6 +39,36 @@ def table(plan):
     return {row[0]: dict(zip(headings, row, strict=True)) for row in body}
 
 
+# Quality by the published protocol
+
+
+def test_distances_and_their_floor_stand_in_the_table_and_under_it():
+    reports = whole()
+    for (arm, seed), report in reports.items():
+        report["metrics"] |= {"quality/fid": 20.0 + seed + (arm == "components=2"), "quality/fid_floor": 1.25}
+        report["fidelity"] = {"images": 5000, "extractor": "inception-v3-compat/2048/abc", "floor_images": 4000,
+                              "reference": {"file": "adm_in256_stats.npz"}}  # fmt: skip
+    plan = study(reports)
+    found = table(plan)
+    assert found["components=2"]["FID ↓"] == "22.00 ± 2.48"
+    floor = found["held-out images (floor)"]
+    assert (floor["FID ↓"], floor["FD digits ↓"], floor["bits/dim ↓"]) == ("1.25", "2.17", "")
+    text = text_of(plan)
+    assert lines(text, "- FID: components=2 against components=1: +1.00")
+    (said,) = lines(
+        text, "- By the published protocol: features of inception-v3-compat/2048/abc, 5,000 generated images"
+    )
+    assert "against adm_in256_stats.npz; " in said and "Floor: 4,000 held-out images, encoded and decoded" in said
+    assert "FID" in str([column.header for column in terminal_table(collect(plan)).columns])
+
+
+def test_each_codec_has_its_own_floor():
+    reports = {(f"patch={n}", 0): report_of(2.0, **{"quality/fid": 9.0, "quality/fid_floor": float(n)}) for n in (2, 4)}
+    found = table(study(reports, seeds=(0,), axes={"codec.patch": [2, 4]}))
+    assert found["held-out images (floor of patch=4)"]["FID ↓"] == "4.00"
+    assert found["held-out images (floor of patch=2)"]["FID ↓"] == "2.00"
+
+
 # A whole study
 
 

@@ -121,6 +121,13 @@ def student(freedom: float) -> Shape:
     )
 
 
+def log_sum(each: Tensor) -> Tensor:
+    """log Σ e^each over the last axis but one. What is 80 below the largest is taken for that: its exponential would be no
+    normal number, which processors are slow with."""
+    top = each.detach().amax(-2, keepdim=True).clamp(min=torch.finfo(each.dtype).min)
+    return (each - top).clamp(min=-80.0).exp().sum(-2).log() + top.squeeze(-2)
+
+
 def log_interval(log_cdf: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Tensor:
     """log P(low < S < high) of a symmetric S, the difference taken in the lower tail, where it does not cancel."""
     a, b = torch.where(low > 0, -high, low), torch.where(low > 0, -low, high)
@@ -145,18 +152,26 @@ class MixtureRow(Row):
     shape: Shape = NORMAL
 
     def _standard(self, x: Tensor) -> Tensor:
-        return (x.unsqueeze(-1) - self.mean.unsqueeze(-2)) * (-self.log_std.unsqueeze(-2)).exp()
+        """s of each component at points x [*, M]: [*, K, M], so that sums over components run along whole rows."""
+        return (x.unsqueeze(-2) - self.mean.unsqueeze(-1)) * (-self.log_std).exp().unsqueeze(-1)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        each = self.shape.log_prob(self._standard(x)) - self.log_std.unsqueeze(-2)
-        return (self.log_weight.unsqueeze(-2) + each).logsumexp(-1)
+        front = (self.log_weight - self.log_std).unsqueeze(-1)
+        return log_sum(self.shape.log_prob(self._standard(x)) + front)
 
     def cdf(self, x: Tensor) -> Tensor:
-        return (self.log_weight.unsqueeze(-2) + self.shape.log_cdf(self._standard(x))).exp().sum(-1)
+        return (self.log_weight.unsqueeze(-1) + self.shape.log_cdf(self._standard(x))).exp().sum(-2)
 
     def log_interval(self, low: Tensor, high: Tensor) -> Tensor:
         a, b = self._standard(low.double()), self._standard(high.double())
-        return (self.log_weight.double().unsqueeze(-2) + log_interval(self.shape.log_cdf, a, b)).logsumexp(-1)
+        return (self.log_weight.double().unsqueeze(-1) + log_interval(self.shape.log_cdf, a, b)).logsumexp(-2)
+
+    def beside(self, other: Row) -> MixtureRow | None:
+        if not isinstance(other, MixtureRow) or other.shape is not self.shape or other.mean.shape != self.mean.shape:
+            return None
+        pairs = ((self.mean, other.mean), (self.log_std, other.log_std), (self.log_weight, other.log_weight))
+        mean, log_std, log_weight = (torch.stack(pair) for pair in pairs)
+        return MixtureRow(mean, log_std, log_weight, self.shape)
 
     def tempered(self, t: float) -> MixtureRow:
         return replace(self, log_std=self.log_std + math.log(t))

@@ -1,0 +1,81 @@
+"""Linear maps in the layout that a CPU multiplies by, while a model draws.
+
+A matrix product first copies the weights into blocks that fit the processor's caches. Where the same weights serve hundreds of
+products of few rows, that copy is a large part of the time; so it is made once for a whole generation. oneDNN, which torch
+brings, does both, and applies GELU to each block of the result while it is still in the cache.
+
+On other devices, for other numbers than float32, under autocast and where gradients are wanted nothing changes. While packed,
+the weights take memory twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Concatenate, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as f
+
+P = ParamSpec("P")
+T = TypeVar("T")
+M = TypeVar("M", bound=nn.Module)
+
+SMALLEST = 128 * 128  # weights of a matrix below which a call costs more than the layout saves
+
+
+class Packable(nn.Linear):
+    """A linear map that multiplies by its weights as they are, or `packed`."""
+
+    packed: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mapped(x, self.bias)
+
+    def mapped(self, x: Tensor, bias: Tensor | None, gelu: nn.GELU | None = None) -> Tensor:
+        """The map of x [*, inputs] → [*, outputs] with this bias, behind it GELU if there is one."""
+        if self.packed is None or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+            y = f.linear(x, self.weight, bias)
+            return y if gelu is None else gelu(y)
+        name, kind = ("none", "") if gelu is None else ("gelu", gelu.approximate)
+        return torch.ops.mkldnn._linear_pointwise(x, self.packed, bias, name, [], kind)
+
+
+@contextmanager
+def packed(model: nn.Module) -> Iterator[None]:
+    """Within, the linear maps of `model` multiply by packed weights, which must not change meanwhile."""
+    maps = [m for m in model.modules() if isinstance(m, Packable) and _fits(m)] if _available() else []
+    for m in maps:
+        m.packed = torch.ops.mkldnn._reorder_linear_weight(m.weight.detach())
+    try:
+        yield
+    finally:
+        for m in maps:
+            m.packed = None
+
+
+def on_packed_weights(method: Callable[Concatenate[M, P], T]) -> Callable[Concatenate[M, P], T]:
+    """A method of a model, run while the model is `packed`."""
+
+    @wraps(method)
+    def run(self: M, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with packed(self):
+            return method(self, *args, **kwargs)
+
+    return run
+
+
+def _available() -> bool:
+    ops = torch.ops.mkldnn
+    return torch.backends.mkldnn.is_available() and all(
+        hasattr(ops, name) for name in ("_linear_pointwise", "_reorder_linear_weight")
+    )
+
+
+def _fits(m: Packable) -> bool:
+    """Whether a map has weights of its own (a sharded one has not) that are worth packing, and are not packed yet."""
+    w = m.weight.data
+    plain = type(w) is Tensor and w.device.type == "cpu" and w.dtype == torch.float32
+    return plain and m.packed is None and w.numel() >= SMALLEST
