@@ -386,16 +386,16 @@ def test_an_arm_that_diverges_is_told_and_the_others_go_on(forked, uncounted, ca
 def test_a_run_that_recovers_is_no_longer_failed(monkeypatch):
     """Trained, not evaluated: the disk was full. The next command evaluates it."""
     plan = plan_of(base=tiny("training.steps=2"), axes={"inner.head.components": [1]}, seeds=[0])
-    job, evaluate = plan.jobs[0], perform.evaluate
+    job, measured = plan.jobs[0], perform.measured
 
     def fail(*_):
         raise OSError("no space left")
 
     enqueue(plan)
-    monkeypatch.setattr(perform, "evaluate", fail)
+    monkeypatch.setattr(perform, "measured", fail)
     work(plan)
     assert (job.folder.path / "FAILED").read_text() == "OSError: no space left\n"
-    monkeypatch.setattr(perform, "evaluate", evaluate)
+    monkeypatch.setattr(perform, "measured", measured)
     enqueue(plan)
     work(plan)
     assert job.done and not (job.folder.path / "FAILED").exists()
@@ -417,7 +417,8 @@ def test_the_value_of_a_trial_is_its_bits_per_dim():
     (trial,) = open_queue(plan).get_trials()
     job = plan.jobs[0]
     assert trial.value == pytest.approx(job.folder.report(job.recipes[0])["metrics"]["val/bits_per_dim"])
-    assert trial.user_attrs == {"key": job.key, "arm": "components=1", "worker": f"{platform.node()} {os.getpid()}"}
+    known = {"key": job.key, "arm": "components=1", "worker": f"{platform.node()} {os.getpid()}"}
+    assert trial.user_attrs == {**known, "evaluations": [job.recipes[0].evaluation_signature]}
 
 
 def test_a_study_with_an_arm_without_likelihood_is_ranked_by_distance():
