@@ -29,13 +29,11 @@ test-slow: install ## Run the tests that take longer, too
 mlflow: install ## Open the dashboard on 127.0.0.1:5000, at the newest study
 	@$(BIN)/arinar mlflow $(ARGS)
 
-dashboard: install ## Open optuna-dashboard on 127.0.0.1:8080 (STUDY=name for a local one) and MLflow on 127.0.0.1:5000
-	@address="$${ARINAR_STORAGE:-sqlite:///$(CURDIR)/studies/$(STUDY)/queue.db}"; \
-	if [ -z "$$ARINAR_STORAGE" ] && [ ! -f "studies/$(STUDY)/queue.db" ]; then \
-		echo "Name a study, as in make dashboard STUDY=gmm_k:"; ls studies 2>/dev/null; exit 2; fi; \
-	trap 'kill 0' EXIT; echo "http://127.0.0.1:8080"; \
-	$(BIN)/optuna-dashboard --host 127.0.0.1 --port 8080 "$$address" & \
-	$(MAKE) --no-print-directory mlflow
+dashboard: install ## Open optuna-dashboard on 127.0.0.1:8080 (STUDY=gmm-k, or a file) and MLflow on 127.0.0.1:5000
+	@file="$(firstword $(wildcard $(STUDY) $(addsuffix /$(subst -,_,$(STUDY)).yaml,experiments/ablations sweeps)))"; \
+	if [ -z "$$file$$ARINAR_STORAGE" ]; then \
+		echo "Name a study, as in make dashboard STUDY=gmm-k:"; ls studies 2>/dev/null; exit 2; fi; \
+	trap 'kill 0' EXIT; $(BIN)/arinar dashboard $$file $(ARGS) & $(MAKE) --no-print-directory mlflow ARGS=
 
 bench: install ## Time every preset beside the published algorithm (about 10 minutes); ARGS="--full" times every step
 	@$(BIN)/arinar bench $(ARGS)

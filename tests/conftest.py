@@ -17,7 +17,7 @@ from tiny import finished, tiny
 
 from arinar_lab.run import evaluate as evaluation
 from arinar_lab.run.folder import RunFolder
-from arinar_lab.study import ablate, worker
+from arinar_lab.study import crew, worker
 
 torch.set_num_threads(1)
 os.environ.update(MLFLOW_DISABLE_TELEMETRY="true", CUDA_VISIBLE_DEVICES="", MPLBACKEND="Agg")
@@ -103,13 +103,25 @@ def forked(monkeypatch):
         return started[-1]
 
     spawn = SimpleNamespace(Popen=start, STDOUT=subprocess.STDOUT, TimeoutExpired=subprocess.TimeoutExpired)
-    monkeypatch.setattr(ablate, "subprocess", spawn)
+    monkeypatch.setattr(crew, "subprocess", spawn)
     yield started
     signal.alarm(0)
     for process in started:
         if process.poll() is None:
             process.kill()
             process.wait(10)
+
+
+@pytest.fixture
+def small_disk():
+    """A disk of 4 MB."""
+    place = Path("disk").absolute()
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)]
+    if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("a small disk (tmpfs) may not be mounted here")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 @pytest.fixture(scope="session")

@@ -311,7 +311,7 @@ def test_a_shipped_ablation_can_be_built(capsys, path):
 )
 def test_a_shipped_ablation_runs_to_its_report(tracked, forked, uncounted, monkeypatch, capfd, path):
     monkeypatch.setattr(ablate, "references", lambda _: {"an estimator": 2.5})
-    monkeypatch.setattr(ablate, "probe", lambda _: Cost(1, 1.0, 1.0, 1.0))
+    monkeypatch.setattr(ablate, "attempt", lambda _: Cost(1, 1.0, 1.0, 1.0))
     study = yaml.safe_load(path.read_text())
     latent, random = "latent" in study["base"], path.stem in ("outer", "positions")
     few = [word.replace("outer.depth", "outer.encoder_depth") if latent else word for word in FEW]

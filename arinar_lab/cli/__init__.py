@@ -32,7 +32,8 @@ def main(words: list[str] | None = None) -> None:
     except Exception as error:
         from arinar_lab.run.schema import ConfigError
 
-        if not isinstance(error, ConfigError) and type(error).__name__ not in ("Diverged", "Damaged", "OutOfMemory"):
+        told = ("Diverged", "Damaged", "OutOfMemory", "DiskFull")
+        if not isinstance(error, ConfigError) and type(error).__name__ not in told:
             raise
         print(f"arinar: {error}", file=sys.stderr)
         status = 2 if isinstance(error, ConfigError) else 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,22 @@ from .parent import end_with
 from .run import _recipe
 
 
+def _settle(arguments: argparse.Namespace) -> None:
+    """Take `storage=…` out of the words, which are kept, shown and handed on: it may hold a password.
+
+    It counts as ARINAR_STORAGE instead, here and in the workers, whose environment nobody else can read.
+    """
+    for word in arguments.overrides:
+        if word.startswith("storage="):
+            os.environ["ARINAR_STORAGE"] = word.removeprefix("storage=")
+    arguments.overrides = [word for word in arguments.overrides if not word.startswith("storage=")]
+
+
 def _plan(arguments: argparse.Namespace) -> Any:
     from arinar_lab.run.config import read_overrides
     from arinar_lab.study.plan import read_plan
 
+    _settle(arguments)
     return read_plan(arguments.file, read_overrides(arguments.overrides))
 
 
@@ -35,6 +48,7 @@ def ablate(arguments: argparse.Namespace) -> int:
 def status(arguments: argparse.Namespace) -> int:
     from arinar_lab.study.status import show
 
+    _settle(arguments)
     return show(arguments.file, arguments.overrides, lambda: _plan(arguments), arguments.watch, arguments.json)
 
 
@@ -48,6 +62,7 @@ def _read_sweep(arguments: argparse.Namespace) -> Any:
     from arinar_lab.run.config import read_overrides
     from arinar_lab.study.search import read_sweep
 
+    _settle(arguments)
     return read_sweep(arguments.file, read_overrides(arguments.overrides))
 
 
@@ -118,6 +133,14 @@ def mlflow(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def dashboard(arguments: argparse.Namespace) -> int:
+    from arinar_lab.study.board import open_board, serve
+
+    _settle(arguments)
+    serve(open_board(arguments.file, arguments.overrides), arguments.port)
+    return 0
+
+
 def slurm(arguments: argparse.Namespace) -> int:
     from arinar_lab.study.slurm import Options, write_script
     from arinar_lab.study.worker import enqueue
@@ -125,13 +148,15 @@ def slurm(arguments: argparse.Namespace) -> int:
     options = Options(arguments.array, arguments.time, arguments.gpus, arguments.partition)
     plan = _plan(arguments)
     todo = enqueue(plan)
-    path = write_script(plan, _worker(arguments), options)
+    report = ["arinar", "ablate", str(arguments.file), *arguments.overrides]
+    path = write_script(plan, _worker(arguments), report, options)
     print(f"{path}: {len(todo)} runs wait for {options.array} workers; submit it with: sbatch {path}")
+    print(f"When they have ended: {shlex.join(report)} measures speed and writes the report")
     return 0
 
 
 def _worker(arguments: argparse.Namespace) -> list[str]:
-    """The words that start one worker of a study."""
+    """The words that start one worker of a study, once its plan is read (they hold no address then)."""
     return [sys.executable, "-m", "arinar_lab", "work", str(arguments.file), *arguments.overrides]
 
 

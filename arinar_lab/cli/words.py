@@ -130,6 +130,13 @@ def _views(verbs: Verbs) -> None:
     mlflow = verbs.add_parser("mlflow", help="open the dashboard, at the newest study; it runs until you stop it")
     mlflow.add_argument("--port", type=_count, default=5000, metavar="N", help="on 127.0.0.1 (default 5000)")
     mlflow.set_defaults(verb=study.mlflow)
+    dashboard = verbs.add_parser(
+        "dashboard", help="open optuna-dashboard over a study's queue; it runs until you stop it"
+    )
+    dashboard.add_argument("file", type=Path, nargs="?", help="of the study (default: all that ARINAR_STORAGE holds)")
+    dashboard.add_argument("overrides", nargs="*", metavar="key=value")
+    dashboard.add_argument("--port", type=_count, default=8080, metavar="N", help="on 127.0.0.1 (default 8080)")
+    dashboard.set_defaults(verb=study.dashboard)
 
 
 def _checks(verbs: Verbs) -> None:

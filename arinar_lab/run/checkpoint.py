@@ -2,6 +2,7 @@
 
     checkpoints/step=200.ckpt  step=200.ckpt.sha256     the newest, and its SHA-256 as `sha256sum -c` reads it
     checkpoints/step=100.ckpt  step=100.ckpt.sha256     the one before it, used where the newest is damaged
+    checkpoints/final.safetensors  ….sha256             the averaged weights after training
 
 The checksum is written before the file gets its name, so that a named file without one is of an older version; that is
 used where it can be read.
@@ -9,7 +10,6 @@ used where it can be read.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import shutil
 from collections.abc import Iterator
@@ -17,12 +17,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 
-from .folder import RunFolder, write
+from . import disk
+from .disk import write
+from .folder import RunFolder
 from .schema import ConfigError
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+TRAIN_AGAIN = "delete the run's DONE to train it again from its last checkpoint"
 
 
 def by_age(folder: Path) -> list[Path]:
@@ -50,6 +51,22 @@ def _sum_of(path: Path) -> Path:
     return path.with_name(path.name + ".sha256")
 
 
+def altered(path: Path) -> bool:
+    """Whether a file is not the one that its checksum is of; older versions wrote none for final weights."""
+    file = _sum_of(path)
+    return file.is_file() and file.read_text().split()[:1] != [digest(path)]
+
+
+def refuse_altered(path: Path) -> None:
+    """Refuse final weights that are not those that training ended with.
+
+    Raises:
+        ConfigError: saying what to do.
+    """
+    if altered(path):
+        raise ConfigError(f"{path}: damaged or edited (its checksum differs); {TRAIN_AGAIN}")
+
+
 def remove(path: Path) -> None:
     """Remove a checkpoint, or what there is of it, and its checksum."""
     if path.is_dir():
@@ -60,27 +77,14 @@ def remove(path: Path) -> None:
 
 @contextmanager
 def room_for(path: Path) -> Iterator[None]:
-    """Where the disk is full, say so with its path and the space, and leave no draft behind.
+    """Where the disk is full, say so with path and space, name the checkpoint that is intact, and leave no draft behind.
 
     Raises:
-        OSError: naming both; what was there before is intact.
+        DiskFull: naming them.
     """
-    try:
+    older = [p.name for p in by_age(path.parent) if p != path]
+    with disk.room_for(path, path.with_suffix(".draft"), f"{older[0]} is intact" if older else ""):
         yield
-    except (OSError, SafetensorError) as error:
-        full = getattr(error, "errno", None) in _FULL or "No space left" in str(error) or "File too large" in str(error)
-        draft = path.with_suffix(".draft")
-        written = draft.stat().st_size if draft.is_file() else 0
-        remove(draft)
-        if not full:
-            raise
-        free = shutil.disk_usage(path.parent).free
-        older = [p.name for p in by_age(path.parent) if p != path]
-        kept = f"{older[0]} is intact" if older else "no checkpoint was there before it"
-        raise OSError(
-            f"{path}: the disk is full: {written / 1e6:.1f} MB were written, and {free / 1e6:.1f} MB are free without them;"
-            f" {kept}. Make room, and the same command goes on"
-        ) from error
 
 
 def newest_checkpoint(folder: RunFolder) -> Path | None:
@@ -104,9 +108,8 @@ def newest_checkpoint(folder: RunFolder) -> Path | None:
 
 def _fault(path: Path) -> str:
     """What is wrong with a checkpoint; empty where it is whole."""
-    file = _sum_of(path)
-    if file.is_file():
-        return "" if file.read_text().split()[:1] == [digest(path)] else "its checksum differs"
+    if _sum_of(path).is_file():
+        return "its checksum differs" if altered(path) else ""
     try:
         torch.load(path, map_location="cpu", weights_only=True)
         return ""

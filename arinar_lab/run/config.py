@@ -283,6 +283,13 @@ def read_recipe(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     return merge(read_recipe(path.parent / base, (*above, path.resolve())), content)
 
 
+def sources(path: Path) -> list[Path]:
+    """A recipe or study file and all that it rests on: its `base`, and what recipes `extends`."""
+    content = read_yaml(path)
+    below = [path.parent / content[key] for key in ("base", "extends") if isinstance(content.get(key), str)]
+    return [path.resolve(), *(source for file in below for source in sources(file))]
+
+
 def preset(name: str) -> Path:
     """The recipe file of a shipped preset, or the file itself.
 

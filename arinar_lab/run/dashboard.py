@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .schema import ConfigError
-from .tracking import LIMITS, ROOT, tracking_uri
+from .tracking import LIMITS, ROOT, shown, tracking_uri
 
 LOCAL = "http://127.0.0.1:5000"
 VIEW = "mlflow.sharedViewState."  # of an experiment's tag, followed by the view's name in a link
@@ -25,16 +25,16 @@ REPORTED = "arinar.reported"  # when the study was last reported, in seconds
 
 
 def host(port: int = 5000) -> str:
-    """Where the dashboard is: the server that the user names, or the local one."""
-    uri = tracking_uri().rstrip("/")
+    """Where the dashboard is: the server that the user names (it asks for a login itself), or the local one."""
+    uri = shown(tracking_uri()).rstrip("/")
     return uri if uri.startswith("http") else LOCAL.replace("5000", str(port))
 
 
 def link(experiment_id: str, view: str = "", where: str = "") -> str:
     """The address of an experiment among training runs, under one of its views."""
-    shown = f"&viewStateShareKey={view}" if view else ""
-    shown += "&compareRunsMode=CHART" if view == "charts" else ""
-    return f"{where or host()}/#/experiments/{experiment_id}/runs?workflowType=machine_learning{shown}"
+    under = f"&viewStateShareKey={view}" if view else ""
+    under += "&compareRunsMode=CHART" if view == "charts" else ""
+    return f"{where or host()}/#/experiments/{experiment_id}/runs?workflowType=machine_learning{under}"
 
 
 def views(criterion: str, metrics: Sequence[str], factors: Sequence[str]) -> dict[str, str]:
@@ -77,7 +77,7 @@ def studies() -> list[tuple[str, str]]:
     try:
         found = [e for e in MlflowClient(tracking_uri()).search_experiments() if REPORTED in e.tags]
     except MlflowException as error:
-        raise ConfigError(f"{tracking_uri()}: {' '.join(str(error).split())[:160]}") from None
+        raise ConfigError(f"{shown(tracking_uri())}: {shown(' '.join(str(error).split()))[:160]}") from None
     return [(e.name, e.experiment_id) for e in sorted(found, key=lambda e: -float(e.tags[REPORTED]))]
 
 
@@ -98,7 +98,11 @@ def serve(port: int) -> None:
         print(line, flush=True)
     if tracking_uri().startswith("http"):
         return
-    environment: dict[str, Any] = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    words = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--backend-store-uri", tracking_uri()]
+    environment: dict[str, Any] = {
+        **os.environ,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_BACKEND_STORE_URI": tracking_uri(),  # not among the words: it may be a database's, with a password
+    }
+    words = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     mlflow = [sys.executable, "-m", "mlflow", "server", *words]
     os.execve(Path(sys.executable), mlflow, environment)

@@ -45,6 +45,7 @@ from .schema import ConfigError
 from .train import device_of, load_weights, use_threads
 from .uncertainty import half_width, of_sets
 
+SPEED_LOCK = "arinar-speed-of-all.lock"
 UNITS = {
     "val/bits_per_dim": "bits per raw dimension",
     "val/bits_per_dim_error": "bits per raw dimension, |difference| when the integration's steps are doubled",
@@ -320,7 +321,7 @@ def measure_speed(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
     report = folder.report(recipe)
     if "speed/images_per_second" in report["metrics"]:
         return report
-    with FileLock(Path(tempfile.gettempdir()) / "arinar-speed.lock"):
+    with FileLock(Path(tempfile.gettempdir()) / SPEED_LOCK, mode=0o666):  # of all users of the machine
         experiment, e = load(recipe, folder), recipe.evaluation
         throughput = [e.speed_batch / s for s in _time(recipe, experiment, e.speed_batch, e.speed_repeats)]
         latency = [1000 * s for s in _time(recipe, experiment, 1, e.speed_repeats)]

@@ -9,6 +9,7 @@ Files are written whole or not at all. `metrics.csv` is long: step,name,value.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -25,15 +26,11 @@ import yaml
 from filelock import FileLock
 
 from .config import Recipe
+from .disk import append
+from .disk import write as write
 from .schema import ConfigError, resolved
 
-
-def write(path: Path, text: str) -> None:
-    """Write a text file atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(text)
-    draft.replace(path)
+_LONGEST = 200  # bytes of a name
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -48,14 +45,21 @@ def read_json(path: Path) -> dict[str, Any]:
         ConfigError: if it is damaged.
     """
     try:
-        return json.loads(path.read_text()) if path.is_file() else {}
+        content = json.loads(path.read_text()) if path.is_file() else {}
+        if not isinstance(content, dict):
+            raise ValueError("its top level is no mapping")
+        return content
     except ValueError as error:
         raise ConfigError(f"{path}: damaged ({error}); delete it, and it is made again") from None
 
 
 def slug(name: str) -> str:
-    """A name as a folder's."""
-    return re.sub(r"[^\w.,=+-]+", "_", name).strip("_")
+    """A name as a folder's. Of a long one the beginning and a hash: systems take 255 bytes, and more is put behind it."""
+    plain = re.sub(r"[^\w.,=+-]+", "_", name).strip("_")
+    if len(plain.encode()) <= _LONGEST:
+        return plain
+    begin = plain.encode()[:80].decode(errors="ignore")
+    return f"{begin}-{hashlib.sha256(plain.encode()).hexdigest()[:8]}"
 
 
 @dataclass(frozen=True)
@@ -109,16 +113,19 @@ class RunFolder:
         return self.path / "evaluations" / recipe.evaluation_signature
 
     def report(self, recipe: Recipe) -> dict[str, Any]:
-        """The evaluation's report.json, empty before it exists."""
-        return read_json(self.evaluation(recipe) / "report.json")
+        """The evaluation's report.json; empty before it exists, and where it is damaged, so that it is made again."""
+        try:
+            found = read_json(self.evaluation(recipe) / "report.json")
+        except ConfigError:
+            return {}
+        return found if found.get("metrics") else {}
 
     def write_config(self, recipe: Recipe) -> None:
         write(self.path / "config.yaml", yaml.safe_dump(resolved(recipe), sort_keys=False))
 
     def log(self, text: str) -> None:
         """Append to log.txt, with the time."""
-        with (self.path / "log.txt").open("a") as file:
-            file.write(f"{time.strftime('%F %T')} {text}\n")
+        append(self.path / "log.txt", f"{time.strftime('%F %T')} {text}\n")
 
     def fail(self, error: Exception) -> None:
         """Mark the run failed: the reason in a line in FAILED, the traceback in log.txt."""

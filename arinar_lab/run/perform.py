@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from .config import Recipe
+from .disk import room_for
 from .folder import RunFolder
 from .quality import measured
 from .ranks import follows
@@ -41,8 +42,9 @@ def perform(
         remember(recipes[0], arm, folder, experiment)
         tracker.start(recipes[0], arm, factors)
         try:
-            train(recipes[0], folder, tracker, bar, watch)
-            reports = [measured(recipe, folder) for recipe in recipes]
+            with room_for(folder.path):
+                train(recipes[0], folder, tracker, bar, watch)
+                reports = [measured(recipe, folder) for recipe in recipes]
         except BaseException as error:
             failed = isinstance(error, Exception) and not isinstance(error, Stopped)
             tracker.finish("FAILED" if failed else "KILLED")

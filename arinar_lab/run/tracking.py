@@ -13,6 +13,7 @@ import json
 import logging
 import math
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -43,6 +44,11 @@ Rows = list[tuple[int, str, float]]
 def tracking_uri() -> str:
     """MLFLOW_TRACKING_URI, or a SQLite file in tracking/."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{ROOT.absolute()}/mlflow.db"
+
+
+def shown(text: str) -> str:
+    """A text in which no address tells who logs in, or the password: http://me:secret@host becomes http://host."""
+    return re.sub(r"://\S*@", "://", text)
 
 
 def off() -> bool:
@@ -119,7 +125,7 @@ class Tracker:
         except Exception as error:  # a view may fail in any way; the run goes on
             if not self.warned:
                 print(
-                    f"MLflow: {' '.join(str(error).split())[:160]} (the run goes on; its folder holds everything,"
+                    f"MLflow: {shown(' '.join(str(error).split()))[:160]} (the run goes on; its folder holds everything,"
                     " and arinar sync sends it)",
                     flush=True,
                 )

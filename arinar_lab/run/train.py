@@ -7,6 +7,7 @@ random state, and on one device the run ends bit for bit as if it had not been s
 from __future__ import annotations
 
 import csv
+import io
 import logging
 import os
 import platform
@@ -15,7 +16,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -31,9 +32,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .averaging import Averaging
-from .checkpoint import by_age, newest_checkpoint, remove, room_for, seal
+from .checkpoint import TRAIN_AGAIN, by_age, newest_checkpoint, refuse_altered, remove, room_for, seal
 from .config import Experiment, Machine, Recipe, build, ready
 from .datamodule import DataModule
+from .disk import append, write
 from .economy import economise
 from .folder import RunFolder, git_state, write_json
 from .images import damaged
@@ -79,8 +81,7 @@ class RunLogger(Logger):
     def rewind(self, step: int) -> None:
         """Forget what was logged after that many steps: a resumed run logs it again. (Rows count steps from 0.)"""
         rows = read_metrics(self.file)
-        with self.file.open("w", newline="") as file:
-            csv.writer(file).writerows([("step", "name", "value"), *(row for row in rows if row[0] < step)])
+        write(self.file, _csv([("step", "name", "value"), *(row for row in rows if row[0] < step)]))
 
     @rank_zero_only
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
@@ -89,13 +90,18 @@ class RunLogger(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         values = {name: float(value) for name, value in metrics.items() if name != "epoch"}
-        with self.file.open("a", newline="") as file:
-            csv.writer(file).writerows((step, name, value) for name, value in values.items())
+        append(self.file, _csv((step, name, value) for name, value in values.items()))
         self.latest |= values
         if self.tracker:
             self.tracker.log(values, step or 0)
         if self.watch and "val/bits_per_dim" in values and self.watch(step or 0, values["val/bits_per_dim"]):
             raise Stopped(f"stopped after {(step or 0) + 1} steps")
+
+
+def _csv(rows: Iterable[tuple[Any, ...]]) -> str:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    return text.getvalue()
 
 
 class Bar(RichProgressBar):
@@ -364,7 +370,7 @@ def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
     draft = path.with_suffix(".draft")
     with room_for(path):
         save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, draft)
-        draft.replace(path)
+        seal(draft, path)
 
 
 def load_weights(path: Path, experiment: Experiment) -> None:
@@ -378,11 +384,12 @@ def load_weights(path: Path, experiment: Experiment) -> None:
 
     if not path.is_file():
         raise ConfigError(f"{path}: missing; the run has not finished training")
+    refuse_altered(path)
     try:
         weights = load_file(path)
         for name, module in (("codec.", experiment.codec), ("model.", experiment.model)):
             module.load_state_dict({k.removeprefix(name): v for k, v in weights.items() if k.startswith(name)})
     except SafetensorError as error:
-        raise ConfigError(f"{path}: damaged ({error})") from None
+        raise ConfigError(f"{path}: damaged ({error}); {TRAIN_AGAIN}") from None
     except RuntimeError as error:
         raise ConfigError(f"{path}: does not fit the run's config.yaml: {' '.join(str(error).split())[:200]}") from None

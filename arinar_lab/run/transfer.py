@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..model.noise import Noise
 from ..model.outer import take
+from .checkpoint import refuse_altered
 from .config import Experiment, Recipe, parse, read_recipe
 from .folder import RunFolder, find
 from .loader import Items, ResumableLoader
@@ -60,9 +61,11 @@ def inherited(recipe: Recipe, experiment: Experiment) -> dict[str, Tensor]:
     if folder is None:
         return {}
     try:
+        refuse_altered(folder.weights)
         theirs = load_file(folder.weights)
-    except SafetensorError as error:
-        raise ConfigError(f"init_from: {folder.weights} is damaged ({error})") from None
+    except (ConfigError, SafetensorError) as error:
+        said = str(error) if isinstance(error, ConfigError) else f"{folder.weights} is damaged ({error})"
+        raise ConfigError(f"init_from: {said}") from None
     ours = _modules(experiment).state_dict()
     frozen = [name for name in ours if not name.startswith("model.inner.")]
     fits = {name: value for name, value in theirs.items() if name in ours and value.shape == ours[name].shape}

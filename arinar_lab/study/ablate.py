@@ -7,14 +7,9 @@ Interrupted and run again it goes on where it stopped.
 from __future__ import annotations
 
 import itertools
-import os
-import signal
 import statistics
-import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.markup import escape
@@ -35,7 +30,8 @@ from ..run.quality import named_reference
 from ..run.schema import ConfigError
 from . import frontier, ranking
 from .comparison import effects
-from .cost import Cost, counted, probe
+from .cost import Cost, attempt, counted
+from .crew import Worker, all_ended, run_workers
 from .methods import notes
 from .plan import Arm, Job, Plan
 from .references import references
@@ -45,7 +41,6 @@ from .sync import send_study
 from .tables import terminal_table
 from .worker import at_work, changes, enqueue, locked, open_queue
 
-Processes = list["subprocess.Popen[bytes]"]
 _TIMING_SECONDS = 20  # beyond it the arms that are not timed yet are taken to be like the others
 
 
@@ -62,16 +57,19 @@ def ablate(plan: Plan, command: list[str], workers: int, console: Console) -> in
     for recipe in {str(arm.recipe.evaluation): arm.recipe for arm in plan.arms}.values():
         named_reference(recipe)
     _tell_of_others(plan, console)
-    seconds = show_plan(plan, workers, console)
+    show_plan(plan, workers, console)
     todo = enqueue(plan)
     done = len(plan.jobs) - len(todo)
     if done:
         console.print(f"{done} of {len(plan.jobs)} runs are finished already and stay as they are.")
-    if todo and not _work(plan, todo, command, min(workers, len(todo)), seconds, console):
+    if todo and not _work(plan, todo, command, min(workers, len(todo)), console):
         console.print("Stopped. The same command goes on where it stopped.")
         return 130
-    _measure(plan, console)
-    return finish(plan, console)
+    faults = _measure(plan, console)
+    status = finish(plan, console)
+    for line in faults:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return 1 if faults else status
 
 
 def _tell_of_others(plan: Plan, console: Console) -> None:
@@ -119,67 +117,77 @@ def finish(plan: Plan, console: Console) -> int:
         file = job.folder.path / "FAILED"
         said = f"[red]failed[/red] {job.folder.path}: {escape(file.read_text().strip())}" if file.is_file() else ""
         console.print(said or f"not run: {job.folder.path}", highlight=False, soft_wrap=True)
+    if failed:
+        console.print(f"Logs of the workers: {plan.folder}/worker_*.log. The same command goes on.", soft_wrap=True)
     return 1 if failed else 0
 
 
-def show_plan(plan: Plan, workers: int, console: Console) -> float:
-    """Print the arms, and how long they will take by a few timed steps; returns the seconds expected."""
+def show_plan(plan: Plan, workers: int, console: Console) -> None:
+    """Print the arms, and how long they will take by a few timed steps."""
     unfinished = [job for job in plan.jobs if not job.done]
     waiting = {job.recipes[0].training_signature for job in unfinished}
     timed = _timed([arm for arm in plan.arms if arm.recipe.training_signature in waiting], console)
+    known = {signature: cost.seconds for signature, cost in timed.items() if isinstance(cost, Cost)}
     title = escape(f"{plan.name}: {plan.question}")
     table = Table("arm", "parameters", "seeds", "seconds a run", title=title, title_justify="left")
     for arm in plan.arms:
         signature = arm.recipe.training_signature
-        seconds = f"about {timed[signature]:.0f}" if signature in timed else "not timed"
+        asked = "unknown" if signature in timed else "not timed"
+        seconds = f"about {known[signature]:.0f}" if signature in known else asked
         expected = seconds if signature in waiting else "finished"
         table.add_row(escape(_title(plan, arm)), f"{arm.parameters:,}", ", ".join(map(str, plan.seeds)), expected)
     console.print(table)
-    mean = statistics.fmean(timed.values()) if timed else 0.0
-    total = sum(timed.get(job.recipes[0].training_signature, mean) for job in unfinished) / workers
+    for arm in plan.arms:
+        _tell_unknown(arm, timed.pop(arm.recipe.training_signature, None), console)
+    mean = statistics.fmean(known.values()) if known else 0.0
+    total = sum(known.get(job.recipes[0].training_signature, mean) for job in unfinished) / workers
     if unfinished:
         console.print(
             f"{len(unfinished)} runs by {workers} workers: about {total / 60:.1f} minutes by a few timed steps,"
             " then the speed of each."
         )
-    return total
 
 
-def _timed(arms: list[Arm], console: Console) -> dict[str, float]:
-    """Training signature → seconds expected of a run, of as many arms as can be timed in a short while."""
-    timed: dict[str, float] = {}
+def _timed(arms: list[Arm], console: Console) -> dict[str, Cost | str]:
+    """Training signature → cost of a run, or why it is unknown, of as many arms as can be timed in a short while."""
+    timed: dict[str, Cost | str] = {}
     begun = time.monotonic()
     with console.status("timing a few steps of each arm"):
         for arm in arms:
             if arm.recipe.training_signature not in timed and time.monotonic() - begun < _TIMING_SECONDS:
-                timed[arm.recipe.training_signature] = probe(arm.recipe).seconds
+                timed[arm.recipe.training_signature] = attempt(arm.recipe)
     return timed
+
+
+def _tell_unknown(arm: Arm, cost: Cost | str | None, console: Console) -> None:
+    if isinstance(cost, str):
+        console.print(f"The cost of {arm.name} is unknown: {cost}", markup=False, highlight=False, soft_wrap=True)
 
 
 def dry_run(plan: Plan, workers: int, console: Console) -> int:
     """Print every cell with what it costs; nothing is written."""
-    costs: dict[str, Cost] = {}
-    faults: set[str] = set()
+    costs: dict[str, Cost | str] = {}
     with console.status("timing a few steps of each arm"):
         for arm in plan.arms:
             try:
-                costs[arm.name] = probe(arm.recipe)
+                costs[arm.name] = attempt(arm.recipe)
             except ConfigError as error:
-                faults.add(str(error))
+                costs[arm.name] = str(error)
     headings = ("arm", "seed", "parameters", "GFLOPs/image", "GFLOPs/step", "hours", "")
     table = Table(*headings, title=escape(f"{plan.name}: {plan.question}"), title_justify="left")
     hours, jobs = 0.0, {job.key: job for job in plan.jobs}
     for seed, arm in itertools.product(plan.seeds, plan.arms):
-        cost = costs.get(arm.name)
+        cost = costs[arm.name]
         job = jobs.pop(f"{arm.recipe.training_signature}/seed_{seed}", None)  # arms that share a training pay it once
-        numbers = (cost.image, cost.step, cost.seconds / 3600) if cost else ()
-        hours += cost.seconds / 3600 if cost and job and not job.done else 0.0
+        row = ["unknown"] * 3
+        if isinstance(cost, Cost):
+            row = [counted(value) for value in (cost.image, cost.step, cost.seconds / 3600)]
+            hours += cost.seconds / 3600 if job and not job.done else 0.0
         state = "shares a training" if job is None else "finished" if job.done else ""
-        row = [counted(value) for value in numbers] or ["n/a"] * 3
         table.add_row(escape(_title(plan, arm)), str(seed), f"{arm.parameters:,}", *row, state)
     console.print(table)
-    for line in sorted(faults):
-        console.print(f"n/a: {line}", markup=False, highlight=False, soft_wrap=True)
+    for arm in plan.arms:
+        _tell_unknown(arm, costs[arm.name], console)
     console.print(
         f"{len(plan.jobs)} runs by {workers} workers: about {counted(hours / workers)} hours on this machine."
     )
@@ -192,66 +200,16 @@ def _title(plan: Plan, arm: Arm) -> str:
     return f"{arm.name}{baseline}{f', {arm.matched}' if arm.matched else ''}"
 
 
-def _work(plan: Plan, todo: list[Job], command: list[str], workers: int, seconds: float, console: Console) -> bool:
+def _work(plan: Plan, todo: list[Job], command: list[str], workers: int, console: Console) -> bool:
     threads = plan.arms[0].recipe.machine.threads
 
-    def watch(processes: Processes) -> None:
-        _watch(plan, todo, processes, seconds, console)
+    def watch(crew: Sequence[Worker]) -> None:
+        _watch(plan, todo, crew, console)
 
     return run_workers(plan.folder, command, workers, threads, watch, console)
 
 
-def run_workers(
-    folder: Path, command: list[str], workers: int, threads: int, watch: Callable[[Processes], None], console: Console
-) -> bool:
-    """Start the workers and watch them until all have ended; False where the user interrupted.
-
-    Arguments:
-        folder: of the study, where each worker has its log.
-        command: the words that start one worker; threads: of each.
-    """
-    environment = {**os.environ, "ARINAR_PARENT": str(os.getpid()), "OMP_NUM_THREADS": str(max(1, threads))}
-    processes: Processes = []
-    try:
-        with _asked_to_end():
-            for i in range(workers):
-                with (folder / f"worker_{i}.log").open("a") as log:
-                    processes.append(
-                        subprocess.Popen(
-                            command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
-                        )
-                    )
-            watch(processes)
-        return True
-    except KeyboardInterrupt:
-        console.print("Stopping: each worker saves a checkpoint.")
-        return False
-    finally:
-        for process in processes:
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-        for process in processes:
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-
-@contextmanager
-def _asked_to_end() -> Iterator[None]:
-    """Treat SIGTERM like Ctrl-C."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _watch(plan: Plan, todo: list[Job], processes: Processes, seconds: float, console: Console) -> None:
+def _watch(plan: Plan, todo: list[Job], crew: Sequence[Worker], console: Console) -> None:
     """A bar for the study and one for each run under way, until every worker has ended."""
     columns = [
         TextColumn("{task.description}"),
@@ -265,7 +223,7 @@ def _watch(plan: Plan, todo: list[Job], processes: Processes, seconds: float, co
         study = bars.add_task(escape(plan.name), total=len(plan.jobs), completed=len(plan.jobs) - len(todo))
         tasks: dict[str, TaskID] = {}
         while True:
-            ended = all(process.poll() is not None for process in processes)
+            ended = all_ended(crew)
             for key, job in list(open_jobs.items()):
                 now = read_json(job.folder.path / "progress.json")
                 live = now.get("time", 0) > begun
@@ -302,8 +260,13 @@ def _outcome(job: Job, name: str) -> str:
     return f"{escape(name)}: {bits} bits/dim{distance}, trained in {metrics['time/train_seconds']:.0f} s"
 
 
-def _measure(plan: Plan, console: Console) -> None:
-    """Speed of every finished cell, one after the other, with no worker beside it; and the outside references."""
+def _measure(plan: Plan, console: Console) -> list[str]:
+    """Speed of every finished cell, one after the other, with no worker beside it; and the outside references.
+
+    Returns:
+        why some could not be measured; one bad run keeps no other from its report.
+    """
+    faults = []
     cells = [plan.cell(arm, seed) for seed in plan.seeds for arm in plan.arms]
     waiting = [
         (f, r)
@@ -313,9 +276,13 @@ def _measure(plan: Plan, console: Console) -> None:
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
     with Progress(*columns, console=console, transient=True) as bars:
         for folder, recipe in bars.track(waiting, description="measuring speed, alone on the machine"):
-            measure_speed(recipe, folder)
+            try:
+                measure_speed(recipe, folder)
+            except Exception as error:  # weights that were edited, out of memory, …
+                faults.append(f"The speed of {folder.path} is not measured: {' '.join(str(error).split())[:400]}")
         file = plan.folder / "references.json"
         if plan.references and not file.is_file():
             task = bars.add_task("fitting scikit-learn's estimators", total=1)
             write_json(file, references(plan.arms[0].recipe))
             bars.advance(task)
+    return faults

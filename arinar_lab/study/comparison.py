@@ -112,7 +112,9 @@ def _of_metric(results: Results, metric: str) -> list[Effect]:
 
 def commensurable(results: Results, arm: Arm, metric: str) -> bool:
     """Whether an arm's bits/dim are of the same data as the baseline's: those of latents are not those of pixels."""
-    units = {r["likelihood"].get("unit") for a in (arm, results.baseline) for r in results.reports[a.name].values()}
+    units = {
+        r.get("likelihood", {}).get("unit") for a in (arm, results.baseline) for r in results.reports[a.name].values()
+    }
     return not metric.startswith(("val/", "train/")) or len(units) < 2
 
 
@@ -177,7 +179,7 @@ def caution(results: Results, arm: Arm, metric: str) -> str:
     runs = [*results.reports[arm.name].values(), *results.reports[results.plan.baseline].values()]
     differ = mixed(runs)
     kinds = [
-        sorted({r["likelihood"]["kind"] for r in results.reports[a].values()})
+        sorted({r.get("likelihood", {}).get("kind", "unknown") for r in results.reports[a].values()})
         for a in (arm.name, results.plan.baseline)
     ]
     if metric.startswith("val/") and kinds[0] != kinds[1]:
@@ -196,7 +198,7 @@ def caution(results: Results, arm: Arm, metric: str) -> str:
 def mixed(reports: Sequence[dict[str, Any]]) -> list[str]:
     """What runs should share and do not: the code's version, device, torch …; what a report does not say is not counted."""
     told: dict[str, set[Any]] = {
-        "the code's version": {(r["git"].get("commit"), r["git"].get("dirty")) for r in reports}
+        "the code's version": {tuple(r.get("git", {}).get(key) for key in ("commit", "dirty")) for r in reports}
     }
     for name in ("device", "torch", "lightning"):
         told[name] = {r["environment"][name] for r in reports if name in r.get("environment", {})}

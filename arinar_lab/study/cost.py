@@ -65,6 +65,20 @@ def probe(recipe: Recipe, steps: int = 4) -> Cost:
     return Cost(experiment.parameters, image, counter.get_total_flops() / 1e9, seconds)
 
 
+def attempt(recipe: Recipe) -> Cost | str:
+    """The cost of a run, or why it is unknown: an arm that fails here may fail alone, and say so in its own folder.
+
+    Raises:
+        ConfigError: if the data is not there.
+    """
+    try:
+        return probe(recipe)
+    except ConfigError:
+        raise
+    except Exception as error:  # out of memory, say
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+
+
 def _step(recipe: Recipe, experiment: Experiment, step: int) -> None:
     """One training step of the first images, forward and backward."""
     index, source = torch.arange(recipe.training.batch), experiment.source

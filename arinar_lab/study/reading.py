@@ -26,7 +26,7 @@ from ..run.train import read_metrics
 from ..run.trained import Trained, open_run
 from .plan import read_plan
 from .results import Results, collect
-from .status import look
+from .status import look, read
 from .tables import csv_of, rows
 
 
@@ -39,10 +39,11 @@ def root() -> Path:
 def newest(where: Path) -> Path | None:
     """The folder of the ablation whose report was written last, of those that are finished; None where there is none."""
     with chdir(where):
-        reports = {path.parent: path.parent / "report" / "table.csv" for path in Path("studies").glob("*/cells.json")}
+        known = {path.parent: cells for path in Path("studies").glob("*/cells.json") if (cells := read(path))}
+        reports = {folder: folder / "report" / "table.csv" for folder in known}
         there = {folder: report.stat().st_mtime for folder, report in reports.items() if report.is_file()}
         for folder in sorted(there, key=lambda folder: there[folder], reverse=True):
-            if all(cell.state == "done" for cell in look(read_json(folder / "cells.json"))):
+            if all(cell.state == "done" for cell in look(known[folder])):
                 return where / folder
     return None
 

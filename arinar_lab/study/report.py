@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..run.folder import write
+from ..run.disk import room_for, write
 from .figures import FIGURES
 from .latex import latex
 from .page import page
@@ -25,6 +25,11 @@ from .tables import csv_of, markdown
 def write_report(results: Results) -> list[Path]:
     """Write the report into the study's folder; returns the paths of its files, the page first."""
     folder = results.plan.folder / "report"
+    with room_for(folder):
+        return _written(results, folder)
+
+
+def _written(results: Results, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     drawn = {figure.name: paths for figure in FIGURES if (paths := figure.write(results, folder))}
     texts = {

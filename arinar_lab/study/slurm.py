@@ -7,6 +7,7 @@ worker goes on with the cell does not matter. The script is written, and submitt
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Sequence
@@ -28,8 +29,9 @@ _SCRIPT = """\
 #SBATCH --signal=B:USR1@{warning}
 # {summary}
 # Submit it with: sbatch {path}
+# When the tasks have ended: {report}    measures speed, alone on its machine, and writes the report
 
-cd {here} || exit 2
+cd {here} || exit 2{address}
 unset ARINAR_PARENT SLURM_NTASKS  # the worker starts its own processes where a run needs several
 export OMP_NUM_THREADS={threads}
 
@@ -48,6 +50,10 @@ wait "$worker"
 """
 
 
+_ADDRESS = """
+: "${ARINAR_STORAGE:?is not set: export the address of the queue before sbatch, as it was when this was written}\""""
+
+
 @dataclass(frozen=True)
 class Options:
     """What is asked of Slurm.
@@ -56,7 +62,7 @@ class Options:
         array: tasks, each a worker; time: limit of one, as in sbatch; gpus: of each; partition: its name.
 
     Raises:
-        ConfigError: if the time or the partition is none, in one line.
+        ConfigError: if the time or the partition is none, or no time is left before the warning, in one line.
     """
 
     array: int = 4
@@ -67,6 +73,10 @@ class Options:
     def __post_init__(self) -> None:
         if not _TIME.fullmatch(self.time):
             raise ConfigError(f"--time: {self.time!r} is no time limit; write it as in 90, 24:00:00 or 2-12:00")
+        if 0 < seconds_of(self.time) <= WARNING:  # sbatch takes 0 for no limit
+            raise ConfigError(
+                f"--time: {self.time!r} is no more than the {WARNING} s before the limit at which a worker is asked to end"
+            )
         if not re.fullmatch(r"[\w.,-]*", self.partition):
             raise ConfigError(f"--partition: {self.partition!r} is not the name of a partition")
 
@@ -80,11 +90,20 @@ class Options:
         return "\n".join(f"#SBATCH --{key}={value}" for key, value in values.items())
 
 
-def write_script(plan: Plan, command: Sequence[str], options: Options) -> Path:
+def seconds_of(limit: str) -> int:
+    """A time limit as sbatch reads it: m, m:s, h:m:s, d-h, d-h:m or d-h:m:s."""
+    days, dash, rest = limit.rpartition("-")
+    numbers = [int(number) for number in rest.split(":")]
+    units = (3600, 60, 1) if dash or len(numbers) == 3 else (60, 1)
+    return 86400 * int(days or 0) + sum(n * unit for n, unit in zip(numbers, units, strict=False))
+
+
+def write_script(plan: Plan, command: Sequence[str], report: Sequence[str], options: Options) -> Path:
     """Write the job array of a study into its folder; returns its path.
 
     Arguments:
         command: the words that start one worker of the study, in the folder where this is called.
+        report: the words that report the study once the workers have ended.
     """
     path = plan.folder / "slurm.sh"
     threads = max(1, plan.arms[0].recipe.machine.threads)
@@ -96,6 +115,8 @@ def write_script(plan: Plan, command: Sequence[str], options: Options) -> Path:
         here=shlex.quote(str(Path.cwd())),
         threads=threads,
         command=shlex.join(command),
+        report=shlex.join(report),
+        address=_ADDRESS if os.environ.get("ARINAR_STORAGE") else "",
     )
     write(path, text)
     return path

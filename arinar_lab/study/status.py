@@ -2,17 +2,19 @@
 
     done       trained, and every evaluation reported
     running    somebody holds the lock of its run folder (on a server: its worker's heart beats)
-    waiting    not begun
+    waiting    not begun, or trained and to be evaluated
     failed     with its reason, and the last line of its log
     lost       begun, and nobody is at it: the next worker goes on from its last checkpoint
 
 Building every arm of a large study takes seconds, and so does importing torch. So the commands that build a study write its
-cells into `studies/<name>/cells.json`, and this module reads that as long as the study's file is not newer.
+cells into `studies/<name>/cells.json`, and this module reads that as long as none of the files it came from is newer. What is
+damaged, be it a report or the cells of a study, counts as not there: it is made again.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections import Counter
@@ -27,6 +29,8 @@ from rich.live import Live
 from rich.markup import escape
 
 if TYPE_CHECKING:
+    import optuna
+
     from .plan import Plan
 
 STATES = ("done", "running", "waiting", "failed", "lost")
@@ -57,6 +61,7 @@ class Cell:
 
 def remember(plan: Plan, file: Path, words: list[str]) -> dict[str, Any]:
     """Write the cells of a study where `status` finds them; returns them. The storage's address is not among them."""
+    from ..run.config import sources
     from ..run.folder import write_json
 
     cells = [
@@ -64,25 +69,27 @@ def remember(plan: Plan, file: Path, words: list[str]) -> dict[str, Any]:
          "evaluations": [recipe.evaluation_signature for recipe in job.recipes]}
         for job in plan.jobs
     ]  # fmt: skip
-    content = {"name": plan.name, "file": str(file.resolve()), "words": words, "cells": cells}
+    content = {
+        "name": plan.name, "file": str(file.resolve()), "sources": [str(source) for source in sources(file)],
+        "words": words, "cells": cells,
+    }  # fmt: skip
     write_json(plan.folder / "cells.json", content)
     return content
 
 
 def recall(file: Path, words: list[str], root: Path = Path("studies")) -> dict[str, Any] | None:
-    """The cells of a study as they were written last; None where its file, or one beside its base, is newer."""
+    """The cells of a study as they were written last; None where a file that they came from is newer, or gone."""
     for path in sorted(root.glob("*/cells.json")):
-        content: dict[str, Any] = json.loads(path.read_text())
-        if (content["file"], content["words"]) == (str(file.resolve()), words):
-            sources = {*file.parent.glob("*.yaml"), *file.parent.parent.glob("*.yaml")} - {file}
-            newest = max((source.stat().st_mtime for source in [file, *sources] if source.is_file()), default=0.0)
-            return content if newest < path.stat().st_mtime else None
+        content = read(path)
+        if (content.get("file"), content.get("words")) == (str(file.resolve()), words):
+            changed = [Path(s).stat().st_mtime if Path(s).is_file() else math.inf for s in content.get("sources", [""])]
+            return content if max(changed) < path.stat().st_mtime else None
     return None
 
 
-def look(content: dict[str, Any], plan: Plan | None = None) -> list[Cell]:
-    """What is known of each cell. With a plan, its queue on a server says who is running."""
-    queue = _queue(plan) if plan else None
+def look(content: dict[str, Any], study: optuna.Study | None = None) -> list[Cell]:
+    """What is known of each cell. A queue on a server, if that is given, says who is running."""
+    queue = _queue(study) if study else None
     return [_cell(cell, queue) for cell in content["cells"]]
 
 
@@ -90,14 +97,14 @@ def _cell(cell: dict[str, Any], queue: dict[str, Any] | None) -> Cell:
     path = Path(cell["folder"])
     reports = [path / "evaluations" / name / "report.json" for name in cell["evaluations"]]
     base = {"arm": cell["arm"], "seed": cell["seed"], "folder": cell["folder"]}
-    if (path / "DONE").is_file() and all(report.is_file() for report in reports):
+    trained = (path / "DONE").is_file()
+    if trained and all(read(report).get("metrics") for report in reports):
         return Cell(**base, state="done")
     lines = _lines(path / "log.txt")
     said = queue.get(cell["key"]) if queue is not None else None
     if said is None:
-        state = (
-            "running" if _held(path) else "failed" if (path / "FAILED").is_file() else "lost" if lines else "waiting"
-        )
+        begun_and_left = "lost" if lines and not trained else "waiting"
+        state = "running" if _held(path) else "failed" if (path / "FAILED").is_file() else begun_and_left
         begun = [line for line in lines if ", process " in line]
         said = (
             {"state": state, "since": begun[-1][:19], "where": begun[-1].rpartition(", ")[2]}
@@ -107,7 +114,7 @@ def _cell(cell: dict[str, Any], queue: dict[str, Any] | None) -> Cell:
     if said["state"] == "failed":
         reason = (path / "FAILED").read_text().strip() if (path / "FAILED").is_file() else said.pop("reason", "")
         return Cell(**base, state="failed", reason=reason, log=lines[-1] if lines else "")
-    now = _read(path / "progress.json") if said["state"] in ("running", "lost") else {}
+    now = read(path / "progress.json") if said["state"] in ("running", "lost") else {}
     return Cell(**base, **{name: now[name] for name in ("phase", "step", "steps") if name in now}, **said)
 
 
@@ -125,17 +132,21 @@ def _lines(path: Path) -> list[str]:
     return [line for line in path.read_text().splitlines() if line] if path.is_file() else []
 
 
-def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.is_file() else {}
+def read(path: Path) -> dict[str, Any]:
+    """A JSON file; empty where there is none, or it is damaged."""
+    try:
+        content = json.loads(path.read_text()) if path.is_file() else {}
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
-def _queue(plan: Plan) -> dict[str, Any]:
+def _queue(study: optuna.Study) -> dict[str, Any]:
     """What a server says of the cells that are not done: key → state, worker, since when, reason."""
     from optuna.trial import TrialState
 
-    from .worker import open_queue, reason
+    from .worker import reason
 
-    study = open_queue(plan)
     store: Any = study._storage
     silent, found = store._backend._get_stale_trial_ids(study._study_id), {}
     for trial in study.get_trials(deepcopy=False):
@@ -190,10 +201,10 @@ def show(
     shared = _shared(file)
     content, study = None if shared else recall(file, words), None
     if content is None:
-        study = plan()
-        content = remember(study, file, words)
-    asked = study if shared else None
-    cells, console = look(content, asked), Console()
+        built = plan()
+        content = remember(built, file, words)
+        study = _open(built) if shared else None
+    cells, console = look(content, study), Console()
     if machine:
         print(as_json(content, cells))
     elif not watch:
@@ -202,12 +213,28 @@ def show(
         with Live(as_text(content, cells), console=console, transient=False) as live:
             while any(cell.state in ("running", "waiting", "lost") for cell in cells):
                 time.sleep(seconds)
-                cells = look(content, asked)
+                cells = _look_patiently(content, study)
                 live.update(as_text(content, cells))
     return int(any(cell.state == "failed" for cell in cells))
 
 
+def _open(plan: Plan) -> optuna.Study:
+    from .worker import open_queue
+
+    return open_queue(plan)
+
+
+def _look_patiently(content: dict[str, Any], study: optuna.Study | None) -> list[Cell]:
+    """The same while a server is restarted."""
+    if study is None:
+        return look(content)
+    from .storage import patiently
+
+    return patiently(lambda: look(content, study))
+
+
 def _shared(file: Path) -> bool:
-    """Whether the queue may be on a server: then it is asked, and the file is read for its address."""
-    in_file = file.is_file() and any(line.startswith("storage:") for line in file.read_text().splitlines())
-    return in_file or os.environ.get("ARINAR_STORAGE", "").startswith("postgresql")
+    """Whether the queue is on a server: then it is asked. ARINAR_STORAGE comes before what the file says."""
+    lines = file.read_text().splitlines() if file.is_file() else []
+    given = [line.partition(":")[2].strip(" \"'") for line in lines if line.startswith("storage:")]
+    return (os.environ.get("ARINAR_STORAGE") or next(iter(given), "")).startswith("postgresql")

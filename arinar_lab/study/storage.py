@@ -15,7 +15,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +24,7 @@ import sqlalchemy
 from filelock import FileLock, Timeout
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
+from ..run.disk import free
 from ..run.schema import ConfigError
 
 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -89,12 +90,17 @@ def _on_file(url: sqlalchemy.URL) -> optuna.storages.RDBStorage:
     def _lock_at_begin(connection: Any) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
+    @sqlalchemy.event.listens_for(result.engine, "handle_error")
+    def _tell(context: Any) -> None:
+        if told := _fault_of_file(url, str(context.original_exception)):
+            raise told from None
+
     result.engine.dispose()  # drop connections opened before the hooks
     return result
 
 
 def _on_server(url: sqlalchemy.URL) -> optuna.storages.RDBStorage:
-    beat, grace = _seconds("ARINAR_HEARTBEAT", 30), _seconds("ARINAR_GRACE", 300)
+    beat, grace = rhythm()
     with alone(url, "arinar: making the tables"):  # several at once would fail
         return _opened(url, _connecting(url) | {"pool_pre_ping": True}, heartbeat_interval=beat, grace_period=grace)
 
@@ -102,6 +108,20 @@ def _on_server(url: sqlalchemy.URL) -> optuna.storages.RDBStorage:
 def _connecting(url: sqlalchemy.URL) -> dict[str, Any]:
     asked = "connect_timeout" in url.query or url.get_driver_name() not in ("psycopg", "psycopg2")
     return {} if asked else {"connect_args": {"connect_timeout": _ANSWER_SECONDS}}
+
+
+def rhythm() -> tuple[int, int]:
+    """Seconds between two heartbeats, and of silence after which a worker is lost.
+
+    Raises:
+        ConfigError: if one late heartbeat would make a living worker a lost one.
+    """
+    beat, grace = _seconds("ARINAR_HEARTBEAT", 30), _seconds("ARINAR_GRACE", 300)
+    if grace < 2 * beat:
+        raise ConfigError(
+            f"ARINAR_GRACE: {grace} s is less than twice ARINAR_HEARTBEAT ({beat} s): the living count as lost"
+        )
+    return beat, grace
 
 
 def _seconds(name: str, default: int) -> int:
@@ -132,7 +152,24 @@ def _answering(url: sqlalchemy.URL) -> Iterator[None]:
         cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
         said = " ".join(str(getattr(cause, "orig", cause)).split())
         said = said.replace(url.password, "***") if url.password else said
-        raise Silent(f"storage: {shown(url)}: does not answer: {said[:200]}") from None
+        silent = Silent(f"storage: {shown(url)}: does not answer: {said[:200]}")
+        raise _fault_of_file(url, said) or silent from None
+
+
+def _fault_of_file(url: sqlalchemy.URL, said: str) -> ConfigError | None:
+    """What SQLite means by an error: no room (which is waited for, as a server is), or a damaged file; None for others."""
+    if shared(url):
+        return None
+    file = Path(url.database or "")
+    unwritten = "disk I/O error" in said or "unable to open" in said
+    if "disk is full" in said or (unwritten and file.parent.is_dir() and free(file) < 1):
+        return Silent(f"storage: {file}: the disk is full, {free(file):.1f} MB are free; make room")
+    if "malformed" in said or "not a database" in said:
+        return ConfigError(
+            f"storage: {file}: damaged ({said}); delete it, and the same command goes on: what is finished is in the run"
+            " folders (a sweep forgets its trials, and keeps their trainings)"
+        )
+    return None
 
 
 @contextmanager
@@ -170,6 +207,8 @@ def patiently(act: Callable[[], T]) -> T:
             if time.monotonic() - begun > _PATIENCE_SECONDS:
                 raise
             if not told:
-                print(f"{time.strftime('%T')} the storage is away ({type(error).__name__}); waiting for it", flush=True)
+                said = str(error) if isinstance(error, Silent) else f"the storage is away ({type(error).__name__})"
+                with suppress(OSError):  # a worker's log may be on the disk that is full
+                    print(f"{time.strftime('%T')} {said}; waiting for it", flush=True)
             told = True
             time.sleep(1)

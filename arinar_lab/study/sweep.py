@@ -7,6 +7,7 @@ measures their speed, alone, and writes the report. Interrupted and run again it
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import optuna
 from optuna.trial import TrialState
@@ -16,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ..run.evaluate import measure_speed
 from ..run.folder import write_json
-from .ablate import Processes, run_workers
+from .crew import Worker, all_ended, run_workers
 from .search import Sweep
 from .storage import patiently
 from .sweep_report import finish, outcome
@@ -62,7 +63,7 @@ def complete(sweep: Sweep) -> bool:
     return all(again.cells.keys() == again.results.keys() for again in repeats(sweep))
 
 
-def _follow(plan: Sweep, studies: list[optuna.Study], processes: Processes, console: Console) -> None:
+def _follow(plan: Sweep, studies: list[optuna.Study], crew: Sequence[Worker], console: Console) -> None:
     """Print each trial as it ends, and count the time of the search, until every worker has ended."""
     before, begun = spent(plan), time.monotonic()
     told = {(s.study_name, t.number) for s in studies for t in finished(s)}
@@ -70,7 +71,7 @@ def _follow(plan: Sweep, studies: list[optuna.Study], processes: Processes, cons
     with Progress(*columns, console=console, transient=True) as bars:
         bar = bars.add_task(escape(plan.name), total=plan.trials * len(studies), completed=len(told))
         while True:
-            ended = all(process.poll() is not None for process in processes)
+            ended = all_ended(crew)
             if len(told) < plan.trials * len(studies):
                 write_json(plan.folder / "budget.json", {"seconds": round(before + time.monotonic() - begun, 1)})
             for study in studies:

@@ -11,13 +11,18 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
+from safetensors.torch import load_file, save_file
 from tiny import tiny
 
+from arinar_lab.run import disk
 from arinar_lab.run import train as training
 from arinar_lab.run.checkpoint import digest, newest_checkpoint, remove, room_for, seal
+from arinar_lab.run.config import build
+from arinar_lab.run.disk import DiskFull, write
 from arinar_lab.run.folder import RunFolder
 from arinar_lab.run.schema import ConfigError
 from arinar_lab.run.train import train
+from arinar_lab.run.transfer import inherited
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -152,18 +157,6 @@ def test_a_file_that_may_not_grow_leaves_the_checkpoint_before_it(monkeypatch):
     full(run, monkeypatch, fill, lambda: limit[0].__exit__(None, None, None))
 
 
-@pytest.fixture
-def small_disk():
-    """A disk of 4 MB."""
-    place = Path("disk").absolute()
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)]
-    if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("a small disk (tmpfs) may not be mounted here")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
-
-
 def test_a_full_disk_leaves_the_checkpoint_before_it(small_disk, monkeypatch):
     run, filling = RunFolder(small_disk / "run"), small_disk / "filling"
 
@@ -174,3 +167,74 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(small_disk, monkeypatch):
 
     run.path.mkdir()
     full(run, monkeypatch, fill, filling.unlink)
+
+
+def test_a_text_is_written_whole_or_not_at_all_on_a_full_disk():
+    path = Path("some/report.json")
+    write(path, "before")
+    with (
+        small_files(10),
+        pytest.raises(DiskFull, match=r"^some/report.json: the disk is full: .* MB are free") as found,
+    ):
+        write(path, "after, and longer than ten bytes")
+    assert "\n" not in str(found.value) and "the same command goes on" in str(found.value)
+    assert [file.name for file in path.parent.iterdir()] == ["report.json"] and path.read_text() == "before"
+
+
+def test_logs_that_cannot_grow_are_told_with_their_path():
+    run = RunFolder(Path("run"))
+    run.path.mkdir()
+    with small_files(10), pytest.raises(DiskFull, match=r"^run/log.txt: the disk is full"):
+        run.log("more than ten bytes")
+    with small_files(10), pytest.raises(DiskFull, match=r"^run/metrics.csv: the disk is full"):
+        training.RunLogger(run, None).log_metrics({"train/loss": 1.25}, 100)
+
+
+def test_the_history_is_rewound_whole_or_not_at_all():
+    run = RunFolder(Path("run"))
+    run.path.mkdir()
+    logger = training.RunLogger(run, None)
+    logger.rewind(0)
+    for step in range(20):
+        logger.log_metrics({"train/loss": 1.5 * step}, step)
+    before = logger.file.read_bytes()
+    with small_files(100), pytest.raises(DiskFull, match=r"^run/metrics.csv: the disk is full"):
+        logger.rewind(15)
+    assert logger.file.read_bytes() == before and [path.name for path in run.path.iterdir()] == ["metrics.csv"]
+    logger.rewind(2)
+    assert training.read_metrics(logger.file) == [(0, "train/loss", 0.0), (1, "train/loss", 1.5)]
+
+
+def test_what_numpy_says_of_a_full_disk_is_understood():
+    with pytest.raises(DiskFull, match=r"^run: the disk is full"), disk.room_for(Path("run")):
+        raise OSError("1000 requested and 40 written")
+
+
+# Final weights
+
+
+def test_final_weights_have_a_checksum_and_edited_ones_are_refused(a_run):
+    weights = load_file(a_run.weights)
+    assert training.load_weights(a_run.weights, build(tiny())) is None
+    name = next(iter(weights))
+    save_file({**weights, name: weights[name] + 1}, a_run.weights)
+    with pytest.raises(
+        ConfigError, match=r"final.safetensors: damaged or edited [^\n]*; delete the run's DONE to train"
+    ):
+        training.load_weights(a_run.weights, build(tiny()))
+    with pytest.raises(ConfigError, match=r"^init_from: [^\n]*final.safetensors: damaged or edited"):
+        inherited(tiny(f"init_from={a_run.path}"), build(tiny()))
+
+
+def test_final_weights_of_an_older_version_have_no_checksum_and_are_used(a_run):
+    a_run.weights.with_name("final.safetensors.sha256").unlink()
+    training.load_weights(a_run.weights, build(tiny()))
+
+
+def test_training_again_replaces_edited_weights(a_run):
+    good = a_run.weights.read_bytes()
+    a_run.weights.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    (a_run.path / "DONE").unlink()
+    train(tiny(), a_run)
+    assert a_run.weights.read_bytes() == good
+    training.load_weights(a_run.weights, build(tiny()))

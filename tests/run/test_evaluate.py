@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from arinar_lab.run.evaluate import (
     peak_memory,
     save_grid,
 )
-from arinar_lab.run.folder import RunFolder
+from arinar_lab.run.folder import RunFolder, write_json
 from arinar_lab.run.metrics import BitsPerDim, compare
 from arinar_lab.run.train import read_metrics, train
 
@@ -456,3 +457,18 @@ def test_packed_weights_are_counted(monkeypatch):
     weights = sum(m.weight.nbytes for m in maps)
     assert weights > 0 and with_packing[0] == without[0]
     assert with_packing[1] - without[1] == pytest.approx(weights, rel=0.2)
+
+
+def test_all_users_of_a_machine_can_take_the_lock_of_the_speed_pass(a_run, monkeypatch, tmp_path):
+    monkeypatch.setattr(evaluation.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(evaluation, "load", lambda *_: pytest.fail("held"))
+    report = a_run.report(tiny())
+    del report["metrics"]["speed/images_per_second"]
+    write_json(a_run.evaluation(tiny()) / "report.json", report)
+    before = os.umask(0o077)
+    try:
+        with pytest.raises(pytest.fail.Exception, match="held"):
+            measure_speed(tiny(), a_run)
+    finally:
+        os.umask(before)
+    assert (tmp_path / evaluation.SPEED_LOCK).stat().st_mode & 0o777 == 0o666

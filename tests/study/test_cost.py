@@ -3,12 +3,14 @@
 from pathlib import Path
 
 import pytest
+import torch
 from tiny import tiny, write_study
 
 from arinar_lab import cli
 from arinar_lab.run.config import ConfigError, build, resolved
 from arinar_lab.run.evaluate import count_flops
-from arinar_lab.study.cost import counted, nearest_multiple, probe
+from arinar_lab.study import ablate, cost
+from arinar_lab.study.cost import Cost, counted, nearest_multiple, probe
 from arinar_lab.study.plan import read_plan
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -86,6 +88,27 @@ def test_a_dry_run_shows_every_cell_and_writes_nothing(capsys):
     assert {path: path.stat().st_mtime_ns for path in Path().rglob("*")} == before
     rows = [line for line in said.splitlines() if "│ 0 " in line or "│ 1 " in line]
     assert len(rows) == 6 and sum("shares" in row for row in rows) == 2
-    cost = probe(tiny(), 1)
-    assert counted(cost.image) in rows[0] and counted(cost.step) in rows[0] and f"{cost.parameters:,}" in rows[0]
+    known = probe(tiny(), 1)
+    assert counted(known.image) in rows[0] and counted(known.step) in rows[0] and f"{known.parameters:,}" in rows[0]
     assert "4 runs by 2 workers" in said
+
+
+@pytest.mark.parametrize("words", [["--dry-run"], []])
+def test_an_arm_whose_cost_cannot_be_measured_stops_nothing(words, monkeypatch, capsys):
+    """Out of memory in one arm's few timed steps: its cost is unknown, and the study goes on to its workers."""
+
+    def run_out(recipe):
+        if recipe.inner.arguments["head"].arguments["components"] == 2:
+            raise torch.OutOfMemoryError("no room\nfor 3 TB")
+        return Cost(1, 1.0, 1.0, 1.0)
+
+    begun = []
+    monkeypatch.setattr(cost, "probe", run_out)
+    monkeypatch.setattr(ablate, "run_workers", lambda *_: begun.append(True))
+    file = write_study(axes={"inner.head.components": [1, 2]}, seeds=[0])
+    with pytest.raises(SystemExit) as leave:
+        cli.main(["ablate", str(file), *words])
+    said = capsys.readouterr().out
+    assert "The cost of components=2 is unknown: OutOfMemoryError: no room for 3 TB" in said
+    assert [("unknown" in line) for line in said.splitlines() if "│" in line][-2:] == [False, True]
+    assert begun == ([] if words else [True]) and leave.value.code == (0 if words else 130)

@@ -7,10 +7,12 @@ import sys
 from contextlib import chdir
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from mlflow import MlflowClient
 from test_report import BITS, FD, study, whole
+from tiny import write_study
 
 from arinar_lab import cli
 from arinar_lab.run import dashboard
@@ -164,8 +166,65 @@ def test_the_command_becomes_the_server(tracked, monkeypatch, capsys):
         cli.main(["mlflow", "--port", "5001"])
     assert leave.value.code == 0 and "no study" in capsys.readouterr().out
     ((program, words, environment),) = called
-    assert program == Path(sys.executable) and words[-1] == tracking_uri() and "5001" in words
+    assert program == Path(sys.executable) and "5001" in words and tracking_uri() not in words
+    assert environment["MLFLOW_BACKEND_STORE_URI"] == tracking_uri()
     assert environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
+
+
+SECRET = "http://me:top:se@cret@127.0.0.1:9/mlflow"
+
+
+def test_the_password_of_a_tracking_server_is_shown_nowhere(alone, monkeypatch, capsys):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", SECRET)
+    with pytest.raises(SystemExit) as leave:
+        cli.main(["mlflow"])
+    Tracker("study").publish_study([], {})
+    told = capsys.readouterr()
+    assert leave.value.code == 2 and "http://127.0.0.1:9/mlflow" in told.err and "MLflow: " in told.out
+    for text in (told.out, told.err, dashboard.host(), dashboard.link("7"), Tracker("study").link()):
+        assert "cret" not in text and "top" not in text
+    assert dashboard.link("7").startswith("http://127.0.0.1:9/mlflow/#/experiments/7/runs")
+
+
+# optuna-dashboard
+
+
+def board(*words):
+    """What optuna-dashboard is served with."""
+    with pytest.raises(SystemExit) as leave:
+        cli.main(["dashboard", *words])
+    return leave.value.code
+
+
+@pytest.fixture
+def served(alone, monkeypatch):
+    found = []
+    module = SimpleNamespace(run_server=lambda queue, host, port: found.append((queue, host, port)))
+    monkeypatch.setitem(sys.modules, "optuna_dashboard", module)
+    monkeypatch.setenv("ARINAR_STORAGE", "")
+    return found
+
+
+@pytest.mark.parametrize("where", ["the local file", "storage in the file", "storage among the words"])
+def test_the_queue_of_a_study_is_shown_wherever_it_is(served, where):
+    keys = {"storage": "sqlite:///elsewhere.db"} if where == "storage in the file" else {}
+    path = write_study(axes={"inner.head.components": [1]}, seeds=[0], **keys)
+    words = ["storage=sqlite:///third.db"] if where == "storage among the words" else []
+    cli_study = [str(path), *words, "training.steps=7"]
+    with pytest.raises(SystemExit):
+        cli.main(["slurm", *cli_study])  # fills the queue
+    os.environ["ARINAR_STORAGE"] = ""
+    assert board(*cli_study, "--port", "8081") in (None, 0)
+    ((queue, host, port),) = served
+    assert (host, port) == ("127.0.0.1", 8081)
+    assert [study.study_name for study in queue.get_all_studies()] == ["study-training.steps=7"]
+
+
+def test_a_queue_that_is_not_there_is_not_made(served, capsys):
+    assert board(str(write_study(axes={"inner.head.components": [1]}))) == 2
+    assert "studies/study/queue.db: is not there; run the study first" in capsys.readouterr().err
+    assert board() == 2 and "name a study's file" in capsys.readouterr().err
+    assert not served and not Path("studies").exists()
 
 
 def test_a_server_that_does_not_answer_is_one_line(alone, capsys):

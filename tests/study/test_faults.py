@@ -6,13 +6,16 @@ Every cell must be in the report exactly once, none lost, and every number but t
 import json
 import os
 import random
+import shutil
 import signal
 import sys
+import threading
 import time
 import traceback
 from dataclasses import replace
 from pathlib import Path
 
+import optuna
 import pytest
 from optuna.trial import TrialState
 from server import PASSWORD
@@ -21,8 +24,8 @@ from tiny import tiny, write_study
 from arinar_lab import cli
 from arinar_lab.run import perform
 from arinar_lab.run.schema import ConfigError
+from arinar_lab.study import crew, worker
 from arinar_lab.study import storage as storing
-from arinar_lab.study import worker
 from arinar_lab.study.plan import read_plan
 from arinar_lab.study.results import collect
 from arinar_lab.study.tables import rows
@@ -351,6 +354,43 @@ def test_the_address_in_a_file_is_no_part_of_the_study():
     assert Path("elsewhere.db").is_file() and not (plan.folder / "queue.db").exists()
 
 
+ADDRESS = "storage=postgresql+psycopg://u:topsecret@127.0.0.1:9/x"
+
+
+@pytest.mark.parametrize("words", [["ablate"], ["status"], ["report"], ["work"]])
+def test_an_address_among_the_words_is_kept_nowhere(words, monkeypatch, capsys):
+    """The server is down: the command ends with one line, and what it wrote before knows nothing."""
+    monkeypatch.setenv("ARINAR_STORAGE", "")  # so that it is put back
+    path = write_study(**STUDY)
+    with pytest.raises(SystemExit) as leave:
+        cli.main([*words, str(path), ADDRESS])
+    said = capsys.readouterr()
+    assert leave.value.code in (1, 2) and "topsecret" not in said.out + said.err
+    files = [path for path in Path().rglob("*") if path.is_file()]
+    assert files and not [path for path in files if b"topsecret" in path.read_bytes()]
+
+
+def test_workers_are_told_the_address_by_their_environment(forked, monkeypatch):
+    monkeypatch.setenv("ARINAR_STORAGE", "")
+    monkeypatch.setattr(worker, "run_job", lambda *_: 1.0)
+    path, commands = write_study(**{**STUDY, "seeds": [0]}), []
+    start = crew.subprocess.Popen
+
+    def spy(command, **options):
+        commands.append((command, options["env"]))
+        return start(command, **options)
+
+    monkeypatch.setattr(crew.subprocess, "Popen", spy)
+    with pytest.raises(SystemExit):
+        cli.main(["ablate", str(path), "storage=sqlite:///topsecret.db", "training.steps=7"])
+    for command, environment in commands:
+        assert (
+            command[-2:] == [str(path), "training.steps=7"]
+            and environment["ARINAR_STORAGE"] == "sqlite:///topsecret.db"
+        )
+    assert len(commands) == 2 and Path("topsecret.db").is_file()
+
+
 def test_no_password_is_in_any_file(postgresql, monkeypatch):
     monkeypatch.setenv("ARINAR_STORAGE", postgresql.url())
     plan = plan_of(axes={"inner.head.components": [1]}, seeds=[0])
@@ -389,6 +429,40 @@ def test_seconds_of_the_heartbeat_are_checked(monkeypatch):
     monkeypatch.setenv("ARINAR_GRACE", "soon")
     with pytest.raises(ConfigError, match="ARINAR_GRACE: 'soon' is not a whole number of seconds"):
         storing._seconds("ARINAR_GRACE", 300)
+
+
+def test_a_queue_on_a_full_disk_is_waited_for_and_said(small_disk, capsys):
+    url, filling = storing.address(f"sqlite:///{small_disk}/queue.db", Path()), small_disk / "filling"
+    study = optuna.create_study(storage=storing.storage(url))
+    with filling.open("wb", buffering=0) as file:
+        file.write(b"\0" * shutil.disk_usage(small_disk).free)
+    threading.Timer(1.5, filling.unlink).start()
+    storing.patiently(lambda: study.set_user_attr("said", "x" * 1_000_000))
+    told = capsys.readouterr().out
+    assert told.count("waiting for it") == 1 and "away" not in told
+    assert f"storage: {small_disk}/queue.db: the disk is full, 0.0 MB are free; make room" in told
+    assert len(study.user_attrs["said"]) == 1_000_000
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_a_queue_cut_short_may_be_deleted(share, monkeypatch, capsys):
+    path = write_study(**STUDY)
+    plan = read_plan(path)
+    enqueue(plan)
+    queue = plan.folder / "queue.db"
+    queue.write_bytes(queue.read_bytes()[: int(share * queue.stat().st_size)])
+    said = said_at_the_end(monkeypatch, capsys, ["work", str(path)])
+    assert "studies/study/queue.db: damaged" in said and "delete it, and the same command goes on" in said
+    queue.unlink()
+    assert len(enqueue(plan)) == 6
+
+
+def test_a_grace_that_one_late_heartbeat_uses_up_is_refused(monkeypatch):
+    monkeypatch.setenv("ARINAR_HEARTBEAT", "200")
+    with pytest.raises(ConfigError, match=r"ARINAR_GRACE: 300 s is less than twice ARINAR_HEARTBEAT \(200 s\)"):
+        storing.rhythm()
+    monkeypatch.setenv("ARINAR_GRACE", "400")
+    assert storing.rhythm() == (200, 400)
 
 
 # Two commands, and a file that changes

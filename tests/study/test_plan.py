@@ -155,15 +155,15 @@ def test_a_job_is_done_when_every_evaluation_is():
     job = plan_of(axes={"sampler.guidance": [1.0, 2.0]}).jobs[0]
     assert not job.done
     write_json(job.folder.path / "DONE", {"steps": 1})
-    write_json(job.folder.evaluation(job.recipes[0]) / "report.json", {"metrics": {}})
+    write_json(job.folder.evaluation(job.recipes[0]) / "report.json", {"metrics": {"n": 1}})
     assert not job.done
-    write_json(job.folder.evaluation(job.recipes[1]) / "report.json", {"metrics": {}})
+    write_json(job.folder.evaluation(job.recipes[1]) / "report.json", {"metrics": {"n": 1}})
     assert job.done
 
 
 def test_a_report_without_done_is_no_done_job():
     job = plan_of(axes=K).jobs[0]
-    write_json(job.folder.evaluation(job.recipes[0]) / "report.json", {"metrics": {}})
+    write_json(job.folder.evaluation(job.recipes[0]) / "report.json", {"metrics": {"n": 1}})
     assert not job.done
 
 
@@ -326,3 +326,15 @@ def test_a_missing_base_is_named():
     Path("study.yaml").write_text("base: nowhere.yaml\naxes: {outer.norm: [rms]}")
     with pytest.raises(ConfigError, match=r"^nowhere.yaml: no such file"):
         read_plan(Path("study.yaml"))
+
+
+@pytest.mark.parametrize("letter", ["a", "é", "字"])
+def test_a_long_name_is_cut_so_that_a_folder_may_have_it(letter):
+    """255 bytes are what systems take; names that begin alike stay different, and those that fit stay as they are."""
+    long, other, short = (slug(letter * n) for n in (300, 301, 60))
+    assert short == letter * 60 and long != other
+    for name in (long, other):
+        folder = RunFolder.of(tiny(), name)
+        folder.path.mkdir(parents=True)
+        assert folder.path.is_dir() and name.startswith(letter * 20) and slug(name) == name
+        folder.path.parent.rename("gone-" + name[-8:])

@@ -11,6 +11,7 @@ from tiny import tiny, write_study
 
 from arinar_lab.run.divergence import Diverged
 from arinar_lab.run.folder import write_json
+from arinar_lab.run.schema import ConfigError
 from arinar_lab.study import ablate
 from arinar_lab.study.ablate import finish
 from arinar_lab.study.comparison import effects
@@ -300,6 +301,30 @@ def test_references_are_fitted_once(monkeypatch):
     for _ in range(2):
         ablate._measure(plan, Console())
     assert len(calls) == 1 and "an estimator (not ours)" in table(plan)
+
+
+def test_one_bad_run_does_not_keep_the_others_from_their_report(monkeypatch):
+    reports = whole()
+    for report in reports.values():
+        report["metrics"].pop("speed/images_per_second", None)
+    plan, timed = study(reports), []
+
+    def measure(recipe, folder):
+        if not timed:
+            timed.append(None)
+            raise ConfigError("final.safetensors: damaged or edited")
+        timed.append(folder)
+
+    monkeypatch.setattr(ablate, "measure_speed", measure)
+    (fault,) = ablate._measure(plan, Console())
+    assert len(timed) == len(plan.jobs) and fault.endswith("is not measured: final.safetensors: damaged or edited")
+
+
+def test_a_report_without_likelihood_and_origin_is_compared_all_the_same():
+    reports = whole()
+    for name in ("likelihood", "git"):
+        reports["components=2", 1].pop(name)
+    assert effects(collect(study(reports)))
 
 
 def test_references_are_asked_for(monkeypatch):

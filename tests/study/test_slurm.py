@@ -12,7 +12,7 @@ from tiny import tiny, write_study
 
 from arinar_lab import cli
 from arinar_lab.study.plan import read_plan
-from arinar_lab.study.slurm import Options, write_script
+from arinar_lab.study.slurm import Options, seconds_of, write_script
 from arinar_lab.study.worker import open_queue
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -57,7 +57,7 @@ def study():
 
 def script(*words):
     Path("worker.py").write_text(WORKER)
-    return write_script(read_plan(study()), [sys.executable, "worker.py", *words], Options())
+    return write_script(read_plan(study()), [sys.executable, "worker.py", *words], ["arinar"], Options())
 
 
 def submit(path):
@@ -85,6 +85,25 @@ def test_overrides_go_to_the_workers():
     assert "--gpus" not in path.read_text() and "--partition" not in path.read_text()
 
 
+def test_the_script_says_what_reports_the_study(capsys):
+    file = study()
+    assert arinar("slurm", file, "seeds=[4, 5]") == 0
+    (path,) = Path("studies").glob("*/slurm.sh")
+    said = f"arinar ablate {file} 'seeds=[4, 5]'"
+    assert f"# When the tasks have ended: {said} " in path.read_text()
+    assert f"When they have ended: {said} measures speed and writes the report" in capsys.readouterr().out
+
+
+def test_the_address_of_the_queue_is_taken_from_the_shell_that_submits(fakes, monkeypatch):
+    monkeypatch.setenv("ARINAR_STORAGE", "")  # so that it is put back
+    assert arinar("slurm", study(), "storage=sqlite:///topsecret.db") == 0
+    (path,) = Path("studies").glob("*/slurm.sh")
+    assert "topsecret" not in path.read_text() and "storage=" not in path.read_text()
+    monkeypatch.delenv("ARINAR_STORAGE")
+    run = subprocess.run(["sbatch", str(path)], capture_output=True, text=True)
+    assert run.returncode and "ARINAR_STORAGE: is not set: export the address of the queue" in run.stderr
+
+
 @pytest.mark.parametrize("status", [0, 1])
 def test_a_task_runs_the_worker_and_ends_as_it_does(fakes, status):
     assert submit(script("0", str(status))).wait(20) == status
@@ -109,6 +128,8 @@ def test_a_task_that_must_end_hands_its_cell_back(fakes, number):
     ("words", "said"),
     [
         (["--time", "soon"], "--time: 'soon' is no time limit"),
+        (["--time", "1"], "--time: '1' is no more than the 120 s before the limit"),
+        (["--time", "0:02:00"], "--time: '0:02:00' is no more than the 120 s before the limit"),
         (["--partition", "a b"], "--partition: 'a b' is not the name"),
     ],
 )
@@ -117,6 +138,23 @@ def test_what_slurm_would_refuse_is_one_line(capsys, words, said):
     told = capsys.readouterr()
     assert told.out == "" and told.err.count("\n") == 1 and said in told.err
     assert not Path("studies").exists()
+
+
+@pytest.mark.parametrize(
+    ("limit", "seconds"),
+    [
+        ("90", 5400),
+        ("2:30", 150),
+        ("1:00:05", 3605),
+        ("2-12", 216000),
+        ("1-0:30", 88200),
+        ("1-1:01:01", 90061),
+        ("0", 0),
+    ],
+)
+def test_a_time_limit_is_read_as_sbatch_reads_it(limit, seconds):
+    assert seconds_of(limit) == seconds
+    assert Options(time=limit).time == limit
 
 
 @pytest.mark.slow

@@ -6,13 +6,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from tiny import write_study
+from tiny import tiny, write_study
 
 from arinar_lab import cli
 from arinar_lab.run.folder import write_json
+from arinar_lab.study import status, storage
 from arinar_lab.study.plan import read_plan
+from arinar_lab.study.results import collect
 from arinar_lab.study.status import look, recall, remember
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -23,7 +26,7 @@ STUDY = {"axes": {"inner.head.components": [1, 2, 3, 4, 5]}, "seeds": [0]}
 def finish(job):
     write_json(job.folder.path / "DONE", {"steps": 6, "seconds": 1.0})
     for recipe in job.recipes:
-        write_json(job.folder.evaluation(recipe) / "report.json", {"metrics": {}})
+        write_json(job.folder.evaluation(recipe) / "report.json", {"metrics": {"n": 1}})
 
 
 def begin(job):
@@ -100,7 +103,7 @@ def test_five_hundred_finished_runs_answer_without_torch():
     for i in range(500):
         folder = Path(f"runs/{i}-abc/seed_0")
         write_json(folder / "DONE", {})
-        write_json(folder / "evaluations" / "def" / "report.json", {"metrics": {}})
+        write_json(folder / "evaluations" / "def" / "report.json", {"metrics": {"n": 1}})
         content["cells"].append(
             {"arm": f"{i}", "seed": 0, "key": f"{i}", "folder": str(folder), "evaluations": ["def"]}
         )
@@ -117,3 +120,67 @@ def test_five_hundred_finished_runs_answer_without_torch():
     assert first == "study: 500 runs: 500 done" and run.returncode == 0
     imported, seconds = last.rsplit(" ", 1)
     assert imported == "[]" and float(seconds) < 3
+
+
+@pytest.mark.parametrize("content", ["{}", '{"metrics": {}}', '{"metrics": {"n": 1}', "[]", ""])
+def test_a_report_that_is_damaged_is_none(content):
+    path = write_study(**STUDY)
+    plan = read_plan(path)
+    job = plan.jobs[0]
+    finish(job)
+    (job.folder.evaluation(job.recipes[0]) / "report.json").write_text(content)
+    assert look(remember(plan, path, []))[0].state == "waiting"  # to be evaluated again
+    assert not job.done and collect(plan).reports[job.arm] == {}
+
+
+def test_what_is_trained_and_asked_for_another_evaluation_waits():
+    plan = read_plan(write_study(**STUDY))
+    begin(plan.jobs[0])
+    finish(plan.jobs[0])
+    path = write_study(**{**STUDY, "base": tiny("evaluation.images=61")})
+    assert [cell.state for cell in look(remember(read_plan(path), path, []))] == ["waiting"] * 5
+
+
+def test_cells_of_any_study_may_be_damaged(study, capsys):
+    say(capsys)
+    for name in ("another", "study"):
+        write_json(Path("studies") / name / "cells.json", {})
+        (Path("studies") / name / "cells.json").write_text('{"file": "/somewh')
+    code, text = say(capsys)
+    assert code == 1 and "5 runs: 1 done" in text
+
+
+def test_a_base_in_another_folder_that_is_edited_is_seen(tmp_path):
+    path, far = write_study(**STUDY), tmp_path / "far" / "away" / "base.yaml"
+    far.parent.mkdir(parents=True)
+    Path("base.yaml").rename(far)
+    middle = far.with_name("middle.yaml")
+    middle.write_text("extends: base.yaml\n")
+    path.write_text(path.read_text().replace("base: base.yaml", f"base: {middle}"))
+    remember(read_plan(path), path, [])
+    assert recall(path, []) is not None
+    later = time.time() + 5
+    os.utime(far, (later, later))
+    assert recall(path, []) is None
+
+
+def test_a_server_among_the_words_is_asked(study, monkeypatch, capsys):
+    monkeypatch.setenv("ARINAR_STORAGE", "")
+    assert say(capsys, "storage=postgresql+psycopg://u:secret@127.0.0.1:9/x")[0] == 2
+    assert say(capsys, "storage=sqlite:///x.db")[0] == 1  # one has failed
+
+
+def test_watching_outlasts_a_server_that_is_restarted(study, monkeypatch):
+    path, plan = study
+    monkeypatch.setattr(storage.time, "sleep", lambda _: None)
+    answers = [storage.Silent("storage: does not answer"), {}]
+
+    def queue(_):
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(status, "_queue", queue)
+    cells = status._look_patiently(remember(plan, path, []), SimpleNamespace())
+    assert [cell.state for cell in cells] == ["done", "running", "failed", "lost", "waiting"] and answers == []

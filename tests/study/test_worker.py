@@ -23,8 +23,9 @@ from arinar_lab.run import perform
 from arinar_lab.run.folder import RunFolder
 from arinar_lab.run.schema import ConfigError
 from arinar_lab.run.train import train
-from arinar_lab.study import ablate, worker
+from arinar_lab.study import ablate, crew, worker
 from arinar_lab.study.ablate import _outcome
+from arinar_lab.study.cost import Cost
 from arinar_lab.study.methods import notes
 from arinar_lab.study.plan import read_plan
 from arinar_lab.study.report import write_report
@@ -161,7 +162,10 @@ class EmptyJob(SimpleNamespace):
 def test_no_two_processes_take_the_same_job(monkeypatch):
     """Four real processes and forty trials: SQLite alone hands some of them out twice."""
     folder = Path("studies/race").absolute()
-    jobs = [EmptyJob(key=f"job {i}", arm="arm", done=False, folder=RunFolder(Path(f"runs/{i}"))) for i in range(40)]
+    jobs = [
+        EmptyJob(key=f"job {i}", arm="arm", done=False, recipes=(), folder=RunFolder(Path(f"runs/{i}")))
+        for i in range(40)
+    ]
     plan = SimpleNamespace(name="race", folder=folder, jobs=jobs, arms=(), seeds=(), storage="")
     log = Path("log").absolute()
 
@@ -235,7 +239,7 @@ def processes(request, monkeypatch):
         return started[-1]
 
     spawn = SimpleNamespace(Popen=start, STDOUT=subprocess.STDOUT, TimeoutExpired=subprocess.TimeoutExpired)
-    monkeypatch.setattr(ablate, "subprocess", spawn)
+    monkeypatch.setattr(crew, "subprocess", spawn)
     return started
 
 
@@ -279,14 +283,9 @@ def test_a_killed_worker_costs_nothing_that_was_finished(processes, monkeypatch,
         return first.done and any(second.folder.checkpoints.glob("step=*.ckpt"))
 
     with whenever_it_watches(monkeypatch, once(in_the_middle, lambda: processes[0].kill())):
-        assert run() == 1
-    assert first.done and not second.folder.done and not third.folder.done
-    assert "Missing: components=2 seed 0, components=3 seed 0" in capfd.readouterr().out
-    before = stamps(first)
-
-    assert run() == 0
-    assert stamps(first) == before
-    assert second.done and third.done
+        assert run() == 0
+    assert first.done and second.done and third.done and len(processes) == 2
+    assert f"Worker {processes[0].pid} died of SIGKILL; its log is studies/study/worker_0.log" in capfd.readouterr().out
     started = Counter(line.split()[-1] for line in Path("studies/study/worker_0.log").read_text().splitlines()
                       if "components=" in line and line.endswith("seed_0"))  # fmt: skip
     assert started == {first.key: 1, second.key: 2, third.key: 1}
@@ -300,6 +299,47 @@ def test_a_killed_worker_costs_nothing_that_was_finished(processes, monkeypatch,
     after = [stamps(job) for job in (first, second, third)]
     assert run() == 0 and len(processes) == 2  # all is done: nobody is started
     assert [stamps(job) for job in (first, second, third)] == after
+
+
+def test_a_worker_that_is_killed_is_replaced_and_the_study_goes_on(forked, monkeypatch, capfd):
+    path = write_study(axes=K, seeds=[0])
+
+    def run_job(job, plan):
+        if not Path("died").exists():
+            Path("died").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return 1.0
+
+    monkeypatch.setattr(worker, "run_job", run_job)
+    monkeypatch.setattr(ablate, "attempt", lambda _: Cost(1, 1.0, 1.0, 1.0))
+    assert run() == 1  # nothing was really trained
+    said = capfd.readouterr().out
+    assert f"Worker {forked[0].pid} died of SIGKILL; its log is studies/study/worker_0.log." in said
+    assert "Another one takes its place" in said and len(forked) == 2
+    assert "Logs of the workers: studies/study/worker_*.log. The same command goes on." in said
+    ended = Counter(state for key, state in states(read_plan(path)))
+    assert ended == {TrialState.COMPLETE: 2, TrialState.FAIL: 1}
+
+
+def crew_of(script):
+    """One worker that runs a shell's script, watched to its end; its last status, and what was told."""
+    Path("log").touch()
+    told = []
+    one = crew.Worker(["sh", "-c", script], Path("log"), dict(os.environ), told.append)
+    while (status := one.poll()) is None:
+        time.sleep(0.005)
+    return status, told
+
+
+def test_a_worker_that_always_dies_is_not_replaced_for_ever():
+    status, told = crew_of("kill -9 $$")
+    assert status == -9 and len(told) == crew.REPLACED + 1
+    assert "is not again; the same command goes on" in told[-1] and "its log is log" in told[-1]
+
+
+@pytest.mark.parametrize(("script", "status"), [("exit 2", 2), ("kill -TERM $$", -15)])
+def test_a_worker_that_ends_by_itself_or_is_asked_to_is_not_replaced(script, status):
+    assert crew_of(script) == (status, [])
 
 
 def test_a_study_that_is_asked_to_end_leaves_no_worker(processes, monkeypatch, capfd):
@@ -346,16 +386,16 @@ def test_an_arm_that_diverges_is_told_and_the_others_go_on(forked, uncounted, ca
 def test_a_run_that_recovers_is_no_longer_failed(monkeypatch):
     """Trained, not evaluated: the disk was full. The next command evaluates it."""
     plan = plan_of(base=tiny("training.steps=2"), axes={"inner.head.components": [1]}, seeds=[0])
-    job, evaluate = plan.jobs[0], perform.evaluate
+    job, measured = plan.jobs[0], perform.measured
 
     def fail(*_):
         raise OSError("no space left")
 
     enqueue(plan)
-    monkeypatch.setattr(perform, "evaluate", fail)
+    monkeypatch.setattr(perform, "measured", fail)
     work(plan)
     assert (job.folder.path / "FAILED").read_text() == "OSError: no space left\n"
-    monkeypatch.setattr(perform, "evaluate", evaluate)
+    monkeypatch.setattr(perform, "measured", measured)
     enqueue(plan)
     work(plan)
     assert job.done and not (job.folder.path / "FAILED").exists()
@@ -377,7 +417,8 @@ def test_the_value_of_a_trial_is_its_bits_per_dim():
     (trial,) = open_queue(plan).get_trials()
     job = plan.jobs[0]
     assert trial.value == pytest.approx(job.folder.report(job.recipes[0])["metrics"]["val/bits_per_dim"])
-    assert trial.user_attrs == {"key": job.key, "arm": "components=1", "worker": f"{platform.node()} {os.getpid()}"}
+    known = {"key": job.key, "arm": "components=1", "worker": f"{platform.node()} {os.getpid()}"}
+    assert trial.user_attrs == {**known, "evaluations": [job.recipes[0].evaluation_signature]}
 
 
 def test_a_study_with_an_arm_without_likelihood_is_ranked_by_distance():

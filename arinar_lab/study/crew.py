@@ -1,0 +1,120 @@
+"""The workers of a study, as processes that this one starts, replaces and asks to end.
+
+A worker that is killed (by hand, or by the system for want of memory) leaves its cell to the others. Here another one takes
+its place, so that a study of a single worker goes on, too; a cell that kills whoever takes it is set aside by `worker.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+REPLACED = 12  # times that one worker is: three cells that kill whoever takes them are set aside by then
+_ASKED = (-signal.SIGTERM, -signal.SIGINT)  # to end
+
+
+class Worker:
+    """A process that is started again where a signal has killed it.
+
+    Arguments:
+        command: its words; log: its file; environment: its own.
+        tell: is told how it died, and what comes of it.
+    """
+
+    def __init__(self, command: list[str], log: Path, environment: dict[str, str], tell: Callable[[str], None]) -> None:
+        self.command, self.log, self.environment, self.tell = command, log, environment, tell
+        self.left = REPLACED
+        self.start()
+
+    def start(self) -> None:
+        with self.log.open("a") as log:
+            self.process = subprocess.Popen(
+                self.command, stdout=log, stderr=subprocess.STDOUT, env=self.environment, start_new_session=True
+            )
+
+    def poll(self) -> int | None:
+        """Its exit status; None while it, or who has taken its place, is at work."""
+        status = self.process.poll()
+        if status is None or status >= 0 or status in _ASKED or self.left < 0:
+            return status
+        number = -status
+        name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+        said = f"Worker {self.process.pid} died of {name}; its log is {self.log}."
+        self.left -= 1
+        if self.left < 0:
+            self.tell(f"{said} It was replaced {REPLACED} times and is not again; the same command goes on.")
+            return status
+        self.tell(f"{said} Another one takes its place.")
+        self.start()
+        return None
+
+
+def all_ended(crew: Sequence[Worker]) -> bool:
+    """Whether nobody is at work any more. Each is asked, so that each who has died is replaced."""
+    return None not in [worker.poll() for worker in crew]
+
+
+def run_workers(
+    folder: Path,
+    command: list[str],
+    workers: int,
+    threads: int,
+    watch: Callable[[Sequence[Worker]], None],
+    console: Console,
+) -> bool:
+    """Start the workers and watch them until all have ended; False where the user interrupted.
+
+    Arguments:
+        folder: of the study, where each worker has its log.
+        command: the words that start one worker; threads: of each.
+        watch: asks again and again whether all have ended.
+    """
+    environment = {**os.environ, "ARINAR_PARENT": str(os.getpid()), "OMP_NUM_THREADS": str(max(1, threads))}
+    crew: list[Worker] = []
+
+    def tell(line: str) -> None:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    try:
+        with _asked_to_end():
+            for i in range(workers):
+                crew.append(Worker(command, folder / f"worker_{i}.log", environment, tell))
+            watch(crew)
+        return True
+    except KeyboardInterrupt:
+        console.print("Stopping: each worker saves a checkpoint.")
+        return False
+    finally:
+        _end([worker.process for worker in crew])
+
+
+def _end(processes: list[subprocess.Popen[bytes]]) -> None:
+    """Ask those that are left to end, and do not wait for ever."""
+    for process in processes:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+    for process in processes:
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+@contextmanager
+def _asked_to_end() -> Iterator[None]:
+    """Treat SIGTERM like Ctrl-C."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
