@@ -49,13 +49,16 @@ def status(arguments: argparse.Namespace) -> int:
     from arinar_lab.study.status import show
 
     _settle(arguments)
+    if _is_sweep(arguments.file):
+        from arinar_lab.study import sweep_status
+
+        return sweep_status.show(_read_sweep(arguments), arguments.watch, arguments.json)
     return show(arguments.file, arguments.overrides, lambda: _plan(arguments), arguments.watch, arguments.json)
 
 
 def _is_sweep(file: Path) -> bool:
-    from arinar_lab.run.config import read_yaml
-
-    return "search" in read_yaml(file)
+    """Whether a file names a search space. It is read whole, and its faults are told, by who needs it."""
+    return file.is_file() and any(line.startswith("search:") for line in file.read_text().splitlines())
 
 
 def _read_sweep(arguments: argparse.Namespace) -> Any:
@@ -108,13 +111,9 @@ def report(arguments: argparse.Namespace) -> int:
         from arinar_lab.study import sweep_report
 
         return sweep_report.finish(_read_sweep(arguments), Console())
-    from arinar_lab.study.ablate import finish
-    from arinar_lab.study.sync import fetch
+    from arinar_lab.study.ablate import gather
 
-    plan = _plan(arguments)
-    for folder in fetch(plan):
-        print(f"fetched from MLflow: {folder.path}")
-    return finish(plan, Console())
+    return gather(_plan(arguments), Console())
 
 
 def compare(arguments: argparse.Namespace) -> int:
@@ -143,14 +142,21 @@ def dashboard(arguments: argparse.Namespace) -> int:
 
 def slurm(arguments: argparse.Namespace) -> int:
     from arinar_lab.study.slurm import Options, write_script
+    from arinar_lab.study.trials import open_search
     from arinar_lab.study.worker import enqueue
 
     options = Options(arguments.array, arguments.time, arguments.gpus, arguments.partition)
-    plan = _plan(arguments)
-    todo = enqueue(plan)
-    report = ["arinar", "ablate", str(arguments.file), *arguments.overrides]
-    path = write_script(plan, _worker(arguments), report, options)
-    print(f"{path}: {len(todo)} runs wait for {options.array} workers; submit it with: sbatch {path}")
+    if _is_sweep(arguments.file):
+        verb, plan = "sweep", _read_sweep(arguments)
+        for target in plan.targets:
+            open_search(plan, target)
+        work, threads = f"{plan.trials * len(plan.targets)} trials", plan.recipe(plan.targets[0], {}).machine.threads
+    else:
+        verb, plan = "ablate", _plan(arguments)
+        work, threads = f"{len(enqueue(plan))} runs", plan.arms[0].recipe.machine.threads
+    report = ["arinar", verb, str(arguments.file), *arguments.overrides]
+    path = write_script(plan, work, threads, _worker(arguments), report, options)
+    print(f"{path}: {work} for {options.array} workers; submit it with: sbatch {path}")
     print(f"When they have ended: {shlex.join(report)} measures speed and writes the report")
     return 0
 

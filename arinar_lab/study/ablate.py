@@ -37,7 +37,7 @@ from .plan import Arm, Job, Plan
 from .references import references
 from .report import write_report
 from .results import collect
-from .sync import send_study
+from .sync import fetch, send_study
 from .tables import terminal_table
 from .worker import at_work, changes, enqueue, locked, open_queue
 
@@ -66,7 +66,7 @@ def ablate(plan: Plan, command: list[str], workers: int, console: Console) -> in
         console.print("Stopped. The same command goes on where it stopped.")
         return 130
     faults = _measure(plan, console)
-    status = finish(plan, console)
+    status = gather(plan, console)
     for line in faults:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     return 1 if faults else status
@@ -84,6 +84,13 @@ def _tell_of_others(plan: Plan, console: Console) -> None:
             console.print("Workers that began with the old file end after the run that they are at.")
     if others:
         console.print(f"Others work on this study, too: {escape(', '.join(others))}. Each run is done by one of all.")
+
+
+def gather(plan: Plan, console: Console) -> int:
+    """Fetch what other machines have finished and told MLflow, then `finish`."""
+    for folder in fetch(plan):
+        console.print(f"fetched from MLflow: {folder.path}", highlight=False, soft_wrap=True)
+    return finish(plan, console)
 
 
 def finish(plan: Plan, console: Console) -> int:

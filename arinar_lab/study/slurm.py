@@ -17,6 +17,7 @@ from pathlib import Path
 from ..run.folder import write
 from ..run.schema import ConfigError
 from .plan import Plan
+from .search import Sweep
 
 WARNING = 120  # seconds before the time limit at which the worker is asked to end
 _TIME = re.compile(r"\d+(:\d\d){0,2}|\d+-\d+(:\d\d){0,2}")  # as in sbatch(1)
@@ -98,22 +99,24 @@ def seconds_of(limit: str) -> int:
     return 86400 * int(days or 0) + sum(n * unit for n, unit in zip(numbers, units, strict=False))
 
 
-def write_script(plan: Plan, command: Sequence[str], report: Sequence[str], options: Options) -> Path:
-    """Write the job array of a study into its folder; returns its path.
+def write_script(
+    plan: Plan | Sweep, work: str, threads: int, command: Sequence[str], report: Sequence[str], options: Options
+) -> Path:
+    """Write the job array of a study or sweep into its folder; returns its path.
 
     Arguments:
+        work: what there is to do, as in "12 runs"; threads: of each worker.
         command: the words that start one worker of the study, in the folder where this is called.
         report: the words that report the study once the workers have ended.
     """
     path = plan.folder / "slurm.sh"
-    threads = max(1, plan.arms[0].recipe.machine.threads)
     text = _SCRIPT.format(
         options=options.lines(plan.name, plan.folder / "slurm-%A_%a.log"),
         warning=WARNING,
-        summary=f"{plan.name}: {len(plan.jobs)} runs by {options.array} workers",
+        summary=f"{plan.name}: {work} by {options.array} workers",
         path=path,
         here=shlex.quote(str(Path.cwd())),
-        threads=threads,
+        threads=max(1, threads),
         command=shlex.join(command),
         report=shlex.join(report),
         address=_ADDRESS if os.environ.get("ARINAR_STORAGE") else "",

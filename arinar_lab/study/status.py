@@ -90,10 +90,11 @@ def recall(file: Path, words: list[str], root: Path = Path("studies")) -> dict[s
 def look(content: dict[str, Any], study: optuna.Study | None = None) -> list[Cell]:
     """What is known of each cell. A queue on a server, if that is given, says who is running."""
     queue = _queue(study) if study else None
-    return [_cell(cell, queue) for cell in content["cells"]]
+    return [cell_of(cell, queue) for cell in content["cells"]]
 
 
-def _cell(cell: dict[str, Any], queue: dict[str, Any] | None) -> Cell:
+def cell_of(cell: dict[str, Any], queue: dict[str, Any] | None = None) -> Cell:
+    """What is known of one cell, given as `remember` writes it, by its run folder and by what a server's queue says."""
     path = Path(cell["folder"])
     reports = [path / "evaluations" / name / "report.json" for name in cell["evaluations"]]
     base = {"arm": cell["arm"], "seed": cell["seed"], "folder": cell["folder"]}
@@ -114,8 +115,13 @@ def _cell(cell: dict[str, Any], queue: dict[str, Any] | None) -> Cell:
     if said["state"] == "failed":
         reason = (path / "FAILED").read_text().strip() if (path / "FAILED").is_file() else said.pop("reason", "")
         return Cell(**base, state="failed", reason=reason, log=lines[-1] if lines else "")
-    now = read(path / "progress.json") if said["state"] in ("running", "lost") else {}
-    return Cell(**base, **{name: now[name] for name in ("phase", "step", "steps") if name in now}, **said)
+    return Cell(**base, **(progress(path) if said["state"] in ("running", "lost") else {}), **said)
+
+
+def progress(path: Path) -> dict[str, Any]:
+    """How far a run is: phase, step and steps."""
+    now = read(path / "progress.json")
+    return {name: now[name] for name in ("phase", "step", "steps") if name in now}
 
 
 def _held(path: Path) -> bool:
@@ -142,7 +148,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def _queue(study: optuna.Study) -> dict[str, Any]:
-    """What a server says of the cells that are not done: key → state, worker, since when, reason."""
+    """What a server says of the cells that are not done here: key → state, worker, since when, reason."""
     from optuna.trial import TrialState
 
     from .worker import reason
@@ -150,35 +156,34 @@ def _queue(study: optuna.Study) -> dict[str, Any]:
     store: Any = study._storage
     silent, found = store._backend._get_stale_trial_ids(study._study_id), {}
     for trial in study.get_trials(deepcopy=False):
-        state = {TrialState.WAITING: "waiting", TrialState.RUNNING: "running", TrialState.FAIL: "failed"}.get(
-            trial.state
-        )
-        if state is None:
-            continue
+        states = {TrialState.WAITING: "waiting", TrialState.RUNNING: "running", TrialState.FAIL: "failed"}
+        state = states.get(trial.state, "done")
         told: dict[str, Any] = {"state": "lost" if state == "running" and trial._trial_id in silent else state}
         if state == "failed":
             told["reason"] = reason(trial)
             told["state"] = "failed" if "failed" in trial.user_attrs else "lost"
+        elif state == "done" and "evaluations" not in trial.user_attrs:
+            continue  # withdrawn
         elif trial.datetime_start:
             told |= {"where": trial.user_attrs.get("worker", ""), "since": f"{trial.datetime_start:%F %T}"}
         found[trial.user_attrs.get("key", "")] = told
     return found
 
 
-def as_json(content: dict[str, Any], cells: list[Cell]) -> str:
+def as_json(name: str, cells: list[Cell]) -> str:
     """For machines: the study, how many cells are in each state, and every cell."""
     count = Counter(cell.state for cell in cells)
-    told = {"study": content["name"], "states": {state: count[state] for state in STATES}}
+    told = {"study": name, "states": {state: count[state] for state in STATES}}
     return json.dumps({**told, "cells": [asdict(cell) for cell in cells]}, indent=2)
 
 
-def as_text(content: dict[str, Any], cells: list[Cell]) -> str:
+def as_text(name: str, cells: list[Cell]) -> str:
     """For people: one line of counts, and a line for each cell that is not done and not waiting."""
     count = Counter(cell.state for cell in cells)
     first = ", ".join(f"{count[state]} {state}" for state in STATES if count[state])
     told = [cell for cell in cells if cell.state in ("running", "failed", "lost")]
     lines = [f"{cell.state:<8} {cell.arm} seed {cell.seed}: {_detail(cell)}" for cell in told]
-    return escape("\n".join([f"{content['name']}: {len(cells)} runs: {first}", *lines]))
+    return escape("\n".join([f"{name}: {len(cells)} runs: {first}", *lines]))
 
 
 def _detail(cell: Cell) -> str:
@@ -189,32 +194,30 @@ def _detail(cell: Cell) -> str:
     return ", ".join(word for word in (far, whose) if word)
 
 
-def show(
-    file: Path, words: list[str], plan: Callable[[], Plan], watch: bool, machine: bool, seconds: float = 2.0
-) -> int:
-    """Print the status, once or until everything has ended; returns 1 where something failed.
-
-    Arguments:
-        plan: a function that reads the study's file, for when that is needed.
-        machine: as JSON.
-    """
+def show(file: Path, words: list[str], plan: Callable[[], Plan], watch: bool, machine: bool) -> int:
+    """Print the status of a study, see `present`; `plan` reads its file, where that is needed."""
     shared = _shared(file)
     content, study = None if shared else recall(file, words), None
     if content is None:
         built = plan()
         content = remember(built, file, words)
         study = _open(built) if shared else None
-    cells, console = look(content, study), Console()
+    return present(content["name"], lambda: _look_patiently(content, study), watch, machine)
+
+
+def present(name: str, look: Callable[[], list[Cell]], watch: bool, machine: bool, seconds: float = 2.0) -> int:
+    """Print cells, once or until everything has ended; returns 1 where something failed. machine: as JSON."""
+    cells, console = look(), Console()
     if machine:
-        print(as_json(content, cells))
+        print(as_json(name, cells))
     elif not watch:
-        console.print(as_text(content, cells), highlight=False, soft_wrap=True)
+        console.print(as_text(name, cells), highlight=False, soft_wrap=True)
     else:
-        with Live(as_text(content, cells), console=console, transient=False) as live:
+        with Live(as_text(name, cells), console=console, transient=False) as live:
             while any(cell.state in ("running", "waiting", "lost") for cell in cells):
                 time.sleep(seconds)
-                cells = _look_patiently(content, study)
-                live.update(as_text(content, cells))
+                cells = look()
+                live.update(as_text(name, cells))
     return int(any(cell.state == "failed" for cell in cells))
 
 

@@ -57,7 +57,7 @@ def study():
 
 def script(*words):
     Path("worker.py").write_text(WORKER)
-    return write_script(read_plan(study()), [sys.executable, "worker.py", *words], ["arinar"], Options())
+    return write_script(read_plan(study()), "12 runs", 1, [sys.executable, "worker.py", *words], ["arinar"], Options())
 
 
 def submit(path):

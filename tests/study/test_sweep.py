@@ -1,6 +1,8 @@
 """Sweeps: the space is checked before anything starts, trials share trainings, and only re-runs are reported."""
 
+import contextlib
 import csv
+import json
 import os
 import shutil
 import signal
@@ -325,6 +327,49 @@ def test_a_worker_that_is_asked_to_end_hands_its_trial_back_and_spends_no_try(mo
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 143
     again = study.get_trials()[-1]
     assert again.state == TrialState.WAITING and again.user_attrs["tries"] == 1
+
+
+def test_its_status_tells_every_trial_and_then_every_rerun(monkeypatch, capsys):
+    Measured(monkeypatch, trade_off)
+    path = write_sweep(trials=3, seeds=[1, 2])
+    sweep = read_sweep(path)
+    study = open_search(sweep, sweep.targets[0])
+
+    def states():
+        capsys.readouterr()
+        with contextlib.suppress(SystemExit):
+            cli.main(["status", str(path), "--json"])
+        return {name: n for name, n in json.loads(capsys.readouterr().out)["states"].items() if n}
+
+    assert states() == {"waiting": 3}
+    _, lock = claim(sweep, study)
+    assert states() == {"running": 1, "waiting": 2}
+    lock.release()  # as when its worker dies
+    assert states() == {"lost": 1, "waiting": 2}
+    work(sweep)
+    assert states() == {"done": 3, "waiting": 2}  # the best is to be run under two seeds
+    (again,) = repeats(sweep)
+    study.set_user_attr(again.cells[1].key, {"quality/fd_digits": 1.0})  # told by another machine
+    assert states() == {"done": 4, "waiting": 1}
+
+
+def test_a_trial_that_failed_is_told_with_its_reason(monkeypatch, capsys):
+    Measured(monkeypatch, lambda cell: {})
+    path = write_sweep(trials=1)
+    work(read_sweep(path))
+    with pytest.raises(SystemExit) as leave:
+        cli.main(["status", str(path)])
+    assert leave.value.code == 1
+    assert "KeyError: 'quality/fd_digits'" in capsys.readouterr().out
+
+
+def test_a_job_array_of_a_sweep_runs_its_workers(capsys):
+    path = write_sweep(trials=3)
+    with pytest.raises(SystemExit) as leave:
+        cli.main(["slurm", str(path), "--array", "2"])
+    assert leave.value.code == 0 and "3 trials for 2 workers" in capsys.readouterr().out
+    script = Path("studies/sweep/slurm.sh").read_text()
+    assert f"-m arinar_lab work {path}" in script and f"arinar sweep {path}" in script and "--array=1-2" in script
 
 
 @pytest.mark.parametrize("metrics", [trade_off, lambda cell: {}], ids=["measured", "failed"])
