@@ -88,8 +88,8 @@ class Sampler:
         return {option.name: value for option, value in there if value != option.default}
 
     def guides(self, progress: float) -> bool:
-        """Whether a step after which `progress` of the tokens are known has a weight other than 1."""
-        return self.guidance != 1 and self.guided_from <= progress <= self.guided_to
+        """Whether a step after which `progress` of the tokens are known lies in the interval of guidance."""
+        return self.guided_from <= progress <= self.guided_to
 
     def weight(self, progress: float) -> float:
         """The guidance weight of a step after which `progress` of the tokens are known."""

@@ -249,7 +249,7 @@ class Attention(nn.Module):
         bias = self.qkv.bias
         if bias is None:
             bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        q, k, v = self.qkv.mapped(x, bias).unflatten(-1, (3, self.heads, self.size)).permute(2, 0, 3, 1, 4)
+        q, k, v = self.qkv(x, bias).unflatten(-1, (3, self.heads, self.size)).permute(2, 0, 3, 1, 4)
         q, k = self.q_norm(q), self.k_norm(k)
         if at is not None:
             q, k = rotate(q, at), rotate(k, at)
@@ -285,7 +285,7 @@ class FeedForward(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         first, gelu, second, dropout = self
         assert isinstance(first, Packable) and isinstance(gelu, nn.GELU)
-        return dropout(second(first.mapped(x, first.bias, gelu)))
+        return dropout(second(first(x, gelu=gelu)))
 
 
 class BlockOptions(TypedDict, total=False):

@@ -31,11 +31,9 @@ class Packable(nn.Linear):
 
     packed: Tensor | None = None
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.mapped(x, self.bias)
-
-    def mapped(self, x: Tensor, bias: Tensor | None, gelu: nn.GELU | None = None) -> Tensor:
-        """The map of x [*, inputs] → [*, outputs] with this bias, behind it GELU if there is one."""
+    def forward(self, x: Tensor, bias: Tensor | None = None, gelu: nn.GELU | None = None) -> Tensor:
+        """x [*, inputs] → [*, outputs], with a bias in place of its own if one is given, and GELU behind it."""
+        bias = self.bias if bias is None else bias
         if self.packed is None or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
             y = f.linear(x, self.weight, bias)
             return y if gelu is None else gelu(y)

@@ -24,19 +24,8 @@ from torch.nn import functional as f
 from .layers import Block, BlockOptions, Blocks, Caches, Linear, Vectors, ZeroLinear, layer
 
 
-class Trunk(nn.Module):
-    """The type of every trunk.
-
-    The constructor takes the widths E and F, the number G, the width W, depth, attention heads and a block's options.
-    """
-
-    def __init__(
-        self, context: int, features: int, groups: int, width: int, depth: int, heads: int, block: BlockOptions
-    ) -> None:
-        super().__init__()
-        self.groups, self.width = groups, width
-        self.norm = block.get("norm", layer)(width, False)
-        self.adapt = nn.Sequential(nn.SiLU(), ZeroLinear(context, 2 * width))
+class Steps(nn.Module):
+    """A model of groups of features that is called for all of them at once, or for one after the other."""
 
     def forward(self, x: Tensor, z: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """Groups x [M, T, F] and z [M, E] → h [M, T', W] and the state after them.
@@ -60,6 +49,21 @@ class Trunk(nn.Module):
             return h[:, -1:], state
         more, _ = self(x.new_zeros(x.shape[0], n, x.shape[-1]), z, state)
         return torch.cat([h[:, -1:], more], 1), state
+
+
+class Trunk(Steps):
+    """The type of every trunk.
+
+    The constructor takes the widths E and F, the number G, the width W, depth, attention heads and a block's options.
+    """
+
+    def __init__(
+        self, context: int, features: int, groups: int, width: int, depth: int, heads: int, block: BlockOptions
+    ) -> None:
+        super().__init__()
+        self.groups, self.width = groups, width
+        self.norm = block.get("norm", layer)(width, False)
+        self.adapt = nn.Sequential(nn.SiLU(), ZeroLinear(context, 2 * width))
 
     def _adapted(self, y: Tensor, gains: Tensor) -> Tensor:
         """y [M, T, W] normalised under gains [M, 2 W], which `adapt` reads from z."""
@@ -154,7 +158,7 @@ class Masked(Linear):
         super().__init__(reads.shape[1], reads.shape[0])
         self.register_buffer("reads", reads, persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # never packed
         return f.linear(x, self.weight * self.reads, self.bias)
 
 

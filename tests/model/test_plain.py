@@ -48,7 +48,7 @@ def forced(model: Arinar, x: torch.Tensor, sampler: Sampler) -> tuple[float, flo
         known.scatter_(1, where, True)
         return take(x, where)
 
-    model.outer.walk(labels[0], labels[1] if len(labels) > 1 else None, visit, noise, sampler.steps)
+    model.outer.walk(labels[0], labels[1] if len(labels) > 1 else None, visit, noise, sampler)
     return tuple(max(column) for column in zip(*differences, strict=True))
 
 

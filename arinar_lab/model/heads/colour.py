@@ -21,6 +21,7 @@ from ..head import Head
 from ..inner import Chain, FeatureAR
 from ..layers import Block, BlockOptions, Blocks, Caches, Linear, Vectors, at_least, layer
 from ..noise import Noise
+from ..trunks import Steps
 from .bins import Histogram, HistogramRow
 
 _NEVER = -1e4  # logit outside the levels; finite, so that the product of two such densities is one too
@@ -94,7 +95,7 @@ class Codebook(Vectors):
         return h @ self.weight.T + self.bias
 
 
-class LevelTrunk(nn.Module):
+class LevelTrunk(Steps):
     """Causal transformer over features that are levels, up to their logits.
 
     Position 0 reads the last of the `rows` that z consists of, position f reads feature f - 1.
