@@ -53,6 +53,7 @@ def imagenet(alone):
     return alone
 
 
+@pytest.mark.slow
 def test_the_preset_trains_on_images_evaluates_and_samples(imagenet, capsys, uncounted):
     c, k = divmod(next(iter(Order(2 * CLASSES, 0))) % (2 * CLASSES), 2)  # the first image that training reads
     damaged = imagenet / "images" / "train" / f"n{c:08}" / f"{k}.JPEG"
