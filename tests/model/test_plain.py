@@ -115,9 +115,13 @@ def test_another_architecture_is_refused(outer, kind, inside):
 @pytest.mark.slow
 @torch.no_grad()
 def test_both_draw_the_same_tokens_at_the_size_of_arinar_b():
-    """Three steps of the whole walk are enough to see every part at its width."""
+    """Three steps of the whole walk are enough to see every part at its width.
+
+    In double precision: in single precision an inverse CDF is so steep between the modes of some guided densities that the
+    last digits of z move a token by hundredths.
+    """
     depths = {"encoder_depth": 14, "decoder_depth": 14, "heads": 12, "prefix": 64, "steps": 3}
-    model = released(768, tokens=256, **depths)
-    conditions, tokens = forced(model, laws.numbers(1, 256, FEATURES, dtype=torch.float32), Sampler(guidance=4.5))
-    assert conditions < 1e-3
+    model = released(768, torch.float64, tokens=256, **depths)
+    conditions, tokens = forced(model, laws.numbers(1, 256, FEATURES), Sampler(guidance=4.5))
+    assert conditions < 1e-9
     assert tokens < 1e-4
