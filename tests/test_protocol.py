@@ -90,6 +90,7 @@ def test_from_images_to_a_distance(alone, few, uncounted):
 
 
 @pytest.mark.slow
+@pytest.mark.large
 def test_from_images_to_a_distance_at_the_presets_own_size(alone, few, uncounted):
     write_images(20)
     run, found = from_images_to_a_distance(OWN_SIZE, 20, [*IMAGES, "data.held_out=5"])
