@@ -313,11 +313,12 @@ def test_a_shipped_ablation_runs_to_its_report(tracked, forked, uncounted, monke
     monkeypatch.setattr(ablate, "references", lambda _: {"an estimator": 2.5})
     monkeypatch.setattr(ablate, "attempt", lambda _: Cost(1, 1.0, 1.0, 1.0))
     study = yaml.safe_load(path.read_text())
-    latent, random = "latent" in study["base"], path.stem in ("outer", "positions")
-    few = [word.replace("outer.depth", "outer.encoder_depth") if latent else word for word in FEW]
+    masked = "latent" in study["base"] or "masked" in study["base"]
+    few = [word.replace("outer.depth", "outer.encoder_depth") if masked else word for word in FEW]
+    sampled = path.stem in ("guidance", "accelerators")  # arms that share a training
     assert arinar("ablate", path, *few, "--workers", 2) == 0
     said = capfd.readouterr().out
-    assert len(forked) == (1 if path.stem == "guidance" else 2)
+    assert len(forked) == (1 if sampled else 2)
 
     (folder,) = Path("studies").iterdir()
     count = arms_of(study)
@@ -334,12 +335,12 @@ def test_a_shipped_ablation_runs_to_its_report(tracked, forked, uncounted, monke
     assert study["question"].split("(")[0] in text and "Missing" not in text
     assert f"| {study['baseline']}" in text and " (baseline)" in text
     assert ("an estimator (not ours)" in text) == bool(study.get("references"))
-    assert ("bound, 16 steps" in text) == (latent or random)
+    assert ("bound, 16 steps" in text) == (masked or path.stem in ("outer", "positions"))
     assert Image.open(folder / "report" / "factor.png").width > 1000
     assert "table.md" in said and "failed" not in said
 
     runs = list(Path("runs").glob("*/seed_0"))
-    assert len(runs) == (1 if path.stem == "guidance" else count)
+    assert len(runs) == (1 if sampled else count)
     assert all((run / "DONE").is_file() and not (run / "FAILED").exists() for run in runs)
     multiples = study.get("budget", {}).get("training.steps", [1])
     assert {read_json(run / "DONE")["steps"] for run in runs} == {20 * multiple for multiple in multiples}
