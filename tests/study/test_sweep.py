@@ -21,7 +21,7 @@ from optuna.trial import TrialState
 from tiny import tiny, write_study
 
 from arinar_lab import cli
-from arinar_lab.run.config import resolved
+from arinar_lab.run.config import read_overrides, resolved
 from arinar_lab.run.folder import RunFolder, read_json, write_json
 from arinar_lab.run.schema import ConfigError
 from arinar_lab.run.train import Stopped, train
@@ -693,7 +693,7 @@ def test_two_processes_train_a_trial_together():
     environment = {**os.environ, "ARINAR_TRACKING": "off", "PYTHONPATH": str(Path(cli.__file__).parents[2])}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
-    sweep = read_sweep(path, {"machine.devices": 2})
+    sweep = read_sweep(path, read_overrides(["machine.devices=2"]))
     (target,) = sweep.targets
     trials_of = open_search(sweep, target).get_trials()
     assert [t.state for t in trials_of] == [TrialState.COMPLETE]
