@@ -39,8 +39,8 @@ def main() -> None:
     os.environ["ARINAR_TRACKING"] = words.tracking
     os.environ.pop("ARINAR_STORAGE", None)
     os.environ.pop("MLFLOW_TRACKING_URI", None)
-    perform.train, perform.evaluate = _train, _evaluate  # type: ignore[assignment]
-    ablate.probe = lambda _: Cost(1, 1.0, 1.0, 0.0)  # type: ignore[assignment]
+    perform.train, perform.measured = _train, _evaluate  # type: ignore[assignment]
+    ablate.attempt = lambda _: Cost(1, 1.0, 1.0, 0.0)  # type: ignore[assignment]
     ablate.run_workers = _forked  # type: ignore[assignment]
     seconds: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
