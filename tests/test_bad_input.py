@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command import arinar
 from extractor import TINY
 from PIL import Image
 from tiny import content
 
-from arinar_lab.cli import main
 from arinar_lab.model.kl import Shape
 from arinar_lab.model.published_kl import random_kl
 from arinar_lab.run.fidelity import statistics
@@ -18,12 +18,6 @@ from arinar_lab.run.fidelity import statistics
 KL = "codec={kind: kl, layout: sd, weights: sd.ckpt}"
 DATA = "data={kind: image_folder, path: images, size: 16, classes: 2}"
 CACHED = "data={kind: cache, path: made}"
-
-
-def arinar(*words):
-    with pytest.raises(SystemExit) as left:
-        main([str(word) for word in words])
-    return left.value.code
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from command import arinar
 from mlflow import MlflowClient
 from PIL import Image
 from tiny import EXPERIMENTS, MEASURES, SMALL, WIDTHS, tiny, write_study
 
-from arinar_lab import cli
 from arinar_lab.run import perform
 from arinar_lab.run.folder import RunFolder, read_json
 from arinar_lab.run.tracking import tracking_uri
@@ -23,13 +23,6 @@ from arinar_lab.study.cost import Cost
 pytestmark = pytest.mark.usefixtures("alone")
 
 DIGITS = str(EXPERIMENTS / "digits.yaml")
-
-
-def arinar(*words):
-    """The exit status of a command."""
-    with pytest.raises(SystemExit) as leave:
-        cli.main([str(word) for word in words])
-    return leave.value.code
 
 
 def everything():

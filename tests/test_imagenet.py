@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command import arinar
 from extractor import FEW
 from PIL import Image
 from tiny import EXPERIMENTS
 
-from arinar_lab.cli import main
 from arinar_lab.model.kl import Shape
 from arinar_lab.model.published_kl import random_kl
 from arinar_lab.run.loader import Order
@@ -29,12 +29,6 @@ SMALL = [
 
 
 FIVE = ["evaluation.batch=5", "evaluation.kid_subset=5"]
-
-
-def arinar(*words):
-    with pytest.raises(SystemExit) as left:
-        main([str(word) for word in words])
-    return left.value.code
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command import arinar
 from extractor import FEW
 from PIL import Image
 from safetensors.torch import load_file
 from tiny import EXPERIMENTS
 
-from arinar_lab.cli import main
 from arinar_lab.model.kl import Shape
 from arinar_lab.model.published_kl import random_kl
 
@@ -42,12 +42,6 @@ OWN_SIZE = [
 def few(monkeypatch):
     """Four features in place of Inception's 2,048: five images have a covariance of full rank."""
     monkeypatch.setattr("arinar_lab.cli.run._extractor", lambda *_: FEW)
-
-
-def arinar(*words):
-    with pytest.raises(SystemExit) as left:
-        main([str(word) for word in words])
-    return left.value.code
 
 
 def write_images(each):

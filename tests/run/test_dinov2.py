@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command import arinar
 from tiny import tiny
 
-from arinar_lab.cli import main
 from arinar_lab.run.dinov2 import LARGE, VisionTransformer, read_dinov2
 from arinar_lab.run.extractor import DINOV2, Extractor
 from arinar_lab.run.fidelity import made_with
@@ -80,9 +80,3 @@ def test_a_run_is_measured_in_its_features(a_run, monkeypatch, capsys):
         arinar("evaluate", a_run.path, "--quality", "--features", "dinov2", "--layer", "64", "--reference", path) == 2
     )
     assert "--layer: dinov2 has dinov2, and no 64" in capsys.readouterr().err
-
-
-def arinar(*words):
-    with pytest.raises(SystemExit) as left:
-        main([str(word) for word in words])
-    return left.value.code

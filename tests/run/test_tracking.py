@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from command import arinar
 from mlflow import MlflowClient
 from tiny import tiny, write_study
 
-from arinar_lab import cli
 from arinar_lab.run.config import resolved
 from arinar_lab.run.evaluate import evaluate
 from arinar_lab.run.folder import RunFolder, git_state
@@ -297,12 +297,6 @@ def test_a_server_that_never_answers_does_not_hold_up_a_run(alone, monkeypatch, 
 
 
 # Sending and fetching
-
-
-def arinar(*words):
-    with pytest.raises(SystemExit) as leave:
-        cli.main([str(word) for word in words])
-    return leave.value.code
 
 
 @contextmanager

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from command import arinar
 from PIL import Image
 
-from arinar_lab import cli
 from arinar_lab.model import plain
 from arinar_lab.model.noise import Noise
 from arinar_lab.run.bench import Case, How, subject
@@ -91,12 +91,6 @@ def test_a_causal_walk_is_measured_as_a_whole():
     case = Case("causal.yaml", 2, guidance=1.0)
     row = bench.generation(case, subject(case.recipe(), torch.device("cpu")), How(torch.device("cpu"), 4, 1))
     assert (row.timed, row.steps, row.others) == (16, 16, []) and row.flops > 0 and row.memory > 0
-
-
-def arinar(*words):
-    with pytest.raises(SystemExit) as leave:
-        cli.main(list(words))
-    return leave.value.code
 
 
 @pytest.mark.parametrize(

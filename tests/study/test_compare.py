@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from command import arinar
 from scipy.stats import ttest_ind
 from test_report import BITS, report_of, study, whole
 from tiny import tiny, write_study
 
-from arinar_lab import cli
 from arinar_lab.run.folder import RunFolder, write_json
 from arinar_lab.study.compare import cautions, conclusions, configuration, gather, readings
 from arinar_lab.study.plan import read_plan
@@ -19,14 +19,8 @@ from arinar_lab.study.status import remember
 pytestmark = pytest.mark.usefixtures("alone")
 
 
-def arinar(*words):
-    with pytest.raises(SystemExit) as leave:
-        cli.main(["compare", *map(str, words)])
-    return leave.value.code
-
-
 def refused(capsys, said, *words):
-    assert arinar(*words) == 2
+    assert arinar("compare", *words) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and err.startswith("arinar: ") and said in err, err
 
@@ -246,14 +240,14 @@ def test_a_seed_that_was_evaluated_otherwise_is_no_part_of_the_mean():
 
 
 def test_the_terminal_shows_all_of_it(arms, capsys):
-    assert arinar(*arms.values()) == 0
+    assert arinar("compare", *arms.values()) == 0
     said = capsys.readouterr().out
     for words in ("Configuration", "inner.head.components", "Result", "bits/dim ↓", "FD digits ↓", "better"):
         assert words in said
 
 
 def test_markdown_is_markdown(arms, capsys):
-    assert arinar("--markdown", *arms.values()) == 0
+    assert arinar("compare", "--markdown", *arms.values()) == 0
     said = capsys.readouterr().out
     assert "| inner.head.components | 1 | 2 | 4 |" in said and "## Differences to the first" in said
     lines = [line for line in said.splitlines() if line.startswith("|")]
@@ -261,7 +255,7 @@ def test_markdown_is_markdown(arms, capsys):
 
 
 def test_nothing_differs_is_said(capsys):
-    assert arinar(run(seed=0), run(seed=1)) == 0
+    assert arinar("compare", run(seed=0), run(seed=1)) == 0
     assert "Configuration: no difference" in capsys.readouterr().out
 
 

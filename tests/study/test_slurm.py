@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
+from command import arinar
 from tiny import tiny, write_study
 
-from arinar_lab import cli
 from arinar_lab.study.plan import read_plan
 from arinar_lab.study.slurm import Options, seconds_of, write_script
 from arinar_lab.study.worker import open_queue
@@ -43,12 +43,6 @@ def fakes(alone, monkeypatch):
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-
-
-def arinar(*words):
-    with pytest.raises(SystemExit) as leave:
-        cli.main([str(word) for word in words])
-    return leave.value.code
 
 
 def study():
