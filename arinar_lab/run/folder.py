@@ -62,6 +62,11 @@ def slug(name: str) -> str:
     return f"{begin}-{hashlib.sha256(plain.encode()).hexdigest()[:8]}"
 
 
+def _arm(recipe: Recipe, root: Path) -> Path | None:
+    """The folder that holds the seeds of a training, whatever its name; None where it has not begun."""
+    return next(iter(sorted(root.glob(f"*-{recipe.training_signature}"))), None)
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """The folder of one run. path: the `seed_<n>` folder."""
@@ -71,9 +76,8 @@ class RunFolder:
     @classmethod
     def of(cls, recipe: Recipe, name: str, root: Path = Path("runs")) -> RunFolder:
         """The folder of a recipe; a run that exists under another name keeps it, so that studies share runs."""
-        signature = recipe.training_signature
-        there = sorted(root.glob(f"*-{signature}"))
-        return cls((there[0] if there else root / f"{slug(name)}-{signature}") / f"seed_{recipe.seed}")
+        arm = _arm(recipe, root) or root / f"{slug(name)}-{recipe.training_signature}"
+        return cls(arm / f"seed_{recipe.seed}")
 
     def settled(self, recipe: Recipe) -> RunFolder:
         """The folder, made; or the one that the same training has got meanwhile under another name.
@@ -83,8 +87,7 @@ class RunFolder:
         arm = self.path.parent
         arm.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(arm.parent / ".names"):
-            there = sorted(arm.parent.glob(f"*-{recipe.training_signature}"))
-            folder = RunFolder((there[0] if there else arm) / self.path.name)
+            folder = RunFolder((_arm(recipe, arm.parent) or arm) / self.path.name)
             folder.path.mkdir(parents=True, exist_ok=True)
         return folder
 

@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from .search import Sweep, Target
 from .status import Cell, cell_of, present, progress
 from .storage import patiently
-from .trials import finished, lost, open_search, repeats, spent
+from .trials import lost, open_search, repeats, replaced, spent
 
 _STATES = {
     TrialState.COMPLETE: "done",
@@ -46,10 +46,10 @@ def look(sweep: Sweep) -> list[Cell]:
 def _trials(sweep: Sweep, target: Target) -> list[Cell]:
     study, seed = open_search(sweep, target), sweep.recipe(target, {}).seed
     gone = {trial.number for trial in lost(sweep, study)}
-    trials = [t for t in study.get_trials(deepcopy=False) if t.state != TrialState.FAIL or "reason" in t.user_attrs]
+    trials = [trial for trial in study.get_trials(deepcopy=False) if not replaced(trial)]
     cells = [_cell(study, trial, seed, trial.number in gone) for trial in trials]
     over = spent(sweep) >= 3600 * sweep.hours
-    unasked = 0 if over else sweep.trials - max(len(cells), len(finished(study)))
+    unasked = 0 if over else sweep.trials - len(cells)
     return cells + [Cell(f"{study.study_name} trial", seed, "", "waiting")] * unasked
 
 

@@ -40,7 +40,7 @@ from ..run.train import Stopped, Watch, read_metrics
 from .search import BITS, Cell, Sweep, Target
 from .stats import pareto
 from .storage import AWAY, Silent, address, alone, patiently, shared, shown, storage
-from .worker import begin_heartbeats, ending_in_order, heartbeats, is_free
+from .worker import begin_heartbeats, ending_in_order, heartbeats, is_free, tell
 
 _TRIES = 3
 _STARTUP = 4  # trainings that finish before any is stopped
@@ -81,11 +81,12 @@ def where(sweep: Sweep) -> sqlalchemy.URL:
 def finished(study: optuna.Study) -> list[FrozenTrial]:
     """Trials that count: measured, stopped, or failed with a reason (a lost one has none, and is tried again)."""
     over = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-    return [
-        t
-        for t in study.get_trials(deepcopy=False, states=over)
-        if t.state != TrialState.FAIL or "reason" in t.user_attrs
-    ]
+    return [t for t in study.get_trials(deepcopy=False, states=over) if not replaced(t)]
+
+
+def replaced(trial: FrozenTrial) -> bool:
+    """Whether a trial was lost or handed back: its values are another's now."""
+    return trial.state == TrialState.FAIL and "reason" not in trial.user_attrs
 
 
 def _sampler(sweep: Sweep, seed: int) -> optuna.samplers.BaseSampler:
@@ -178,17 +179,16 @@ def run_trial(sweep: Sweep, target: Target, study: optuna.Study, trial: optuna.T
         if not all(map(math.isfinite, values)):
             raise ValueError(f"not a finite number: {values}")
         patiently(lambda: _remember(sweep, trial, metrics, cell))
-        _tell(study, trial, TrialState.COMPLETE, values)
+        tell(study, trial, TrialState.COMPLETE, values)
     except optuna.exceptions.UpdateFinishedTrialError:
         print(f"{time.strftime('%T')} {trial.number} was given to another worker while this one was silent", flush=True)
     except (Stopped, Diverged) as error:
         saved = {"reason": _line(error), "saved_seconds": getattr(error, "saved", 0.0)}
-        _give_up(study, trial, TrialState.PRUNED, saved)
+        tell(study, trial, TrialState.PRUNED, said=saved)
     except AWAY:  # the storage is gone for good: the trial counts as lost
         raise
     except Exception as error:
-        said = {"reason": f"{type(error).__name__}: {_line(error)}"}
-        _give_up(study, trial, TrialState.FAIL, said)
+        tell(study, trial, TrialState.FAIL, said={"reason": f"{type(error).__name__}: {_line(error)}"})
     except BaseException:  # the user stops: no try is spent on that
         (running,) = [t for t in study.get_trials(deepcopy=False) if t.number == trial.number]
         hand_back(study, running, {"tries": trial.user_attrs.get("tries", 1)})
@@ -206,18 +206,6 @@ def _remember(sweep: Sweep, trial: optuna.Trial, metrics: dict[str, float], cell
 def _note(trial: optuna.Trial, said: dict[str, Any]) -> None:
     for name, value in said.items():
         trial.set_user_attr(name, value)
-
-
-def _give_up(study: optuna.Study, trial: optuna.Trial, state: TrialState, said: dict[str, Any]) -> None:
-    with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # as in _tell
-        patiently(lambda: _note(trial, said))
-    _tell(study, trial, state)
-
-
-def _tell(study: optuna.Study, trial: optuna.Trial, state: TrialState, values: list[float] | None = None) -> None:
-    """Tell Optuna. Who was silent for too long may have been given up already, and its parameters are tried again."""
-    with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
-        patiently(lambda: study.tell(trial, values, state, skip_if_finished=True))
 
 
 def _line(error: Exception) -> str:

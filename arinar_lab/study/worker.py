@@ -22,8 +22,9 @@ import platform
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import optuna
@@ -84,7 +85,7 @@ def enqueue(plan: Plan, again: bool = True) -> list[Job]:
             if trial.state == TrialState.WAITING and trial.user_attrs.get("key") not in jobs:
                 study._storage.set_trial_state_values(trial._trial_id, TrialState.PRUNED)
         known = {t.user_attrs.get("key") for t in trials if not again or t.state in _OPEN}
-        elsewhere = finished_elsewhere(study, plan)
+        elsewhere = finished_elsewhere(study, jobs)
         unfinished = [job for job in jobs.values() if not job.done and job.key not in elsewhere]
         for job in unfinished:
             if job.key not in known:
@@ -93,14 +94,13 @@ def enqueue(plan: Plan, again: bool = True) -> list[Job]:
     return unfinished
 
 
-def finished_elsewhere(study: optuna.Study, plan: Plan) -> dict[str, str]:
-    """Key → worker of the jobs that some machine has finished by a server's queue, evaluated as the plan asks."""
+def finished_elsewhere(study: optuna.Study, jobs: Mapping[str, Job]) -> set[str]:
+    """Keys of the jobs that some machine has finished by a server's queue, evaluated as they ask."""
     if not is_heartbeat_enabled(study._storage):
-        return {}
-    asked = {job.key: evaluations(job) for job in plan.jobs}
+        return set()
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    told = {t.user_attrs["key"]: t.user_attrs for t in done if "evaluations" in t.user_attrs}
-    return {key: said["worker"] for key, said in told.items() if asked.get(key) == said["evaluations"]}
+    told = {t.user_attrs["key"]: t.user_attrs.get("evaluations") for t in done if "key" in t.user_attrs}
+    return {key for key, job in jobs.items() if told.get(key) == evaluations(job)}
 
 
 def evaluations(job: Job) -> list[str]:
@@ -262,7 +262,7 @@ def _take(study: optuna.Study, jobs: dict[str, Job], plan: Plan) -> None:
     trial = patiently(study.ask)
     job = jobs.get(trial.user_attrs.get("key", ""))
     if job is None:  # lost the race for the last entry
-        return _end(study, trial, TrialState.PRUNED)
+        return tell(study, trial, TrialState.PRUNED)
     print(f"{time.strftime('%T')} {job.arm} {job.key}", flush=True)
     try:
         with heartbeats(study, trial):
@@ -270,26 +270,32 @@ def _take(study: optuna.Study, jobs: dict[str, Job], plan: Plan) -> None:
             value = run_job(job, plan)
             if not math.isfinite(value):
                 raise ValueError(f"{plan.criterion} is {value}")
-            patiently(lambda: trial.set_user_attr("evaluations", evaluations(job)))
     except Exception as error:
         said = f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
         print(f"{time.strftime('%T')} failed: {said}", flush=True)
-        with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # as in _end
-            patiently(lambda: trial.set_user_attr("failed", said))
-        _end(study, trial, TrialState.FAIL)
+        tell(study, trial, TrialState.FAIL, said={"failed": said})
     except BaseException:
         with contextlib.suppress(*AWAY):  # then it counts as lost
             trial.set_user_attr("handed back", True)
             study.tell(trial, state=TrialState.FAIL)
         raise
     else:
-        _end(study, trial, TrialState.COMPLETE, value)
+        tell(study, trial, TrialState.COMPLETE, value, {"evaluations": evaluations(job)})
 
 
-def _end(study: optuna.Study, trial: optuna.Trial, state: TrialState, value: float | None = None) -> None:
-    """Tell the queue. Who was silent for too long may have been given up already; the run folder knows better."""
+def tell(
+    study: optuna.Study, trial: optuna.Trial, state: TrialState, values: float | list[float] | None = None,
+    said: Mapping[str, Any] = MappingProxyType({}),
+) -> None:  # fmt: skip
+    """Tell Optuna, with attributes. Who was silent for too long may have been given up already, and is not heard."""
+
+    def act() -> None:
+        for name, value in said.items():
+            trial.set_user_attr(name, value)
+        study.tell(trial, values, state, skip_if_finished=True)
+
     with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
-        patiently(lambda: study.tell(trial, value, state, skip_if_finished=True))
+        patiently(act)
 
 
 @contextmanager
