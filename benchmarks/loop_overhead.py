@@ -27,6 +27,7 @@ from arinar_lab.run.config import Recipe, build, merge, parse, read_overrides, r
 from arinar_lab.run.folder import RunFolder
 from arinar_lab.run.loader import Items, ResumableLoader
 from arinar_lab.run.module import ArinarModule, rate
+from arinar_lab.run.processor import use_processor
 
 DIGITS = Path(__file__).parents[1] / "experiments" / "digits.yaml"
 WARM = 10  # steps that are not timed
@@ -43,7 +44,7 @@ def main() -> None:
     steps = words.steps + WARM
     given = {"training": {"steps": steps, "validate_every": steps, "checkpoint_every": steps + 1}}
     recipe = parse(merge(merge(read_recipe(DIGITS), given), read_overrides(words.overrides)))
-    training.use_threads(recipe.machine)
+    use_processor(recipe.machine)
     found: list[tuple[Times, Times]] = []
     for repeat in range(words.repeats):
         ways: list[Callable[[Recipe], Times]] = [lightning, bare]

@@ -28,7 +28,7 @@ REACH = 12.0  # the grid's half-width, in standard deviations
 TRUNCATE = 3.3  # half-width, in standard deviations, that is kept where p^w q^(1-w) cannot be normalised
 NEGLIGIBLE = 16.0  # nats below the highest density at which a grid may end
 KNOTS = 11  # grid points of one component
-REFINEMENTS, QUANTILES = 2, 24  # rounds in which that many points are put where the mass turns out to be
+QUANTILES = (24, 48)  # grid points that are put where the mass turns out to be, in each of two rounds
 
 
 class Density:
@@ -411,17 +411,13 @@ class Grid(Row):
             if cut.any():
                 points = torch.where(cut.unsqueeze(-1), torch.maximum(torch.minimum(points, high), low), points)
                 log_p = source.log_prob(points)
-        u = (torch.arange(QUANTILES, dtype=torch.float64, device=points.device) + 0.5) / QUANTILES
-        u = u.expand(*points.shape[:-1], -1).contiguous()
-        for _ in range(REFINEMENTS):
-            coarse = cls(points, *_trapezoid(points, log_p), source, truncated)
-            more = coarse._inverse(u).to(points.dtype)
+        for n in QUANTILES:
+            more = _quantiles(points, log_p, n)
             points, order = torch.cat([points, more], -1).sort(-1)
             log_p = torch.cat([log_p, source.log_prob(more)], -1).gather(-1, order)
         middle = (points[..., 1:] + points[..., :-1]) / 2
-        log_p = _interleave(log_p, source.log_prob(middle))
-        points = _interleave(points, middle)
-        return cls(points, *_simpson(points, log_p), source, truncated)
+        density = _simpson(points, log_p, source.log_prob(middle))
+        return cls(_interleave(points, middle), *density, source, truncated)
 
     def log_prob(self, x: Tensor) -> Tensor:
         inside = (x >= self.points[..., :1]) & (x <= self.points[..., -1:])
@@ -458,7 +454,7 @@ class Grid(Row):
         return self.points
 
 
-_TINY = torch.finfo(torch.float64).tiny
+_TINY, _LEAST = torch.finfo(torch.float64).tiny, torch.finfo(torch.float32).tiny
 
 
 def _interleave(ends: Tensor, middles: Tensor) -> Tensor:
@@ -466,28 +462,32 @@ def _interleave(ends: Tensor, middles: Tensor) -> Tensor:
     return torch.cat([torch.stack([ends[..., :-1], middles], -1).flatten(-2), ends[..., -1:]], -1)
 
 
-def _trapezoid(points: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Normalised density, CDF and log-normaliser of log_p at the points, by the trapezoidal rule."""
-    top = log_p.amax(-1, keepdim=True)
-    density = (log_p - top).double().exp()
-    return _normalised(density, (density[..., 1:] + density[..., :-1]) / 2 * points.diff(), top)
+def _quantiles(points: Tensor, log_p: Tensor, n: int) -> Tensor:
+    """n points [*, n] at evenly spaced quantiles of log_p at the points [*, M], taken as uniform between two of them."""
+    density = (log_p - log_p.amax(-1, keepdim=True)).exp()
+    step = points.diff()
+    upto = ((density[..., 1:] + density[..., :-1]) * step).cumsum(-1)
+    u = upto[..., -1:] * ((torch.arange(n, device=points.device) + 0.5) / n).to(points.dtype)
+    i = torch.searchsorted(upto, u).clamp(max=step.shape[-1] - 1)
+    end, right = upto.gather(-1, i), points.gather(-1, i + 1)
+    width, mass = step.gather(-1, i), torch.nn.functional.pad(upto, (1, 0)).diff().gather(-1, i)
+    return right - width * ((end - u) / mass.clamp(min=_LEAST)).clamp(0, 1)
 
 
-def _simpson(points: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The same by Simpson's rule, where every second point lies in the middle of its neighbours."""
-    top = log_p.amax(-1, keepdim=True)
-    density = (log_p - top).double().exp()
-    left, middle, right = density[..., :-2:2], density[..., 1::2], density[..., 2::2]
-    step = points[..., 2::2] - points[..., :-2:2]
+def _simpson(points: Tensor, log_p: Tensor, log_middle: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The same by Simpson's rule, at the points and the middles between them in turn."""
+    top = torch.maximum(log_p.amax(-1, keepdim=True), log_middle.amax(-1, keepdim=True))
+    ends, middle = (log_p - top).exp(), (log_middle - top).exp()
+    left, right, step = ends[..., :-1], ends[..., 1:], points.diff()
     whole = step / 6 * (left + 4 * middle + right)
     half = (step / 24 * (5 * left + 8 * middle - right)).clamp(min=torch.zeros_like(whole), max=whole)
-    return _normalised(density, torch.stack([half, whole - half], -1).flatten(-2), top)
+    return _normalised(_interleave(ends, middle), torch.stack([half, whole - half], -1).flatten(-2), top)
 
 
 def _normalised(density: Tensor, mass: Tensor, top: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    total = mass.sum(-1, keepdim=True).clamp(min=_TINY)  # no width is left where a spike is narrower than the numbers
-    cumulative = torch.nn.functional.pad((mass / total).cumsum(-1), (1, 0))
-    return density / total, cumulative, top + total.log()
+    cumulative = mass.double().cumsum(-1)
+    total = cumulative[..., -1:].clamp(min=_TINY)  # no width is left where a spike is narrower than the numbers
+    return density / total, torch.nn.functional.pad(cumulative / total, (1, 0)), top + total.log()
 
 
 def _beyond(p: Row, q: Row, weight: float) -> Tensor:

@@ -54,6 +54,17 @@ class ZeroLinear(Packable):
         nn.init.zeros_(self.bias)
 
 
+class Parameters(Linear):
+    """The linear map from a context to the parameters of a density: in single precision at least, whatever autocast says."""
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # has a bias and no GELU
+        kind = x.device.type
+        if kind == "meta" or not torch.is_autocast_enabled(kind):
+            return super().forward(x)
+        with torch.autocast(kind, enabled=False):
+            return super().forward(x.float())
+
+
 class Vectors(nn.Module):
     """n learned vectors [n, W] that start with length about two: positions, classes, start and mask tokens."""
 
@@ -129,6 +140,32 @@ def is_rotary(kind: Positions, width: int, heads: int) -> bool:
     if kind == "rotary" and (width // heads) % 2:
         raise ValueError(f"positions: rotary turns pairs of numbers, and a head of size {width // heads} is odd")
     return kind == "rotary"
+
+
+def modulated(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """x · (1 + scale) + shift, in one pass over x."""
+    return torch.addcmul(shift, x, 1 + scale)
+
+
+def dropout(x: Tensor, p: float) -> Tensor:
+    """x with a share p of its numbers set to zero and the others divided by 1 - p.
+
+    On a CPU torch draws one number after the other, for each a word; here a word decides of four, by 16 bits each, so p is
+    rounded to them.
+    """
+    if p == 0 or x.device.type != "cpu":
+        return f.dropout(x, p)
+    words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+    dropped = round(p * 2**16)
+    kept = words.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - 2**15
+    return x * kept.to(x.dtype).mul_(2**16 / (2**16 - dropped))
+
+
+class Dropout(nn.Dropout):
+    """`dropout` in training."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return dropout(x, self.p) if self.training else x
 
 
 class DyT(nn.Module):
@@ -263,8 +300,18 @@ class Attention(nn.Module):
                     k.shape[2] - q.shape[2]
                 )
         drop = self.dropout if self.training else 0.0
-        y = f.scaled_dot_product_attention(q, k, v, mask, drop, is_causal=causal and cache is None, scale=self.scale)
-        return f.dropout(self.project(y.transpose(1, 2).flatten(2)), drop), cache
+        y = self._attend(q, k, v, mask, drop, causal and cache is None)
+        return dropout(self.project(y.transpose(1, 2).flatten(2)), drop), cache
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, drop: float, causal: bool) -> Tensor:
+        """The fused attention, or with dropout on a CPU, where there is none, its formula and the `dropout` of here."""
+        if not drop or q.device.type != "cpu":
+            return f.scaled_dot_product_attention(q, k, v, mask, drop, is_causal=causal, scale=self.scale)
+        if causal:
+            mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).tril()
+        products = q @ k.mT * self.scale
+        weights = (products if mask is None else products.masked_fill(~mask, -torch.inf)).softmax(-1)
+        return dropout(weights, drop).to(v.dtype) @ v
 
     @staticmethod
     def _extend(cache: Cache, k: Tensor, v: Tensor) -> tuple[Cache, Tensor, Tensor]:
@@ -350,7 +397,7 @@ class Block(nn.Module):
             width, heads, qk_norm=qk_norm, softmax_scale=softmax_scale, k_bias=k_bias, dropout=dropout
         )
         activation = nn.GELU(approximate="tanh" if gelu == "tanh" else "none")
-        self.feed_forward = FeedForward(Linear(width, hidden), activation, Linear(hidden, width), nn.Dropout(dropout))
+        self.feed_forward = FeedForward(Linear(width, hidden), activation, Linear(hidden, width), Dropout(dropout))
         self.adapt = nn.Sequential(nn.SiLU(), ZeroLinear(context, 6 * width)) if context else None
 
     def forward(
@@ -374,9 +421,9 @@ class Block(nn.Module):
             return x + self.after2(self.feed_forward(self.norm2(x))), cache
         gains = cache.gains if cache is not None and cache.gains is not None else self.adapt(z).unsqueeze(1)
         gate1, gate2, scale1, scale2, shift1, shift2 = gains.chunk(6, -1)
-        y, cache = self.attention(self.norm1(read) * (1 + scale1) + shift1, causal, cache, at, where)
-        x = x + gate1 * self.after1(y)
-        x = x + gate2 * self.after2(self.feed_forward(self.norm2(x) * (1 + scale2) + shift2))
+        y, cache = self.attention(modulated(self.norm1(read), scale1, shift1), causal, cache, at, where)
+        x = torch.addcmul(x, gate1, self.after1(y))
+        x = torch.addcmul(x, gate2, self.after2(self.feed_forward(modulated(self.norm2(x), scale2, shift2))))
         return x, None if cache is None else cache._replace(gains=gains)
 
 

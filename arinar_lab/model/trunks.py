@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as f
 
-from .layers import Block, BlockOptions, Blocks, Caches, Linear, Vectors, ZeroLinear, layer
+from .layers import Block, BlockOptions, Blocks, Caches, Linear, Vectors, ZeroLinear, layer, modulated
 
 
 class Steps(nn.Module):
@@ -68,7 +68,7 @@ class Trunk(Steps):
     def _adapted(self, y: Tensor, gains: Tensor) -> Tensor:
         """y [M, T, W] normalised under gains [M, 2 W], which `adapt` reads from z."""
         scale, shift = gains.unsqueeze(1).chunk(2, -1)
-        return self.norm(y) * (1 + scale) + shift
+        return modulated(self.norm(y), scale, shift)
 
 
 class Transformer(Trunk):

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -28,6 +27,7 @@ from .bench_walk import ours, published, spread, whole
 from .config import Recipe, build, merge, parse, preset, read_recipe
 from .evaluate import PeakMemory, flop_counter
 from .peak import Precision, clock
+from .precision import under
 
 PUBLISHED = "published algorithm"
 
@@ -124,13 +124,6 @@ def subject(recipe: Recipe, device: torch.device) -> Arinar:
         if isinstance(module, ZeroLinear):
             torch.nn.init.normal_(module.weight, std=0.02)
     return model.to(device).eval()
-
-
-def under(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
-    """Where matrix products are computed in that precision."""
-    if precision == "float32":
-        return nullcontext()
-    return torch.autocast(device.type, getattr(torch, precision))
 
 
 def is_published(model: Arinar) -> bool:

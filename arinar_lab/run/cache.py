@@ -34,8 +34,9 @@ from .config import Recipe
 from .data import Source
 from .folder import write_json
 from .memory import room_on_device
+from .processor import use_processor
 from .schema import ConfigError, resolved
-from .train import device_of, use_threads
+from .train import device_of
 
 SHARD = 1024  # images
 
@@ -62,7 +63,7 @@ class Plan:
         Raises:
             ConfigError: if the codec has no posterior, or the data cannot be read or are a cache.
         """
-        use_threads(recipe.machine)
+        use_processor(recipe.machine)
         source = recipe.data()
         if isinstance(source, Cached):
             raise ConfigError("data.kind: cache is a cache already; name the images")

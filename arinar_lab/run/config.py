@@ -122,6 +122,7 @@ class Evaluation:
         seed: first of the seeds of the generated images.
         reference: a file that generated images are compared with by the published protocol, see `quality.py`; None: they are
             not. What it was made with says whose features are compared.
+        precision: of matrix products, see `precision.py`.
     """
 
     draws: int = 4
@@ -133,6 +134,7 @@ class Evaluation:
     speed_repeats: int = 5
     seed: int = 0
     reference: str | None = field(default=None, metadata=LATER)
+    precision: Literal["auto", "float32", "bfloat16"] = field(default="auto", metadata=LATER)
 
     def __post_init__(self) -> None:
         at_least(1, draws=self.draws, batch=self.batch, speed_batch=self.speed_batch, speed_repeats=self.speed_repeats)

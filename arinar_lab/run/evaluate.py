@@ -41,8 +41,10 @@ from .folder import RunFolder, environment, git_state, read_json, write_json
 from .memory import room_on_device
 from .metrics import compare
 from .parts import seconds_of_parts
+from .precision import of_generation, of_likelihood, under
+from .processor import use_processor
 from .schema import ConfigError
-from .train import device_of, load_weights, use_threads
+from .train import device_of, load_weights
 from .uncertainty import half_width, of_sets
 
 SPEED_LOCK = "arinar-speed-of-all.lock"
@@ -83,7 +85,7 @@ def load(recipe: Recipe, folder: RunFolder) -> Experiment:
     """
     if not folder.done:
         raise ConfigError(f"{folder.path}: has not finished training; train it to its end first")
-    use_threads(recipe.machine)
+    use_processor(recipe.machine)
     experiment = build(recipe)
     load_weights(folder.weights, experiment)
     ready(experiment, data=False)
@@ -142,12 +144,14 @@ def evaluate(recipe: Recipe, folder: RunFolder, published: dict[str, Any] | None
             "images": len(experiment.source.held_out[0]),
             "draws": recipe.evaluation.draws,
             "resolution": recipe.evaluation.resolution,
+            "precision": of_likelihood(recipe),
         },
         "quality": {
             "images": recipe.evaluation.images,
             "reference": len(experiment.source.train[0]),
             "floor_images": len(experiment.source.held_out[0]),
             "kid_subset": recipe.evaluation.kid_subset,
+            "precision": of_generation(recipe, experiment),
         },
         "diagnosis": diagnose.breakdown(seen) | diagnose.calibration(seen),
         "training_signature": recipe.training_signature,
@@ -203,7 +207,7 @@ def by_image(recipe: Recipe, experiment: Experiment) -> dict[str, Tensor]:
     if experiment.model.likelihood == "none":
         return {}
     source, codec, model, device = experiment.source, experiment.codec, experiment.model, experiment.device
-    draws, delta = recipe.evaluation.draws, recipe.evaluation.resolution
+    draws, delta, precision = recipe.evaluation.draws, recipe.evaluation.resolution, of_likelihood(recipe)
     reading = "val/bits_per_dim_at_" + ("level" if delta is None else "resolution")
     bits: dict[str, Tensor] = {}
 
@@ -230,7 +234,7 @@ def by_image(recipe: Recipe, experiment: Experiment) -> dict[str, Tensor]:
 
     for draw in range(draws):
         for i in torch.arange(len(source.held_out[0])).split(recipe.evaluation.batch):
-            with room_on_device("evaluation.batch", len(i), partial(measure, i, draw)):
+            with room_on_device("evaluation.batch", len(i), partial(measure, i, draw)), under(precision, device):
                 measure(i, draw)
     return bits
 
@@ -247,7 +251,8 @@ def generate(
 
     def draw(n: int) -> tuple[Tensor, Tensor]:
         noise = Noise.of(seeds[:n].to(experiment.device), "sample")
-        x, truncated = experiment.model.generate(y[:n].to(experiment.device), noise, recipe.sampler)
+        with under(of_generation(recipe, experiment), experiment.device):
+            x, truncated = experiment.model.generate(y[:n].to(experiment.device), noise, recipe.sampler)
         return experiment.codec.decode(x).cpu(), truncated.cpu()
 
     with room_on_device(key, len(y), draw):
@@ -342,7 +347,7 @@ def measure_speed(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
         "seconds_by_part": parts,
         "device": environment()["device"],
         "threads": torch.get_num_threads(),
-        "precision": recipe.training.precision,
+        "precision": of_generation(recipe, experiment),
         "load_average": os.getloadavg()[0],
         "memory": "device allocations" if experiment.device.type == "cuda" else "tensors alive, weights included",
     }

@@ -22,7 +22,9 @@ from torch import Tensor
 
 from ..model.heads.nested import Nested
 from ..model.noise import Noise
+from ..model.packing import packed
 from .config import Experiment, Recipe
+from .precision import of_generation, under
 
 PARTS = ("outer", "inner", "head", "codec")
 
@@ -67,7 +69,8 @@ class Clock:
 @torch.no_grad()
 def seconds_of_parts(recipe: Recipe, experiment: Experiment, repeats: int) -> dict[str, float]:
     """Median seconds of each part over repeats of one batch, as `measure_speed` generates it. Warm up before."""
-    clocks = [_generate(recipe, experiment) for _ in range(repeats)]
+    with under(of_generation(recipe, experiment), experiment.device), packed(experiment.model):
+        clocks = [_generate(recipe, experiment) for _ in range(repeats)]
     return {name: statistics.median(clock.seconds[name] for clock in clocks) for name in PARTS}
 
 

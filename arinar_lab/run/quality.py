@@ -41,6 +41,7 @@ from .fidelity import (
     statistics,
 )
 from .folder import RunFolder, environment, git_state, read_json, write_json
+from .precision import of_generation
 from .reference import in_blocks, joined
 from .schema import ConfigError
 from .train import device_of
@@ -111,11 +112,13 @@ def measure_quality(
     if not experiment.source.levels:
         raise ConfigError(f"{folder.path}: models tokens, which have no picture")
     parts = where / f"features-{hashlib.sha256(extractor.signature.encode()).hexdigest()[:8]}"
-    found = [_drawn(recipe, experiment, extractor, parts, k, told) for k in range(ranges)]
+    precision = of_generation(recipe, experiment)
+    drawn = parts if precision == "float32" else parts.with_name(f"{parts.name}-{precision}")
+    found = [_drawn(recipe, experiment, extractor, drawn, k, told) for k in range(ranges)]
     each = [distances(some, reference, extractor.distance) for some in found]
     floor, n = _floor(recipe, experiment, reference, extractor, parts, told)
     report = _report(file.name, recipe, _summary(each) | floor, each, reference, extractor)
-    report |= {"reference_sha256": sums, "floor_images": n}
+    report |= {"reference_sha256": sums, "floor_images": n, "precision": precision}
     write_json(file, report)
     _add_to(where / "report.json", report)
     return report

@@ -26,6 +26,7 @@ from .config import Experiment, Recipe
 from .evaluate import generate, save_grid
 from .fidelity import colour_bytes
 from .folder import RunFolder, read_json, write, write_json
+from .precision import of_generation
 from .reference import in_blocks
 from .schema import ConfigError, signed
 
@@ -36,17 +37,18 @@ def sample(recipe: Recipe, folder: RunFolder, experiment: Experiment, seeds: ran
     """Draw the images of some seeds into a folder or an npz, beside others who do the same.
 
     Raises:
-        ConfigError: if there are images of another run, sampler or range of seeds.
+        ConfigError: if there are images of another run, sampler, precision or range of seeds.
     """
     about = {
         "training_signature": recipe.training_signature, "seed": recipe.seed, "weights_sha256": digest(folder.weights),
         "sampler": signed(recipe.sampler), "seeds": [seeds.start, seeds.stop],
+        "precision": of_generation(recipe, experiment),
     }  # fmt: skip
     archive = out.suffix == ".npz"
     place, note = (out.with_suffix(".parts"), out.with_suffix(".json")) if archive else (out, out / "samples.json")
     if read_json(note) not in ({}, about) or (_occupied(out) and not note.exists()):
         raise ConfigError(
-            f"--out: {str(out)!r} holds something else, or images of another run, sampler or range of seeds"
+            f"--out: {str(out)!r} holds something else, or images of another run, sampler, precision or range of seeds"
         )
     place.mkdir(parents=True, exist_ok=True)
     write_json(note, about)

@@ -26,7 +26,8 @@ from ..model.layers import Attention
 from ..model.noise import Noise
 from .config import Recipe
 from .module import ArinarModule
-from .peak import Precision, clock, peak
+from .peak import Precision, clock
+from .precision import rate
 
 PREFIX = "throughput/"
 _PRODUCTS: dict[str, Precision] = {"32-true": "float32", "bf16-mixed": "bfloat16", "16-mixed": "bfloat16"}
@@ -71,7 +72,7 @@ class Throughput(Callback):
         images = (step - self.since) * self.recipe.training.batch / seconds
         found = {"images_per_second": images, "peak_memory_gb": memory(device) / 1e9}
         if (kind := _PRODUCTS.get(self.recipe.training.precision)) and self.flops:
-            self.peak = self.peak or m.devices * m.num_nodes * _peak(device, kind)
+            self.peak = self.peak or m.devices * m.num_nodes * rate(device, kind)
             found["mfu"] = images * self.flops / self.peak
         return found
 
@@ -92,12 +93,6 @@ def memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def _peak(device: torch.device, precision: Precision) -> float:
-    """FLOP/s of a device's matrix products; whoever draws after it draws what he would have drawn."""
-    with torch.random.fork_rng():
-        return peak(device, precision, *((4096, 10) if device.type == "cuda" else (512, 5)))
 
 
 @torch.no_grad()

@@ -42,6 +42,7 @@ from .images import damaged
 from .loader import ResumableLoader
 from .memory import OutOfMemory, Room
 from .module import LOG_EVERY, ArinarModule
+from .processor import use_processor
 from .ranks import check_sharding, check_share, follows, strategy, together
 from .schema import ConfigError
 from .sharded import whole
@@ -212,12 +213,6 @@ class Progress(Callback):
             self.folder.progress("train", trainer.global_step, int(trainer.max_steps))
 
 
-def use_threads(machine: Machine) -> None:
-    """Set torch's threads on the CPU."""
-    if machine.threads > 0:
-        torch.set_num_threads(machine.threads)
-
-
 def accelerator(machine: Machine) -> str:
     """Lightning's name of the accelerator; `auto` is a CUDA GPU or the CPU (Apple's lacks double precision)."""
     if machine.accelerator == "gpu" and not torch.cuda.is_available():
@@ -256,7 +251,7 @@ def train(
     """
     if folder.done:
         return
-    use_threads(recipe.machine)
+    use_processor(recipe.machine)
     check_machine(recipe)
     experiment = build(recipe)
     ready(experiment)

@@ -24,8 +24,8 @@ from ..model.noise import Noise
 from ..run.config import Experiment, Recipe, build, merge, nest, parse, ready
 from ..run.evaluate import count_flops, generate
 from ..run.module import ArinarModule
+from ..run.processor import use_processor
 from ..run.schema import ConfigError, flatten, nearest, resolved
-from ..run.train import use_threads
 
 WIDEST = 2**16  # of the multiples that are tried
 
@@ -46,7 +46,7 @@ def probe(recipe: Recipe, steps: int = 4) -> Cost:
     Raises:
         ConfigError: if the data is not there.
     """
-    use_threads(recipe.machine)
+    use_processor(recipe.machine)
     experiment = build(recipe)
     module, source = ArinarModule(experiment, recipe.training, recipe.seed), experiment.source
     ready(experiment)

@@ -40,9 +40,21 @@ def test_gradients_autocast_and_other_numbers_go_by_the_weights_themselves():
         y.sum().backward()
         assert torch.equal(y, expected) and made.attention.qkv.weight.grad is not None
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            assert made.attention.qkv(x).dtype == torch.bfloat16
+            by_autocast = made.attention.qkv(x)
+        with torch.no_grad(), packed(made), torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(made.attention.qkv(x), by_autocast)
     with packed(made.double()):
         assert not any(getattr(m, "packed", None) is not None for m in made.modules())
+
+
+@torch.no_grad()
+def test_under_autocast_weights_of_bfloat16_are_packed():
+    made, x = block(), laws.numbers(3, 5, WIDTH, dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = made(x)[0]
+        with packed(made):
+            assert made.attention.qkv.packed.dtype == torch.bfloat16
+            assert (made(x)[0] - expected).abs().max() < 0.02 * expected.abs().max()
 
 
 def test_weights_that_changed_since_are_packed_anew():

@@ -15,6 +15,7 @@ from arinar_lab.run import throughput
 from arinar_lab.run.config import build
 from arinar_lab.run.folder import RunFolder
 from arinar_lab.run.module import ArinarModule
+from arinar_lab.run.precision import rate
 from arinar_lab.run.throughput import Throughput, flops_of_an_image
 from arinar_lab.run.train import read_metrics, train
 
@@ -60,7 +61,7 @@ def test_counting_draws_nothing_from_the_global_generator():
     module, batch = made("outer.dropout=0.5")
     before = torch.get_rng_state()
     flops_of_an_image(module.train(), batch)
-    throughput._peak(torch.device("cpu"), "float32")
+    rate(torch.device("cpu"), "float32")
     assert torch.equal(before, torch.get_rng_state())
 
 

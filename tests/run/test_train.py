@@ -23,7 +23,8 @@ from arinar_lab.run.divergence import Diverged
 from arinar_lab.run.evaluate import load
 from arinar_lab.run.folder import RunFolder, read_json
 from arinar_lab.run.module import ArinarModule, decayed, rate
-from arinar_lab.run.train import load_weights, read_metrics, save_weights, train, use_threads
+from arinar_lab.run.processor import use_processor
+from arinar_lab.run.train import load_weights, read_metrics, save_weights, train
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -497,8 +498,8 @@ def test_training_is_a_function_of_the_seed(short):
 
 def test_threads_are_those_of_the_machine():
     before = torch.get_num_threads()
-    use_threads(tiny("machine.threads=2").machine)
+    use_processor(tiny("machine.threads=2").machine)
     assert torch.get_num_threads() == 2
-    use_threads(tiny("machine.threads=0").machine)
+    use_processor(tiny("machine.threads=0").machine)
     assert torch.get_num_threads() == 2
     torch.set_num_threads(before)

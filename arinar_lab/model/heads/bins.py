@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..density import Density, Resampled, Row, Rows
 from ..head import Head
-from ..layers import Linear
+from ..layers import Parameters
 from ..noise import Noise
 
 _NARROWEST = 1e-4  # the least width of a bin, as a share of the range
@@ -146,7 +146,7 @@ class Discrete(Head):
         if edges not in ("uniform", "quantile"):
             raise ValueError(f"edges: {edges!r} is not one of uniform, quantile")
         self.features, self.bins, self.spacing = features, bins, edges
-        self.logits_of = Linear(context, features * (bins + 2))
+        self.logits_of = Parameters(context, features * (bins + 2))
         self.register_buffer("edges", torch.linspace(-1, 1, bins + 1).repeat(groups, features, 1))
 
     def fit(self, x: Tensor) -> None:

@@ -21,7 +21,7 @@ from torch.nn import functional as f
 
 from ..density import Density, Factorised, Resampled, Row
 from ..head import Head
-from ..layers import Linear, Vectors, at_least
+from ..layers import Parameters, Vectors, at_least
 from ..noise import Noise
 from .bins import Histogram, HistogramRow
 
@@ -35,7 +35,7 @@ class Cut(nn.Module):
     def __init__(self, before: list[int], width: int, parts: int) -> None:
         super().__init__()
         self.symbols = nn.ModuleList(Vectors(n, width) for n in before)
-        self.logits_of = Linear(width, parts)
+        self.logits_of = Parameters(width, parts)
 
     def forward(self, u: Tensor, before: Tensor) -> Tensor:
         """u [*, 1, W] and symbols [*, M, l] → normalised log-probabilities [*, M, R]."""
@@ -212,7 +212,8 @@ class Byte(Head):
         if (2 * exponents + 1) << (symbols * bits) > 1 << 16:
             raise ValueError(f"bits: {symbols} symbols of {bits} make more than 65536 leaves")
         self.features, self.parts, first = features, 1 << bits, 2 * exponents + 1
-        self.logits_of, self.hidden_of = Linear(context, features * (first + 2)), Linear(context, features * width)
+        self.logits_of = Parameters(context, features * (first + 2))
+        self.hidden_of = Parameters(context, features * width)
         self.cuts = nn.ModuleList(Cut([first] + [self.parts] * j, width, self.parts) for j in range(symbols))
         powers = 2.0 ** torch.arange(-exponents, 1)
         self.register_buffer("powers", torch.cat([-powers.flip(0), powers]), persistent=False)

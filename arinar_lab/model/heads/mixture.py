@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..density import Density, Factorised, Rows
 from ..head import Head
-from ..layers import Linear, at_least
+from ..layers import Parameters, at_least
 from ..noise import Noise
 from .shapes import NORMAL, MixtureRow, bounded, check_bounds
 
@@ -178,7 +178,7 @@ class GMM(Head):
             raise ValueError("loss_constant: false needs joint: true, as released")
         self.features, self.components, self.joint, self.bounds = features, components, joint, (min_std, max_std)
         self.density = Mixture if loss_constant else WithoutConstant
-        self.parameters_of = Linear(context, (2 * features + (1 if joint else features)) * components)
+        self.parameters_of = Parameters(context, (2 * features + (1 if joint else features)) * components)
 
     def forward(self, h: Tensor, index: Tensor | int = 0) -> Rows:
         size = self.features * self.components
@@ -215,7 +215,7 @@ class FullGMM(Head):
         check_bounds("std", min_std, max_std)
         self.features, self.components, self.bounds = features, components, (min_std, max_std)
         self.register_buffer("below", torch.tril_indices(features, features, -1), persistent=False)
-        self.parameters_of = Linear(context, components * (2 * features + self.below.shape[1] + 1))
+        self.parameters_of = Parameters(context, components * (2 * features + self.below.shape[1] + 1))
 
     def forward(self, h: Tensor, index: Tensor | int = 0) -> FullMixture:
         each = self.parameters_of(h).unflatten(-1, (self.components, -1))
@@ -244,7 +244,7 @@ class Gaussian(Head):
         super().__init__()
         check_bounds("std", min_std, max_std)
         self.bounds = (min_std, max_std)
-        self.parameters_of = Linear(context, 2 * features)
+        self.parameters_of = Parameters(context, 2 * features)
 
     def forward(self, h: Tensor, index: Tensor | int = 0) -> Mixture:
         mean, log_var = self.parameters_of(h).unsqueeze(-1).chunk(2, -2)
@@ -269,7 +269,7 @@ class FixedGaussian(Head):
         if std <= 0:
             raise ValueError(f"std: {std} is not above 0")
         self.std = std
-        self.mean_of = Linear(context, features)
+        self.mean_of = Parameters(context, features)
         self.log_std = nn.Parameter(torch.empty(groups, features), requires_grad=learned)
         self.reset_parameters()
 

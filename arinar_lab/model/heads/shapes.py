@@ -21,7 +21,7 @@ from torch.nn import functional as f
 
 from ..density import REACH, Factorised, Row
 from ..head import Head
-from ..layers import Linear, at_least
+from ..layers import Parameters, at_least
 from ..noise import Noise
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
@@ -48,6 +48,10 @@ class Shape:
     reach: float
     tail: float = 0.0
 
+    def log_prob_plus(self, s: Tensor, front: Tensor) -> Tensor:
+        """log S(s) + front."""
+        return self.log_prob(s) + front
+
     def knots(self, n: int) -> Tensor:
         """At least n points on ±reach, 0 among them, dense in the middle and more of them where the tails are long."""
         bend = math.asinh(self.reach / _BEND)
@@ -55,7 +59,14 @@ class Shape:
         return _BEND * torch.sinh(bend * points)
 
 
-NORMAL = Shape(
+class Normal(Shape):
+    """The density whose logarithm is a square and a constant: one operation with what is added to it."""
+
+    def log_prob_plus(self, s: Tensor, front: Tensor) -> Tensor:
+        return torch.addcmul(front - _HALF_LOG_2PI, s, s, value=-0.5)
+
+
+NORMAL = Normal(
     log_prob=lambda s: -0.5 * s**2 - _HALF_LOG_2PI,
     log_cdf=torch.special.log_ndtr,
     draw=lambda u: torch.special.ndtri(u[..., 0]),
@@ -157,7 +168,7 @@ class MixtureRow(Row):
 
     def log_prob(self, x: Tensor) -> Tensor:
         front = (self.log_weight - self.log_std).unsqueeze(-1)
-        return log_sum(self.shape.log_prob(self._standard(x)) + front)
+        return log_sum(self.shape.log_prob_plus(self._standard(x), front))
 
     def cdf(self, x: Tensor) -> Tensor:
         return (self.log_weight.unsqueeze(-1) + self.shape.log_cdf(self._standard(x))).exp().sum(-2)
@@ -240,7 +251,7 @@ class MixtureHead(Head):
         at_least(1, components=components)
         check_bounds("scale", min_scale, max_scale)
         self.sizes, self.bounds = (3, features, components), (min_scale, max_scale)
-        self.parameters_of = Linear(context, math.prod(self.sizes))
+        self.parameters_of = Parameters(context, math.prod(self.sizes))
 
     def forward(self, h: Tensor, index: Tensor | int = 0) -> Factorised:
         mean, log_scale, logits = self.parameters_of(h).unflatten(-1, self.sizes).unbind(-3)

@@ -19,7 +19,7 @@ from torch.nn import functional as f
 
 from ..density import REACH, Factorised, Row, normal_knots
 from ..head import Head
-from ..layers import Linear, at_least
+from ..layers import Parameters, at_least
 from ..noise import Noise
 from .shapes import NORMAL, bounded, check_bounds, log_interval
 
@@ -139,7 +139,7 @@ class Spline(Head):
             raise ValueError(f"min_bin: {min_bin} is outside (0, 1/bins); the least shares would fill the whole")
         self.bins, self.bound, self.bounds, self.min_bin = bins, bound, (min_std, max_std), min_bin
         self.features, self.sizes = features, [1, 1, bins, bins, bins - 1]
-        self.parameters_of = Linear(context, features * sum(self.sizes))
+        self.parameters_of = Parameters(context, features * sum(self.sizes))
 
     def _ends(self, logits: Tensor) -> Tensor:
         """Knots from -B to B, from the logits of their distances, [*, S] → [*, S + 1]."""

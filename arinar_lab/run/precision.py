@@ -1,0 +1,52 @@
+"""In which numbers a trained model is evaluated: `evaluation.precision`.
+
+float32     all of it
+bfloat16    matrix products of the outer model and the trunk, by autocast; densities are float32 all the same
+auto        likelihood in float32; images in bfloat16 where the model is wide and this device multiplies much faster in it,
+            which is measured; else in float32
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+
+import torch
+
+from .config import Experiment, Recipe
+from .peak import Precision, peak
+
+WIDE = 256  # width of an outer model below which products are too small to gain
+MUCH = 1.5  # times as fast
+
+
+def under(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+    """Where matrix products are computed in that precision."""
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, getattr(torch, precision))
+
+
+def of_likelihood(recipe: Recipe) -> Precision:
+    """What log p is computed in."""
+    return "bfloat16" if recipe.evaluation.precision == "bfloat16" else "float32"
+
+
+def of_generation(recipe: Recipe, experiment: Experiment) -> Precision:
+    """What images are drawn in."""
+    asked = recipe.evaluation.precision
+    if asked != "auto":
+        return asked
+    return quicker(experiment.device) if experiment.model.outer.width >= WIDE else "float32"
+
+
+@cache
+def quicker(device: torch.device) -> Precision:
+    """bfloat16 where products of large matrices are `MUCH` faster in it, else float32."""
+    return "bfloat16" if rate(device, "bfloat16") > MUCH * rate(device, "float32") else "float32"
+
+
+def rate(device: torch.device, precision: Precision) -> float:
+    """FLOP/s of a device's matrix products, measured briefly; whoever draws after it draws what he would have drawn."""
+    with torch.random.fork_rng():
+        return peak(device, precision, *((4096, 10) if device.type == "cuda" else (512, 5)))

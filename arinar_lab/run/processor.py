@@ -1,0 +1,31 @@
+"""How this process uses the CPU: its threads, and memory that is freed.
+
+The C library gives large blocks back to the system when they are freed, and has them cleared page by page when it asks for them
+again. A training step of ARINAR-B frees gigabytes; that they are kept instead makes it 1.15 times as fast (docs/profiles).
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+
+from .config import Machine
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
+_LARGEST = 2**31 - 1
+
+
+def use_processor(machine: Machine) -> None:
+    """Set torch's threads, and keep memory that is freed."""
+    if machine.threads > 0:
+        torch.set_num_threads(machine.threads)
+    keep_freed_memory()
+
+
+def keep_freed_memory() -> None:
+    """Let freed blocks of any size wait in this process for their next use, where the C library is glibc."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_MMAP_THRESHOLD, _LARGEST)
+        mallopt(_TRIM_THRESHOLD, _LARGEST)

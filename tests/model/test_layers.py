@@ -1,0 +1,62 @@
+"""Dropout and attention with it on a CPU, and what densities read under autocast."""
+
+from __future__ import annotations
+
+import laws
+import pytest
+import torch
+
+from arinar_lab.model import layers
+from arinar_lab.model.arinar import Arinar
+from arinar_lab.model.guidance import Sampler
+from arinar_lab.model.layers import Attention, Parameters, dropout
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+def test_dropout_drops_that_share_and_keeps_the_mean(p):
+    x = torch.ones(1000, 401, requires_grad=True)  # not a multiple of the four numbers that a word decides of
+    y = dropout(x, p)
+    dropped = (y == 0).double().mean().item()
+    assert dropped == pytest.approx(p, abs=5 * (p * (1 - p) / x.numel()) ** 0.5)
+    assert y.max().item() == pytest.approx(1 / (1 - p), rel=1e-3)
+    y.sum().backward()
+    assert torch.equal(x.grad, y.detach())
+
+
+def test_dropout_drops_each_number_on_its_own():
+    """Neighbours, which share a word, are dropped together as often as others."""
+    dropped = (dropout(torch.ones(400_000), 0.3) == 0).double()
+    for distance in (1, 2, 3, 4, 5):
+        both = (dropped[distance:] * dropped[:-distance]).mean().item()
+        assert both == pytest.approx(0.09, abs=0.003)
+
+
+def test_without_dropout_nothing_is_drawn():
+    before, x = torch.get_rng_state(), torch.ones(3)
+    assert dropout(x, 0.0) is x or torch.equal(dropout(x, 0.0), x)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_with_dropout_is_the_fused_one_where_nothing_is_dropped(causal, monkeypatch):
+    monkeypatch.setattr(layers, "dropout", lambda x, p: x)
+    attention = Attention(32, 4, dropout=0.1)
+    q, k, v = (laws.numbers(2, 4, 9, 8, seed=s) for s in range(3))
+    mask = None if causal else torch.rand(9, 9) < 0.7
+    mask = None if mask is None else mask | torch.eye(9, dtype=torch.bool)
+    plain, fused = (attention._attend(q, k, v, mask, drop, causal) for drop in (0.1, 0.0))
+    assert torch.allclose(plain, fused, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["gmm", "discrete", "byte", "spline"])
+@torch.no_grad()
+def test_densities_are_single_precision_under_autocast(kind):
+    model: Arinar = laws.make_model("masked", kind, True, torch.float32)
+    seen: list[torch.dtype] = []
+    for module in model.modules():
+        if isinstance(module, Parameters):
+            module.register_forward_hook(lambda *words: seen.append(words[-1].dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        x, _ = model.generate(laws.labels(2), laws.images(2), Sampler(guidance=2.0))
+    assert seen and set(seen) == {torch.float32}
+    assert x.dtype == torch.float32 and x.isfinite().all()
