@@ -158,7 +158,7 @@ def generation(case: Case, model: Arinar, how: How) -> Result:
     if case.precision != "float32":
         other, name = (lambda: mine("float32")), "float32"
     flops = case.batch * needed(model, sampler, chosen, steps)
-    memory = highest(model, sampler, case.batch, steps - 1 if sampled else 0)
+    memory = highest(model, sampler, case.batch)
     seconds, others = in_turns(mine, other, how.repeats if sampled else 1)
     return Result(
         "generation", case.preset, case.batch, sampler.guidance, steps, seconds, others, name, flops, memory, len(chosen),
@@ -186,9 +186,10 @@ def needed(model: Arinar, sampler: Sampler, chosen: list[int], steps: int) -> fl
         return whole(ours(model, sampler, 1, chosen, lambda: float(counter.get_total_flops())), steps)
 
 
-def highest(model: Arinar, sampler: Sampler, batch: int, step: int) -> int:
-    """Bytes at the highest point of a step, weights included. A walk needs most in its last step, its caches from the first."""
+def highest(model: Arinar, sampler: Sampler, batch: int) -> int:
+    """Bytes at the highest point of a walk, weights included: in its last step, or in its first where that makes caches."""
     device = next(model.parameters()).device
+    step = model.outer.check_steps(sampler.steps) - 1 if each_alone(model, sampler) else 0
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         ours(model, sampler, batch, [step], lambda: 0.0)

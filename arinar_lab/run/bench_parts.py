@@ -38,7 +38,8 @@ OPERATIONS = 25  # of a profile
 def inner_loop(case: Case, model: Arinar, how: How) -> Result:
     """Time the drawing of as many tokens as the case has images, at given conditions and under its guidance.
 
-    Ours is timed as it runs inside a generation, whose weights are packed once for all of its steps.
+    Ours is timed as it runs inside a generation, whose weights are packed once for all of its steps; the published algorithm
+    in float32, as it is released for a CPU.
     """
     sampler, device, tokens = case.recipe().sampler, how.device, case.batch
     guided = sampler.guidance != 1
@@ -50,21 +51,22 @@ def inner_loop(case: Case, model: Arinar, how: How) -> Result:
         return sampler.apply(model.inner(z[:tokens]), null, 1.0).draw(noise)[0]
 
     def released() -> Tensor:
-        return plain.draw(model, z, noise, replace(sampler, candidates=CANDIDATES), 1.0, generator)
+        with torch.autocast(device.type, enabled=False):
+            return plain.draw(model, z, noise, replace(sampler, candidates=CANDIDATES), 1.0, generator)
 
     other = (lambda: seconds_of(released, device)) if is_published(model) else None
-    with packed(model):
+    with under(case.precision, device), packed(model):
         with flop_counter() as counter:
             draw()
         seconds, others = in_turns(lambda: seconds_of(draw, device), other, how.repeats)
     return Result(
         "inner loop", case.preset, tokens, sampler.guidance, 1, seconds, others, PUBLISHED if other else "",
-        float(counter.get_total_flops()),
+        float(counter.get_total_flops()), precision=case.precision,
     )  # fmt: skip
 
 
 def training_step(case: Case, how: How) -> Result:
-    """Time loss, gradients and optimiser of a batch, beside the published loss under the same optimiser.
+    """Time loss, gradients and optimiser of a batch, beside the published loss in the same precision, under the same optimiser.
 
     In each repeat both have the same masks. A first step of each is not counted.
     """
@@ -79,7 +81,9 @@ def training_step(case: Case, how: How) -> Result:
     def step(loss: Callable[..., Tensor], repeat: int) -> float:
         begun = clock(device)
         optimizer.zero_grad()
-        loss(x, y, noise.at(1 + repeat)).backward()
+        with under(case.precision, device):
+            nats = loss(x, y, noise.at(1 + repeat))
+        nats.backward()
         optimizer.step()
         return clock(device) - begun
 
@@ -96,15 +100,14 @@ def training_step(case: Case, how: How) -> Result:
     seconds, others = in_turns(lambda: step(module.model.loss, next(mine)), other, how.repeats)
     return Result(
         "training step", case.preset, case.batch, 1.0, 1, seconds, others, PUBLISHED if both else "",
-        float(counter.get_total_flops()),
+        float(counter.get_total_flops()), precision=case.precision,
     )  # fmt: skip
 
 
 def memory(case: Case, model: Arinar, batches: tuple[int, ...] = (1, 2, 4)) -> dict[str, Any]:
     """Bytes of generation at its highest, by batch, and the line through them."""
     sampler = case.recipe().sampler
-    last = model.outer.check_steps(sampler.steps) - 1
-    found = [highest(model, sampler, batch, last) for batch in batches]
+    found = [highest(model, sampler, batch) for batch in batches]
     slope, base = np.polyfit(batches, found, 1)
     off = max(abs(base + slope * batch - seen) / seen for batch, seen in zip(batches, found, strict=True))
     return {

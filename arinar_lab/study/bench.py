@@ -27,6 +27,7 @@ from ..run.bench_parts import inner_loop, memory, profile, training_step
 from ..run.config import build
 from ..run.folder import environment, git_state, write, write_json
 from ..run.peak import Precision, peak
+from ..run.processor import keep_freed_memory
 
 ARINAR, CAUSAL = "imagenet256_arinar_b", "imagenet256_arinar_b_causal"
 FAST, MAR, FRACTAL = "imagenet256_arinar_b_fast", "imagenet256_mar_b", "imagenet256_fractalmar_b"
@@ -39,7 +40,8 @@ GPU = (
     Case(ARINAR, 1), Case(ARINAR, 64), Case(ARINAR, 64, precision="bfloat16"), Case(FAST, 64), Case(CAUSAL, 1),
     Case(CAUSAL, 64), Case(CAUSAL, 64, precision="bfloat16"), Case(MAR, 64, steps=64), Case(MAR, 64), Case(FRACTAL, 64),
 )  # fmt: skip
-PARTS = 4  # rows beside generation, of a preset that the published algorithm runs; of others one
+PARTS = 7  # rows beside generation, of a preset that the published algorithm runs; of others one
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 PROFILES = Path("docs/profiles")
 
 
@@ -99,7 +101,8 @@ def bench(presets: list[str], how: How, out: Path, console: Console) -> Record:
     listed = cases(presets, how.device)
     names = list(dict.fromkeys(case.preset for case in listed))
     with alone(), _shown(console, len(listed) + PARTS * len(names)) as told:
-        record = Record(how, {p: peak(how.device, p) for p in ("float32", "bfloat16")})
+        keep_freed_memory()
+        record = Record(how, {precision: peak(how.device, precision) for precision in PRECISIONS})
         for name in names:
             for found in _measured(name, [case for case in listed if case.preset == name], how):
                 told(name)
@@ -118,9 +121,10 @@ def _measured(name: str, listed: list[Case], how: How) -> Iterator[Result | dict
     if name == FAST:  # which differs from ARINAR-B in its walk alone
         return
     if is_published(model):
-        yield inner_loop(Case(name, 64, guidance=1.0), model, how)
-        yield inner_loop(Case(name, 64), model, how)
-        yield training_step(Case(name, 4), how)
+        for precision in PRECISIONS:
+            yield inner_loop(Case(name, 64, guidance=1.0, precision=precision), model, how)
+            yield inner_loop(Case(name, 64, precision=precision), model, how)
+            yield training_step(Case(name, 4, precision=precision), how)
     yield memory(Case(name, 1), model)
 
 

@@ -57,7 +57,8 @@ def said(record: Record) -> list[str]:
     peaks = ", ".join(f"{flops / 1e9:,.0f} GFLOP/s in {precision}" for precision, flops in record.peaks.items())
     lines = [
         "TFLOP: needed for one. s: a batch, median ± half of the range. Other way: the published algorithm written plainly"
-        " (of bf16: our float32), median of repeats that took turns (lowest – highest).",
+        " (of bf16: of generation our float32, of the inner loop the published algorithm in float32, of a training step in bf16"
+        " too), median of repeats that took turns (lowest – highest).",
         f"Peak of the matrix product: {peaks}.",
     ]
     for found in record.memory:
