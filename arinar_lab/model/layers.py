@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, NamedTuple, TypedDict
 
 import torch
@@ -306,7 +307,8 @@ class Attention(nn.Module):
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, drop: float, causal: bool) -> Tensor:
         """The fused attention, or with dropout on a CPU, where there is none, its formula and the `dropout` of here."""
         if not drop or q.device.type != "cpu":
-            return f.scaled_dot_product_attention(q, k, v, mask, drop, is_causal=causal, scale=self.scale)
+            with _as_kept(q, k):
+                return f.scaled_dot_product_attention(q.to(k.dtype), k, v, mask, drop, is_causal=causal, scale=self.scale)
         if causal:
             mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).tril()
         products = q @ k.mT * self.scale
@@ -321,9 +323,19 @@ class Attention(nn.Module):
         return cache._replace(length=end), cache.k[:, :, :seen], cache.v[:, :, :seen]
 
     def cache(self, batch: int, room: int) -> Cache:
-        """An empty cache for `batch` sequences of at most `room` positions."""
-        empty = self.qkv.weight.new_empty(2, batch, self.heads, room, self.size)
+        """An empty cache for `batch` sequences of at most `room` positions, on a GPU in the numbers of autocast."""
+        weight = self.qkv.weight
+        half = weight.is_cuda and torch.is_autocast_enabled("cuda")
+        numbers = torch.get_autocast_dtype("cuda") if half else weight.dtype
+        empty = weight.new_empty(2, batch, self.heads, room, self.size, dtype=numbers)
         return Cache(empty[0], empty[1], 0)
+
+
+def _as_kept(q: Tensor, k: Tensor) -> AbstractContextManager[object]:
+    """On a CPU one query attends in the numbers that keys are kept in: in bfloat16 it is three to six times slower."""
+    if q.shape[2] > 1 or q.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        return nullcontext()
+    return torch.autocast("cpu", enabled=False)
 
 
 class FeedForward(nn.Sequential):
