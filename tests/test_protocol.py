@@ -90,4 +90,5 @@ def test_from_images_to_a_distance_at_the_presets_own_size(alone, few, uncounted
     run, found = from_images_to_a_distance(OWN_SIZE, 20, [*IMAGES, "data.held_out=5"])
     assert found["quality/fd_tinyfew_floor"] > 0 and found["quality/fd_tinyfew"] > 0
     (report,) = run.glob("evaluations/*/report.json")
-    assert json.loads(report.read_text())["metrics"]["cost/parameters"] == 212_949_516
+    classes = 990 * 768  # vectors of the classes that are not there
+    assert json.loads(report.read_text())["metrics"]["cost/parameters"] == 212_949_516 - classes
