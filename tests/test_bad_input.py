@@ -87,3 +87,15 @@ def test_what_is_good_is_not_refused(here, monkeypatch):
         == 0
     )
     assert arinar("check", "recipe.yaml", CACHED) == 0
+
+
+def test_options_of_quality_need_it(a_run, capsys):
+    for words in (["--reference", "nope.npz"], ["--ranges", "3"]):
+        assert arinar("evaluate", a_run.path, *words) == 2
+        assert capsys.readouterr().err == f"arinar: {words[0]}: goes with --quality\n"
+
+
+def test_a_place_that_is_no_folder_is_told_in_one_line(a_run, capsys):
+    Path("file").write_text("")
+    assert arinar("sample", a_run.path, "--count", 2, "--out", "file/images") == 2
+    assert capsys.readouterr().err.count("\n") == 1

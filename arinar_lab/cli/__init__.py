@@ -29,12 +29,19 @@ def main(words: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("Stopped. The same command goes on where it stopped.", file=sys.stderr)
         status = 130
+    except SystemExit as error:
+        if type(error).__name__ != "SIGTERMException":  # Lightning's, once a checkpoint is saved
+            raise
+        print("Stopped by SIGTERM. The same command goes on where it stopped.", file=sys.stderr)
+        status = 143
     except Exception as error:
         from arinar_lab.run.schema import ConfigError
 
         told = ("Diverged", "Damaged", "OutOfMemory", "DiskFull")
-        if not isinstance(error, ConfigError) and type(error).__name__ not in told:
+        refused = isinstance(error, (PermissionError, NotADirectoryError, IsADirectoryError)) and error.filename
+        if not (isinstance(error, ConfigError) or refused or type(error).__name__ in told):
             raise
-        print(f"arinar: {error}", file=sys.stderr)
-        status = 2 if isinstance(error, ConfigError) else 1
+        said = f"{error.filename}: {error.strerror}" if refused else error  # type: ignore[attr-defined]
+        print(f"arinar: {said}", file=sys.stderr)
+        status = 2 if isinstance(error, ConfigError) or refused else 1
     sys.exit(status or 0)

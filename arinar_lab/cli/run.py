@@ -51,10 +51,14 @@ def train(arguments: argparse.Namespace) -> int:
 def evaluate(arguments: argparse.Namespace) -> int:
     from arinar_lab.run.evaluate import measure_speed
     from arinar_lab.run.quality import measured
+    from arinar_lab.run.schema import ConfigError
 
     folder, recipe = _trained(arguments)
     if arguments.quality:
         return _quality(arguments, folder, recipe)
+    asked = {"reference": None, "ranges": 1, "features": None, "layer": None, "weights": None, "workers": None}
+    if given := [name for name, default in asked.items() if getattr(arguments, name, default) != default]:
+        raise ConfigError(f"--{given[0]}: goes with --quality")
     with folder.lock:
         measured(recipe, folder)
         report = measure_speed(recipe, folder)

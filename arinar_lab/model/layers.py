@@ -308,7 +308,9 @@ class Attention(nn.Module):
         """The fused attention, or with dropout on a CPU, where there is none, its formula and the `dropout` of here."""
         if not drop or q.device.type != "cpu":
             with _as_kept(q, k):
-                return f.scaled_dot_product_attention(q.to(k.dtype), k, v, mask, drop, is_causal=causal, scale=self.scale)
+                return f.scaled_dot_product_attention(
+                    q.to(k.dtype), k, v, mask, drop, is_causal=causal, scale=self.scale
+                )
         if causal:
             mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).tril()
         products = q @ k.mT * self.scale

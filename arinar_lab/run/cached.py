@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..model.codec import Codec
 from .data import Source
 
 PARTS = ("train", "held_out")
+_SAID = ("shape", "levels", "classes", "train", "held_out", "shard", "views", "codec")  # in cache.json
 _LOOKED_AT = 64  # images of a part whose pixels go into its fingerprint
 
 
@@ -110,11 +111,14 @@ class Cached(Source):
             ) from None
         except ValueError as error:
             raise ValueError(f"path: {path!r} has a damaged cache.json ({error})") from None
+        if lacks := [name for name in _SAID if not isinstance(self.about, dict) or name not in self.about]:
+            raise ValueError(
+                f"path: {path!r} has a damaged cache.json, without {lacks[0]}; arinar cache RECIPE writes it"
+            )
         self.shape, self.levels = tuple(self.about["shape"]), self.about["levels"]
         self.classes, self.flip = self.about["classes"], self.about["views"] == 2
         for part in PARTS:
-            if gone := [file.name for file in self._files(part) if not file.is_file()]:
-                raise ValueError(f"path: {path!r} lacks {gone[0]}; the same arinar cache makes it again")
+            self._check(part)
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -135,6 +139,25 @@ class Cached(Source):
     def _files(self, part: str) -> list[Path]:
         count = len(shards(self.about[part], self.about["shard"]))
         return [self.path / f"{part}-{k:05}.safetensors" for k in range(count)]
+
+    def _check(self, part: str) -> None:
+        """Refuse shards that are missing, cut or of other sizes; bytes that differ only `arinar cache --verify` finds."""
+        n, size, views = (self.about[name] for name in (part, "shard", "views"))
+        for file, items in zip(self._files(part), shards(n, size), strict=True):
+            if not file.is_file():
+                raise ValueError(f"path: {str(self.path)!r} lacks {file.name}; the same arinar cache makes it again")
+            try:
+                with safe_open(file, "pt") as shard:
+                    found = shard.get_slice("moments").get_shape()[:2]
+            except (SafetensorError, OSError) as error:
+                raise ValueError(
+                    f"path: {file} is damaged ({error}); arinar cache RECIPE --verify makes it anew"
+                ) from None
+            if found != [len(items), views]:
+                raise ValueError(
+                    f"path: {file} holds {found[0]} items in {found[1]} views, and cache.json says {len(items)} in {views};"
+                    " arinar cache RECIPE writes cache.json"
+                )
 
     def _part(self, part: str) -> tuple[Any, Tensor]:
         files, labels = self._files(part), []

@@ -228,8 +228,11 @@ class Recipe:
 
 
 def _digest(recipe: Recipe, names: tuple[str, ...]) -> str:
-    t = recipe.training
-    sections = replace(recipe, training=replace(t, lr=t.peak, lr_per_256=None))  # however the rate is said
+    t, e = recipe.training, recipe.evaluation
+    rate, batch = replace(t, lr=t.peak, lr_per_256=None), replace(e, batch=Evaluation.batch)
+    sections = replace(
+        recipe, training=rate, evaluation=batch
+    )  # however the rate is said, and many images are drawn at a time
     text = json.dumps({name: signed(getattr(sections, name)) for name in names}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 

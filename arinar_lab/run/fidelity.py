@@ -101,8 +101,13 @@ class Reference:
         made_with = str(content.get("extractor", extractor.signature))
         if made_with != extractor.signature:
             raise ConfigError(f"--reference: {path} was made with {made_with}, and this is {extractor.signature}")
+        for name in ("mu", "sigma", "features", "images"):
+            if name in content and content[name].dtype.kind not in "fiu":
+                raise ConfigError(f"--reference: {path} has {name} of {content[name].dtype}, which are no real numbers")
+        if "images" in content and content["images"].size != 1:
+            raise ConfigError(f"--reference: {path} has images {content['images'].shape}, which is not their number")
         features = torch.from_numpy(content["features"]) if "features" in content else None
-        images = int(content["images"]) if "images" in content else None
+        images = int(content["images"].item()) if "images" in content else None
         return cls(path, _double(content), features, images)
 
     def check(self, dims: int) -> None:
@@ -118,6 +123,16 @@ class Reference:
             )
         if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
             raise ConfigError(f"--reference: {self.path} holds numbers that are not finite")
+        if (np.diagonal(sigma) < 0).any() or not np.allclose(
+            sigma, sigma.T, rtol=1e-3, atol=1e-6 * np.abs(sigma).max()
+        ):
+            raise ConfigError(
+                f"--reference: {self.path} has a sigma that is no covariance: symmetric, with variances above 0"
+            )
+        if self.features is not None and (self.features.dim() != 2 or self.features.shape[1] != dims):
+            raise ConfigError(
+                f"--reference: {self.path} has features {tuple(self.features.shape)}, and those of images are of {dims}"
+            )
 
 
 _NAMES = ("mu", "sigma", "features", "images", "extractor")

@@ -70,11 +70,16 @@ class Order(Sampler[int]):
         self.end = n if end is None else end
 
     def __iter__(self) -> Iterator[int]:
-        noise, (rank, world) = Noise.of(torch.tensor(self.seed), "order").at(self.epoch), self.share
+        rank, world = self.share
+        yield from self.of_all()[rank::world].tolist()
+
+    def of_all(self) -> Tensor:
+        """What is dealt out from here on, to all."""
+        noise = Noise.of(torch.tensor(self.seed), "order").at(self.epoch)
         order = noise.permutation(self.n)
         if self.flip:
             order = order + self.n * (noise.at(1).uniform(self.n)[order] < 0.5)
-        yield from order[self.start + rank : self.end : world].tolist()
+        return order[self.start : self.end]
 
     def __len__(self) -> int:
         return -(-(self.end - self.share[0]) // self.share[1])
@@ -88,6 +93,9 @@ class ResumableLoader(DataLoader):
 
     Arguments:
         batch: images a step, of all processes; share: (rank, world) of this one; workers: processes that read ahead.
+
+    Attributes:
+        first: the first index of each batch of this process that is on its way, by its own first index.
     """
 
     def __init__(
@@ -96,6 +104,7 @@ class ResumableLoader(DataLoader):
         whole = len(dataset) // batch * batch  # so that every rank has equally many batches
         self.order = Order(len(dataset), seed, share, whole, dataset.flip)
         self.epoch, self.done, self.batch, self.items = 0, 0, batch, dataset
+        self.first: dict[int, int] = {}
         super().__init__(
             dataset,
             batch_size=batch // share[1],
@@ -110,10 +119,18 @@ class ResumableLoader(DataLoader):
         if self.done >= len(self):
             self.epoch, self.done = self.epoch + 1, 0
         self.order.epoch, self.order.start = self.epoch, self.done * self.batch
-        for batch in super().__iter__():
+        firsts = (self.order.of_all()[:: self.batch] % len(self.items)).tolist() if self.order.share[1] > 1 else []
+        for k, batch in enumerate(super().__iter__()):
             self.done += 1
             self.items.check()
+            if firsts:
+                self.first[int(batch[2][0])] = firsts[k]
             yield batch
+
+    def first_of(self, index: Tensor) -> Tensor:
+        """The first index [1] of the batch of all processes, given those of this process's share [B]."""
+        own = int(index[0])
+        return index.new_tensor([self.first.pop(own, own)])
 
     def state_dict(self) -> dict[str, int]:
         return {"epoch": self.epoch, "done": self.done}

@@ -23,6 +23,7 @@ from ..model.noise import Noise
 from .config import Experiment, Training
 from .data import some
 from .divergence import Diverged, Finite
+from .loader import ResumableLoader
 from .metrics import BitsPerDim
 from .sharded import shard, whole
 from .transfer import Conditions
@@ -89,9 +90,10 @@ class ArinarModule(LightningModule):
             shard(self.model, self.device_mesh["data_parallel"])
 
     def on_before_batch_transfer(self, batch: tuple[Tensor, ...], dataloader_idx: int) -> tuple[Tensor, ...]:
-        """Draw what is drawn once for a batch while that is on the host: a number of the device would be waited for."""
+        """Draw what is drawn once for a batch, of all processes, while that is on the host: the device would be waited for."""
         if self.trainer.training:
-            first = batch[2][:1]
+            loader = self.trainer.train_dataloader
+            first = loader.first_of(batch[2]) if isinstance(loader, ResumableLoader) else batch[2][:1]
             noise = Noise.of(torch.full_like(first, self.seed), "train").at(self.global_step).at(first)
             self.ratio = self.model.mask_ratio(noise.at(1))
         return batch
@@ -189,11 +191,12 @@ class ArinarModule(LightningModule):
             raise Diverged(f"{what} at step {step}; {advice}")
 
     def validate(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor | None]:
-        """The mean loss of held-out images, and log p of each in nats, where there is one."""
+        """The mean loss of held-out images, all with one masked share, and log p of each in nats, where there is one."""
         image, y, index = batch
         noise = Noise.of(index, "held out").at(0)
         x, log_det = self.codec.encode(image, noise.at(0))
-        loss = self.model.loss(x, y, noise.at(2))
+        first = Noise.of(torch.zeros_like(index[:1]), "held out").at(0).at(2)
+        loss = self.model.loss(x, y, noise.at(2), self.model.mask_ratio(first))
         if self.model.likelihood == "none":
             return loss, None
         return loss, self.model.log_prob(x, y, noise.at(1)) + log_det

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from .blocks import Told, conclude, share, write_block
+from .blocks import Told, conclude, damaged, forget, share, write_block
 from .cached import Cached, shards
 from .collection import Collection, of_source
 from .data import Source
@@ -89,10 +89,11 @@ def in_blocks(
         found: what is found of the images of indices i [B]; batch: B; key: the option that says so.
 
     Raises:
-        OutOfMemory: if a batch does not fit the device; the blocks that are finished stay.
+        OutOfMemory: if a batch does not fit the device; the blocks that are finished stay, but for damaged ones.
     """
     spans = shards(n, BLOCK)
     blocks = [folder / f"{span.start:08}-{span.stop - 1:08}.safetensors" for span in spans]
+    forget(damaged(blocks))
 
     def fitting(i: Tensor) -> dict[str, Tensor]:
         with room_on_device(key, len(i), lambda n: found(i[:n])):

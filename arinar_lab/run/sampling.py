@@ -9,6 +9,7 @@ They are made in blocks: what is stopped goes on, and the same command in severa
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,7 @@ from .reference import in_blocks
 from .schema import ConfigError, signed
 
 BLOCK = 256  # images in a block of PNGs
+_END = b"\0\0\0\0IEND\xaeB`\x82"  # the last chunk of a PNG
 
 
 def sample(recipe: Recipe, folder: RunFolder, experiment: Experiment, seeds: range, out: Path, told: Told) -> None:
@@ -88,6 +90,9 @@ def _write_npz(path: Path, blocks: list[Path]) -> None:
 def _write_pngs(out: Path, seeds: range, drawn: Callable[[Tensor], dict[str, Tensor]], batch: int, told: Told) -> None:
     spans = shards(len(seeds), BLOCK)
     done = [out / f".{seeds[span.start]:06}.done" for span in spans]
+    for mark, span in zip(done, spans, strict=True):
+        if not all(_whole(out / f"{seeds[i]:06}.png") for i in span):
+            mark.unlink(missing_ok=True)
 
     def make(k: int) -> None:
         with ThreadPoolExecutor(1) as thread:  # files are written while the next batch is drawn
@@ -100,6 +105,15 @@ def _write_pngs(out: Path, seeds: range, drawn: Callable[[Tensor], dict[str, Ten
         write(done[k], "")
 
     share(done, make, told)
+
+
+def _whole(png: Path) -> bool:
+    """Whether an image is there, to its end."""
+    if not png.is_file() or png.stat().st_size < len(_END):
+        return False
+    with png.open("rb") as file:
+        file.seek(-len(_END), os.SEEK_END)
+        return file.read() == _END
 
 
 def _save(out: Path, seeds: list[int], images: np.ndarray) -> None:

@@ -198,6 +198,18 @@ def test_bad_caches_are_told_in_one_line(copy):
     (copy / "train-00001.safetensors").unlink()
     with pytest.raises(ConfigError, match=r"data\.path: .* lacks train-00001\.safetensors"):
         recipe(path).data()
+    shutil.copy(copy / "train-00000.safetensors", copy / "train-00001.safetensors")
+    recipe(path).data()
+    (copy / "train-00001.safetensors").write_bytes((copy / "train-00001.safetensors").read_bytes()[:-9])
+    with pytest.raises(ConfigError, match=r"data\.path: .*train-00001\.safetensors is damaged .*--verify"):
+        recipe(path).data()
+    shutil.copy(copy / "train-00003.safetensors", copy / "train-00001.safetensors")  # the last one, which is shorter
+    with pytest.raises(ConfigError, match=r"train-00001\.safetensors holds 30 items in 2 views, .* says 40 in 2"):
+        recipe(path).data()
+    for content_, lack in [("{}", "shape"), ("[]", "shape")]:
+        (copy / "cache.json").write_text(content_)
+        with pytest.raises(ConfigError, match=rf"data\.path: .* damaged cache\.json, without {lack}"):
+            recipe(path).data()
     (copy / "cache.json").write_text("{")
     with pytest.raises(ConfigError, match=r"data\.path: .* damaged cache\.json"):
         recipe(path).data()

@@ -101,6 +101,12 @@ def test_two_processes_reach_the_loss_of_one(one, machine):
     alike(by_two("two", machine), one)
 
 
+def test_two_processes_mask_what_one_does():
+    """One masked share is drawn for the images of all."""
+    masked = "outer={kind: masked, width: 16, encoder_depth: 1, decoder_depth: 1, heads: 2, prefix: 2}"
+    alike(by_two("two", masked), trained("one", masked))
+
+
 @pytest.mark.parametrize("strategy", [pytest.param("ddp", marks=pytest.mark.slow), "fsdp2"])
 def test_two_processes_reach_it_in_parts_too(strategy):
     """With every block computed again on the way back."""

@@ -212,6 +212,22 @@ def test_too_large_a_batch_is_told_with_one_that_fits(monkeypatch):
         refer(B)
 
 
+def test_a_damaged_block_of_features_is_made_anew(monkeypatch):
+    monkeypatch.setattr(reference, "BLOCK", 16)
+    folder, asked = Path("parts"), []
+
+    def found(i):
+        asked.append(len(i))
+        return TINY(B[i])
+
+    whole = reference.joined(reference.in_blocks(folder, 50, found, 16, QUIET))["features"]
+    block = folder / "00000016-00000031.safetensors"
+    block.write_bytes(block.read_bytes()[:100])
+    asked.clear()
+    assert torch.equal(reference.joined(reference.in_blocks(folder, 50, found, 16, QUIET))["features"], whole)
+    assert asked == [16]
+
+
 def test_bad_references_are_told_in_one_line():
     features = TINY(B)["features"]
     stats = statistics(features)
@@ -225,6 +241,21 @@ def test_bad_references_are_told_in_one_line():
     }.items():  # fmt: skip
         with pytest.raises(ConfigError, match=rf"^--reference: {name}\.npz.*{reason}"):
             Reference.read(Path(f"{name}.npz"), TINY)
+    for name, more, reason in [
+        ("texts", {"mu": np.array(["a"])}, "has mu of <U1"),
+        ("sizes", {"images": np.arange(3)}, r"has images \(3,\)"),
+    ]:
+        np.savez(f"{name}.npz", **stats | more)
+        with pytest.raises(ConfigError, match=rf"^--reference: {name}\.npz {reason}"):
+            Reference.read(Path(f"{name}.npz"), TINY)
+    for name, more, reason in [
+        ("negative", {"sigma": -stats["sigma"]}, "no covariance"),
+        ("skewed", {"sigma": stats["sigma"] + np.triu(np.ones((16, 16)), 1)}, "no covariance"),
+        ("shorter", {"features": features[:5, :7].numpy()}, r"has features \(5, 7\), and those of images are of 16"),
+    ]:
+        np.savez(f"{name}.npz", **stats | more)
+        with pytest.raises(ConfigError, match=reason):
+            Reference.read(Path(f"{name}.npz"), TINY).check(16)
     np.savez("narrow.npz", mu=stats["mu"][:8], sigma=stats["sigma"][:8, :8])
     with pytest.raises(ConfigError, match=r"narrow\.npz has mu \(8,\) and sigma \(8, 8\), and the features are of 16"):
         distances(TINY(A), Reference.read(Path("narrow.npz"), TINY))
@@ -424,8 +455,11 @@ def test_sampling_that_was_stopped_ends_with_the_same_set(digits, form, monkeypa
         _sampled(folder, recipe, range(5, 25), Path(form), stop)
     assert content(_sampled(folder, recipe, range(5, 25), Path(form))) == straight
     assert len(straight) == (20 if form == "images" else 2)
-    _sampled(folder, recipe, range(5, 25), Path(form))  # all there
-    with pytest.raises(ConfigError, match=r"^--out: .* another run, sampler or range of seeds"):
+    if form == "images":  # what is lost or cut is drawn again
+        Path("images/000007.png").unlink()
+        Path("images/000020.png").write_bytes(Path("images/000020.png").read_bytes()[:60])
+    assert content(_sampled(folder, recipe, range(5, 25), Path(form))) == straight
+    with pytest.raises(ConfigError, match=r"^--out: .* another run, sampler, precision or range of seeds"):
         _sampled(folder, recipe, range(5, 26), Path(form))
 
 

@@ -50,6 +50,10 @@ def test_the_default_is_no_part_of_a_signature_and_a_choice_is():
     assert tiny("evaluation.precision=bfloat16").evaluation_signature != tiny().evaluation_signature
 
 
+def test_images_at_a_time_are_no_part_of_a_signature():
+    assert tiny("evaluation.batch=7").evaluation_signature == tiny().evaluation_signature
+
+
 def test_half_precision_changes_images_and_likelihood_little():
     recipe, half = tiny(), tiny("evaluation.precision=bfloat16")
     experiment = build(recipe)
