@@ -129,8 +129,9 @@ class ResumableLoader(DataLoader):
 
     def first_of(self, index: Tensor) -> Tensor:
         """The first index [1] of the batch of all processes, given those of this process's share [B]."""
-        own = int(index[0])
-        return index.new_tensor([self.first.pop(own, own)])
+        if not self.first:
+            return index[:1]
+        return index.new_tensor([self.first.pop(int(index[0]))])
 
     def state_dict(self) -> dict[str, int]:
         return {"epoch": self.epoch, "done": self.done}
