@@ -475,7 +475,7 @@ def _quantiles(points: Tensor, log_p: Tensor, n: int) -> Tensor:
 
 
 def _simpson(points: Tensor, log_p: Tensor, log_middle: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The same by Simpson's rule, at the points and the middles between them in turn."""
+    """Normalised density, CDF and log-normaliser by Simpson's rule, at the points and the middles between them in turn."""
     top = torch.maximum(log_p.amax(-1, keepdim=True), log_middle.amax(-1, keepdim=True))
     ends, middle = (log_p - top).exp(), (log_middle - top).exp()
     left, right, step = ends[..., :-1], ends[..., 1:], points.diff()
