@@ -12,19 +12,32 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 
+from ..model.packing import multiplies
 from .config import Experiment, Recipe
 from .peak import Precision, peak
 
 WIDE = 256  # width of an outer model below which products are too small to gain
 MUCH = 1.5  # times as fast
+PRODUCTS: dict[str, Precision] = {"32-true": "float32", "bf16-mixed": "bfloat16", "16-mixed": "bfloat16"}
+"""What matrix products are computed in, or as fast as, under each of Lightning's precisions."""
 
 
 def under(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
-    """Where matrix products are computed in that precision."""
+    """Where matrix products are computed in that precision; a warning where the device has no instructions for it."""
     if precision == "float32":
         return nullcontext()
+    warn_of_emulation(device, precision)
     return torch.autocast(device.type, getattr(torch, precision))
+
+
+def warn_of_emulation(device: torch.device, precision: Precision) -> None:
+    """Warn, once, that a device has no instructions for products in a precision."""
+    if not multiplies(device, getattr(torch, precision)):
+        rank_zero_warn(
+            f"this processor has no instructions for {precision}: its products take over a hundred times as long"
+        )
 
 
 def of_likelihood(recipe: Recipe) -> Precision:
@@ -43,6 +56,8 @@ def of_generation(recipe: Recipe, experiment: Experiment) -> Precision:
 @cache
 def quicker(device: torch.device) -> Precision:
     """bfloat16 where products of large matrices are `MUCH` faster in it, else float32."""
+    if not multiplies(device, torch.bfloat16):
+        return "float32"
     return "bfloat16" if rate(device, "bfloat16") > MUCH * rate(device, "float32") else "float32"
 
 

@@ -26,11 +26,10 @@ from ..model.layers import Attention
 from ..model.noise import Noise
 from .config import Recipe
 from .module import ArinarModule
-from .peak import Precision, clock
-from .precision import rate
+from .peak import clock
+from .precision import PRODUCTS, rate
 
 PREFIX = "throughput/"
-_PRODUCTS: dict[str, Precision] = {"32-true": "float32", "bf16-mixed": "bfloat16", "16-mixed": "bfloat16"}
 
 
 class Throughput(Callback):
@@ -71,7 +70,7 @@ class Throughput(Callback):
         seconds, m = clock(device) - self.begun, self.recipe.machine
         images = (step - self.since) * self.recipe.training.batch / seconds
         found = {"images_per_second": images, "peak_memory_gb": memory(device) / 1e9}
-        if (kind := _PRODUCTS.get(self.recipe.training.precision)) and self.flops:
+        if (kind := PRODUCTS.get(self.recipe.training.precision)) and self.flops:
             self.peak = self.peak or m.devices * m.num_nodes * rate(device, kind)
             found["mfu"] = images * self.flops / self.peak
         return found

@@ -42,6 +42,7 @@ from .images import damaged
 from .loader import ResumableLoader
 from .memory import OutOfMemory, Room
 from .module import LOG_EVERY, ArinarModule
+from .precision import warn_of_emulation
 from .processor import use_processor
 from .ranks import check_sharding, check_share, follows, strategy, together
 from .schema import ConfigError
@@ -338,6 +339,8 @@ def _sigterm_for_lightning() -> Iterator[None]:
 
 def _trainer(recipe: Recipe, folder: RunFolder, logger: Logger, more: list[Callback], bar: bool) -> pl.Trainer:
     t, m = recipe.training, recipe.machine
+    if t.precision == "bf16-mixed":
+        warn_of_emulation(device_of(m), "bfloat16")
     saver, throughput = Saver(folder, t.checkpoint_every), Throughput(recipe, LOG_EVERY)
     callbacks: list[Callback] = [Averaging(t.ema), *more, Progress(folder), saver, throughput]
     return pl.Trainer(

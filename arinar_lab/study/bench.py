@@ -22,6 +22,7 @@ from filelock import FileLock
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from ..model.packing import multiplies
 from ..run.bench import Case, How, Result, generation, is_published, subject
 from ..run.bench_parts import inner_loop, memory, profile, training_step
 from ..run.config import build
@@ -41,8 +42,13 @@ GPU = (
     Case(CAUSAL, 64), Case(CAUSAL, 64, precision="bfloat16"), Case(MAR, 64, steps=64), Case(MAR, 64), Case(FRACTAL, 64),
 )  # fmt: skip
 PARTS = 7  # rows beside generation, of a preset that the published algorithm runs; of others one
-PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 PROFILES = Path("docs/profiles")
+
+
+def precisions(device: torch.device) -> list[Precision]:
+    """Those that a device has instructions for."""
+    both: tuple[Precision, ...] = ("float32", "bfloat16")
+    return [precision for precision in both if multiplies(device, getattr(torch, precision))]
 
 
 def cases(presets: list[str], device: torch.device) -> list[Case]:
@@ -51,7 +57,9 @@ def cases(presets: list[str], device: torch.device) -> list[Case]:
     Raises:
         ConfigError: if there is no such recipe, or it cannot be built or sampled so.
     """
-    listed = [case for case in (GPU if device.type == "cuda" else CPU) if not presets or case.preset in presets]
+    here = precisions(device)
+    known = [case for case in (GPU if device.type == "cuda" else CPU) if case.precision in here]
+    listed = [case for case in known if not presets or case.preset in presets]
     others = [name for name in presets if name not in {case.preset for case in listed}]
     found = listed + [Case(name, batch) for name in others for batch in (1, 4)]
     for case in found:
@@ -102,7 +110,7 @@ def bench(presets: list[str], how: How, out: Path, console: Console) -> Record:
     names = list(dict.fromkeys(case.preset for case in listed))
     with alone(), _shown(console, len(listed) + PARTS * len(names)) as told:
         keep_freed_memory()
-        record = Record(how, {precision: peak(how.device, precision) for precision in PRECISIONS})
+        record = Record(how, {precision: peak(how.device, precision) for precision in precisions(how.device)})
         for name in names:
             for found in _measured(name, [case for case in listed if case.preset == name], how):
                 told(name)
@@ -121,7 +129,7 @@ def _measured(name: str, listed: list[Case], how: How) -> Iterator[Result | dict
     if name == FAST:  # which differs from ARINAR-B in its walk alone
         return
     if is_published(model):
-        for precision in PRECISIONS:
+        for precision in precisions(how.device):
             yield inner_loop(Case(name, 64, guidance=1.0, precision=precision), model, how)
             yield inner_loop(Case(name, 64, precision=precision), model, how)
             yield training_step(Case(name, 4, precision=precision), how)

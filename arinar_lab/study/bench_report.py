@@ -61,6 +61,8 @@ def said(record: Record) -> list[str]:
         " too), median of repeats that took turns (lowest – highest).",
         f"Peak of the matrix product: {peaks}.",
     ]
+    if "bfloat16" not in record.peaks:
+        lines.append("bfloat16 is not timed: this processor has no instructions for it.")
     for found in record.memory:
         lines.append(
             f"Memory of {Path(found['preset']).stem}: {found['bytes_at_rest'] / 1e9:.2f} GB and"

@@ -9,7 +9,7 @@ from torch import nn
 
 from arinar_lab.model.guidance import Sampler
 from arinar_lab.model.layers import Block, Linear
-from arinar_lab.model.packing import SMALLEST, _available, packed
+from arinar_lab.model.packing import SMALLEST, _available, multiplies, packed
 
 WIDTH = 128
 pytestmark = pytest.mark.skipif(not _available(), reason="this torch has no oneDNN")
@@ -47,6 +47,7 @@ def test_gradients_autocast_and_other_numbers_go_by_the_weights_themselves():
         assert not any(getattr(m, "packed", None) is not None for m in made.modules())
 
 
+@pytest.mark.skipif(not multiplies(torch.device("cpu"), torch.bfloat16), reason="this processor knows no bfloat16")
 @torch.no_grad()
 def test_under_autocast_weights_of_bfloat16_are_packed():
     made, x = block(), laws.numbers(3, 5, WIDTH, dtype=torch.float32)
@@ -76,3 +77,15 @@ def test_generation_packs_and_unpacks():
     model.outer.token_of.register_forward_hook(lambda *_: seen.append(wide.packed is not None))
     model.generate(laws.labels(2), laws.images(2), Sampler())
     assert seen and all(seen) and wide.packed is None
+
+
+@torch.no_grad()
+def test_a_processor_without_bfloat16_goes_by_the_weights_themselves(monkeypatch):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    made, x = block(), laws.numbers(3, 5, WIDTH, dtype=torch.float32)
+    assert multiplies(torch.device("cpu"), torch.float32) and not multiplies(torch.device("cpu"), torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = made(x)[0]
+        with packed(made):
+            assert made.attention.qkv.packed is None
+            assert torch.equal(made(x)[0], expected)

@@ -22,6 +22,7 @@ def rates(monkeypatch):
 
     def seem(**flops):
         quicker.cache_clear()
+        monkeypatch.setattr(precision, "multiplies", lambda device, numbers: True)
         monkeypatch.setattr(precision, "rate", lambda _, kind: flops[kind])
 
     yield seem
