@@ -175,13 +175,14 @@ class Tracker:
         with self._guard():
             self._start(recipe, arm, factors)
 
-    def _start(self, recipe: Recipe, arm: str, factors: Mapping[str, Any]) -> None:
+    def _start(self, recipe: Recipe, arm: str, factors: Mapping[str, Any], git: dict[str, Any] | None = None) -> None:
+        """git: of the code that trains or trained; by default of this one."""
         asked = repr((recipe.training_signature, recipe.seed, arm, dict(factors)))
         if self._open == asked:
             return
         signature, config = recipe.training_signature, {**factors, **flatten(resolved(recipe)), "arm": arm}
         config.pop("seed")
-        state = {f"git.{key}": str(value) for key, value in git_state().items()}
+        state = {f"git.{key}": str(value) for key, value in (git or git_state()).items()}
         tags = {"arinar.role": "arm", "arinar.signature": signature, "arinar.arm": arm}
         arm_id, _ = self._get_or_create(arm, tags, state)
         self._parameters(arm_id, config)
@@ -238,9 +239,10 @@ class Tracker:
             whether the store holds now all that the run folder does.
         """
         with self._guard():
-            self._start(recipe, arm, factors)
             report = folder.evaluation(recipe) / "report.json"
-            content, rows = read_json(report), history(folder.path / "metrics.csv")
+            content = read_json(report)
+            self._start(recipe, arm, factors, content.get("git"))
+            rows = history(folder.path / "metrics.csv")
             stamp = stamp_of(recipe, folder) or f"{len(rows)} rows"
             if self._client.get_run(self.run_id).data.tags.get("arinar.published") != stamp:
                 steps = int(content.get("steps", 0))
@@ -313,13 +315,16 @@ class Tracker:
                 Path(draft, "samples").replace(where / "samples")
             Path(draft, "report.json").replace(where / "report.json")  # last: what has a report is whole
 
-    def publish_arm(self, recipe: Recipe, arm: str, metrics: dict[str, float], samples: Path | None = None) -> None:
-        """Means over seeds and their intervals, as metrics of the arm's run; and a picture of samples."""
+    def publish_arm(
+        self, recipe: Recipe, arm: str, metrics: dict[str, float], samples: Path | None = None, note: str = ""
+    ) -> None:
+        """Means over seeds and their intervals, as metrics of the arm's run; a picture of samples; and its description."""
         with self._guard():
             tags = {"arinar.role": "arm", "arinar.signature": recipe.training_signature, "arinar.arm": arm}
             run_id, _ = self._get_or_create(arm, tags, {})
             there = self._client.get_run(run_id).data.metrics
             self._log([(0, name, value) for name, value in metrics.items() if there.get(name) != value], run_id)
+            self._client.set_tag(run_id, "mlflow.note.content", note)
             if samples:
                 self._client.log_artifact(run_id, str(samples))
             self._client.set_terminated(run_id)

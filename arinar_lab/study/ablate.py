@@ -96,7 +96,7 @@ def gather(plan: Plan, console: Console) -> int:
 def finish(plan: Plan, console: Console) -> int:
     """Write and print the report of what is there, and send it to MLflow; returns 1 where something failed or is missing."""
     results = collect(plan)
-    console.print(terminal_table(results))
+    console.print(terminal_table(results, console.width))
     differences = [line for part in results.by_budget for line in effects(part)]
     found = [*differences, "", *frontier.conclusions(results), *ranking.conclusions(results), "", *notes(results)]
     for line in found:
@@ -282,7 +282,7 @@ def _measure(plan: Plan, console: Console) -> list[str]:
     ]
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
     with Progress(*columns, console=console, transient=True) as bars:
-        for folder, recipe in bars.track(waiting, description="measuring speed, alone on the machine"):
+        for folder, recipe in bars.track(waiting, description="measuring speed, one run after the other"):
             try:
                 measure_speed(recipe, folder)
             except Exception as error:  # weights that were edited, out of memory, …

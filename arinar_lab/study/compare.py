@@ -181,7 +181,12 @@ def readings(results: Results) -> Sheet:
 
 def conclusions(results: Results) -> list[str]:
     """A line for each difference to the first: paired by seed where seeds are shared, else by Welch's interval."""
-    return [*effects(results), *_unpaired(results)]
+    paired = effects(results)
+    note = (
+        "The spread of a difference, and Holm's correction, are of what is named here. A study's report has them of all its"
+        " arms, and its p may therefore differ."
+    )
+    return [*paired, *_unpaired(results), *([note] if any("df = " in line for line in paired) else [])]
 
 
 def _unpaired(results: Results) -> Iterator[str]:

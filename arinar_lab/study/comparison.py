@@ -4,6 +4,7 @@
     spread          of all arms that agree on it, or of the difference's own seeds where those stray farther (`pooling.py`)
     p               two-sided, and Holm's over the arms of one reading; several readings are several families
     resolved        Holm's p is below 5 %. An interval that excludes zero is not enough where many arms are compared
+    concluded       and no bound makes the difference by itself: bits/dim bounded from above may be less in truth
     more seeds      that would resolve the effect as it is seen, in 80 % of studies, at 5 % over the arms not resolved yet
 
 Runs of other code, another device or another way of measuring are compared all the same, and the line says so.
@@ -43,6 +44,7 @@ class Effect:
         spread: of the difference under one seed; None for one seed.
         resolved: whether the adjusted p is below 5 %.
         rivals: arms of that metric, this one with them, that are not resolved.
+        unproven: whether one of the two is a bound and reads worse, so that the truth may be the other way round.
         caution: how the runs of the two differ otherwise than by design; empty where they do not.
     """
 
@@ -54,7 +56,13 @@ class Effect:
     spread: Spread | None
     resolved: bool
     rivals: int
+    unproven: bool = False
     caution: str = ""
+
+    @property
+    def concluded(self) -> bool:
+        """Whether one of the two is better in truth, as far as may be told."""
+        return self.resolved and not self.unproven
 
     @property
     def spread_of(self) -> str:
@@ -98,7 +106,7 @@ def _of_metric(results: Results, metric: str) -> list[Effect]:
         values = results.values(arm, metric) if commensurable(results, arm, metric) else {}
         if common := sorted(values.keys() & base.keys()):
             pairs[arm.name] = {seed: _less(values[seed], base[seed]) for seed in common}
-    told = spreads(pairs)
+    told = _told(pairs)
     ps = {arm: _p_value(pairs[arm], of) for arm, of in told.items()}
     adjusted = dict(zip(ps, holm(list(ps.values())), strict=True))
     rivals, found = sum(p >= ALPHA for p in adjusted.values()), []
@@ -106,8 +114,24 @@ def _of_metric(results: Results, metric: str) -> list[Effect]:
         name, said, pair = arm.name, caution(results, arm, metric), list(pairs[arm.name].values())
         spread, p = told.get(name), adjusted.get(name, 1.0)
         seen = difference(pair, spread) if spread else interval(pair)
-        found.append(Effect(name, metric, seen, ps.get(name, 1.0), p, spread, p < ALPHA, rivals, said))
+        doubt = _unproven(results, arm, metric, seen.mean)
+        found.append(Effect(name, metric, seen, ps.get(name, 1.0), p, spread, p < ALPHA, rivals, doubt, said))
     return found
+
+
+def _unproven(results: Results, arm: Arm, metric: str, difference: float) -> bool:
+    """Whether a bound reads worse than what is none."""
+    bounds = ["bound" in _kinds(results, each) for each in (arm, results.baseline)]
+    return metric.startswith("val/") and bounds[0] != bounds[1] and (difference > 0) == bounds[0]
+
+
+def _told(pairs: dict[str, dict[int, float]]) -> dict[str, Spread]:
+    """The spread of each arm; arms that are one model under this reading tell it once."""
+    first: dict[str, str] = {}
+    for arm, pair in pairs.items():
+        first[arm] = next((other for other in first if pairs[other] == pair), arm)
+    told = spreads({arm: pair for arm, pair in pairs.items() if first[arm] == arm})
+    return {arm: told[first[arm]] for arm in pairs if first[arm] in told}
 
 
 def commensurable(results: Results, arm: Arm, metric: str) -> bool:
@@ -141,7 +165,7 @@ def _line(effect: Effect, column: Column, baseline: str) -> str:
     if effect.spread:
         size, low, high = (f"{round(end, 1) + 0:.1f}" for end in (effect.size, *effect.size_interval))
         said += [f"spread of {effect.spread_of}"] if effect.spread.arms > 2 else []
-        said += [f"Holm {p_text(effect.adjusted)}"]
+        said += [f"df = {effect.spread.df:.1f}", f"Holm {p_text(effect.adjusted)}"]
         said += [f"d = {size} [{low}, {high}]"] if math.isfinite(effect.size) else []
     line = f"{column.heading}: {effect.arm} against {baseline}: {number} ({', '.join(said)}): {verdict(effect, column)}"
     return line + (f". Caution: {effect.caution}" if effect.caution else "")
@@ -156,7 +180,8 @@ def verdict(effect: Effect, column: Column) -> str:
     if effect.difference.n < 2:
         return "one seed resolves nothing"
     if effect.resolved:
-        return "better" if (effect.difference.mean < 0) == bool(column.less) else "worse"
+        reads = "better" if (effect.difference.mean < 0) == bool(column.less) else "worse"
+        return f"reads {reads}, as a bound may: not concluded" if effect.unproven else reads
     if effect.size == 0 and effect.difference.half == 0:
         return "the same in every seed"
     if effect.more_seeds is not None and effect.more_seeds > MOST:
@@ -172,27 +197,41 @@ _SETTINGS = {
     "quality": ("images", "kid_subset", "seed"),
     "speed": ("speed_batch", "speed_repeats"),
 }
+_MEASURED = {
+    "val": ("likelihood", ("images", "draws", "unit")),
+    "quality": ("quality", ("images", "reference", "floor_images")),
+    "speed": ("speed", ("device", "threads", "batch", "precision")),
+}
+"""Where a report says what it is of, and in which words."""
 
 
 def caution(results: Results, arm: Arm, metric: str) -> str:
     """How the runs that a comparison rests on differ, where they should not: code, device, versions, evaluation."""
     runs = [*results.reports[arm.name].values(), *results.reports[results.plan.baseline].values()]
     differ = mixed(runs)
-    kinds = [
-        sorted({r.get("likelihood", {}).get("kind", "unknown") for r in results.reports[a].values()})
-        for a in (arm.name, results.plan.baseline)
-    ]
+    kinds = [_kinds(results, each) for each in (arm, results.baseline)]
     if metric.startswith("val/") and kinds[0] != kinds[1]:
         differ.append(f"likelihoods ({', '.join(kinds[0])} against {', '.join(kinds[1])})")
     ours, theirs = arm.recipe.evaluation, results.baseline.recipe.evaluation
-    for name in _SETTINGS.get(metric.split("/")[0], ()):
+    kind = metric.split("/")[0]
+    for name in _SETTINGS.get(kind, ()):
         if getattr(ours, name) != getattr(theirs, name):
             differ.append(f"evaluation.{name} ({getattr(ours, name)} against {getattr(theirs, name)})")
+    section, words = _MEASURED.get(kind, ("", ()))
+    for word in words:
+        told = {str(r[section][word]) for r in runs if word in r.get(section, {})}
+        if len(told) > 1 and not any(word in said for said in differ):
+            differ.append(f"{section}.{word} ({', '.join(sorted(told))})")
     said = [f"the runs differ in {'; '.join(differ)}"] if differ else []
     for one in (arm, results.baseline):
         if seeds := results.not_finite(one, metric):
             said.append(f"{one.name} seed {', '.join(map(str, seeds))} is not finite and left out")
     return "; ".join(said)
+
+
+def _kinds(results: Results, arm: Arm) -> list[str]:
+    """What an arm's likelihood is said to be: exact, bound, estimate."""
+    return sorted({r.get("likelihood", {}).get("kind", "unknown") for r in results.reports[arm.name].values()})
 
 
 def mixed(reports: Sequence[dict[str, Any]]) -> list[str]:

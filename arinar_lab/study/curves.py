@@ -38,7 +38,7 @@ def learning_curves(results: Results) -> Any | None:
     metrics = ("train/loss", BITS)
     curves = {(a.name, m): curve for a in results.plan.arms for m in metrics if (curve := _over_seeds(results, a, m))}
     shown = [metric for metric in metrics if any(m == metric for _, m in curves)]
-    labels = {"train/loss": ("step", "training loss"), BITS: ("step", "held-out bits/dim")}
+    labels = {"train/loss": ("step", "training loss (nats a token)"), BITS: ("step", "held-out bits/dim")}
     return draw_facets(results.plan, curves, shown, labels) if shown else None
 
 

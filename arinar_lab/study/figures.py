@@ -17,7 +17,7 @@ from .curves import learning_curves, where_the_bits_go
 from .outcome import against_factor, against_speed, cost_breakdown
 from .results import Results
 
-DPI = 220  # of the PNG: a page's width is 1,518 pixels
+DPI = 320  # of the PNG: a column's width is 1,056 pixels, a page's 2,208
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ FIGURES = (
         "Likelihood and sample quality against what was varied",
         "Marker: mean over seeds. Thin bar with caps: 95 % t-interval over seeds (training noise). Broad pale bar, where"
         " measured: 95 % interval of a value over images (evaluation noise). Small marks: single seeds. Dotted line: the"
-        " baseline's mean. An interval that runs off the axes comes from few seeds.",
+        " baseline's mean. An arrow at the edge: the interval goes on beyond it, for it comes from few seeds.",
         "bits/dim or Fréchet distance of a finished run",
         against_factor,
     ),
@@ -69,8 +69,8 @@ FIGURES = (
         "Quality against speed",
         "Means over seeds with 95 % t-intervals in both directions. Grey: another arm is at least as good and as fast, and"
         " better in one of both, by the means. Dashed: the front of the others. Whether two neighbours on it differ is said"
-        " by their intervals, not by the line. Axes that span more than a factor of five are logarithmic; intervals"
-        " of few seeds may run off them.",
+        " by their intervals, not by the line. Axes that span more than a factor of five are logarithmic; an"
+        " arrow at the edge: the interval goes on beyond it.",
         "a measured speed",
         against_speed,
     ),
@@ -119,8 +119,9 @@ FIGURES = (
     Figure(
         "cost",
         "Where the time of generation goes",
-        "Milliseconds for an image of a batch, alone on the machine: the outer model's walk, the trunk over a token's"
-        " features (of a nested model: all of it), the head (densities made, guided and drawn from), the codec. Mean over"
+        "Milliseconds for an image of a batch: the outer model's walk, the trunk over a token's"
+        " features (of a nested model: all of it), the head (densities made, guided and drawn from), the codec. The"
+        " shares are measured part by part in a pass with clocks between, and scaled to the time without them. Mean over"
         " seeds.",
         "a speed that was measured part by part (older runs lack it)",
         cost_breakdown,

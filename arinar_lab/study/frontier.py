@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .comparison import compare
+from .plan import listed
 from .results import BITS, DISTANCES, GAP, SPEED, Column, Results
 from .stats import Interval, hypervolume, interval, pareto
 
@@ -211,13 +212,16 @@ def lines(results: Results, quality: str | None = None, speed: str = SPEED) -> l
     found = frontier(results, quality, speed)
     if found is None:
         return []
-    resolved = {effect.arm for effect in compare(results, [found.quality.metric]) if effect.resolved}
+    resolved = {effect.arm for effect in compare(results, [found.quality.metric]) if effect.concluded}
     return sentences(found, _matched(found, results.plan.baseline, resolved))
 
 
 def conclusions(results: Results) -> list[str]:
     """The same by every quality; in a study with budgets each budget's arms by themselves."""
-    return [line for part in results.by_budget for quality in qualities(part) for line in lines(part, quality)]
+    return [
+        f"At {part.plan.arms[0].budget}: {line}" if results.plan.budgets else line
+        for part in results.by_budget for quality in qualities(part) for line in lines(part, quality)
+    ]  # fmt: skip
 
 
 def qualities(results: Results) -> list[str]:
@@ -230,7 +234,7 @@ def sentences(found: Frontier, matched: Sequence[str] = ()) -> list[str]:
     """The front and how sure it is, who is dominated, the matched readings, the hypervolume, and who has no place there."""
     shown = [_front_line(found), *_dominated_line(found), *matched, *_volume_line(found)]
     if found.missing:
-        shown.append(f"Without a place there, for want of one of the two readings: {', '.join(found.missing)}.")
+        shown.append(f"Without a place there, for want of one of the two readings: {listed(found.missing)}.")
     return shown
 
 
@@ -238,7 +242,7 @@ def _front_line(f: Frontier) -> str:
     arms = [f"{arm} ({100 * f.attained[arm]:.0f} % of seeds)" if f.attained else arm for arm in f.front]
     bend = f" It bends at {f.knee}." if f.knee else ""
     unsure = "" if f.attained else " Fewer than two seeds have all arms, so nothing is said of how sure it is."
-    return f"{f.quality.heading} against {f.speed.heading}: the front of means is {', '.join(arms)}.{bend}{unsure}"
+    return f"{f.quality.heading} against {f.speed.heading}: the front of means is {listed(arms)}.{bend}{unsure}"
 
 
 def _dominated_line(f: Frontier) -> list[str]:
@@ -246,8 +250,8 @@ def _dominated_line(f: Frontier) -> list[str]:
     if not f.dominated:
         return []
     at_times = [f"{arm} ({100 * f.attained[arm]:.0f} %)" for arm in f.dominated if f.attained.get(arm)]
-    but = f" On the front of some seeds none the less: {', '.join(at_times)}." if at_times else ""
-    worse = ", ".join(f.dominated) if len(f.dominated) <= _NAMED else f"the other {len(f.dominated)} arms"
+    but = f" On the front of some seeds none the less: {listed(at_times)}." if at_times else ""
+    worse = listed(f.dominated) if len(f.dominated) <= _NAMED else f"the other {len(f.dominated)} arms"
     return [f"Others are at least as good in both readings as {worse}.{but}"]
 
 
@@ -280,8 +284,10 @@ def _number(column: Column, cost: float) -> str:
 
 
 def _volume_line(f: Frontier) -> list[str]:
-    if f.hypervolume is None or (n := f.hypervolume.n) < 2:
+    if f.hypervolume is None or (n := f.hypervolume.n) < 2 or len(f.points) < 2:
         return []
+    mean, half = f.hypervolume.mean, f.hypervolume.half
     return [
-        f"A seed's front dominates {f.hypervolume.text(3)} of the box from the best to the worst seen (hypervolume, n = {n})."
+        f"A seed's front dominates {mean:.3f} [{max(0.0, mean - half):.3f}, {min(1.0, mean + half):.3f}] of the box from the"
+        f" best to the worst seen (hypervolume, n = {n})."
     ]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import unicodedata
 
+from .methods import against
 from .results import Results
 from .tables import Cell, Row, table_of
 
@@ -62,6 +63,8 @@ def _tabular(names: list[str], part: list[tuple[int, str]], rows: list[Row]) -> 
     head = [names[0], "n", *(names[2:] if likelihood else []), *(heading for _, heading in part)]
     body = []
     for row in rows:
+        if not row.seeds and not any(row.cells[i].value for i, _ in part):
+            continue  # a row that is not ours, and has none of these
         cells = [
             escaped(row.name),
             escaped(row.seeds.split(" ")[0]),
@@ -97,7 +100,7 @@ def _caption(results: Results) -> str:
     said = [results.plan.question or results.plan.name, "Mean ± half-width of the 95 % t-interval over n seeds."]
     said += ["In brackets, the half-width of the 95 % interval of one value over images."] if noise else []
     said += [
-        f"Bold: better, italic: worse than {results.plan.baseline}, both resolved (paired by seed, Holm's correction)."
+        f"Bold: better, italic: worse than {against(results.plan)}, both resolved (paired by seed, Holm's correction)."
     ]
     return escaped(" ".join(said))
 

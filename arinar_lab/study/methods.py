@@ -10,10 +10,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from .comparison import PROTOCOL, compare_all, mixed
-from .plan import Arm, short
+from .plan import Arm, Plan, listed, short
 from .results import COLUMNS, DISTANCE, ERROR, HEADINGS, LEVEL, Results
 
 Report = dict[str, Any]
+
+
+def against(plan: Plan) -> str:
+    """What arms are compared with, in words."""
+    return plan.baseline if len(plan.baselines) == 1 else "the baseline of its budget"
 
 
 def runs(results: Results) -> Iterator[tuple[Arm, int, Report]]:
@@ -51,7 +56,7 @@ def _who(results: Results, cells: list[tuple[str, int]]) -> str:
         seeds = [seed for one, seed in cells if one == name]
         whole = len(seeds) == len(results.reports[name])
         names.append(name if whole else f"{name} seed {', '.join(map(str, seeds))}")
-    return ", ".join(names)
+    return listed(names)
 
 
 def span(values: list[Any], form: str) -> str:
@@ -81,7 +86,7 @@ def missing(results: Results) -> list[str]:
     plan, said = results.plan, []
     absent = [(arm, seed) for arm in plan.arms for seed in plan.seeds if seed not in results.reports[arm.name]]
     if absent:
-        names = ", ".join(f"{arm.name} seed {seed}" for arm, seed in absent)
+        names = listed(f"{arm.name} seed {seed}" for arm, seed in absent)
         said.append(f"Missing: {names}. Nothing may be concluded about arms with fewer than two seeds.")
     for arm, seed in absent:
         file = plan.cell(arm, seed)[0].path / "FAILED"
@@ -100,10 +105,10 @@ def missing(results: Results) -> list[str]:
     ]
     if inexact and len(set().union(*kinds.values())) > 1:
         said.append(
-            f"Not every likelihood is exact: of {', '.join(inexact)} it is a bound or an estimate. A bound that reads worse"
+            f"Not every likelihood is exact: of {listed(inexact)} it is a bound or an estimate. A bound that reads worse"
             " than an exact value does not show a worse density."
         )
-    return said + _unlike(results)
+    return said + _unlike(results) + _busy(results)
 
 
 def _alone(results: Results) -> list[str]:
@@ -115,7 +120,7 @@ def _alone(results: Results) -> list[str]:
         for arm in part.plan.arms
         if (ours := part.reports[arm.name]) and not ours.keys() & theirs.keys()
     ]
-    return [f"Not compared, for want of a seed in common with the baseline: {', '.join(apart)}."] if apart else []
+    return [f"Not compared, for want of a seed in common with the baseline: {listed(apart)}."] if apart else []
 
 
 def _not_finite(results: Results) -> list[str]:
@@ -136,6 +141,12 @@ def _unlike(results: Results) -> list[str]:
     """In what the runs differ though nothing was to be varied: such means are never taken in silence."""
     reports = [report for *_, report in runs(results)]
     differ = mixed(reports)
+    units = {at(report, "likelihood", "unit") for report in reports} - {None}
+    mixed_arms = [
+        arm.name for arm in results.plan.arms
+        if len({at(report, "likelihood", "unit") for report in results.reports[arm.name].values()} - {None}) > 1
+    ] if len(units) > 1 else []  # fmt: skip
+    differ += [f"what bits/dim are of (within {listed(mixed_arms)})"] if mixed_arms else []
     for name, keys in {"the speed's device": ("speed", "device"), "the speed's threads": ("speed", "threads"),
                        "the speed's batch": ("speed", "batch"), "the speed's precision": ("speed", "precision"),
                        "the number of held-out items": ("likelihood", "images"),
@@ -143,7 +154,25 @@ def _unlike(results: Results) -> list[str]:
                        "the number of generated images": ("quality", "images")}.items():  # fmt: skip
         differ += [name] if len({at(report, *keys) for report in reports} - {None}) > 1 else []
     said = f"Caution: these runs differ in {', '.join(differ)}. Means and differences over them mix the two."
+    if "the code's version" in differ:
+        said += f" Code at commit {stated(results, lambda arm, report: commit(report))}."
     return [said] if differ else []
+
+
+def _busy(results: Results) -> list[str]:
+    """Speeds that were taken while others computed, too."""
+    found = [(at(r, "speed", "load_average"), at(r, "environment", "cpus")) for *_, r in runs(results)]
+    loads = [load for load, cpus in found if load is not None and cpus and load > 1.25 * cpus]
+    return [
+        f"Caution: other programs were at work while {len(loads)} of {len(found)} speeds were taken (load average up to"
+        f" {max(loads):.1f} on {found[0][1]} CPUs). Such speeds are too low, and their order may be chance."
+    ] if loads else []  # fmt: skip
+
+
+def commit(report: Report) -> str:
+    """The code that made a run."""
+    name = at(report, "git", "commit")
+    return f"{name[:10]}{' with changes' if at(report, 'git', 'dirty') else ''}" if name else ""
 
 
 def notes(results: Results) -> list[str]:
@@ -164,7 +193,7 @@ def reading(results: Results) -> list[str]:
         lines.append("In brackets: the 95 % interval of one value over images (evaluation noise).")
     if _tested(results):
         lines.append(
-            f"Bold is better and italic worse than {results.plan.baseline}, at 5 % after Holm's correction. Tested are"
+            f"Bold is better and italic worse than {against(results.plan)}, at 5 % after Holm's correction. Tested are"
             f" {_tested(results)}; what is neither is not resolved. {PROTOCOL}"
         )
     lines += _readings(results) + _distances(report)
@@ -198,11 +227,13 @@ def _readings(results: Results) -> list[str]:
             " pixels are level 0, and this reading rewards components that are spent on filling that level's box evenly."
             " Bits/dim at Δ asks only for the probability of the grey level itself (its centre ± Δ/2). Read both."
         )
+    if any(column.metric == "quality/truncated_share" for column in results.columns):
+        lines.append(
+            "Truncated: share of the guided conditionals of one feature that could not be normalised and were cut."
+        )
     without = [arm.name for arm in results.plan.arms if arm.likelihood == "none"]
     if without:
-        lines.append(
-            f"No likelihood (n/a): {', '.join(without)}. Arms are ranked by {HEADINGS[results.plan.criterion]}."
-        )
+        lines.append(f"No likelihood (n/a): {listed(without)}. Arms are ranked by {HEADINGS[results.plan.criterion]}.")
     if any(results.values(arm, ERROR) for arm in results.plan.arms):
         lines.append(
             "An estimate of bits/dim comes from integrating an equation; its error is how far the mean moves when the"
@@ -219,7 +250,7 @@ def _units(results: Results) -> list[str]:
             arms.setdefault(unit, []).append(arm.name)
     if len(arms) < 2:
         return [f"Bits/dim is of the raw {unit}s, not of pixels." for unit in arms if unit != "pixel"]
-    told = "; ".join(f"of {unit}s: {', '.join(names)}" for unit, names in arms.items())
+    told = "; ".join(f"of {unit}s: {listed(names)}" for unit, names in arms.items())
     return [f"Bits/dim of different data cannot be compared, and are not ({told})."]
 
 
@@ -245,9 +276,11 @@ def _of_digits(report: Report) -> list[str]:
     floor, quality = report["metrics"].get(f"{DISTANCE}_floor"), report.get("quality", {})
     if floor is None or not quality:
         return []
+    fewer = quality["floor_images"] < quality["images"]
+    biased = "; so few images are farther off by their number alone, and an arm may be nearer" if fewer else ""
     return [
         "FD, KID, precision and recall: features of a digits classifier, not Inception, so no FID."
         f" {quality['images']:,} generated against {quality['reference']:,} training images, KID on subsets of"
-        f" {quality['kid_subset']}. Floor of FD: {floor:.2f}"
-        f" ({quality['floor_images']} held-out images against the training images)."
+        f" {quality['kid_subset']}. For scale, FD of {quality['floor_images']:,} held-out images against the same is"
+        f" {floor:.2f}{biased}."
     ]

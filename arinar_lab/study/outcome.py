@@ -1,13 +1,17 @@
 """Figures of what a study found: its metrics against what was varied, quality against speed, and what generation costs.
 
 Two error bars are kept apart everywhere: a thin one with caps is the 95 % interval of the mean over seeds (training noise), a
-broad pale one the 95 % interval of a value over images (evaluation noise). Small dots are single seeds.
+broad pale one the 95 % interval of a value over images (evaluation noise). Small dots are single seeds. An interval that
+leaves the axes ends there in an arrow.
+
+Figures are as wide as a paper's column; with more than `MANY` arms, as both columns.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,13 +20,23 @@ from .frontier import Frontier, frontier, qualities
 from .plan import Arm, Plan
 from .results import BITS, COLUMNS, DISTANCES, GAP, HEADINGS, LEVEL, SPEED, Results
 from .stats import Interval
-from .style import BLACK, BLUE, GREY, PAGE, PALE, SERIES, SKY, VERMILION, Look, paper, wrapped
+from .style import BLACK, BLUE, COLUMN, FACET, GREY, PAGE, PALE, SERIES, SKY, VERMILION, Look, looks, paper, wrapped
 
+MANY = FACET + 1  # arms beyond which a figure takes both columns, and marks do not tell all of them apart
 _LESS = {column.metric: column.less for column in COLUMNS}
 _PARTS = {
     "outer": (BLUE, "", "outer"), "inner": (SKY, "////", "inner trunk"), "head": (VERMILION, "....", "head"),
     "codec": (GREY, "xxxx", "codec"),
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Bar:
+    """An interval as drawn: at (x, y), half as wide and as high as that, in a colour."""
+
+    at: tuple[float, float]
+    half: tuple[float, float]
+    colour: str
 
 
 def panels_of(results: Results) -> list[list[str]]:
@@ -56,13 +70,14 @@ def _scale(plan: Plan) -> list[float]:
 
 def _along(results: Results, panels: list[list[str]], scale: list[float]) -> Any:
     with paper() as plt:
-        figure, axes = plt.subplots(1, len(panels), figsize=(PAGE, 2.5), squeeze=False)
+        figure, axes = plt.subplots(len(panels), 1, figsize=(COLUMN, 2.2 * len(panels)), squeeze=False)
         positive = min(scale) > 0 and max(scale) / min(scale) > 4
-        for ax, metrics in zip(axes[0], panels, strict=True):
+        for ax, metrics in zip(axes[:, 0], panels, strict=True):
+            drawn: list[Bar] = []
             for i, metric in enumerate(metrics):
                 shift = 0.05 * (i - (len(metrics) - 1) / 2)  # beside each other, not one on the other
                 places = [x * (1 + shift) if positive else x + shift * np.ptp(scale) / 2 for x in scale]
-                _series(ax, results, metric, places, SERIES[i])
+                drawn += _series(ax, results, metric, places, SERIES[i])
             floor = _floor(ax.axhline, results, metrics[0])
             _in_view(ax.set_ylim, ax.get_ylim, floor + [v for m in metrics for v in _all(results, m)])
             if positive:
@@ -70,17 +85,18 @@ def _along(results: Results, panels: list[list[str]], scale: list[float]) -> Any
             ax.set_xticks(scale, [f"{value:g}" for value in scale])
             ax.minorticks_off()
             ax.set(xlabel=results.plan.axes[0], ylabel=label_of(metrics[0]))
+            _arrows(ax, drawn)
             _legend(ax, metrics, floor)
     return figure
 
 
-def _series(ax: Any, results: Results, metric: str, places: Sequence[float], look: Look) -> None:
-    """One metric of every arm at its place on the x axis."""
+def _series(ax: Any, results: Results, metric: str, places: Sequence[float], look: Look) -> list[Bar]:
+    """One metric of every arm at its place on the x axis; returns its intervals."""
     there = [
         (x, arm, s) for x, arm in zip(places, results.plan.arms, strict=True) if (s := results.summary(arm, metric))
     ]
     if not there:
-        return
+        return []
     x, mean = [x for x, _, _ in there], [s.mean for _, _, s in there]
     images = [results.evaluation_noise(arm, metric) or 0.0 for _, arm, _ in there]
     ax.errorbar(x, mean, images, fmt="none", ecolor=look.colour, elinewidth=5, capsize=0, alpha=0.35)
@@ -88,41 +104,56 @@ def _series(ax: Any, results: Results, metric: str, places: Sequence[float], loo
     for place, arm, _ in there:
         values = list(results.values(arm, metric).values())
         ax.plot([place] * len(values), values, look.marker, color=look.colour, alpha=0.4, markersize=2)
+    return [Bar((place, s.mean), (0.0, _half(s)), look.colour) for place, _, s in there]
 
 
 def _arm_by_arm(results: Results, panels: list[list[str]]) -> Any:
-    """Arms from top to bottom, a panel for each unit; the baseline's mean as a line."""
-    arms, height = results.plan.arms, 0.5 + 0.2 * len(results.plan.arms)
+    """Arms from top to bottom, a panel for each unit; the baseline's mean as a line beside the arms compared with it."""
+    arms, wide = results.plan.arms, len(results.plan.arms) > MANY
+    names = [wrapped(arm.name, 34 if wide else 22, 1 if wide else 2) for arm in arms]
+    names = [
+        f"{name} (baseline)" if arm.name in results.plan.baselines else name
+        for name, arm in zip(names, arms, strict=True)
+    ]
+    height = max(1.6, 0.5 + (0.2 if wide else 0.24) * len(arms))
+    shape = (1, len(panels)) if wide else (len(panels), 1)
+    size = (PAGE, height) if wide else (COLUMN, height * len(panels))
     with paper() as plt:
-        figure, axes = plt.subplots(1, len(panels), figsize=(PAGE, max(1.6, height)), squeeze=False, sharey=True)
-        for ax, metrics in zip(axes[0], panels, strict=True):
+        figure, axes = plt.subplots(*shape, figsize=size, squeeze=False, sharey=wide)
+        for ax, metrics in zip(axes.flat, panels, strict=True):
+            drawn: list[Bar] = []
             for i, metric in enumerate(metrics):
                 shift = 0.26 * (i - (len(metrics) - 1) / 2)
                 for row, arm in enumerate(arms):
-                    _dot(ax, results, arm, metric, row + shift, SERIES[i], HEADINGS[metric] if row == 0 else None)
-                if baseline := results.summary(results.baseline, metric):
-                    ax.axvline(baseline.mean, color=SERIES[i].colour, linestyle=":", linewidth=0.8)
+                    label = HEADINGS[metric] if row == 0 else None
+                    drawn += _dot(ax, results, arm, metric, row + shift, SERIES[i], label)
+                for part in results.by_budget:
+                    if baseline := part.summary(part.baseline, metric):
+                        of = [row for row, arm in enumerate(arms) if arm in part.plan.arms]
+                        ends = min(of) - 0.5, max(of) + 0.5
+                        ax.plot([baseline.mean] * 2, ends, color=SERIES[i].colour, linestyle=":", linewidth=0.8)
             floor = _floor(ax.axvline, results, metrics[0])
             _in_view(ax.set_xlim, ax.get_xlim, floor + [v for m in metrics for v in _all(results, m)])
             ax.set_xlabel(label_of(metrics[0]))
             ax.set_ylim(len(arms) - 0.5, -0.5)
+            ax.set_yticks(range(len(arms)), names)
+            _arrows(ax, drawn)
             _legend(ax, metrics, floor)
-        names = [wrapped(arm.name, 34, 1) + (" (baseline)" if arm == results.baseline else "") for arm in arms]
-        axes[0][0].set_yticks(range(len(arms)), names)
     return figure
 
 
-def _dot(ax: Any, results: Results, arm: Arm, metric: str, y: float, look: Look, label: str | None) -> None:
-    """One metric of one arm, in its row."""
+def _dot(ax: Any, results: Results, arm: Arm, metric: str, y: float, look: Look, label: str | None) -> list[Bar]:
+    """One metric of one arm, in its row; returns its interval."""
     summary = results.summary(arm, metric)
     if summary is None:
         ax.errorbar([], [], fmt=look.marker, color=look.colour, label=label)
-        return
+        return []
     images = results.evaluation_noise(arm, metric) or 0.0
     ax.errorbar(summary.mean, y, xerr=images, fmt="none", ecolor=look.colour, elinewidth=4, capsize=0, alpha=0.35)
     ax.errorbar(summary.mean, y, xerr=_half(summary), fmt=look.marker, color=look.colour, elinewidth=0.9, label=label)
     values = list(results.values(arm, metric).values())
     ax.plot(values, [y] * len(values), look.marker, color=look.colour, alpha=0.4, markersize=2)
+    return [Bar((summary.mean, y), (_half(summary), 0.0), look.colour)]
 
 
 def _half(summary: Interval) -> float:
@@ -140,6 +171,18 @@ def _in_view(set_limits: Any, limits: Any, values: list[float]) -> None:
     bottom, top = limits()
     if high > low:
         set_limits(max(bottom, low - (high - low)), min(top, high + (high - low)))
+
+
+def _arrows(ax: Any, bars: Sequence[Bar]) -> None:
+    """An arrow at the edge of the axes for each end of an interval that lies beyond; the limits are set."""
+    limits = sorted(ax.get_xlim()), sorted(ax.get_ylim())
+    for bar in bars:
+        for axis, (marks, (low, high)) in enumerate(zip(("<>", "v^"), limits, strict=True)):
+            ends = bar.at[axis] - bar.half[axis], bar.at[axis] + bar.half[axis]
+            for mark, edge, beyond in zip(marks, (low, high), (ends[0] < low, ends[1] > high), strict=True):
+                if beyond:
+                    place = (edge, bar.at[1]) if axis == 0 else (bar.at[0], edge)
+                    ax.plot(*place, mark, color=bar.colour, markersize=3, clip_on=False, zorder=4)
 
 
 def _legend(ax: Any, metrics: list[str], floor: list[float]) -> None:
@@ -166,41 +209,45 @@ def against_speed(results: Results) -> Any | None:
     found = [f for metric in qualities(results) if (f := frontier(results, metric))]
     if not found:
         return None
-    several, best = len(results.plan.arms) > 8, {name for f in found for name in f.front}
+    several, best = len(results.plan.arms) > MANY, {name for f in found for name in f.front}
     named = [
         (i, arm) for i, arm in enumerate(results.plan.arms)
         if any(arm.name in f.means for f in found) and (len(results.plan.arms) <= _NAMED or arm.name in best)
     ]  # fmt: skip
     with paper() as plt:
-        figure, axes = plt.subplots(1, len(found), figsize=(PAGE, max(2.9, 0.2 + 0.15 * len(named))), squeeze=False)
-        for ax, one in zip(axes[0], found, strict=True):
+        shape = (1, len(found)) if several else (len(found), 1)
+        size = (PAGE, max(2.9, 0.2 + 0.15 * len(named))) if several else (COLUMN, 2.2 * len(found) + 0.15 * len(named))
+        figure, axes = plt.subplots(*shape, figsize=size, squeeze=False)
+        for ax, one in zip(axes.flat, found, strict=True):
             _front(ax, results, one, several)
         handles = [
-            plt.Line2D([], [], linestyle="none", **_point(i, arm.name in best, several),
-                       label=f"{i + 1}  {wrapped(arm.name, 26, 1)}" if several else wrapped(arm.name, 28, 1))
+            plt.Line2D([], [], linestyle="none", **_point(results.plan, i, arm.name in best, several),
+                       label=f"{i + 1}  {wrapped(arm.name, 26, 1)}" if several else wrapped(arm.name, 44, 1))
             for i, arm in named
         ]  # fmt: skip
-        figure.legend(handles=handles, loc="outside right upper", handlelength=1)
+        figure.legend(handles=handles, loc="outside right upper" if several else "outside lower center", handlelength=1)
     return figure
 
 
-def _point(i: int, front: bool, several: bool) -> dict[str, Any]:
-    """How the i-th arm is marked: of many arms by a dot that has its number beside it, of few by a shape."""
-    colour = SERIES[i % len(SERIES)].colour if front else PALE
-    return {"marker": "o" if several else "osD^vP*X"[i % 8], "color": colour}
+def _point(plan: Plan, i: int, front: bool, several: bool) -> dict[str, Any]:
+    """How the i-th arm is marked: of many arms by a dot that has its number beside it, of few as in every figure."""
+    look = Look(SERIES[i % len(SERIES)].colour, "o", "-") if several else looks(plan)[plan.arms[i].name]
+    return {"marker": look.marker, "color": look.colour if front else PALE}
 
 
 def _front(ax: Any, results: Results, found: Frontier, several: bool) -> None:
     """A panel: every arm with its intervals, and the front of means."""
     quality, means = found.quality.metric, {}
+    drawn: list[Bar] = []
     for i, arm in enumerate(results.plan.arms):
         speed, value = results.summary(arm, SPEED), results.summary(arm, quality)
         if arm.name not in found.means or speed is None or value is None:
             continue
         means[i] = speed.mean, value.mean
-        style, z = _point(i, arm.name in found.front, several), 3 if arm.name in found.front else 2
+        style, z = _point(results.plan, i, arm.name in found.front, several), 3 if arm.name in found.front else 2
         ax.errorbar(*means[i], _half(value), _half(speed), fmt=style["marker"], elinewidth=0.7, zorder=z,
                     color=style["color"])  # fmt: skip
+        drawn.append(Bar(means[i], (_half(speed), _half(value)), style["color"]))
     _scaled(ax.set_xscale, ax.xaxis, ax.set_xlim, ax.get_xlim, [x for x, _ in means.values()])
     _scaled(ax.set_yscale, ax.yaxis, ax.set_ylim, ax.get_ylim, [y for _, y in means.values()])
     if several:
@@ -209,6 +256,7 @@ def _front(ax: Any, results: Results, found: Frontier, several: bool) -> None:
     line = sorted(point for i, point in means.items() if results.plan.arms[i].name in found.front)
     ax.plot(*zip(*line, strict=True), color=BLACK, linewidth=0.8, linestyle="--", zorder=1)
     ax.set(xlabel=label_of(SPEED), ylabel=label_of(quality))
+    _arrows(ax, drawn)
 
 
 def _scaled(set_scale: Any, axis: Any, set_limits: Any, limits: Any, values: list[float]) -> None:
@@ -243,24 +291,29 @@ def cost_breakdown(results: Results) -> Any | None:
     rows = {arm.name: split for arm in results.plan.arms if (split := _milliseconds(results, arm))}
     if not rows:
         return None
+    shown = [part for part in _PARTS if any(split[part] for split in rows.values())]
     with paper() as plt:
-        figure, ax = plt.subplots(figsize=(PAGE, 0.8 + 0.2 * len(rows)))
+        figure, ax = plt.subplots(figsize=(COLUMN, 0.8 + 0.2 * len(rows)))
         left = np.zeros(len(rows))
-        for part, (colour, hatch, label) in _PARTS.items():
+        for part in shown:
+            colour, hatch, label = _PARTS[part]
             width = np.asarray([split.get(part, 0.0) for split in rows.values()])
             ax.barh(range(len(rows)), width, left=left, color=colour, hatch=hatch, edgecolor="white", label=label,
                     height=0.7, linewidth=0.5)  # fmt: skip
             left += width
-        ax.set_yticks(range(len(rows)), [wrapped(name, 34, 1) for name in rows])
+        ax.set_yticks(range(len(rows)), [wrapped(name, 24, 1) for name in rows])
         ax.invert_yaxis()
         ax.grid(axis="y", visible=False)
         ax.set_xlabel("milliseconds for an image (less is better)")
-        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4)
+        figure.legend(loc="outside upper center", ncols=4, handlelength=1.4, columnspacing=1)
     return figure
 
 
 def _milliseconds(results: Results, arm: Arm) -> dict[str, float]:
     """Part → milliseconds for an image, the mean over the seeds that measured it."""
-    speeds = [report.get("speed", {}) for report in results.reports[arm.name].values()]
-    splits = [(speed["seconds_by_part"], speed["batch"]) for speed in speeds if "seconds_by_part" in speed]
-    return {part: float(np.mean([1000 * s[part] / batch for s, batch in splits])) for part in _PARTS} if splits else {}
+    splits = [
+        (parts, 1000 / report["metrics"][SPEED])
+        for report in results.reports[arm.name].values() if (parts := report.get("speed", {}).get("seconds_by_part"))
+    ]  # fmt: skip
+    shares = [{part: total * s[part] / sum(s.values()) for part in _PARTS} for s, total in splits]
+    return {part: float(np.mean([share[part] for share in shares])) for part in _PARTS} if shares else {}

@@ -11,17 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
+from PIL import Image
 
 from . import frontier, ranking
 from .comparison import Effect, compare_all, p_text, verdict
-from .figures import FIGURES, Figure
-from .methods import missing, reading
-from .plan import Plan
+from .figures import DPI, FIGURES, Figure
+from .methods import against, missing, reading
+from .plan import Plan, listed
 from .protocol import paragraphs
 from .results import Column, Results
 from .tables import Row, table_of
 
-WIDTH = 900  # pixels of a picture on the screen
+UNPROVEN = "not concluded, for a bound that reads worse shows nothing"
+WIDTH = 130  # pixels on the screen of an inch of a picture
 
 
 def page(results: Results, pictures: Mapping[str, Path]) -> str:
@@ -33,7 +35,7 @@ def page(results: Results, pictures: Mapping[str, Path]) -> str:
         Path(__file__).with_name("page.html").read_text()
     )
     return template.render(
-        name=results.plan.name, question=results.plan.question, baseline=results.plan.baseline, width=WIDTH,
+        name=results.plan.name, question=results.plan.question, baseline=against(results.plan),
         sections=_sections(bool(found)), missing=missing(results),
         verdicts=[*summary(found, columns), *frontier.conclusions(results), *ranking.conclusions(results)],
         headings=headings, rows=[_row(row, results.plan) for row in rows],
@@ -54,17 +56,19 @@ def summary(found: list[Effect], columns: Mapping[str, Column]) -> list[str]:
     """For each metric, which arms are better and worse than the baseline, and of how many nothing is resolved."""
     said = []
     for metric, column in columns.items():
-        named: dict[str, list[str]] = {"better": [], "worse": [], "not resolved": []}
+        named: dict[str, list[str]] = {"better": [], "worse": [], UNPROVEN: [], "not resolved": []}
         for effect in found:
             if effect.metric == metric:
-                named[verdict(effect, column) if effect.resolved else "not resolved"].append(effect.arm)
-        parts = [f"{key}: {', '.join(arms)}" for key, arms in named.items() if arms]
+                settled = verdict(effect, column) if effect.concluded else UNPROVEN
+                named[settled if effect.resolved else "not resolved"].append(effect.arm)
+        parts = [f"{key}: {listed(arms)}" for key, arms in named.items() if arms]
         said += [f"{column.heading}, against the baseline: {'; '.join(parts)}."] if parts else []
     return said
 
 
 def _row(row: Row, plan: Plan) -> dict[str, Any]:
-    kind = "baseline" if row.name == f"{plan.baseline} (baseline)" else "" if row.seeds else "reference"
+    baseline = row.name in {f"{name} (baseline)" for name in plan.baselines}
+    kind = "baseline" if baseline else "" if row.seeds else "reference"
     return {"kind": kind, **{key: getattr(row, key) for key in ("name", "seeds", "likelihood", "cells")}}
 
 
@@ -75,14 +79,16 @@ def _effect(effect: Effect, column: Column) -> dict[str, Any]:
     said = verdict(effect, column)
     return {
         "heading": column.heading, "arm": effect.arm, "difference": f"{d.mean:+.{column.digits}f}{half}", "n": d.n,
-        "spread": effect.spread_of,
+        "spread": effect.spread_of, "df": f"{effect.spread.df:.1f}" if effect.spread else "",
         "p": p_text(effect.p).removeprefix("p ").removeprefix("= ") if many else "",
         "adjusted": p_text(effect.adjusted).removeprefix("p ").removeprefix("= ") if many else "",
         "size": f"{effect.size:.1f} [{low:.1f}, {high:.1f}]" if many else "",
-        "mark": said if effect.resolved else "", "verdict": said, "caution": effect.caution,
+        "mark": said if effect.concluded else "", "verdict": said, "caution": effect.caution,
     }  # fmt: skip
 
 
-def _picture(figure: Figure, path: Path) -> dict[str, str]:
+def _picture(figure: Figure, path: Path) -> dict[str, Any]:
+    with Image.open(path) as image:
+        width = round(image.width / DPI * WIDTH)
     data = base64.b64encode(path.read_bytes()).decode()
-    return {"title": figure.title, "caption": figure.caption, "data": data}
+    return {"title": figure.title, "caption": figure.caption, "data": data, "width": width}

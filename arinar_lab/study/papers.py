@@ -10,6 +10,7 @@ ours, its protocol stands in the notes, and it is no part of any interval, test,
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,7 +67,14 @@ def _row(row: Any, path: str) -> PaperRow:
 
     if not isinstance(row, dict):
         raise ConfigError(f"{path}: {row!r} is no row; write {{name: …, bits/dim: …, protocol: …, source: …}}")
+    if strange := [key for key in row if not isinstance(key, str)]:
+        raise ConfigError(f"{path}: {strange[0]!r} is not a name")
     if missing := [key for key in _NEEDED if not row.get(key)]:
+        typed = next(
+            (key for key in row if key not in (*_SAID, "name") and missing[0] in nearest(key, [missing[0]])), ""
+        )
+        if typed:
+            raise ConfigError(f"{path}.{typed}: unknown{nearest(typed, [missing[0]])}")
         raise ConfigError(f"{path}.{missing[0]}: missing; a number that is not ours says {', '.join(_NEEDED)}")
     ours = {name: column.metric for column in COLUMNS for name in (column.metric, column.heading)}
     values: dict[str, float] = {}
@@ -78,7 +86,7 @@ def _row(row: Any, path: str) -> PaperRow:
             raise ConfigError(
                 f"{path}.{key}: no metric of ours; one of {', '.join(headings)}{nearest(key, list(ours))}"
             )
-        if not isinstance(value, int | float) or isinstance(value, bool):
+        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
             raise ConfigError(f"{path}.{key}: {value!r} is not a number")
         values[ours[key]] = float(value)
     if not values:

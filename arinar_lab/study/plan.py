@@ -134,6 +134,11 @@ class Plan:
         design = next(arm.design for arm in self.arms if arm.name == self.baseline)
         return replace(self, arms=arms, baseline=f"{design} @ {budget}", budgets=())
 
+    @property
+    def baselines(self) -> tuple[str, ...]:
+        """The baseline, or that of each budget."""
+        return tuple(self.at(budget).baseline for budget in self.budgets) or (self.baseline,)
+
     def factors(self, arm: Arm) -> dict[str, Any]:
         """What tells an arm from the others, by short names."""
         values = dict(zip(axis_labels(self.axes), arm.values, strict=False))
@@ -155,6 +160,12 @@ class Plan:
             there = jobs.get(job.key)
             jobs[job.key] = replace(there, recipes=(*there.recipes, recipe)) if there else job
         return list(jobs.values())
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names in a row; with semicolons between where one of them has a comma in it."""
+    names = list(names)
+    return ("; " if any("," in name for name in names) else ", ").join(names)
 
 
 def short(value: Any) -> str:
@@ -259,6 +270,8 @@ def read_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
         baseline = f"{baseline} @ {next(iter(budgets))}"
     arms = tuple(found.values())
     _refuse_twins(path, arms)
+    if both := [paper.name for paper in papers if paper.name in {arm.name for arm in arms}]:
+        raise ConfigError(f"{path}: references: {both[0]!r} is an arm, too; a row that is not ours needs another name")
     axes = tuple(content.get("axes") or ())
     return Plan(
         study_name(path.stem, {**changes, **{key: value for key, value in own.items() if key != "storage"}}),

@@ -10,25 +10,36 @@ from typing import Any
 from ..run.schema import flatten, resolved
 from . import frontier
 from .comparison import PROTOCOL
-from .methods import at, kind_of, load, published, runs, span, stated
-from .plan import Arm, Plan
+from .methods import against, at, commit, kind_of, load, published, runs, span, stated
+from .plan import Arm, Plan, listed
 from .results import DISTANCE, Results
 
 
 def varied(plan: Plan) -> list[str]:
-    """The keys in which the arms' recipes differ; of a part that differs in kind, the kind alone."""
+    """The keys in which the arms' recipes differ; below a part that differs in kind, those that differ within one kind."""
     recipes = [flatten(resolved(arm.recipe)) for arm in plan.arms]
     keys = sorted({key for recipe in recipes for key in recipe} - {"seed"})
-    values = {key: {repr(recipe.get(key)) for recipe in recipes} for key in keys}
-    differ = [key for key in keys if len(values[key]) > 1]
-    parts = [key.removesuffix("kind") for key in differ if key.endswith(".kind")]
-    return [key for key in differ if _own(key, parts, values[key])]
+    differ = [key for key in keys if _differ(recipes, key)]
+    kinds = [key for key in differ if key.endswith(".kind")]
+    return [key for key in differ if _own(key, [kind for kind in kinds if _below(key, kind)], recipes)]
 
 
-def _own(key: str, parts: list[str], values: set[str]) -> bool:
+def _differ(recipes: list[dict[str, Any]], key: str) -> bool:
+    return len({repr(recipe.get(key)) for recipe in recipes}) > 1
+
+
+def _below(key: str, kind: str) -> bool:
+    """Whether a key is of the part that a kind is of."""
+    return key != kind and key.startswith(kind.removesuffix("kind"))
+
+
+def _own(key: str, kinds: list[str], recipes: list[dict[str, Any]]) -> bool:
     """Whether a key differs of its own accord, not because a part above it is of another kind."""
-    below = any(key.startswith(part) and key != f"{part}kind" for part in parts)
-    return not below or (key.endswith(".kind") and len(values - {"None"}) > 1)
+    alike: dict[str, list[dict[str, Any]]] = {}
+    for recipe in recipes:
+        alike.setdefault(repr([recipe.get(kind) for kind in kinds]), []).append(recipe)
+    several = key.endswith(".kind") and len({recipe[key] for recipe in recipes if key in recipe}) > 1
+    return several or any(_differ(group, key) for group in alike.values())
 
 
 def methods(results: Results) -> str:
@@ -57,13 +68,26 @@ def _design(results: Results) -> str:
         + f", each trained with {_count(len(plan.seeds), 'seed')} ({seeds}); {done} of {cells} runs are finished."
     ]
     if len(plan.arms) > 1:
+        baselines = "is" if len(plan.baselines) == 1 else "of each budget is, in turn,"
         said.append(
-            f"The baseline is {plan.baseline}. Runs of one seed share the order of the data, the masks, the dequantisation"
-            " and, wherever two arms have the same part, its initial weights; generated images share labels and noise."
+            f"The baseline {baselines} {listed(plan.baselines)}. Runs of one seed share the order of the data, the masks,"
+            " the dequantisation and, wherever two arms have the same part, its initial weights; generated images"
+            " share labels and noise."
         )
+    said += [
+        f"One training serves {listed(names)}, which differ in sampling or evaluation alone."
+        for names in _sharing(plan)
+    ]
     if matched := [f"{arm.name} {arm.matched}" for arm in plan.arms if arm.matched]:
         said.append(f"Widths were solved for equal cost: {', '.join(matched)}.")
     return " ".join(said)
+
+
+def _sharing(plan: Plan) -> list[list[str]]:
+    """Arms that are the same trained weights."""
+    signatures = [arm.recipe.training_signature for arm in plan.arms]
+    groups = [[a.name for a in plan.arms if a.recipe.training_signature == s] for s in dict.fromkeys(signatures)]
+    return [names for names in groups if len(names) > 1]
 
 
 def _count(n: int, what: str) -> str:
@@ -127,9 +151,9 @@ def _speed(results: Results) -> str:
         return stated(results, lambda arm, report: at(report, "speed", name))
 
     return (
-        f"Generation is timed in a pass of its own, alone on the machine, device synchronised: batch {of('batch')} and batch"
-        f" 1, median of {of('repeats')} after a warm-up, {of('threads')} thread(s) of {of('device')}, {of('precision')}"
-        f"{load(results)}. GFLOPs are torch's count of matrix products and attention."
+        "Generation is timed in a pass of its own, with no other run of the study beside it, device synchronised: batch"
+        f" {of('batch')} and batch 1, median of {of('repeats')} after a warm-up, {of('threads')} thread(s) of"
+        f" {of('device')}, {of('precision')}{load(results)}. GFLOPs are torch's count of matrix products and attention."
     )
 
 
@@ -142,7 +166,7 @@ def _statistics(results: Results) -> str:
     if noisy:
         said.append("In brackets stands the 95 % interval of one value over images (evaluation noise).")
     if arms > 1:
-        said.append(f"Arms are compared with {results.plan.baseline}. {PROTOCOL}")
+        said.append(f"An arm is compared with {against(results.plan)}. {PROTOCOL}")
         said.append("What is not resolved is called so; no best of n is reported.")
         said += [frontier.PROTOCOL] if frontier.frontier(results) else []
     return " ".join(said)
@@ -152,15 +176,10 @@ def _software(results: Results) -> str:
     def of(name: str) -> str:
         return stated(results, lambda arm, report: at(report, "environment", name))
 
-    commit = stated(results, lambda arm, report: _commit(report))
+    code = stated(results, lambda arm, report: commit(report))
     names = {"arinar_lab": "arinar_lab", "python": "Python", "torch": "torch", "lightning": "Lightning"}
     versions = [f"{title} {value}" for name, title in names.items() if (value := of(name))]
-    said = [f"{', '.join(versions)}" + (f"; code at commit {commit}" if commit else "")] if versions or commit else []
+    said = [f"{', '.join(versions)}" + (f"; code at commit {code}" if code else "")] if versions or code else []
     machine = [f"{value}" for value in (of("device"), of("cpus") and f"{of('cpus')} CPUs", of("system")) if value]
     said += [", ".join(machine)] if machine else []
     return ". ".join(said) + "." if said else ""
-
-
-def _commit(report: dict[str, Any]) -> str:
-    commit = at(report, "git", "commit")
-    return f"{commit[:10]}{' with changes' if at(report, 'git', 'dirty') else ''}" if commit else ""

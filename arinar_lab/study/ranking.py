@@ -21,7 +21,7 @@ from scipy.stats import kendalltau, permutation_test, rankdata, spearmanr
 
 from .results import BITS, DISTANCES, GAP, HEADINGS, LEVEL, Results
 from .stats import paired
-from .style import PAGE, SERIES, paper, wrapped
+from .style import COLUMN, PAGE, SERIES, paper, wrapped
 
 RANKED = (BITS, LEVEL, GAP, *DISTANCES)
 Pair = tuple[str, str]
@@ -125,11 +125,14 @@ def draw(results: Results) -> Any | None:
         return None
     with paper() as plt:
         arms = {arm.design for arm in results.plan.arms}
-        figure, axes = plt.subplots(1, len(metrics), figsize=(PAGE, 0.9 + 0.22 * len(arms)), squeeze=False)
+        narrow = len(metrics) * len(results.plan.budgets) <= 9
+        size = (COLUMN if narrow else PAGE, 1.0 + (0.36 if narrow else 0.22) * len(arms))
+        figure, axes = plt.subplots(1, len(metrics), figsize=size, squeeze=False)
         for ax, metric in zip(axes[0], metrics, strict=True):
             _ranks(ax, results, metric)
         axes[0][0].set_ylabel("rank (1 is best)")
-        figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right upper")
+        where = "outside lower center" if narrow else "outside right upper"
+        figure.legend(*axes[0][0].get_legend_handles_labels(), loc=where, ncols=2 if narrow else 1)
     return figure
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import statistics
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from ..run.folder import read_json
+from ..run.schema import ConfigError
 from .plan import Arm, Plan
 from .stats import Interval, interval
 
@@ -113,11 +115,26 @@ class Results:
         return next((r for by_seed in self.reports.values() for r in by_seed.values()), {})
 
 
+def _refuse_words(report: dict[str, Any], path: Path) -> None:
+    for section in ("metrics", "noise"):
+        for name, value in report.get(section, {}).items():
+            if not isinstance(value, int | float):
+                raise ConfigError(
+                    f"{path}: {section}.{name}: {value!r} is not a number; remove the file to evaluate anew"
+                )
+
+
 def collect(plan: Plan) -> Results:
-    """Read what the run folders hold; unfinished cells are absent."""
+    """Read what the run folders hold; unfinished cells are absent.
+
+    Raises:
+        ConfigError: if a report holds a metric that is no number.
+    """
     reports: dict[str, dict[int, dict[str, Any]]] = {}
     for arm in plan.arms:
         cells = {seed: plan.cell(arm, seed) for seed in plan.seeds}
         found = {seed: folder.report(recipe) for seed, (folder, recipe) in cells.items()}
         reports[arm.name] = {seed: report for seed, report in found.items() if report}
+        for seed, report in reports[arm.name].items():
+            _refuse_words(report, cells[seed][0].evaluation(cells[seed][1]) / "report.json")
     return Results(plan, reports, read_json(plan.folder / "references.json"))

@@ -47,7 +47,7 @@ def send_study(plan: Plan, files: list[Path], patience: float = PATIENCE) -> tup
                 if not tracker.publish(recipe, arm.name, folder, read_metrics, factors):
                     unsent.append(folder.path)
         if numbers := _numbers(results, arm):
-            tracker.publish_arm(arm.recipe, arm.name, numbers, _samples(results, arm))
+            tracker.publish_arm(arm.recipe, arm.name, numbers, _samples(results, arm), _described(results, arm))
     tracker.publish_study(files, _tags(results, labels))
     return tracker.link("arms"), unsent
 
@@ -62,6 +62,18 @@ def _numbers(results: Results, arm: Arm) -> dict[str, float]:
             numbers |= {f"{column.metric}.half95": summary.half} if summary.n > 1 else {}
             numbers |= {} if noise is None else {f"{column.metric}.half95_images": noise}
     return numbers
+
+
+def _described(results: Results, arm: Arm) -> str:
+    """What an arm's run is, for whoever opens it in the dashboard."""
+    seeds = ", ".join(map(str, results.reports[arm.name]))
+    baseline = ", the baseline" if arm.name in results.plan.baselines else ""
+    return (
+        f"**{arm.name}**{baseline} of the study {results.plan.name}. {results.plan.question}\n\n"
+        f"Each metric is the mean over seeds {seeds}. `.half95` is the half-width of its 95 % t-interval over seeds"
+        " (training noise), `.half95_images` that of one value over images (evaluation noise). The seeds are the runs below"
+        " this one; what may be concluded stands in the experiment's description."
+    )
 
 
 def _samples(results: Results, arm: Arm) -> Path | None:

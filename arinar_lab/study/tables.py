@@ -24,11 +24,12 @@ from ..run.schema import resolved
 from . import frontier, ranking
 from .comparison import compare_all, effects, verdict
 from .methods import kind_of, notes
-from .plan import Arm, short
+from .plan import Arm, listed, short
 from .results import BITS, DISTANCES, GAP, LEVEL, SPEED, Column, Results
 from .stats import Interval
 
 ARROWS = {True: " ↓", False: " ↑", None: ""}
+_NAMES = 16  # least letters of a line of an arm's name in the terminal
 Verdict = Literal["", "better", "worse"]
 
 
@@ -110,7 +111,7 @@ def _row(results: Results, arm: Arm, columns: Sequence[Column], said: dict[tuple
         partial = value is not None and value.n < len(reports)
         noise, verdict = results.evaluation_noise(arm, c.metric), said.get((arm.name, c.metric), "")
         cells.append(Cell(value, noise, verdict, c.digits, partial, absent))
-    name = f"{arm.name} (baseline)" if arm.name == results.plan.baseline else arm.name
+    name = f"{arm.name} (baseline)" if arm.name in results.plan.baselines else arm.name
     kind = next((kind_of(report) for report in reports.values()), "")
     return Row(name, f"{len(reports)} of {len(results.plan.seeds)}", kind, tuple(cells))
 
@@ -126,15 +127,15 @@ def _floors(results: Results, columns: Sequence[Column]) -> list[Row]:
         cells = tuple(
             Cell(Interval(fmean(v), 0.0, 1) if (v := found[c.metric]) else None, digits=c.digits) for c in columns
         )
-        whose = "" if len(arms) == len(results.plan.arms) else f" of {', '.join(arm.name for arm in arms)}"
-        rows += [Row(f"held-out images (floor{whose})", "", "", cells)] if any(found.values()) else []
+        whose = "" if len(arms) == len(results.plan.arms) else f" by the codec of {listed(arm.name for arm in arms)}"
+        rows += [Row(f"held-out images{whose}", "", "", cells)] if any(found.values()) else []
     return rows
 
 
 def verdicts(results: Results) -> dict[tuple[str, str], Verdict]:
     """(arm, metric) → better or worse than the baseline, where that is resolved and one direction is better."""
     columns = {column.metric: column for column in results.columns}
-    said = {(e.arm, e.metric): verdict(e, columns[e.metric]) for e in compare_all(results) if e.resolved}
+    said = {(e.arm, e.metric): verdict(e, columns[e.metric]) for e in compare_all(results) if e.concluded}
     return {key: "better" if text == "better" else "worse" for key, text in said.items()}
 
 
@@ -144,24 +145,38 @@ def rows(results: Results, columns: Sequence[Column]) -> tuple[list[str], list[l
     return headings, [row.texts() for row in body]
 
 
-def terminal_table(results: Results) -> Table:
-    """The table for the terminal, at 80 columns: what people look at first; what is the same everywhere goes below it."""
+def terminal_table(results: Results, width: int) -> Table:
+    """The table for the terminal: what people look at first, as far as it fits; what is the same everywhere goes below it."""
     shown = [c for c in results.columns if c.metric in (BITS, LEVEL, GAP, *DISTANCES, SPEED)]
     headings, body = table_of(results, shown)
     said = {"seeds": {row.seeds for row in body} - {""}, "likelihood": {row.likelihood for row in body} - {""}}
     same = [name for name, values in said.items() if len(values) == 1]
-    caption = ", ".join(f"{name}: {next(iter(said[name]))}" for name in same)
-    question = escape(results.plan.question or results.plan.name)
-    table = Table(title=question, title_justify="left", caption=caption, caption_justify="left", box=SIMPLE_HEAD)
+    captions = [f"{name}: {next(iter(said[name]))}" for name in same]
+    lines = [[Text(row.name), Text(row.seeds), Text(row.likelihood), *map(_terminal_cell, row.cells)] for row in body]
     keep = [i for i, heading in enumerate(headings) if heading not in same]
+    keep, left_out = _fitting(keep, [[Text(heading) for heading in headings], *lines], width)
+    if left_out:
+        captions += [f"more in table.md: {', '.join(headings[i] for i in left_out)}"]
+    question = escape(results.plan.question or results.plan.name)
+    table = Table(
+        title=question, title_justify="left", caption=", ".join(captions), caption_justify="left", box=SIMPLE_HEAD
+    )
     for i in keep:
-        table.add_column(
-            headings[i], justify="left" if i == 0 else "right", no_wrap=i > 0, min_width=12 if i == 0 else None
-        )
-    for row in body:
-        texts = [Text(row.name), Text(row.seeds), Text(row.likelihood), *map(_terminal_cell, row.cells)]
-        table.add_row(*(texts[i] for i in keep))
+        table.add_column(headings[i], justify="right" if i else "left", no_wrap=i > 0, min_width=0 if i else _NAMES)
+    for line in lines:
+        table.add_row(*(line[i] for i in keep))
     return table
+
+
+def _fitting(keep: list[int], lines: list[list[Text]], width: int) -> tuple[list[int], list[int]]:
+    """The first columns that fit beside the arms' names, and those that are left out; one number always stays."""
+    wide = {i: max(part.cell_len for line in lines for part in line[i].split()) for i in keep}
+    room, count = width - 1, 0
+    for count, i in enumerate(keep):  # each column has a space on either side, and one more before the next
+        room -= (_NAMES if i == 0 else wide[i]) + 3
+        if room < -2 and count > 1:
+            return keep[:count], keep[count:]
+    return keep, []
 
 
 def _terminal_cell(cell: Cell) -> Text:

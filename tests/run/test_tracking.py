@@ -17,7 +17,7 @@ from tiny import tiny, write_study
 
 from arinar_lab.run.config import resolved
 from arinar_lab.run.evaluate import evaluate
-from arinar_lab.run.folder import RunFolder, git_state
+from arinar_lab.run.folder import RunFolder, git_state, read_json, write_json
 from arinar_lab.run.perform import perform
 from arinar_lab.run.tracking import PATIENCE, TIMEOUT, Patient, Quiet, Tracker, flatten, tracking_uri
 from arinar_lab.run.train import read_metrics, train
@@ -154,6 +154,16 @@ def test_means_of_an_arm_are_its_own(run):
     tracker.publish_arm(tiny(), "an arm", {"val/bits_per_dim": 2.5})
     arm = only(runs_of("arm"))
     assert arm.data.metrics == {"val/bits_per_dim": 2.5} and arm.info.status == "FINISHED"
+
+
+def test_an_arm_is_of_the_code_that_trained_it_and_says_what_it_is(run):
+    report = run.evaluation(tiny()) / "report.json"
+    write_json(report, {**read_json(report), "git": {"commit": "abc", "dirty": False}})
+    tracker = publish(run)
+    tracker.publish_arm(tiny(), "an arm", {"n": 1.0}, note="what it is")
+    arm, seed = only(runs_of("arm")), only(runs_of("seed"))
+    assert arm.data.tags["git.commit"] == seed.data.tags["git.commit"] == "abc"
+    assert arm.data.tags["mlflow.note.content"] == "what it is"
 
 
 def test_the_reports_of_a_study_are_artifacts_of_one_run(run):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tiny import write_study
 
-from arinar_lab.study.comparison import CLAIMS, compare, effects, mixed
+from arinar_lab.study.comparison import CLAIMS, compare, effects, mixed, verdict
 from arinar_lab.study.plan import read_plan
 from arinar_lab.study.pooling import agreeing, homogeneity, pooled, spreads
 from arinar_lab.study.results import BITS, DISTANCE, LEVEL, Results
@@ -262,6 +262,32 @@ def test_a_bound_against_an_exact_likelihood_is_said(plan):
     assert (
         said[0].endswith("Caution: the runs differ in likelihoods (bound against exact)") and "Caution" not in said[1]
     )
+
+
+@pytest.mark.parametrize(("bound", "verdicts"), [
+    ("a", ["reads worse, as a bound may: not concluded", "worse", "better"]),  # a: worse; b: worse, c: better
+    ("c", ["worse", "worse", "better"]),  # a bound that is better all the same
+    ("base", ["worse", "worse", "reads better, as a bound may: not concluded"]),
+])  # fmt: skip
+def test_a_bound_that_reads_worse_shows_nothing(plan, bound, verdicts):
+    rows = {"base": [1.1, 2.2, 3.3], "a": [1.3, 2.4, 3.5], "b": [1.2, 2.3, 3.4], "c": [1.0, 2.1, 3.2]}
+    results = results_of(plan, rows)
+    for report in results.reports[bound].values():
+        report["likelihood"]["kind"] = "bound"
+    found = compare(results)
+    column = next(c for c in results.columns if c.metric == BITS)
+    assert [verdict(effect, column) for effect in found] == verdicts
+    assert all(effect.resolved for effect in found)
+    assert [effect.concluded for effect in found] == ["not concluded" not in said for said in verdicts]
+
+
+def test_arms_that_are_one_model_tell_the_spread_once(plan):
+    rng = np.random.default_rng(13)
+    table = noisy(rng, EQUAL)
+    twice = {**table, "b": table["a"]}
+    once = {arm: values for arm, values in twice.items() if arm != "b"}
+    both, alone = (compare(results_of(plan, rows)) for rows in (twice, once))
+    assert of(both, "a").spread == of(both, "b").spread == of(alone, "a").spread
 
 
 # What it is worth: simulated studies

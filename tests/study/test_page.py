@@ -195,6 +195,18 @@ def test_of_parts_that_differ_in_kind_the_kind_alone_is_named():
     assert varied(study({}, axes=None, arms=heads)) == ["inner.head.kind", "training.lr"]
 
 
+def test_what_differs_within_a_kind_is_named_beside_it():
+    masked = {"kind": "masked", "width": 16, "encoder_depth": 1, "decoder_depth": 1, "heads": 2}
+    outers = {"a": {}, "b": {"outer": masked}, "c": {"outer": {**masked, "steps": 3}}}
+    assert varied(study({}, axes=None, arms=outers)) == ["outer.kind", "outer.steps"]
+
+
+def test_arms_that_share_a_training_are_named():
+    arms = {"a": {}, "b": {"sampler.guidance": 2.0}, "c": {"training.lr": 0.01}}
+    plan = study({}, axes=None, arms=arms)
+    assert "One training serves a, b, which differ in sampling or evaluation alone." in methods(collect(plan))
+
+
 def test_the_whole_report_of_an_old_study_is_written():
     """Of runs whose reports lack all that later versions added."""
     old = {"metrics": {"val/bits_per_dim": 2.0}, "likelihood": {"kind": "exact"}, "git": {}}

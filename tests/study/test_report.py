@@ -16,7 +16,7 @@ from arinar_lab.study import ablate
 from arinar_lab.study.ablate import finish
 from arinar_lab.study.comparison import effects
 from arinar_lab.study.methods import notes
-from arinar_lab.study.plan import read_plan
+from arinar_lab.study.plan import listed, read_plan
 from arinar_lab.study.report import write_report
 from arinar_lab.study.results import collect
 from arinar_lab.study.tables import csv_of, markdown, rows, terminal_table
@@ -51,7 +51,7 @@ def test_distances_and_their_floor_stand_in_the_table_and_under_it():
     plan = study(reports)
     found = table(plan)
     assert found["components=2"]["FID ↓"] == "22.00 ± 2.48"
-    floor = found["held-out images (floor)"]
+    floor = found["held-out images"]
     assert (floor["FID ↓"], floor["FD digits ↓"], floor["bits/dim ↓"]) == ("1.25", "2.17", "")
     text = text_of(plan)
     assert lines(text, "- FID: components=2 against components=1: +1.00")
@@ -59,14 +59,14 @@ def test_distances_and_their_floor_stand_in_the_table_and_under_it():
         text, "- By the published protocol: features of inception-v3-compat/2048/abc, 5,000 generated images"
     )
     assert "against adm_in256_stats.npz; " in said and "Floor: 4,000 held-out images, encoded and decoded" in said
-    assert "FID" in str([column.header for column in terminal_table(collect(plan)).columns])
+    assert "FID" in str([column.header for column in terminal_table(collect(plan), 200).columns])
 
 
 def test_each_codec_has_its_own_floor():
     reports = {(f"patch={n}", 0): report_of(2.0, **{"quality/fid": 9.0, "quality/fid_floor": float(n)}) for n in (2, 4)}
     found = table(study(reports, seeds=(0,), axes={"codec.patch": [2, 4]}))
-    assert found["held-out images (floor of patch=4)"]["FID ↓"] == "4.00"
-    assert found["held-out images (floor of patch=2)"]["FID ↓"] == "2.00"
+    assert found["held-out images by the codec of patch=4"]["FID ↓"] == "4.00"
+    assert found["held-out images by the codec of patch=2"]["FID ↓"] == "2.00"
 
 
 # A whole study
@@ -101,7 +101,7 @@ def test_differences_are_paired_by_seed():
     better, same = (line for line in said if "components=2 against" in line and "at Δ" not in line)
     assert better.startswith("bits/dim: components=2 against components=1: -0.099 ± 0.003 (n = 3, spread of 3 arms")
     assert better.endswith("better")
-    assert same.startswith("FD digits: components=2 against components=1: +0.00 ± 0.00 (n = 3, spread of 3 arms")
+    assert same.startswith("FD digits: components=2 against components=1: +0.00 ± 0.00 (n = 3, df = 2.0")
     assert same.endswith("the same in every seed")
     assert not any("components=1 against" in line for line in said)
 
@@ -129,8 +129,8 @@ def test_markdown_has_a_table_with_as_many_cells_in_each_row():
 
 def test_the_notes_say_how_to_read_the_numbers():
     said = " ".join(notes(collect(study(whole()))))
-    for words in ("95 % t-interval", "not Inception, so no FID", "Floor of FD: 2.17", "100 generated against 1,437",
-                  "a bound for the integers", "batch 4 and batch 1"):  # fmt: skip
+    for words in ("95 % t-interval", "not Inception, so no FID", "FD of 360 held-out images against the same is 2.17",
+                  "100 generated against 1,437", "a bound for the integers", "batch 4 and batch 1"):  # fmt: skip
         assert words in said
     assert "Missing" not in said and "Caution" not in said
 
@@ -334,7 +334,54 @@ def test_references_are_asked_for(monkeypatch):
 
 def test_runs_of_different_code_are_warned_about():
     reports = {**whole(), ("components=4", 2): report_of(2.0, commit="def")}
-    assert "Caution: these runs differ in the code's version." in text_of(study(reports))
+    text = text_of(study(reports))
+    assert "Caution: these runs differ in the code's version." in text
+    assert "Code at commit abc (but def in components=4 seed 2)." in text
+
+
+def test_a_busy_machine_is_said_where_speeds_are():
+    reports = whole_and_full()
+    assert "Caution" not in text_of(study(reports))
+    reports["components=2", 1]["speed"]["load_average"] = 5.5
+    said = "Caution: other programs were at work while 1 of 9 speeds were taken (load average up to 5.5 on 2 CPUs)"
+    assert said in text_of(study(reports))
+
+
+def test_what_was_measured_on_other_numbers_of_images_is_said_at_the_difference():
+    reports = whole()
+    for seed in range(3):
+        reports["components=2", seed]["quality"]["images"] = 50
+    said = [line for line in effects(collect(study(reports))) if "Caution" in line]
+    assert [line.split(":")[:2] for line in said] == [["FD digits", " components=2 against components=1"]]
+    assert said[0].endswith("Caution: the runs differ in quality.images (100, 50)")
+
+
+def test_units_that_are_mixed_within_an_arm_are_said():
+    reports = {**whole(), ("components=4", 2): report_of(2.0, unit="latent")}
+    assert "Caution: these runs differ in what bits/dim are of (within components=4)." in text_of(study(reports))
+
+
+def test_a_metric_that_is_no_number_is_refused(capsys):
+    reports = whole()
+    reports["components=1", 0]["metrics"][BITS] = "2.0"
+    plan = study(reports)
+    with pytest.raises(ConfigError, match=r"report.json: metrics.val/bits_per_dim: '2.0' is not a number; remove"):
+        collect(plan)
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 120, 200])
+def test_the_terminal_keeps_the_arms_and_as_many_columns_as_fit(capsys, width):
+    Console(width=width).print(terminal_table(collect(study(whole())), width))
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= width
+    for words in ("components=4", "2.335 ± 0.623", "bits/dim"):
+        assert words in shown
+    assert ("images/s" in shown.split("seeds:")[0]) == (width >= 80)
+    assert ("more in" in shown) == (width < 80)
+
+
+def test_names_with_commas_are_listed_with_semicolons():
+    assert listed(["a", "b"]) == "a, b" and listed(["a=1,b=2", "c"]) == "a=1,b=2; c" and listed([]) == ""
 
 
 def test_truncation_is_shown_where_there_was_some():
@@ -354,7 +401,7 @@ def test_arms_by_name_are_drawn_side_by_side():
 def test_square_brackets_in_names_are_no_markup(capsys):
     arms = {"[red]x[/red]": {}, "wide": {"outer.width": 32}}
     plan = study({(name, 0): report_of(2.0) for name in arms}, seeds=(0,), axes=None, arms=arms, question="[1, 2]?")
-    Console(width=200).print(terminal_table(collect(plan)))
+    Console(width=200).print(terminal_table(collect(plan), 200))
     said = capsys.readouterr().out
     assert "[red]x[/red]" in said and "[1, 2]?" in said
 
@@ -368,6 +415,7 @@ def test_a_guidance_study_compares_evaluations_of_one_run():
             write_json(folder.path / "DONE", {"steps": 6, "seconds": 1.0})
             write_json(folder.evaluation(recipe) / "report.json", report_of(2.0, distance=distance))
     assert len(list(Path("runs").glob("*"))) == 1
-    assert "FD digits: guidance=2.0 against guidance=1.0: +10.00 ± 0.00 (n = 2, Holm p < 0.001): worse" in effects(
-        collect(plan)
+    assert (
+        "FD digits: guidance=2.0 against guidance=1.0: +10.00 ± 0.00 (n = 2, df = 1.0, Holm p < 0.001): worse"
+        in effects(collect(plan))
     )
