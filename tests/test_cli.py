@@ -15,10 +15,13 @@ from PIL import Image
 from tiny import EXPERIMENTS, MEASURES, SMALL, WIDTHS, tiny, write_study
 
 from arinar_lab.run import perform
+from arinar_lab.run.config import read_overrides
 from arinar_lab.run.folder import RunFolder, read_json
 from arinar_lab.run.tracking import tracking_uri
 from arinar_lab.study import ablate
 from arinar_lab.study.cost import Cost
+from arinar_lab.study.plan import read_plan
+from arinar_lab.study.status import remember
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -275,6 +278,18 @@ def test_report_writes_what_there_is(capsys):
         "Missing" in capsys.readouterr().out
         or "No cell is finished" in Path("studies/study/report/table.md").read_text()
     )
+
+
+def test_a_study_is_named_by_its_folder_too(capsys):
+    path = write_study("other", axes={"inner.head.components": [1, 2]}, seeds=[0])
+    plan = read_plan(path, read_overrides(["training.steps=4"]))
+    remember(plan, path, ["training.steps=4"])
+    assert arinar("report", plan.folder) == 1
+    assert f"{plan.folder}/report/report.html" in capsys.readouterr().out.replace("\n", "")
+    assert arinar("status", plan.folder) == 0
+    Path("empty").mkdir()
+    assert arinar("report", "empty") == 2
+    assert "empty: not a study's folder; it holds no cells.json" in capsys.readouterr().err
 
 
 # Every shipped ablation, from its file to its report

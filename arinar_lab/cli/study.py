@@ -14,10 +14,21 @@ from .run import _recipe
 
 
 def _settle(arguments: argparse.Namespace) -> None:
-    """Take `storage=…` out of the words, which are kept, shown and handed on: it may hold a password.
+    """Put a study's file and words in place of its folder, and take `storage=…` out of the words.
 
-    It counts as ARINAR_STORAGE instead, here and in the workers, whose environment nobody else can read.
+    The words are kept, shown and handed on, and an address may hold a password. It counts as ARINAR_STORAGE instead, here and
+    in the workers, whose environment nobody else can read.
     """
+    if arguments.file is not None and arguments.file.is_dir():
+        from arinar_lab.run.folder import read_json
+        from arinar_lab.run.schema import ConfigError
+
+        known = read_json(arguments.file / "cells.json")
+        if not known:
+            raise ConfigError(
+                f"{arguments.file}: not a study's folder; it holds no cells.json. Name the study's file instead"
+            )
+        arguments.file, arguments.overrides = Path(known["file"]), [*known["words"], *arguments.overrides]
     for word in arguments.overrides:
         if word.startswith("storage="):
             os.environ["ARINAR_STORAGE"] = word.removeprefix("storage=")

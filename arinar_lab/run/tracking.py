@@ -36,6 +36,7 @@ LIMITS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": str(round(TIMEOUT)),
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # the study has a bar of its own
 }
 Rows = list[tuple[int, str, float]]
 """Of a history: step, name, value."""

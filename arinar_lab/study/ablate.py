@@ -125,7 +125,9 @@ def finish(plan: Plan, console: Console) -> int:
         said = f"[red]failed[/red] {job.folder.path}: {escape(file.read_text().strip())}" if file.is_file() else ""
         console.print(said or f"not run: {job.folder.path}", highlight=False, soft_wrap=True)
     if failed:
-        console.print(f"Logs of the workers: {plan.folder}/worker_*.log. The same command goes on.", soft_wrap=True)
+        if any(plan.folder.glob("worker_*.log")):
+            console.print(f"Logs of the workers: {plan.folder}/worker_*.log", highlight=False, soft_wrap=True)
+        console.print("arinar ablate, with the same file and words, goes on.")
     return 1 if failed else 0
 
 

@@ -316,7 +316,9 @@ def test_a_worker_that_is_killed_is_replaced_and_the_study_goes_on(forked, monke
     said = capfd.readouterr().out
     assert f"Worker {forked[0].pid} died of SIGKILL; its log is studies/study/worker_0.log." in said
     assert "Another one takes its place" in said and len(forked) == 2
-    assert "Logs of the workers: studies/study/worker_*.log. The same command goes on." in said
+    assert (
+        "Logs of the workers: studies/study/worker_*.log\narinar ablate, with the same file and words, goes on." in said
+    )
     ended = Counter(state for key, state in states(read_plan(path)))
     assert ended == {TrialState.COMPLETE: 2, TrialState.FAIL: 1}
 
