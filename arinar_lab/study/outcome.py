@@ -20,7 +20,23 @@ from .frontier import Frontier, frontier, qualities
 from .plan import Arm, Plan
 from .results import BITS, COLUMNS, DISTANCES, GAP, HEADINGS, LEVEL, SPEED, Results
 from .stats import Interval
-from .style import BLACK, BLUE, COLUMN, FACET, GREY, PAGE, PALE, SERIES, SKY, VERMILION, Look, looks, paper, wrapped
+from .style import (
+    BLACK,
+    BLUE,
+    COLUMN,
+    FACET,
+    GREY,
+    PAGE,
+    PALE,
+    SERIES,
+    SKY,
+    VERMILION,
+    Look,
+    looks,
+    paper,
+    readable_log,
+    wrapped,
+)
 
 MANY = FACET + 1  # arms beyond which a figure takes both columns, and marks do not tell all of them apart
 _LESS = {column.metric: column.less for column in COLUMNS}
@@ -263,13 +279,9 @@ def _scaled(set_scale: Any, axis: Any, set_limits: Any, limits: Any, values: lis
     """A logarithmic axis where the largest is more than five times the smallest; intervals may leave it."""
     low, high = min(values), max(values)
     if low > 0 and high > 5 * low:
-        from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
         set_scale("log")
         set_limits(low / 1.6, high * 1.6)
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axis.set_minor_formatter(NullFormatter())
+        readable_log(axis)
     else:
         _in_view(set_limits, limits, values)
 

@@ -77,6 +77,16 @@ def looks(plan: Plan) -> dict[str, Look]:
     return found
 
 
+def readable_log(axis: Any) -> None:
+    """Ticks of a logarithmic axis as plain numbers: 1, 2 and 5 of each decade, or a few evenly where it spans little."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
+
+    low, high = sorted(axis.get_view_interval())
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)) if high > 5 * low else MaxNLocator(5))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
 def wrapped(name: str, width: int, lines: int = 2) -> str:
     """A name on at most so many lines of a label."""
     return "\n".join(textwrap.wrap(name.replace(",", ", "), width, max_lines=lines, placeholder=" …"))
