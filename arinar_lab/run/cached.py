@@ -92,11 +92,14 @@ class Moments:
 class Cached(Source):
     """The moments of a latent cache in place of the images they were made from; see `arinar cache`.
 
+    What the cache is of stands in its cache.json, which is all that drawing images asks for. A run that was trained from it
+    keeps a copy, and outlives it.
+
     Arguments:
         path: its folder.
 
     Raises:
-        ValueError: if the cache is missing, unfinished or lacks a shard.
+        ValueError: if the cache is missing or unfinished; on reading, if it lacks a shard, or one is damaged.
     """
 
     pictures = False
@@ -117,8 +120,16 @@ class Cached(Source):
             )
         self.shape, self.levels = tuple(self.about["shape"]), self.about["levels"]
         self.classes, self.flip = self.about["classes"], self.about["views"] == 2
+
+    def prepare(self) -> None:
+        """Look at every shard.
+
+        Raises:
+            ValueError: if one is missing, damaged or of another size.
+        """
         for part in PARTS:
             self._check(part)
+        super().prepare()
 
     @property
     def counts(self) -> tuple[int, int]:

@@ -21,9 +21,10 @@ import statistics
 import tempfile
 import time
 import weakref
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -43,7 +44,7 @@ from .metrics import compare
 from .parts import seconds_of_parts
 from .precision import of_generation, of_likelihood, under
 from .processor import use_processor
-from .schema import ConfigError
+from .schema import ConfigError, Part
 from .train import device_of, load_weights
 from .uncertainty import half_width, of_sets
 
@@ -77,22 +78,34 @@ UNITS = {
 }
 
 
-def load(recipe: Recipe, folder: RunFolder) -> Experiment:
-    """A trained run, ready to be evaluated or sampled, on the machine that the recipe names.
+def load(recipe: Recipe, folder: RunFolder, data: bool = False) -> Experiment:
+    """A trained run, ready to be sampled, on the machine that the recipe names.
+
+    Arguments:
+        data: whether its data are needed, too, as they are for likelihoods.
 
     Raises:
-        ConfigError: if the weights are missing, damaged or do not fit.
+        ConfigError: if weights, or data that are needed, are missing, damaged or do not fit.
     """
     if not folder.done:
         raise ConfigError(f"{folder.path}: has not finished training; train it to its end first")
     use_processor(recipe.machine)
-    experiment = build(recipe)
+    experiment = build(recipe if data else _without_cache(recipe, folder))
     load_weights(folder.weights, experiment)
-    ready(experiment, data=False)
+    ready(experiment, data)
     device = device_of(recipe.machine)
     experiment.codec.to(device).eval()
     experiment.model.to(device).eval()
     return experiment
+
+
+def _without_cache(recipe: Recipe, folder: RunFolder) -> Recipe:
+    """The recipe; of a run whose latent cache is gone, with the run's own account of it."""
+    data = cast(Part, recipe.data)
+    if data.kind != "cache" or (Path(data.arguments["path"]) / "cache.json").is_file():
+        return recipe
+    kept = (folder.path / "cache.json").is_file()
+    return replace(recipe, data=replace(data, arguments={"path": str(folder.path)})) if kept else recipe
 
 
 def evaluate(recipe: Recipe, folder: RunFolder, published: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -108,8 +121,7 @@ def evaluate(recipe: Recipe, folder: RunFolder, published: dict[str, Any] | None
     if report:
         return report
     begun = time.perf_counter()
-    experiment, where = load(recipe, folder), folder.evaluation(recipe)
-    ready(experiment)
+    experiment, where = load(recipe, folder, data=True), folder.evaluation(recipe)
     folder.progress("likelihood")
     images, generated = by_image(recipe, experiment), None
     metrics, noise = means(images), {name: half_width(values) for name, values in images.items()}

@@ -32,6 +32,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .averaging import Averaging
+from .cached import Cached
 from .checkpoint import TRAIN_AGAIN, by_age, newest_checkpoint, refuse_altered, remove, room_for, seal
 from .config import Experiment, Machine, Recipe, build, ready
 from .datamodule import DataModule
@@ -261,6 +262,10 @@ def train(
     folder.path.mkdir(parents=True, exist_ok=True)  # torchrun starts all at once
     if not follows():
         folder.write_config(recipe)
+        if isinstance(experiment.source, Cached):
+            write_json(
+                folder.path / "cache.json", experiment.source.about
+            )  # drawing asks for no more, see `evaluate.load`
         (folder.path / "FAILED").unlink(missing_ok=True)
     pl.seed_everything(recipe.seed, verbose=False)
     economise(experiment.model, recipe.machine, device_of(recipe.machine), lambda line: _tell(folder, line))

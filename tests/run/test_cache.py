@@ -9,8 +9,10 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from command import arinar
 from safetensors.torch import load_file
 from tiny import content, tiny
 
@@ -20,7 +22,7 @@ from arinar_lab.run import cache, schema
 from arinar_lab.run.blocks import damaged
 from arinar_lab.run.cache import Plan, write_cache
 from arinar_lab.run.cached import Cached
-from arinar_lab.run.config import ConfigError, build, merge, parse, read_overrides
+from arinar_lab.run.config import ConfigError, build, merge, parse, read_overrides, ready
 from arinar_lab.run.data import Digits
 from arinar_lab.run.datamodule import DataModule
 from arinar_lab.run.folder import RunFolder
@@ -115,6 +117,20 @@ def test_training_reads_the_same_numbers_with_a_cache_and_without(plan):
     assert losses[0] and losses[0] == pytest.approx(losses[1], abs=2e-3)
 
 
+def test_a_run_outlives_its_cache(plan, copy, capsys):
+    run = recipe(f"data={{kind: cache, path: {copy}}}", "training.steps=2")
+    folder = RunFolder(Path("run"))
+    train(run, folder)
+    drawn = []
+    for name in ("before", "after"):
+        assert arinar("sample", "run", "--count", 3, "--out", f"{name}.npz") == 0
+        drawn.append(np.load(f"{name}.npz")["arr_0"])
+        shutil.rmtree(copy, ignore_errors=True)
+    assert np.array_equal(*drawn) and drawn[0].std() > 0
+    assert arinar("evaluate", "run") == 2  # a likelihood asks for the held-out moments
+    assert f"data.path: {str(copy)!r} holds no finished latent cache" in capsys.readouterr().err
+
+
 def test_a_cache_that_was_stopped_goes_on_and_ends_alike(plan):
     whole = content_of(plan.folder)
 
@@ -197,15 +213,15 @@ def test_bad_caches_are_told_in_one_line(copy):
         Plan.of(tiny(), "digits", Path("caches"))
     (copy / "train-00001.safetensors").unlink()
     with pytest.raises(ConfigError, match=r"data\.path: .* lacks train-00001\.safetensors"):
-        recipe(path).data()
+        ready(build(recipe(path)))
     shutil.copy(copy / "train-00000.safetensors", copy / "train-00001.safetensors")
-    recipe(path).data()
+    ready(build(recipe(path)))
     (copy / "train-00001.safetensors").write_bytes((copy / "train-00001.safetensors").read_bytes()[:-9])
     with pytest.raises(ConfigError, match=r"data\.path: .*train-00001\.safetensors is damaged .*--verify"):
-        recipe(path).data()
+        ready(build(recipe(path)))
     shutil.copy(copy / "train-00003.safetensors", copy / "train-00001.safetensors")  # the last one, which is shorter
     with pytest.raises(ConfigError, match=r"train-00001\.safetensors holds 30 items in 2 views, .* says 40 in 2"):
-        recipe(path).data()
+        ready(build(recipe(path)))
     for content_, lack in [("{}", "shape"), ("[]", "shape")]:
         (copy / "cache.json").write_text(content_)
         with pytest.raises(ConfigError, match=rf"data\.path: .* damaged cache\.json, without {lack}"):
