@@ -223,10 +223,9 @@ def cache(arguments: argparse.Namespace) -> int:
             forget([file])
     with company(arguments.workers, plan.codec.mean.device.type), shown(str(plan.folder)) as told:
         write_cache(plan, arguments.batch, told)
-    size = sum(file.stat().st_size for file in files) / 1e6
-    print(
-        f"{plan.folder}: {plan.items:,} images, {size:,.1f} MB; 'data={{kind: cache, path: {plan.folder}}}' trains on it"
-    )
+    size = sum(file.stat().st_size for file in files)
+    room = f"{size / 1e9:,.2f} GB" if size > 1e9 else f"{size / 1e6:,.2f} MB"
+    print(f"{plan.folder}: {plan.items:,} images, {room}; 'data={{kind: cache, path: {plan.folder}}}' trains on it")
     return 0
 
 

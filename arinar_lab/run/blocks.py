@@ -20,10 +20,8 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
-from safetensors.torch import save_file
-from torch import Tensor
 
-from .checkpoint import digest, remove, room_for, seal
+from .checkpoint import digest, remove
 
 HELPS = "ARINAR_HELPS"  # the process that one helps
 Told = Callable[[int, int], None]
@@ -73,14 +71,6 @@ def conclude(path: Path, write: Callable[[Path], None], blocks: Path) -> None:
 
 def _lock(block: Path) -> Path:
     return block.with_name(f".{block.stem}.lock")
-
-
-def write_block(block: Path, tensors: dict[str, Tensor]) -> None:
-    """Write tensors as a block, with its checksum."""
-    draft = block.with_suffix(".draft")
-    with room_for(block):
-        save_file({name: value.contiguous() for name, value in tensors.items()}, draft)
-        seal(draft, block)
 
 
 def damaged(blocks: Sequence[Path]) -> list[Path]:

@@ -27,8 +27,9 @@ import torch
 from torch import Tensor
 
 from ..model.codec import Codec
-from .blocks import Told, share, write_block
+from .blocks import Told, share
 from .cached import PARTS, Cached, codec_print, data_print, shards
+from .checkpoint import save_tensors
 from .collection import of_source
 from .config import Recipe
 from .data import Source
@@ -116,7 +117,7 @@ def write_cache(plan: Plan, batch: int, told: Told) -> None:
 
     def make(k: int) -> None:
         file, part, span = files[k]
-        write_block(file, _encoded(plan, getattr(plan.source, part), span, batch))
+        save_tensors(file, _encoded(plan, getattr(plan.source, part), span, batch))
 
     share([file for file, _, _ in files], make, told)
     write_json(plan.folder / "cache.json", plan.about)

@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
+from torch import Tensor
 
 from . import disk
 from .disk import write
@@ -45,6 +47,22 @@ def seal(draft: Path, path: Path) -> None:
     """Give a draft its name, and a checksum beside it."""
     write(_sum_of(path), f"{digest(draft)}  {path.name}\n")
     draft.replace(path)
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Tensors as safetensors with a checksum beside them, written whole or not at all.
+
+    Raises:
+        DiskFull: naming path and space.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".draft")
+    draft.touch()
+    usual = draft.stat().st_mode
+    with room_for(path):
+        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, draft)
+        draft.chmod(usual)  # safetensors lets nobody else read it
+        seal(draft, path)
 
 
 def _sum_of(path: Path) -> Path:

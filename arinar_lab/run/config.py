@@ -265,7 +265,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         there = [str(p) for p in sorted(path.parent.glob("*.yaml"))] if path.parent.is_dir() else []
-        raise ConfigError(f"{path}: no such file{nearest(path, there)}")
+        what = "a folder, and no YAML file" if path.is_dir() else "no such file"
+        raise ConfigError(f"{path}: {what}{nearest(path, there)}")
     try:
         content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:

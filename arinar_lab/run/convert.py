@@ -11,12 +11,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..model.files import read_torch
 from ..model.published import translate
-from .checkpoint import seal
+from .checkpoint import save_tensors
 from .config import Experiment, Recipe, build
 from .folder import RunFolder, write_json
 from .schema import ConfigError
@@ -67,9 +66,7 @@ def convert(path: Path, recipe: Recipe, out: Path, which: str = "model_ema") -> 
         folder.write_config(recipe)
         named = {f"model.{key}": value for key, value in weights.items()}
         named |= {f"codec.{key}": value for key, value in experiment.codec.state_dict().items()}
-        whole = folder.weights.with_suffix(".draft")
-        save_file({key: value.contiguous() for key, value in named.items()}, whole)
-        seal(whole, folder.weights)
+        save_tensors(folder.weights, named)
         epoch = rest.get("epoch")
         origin = {"converted": path.name, "weights": which, "epoch": epoch if isinstance(epoch, int) else None}
         write_json(folder.path / "DONE", {"steps": 0, "seconds": 0.0, **origin})

@@ -15,8 +15,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from .blocks import Told, conclude, damaged, forget, share, write_block
+from .blocks import Told, conclude, damaged, forget, share
 from .cached import Cached, shards
+from .checkpoint import save_tensors
 from .collection import Collection, of_source
 from .data import Source
 from .extractor import Extractor
@@ -101,7 +102,7 @@ def in_blocks(
 
     def make(k: int) -> None:
         batches = [fitting(i) for i in torch.tensor(spans[k]).split(batch)]
-        write_block(blocks[k], {name: torch.cat([part[name] for part in batches]) for name in batches[0]})
+        save_tensors(blocks[k], {name: torch.cat([part[name] for part in batches]) for name in batches[0]})
 
     share(blocks, make, told)
     return blocks

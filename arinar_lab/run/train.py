@@ -28,12 +28,11 @@ from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from safetensors.torch import save_file
 from torch import Tensor
 
 from .averaging import Averaging
 from .cached import Cached
-from .checkpoint import TRAIN_AGAIN, by_age, newest_checkpoint, refuse_altered, remove, room_for, seal
+from .checkpoint import TRAIN_AGAIN, by_age, newest_checkpoint, refuse_altered, remove, room_for, save_tensors, seal
 from .config import Experiment, Machine, Recipe, build, ready
 from .datamodule import DataModule
 from .disk import append, write
@@ -360,20 +359,11 @@ def _trainer(recipe: Recipe, folder: RunFolder, logger: Logger, more: list[Callb
 
 def _finish(folder: RunFolder, weights: dict[str, Tensor], seconds: float, steps: int) -> None:
     """Save the averaged weights, and mark the run done."""
-    save_weights(folder.weights, weights)
+    save_tensors(folder.weights, weights)
     write_json(
         folder.path / "DONE",
         {"steps": steps, "seconds": round(seconds, 1), "finished": time.strftime("%FT%T%z")},
     )
-
-
-def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
-    """The weights and buffers of codec and model as safetensors, written whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".draft")
-    with room_for(path):
-        save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, draft)
-        seal(draft, path)
 
 
 def load_weights(path: Path, experiment: Experiment) -> None:

@@ -22,6 +22,7 @@ from arinar_lab.run import cache, schema
 from arinar_lab.run.blocks import damaged
 from arinar_lab.run.cache import Plan, write_cache
 from arinar_lab.run.cached import Cached
+from arinar_lab.run.checkpoint import save_tensors
 from arinar_lab.run.config import ConfigError, build, merge, parse, read_overrides, ready
 from arinar_lab.run.data import Digits
 from arinar_lab.run.datamodule import DataModule
@@ -182,7 +183,7 @@ def test_two_processes_make_the_cache_of_one_and_one_that_is_killed_is_no_loss(p
 def test_a_cache_of_another_codec_is_refused_and_gets_another_name(plan, change):
     weights = load_file(Path(schema.__file__).parents[1] / "assets" / "digits_vae.safetensors")
     weights["encoder.0.bias"] += 1e-3
-    cache.write_block(Path("other.safetensors"), weights)
+    save_tensors(Path("other.safetensors"), weights)
     other = recipe(change)
     assert Plan.of(other, "digits", Path("caches")).folder != plan.folder
     with pytest.raises(ConfigError, match=r"data\.path: .* was made with another codec"):

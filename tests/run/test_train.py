@@ -17,14 +17,14 @@ from torch import nn
 from arinar_lab.model.layers import Vectors
 from arinar_lab.run import train as training
 from arinar_lab.run.averaging import Averaging
-from arinar_lab.run.checkpoint import by_age, newest_checkpoint, seal
+from arinar_lab.run.checkpoint import by_age, newest_checkpoint, save_tensors, seal
 from arinar_lab.run.config import ConfigError, Training, build
 from arinar_lab.run.divergence import Diverged
 from arinar_lab.run.evaluate import load
 from arinar_lab.run.folder import RunFolder, read_json
 from arinar_lab.run.module import ArinarModule, decayed, rate
 from arinar_lab.run.processor import use_processor
-from arinar_lab.run.train import load_weights, read_metrics, save_weights, train
+from arinar_lab.run.train import load_weights, read_metrics, train
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -367,10 +367,12 @@ def test_weights_survive_the_way_to_disk_and_back(short):
         assert all(torch.equal(v, other.state_dict()[k]) for k, v in module.state_dict().items())
 
 
-def test_saving_weights_leaves_no_draft():
+def test_saving_weights_leaves_no_draft_and_a_file_like_any_other():
     recipe = tiny()
     module = ArinarModule(build(recipe), recipe.training, 0)
-    save_weights(Path("below/final.safetensors"), module.state_dict())
+    save_tensors(Path("below/final.safetensors"), module.state_dict())
+    Path("other").touch()
+    assert Path("below/final.safetensors").stat().st_mode == Path("other").stat().st_mode
     assert {p.name for p in Path("below").iterdir()} == {"final.safetensors", "final.safetensors.sha256"}
 
 
