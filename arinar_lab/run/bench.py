@@ -41,6 +41,7 @@ class Case:
         batch: images at a time.
         guidance, steps: of the sampler; None is the preset's.
         precision: of matrix products, by autocast.
+        compiled: whether features' inverse CDFs are.
     """
 
     preset: str
@@ -48,6 +49,7 @@ class Case:
     guidance: float | None = None
     steps: int | None = None
     precision: Precision = "float32"
+    compiled: bool = False
 
     def recipe(self) -> Recipe:
         """The preset under this sampler. Guidance is exact: the candidates are the published algorithm's.
@@ -79,7 +81,7 @@ class Result:
     """What was measured of one setting.
 
     Arguments:
-        what: was timed: generation, or a part of it; preset, batch, guidance, steps, precision: of what.
+        what: was timed: generation, or a part of it; preset, batch, guidance, steps, precision, compiled: of what.
         seconds: of each repeat; others: of the other way, taking turns, or empty; other: which that is.
         flops: needed; memory: bytes at the highest, weights included, 0 where not measured.
         timed: steps that were timed.
@@ -97,6 +99,7 @@ class Result:
     memory: int = 0
     timed: int = 1
     precision: Precision = "float32"
+    compiled: bool = False
 
     @property
     def median(self) -> float:

@@ -157,7 +157,7 @@ class Machine:
         accumulate: equal parts that a process takes its share of a batch in, one after the other; the batch stays what it is.
         validation_batch: held-out images that a process takes at a time.
         recompute: whether blocks are computed again on the way back, and need not be remembered.
-        compile: whether the blocks of a training step are compiled, where there is a compiler.
+        compile: whether blocks of a training step and draws of guided features are compiled, where there is a compiler.
         threads: of torch on the CPU; 0 leaves torch's own choice.
         workers: processes that read images ahead, for each device, no more than processors; 0 reads them between steps.
     """

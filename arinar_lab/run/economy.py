@@ -1,21 +1,26 @@
-"""What makes a training step smaller or faster and leaves its numbers as they are.
+"""What makes a training step smaller or faster, and drawing faster, and leaves their numbers as they are.
 
     recompute    a block keeps its input alone, and is computed again on the way back (arXiv 1604.06174): a third more
                  computation, and of the memory that grows with batch and depth one input a block is left
-    compile      a block's forward is compiled; numbers differ by rounding
+    compile      a block's forward in a training step, and a guided feature's inverse CDF while images are drawn, are
+                 compiled; numbers differ by rounding
 
-Both stand before a block's `forward`, so that names of weights stay, and hooks (of shards) see every call.
+In training both stand before a block's `forward`, so that names of weights stay, and hooks (of shards) see every call.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from ..model.density import compiled_quantiles
 from .config import Machine
 from .sharded import BLOCKS
 
@@ -26,7 +31,7 @@ def economise(model: nn.Module, machine: Machine, device: torch.device, told: Ca
     Arguments:
         device: which it will train on; told: is told where nothing can be compiled.
     """
-    compiled = machine.compile and _compiles(device, told)
+    compiled = machine.compile and _compiles(device, "training", told)
     for module in model.modules():
         if isinstance(module, BLOCKS) and (compiled or machine.recompute):
             setattr(module, "forward", _economical(module.forward, compiled, machine.recompute))  # noqa: B010
@@ -44,12 +49,24 @@ def _economical(plain: Callable[..., Any], compiled: bool, recompute: bool) -> C
     return forward
 
 
-def _compiles(device: torch.device, told: Callable[[str], None]) -> bool:
-    """Whether something can be compiled for a device, found out by doing it."""
+def quick_draws(machine: Machine, device: torch.device) -> AbstractContextManager[None]:
+    """Where images are drawn: with features' inverse CDFs compiled, if the machine section says so and it can be done."""
+    compiled = machine.compile and _compiles(device, "drawing", rank_zero_warn)
+    return compiled_quantiles() if compiled else nullcontext()
+
+
+def _compiles(device: torch.device, what: str, told: Callable[[str], None]) -> bool:
+    """Whether something can be compiled for a device; where not, `told` is told once why, and that `what` goes on."""
+    if reason := _obstacle(device):
+        told(f"machine.compile: nothing can be compiled for {device.type} here ({reason}); {what} goes on without")
+    return not reason
+
+
+@cache
+def _obstacle(device: torch.device) -> str:
+    """Why nothing can be compiled for a device, found out by doing it; empty where it can."""
     try:
         torch.compile(lambda x: x + 1)(torch.zeros(2, device=device))
-        return True
+        return ""
     except Exception as error:  # whatever a compiler that is not there raises
-        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-        told(f"machine.compile: nothing can be compiled for {device.type} here ({reason}); training goes on without")
-        return False
+        return str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__

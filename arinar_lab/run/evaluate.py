@@ -38,6 +38,7 @@ from ..model.noise import Noise
 from . import diagnose
 from .beliefs import beliefs
 from .config import Experiment, Recipe, build, ready
+from .economy import quick_draws
 from .folder import RunFolder, environment, git_state, read_json, write_json
 from .memory import room_on_device
 from .metrics import compare
@@ -263,7 +264,10 @@ def generate(
 
     def draw(n: int) -> tuple[Tensor, Tensor]:
         noise = Noise.of(seeds[:n].to(experiment.device), "sample")
-        with under(of_generation(recipe, experiment), experiment.device):
+        with (
+            under(of_generation(recipe, experiment), experiment.device),
+            quick_draws(recipe.machine, experiment.device),
+        ):
             x, truncated = experiment.model.generate(y[:n].to(experiment.device), noise, recipe.sampler)
         return experiment.codec.decode(x).cpu(), truncated.cpu()
 

@@ -24,6 +24,7 @@ from ..model.heads.nested import Nested
 from ..model.noise import Noise
 from ..model.packing import packed
 from .config import Experiment, Recipe
+from .economy import quick_draws
 from .precision import of_generation, under
 
 PARTS = ("outer", "inner", "head", "codec")
@@ -69,7 +70,12 @@ class Clock:
 @torch.no_grad()
 def seconds_of_parts(recipe: Recipe, experiment: Experiment, repeats: int) -> dict[str, float]:
     """Median seconds of each part over repeats of one batch, as `measure_speed` generates it. Warm up before."""
-    with under(of_generation(recipe, experiment), experiment.device), packed(experiment.model):
+    device = experiment.device
+    with (
+        under(of_generation(recipe, experiment), device),
+        packed(experiment.model),
+        quick_draws(recipe.machine, device),
+    ):
         clocks = [_generate(recipe, experiment) for _ in range(repeats)]
     return {name: statistics.median(clock.seconds[name] for clock in clocks) for name in PARTS}
 

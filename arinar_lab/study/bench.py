@@ -41,7 +41,7 @@ GPU = (
     Case(ARINAR, 1), Case(ARINAR, 64), Case(ARINAR, 64, precision="bfloat16"), Case(FAST, 64), Case(CAUSAL, 1),
     Case(CAUSAL, 64), Case(CAUSAL, 64, precision="bfloat16"), Case(MAR, 64, steps=64), Case(MAR, 64), Case(FRACTAL, 64),
 )  # fmt: skip
-PARTS = 7  # rows beside generation, of a preset that the published algorithm runs; of others one
+PARTS = 9  # rows beside generation, of a preset that the published algorithm runs; of others one
 PROFILES = Path("docs/profiles")
 
 
@@ -132,6 +132,7 @@ def _measured(name: str, listed: list[Case], how: How) -> Iterator[Result | dict
         for precision in precisions(how.device):
             yield inner_loop(Case(name, 64, guidance=1.0, precision=precision), model, how)
             yield inner_loop(Case(name, 64, precision=precision), model, how)
+            yield inner_loop(Case(name, 64, precision=precision, compiled=True), model, how)
             yield training_step(Case(name, 4, precision=precision), how)
     yield memory(Case(name, 1), model)
 

@@ -49,7 +49,8 @@ def named(row: Result) -> str:
     batch = f"{row.batch} tokens" if row.what == "inner loop" else f"batch {row.batch}"
     steps = f", {row.steps} steps" if row.steps > 1 else ""
     guided = f", w {row.guidance:g}" if row.what != "training step" else ""
-    return f"{what}{batch}{steps}{guided}" + (", bf16" if row.precision == "bfloat16" else "")
+    compiled = ", compiled" if row.compiled else ""
+    return f"{what}{batch}{steps}{guided}{compiled}" + (", bf16" if row.precision == "bfloat16" else "")
 
 
 def said(record: Record) -> list[str]:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import laws
 import pytest
 import torch
 from safetensors.torch import load_file
 from tiny import logged, tiny
 
+from arinar_lab.model import density
 from arinar_lab.model.noise import Noise
 from arinar_lab.run import economy
 from arinar_lab.run.config import ConfigError, Machine, build
+from arinar_lab.run.economy import quick_draws
+from arinar_lab.run.evaluate import generate
 from arinar_lab.run.folder import RunFolder
 from arinar_lab.run.train import train
 
@@ -93,6 +97,58 @@ def test_compiled_blocks_give_the_gradients_of_the_others():
     assert all(torch.allclose(compiled[name], plain[name], rtol=1e-4, atol=1e-6) for name in plain)
 
 
+@pytest.fixture
+def asked_anew():
+    """Whether something can be compiled is asked once in a process: here again, and afterwards."""
+    for function in (economy._obstacle, density._compiled):
+        function.cache_clear()
+    yield
+    for function in (economy._obstacle, density._compiled):
+        function.cache_clear()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch compiles for the CPU by g++")
+@pytest.mark.parametrize("head", ["gmm", "student_t", "spline", "discrete"])
+@pytest.mark.usefixtures("asked_anew")
+def test_compiled_draws_are_the_others_but_for_rounding(head):
+    """Under a weight that changes from token to token."""
+    drawn = []
+    for compiled in ("false", "true"):
+        recipe = tiny(f"inner.head={head}", "sampler={guidance: 3, schedule: linear}", f"machine.compile={compiled}")
+        experiment = build(recipe)
+        laws.randomise(experiment.model, 0.05)
+        with quick_draws(recipe.machine, CPU):
+            noise = Noise.of(torch.arange(12), "sample")
+            drawn.append(experiment.model.generate(torch.arange(12) % 10, noise, recipe.sampler)[0])
+    off = (drawn[0] - drawn[1]).abs()
+    assert off.max() < 5e-3 and off.median() < 1e-5 and drawn[0].std() > 0.1
+
+
+@pytest.mark.usefixtures("asked_anew")
+def test_guided_features_alone_are_drawn_by_what_was_compiled(monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch, "compile", lambda function: lambda *words: calls.append(len(words)) or function(*words))
+    for words, count in [(["machine.compile=false"], 0), (["sampler.guidance=1"], 0), ([], 4 * 16)]:
+        recipe = tiny("machine.compile=true", "sampler.guidance=2", *words)
+        calls.clear()
+        with torch.no_grad():
+            generate(recipe, build(recipe), torch.arange(2), torch.arange(2))
+        assert [n for n in calls if n == 4] == [4] * count
+
+
+@pytest.mark.usefixtures("asked_anew")
+def test_without_a_compiler_drawing_goes_on_and_says_so(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function: 1 / 0)
+    recipe, plain = (tiny(f"machine.compile={it}", "sampler.guidance=2") for it in ("true", "false"))
+    with pytest.warns(
+        UserWarning, match=r"machine.compile: nothing can be compiled for cpu here .* drawing goes on without"
+    ):
+        ours = generate(recipe, build(recipe), torch.arange(2), torch.arange(2))[0]
+    assert torch.equal(ours, generate(plain, build(plain), torch.arange(2), torch.arange(2))[0])
+
+
+@pytest.mark.usefixtures("asked_anew")
 def test_without_a_compiler_training_goes_on_and_says_so(monkeypatch, capsys):
     def refuse(function):
         raise RuntimeError("no C++ compiler\nand a long trace")
