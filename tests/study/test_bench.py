@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 
 from arinar_lab.model import plain
 from arinar_lab.model.noise import Noise
+from arinar_lab.run import bench_parts
 from arinar_lab.run.bench import Case, How, subject
 from arinar_lab.run.bench_walk import Seen, ours, published, spread, whole
 from arinar_lab.study import bench
@@ -118,6 +120,9 @@ def numbers(content):
 
 def test_a_preset_is_measured_shown_drawn_and_written(preset, capsys, monkeypatch):
     monkeypatch.setattr(bench, "peak", lambda device, precision: 1e11)
+    monkeypatch.setattr(
+        bench_parts, "compiled_quantiles", nullcontext
+    )  # half a minute, and its numbers are not looked at
     monkeypatch.setenv("COLUMNS", "120")
     assert arinar("bench", "--preset", preset, "--repeats", "2", "--device", "cpu", "--out", "b.json") == 0
     said, found = capsys.readouterr().out, json.loads(Path("b.json").read_text())
@@ -125,7 +130,8 @@ def test_a_preset_is_measured_shown_drawn_and_written(preset, capsys, monkeypatc
     assert all(math.isfinite(n) for n in numbers(found))
     timed = {row["precision"] for row in found["rows"] if row["what"] != "generation"}
     assert timed == set(found["peak_gflops"]) == set(bench.precisions(torch.device("cpu")))
-    rows = {(row["what"], row["batch"], row["guidance"]): row for row in found["rows"]}
+    assert [row["compiled"] for row in found["rows"]].count(True) == len(timed) and ", w 2, compiled" in said
+    rows = {(row["what"], row["batch"], row["guidance"]): row for row in found["rows"] if not row["compiled"]}
     assert set(rows) == {
         ("generation", 1, 2.0), ("generation", 4, 2.0), ("inner loop", 64, 1.0), ("inner loop", 64, 2.0),
         ("training step", 4, 1.0),
@@ -137,7 +143,7 @@ def test_a_preset_is_measured_shown_drawn_and_written(preset, capsys, monkeypatc
     assert rows["generation", 4, 2.0]["flops"] == pytest.approx(4 * rows["generation", 1, 2.0]["flops"])
     (memory,) = found["memory"]
     assert memory["bytes_an_image"] > 0 and memory["largest_deviation"] < 0.05
-    assert "inner loop, 64 tokens, w 1" in said and said.count("×") == 2 + 3 * len(timed) and "Memory of tiny" in said
+    assert "inner loop, 64 tokens, w 1" in said and said.count("×") == 2 + 4 * len(timed) and "Memory of tiny" in said
     assert Image.open("b.png").width > 1000 and "b.png" in said
 
 
