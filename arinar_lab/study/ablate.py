@@ -29,7 +29,7 @@ from ..run.folder import read_json, write_json
 from ..run.quality import named_reference
 from ..run.schema import ConfigError
 from . import frontier, ranking
-from .comparison import effects
+from .comparison import compare_all, effects, summary
 from .cost import Cost, attempt, counted
 from .crew import Worker, all_ended, run_workers
 from .methods import notes
@@ -41,6 +41,7 @@ from .sync import fetch, send_study
 from .tables import terminal_table
 from .worker import at_work, changes, enqueue, locked, open_queue
 
+_LINES = 24  # differences beyond which the terminal shows their sum
 _TIMING_SECONDS = 20  # beyond it the arms that are not timed yet are taken to be like the others
 
 
@@ -98,6 +99,11 @@ def finish(plan: Plan, console: Console) -> int:
     results = collect(plan)
     console.print(terminal_table(results, console.width))
     differences = [line for part in results.by_budget for line in effects(part)]
+    if len(differences) > _LINES:
+        differences = [
+            *summary(compare_all(results), results.columns),
+            "Each difference with its interval: in report.html.",
+        ]
     found = [*differences, "", *frontier.conclusions(results), *ranking.conclusions(results), "", *notes(results)]
     for line in found:
         console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -18,11 +18,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .plan import Arm
+from .plan import Arm, listed
 from .pooling import spreads
 from .results import BITS, DISTANCES, LEVEL, RESOLUTION, Column, Results
 from .stats import ALPHA, MOST, Interval, Spread, cohen, difference, holm, interval, more_seeds, p_value, size_interval
 
+_NAMED = 8  # arms beyond which they are counted
+UNPROVEN = "not concluded, for a bound that reads worse shows nothing"
 CLAIMS = (BITS, LEVEL, RESOLUTION, *DISTANCES)
 
 PROTOCOL = (
@@ -188,6 +190,23 @@ def verdict(effect: Effect, column: Column) -> str:
         return f"not resolved; more than {MOST} more seeds would be needed"
     seeds = "one more seed" if effect.more_seeds == 1 else f"about {effect.more_seeds} more seeds"
     return f"not resolved; {seeds} would resolve an effect of this size"
+
+
+def summary(found: Sequence[Effect], columns: Sequence[Column]) -> list[str]:
+    """For each metric, which arms are better and worse than the baseline, and of which nothing is resolved."""
+    said = []
+    for column in columns:
+        named: dict[str, list[str]] = {"better": [], "worse": [], UNPROVEN: [], "not resolved": []}
+        for effect in (effect for effect in found if effect.metric == column.metric):
+            settled = verdict(effect, column) if effect.concluded else UNPROVEN
+            named[settled if effect.resolved else "not resolved"].append(effect.arm)
+        parts = [
+            f"{key}: {listed(arms) if len(arms) <= _NAMED else f'{len(arms)} arms'}"
+            for key, arms in named.items()
+            if arms
+        ]
+        said += [f"{column.heading}, against the baseline: {'; '.join(parts)}."] if parts else []
+    return said
 
 
 # Runs that differ otherwise than by design

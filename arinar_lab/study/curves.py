@@ -38,7 +38,7 @@ def learning_curves(results: Results) -> Any | None:
     metrics = ("train/loss", BITS)
     curves = {(a.name, m): curve for a in results.plan.arms for m in metrics if (curve := _over_seeds(results, a, m))}
     shown = [metric for metric in metrics if any(m == metric for _, m in curves)]
-    labels = {"train/loss": ("step", "training loss (nats a token)"), BITS: ("step", "held-out bits/dim")}
+    labels = {"train/loss": ("step", "training loss, nats/token"), BITS: ("step", "held-out bits/dim")}
     return draw_facets(results.plan, curves, shown, labels) if shown else None
 
 
@@ -57,15 +57,16 @@ def draw_facets(
 ) -> Any:
     """A row of panels for each facet of the arms, each with the baseline; a legend beside each row."""
     rows = [facet for facet in facets(plan) if any((arm.name, p) in curves for arm in facet for p in panels)]
+    names = {arm.name: wrapped(arm.name, 22) for facet in rows for arm in facet}
+    legend = max(sum(0.05 + 0.12 * len(names[arm.name].splitlines()) for arm in facet) for facet in rows)  # inches
+    size = (PAGE, 0.5 + max(1.75, legend) * len(rows))
     with paper() as plt:
-        figure, axes = plt.subplots(
-            len(rows), len(panels), figsize=(PAGE, 0.5 + 1.75 * len(rows)), squeeze=False, sharex="col"
-        )
+        figure, axes = plt.subplots(len(rows), len(panels), figsize=size, squeeze=False, sharex="col")
         for row, facet in zip(axes, rows, strict=True):
             for ax, panel in zip(row, panels, strict=True):
                 for arm in facet:
                     if (arm.name, panel) in curves:
-                        _banded(ax, *curves[arm.name, panel], looks(plan)[arm.name], wrapped(arm.name, 22))
+                        _banded(ax, *curves[arm.name, panel], looks(plan)[arm.name], names[arm.name])
                 ax.set_ylabel(labels[panel][1])
                 _without_the_start(ax, [curves[a.name, panel] for a in facet if (a.name, panel) in curves])
             handles = {label: h for ax in row for h, label in zip(*ax.get_legend_handles_labels(), strict=True)}

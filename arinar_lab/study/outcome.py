@@ -238,7 +238,7 @@ def against_speed(results: Results) -> Any | None:
             _front(ax, results, one, several)
         handles = [
             plt.Line2D([], [], linestyle="none", **_point(results.plan, i, arm.name in best, several),
-                       label=f"{i + 1}  {wrapped(arm.name, 26, 1)}" if several else wrapped(arm.name, 44, 1))
+                       label=f"{i + 1}  {wrapped(arm.name, 40, 1)}" if several else wrapped(arm.name, 44, 1))
             for i, arm in named
         ]  # fmt: skip
         figure.legend(handles=handles, loc="outside right upper" if several else "outside lower center", handlelength=1)
@@ -305,7 +305,7 @@ def cost_breakdown(results: Results) -> Any | None:
         return None
     shown = [part for part in _PARTS if any(split[part] for split in rows.values())]
     with paper() as plt:
-        figure, ax = plt.subplots(figsize=(COLUMN, 0.8 + 0.2 * len(rows)))
+        figure, ax = plt.subplots(figsize=(COLUMN, 0.8 + 0.24 * len(rows)))
         left = np.zeros(len(rows))
         for part in shown:
             colour, hatch, label = _PARTS[part]
@@ -313,10 +313,10 @@ def cost_breakdown(results: Results) -> Any | None:
             ax.barh(range(len(rows)), width, left=left, color=colour, hatch=hatch, edgecolor="white", label=label,
                     height=0.7, linewidth=0.5)  # fmt: skip
             left += width
-        ax.set_yticks(range(len(rows)), [wrapped(name, 24, 1) for name in rows])
+        ax.set_yticks(range(len(rows)), [wrapped(name, 24) for name in rows])
         ax.invert_yaxis()
         ax.grid(axis="y", visible=False)
-        ax.set_xlabel("milliseconds for an image (less is better)")
+        ax.set_xlabel("ms for an image (less is better)")
         figure.legend(loc="outside upper center", ncols=4, handlelength=1.4, columnspacing=1)
     return figure
 

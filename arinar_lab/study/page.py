@@ -14,15 +14,14 @@ from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
 from . import frontier, ranking
-from .comparison import Effect, compare_all, p_text, verdict
+from .comparison import Effect, compare_all, p_text, summary, verdict
 from .figures import DPI, FIGURES, Figure
 from .methods import against, missing, reading
-from .plan import Plan, listed
+from .plan import Plan
 from .protocol import paragraphs
 from .results import Column, Results
 from .tables import Row, table_of
 
-UNPROVEN = "not concluded, for a bound that reads worse shows nothing"
 WIDTH = 130  # pixels on the screen of an inch of a picture
 
 
@@ -37,7 +36,7 @@ def page(results: Results, pictures: Mapping[str, Path]) -> str:
     return template.render(
         name=results.plan.name, question=results.plan.question, baseline=against(results.plan),
         sections=_sections(bool(found)), missing=missing(results),
-        verdicts=[*summary(found, columns), *frontier.conclusions(results), *ranking.conclusions(results)],
+        verdicts=[*summary(found, results.columns), *frontier.conclusions(results), *ranking.conclusions(results)],
         headings=headings, rows=[_row(row, results.plan) for row in rows],
         effects=[_effect(effect, columns[effect.metric]) for effect in found],
         figures=[_picture(figure, pictures[figure.name]) for figure in FIGURES if figure.name in pictures],
@@ -50,20 +49,6 @@ def _sections(compared: bool) -> list[tuple[str, str]]:
     titles = {"answer": "What may be concluded", "table": "Table", "differences": "Differences", "figures": "Figures",
               "reading": "How to read it", "methods": "Methods"}  # fmt: skip
     return [(name, title) for name, title in titles.items() if compared or name != "differences"]
-
-
-def summary(found: list[Effect], columns: Mapping[str, Column]) -> list[str]:
-    """For each metric, which arms are better and worse than the baseline, and of how many nothing is resolved."""
-    said = []
-    for metric, column in columns.items():
-        named: dict[str, list[str]] = {"better": [], "worse": [], UNPROVEN: [], "not resolved": []}
-        for effect in found:
-            if effect.metric == metric:
-                settled = verdict(effect, column) if effect.concluded else UNPROVEN
-                named[settled if effect.resolved else "not resolved"].append(effect.arm)
-        parts = [f"{key}: {listed(arms)}" for key, arms in named.items() if arms]
-        said += [f"{column.heading}, against the baseline: {'; '.join(parts)}."] if parts else []
-    return said
 
 
 def _row(row: Row, plan: Plan) -> dict[str, Any]:

@@ -168,6 +168,11 @@ def listed(names: Iterable[str]) -> str:
     return ("; " if any("," in name for name in names) else ", ").join(names)
 
 
+def spaced(name: str) -> str:
+    """A name that can be broken behind each comma."""
+    return ", ".join(part.strip() for part in name.split(","))
+
+
 def short(value: Any) -> str:
     """A value as part of an arm's name."""
     if isinstance(value, dict):

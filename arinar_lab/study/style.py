@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from .plan import Arm, Plan
+from .plan import Arm, Plan, spaced
 
 COLUMN, PAGE = 3.3, 6.9  # inches: widths of one column and of both
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
@@ -89,4 +89,4 @@ def readable_log(axis: Any) -> None:
 
 def wrapped(name: str, width: int, lines: int = 2) -> str:
     """A name on at most so many lines of a label."""
-    return "\n".join(textwrap.wrap(name.replace(",", ", "), width, max_lines=lines, placeholder=" …"))
+    return "\n".join(textwrap.wrap(spaced(name), width, max_lines=lines, placeholder=" …"))

@@ -24,7 +24,7 @@ from ..run.schema import resolved
 from . import frontier, ranking
 from .comparison import compare_all, effects, verdict
 from .methods import kind_of, notes
-from .plan import Arm, listed, short
+from .plan import Arm, listed, short, spaced
 from .results import BITS, DISTANCES, GAP, LEVEL, SPEED, Column, Results
 from .stats import Interval
 
@@ -152,7 +152,9 @@ def terminal_table(results: Results, width: int) -> Table:
     said = {"seeds": {row.seeds for row in body} - {""}, "likelihood": {row.likelihood for row in body} - {""}}
     same = [name for name, values in said.items() if len(values) == 1]
     captions = [f"{name}: {next(iter(said[name]))}" for name in same]
-    lines = [[Text(row.name), Text(row.seeds), Text(row.likelihood), *map(_terminal_cell, row.cells)] for row in body]
+    lines = [
+        [Text(spaced(row.name)), Text(row.seeds), Text(row.likelihood), *map(_terminal_cell, row.cells)] for row in body
+    ]
     keep = [i for i, heading in enumerate(headings) if heading not in same]
     keep, left_out = _fitting(keep, [[Text(heading) for heading in headings], *lines], width)
     if left_out:
@@ -162,7 +164,8 @@ def terminal_table(results: Results, width: int) -> Table:
         title=question, title_justify="left", caption=", ".join(captions), caption_justify="left", box=SIMPLE_HEAD
     )
     for i in keep:
-        table.add_column(headings[i], justify="right" if i else "left", no_wrap=i > 0, min_width=0 if i else _NAMES)
+        side, least = ("right", 0) if i else ("left", _NAMES)
+        table.add_column(headings[i], justify=side, no_wrap=i > 0, min_width=least, overflow="fold")  # type: ignore[arg-type]
     for line in lines:
         table.add_row(*(line[i] for i in keep))
     return table
