@@ -17,7 +17,7 @@ from . import frontier, ranking
 from .comparison import Effect, compare_all, p_text, summary, verdict
 from .figures import DPI, FIGURES, Figure
 from .methods import against, missing, reading
-from .plan import Plan
+from .plan import Plan, spaced
 from .protocol import paragraphs
 from .results import Column, Results
 from .tables import Row, table_of
@@ -54,20 +54,23 @@ def _sections(compared: bool) -> list[tuple[str, str]]:
 def _row(row: Row, plan: Plan) -> dict[str, Any]:
     baseline = row.name in {f"{name} (baseline)" for name in plan.baselines}
     kind = "baseline" if baseline else "" if row.seeds else "reference"
-    return {"kind": kind, **{key: getattr(row, key) for key in ("name", "seeds", "likelihood", "cells")}}
+    return {
+        "kind": kind, "name": spaced(row.name), "seeds": row.seeds, "likelihood": row.likelihood, "cells": row.cells
+    }  # fmt: skip
 
 
 def _effect(effect: Effect, column: Column) -> dict[str, Any]:
     """A row of the table of differences, as text."""
-    d, many, (low, high) = effect.difference, effect.difference.n > 1, effect.size_interval
+    d, many = effect.difference, effect.difference.n > 1
+    size, low, high = (f"{round(end, 1) + 0:.1f}" for end in (effect.size, *effect.size_interval))
     half = f" ± {d.half:.{column.digits}f}" if many else ""
     said = verdict(effect, column)
     return {
-        "heading": column.heading, "arm": effect.arm, "difference": f"{d.mean:+.{column.digits}f}{half}", "n": d.n,
+        "heading": column.heading, "arm": spaced(effect.arm), "difference": f"{d.mean:+.{column.digits}f}{half}", "n": d.n,
         "spread": effect.spread_of, "df": f"{effect.spread.df:.1f}" if effect.spread else "",
         "p": p_text(effect.p).removeprefix("p ").removeprefix("= ") if many else "",
         "adjusted": p_text(effect.adjusted).removeprefix("p ").removeprefix("= ") if many else "",
-        "size": f"{effect.size:.1f} [{low:.1f}, {high:.1f}]" if many else "",
+        "size": f"{size} [{low}, {high}]" if many else "",
         "mark": said if effect.concluded else "", "verdict": said, "caution": effect.caution,
     }  # fmt: skip
 

@@ -11,10 +11,11 @@ import pytest
 from PIL import Image
 from reports import study, whole_and_full
 
-from arinar_lab.study.figures import FIGURES
+from arinar_lab.study.figures import DPI, FIGURES
 from arinar_lab.study.page import page
 from arinar_lab.study.report import write_report
 from arinar_lab.study.results import collect
+from arinar_lab.study.style import COLUMN
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 WIDTHS = (1280, 400)
@@ -58,9 +59,9 @@ def results():
 
 
 def undrawn(results):
-    """The page with a picture of one pixel for each figure."""
-    Image.new("RGB", (1, 1)).save("pixel.png")
-    Path("report.html").write_text(page(results, {figure.name: Path("pixel.png") for figure in FIGURES}))
+    """The page with a line as wide as a column for each figure."""
+    Image.new("RGB", (round(COLUMN * DPI), 1)).save("line.png")
+    Path("report.html").write_text(page(results, {figure.name: Path("line.png") for figure in FIGURES}))
     return Path("report.html")
 
 
