@@ -28,10 +28,10 @@ UNPROVEN = "not concluded, for a bound that reads worse shows nothing"
 CLAIMS = (BITS, LEVEL, RESOLUTION, *DISTANCES)
 
 PROTOCOL = (
-    "Differences are paired by seed; ± is their 95 % t-interval. How far a difference strays from seed to seed is told by"
-    " the pairs of all arms that agree on it (Cochran's test) where the line says of how many arms the spread is; a"
-    " difference that strays farther than those together is judged by its own seeds, with degrees of freedom between theirs"
-    " and its own. p is Holm's over the arms of one reading; each reading is a family of its own. d is Cohen's, of the"
+    "Differences are paired by seed; ± is their 95 % t-interval, each for itself. How far a difference strays from seed to"
+    " seed is told by the pairs of all arms that agree on it (Cochran's test) where the line says of how many arms the spread"
+    " is; a difference that strays farther than those together is judged by its own seeds, with degrees of freedom between"
+    " theirs and its own. p is Holm's over the arms of one reading; each reading is a family of its own. d is Cohen's, of the"
     " paired differences, with its 95 % interval. Seeds to add are for a power of 0.8 at the effect and the spread as seen."
 )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import unicodedata
 
 from .methods import against
+from .plan import spaced
 from .results import Results
 from .tables import Cell, Row, table_of
 
@@ -66,7 +67,7 @@ def _tabular(names: list[str], part: list[tuple[int, str]], rows: list[Row]) -> 
         if not row.seeds and not any(row.cells[i].value for i, _ in part):
             continue  # a row that is not ours, and has none of these
         cells = [
-            escaped(row.name),
+            escaped(spaced(row.name)),
             escaped(row.seeds.split(" ")[0]),
             *([escaped(row.likelihood)] if likelihood else []),
         ]
