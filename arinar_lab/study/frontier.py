@@ -219,7 +219,7 @@ def lines(results: Results, quality: str | None = None, speed: str = SPEED) -> l
 def conclusions(results: Results) -> list[str]:
     """The same by every quality; in a study with budgets each budget's arms by themselves."""
     return [
-        f"At {part.plan.arms[0].budget}: {line}" if results.plan.budgets else line
+        f"{part.plan.arms[0].budget}: {line}" if results.plan.budgets else line
         for part in results.by_budget for quality in qualities(part) for line in lines(part, quality)
     ]  # fmt: skip
 
