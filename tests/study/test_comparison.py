@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from tiny import write_study
 
-from arinar_lab.study.comparison import CLAIMS, compare, effects, mixed, verdict
+from arinar_lab.study.comparison import CLAIMS, Effect, compare, effects, mixed, summary, verdict
 from arinar_lab.study.plan import read_plan
 from arinar_lab.study.pooling import agreeing, homogeneity, pooled, spreads
-from arinar_lab.study.results import BITS, DISTANCE, LEVEL, Results
-from arinar_lab.study.stats import MOST, between, cohen, freedom, holm, interval, more_seeds, p_value
+from arinar_lab.study.results import BITS, COLUMNS, DISTANCE, LEVEL, Results
+from arinar_lab.study.stats import MOST, Interval, between, cohen, freedom, holm, interval, more_seeds, p_value
 
 ENVIRONMENT = {"device": "a CPU", "torch": "2.15.0", "lightning": "2.6.6"}
 
@@ -279,6 +279,23 @@ def test_a_bound_that_reads_worse_shows_nothing(plan, bound, verdicts):
     assert [verdict(effect, column) for effect in found] == verdicts
     assert all(effect.resolved for effect in found)
     assert [effect.concluded for effect in found] == ["not concluded" not in said for said in verdicts]
+
+
+def test_the_sum_of_many_differences_names_what_is_resolved():
+    def effect(i, adjusted, unproven=False):
+        mean = -1.0 if i % 2 else 1.0
+        return Effect(f"arm {i}", BITS, Interval(mean, 0.1, 3), adjusted, adjusted, None, adjusted < 0.05, 9, unproven)
+
+    found = [effect(1, 0.01), effect(2, 0.01), effect(3, 0.01, True), *(effect(i, 0.5) for i in range(4, 14))]
+    column = next(column for column in COLUMNS if column.metric == BITS)
+    assert summary(found, [column]) == [
+        "bits/dim, against the baseline: better: arm 1; worse: arm 2; not concluded, for a bound that reads worse shows"
+        " nothing: arm 3; not resolved: 10 arms."
+    ]
+    assert (
+        summary(found[:1], [column]) == ["bits/dim, against the baseline: better: arm 1."]
+        and summary([], [column]) == []
+    )
 
 
 def test_arms_that_are_one_model_tell_the_spread_once(plan):

@@ -16,7 +16,7 @@ from arinar_lab.study import ablate
 from arinar_lab.study.ablate import finish
 from arinar_lab.study.comparison import effects
 from arinar_lab.study.methods import notes
-from arinar_lab.study.plan import listed, read_plan
+from arinar_lab.study.plan import listed, read_plan, spaced
 from arinar_lab.study.report import write_report
 from arinar_lab.study.results import collect
 from arinar_lab.study.tables import csv_of, markdown, rows, terminal_table
@@ -378,6 +378,18 @@ def test_the_terminal_keeps_the_arms_and_as_many_columns_as_fit(capsys, width):
         assert words in shown
     assert ("images/s" in shown.split("seeds:")[0]) == (width >= 80)
     assert ("more in" in " ".join(shown.split())) == (width < 80)
+
+
+def test_a_name_can_be_broken_behind_its_commas():
+    assert spaced("a=1,b=2") == spaced("a=1, b=2") == "a=1, b=2" and spaced("plain") == "plain"
+
+
+def test_a_report_of_many_differences_says_their_sum(monkeypatch, capsys):
+    monkeypatch.setattr(ablate, "_LINES", 3)
+    finish(study(whole()), Console(width=200))
+    said = capsys.readouterr().out
+    assert "bits/dim, against the baseline: better: components=2, components=4." in said
+    assert "Each difference with its interval: in report.html." in said and "components=2 against" not in said
 
 
 def test_names_with_commas_are_listed_with_semicolons():
