@@ -35,13 +35,20 @@ def main(words: list[str] | None = None) -> None:
         print("Stopped by SIGTERM. The same command goes on where it stopped.", file=sys.stderr)
         status = 143
     except Exception as error:
-        from arinar_lab.run.schema import ConfigError
-
-        told = ("Diverged", "Damaged", "OutOfMemory", "DiskFull")
-        refused = isinstance(error, (PermissionError, NotADirectoryError, IsADirectoryError)) and error.filename
-        if not (isinstance(error, ConfigError) or refused or type(error).__name__ in told):
+        told = _told(error)
+        if told is None:
             raise
-        said = f"{error.filename}: {error.strerror}" if refused else error  # type: ignore[attr-defined]
-        print(f"arinar: {said}", file=sys.stderr)
-        status = 2 if isinstance(error, ConfigError) or refused else 1
+        print(f"arinar: {told[0]}", file=sys.stderr)
+        status = told[1]
     sys.exit(status or 0)
+
+
+def _told(error: Exception) -> tuple[str, int] | None:
+    """What is said of an error in one line, and the exit status: 2 for bad input, 1 for a run that failed; None for a bug."""
+    from arinar_lab.run.schema import ConfigError
+
+    if isinstance(error, ConfigError):
+        return str(error), 2
+    if isinstance(error, (PermissionError, NotADirectoryError, IsADirectoryError)) and error.filename:
+        return f"{error.filename}: {error.strerror}", 2
+    return (str(error), 1) if type(error).__name__ in ("Diverged", "Damaged", "OutOfMemory", "DiskFull") else None
