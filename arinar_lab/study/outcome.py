@@ -303,7 +303,7 @@ def cost_breakdown(results: Results) -> Any | None:
     rows = {arm.name: split for arm in results.plan.arms if (split := _milliseconds(results, arm))}
     if not rows:
         return None
-    shown = [part for part in _PARTS if any(split[part] for split in rows.values())]
+    shown = [part for part in _PARTS if any(split[part] > 0.005 * sum(split.values()) for split in rows.values())]
     with paper() as plt:
         figure, ax = plt.subplots(figsize=(COLUMN, 0.8 + 0.24 * len(rows)))
         left = np.zeros(len(rows))

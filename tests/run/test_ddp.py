@@ -80,6 +80,18 @@ def one(tmp_path_factory):
     return trained(tmp_path_factory.mktemp("one") / "run")
 
 
+def weights(run):
+    """Averaged weights, without the keys' biases.
+
+    Attention does not depend on those: their gradient is what rounding leaves, of which AdamW makes steps of full length.
+    """
+    found = load_file(run.weights)
+    for name, bias in found.items():
+        if name.endswith("attention.qkv.bias"):
+            bias.chunk(3)[1].zero_()
+    return found
+
+
 def alike(two, one, steps=20):
     """The same rows of metrics and the same averaged weights, but for the order of sums."""
     ours, theirs = map(logged, (two, one))
@@ -89,7 +101,7 @@ def alike(two, one, steps=20):
     }
     for (step, name, a), (_, _, b) in zip(ours, theirs, strict=True):
         assert a == pytest.approx(b, rel=TOLERANCE), (step, name)
-    a, b = load_file(two.weights), load_file(one.weights)
+    a, b = weights(two), weights(one)
     assert a.keys() == b.keys() and all(torch.allclose(a[name], b[name], rtol=1e-3, atol=1e-4) for name in b)
     assert two.done and read_json(two.path / "DONE")["steps"] == steps
 
