@@ -141,12 +141,8 @@ def _unlike(results: Results) -> list[str]:
     """In what the runs differ though nothing was to be varied: such means are never taken in silence."""
     reports = [report for *_, report in runs(results)]
     differ = mixed(reports)
-    units = {at(report, "likelihood", "unit") for report in reports} - {None}
-    mixed_arms = [
-        arm.name for arm in results.plan.arms
-        if len({at(report, "likelihood", "unit") for report in results.reports[arm.name].values()} - {None}) > 1
-    ] if len(units) > 1 else []  # fmt: skip
-    differ += [f"what bits/dim are of (within {listed(mixed_arms)})"] if mixed_arms else []
+    several = [arm.name for arm in results.plan.arms if len(_units_of(results, arm)) > 1]
+    differ += [f"what bits/dim are of (within {listed(several)})"] if several else []
     for name, keys in {"the speed's device": ("speed", "device"), "the speed's threads": ("speed", "threads"),
                        "the speed's batch": ("speed", "batch"), "the speed's precision": ("speed", "precision"),
                        "the number of held-out items": ("likelihood", "images"),
@@ -242,11 +238,16 @@ def _readings(results: Results) -> list[str]:
     return [*lines, *_units(results)]
 
 
+def _units_of(results: Results, arm: Arm) -> set[str]:
+    """What an arm's bits/dim are of, as its runs say."""
+    return {at(report, "likelihood", "unit") for report in results.reports[arm.name].values()} - {None}
+
+
 def _units(results: Results) -> list[str]:
     """Whose density bits/dim are, where it is not that of pixels."""
     arms: dict[str, list[str]] = {}
     for arm in results.plan.arms:
-        for unit in {at(report, "likelihood", "unit") for report in results.reports[arm.name].values()} - {None}:
+        for unit in _units_of(results, arm):
             arms.setdefault(unit, []).append(arm.name)
     if len(arms) < 2:
         return [f"Bits/dim is of the raw {unit}s, not of pixels." for unit in arms if unit != "pixel"]
