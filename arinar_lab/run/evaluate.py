@@ -43,7 +43,7 @@ from .folder import RunFolder, environment, git_state, read_json, write_json
 from .memory import room_on_device
 from .metrics import compare
 from .parts import seconds_of_parts
-from .precision import of_generation, of_likelihood, under
+from .precision import of_generation, of_likelihood, rate, under
 from .processor import use_processor
 from .schema import ConfigError, Part
 from .train import device_of, load_weights
@@ -344,9 +344,11 @@ def measure_speed(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
         return report
     with FileLock(Path(tempfile.gettempdir()) / SPEED_LOCK, mode=0o666):  # of all users of the machine
         experiment, e = load(recipe, folder), recipe.evaluation
+        before = rate(experiment.device, "float32")
         throughput = [e.speed_batch / s for s in _time(recipe, experiment, e.speed_batch, e.speed_repeats)]
         latency = [1000 * s for s in _time(recipe, experiment, 1, e.speed_repeats)]
         parts = seconds_of_parts(recipe, experiment, min(3, e.speed_repeats))
+        machine = min(before, rate(experiment.device, "float32"))
     values = {
         "speed/images_per_second": statistics.median(throughput),
         "speed/latency_ms_b1": statistics.median(latency),
@@ -365,6 +367,7 @@ def measure_speed(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "precision": of_generation(recipe, experiment),
         "load_average": os.getloadavg()[0],
+        "gflops": machine / 1e9,  # of a matrix product, then and there: what tells a slow model from a slow machine
         "memory": "device allocations" if experiment.device.type == "cuda" else "tensors alive, weights included",
     }
     write_json(folder.evaluation(recipe) / "report.json", report)

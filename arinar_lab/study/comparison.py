@@ -217,9 +217,9 @@ _SETTINGS = {
     "speed": ("speed_batch", "speed_repeats"),
 }
 _MEASURED = {
-    "val": ("likelihood", ("images", "draws", "unit")),
-    "quality": ("quality", ("images", "reference", "floor_images")),
-    "speed": ("speed", ("device", "threads", "batch", "precision")),
+    "val": ("likelihood", ("images", "draws", "unit", "resolution", "precision")),
+    "quality": ("quality", ("images", "reference", "kid_subset", "precision")),
+    "speed": ("speed", ("device", "threads", "batch", "repeats", "precision")),
 }
 """Where a report says what it is of, and in which words."""
 

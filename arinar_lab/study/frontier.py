@@ -20,7 +20,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from .comparison import compare
+from .comparison import commensurable, compare
 from .plan import listed
 from .results import BITS, DISTANCES, GAP, SPEED, Column, Results
 from .stats import Interval, hypervolume, interval, pareto
@@ -172,6 +172,8 @@ def frontier(results: Results, quality: str | None = None, speed: str = SPEED) -
     readings: dict[str, dict[int, tuple[float, float]]] = {}
     for arm in results.plan.arms:
         costs, losses = results.values(arm, speed), results.values(arm, quality)
+        if not commensurable(results, arm, quality):
+            losses = {}
         readings[arm.name] = {seed: (costs[seed], losses[seed]) for seed in sorted(costs.keys() & losses.keys())}
     return placed(q, s, readings)
 
@@ -234,7 +236,10 @@ def sentences(found: Frontier, matched: Sequence[str] = ()) -> list[str]:
     """The front and how sure it is, who is dominated, the matched readings, the hypervolume, and who has no place there."""
     shown = [_front_line(found), *_dominated_line(found), *matched, *_volume_line(found)]
     if found.missing:
-        shown.append(f"Without a place there, for want of one of the two readings: {listed(found.missing)}.")
+        shown.append(
+            "Without a place there, for want of one of the two readings, or because it is of other data:"
+            f" {listed(found.missing)}."
+        )
     return shown
 
 

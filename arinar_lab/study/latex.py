@@ -42,7 +42,8 @@ def latex(results: Results) -> str:
     names, columns = headings[:3], list(enumerate(headings[3:]))
     parts = [columns[i : i + WIDE] for i in range(0, len(columns), WIDE)] or [[]]
     lines = [
-        f"% The table of the study {escaped(results.plan.name)}, written by arinar report. It needs \\usepackage{{booktabs}}."
+        f"% The table of the study {escaped(results.plan.name)}, written by arinar report. It needs \\usepackage{{booktabs}}"
+        " and a page 17 cm wide."
     ]
     for number, part in enumerate(parts):
         lines += [

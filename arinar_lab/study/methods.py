@@ -11,9 +11,11 @@ from typing import Any
 
 from .comparison import PROTOCOL, compare_all, mixed
 from .plan import Arm, Plan, listed, short
-from .results import COLUMNS, DISTANCE, ERROR, HEADINGS, LEVEL, Results
+from .results import COLUMNS, DISTANCE, ERROR, HEADINGS, LEVEL, SPEED, Results
 
 Report = dict[str, Any]
+CLAIM = 5  # seeds
+_UNEVEN = 1.3  # times as fast, beyond which speeds of one thing were not taken alike
 
 
 def against(plan: Plan) -> str:
@@ -89,9 +91,14 @@ def missing(results: Results) -> list[str]:
         names = listed(f"{arm.name} seed {seed}" for arm, seed in absent)
         said.append(f"Missing: {names}. Nothing may be concluded about arms with fewer than two seeds.")
     for arm, seed in absent:
-        file = plan.cell(arm, seed)[0].path / "FAILED"
+        folder, recipe = plan.cell(arm, seed)
+        file, report = folder.path / "FAILED", folder.evaluation(recipe) / "report.json"
         if file.is_file():
             said.append(f"Failed: {arm.name} seed {seed}: {file.read_text().strip()}")
+        elif report.is_file():
+            said.append(f"Unreadable: {report}; remove it, and arinar ablate evaluates that run anew")
+    if any(results.reports[arm.name] for arm, _ in absent):
+        said.append("Where seeds are missing because they failed, what is left of an arm looks better than it is.")
     if absent and not results.reports[plan.baseline]:
         said.append(f"The baseline {plan.baseline} has no finished run: no arm can be compared with it.")
     said += _alone(results) + _not_finite(results)
@@ -145,24 +152,49 @@ def _unlike(results: Results) -> list[str]:
     differ += [f"what bits/dim are of (within {listed(several)})"] if several else []
     for name, keys in {"the speed's device": ("speed", "device"), "the speed's threads": ("speed", "threads"),
                        "the speed's batch": ("speed", "batch"), "the speed's precision": ("speed", "precision"),
+                       "the speed's repeats": ("speed", "repeats"),
                        "the number of held-out items": ("likelihood", "images"),
                        "the draws for a likelihood": ("likelihood", "draws"),
-                       "the number of generated images": ("quality", "images")}.items():  # fmt: skip
+                       "the resolution of a likelihood": ("likelihood", "resolution"),
+                       "the precision of a likelihood": ("likelihood", "precision"),
+                       "the number of generated images": ("quality", "images"),
+                       "the images compared with": ("quality", "reference"),
+                       "the subsets of KID": ("quality", "kid_subset"),
+                       "the precision of images": ("quality", "precision")}.items():  # fmt: skip
         differ += [name] if len({at(report, *keys) for report in reports} - {None}) > 1 else []
     said = f"Caution: these runs differ in {', '.join(differ)}. Means and differences over them mix the two."
     if "the code's version" in differ:
         said += f" Code at commit {stated(results, lambda arm, report: commit(report))}."
-    return [said] if differ else []
+    strangers = [
+        f"{arm.name} seed {seed}" for arm, seed, report in runs(results)
+        if at(report, "training_signature") not in (None, arm.recipe.training_signature)
+    ]  # fmt: skip
+    foreign = f"Caution: these reports are of another training than the arm's: {listed(strangers)}."
+    return [*([said] if differ else []), *([foreign] if strangers else [])]
 
 
 def _busy(results: Results) -> list[str]:
-    """Speeds that were taken while others computed, too."""
+    """Speeds that were taken while others computed, too, or that differ from seed to seed, or between days, as if so."""
     found = [(at(r, "speed", "load_average"), at(r, "environment", "cpus")) for *_, r in runs(results)]
     loads = [load for load, cpus in found if load is not None and cpus and load > 1.25 * cpus]
-    return [
-        f"Caution: other programs were at work while {len(loads)} of {len(found)} speeds were taken (load average up to"
-        f" {max(loads):.1f} on {found[0][1]} CPUs). Such speeds are too low, and their order may be chance."
-    ] if loads else []  # fmt: skip
+    speeds = {arm.name: list(results.values(arm, SPEED).values()) for arm in results.plan.arms}
+    uneven = [name for name, seen in speeds.items() if len(seen) > 1 and max(seen) > _UNEVEN * min(seen)]
+    rates = [rate for *_, r in runs(results) if (rate := at(r, "speed", "gflops"))]
+    said = []
+    if loads:
+        said.append(
+            f"other programs were at work while {len(loads)} of {len(found)} speeds were taken (load average up to"
+            f" {max(loads):.1f} on {found[0][1]} CPUs)"
+        )
+    if uneven:
+        said.append(f"the speeds of one arm differ from seed to seed by more than {_UNEVEN - 1:.0%} ({listed(uneven)})")
+    if rates and max(rates) > _UNEVEN * min(rates):
+        said.append(
+            f"the machine itself was not as fast at all times (its matrix product {min(rates):,.0f} to {max(rates):,.0f}"
+            " GFLOP/s when speeds were taken)"
+        )
+    doubt = "Such speeds are not all comparable, and their order, and a place on a front, may be chance."
+    return [f"Caution: {'; '.join(said)}. {doubt}"] if said else []
 
 
 def commit(report: Report) -> str:
@@ -184,6 +216,7 @@ def reading(results: Results) -> list[str]:
     lines = [
         "± is the 95 % t-interval of the mean over seeds (training noise); n is"
         f" {len(results.plan.seeds)} where all are done."
+        + (f" A claim should rest on {CLAIM} seeds." if max(map(len, results.reports.values())) < CLAIM else "")
     ]
     if any(report.get("noise") for *_, report in runs(results)):
         lines.append("In brackets: the 95 % interval of one value over images (evaluation noise).")
@@ -200,11 +233,14 @@ def reading(results: Results) -> list[str]:
             " they are the same."
         )
     lines += [paper.note for paper in results.plan.papers]
-    if speed := report.get("speed"):
+    if any("speed" in report for *_, report in runs(results)):
+
+        def of(name: str) -> str:
+            return stated(results, lambda arm, report: at(report, "speed", name))
+
         lines.append(
-            f"Speed: batch {speed['batch']} and batch 1, median of {speed['repeats']} after a warm-up,"
-            f" {speed['threads']} thread(s) of {speed['device']}, {speed['precision']}, no run of ours beside it"
-            f"{load(results)}."
+            f"Speed: batch {of('batch')} and batch 1, median of {of('repeats')} after a warm-up, {of('threads')} thread(s) of"
+            f" {of('device')}, {of('precision')}, no run of ours beside it{load(results)}."
         )
     return lines
 
@@ -277,11 +313,12 @@ def _of_digits(report: Report) -> list[str]:
     floor, quality = report["metrics"].get(f"{DISTANCE}_floor"), report.get("quality", {})
     if floor is None or not quality:
         return []
-    fewer = quality["floor_images"] < quality["images"]
+    few = quality.get("floor_images", 0)
+    fewer = few < quality.get("images", 0)
     biased = "; so few images are farther off by their number alone, and an arm may be nearer" if fewer else ""
     return [
         "FD, KID, precision and recall: features of a digits classifier, not Inception, so no FID."
         f" {quality['images']:,} generated against {quality['reference']:,} training images, KID on subsets of"
-        f" {quality['kid_subset']}. For scale, FD of {quality['floor_images']:,} held-out images against the same is"
+        f" {quality['kid_subset']}. For scale, FD of {few:,} held-out images against the same is"
         f" {floor:.2f}{biased}."
     ]

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import kendalltau, permutation_test, rankdata, spearmanr
 
+from .comparison import commensurable
 from .results import BITS, DISTANCES, GAP, HEADINGS, LEVEL, Results
 from .stats import paired
 from .style import COLUMN, PAGE, SERIES, paper, wrapped
@@ -75,7 +76,7 @@ def agreements(results: Results) -> list[Agreement]:
 
 def means(results: Results, metric: str, budget: str) -> dict[str, float]:
     """Arm, without its budget → mean over seeds."""
-    arms = [arm for arm in results.plan.arms if arm.budget == budget]
+    arms = [arm for arm in results.plan.arms if arm.budget == budget and commensurable(results, arm, metric)]
     return {arm.design: summary.mean for arm in arms if (summary := results.summary(arm, metric))}
 
 

@@ -112,7 +112,7 @@ def _row(results: Results, arm: Arm, columns: Sequence[Column], said: dict[tuple
         noise, verdict = results.evaluation_noise(arm, c.metric), said.get((arm.name, c.metric), "")
         cells.append(Cell(value, noise, verdict, c.digits, partial, absent))
     name = f"{arm.name} (baseline)" if arm.name in results.plan.baselines else arm.name
-    kind = next((kind_of(report) for report in reports.values()), "")
+    kind = " / ".join(dict.fromkeys(kind for report in reports.values() if (kind := kind_of(report))))
     return Row(name, f"{len(reports)} of {len(results.plan.seeds)}", kind, tuple(cells))
 
 

@@ -208,7 +208,7 @@ def test_what_is_missing_is_named(results):
     results.reports["fast"].pop(0)
     results.reports["fast"].pop(1)
     said = lines(results)
-    assert said[-1].endswith("for want of one of the two readings: idle.")
+    assert said[-1].endswith("or because it is of other data: idle.")
     results.reports["base"].pop(2)
     assert "Fewer than two seeds have all arms" in lines(results)[0] and frontier(results).hypervolume is None
     results.reports["fast"] = results.reports["base"] = {}

@@ -270,7 +270,7 @@ def masked(bits, **said):
 
 
 def test_a_bound_is_labelled_with_its_steps():
-    reports = {**whole(), ("components=2", 0): masked(2.0), ("components=2", 1): masked(2.1)}
+    reports = {**whole(), **{("components=2", seed): masked(2.0 + seed / 10) for seed in range(3)}}
     cells = table(study(reports))
     assert cells["components=2"]["likelihood"] == "bound, 8 steps"
     assert cells["components=4"]["likelihood"] == "exact"
@@ -337,6 +337,71 @@ def test_runs_of_different_code_are_warned_about():
     text = text_of(study(reports))
     assert "Caution: these runs differ in the code's version." in text
     assert "Code at commit abc (but def in components=4 seed 2)." in text
+
+
+def test_a_row_names_every_kind_of_likelihood_in_it():
+    reports = {**whole(), ("components=2", 0): masked(2.0)}
+    assert table(study(reports))["components=2"]["likelihood"] == "bound, 8 steps / exact"
+
+
+def test_reports_of_another_training_are_said():
+    reports = whole_and_full()
+    reports["components=4", 1]["training_signature"] = "1234abcd"
+    said = "Caution: these reports are of another training than the arm's: components=4 seed 1."
+    assert said in text_of(study(reports))
+
+
+def test_an_unreadable_report_is_no_missing_run():
+    plan = study(whole())
+    folder, recipe = plan.cell(plan.arms[1], 1)
+    (folder.evaluation(recipe) / "report.json").write_text("{")
+    text = text_of(plan)
+    assert "Missing: components=2 seed 1." in text and "- Unreadable: runs/components=2" in text
+    assert "Where seeds are missing because they failed" in text
+
+
+def test_few_seeds_are_no_claim():
+    assert "A claim should rest on 5 seeds." in text_of(study(whole()))
+
+
+@pytest.mark.parametrize(
+    ("section", "value", "said"),
+    [("likelihood", "exact", "likelihood: not a mapping"), ("metrics", [1], "metrics: not a mapping"),
+     ("metrics", {BITS: True}, "metrics.val/bits_per_dim: True is not a number"),
+     ("metrics", {"speed/images_per_second": 0.0}, "metrics.speed/images_per_second: not above 0")],
+)  # fmt: skip
+def test_reports_of_another_form_are_refused_in_one_line(section, value, said):
+    reports = whole()
+    reports["components=1", 0][section] = value
+    with pytest.raises(ConfigError, match=said):
+        collect(study(reports))
+
+
+def test_a_report_that_lacks_parts_is_told_all_the_same():
+    reports = whole_and_full()
+    first = reports["components=1", 0]
+    del first["speed"]["threads"], first["quality"]["floor_images"]
+    plan = study(reports)
+    write_report(collect(plan))
+    assert "images/s: the front of means" in text_of(plan)
+
+
+def test_speeds_that_were_not_taken_alike_are_said():
+    reports = whole_and_full()
+    reports["components=4", 0]["metrics"]["speed/images_per_second"] *= 0.5
+    assert "differ from seed to seed by more than 30% (components=4)" in text_of(study(reports))
+    reports = whole_and_full()
+    for (_, seed), report in reports.items():
+        report["speed"]["gflops"] = 100.0 if seed else 60.0
+    assert "(its matrix product 60 to 100 GFLOP/s when speeds were taken)" in text_of(study(reports))
+
+
+def test_latents_have_no_place_among_pixels():
+    reports = whole()
+    for seed in range(3):
+        reports["components=4", seed]["likelihood"]["unit"] = "latent"
+    (line,) = lines(text_of(study(reports)), "- bits/dim against images/s")
+    assert "components=4" not in line
 
 
 def test_a_busy_machine_is_said_where_speeds_are():
