@@ -142,6 +142,19 @@ def test_a_cell_that_fails_is_told_in_one_line_and_the_page_shows_it(small, tmp_
 
 
 @pytest.mark.slow
+def test_a_kernel_that_falls_silent_is_started_anew(small, tmp_path):
+    """The first kernel stops itself for longer than a cell may take; the second does not."""
+    code = (
+        "import time\nfrom pathlib import Path\nhere = Path('silent')\n"
+        "if not here.exists():\n    here.touch()\n    time.sleep(60)"
+    )
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)]), tmp_path / "silent.ipynb")
+    console = Console(record=True, width=200)
+    assert execute("studies/made", console, tmp_path, seconds=15) == 0
+    assert "; once more" in console.export_text()
+
+
+@pytest.mark.slow
 def test_a_study_that_is_not_there_is_one_line_and_status_two(alone, capsys):
     with pytest.raises(SystemExit) as left:
         cli.main(["notebooks", "studies/none"])

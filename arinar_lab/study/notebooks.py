@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -19,10 +20,11 @@ from .plan import read_plan
 from .reading import newest, open_study, root
 from .status import remember
 
+ATTEMPTS = 2  # of a notebook whose kernel falls silent
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 
 
-def execute(name: str, console: Console, source: Path = NOTEBOOKS, seconds: int = 600) -> int:
+def execute(name: str, console: Console, source: Path = NOTEBOOKS, seconds: int = 300) -> int:
     """Execute every notebook; returns 1 where one failed, 130 where the user stopped the small study.
 
     Arguments:
@@ -48,6 +50,22 @@ def execute(name: str, console: Console, source: Path = NOTEBOOKS, seconds: int 
     return max(_execute(file, Path("studies/notebooks") / f"{file.stem}.html", seconds, console) for file in files)
 
 
+def _executed(notebook: Any, seconds: int) -> tuple[str, bool]:
+    """Why a notebook failed, empty where it did not; and whether its kernel died or was silent for that long."""
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+    where, quiet = {"metadata": {"path": str(Path.cwd())}}, ["--log-level=CRITICAL"]  # it warns of its loopback ports
+    client = NotebookClient(notebook, timeout=seconds, kernel_name="python3", resources=where, extra_arguments=quiet)
+    try:
+        client.execute()
+    except CellExecutionError as error:
+        return f"{error.ename}: {error.evalue}", False
+    except (CellTimeoutError, DeadKernelError) as error:
+        return str(error).splitlines()[0], True
+    return "", False
+
+
 def _make_small(file: Path, console: Console) -> int:
     """Run the small study as `arinar ablate` would."""
     console.print("No study is finished here, so a small one is made first: minutes.")
@@ -57,22 +75,20 @@ def _make_small(file: Path, console: Console) -> int:
 
 
 def _execute(file: Path, page: Path, seconds: int, console: Console) -> int:
-    """One notebook in a kernel of its own, as a page; where a cell fails, the page shows it and 1 is returned."""
+    """One notebook in a kernel of its own, as a page; where a cell fails, the page shows it and 1 is returned.
+
+    A kernel that does not answer any more is given up, and another one begins anew: messages between the two are lost at times.
+    """
     import nbformat
-    from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
     from nbconvert import HTMLExporter
 
-    notebook, begun, failed = nbformat.read(file, 4), time.perf_counter(), ""
-    where, quiet = {"metadata": {"path": str(Path.cwd())}}, ["--log-level=CRITICAL"]  # it warns of its loopback ports
-    try:
-        NotebookClient(
-            notebook, timeout=seconds, kernel_name="python3", resources=where, extra_arguments=quiet
-        ).execute()
-    except CellExecutionError as error:
-        failed = f"{error.ename}: {error.evalue}"
-    except (CellTimeoutError, DeadKernelError) as error:
-        failed = str(error).splitlines()[0]
+    begun = time.perf_counter()
+    for attempt in range(ATTEMPTS):
+        notebook = nbformat.read(file, 4)
+        failed, silent = _executed(notebook, seconds)
+        if not silent or attempt == ATTEMPTS - 1:
+            break
+        console.print(f"{file}: {failed}; once more", markup=False, highlight=False, soft_wrap=True)
     body, _ = HTMLExporter(exclude_input_prompt=True, exclude_output_prompt=True).from_notebook_node(notebook)
     write(page, body)
     said = f"failed: {failed}" if failed else f"{time.perf_counter() - begun:.0f} s"
