@@ -28,7 +28,7 @@ from scipy.stats import ttest_ind
 from ..run.config import Recipe, parse, read_overrides, read_recipe
 from ..run.folder import RunFolder, read_json
 from ..run.schema import ConfigError, flatten, nearest, resolved
-from .comparison import effects
+from .comparison import compare, effects
 from .plan import Arm, Plan, read_plan
 from .results import BITS, DISTANCES, GAP, LEVEL, Column, Results
 from .stats import Interval
@@ -181,12 +181,15 @@ def readings(results: Results) -> Sheet:
 
 def conclusions(results: Results) -> list[str]:
     """A line for each difference to the first: paired by seed where seeds are shared, else by Welch's interval."""
-    paired = effects(results)
     note = (
         "The spread of a difference, and Holm's correction, are of what is named here. A study's report has them of all its"
         " arms, and its p may therefore differ."
     )
-    return [*paired, *_unpaired(results), *([note] if any("df = " in line for line in paired) else [])]
+    return [
+        *effects(results),
+        *_unpaired(results),
+        *([note] if any(effect.spread for effect in compare(results)) else []),
+    ]
 
 
 def _unpaired(results: Results) -> Iterator[str]:

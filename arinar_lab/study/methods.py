@@ -68,6 +68,18 @@ def span(values: list[Any], form: str) -> str:
     return " to ".join(ends)
 
 
+def timed(results: Results) -> str:
+    """How the speeds were taken, as the runs say."""
+
+    def of(name: str) -> str:
+        return stated(results, lambda arm, report: at(report, "speed", name))
+
+    return (
+        f"batch {of('batch')} and batch 1, median of {of('repeats')} after a warm-up, {of('threads')} thread(s) of"
+        f" {of('device')}, {of('precision')}"
+    )
+
+
 def load(results: Results) -> str:
     """How busy the machine was when the speeds were taken: the load of the last minute, our own thread included."""
     load = span([at(report, "speed", "load_average") for *_, report in runs(results)], "{:.1f}")
@@ -234,14 +246,7 @@ def reading(results: Results) -> list[str]:
         )
     lines += [paper.note for paper in results.plan.papers]
     if any("speed" in report for *_, report in runs(results)):
-
-        def of(name: str) -> str:
-            return stated(results, lambda arm, report: at(report, "speed", name))
-
-        lines.append(
-            f"Speed: batch {of('batch')} and batch 1, median of {of('repeats')} after a warm-up, {of('threads')} thread(s) of"
-            f" {of('device')}, {of('precision')}, no run of ours beside it{load(results)}."
-        )
+        lines.append(f"Speed: {timed(results)}, no run of ours beside it{load(results)}.")
     return lines
 
 

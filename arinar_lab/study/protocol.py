@@ -10,7 +10,7 @@ from typing import Any
 from ..run.schema import flatten, resolved
 from . import frontier
 from .comparison import PROTOCOL
-from .methods import against, at, commit, kind_of, load, published, runs, span, stated
+from .methods import against, at, commit, kind_of, load, published, runs, span, stated, timed
 from .plan import Arm, Plan, listed
 from .results import DISTANCE, Results
 
@@ -146,14 +146,9 @@ def _sampler(arm: Arm) -> str:
 def _speed(results: Results) -> str:
     if not any("speed" in report for *_, report in runs(results)):
         return ""
-
-    def of(name: str) -> str:
-        return stated(results, lambda arm, report: at(report, "speed", name))
-
     return (
-        "Generation is timed in a pass of its own, with no other run of the study beside it, device synchronised: batch"
-        f" {of('batch')} and batch 1, median of {of('repeats')} after a warm-up, {of('threads')} thread(s) of"
-        f" {of('device')}, {of('precision')}{load(results)}. GFLOPs are torch's count of matrix products and attention."
+        "Generation is timed in a pass of its own, with no other run of the study beside it, device synchronised:"
+        f" {timed(results)}{load(results)}. GFLOPs are torch's count of matrix products and attention."
     )
 
 
