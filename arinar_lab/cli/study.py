@@ -20,15 +20,10 @@ def _settle(arguments: argparse.Namespace) -> None:
     in the workers, whose environment nobody else can read.
     """
     if arguments.file is not None and arguments.file.is_dir():
-        from arinar_lab.run.folder import read_json
-        from arinar_lab.run.schema import ConfigError
+        from arinar_lab.study.status import named
 
-        known = read_json(arguments.file / "cells.json")
-        if not known:
-            raise ConfigError(
-                f"{arguments.file}: not a study's folder; it holds no cells.json. Name the study's file instead"
-            )
-        arguments.file, arguments.overrides = Path(known["file"]), [*known["words"], *arguments.overrides]
+        arguments.file, words = named(arguments.file)
+        arguments.overrides = [*words, *arguments.overrides]
     for word in arguments.overrides:
         if word.startswith("storage="):
             os.environ["ARINAR_STORAGE"] = word.removeprefix("storage=")

@@ -20,13 +20,12 @@ import numpy as np
 import pandas as pd
 
 from ..run.config import read_overrides
-from ..run.folder import read_json
 from ..run.schema import ConfigError
 from ..run.train import read_metrics
 from ..run.trained import Trained, open_run
 from .plan import read_plan
 from .results import Results, collect
-from .status import look, read
+from .status import look, named, read
 from .tables import csv_of, rows
 
 
@@ -62,12 +61,10 @@ def open_study(name: str | Path = "") -> Results:
     if path is None:
         raise ConfigError(f"{top / 'studies'}: holds no finished study; make one, as in make ablation-gmm-k")
     if path.suffix == ".yaml":
-        file, words = path, []
+        file, words = path, list[str]()
     else:
-        known = read_json(path / "cells.json")
-        if not known:
-            raise ConfigError(f"{path}: not a study's folder; it holds no cells.json. Name the study's file instead")
-        file, words, top = Path(known["file"]), known["words"], path.resolve().parents[1]
+        file, words = named(path)
+        top = path.resolve().parents[1]
     with chdir(top):  # paths in recipes are relative to it
         plan = replace(read_plan(file, read_overrides(words)), roots=(top / "studies", top / "runs"))
     results = collect(plan)

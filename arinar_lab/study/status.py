@@ -59,6 +59,21 @@ class Cell:
     log: str = ""
 
 
+def named(folder: Path) -> tuple[Path, list[str]]:
+    """The file of the study whose folder this is, and the words that it was run with.
+
+    Raises:
+        ConfigError: if it is no study's folder.
+    """
+    from ..run.folder import read_json
+    from ..run.schema import ConfigError
+
+    known = read_json(folder / "cells.json")
+    if not known:
+        raise ConfigError(f"{folder}: not a study's folder; it holds no cells.json. Name the study's file instead")
+    return Path(known["file"]), known["words"]
+
+
 def remember(plan: Plan, file: Path, words: list[str]) -> dict[str, Any]:
     """Write the cells of a study where `status` finds them; returns them. The storage's address is not among them."""
     from ..run.config import sources
