@@ -341,7 +341,7 @@ def _as_kept(q: Tensor, k: Tensor) -> AbstractContextManager[object]:
 
 
 class FeedForward(nn.Sequential):
-    """Linear map, GELU, linear map, dropout. The first two are one operation where weights are packed."""
+    """Linear map, GELU, linear map, dropout. The first two may be one operation where weights are packed."""
 
     def forward(self, x: Tensor) -> Tensor:
         first, gelu, second, dropout = self

@@ -6,6 +6,7 @@
     share      FLOPs / seconds / peak
     ratio      seconds of another way over ours, repeats taking turns: of the published algorithm written plainly
                (`model/plain.py`, with its 1000 candidates; ours guides exactly), or of float32 where ours is bfloat16
+    at most    that ratio, were ours at the peak: what the other way leaves to be won on this machine
 
 Time does not depend on the values of weights, so they are random. Tokens are not decoded.
 """
@@ -118,6 +119,10 @@ class Result:
     def ratios(self) -> list[float]:
         """Of each repeat, how many times longer the other way takes."""
         return [theirs / mine for theirs, mine in zip(self.others, self.seconds, strict=True)] if self.others else []
+
+    def at_most(self, peak: float) -> float:
+        """How many times longer the other way takes than the FLOPs needed do at a peak in FLOP/s."""
+        return statistics.median(self.others) * peak / self.flops
 
 
 def subject(recipe: Recipe, device: torch.device) -> Arinar:

@@ -95,9 +95,17 @@ class Record:
         }
 
     def _row(self, row: Result) -> dict[str, Any]:
-        ratio = {"ratio": statistics.median(row.ratios), "ratios": row.ratios} if row.others else {}
-        rates = {"a_second": row.rate, "share_of_peak": row.share(self.peaks[row.precision])}
-        return {**asdict(row), "seconds_median": row.median, **rates, **ratio}
+        peak = self.peaks[row.precision]
+        rates = {"a_second": row.rate, "share_of_peak": row.share(peak)}
+        found = {**asdict(row), "seconds_median": row.median, **rates}
+        if not row.others:
+            return found
+        return {
+            **found,
+            "ratio": statistics.median(row.ratios),
+            "ratios": row.ratios,
+            "ratio_at_most": row.at_most(peak),
+        }
 
 
 def bench(presets: list[str], how: How, out: Path, console: Console) -> Record:

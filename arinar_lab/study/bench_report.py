@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -17,30 +16,46 @@ from ..run.bench import Result
 from .bench import ARINAR, CAUSAL, FAST, Record
 from .style import BLUE, ORANGE, PAGE, paper
 
+COLUMNS = ("s", "other way takes", "at most", "of peak", "per s", "GB", "TFLOP")
+
 
 def show(record: Record, console: Console) -> None:
-    """The table and what stands below it."""
+    """The table, as many of its columns as there is room for, and what stands below it."""
+    tables = (_table(record, COLUMNS[:n]) for n in range(len(COLUMNS), 0, -1))
+    unbounded = console.options.update(width=1000)
+    table = next((t for t in tables if console.measure(t, options=unbounded).maximum <= console.width), None)
+    table = table or _table(record, COLUMNS[:1])
+    console.print(table)
+    if left := COLUMNS[len(table.columns) - 1 :]:
+        console.print(f"In the record, too: {', '.join(left)}.", highlight=False)
+    for line in said(record):
+        console.print(line, highlight=False)
+
+
+def _table(record: Record, columns: tuple[str, ...]) -> Table:
     table = Table("", box=SIMPLE_HEAD, pad_edge=False)
-    for column in ("TFLOP", "s", "per s", "of peak", "GB", "other way takes"):
+    for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     for preset, rows in groupby(record.rows, lambda row: Path(row.preset).stem):
         table.add_section()
         table.add_row(f"[bold]{escape(preset)}")
         for row in rows:
-            table.add_row(*_cells(row, record))
-    console.print(table)
-    for line in said(record):
-        console.print(line, highlight=False)
+            table.add_row(named(row), *_cells(row, record.peaks[row.precision])[: len(columns)])
+    return table
 
 
-def _cells(row: Result, record: Record) -> Iterator[str]:
-    yield named(row)
-    yield f"{row.flops / row.batch / 1e12:.3g}"
-    yield f"{row.median:.3g} ±{(max(row.seconds) - min(row.seconds)) / 2 / row.median:.0%}"
-    yield f"{row.rate:.3g}"
-    yield f"{row.share(record.peaks[row.precision]):.1%}"
-    yield f"{row.memory / 1e9:.1f}" if row.memory else ""
-    yield f"×{statistics.median(r):.2f} ({min(r):.2f}–{max(r):.2f})" if (r := row.ratios) else ""
+def _cells(row: Result, peak: float) -> list[str]:
+    """A row's number in each of the COLUMNS."""
+    r, spread = row.ratios, (max(row.seconds) - min(row.seconds)) / 2 / row.median
+    return [
+        f"{row.median:.3g} ±{spread:.0%}",
+        f"×{statistics.median(r):.2f} ({min(r):.2f}–{max(r):.2f})" if r else "",
+        f"×{row.at_most(peak):.2f}" if r else "",
+        f"{row.share(peak):.1%}",
+        f"{row.rate:.3g}",
+        f"{row.memory / 1e9:.1f}" if row.memory else "",
+        f"{row.flops / row.batch / 1e12:.3g}",
+    ]
 
 
 def named(row: Result) -> str:
@@ -56,10 +71,15 @@ def named(row: Result) -> str:
 def said(record: Record) -> list[str]:
     """What stands below the table."""
     peaks = ", ".join(f"{flops / 1e9:,.0f} GFLOP/s in {precision}" for precision, flops in record.peaks.items())
+    of_bf16 = (
+        " (of bf16: of generation our float32, of the inner loop the published algorithm in float32, of a training step in"
+        " bf16 too)"
+        if "bfloat16" in record.peaks
+        else ""
+    )
     lines = [
         "TFLOP: needed for one. s: a batch, median ± half of the range. Other way: the published algorithm written plainly"
-        " (of bf16: of generation our float32, of the inner loop the published algorithm in float32, of a training step in bf16"
-        " too), median of repeats that took turns (lowest – highest).",
+        f"{of_bf16}, median of repeats that took turns (lowest – highest); at most: what that would be, were ours at the peak.",
         f"Peak of the matrix product: {peaks}.",
     ]
     if "bfloat16" not in record.peaks:

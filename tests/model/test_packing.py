@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from arinar_lab.model import packing
 from arinar_lab.model.guidance import Sampler
 from arinar_lab.model.layers import Block, Linear
 from arinar_lab.model.packing import SMALLEST, _available, multiplies, packed
@@ -19,10 +20,12 @@ def block(**options) -> Block:
     return laws.randomise(Block(WIDTH, 4, **options), 0.02).eval()
 
 
+@pytest.mark.parametrize("joins", [True, False])
 @pytest.mark.parametrize("gelu", ["exact", "tanh"])
 @pytest.mark.parametrize("options", [{}, {"k_bias": False}, {"context": WIDTH}])
 @torch.no_grad()
-def test_a_packed_block_computes_the_same(gelu, options):
+def test_a_packed_block_computes_the_same(gelu, options, joins, monkeypatch):
+    monkeypatch.setattr(packing, "joins_gelu", lambda: joins)
     made = block(gelu=gelu, **options)
     x, z = laws.numbers(3, 5, WIDTH, dtype=torch.float32), laws.numbers(3, WIDTH, dtype=torch.float32)
     expected = made(x, z)[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 from tiny import logged, tiny
 
 from arinar_lab.model import density
+from arinar_lab.model.heads.shapes import MixtureRow
 from arinar_lab.model.noise import Noise
 from arinar_lab.run import economy
 from arinar_lab.run.config import ConfigError, Machine, build
@@ -123,6 +125,20 @@ def test_compiled_draws_are_the_others_but_for_rounding(head):
             drawn.append(experiment.model.generate(torch.arange(12) % 10, noise, recipe.sampler)[0])
     off = (drawn[0] - drawn[1]).abs()
     assert off.max() < 5e-3 and off.median() < 1e-5 and drawn[0].std() > 0.1
+
+
+@pytest.mark.parametrize("spread", [1.0, 0.1])
+def test_a_guided_draw_is_one_graph_and_the_same_numbers(spread, monkeypatch):
+    """Nothing in it waits for numbers, whether the null is wide or so narrow that the product is cut."""
+    mean, log_std = laws.numbers(9, 4), laws.numbers(9, 4) / 4
+    p, q = (MixtureRow(mean * s, log_std + math.log(s), torch.full((9, 4), -math.log(4.0))) for s in (1.0, spread))
+    u = Noise.of(torch.arange(9)).uniform(1).squeeze(-1)
+    expected = density.invert(p, q, 3.0, u)
+    assert bool(expected[1].all()) == (spread < 1)
+    torch._dynamo.reset()
+    assert torch._dynamo.explain(density.invert)(p, q, 3.0, u).graph_count == 1
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert all(torch.equal(*pair) for pair in zip(density.invert(p, q, 3.0, u), expected, strict=True))
 
 
 @pytest.mark.usefixtures("asked_anew")

@@ -1,7 +1,9 @@
 """`arinar bench`: some steps stand for all, and what is measured is whole, finite, shown, drawn and written."""
 
+import io
 import json
 import math
+import statistics
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -10,13 +12,14 @@ import torch
 import yaml
 from command import arinar
 from PIL import Image
+from rich.console import Console
 
 from arinar_lab.model import plain
 from arinar_lab.model.noise import Noise
 from arinar_lab.run import bench_parts
 from arinar_lab.run.bench import Case, How, subject
 from arinar_lab.run.bench_walk import Seen, ours, published, spread, whole
-from arinar_lab.study import bench
+from arinar_lab.study import bench, bench_report
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -140,11 +143,27 @@ def test_a_preset_is_measured_shown_drawn_and_written(preset, capsys, monkeypatc
         assert len(row["seconds"]) == len(row["others"]) == len(row["ratios"]) == 2 and row["flops"] > 0
         assert row["share_of_peak"] == pytest.approx(row["flops"] / row["seconds_median"] / 1e11)
         assert row["a_second"] == pytest.approx(row["batch"] / row["seconds_median"])
+        assert row["ratio_at_most"] == pytest.approx(statistics.median(row["others"]) * 1e11 / row["flops"])
     assert rows["generation", 4, 2.0]["flops"] == pytest.approx(4 * rows["generation", 1, 2.0]["flops"])
     (memory,) = found["memory"]
     assert memory["bytes_an_image"] > 0 and memory["largest_deviation"] < 0.05
-    assert "inner loop, 64 tokens, w 1" in said and said.count("×") == 2 + 4 * len(timed) and "Memory of tiny" in said
+    assert (
+        "inner loop, 64 tokens, w 1" in said
+        and said.count("×") == 2 * (2 + 4 * len(timed))
+        and "Memory of tiny" in said
+    )
     assert Image.open("b.png").width > 1000 and "b.png" in said
+
+
+@pytest.mark.parametrize("width", [30, 80, 120])
+def test_a_narrow_terminal_keeps_the_names_and_is_told_of_the_rest(width):
+    row = bench.Result("inner loop", "tiny", 64, 4.5, 1, [0.25, 0.3], [0.5, 0.9], "published algorithm", 1e10)
+    record, out = bench.Record(How(torch.device("cpu")), {"float32": 1e11}, [row]), io.StringIO()
+    bench_report.show(record, Console(file=out, width=width))
+    said = " ".join(out.getvalue().split())
+    assert "inner loop, 64 tokens, w 4.5" in said or width < 40
+    assert ("×2.50 (2.00–3.00) ×7.00" in said) == (width > 40)
+    assert ("In the record, too: of peak, per s, GB, TFLOP." in said) == (width == 80)
 
 
 def test_a_profile_is_a_table_of_operations(preset):
