@@ -26,12 +26,14 @@ from rich.table import Table
 from scipy.stats import ttest_ind
 
 from ..run.config import Recipe, parse, read_overrides, read_recipe
-from ..run.folder import RunFolder, read_json
+from ..run.folder import RunFolder
 from ..run.schema import ConfigError, flatten, nearest, resolved
 from .comparison import compare, effects
+from .methods import commit
 from .plan import Arm, Plan, read_plan
 from .results import BITS, DISTANCES, GAP, LEVEL, Column, Results
 from .stats import Interval
+from .status import named
 from .tables import rows
 
 Sheet = list[list[str]]
@@ -134,10 +136,8 @@ def _plan(path: Path) -> Plan:
     """A study, read once for all its arms that are named."""
     if not path.is_dir():
         return read_plan(path)
-    content = read_json(path / "cells.json")
-    if not content:
-        raise ConfigError(f"{path}: not a study's folder; it holds no cells.json")
-    plan = read_plan(Path(content["file"]), read_overrides(content["words"]))
+    file, words = named(path)
+    plan = read_plan(file, read_overrides(words))
     return replace(plan, roots=(path.parent, path.parent.parent / "runs"))
 
 
@@ -225,7 +225,7 @@ def _welch_half(values: list[float], baseline: list[float]) -> float:
 # Under which conditions
 
 _CONDITIONS: dict[str, Callable[[dict[str, Any]], str]] = {
-    "Versions of the code differ": lambda r: _commit(r.get("git", {})),
+    "Versions of the code differ": lambda r: commit(r) or "unknown",
     "Versions of torch differ": lambda r: r.get("environment", {}).get("torch", ""),
     "Devices differ": lambda r: r.get("environment", {}).get("device", ""),
     "Speed was measured differently": lambda r: _protocol(r.get("speed", {})),
@@ -237,10 +237,6 @@ _SECTIONS = {
     "codec": "Codecs differ: bits/dim may be of different things",
     "evaluation": "Evaluation settings differ: the readings are not of one protocol",
 }
-
-
-def _commit(git: dict[str, Any]) -> str:
-    return f"{git.get('commit', 'unknown')[:10]}{' modified' if git.get('dirty') else ''}"
 
 
 def _items(report: dict[str, Any]) -> str:

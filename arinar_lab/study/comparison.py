@@ -227,21 +227,22 @@ _MEASURED = {
 def caution(results: Results, arm: Arm, metric: str) -> str:
     """How the runs that a comparison rests on differ, where they should not: code, device, versions, evaluation."""
     runs = [*results.reports[arm.name].values(), *results.reports[results.plan.baseline].values()]
-    differ = mixed(runs)
+    differ = {name: name for name in mixed(runs)}
     kinds = [_kinds(results, each) for each in (arm, results.baseline)]
     if metric.startswith("val/") and kinds[0] != kinds[1]:
-        differ.append(f"likelihoods ({', '.join(kinds[0])} against {', '.join(kinds[1])})")
+        differ["kind"] = f"likelihoods ({', '.join(kinds[0])} against {', '.join(kinds[1])})"
     ours, theirs = arm.recipe.evaluation, results.baseline.recipe.evaluation
     kind = metric.split("/")[0]
     for name in _SETTINGS.get(kind, ()):
         if getattr(ours, name) != getattr(theirs, name):
-            differ.append(f"evaluation.{name} ({getattr(ours, name)} against {getattr(theirs, name)})")
+            word = name.removeprefix("speed_")
+            differ[word] = f"evaluation.{name} ({getattr(ours, name)} against {getattr(theirs, name)})"
     section, words = _MEASURED.get(kind, ("", ()))
     for word in words:
         told = {str(r[section][word]) for r in runs if word in r.get(section, {})}
-        if len(told) > 1 and not any(word in said for said in differ):
-            differ.append(f"{section}.{word} ({', '.join(sorted(told))})")
-    said = [f"the runs differ in {'; '.join(differ)}"] if differ else []
+        if len(told) > 1:
+            differ.setdefault(word, f"{section}.{word} ({', '.join(sorted(told))})")
+    said = [f"the runs differ in {'; '.join(differ.values())}"] if differ else []
     for one in (arm, results.baseline):
         if seeds := results.not_finite(one, metric):
             said.append(f"{one.name} seed {', '.join(map(str, seeds))} is not finite and left out")
