@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from arinar_lab.run.blocks import write_block
 from arinar_lab.run.cached import Cached, shards
+from arinar_lab.run.checkpoint import save_tensors
 from arinar_lab.run.datamodule import DataModule
 
 SHAPE, SHARD, BATCH, STOP = (32, 16, 16), 1024, 256, 50
@@ -38,8 +38,8 @@ def entry(i: int) -> np.ndarray:
 def write_ours(folder: Path, n: int) -> None:
     for k, span in enumerate(shards(n, SHARD)):
         moments = torch.from_numpy(np.stack([entry(i) for i in span])).unsqueeze(1)
-        write_block(folder / f"train-{k:05}.safetensors", {"moments": moments, "labels": torch.tensor(span) % 1000})
-    write_block(folder / "held_out-00000.safetensors", {"moments": moments[:1], "labels": torch.zeros(1).long()})
+        save_tensors(folder / f"train-{k:05}.safetensors", {"moments": moments, "labels": torch.tensor(span) % 1000})
+    save_tensors(folder / "held_out-00000.safetensors", {"moments": moments[:1], "labels": torch.zeros(1).long()})
     about = {
         "shape": [3, 256, 256],
         "levels": 256,

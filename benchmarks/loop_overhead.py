@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -83,17 +84,11 @@ def lightning(recipe: Recipe) -> Times:
     """`train`, in a folder that goes again."""
     timer, made = Timer(), training._trainer
 
-    def with_timer(*args: Any) -> Any:
-        trainer = made(*args)
-        trainer.callbacks.append(timer)
-        return trainer
+    def with_timer(recipe: Recipe, folder: RunFolder, logger: Any, more: list[Callback], bar: bool) -> Any:
+        return made(recipe, folder, logger, [*more, timer], bar)
 
-    training._trainer = with_timer
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            training.train(recipe, RunFolder(Path(folder)))
-    finally:
-        training._trainer = made
+    with patch.object(training, "_trainer", with_timer), tempfile.TemporaryDirectory() as folder:
+        training.train(recipe, RunFolder(Path(folder)))
     return timer.times
 
 
@@ -107,7 +102,7 @@ def bare(recipe: Recipe) -> Times:
     optimizer: Any = module.configure_optimizers()["optimizer"]
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, t))
     weights = [p for p in module.parameters() if p.requires_grad]
-    averages = [p.detach().clone() for p in weights]
+    averages: list[Any] = [p.detach().clone() for p in weights]
     loader = ResumableLoader(Items(experiment.source.train), t.batch, recipe.seed)
     batches, begun = iter(loader), now()
     module.train()
@@ -119,13 +114,13 @@ def bare(recipe: Recipe) -> Times:
             batches = iter(loader)
             batch = next(batches)
         optimizer.zero_grad()
-        module._loss(batch).backward()
+        module.loss_of(batch, None).backward()
         if t.clip:
             nn.utils.clip_grad_norm_(weights, t.clip)
         optimizer.step()
         schedule.step()
         with torch.no_grad():
-            torch._foreach_lerp_(averages, weights, 1 - t.ema)
+            torch._foreach_lerp_(averages, list[torch.Tensor](weights), 1 - t.ema)
     return between(begun)
 
 

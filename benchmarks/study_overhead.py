@@ -39,9 +39,8 @@ def main() -> None:
     os.environ["ARINAR_TRACKING"] = words.tracking
     os.environ.pop("ARINAR_STORAGE", None)
     os.environ.pop("MLFLOW_TRACKING_URI", None)
-    perform.train, perform.measured = _train, _evaluate  # type: ignore[assignment]
-    ablate.attempt = lambda _: Cost(1, 1.0, 1.0, 0.0)  # type: ignore[assignment]
-    ablate.run_workers = _forked  # type: ignore[assignment]
+    vars(perform).update(train=_train, measured=_evaluate)
+    vars(ablate).update(attempt=lambda _: Cost(1, 1.0, 1.0, 0.0), run_workers=_forked)
     seconds: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
