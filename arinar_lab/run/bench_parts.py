@@ -22,7 +22,7 @@ from ..model.arinar import Arinar
 from ..model.density import Density, compiled_quantiles
 from ..model.noise import Noise
 from ..model.packing import packed
-from .bench import PUBLISHED, Case, How, Result, highest, in_turns, is_published
+from .bench import PUBLISHED, Case, How, Result, each_alone, highest, in_turns, is_published
 from .bench_walk import CANDIDATES, ours
 from .config import build
 from .evaluate import flop_counter
@@ -127,7 +127,10 @@ def memory(case: Case, model: Arinar, batches: tuple[int, ...] = (1, 2, 4)) -> d
 
 
 def profile(case: Case, model: Arinar, how: How) -> str:
-    """A table of the operations in the middle step of a walk, those that take most time first; weights are packed already."""
+    """A table of the operations in the middle step of a walk, those that take most time first; weights are packed already.
+
+    Where steps carry something on to the next, it is of all of them up to the middle.
+    """
     sampler, device = case.recipe().sampler, how.device
     middle = [model.outer.check_steps(sampler.steps) // 2]
     activities = [torch.profiler.ProfilerActivity.CPU]
@@ -137,8 +140,10 @@ def profile(case: Case, model: Arinar, how: How) -> str:
         ours(model, sampler, case.batch, middle, lambda: clock(device))
     by = f"self_{device.type}_time_total"
     table = seen.key_averages().table(sort_by=by, row_limit=OPERATIONS, max_name_column_width=48)
-    about = environment()
+    table = "\n".join(line.rstrip() for line in table.splitlines())
+    about, end = environment(), middle[0] + 1
+    steps = f"step {end}" if each_alone(model, sampler) else f"steps 1 to {end}"
     return (
-        f"{case.preset}: batch {case.batch}, guidance {sampler.guidance:g}, step {middle[0] + 1}, {case.precision}\n"
+        f"{case.preset}: batch {case.batch}, guidance {sampler.guidance:g}, {steps}, {case.precision}\n"
         f"{time.strftime('%F')}, {about['device']}, {torch.get_num_threads()} threads, torch {about['torch']}\n\n{table}"
     )

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..run.bench import Result
-from .bench import ARINAR, CAUSAL, FAST, Record
+from .bench import ARINAR, CAUSAL, FAST, FRACTAL, MAR, Record
 from .style import BLUE, ORANGE, PAGE, paper
 
 COLUMNS = ("s", "other way takes", "at most", "of peak", "per s", "GB", "TFLOP")
@@ -93,7 +93,7 @@ def said(record: Record) -> list[str]:
         lines.append(
             f"{record.how.samples} steps of a masked walk are timed, those between are interpolated; --full times all."
         )
-    return lines + _beside_masked(record.rows)
+    return [*lines, *_beside_masked(record.rows), *_beside_others(record.rows)]
 
 
 def _beside_masked(rows: list[Result]) -> list[str]:
@@ -105,6 +105,18 @@ def _beside_masked(rows: list[Result]) -> list[str]:
         f" (batch {other.batch}), guidance {row.guidance:g}, {row.precision}."
         for row, other in pairs
         if other is not None and row.what == "generation"
+    ]
+
+
+def _beside_others(rows: list[Result]) -> list[str]:
+    """How much longer than the masked preset the other published models take, each under its own guidance."""
+    drawn = [row for row in rows if row.what == "generation" and row.precision == "float32"]
+    own = {row.batch: row for row in drawn if row.preset == ARINAR and row.guidance != 1}
+    return [
+        f"{row.preset} in {row.steps} steps, guidance {row.guidance:g}, takes {row.median / own[row.batch].median:.2f} times as"
+        f" long as {ARINAR} in {own[row.batch].steps}, guidance {own[row.batch].guidance:g} (batch {row.batch})."
+        for row in drawn
+        if row.preset in (MAR, FRACTAL) and row.batch in own
     ]
 
 

@@ -166,6 +166,23 @@ def test_a_narrow_terminal_keeps_the_names_and_is_told_of_the_rest(width):
     assert ("In the record, too: of peak, per s, GB, TFLOP." in said) == (width == 80)
 
 
+def test_other_models_are_told_beside_arinar_at_its_own_guidance():
+    def row(preset, steps, guidance, seconds, what="generation", batch=4):
+        return bench.Result(what, preset, batch, guidance, steps, [seconds], flops=1e9)
+
+    rows = [
+        row(bench.ARINAR, 64, 1.0, 50.0), row(bench.ARINAR, 64, 4.5, 100.0), row(bench.ARINAR, 1, 4.5, 1.0, "inner loop"),
+        row(bench.MAR, 256, 2.9, 500.0), row(bench.FRACTAL, 64, 1.0, 140.0), row(bench.MAR, 64, 2.9, 9.0, batch=64),
+    ]  # fmt: skip
+    said = bench_report.said(bench.Record(How(torch.device("cpu"), None), {"float32": 1e11}, rows))
+    assert said[-2:] == [
+        "imagenet256_mar_b in 256 steps, guidance 2.9, takes 5.00 times as long as imagenet256_arinar_b in 64, guidance 4.5"
+        " (batch 4).",
+        "imagenet256_fractalmar_b in 64 steps, guidance 1, takes 1.40 times as long as imagenet256_arinar_b in 64, guidance"
+        " 4.5 (batch 4).",
+    ]
+
+
 def test_a_profile_is_a_table_of_operations(preset):
     (path,) = bench.profiles([preset], How(torch.device("cpu")), Path("profiles"))
     assert path == Path("profiles/tiny.txt") and "aten::addmm" in path.read_text()
