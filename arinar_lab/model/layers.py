@@ -5,7 +5,7 @@
 With a condition z the gains g, s, b are a linear map of SiLU(z) (adaptive normalisation, DiT, arXiv 2212.09748); without
 one they are 1, 0, 0 and the norms have gains of their own.
 
-A `Cache` is a value: allocated once, handed from step to step; the step writes into it and the old value is consumed.
+A `Cache` is a value, handed from step to step; the step writes into it and the old value is consumed.
 
 Where a row stands is told by a vector that is added to it, `learned` or of `sine`s, or by `rotary` attention: queries and keys
 are turned by an angle that grows with their place, so that their product depends on the distance (arXiv 2104.09864).
@@ -232,6 +232,7 @@ class Cache(NamedTuple):
     filled: int = 0
 
 
+PIECE = 32  # rows by which a cache grows that is full
 Caches = list[Cache | None]
 """One for each block; None where nothing is kept."""
 
@@ -320,17 +321,26 @@ class Attention(nn.Module):
     @staticmethod
     def _extend(cache: Cache, k: Tensor, v: Tensor) -> tuple[Cache, Tensor, Tensor]:
         end = cache.length + k.shape[2]
+        if end > cache.k.shape[2]:
+            cache = cache._replace(k=_longer(cache.k, end), v=_longer(cache.v, end))
         cache.k[:, :, cache.length : end], cache.v[:, :, cache.length : end] = k, v
         seen = max(end, cache.filled)
         return cache._replace(length=end), cache.k[:, :, :seen], cache.v[:, :, :seen]
 
     def cache(self, batch: int, room: int) -> Cache:
-        """An empty cache for `batch` sequences of at most `room` positions, on a GPU in the numbers of autocast."""
+        """An empty cache for `batch` sequences, which grows beyond `room` positions; on a GPU in the numbers of autocast."""
         weight = self.qkv.weight
         half = weight.is_cuda and torch.is_autocast_enabled("cuda")
         numbers = torch.get_autocast_dtype("cuda") if half else weight.dtype
         empty = weight.new_empty(2, batch, self.heads, room, self.size, dtype=numbers)
         return Cache(empty[0], empty[1], 0)
+
+
+def _longer(kept: Tensor, rows: int) -> Tensor:
+    """Keys or values [B, H, room, S] with room for `rows` and less than a piece more: gaps slow a CPU down that reads them."""
+    longer = kept.new_empty(*kept.shape[:2], -(-rows // PIECE) * PIECE, kept.shape[3])
+    longer[:, :, : kept.shape[2]] = kept
+    return longer
 
 
 def _as_kept(q: Tensor, k: Tensor) -> AbstractContextManager[object]:
@@ -467,7 +477,7 @@ class Blocks(nn.ModuleList):
         return x, after
 
     def caches(self, batch: int, room: int) -> Caches:
-        """Empty caches for `batch` sequences of at most `room` positions."""
+        """Empty caches for `batch` sequences, which grow beyond `room` positions."""
         return [block.attention.cache(batch, room) for block in self.modules() if isinstance(block, Block)]
 
 

@@ -164,7 +164,7 @@ class CausalAR(Outer):
         batch, order = c.shape[0], self._order(c.shape[0], noise)
         y, repeat = (c, 1) if null is None else (torch.cat([c, null]), 2)
         orders = order.repeat(repeat, 1)
-        caches, done = self.blocks.caches(y.shape[0], self.prefix + self.steps - 1), 0
+        caches, done = self.blocks.caches(y.shape[0], self.prefix), 0
         tokens: list[Tensor] = []
         for n in range(self.steps):
             rows = y.shape[1]

@@ -60,3 +60,18 @@ def test_densities_are_single_precision_under_autocast(kind):
         x, _ = model.generate(laws.labels(2), laws.images(2), Sampler(guidance=2.0))
     assert seen and set(seen) == {torch.float32}
     assert x.dtype == torch.float32 and x.isfinite().all()
+
+
+@torch.no_grad()
+def test_a_full_cache_grows_by_a_piece_and_loses_nothing(monkeypatch):
+    monkeypatch.setattr(layers, "PIECE", 3)
+    attention, x = laws.randomise(Attention(8, 2), 0.3), laws.numbers(2, 10, 8)
+    attention.double()
+    expected, _ = attention(x, causal=True)
+    cache, rooms, rows = attention.cache(2, 2), [], []
+    for part in x.split([2, *[1] * 8], 1):
+        y, cache = attention(part, causal=True, cache=cache)
+        rows.append(y)
+        rooms.append(cache.k.shape[2])
+    assert torch.allclose(torch.cat(rows, 1), expected, atol=1e-12)
+    assert rooms == [2, 3, 6, 6, 6, 9, 9, 9, 12] and cache.v.shape[2] == 12 and cache.length == 10
