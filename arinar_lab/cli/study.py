@@ -245,8 +245,9 @@ def bench(arguments: argparse.Namespace) -> int:
     from arinar_lab.run.train import device_of
     from arinar_lab.study import bench, bench_report
 
-    if arguments.out.suffix != ".json" or not arguments.out.parent.is_dir():
-        raise ConfigError(f"--out: {str(arguments.out)!r} is no .json file in a folder that is there")
+    out: Path = arguments.out
+    if out.suffix != ".json" or not out.parent.is_dir() or out.is_dir():
+        raise ConfigError(f"--out: {str(out)!r} is no .json file in a folder that is there")
     device = device_of(Machine(arguments.device))
     how = How(device, None if arguments.full else 4, arguments.repeats)
     if arguments.profile:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from functools import reduce
 from typing import Literal, NamedTuple, TypedDict
 
 import torch
@@ -222,7 +223,8 @@ class Cache(NamedTuple):
 
     Keys and values of its attention, k, v [B, H, room, S], of which the first `length` positions are filled; and the gains that
     it reads from z, [B, 1, 6 W], which are those of the first step as long as z is. Rows may be written anew: what is older, up
-    to `filled`, is read beside them.
+    to `filled`, is read beside them. When k and v are full they join the pieces `before`, and a new one is begun: between the
+    heads of a piece there is no room for rows to come, over which a CPU would read more slowly.
     """
 
     k: Tensor
@@ -230,9 +232,12 @@ class Cache(NamedTuple):
     length: int
     gains: Tensor | None = None
     filled: int = 0
+    before: tuple[Piece, ...] = ()
 
 
-PIECE = 32  # rows by which a cache grows that is full
+Piece = tuple[Tensor, Tensor]
+"""Keys and values of some positions, [B, H, T, S] each."""
+PIECE = 64  # rows of a piece
 Caches = list[Cache | None]
 """One for each block; None where nothing is kept."""
 
@@ -288,22 +293,37 @@ class Attention(nn.Module):
         bias = self.qkv.bias
         if bias is None:
             bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        drop = self.dropout if self.training else 0.0
         q, k, v = self.qkv(x, bias).unflatten(-1, (3, self.heads, self.size)).permute(2, 0, 3, 1, 4)
         q, k = self.q_norm(q), self.k_norm(k)
         if at is not None:
             q, k = rotate(q, at), rotate(k, at)
         if where is not None:
             q = q.gather(2, where[:, None, :, None].expand(-1, self.heads, -1, self.size))
-        mask = None
-        if cache is not None:
-            cache, k, v = self._extend(cache, k, v)
-            if causal and q.shape[2] > 1:
-                mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=x.device).tril(
-                    k.shape[2] - q.shape[2]
-                )
-        drop = self.dropout if self.training else 0.0
-        y = self._attend(q, k, v, mask, drop, causal and cache is None)
+        if cache is None:
+            y = self._attend(q, k, v, None, drop, causal)
+        else:
+            cache, pieces = self._extend(cache, k, v)
+            y = self._answered(q, pieces, drop, causal)
         return dropout(self.project(y.transpose(1, 2).flatten(2)), drop), cache
+
+    def _answered(self, q: Tensor, pieces: list[Piece], drop: float, causal: bool) -> Tensor:
+        """Attention of the last rows, q [B, H, T, S], to those of all pieces; a single row's piece by piece."""
+        if len(pieces) > 1 and q.shape[2] == 1 and not drop:
+            return self._by_piece(q, pieces)
+        k, v = pieces[0] if len(pieces) == 1 else (torch.cat(part, 2) for part in zip(*pieces, strict=True))
+        mask = None
+        if causal and q.shape[2] > 1:
+            mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril(k.shape[2] - q.shape[2])
+        return self._attend(q, k, v, mask, drop, False)
+
+    def _by_piece(self, q: Tensor, pieces: list[Piece]) -> Tensor:
+        """Σ_p softmax(q Kᵀ)_p V_p, the softmax over all pieces p."""
+        with _as_kept(q, pieces[0][0]):
+            q = q.to(pieces[0][0].dtype) * self.scale
+            weights = torch.cat([q @ k.mT for k, _ in pieces], -1).softmax(-1)
+            parts = weights.split([k.shape[2] for k, _ in pieces], -1)
+            return reduce(torch.add, [part @ v for part, (_, v) in zip(parts, pieces, strict=True)])
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, drop: float, causal: bool) -> Tensor:
         """The fused attention, or with dropout on a CPU, where there is none, its formula and the `dropout` of here."""
@@ -319,13 +339,18 @@ class Attention(nn.Module):
         return dropout(weights, drop).to(v.dtype) @ v
 
     @staticmethod
-    def _extend(cache: Cache, k: Tensor, v: Tensor) -> tuple[Cache, Tensor, Tensor]:
+    def _extend(cache: Cache, k: Tensor, v: Tensor) -> tuple[Cache, list[Piece]]:
+        """The cache with the rows k, v [B, H, T, S], and all of its pieces."""
+        if cache.length + k.shape[2] > cache.k.shape[2]:
+            full = cache.k[:, :, : cache.length], cache.v[:, :, : cache.length]
+            room = (*cache.k.shape[:2], max(PIECE, k.shape[2]), cache.k.shape[3])
+            cache = Cache(
+                cache.k.new_empty(room), cache.v.new_empty(room), 0, cache.gains, before=(*cache.before, full)
+            )
         end = cache.length + k.shape[2]
-        if end > cache.k.shape[2]:
-            cache = cache._replace(k=_longer(cache.k, end), v=_longer(cache.v, end))
         cache.k[:, :, cache.length : end], cache.v[:, :, cache.length : end] = k, v
         seen = max(end, cache.filled)
-        return cache._replace(length=end), cache.k[:, :, :seen], cache.v[:, :, :seen]
+        return cache._replace(length=end), [*cache.before, (cache.k[:, :, :seen], cache.v[:, :, :seen])]
 
     def cache(self, batch: int, room: int) -> Cache:
         """An empty cache for `batch` sequences, which grows beyond `room` positions; on a GPU in the numbers of autocast."""
@@ -334,13 +359,6 @@ class Attention(nn.Module):
         numbers = torch.get_autocast_dtype("cuda") if half else weight.dtype
         empty = weight.new_empty(2, batch, self.heads, room, self.size, dtype=numbers)
         return Cache(empty[0], empty[1], 0)
-
-
-def _longer(kept: Tensor, rows: int) -> Tensor:
-    """Keys or values [B, H, room, S] with room for `rows` and less than a piece more: gaps slow a CPU down that reads them."""
-    longer = kept.new_empty(*kept.shape[:2], -(-rows // PIECE) * PIECE, kept.shape[3])
-    longer[:, :, : kept.shape[2]] = kept
-    return longer
 
 
 def _as_kept(q: Tensor, k: Tensor) -> AbstractContextManager[object]:

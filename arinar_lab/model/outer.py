@@ -20,6 +20,7 @@ from torch.nn import functional as f
 from .guidance import PLAIN, Sampler, kept
 from .head import Likelihood
 from .layers import (
+    PIECE,
     Block,
     BlockOptions,
     Blocks,
@@ -164,7 +165,9 @@ class CausalAR(Outer):
         batch, order = c.shape[0], self._order(c.shape[0], noise)
         y, repeat = (c, 1) if null is None else (torch.cat([c, null]), 2)
         orders = order.repeat(repeat, 1)
-        caches, done = self.blocks.caches(y.shape[0], self.prefix), 0
+        rows = self.prefix + self.steps - 1
+        room = min(rows, -(-self.prefix // PIECE) * PIECE) if y.device.type == "cpu" else rows
+        caches, done = self.blocks.caches(y.shape[0], room), 0
         tokens: list[Tensor] = []
         for n in range(self.steps):
             rows = y.shape[1]
@@ -173,8 +176,8 @@ class CausalAR(Outer):
             z, done, progress = self.norm(y[:, -1:]), done + rows, (n + 1) / self.steps
             x = visit(z[:batch], z[batch:] if repeat == 2 else None, order[:, n : n + 1], progress)
             tokens.append(x)
-            if progress + 1 / self.steps > sampler.guided_to:  # the null branch is needed no more
-                repeat, orders, caches = 1, order, written(caches, batch, done)
+            if (n + 2) / self.steps > sampler.guided_to:  # the null branch is needed no more
+                repeat, orders, caches = 1, order, of_first(caches, batch)
             y = self.token_of(x.repeat(repeat, 1, 1))
         drawn = torch.cat(tokens, 1)
         return put(torch.empty_like(drawn), order, drawn)
@@ -271,9 +274,17 @@ class Memory(NamedTuple):
         return 0 if self.encoder[0] is None else self.encoder[0].k.shape[0]
 
 
+def of_first(caches: Caches, batch: int) -> Caches:
+    """Caches of the first `batch` sequences."""
+    return [
+        c and c._replace(k=c.k[:batch], v=c.v[:batch], before=tuple((k[:batch], v[:batch]) for k, v in c.before))
+        for c in caches
+    ]
+
+
 def written(caches: Caches, batch: int, begin: int, filled: int = 0) -> Caches:
     """Caches of the first `batch` sequences, whose rows from `begin` on are written next."""
-    return [c and c._replace(k=c.k[:batch], v=c.v[:batch], length=begin, filled=filled) for c in caches]
+    return [c and c._replace(length=begin, filled=filled) for c in of_first(caches, batch)]
 
 
 class Masked(Outer):

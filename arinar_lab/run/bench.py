@@ -177,7 +177,7 @@ def generation(case: Case, model: Arinar, how: How) -> Result:
 def in_turns(
     mine: Callable[[], float], other: Callable[[], float] | None, repeats: int
 ) -> tuple[list[float], list[float]]:
-    """Seconds of both, repeat by repeat; who begins changes. What they do first is not counted in the caller's warm-up."""
+    """Seconds of both, repeat by repeat; who begins changes."""
     seconds: list[float] = []
     others: list[float] = []
     for repeat in range(repeats):
@@ -195,9 +195,11 @@ def needed(model: Arinar, sampler: Sampler, chosen: list[int], steps: int) -> fl
 
 
 def highest(model: Arinar, sampler: Sampler, batch: int) -> int:
-    """Bytes at the highest point of a walk, weights included: in its last step, or in its first where that makes caches."""
+    """Bytes at the highest point of a walk, weights included: up to its last step; of a masked one whose caches are made in
+    the first, in that."""
     device = next(model.parameters()).device
-    step = model.outer.check_steps(sampler.steps) - 1 if each_alone(model, sampler) else 0
+    cached = isinstance(model.outer, Masked) and not each_alone(model, sampler)
+    step = 0 if cached else model.outer.check_steps(sampler.steps) - 1
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         ours(model, sampler, batch, [step], lambda: 0.0)

@@ -132,17 +132,18 @@ def profile(case: Case, model: Arinar, how: How) -> str:
     Where steps carry something on to the next, it is of all of them up to the middle.
     """
     sampler, device = case.recipe().sampler, how.device
-    middle = [model.outer.check_steps(sampler.steps) // 2]
+    middle = model.outer.check_steps(sampler.steps) // 2
+    alone = each_alone(model, sampler)
     activities = [torch.profiler.ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)
     with packed(model), torch.profiler.profile(activities=activities) as seen, under(case.precision, device):
-        ours(model, sampler, case.batch, middle, lambda: clock(device))
+        ours(model, sampler, case.batch, range(middle if alone else 0, middle + 1), lambda: clock(device))
     by = f"self_{device.type}_time_total"
     table = seen.key_averages().table(sort_by=by, row_limit=OPERATIONS, max_name_column_width=48)
     table = "\n".join(line.rstrip() for line in table.splitlines())
-    about, end = environment(), middle[0] + 1
-    steps = f"step {end}" if each_alone(model, sampler) else f"steps 1 to {end}"
+    about = environment()
+    steps = f"step {middle + 1}" if alone else f"steps 1 to {middle + 1}"
     return (
         f"{case.preset}: batch {case.batch}, guidance {sampler.guidance:g}, {steps}, {case.precision}\n"
         f"{time.strftime('%F')}, {about['device']}, {torch.get_num_threads()} threads, torch {about['torch']}\n\n{table}"

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from arinar_lab.model import layers
+from arinar_lab.model import outer as outer_module
 from arinar_lab.model.arinar import Arinar
 from arinar_lab.model.guidance import Sampler
 from arinar_lab.model.layers import Attention, Parameters, dropout
@@ -63,15 +64,26 @@ def test_densities_are_single_precision_under_autocast(kind):
 
 
 @torch.no_grad()
-def test_a_full_cache_grows_by_a_piece_and_loses_nothing(monkeypatch):
+@pytest.mark.parametrize("parts", [[2, *[1] * 8], [2, 1, 4, 1, 1, 1], [1] * 10])
+def test_a_full_cache_begins_another_piece_and_loses_nothing(parts, monkeypatch):
     monkeypatch.setattr(layers, "PIECE", 3)
     attention, x = laws.randomise(Attention(8, 2), 0.3), laws.numbers(2, 10, 8)
     attention.double()
     expected, _ = attention(x, causal=True)
-    cache, rooms, rows = attention.cache(2, 2), [], []
-    for part in x.split([2, *[1] * 8], 1):
+    cache, rows = attention.cache(2, 2), []
+    for part in x.split(parts, 1):
         y, cache = attention(part, causal=True, cache=cache)
         rows.append(y)
-        rooms.append(cache.k.shape[2])
     assert torch.allclose(torch.cat(rows, 1), expected, atol=1e-12)
-    assert rooms == [2, 3, 6, 6, 6, 9, 9, 9, 12] and cache.v.shape[2] == 12 and cache.length == 10
+    assert len(cache.before) >= 2 and sum(k.shape[2] for k, _ in cache.before) + cache.length == 10
+
+
+@pytest.mark.parametrize("outer", ["causal", "random_causal"])
+@pytest.mark.parametrize("sampler", [Sampler(), Sampler(guidance=2.0), Sampler(guidance=2.0, guided_to=0.4)])
+def test_a_walk_over_pieces_draws_what_one_piece_draws(outer, sampler, monkeypatch):
+    model, drawn = laws.make_model(outer, "gmm", False), []
+    for piece in (64, 2):
+        for module in (layers, outer_module):
+            monkeypatch.setattr(module, "PIECE", piece)
+        drawn.append(model.generate(laws.labels(3), laws.images(3), sampler)[0])
+    assert torch.allclose(*drawn, atol=1e-8) and drawn[0].std() > 0.1
