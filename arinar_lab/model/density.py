@@ -251,7 +251,7 @@ _invert: ContextVar[Callable[[Row, Row, float, Tensor], tuple[Tensor, Tensor]]] 
 
 @contextmanager
 def compiled_quantiles() -> Iterator[None]:
-    """Within, features are drawn by one compiled function: several times as fast, and other only by rounding.
+    """Within, features are drawn by one compiled function: about twice as fast, and other only by rounding.
 
     Compiling takes half a minute of the first two batches that differ in shape. Where a row cannot be compiled, or only in
     parts, the rest is computed as without.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -127,24 +128,29 @@ def memory(case: Case, model: Arinar, batches: tuple[int, ...] = (1, 2, 4)) -> d
 
 
 def profile(case: Case, model: Arinar, how: How) -> str:
-    """A table of the operations in the middle step of a walk, those that take most time first; weights are packed already.
-
-    Where steps carry something on to the next, it is of all of them up to the middle.
-    """
+    """A table of the operations in the middle step of a walk, those that take most time first; weights are packed already."""
     sampler, device = case.recipe().sampler, how.device
     middle = model.outer.check_steps(sampler.steps) // 2
-    alone = each_alone(model, sampler)
+    steps = [middle] if each_alone(model, sampler) else range(middle + 1)
     activities = [torch.profiler.ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)
-    with packed(model), torch.profiler.profile(activities=activities) as seen, under(case.precision, device):
-        ours(model, sampler, case.batch, range(middle if alone else 0, middle + 1), lambda: clock(device))
+    seen, readings = torch.profiler.profile(activities=activities), count(-1)  # two before the first step
+
+    def reading() -> float:
+        now = clock(device)
+        if next(readings) == middle:
+            seen.start()
+        return now
+
+    with packed(model), under(case.precision, device):
+        ours(model, sampler, case.batch, steps, reading)
+    seen.stop()
     by = f"self_{device.type}_time_total"
     table = seen.key_averages().table(sort_by=by, row_limit=OPERATIONS, max_name_column_width=48)
     table = "\n".join(line.rstrip() for line in table.splitlines())
     about = environment()
-    steps = f"step {middle + 1}" if alone else f"steps 1 to {middle + 1}"
     return (
-        f"{case.preset}: batch {case.batch}, guidance {sampler.guidance:g}, {steps}, {case.precision}\n"
+        f"{case.preset}: batch {case.batch}, guidance {sampler.guidance:g}, step {middle + 1}, {case.precision}\n"
         f"{time.strftime('%F')}, {about['device']}, {torch.get_num_threads()} threads, torch {about['torch']}\n\n{table}"
     )

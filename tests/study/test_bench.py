@@ -186,3 +186,19 @@ def test_other_models_are_told_beside_arinar_at_its_own_guidance():
 def test_a_profile_is_a_table_of_operations(preset):
     (path,) = bench.profiles([preset], How(torch.device("cpu")), Path("profiles"))
     assert path == Path("profiles/tiny.txt") and "aten::addmm" in path.read_text()
+
+
+@pytest.mark.parametrize("recipe", [TINY, CAUSAL], ids=["masked", "causal"])
+def test_a_profile_is_of_the_middle_step_alone_and_all_of_it(recipe, monkeypatch):
+    Path("some.yaml").write_text(yaml.safe_dump(recipe))
+    case = Case("some.yaml", 3)
+    model = subject(case.recipe(), torch.device("cpu"))
+    drawn, profiled, begin = [], [], torch.profiler.profile.start
+    model.inner.trunk.register_forward_hook(lambda *_: drawn.append(1))
+    monkeypatch.setattr(torch.profiler.profile, "start", lambda it: profiled.append(len(drawn)) or begin(it))
+    said = bench_parts.profile(case, model, How(torch.device("cpu")))
+    steps = 8 if recipe is TINY else 16
+    assert f"batch 3, guidance 2, step {steps // 2 + 1}, float32" in said
+    features = 4
+    assert profiled == [0 if recipe is TINY else features * steps // 2]
+    assert len(drawn) - profiled[0] == features
