@@ -10,7 +10,7 @@ from laws import FEATURES, TOKENS, images, labels, make_model, numbers
 from arinar_lab.model.guidance import Sampler
 from arinar_lab.model.layers import NORMS, Attention, Block, Fixed, initialise, rotate, sine
 from arinar_lab.model.noise import Noise
-from arinar_lab.model.outer import OUTERS, Outer, take
+from arinar_lab.model.outer import OUTERS, CausalAR, Outer, take
 
 PLACES = ["learned", "sine", "rotary"]
 each_outer = pytest.mark.parametrize("outer", OUTERS)
@@ -249,3 +249,16 @@ def test_every_outer_model_runs_under_autocast(kind):
     with torch.autocast("cpu", torch.bfloat16):
         z, _ = outer(torch.zeros(2, 4, 3), c, noise)
     assert z.isfinite().all() and z.shape[-1] == outer.context
+
+
+@torch.no_grad()
+def test_a_causal_walk_is_guided_up_to_the_last_step_that_says_so():
+    """0.57 is the progress of a step, and the sum of the one before and of a step is a little more."""
+    outer, c, seen = CausalAR(100, 1, width=8, depth=1, heads=2), torch.zeros(1, 1, 8), []
+
+    def visit(z, null, where, progress):
+        seen.append((progress, null is not None))
+        return torch.zeros(1, 1, 1)
+
+    outer.walk(c, c, visit, laws.images(1), Sampler(guidance=2.0, guided_to=0.57))
+    assert [guided for _, guided in seen] == [progress <= 0.57 for progress, _ in seen] == [True] * 57 + [False] * 43
