@@ -446,9 +446,8 @@ class Grid(Row):
             cut = runs_off | ((q.tail() > 0) & (q.tail() < math.sqrt((weight - 1) / weight) * p.tail()))
             low, high = (end.unsqueeze(-1) for end in p.span(TRUNCATE))
             truncated = cut.long()
-            if (
-                points.is_cuda or torch.compiler.is_compiling() or cut.any()
-            ):  # asking makes a GPU wait, and splits a graph
+            # asking whether any is cut would make a GPU wait, and split a compiled graph
+            if points.is_cuda or torch.compiler.is_compiling() or cut.any():
                 points = torch.where(cut.unsqueeze(-1), torch.maximum(torch.minimum(points, high), low), points)
                 log_p = source.log_prob(points)
         for n in QUANTILES:

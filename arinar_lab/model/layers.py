@@ -293,13 +293,13 @@ class Attention(nn.Module):
         bias = self.qkv.bias
         if bias is None:
             bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        drop = self.dropout if self.training else 0.0
         q, k, v = self.qkv(x, bias).unflatten(-1, (3, self.heads, self.size)).permute(2, 0, 3, 1, 4)
         q, k = self.q_norm(q), self.k_norm(k)
         if at is not None:
             q, k = rotate(q, at), rotate(k, at)
         if where is not None:
             q = q.gather(2, where[:, None, :, None].expand(-1, self.heads, -1, self.size))
+        drop = self.dropout if self.training else 0.0
         if cache is None:
             y = self._attend(q, k, v, None, drop, causal)
         else:
@@ -352,9 +352,14 @@ class Attention(nn.Module):
         seen = max(end, cache.filled)
         return cache._replace(length=end), [*cache.before, (cache.k[:, :, :seen], cache.v[:, :, :seen])]
 
-    def cache(self, batch: int, room: int) -> Cache:
-        """An empty cache for `batch` sequences, which grows beyond `room` positions; on a GPU in the numbers of autocast."""
+    def cache(self, batch: int, room: int, begin: int | None = None) -> Cache:
+        """An empty cache for `batch` sequences of `room` positions, on a GPU in the numbers of autocast.
+
+        If only `begin` of them come at first, a CPU has room for those, in whole pieces; the others begin pieces of their own.
+        """
         weight = self.qkv.weight
+        if begin is not None and weight.device.type == "cpu":
+            room = min(room, -(-begin // PIECE) * PIECE)
         half = weight.is_cuda and torch.is_autocast_enabled("cuda")
         numbers = torch.get_autocast_dtype("cuda") if half else weight.dtype
         empty = weight.new_empty(2, batch, self.heads, room, self.size, dtype=numbers)
@@ -494,9 +499,9 @@ class Blocks(nn.ModuleList):
             after.append(cache)
         return x, after
 
-    def caches(self, batch: int, room: int) -> Caches:
-        """Empty caches for `batch` sequences, which grow beyond `room` positions."""
-        return [block.attention.cache(batch, room) for block in self.modules() if isinstance(block, Block)]
+    def caches(self, batch: int, room: int, begin: int | None = None) -> Caches:
+        """Empty caches for `batch` sequences of `room` positions, of which `begin` come at first; see `Attention.cache`."""
+        return [block.attention.cache(batch, room, begin) for block in self.modules() if isinstance(block, Block)]
 
 
 def initialise(model: nn.Module, seed: int) -> None:

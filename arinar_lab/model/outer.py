@@ -20,7 +20,6 @@ from torch.nn import functional as f
 from .guidance import PLAIN, Sampler, kept
 from .head import Likelihood
 from .layers import (
-    PIECE,
     Block,
     BlockOptions,
     Blocks,
@@ -165,9 +164,7 @@ class CausalAR(Outer):
         batch, order = c.shape[0], self._order(c.shape[0], noise)
         y, repeat = (c, 1) if null is None else (torch.cat([c, null]), 2)
         orders = order.repeat(repeat, 1)
-        rows = self.prefix + self.steps - 1
-        room = min(rows, -(-self.prefix // PIECE) * PIECE) if y.device.type == "cpu" else rows
-        caches, done = self.blocks.caches(y.shape[0], room), 0
+        caches, done = self.blocks.caches(y.shape[0], self.prefix + self.steps - 1, self.prefix), 0
         tokens: list[Tensor] = []
         for n in range(self.steps):
             rows = y.shape[1]

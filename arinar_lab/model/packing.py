@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
+from functools import cache, wraps
 from typing import Concatenate, ParamSpec, TypeVar
 
 import torch
@@ -38,11 +38,12 @@ class Packable(nn.Linear):
         if self.packed is None or torch.is_grad_enabled() or self.packed.dtype != (numbers := _numbers()):
             y = f.linear(x, self.weight, bias)
             return y if gelu is None else gelu(y)
-        joined = gelu is not None and joins_gelu()
-        name, kind = ("gelu", gelu.approximate) if gelu is not None and joined else ("none", "")
+        name, kind = "none", ""
+        if gelu is not None and joins_gelu():
+            name, kind, gelu = "gelu", gelu.approximate, None
         bias = None if bias is None else bias.to(numbers)
         y = torch.ops.mkldnn._linear_pointwise(x.to(numbers), self.packed, bias, name, [], kind)
-        return y if gelu is None or joined else gelu(y)
+        return y if gelu is None else gelu(y)
 
 
 @contextmanager
@@ -69,6 +70,7 @@ def multiplies(device: torch.device, numbers: torch.dtype) -> bool:
     return told is not None and bool(told())
 
 
+@cache
 def joins_gelu() -> bool:
     """Whether GELU is quicker as a part of the product than behind it."""
     return "AVX512" in torch.backends.cpu.get_cpu_capability()

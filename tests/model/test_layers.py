@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from arinar_lab.model import layers
-from arinar_lab.model import outer as outer_module
 from arinar_lab.model.arinar import Arinar
 from arinar_lab.model.guidance import Sampler
 from arinar_lab.model.layers import Attention, Parameters, dropout
@@ -83,7 +82,6 @@ def test_a_full_cache_begins_another_piece_and_loses_nothing(parts, monkeypatch)
 def test_a_walk_over_pieces_draws_what_one_piece_draws(outer, sampler, monkeypatch):
     model, drawn = laws.make_model(outer, "gmm", False), []
     for piece in (64, 2):
-        for module in (layers, outer_module):
-            monkeypatch.setattr(module, "PIECE", piece)
+        monkeypatch.setattr(layers, "PIECE", piece)
         drawn.append(model.generate(laws.labels(3), laws.images(3), sampler)[0])
     assert torch.allclose(*drawn, atol=1e-8) and drawn[0].std() > 0.1
