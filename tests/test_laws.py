@@ -98,6 +98,21 @@ def test_inverse_cdf_is_exact_however_much_the_widths_differ(ratio):
     assert (row.cdf(x) - u).abs().max() < 2e-3
 
 
+@pytest.mark.parametrize("weight", [1.0, 4.0])
+@pytest.mark.parametrize("narrow", [1e-1, 1e-4, 1e-9])
+def test_the_points_of_a_grid_ascend(narrow, weight):
+    """Those that are put where the mass is lie between their neighbours, in spikes narrower than the numbers too."""
+    mean, log_std = numbers(2, 300, 4, dtype=torch.float32), numbers(2, 300, 4, seed=1, dtype=torch.float32)
+    log_std[..., 0] += math.log(narrow)
+    p, q = (
+        MixtureRow(*each, numbers(300, 4, seed=2).float().log_softmax(-1)) for each in zip(mean, log_std, strict=True)
+    )
+    grid = Grid.product(p, q, weight)
+    assert (grid.points.diff() >= 0).all()
+    assert (grid.cumulative.diff() >= 0).all()
+    assert torch.isfinite(grid.icdf(torch.linspace(0, 1, 300))).all()
+
+
 def test_a_product_that_cannot_be_normalised_is_cut_and_counted():
     """A null narrower than √((w-1)/w) times the conditional: kept within 3.3 σ of the conditional."""
     mean, weight = torch.zeros(50, 1, 1), torch.zeros(50, 1)

@@ -451,8 +451,8 @@ class Grid(Row):
                 points = torch.where(cut.unsqueeze(-1), torch.maximum(torch.minimum(points, high), low), points)
                 log_p = source.log_prob(points)
         for n in QUANTILES:
-            more = _quantiles(points, log_p, n)
-            points, order = torch.cat([points, more], -1).sort(-1)
+            more, order = _quantiles(points, log_p, n)
+            points = torch.cat([points, more], -1).gather(-1, order)
             log_p = torch.cat([log_p, source.log_prob(more)], -1).gather(-1, order)
         middle = (points[..., 1:] + points[..., :-1]) / 2
         density = _simpson(points, log_p, source.log_prob(middle))
@@ -501,16 +501,21 @@ def _interleave(ends: Tensor, middles: Tensor) -> Tensor:
     return torch.cat([torch.stack([ends[..., :-1], middles], -1).flatten(-2), ends[..., -1:]], -1)
 
 
-def _quantiles(points: Tensor, log_p: Tensor, n: int) -> Tensor:
-    """n points [*, n] at evenly spaced quantiles of log_p at the points [*, M], taken as uniform between two of them."""
+def _quantiles(points: Tensor, log_p: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """n points [*, n] at evenly spaced quantiles of log_p at the points [*, M], taken as uniform between two of them; and the
+    order [*, M + n] that sorts the points and these, since in which cell each lies is known."""
     density = (log_p - log_p.amax(-1, keepdim=True)).exp()
     step = points.diff()
     upto = ((density[..., 1:] + density[..., :-1]) * step).cumsum(-1)
     u = upto[..., -1:] * ((torch.arange(n, device=points.device) + 0.5) / n).to(points.dtype)
     i = torch.searchsorted(upto, u).clamp(max=step.shape[-1] - 1)
-    end, right = upto.gather(-1, i), points.gather(-1, i + 1)
-    width, mass = step.gather(-1, i), torch.nn.functional.pad(upto, (1, 0)).diff().gather(-1, i)
-    return right - width * ((end - u) / mass.clamp(min=_LEAST)).clamp(0, 1)
+    end, left, right = upto.gather(-1, i), points.gather(-1, i), points.gather(-1, i + 1)
+    mass = torch.nn.functional.pad(upto, (1, 0)).diff().gather(-1, i)
+    more = torch.maximum(left, right - (right - left) * ((end - u) / mass.clamp(min=_LEAST)).clamp(0, 1))
+    place = torch.arange(points.shape[-1] + n, device=points.device)
+    new = torch.zeros_like(place).expand(*points.shape[:-1], -1).scatter(-1, i + 1 + place[:n], 1)
+    rank = new.cumsum(-1)
+    return more, torch.where(new == 1, points.shape[-1] - 1 + rank, place - rank)
 
 
 def _simpson(points: Tensor, log_p: Tensor, log_middle: Tensor) -> tuple[Tensor, Tensor, Tensor]:

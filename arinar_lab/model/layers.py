@@ -15,6 +15,7 @@ Letters: B batch, T positions, W width, H attention heads, S head size = W/H.
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -168,6 +169,20 @@ class Dropout(nn.Dropout):
 
     def forward(self, x: Tensor) -> Tensor:
         return dropout(x, self.p) if self.training else x
+
+
+class GELU(nn.GELU):
+    """GELU, exact or with tanh (arXiv 1606.08415).
+
+    With tanh, and where a CPU takes no gradient, as the sigmoid that it is, ½(1 + tanh u) = σ(2u): torch's own tanh takes
+    twice as long.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.approximate == "none" or x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_grad_enabled():
+            return super().forward(x)
+        twice = 2 * math.sqrt(2 / math.pi)  # 2u = twice · (x + 0.044715 x³)
+        return torch.addcmul(x.new_tensor(twice), x, x, value=0.044715 * twice).mul_(x).sigmoid_().mul_(x)
 
 
 class DyT(nn.Module):
@@ -443,7 +458,7 @@ class Block(nn.Module):
         self.attention = Attention(
             width, heads, qk_norm=qk_norm, softmax_scale=softmax_scale, k_bias=k_bias, dropout=dropout
         )
-        activation = nn.GELU(approximate="tanh" if gelu == "tanh" else "none")
+        activation = GELU(approximate="tanh" if gelu == "tanh" else "none")
         self.feed_forward = FeedForward(Linear(width, hidden), activation, Linear(hidden, width), Dropout(dropout))
         self.adapt = nn.Sequential(nn.SiLU(), ZeroLinear(context, 6 * width)) if context else None
 

@@ -124,7 +124,8 @@ def _gains(adapt: nn.Module | None, z: Tensor) -> Tensor:
 
 def _feed_forward(block: Block, x: Tensor) -> Tensor:
     first, gelu, second, dropout = block.feed_forward
-    return f.dropout(_linear(second, gelu(_linear(first, x))), _a(nn.Dropout, dropout).p, dropout.training)
+    y = f.gelu(_linear(first, x), approximate=_a(nn.GELU, gelu).approximate)
+    return f.dropout(_linear(second, y), _a(nn.Dropout, dropout).p, dropout.training)
 
 
 def _block(block: Block, x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from arinar_lab.model import layers
 from arinar_lab.model.arinar import Arinar
 from arinar_lab.model.guidance import Sampler
-from arinar_lab.model.layers import Attention, Parameters, dropout
+from arinar_lab.model.layers import GELU, Attention, Parameters, dropout
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
@@ -85,3 +85,18 @@ def test_a_walk_over_pieces_draws_what_one_piece_draws(outer, sampler, monkeypat
         monkeypatch.setattr(layers, "PIECE", piece)
         drawn.append(model.generate(laws.labels(3), laws.images(3), sampler)[0])
     assert torch.allclose(*drawn, atol=1e-8) and drawn[0].std() > 0.1
+
+
+@pytest.mark.parametrize("form", ["none", "tanh"])
+def test_gelu_is_that_of_torch_with_a_gradient_and_without(form):
+    """Numbers of every size, infinite ones too; without a gradient and with tanh it is computed by a sigmoid."""
+    x = torch.cat([torch.linspace(-12, 12, 4001), torch.tensor([0.0, -1e-20, 1e-20, 1e15, -1e15, 1e30, -1e30])])
+    expected = torch.nn.functional.gelu(x.double(), approximate=form)
+    given = x.clone().requires_grad_()
+    y = GELU(form)(given)
+    with torch.no_grad():
+        drawn = GELU(form)(given)
+    for seen in (y, drawn):
+        assert torch.allclose(seen.double(), expected, rtol=1e-6, atol=1e-6)
+    assert y.requires_grad
+    assert torch.equal(given.detach(), x)
