@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from . import run, study
 
@@ -28,9 +28,16 @@ Verbs = Any
 """What argparse calls subparsers."""
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser, and those of its verbs, that refuses bad words in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; {self.prog} --help says what it takes\n")
+
+
 def parser() -> argparse.ArgumentParser:
     """The parser of the whole command line. `verb` of what it parses is the function to call."""
-    whole = argparse.ArgumentParser(
+    whole = Parser(
         prog="arinar", description="Ablations of bi-level autoregressive image models.", epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip

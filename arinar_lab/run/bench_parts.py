@@ -130,7 +130,7 @@ def memory(case: Case, model: Arinar, batches: tuple[int, ...] = (1, 2, 4)) -> d
 def profile(case: Case, model: Arinar, how: How) -> str:
     """A table of the operations in the middle step of a walk, those that take most time first; weights are packed already."""
     sampler, device = case.recipe().sampler, how.device
-    middle = model.outer.check_steps(sampler.steps) // 2
+    middle = (model.outer.check_steps(sampler.steps) - 1) // 2
     steps = [middle] if each_alone(model, sampler) else range(middle + 1)
     activities = [torch.profiler.ProfilerActivity.CPU]
     if device.type == "cuda":

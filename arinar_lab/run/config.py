@@ -510,6 +510,8 @@ def check_sampler(sampler: Sampler, model: Arinar) -> None:
                 f"sampler.{name}: {value} is asked for, and neither {type(model.outer).__name__} nor {kind} can do that"
                 f" ({who} can); leave it out"
             )
+    if isinstance(model.inner, FeatureAR) and sampler.together > model.inner.groups:
+        raise ConfigError(f"sampler.together: {sampler.together} exceeds the {model.inner.groups} groups of a token")
     if sampler.steps is not None:
         try:
             model.outer.check_steps(sampler.steps)

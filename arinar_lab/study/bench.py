@@ -8,6 +8,7 @@ Ratios are of repeats that took turns in one run: the median, and from the lowes
 
 from __future__ import annotations
 
+import os
 import statistics
 import tempfile
 import time
@@ -72,7 +73,8 @@ class Record:
     """What a run of the benchmark has measured so far.
 
     Arguments:
-        how: where and how thoroughly; peaks: FLOP/s by precision; rows; memory: see `bench_parts.memory`.
+        how: where and how thoroughly; peaks: FLOP/s by precision; rows; memory: see `bench_parts.memory`; load: average of the
+            minute before it began.
     """
 
     how: How
@@ -80,6 +82,7 @@ class Record:
     rows: list[Result] = field(default_factory=list)
     memory: list[dict[str, Any]] = field(default_factory=list)
     complete: bool = False
+    load: float = 0.0
 
     def written(self) -> dict[str, Any]:
         """As plain data."""
@@ -87,6 +90,7 @@ class Record:
             "date": time.strftime("%F %T%z"),
             "complete": self.complete,
             "machine": {**environment(), "device_type": self.how.device.type, "threads": torch.get_num_threads()},
+            "load_average": self.load,
             "git": git_state(),
             "peak_gflops": {precision: flops / 1e9 for precision, flops in self.peaks.items()},
             "steps_timed": self.how.samples or "all",
@@ -116,9 +120,12 @@ def bench(presets: list[str], how: How, out: Path, console: Console) -> Record:
     """
     listed = cases(presets, how.device)
     names = list(dict.fromkeys(case.preset for case in listed))
+    load = os.getloadavg()[0]
     with alone(), _shown(console, len(listed) + PARTS * len(names)) as told:
         keep_freed_memory()
-        record = Record(how, {precision: peak(how.device, precision) for precision in precisions(how.device)})
+        record = Record(
+            how, {precision: peak(how.device, precision) for precision in precisions(how.device)}, load=load
+        )
         for name in names:
             for found in _measured(name, [case for case in listed if case.preset == name], how):
                 told(name)

@@ -16,6 +16,7 @@ from ..run.bench import Result
 from .bench import ARINAR, CAUSAL, FAST, FRACTAL, MAR, Record
 from .style import BLUE, ORANGE, PAGE, paper
 
+BUSY = 0.5  # load average from which on other programs were at work
 COLUMNS = ("s", "other way takes", "at most", "of peak", "per s", "GB", "TFLOP")
 
 
@@ -82,6 +83,10 @@ def said(record: Record) -> list[str]:
         f"{of_bf16}, median of repeats that took turns (lowest – highest); at most: what that would be, were ours at the peak.",
         f"Peak of the matrix product: {peaks}.",
     ]
+    if record.load > BUSY:
+        lines.append(
+            f"Caution: the load average was {record.load:.1f} when this began; beside other programs times are too long."
+        )
     if "bfloat16" not in record.peaks:
         lines.append("bfloat16 is not timed: this processor has no instructions for it.")
     for found in record.memory:

@@ -230,6 +230,7 @@ FAULTS = [
     ("sampler.steps=3", ["sampler.steps: 3 does not fit", "16 here"]),
     ("sampler.mask_schedule=linear", ["sampler.mask_schedule: linear is asked for", "CausalAR", "masked_stack can"]),
     ("sampler.token_refresh=2", ["sampler.token_refresh: 2 is asked for", "(masked can); leave it out"]),
+    ("sampler.together=5", ["sampler.together: 5 exceeds the 4 groups of a token"]),
     ("outer={kind: masked, steps: 17}", ["outer.steps: 17 does not fit", "16 tokens"]),
 ]  # fmt: skip
 

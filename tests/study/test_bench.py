@@ -174,7 +174,11 @@ def test_other_models_are_told_beside_arinar_at_its_own_guidance():
         row(bench.ARINAR, 64, 1.0, 50.0), row(bench.ARINAR, 64, 4.5, 100.0), row(bench.ARINAR, 1, 4.5, 1.0, "inner loop"),
         row(bench.MAR, 256, 2.9, 500.0), row(bench.FRACTAL, 64, 1.0, 140.0), row(bench.MAR, 64, 2.9, 9.0, batch=64),
     ]  # fmt: skip
-    said = bench_report.said(bench.Record(How(torch.device("cpu"), None), {"float32": 1e11}, rows))
+    record = bench.Record(How(torch.device("cpu"), None), {"float32": 1e11}, rows)
+    said = bench_report.said(record)
+    assert not any("load average" in line for line in said)
+    record.load = 1.27
+    assert "Caution: the load average was 1.3 when this began" in "\n".join(bench_report.said(record))
     assert said[-2:] == [
         "imagenet256_mar_b in 256 steps, guidance 2.9, takes 5.00 times as long as imagenet256_arinar_b in 64, guidance 4.5"
         " (batch 4).",
