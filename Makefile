@@ -36,7 +36,7 @@ dashboard: install ## Open optuna-dashboard on 127.0.0.1:8080 (STUDY=gmm-k, or a
 		echo "Name a study, as in make dashboard STUDY=gmm-k:"; ls studies 2>/dev/null; exit 2; fi; \
 	trap 'kill 0' EXIT; $(BIN)/arinar dashboard $$file $(ARGS) & $(MAKE) --no-print-directory mlflow ARGS=
 
-bench: install ## Time every preset beside the published algorithm (about 20 minutes); ARGS="--full" times every step
+bench: install ## Time every preset beside the published algorithm (about 25 minutes); ARGS="--full" times every step
 	@$(BIN)/arinar bench $(ARGS)
 
 check: install ## Build every recipe, every arm and the corners of every space, train nothing
