@@ -18,9 +18,10 @@ def main(words: list[str] | None = None) -> None:
     whole = parser()
     arguments, rest = whole.parse_known_args(words)  # overrides may follow an option, too
     if rest and (not hasattr(arguments, "overrides") or any(word.startswith("-") for word in rest)):
+        whole.prog += f" {next(word for word in words or sys.argv[1:] if word[:1] != '-')}"
         whole.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
-        arguments.overrides += rest
+        arguments.overrides = [*arguments.overrides, *rest]
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     try:
         if "ARINAR_HELPS" in os.environ:  # see run/blocks.py

@@ -55,7 +55,7 @@ def _verb(verbs: Verbs, name: str, function: Any, summary: str, *, many: bool = 
         sub.add_argument("words", nargs="+", metavar="FILE… key=value…")
     else:
         sub.add_argument("file", type=Path)
-        sub.add_argument("overrides", nargs="*", metavar="key=value")
+        sub.add_argument("overrides", nargs="*", default=[], metavar="key=value")
     return sub
 
 
@@ -141,7 +141,7 @@ def _views(verbs: Verbs) -> None:
         "dashboard", help="open optuna-dashboard over a study's queue; it runs until you stop it"
     )
     dashboard.add_argument("file", type=Path, nargs="?", help="of the study (default: all that ARINAR_STORAGE holds)")
-    dashboard.add_argument("overrides", nargs="*", metavar="key=value")
+    dashboard.add_argument("overrides", nargs="*", default=[], metavar="key=value")
     dashboard.add_argument("--port", type=_count, default=8080, metavar="N", help="on 127.0.0.1 (default 8080)")
     dashboard.set_defaults(verb=study.dashboard)
 
@@ -187,7 +187,7 @@ def _images(verbs: Verbs) -> None:
     cache.add_argument("--verify", action="store_true", help="read it all, and make anew what is damaged")
     reference = verbs.add_parser("reference", help="mean and covariance of features of images, to evaluate against")
     reference.add_argument("data", type=Path, metavar="DATA", help="a folder of images, an npz with arr_0, or a recipe")
-    reference.add_argument("overrides", nargs="*", metavar="key=value", help="of a recipe")
+    reference.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="of a recipe")
     reference.add_argument("--part", choices=("train", "held_out"), default="train", help="of a recipe (default train)")
     reference.add_argument("--out", type=Path, default=Path("references"), help="folder (default references)")
     reference.add_argument("--batch", type=_count, default=64, metavar="N", help="images at a time (default 64)")
@@ -200,7 +200,7 @@ def _rest(verbs: Verbs) -> None:
     convert = verbs.add_parser("convert", help="write a published checkpoint as a run folder of ours")
     convert.add_argument("checkpoint", type=Path)
     convert.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="where the checkpoint differs from the preset"
+        "overrides", nargs="*", default=[], metavar="key=value", help="where the checkpoint differs from the preset"
     )
     convert.add_argument("--preset", required=True, help="a recipe: imagenet256_arinar_b, imagenet256_mar_b, or a file")
     convert.add_argument(

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as f
 
-from .layers import Block, BlockOptions, Blocks, Caches, Linear, Vectors, ZeroLinear, layer, modulated
+from .layers import Block, BlockOptions, Blocks, Caches, Gains, Linear, Vectors, ZeroLinear, layer, modulated
 
 
 class Steps(nn.Module):
@@ -65,9 +65,14 @@ class Trunk(Steps):
         self.norm = block.get("norm", layer)(width, False)
         self.adapt = nn.Sequential(nn.SiLU(), ZeroLinear(context, 2 * width))
 
-    def _adapted(self, y: Tensor, gains: Tensor) -> Tensor:
-        """y [M, T, W] normalised under gains [M, 2 W], which `adapt` reads from z."""
-        scale, shift = gains.unsqueeze(1).chunk(2, -1)
+    def _gains(self, z: Tensor) -> Gains:
+        """1 + scale and shift of the output norm, [M, 1, W] each."""
+        scale, shift = self.adapt(z).unsqueeze(1).chunk(2, -1)
+        return 1 + scale, shift
+
+    def _adapted(self, y: Tensor, gains: Gains) -> Tensor:
+        """y [M, T, W] normalised under the gains that were read from z."""
+        scale, shift = gains
         return modulated(self.norm(y), scale, shift)
 
 
@@ -89,7 +94,7 @@ class Transformer(Trunk):
     def forward(self, x: Tensor, z: Tensor, state: Walked | None = None) -> tuple[Tensor, Walked]:
         caches, gains = state or (None, None)
         done = caches[0].length if caches and caches[0] else 0
-        gains = self.adapt(z) if gains is None else gains
+        gains = self._gains(z) if gains is None else gains
         y = self.group_of(x)
         if done == 0:
             y = torch.cat([(self.start_of(z) + self.start()).unsqueeze(1), y], 1)
@@ -106,8 +111,8 @@ class Transformer(Trunk):
         return h[:, -n - 1 :], ([cache and cache._replace(length=cache.length - n) for cache in caches], gains)
 
 
-Walked = tuple[Caches, Tensor | None]
-"""Caches of the blocks, and the gains of the output norm [M, 2 W] once z has been read."""
+Walked = tuple[Caches, Gains | None]
+"""Caches of the blocks, and the gains of the output norm once z has been read."""
 
 
 class Recurrent(Trunk):
@@ -131,7 +136,7 @@ class Recurrent(Trunk):
         if state is None:
             y = torch.cat([self.start().expand(z.shape[0], 1, -1), y], 1)
             memory = list(self.state_of(z).tanh().chunk(len(self.cells), -1))
-            state = memory, 0, self.context_of(z).unsqueeze(1), self.adapt(z)
+            state = memory, 0, self.context_of(z).unsqueeze(1), self._gains(z)
         memory, done, context, gains = state
         rows: list[Tensor] = []
         end = done + y.shape[1]
@@ -145,8 +150,8 @@ class Recurrent(Trunk):
         return self._adapted(torch.stack(rows, 1), gains), (memory, end, context, gains)
 
 
-Remembered = tuple[list[Tensor], int, Tensor, Tensor]
-"""What each layer remembers [M, W], steps done, and of z: what is added to each step [M, 1, W], the norm's gains [M, 2 W]."""
+Remembered = tuple[list[Tensor], int, Tensor, Gains]
+"""What each layer remembers [M, W], steps done, and of z: what is added to each step [M, 1, W], the norm's gains."""
 
 
 class Masked(Linear):
@@ -193,7 +198,7 @@ class MaskedMLP(Trunk):
         for masked, context in zip(self.layers, self.contexts, strict=True):
             y = f.gelu(masked(y) + context(z))
         y = self.contexts_of_groups(y).unflatten(-1, (self.groups, self.width))
-        return self._adapted(y[:, begin : known.shape[1] + 1], self.adapt(z)), known
+        return self._adapted(y[:, begin : known.shape[1] + 1], self._gains(z)), known
 
 
 def refuse_options(trunk: str, block: BlockOptions) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from itertools import groupby
 from pathlib import Path
@@ -16,7 +17,7 @@ from ..run.bench import Result
 from .bench import ARINAR, CAUSAL, FAST, FRACTAL, MAR, Record
 from .style import BLUE, ORANGE, PAGE, paper
 
-BUSY = 0.5  # load average from which on other programs were at work
+BUSY = 0.25  # load average for each CPU from which on other programs were at work
 COLUMNS = ("s", "other way takes", "at most", "of peak", "per s", "GB", "TFLOP")
 
 
@@ -83,9 +84,9 @@ def said(record: Record) -> list[str]:
         f"{of_bf16}, median of repeats that took turns (lowest – highest); at most: what that would be, were ours at the peak.",
         f"Peak of the matrix product: {peaks}.",
     ]
-    if record.load > BUSY:
+    if record.load > BUSY * (os.cpu_count() or 1):
         lines.append(
-            f"Caution: the load average was {record.load:.1f} when this began; beside other programs times are too long."
+            f"Caution: the load average was {record.load:.1f} when this began; if what ran then went on, times are too long."
         )
     if "bfloat16" not in record.peaks:
         lines.append("bfloat16 is not timed: this processor has no instructions for it.")

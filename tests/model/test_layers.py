@@ -89,7 +89,7 @@ def test_a_walk_over_pieces_draws_what_one_piece_draws(outer, sampler, monkeypat
 
 @pytest.mark.parametrize("form", ["none", "tanh"])
 def test_gelu_is_that_of_torch_with_a_gradient_and_without(form):
-    """Numbers of every size, infinite ones too; without a gradient and with tanh it is computed by a sigmoid."""
+    """Numbers of every size; without a gradient and with tanh it is computed by a sigmoid."""
     x = torch.cat([torch.linspace(-12, 12, 4001), torch.tensor([0.0, -1e-20, 1e-20, 1e15, -1e15, 1e30, -1e30])])
     expected = torch.nn.functional.gelu(x.double(), approximate=form)
     given = x.clone().requires_grad_()

@@ -39,7 +39,7 @@ class ConditionedBlock(nn.Module):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """x, y [*, W] → [*, W]."""
         shift, scale, gate = self.adapt(y).chunk(3, -1)
-        return torch.addcmul(x, gate, self.mlp(modulated(self.norm(x), scale, shift)))
+        return torch.addcmul(x, gate, self.mlp(modulated(self.norm(x), 1 + scale, shift)))
 
 
 class ConditionedMLP(nn.Module):
@@ -68,4 +68,4 @@ class ConditionedMLP(nn.Module):
         for block in self.blocks:
             h = block(h, y)
         shift, scale = self.adapt(y).chunk(2, -1)
-        return self.output(modulated(self.norm(h), scale, shift))
+        return self.output(modulated(self.norm(h), 1 + scale, shift))
