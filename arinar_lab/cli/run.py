@@ -231,16 +231,22 @@ def cache(arguments: argparse.Namespace) -> int:
 
 def convert(arguments: argparse.Namespace) -> int:
     from arinar_lab.run.config import preset
-    from arinar_lab.run.convert import convert
+    from arinar_lab.run.convert import AVERAGED, convert
+    from arinar_lab.run.folder import read_json
     from arinar_lab.run.schema import flatten, resolved
 
     recipe = _recipe(preset(arguments.preset), arguments.overrides)
     out = arguments.out or Path("runs") / arguments.checkpoint.stem / f"seed_{recipe.seed}"
-    print(convert(arguments.checkpoint, recipe, out, arguments.weights).path)
-    heads = [f"{key}={value}" for key, value in flatten(resolved(recipe)).items() if key.endswith(".heads")]
-    print(
-        f"A checkpoint does not tell how many attention heads it was trained with; the recipe says {', '.join(heads)}."
-    )
+    folder = convert(arguments.checkpoint, recipe, out, arguments.weights)
+    origin = read_json(folder.path / "DONE")
+    kind = "averaged weights" if origin["weights"] in AVERAGED else "weights"
+    print(folder.path)
+    print(f"{kind.capitalize()}: {origin['weights']}")
+
+    heads = {key: value for key, value in flatten(resolved(recipe)).items() if key.endswith(".heads")}
+    open_heads = [f"{key}={value}" for key, value in heads.items() if key not in origin["confirmed"]]
+    if open_heads:
+        print(f"The checkpoint does not tell these attention heads; the recipe says {', '.join(open_heads)}.")
     return 0
 
 

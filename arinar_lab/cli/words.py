@@ -204,7 +204,7 @@ def _rest(verbs: Verbs) -> None:
     )
     convert.add_argument("--preset", required=True, help="a recipe: imagenet256_arinar_b, imagenet256_mar_b, or a file")
     convert.add_argument(
-        "--weights", default="model_ema", metavar="NAME", help="model_ema (default: averaged) or model"
+        "--weights", metavar="NAME", help="of the file, such as model (default: model_ema where it is, else model)"
     )
     convert.add_argument("--out", type=Path, help="the run folder to write (default runs/CHECKPOINT/seed_0)")
     convert.set_defaults(verb=run.convert)

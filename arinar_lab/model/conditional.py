@@ -27,6 +27,7 @@ class Conditional(Density, Generic[M]):
         null: contexts of the null density [*, E], or None.
         weight, candidates: of guidance; temperature.
         refine: how often the parts are `refined`.
+        threshold: what the parts are `filtered` by, or None.
     """
 
     model: M
@@ -37,9 +38,13 @@ class Conditional(Density, Generic[M]):
     candidates: int = 0
     temperature: float = 1.0
     refine: int = 0
+    threshold: tuple[float, float] | None = None
 
     def refined(self) -> Self:
         return replace(self, refine=self.refine + 1)
+
+    def filtered(self, threshold: float, t: float) -> Self:
+        return replace(self, threshold=(threshold, t))
 
     def tempered(self, t: float) -> Self:
         return replace(self, temperature=self.temperature * t)
@@ -55,7 +60,9 @@ class Conditional(Density, Generic[M]):
         return torch.cat([z.reshape(-1, z.shape[-1]) for z in both])
 
     def _part(self, p: Density, null: Density | None) -> Density:
-        """The density of a part: guided by its null, refined, then tempered."""
+        """The density of a part: filtered and guided by its null, refined, then tempered."""
+        if null is not None and self.threshold is not None:
+            p = p.filtered(*self.threshold)
         if null is not None:
             p = p.guided(null, self.weight, self.candidates)
         for _ in range(self.refine):

@@ -73,6 +73,10 @@ class Density:
         """∝ p^weight · null^(1-weight); with `candidates` n, resampled from n draws of p (arXiv 2503.02883)."""
         raise NotImplementedError(f"{type(self).__name__} cannot be guided")
 
+    def filtered(self, threshold: float, t: float) -> Density:
+        """The same density, whose guidance raises no level that has less than `threshold` once it is tempered by t."""
+        raise NotImplementedError(f"{type(self).__name__} has no levels that guidance could leave out")
+
     def hastened(self, together: int) -> Density:
         """The same density, drawn with `together` groups of its features at a time, as though those were independent."""
         raise NotImplementedError(f"{type(self).__name__} is not drawn group by group")

@@ -42,6 +42,8 @@ class Sampler:
         mask_schedule: of the tokens that a masked outer model leaves masked, see `kept`.
         guided_from, guided_to: of progress; outside, the weight is 1 (arXiv 2404.07724). There a masked outer model computes no
             null branch, a causal one none behind the interval.
+        filter_threshold: guidance does not raise levels whose conditional probability, under the temperature, is below it
+            (FractalMAR's release); 0 filters nothing.
         together: groups of features that a `feature_ar` draws from one context, as though they were independent.
         token_refresh: every how many steps a `masked` outer model computes all of its rows; between them only those of tokens
             that became known and of those that come next, which attend to the others' old keys and values (arXiv
@@ -65,6 +67,7 @@ class Sampler:
     together: int = field(default=1, metadata=LATER)
     token_refresh: int = field(default=1, metadata=LATER)
     null_refresh: int = field(default=1, metadata=LATER)
+    filter_threshold: float = field(default=0.0, metadata=LATER)
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
@@ -77,6 +80,10 @@ class Sampler:
             raise ValueError(f"candidates: {self.candidates} is negative; 0 guides by inverse CDF")
         if not 0 <= self.guided_from < self.guided_to <= 1:
             raise ValueError(f"guided_from: {self.guided_from} … {self.guided_to} is no interval within 0 … 1")
+        if not 0 <= self.filter_threshold < 1:
+            raise ValueError(f"filter_threshold: {self.filter_threshold} is no probability below 1; 0 filters nothing")
+        if self.filter_threshold and self.candidates:
+            raise ValueError(f"filter_threshold: {self.filter_threshold} filters no candidates; use candidates: 0")
         for name in ("together", "token_refresh", "null_refresh"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)} is too few; at least 1, which is exact")
@@ -101,11 +108,12 @@ class Sampler:
         """The density a step draws from: guided, then tempered."""
         if self.together > 1:
             density = density.hastened(self.together)
+        t = 1 / self.temperature if self.temperature_divides else self.temperature
+        if null is not None and self.filter_threshold:
+            density = density.filtered(self.filter_threshold, t)
         if null is not None:
             density = density.guided(null, self.weight(progress), self.candidates)
-        if self.temperature == 1:
-            return density
-        return density.tempered(1 / self.temperature if self.temperature_divides else self.temperature)
+        return density if t == 1 else density.tempered(t)
 
 
 PLAIN = Sampler()

@@ -24,7 +24,7 @@ class Head(nn.Module):
     integers: tuple[int, str] | None = None  # number of levels and how they are placed, of a model of integer levels
     can: frozenset[str] = frozenset(
         {"log_prob", "temper", "guide", "pit"}
-    )  # and `together`, where features come in turn
+    )  # and `together`, where features come in turn; `filter_threshold`, where they are levels
 
     def forward(self, h: Tensor, index: Tensor | int = 0) -> Density:
         """h [*, E] → a density on [*, F]; `index` (broadcast against *) tells which groups h stands for."""

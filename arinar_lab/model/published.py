@@ -100,6 +100,10 @@ def mar_head_names(depth: int) -> dict[str, str]:
 
 def _inner(inner: Head) -> dict[str, str]:
     if isinstance(inner, FeatureAR) and isinstance(inner.head, GMM) and isinstance(inner.trunk, Transformer):
+        if inner.group > 1 and inner.head.components > 1:
+            raise ValueError(
+                f"inner.group: {inner.group}, and the published code orders the means of a group otherwise; use 1"
+            )
         return _feature_ar(inner.trunk)
     if isinstance(inner, Diffusion):
         return {theirs: f"inner.{ours}" for theirs, ours in mar_head_names(len(inner.network.blocks)).items()}

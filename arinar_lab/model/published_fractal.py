@@ -59,10 +59,11 @@ def fractalmar_names(model: Arinar) -> dict[str, str]:
         theirs, ours = f"{theirs}next_fractal.", f"{ours}inner."
         if isinstance(inner, ColourAR):
             return names | _colour(inner, theirs[:-1], ours[:-1])
-        if not isinstance(inner, Nested) or inner.guide is None:
+        if not isinstance(inner, Nested):
             break
         names |= pairs(f"{theirs}generator.cond_emb", f"{ours}row_of")
-        names |= pairs(f"{theirs}generator.pix_proj", f"{ours}guide_of")
-        names |= _colour(inner.guide, f"{theirs}generator.guiding_pixel_loss", f"{ours}guide")
+        if inner.guide is not None:
+            names |= pairs(f"{theirs}generator.pix_proj", f"{ours}guide_of")
+            names |= _colour(inner.guide, f"{theirs}generator.guiding_pixel_loss", f"{ours}guide")
         outer, inner = inner.outer, inner.inner
     raise ValueError(f"{ours or 'outer'}: no published checkpoint has a {type(inner).__name__} like this")

@@ -505,7 +505,8 @@ def check_sampler(sampler: Sampler, model: Arinar) -> None:
     able = {"guided_from", "guided_to"} | model.outer.can | model.inner.can
     for name, value in sampler.accelerators.items():
         if name not in able:
-            who = ", ".join(outer for outer, maker in OUTERS.items() if name in maker.can) or "feature_ar"
+            inner = "discrete and colour" if name == "filter_threshold" else "feature_ar"
+            who = ", ".join(outer for outer, maker in OUTERS.items() if name in maker.can) or inner
             raise ConfigError(
                 f"sampler.{name}: {value} is asked for, and neither {type(model.outer).__name__} nor {kind} can do that"
                 f" ({who} can); leave it out"

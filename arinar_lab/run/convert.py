@@ -19,13 +19,20 @@ from .checkpoint import save_tensors
 from .config import Experiment, Recipe, build
 from .folder import RunFolder, write_json
 from .schema import ConfigError
+from .training_args import check_arguments
 
 _GIVEN_ORDERS = ("identity", "reversed")
-STATES = ("model_ema", "model", "state_dict")
+AVERAGED = ("model_ema", "ema")
+STATES = (*AVERAGED, "model", "state_dict")
+BARE = "the file's own tensors"
+_PREFIXES = ("module.", "_orig_mod.", "model.")  # of DistributedDataParallel, torch.compile and Lightning
 
 
-def read_checkpoint(path: Path, which: str = "model_ema") -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The state dict `which` of a published checkpoint, and what else the file says. No code of the file is run.
+def read_checkpoint(path: Path, which: str | None = None) -> tuple[dict[str, Tensor], str, dict[str, Any]]:
+    """A state dict of a published checkpoint, its name, and what else the file says. No code of the file is run.
+
+    Without a name it is the first of `STATES` that the file has: averaged weights, where it has any. A file that is a state
+    dict itself is read as one. Prefixes that training wrappers put before every key are dropped.
 
     Raises:
         ConfigError: if the file is missing, damaged, holds anything but tensors and plain values, or lacks that state.
@@ -34,22 +41,43 @@ def read_checkpoint(path: Path, which: str = "model_ema") -> tuple[dict[str, Ten
         content = read_torch(path, argparse.Namespace)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    if not isinstance(content, dict) or not isinstance(content.get(which), dict):
-        there = [key for key in STATES if isinstance(content, dict) and isinstance(content.get(key), dict)]
-        hint = f"it has {', '.join(there)}; name one by --weights" if there else "it is no published checkpoint"
-        raise ConfigError(f"{path}: holds no weights named {which}; {hint}")
-    return content[which], {key: value for key, value in content.items() if key not in STATES}
+
+    content = content if isinstance(content, dict) else {}
+    if content and all(isinstance(value, Tensor) for value in content.values()):
+        content = {BARE: content}
+    states = {key: value for key, value in content.items() if isinstance(value, dict)}
+    usable = [key for key in (*STATES, BARE) if key in states]
+    name = which or next(iter(usable), AVERAGED[0])
+    if name not in states:
+        advice = f"it has {', '.join(usable)}; name one by --weights" if usable else "it is no published checkpoint"
+        raise ConfigError(f"{path}: holds no weights named {name}; {advice}")
+
+    others = {key: value for key, value in content.items() if key not in STATES}
+    return _without_prefix(states[name]), name, others
 
 
-def convert(path: Path, recipe: Recipe, out: Path, which: str = "model_ema") -> RunFolder:
+def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict without the wrappers' prefixes that all of its keys share."""
+    for prefix in _PREFIXES:
+        if state and all(str(key).startswith(prefix) for key in state):
+            return _without_prefix({key.removeprefix(prefix): value for key, value in state.items()})
+    return state
+
+
+def convert(path: Path, recipe: Recipe, out: Path, which: str | None = None) -> RunFolder:
     """Write a published checkpoint as the run folder `out`, whole or not at all.
 
     Raises:
-        ConfigError: if the file cannot be read, does not fit the recipe (naming the first keys), or `out` exists.
+        ConfigError: if the file cannot be read, does not fit the recipe (naming the first keys), was trained by other
+            settings, or `out` exists.
     """
     if out.exists():
         raise ConfigError(f"{out}: exists already; name another folder by --out, or delete it")
-    state, rest = read_checkpoint(path, which)
+    state, name, others = read_checkpoint(path, which)
+    try:
+        confirmed = check_arguments(others.get("args"), recipe)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
     experiment = build(recipe)
     _refuse_what_is_measured(recipe, experiment)
     try:
@@ -67,9 +95,9 @@ def convert(path: Path, recipe: Recipe, out: Path, which: str = "model_ema") -> 
         named = {f"model.{key}": value for key, value in weights.items()}
         named |= {f"codec.{key}": value for key, value in experiment.codec.state_dict().items()}
         save_tensors(folder.weights, named)
-        epoch = rest.get("epoch")
-        origin = {"converted": path.name, "weights": which, "epoch": epoch if isinstance(epoch, int) else None}
-        write_json(folder.path / "DONE", {"steps": 0, "seconds": 0.0, **origin})
+        epoch = others.get("epoch")
+        origin = {"converted": path.name, "weights": name, "epoch": epoch if isinstance(epoch, int) else None}
+        write_json(folder.path / "DONE", {"steps": 0, "seconds": 0.0, **origin, "confirmed": confirmed})
         shutil.move(folder.path, out)
     return RunFolder(out)
 

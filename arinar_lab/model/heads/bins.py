@@ -32,11 +32,13 @@ class Histogram(Rows):
         log_mass: normalised, [*, F, S].
         edges: ascending, [*, F, S - 1].
         decay: s, the scale of the exponential tails, in mean bin widths.
+        unlikely: symbols that guidance does not raise, [*, F, S]; None for none.
     """
 
     log_mass: Tensor
     edges: Tensor
     decay: float = 1.0
+    unlikely: Tensor | None = None
 
     @property
     def features(self) -> int:
@@ -45,13 +47,24 @@ class Histogram(Rows):
     def tempered(self, t: float) -> Histogram:
         return replace(self, log_mass=(self.log_mass / t**2).log_softmax(-1))
 
+    def filtered(self, threshold: float, t: float) -> Histogram:
+        return replace(self, unlikely=self.tempered(t).log_mass.exp() < threshold)
+
     def guided(self, null: Density, weight: float, candidates: int = 0) -> Density:
-        """In closed form: with common edges the product of two histograms is a histogram."""
+        """In closed form: with common edges the product of two histograms is a histogram.
+
+        At unlikely symbols the null is taken to be at least p · max null / max p (FractalMAR's release). A weight above 1
+        then makes none of them likelier, next to the likeliest symbol of p, than p has it.
+        """
         if not isinstance(null, Histogram):
             raise TypeError(f"the null of a Histogram must be a Histogram, not {type(null).__name__}")
         if candidates and weight != 1:
             return Resampled(self, null, weight, candidates)
-        return replace(self, log_mass=(weight * self.log_mass + (1 - weight) * null.log_mass).log_softmax(-1))
+        null_mass = null.log_mass
+        if self.unlikely is not None:
+            peaks = null_mass.amax(-1, keepdim=True) - self.log_mass.amax(-1, keepdim=True)
+            null_mass = torch.where(self.unlikely, torch.maximum(null_mass, self.log_mass + peaks), null_mass)
+        return replace(self, log_mass=(weight * self.log_mass + (1 - weight) * null_mass).log_softmax(-1))
 
     def row(self, f: int, past: Tensor) -> HistogramRow:
         return HistogramRow(self.log_mass[..., f, :], self.edges[..., f, :], self.decay)
@@ -128,6 +141,7 @@ class Discrete(Head):
         ValueError: if bins < 2 or edges is neither of the two.
     """
 
+    can = Head.can | {"filter_threshold"}
     edges: Tensor
 
     def __init__(

@@ -56,6 +56,7 @@ class Levels(Histogram):
 class LevelHead(Head):
     """Logits h [*, L] of one feature, read as a density; `index` tells which feature."""
 
+    can = Head.can | {"filter_threshold"}
     edges: Tensor
 
     def __init__(self, edges: Tensor) -> None:
