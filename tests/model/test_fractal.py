@@ -13,6 +13,7 @@ import torch
 import yaml
 from laws import numbers
 
+from arinar_lab.cli import main
 from arinar_lab.model.arinar import Arinar
 from arinar_lab.model.codec import IMAGENET
 from arinar_lab.model.guidance import Sampler
@@ -20,7 +21,9 @@ from arinar_lab.model.noise import Noise
 from arinar_lab.model.outer import take
 from arinar_lab.model.published import translate
 from arinar_lab.model.published_fractal import fractalmar_names
-from arinar_lab.run.config import CodecMaker, HeadMaker, OuterMaker, merge, read_overrides
+from arinar_lab.run.config import CodecMaker, HeadMaker, OuterMaker, merge, parse, read_overrides, read_recipe
+from arinar_lab.run.evaluate import load
+from arinar_lab.run.folder import RunFolder
 from arinar_lab.run.schema import Part, _parse
 
 DATA = Path(__file__).parents[1] / "data"
@@ -198,3 +201,134 @@ def test_guidance_is_the_published_combination_of_logits(published):
     ours = head(z[0]).guided(head(z[1]), 2.5).tempered(0.8)._teach(x)[1].log_mass[..., 1:-1]
     logits, null = p.log_mass[..., 1:-1], q.log_mass[..., 1:-1]
     assert torch.allclose(ours, ((null + 2.5 * (logits - null)) / 0.8**2).log_softmax(-1), atol=1e-4)
+
+
+def released_guidance(logits: list[float], null: list[float], weight: float, temperature: float, least: float):
+    """Logits of the released rule, value by value, and whether each was filtered."""
+    logits, null = ([temperature * value for value in values] for values in (logits, null))
+    total = sum(math.exp(value - max(logits)) for value in logits)
+    guided, filtered = [], []
+    for value, other in zip(logits, null, strict=True):
+        is_unlikely = math.exp(value - max(logits)) / total < least
+        lifted = max(other, value - max(logits) + max(null)) if is_unlikely else other
+        guided.append(lifted + weight * (value - lifted))
+        filtered.append(is_unlikely and lifted > other)
+    return torch.tensor(guided, dtype=torch.float64), torch.tensor(filtered)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("weight", [0.5, 1.0, 6.5, 29.0])
+def test_guidance_filters_unlikely_values_as_released(published, weight):
+    """The released 1.1 multiplies logits before they are filtered and guided; a temperature of ours is 1/√1.1."""
+    _, model, e = published
+    head, z = copy.deepcopy(model.inner.guide), 3 * numbers(2, 4, 160, dtype=torch.float32)
+    for book in head.trunk.codebooks:
+        book.weight *= 8
+    x, least = e["guiding_pixel_level1"][:4], 1e-4
+    settings = {"guidance": weight, "schedule": "constant", "temperature": 1.1**-0.5}
+    drawn, unfiltered = (
+        Sampler(**settings, filter_threshold=threshold).apply(head(z[0]), head(z[1]), 1.0)._teach(x)[1].log_mass
+        for threshold in (least, 0.0)
+    )
+
+    logits, null = (head(part)._teach(x)[1].log_mass[..., 1:-1].double().reshape(-1, 256) for part in z)
+    pairs = [
+        released_guidance(p.tolist(), q.tolist(), weight, 1.1, least) for p, q in zip(logits, null, strict=True)
+    ]
+    expected, filtered = (torch.stack(parts) for parts in zip(*pairs, strict=True))
+    assert filtered.any(-1).all() and not filtered.all(-1).any()
+    ours, plain = (log_mass[..., 1:-1].reshape(-1, 256).double() for log_mass in (drawn, unfiltered))
+    assert torch.allclose(ours, expected.log_softmax(-1), atol=2e-3)
+    assert ((ours - plain).abs().max() > 5) == (weight > 1)
+    if weight > 1:  # an unlikely value stays as unlikely, next to the likeliest, as it was
+        top = logits.argmax(-1, keepdim=True)
+        before = logits - logits.gather(-1, top)
+        after = expected - expected.gather(-1, top)
+        assert (after <= 1.1 * before + 1e-9)[filtered].all()
+
+
+@torch.no_grad()
+def test_every_level_is_filtered(published):
+    """The threshold reaches the pixels and the guiding pixel through the levels above."""
+    nested, noise = published[1].inner, Noise.of(torch.arange(2))
+    z, null = 3 * numbers(2, 2, 160, dtype=torch.float32)
+    outcomes = [
+        Sampler(guidance=20.0, schedule="constant", filter_threshold=threshold)
+        .apply(nested(z), nested(null), 1.0)
+        .sample(noise)
+        for threshold in (0.0, 4e-3)
+    ]
+    assert (outcomes[0] != outcomes[1]).float().mean() > 0.1
+
+
+# FractalMAR for 64×64 images: no guiding pixel
+
+
+UNGUIDED = Path(__file__).parents[2] / "experiments" / "imagenet64_fractalmar.yaml"
+TINY_UNGUIDED = [
+    "data.size=16", "data.classes=10", "outer.width=32", "outer.depth=2", "outer.heads=2", "outer.steps=16",
+    "inner.outer.width=24", "inner.outer.depth=1", "inner.outer.heads=2",
+    "inner.inner.width=16", "inner.inner.depth=1", "inner.inner.heads=2", "machine.accelerator=cpu",
+]  # fmt: skip
+
+
+def unguided_state() -> dict[str, torch.Tensor]:
+    """The released tiny checkpoint without its guiding pixel, whose position stands first."""
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        state = torch.load(DATA / "fractalmar_tiny.pth", weights_only=True)["model"]
+    state = {key: value for key, value in state.items() if "pix_proj" not in key and "guiding_pixel" not in key}
+    positions = "next_fractal.generator.pos_embed_learned"
+    return {**state, positions: state[positions][:, 1:]}
+
+
+def released_level(state: dict[str, torch.Tensor], patches, conditions, mask, heads: int) -> torch.Tensor:
+    """What a masked level of one block hands down for each patch, without a guiding pixel: [M, patches, width]."""
+
+    def linear(x, name):
+        return x @ state[f"{name}.weight"].T + state[f"{name}.bias"]
+
+    def norm(x, name):
+        return torch.nn.functional.layer_norm(
+            x, x.shape[-1:], state[f"{name}.weight"], state[f"{name}.bias"], eps=1e-6
+        )
+
+    x = torch.where(mask.unsqueeze(-1), state["mask_token"], linear(patches, "patch_emb"))
+    rows = [linear(condition, "cond_emb").unsqueeze(1) for condition in conditions]
+    x = norm(torch.cat([*reversed(rows), x], 1) + state["pos_embed_learned"], "patch_emb_ln")
+    q, k, v = linear(norm(x, "blocks.0.norm1"), "blocks.0.attn.qkv").unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+    attended = ((q @ k.mT) * q.shape[-1] ** -0.5).softmax(-1) @ v
+    x = x + linear(attended.transpose(1, 2).flatten(2), "blocks.0.attn.proj")
+    hidden = torch.nn.functional.gelu(linear(norm(x, "blocks.0.norm2"), "blocks.0.mlp.fc1"))
+    x = x + linear(hidden, "blocks.0.mlp.fc2")
+    return norm(x, "norm")[:, len(rows) :]
+
+
+def test_the_preset_without_a_guiding_pixel_has_the_released_size():
+    recipe = merge(yaml.safe_load(UNGUIDED.read_text()), {})
+    with torch.device("meta"):
+        _, model = parts(recipe, 64, 1000)
+    assert sum(p.numel() for p in model.parameters()) == 431_995_648  # 432M as released
+    assert sorted(fractalmar_names(model).values()) == sorted(name for name, _ in model.named_parameters())
+
+
+@torch.no_grad()
+def test_a_checkpoint_without_a_guiding_pixel_is_converted_and_computes_the_released_conditions(tmp_path, capsys):
+    file, out, state = tmp_path / "fractalmar-in64.pth", tmp_path / "run", unguided_state()
+    torch.save({"model": state, "args": argparse.Namespace(model="fractalmar_in64", img_size=16)}, file)
+    with pytest.raises(SystemExit) as left:
+        main(["convert", str(file), "--preset", "imagenet64_fractalmar", "--out", str(out), *TINY_UNGUIDED])
+    assert left.value.code == 0 and "Weights: model\n" in capsys.readouterr().out
+    recipe = parse(merge(read_recipe(UNGUIDED), read_overrides(TINY_UNGUIDED)))
+    model = load(recipe, RunFolder(out)).model
+
+    nested = model.inner
+    tokens, mask = numbers(3, 16, 3, dtype=torch.float32), torch.arange(48).reshape(3, 16) % 3 > 0
+    z = numbers(3, 5 * 32, seed=2, dtype=torch.float32)
+    level = {key.removeprefix("next_fractal.generator."): value for key, value in state.items()}
+    conditions = rows_of(z)
+    own = rows_of(nested.outer.everywhere(tokens, nested.condition(z, None), mask))[0]
+    expected = released_level(level, tokens, list(conditions), mask, heads=2)
+    assert (own - expected).abs().max() < 1e-5
+
+    x, _ = model.generate(torch.arange(2), Noise.of(torch.arange(2)), Sampler(guidance=6.5, steps=4, filter_threshold=1e-4))
+    assert x.shape == (2, 16, 48) and x.isfinite().all()

@@ -55,6 +55,8 @@ def test_the_constant_weight_stays():
         ({"guided_from": 0.5, "guided_to": 0.5}, "guided_from"),
         ({"guided_to": 1.5}, "guided_from"),
         ({"together": 0}, "together"),
+        ({"filter_threshold": 1.0}, "filter_threshold"),
+        ({"filter_threshold": 0.1, "candidates": 10}, "filter_threshold"),
     ],
 )
 def test_a_number_outside_its_range_is_refused(arguments, key):

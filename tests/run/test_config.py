@@ -230,6 +230,7 @@ FAULTS = [
     ("sampler.steps=3", ["sampler.steps: 3 does not fit", "16 here"]),
     ("sampler.mask_schedule=linear", ["sampler.mask_schedule: linear is asked for", "CausalAR", "masked_stack can"]),
     ("sampler.token_refresh=2", ["sampler.token_refresh: 2 is asked for", "(masked can); leave it out"]),
+    ("sampler.filter_threshold=0.01", ["sampler.filter_threshold: 0.01", "discrete and colour can"]),
     ("sampler.together=5", ["sampler.together: 5 exceeds the 4 groups of a token"]),
     ("outer={kind: masked, steps: 17}", ["outer.steps: 17 does not fit", "16 tokens"]),
 ]  # fmt: skip
@@ -309,6 +310,7 @@ ACCELERATORS = [
     "together=2",
     "token_refresh=2",
     "null_refresh=3",
+    "filter_threshold=0.01",
 ]
 
 
@@ -373,7 +375,7 @@ def test_a_resolved_recipe_says_every_default():
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_shipped_recipe_builds(path):
-    experiment = build(parse(read_recipe(path)))
+    experiment = build(parse(read_recipe(path)), "meta" if path.stem.startswith("imagenet") else "cpu")
     assert sum(p.numel() for p in experiment.model.parameters()) > 10_000
 
 
