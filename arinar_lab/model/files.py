@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-
 _MODULES = {
     "numpy": ("dtype", "ndarray"),
     "numpy.core.multiarray": ("scalar", "_reconstruct"),

@@ -232,9 +232,7 @@ def test_guidance_filters_unlikely_values_as_released(published, weight):
     )
 
     logits, null = (head(part)._teach(x)[1].log_mass[..., 1:-1].double().reshape(-1, 256) for part in z)
-    pairs = [
-        released_guidance(p.tolist(), q.tolist(), weight, 1.1, least) for p, q in zip(logits, null, strict=True)
-    ]
+    pairs = [released_guidance(p.tolist(), q.tolist(), weight, 1.1, least) for p, q in zip(logits, null, strict=True)]
     expected, filtered = (torch.stack(parts) for parts in zip(*pairs, strict=True))
     assert filtered.any(-1).all() and not filtered.all(-1).any()
     ours, plain = (log_mass[..., 1:-1].reshape(-1, 256).double() for log_mass in (drawn, unfiltered))
@@ -288,14 +286,14 @@ def released_level(state: dict[str, torch.Tensor], patches, conditions, mask, he
         return x @ state[f"{name}.weight"].T + state[f"{name}.bias"]
 
     def norm(x, name):
-        return torch.nn.functional.layer_norm(
-            x, x.shape[-1:], state[f"{name}.weight"], state[f"{name}.bias"], eps=1e-6
-        )
+        return torch.nn.functional.layer_norm(x, x.shape[-1:], state[f"{name}.weight"], state[f"{name}.bias"], eps=1e-6)
 
     x = torch.where(mask.unsqueeze(-1), state["mask_token"], linear(patches, "patch_emb"))
     rows = [linear(condition, "cond_emb").unsqueeze(1) for condition in conditions]
     x = norm(torch.cat([*reversed(rows), x], 1) + state["pos_embed_learned"], "patch_emb_ln")
-    q, k, v = linear(norm(x, "blocks.0.norm1"), "blocks.0.attn.qkv").unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+    q, k, v = (
+        linear(norm(x, "blocks.0.norm1"), "blocks.0.attn.qkv").unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+    )
     attended = ((q @ k.mT) * q.shape[-1] ** -0.5).softmax(-1) @ v
     x = x + linear(attended.transpose(1, 2).flatten(2), "blocks.0.attn.proj")
     hidden = torch.nn.functional.gelu(linear(norm(x, "blocks.0.norm2"), "blocks.0.mlp.fc1"))
@@ -330,5 +328,7 @@ def test_a_checkpoint_without_a_guiding_pixel_is_converted_and_computes_the_rele
     expected = released_level(level, tokens, list(conditions), mask, heads=2)
     assert (own - expected).abs().max() < 1e-5
 
-    x, _ = model.generate(torch.arange(2), Noise.of(torch.arange(2)), Sampler(guidance=6.5, steps=4, filter_threshold=1e-4))
+    x, _ = model.generate(
+        torch.arange(2), Noise.of(torch.arange(2)), Sampler(guidance=6.5, steps=4, filter_threshold=1e-4)
+    )
     assert x.shape == (2, 16, 48) and x.isfinite().all()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,8 @@ from arinar_lab.model.published import names, translate
 from arinar_lab.run.config import build, merge, parse, read_overrides, read_recipe
 from arinar_lab.run.evaluate import load
 from arinar_lab.run.folder import RunFolder
+from arinar_lab.run.schema import ConfigError
+from arinar_lab.run.training_args import check_arguments
 
 DATA = Path(__file__).parents[1] / "data"
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -167,6 +171,123 @@ def test_the_other_published_models_are_converted_and_sampled_too(tmp_path, file
     assert experiment.codec.decode(x).shape[1:] == experiment.source.shape
 
 
+# Whichever way the file was saved
+
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+COMMANDS = sorted(set(re.findall(r"^arinar (convert \S+\.pth --preset \S+)", README, re.MULTILINE)))
+RELEASED = {
+    "imagenet256_arinar_b": ("arinar_tiny.pth", ARINAR, "Averaged weights: model_ema"),
+    "imagenet256_mar_b": ("mar_tiny.pth", MAR, "Averaged weights: model_ema"),
+    "imagenet256_fractalmar_b": ("fractalmar_tiny.pth", FRACTAL, "Weights: model"),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_of_the_readme_converts_what_was_released(capsys, tmp_path, monkeypatch, command):
+    """FractalMAR's release saves no averaged weights."""
+    _, name, _, recipe = words = command.split()
+    file, overrides, expected = RELEASED[recipe]
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(DATA / file, name)
+    with pytest.raises(SystemExit) as left:
+        main([*words, *overrides])
+    lines = capsys.readouterr().out.splitlines()
+    assert left.value.code == 0
+    assert lines[:2] == [f"runs/{Path(name).stem}/seed_0", expected]
+    assert (tmp_path / lines[0] / "DONE").is_file()
+
+
+def test_the_readme_converts_every_published_model():
+    assert {command.split()[-1] for command in COMMANDS} == set(RELEASED)
+
+
+@pytest.fixture(scope="module")
+def averaged() -> dict[str, Tensor]:
+    """The averaged weights of the tiny checkpoint, by their published names."""
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        return torch.load(DATA / "arinar_tiny.pth", weights_only=True)["model_ema"]
+
+
+SAVED = {
+    "parallel": (lambda state: {"model_ema": {f"module.{k}": v for k, v in state.items()}}, "model_ema"),
+    "compiled": (lambda state: {"ema": {f"module._orig_mod.{k}": v for k, v in state.items()}}, "ema"),
+    "lightning": (lambda state: {"state_dict": {f"model.{k}": v for k, v in state.items()}}, "state_dict"),
+    "bare": (lambda state: state, "the file's own tensors"),
+    "numpy": (lambda state: {"model_ema": state, "epoch": np.int64(7), "fid": np.float64(3.2)}, "model_ema"),
+    "random state": (lambda state: {"model_ema": state, "numpy": np.random.get_state()}, "model_ema"),
+    "path": (lambda state: {"model_ema": state, "args": argparse.Namespace(output=Path("out"))}, "model_ema"),
+    "both": (lambda state: {"model": {}, "ema": state}, "ema"),
+}
+
+
+@pytest.mark.parametrize("saved", SAVED)
+def test_weights_are_read_however_training_code_saved_them(capsys, tmp_path, averaged, saved):
+    wrap, name = SAVED[saved]
+    file, out = tmp_path / "saved.pth", tmp_path / "seed_0"
+    torch.save(wrap(averaged), file)
+    with pytest.raises(SystemExit) as left:
+        main(["convert", str(file), "--preset", PRESET, "--out", str(out), *ARINAR])
+    assert left.value.code == 0 and f"eights: {name}\n" in capsys.readouterr().out
+    experiment = load(preset("arinar_b", *ARINAR), RunFolder(out))
+    expected = translate(averaged, experiment.model)
+    assert all(torch.equal(value, expected[key]) for key, value in experiment.model.state_dict().items())
+
+
+# What the file says of itself
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings", "message"),
+    [
+        ("arinar_b", {"model": "mar_base"}, None),
+        ("arinar_b", {"model": "mar_base", "img_size": 256, "vae_stride": 16, "patch_size": 1}, None),
+        ("arinar_b", {"num_sampling_steps": "25", "output": None}, None),  # of a head that it does not have
+        ("arinar_b", {"img_size": 512}, "img_size=512, and the recipe has data.size=256; add data.size=512"),
+        ("arinar_b", {"patch_size": 2}, "patch_size=2, and the recipe has latents in a token=1"),
+        ("arinar_b", {"vae_stride": 8}, "vae_stride=8, and the recipe has stride of codec.layout=16"),
+        ("mar_b", {"num_sampling_steps": "100"}, None),
+        ("mar_b", {"num_sampling_steps": "250"}, "add inner.sampling_steps=250"),
+        ("fractalmar_b", {"img_size": 64}, "data.size=256; add data.size=64"),
+    ],
+)
+def test_a_recipe_that_contradicts_what_the_file_says_is_refused(recipe, settings, message):
+    def check() -> list[str]:
+        return check_arguments(argparse.Namespace(**settings), preset(recipe))
+
+    if message is None:
+        assert check() == (["outer.heads"] if "model" in settings else [])
+    else:
+        with pytest.raises(ConfigError, match=re.escape(message)):
+            check()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "model", "override"),
+    [
+        ("arinar_b", "mar_base", "outer.heads=16"),
+        ("mar_b", "mar_base", "outer.heads=8"),
+        ("fractalmar_b", "fractalmar_base_in256", "inner.outer.heads=12"),
+        ("fractalmar_b", "fractalmar_base_in256", "inner.inner.inner.heads=8"),
+    ],
+)
+def test_heads_other_than_the_named_model_has_are_refused(recipe, model, override):
+    key = override.split("=")[0]
+    with pytest.raises(ConfigError, match=f"was trained as {model}, which has .*{override}; add {key}="):
+        check_arguments(argparse.Namespace(model=model), preset(recipe, override))
+    assert key in check_arguments({"model": model}, preset(recipe))
+
+
+def test_heads_that_nothing_tells_are_named(capsys, tmp_path):
+    """The tiny file calls itself mar_base, whose width it does not have."""
+    with pytest.raises(SystemExit) as left:
+        main(["convert", str(DATA / "arinar_tiny.pth"), "--preset", PRESET, "--out", str(tmp_path / "a"), *ARINAR])
+    assert left.value.code == 0
+    assert (
+        "does not tell these attention heads; the recipe says outer.heads=2, inner.heads=4" in capsys.readouterr().out
+    )
+
+
 # Bad input: one line, exit status 2, nothing written
 
 
@@ -211,7 +332,7 @@ def test_what_does_not_fit_is_refused_by_its_first_keys(capsys, tmp_path):
 def test_files_with_code_or_damage_are_refused(capsys, tmp_path):
     file = tmp_path / "code.pth"
     torch.save({"model_ema": Code()}, file)
-    assert "refused" in refused(capsys, file, tmp_path / "a", *ARINAR)
+    assert "refused" in (message := refused(capsys, file, tmp_path / "a", *ARINAR)) and "asks for print" in message
     file.write_bytes(pickle.dumps({"model_ema": Code()}, protocol=2))
     assert "refused" in refused(capsys, file, tmp_path / "a", *ARINAR)
     file.write_bytes((DATA / "arinar_tiny.pth").read_bytes()[:100_000])
@@ -231,10 +352,20 @@ def test_files_with_code_or_damage_are_refused(capsys, tmp_path):
         (["codec.normalise=channel"], "codec.normalise: channel is measured on training data"),
         (["inner.order=variance"], "inner.order: is measured on training data"),
         (["init_from=runs/x"], "init_from: a checkpoint is converted by itself"),
+        (["inner.group=2"], "inner.group: 2, and the published code orders the means of a group otherwise; use 1"),
     ],
 )
 def test_what_the_checkpoint_does_not_hold_is_no_part_of_the_model(capsys, tmp_path, words, said):
     assert said in refused(capsys, DATA / "arinar_tiny.pth", tmp_path / "a", *ARINAR, *words)
+
+
+def test_a_group_of_features_is_read_where_its_order_cannot_differ():
+    """The published head output is [K, F], ours [F, K]: with one Gaussian these are the same."""
+    grouped = [*ARINAR, "inner.group=2"]
+    model = build(preset("arinar_b", *grouped, "inner.head.components=1"), "meta").model
+    assert "arhead.head.weight" in names(model)
+    with pytest.raises(ValueError, match=r"inner\.group: 2"):
+        names(build(preset("arinar_b", *grouped), "meta").model)
 
 
 def test_numbers_that_are_none_are_refused(capsys, tmp_path):
