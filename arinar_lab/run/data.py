@@ -201,6 +201,7 @@ class Stored(Source):
     """
 
     dtypes: tuple[torch.dtype, ...]
+    advice = ""
 
     def __init__(self, path: str, name: str, channels: int, size: int, classes: int) -> None:
         at_least(1, channels=channels, size=size, classes=classes)
@@ -238,7 +239,8 @@ class Stored(Source):
     def _checked(self, items: Tensor) -> Tensor:
         """Refuse items of another type or shape, and numbers that are not finite."""
         if items.dtype not in self.dtypes:
-            raise ValueError(f"its {self.name} are {_name(items.dtype)}, not {' or '.join(map(_name, self.dtypes))}")
+            wanted = " or ".join(map(_name, self.dtypes))
+            raise ValueError(f"its {self.name} are {_name(items.dtype)}, not {wanted}{self.advice}")
         if items.shape[1:] != self.shape:
             raise ValueError(f"its {self.name} are {tuple(items.shape)}, not [n, {self.shape}]")
         if items.is_floating_point() and (wrong := _not_finite(items)):
@@ -295,12 +297,12 @@ class Latents(Stored):
 class Images(Stored):
     """8-bit images: `images` [n, channels, size, size], uint8, in files (see `Stored`).
 
-    Floats are refused, since they may be in [0, 1], in [-1, 1] or in [0, 255]; of those in [0, 1] the bytes are
-    `(255 * images).round().to(torch.uint8)`.
+    Other types are refused, since floats may be in [0, 1], in [-1, 1] or in [0, 255].
     """
 
     levels = 256
     dtypes = (torch.uint8,)
+    advice = "; of floats in [0, 1] save (255 * images).round().to(torch.uint8)"
 
     def __init__(self, *, path: str, channels: int = 3, size: int = 256, classes: int = 1000) -> None:
         super().__init__(path, "images", channels, size, classes)

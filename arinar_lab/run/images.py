@@ -67,7 +67,7 @@ def image_files(folder: Path) -> Iterator[str]:
     Links are followed; a link to a missing file is listed, so that its reader can name it. Hidden names are left out.
 
     Raises:
-        ValueError: if a link leads to a folder that holds it.
+        ValueError: if a link leads back to a folder that holds it.
         OSError: if a folder cannot be read.
     """
 
@@ -76,7 +76,7 @@ def image_files(folder: Path) -> Iterator[str]:
         status = place.stat()
         identity = (status.st_dev, status.st_ino)
         if identity in parents:
-            raise ValueError(f"{str(place)!r} links to a folder that holds it; remove the link")
+            raise ValueError(f"{str(place)!r} leads back to a folder that holds it; remove the link")
         with os.scandir(place) as entries:
             for entry in entries:
                 name, linked = prefix + entry.name, entry.is_symlink()
@@ -437,7 +437,7 @@ class Hub(Lazy):
             if values.dtype.kind not in "biuf":
                 kind = getattr(data.features[label], "dtype", data.features[label])
                 raise ValueError(f"its column {label!r} is of {kind}, not of whole numbers; name another by data.label")
-            labels = checked_labels(torch.from_numpy(values), len(data), self.classes)
+            labels = checked_labels(torch.tensor(values), len(data), self.classes)
             data = data.cast_column(image, datasets.Image(decode=False))
         except Exception as error:  # whatever a hub, its cache or a file format raises
             raise ValueError(f"name: {self.name!r}, split {split!r}: {' '.join(str(error).split())[:200]}") from None
