@@ -29,6 +29,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from .files import read_safetensors
 from .kl import KLAutoencoder
 from .layers import turned
 from .noise import Noise
@@ -463,15 +464,12 @@ def load_weights(model: nn.Module, path: Path) -> None:
     Raises:
         ValueError: in one line, if the file is missing, damaged or does not fit.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     if not path.is_file():
         raise ValueError(f"weights: {str(path)!r} is not a file, and not the name of shipped weights (digits)")
     try:
-        model.load_state_dict(load_file(path))
-    except SafetensorError as error:
-        raise ValueError(f"weights: {str(path)!r} is damaged ({error})") from None
+        model.load_state_dict(read_safetensors(path))
+    except ValueError as error:
+        raise ValueError(f"weights: {error}") from None
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"weights: {str(path)!r} does not fit this autoencoder: {reason}") from None

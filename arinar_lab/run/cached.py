@@ -173,8 +173,13 @@ class Cached(Source):
     def _part(self, part: str) -> tuple[Any, Tensor]:
         files, labels = self._files(part), []
         for file in files:
-            with safe_open(file, "pt") as shard:
-                labels.append(shard.get_tensor("labels").clone())
+            try:
+                with safe_open(file, "pt") as shard:
+                    labels.append(shard.get_tensor("labels").clone())
+            except (SafetensorError, OSError) as error:
+                raise ValueError(
+                    f"path: {file} is missing or damaged ({error}); arinar cache RECIPE --verify makes it anew"
+                ) from None
         return Moments(files, self.about[part], self.about["shard"], self.about["views"]), torch.cat(labels)
 
     @cached_property

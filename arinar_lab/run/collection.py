@@ -1,14 +1,13 @@
 """Images from anywhere, as the evaluation reads them: bytes of three colours, by index.
 
 recipe.yaml     the training images of its data (or its held-out ones)
-folder          PNG or JPEG files of one size, in sub-folders, too
+folder          image files of one size, in sub-folders, too; links are followed (`images.image_files`)
 file.npz        arr_0 [n, H, W, 3], bytes: how ADM hands out samples and reference batches
 """
 
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .arrays import read_npz
 from .cached import fingerprint
 from .data import Source
 from .fidelity import colour_bytes
-from .images import Pictures, files_print
+from .images import DAMAGE, ENDINGS, Pictures, UnknownScale, files_print, image_files, read_image
 from .schema import ConfigError
 
-_ENDINGS = (".png", ".jpg", ".jpeg")
 _LOOKED_AT = 64
 
 
@@ -73,12 +72,11 @@ class Files:
         return torch.stack([self._read(self.files[j]) for j in i.tolist()])
 
     def _read(self, file: Path) -> Tensor:
-        from PIL import Image, UnidentifiedImageError
-
         try:
-            with Image.open(file) as image:
-                pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+            pixels = torch.from_numpy(np.array(read_image(file, "RGB"))).permute(2, 0, 1)
+        except UnknownScale as error:
+            raise ConfigError(f"{file}: {error}") from None
+        except DAMAGE as error:
             raise ConfigError(f"{file}: damaged, or no image ({error})") from None
         if hasattr(self, "size") and pixels.shape != self.size:
             raise ConfigError(
@@ -90,20 +88,25 @@ class Files:
 
 def of_folder(path: Path) -> Collection:
     """The images of a folder, known by their names, sizes in bytes and times of change."""
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in _ENDINGS)
+    try:
+        files = sorted(path / name for name in image_files(path))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: {error}") from None
     if not files:
-        raise ConfigError(f"{path}: holds no {', '.join(_ENDINGS)}")
+        raise ConfigError(f"{path}: holds no {', '.join(ENDINGS)}")
+    for file in files:
+        if not file.is_file():
+            raise ConfigError(f"{file}: a link to a missing file; fetch the file, or remove the link")
     known_by = files_print((str(file.relative_to(path)), file) for file in files)
     return Collection(Files(files), path.resolve().name, known_by=known_by)
 
 
 def of_npz(path: Path) -> Collection:
     """The images of an npz in ADM's layout."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            images = file["arr_0"]
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise ConfigError(f"{path}: no npz with images in arr_0, or damaged ({error})") from None
+    content = read_npz(path, ("arr_0",))
+    if "arr_0" not in content:
+        raise ConfigError(f"{path}: has no arr_0, which holds the images of an npz")
+    images = content["arr_0"]
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
         raise ConfigError(f"{path}: arr_0 is {images.dtype} {images.shape}, not bytes [n, H, W, 3]")
     stored = torch.from_numpy(images).permute(0, 3, 1, 2)

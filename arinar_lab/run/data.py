@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..model.files import read_safetensors
 from ..model.layers import at_least
 from ..model.noise import Noise
 
@@ -192,9 +193,15 @@ class Stored(Source):
         path: the folder; name: of the items in the files.
         channels, size: an item is [channels, size, size]; classes: number of labels.
 
+    Labels may be [n], a column [n, 1] or one-hot rows [n, classes].
+
     Raises:
-        ValueError: if a count is below 1; on reading, if a file is missing, damaged or of another shape.
+        ValueError: if a count is below 1; on reading, if a file is missing, damaged or of another shape or type, or
+            items or labels are no numbers that can be trained on.
     """
+
+    dtypes: tuple[torch.dtype, ...]
+    advice = ""
 
     def __init__(self, path: str, name: str, channels: int, size: int, classes: int) -> None:
         at_least(1, channels=channels, size=size, classes=classes)
@@ -213,39 +220,89 @@ class Stored(Source):
         return self._read("held_out")
 
     def _read(self, part: str) -> tuple[Tensor, Tensor]:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
         file = self.path / f"{part}.safetensors"
+        if not file.is_file():
+            raise ValueError(f"path: {str(file)!r} is not there; it holds {self.name} [n, C, H, W] and labels [n]")
         try:
-            content = load_file(file)
-            items, labels = content[self.name], content["labels"].long()
-        except FileNotFoundError:
+            content = read_safetensors(file)
+        except ValueError as error:
+            raise ValueError(f"path: {error}") from None
+        try:
+            for name in (self.name, "labels"):
+                if name not in content:
+                    raise ValueError(f"lacks {name}; it holds {', '.join(content) or 'nothing'}")
+            items = self._checked(content[self.name])
+            return items, checked_labels(content["labels"], len(items), self.classes)
+        except ValueError as error:
+            raise ValueError(f"path: {str(file)!r}: {error}") from None
+
+    def _checked(self, items: Tensor) -> Tensor:
+        """Refuse items of another type or shape, and numbers that are not finite."""
+        if items.dtype not in self.dtypes:
+            wanted = " or ".join(map(_name, self.dtypes))
+            raise ValueError(f"its {self.name} are {_name(items.dtype)}, not {wanted}{self.advice}")
+        if items.shape[1:] != self.shape:
+            raise ValueError(f"its {self.name} are {tuple(items.shape)}, not [n, {self.shape}]")
+        if items.is_floating_point() and (wrong := _not_finite(items)):
             raise ValueError(
-                f"path: {str(file)!r} is not there; it holds {self.name} [n, C, H, W] and labels [n]"
-            ) from None
-        except (SafetensorError, KeyError) as error:
-            raise ValueError(f"path: {str(file)!r} is damaged, or lacks {self.name} or labels ({error})") from None
-        if items.shape[1:] != self.shape or len(items) != len(labels):
-            raise ValueError(f"path: {str(file)!r} holds {self.name} {tuple(items.shape)}, not [n, {self.shape}]")
-        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.classes:
-            raise ValueError(f"path: {str(file)!r} holds labels outside 0 … {self.classes - 1}")
-        return items, labels
+                f"{len(wrong)} of {len(items)} {self.name} hold NaN or infinity; the first is item {wrong[0]}"
+            )
+        return items
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _not_finite(items: Tensor) -> list[int]:
+    """The items with NaN or infinity, a part of them at a time, since a mask of all takes much memory."""
+    finite = [part.isfinite().flatten(1).all(1) for part in items.split(4096)]
+    return (~torch.cat(finite)).nonzero().flatten().tolist()
+
+
+def checked_labels(labels: Tensor, n: int, classes: int) -> Tensor:
+    """The labels [n] of n items, from labels [n], a column [n, 1] or one-hot rows [n, classes].
+
+    Raises:
+        ValueError: if they have another shape, or are no whole numbers in 0 … classes - 1.
+    """
+    values = labels.double()
+    if values.shape == (n, 1):
+        values = values[:, 0]
+    elif values.shape == (n, classes) and ((values == 0) | (values == 1)).all() and (values.sum(1) == 1).all():
+        values = values.argmax(1).double()
+    if values.shape != (n,):
+        raise ValueError(f"its labels are {tuple(labels.shape)}; they have to be [{n}], or one-hot [{n}, {classes}]")
+
+    for wrong, fault in (
+        (values != values.round(), "labels that are no whole numbers"),
+        ((values < 0) | (values >= classes), f"labels outside 0 … {classes - 1}"),
+    ):
+        if wrong.any():
+            i = int(wrong.nonzero()[0])
+            raise ValueError(f"it has {int(wrong.sum())} {fault}; that of item {i} is {values[i]:g}")
+    return values.long()
 
 
 class Latents(Stored):
     """Latents of an autoencoder: `latents` [n, channels, size, size] of any float type, in files (see `Stored`)."""
 
     levels = 0
+    dtypes = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
     def __init__(self, *, path: str, channels: int = 16, size: int = 16, classes: int = 1000) -> None:
         super().__init__(path, "latents", channels, size, classes)
 
 
 class Images(Stored):
-    """8-bit images: `images` [n, channels, size, size], uint8, in files (see `Stored`)."""
+    """8-bit images: `images` [n, channels, size, size], uint8, in files (see `Stored`).
+
+    Other types are refused, since floats may be in [0, 1], in [-1, 1] or in [0, 255].
+    """
 
     levels = 256
+    dtypes = (torch.uint8,)
+    advice = "; of floats in [0, 1] save (255 * images).round().to(torch.uint8)"
 
     def __init__(self, *, path: str, channels: int = 3, size: int = 256, classes: int = 1000) -> None:
         super().__init__(path, "images", channels, size, classes)

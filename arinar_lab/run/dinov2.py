@@ -85,7 +85,10 @@ def read_dinov2(path: Path) -> VisionTransformer:
         ValueError: in one line, if the file is missing, damaged, holds code, or is none of a DINOv2 with patches of 14×14 and
             a plain perceptron (that is ViT-S, -B or -L, without registers).
     """
-    state: dict[str, Tensor] = dict(read_torch(path))
+    content = read_torch(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: holds a {type(content).__name__}, no weights by name")
+    state = {str(name): value for name, value in content.items()}
     state.pop("mask_token", None)  # of training alone
     try:
         positions, width = state["pos_embed"].shape[1:]

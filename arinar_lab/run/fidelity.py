@@ -14,7 +14,6 @@ Distances of other features are no FID: they, their KID, precision and recall ar
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -27,6 +26,7 @@ from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
+from .arrays import read_npz
 from .extractor import INCEPTION, Extractor
 from .schema import ConfigError
 
@@ -106,7 +106,10 @@ class Reference:
                 raise ConfigError(f"--reference: {path} has {name} of {content[name].dtype}, which are no real numbers")
         if "images" in content and content["images"].size != 1:
             raise ConfigError(f"--reference: {path} has images {content['images'].shape}, which is not their number")
-        features = torch.from_numpy(content["features"]) if "features" in content else None
+        kept = content.get("features")
+        if kept is not None and not np.isfinite(kept).all():
+            raise ConfigError(f"--reference: {path} has features that are not finite")
+        features = None if kept is None else torch.from_numpy(kept.astype(np.float32))
         images = int(content["images"].item()) if "images" in content else None
         return cls(path, _double(content), features, images)
 
@@ -144,13 +147,12 @@ def _content(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
     Raises:
         ConfigError: if it is missing or damaged.
     """
-    if not path.is_file():
+    if not path.exists():
         raise ConfigError(f"--reference: {path} is not there")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files if name in names}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, TypeError) as error:
-        raise ConfigError(f"--reference: {path} is no npz of arrays, or damaged ({error})") from None
+        return read_npz(path, names)
+    except ConfigError as error:
+        raise ConfigError(f"--reference: {error}") from None
 
 
 def made_with(path: Path) -> tuple[str, str | None]:

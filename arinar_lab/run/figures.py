@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from .arrays import read_npz
+
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
 
 
@@ -102,7 +104,7 @@ def beliefs_figure(plt: Any, arms: Mapping[str, Path], width: float = 6.9, featu
         arms: name → `beliefs.npz`.
         width: inches; features: columns at most; item: which of the held-out items.
     """
-    loaded = {name: np.load(file) for name, file in arms.items()}
+    loaded = {name: read_npz(file) for name, file in arms.items()}
     columns = min(features, *(len(content["grid"]) for content in loaded.values()))
     figure, axes = plt.subplots(
         len(loaded), columns, figsize=(width, 0.62 * len(loaded) + 0.5), layout="constrained", squeeze=False,

@@ -4,8 +4,17 @@
     hub             a data set of the Hugging Face hub, or a folder in one of its formats, by name
     cifar10, mnist  torchvision's
 
-Images are cropped as the published models' were (`centre_crop`, from ADM, arXiv 2105.05233). Damaged ones are named and
-counted, and another of their class stands in for them, always the same, up to a share that the recipe says.
+Images are read as the published models' were (ADM, arXiv 2105.05233): Pillow's `convert("RGB")`, then `centre_crop`.
+
+    16 bits                 grey is scaled to 8 bits, round(v / 257); of colour Pillow keeps the upper 8 bits
+    floats, 32-bit integers refused, since nobody knows which value is white
+    palette, CMYK           converted
+    transparency            ignored: the colour beneath it is read
+    EXIF orientation        ignored, as ImageNet's loaders do: pixels are read as they are stored
+    several frames, pages   the first one
+
+Damaged images (cut, empty, too large for Pillow, links to missing files) are named and counted. Another image of their class
+stands in for each, always the same, up to a share that the recipe says.
 """
 
 from __future__ import annotations
@@ -29,14 +38,86 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from ..model.layers import at_least
-from .data import Source
+from .data import Source, checked_labels
 
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 """What Pillow raises on damaged files."""
+ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""Endings of image files, those of torchvision's ImageFolder. Files with other endings are ignored."""
+_HEADERS = 64  # images of a part whose headers are read before training
 
 
 class Damaged(RuntimeError):
-    """More images are damaged than the recipe allows."""
+    """More images are damaged than the recipe allows, or one cannot be read as 8 bits.
+
+    A process of a DataLoader hands its error over as a traceback; the message is the last line of it.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message.strip().rpartition("Damaged: ")[2])
+
+
+class UnknownScale(ValueError):
+    """The numbers of an image do not say which of them is white."""
+
+
+def image_files(folder: Path) -> Iterator[str]:
+    """List the image files in a folder and its sub-folders, as paths in it, in no order.
+
+    Links are followed; a link to a missing file is listed, so that its reader can name it. Hidden names are left out.
+
+    Raises:
+        ValueError: if a link leads back to a folder that holds it.
+        OSError: if a folder cannot be read.
+    """
+
+    def walk(prefix: str, parents: frozenset[tuple[int, int]]) -> Iterator[str]:
+        place = folder / prefix
+        status = place.stat()
+        identity = (status.st_dev, status.st_ino)
+        if identity in parents:
+            raise ValueError(f"{str(place)!r} leads back to a folder that holds it; remove the link")
+        with os.scandir(place) as entries:
+            for entry in entries:
+                name, linked = prefix + entry.name, entry.is_symlink()
+                if entry.name.startswith("."):
+                    continue
+                if os.path.isdir(entry.path) if linked else entry.is_dir():
+                    yield from walk(f"{name}/", parents | {identity})
+                elif entry.name.lower().endswith(ENDINGS) and (linked or entry.is_file()):
+                    yield name
+
+    return walk("", frozenset())
+
+
+def read_image(file: Path | io.BytesIO, mode: str) -> Image.Image:
+    """An image in 8 bits. mode: Pillow's, "RGB" or "L".
+
+    Raises:
+        UnknownScale: if its numbers are floats, or integers of unknown range.
+        one of DAMAGE: if it is damaged.
+    """
+    with Image.open(file) as image:
+        if _sixteen_bits(image):
+            pixels = (np.asarray(image).astype(np.uint32) + 128) // 257
+            return Image.fromarray(pixels.astype(np.uint8)).convert(mode)
+        return image.convert(mode)
+
+
+def _sixteen_bits(image: Image.Image) -> bool:
+    """Whether an image has one channel of 16 bits, 0 … 65535 from black to white.
+
+    Raises:
+        UnknownScale: if it has one of floats, or of integers of another range.
+    """
+    if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
+        return False
+    tags = getattr(image, "tag_v2", {})  # of a TIFF: bits of a number; whether 0 is black
+    stated = (tags.get(258, (1,)), tags.get(262)) == ((16,), 1) if image.format == "TIFF" else True
+    if image.mode == "F" or not stated or (image.mode == "I" and image.format not in ("PNG", "PPM")):
+        kind = "floats" if image.mode == "F" else "integers of unknown range"
+        raise UnknownScale(f"its pixels are {kind}, so nobody knows which is white; save it with 8 or 16 bits")
+    return True
 
 
 def centre_crop(image: Image.Image, size: int) -> Image.Image:
@@ -70,8 +151,11 @@ def files_print(files: Iterable[tuple[str, Path]]) -> str:
     """What tells files from others without reading them: their names, sizes in bytes and times of change."""
     seen = hashlib.sha256()
     for name, file in files:
-        about = os.stat(file)
-        seen.update(f"{name} {about.st_size} {about.st_mtime_ns}\n".encode())
+        try:
+            about = os.stat(file)
+            seen.update(f"{name} {about.st_size} {about.st_mtime_ns}\n".encode())
+        except OSError:  # a link to a missing file
+            seen.update(f"{name} missing\n".encode())
     return seen.hexdigest()
 
 
@@ -118,6 +202,21 @@ class Pictures:
                 f" {', '.join(self.damaged[:3])}"
             )
 
+    def check_scale(self) -> None:
+        """Read the headers of a few images, spread evenly.
+
+        Raises:
+            ValueError: naming one that cannot be read as 8 bits.
+        """
+        for i in torch.linspace(0, len(self) - 1, min(_HEADERS, len(self))).long().tolist():
+            try:
+                with Image.open(self.store.open(i)) as image:
+                    _sixteen_bits(image)
+            except UnknownScale as error:
+                raise ValueError(f"{self.store.name(i)}: {error}") from None
+            except DAMAGE:  # counted when it is read whole
+                continue
+
     def _one(self, i: int) -> Tensor:
         mirrored, i = divmod(i, len(self))
         pixels = self._read(i)
@@ -127,7 +226,9 @@ class Pictures:
         for j in self._candidates(i):
             try:
                 return self._decoded(j)
-            except _DAMAGE as error:
+            except UnknownScale as error:
+                raise Damaged(f"{self.store.name(j)}: {error}") from None
+            except DAMAGE as error:
                 self._mark(j, error)
         raise Damaged(f"{self.store.name(i)}: damaged, and so are all of its class")
 
@@ -142,8 +243,8 @@ class Pictures:
 
     def _decoded(self, i: int) -> Tensor:
         channels, size = self.shape[:2]
-        with Image.open(self.store.open(i)) as image:
-            pixels = np.array(centre_crop(image.convert("RGB" if channels == 3 else "L"), size))
+        image = read_image(self.store.open(i), "RGB" if channels == 3 else "L")
+        pixels = np.array(centre_crop(image, size))
         return torch.from_numpy(pixels).reshape(size, size, channels).permute(2, 0, 1).contiguous()
 
     def _mark(self, i: int, error: Exception) -> None:
@@ -193,6 +294,14 @@ class Lazy(Source):
     @cached_property
     def held_out(self) -> tuple[Any, Tensor]:  # type: ignore[override]
         return self._pictures("held_out")
+
+    def prepare(self) -> None:
+        super().prepare()
+        for images, _ in (self.train, self.held_out):
+            try:
+                images.check_scale()
+            except ValueError as error:
+                raise ValueError(f"kind: {error}") from None
 
     def _pictures(self, part: str) -> tuple[Pictures, Tensor]:
         store, labels = self._part(part)
@@ -247,32 +356,47 @@ class ImageFolder(Lazy):
         return (len(self.train[0]), len(self.held_out[0])) if there else None
 
     def _part(self, part: str) -> tuple[Store, Tensor]:
-        from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
-
         folder = self.path / {"train": "train", "held_out": "val"}[part]
         names = self._classes(folder)
         if part == "held_out" and names != (trained := self._classes(self.path / "train")):
             other = sorted(set(names) ^ set(trained))[0]
             raise ValueError(f"path: {str(folder)!r} has other classes than train: {other} is in one of them alone")
-        try:
-            found = make_dataset(str(folder), {name: i for i, name in enumerate(names)}, IMG_EXTENSIONS)
-        except FileNotFoundError as error:
-            raise ValueError(f"path: {str(folder)!r}: {' '.join(str(error).split())[:200]}") from None
-        labels = torch.tensor([label for _, label in found])
-        files = np.array([os.fsencode(os.path.relpath(name, folder)) for name, _ in found])
+        paths: list[bytes] = []
+        counts = []
+        for name in names:
+            images = self._images(folder / name)
+            paths += [os.fsencode(f"{name}/{image}") for image in images]
+            counts.append(len(images))
+        labels = torch.arange(len(names)).repeat_interleave(torch.tensor(counts))
+        files = np.array(paths)
         if part == "held_out" and self.used is not None:
             kept = torch.linspace(0, len(labels) - 1, min(self.used, len(labels))).long()
             files, labels = files[kept.numpy()], labels[kept]
         return Files(folder, files), labels
 
+    def _images(self, folder: Path) -> list[str]:
+        """The images of a class as paths in its folder, in the order of torchvision's ImageFolder."""
+        try:
+            images = sorted(image_files(folder), key=os.path.split)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"path: {error}") from None
+        if not images:
+            raise ValueError(f"path: {str(folder)!r} has no images ({', '.join(ENDINGS)})")
+        return images
+
     def _classes(self, folder: Path) -> list[str]:
         if not folder.is_dir():
             raise ValueError(f"path: {str(folder)!r} is not a folder; it holds a folder of images for each class")
-        names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+        names = sorted(name for name in os.listdir(folder) if name[0] != "." and (folder / name).is_dir())
         if len(names) != self.classes:
             raise ValueError(
                 f"path: {str(folder)!r} has {len(names)} folders of classes, and classes says {self.classes}"
             )
+        places: dict[str, str] = {}
+        for name in names:
+            other = places.setdefault(os.path.realpath(folder / name), name)
+            if other != name:
+                raise ValueError(f"path: the classes {other} and {name} of {str(folder)!r} are one folder")
         return names
 
 
@@ -309,12 +433,14 @@ class Hub(Lazy):
             for column in self.columns:
                 if column not in data.column_names:
                     raise ValueError(f"it has no column {column!r}, but {', '.join(data.column_names)}")
-            labels = torch.tensor(np.array(data.data.column(label)), dtype=torch.long)
+            values = np.array(data.data.column(label))
+            if values.dtype.kind not in "biuf":
+                kind = getattr(data.features[label], "dtype", data.features[label])
+                raise ValueError(f"its column {label!r} is of {kind}, not of whole numbers; name another by data.label")
+            labels = checked_labels(torch.tensor(values), len(data), self.classes)
             data = data.cast_column(image, datasets.Image(decode=False))
         except Exception as error:  # whatever a hub, its cache or a file format raises
             raise ValueError(f"name: {self.name!r}, split {split!r}: {' '.join(str(error).split())[:200]}") from None
-        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.classes:
-            raise ValueError(f"classes: {self.name!r} has labels outside 0 … {self.classes - 1}")
         return Rows(data, image, f"{self.name}[{split}]"), labels
 
 
@@ -329,6 +455,8 @@ class Rows:
 
     def open(self, i: int) -> Path | io.BytesIO:
         row = self.data[i][self.column]
+        if row is None:
+            raise ValueError("the row has no image")
         return Path(row["path"]) if row["bytes"] is None else io.BytesIO(row["bytes"])
 
     @property
@@ -372,7 +500,13 @@ class TorchVision(Source):
             ) from None
         pixels = torch.as_tensor(data.data)
         images = pixels.unsqueeze(1) if self.shape[0] == 1 else pixels.permute(0, 3, 1, 2)
-        return images.contiguous(), torch.as_tensor(data.targets).long()
+        try:
+            if tuple(images.shape[1:]) != self.shape:
+                raise ValueError(f"its images are {tuple(images.shape[1:])}, not {self.shape}")
+            labels = checked_labels(torch.as_tensor(data.targets), len(images), self.classes)
+        except ValueError as error:
+            raise ValueError(f"path: {self.make} in {self.path!r}: {error}") from None
+        return images.contiguous(), labels
 
 
 class CIFAR10(TorchVision):

@@ -30,6 +30,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
+from ..model.files import read_safetensors
 from .averaging import Averaging
 from .cached import Cached
 from .checkpoint import TRAIN_AGAIN, by_age, newest_checkpoint, refuse_altered, remove, room_for, save_tensors, seal
@@ -372,17 +373,14 @@ def load_weights(path: Path, experiment: Experiment) -> None:
     Raises:
         ConfigError: in one line, if the file is missing, damaged or does not fit.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     if not path.is_file():
         raise ConfigError(f"{path}: missing; the run has not finished training")
     refuse_altered(path)
     try:
-        weights = load_file(path)
+        weights = read_safetensors(path)
         for name, module in (("codec.", experiment.codec), ("model.", experiment.model)):
             module.load_state_dict({k.removeprefix(name): v for k, v in weights.items() if k.startswith(name)})
-    except SafetensorError as error:
-        raise ConfigError(f"{path}: damaged ({error}); {TRAIN_AGAIN}") from None
+    except ValueError as error:
+        raise ConfigError(f"{error}; {TRAIN_AGAIN}") from None
     except RuntimeError as error:
         raise ConfigError(f"{path}: does not fit the run's config.yaml: {' '.join(str(error).split())[:200]}") from None

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..model.files import read_safetensors
 from ..model.noise import Noise
 from ..model.outer import take
 from .checkpoint import refuse_altered
@@ -54,18 +55,14 @@ def inherited(recipe: Recipe, experiment: Experiment) -> dict[str, Tensor]:
     Raises:
         ConfigError: if it is no finished run, or (naming the first keys) does not fit.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     folder = source_of(recipe)
     if folder is None:
         return {}
     try:
         refuse_altered(folder.weights)
-        theirs = load_file(folder.weights)
-    except (ConfigError, SafetensorError) as error:
-        said = str(error) if isinstance(error, ConfigError) else f"{folder.weights} is damaged ({error})"
-        raise ConfigError(f"init_from: {said}") from None
+        theirs = read_safetensors(folder.weights)
+    except ValueError as error:
+        raise ConfigError(f"init_from: {error}") from None
     ours = _modules(experiment).state_dict()
     frozen = [name for name in ours if not name.startswith("model.inner.")]
     fits = {name: value for name, value in theirs.items() if name in ours and value.shape == ours[name].shape}

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..run.arrays import map_array
 from ..run.figures import beliefs_figure
 from .plan import Arm
 from .results import Results
@@ -113,4 +114,4 @@ def _images(results: Results) -> dict[str, np.ndarray]:
                 if (file := folder.evaluation(recipe) / "samples" / "images.npy").is_file():
                     files.setdefault(seed, {})[arm.name] = file
     most = max(files.values(), key=len, default={})
-    return {name: np.load(file, mmap_mode="r") for name, file in most.items()}
+    return {name: map_array(file) for name, file in most.items()}

@@ -134,7 +134,7 @@ def test_weights_that_are_missing_damaged_or_misfit_are_refused_in_one_line(tmp_
     damaged, misfit = tmp_path / "damaged.safetensors", tmp_path / "misfit.safetensors"
     damaged.write_bytes(b"\x08\x00\x00\x00")
     save_file(Autoencoder(1, 3).state_dict(), misfit)
-    for path, reason in [(tmp_path / "none", "is not a file"), (damaged, "is damaged"), (misfit, "does not fit")]:
+    for path, reason in [(tmp_path / "none", "is not a file"), (damaged, ": damaged"), (misfit, "does not fit")]:
         with pytest.raises(ValueError, match=reason) as caught:
             VAE((1, 8, 8), 17, weights=str(path))
         assert str(caught.value).startswith("weights: ")

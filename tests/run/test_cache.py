@@ -220,6 +220,8 @@ def test_bad_caches_are_told_in_one_line(copy):
     (copy / "train-00001.safetensors").write_bytes((copy / "train-00001.safetensors").read_bytes()[:-9])
     with pytest.raises(ConfigError, match=r"data\.path: .*train-00001\.safetensors is damaged .*--verify"):
         ready(build(recipe(path)))
+    with pytest.raises(ValueError, match=r"^path: .*train-00001\.safetensors is missing or damaged .*--verify"):
+        _ = recipe(path).data().train  # as notebooks read it, which check nothing before
     shutil.copy(copy / "train-00003.safetensors", copy / "train-00001.safetensors")  # the last one, which is shorter
     with pytest.raises(ConfigError, match=r"train-00001\.safetensors holds 30 items in 2 views, .* says 40 in 2"):
         ready(build(recipe(path)))

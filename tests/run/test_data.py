@@ -1,13 +1,15 @@
-"""Data: the fixed split of the digits, batches in a resumable order, and tokens whose true density is known."""
+"""Data: the fixed split of the digits, batches in a resumable order, tokens whose true density is known, and files."""
 
 import math
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from scipy.stats import kstest
 from sklearn.datasets import load_digits
+from torch.nn.functional import one_hot
 
-from arinar_lab.run.data import Digits, Source, Synthetic
+from arinar_lab.run.data import Digits, Images, Latents, Source, Synthetic
 from arinar_lab.run.datamodule import DataModule
 from arinar_lab.run.loader import Order, ResumableLoader
 
@@ -218,3 +220,107 @@ def test_synthetic_parts_differ_and_have_the_sizes_asked_for(synthetic):
 def test_synthetic_data_refuse_numbers_out_of_range(name, value):
     with pytest.raises(ValueError, match=f"^{name}: {value}"):
         Synthetic(**{"train": 10, "held_out": 10, name: value})
+
+
+# Stored
+
+
+def store(place, **tensors):
+    """Training and held-out files of 6 images 3×4×4, or of other tensors."""
+    numbers = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (6, 3, 4, 4), generator=numbers, dtype=torch.uint8)
+    content = {"images": images, "latents": images.float(), "labels": torch.arange(6) % 3, **tensors}
+    for part in ("train", "held_out"):
+        save_file(content, place / f"{part}.safetensors")
+    return content
+
+
+def stored(kind, place):
+    return kind(path=str(place), channels=3, size=4, classes=3)
+
+
+LABELS = torch.arange(6) % 3
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [LABELS, LABELS[:, None], one_hot(LABELS), one_hot(LABELS).float(), LABELS.to(torch.uint8), LABELS.float()],
+    ids=["labels", "column", "one_hot", "one_hot_floats", "bytes", "floats"],
+)
+def test_labels_may_be_a_column_or_one_hot(tmp_path, labels):
+    store(tmp_path, labels=labels.contiguous())
+    _, y = stored(Images, tmp_path).train
+    assert y.dtype == torch.int64 and torch.equal(y, LABELS)
+
+
+def changed(tensor, i, value):
+    tensor = tensor.clone()
+    tensor[i] = value
+    return tensor
+
+
+SHAPES = r"they have to be \[6\], or one-hot \[6, 3\]"
+BAD_LABELS = {
+    "two columns": (LABELS[:, None].expand(6, 2), rf"labels are \(6, 2\); {SHAPES}"),
+    "one-hot of other classes": (one_hot(LABELS, 4), rf"labels are \(6, 4\); {SHAPES}"),
+    "shares": (torch.full((6, 3), 1 / 3), rf"labels are \(6, 3\); {SHAPES}"),
+    "fewer": (LABELS[:5], rf"labels are \(5,\); {SHAPES}"),
+    "one number": (torch.tensor(1), rf"labels are \(\); {SHAPES}"),
+    "negative": (changed(LABELS, 4, -1), r"1 labels outside 0 … 2; that of item 4 is -1"),
+    "beyond the classes": (LABELS + 1, r"2 labels outside 0 … 2; that of item 2 is 3"),
+    "fractions": (changed(LABELS.float(), 3, 0.5), r"1 labels that are no whole numbers; that of item 3 is 0\.5"),
+    "NaN": (changed(LABELS.float(), 5, math.nan), r"1 labels that are no whole numbers; that of item 5 is nan"),
+}
+
+
+@pytest.mark.parametrize("what", BAD_LABELS)
+def test_labels_of_other_shapes_and_values_are_refused(tmp_path, what):
+    labels, words = BAD_LABELS[what]
+    store(tmp_path, labels=labels.contiguous())
+    with pytest.raises(ValueError, match=rf"^path: .*train\.safetensors.*{words}") as caught:
+        stored(Images, tmp_path).prepare()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.int64])
+def test_images_of_another_type_are_refused_with_how_to_save_them(tmp_path, dtype):
+    images = store(tmp_path)["images"]
+    store(tmp_path, images=(images / 255).to(dtype))
+    with pytest.raises(ValueError, match=r"train\.safetensors': its images are \w+, not uint8; .*\(255 \* images\)"):
+        stored(Images, tmp_path).prepare()
+
+
+def test_latents_have_to_be_finite_floats(tmp_path):
+    latents = store(tmp_path)["latents"]
+    assert torch.equal(stored(Latents, tmp_path).train[0], latents)
+    latents[1, 0, 0, 0], latents[4, 2] = math.nan, math.inf
+    store(tmp_path, latents=latents)
+    with pytest.raises(
+        ValueError, match=r"train\.safetensors': 2 of 6 latents hold NaN or infinity; the first is item 1"
+    ):
+        stored(Latents, tmp_path).prepare()
+    store(tmp_path, latents=latents.nan_to_num(0, 0).long())
+    with pytest.raises(ValueError, match=r"its latents are int64, not float32 or"):
+        stored(Latents, tmp_path).prepare()
+
+
+def test_missing_damaged_and_misshapen_files_are_refused_in_one_line(tmp_path):
+    def refused(words):
+        with pytest.raises(ValueError, match=words) as caught:
+            stored(Images, tmp_path).prepare()
+        assert str(caught.value).startswith("path: ") and "\n" not in str(caught.value)
+
+    refused("is not there")
+    store(tmp_path, images=torch.zeros(6, 3, 5, 4, dtype=torch.uint8))
+    refused(r"its images are \(6, 3, 5, 4\), not \[n, \(3, 4, 4\)\]")
+    file = tmp_path / "train.safetensors"
+    save_file({"pixels": torch.zeros(3)}, file)
+    refused("lacks images; it holds pixels")
+    store(tmp_path)
+    whole = file.read_bytes()
+    for raw in (b"", b"text", whole[:100], whole[:-1], b"\xff" * 8 + whole[8:], whole[:8] + b"[" * len(whole)):
+        file.write_bytes(raw)
+        refused(r"train\.safetensors: damaged")
+    file.unlink()
+    file.mkdir()
+    refused("is not there")

@@ -137,7 +137,9 @@ def test_weights_that_hold_code_or_are_damaged_are_refused_in_one_line(inception
     torch.save({"weights": Code()}, "code_too.pth")
     Path("half.pth").write_bytes(inception.read_bytes()[:1_000_000])
     torch.save({"fc.weight": torch.zeros(3)}, "misfit.pth")
-    for name in ("code", "code_too", "half", "misfit"):
+    torch.save([torch.zeros(3)], "list.pth")
+    torch.save({1: torch.zeros(3)}, "number.pth")
+    for name in ("code", "code_too", "half", "misfit", "list", "number"):
         with pytest.raises(ConfigError, match=f"^{name}.pth: no weights of inception-v3-compat") as caught:
             _ = Extractor(weights=Path(f"{name}.pth")).network
         assert "\n" not in str(caught.value)
@@ -274,7 +276,7 @@ def test_bad_images_are_told_in_one_line():
         _ = collection(folder)[torch.arange(4)]
     Path("empty").mkdir()
     np.savez("floats.npz", np.zeros((2, 3, 4, 4)))
-    for path, reason in {"empty": "holds no .png", "floats.npz": "arr_0 is float64", "nothing": "no such file"}.items():
+    for path, reason in {"empty": "holds no .jpg", "floats.npz": "arr_0 is float64", "nothing": "no such file"}.items():
         with pytest.raises(ConfigError, match=f"^{path}: {reason}"):
             collection(Path(path))
 

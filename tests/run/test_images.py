@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
+from arinar_lab.run.collection import of_folder
 from arinar_lab.run.config import ConfigError, build, parse, ready
 from arinar_lab.run.data import Digits
 from arinar_lab.run.datamodule import DataModule
-from arinar_lab.run.images import CIFAR10, MNIST, Damaged, Hub, ImageFolder, centre_crop, damaged
+from arinar_lab.run.images import CIFAR10, ENDINGS, MNIST, Damaged, Hub, ImageFolder, centre_crop, damaged, read_image
 
 CLASSES = 4
 
@@ -202,10 +204,12 @@ def test_more_damaged_images_than_allowed_end_it_whoever_reads_them(folder, work
     assert "\n" not in str(caught.value)
 
 
-def test_a_class_without_a_whole_image_ends_it(folder):
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_class_without_a_whole_image_ends_it_in_one_line_whoever_reads_it(folder, workers):
     damage(folder, "class_0/0.png", "class_0/1.JPEG", "class_0/2.png")
-    with pytest.raises(Damaged, match="and so are all of its class"):
-        source(folder, damaged=0.9).train[0][1]
+    with pytest.raises(Damaged, match="and so are all of its class") as caught:
+        list(DataModule(source(folder, damaged=0.9), 12, 0, workers).train_dataloader())
+    assert "\n" not in str(caught.value)
 
 
 def test_text_and_empty_files_are_damaged_images(folder):
@@ -214,6 +218,184 @@ def test_text_and_empty_files_are_damaged_images(folder):
     data = source(folder, damaged=0.5)
     data.train[0][:]
     assert len(damaged(data)) == 2
+
+
+# What an image file may hold
+
+
+def grey(place, ending, dtype=np.uint8):
+    """A ramp of grey, 16×16, in 8 bits or stretched to 16."""
+    ramp = np.tile(np.linspace(3, 250, 16).astype(np.uint8), (16, 1))
+    pixels = ramp.astype(dtype) * (257 if dtype == np.uint16 else 1)
+    Image.fromarray(pixels).save(place / f"{np.dtype(dtype).itemsize}{ending}")
+    return torch.from_numpy(ramp)
+
+
+def alone(folder, channels=1):
+    """One class, whose images are in a folder."""
+    for part in ("train", "val"):
+        (folder / part).mkdir()
+        (folder / part / "only").symlink_to(folder / "images")
+    return ImageFolder(path=str(folder), channels=channels, size=16, classes=1)
+
+
+@pytest.fixture
+def images(tmp_path):
+    (tmp_path / "images").mkdir()
+    return tmp_path / "images"
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("ending", [".png", ".tif", ".pgm"])
+def test_sixteen_bits_are_scaled_to_eight(images, ending, channels):
+    ramp = grey(images, ending, np.uint16)
+    assert torch.equal(alone(images.parent, channels).train[0][0], ramp.expand(channels, -1, -1))
+    assert torch.equal(of_folder(images)[torch.tensor([0])][0], ramp.expand(3, -1, -1))
+
+
+def test_sixteen_bits_of_colour_keep_the_upper_eight(images):
+    ramp = grey(images, ".png")
+    (images / "1.png").unlink()
+    colours = np.repeat(ramp.numpy().astype(">u2")[..., None] * 257, 3, -1)
+    (images / "colour.ppm").write_bytes(b"P6 16 16 65535\n" + colours.astype(">u2").tobytes())
+    assert torch.equal(alone(images.parent, 3).train[0][0], ramp.expand(3, -1, -1))
+
+
+def test_values_between_two_levels_are_rounded(images):
+    values = np.array([[0, 128, 129, 65406, 65407, 65535]], np.uint16)
+    Image.fromarray(values).save(images / "0.png")
+    assert np.asarray(read_image(images / "0.png", "L")).tolist() == [[0, 0, 1, 254, 255, 255]]
+
+
+UNKNOWN = {
+    "floats": (np.float32, {}, "are floats"),
+    "integers": (np.int32, {}, "are integers of unknown range"),
+    "white is zero": (np.uint16, {"tiffinfo": {262: 0}}, "are integers of unknown range"),
+}
+
+
+@pytest.mark.parametrize("what", UNKNOWN)
+def test_an_unknown_scale_is_refused_before_training(images, what):
+    dtype, options, words = UNKNOWN[what]
+    Image.fromarray(np.zeros((16, 16), dtype)).save(images / "0.tif", **options)
+    with pytest.raises(ValueError, match=rf"^kind: .*0\.tif: its pixels {words}.*save it with 8 or 16 bits"):
+        alone(images.parent).prepare()
+    with pytest.raises(ConfigError, match=rf"0\.tif: its pixels {words}"):
+        of_folder(images)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_unknown_scale_ends_training_in_one_line_whoever_reads_it(folder, workers):
+    Image.fromarray(np.zeros((16, 16), np.float32)).save(folder / "train" / "class_1" / "0.tif")
+    with pytest.raises(Damaged, match=r"class_1/0\.tif: its pixels are floats") as caught:
+        list(DataModule(source(folder, damaged=0.9), 13, 0, workers).train_dataloader())
+    assert "\n" not in str(caught.value)
+
+
+def test_frames_transparency_orientation_and_palettes_are_read_as_adm_does(images):
+    first, second = picture(1, 16, 24), picture(2, 16, 24)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    first.save(images / "frames.png", save_all=True, append_images=[second])
+    first.save(images / "frames.tif", save_all=True, append_images=[second])
+    first.save(images / "frames.webp", save_all=True, append_images=[second], lossless=True)
+    first.save(images / "turned.png", exif=turned)
+    clear = first.convert("RGBA")
+    clear.putalpha(0)
+    clear.save(images / "clear.png")
+    for file in images.iterdir():
+        assert np.array_equal(np.asarray(read_image(file, "RGB")), np.asarray(first)), file
+    first.convert("P").save(images / "palette.png")
+    assert np.array_equal(np.asarray(read_image(images / "palette.png", "RGB")), first.convert("P").convert("RGB"))
+    first.convert("CMYK").save(images / "cmyk.jpg")
+    with Image.open(images / "cmyk.jpg") as cmyk:
+        assert np.array_equal(np.asarray(read_image(images / "cmyk.jpg", "RGB")), cmyk.convert("RGB"))
+
+
+def _cut(file):
+    picture(0).save(file)
+    file.write_bytes(file.read_bytes()[:100])
+
+
+DAMAGE = {
+    "cut": _cut,
+    "empty": lambda file: file.write_bytes(b""),
+    "text": lambda file: file.write_text("no image"),
+    "too large for Pillow": lambda file: picture(0, 400, 400).save(file),
+    "a link to a missing file": lambda file: file.symlink_to("missing.png"),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_a_damaged_file_is_replaced_in_training_and_refused_in_a_reference(images, monkeypatch, capsys, what):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50_000)
+    DAMAGE[what](images / "0.png")
+    picture(1).save(images / "1.png")
+    data = alone(images.parent, 3)
+    data.allowed = 0.5
+    data.prepare()
+    assert torch.equal(data.train[0][0], data.train[0][1]) and data.train[0].print
+    assert capsys.readouterr().err.count("\n") == 1
+    with pytest.raises(ConfigError, match=r"images/0\.png: (damaged|a link to a missing file)") as caught:
+        of_folder(images)
+    assert "\n" not in str(caught.value)
+
+
+# Which files are images
+
+
+def test_the_files_of_a_folder_and_their_order_are_torchvisions(folder):
+    assert ENDINGS == IMG_EXTENSIONS
+    for name in ("sub/0.png", "0/9.bmp", "sub-0/1.png", "b.PNG", "z.webp"):
+        file = folder / "train" / "class_1" / name
+        file.parent.mkdir(exist_ok=True)
+        picture(0).save(file)
+    (folder / "train" / "class_1" / "notes.txt").write_text("")
+    picture(0).save(folder / "train" / "class_1" / "0.gif")
+    store, labels = source(folder)._part("train")
+    names = {f"class_{c}": c for c in range(CLASSES)}
+    expected = make_dataset(str(folder / "train"), names, IMG_EXTENSIONS)
+    assert [(store.name(i), int(y)) for i, y in enumerate(labels)] == expected
+
+
+def test_links_are_followed_alike_by_training_and_references(folder):
+    (folder / "train" / "class_1").rename(folder / "pool")
+    (folder / "train" / "class_1").symlink_to("../pool")
+    (folder / "pool" / "2.png").rename(folder / "kept.png")
+    (folder / "pool" / "2.png").symlink_to("../kept.png")
+    assert len(source(folder).train[0]) == len(of_folder(folder / "train")) == 12
+
+
+@pytest.mark.parametrize("target", [".", ".."])
+def test_a_link_to_a_folder_that_holds_it_is_refused(folder, target):
+    (folder / "train" / "class_1" / "loop").symlink_to(target)
+    with pytest.raises(ValueError, match=r"^path: '.*class_1/loop.*' leads back to a folder that holds it"):
+        source(folder).prepare()
+    with pytest.raises(ConfigError, match="leads back to a folder that holds it"):
+        of_folder(folder / "train")
+
+
+def test_a_link_to_itself_is_a_damaged_image(folder):
+    (folder / "train" / "class_1" / "self.png").symlink_to("self.png")
+    (folder / "train" / "class_1" / "self").symlink_to("self")
+    assert len(source(folder).train[0]) == 13
+
+
+def test_hidden_names_and_folders_named_like_images_are_no_images(folder):
+    for name in (".DS_Store", "._0.png", ".hidden.png", "Thumbs.db"):
+        (folder / "train" / "class_1" / name).write_bytes(b"no image")
+    (folder / "train" / ".ipynb_checkpoints").mkdir()
+    (folder / "train" / "class_1" / "folder.png").mkdir()
+    data = source(folder)
+    data.prepare()
+    assert len(data.train[0][:]) == len(of_folder(folder / "train")) == 12 and not damaged(data)
+
+
+def test_two_classes_in_one_folder_are_refused(folder):
+    shutil.rmtree(folder / "train" / "class_3")
+    (folder / "train" / "class_3").symlink_to("class_0")
+    with pytest.raises(ValueError, match=r"the classes class_0 and class_3 of .* are one folder"):
+        source(folder).prepare()
 
 
 # Recipes
@@ -344,6 +526,23 @@ def test_a_hubs_data_set_gives_the_images_of_the_folder_it_was_made_of(hub, fold
     data.prepare()
     for ours, theirs in ((source(folder).train, data.train), (source(folder).held_out, data.held_out)):
         assert torch.equal(ours[0][:], theirs[0][:]) and torch.equal(ours[1], theirs[1])
+
+
+def test_words_as_labels_and_rows_without_an_image_of_a_hubs_data_set_are_named(tmp_path, monkeypatch, capsys):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    kinds = {"image": datasets.Image(), "label": datasets.Value("int64"), "word": datasets.Value("string")}
+    rows = {"image": [None, picture(0)], "label": [0, 0], "word": ["cat", "dog"]}
+    for split in ("train", "validation"):
+        made = datasets.Dataset.from_dict(rows, features=datasets.Features(kinds))
+        made.to_parquet(tmp_path / "hub" / f"{split}-00000-of-00001.parquet")
+    arguments = {"name": str(tmp_path / "hub"), "size": 16, "classes": 1, "damaged": 0.5}
+    with pytest.raises(ValueError, match="column 'word' is of string, not of whole numbers"):
+        Hub(**arguments, label="word").prepare()
+    data = Hub(**arguments)
+    data.prepare()
+    assert torch.equal(data.train[0][0], data.train[0][1])
+    assert "damaged (the row has no image)" in capsys.readouterr().err
 
 
 def test_faults_of_a_hubs_data_set_are_told_in_one_line(hub):
