@@ -212,6 +212,8 @@ def check(arguments: argparse.Namespace) -> int:
 
             sweep = read_sweep(file, read_overrides(overrides))
             print(f"{file}: {len(sweep.parameters)} parameters to search, {len(sweep.targets)} × {sweep.trials} trials")
+            for line in sweep.unreached:
+                print(f"  {line}")
         elif {"base", "axes", "arms", "vary"} & content.keys():
             plan = read_plan(file, read_overrides(overrides))
             print(f"{file}: {len(plan.arms)} arms × {len(plan.seeds)} seeds, baseline {plan.baseline}")
@@ -220,6 +222,8 @@ def check(arguments: argparse.Namespace) -> int:
                     f"  {arm.name:<40} {arm.parameters:>12,} parameters  {arm.recipe.training_signature}"
                     f"{arm.matched and '  ' + arm.matched}"
                 )
+            for line in plan.unreached:
+                print(f"  {line}")
         else:
             recipe = _recipe(file, overrides)
             experiment = build(recipe, "meta")

@@ -30,7 +30,6 @@ from .schema import ConfigError, nearest, resolved, section, signed
 from .yaml_reader import read_value
 from .yaml_reader import read_yaml as read_yaml
 
-
 STUDY_SECTIONS = ("axes", "vary", "arms", "match", "budget", "search", "constraints", "early_stopping")
 """What a study or sweep says in mappings, and a recipe never."""
 _DEPTH = 50  # levels of a key

@@ -30,12 +30,12 @@ _LONGEST = 40  # letters of a whole number
 _SHOWN = 60  # letters of a text that a message repeats
 
 _WORDS: dict[str, Any] = {
-    **{word: None for word in ("", "~", "null", "Null", "NULL")},
-    **{word: True for word in ("true", "True", "TRUE")},
-    **{word: False for word in ("false", "False", "FALSE")},
+    **dict.fromkeys(("", "~", "null", "Null", "NULL")),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
     **{sign + word: math.inf for sign in ("", "+") for word in (".inf", ".Inf", ".INF")},
-    **{word: -math.inf for word in ("-.inf", "-.Inf", "-.INF")},
-    **{word: math.nan for word in (".nan", ".NaN", ".NAN")},
+    **dict.fromkeys(("-.inf", "-.Inf", "-.INF"), -math.inf),
+    **dict.fromkeys((".nan", ".NaN", ".NAN"), math.nan),
 }
 _WHOLE = r"(?:[0-9]{1,3}(?:_[0-9]{3})+|[0-9]+)"
 _INT = re.compile(rf"[-+]?(?:{_WHOLE}|0x[0-9a-fA-F]+|0o[0-7]+)")
@@ -82,6 +82,8 @@ def read_value(text: str) -> Any:
     source = f"value: {text}"
     try:
         node = _composed(source)
+        if node is None:
+            raise _Fault("it is empty")
         pairs = node.value if isinstance(node, yaml.MappingNode) else []
         behind = source[pairs[0][1].end_mark.index :].strip() if len(pairs) == 1 else text
         if behind:
@@ -101,7 +103,9 @@ def means(text: str, value: Any) -> bool:
 
 def as_flow(value: Any) -> str:
     """A value as YAML in one line."""
-    text: str = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, sort_keys=False, allow_unicode=True, width=math.inf)
+    text: str = yaml.dump(
+        value, Dumper=_Dumper, default_flow_style=True, sort_keys=False, allow_unicode=True, width=math.inf
+    )
     return text.removesuffix("\n...\n").strip()
 
 
@@ -147,8 +151,7 @@ def _composed(text: str) -> yaml.Node | None:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         reason = " ".join(part for part in (error.context, error.problem) if part)
-        tab = mark is not None and text.splitlines()[mark.line : mark.line + 1]
-        if tab and tab[0][: mark.column + 1].endswith("\t"):
+        if mark and text[mark.index : mark.index + 1] == "\t":
             reason = "a tab indents it; indent with spaces"
         raise _Fault(reason, mark.line + 1 if mark else 0) from None
     except (yaml.YAMLError, UnicodeError) as error:  # control characters
@@ -156,11 +159,16 @@ def _composed(text: str) -> yaml.Node | None:
     return node
 
 
+def _line(marked: yaml.Node | yaml.Event) -> int:
+    """The line in which a node or an event begins, from 1 on."""
+    return int(marked.start_mark.line) + 1 if marked.start_mark else 0
+
+
 def _check_events(text: str) -> None:
     """Refuse what must not be composed, before it is: the composer calls itself for each level."""
     depth = 0
     for event in yaml.parse(text, Loader=_Loader):
-        line = event.start_mark.line + 1
+        line = _line(event)
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
@@ -185,7 +193,7 @@ class _Builder:
         Raises:
             _Fault: if that is too much or too deep (an alias may hold itself), or a value is refused.
         """
-        line = node.start_mark.line + 1
+        line = _line(node)
         self.nodes += 1
         self.depth += 1
         if self.nodes > _NODES:
@@ -197,7 +205,7 @@ class _Builder:
         elif isinstance(node, yaml.SequenceNode):
             built = [self.value(item) for item in node.value]
         else:
-            built = node.value if node.style else _scalar(node.value, line)
+            built = node.value if getattr(node, "style", None) else _scalar(node.value, line)
         self.depth -= 1
         return built
 
@@ -205,7 +213,7 @@ class _Builder:
         own: dict[str, Any] = {}
         merged: dict[str, Any] = {}
         for key, value in node.value:
-            line = key.start_mark.line + 1
+            line = _line(key)
             if not isinstance(key, yaml.ScalarNode) or len(key.value.splitlines()) != 1:
                 raise _Fault("a key is no text of one line", line)
             if key.value == "<<" and not key.style:
