@@ -405,6 +405,10 @@ def build(recipe: Recipe, device: str = "cpu") -> Experiment:
         raise
     except ValueError as error:
         raise ConfigError(f"labels.{error}") from None
+    except (RuntimeError, OverflowError, TypeError) as error:
+        if "overflow" not in str(error).lower():
+            raise
+        raise ConfigError("outer: the model is too large for any memory; choose smaller numbers") from None
     _check_counts(recipe, source)
     _check_levels(codec, model.inner)
     check_sampler(recipe.sampler, model)

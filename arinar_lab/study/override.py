@@ -5,6 +5,7 @@
     axes.outer.width=[32,64]                  one more axis, or other values of an axis
     arms.wide.outer.width=48                  a key of one arm
     search.training.lr={log: [1e-4, 1e-2]}    another range, or one more searched key
+    search.training.lr=null                   not searched any more; an axis likewise
     baseline=components=1                     a key of the study
 
 No override is without effect in silence: one that reaches no arm is refused, and one that misses some is told with their
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..run.config import STUDY_SECTIONS, merge, nest
-from ..run.schema import ConfigError, flatten
+from ..run.schema import ConfigError, flatten, nearest
 from ..run.yaml_reader import as_flow, read_value, read_yaml
 
 ABSENT: Any = object()
@@ -59,6 +60,7 @@ def requested(path: Path, overrides: Mapping[str, Any] | None, keys: tuple[str, 
         prefix = "" if section == "axes" else f"{section}."
         named_by = {key: value for key, value in named_by.items() if not key.startswith(f"{section}.")}
         named_by |= {f"{prefix}{key}": value for key, value in now.items() if before.get(key, ABSENT) != value}
+        named_by |= {f"{section}.{key}": None for key in before if key not in now}
     return Request(content, changes, named_by)
 
 
@@ -78,10 +80,11 @@ def split(overrides: Mapping[str, Any], keys: tuple[str, ...]) -> tuple[dict[str
 
 
 def lay_over(content: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """A file's content with overrides of its own keys: `axes=…` replaces a section, `axes.KEY=…` one entry of it.
+    """A file's content with overrides of its own keys: `axes=…` replaces a section, `axes.KEY=…` one entry of it, which
+    null takes out.
 
     Raises:
-        ConfigError: if there is no mapping that could hold the entry.
+        ConfigError: if there is no mapping that could hold the entry, or nothing to take out.
     """
     result = {**content, **{key: value for key, value in own.items() if "." not in key}}
     for key, value in own.items():
@@ -91,6 +94,11 @@ def lay_over(content: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
         before = result.get(section) or {}
         if not isinstance(before, dict):
             raise ConfigError(f"{key}: {section} is {before!r}, which holds no keys")
+        if value is None and section != "arms":
+            if entry not in before:
+                raise ConfigError(f"{key}: null takes out what is not there{nearest(entry, list(before))}")
+            result[section] = {name: kept for name, kept in before.items() if name != entry}
+            continue
         if section == "arms":
             entry, value = _of_arm(before, entry, value)
         elif section == "search" and isinstance(value, dict):
@@ -98,7 +106,10 @@ def lay_over(content: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
         elif section == "search":
             value = _with_choices(entry, before.get(entry), value)
         elif section in ("axes", "vary"):
-            value = listed_values(value) or value
+            values = listed_values(key, value)
+            if values is None:
+                raise ConfigError(_one_value(key, value, before.get(entry, [])))
+            value = values
         result[section] = {**before, entry: value}
     return result
 
@@ -116,12 +127,19 @@ def _conditions(spec: Any) -> dict[str, Any]:
     return {"when": spec["when"]} if isinstance(spec, dict) and "when" in spec else {}
 
 
-def listed_values(value: Any) -> list[Any] | None:
-    """The values that `[1, 16]` or `1,16` name; None where one value is given."""
+def listed_values(key: str, value: Any) -> list[Any] | None:
+    """The values that `[1, 16]` or `1,16` name; None where one value is given.
+
+    Raises:
+        ConfigError: if one of them cannot be read.
+    """
     if isinstance(value, list):
         return value
     if isinstance(value, str) and "," in value:
-        listed = read_value(f"[{value}]")
+        try:
+            listed = read_value(f"[{value}]")
+        except ConfigError as error:
+            raise ConfigError(f"{key}: {error}") from None
         return listed if isinstance(listed, list) else None
     return None
 
@@ -157,7 +175,7 @@ def vary_anew(content: dict[str, Any], changes: dict[str, Any]) -> tuple[dict[st
         for key, values in _mapping(content.get(section)).items():
             value = value_at(changes, key)
             part_of_it = isinstance(value, dict) and "kind" not in value
-            listed = listed_values(value)
+            listed = listed_values(key, value)
             if value is ABSENT or part_of_it or (listed is None and section == "vary"):
                 continue  # under `vary`, one value is that of the arm that is varied
             if listed is None:
@@ -174,9 +192,9 @@ def _mapping(value: Any) -> dict[str, Any]:
 def _one_value(key: str, value: Any, values: Any) -> str:
     """What is said of one value for an axis, with the words that work."""
     values = values if isinstance(values, list) else [values]
-    said = f"{key}: is varied by this study, in {as_flow(values)}; "
+    said = f"{key}: is varied by this study, in {as_flow(values)}; " if values else f"{key}: is a list of values; "
     if value in values:
-        return said + f"{as_flow(value)} is one of its arms already: leave the word out"
+        return said + f"leave the word out, or write {word(key, [value])} for {as_flow(value)} alone"
     return said + f"write {word(key, [*values, value])} to add {as_flow(value)}, or any other list"
 
 
@@ -194,7 +212,7 @@ def search_anew(content: dict[str, Any], changes: dict[str, Any]) -> tuple[dict[
             bounds = {shape: range_ for shape, range_ in spec.items() if shape != "when"}
             raise ConfigError(
                 f"{key}: is searched in {as_flow(bounds)}; write {word(f'search.{key}', bounds)} for another range, or"
-                f" {word(f'search.{key}', listed_values(value) or [value])} for choices"
+                f" {word(f'search.{key}', listed_values(key, value) or [value])} for choices"
             )
         content = {**content, "search": {**content["search"], key: _with_choices(key, spec, value)}}
         changes = without(changes, key)
@@ -208,7 +226,7 @@ def _with_choices(key: str, spec: Any, value: Any) -> dict[str, Any]:
         ConfigError: if they are no list, or not among the names that the choices have.
     """
     named = _mapping(spec).get("categorical")
-    listed = listed_values(value)
+    listed = listed_values(key, value)
     if listed is None:
         choice = next(iter(named)) if isinstance(named, dict) and str(value) not in named else value
         raise ConfigError(

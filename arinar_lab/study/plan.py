@@ -345,8 +345,12 @@ def _unreached(
         value = value_at(changes, key)
         if len(names) == len(chosen):
             arm, axes = next(iter(content.get("arms") or {}), None), content.get("axes") or {}
-            where = f"arms.{arm}.{key}" if arm is not None else next((a for a in axes if key.startswith(f"{a}.")), key)
-            way = f"write {word(where, value)}" if arm is not None else f"give {where} other values: 'axes.{where}=[…]'"
+            axis = next((axis for axis in axes if key.startswith(f"{axis}.")), None)
+            way = "override a key below it"
+            if axis is not None:
+                way = f"give {axis} other values: 'axes.{axis}=[…]'"
+            elif arm is not None:
+                way = f"write {word(f'arms.{arm}.{key}', value)}"
             raise ConfigError(f"{path}: {key}: would reach no arm, since each sets it or has no such key; {way}")
         if isinstance(value, list) and key in (content.get("budget") or {}):
             raise ConfigError(f"{path}: {key}: {value} are no multiples; write {word(f'budget.{key}', [1, 4])}")

@@ -220,6 +220,8 @@ def sweep_requested(path: Path, overrides: dict[str, Any] | None) -> Request:
 
 
 def _read(path: Path, content: dict[str, Any], changes: dict[str, Any], name: str) -> Sweep:
+    if "search" not in content and {"axes", "vary", "arms"} & content.keys():
+        raise ConfigError(f"is a study, since it has no search; run it by arinar ablate {path}")
     for key in content:
         if key not in _KEYS:
             raise ConfigError(f"{key}: unknown key; a sweep takes {', '.join(_KEYS)}{nearest(key, list(_KEYS))}")

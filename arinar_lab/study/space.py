@@ -134,7 +134,10 @@ def _check_condition(path: str, other: str, allowed: tuple[Any, ...], known: dic
         raise ConfigError(f"search.{path}.when.{other}: names no value")
     if absent := [value for value in allowed if isinstance(value, dict | list) or value not in choices]:
         there = ", ".join(map(str, choices)) or "a number, which is no choice"
-        raise ConfigError(f"search.{path}.when.{other}: {absent[0]!r} is none of its choices ({there})")
+        raise ConfigError(
+            f"search.{path}.when.{other}: {absent[0]!r} is none of its choices ({there}); search.{path}=null leaves"
+            f" {path} out"
+        )
 
 
 def corners(parameters: tuple[Parameter, ...]) -> list[dict[str, Any]]:
