@@ -320,6 +320,8 @@ def read_overrides(words: list[str]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for word in words:
         key, equals, text = word.partition("=")
+        if key.count(".") > _DEPTH:
+            raise ConfigError(f"{_short(word)}: no key; it is nested more than {_DEPTH} levels deep")
         if not equals or not all(key.split(".")):
             raise ConfigError(f"{_short(word)}: not an override; write key=value, as in inner.head.components=8")
         try:
