@@ -483,7 +483,14 @@ def _is_exact(value: Any) -> bool:
     if isinstance(value, list):
         return all(not isinstance(item, list | dict) and _is_exact(item) for item in value)
     if isinstance(value, str):
-        return (
-            slug(value) == value and means(value, value) and "+" not in value and value not in ("None", "True", "False")
-        )
+        odd = "+" in value or value in ("None", "True", "False") or slug(value) != value
+        return not odd and not _is_other(value)
     return True
+
+
+def _is_other(text: str) -> bool:
+    """Whether a text without quotes would be no text, as 1 is."""
+    try:
+        return not isinstance(read_value(text), str)
+    except ConfigError:
+        return True

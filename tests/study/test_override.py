@@ -106,7 +106,8 @@ def test_a_list_replaces_the_values_of_a_factor_and_one_value_changes_the_centre
     vary = {"outer.norm": ["rms", "dyt"]}
     assert names(plan_of("outer.norm=[none,dyt]", vary=vary)) == ["base", "norm=none", "norm=dyt"]
     plan = plan_of("outer.norm=rms", vary=vary)
-    assert names(plan) == ["base", "norm=dyt"] and plan.arms[0].recipe == tiny("outer.norm=rms")
+    assert names(plan) == ["base", "norm=dyt"]
+    assert resolved(plan.arms[0].recipe) == resolved(tiny("outer.norm=rms"))
 
 
 def test_an_override_that_reaches_no_arm_is_refused_with_a_word_that_works():
@@ -189,7 +190,7 @@ def test_the_dashboard_opens_the_queue_of_the_same_name(monkeypatch):
     plan.folder.mkdir(parents=True)
     (plan.folder / "queue.db").touch()
     monkeypatch.setattr("arinar_lab.study.board.storage", lambda url: url.database)
-    assert Path(open_board(path, [f"{COMPONENTS}=1,16"])) == plan.folder / "queue.db"
+    assert Path(open_board(path, [f"{COMPONENTS}=1,16"])) == (plan.folder / "queue.db").resolve()
 
 
 # Sweeps
@@ -203,10 +204,6 @@ def test_a_list_replaces_the_choices_of_a_searched_key():
     assert choices(sweep_of(f"{COMPONENTS}=[4,8]"))[COMPONENTS] == [4, 8]
     assert choices(sweep_of(f"{COMPONENTS}=4,8"))[COMPONENTS] == [4, 8]
     assert choices(sweep_of("outer=[masked]"))["outer"] == ["masked"]
-    assert (
-        sweep_of("outer=[masked]").name
-        == "sweep-search.outer.categorical.masked" + sweep_of("outer=[masked]").name[38:]
-    )
     assert len({sweep_of(word).name for word in ("outer=[masked]", f"{COMPONENTS}=[4]", "trials=40")}) == 3
 
 
