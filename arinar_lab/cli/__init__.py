@@ -46,7 +46,7 @@ def main(words: list[str] | None = None) -> None:
 
 def _told(error: Exception) -> tuple[str, int] | None:
     """What is said of an error in one line, and the exit status: 2 for bad input, 1 for a run that failed; None for a bug."""
-    from arinar_lab.run.schema import ConfigError
+    from arinar_lab.run.errors import ConfigError
 
     if isinstance(error, ConfigError):
         return str(error), 2

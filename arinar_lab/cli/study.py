@@ -54,17 +54,19 @@ def ablate(arguments: argparse.Namespace) -> int:
 def status(arguments: argparse.Namespace) -> int:
     from arinar_lab.study.status import show
 
-    _settle(arguments)
-    if _is_sweep(arguments.file):
+    if _is_sweep(arguments):
         from arinar_lab.study import sweep_status
 
         return sweep_status.show(_read_sweep(arguments), arguments.watch, arguments.json)
     return show(arguments.file, arguments.overrides, lambda: _plan(arguments), arguments.watch, arguments.json)
 
 
-def _is_sweep(file: Path) -> bool:
-    """Whether a file names a search space. It is read whole, and its faults are told, by who needs it."""
-    return file.is_file() and any(line.startswith("search:") for line in file.read_text().splitlines())
+def _is_sweep(arguments: argparse.Namespace) -> bool:
+    """Whether the file (or the study whose folder is named) is a sweep: a file with a search space."""
+    from arinar_lab.run.yaml_reader import read_yaml
+
+    _settle(arguments)
+    return "search" in read_yaml(arguments.file)
 
 
 def _read_sweep(arguments: argparse.Namespace) -> Any:
@@ -98,7 +100,7 @@ def work(arguments: argparse.Namespace) -> int:
         folder = RunFolder(Path(os.environ[RUN]))
         train(parse(read_recipe(folder.path / "config.yaml")), folder)
         return 0
-    if _is_sweep(arguments.file):
+    if _is_sweep(arguments):
         trials.work(_read_sweep(arguments))
         return 0
     plan = _plan(arguments)
@@ -113,7 +115,7 @@ def work(arguments: argparse.Namespace) -> int:
 def report(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
-    if _is_sweep(arguments.file):
+    if _is_sweep(arguments):
         from arinar_lab.study import sweep_report
 
         return sweep_report.finish(_read_sweep(arguments), Console())
@@ -152,7 +154,7 @@ def slurm(arguments: argparse.Namespace) -> int:
     from arinar_lab.study.worker import enqueue
 
     options = Options(arguments.array, arguments.time, arguments.gpus, arguments.partition)
-    if _is_sweep(arguments.file):
+    if _is_sweep(arguments):
         verb, plan = "sweep", _read_sweep(arguments)
         for target in plan.targets:
             open_search(plan, target)
@@ -210,6 +212,8 @@ def check(arguments: argparse.Namespace) -> int:
 
             sweep = read_sweep(file, read_overrides(overrides))
             print(f"{file}: {len(sweep.parameters)} parameters to search, {len(sweep.targets)} × {sweep.trials} trials")
+            for line in sweep.unreached:
+                print(f"  {line}")
         elif {"base", "axes", "arms", "vary"} & content.keys():
             plan = read_plan(file, read_overrides(overrides))
             print(f"{file}: {len(plan.arms)} arms × {len(plan.seeds)} seeds, baseline {plan.baseline}")
@@ -218,6 +222,8 @@ def check(arguments: argparse.Namespace) -> int:
                     f"  {arm.name:<40} {arm.parameters:>12,} parameters  {arm.recipe.training_signature}"
                     f"{arm.matched and '  ' + arm.matched}"
                 )
+            for line in plan.unreached:
+                print(f"  {line}")
         else:
             recipe = _recipe(file, overrides)
             experiment = build(recipe, "meta")

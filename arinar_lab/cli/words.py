@@ -24,6 +24,32 @@ examples:
 """
 
 
+ABLATE = """\
+overrides:
+  training.steps=100                     a key of the base recipe, for every arm that does not set it
+  'inner.head.components=[1,16,64]'      other values of a varied key; 1,16,64 is the same
+  baseline=components=1                  the arm that the others are compared with, if the file's is gone
+  'axes.outer.width=[32,64]'             one more axis, or other values of one; null takes an axis out
+  arms.wide.outer.width=48               a key of one arm
+  'seeds=[0,1,2,3]'                      any other key of the study
+
+examples:
+  arinar ablate experiments/ablations/gmm_k.yaml
+  arinar ablate experiments/ablations/gmm_k.yaml 'inner.head.components=[1,16,64]' baseline=components=1
+"""
+SWEEP = """\
+overrides:
+  training.steps=100                     a key of the base recipe, for every trial
+  'inner.head.components=[1,16]'         other choices of a searched key; one value as [16]
+  'search.training.lr={log: [1e-4, 1e-2]}'   another range, or one more searched key
+  search.training.lr=null                not searched any more
+  trials=20                              any other key of the sweep
+
+examples:
+  arinar sweep sweeps/fid_speed.yaml
+  arinar sweep sweeps/fid_speed.yaml 'inner.head.components=[1,16]' trials=20
+"""
+
 Verbs = Any
 """What argparse calls subparsers."""
 
@@ -92,6 +118,7 @@ def _runs(verbs: Verbs) -> None:
 def _studies(verbs: Verbs) -> None:
     """Many runs: ablations and sweeps, their workers and reports."""
     ablate = _verb(verbs, "ablate", study.ablate, "run a study to its table and figure; the same command resumes")
+    ablate.epilog, ablate.formatter_class = ABLATE, argparse.RawDescriptionHelpFormatter
     ablate.add_argument(
         "--workers", type=_count, default=2, metavar="N", help="processes that train side by side (default 2)"
     )
@@ -99,6 +126,7 @@ def _studies(verbs: Verbs) -> None:
     sweep = _verb(
         verbs, "sweep", study.sweep, "search a space by Optuna, re-run the best and report; the same command resumes"
     )
+    sweep.epilog, sweep.formatter_class = SWEEP, argparse.RawDescriptionHelpFormatter
     sweep.add_argument("--workers", type=_count, default=2, metavar="N", help="processes side by side (default 2)")
     _verb(verbs, "work", study.work, "be one worker of a study or sweep (ablate and sweep start these)")
     status = _verb(

@@ -9,16 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import typing
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from torch.overrides import TorchFunctionMode
 
 from ..model.arinar import Arinar
@@ -31,6 +27,12 @@ from ..model.outer import OUTERS, OuterMaker
 from .cached import Cached
 from .data import Source, SourceMaker
 from .schema import ConfigError, nearest, resolved, section, signed
+from .yaml_reader import read_value
+from .yaml_reader import read_yaml as read_yaml
+
+STUDY_SECTIONS = ("axes", "vary", "arms", "match", "budget", "search", "constraints", "early_stopping")
+"""What a study or sweep says in mappings, and a recipe never."""
+_DEPTH = 50  # levels of a key
 
 
 def check_seed(seed: int) -> None:
@@ -257,25 +259,6 @@ def _kind(value: Any) -> str | None:
     return value.get("kind") if isinstance(value, dict) else None
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file as plain data, with its interpolations resolved.
-
-    Raises:
-        ConfigError: if the file is missing or is no YAML mapping.
-    """
-    if not path.is_file():
-        there = [str(p) for p in sorted(path.parent.glob("*.yaml"))] if path.parent.is_dir() else []
-        what = "a folder, and no YAML file" if path.is_dir() else "no such file"
-        raise ConfigError(f"{path}: {what}{nearest(path, there)}")
-    try:
-        content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())[:200]}") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: not readable as YAML: its top level is no mapping of keys to values")
-    return typing.cast(dict[str, Any], content)
-
-
 def read_recipe(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """A recipe file as plain data, laid over the recipe that it `extends` (a path beside it)."""
     if path.resolve() in above:
@@ -311,9 +294,15 @@ def preset(name: str) -> Path:
 
 
 def nest(dotted: dict[str, Any]) -> dict[str, Any]:
-    """{"inner.head.components": 4} as {"inner": {"head": {"components": 4}}}."""
+    """{"inner.head.components": 4} as {"inner": {"head": {"components": 4}}}.
+
+    Raises:
+        ConfigError: if a key is nested more deeply than any configuration.
+    """
     result: dict[str, Any] = {}
     for path, value in dotted.items():
+        if str(path).count(".") > _DEPTH:
+            raise ConfigError(f"{str(path)[:60]}…: no key; it is nested more than {_DEPTH} levels deep")
         for key in reversed(str(path).split(".")):
             value = {key: value}
         result = merge(result, value)
@@ -321,18 +310,35 @@ def nest(dotted: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_overrides(words: list[str]) -> dict[str, Any]:
-    """`key=value` words of the command line as plain data; values are read as YAML."""
+    """`key=value` words of the command line as plain data; values are read as YAML.
+
+    A word into a section of a study (`axes.outer.width=[32]`) keeps its dotted key: `study/override.py` lays it over the file.
+
+    Raises:
+        ConfigError: naming the word.
+    """
     result: dict[str, Any] = {}
     for word in words:
         key, equals, text = word.partition("=")
+        if key.count(".") > _DEPTH:
+            raise ConfigError(f"{_short(word)}: no key; it is nested more than {_DEPTH} levels deep")
         if not equals or not all(key.split(".")):
-            raise ConfigError(f"{word}: not an override; write key=value, as in inner.head.components=8")
+            raise ConfigError(f"{_short(word)}: not an override; write key=value, as in inner.head.components=8")
         try:
-            value = OmegaConf.to_container(OmegaConf.create(f"value: {text}"), resolve=True)
-        except (yaml.YAMLError, OmegaConfBaseException) as error:
-            raise ConfigError(f"{word}: not readable as YAML: {' '.join(str(error).split())[:120]}") from None
-        result = merge(result, nest({key: typing.cast(dict[str, Any], value)["value"]}))
+            value = read_value(text)
+        except ConfigError as error:
+            raise ConfigError(f"{_short(word)}: {error}") from None
+        if key.partition(".")[0] in STUDY_SECTIONS:
+            result[key] = value
+        else:
+            result = merge(result, nest({key: value}))
     return result
+
+
+def _short(word: str) -> str:
+    """A word for a message, in one line."""
+    line = " ".join(word.split())
+    return line if len(line) <= 200 else f"{line[:200]}…"
 
 
 def parse(content: dict[str, Any]) -> Recipe:
@@ -401,6 +407,10 @@ def build(recipe: Recipe, device: str = "cpu") -> Experiment:
         raise
     except ValueError as error:
         raise ConfigError(f"labels.{error}") from None
+    except (RuntimeError, OverflowError, TypeError) as error:
+        if "overflow" not in str(error).lower():
+            raise
+        raise ConfigError("outer: the model is too large for any memory; choose smaller numbers") from None
     _check_counts(recipe, source)
     _check_levels(codec, model.inner)
     check_sampler(recipe.sampler, model)

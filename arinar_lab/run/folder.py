@@ -22,13 +22,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
 from filelock import FileLock
 
 from .config import Recipe
 from .disk import append
 from .disk import write as write
 from .schema import ConfigError, resolved
+from .yaml_reader import as_yaml
 
 _LONGEST = 200  # bytes of a name
 
@@ -124,7 +124,7 @@ class RunFolder:
         return found if found.get("metrics") else {}
 
     def write_config(self, recipe: Recipe) -> None:
-        write(self.path / "config.yaml", yaml.safe_dump(resolved(recipe), sort_keys=False))
+        write(self.path / "config.yaml", as_yaml(resolved(recipe)))
 
     def log(self, text: str) -> None:
         """Append to log.txt, with the time."""

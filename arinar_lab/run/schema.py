@@ -10,7 +10,6 @@ Every fault is a `ConfigError`: one line with the key, the value, what is allowe
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import inspect
 import math
 import types
@@ -25,6 +24,8 @@ from ..model.layers import NORMS, Block, BlockOptions, NormMaker
 from ..model.outer import OUTERS, OuterMaker
 from .cached import Cached
 from .data import SOURCES, SourceMaker
+from .errors import ConfigError as ConfigError
+from .errors import nearest as nearest
 from .images import IMAGES
 
 PARTS: dict[Any, dict[str, Any]] = {
@@ -36,10 +37,6 @@ PARTS: dict[Any, dict[str, Any]] = {
 }
 OPTIONS: dict[Any, Any] = {BlockOptions: Block}
 """Typed dicts that a maker takes as `**options: Unpack[…]`, and the class whose arguments and defaults they are."""
-
-
-class ConfigError(ValueError):
-    """A fault in what the user wrote, told in one line."""
 
 
 @dataclass(frozen=True)
@@ -117,12 +114,6 @@ def _hints(maker: Any) -> dict[str, Any]:
 def _passed_on(maker: Any, name: str) -> Any:
     """The typed dict of a maker's `**name`."""
     return typing.get_args(typing.get_type_hints(maker.__init__)[name])[0]
-
-
-def nearest(name: Any, valid: list[str]) -> str:
-    """A hint at the valid name that was probably meant, or nothing."""
-    close = difflib.get_close_matches(str(name), valid, 1, 0.5)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _arguments(maker: Any, spec: dict[str, Any], path: str, owner: str) -> dict[str, Any]:

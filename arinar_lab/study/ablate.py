@@ -152,6 +152,8 @@ def show_plan(plan: Plan, workers: int, console: Console) -> None:
         expected = seconds if signature in waiting else "finished"
         table.add_row(escape(_title(plan, arm)), f"{arm.parameters:,}", ", ".join(map(str, plan.seeds)), expected)
     console.print(table)
+    for line in plan.unreached:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     for arm in plan.arms:
         _tell_unknown(arm, timed.pop(arm.recipe.training_signature, None), console)
     mean = statistics.fmean(known.values()) if known else 0.0
@@ -201,6 +203,8 @@ def dry_run(plan: Plan, workers: int, console: Console) -> int:
         state = "shares a training" if job is None else "finished" if job.done else ""
         table.add_row(escape(_title(plan, arm)), str(seed), f"{arm.parameters:,}", *row, state)
     console.print(table)
+    for line in plan.unreached:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     for arm in plan.arms:
         _tell_unknown(arm, costs[arm.name], console)
     console.print(

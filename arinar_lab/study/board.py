@@ -10,9 +10,10 @@ from pathlib import Path
 
 import optuna
 
-from ..run.config import read_overrides, read_yaml
+from ..run.config import read_overrides
 from ..run.schema import ConfigError
-from .plan import queue_address, study_name
+from .plan import queue_address, study_name, study_requested
+from .search import sweep_requested
 from .storage import address, shared, storage
 
 
@@ -25,8 +26,14 @@ def open_board(file: Path | None, words: list[str]) -> optuna.storages.RDBStorag
     Raises:
         ConfigError: if there is no such queue, or it does not answer.
     """
-    given = queue_address(read_yaml(file).get("storage", "")) if file else ""
-    queue = Path("studies") / (study_name(file.stem, read_overrides(words)) if file else "") / "queue.db"
+    given, queue = "", Path("studies") / "queue.db"
+    if file:
+        overrides = read_overrides(words)
+        content, _, named_by = study_requested(file, overrides)
+        if "search" in content:
+            named_by = sweep_requested(file, overrides).named_by
+        given = queue_address(content.get("storage", ""))
+        queue = Path("studies") / study_name(file.stem, named_by) / "queue.db"
     url = address(given, queue)
     if not shared(url) and not Path(url.database or "").is_file():
         named = f"{queue}: is not there; run the study first: arinar ablate {file}" if file else "name a study's file"

@@ -25,17 +25,20 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..model.head import Likelihood
-from ..run.config import Recipe, build, merge, nest, parse, read_recipe, read_yaml
+from ..run.config import Recipe, build, merge, nest, parse, read_recipe
 from ..run.folder import RunFolder, slug
 from ..run.schema import ConfigError, flatten, nearest, resolved, section
 from ..run.transfer import inherited
+from ..run.yaml_reader import means, read_value
 from .budget import Budget, read_budgets, scaled
+from .override import Request, requested, unreached, value_at, word
 from .papers import PaperRow, read_references
 
 _KEYS = ("question", "base", "axes", "arms", "vary", "match", "budget", "baseline", "seeds", "references", "storage")
@@ -105,6 +108,7 @@ class Plan:
         references: whether scikit-learn's estimators stand beside the arms; papers: rows that are not ours.
         budgets: labels of the budgets at which every arm stands, the smallest first; none without `budget`.
         storage: address of the queue; empty for a local file. It is no part of the name, and never printed.
+        unreached: lines that tell which overrides some arms do not have.
     """
 
     name: str
@@ -118,6 +122,7 @@ class Plan:
     papers: tuple[PaperRow, ...] = ()
     budgets: tuple[str, ...] = ()
     roots: tuple[Path, Path] = field(default=(Path("studies"), Path("runs")))
+    unreached: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -212,14 +217,15 @@ def _chosen(path: Path, content: dict[str, Any]) -> dict[str, Change]:
         raise ConfigError(f"{path}: arms: {twice[0]} is an arm of the axes already")
     chosen |= {str(name): (arm or {}, ()) for name, arm in named.items()}
     if content.get("vary"):
-        chosen |= _around(path, _axes(path, content, "vary"), content.get("baseline", BASE), chosen)
+        baseline = arm_meant(content.get("baseline", BASE), chosen)
+        chosen |= _around(path, _axes(path, content, "vary"), baseline, chosen)
     return chosen
 
 
 def _around(path: Path, vary: dict[str, list[Any]], baseline: Any, chosen: dict[str, Change]) -> dict[str, Change]:
     """The baseline and every arm that differs from it in one factor."""
     if not isinstance(baseline, str) or (baseline != BASE and baseline not in chosen):
-        raise ConfigError(f"{path}: baseline: {baseline!r} is no arm to vary; one of {', '.join([BASE, *chosen])}")
+        raise ConfigError(f"{path}: baseline: {baseline!r} is no arm to vary; one of {listed([BASE, *chosen])}")
     centre = chosen.get(baseline, ({}, ()))[0]
     arms: dict[str, Change] = {} if baseline in chosen else {BASE: ({}, ())}
     for label, (key, values) in zip(axis_labels(vary), vary.items(), strict=True):
@@ -237,9 +243,10 @@ def read_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
     Raises:
         ConfigError: with the first fault, in one line.
     """
-    content, changes = read_yaml(path), dict(overrides or {})
-    own = {key: changes.pop(key) for key in _KEYS if key in changes}
-    content = {**content, **own}
+    request = study_requested(path, overrides)
+    content, changes, _ = request
+    if "search" in content:
+        raise ConfigError(f"{path}: is a sweep, since it has search; run it by arinar sweep {path}")
     if "seed" in changes:
         raise ConfigError(f"seed: {changes['seed']!r} is of one run; a study repeats its arms, as in seeds=[0,1,2]")
     for key in content:
@@ -253,6 +260,7 @@ def read_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
     chosen = _chosen(path, content)
     if not chosen:
         raise ConfigError(f"{path}: axes: missing; a study varies something, by axes, arms or vary")
+    lines = _unreached(path, content, base, changes, chosen)
     seeds = _seeds(path, content)
     try:
         budgets = read_budgets(content.get("budget"))
@@ -261,11 +269,12 @@ def read_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
         raise ConfigError(f"{path}: {error}") from None
     found = {name: _arm(path, name, base, change, values, seeds[0]) for name, (change, values) in chosen.items()}
     default = BASE if content.get("vary") else next(iter(found))
-    baseline = content.get("baseline", default)
+    baseline = arm_meant(content.get("baseline", default), found)
     if not isinstance(baseline, str) or baseline not in found:
-        raise ConfigError(
-            f"{path}: baseline: {baseline!r} is no arm; one of {', '.join(found)}{nearest(baseline, list(found))}"
-        )
+        hint = nearest(baseline, list(found))
+        if overrides and "baseline" not in overrides:
+            hint = f"; with these overrides name another, as in {word('baseline', next(iter(found)))}"
+        raise ConfigError(f"{path}: baseline: {baseline!r} is no arm; one of {listed(found)}{hint}")
     if content.get("vary"):
         found = _without_twins_of(found[baseline], found, set(chosen) - set(_chosen(path, {**content, "vary": None})))
     if content.get("match") is not None:
@@ -279,7 +288,7 @@ def read_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
         raise ConfigError(f"{path}: references: {both[0]!r} is an arm, too; a row that is not ours needs another name")
     axes = tuple(content.get("axes") or ())
     return Plan(
-        study_name(path.stem, {**changes, **{key: value for key, value in own.items() if key != "storage"}}),
+        study_name(path.stem, request.named_by),
         str(content.get("question", "")),
         axes,
         arms,
@@ -289,6 +298,66 @@ def read_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
         queue_address(content.get("storage", "")),
         papers,
         tuple(budgets),
+        unreached=lines,
+    )
+
+
+def study_requested(path: Path, overrides: dict[str, Any] | None) -> Request:
+    """A study's file under overrides.
+
+    Raises:
+        ConfigError: if it cannot be read, or an override would be in vain.
+    """
+    return requested(path, overrides, _KEYS)
+
+
+def arm_meant(name: Any, arms: Iterable[str]) -> Any:
+    """The arm that a value names: `1` is the arm "1", and `lr=1e-3` the arm `lr=0.001`; the value itself where none is."""
+    names = list(arms)
+    if name in names:
+        return name
+    same = [arm for arm in names if means(arm, name) or (isinstance(name, str) and _reads(arm) == _reads(name))]
+    return same[0] if len(same) == 1 else name
+
+
+def _reads(name: str) -> list[tuple[str, Any]]:
+    """An arm's name as keys and values."""
+    pairs = []
+    for part in name.split(","):
+        label, _, text = part.strip().rpartition("=")
+        try:
+            pairs.append((label, read_value(text)))
+        except ConfigError:
+            pairs.append((label, text))
+    return pairs
+
+
+def _unreached(
+    path: Path, content: dict[str, Any], base: dict[str, Any], changes: dict[str, Any], chosen: dict[str, Change]
+) -> tuple[str, ...]:
+    """Lines that tell which overrides do not reach which arms.
+
+    Raises:
+        ConfigError: if one reaches none, or is a list of what `budget` multiplies.
+    """
+    missed = unreached(base, changes, {name: change for name, (change, _) in chosen.items()})
+    for key, names in missed.items():
+        value = value_at(changes, key)
+        if len(names) == len(chosen):
+            arm, axes = next(iter(content.get("arms") or {}), None), content.get("axes") or {}
+            axis = next((axis for axis in axes if key.startswith(f"{axis}.")), None)
+            way = "override a key below it"
+            if axis is not None:
+                way = f"give {axis} other values: 'axes.{axis}=[…]'"
+            elif arm is not None:
+                way = f"write {word(f'arms.{arm}.{key}', value)}"
+            raise ConfigError(f"{path}: {key}: would reach no arm, since each sets it or has no such key; {way}")
+        if isinstance(value, list) and key in (content.get("budget") or {}):
+            raise ConfigError(f"{path}: {key}: {value} are no multiples; write {word(f'budget.{key}', [1, 4])}")
+    return tuple(
+        f"{key}={short(value_at(changes, key))} does not reach {listed(names)}: set there, or no such key"
+        for key, names in missed.items()
+        if names
     )
 
 
@@ -394,7 +463,34 @@ def _refuse_twins(path: Path, arms: tuple[Arm, ...]) -> None:
 
 
 def study_name(stem: str, changes: dict[str, Any]) -> str:
-    """The study's name: its file's, and what was overridden (as a hash, where that would be too long for a folder)."""
-    suffix = "".join(f"-{key}={short(value)}" for key, value in sorted(flatten(changes).items()))
+    """The study's name: its file's, and what was overridden; different overrides never share a name.
+
+    A hash stands for overrides that are too long for a folder, and behind those that the name does not tell exactly.
+    """
+    values = sorted(flatten(changes).items())
+    suffix = "".join(f"-{key}={short(value)}" for key, value in values)
     name = slug(stem + suffix)
-    return name if len(name) <= 120 else f"{stem}-{hashlib.sha256(suffix.encode()).hexdigest()[:8]}"
+    exact = all(slug(key) == key and _is_exact(value) for key, value in values)
+    text = suffix if exact else json.dumps(values, default=str)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    if len(name) > 120:
+        return f"{stem}-{digest}"
+    return name if exact else f"{name}-{digest}"
+
+
+def _is_exact(value: Any) -> bool:
+    """Whether a value in a name is no other value's, too, as `1+2` is of [1, 2] and of a text."""
+    if isinstance(value, list):
+        return all(not isinstance(item, list | dict) and _is_exact(item) for item in value)
+    if isinstance(value, str):
+        odd = "+" in value or value in ("None", "True", "False") or slug(value) != value
+        return not odd and not _is_other(value)
+    return True
+
+
+def _is_other(text: str) -> bool:
+    """Whether a text without quotes would be no text, as 1 is."""
+    try:
+        return not isinstance(read_value(text), str)
+    except ConfigError:
+        return True

@@ -37,11 +37,12 @@ from typing import Any
 import torch
 from optuna.trial import Trial
 
-from ..run.config import Experiment, Recipe, build, merge, nest, parse, read_recipe, read_yaml
+from ..run.config import Experiment, Recipe, build, merge, nest, parse, read_recipe
 from ..run.evaluate import UNITS
 from ..run.folder import RunFolder, find, slug
 from ..run.schema import ConfigError, nearest, resolved
 from ..run.transfer import inherited
+from .override import Request, requested, unreached, value_at
 from .plan import Plan, queue_address, read_plan, short, study_name
 from .space import Parameter, corners, read_parameters
 
@@ -105,6 +106,7 @@ class Sweep:
     Arguments:
         subject: base, run or study: what the file names; targets: it as recipes.
         early_stopping: share of the steps, and the share of finished trainings that is called the worst; or None.
+        unreached: lines that tell which overrides some choices do not have.
     """
 
     name: str
@@ -121,6 +123,7 @@ class Sweep:
     hours: float
     seeds: tuple[int, ...]
     storage: str = field(default="", repr=False)
+    unreached: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -200,17 +203,25 @@ def read_sweep(path: Path, overrides: dict[str, Any] | None = None) -> Sweep:
     Raises:
         ConfigError: with the first fault, in one line.
     """
-    changes = dict(overrides or {})
-    own = {key: changes.pop(key) for key in _KEYS if key in changes}
-    content = {**read_yaml(path), **own}
+    content, changes, named_by = sweep_requested(path, overrides)
     try:
-        named = {key: value for key, value in own.items() if key != "storage"}
-        return _read(path, content, changes, study_name(path.stem, {**changes, **named}))
+        return _read(path, content, changes, study_name(path.stem, named_by))
     except ConfigError as error:
         raise ConfigError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
 
 
+def sweep_requested(path: Path, overrides: dict[str, Any] | None) -> Request:
+    """A sweep's file under overrides.
+
+    Raises:
+        ConfigError: if it cannot be read, or an override would be in vain.
+    """
+    return requested(path, overrides, _KEYS)
+
+
 def _read(path: Path, content: dict[str, Any], changes: dict[str, Any], name: str) -> Sweep:
+    if "search" not in content and {"axes", "vary", "arms"} & content.keys():
+        raise ConfigError(f"is a study, since it has no search; run it by arinar ablate {path}")
     for key in content:
         if key not in _KEYS:
             raise ConfigError(f"{key}: unknown key; a sweep takes {', '.join(_KEYS)}{nearest(key, list(_KEYS))}")
@@ -227,9 +238,30 @@ def _read(path: Path, content: dict[str, Any], changes: dict[str, Any], name: st
         seeds, queue_address(content.get("storage", "")),
     )  # fmt: skip
     _check_stopping(sweep)
+    lines = _unreached(sweep, changes)
     for target in sweep.targets:
         _check_space(sweep, target)
-    return sweep
+    return replace(sweep, unreached=lines)
+
+
+def _unreached(sweep: Sweep, changes: dict[str, Any]) -> tuple[str, ...]:
+    """Lines that tell which overrides do not reach which choices.
+
+    Raises:
+        ConfigError: if every choice of a key that is always searched is in the way of one.
+    """
+    lines = []
+    for p in sweep.parameters:
+        variants = {f"{p.path}={name}": {p.path: value} for name, value in p.choices.items()}
+        for key, names in unreached(sweep.targets[0].content, changes, variants).items():
+            if names and len(names) == len(variants) and not p.when:
+                raise ConfigError(
+                    f"{key}: would reach no trial, since each choice of {p.path} sets it or has no such key;"
+                    f" give other choices: 'search.{p.path}={{categorical: …}}'"
+                )
+            if names:
+                lines.append(f"{key}={short(value_at(changes, key))} does not reach {', '.join(names)}")
+    return tuple(lines)
 
 
 def _targets(

@@ -8,14 +8,16 @@ sampler.steps: {int: [2, 16], when: {outer: masked}}       active only where ano
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import Trial
 
 from ..run.schema import ConfigError, nearest
+from ..run.yaml_reader import means
 
 _SHAPES = ("float", "log", "int", "categorical")
 
@@ -58,6 +60,7 @@ def read_parameters(spec: Any) -> tuple[Parameter, ...]:
     if not isinstance(spec, dict) or not spec:
         raise ConfigError("search: missing; name at least one key, as in training.lr: {log: [1.0e-4, 1.0e-2]}")
     waiting = {str(path): _parameter(str(path), one) for path, one in spec.items()}
+    waiting = {path: replace(p, when=_by_name(p.when, waiting)) for path, p in waiting.items()}
     for p in waiting.values():
         for other, allowed in p.when.items():
             _check_condition(p.path, other, allowed, waiting)
@@ -67,6 +70,16 @@ def read_parameters(spec: Any) -> tuple[Parameter, ...]:
     if cycle := sorted(set(waiting) - set(found)):
         raise ConfigError(f"search.{cycle[0]}.when: waits for itself, by way of {', '.join(waiting[cycle[0]].when)}")
     return tuple(found.values())
+
+
+def _by_name(when: dict[str, tuple[Any, ...]], known: dict[str, Parameter]) -> dict[str, tuple[Any, ...]]:
+    """Conditions with the names that choices have: 1 names the choice "1"."""
+    named: dict[str, tuple[Any, ...]] = {}
+    for path, values in when.items():
+        names = known[path].choices if path in known else {}
+        same = {str(v): [n for n in names if isinstance(n, str) and means(n, v)] for v in values}
+        named[path] = tuple(same[str(v)][0] if len(same[str(v)]) == 1 else v for v in values)
+    return named
 
 
 def _parameter(path: str, spec: Any) -> Parameter:
@@ -103,7 +116,7 @@ def _choices(key: str, spec: Any) -> dict[Any, Any]:
 def _range(key: str, shape: str, spec: Any) -> BaseDistribution:
     number = int if shape == "int" else int | float
     fine = isinstance(spec, list) and len(spec) == 2
-    if not fine or not all(isinstance(v, number) and not isinstance(v, bool) for v in spec):
+    if not fine or not all(isinstance(v, number) and not isinstance(v, bool) and math.isfinite(v) for v in spec):
         raise ConfigError(f"{key}.{shape}: {spec!r} is not [low, high]{', whole numbers' if shape == 'int' else ''}")
     low, high = spec
     if not low < high:
@@ -121,7 +134,10 @@ def _check_condition(path: str, other: str, allowed: tuple[Any, ...], known: dic
         raise ConfigError(f"search.{path}.when.{other}: names no value")
     if absent := [value for value in allowed if isinstance(value, dict | list) or value not in choices]:
         there = ", ".join(map(str, choices)) or "a number, which is no choice"
-        raise ConfigError(f"search.{path}.when.{other}: {absent[0]!r} is none of its choices ({there})")
+        raise ConfigError(
+            f"search.{path}.when.{other}: {absent[0]!r} is none of its choices ({there}); search.{path}=null leaves"
+            f" {path} out"
+        )
 
 
 def corners(parameters: tuple[Parameter, ...]) -> list[dict[str, Any]]:

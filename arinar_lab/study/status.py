@@ -253,6 +253,7 @@ def _look_patiently(content: dict[str, Any], study: optuna.Study | None) -> list
 
 def _shared(file: Path) -> bool:
     """Whether the queue is on a server: then it is asked. ARINAR_STORAGE comes before what the file says."""
-    lines = file.read_text().splitlines() if file.is_file() else []
-    given = [line.partition(":")[2].strip(" \"'") for line in lines if line.startswith("storage:")]
-    return (os.environ.get("ARINAR_STORAGE") or next(iter(given), "")).startswith("postgresql")
+    from ..run.yaml_reader import read_yaml
+
+    address = os.environ.get("ARINAR_STORAGE") or read_yaml(file).get("storage", "")
+    return str(address).startswith("postgresql")

@@ -34,6 +34,8 @@ def sweep(plan: Sweep, command: list[str], workers: int, console: Console) -> in
     total = plan.trials * len(studies)
     done = sum(len(finished(study)) for study in studies)
     console.print(escape(f"{plan.name}: {plan.question}"), highlight=False)
+    for line in plan.unreached:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(
         f"{done} of {total} trials are finished, {spent(plan) / 60:.1f} of {60 * plan.hours:g} minutes spent."
     )
