@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import sys
 
+from arinar_lab.run.text import say
+
 from .parent import end_with
 from .words import parser
 
@@ -28,18 +30,18 @@ def main(words: list[str] | None = None) -> None:
             end_with(int(os.environ["ARINAR_HELPS"]))
         status = arguments.verb(arguments)
     except KeyboardInterrupt:
-        print("Stopped. The same command goes on where it stopped.", file=sys.stderr)
+        say("Stopped. The same command goes on where it stopped.", file=sys.stderr)
         status = 130
     except SystemExit as error:
         if type(error).__name__ != "SIGTERMException":  # Lightning's, once a checkpoint is saved
             raise
-        print("Stopped by SIGTERM. The same command goes on where it stopped.", file=sys.stderr)
+        say("Stopped by SIGTERM. The same command goes on where it stopped.", file=sys.stderr)
         status = 143
     except Exception as error:
         told = _told(error)
         if told is None:
             raise
-        print(f"arinar: {told[0]}", file=sys.stderr)
+        say(f"arinar: {told[0]}", file=sys.stderr)
         status = told[1]
     sys.exit(status or 0)
 

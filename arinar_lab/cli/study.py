@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from arinar_lab.run.text import say
+
 from .parent import end_with
 from .run import _recipe
 
@@ -40,15 +42,14 @@ def _plan(arguments: argparse.Namespace) -> Any:
 
 def ablate(arguments: argparse.Namespace) -> int:
     plan = _plan(arguments)
-    from rich.console import Console
-
+    from arinar_lab.run.terminal import Terminal
     from arinar_lab.study.ablate import ablate, dry_run
     from arinar_lab.study.status import remember
 
     if arguments.dry_run:
-        return dry_run(plan, arguments.workers, Console())
+        return dry_run(plan, arguments.workers, Terminal())
     remember(plan, arguments.file, arguments.overrides)
-    return ablate(plan, _worker(arguments), arguments.workers, Console())
+    return ablate(plan, _worker(arguments), arguments.workers, Terminal())
 
 
 def status(arguments: argparse.Namespace) -> int:
@@ -64,7 +65,7 @@ def status(arguments: argparse.Namespace) -> int:
 
 def _is_sweep(file: Path) -> bool:
     """Whether a file names a search space. It is read whole, and its faults are told, by who needs it."""
-    return file.is_file() and any(line.startswith("search:") for line in file.read_text().splitlines())
+    return file.is_file() and any(line.startswith("search:") for line in file.read_text(encoding="utf-8").splitlines())
 
 
 def _read_sweep(arguments: argparse.Namespace) -> Any:
@@ -77,11 +78,10 @@ def _read_sweep(arguments: argparse.Namespace) -> Any:
 
 def sweep(arguments: argparse.Namespace) -> int:
     plan = _read_sweep(arguments)
-    from rich.console import Console
-
+    from arinar_lab.run.terminal import Terminal
     from arinar_lab.study.sweep import sweep
 
-    return sweep(plan, _worker(arguments), arguments.workers, Console())
+    return sweep(plan, _worker(arguments), arguments.workers, Terminal())
 
 
 def work(arguments: argparse.Namespace) -> int:
@@ -106,28 +106,27 @@ def work(arguments: argparse.Namespace) -> int:
         worker.join(plan)
     failed = worker.work(plan)
     for line in failed:
-        print(f"failed: {line}")
+        say(f"failed: {line}")
     return 1 if failed else 0
 
 
 def report(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
+    from arinar_lab.run.terminal import Terminal
 
     if _is_sweep(arguments.file):
         from arinar_lab.study import sweep_report
 
-        return sweep_report.finish(_read_sweep(arguments), Console())
+        return sweep_report.finish(_read_sweep(arguments), Terminal())
     from arinar_lab.study.ablate import gather
 
-    return gather(_plan(arguments), Console())
+    return gather(_plan(arguments), Terminal())
 
 
 def compare(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
-
+    from arinar_lab.run.terminal import Terminal
     from arinar_lab.study.compare import show
 
-    show(arguments.words, Console(), arguments.markdown)
+    show(arguments.words, Terminal(), arguments.markdown)
     return 0
 
 
@@ -162,8 +161,8 @@ def slurm(arguments: argparse.Namespace) -> int:
         work, threads = f"{len(enqueue(plan))} runs", plan.arms[0].recipe.machine.threads
     report = ["arinar", verb, str(arguments.file), *arguments.overrides]
     path = write_script(plan, work, threads, _worker(arguments), report, options)
-    print(f"{path}: {work} for {options.array} workers; submit it with: sbatch {path}")
-    print(f"When they have ended: {shlex.join(report)} measures speed and writes the report")
+    say(f"{path}: {work} for {options.array} workers; submit it with: sbatch {path}")
+    say(f"When they have ended: {shlex.join(report)} measures speed and writes the report")
     return 0
 
 
@@ -187,9 +186,9 @@ def sync(arguments: argparse.Namespace) -> int:
         sent = [path for path in there if path not in unsent]
     else:
         sent, unsent = sync.send_runs([Path(word) for word in words] or sync.all_runs())
-    print(f"MLflow holds {len(sent)} of {len(sent) + len(unsent)} runs")
+    say(f"MLflow holds {len(sent)} of {len(sent) + len(unsent)} runs")
     for path in unsent:
-        print(f"not sent: {path}")
+        say(f"not sent: {path}")
     return 1 if unsent else 0
 
 
@@ -209,12 +208,12 @@ def check(arguments: argparse.Namespace) -> int:
             from arinar_lab.study.search import read_sweep  # and Optuna, which studies are checked without
 
             sweep = read_sweep(file, read_overrides(overrides))
-            print(f"{file}: {len(sweep.parameters)} parameters to search, {len(sweep.targets)} × {sweep.trials} trials")
+            say(f"{file}: {len(sweep.parameters)} parameters to search, {len(sweep.targets)} × {sweep.trials} trials")
         elif {"base", "axes", "arms", "vary"} & content.keys():
             plan = read_plan(file, read_overrides(overrides))
-            print(f"{file}: {len(plan.arms)} arms × {len(plan.seeds)} seeds, baseline {plan.baseline}")
+            say(f"{file}: {len(plan.arms)} arms × {len(plan.seeds)} seeds, baseline {plan.baseline}")
             for arm in plan.arms:
-                print(
+                say(
                     f"  {arm.name:<40} {arm.parameters:>12,} parameters  {arm.recipe.training_signature}"
                     f"{arm.matched and '  ' + arm.matched}"
                 )
@@ -224,24 +223,22 @@ def check(arguments: argparse.Namespace) -> int:
             check_resolution(recipe, experiment)
             inherited(recipe, experiment)
             parameters = experiment.parameters
-            print(f"{file}: {parameters:,} parameters  {recipe.training_signature}")
+            say(f"{file}: {parameters:,} parameters  {recipe.training_signature}")
     return 0
 
 
 def notebooks(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
-
+    from arinar_lab.run.terminal import Terminal
     from arinar_lab.study.notebooks import execute
 
-    return execute(arguments.study, Console())
+    return execute(arguments.study, Terminal())
 
 
 def bench(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from arinar_lab.run.bench import How
     from arinar_lab.run.config import Machine
     from arinar_lab.run.schema import ConfigError
+    from arinar_lab.run.terminal import Terminal
     from arinar_lab.run.train import device_of
     from arinar_lab.study import bench, bench_report
 
@@ -252,12 +249,12 @@ def bench(arguments: argparse.Namespace) -> int:
     how = How(device, None if arguments.full else 4, arguments.repeats)
     if arguments.profile:
         for path in bench.profiles(arguments.preset, how):
-            print(path)
+            say(path)
         return 0
-    console, picture = Console(), arguments.out.with_suffix(".png")
+    console, picture = Terminal(), arguments.out.with_suffix(".png")
     record = bench.bench(arguments.preset, how, arguments.out, console)
     bench_report.show(record, console)
     bench_report.draw(record, picture)
     for path in (arguments.out, picture):
-        print(path)
+        say(path)
     return 0

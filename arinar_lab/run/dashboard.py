@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .schema import ConfigError
+from .text import say
 from .tracking import LIMITS, ROOT, shown, tracking_uri
 
 LOCAL = "http://127.0.0.1:5000"
@@ -95,7 +96,7 @@ def serve(port: int) -> None:
     """Print what to open, and become MLflow's server where the store is a local one."""
     ROOT.mkdir(exist_ok=True)
     for line in welcome(port):
-        print(line, flush=True)
+        say(line)
     if tracking_uri().startswith("http"):
         return
     environment: dict[str, Any] = {

@@ -66,17 +66,29 @@ def _remove(draft: Path | None) -> None:
         draft.unlink(missing_ok=True)
 
 
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Yield a draft to write, of the same suffix and in the same folder; it gets the name `path` once it is written.
+
+    Raises:
+        DiskFull: naming path and space; then, as after any other error, what was at `path` is intact.
+    """
+    begin = os.fsencode(path.name)[:200].decode(errors="ignore")
+    draft = path.with_name(f".{begin}.{os.getpid()}{path.suffix}")
+    with room_for(path, draft):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield draft
+        draft.replace(path)
+
+
 def write(path: Path, text: str) -> None:
     """Write a text file whole or not at all.
 
     Raises:
         DiskFull: naming path and space.
     """
-    draft = path.with_name(f".{path.name[:200]}.{os.getpid()}")
-    with room_for(path, draft):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(text)
-        draft.replace(path)
+    with whole(path) as draft:
+        draft.write_text(text, encoding="utf-8")
 
 
 def append(path: Path, text: str) -> None:
@@ -85,5 +97,5 @@ def append(path: Path, text: str) -> None:
     Raises:
         DiskFull: naming path and space.
     """
-    with room_for(path), path.open("a", newline="") as file:
+    with room_for(path), path.open("a", newline="", encoding="utf-8") as file:
         file.write(text)

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from .disk import whole
+
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
 
 
@@ -38,7 +40,8 @@ def draw_diagnosis(report: Mapping[str, Any], found: Mapping[str, Any], path: Pa
         ax.grid(alpha=0.25)
     for ax in axes.flat[len(drawn) :]:
         ax.axis("off")
-    figure.savefig(path, dpi=160)
+    with whole(path) as draft:
+        figure.savefig(draft, dpi=160)
     plt.close(figure)
 
 
@@ -90,7 +93,8 @@ def draw_beliefs(arms: Mapping[str, Path], path: Path) -> None:
     """Save the figure of what each arm believes."""
     plt = _pyplot()
     figure = beliefs_figure(plt, arms)
-    figure.savefig(path, dpi=160)
+    with whole(path) as draft:
+        figure.savefig(draft, dpi=160)
     plt.close(figure)
 
 

@@ -45,7 +45,7 @@ def read_json(path: Path) -> dict[str, Any]:
         ConfigError: if it is damaged.
     """
     try:
-        content = json.loads(path.read_text()) if path.is_file() else {}
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         if not isinstance(content, dict):
             raise ValueError("its top level is no mapping")
         return content
@@ -114,6 +114,12 @@ class RunFolder:
     def evaluation(self, recipe: Recipe) -> Path:
         """Folder of the evaluation that the recipe asks for."""
         return self.path / "evaluations" / recipe.evaluation_signature
+
+    @property
+    def failure(self) -> str:
+        """Why the run failed; empty where it did not."""
+        file = self.path / "FAILED"
+        return file.read_text(encoding="utf-8").strip() if file.is_file() else ""
 
     def report(self, recipe: Recipe) -> dict[str, Any]:
         """The evaluation's report.json; empty before it exists, and where it is damaged, so that it is made again."""
@@ -195,6 +201,6 @@ def environment() -> dict[str, Any]:
 
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()

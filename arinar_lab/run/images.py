@@ -30,6 +30,7 @@ from torch.utils.data import get_worker_info
 
 from ..model.layers import at_least
 from .data import Source
+from .text import say
 
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 """What Pillow raises on damaged files."""
@@ -149,7 +150,7 @@ class Pictures:
     def _mark(self, i: int, error: Exception) -> None:
         self.marks[i] = 1
         said = " ".join(str(error).split())[:120]
-        print(f"arinar: {self.store.name(i)}: damaged ({said}); another image of its class stands in", file=sys.stderr)
+        say(f"arinar: {self.store.name(i)}: damaged ({said}); another image of its class stands in", file=sys.stderr)
         if get_worker_info() is None:
             self.check()
 

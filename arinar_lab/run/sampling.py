@@ -20,10 +20,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from .blocks import Told, conclude, share
+from .blocks import Told, conclude, refuse_foreign, share
 from .cached import shards
 from .checkpoint import digest
 from .config import Experiment, Recipe
+from .disk import whole
 from .evaluate import generate, save_grid
 from .fidelity import colour_bytes
 from .folder import RunFolder, read_json, write, write_json
@@ -52,6 +53,8 @@ def sample(recipe: Recipe, folder: RunFolder, experiment: Experiment, seeds: ran
         raise ConfigError(
             f"--out: {str(out)!r} holds something else, or images of another run, sampler, precision or range of seeds"
         )
+    if archive:
+        refuse_foreign(place, out)
     place.mkdir(parents=True, exist_ok=True)
     write_json(note, about)
 
@@ -120,9 +123,8 @@ def _save(out: Path, seeds: list[int], images: np.ndarray) -> None:
     from PIL import Image
 
     for seed, image in zip(seeds, images, strict=True):
-        draft = out / f".{seed:06}.png"
-        Image.fromarray(image).save(draft)
-        draft.replace(out / f"{seed:06}.png")
+        with whole(out / f"{seed:06}.png") as draft:
+            Image.fromarray(image).save(draft)
 
 
 def draw_grid(recipe: Recipe, experiment: Experiment, seeds: range, out: Path) -> None:

@@ -12,6 +12,7 @@ import optuna
 
 from ..run.config import read_overrides, read_yaml
 from ..run.schema import ConfigError
+from ..run.text import say
 from .plan import queue_address, study_name
 from .storage import address, shared, storage
 
@@ -44,5 +45,5 @@ def serve(queue: optuna.storages.RDBStorage, port: int) -> None:
         from optuna_dashboard import run_server
     except ModuleNotFoundError:
         raise ConfigError("dashboard: needs optuna-dashboard; pip install optuna-dashboard") from None
-    print(f"http://127.0.0.1:{port}", flush=True)
+    say(f"http://127.0.0.1:{port}")
     run_server(queue, "127.0.0.1", port)

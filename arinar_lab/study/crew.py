@@ -33,7 +33,7 @@ class Worker:
         self.start()
 
     def start(self) -> None:
-        with self.log.open("a") as log:
+        with self.log.open("a", encoding="utf-8") as log:
             self.process = subprocess.Popen(
                 self.command, stdout=log, stderr=subprocess.STDOUT, env=self.environment, start_new_session=True
             )
@@ -79,7 +79,7 @@ def run_workers(
     crew: list[Worker] = []
 
     def tell(line: str) -> None:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
 
     try:
         with _asked_to_end():

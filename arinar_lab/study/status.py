@@ -24,9 +24,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
-from rich.console import Console
 from rich.live import Live
-from rich.markup import escape
+
+from ..run.terminal import Terminal
+from ..run.text import say
 
 if TYPE_CHECKING:
     import optuna
@@ -128,7 +129,8 @@ def cell_of(cell: dict[str, Any], queue: dict[str, Any] | None = None) -> Cell:
             else {"state": state}
         )
     if said["state"] == "failed":
-        reason = (path / "FAILED").read_text().strip() if (path / "FAILED").is_file() else said.pop("reason", "")
+        file = path / "FAILED"
+        reason = file.read_text(encoding="utf-8").strip() if file.is_file() else said.pop("reason", "")
         return Cell(**base, state="failed", reason=reason, log=lines[-1] if lines else "")
     return Cell(**base, **(progress(path) if said["state"] in ("running", "lost") else {}), **said)
 
@@ -150,13 +152,13 @@ def _held(path: Path) -> bool:
 
 
 def _lines(path: Path) -> list[str]:
-    return [line for line in path.read_text().splitlines() if line] if path.is_file() else []
+    return [line for line in path.read_text(encoding="utf-8").splitlines() if line] if path.is_file() else []
 
 
 def read(path: Path) -> dict[str, Any]:
     """A JSON file; empty where there is none, or it is damaged."""
     try:
-        content = json.loads(path.read_text()) if path.is_file() else {}
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except ValueError:
         return {}
     return content if isinstance(content, dict) else {}
@@ -198,7 +200,7 @@ def as_text(name: str, cells: list[Cell]) -> str:
     first = ", ".join(f"{count[state]} {state}" for state in STATES if count[state])
     told = [cell for cell in cells if cell.state in ("running", "failed", "lost")]
     lines = [f"{cell.state:<8} {cell.arm} seed {cell.seed}: {_detail(cell)}" for cell in told]
-    return escape("\n".join([f"{name}: {len(cells)} runs: {first}", *lines]))
+    return "\n".join([f"{name}: {len(cells)} runs: {first}", *lines])
 
 
 def _detail(cell: Cell) -> str:
@@ -222,11 +224,11 @@ def show(file: Path, words: list[str], plan: Callable[[], Plan], watch: bool, ma
 
 def present(name: str, look: Callable[[], list[Cell]], watch: bool, machine: bool, seconds: float = 2.0) -> int:
     """Print cells, once or until everything has ended; returns 1 where something failed. machine: as JSON."""
-    cells, console = look(), Console()
+    cells, console = look(), Terminal()
     if machine:
-        print(as_json(name, cells))
+        say(as_json(name, cells))
     elif not watch:
-        console.print(as_text(name, cells), highlight=False, soft_wrap=True)
+        console.print(as_text(name, cells), soft_wrap=True)
     else:
         with Live(as_text(name, cells), console=console, transient=False) as live:
             while any(cell.state in ("running", "waiting", "lost") for cell in cells):
@@ -253,6 +255,6 @@ def _look_patiently(content: dict[str, Any], study: optuna.Study | None) -> list
 
 def _shared(file: Path) -> bool:
     """Whether the queue is on a server: then it is asked. ARINAR_STORAGE comes before what the file says."""
-    lines = file.read_text().splitlines() if file.is_file() else []
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     given = [line.partition(":")[2].strip(" \"'") for line in lines if line.startswith("storage:")]
     return (os.environ.get("ARINAR_STORAGE") or next(iter(given), "")).startswith("postgresql")
