@@ -99,8 +99,10 @@ def reference(arguments: argparse.Namespace) -> int:
     from arinar_lab.run.blocks import company, shown
     from arinar_lab.run.collection import collection
     from arinar_lab.run.config import Machine
+    from arinar_lab.run.disk import check_output
     from arinar_lab.run.reference import make_reference
 
+    check_output(arguments.out)
     images = collection(arguments.data, arguments.part, arguments.overrides)
     extractor = _extractor(arguments, Machine())
     with company(arguments.workers, extractor.device), shown(str(arguments.data)) as told:
@@ -163,16 +165,21 @@ def _of_the_floor(report: dict[str, Any]) -> str:
 
 def sample(arguments: argparse.Namespace) -> int:
     from arinar_lab.run.blocks import company, shown
+    from arinar_lab.run.disk import check_output
     from arinar_lab.run.evaluate import load
-    from arinar_lab.run.sampling import draw_grid, sample
+    from arinar_lab.run.sampling import PICTURE, draw_grid, sample
     from arinar_lab.run.schema import ConfigError
 
     folder, recipe = _trained(arguments)
     out, picture = arguments.out, arguments.out.suffix.lower() in (".png", ".jpg")
-    if out.suffix and not picture and out.suffix != ".npz":
+    folder_of_images = out.is_dir() or not out.suffix.lstrip(".").strip("0123456789")  # as in samples_cfg1.5
+    if folder_of_images and (picture or out.suffix == ".npz"):
+        raise ConfigError(f"--out: {str(out)!r} is a folder, and has the name of a file")
+    if not (picture or folder_of_images or out.suffix == ".npz"):
         raise ConfigError(f"--out: {str(out)!r} is not a .png, .jpg or .npz file, nor a folder")
     if not out.parent.is_dir():
         raise ConfigError(f"--out: {str(out.parent)!r} is not a folder")
+    check_output(out)
     experiment = load(recipe, folder)
     if not experiment.source.levels:
         raise ConfigError(f"{folder.path}: models tokens, which have no picture")
@@ -184,6 +191,10 @@ def sample(arguments: argparse.Namespace) -> int:
                 f"--count: {arguments.count} is not {arguments.per_class} of each of {experiment.source.classes} classes"
             )
     seeds = range(arguments.seed, arguments.seed + count)
+    if seeds.stop > 2**32:
+        raise ConfigError(f"--seed: the last of {count:,} images would have seed {seeds[-1]:,}, beyond 2^32 - 1")
+    if picture and count > PICTURE:
+        raise ConfigError(f"--count: {count:,} images do not fit into a picture ({PICTURE:,} do); name an npz or a folder")
     if picture:
         draw_grid(recipe, experiment, seeds, out)
     else:
@@ -216,7 +227,9 @@ def cache(arguments: argparse.Namespace) -> int:
     recipe = _recipe(arguments.file, arguments.overrides)
     from arinar_lab.run.blocks import company, damaged, forget, shown
     from arinar_lab.run.cache import Plan, write_cache
+    from arinar_lab.run.disk import check_output
 
+    check_output(arguments.out)
     plan = Plan.of(recipe, arguments.file.stem, arguments.out)
     files = [file for file, _, _ in plan.files]
     if arguments.verify:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -35,9 +34,12 @@ def _settle(arguments: argparse.Namespace) -> None:
 def _plan(arguments: argparse.Namespace) -> Any:
     from arinar_lab.run.config import read_overrides
     from arinar_lab.study.plan import read_plan
+    from arinar_lab.study.status import refuse_other_file
 
     _settle(arguments)
-    return read_plan(arguments.file, read_overrides(arguments.overrides))
+    plan = read_plan(arguments.file, read_overrides(arguments.overrides))
+    refuse_other_file(plan.folder, arguments.file)
+    return plan
 
 
 def ablate(arguments: argparse.Namespace) -> int:
@@ -146,7 +148,8 @@ def dashboard(arguments: argparse.Namespace) -> int:
 
 
 def slurm(arguments: argparse.Namespace) -> int:
-    from arinar_lab.study.slurm import Options, write_script
+    from arinar_lab.study.slurm import Options, quoted, write_script
+    from arinar_lab.study.status import remember
     from arinar_lab.study.trials import open_search
     from arinar_lab.study.worker import enqueue
 
@@ -158,17 +161,24 @@ def slurm(arguments: argparse.Namespace) -> int:
         work, threads = f"{plan.trials * len(plan.targets)} trials", plan.recipe(plan.targets[0], {}).machine.threads
     else:
         verb, plan = "ablate", _plan(arguments)
+        remember(plan, arguments.file, arguments.overrides)
         work, threads = f"{len(enqueue(plan))} runs", plan.arms[0].recipe.machine.threads
-    report = ["arinar", verb, str(arguments.file), *arguments.overrides]
+    report = ["arinar", verb, *_subject(arguments)]
     path = write_script(plan, work, threads, _worker(arguments), report, options)
-    say(f"{path}: {work} for {options.array} workers; submit it with: sbatch {path}")
-    say(f"When they have ended: {shlex.join(report)} measures speed and writes the report")
+    say(f"{path}: {work} for {options.array} workers; submit it with: sbatch {quoted([str(path)])}")
+    say(f"When they have ended: {quoted(report)} measures speed and writes the report")
     return 0
 
 
 def _worker(arguments: argparse.Namespace) -> list[str]:
     """The words that start one worker of a study, once its plan is read (they hold no address then)."""
-    return [sys.executable, "-m", "arinar_lab", "work", str(arguments.file), *arguments.overrides]
+    return [sys.executable, "-m", "arinar_lab", "work", *_subject(arguments)]
+
+
+def _subject(arguments: argparse.Namespace) -> list[str]:
+    """A study's file and overrides as words of another command. A file named `-x.yaml` is written `./-x.yaml`."""
+    file = str(arguments.file)
+    return [f"./{file}" if file.startswith("-") else file, *arguments.overrides]
 
 
 def sync(arguments: argparse.Namespace) -> int:
@@ -237,6 +247,7 @@ def notebooks(arguments: argparse.Namespace) -> int:
 def bench(arguments: argparse.Namespace) -> int:
     from arinar_lab.run.bench import How
     from arinar_lab.run.config import Machine
+    from arinar_lab.run.disk import check_output
     from arinar_lab.run.schema import ConfigError
     from arinar_lab.run.terminal import Terminal
     from arinar_lab.run.train import device_of
@@ -245,6 +256,7 @@ def bench(arguments: argparse.Namespace) -> int:
     out: Path = arguments.out
     if out.suffix != ".json" or not out.parent.is_dir() or out.is_dir():
         raise ConfigError(f"--out: {str(out)!r} is no .json file in a folder that is there")
+    check_output(out)
     device = device_of(Machine(arguments.device))
     how = How(device, None if arguments.full else 4, arguments.repeats)
     if arguments.profile:

@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 
 from .checkpoint import digest, remove
 from .disk import whole
-from .schema import ConfigError
+from .errors import ConfigError
 
 _BLOCK = re.compile(r"\.?\d{8,}-\d{8,}\.")  # a block, its checksum, its draft, its lock
 HELPS = "ARINAR_HELPS"  # the process that one helps

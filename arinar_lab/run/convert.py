@@ -17,6 +17,7 @@ from ..model.files import read_torch
 from ..model.published import translate
 from .checkpoint import save_tensors
 from .config import Experiment, Recipe, build
+from .disk import check_output
 from .folder import RunFolder, write_json
 from .schema import ConfigError
 
@@ -49,6 +50,7 @@ def convert(path: Path, recipe: Recipe, out: Path, which: str = "model_ema") -> 
     """
     if out.exists():
         raise ConfigError(f"{out}: exists already; name another folder by --out, or delete it")
+    check_output(out)
     state, rest = read_checkpoint(path, which)
     experiment = build(recipe)
     _refuse_what_is_measured(recipe, experiment)
@@ -56,10 +58,7 @@ def convert(path: Path, recipe: Recipe, out: Path, which: str = "model_ema") -> 
         weights = translate(state, experiment.model)
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from None
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{out}: cannot be written ({error})") from None
+    out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent) as draft:
         folder = RunFolder(Path(draft) / "run")
         folder.checkpoints.mkdir(parents=True)

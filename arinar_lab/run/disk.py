@@ -9,17 +9,22 @@ import errno
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
 
+from .errors import ConfigError, RunFailed
+
+LONGEST = 200  # bytes of a name: systems take 255, and more is put before and behind it
+
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _SAID = re.compile(r"No space left|File too large|^\d+ requested and \d+ written")  # safetensors', numpy's
 
 
-class DiskFull(OSError):
+class DiskFull(RunFailed, OSError):
     """The disk is full: which file, how much is free, what is intact, and what to do."""
 
 
@@ -81,6 +86,26 @@ def whole(path: Path) -> Iterator[Path]:
         draft.replace(path)
 
 
+def check_output(path: Path, option: str = "--out") -> None:
+    """Refuse a path at which neither a file nor a folder can be made. Nothing is left behind.
+
+    Raises:
+        ConfigError: naming the option, the path and the reason.
+    """
+    size = len(os.fsencode(path.name))
+    if size > LONGEST:
+        raise ConfigError(f"{option}: '{path.name[:40]}…' is too long: {size} bytes, and a name may have {LONGEST}")
+    if path.is_symlink() and not path.exists():
+        raise ConfigError(f"{option}: {str(path)!r} is a link that leads nowhere")
+    ancestors = [place for place in (path, *path.absolute().parents) if place.exists()]
+    folder = path.absolute().parent if path.is_file() else ancestors[0]
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(f"{option}: nothing can be written into {str(folder)!r}: {error.strerror}") from None
+
+
 def write(path: Path, text: str) -> None:
     """Write a text file whole or not at all.
 
@@ -88,7 +113,7 @@ def write(path: Path, text: str) -> None:
         DiskFull: naming path and space.
     """
     with whole(path) as draft:
-        draft.write_text(text, encoding="utf-8")
+        draft.write_text(text, encoding="utf-8", errors="surrogateescape")  # a file's name may be no UTF-8
 
 
 def append(path: Path, text: str) -> None:
@@ -97,5 +122,5 @@ def append(path: Path, text: str) -> None:
     Raises:
         DiskFull: naming path and space.
     """
-    with room_for(path), path.open("a", newline="", encoding="utf-8") as file:
+    with room_for(path), path.open("a", newline="", encoding="utf-8", errors="surrogateescape") as file:
         file.write(text)

@@ -30,13 +30,14 @@ from torch.utils.data import get_worker_info
 
 from ..model.layers import at_least
 from .data import Source
+from .errors import RunFailed
 from .text import say
 
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 """What Pillow raises on damaged files."""
 
 
-class Damaged(RuntimeError):
+class Damaged(RunFailed, RuntimeError):
     """More images are damaged than the recipe allows."""
 
 

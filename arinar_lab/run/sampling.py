@@ -33,6 +33,7 @@ from .reference import in_blocks
 from .schema import ConfigError, signed
 
 BLOCK = 256  # images in a block of PNGs
+PICTURE = 10_000  # most images in one picture
 _END = b"\0\0\0\0IEND\xaeB`\x82"  # the last chunk of a PNG
 
 

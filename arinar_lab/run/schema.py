@@ -25,6 +25,7 @@ from ..model.layers import NORMS, Block, BlockOptions, NormMaker
 from ..model.outer import OUTERS, OuterMaker
 from .cached import Cached
 from .data import SOURCES, SourceMaker
+from .errors import ConfigError as ConfigError
 from .images import IMAGES
 
 PARTS: dict[Any, dict[str, Any]] = {
@@ -36,10 +37,6 @@ PARTS: dict[Any, dict[str, Any]] = {
 }
 OPTIONS: dict[Any, Any] = {BlockOptions: Block}
 """Typed dicts that a maker takes as `**options: Unpack[…]`, and the class whose arguments and defaults they are."""
-
-
-class ConfigError(ValueError):
-    """A fault in what the user wrote, told in one line."""
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,11 @@ def printable(text: str) -> str:
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
 
 
+def one_line(text: str) -> str:
+    r"""Printable text in one line: a newline is written as `\n`."""
+    return printable(text).replace("\n", "\\n")
+
+
 def say(line: Any, file: TextIO | None = None) -> None:
     """Print a line on standard output, or on another stream."""
     print(printable(str(line)), file=file or sys.stdout, flush=True)

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -394,7 +395,19 @@ def _refuse_twins(path: Path, arms: tuple[Arm, ...]) -> None:
 
 
 def study_name(stem: str, changes: dict[str, Any]) -> str:
-    """The study's name: its file's, and what was overridden (as a hash, where that would be too long for a folder)."""
+    """The study's name: its file's, and what was overridden.
+
+    Where a folder cannot have that name, or it is too long, a hash of it makes the name distinct.
+    """
     suffix = "".join(f"-{key}={short(value)}" for key, value in sorted(flatten(changes).items()))
-    name = slug(stem + suffix)
-    return name if len(name) <= 120 else f"{stem}-{hashlib.sha256(suffix.encode()).hexdigest()[:8]}"
+    full = stem + suffix
+    name = slug(full)
+    if name == full and len(name) <= 120:
+        return name
+
+    if len(name) > 120:
+        name = slug(stem)[:80]
+    hashed = suffix if name == stem else full
+    digest = hashlib.sha256(os.fsencode(hashed)).hexdigest()[:8]
+
+    return f"{name or 'study'}-{digest}"

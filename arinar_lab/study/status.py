@@ -86,18 +86,31 @@ def remember(plan: Plan, file: Path, words: list[str]) -> dict[str, Any]:
         for job in plan.jobs
     ]  # fmt: skip
     content = {
-        "name": plan.name, "file": str(file.resolve()), "sources": [str(source) for source in sources(file)],
+        "name": plan.name, "file": os.path.realpath(file), "sources": [str(source) for source in sources(file)],
         "words": words, "cells": cells,
     }  # fmt: skip
     write_json(plan.folder / "cells.json", content)
     return content
 
 
+def refuse_other_file(folder: Path, file: Path) -> None:
+    """Refuse a study whose folder belongs to another file of the same name.
+
+    Raises:
+        ConfigError: naming the other file.
+    """
+    from ..run.schema import ConfigError
+
+    owner = read(folder / "cells.json").get("file", "")
+    if owner and os.path.exists(owner) and not os.path.samefile(owner, file):
+        raise ConfigError(f"{file}: {folder} belongs to {owner}, a file of the same name; rename one of the two")
+
+
 def recall(file: Path, words: list[str], root: Path = Path("studies")) -> dict[str, Any] | None:
     """The cells of a study as they were written last; None where a file that they came from is newer, or gone."""
     for path in sorted(root.glob("*/cells.json")):
         content = read(path)
-        if (content.get("file"), content.get("words")) == (str(file.resolve()), words):
+        if (content.get("file"), content.get("words")) == (os.path.realpath(file), words):
             changed = [Path(s).stat().st_mtime if Path(s).is_file() else math.inf for s in content.get("sources", [""])]
             return content if max(changed) < path.stat().st_mtime else None
     return None
