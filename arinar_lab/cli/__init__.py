@@ -20,6 +20,8 @@ def main(words: list[str] | None = None) -> None:
     """Run the command line and leave with its exit status."""
     accept_any_letter()
     whole = parser()
+    if any("\0" in word for word in words or ()):  # of a caller in Python; a shell passes none
+        whole.error("a word holds a NUL")
     arguments, rest = whole.parse_known_args(words)  # overrides may follow an option, too
     if rest and (not hasattr(arguments, "overrides") or any(word.startswith("-") for word in rest)):
         whole.prog += f" {next(word for word in words or sys.argv[1:] if word[:1] != '-')}"
