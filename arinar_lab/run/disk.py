@@ -56,12 +56,26 @@ def room_for(path: Path, draft: Path | None = None, kept: str = "") -> Iterator[
         _remove(draft)
         if not is_full(error) or (isinstance(error, DiskFull) and not draft):  # that names a file already
             raise
-        share = f"{written:.1f} MB were written, and {free(path):.1f} MB are free without them" if written else ""
+        place = path if draft else _fullest(path, error)
+        share = f"{written:.1f} MB were written, and {free(place):.1f} MB are free without them" if written else ""
         intact = f"; {kept}" if kept else ""
         raise DiskFull(
-            f"{path}: the disk is full: {share or f'{free(path):.1f} MB are free'}{intact}."
+            f"{place}: the disk is full: {share or f'{free(place):.1f} MB are free'}{intact}."
             " Make room, and the same command goes on"
         ) from error
+
+
+def _fullest(path: Path, error: BaseException) -> Path:
+    """Which place an error without a file's name is about: `path`, shared memory or temporary files, by what is free."""
+    named = getattr(error, "filename", None)
+    if named:
+        return Path(os.fsdecode(named))
+    others = [Path("/dev/shm"), Path(tempfile.gettempdir())] if getattr(error, "errno", None) != errno.EDQUOT else []
+    return min([path, *(place for place in others if place.is_dir())], key=_free_inside)
+
+
+def _free_inside(place: Path) -> float:
+    return free(place / "file")
 
 
 def _remove(draft: Path | None) -> None:

@@ -6,7 +6,6 @@ import shutil
 import socket
 import sys
 from contextlib import chdir, nullcontext
-from dataclasses import replace
 from http.client import HTTPConnection
 from pathlib import Path
 from threading import Thread
