@@ -171,6 +171,7 @@ def sample(arguments: argparse.Namespace) -> int:
     from arinar_lab.run.schema import ConfigError
 
     folder, recipe = _trained(arguments)
+    check_output(arguments.out)
     out, picture = arguments.out, arguments.out.suffix.lower() in (".png", ".jpg")
     folder_of_images = out.is_dir() or not out.suffix.lstrip(".").strip("0123456789")  # as in samples_cfg1.5
     if folder_of_images and (picture or out.suffix == ".npz"):
@@ -179,7 +180,6 @@ def sample(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"--out: {str(out)!r} is not a .png, .jpg or .npz file, nor a folder")
     if not out.parent.is_dir():
         raise ConfigError(f"--out: {str(out.parent)!r} is not a folder")
-    check_output(out)
     experiment = load(recipe, folder)
     if not experiment.source.levels:
         raise ConfigError(f"{folder.path}: models tokens, which have no picture")
@@ -194,7 +194,9 @@ def sample(arguments: argparse.Namespace) -> int:
     if seeds.stop > 2**32:
         raise ConfigError(f"--seed: the last of {count:,} images would have seed {seeds[-1]:,}, beyond 2^32 - 1")
     if picture and count > PICTURE:
-        raise ConfigError(f"--count: {count:,} images do not fit into a picture ({PICTURE:,} do); name an npz or a folder")
+        raise ConfigError(
+            f"--count: {count:,} images do not fit into a picture ({PICTURE:,} do); name an npz or a folder"
+        )
     if picture:
         draw_grid(recipe, experiment, seeds, out)
     else:

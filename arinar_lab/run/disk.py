@@ -18,10 +18,11 @@ from safetensors import SafetensorError
 
 from .errors import ConfigError, RunFailed
 
+SHARED = Path("/dev/shm")  # where Linux keeps memory that processes share
 LONGEST = 200  # bytes of a name: systems take 255, and more is put before and behind it
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_SAID = re.compile(r"No space left|File too large|^\d+ requested and \d+ written")  # safetensors', numpy's
+_SAID = re.compile(r"No space left|File too large|^\d+ requested and \d+ written")  # safetensors' and torch's, numpy's
 
 
 class DiskFull(RunFailed, OSError):
@@ -30,13 +31,16 @@ class DiskFull(RunFailed, OSError):
 
 def is_full(error: BaseException) -> bool:
     """Whether an error is that of a full disk."""
-    told = isinstance(error, OSError | SafetensorError) and _SAID.search(str(error)) is not None
+    told = isinstance(error, OSError | SafetensorError | RuntimeError) and _SAID.search(str(error)) is not None
     return isinstance(error, DiskFull) or getattr(error, "errno", None) in _FULL or told
 
 
 def free(path: Path) -> float:
-    """Megabytes that are free where a file lies, or shall lie."""
-    return shutil.disk_usage(next(place for place in path.absolute().parents if place.is_dir())).free / 1e6
+    """Megabytes that are free in a folder, or where a file lies or shall lie."""
+    return (
+        shutil.disk_usage(next(place for place in (path.absolute(), *path.absolute().parents) if place.is_dir())).free
+        / 1e6
+    )
 
 
 @contextmanager
@@ -70,12 +74,8 @@ def _fullest(path: Path, error: BaseException) -> Path:
     named = getattr(error, "filename", None)
     if named:
         return Path(os.fsdecode(named))
-    others = [Path("/dev/shm"), Path(tempfile.gettempdir())] if getattr(error, "errno", None) != errno.EDQUOT else []
-    return min([path, *(place for place in others if place.is_dir())], key=_free_inside)
-
-
-def _free_inside(place: Path) -> float:
-    return free(place / "file")
+    others = [SHARED, Path(tempfile.gettempdir())] if getattr(error, "errno", None) != errno.EDQUOT else []
+    return min([path, *(place for place in others if place.is_dir())], key=free)
 
 
 def _remove(draft: Path | None) -> None:
@@ -109,8 +109,9 @@ def check_output(path: Path, option: str = "--out") -> None:
     size = len(os.fsencode(path.name))
     if size > LONGEST:
         raise ConfigError(f"{option}: '{path.name[:40]}…' is too long: {size} bytes, and a name may have {LONGEST}")
-    if path.is_symlink() and not path.exists():
-        raise ConfigError(f"{option}: {str(path)!r} is a link that leads nowhere")
+    broken = [place for place in (path, *path.parents) if place.is_symlink() and not place.exists()]
+    if broken:
+        raise ConfigError(f"{option}: {str(broken[0])!r} is a link that leads nowhere")
     ancestors = [place for place in (path, *path.absolute().parents) if place.exists()]
     folder = path.absolute().parent if path.is_file() else ancestors[0]
     try:

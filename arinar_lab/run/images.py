@@ -30,6 +30,7 @@ from torch.utils.data import get_worker_info
 
 from ..model.layers import at_least
 from .data import Source
+from .disk import SHARED, room_for
 from .errors import RunFailed
 from .text import say
 
@@ -90,7 +91,10 @@ class Pictures:
 
     def __init__(self, store: Store, labels: Tensor, shape: tuple[int, ...], allowed: float) -> None:
         self.store, self.labels, self.shape, self.allowed = store, labels, shape, allowed
-        self.marks = torch.zeros(len(labels), dtype=torch.uint8).share_memory_()  # of damaged ones, for all processes
+        with room_for(SHARED):
+            self.marks = torch.zeros(
+                len(labels), dtype=torch.uint8
+            ).share_memory_()  # of damaged ones, for all processes
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -77,7 +77,9 @@ def local_only(application: WSGIApplication) -> WSGIApplication:
 
     def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         host = environ.get("HTTP_HOST", "").lower()
-        origin = environ.get("HTTP_ORIGIN", f"http://{host}").lower()  # browsers send it with whatever changes the state
+        origin = environ.get(
+            "HTTP_ORIGIN", f"http://{host}"
+        ).lower()  # browsers send it with whatever changes the state
         if _LOCAL.fullmatch(host) and origin == f"http://{host}":
             return application(environ, start_response)
         start_response("403 Forbidden", [("Content-Type", "text/plain; charset=utf-8")])

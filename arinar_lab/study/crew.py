@@ -58,7 +58,6 @@ class Worker:
         self.start()
         return None
 
-
     def last_line(self) -> str:
         """The last line that the process has written to its log; empty where it has written nothing."""
         with self.log.open("rb") as log:

@@ -91,7 +91,9 @@ class Options:
             values["partition"] = self.partition
         for key, value in values.items():  # sbatch reads a line of them word by word
             if not re.fullmatch(r"[\w.,:=+%/-]+", str(value)):
-                raise ConfigError(f"slurm: --{key}: {str(value)!r} cannot stand in an #SBATCH line; rename the study's file")
+                raise ConfigError(
+                    f"slurm: --{key}: {str(value)!r} cannot stand in an #SBATCH line; rename the study's file"
+                )
         return "\n".join(f"#SBATCH --{key}={value}" for key, value in values.items())
 
 
