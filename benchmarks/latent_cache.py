@@ -133,7 +133,7 @@ def resumes(read: Callable[[Path], Any], folder: Path) -> bool | None:
 
 def anonymous() -> float:
     """Memory of this process that is no file's, in MB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) / 1e3 for line in lines if line.startswith("RssAnon"))
 
 

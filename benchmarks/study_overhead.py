@@ -18,10 +18,9 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from arinar_lab.run import perform
 from arinar_lab.run.folder import RunFolder, git_state, write_json
+from arinar_lab.run.terminal import Terminal
 from arinar_lab.study import ablate, worker
 from arinar_lab.study.cost import Cost
 from arinar_lab.study.plan import Plan, read_plan
@@ -53,11 +52,11 @@ def main() -> None:
         global _PLAN
         _PLAN = plan
         with _timed(seconds, "ablate"), open("output.txt", "w") as output:
-            status = ablate.ablate(plan, [], words.workers, Console(file=output))
+            status = ablate.ablate(plan, [], words.workers, Terminal(file=output))
         with _timed(seconds, "status"):
             done = sum(cell.state == "done" for cell in look(content))
         with _timed(seconds, "report"), open("output.txt", "a") as output:
-            ablate.finish(plan, Console(file=output))
+            ablate.finish(plan, Terminal(file=output))
         os.chdir("/")
     assert status == 0 and done == words.arms, f"{done} of {words.arms} arms are done"
     whole = seconds["read"] + seconds["ablate"]
@@ -68,7 +67,7 @@ def main() -> None:
 _PLAN: Plan
 
 
-def _forked(folder: Path, command: list[str], workers: int, threads: int, watch: Any, console: Console) -> bool:
+def _forked(folder: Path, command: list[str], workers: int, threads: int, watch: Any, console: Terminal) -> bool:
     """Workers as forks of this process, which hold the replaced training; they end with what `work` says."""
     children = []
     for _ in range(workers):

@@ -1,6 +1,7 @@
 """The rooms of the house: imports go one way, no file is a drawer, and none that is read runs code."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,49 @@ def test_such_calls_would_be_found(tmp_path, line):
     file = tmp_path / "file.py"
     file.write_text(f"def read(path):\n    return {line}\n")
     assert len(faults(file)) == 1
+
+
+def encodes(name: str, given: dict[str, str], words: list[str]) -> bool:
+    """Whether a call opens a file as text without saying how letters are encoded."""
+    plain = name.rpartition(".")[2]
+    if plain in ("read_text", "write_text"):
+        return "encoding" not in given and not any("utf" in word for word in words)
+    mode = given.get("mode", next((word for word in words if re.fullmatch(r"'[rwxabt+]+'", word)), "'r'"))
+    return plain == "open" and name not in OPENERS and "b" not in mode and "encoding" not in given
+
+
+OPENERS = ("Image.open", "archive.open", "self.open", "self.store.open", "os.open")  # not of text
+
+
+def test_text_is_utf_8_whatever_the_locale():
+    for path in PACKAGE.rglob("*.py"):
+        nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        for node in nodes:
+            given = {str(k.arg): ast.unparse(k.value) for k in node.keywords}
+            words = [ast.unparse(word) for word in node.args]
+            assert not encodes(ast.unparse(node.func), given, words), f"{path.name}: {ast.unparse(node)}"
+
+
+@pytest.mark.parametrize(
+    "line", ["p.read_text()", "p.write_text(t)", "open(p, 'a')", "p.open()", "p.open('w', newline='')"]
+)
+def test_text_of_the_locale_would_be_noticed(line):
+    node = ast.parse(line).body[0].value
+    given = {str(k.arg): ast.unparse(k.value) for k in node.keywords}
+    assert encodes(ast.unparse(node.func), given, [ast.unparse(word) for word in node.args])
+
+
+def test_text_is_printed_by_one_module():
+    """`print` and rich's own console would pass escape sequences and markup on."""
+    for path in PACKAGE.rglob("*.py"):
+        if path.name not in ("text.py", "terminal.py"):
+            assert not {name for name, _ in calls(path)} & {
+                "print",
+                "Console",
+                "TextColumn",
+                "escape",
+                "Text.from_markup",
+            }, path
 
 
 @pytest.mark.parametrize("room", BELOW)

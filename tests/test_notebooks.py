@@ -9,10 +9,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from rich.console import Console
 from tiny import finished, tiny, write_study
 
 from arinar_lab import cli
+from arinar_lab.run.terminal import Terminal
 from arinar_lab.study import reading
 from arinar_lab.study.notebooks import NOTEBOOKS, execute
 from arinar_lab.study.plan import read_plan
@@ -94,7 +94,7 @@ def small(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pages(small):
     """Page of each notebook, and what was printed."""
-    console = Console(record=True, width=200)
+    console = Terminal(record=True, width=200)
     assert execute("", console) == 0, console.export_text()
     return {path.stem: path.read_text() for path in sorted(Path("studies/notebooks").glob("*.html"))}, console
 
@@ -126,7 +126,7 @@ def test_the_pages_show_the_studys_numbers(pages, small):
 def test_any_arm_is_sampled(small, monkeypatch, tmp_path):
     monkeypatch.setenv("ARINAR_ARM", "energy")
     (tmp_path / FILES[3].name).write_text(FILES[3].read_text())
-    console = Console(record=True, width=200)
+    console = Terminal(record=True, width=200)
     assert execute("made.yaml", console, tmp_path) == 0, console.export_text()
 
 
@@ -134,7 +134,7 @@ def test_any_arm_is_sampled(small, monkeypatch, tmp_path):
 def test_a_cell_that_fails_is_told_in_one_line_and_the_page_shows_it(small, tmp_path):
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("print(6 * 7)\n1 / 0")])
     nbformat.write(notebook, tmp_path / "wrong.ipynb")
-    console = Console(record=True, width=200)
+    console = Terminal(record=True, width=200)
     assert execute("studies/made", console, tmp_path) == 1
     assert "wrong.html  (failed: ZeroDivisionError: division by zero)" in console.export_text()
     page = Path("studies/notebooks/wrong.html").read_text()
@@ -149,7 +149,7 @@ def test_a_kernel_that_falls_silent_is_started_anew(small, tmp_path):
         "if not here.exists():\n    here.touch()\n    time.sleep(60)"
     )
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)]), tmp_path / "silent.ipynb")
-    console = Console(record=True, width=200)
+    console = Terminal(record=True, width=200)
     assert execute("studies/made", console, tmp_path, seconds=15) == 0
     assert "; once more" in console.export_text()
 

@@ -6,8 +6,11 @@ standard error and exit status 2, before anything is computed or written.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+
+from arinar_lab.run.text import accept_any_letter, one_line, say
 
 from .parent import end_with
 from .words import parser
@@ -15,7 +18,10 @@ from .words import parser
 
 def main(words: list[str] | None = None) -> None:
     """Run the command line and leave with its exit status."""
+    accept_any_letter()
     whole = parser()
+    if any("\0" in word for word in words or ()):  # of a caller in Python; a shell passes none
+        whole.error("a word holds a NUL")
     arguments, rest = whole.parse_known_args(words)  # overrides may follow an option, too
     if rest and (not hasattr(arguments, "overrides") or any(word.startswith("-") for word in rest)):
         whole.prog += f" {next(word for word in words or sys.argv[1:] if word[:1] != '-')}"
@@ -28,28 +34,39 @@ def main(words: list[str] | None = None) -> None:
             end_with(int(os.environ["ARINAR_HELPS"]))
         status = arguments.verb(arguments)
     except KeyboardInterrupt:
-        print("Stopped. The same command goes on where it stopped.", file=sys.stderr)
+        say("Stopped. The same command goes on where it stopped.", file=sys.stderr)
         status = 130
     except SystemExit as error:
         if type(error).__name__ != "SIGTERMException":  # Lightning's, once a checkpoint is saved
             raise
-        print("Stopped by SIGTERM. The same command goes on where it stopped.", file=sys.stderr)
+        say("Stopped by SIGTERM. The same command goes on where it stopped.", file=sys.stderr)
         status = 143
+    except BrokenPipeError:  # whoever read the output has closed it, as in `arinar status FILE | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the interpreter's last flush
+        status = 141
     except Exception as error:
-        told = _told(error)
-        if told is None:
+        outcome = _message_and_status(error)
+        if outcome is None:
             raise
-        print(f"arinar: {told[0]}", file=sys.stderr)
-        status = told[1]
+        message, status = outcome
+        say(f"arinar: {one_line(message)}", file=sys.stderr)
     sys.exit(status or 0)
 
 
-def _told(error: Exception) -> tuple[str, int] | None:
-    """What is said of an error in one line, and the exit status: 2 for bad input, 1 for a run that failed; None for a bug."""
-    from arinar_lab.run.errors import ConfigError
+_REFUSED_PATH = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO,
+)  # fmt: skip
+"""What the system says of a path that the user has named. A missing file is not among them: that may be a bug of ours."""
+
+
+def _message_and_status(error: Exception) -> tuple[str, int] | None:
+    """The line that reports an error, and the exit status: 2 for bad input, 1 for a run that failed; None for a bug."""
+    from arinar_lab.run.errors import ConfigError, RunFailed
 
     if isinstance(error, ConfigError):
         return str(error), 2
-    if isinstance(error, (PermissionError, NotADirectoryError, IsADirectoryError)) and error.filename:
-        return f"{error.filename}: {error.strerror}", 2
-    return (str(error), 1) if type(error).__name__ in ("Diverged", "Damaged", "OutOfMemory", "DiskFull") else None
+    if isinstance(error, RunFailed):
+        return str(error), 1
+    if isinstance(error, OSError) and error.filename and error.errno in _REFUSED_PATH:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}", 2
+    return None

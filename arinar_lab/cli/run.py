@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from arinar_lab.run.text import say
+
 
 def _recipe(path: Path, overrides: list[str]) -> Any:
     from arinar_lab.run.config import merge, parse, read_overrides, read_recipe
@@ -38,12 +40,12 @@ def train(arguments: argparse.Namespace) -> int:
     named_reference(recipe)
     name = arguments.file.stem
     folder = RunFolder.of(recipe, name)
-    print(f"run folder: {folder.path}")
+    say(f"run folder: {folder.path}")
     if not perform([recipe], folder, name, name, bar=sys.stdout.isatty()):
         return 0
     report = measure_speed(recipe, folder)
     if not Tracker(name).publish(recipe, name, folder, read_metrics):
-        print(f"not sent to MLflow: {folder.path}; arinar sync {folder.path} sends it")
+        say(f"not sent to MLflow: {folder.path}; arinar sync {folder.path} sends it")
     _show(report, folder.evaluation(recipe))
     return 0
 
@@ -97,13 +99,15 @@ def reference(arguments: argparse.Namespace) -> int:
     from arinar_lab.run.blocks import company, shown
     from arinar_lab.run.collection import collection
     from arinar_lab.run.config import Machine
+    from arinar_lab.run.disk import check_output
     from arinar_lab.run.reference import make_reference
 
+    check_output(arguments.out)
     images = collection(arguments.data, arguments.part, arguments.overrides)
     extractor = _extractor(arguments, Machine())
     with company(arguments.workers, extractor.device), shown(str(arguments.data)) as told:
         path = make_reference(images, extractor, arguments.out, arguments.batch, told)
-    print(f"{path}: {len(images):,} images, features of {extractor.signature}")
+    say(f"{path}: {len(images):,} images, features of {extractor.signature}")
     return 0
 
 
@@ -126,29 +130,29 @@ def _trained(arguments: argparse.Namespace) -> Any:
 
 def _show(report: dict[str, Any], where: Path) -> None:
     """The numbers of a report, with their units."""
-    from rich.console import Console
     from rich.table import Table
+
+    from arinar_lab.run.terminal import Terminal
 
     table = Table("metric", "value", "unit")
     for name, value in report["metrics"].items():
         table.add_row(name, f"{value:,}" if isinstance(value, int) else f"{value:.4g}", report["units"][name])
-    console = Console()
+    console = Terminal()
     console.print(table)
     if said := report.get("likelihood"):
         steps = f", {said['steps']} steps" if said["steps"] else ""
         console.print(
             f"likelihood: {said['kind']}, {said['unit']}{steps}, {said['images']} held-out items",
-            highlight=False,
         )
     else:
         against, n, seed = report["reference"], report["images"], report["seed"]
-        console.print(f"{n} images a range, seeds from {seed} on, against {against['file']}", highlight=False)
-        console.print(_of_the_floor(report), highlight=False)
+        console.print(f"{n} images a range, seeds from {seed} on, against {against['file']}")
+        console.print(_of_the_floor(report))
         if "kid_subset" not in against:
-            console.print("KID, precision and recall need the reference's features, and it has none", highlight=False)
+            console.print("KID, precision and recall need the reference's features, and it has none")
     for path in (where / report.get("file", "report.json"), where / "samples" / "grid.png"):
         if path.exists():
-            console.print(str(path), soft_wrap=True, highlight=False)
+            console.print(str(path), soft_wrap=True)
 
 
 def _of_the_floor(report: dict[str, Any]) -> str:
@@ -161,13 +165,18 @@ def _of_the_floor(report: dict[str, Any]) -> str:
 
 def sample(arguments: argparse.Namespace) -> int:
     from arinar_lab.run.blocks import company, shown
+    from arinar_lab.run.disk import check_output
     from arinar_lab.run.evaluate import load
-    from arinar_lab.run.sampling import draw_grid, sample
+    from arinar_lab.run.sampling import PICTURE, draw_grid, sample
     from arinar_lab.run.schema import ConfigError
 
     folder, recipe = _trained(arguments)
+    check_output(arguments.out)
     out, picture = arguments.out, arguments.out.suffix.lower() in (".png", ".jpg")
-    if out.suffix and not picture and out.suffix != ".npz":
+    folder_of_images = out.is_dir() or not out.suffix.lstrip(".").strip("0123456789")  # as in samples_cfg1.5
+    if folder_of_images and (picture or out.suffix == ".npz"):
+        raise ConfigError(f"--out: {str(out)!r} is a folder, and has the name of a file")
+    if not (picture or folder_of_images or out.suffix == ".npz"):
         raise ConfigError(f"--out: {str(out)!r} is not a .png, .jpg or .npz file, nor a folder")
     if not out.parent.is_dir():
         raise ConfigError(f"--out: {str(out.parent)!r} is not a folder")
@@ -182,12 +191,18 @@ def sample(arguments: argparse.Namespace) -> int:
                 f"--count: {arguments.count} is not {arguments.per_class} of each of {experiment.source.classes} classes"
             )
     seeds = range(arguments.seed, arguments.seed + count)
+    if seeds.stop > 2**32:
+        raise ConfigError(f"--seed: the last of {count:,} images would have seed {seeds[-1]:,}, beyond 2^32 - 1")
+    if picture and count > PICTURE:
+        raise ConfigError(
+            f"--count: {count:,} images do not fit into a picture ({PICTURE:,} do); name an npz or a folder"
+        )
     if picture:
         draw_grid(recipe, experiment, seeds, out)
     else:
         with company(arguments.workers, experiment.device.type), shown(str(out)) as told:
             sample(recipe, folder, experiment, seeds, out, told)
-    print(out)
+    say(out)
     return 0
 
 
@@ -206,7 +221,7 @@ def diagnose(arguments: argparse.Namespace) -> int:
         write_json(where / "diagnosis.json", found)
         draw_diagnosis(report, found, where / "diagnosis.png")
     for path in (where / "diagnosis.json", where / "diagnosis.png"):
-        print(path)
+        say(path)
     return 0
 
 
@@ -214,18 +229,20 @@ def cache(arguments: argparse.Namespace) -> int:
     recipe = _recipe(arguments.file, arguments.overrides)
     from arinar_lab.run.blocks import company, damaged, forget, shown
     from arinar_lab.run.cache import Plan, write_cache
+    from arinar_lab.run.disk import check_output
 
+    check_output(arguments.out)
     plan = Plan.of(recipe, arguments.file.stem, arguments.out)
     files = [file for file, _, _ in plan.files]
     if arguments.verify:
         for file in damaged(files):
-            print(f"{file}: damaged, made anew")
+            say(f"{file}: damaged, made anew")
             forget([file])
     with company(arguments.workers, plan.codec.mean.device.type), shown(str(plan.folder)) as told:
         write_cache(plan, arguments.batch, told)
     size = sum(file.stat().st_size for file in files)
     room = f"{size / 1e9:,.2f} GB" if size > 1e9 else f"{size / 1e6:,.2f} MB"
-    print(f"{plan.folder}: {plan.items:,} images, {room}; 'data={{kind: cache, path: {plan.folder}}}' trains on it")
+    say(f"{plan.folder}: {plan.items:,} images, {room}; 'data={{kind: cache, path: {plan.folder}}}' trains on it")
     return 0
 
 
@@ -240,18 +257,18 @@ def convert(arguments: argparse.Namespace) -> int:
     folder = convert(arguments.checkpoint, recipe, out, arguments.weights)
     origin = read_json(folder.path / "DONE")
     kind = "averaged weights" if origin["weights"] in AVERAGED else "weights"
-    print(folder.path)
-    print(f"{kind.capitalize()}: {origin['weights']}")
+    say(folder.path)
+    say(f"{kind.capitalize()}: {origin['weights']}")
 
     heads = {key: value for key, value in flatten(resolved(recipe)).items() if key.endswith(".heads")}
     open_heads = [f"{key}={value}" for key, value in heads.items() if key not in origin["confirmed"]]
     if open_heads:
-        print(f"The checkpoint does not tell these attention heads; the recipe says {', '.join(open_heads)}.")
+        say(f"The checkpoint does not tell these attention heads; the recipe says {', '.join(open_heads)}.")
     return 0
 
 
 def retrain(arguments: argparse.Namespace) -> int:
     from arinar_lab.run.assets import retrain
 
-    print(retrain(arguments.name))
+    say(retrain(arguments.name))
     return 0

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import sys
 from pathlib import Path
 from typing import Any
+
+from arinar_lab.run.text import say
 
 from .parent import end_with
 from .run import _recipe
@@ -33,22 +34,24 @@ def _settle(arguments: argparse.Namespace) -> None:
 def _plan(arguments: argparse.Namespace) -> Any:
     from arinar_lab.run.config import read_overrides
     from arinar_lab.study.plan import read_plan
+    from arinar_lab.study.status import refuse_other_file
 
     _settle(arguments)
-    return read_plan(arguments.file, read_overrides(arguments.overrides))
+    plan = read_plan(arguments.file, read_overrides(arguments.overrides))
+    refuse_other_file(plan.folder, arguments.file)
+    return plan
 
 
 def ablate(arguments: argparse.Namespace) -> int:
     plan = _plan(arguments)
-    from rich.console import Console
-
+    from arinar_lab.run.terminal import Terminal
     from arinar_lab.study.ablate import ablate, dry_run
     from arinar_lab.study.status import remember
 
     if arguments.dry_run:
-        return dry_run(plan, arguments.workers, Console())
+        return dry_run(plan, arguments.workers, Terminal())
     remember(plan, arguments.file, arguments.overrides)
-    return ablate(plan, _worker(arguments), arguments.workers, Console())
+    return ablate(plan, _worker(arguments), arguments.workers, Terminal())
 
 
 def status(arguments: argparse.Namespace) -> int:
@@ -79,11 +82,10 @@ def _read_sweep(arguments: argparse.Namespace) -> Any:
 
 def sweep(arguments: argparse.Namespace) -> int:
     plan = _read_sweep(arguments)
-    from rich.console import Console
-
+    from arinar_lab.run.terminal import Terminal
     from arinar_lab.study.sweep import sweep
 
-    return sweep(plan, _worker(arguments), arguments.workers, Console())
+    return sweep(plan, _worker(arguments), arguments.workers, Terminal())
 
 
 def work(arguments: argparse.Namespace) -> int:
@@ -108,28 +110,27 @@ def work(arguments: argparse.Namespace) -> int:
         worker.join(plan)
     failed = worker.work(plan)
     for line in failed:
-        print(f"failed: {line}")
+        say(f"failed: {line}")
     return 1 if failed else 0
 
 
 def report(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
+    from arinar_lab.run.terminal import Terminal
 
     if _is_sweep(arguments):
         from arinar_lab.study import sweep_report
 
-        return sweep_report.finish(_read_sweep(arguments), Console())
+        return sweep_report.finish(_read_sweep(arguments), Terminal())
     from arinar_lab.study.ablate import gather
 
-    return gather(_plan(arguments), Console())
+    return gather(_plan(arguments), Terminal())
 
 
 def compare(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
-
+    from arinar_lab.run.terminal import Terminal
     from arinar_lab.study.compare import show
 
-    show(arguments.words, Console(), arguments.markdown)
+    show(arguments.words, Terminal(), arguments.markdown)
     return 0
 
 
@@ -149,7 +150,8 @@ def dashboard(arguments: argparse.Namespace) -> int:
 
 
 def slurm(arguments: argparse.Namespace) -> int:
-    from arinar_lab.study.slurm import Options, write_script
+    from arinar_lab.study.slurm import Options, quoted, write_script
+    from arinar_lab.study.status import remember
     from arinar_lab.study.trials import open_search
     from arinar_lab.study.worker import enqueue
 
@@ -161,17 +163,24 @@ def slurm(arguments: argparse.Namespace) -> int:
         work, threads = f"{plan.trials * len(plan.targets)} trials", plan.recipe(plan.targets[0], {}).machine.threads
     else:
         verb, plan = "ablate", _plan(arguments)
+        remember(plan, arguments.file, arguments.overrides)
         work, threads = f"{len(enqueue(plan))} runs", plan.arms[0].recipe.machine.threads
-    report = ["arinar", verb, str(arguments.file), *arguments.overrides]
+    report = ["arinar", verb, *_subject(arguments)]
     path = write_script(plan, work, threads, _worker(arguments), report, options)
-    print(f"{path}: {work} for {options.array} workers; submit it with: sbatch {path}")
-    print(f"When they have ended: {shlex.join(report)} measures speed and writes the report")
+    say(f"{path}: {work} for {options.array} workers; submit it with: sbatch {quoted([str(path)])}")
+    say(f"When they have ended: {quoted(report)} measures speed and writes the report")
     return 0
 
 
 def _worker(arguments: argparse.Namespace) -> list[str]:
     """The words that start one worker of a study, once its plan is read (they hold no address then)."""
-    return [sys.executable, "-m", "arinar_lab", "work", str(arguments.file), *arguments.overrides]
+    return [sys.executable, "-m", "arinar_lab", "work", *_subject(arguments)]
+
+
+def _subject(arguments: argparse.Namespace) -> list[str]:
+    """A study's file and overrides as words of another command. A file named `-x.yaml` is written `./-x.yaml`."""
+    file = str(arguments.file)
+    return [f"./{file}" if file.startswith("-") else file, *arguments.overrides]
 
 
 def sync(arguments: argparse.Namespace) -> int:
@@ -189,9 +198,9 @@ def sync(arguments: argparse.Namespace) -> int:
         sent = [path for path in there if path not in unsent]
     else:
         sent, unsent = sync.send_runs([Path(word) for word in words] or sync.all_runs())
-    print(f"MLflow holds {len(sent)} of {len(sent) + len(unsent)} runs")
+    say(f"MLflow holds {len(sent)} of {len(sent) + len(unsent)} runs")
     for path in unsent:
-        print(f"not sent: {path}")
+        say(f"not sent: {path}")
     return 1 if unsent else 0
 
 
@@ -211,14 +220,14 @@ def check(arguments: argparse.Namespace) -> int:
             from arinar_lab.study.search import read_sweep  # and Optuna, which studies are checked without
 
             sweep = read_sweep(file, read_overrides(overrides))
-            print(f"{file}: {len(sweep.parameters)} parameters to search, {len(sweep.targets)} × {sweep.trials} trials")
+            say(f"{file}: {len(sweep.parameters)} parameters to search, {len(sweep.targets)} × {sweep.trials} trials")
             for line in sweep.unreached:
-                print(f"  {line}")
+                say(f"  {line}")
         elif {"base", "axes", "arms", "vary"} & content.keys():
             plan = read_plan(file, read_overrides(overrides))
-            print(f"{file}: {len(plan.arms)} arms × {len(plan.seeds)} seeds, baseline {plan.baseline}")
+            say(f"{file}: {len(plan.arms)} arms × {len(plan.seeds)} seeds, baseline {plan.baseline}")
             for arm in plan.arms:
-                print(
+                say(
                     f"  {arm.name:<40} {arm.parameters:>12,} parameters  {arm.recipe.training_signature}"
                     f"{arm.matched and '  ' + arm.matched}"
                 )
@@ -230,40 +239,40 @@ def check(arguments: argparse.Namespace) -> int:
             check_resolution(recipe, experiment)
             inherited(recipe, experiment)
             parameters = experiment.parameters
-            print(f"{file}: {parameters:,} parameters  {recipe.training_signature}")
+            say(f"{file}: {parameters:,} parameters  {recipe.training_signature}")
     return 0
 
 
 def notebooks(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
-
+    from arinar_lab.run.terminal import Terminal
     from arinar_lab.study.notebooks import execute
 
-    return execute(arguments.study, Console())
+    return execute(arguments.study, Terminal())
 
 
 def bench(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from arinar_lab.run.bench import How
     from arinar_lab.run.config import Machine
+    from arinar_lab.run.disk import check_output
     from arinar_lab.run.schema import ConfigError
+    from arinar_lab.run.terminal import Terminal
     from arinar_lab.run.train import device_of
     from arinar_lab.study import bench, bench_report
 
     out: Path = arguments.out
     if out.suffix != ".json" or not out.parent.is_dir() or out.is_dir():
         raise ConfigError(f"--out: {str(out)!r} is no .json file in a folder that is there")
+    check_output(out)
     device = device_of(Machine(arguments.device))
     how = How(device, None if arguments.full else 4, arguments.repeats)
     if arguments.profile:
         for path in bench.profiles(arguments.preset, how):
-            print(path)
+            say(path)
         return 0
-    console, picture = Console(), arguments.out.with_suffix(".png")
+    console, picture = Terminal(), arguments.out.with_suffix(".png")
     record = bench.bench(arguments.preset, how, arguments.out, console)
     bench_report.show(record, console)
     bench_report.draw(record, picture)
     for path in (arguments.out, picture):
-        print(path)
+        say(path)
     return 0

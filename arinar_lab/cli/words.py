@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import re
+import sys
 from pathlib import Path
 from typing import Any, NoReturn
+
+from arinar_lab.run.text import one_line, say
 
 from . import run, study
 
@@ -58,7 +62,8 @@ class Parser(argparse.ArgumentParser):
     """A parser, and those of its verbs, that refuses bad words in one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; {self.prog} --help says what it takes\n")
+        say(f"{self.prog}: {one_line(message)}; {self.prog} --help says what it takes", file=sys.stderr)
+        sys.exit(2)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -105,7 +110,7 @@ def _runs(verbs: Verbs) -> None:
     )
     sample.add_argument("--count", type=_count, metavar="N", help="images to draw (default 100)")
     sample.add_argument("--per-class", type=_count, metavar="N", help="of each class, in place of --count")
-    sample.add_argument("--workers", type=_count, metavar="N", help="processes (default: one a GPU, or one)")
+    sample.add_argument("--workers", type=_processes, metavar="N", help="processes (default: one a GPU, or one)")
     sample.add_argument("--seed", type=_seed, default=0, help="seed of the first image (default 0)")
     sample.add_argument(
         "--out",
@@ -120,14 +125,14 @@ def _studies(verbs: Verbs) -> None:
     ablate = _verb(verbs, "ablate", study.ablate, "run a study to its table and figure; the same command resumes")
     ablate.epilog, ablate.formatter_class = ABLATE, argparse.RawDescriptionHelpFormatter
     ablate.add_argument(
-        "--workers", type=_count, default=2, metavar="N", help="processes that train side by side (default 2)"
+        "--workers", type=_processes, default=2, metavar="N", help="processes that train side by side (default 2)"
     )
     ablate.add_argument("--dry-run", action="store_true", help="print every cell with its cost, and write nothing")
     sweep = _verb(
         verbs, "sweep", study.sweep, "search a space by Optuna, re-run the best and report; the same command resumes"
     )
     sweep.epilog, sweep.formatter_class = SWEEP, argparse.RawDescriptionHelpFormatter
-    sweep.add_argument("--workers", type=_count, default=2, metavar="N", help="processes side by side (default 2)")
+    sweep.add_argument("--workers", type=_processes, default=2, metavar="N", help="processes side by side (default 2)")
     _verb(verbs, "work", study.work, "be one worker of a study or sweep (ablate and sweep start these)")
     status = _verb(
         verbs, "status", study.status, "say which runs of a study are done, running, waiting, failed or lost"
@@ -155,7 +160,7 @@ def _views(verbs: Verbs) -> None:
     )
     slurm.add_argument("--array", type=_count, default=4, metavar="N", help="tasks, each a worker (default 4)")
     slurm.add_argument("--time", default="24:00:00", metavar="LIMIT", help="of a task, as in sbatch (default 24:00:00)")
-    slurm.add_argument("--gpus", type=_count, default=0, metavar="N", help="of a task (default none)")
+    slurm.add_argument("--gpus", type=_processes, default=0, metavar="N", help="of a task (default none)")
     slurm.add_argument("--partition", default="", metavar="NAME", help="Slurm's (default: its own choice)")
     sync = verbs.add_parser("sync", help="send to MLflow what is missing there, from the run folders")
     sync.add_argument(
@@ -163,14 +168,14 @@ def _views(verbs: Verbs) -> None:
     )
     sync.set_defaults(verb=study.sync)
     mlflow = verbs.add_parser("mlflow", help="open the dashboard, at the newest study; it runs until you stop it")
-    mlflow.add_argument("--port", type=_count, default=5000, metavar="N", help="on 127.0.0.1 (default 5000)")
+    mlflow.add_argument("--port", type=_port, default=5000, metavar="N", help="on 127.0.0.1 (default 5000)")
     mlflow.set_defaults(verb=study.mlflow)
     dashboard = verbs.add_parser(
         "dashboard", help="open optuna-dashboard over a study's queue; it runs until you stop it"
     )
     dashboard.add_argument("file", type=Path, nargs="?", help="of the study (default: all that ARINAR_STORAGE holds)")
     dashboard.add_argument("overrides", nargs="*", default=[], metavar="key=value")
-    dashboard.add_argument("--port", type=_count, default=8080, metavar="N", help="on 127.0.0.1 (default 8080)")
+    dashboard.add_argument("--port", type=_port, default=8080, metavar="N", help="on 127.0.0.1 (default 8080)")
     dashboard.set_defaults(verb=study.dashboard)
 
 
@@ -211,7 +216,7 @@ def _images(verbs: Verbs) -> None:
     )
     cache.add_argument("--out", type=Path, default=Path("caches"), help="folder of caches (default caches)")
     cache.add_argument("--batch", type=_count, default=32, metavar="N", help="images at a time (default 32)")
-    cache.add_argument("--workers", type=_count, metavar="N", help="processes (default: one a GPU, or one)")
+    cache.add_argument("--workers", type=_processes, metavar="N", help="processes (default: one a GPU, or one)")
     cache.add_argument("--verify", action="store_true", help="read it all, and make anew what is damaged")
     reference = verbs.add_parser("reference", help="mean and covariance of features of images, to evaluate against")
     reference.add_argument("data", type=Path, metavar="DATA", help="a folder of images, an npz with arr_0, or a recipe")
@@ -252,16 +257,28 @@ def _protocol(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--layer", choices=("64", "192", "768", "2048"), help="of inception (default 2048: what FID is of)"
     )
-    sub.add_argument("--workers", type=_count, metavar="N", help="processes (default: one a GPU, or one)")
+    sub.add_argument("--workers", type=_processes, metavar="N", help="processes (default: one a GPU, or one)")
+
+
+def _whole(text: str, least: int, most: int, described: str) -> int:
+    number = int(text) if re.fullmatch("[0-9]{1,18}", text) else -1
+    if not least <= number <= most:
+        shown = text if len(text) <= 40 else f"{text[:40]}…"
+        raise argparse.ArgumentTypeError(f"{shown!r} is not a whole number of {described}")
+    return number
 
 
 def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
+    return _whole(text, 1, 10**9, "1 … 10^9")
+
+
+def _processes(text: str) -> int:
+    return _whole(text, 1, 1024, "1 … 1024")
+
+
+def _port(text: str) -> int:
+    return _whole(text, 1, 65535, "1 … 65535")
 
 
 def _seed(text: str) -> int:
-    if not text.isdigit() or int(text) >= 2**32:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 0 … 2^32 - 1")
-    return int(text)
+    return _whole(text, 0, 2**32 - 1, "0 … 2^32 - 1")

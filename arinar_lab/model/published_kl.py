@@ -125,7 +125,7 @@ def read_kl(path: Path) -> KLAutoencoder:
 
 def _read_diffusers(folder: Path) -> KLAutoencoder:
     try:
-        config = json.loads((folder / "config.json").read_text())
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder}: has no readable config.json, as a diffusers folder has ({error})") from None
     state = read_safetensors(folder / _DIFFUSERS)

@@ -10,19 +10,22 @@ depend on its number alone: then one process and several make the same files.
 from __future__ import annotations
 
 import os
-import shutil
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
 
 from .checkpoint import digest, remove
+from .disk import whole
+from .errors import ConfigError
 
+_BLOCK = re.compile(r"\.?\d{8,}-\d{8,}\.")  # a block, its checksum, its draft, its lock
 HELPS = "ARINAR_HELPS"  # the process that one helps
 Told = Callable[[int, int], None]
 """Is told how many blocks there are, and of how many."""
@@ -58,15 +61,42 @@ def _claimed(blocks: Sequence[Path], i: int, make: Callable[[int], None], told: 
     return True
 
 
-def conclude(path: Path, write: Callable[[Path], None], blocks: Path) -> None:
-    """Write the file that the blocks of a folder are for, whole and by one process alone; then the folder goes."""
+def conclude(path: Path, write: Callable[[Path], None], folder: Path) -> None:
+    """Write the file that the blocks in a folder are for, by one process alone; then remove these blocks.
+
+    The folder is removed if nothing else is in it.
+    """
     with FileLock(_lock(path)):
         if not path.exists():
-            draft = path.with_suffix(".draft")
-            write(draft)
-            draft.replace(path)
-    shutil.rmtree(blocks, ignore_errors=True)
+            with whole(path) as draft:
+                write(draft)
+    for file in folder.glob("*"):
+        if _BLOCK.match(file.name) and not file.is_dir():
+            file.unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
     _lock(path).unlink(missing_ok=True)
+
+
+def block_name(span: range) -> str:
+    """The name of the file that holds the items of a range."""
+    return f"{span.start:08}-{span.stop - 1:08}.safetensors"
+
+
+def refuse_foreign(folder: Path, path: Path) -> None:
+    """Refuse a folder for the blocks of a file that exists and holds anything but blocks.
+
+    Raises:
+        ConfigError: naming one of the other files.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder}: is a file, and the parts of {path} go into a folder of that name; move it")
+    foreign = sorted(file.name for file in folder.glob("*") if not _BLOCK.match(file.name))
+    if foreign:
+        raise ConfigError(
+            f"{folder}: holds {foreign[0]!r}, and the parts of {path} go into a folder of that name; move it, or name"
+            " another file"
+        )
 
 
 def _lock(block: Path) -> Path:
@@ -80,7 +110,7 @@ def damaged(blocks: Sequence[Path]) -> list[Path]:
 
 def _whole(block: Path) -> bool:
     file = block.with_name(block.name + ".sha256")
-    return file.is_file() and file.read_text().split()[:1] == [digest(block)]
+    return file.is_file() and file.read_text(encoding="utf-8").split()[:1] == [digest(block)]
 
 
 def forget(blocks: Sequence[Path]) -> None:
@@ -123,18 +153,19 @@ def shown(name: str) -> Iterator[Told]:
         BarColumn,
         MofNCompleteColumn,
         Progress,
-        TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
 
+    from .terminal import Terminal, description
+
     columns = (
-        TextColumn("{task.description}"),
+        description(),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, disable=not sys.stdout.isatty()) as progress:
+    with Progress(*columns, console=Terminal(), disable=not sys.stdout.isatty()) as progress:
         task = progress.add_task(name, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -107,7 +107,7 @@ class Cached(Source):
     def __init__(self, *, path: str) -> None:
         self.path = Path(path)
         try:
-            self.about = json.loads((self.path / "cache.json").read_text())
+            self.about = json.loads((self.path / "cache.json").read_text(encoding="utf-8"))
         except OSError:
             raise ValueError(
                 f"path: {path!r} holds no finished latent cache; arinar cache RECIPE makes one, and the same command goes on"

@@ -24,6 +24,7 @@ from . import disk
 from .disk import write
 from .folder import RunFolder
 from .schema import ConfigError
+from .text import say
 
 TRAIN_AGAIN = "delete the run's DONE to train it again from its last checkpoint"
 
@@ -72,7 +73,7 @@ def _sum_of(path: Path) -> Path:
 def altered(path: Path) -> bool:
     """Whether a file is not the one that its checksum is of; older versions wrote none for final weights."""
     file = _sum_of(path)
-    return file.is_file() and file.read_text().split()[:1] != [digest(path)]
+    return file.is_file() and file.read_text(encoding="utf-8").split()[:1] != [digest(path)]
 
 
 def refuse_altered(path: Path) -> None:
@@ -116,7 +117,7 @@ def newest_checkpoint(folder: RunFolder) -> Path | None:
         fault = _fault(path)
         if not fault:
             return path
-        print(f"{path}: damaged ({fault}), trying the one before it", flush=True)
+        say(f"{path}: damaged ({fault}), trying the one before it")
     if paths:
         raise ConfigError(
             f"{paths[0]}: damaged, and no older checkpoint is whole; delete it to train from the beginning"

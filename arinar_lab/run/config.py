@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -259,9 +260,14 @@ def _kind(value: Any) -> str | None:
     return value.get("kind") if isinstance(value, dict) else None
 
 
+def real(path: Path) -> Path:
+    """The absolute path without links; unlike `Path.resolve`, it raises nothing where links form a loop."""
+    return Path(os.path.realpath(path))
+
+
 def read_recipe(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """A recipe file as plain data, laid over the recipe that it `extends` (a path beside it)."""
-    if path.resolve() in above:
+    if real(path) in above:
         raise ConfigError(f"{path}: extends itself, by way of {above[-1].name}")
     content = read_yaml(path)
     base = content.pop("extends", None)
@@ -269,14 +275,14 @@ def read_recipe(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         return content
     if not isinstance(base, str):
         raise ConfigError(f"{path}: extends: {base!r} is not the name of a recipe file")
-    return merge(read_recipe(path.parent / base, (*above, path.resolve())), content)
+    return merge(read_recipe(path.parent / base, (*above, real(path))), content)
 
 
 def sources(path: Path) -> list[Path]:
     """A recipe or study file and all that it rests on: its `base`, and what recipes `extends`."""
     content = read_yaml(path)
     below = [path.parent / content[key] for key in ("base", "extends") if isinstance(content.get(key), str)]
-    return [path.resolve(), *(source for file in below for source in sources(file))]
+    return [real(path), *(source for file in below for source in sources(file))]
 
 
 def preset(name: str) -> Path:

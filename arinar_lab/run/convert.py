@@ -17,6 +17,7 @@ from ..model.files import read_torch
 from ..model.published import translate
 from .checkpoint import save_tensors
 from .config import Experiment, Recipe, build
+from .disk import check_output
 from .folder import RunFolder, write_json
 from .schema import ConfigError
 from .training_args import check_arguments
@@ -73,6 +74,7 @@ def convert(path: Path, recipe: Recipe, out: Path, which: str | None = None) -> 
     """
     if out.exists():
         raise ConfigError(f"{out}: exists already; name another folder by --out, or delete it")
+    check_output(out)
     state, name, others = read_checkpoint(path, which)
     try:
         confirmed = check_arguments(others.get("args"), recipe)
@@ -84,10 +86,7 @@ def convert(path: Path, recipe: Recipe, out: Path, which: str | None = None) -> 
         weights = translate(state, experiment.model)
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from None
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{out}: cannot be written ({error})") from None
+    out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent) as draft:
         folder = RunFolder(Path(draft) / "run")
         folder.checkpoints.mkdir(parents=True)

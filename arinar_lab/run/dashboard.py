@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from .schema import ConfigError
+from .text import say
 from .tracking import LIMITS, ROOT, shown, tracking_uri
 
 LOCAL = "http://127.0.0.1:5000"
@@ -91,11 +93,31 @@ def welcome(port: int = 5000) -> list[str]:
     return [*lines, *(f"{other}, arms:    {link(number, 'arms', where)}" for other, number in others[:8])]
 
 
+def refuse_taken(port: int) -> None:
+    """Refuse a port of 127.0.0.1 on which this process cannot listen.
+
+    Raises:
+        ConfigError: naming the port.
+    """
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ConfigError(f"--port: {port}: {error.strerror}; name another one") from None
+
+
 def serve(port: int) -> None:
-    """Print what to open, and become MLflow's server where the store is a local one."""
+    """Print what to open, and become MLflow's server where the store is a local one.
+
+    Raises:
+        ConfigError: if the port is taken.
+    """
+    if not tracking_uri().startswith("http"):
+        refuse_taken(port)
     ROOT.mkdir(exist_ok=True)
     for line in welcome(port):
-        print(line, flush=True)
+        say(line)
     if tracking_uri().startswith("http"):
         return
     environment: dict[str, Any] = {

@@ -9,29 +9,38 @@ import errno
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
 
+from .errors import ConfigError, RunFailed
+
+SHARED = Path("/dev/shm")  # where Linux keeps memory that processes share
+LONGEST = 200  # bytes of a name: systems take 255, and more is put before and behind it
+
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_SAID = re.compile(r"No space left|File too large|^\d+ requested and \d+ written")  # safetensors', numpy's
+_SAID = re.compile(r"No space left|File too large|^\d+ requested and \d+ written")  # safetensors' and torch's, numpy's
 
 
-class DiskFull(OSError):
+class DiskFull(RunFailed, OSError):
     """The disk is full: which file, how much is free, what is intact, and what to do."""
 
 
 def is_full(error: BaseException) -> bool:
     """Whether an error is that of a full disk."""
-    told = isinstance(error, OSError | SafetensorError) and _SAID.search(str(error)) is not None
+    told = isinstance(error, OSError | SafetensorError | RuntimeError) and _SAID.search(str(error)) is not None
     return isinstance(error, DiskFull) or getattr(error, "errno", None) in _FULL or told
 
 
 def free(path: Path) -> float:
-    """Megabytes that are free where a file lies, or shall lie."""
-    return shutil.disk_usage(next(place for place in path.absolute().parents if place.is_dir())).free / 1e6
+    """Megabytes that are free in a folder, or where a file lies or shall lie."""
+    return (
+        shutil.disk_usage(next(place for place in (path.absolute(), *path.absolute().parents) if place.is_dir())).free
+        / 1e6
+    )
 
 
 @contextmanager
@@ -51,12 +60,22 @@ def room_for(path: Path, draft: Path | None = None, kept: str = "") -> Iterator[
         _remove(draft)
         if not is_full(error) or (isinstance(error, DiskFull) and not draft):  # that names a file already
             raise
-        share = f"{written:.1f} MB were written, and {free(path):.1f} MB are free without them" if written else ""
+        place = path if draft else _fullest(path, error)
+        share = f"{written:.1f} MB were written, and {free(place):.1f} MB are free without them" if written else ""
         intact = f"; {kept}" if kept else ""
         raise DiskFull(
-            f"{path}: the disk is full: {share or f'{free(path):.1f} MB are free'}{intact}."
+            f"{place}: the disk is full: {share or f'{free(place):.1f} MB are free'}{intact}."
             " Make room, and the same command goes on"
         ) from error
+
+
+def _fullest(path: Path, error: BaseException) -> Path:
+    """Which place an error without a file's name is about: `path`, shared memory or temporary files, by what is free."""
+    named = getattr(error, "filename", None)
+    if named:
+        return Path(os.fsdecode(named))
+    others = [SHARED, Path(tempfile.gettempdir())] if getattr(error, "errno", None) != errno.EDQUOT else []
+    return min([path, *(place for place in others if place.is_dir())], key=free)
 
 
 def _remove(draft: Path | None) -> None:
@@ -66,17 +85,50 @@ def _remove(draft: Path | None) -> None:
         draft.unlink(missing_ok=True)
 
 
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Yield a draft to write, of the same suffix and in the same folder; it gets the name `path` once it is written.
+
+    Raises:
+        DiskFull: naming path and space; then, as after any other error, what was at `path` is intact.
+    """
+    begin = os.fsencode(path.name)[:200].decode(errors="ignore")
+    draft = path.with_name(f".{begin}.{os.getpid()}{path.suffix}")
+    with room_for(path, draft):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield draft
+        draft.replace(path)
+
+
+def check_output(path: Path, option: str = "--out") -> None:
+    """Refuse a path at which neither a file nor a folder can be made. Nothing is left behind.
+
+    Raises:
+        ConfigError: naming the option, the path and the reason.
+    """
+    size = len(os.fsencode(path.name))
+    if size > LONGEST:
+        raise ConfigError(f"{option}: '{path.name[:40]}…' is too long: {size} bytes, and a name may have {LONGEST}")
+    broken = [place for place in (path, *path.parents) if place.is_symlink() and not place.exists()]
+    if broken:
+        raise ConfigError(f"{option}: {str(broken[0])!r} is a link that leads nowhere")
+    ancestors = [place for place in (path, *path.absolute().parents) if place.exists()]
+    folder = path.absolute().parent if path.is_file() else ancestors[0]
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(f"{option}: nothing can be written into {str(folder)!r}: {error.strerror}") from None
+
+
 def write(path: Path, text: str) -> None:
     """Write a text file whole or not at all.
 
     Raises:
         DiskFull: naming path and space.
     """
-    draft = path.with_name(f".{path.name[:200]}.{os.getpid()}")
-    with room_for(path, draft):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(text)
-        draft.replace(path)
+    with whole(path) as draft:
+        draft.write_text(text, encoding="utf-8", errors="surrogateescape")  # a file's name may be no UTF-8
 
 
 def append(path: Path, text: str) -> None:
@@ -85,5 +137,5 @@ def append(path: Path, text: str) -> None:
     Raises:
         DiskFull: naming path and space.
     """
-    with room_for(path), path.open("a", newline="") as file:
+    with room_for(path), path.open("a", newline="", encoding="utf-8", errors="surrogateescape") as file:
         file.write(text)

@@ -7,8 +7,10 @@ import math
 import torch
 from torch import Tensor
 
+from .errors import RunFailed
 
-class Diverged(RuntimeError):
+
+class Diverged(RunFailed, RuntimeError):
     """The loss is no longer finite."""
 
 

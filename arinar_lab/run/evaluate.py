@@ -38,6 +38,7 @@ from ..model.noise import Noise
 from . import diagnose
 from .beliefs import beliefs
 from .config import Experiment, Recipe, build, ready
+from .disk import whole
 from .economy import quick_draws
 from .folder import RunFolder, environment, git_state, read_json, write_json
 from .memory import room_on_device
@@ -139,7 +140,9 @@ def evaluate(recipe: Recipe, folder: RunFolder, published: dict[str, Any] | None
     used, spread = diagnose.components(seen)
     metrics, noise = metrics | used, noise | spread
     where.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(where / "beliefs.npz", **beliefs(recipe, experiment))  # type: ignore[arg-type]
+    densities = beliefs(recipe, experiment)
+    with whole(where / "beliefs.npz") as draft:
+        np.savez_compressed(draft, **densities)  # type: ignore[arg-type]
     trained = read_json(folder.path / "DONE")
     metrics |= {
         "cost/parameters": experiment.parameters,
@@ -293,7 +296,8 @@ def quality(
         folder.progress("generate", int(i[-1]) + 1, e.images)
     generated = torch.cat(images)
     samples.mkdir(parents=True, exist_ok=True)
-    np.save(samples / "images.npy", generated.numpy())
+    with whole(samples / "images.npy") as draft:
+        np.save(draft, generated.numpy())
     save_grid(generated, y, source.levels, source.classes, samples / "grid.png")
     values = compare(generated, source.train[0], e.kid_subset)
     floor = compare(source.held_out[0], source.train[0], e.kid_subset)
@@ -330,7 +334,9 @@ def save_grid(images: Tensor, y: Tensor, levels: int, classes: int, path: Path, 
     tiles = shown.float() / (levels - 1)
     grid = make_grid(1 - tiles if tiles.shape[1] == 1 else tiles, nrow=width, padding=1, pad_value=0.8)
     zoom = max(1, 32 // tiles.shape[-1])
-    save_image(grid.repeat_interleave(zoom, -1).repeat_interleave(zoom, -2), path)
+    picture = grid.repeat_interleave(zoom, -1).repeat_interleave(zoom, -2)
+    with whole(path) as draft:
+        save_image(picture, draft)
 
 
 def measure_speed(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:

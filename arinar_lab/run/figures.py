@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .arrays import read_npz
+from .disk import whole
 
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
 
@@ -40,7 +41,8 @@ def draw_diagnosis(report: Mapping[str, Any], found: Mapping[str, Any], path: Pa
         ax.grid(alpha=0.25)
     for ax in axes.flat[len(drawn) :]:
         ax.axis("off")
-    figure.savefig(path, dpi=160)
+    with whole(path) as draft:
+        figure.savefig(draft, dpi=160)
     plt.close(figure)
 
 
@@ -92,7 +94,8 @@ def draw_beliefs(arms: Mapping[str, Path], path: Path) -> None:
     """Save the figure of what each arm believes."""
     plt = _pyplot()
     figure = beliefs_figure(plt, arms)
-    figure.savefig(path, dpi=160)
+    with whole(path) as draft:
+        figure.savefig(draft, dpi=160)
     plt.close(figure)
 
 

@@ -25,12 +25,10 @@ from typing import Any
 from filelock import FileLock
 
 from .config import Recipe
-from .disk import append
+from .disk import LONGEST, append
 from .disk import write as write
 from .schema import ConfigError, resolved
 from .yaml_reader import as_yaml
-
-_LONGEST = 200  # bytes of a name
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -45,7 +43,7 @@ def read_json(path: Path) -> dict[str, Any]:
         ConfigError: if it is damaged.
     """
     try:
-        content = json.loads(path.read_text()) if path.is_file() else {}
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         if not isinstance(content, dict):
             raise ValueError("its top level is no mapping")
         return content
@@ -56,15 +54,26 @@ def read_json(path: Path) -> dict[str, Any]:
 def slug(name: str) -> str:
     """A name as a folder's. Of a long one the beginning and a hash: systems take 255 bytes, and more is put behind it."""
     plain = re.sub(r"[^\w.,=+-]+", "_", name).strip("_")
-    if len(plain.encode()) <= _LONGEST:
+    plain = plain if plain.strip(".") else ""  # `.` and `..` are folders that exist
+    if len(plain.encode()) <= LONGEST:
         return plain
     begin = plain.encode()[:80].decode(errors="ignore")
     return f"{begin}-{hashlib.sha256(plain.encode()).hexdigest()[:8]}"
 
 
-def _arm(recipe: Recipe, root: Path) -> Path | None:
-    """The folder that holds the seeds of a training, whatever its name; None where it has not begun."""
-    return next(iter(sorted(root.glob(f"*-{recipe.training_signature}"))), None)
+def _arm(recipe: Recipe, own: Path) -> Path:
+    """The folder that holds the seeds of a training: `own` where it exists, or the only one with its signature.
+
+    Raises:
+        ConfigError: if several folders have its signature, as after a copy, and none is `own`.
+    """
+    folders = sorted(own.parent.glob(f"*-{recipe.training_signature}"))
+    if own in folders or not folders:
+        return own
+    if len(folders) > 1:
+        names = ", ".join(map(str, folders))
+        raise ConfigError(f"{own}: {names} hold the same training; keep one of them, and move the others elsewhere")
+    return folders[0]
 
 
 @dataclass(frozen=True)
@@ -76,7 +85,7 @@ class RunFolder:
     @classmethod
     def of(cls, recipe: Recipe, name: str, root: Path = Path("runs")) -> RunFolder:
         """The folder of a recipe; a run that exists under another name keeps it, so that studies share runs."""
-        arm = _arm(recipe, root) or root / f"{slug(name)}-{recipe.training_signature}"
+        arm = _arm(recipe, root / f"{slug(name)}-{recipe.training_signature}")
         return cls(arm / f"seed_{recipe.seed}")
 
     def settled(self, recipe: Recipe) -> RunFolder:
@@ -87,7 +96,7 @@ class RunFolder:
         arm = self.path.parent
         arm.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(arm.parent / ".names"):
-            folder = RunFolder((_arm(recipe, arm.parent) or arm) / self.path.name)
+            folder = RunFolder(_arm(recipe, arm) / self.path.name)
             folder.path.mkdir(parents=True, exist_ok=True)
         return folder
 
@@ -114,6 +123,12 @@ class RunFolder:
     def evaluation(self, recipe: Recipe) -> Path:
         """Folder of the evaluation that the recipe asks for."""
         return self.path / "evaluations" / recipe.evaluation_signature
+
+    @property
+    def failure(self) -> str:
+        """Why the run failed; empty where it did not."""
+        file = self.path / "FAILED"
+        return file.read_text(encoding="utf-8").strip() if file.is_file() else ""
 
     def report(self, recipe: Recipe) -> dict[str, Any]:
         """The evaluation's report.json; empty before it exists, and where it is damaged, so that it is made again."""
@@ -195,6 +210,6 @@ def environment() -> dict[str, Any]:
 
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()

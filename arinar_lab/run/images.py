@@ -39,6 +39,9 @@ from torch.utils.data import get_worker_info
 
 from ..model.layers import at_least
 from .data import Source, checked_labels
+from .disk import SHARED, room_for
+from .errors import RunFailed
+from .text import say
 
 DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 """What Pillow raises on damaged files."""
@@ -47,7 +50,7 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".w
 _HEADERS = 64  # images of a part whose headers are read before training
 
 
-class Damaged(RuntimeError):
+class Damaged(RunFailed, RuntimeError):
     """More images are damaged than the recipe allows, or one cannot be read as 8 bits.
 
     A process of a DataLoader hands its error over as a traceback; the message is the last line of it.
@@ -172,7 +175,10 @@ class Pictures:
 
     def __init__(self, store: Store, labels: Tensor, shape: tuple[int, ...], allowed: float) -> None:
         self.store, self.labels, self.shape, self.allowed = store, labels, shape, allowed
-        self.marks = torch.zeros(len(labels), dtype=torch.uint8).share_memory_()  # of damaged ones, for all processes
+        with room_for(SHARED):
+            self.marks = torch.zeros(
+                len(labels), dtype=torch.uint8
+            ).share_memory_()  # of damaged ones, for all processes
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -250,7 +256,7 @@ class Pictures:
     def _mark(self, i: int, error: Exception) -> None:
         self.marks[i] = 1
         said = " ".join(str(error).split())[:120]
-        print(f"arinar: {self.store.name(i)}: damaged ({said}); another image of its class stands in", file=sys.stderr)
+        say(f"arinar: {self.store.name(i)}: damaged ({said}); another image of its class stands in", file=sys.stderr)
         if get_worker_info() is None:
             self.check()
 

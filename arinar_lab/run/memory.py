@@ -18,11 +18,12 @@ from torch import Tensor
 
 from .config import Recipe
 from .data import Source
+from .errors import RunFailed
 from .loader import Items
 from .module import ArinarModule
 
 
-class OutOfMemory(RuntimeError):
+class OutOfMemory(RunFailed, RuntimeError):
     """A batch does not fit into the memory; the message names the key and a value that would."""
 
 

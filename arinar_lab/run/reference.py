@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from .blocks import Told, conclude, damaged, forget, share
+from .blocks import Told, block_name, conclude, damaged, forget, refuse_foreign, share
 from .cached import Cached, shards
 from .checkpoint import save_tensors
 from .collection import Collection, of_source
@@ -71,6 +71,7 @@ def make_reference(images: Collection, extractor: Extractor, root: Path, batch: 
         return path
     enough(len(images), extractor.dims)
     parts = path.with_suffix(".parts")
+    refuse_foreign(parts, path)
     blocks = in_blocks(parts, len(images), lambda i: extractor(images[i]), batch, told, "--batch")
     conclude(path, lambda draft: write_reference(draft, joined(blocks)["features"], extractor), parts)
     return path
@@ -93,7 +94,7 @@ def in_blocks(
         OutOfMemory: if a batch does not fit the device; the blocks that are finished stay, but for damaged ones.
     """
     spans = shards(n, BLOCK)
-    blocks = [folder / f"{span.start:08}-{span.stop - 1:08}.safetensors" for span in spans]
+    blocks = [folder / block_name(span) for span in spans]
     forget(damaged(blocks))
 
     def fitting(i: Tensor) -> dict[str, Tensor]:

@@ -20,10 +20,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from .blocks import Told, conclude, share
+from .blocks import Told, conclude, refuse_foreign, share
 from .cached import shards
 from .checkpoint import digest
 from .config import Experiment, Recipe
+from .disk import whole
 from .evaluate import generate, save_grid
 from .fidelity import colour_bytes
 from .folder import RunFolder, read_json, write, write_json
@@ -32,6 +33,7 @@ from .reference import in_blocks
 from .schema import ConfigError, signed
 
 BLOCK = 256  # images in a block of PNGs
+PICTURE = 10_000  # most images in one picture
 _END = b"\0\0\0\0IEND\xaeB`\x82"  # the last chunk of a PNG
 
 
@@ -52,6 +54,8 @@ def sample(recipe: Recipe, folder: RunFolder, experiment: Experiment, seeds: ran
         raise ConfigError(
             f"--out: {str(out)!r} holds something else, or images of another run, sampler, precision or range of seeds"
         )
+    if archive:
+        refuse_foreign(place, out)
     place.mkdir(parents=True, exist_ok=True)
     write_json(note, about)
 
@@ -120,9 +124,8 @@ def _save(out: Path, seeds: list[int], images: np.ndarray) -> None:
     from PIL import Image
 
     for seed, image in zip(seeds, images, strict=True):
-        draft = out / f".{seed:06}.png"
-        Image.fromarray(image).save(draft)
-        draft.replace(out / f"{seed:06}.png")
+        with whole(out / f"{seed:06}.png") as draft:
+            Image.fromarray(image).save(draft)
 
 
 def draw_grid(recipe: Recipe, experiment: Experiment, seeds: range, out: Path) -> None:

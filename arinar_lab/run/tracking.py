@@ -27,6 +27,7 @@ from filelock import FileLock
 from .config import Recipe, parse
 from .folder import RunFolder, git_state, read_json, write_json
 from .schema import flatten, resolved, signed
+from .text import say
 
 ROOT = Path("tracking")
 PATIENCE = 30.0  # seconds that a run may wait for MLflow in total
@@ -125,10 +126,9 @@ class Tracker:
             pass
         except Exception as error:  # a view may fail in any way; the run goes on
             if not self.warned:
-                print(
+                say(
                     f"MLflow: {shown(' '.join(str(error).split()))[:160]} (the run goes on; its folder holds everything,"
                     " and arinar sync sends it)",
-                    flush=True,
                 )
             self.warned = True
 

@@ -48,6 +48,7 @@ from .processor import use_processor
 from .ranks import check_sharding, check_share, follows, strategy, together
 from .schema import ConfigError
 from .sharded import whole
+from .text import say
 from .throughput import Throughput
 from .tracking import Tracker
 from .transfer import conditions, take_over
@@ -119,7 +120,7 @@ def read_metrics(file: Path) -> list[tuple[int, str, float]]:
     """Rows (step, name, value) of a metrics.csv; empty where there is none."""
     if not file.is_file():
         return []
-    with file.open(newline="") as lines:
+    with file.open(newline="", encoding="utf-8") as lines:
         return [(int(r["step"]), r["name"], float(r["value"])) for r in csv.DictReader(lines) if r["value"]]
 
 
@@ -325,7 +326,7 @@ def _fit(
 def _tell(folder: RunFolder, line: str) -> None:
     """Say it here and in log.txt, once for all processes."""
     if not follows():
-        print(line, flush=True)
+        say(line)
         folder.log(line)
 
 

@@ -12,22 +12,22 @@ import time
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
     TaskID,
-    TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from ..run.evaluate import measure_speed
 from ..run.folder import read_json, write_json
 from ..run.quality import named_reference
 from ..run.schema import ConfigError
+from ..run.terminal import description, failed
 from . import frontier, ranking
 from .comparison import compare_all, effects, summary
 from .cost import Cost, attempt, counted
@@ -69,7 +69,7 @@ def ablate(plan: Plan, command: list[str], workers: int, console: Console) -> in
     faults = _measure(plan, console)
     status = gather(plan, console)
     for line in faults:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
     return 1 if faults else status
 
 
@@ -79,18 +79,18 @@ def _tell_of_others(plan: Plan, console: Console) -> None:
         study = open_queue(plan)
     changed, others = changes(study, plan), at_work(study, plan)
     if changed:
-        console.print(f"The study's file has changed since it was queued: {escape('; '.join(changed))}.")
+        console.print(f"The study's file has changed since it was queued: {'; '.join(changed)}.")
         console.print("What was edited is run anew in folders of its own; what was removed is no longer in the report.")
         if others:
             console.print("Workers that began with the old file end after the run that they are at.")
     if others:
-        console.print(f"Others work on this study, too: {escape(', '.join(others))}. Each run is done by one of all.")
+        console.print(f"Others work on this study, too: {', '.join(others)}. Each run is done by one of all.")
 
 
 def gather(plan: Plan, console: Console) -> int:
     """Fetch what other machines have finished and told MLflow, then `finish`."""
     for folder in fetch(plan):
-        console.print(f"fetched from MLflow: {folder.path}", highlight=False, soft_wrap=True)
+        console.print(f"fetched from MLflow: {folder.path}", soft_wrap=True)
     return finish(plan, console)
 
 
@@ -106,7 +106,7 @@ def finish(plan: Plan, console: Console) -> int:
         ]
     found = [*differences, "", *frontier.conclusions(results), *ranking.conclusions(results), "", *notes(results)]
     for line in found:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
     console.print()
     with console.status("drawing figures, and telling MLflow"):
         paths = write_report(results)
@@ -114,27 +114,27 @@ def finish(plan: Plan, console: Console) -> int:
     pictures = [path for path in paths if path.suffix in (".png", ".pdf")]
     for path in paths:
         if path not in pictures:
-            console.print(f"{path}", highlight=False, soft_wrap=True)
+            console.print(f"{path}", soft_wrap=True)
     if pictures:
         console.print(f"{len(pictures) // 2} figures beside them, each as PNG and PDF")
     folder, recipe = plan.cell(results.baseline, plan.seeds[0])
     grid = folder.evaluation(recipe) / "samples" / "grid.png"
     if grid.is_file():
-        console.print(f"{grid}  (samples of {plan.baseline})", highlight=False, soft_wrap=True)
+        console.print(f"{grid}  (samples of {plan.baseline})", soft_wrap=True)
     if link:
-        console.print(f"Dashboard (the local one by make mlflow): {link}", highlight=False, soft_wrap=True)
+        console.print(f"Dashboard (the local one by make mlflow): {link}", soft_wrap=True)
     for path in unsent:
-        console.print(f"not sent to MLflow (arinar sync {path}): {path}", highlight=False, soft_wrap=True)
-    failed = [job for job in plan.jobs if not job.reported]
-    for job in failed:
-        file = job.folder.path / "FAILED"
-        said = f"[red]failed[/red] {job.folder.path}: {escape(file.read_text().strip())}" if file.is_file() else ""
-        console.print(said or f"not run: {job.folder.path}", highlight=False, soft_wrap=True)
-    if failed:
+        console.print(f"not sent to MLflow (arinar sync {path}): {path}", soft_wrap=True)
+    unreported = [job for job in plan.jobs if not job.reported]
+    for job in unreported:
+        reason = job.folder.failure
+        line = failed(f"{job.folder.path}: {reason}") if reason else f"not run: {job.folder.path}"
+        console.print(line, soft_wrap=True)
+    if unreported:
         if any(plan.folder.glob("worker_*.log")):
-            console.print(f"Logs of the workers: {plan.folder}/worker_*.log", highlight=False, soft_wrap=True)
+            console.print(f"Logs of the workers: {plan.folder}/worker_*.log", soft_wrap=True)
         console.print("arinar ablate, with the same file and words, goes on.")
-    return 1 if failed else 0
+    return 1 if unreported else 0
 
 
 def show_plan(plan: Plan, workers: int, console: Console) -> None:
@@ -143,14 +143,14 @@ def show_plan(plan: Plan, workers: int, console: Console) -> None:
     waiting = {job.recipes[0].training_signature for job in unfinished}
     timed = _timed([arm for arm in plan.arms if arm.recipe.training_signature in waiting], console)
     known = {signature: cost.seconds for signature, cost in timed.items() if isinstance(cost, Cost)}
-    title = escape(f"{plan.name}: {plan.question}")
+    title = f"{plan.name}: {plan.question}"
     table = Table("arm", "parameters", "seeds", "seconds a run", title=title, title_justify="left")
     for arm in plan.arms:
         signature = arm.recipe.training_signature
         asked = "unknown" if signature in timed else "not timed"
         seconds = f"about {known[signature]:.0f}" if signature in known else asked
         expected = seconds if signature in waiting else "finished"
-        table.add_row(escape(_title(plan, arm)), f"{arm.parameters:,}", ", ".join(map(str, plan.seeds)), expected)
+        table.add_row(_title(plan, arm), f"{arm.parameters:,}", ", ".join(map(str, plan.seeds)), expected)
     console.print(table)
     for line in plan.unreached:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -178,7 +178,7 @@ def _timed(arms: list[Arm], console: Console) -> dict[str, Cost | str]:
 
 def _tell_unknown(arm: Arm, cost: Cost | str | None, console: Console) -> None:
     if isinstance(cost, str):
-        console.print(f"The cost of {arm.name} is unknown: {cost}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"The cost of {arm.name} is unknown: {cost}", soft_wrap=True)
 
 
 def dry_run(plan: Plan, workers: int, console: Console) -> int:
@@ -191,7 +191,7 @@ def dry_run(plan: Plan, workers: int, console: Console) -> int:
             except ConfigError as error:
                 costs[arm.name] = str(error)
     headings = ("arm", "seed", "parameters", "GFLOPs/image", "GFLOPs/step", "hours", "")
-    table = Table(*headings, title=escape(f"{plan.name}: {plan.question}"), title_justify="left")
+    table = Table(*headings, title=f"{plan.name}: {plan.question}", title_justify="left")
     hours, jobs = 0.0, {job.key: job for job in plan.jobs}
     for seed, arm in itertools.product(plan.seeds, plan.arms):
         cost = costs[arm.name]
@@ -201,7 +201,7 @@ def dry_run(plan: Plan, workers: int, console: Console) -> int:
             row = [counted(value) for value in (cost.image, cost.step, cost.seconds / 3600)]
             hours += cost.seconds / 3600 if job and not job.done else 0.0
         state = "shares a training" if job is None else "finished" if job.done else ""
-        table.add_row(escape(_title(plan, arm)), str(seed), f"{arm.parameters:,}", *row, state)
+        table.add_row(_title(plan, arm), str(seed), f"{arm.parameters:,}", *row, state)
     console.print(table)
     for line in plan.unreached:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -231,7 +231,7 @@ def _work(plan: Plan, todo: list[Job], command: list[str], workers: int, console
 def _watch(plan: Plan, todo: list[Job], crew: Sequence[Worker], console: Console) -> None:
     """A bar for the study and one for each run under way, until every worker has ended."""
     columns = [
-        TextColumn("{task.description}"),
+        description(),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -239,7 +239,7 @@ def _watch(plan: Plan, todo: list[Job], crew: Sequence[Worker], console: Console
     ]
     open_jobs, begun = {job.key: job for job in todo}, time.time()
     with Progress(*columns, console=console, transient=True) as bars:
-        study = bars.add_task(escape(plan.name), total=len(plan.jobs), completed=len(plan.jobs) - len(todo))
+        study = bars.add_task(plan.name, total=len(plan.jobs), completed=len(plan.jobs) - len(todo))
         tasks: dict[str, TaskID] = {}
         while True:
             ended = all_ended(crew)
@@ -253,15 +253,14 @@ def _watch(plan: Plan, todo: list[Job], crew: Sequence[Worker], console: Console
                         bars.remove_task(tasks.pop(key))
                     bars.advance(study)
                     bars.console.print(
-                        f"{len(plan.jobs) - len(open_jobs)}/{len(plan.jobs)}  {_outcome(job, name)}",
-                        highlight=False,
+                        Text(f"{len(plan.jobs) - len(open_jobs)}/{len(plan.jobs)}  ") + _outcome(job, name)
                     )
                 elif live:
                     if key not in tasks:
                         tasks[key] = bars.add_task(name, total=None)
                     bars.update(
                         tasks[key],
-                        description=f"  {escape(name)}: {now['phase']}",
+                        description=f"  {name}: {now['phase']}",
                         completed=now["step"],
                         total=now["steps"] or None,
                     )
@@ -270,13 +269,13 @@ def _watch(plan: Plan, todo: list[Job], crew: Sequence[Worker], console: Console
             time.sleep(0.5)
 
 
-def _outcome(job: Job, name: str) -> str:
+def _outcome(job: Job, name: str) -> Text:
     if not job.done:
-        return f"[red]failed[/red] {escape(name)}: {escape((job.folder.path / 'FAILED').read_text().strip())}"
+        return failed(f"{name}: {job.folder.failure}")
     metrics = job.folder.report(job.recipes[0])["metrics"]
     distance = f", FD digits {metrics['quality/fd_digits']:.1f}" if "quality/fd_digits" in metrics else ""
     bits = f"{metrics['val/bits_per_dim']:.3f}" if "val/bits_per_dim" in metrics else "n/a"
-    return f"{escape(name)}: {bits} bits/dim{distance}, trained in {metrics['time/train_seconds']:.0f} s"
+    return Text(f"{name}: {bits} bits/dim{distance}, trained in {metrics['time/train_seconds']:.0f} s")
 
 
 def _measure(plan: Plan, console: Console) -> list[str]:
@@ -292,7 +291,7 @@ def _measure(plan: Plan, console: Console) -> list[str]:
         for f, r in cells
         if f.done and (report := f.report(r)) and "speed/images_per_second" not in report["metrics"]
     ]
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
+    columns = [description(), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
     with Progress(*columns, console=console, transient=True) as bars:
         for folder, recipe in bars.track(waiting, description="measuring speed, one run after the other"):
             try:

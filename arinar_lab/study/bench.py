@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from ..model.packing import multiplies
 from ..run.bench import Case, How, Result, generation, is_published, subject
@@ -30,6 +30,7 @@ from ..run.config import build
 from ..run.folder import environment, git_state, write, write_json
 from ..run.peak import Precision, peak
 from ..run.processor import keep_freed_memory
+from ..run.terminal import description
 
 ARINAR, CAUSAL = "imagenet256_arinar_b", "imagenet256_arinar_b_causal"
 FAST, MAR, FRACTAL = "imagenet256_arinar_b_fast", "imagenet256_mar_b", "imagenet256_fractalmar_b"
@@ -162,7 +163,7 @@ def alone() -> Iterator[None]:
 @contextmanager
 def _shown(console: Console, total: int) -> Iterator[Callable[[str], None]]:
     """A progress bar: told after each row which preset it is of. The rows that only some presets have may not come."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (description(), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("peak", total=total)
         yield lambda name: progress.update(task, description=name, advance=1)

@@ -10,10 +10,11 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from ..run.bench import Result
+from ..run.disk import whole
 from .bench import ARINAR, CAUSAL, FAST, FRACTAL, MAR, Record
 from .style import BLUE, ORANGE, PAGE, paper
 
@@ -29,9 +30,9 @@ def show(record: Record, console: Console) -> None:
     table = table or _table(record, COLUMNS[:1])
     console.print(table)
     if left := COLUMNS[len(table.columns) - 1 :]:
-        console.print(f"In the record, too: {', '.join(left)}.", highlight=False)
+        console.print(f"In the record, too: {', '.join(left)}.")
     for line in said(record):
-        console.print(line, highlight=False)
+        console.print(line)
 
 
 def _table(record: Record, columns: tuple[str, ...]) -> Table:
@@ -40,7 +41,7 @@ def _table(record: Record, columns: tuple[str, ...]) -> Table:
         table.add_column(column, justify="right", no_wrap=True)
     for preset, rows in groupby(record.rows, lambda row: Path(row.preset).stem):
         table.add_section()
-        table.add_row(f"[bold]{escape(preset)}")
+        table.add_row(Text(preset, style="bold"))
         for row in rows:
             table.add_row(named(row), *_cells(row, record.peaks[row.precision])[: len(columns)])
     return table
@@ -138,7 +139,8 @@ def draw(record: Record, path: Path) -> None:
         figure.legend(loc="outside upper center", ncols=2)
         right.barh(range(len(rows)), [100 * row.share(record.peaks[row.precision]) for row in rows], 0.5, color=BLUE)
         right.set(xlabel="% of the matrix product's peak", xlim=(0, 100))
-        figure.savefig(path, dpi=200)
+        with whole(path) as draft:
+            figure.savefig(draft, dpi=200)
         plt.close(figure)
 
 

@@ -21,13 +21,13 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from scipy.stats import ttest_ind
 
 from ..run.config import Recipe, parse, read_overrides, read_recipe
 from ..run.folder import RunFolder
 from ..run.schema import ConfigError, flatten, nearest, resolved
+from ..run.text import markdown_line, markdown_row, say
 from .comparison import compare, effects
 from .methods import commit
 from .plan import Arm, Plan, read_plan
@@ -282,29 +282,29 @@ def show(words: list[str], console: Console, markdown: bool = False) -> None:
     sheets = {"Configuration": configuration(results), "Result": readings(results)}
     lines = {"Differences to the first": conclusions(results), "Conditions": cautions(results, missing)}
     if markdown:
-        print(_as_markdown(sheets, lines))
+        say(_as_markdown(sheets, lines))
         return
     for title, sheet in sheets.items():
         console.print(_as_table(title, sheet) if len(sheet) > 1 else f"{title}: no difference")
     for line in [line for part in lines.values() for line in part]:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
 
 
 def _as_table(title: str, sheet: Sheet) -> Table:
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     for i, heading in enumerate(sheet[0]):
-        table.add_column(escape(heading), justify="left" if i == 0 else "right", overflow="fold", no_wrap=i == 0)
+        table.add_column(heading, justify="left" if i == 0 else "right", overflow="fold", no_wrap=i == 0)
     for row in sheet[1:]:
-        table.add_row(*map(escape, row))
+        table.add_row(*row)
     return table
 
 
 def _as_markdown(sheets: dict[str, Sheet], lines: dict[str, list[str]]) -> str:
     said: list[str] = []
     for title, sheet in sheets.items():
-        table = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in sheet]
+        table = [markdown_row(row) for row in sheet]
         table.insert(1, "|:--" + "|--:" * (len(sheet[0]) - 1) + "|")
         said += [f"## {title}", "", *(table if len(sheet) > 1 else ["No difference."]), ""]
     for title, part in lines.items():
-        said += [f"## {title}", "", *(f"- {line}" for line in part), ""] if part else []
+        said += [f"## {title}", "", *(f"- {markdown_line(line)}" for line in part), ""] if part else []
     return "\n".join(said).rstrip()

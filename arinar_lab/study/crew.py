@@ -15,7 +15,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ..run.text import one_line
+
 REPLACED = 12  # times that one worker is: three cells that kill whoever takes them are set aside by then
+_TAIL = 10_000  # bytes at the end of a log, in which its last line is looked for
 _ASKED = (-signal.SIGTERM, -signal.SIGINT)  # to end
 
 
@@ -33,7 +36,8 @@ class Worker:
         self.start()
 
     def start(self) -> None:
-        with self.log.open("a") as log:
+        with self.log.open("ab") as log:
+            self.logged = log.tell()  # before it
             self.process = subprocess.Popen(
                 self.command, stdout=log, stderr=subprocess.STDOUT, env=self.environment, start_new_session=True
             )
@@ -53,6 +57,20 @@ class Worker:
         self.tell(f"{said} Another one takes its place.")
         self.start()
         return None
+
+    def last_line(self) -> str:
+        """The last line that the process has written to its log; empty where it has written nothing."""
+        with self.log.open("rb") as log:
+            log.seek(max(self.logged, log.seek(0, os.SEEK_END) - _TAIL))
+            lines = log.read().decode("utf-8", errors="replace").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+    def failure(self) -> str:
+        """Why the process ended before its work was done; empty where it did not, or a run that failed says it."""
+        status = self.process.poll()
+        if not status or status < 0 or self.last_line().startswith("failed: "):
+            return ""
+        return f"Worker {self.process.pid} ended with status {status}: {self.last_line()} (its log is {self.log})"
 
 
 def all_ended(crew: Sequence[Worker]) -> bool:
@@ -79,13 +97,15 @@ def run_workers(
     crew: list[Worker] = []
 
     def tell(line: str) -> None:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(one_line(line), soft_wrap=True)
 
     try:
         with _asked_to_end():
             for i in range(workers):
                 crew.append(Worker(command, folder / f"worker_{i}.log", environment, tell))
             watch(crew)
+        for line in filter(None, [worker.failure() for worker in crew]):
+            tell(line)
         return True
     except KeyboardInterrupt:
         console.print("Stopping: each worker saves a checkpoint.")

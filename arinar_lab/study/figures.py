@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..run.disk import whole
 from . import ranking
 from .anatomy import beliefs, calibration, samples
 from .curves import learning_curves, where_the_bits_go
@@ -47,9 +48,11 @@ class Figure:
             for path in paths:
                 path.unlink(missing_ok=True)
             return []
-        figure.savefig(paths[0], dpi=DPI)
+        with whole(paths[0]) as draft:
+            figure.savefig(draft, dpi=DPI)
         figure.set_layout_engine("none")  # it is laid out now, and stays as it is
-        figure.savefig(paths[1], metadata={"CreationDate": None})
+        with whole(paths[1]) as draft:
+            figure.savefig(draft, metadata={"CreationDate": None})
         plt.close(figure)
         return paths
 

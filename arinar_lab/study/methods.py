@@ -104,9 +104,9 @@ def missing(results: Results) -> list[str]:
         said.append(f"Missing: {names}. Nothing may be concluded about arms with fewer than two seeds.")
     for arm, seed in absent:
         folder, recipe = plan.cell(arm, seed)
-        file, report = folder.path / "FAILED", folder.evaluation(recipe) / "report.json"
-        if file.is_file():
-            said.append(f"Failed: {arm.name} seed {seed}: {file.read_text().strip()}")
+        report = folder.evaluation(recipe) / "report.json"
+        if folder.failure:
+            said.append(f"Failed: {arm.name} seed {seed}: {folder.failure}")
         elif report.is_file():
             said.append(f"Unreadable: {report}; remove it, and arinar ablate evaluates that run anew")
     if any(results.reports[arm.name] for arm, _ in absent):

@@ -46,7 +46,7 @@ def execute(name: str, console: Console, source: Path = NOTEBOOKS, seconds: int 
         return status
     study = open_study(name)
     os.environ["ARINAR_STUDY"] = name or str(study.plan.folder)
-    console.print(f"reading {study.plan.folder}", highlight=False, soft_wrap=True)
+    console.print(f"reading {study.plan.folder}", soft_wrap=True)
     return max(_execute(file, Path("studies/notebooks") / f"{file.stem}.html", seconds, console) for file in files)
 
 
@@ -88,9 +88,9 @@ def _execute(file: Path, page: Path, seconds: int, console: Console) -> int:
         failed, silent = _executed(notebook, seconds)
         if not silent or attempt == ATTEMPTS - 1:
             break
-        console.print(f"{file}: {failed}; once more", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{file}: {failed}; once more", soft_wrap=True)
     body, _ = HTMLExporter(exclude_input_prompt=True, exclude_output_prompt=True).from_notebook_node(notebook)
     write(page, body)
     said = f"failed: {failed}" if failed else f"{time.perf_counter() - begun:.0f} s"
-    console.print(f"{page}  ({said})", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{page}  ({said})", soft_wrap=True)
     return int(bool(failed))

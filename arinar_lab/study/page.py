@@ -31,7 +31,7 @@ def page(results: Results, pictures: Mapping[str, Path]) -> str:
     columns = {column.metric: column for column in results.columns}
     found = compare_all(results)
     template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(
-        Path(__file__).with_name("page.html").read_text()
+        Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     )
     return template.render(
         name=results.plan.name, question=results.plan.question, baseline=against(results.plan),

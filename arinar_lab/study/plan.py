@@ -26,6 +26,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -465,17 +466,22 @@ def _refuse_twins(path: Path, arms: tuple[Arm, ...]) -> None:
 def study_name(stem: str, changes: dict[str, Any]) -> str:
     """The study's name: its file's, and what was overridden; different overrides never share a name.
 
-    A hash stands for overrides that are too long for a folder, and behind those that the name does not tell exactly.
+    A hash stands for what is too long for a folder, and behind what the name does not tell exactly.
     """
     values = sorted(flatten(changes).items())
     suffix = "".join(f"-{key}={short(value)}" for key, value in values)
-    name = slug(stem + suffix)
-    exact = all(slug(key) == key and _is_exact(value) for key, value in values)
-    text = suffix if exact else json.dumps(values, default=str)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    full = stem + suffix
+    name = slug(full)
+    is_exact = name == full and all(_is_exact(value) for _, value in values)
+    if is_exact and len(name) <= 120:
+        return name
+
     if len(name) > 120:
-        return f"{stem}-{digest}"
-    return name if exact else f"{name}-{digest}"
+        name = slug(stem)[:80]
+    hashed = stem + json.dumps(values, default=str)
+    digest = hashlib.sha256(os.fsencode(hashed)).hexdigest()[:8]
+
+    return f"{name or 'study'}-{digest}"
 
 
 def _is_exact(value: Any) -> bool:

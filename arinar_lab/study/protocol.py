@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..run.schema import flatten, resolved
+from ..run.text import markdown_line
 from . import frontier
 from .comparison import PROTOCOL
 from .methods import against, at, commit, kind_of, load, published, runs, span, stated, timed
@@ -44,8 +45,8 @@ def _own(key: str, kinds: list[str], recipes: list[dict[str, Any]]) -> bool:
 
 def methods(results: Results) -> str:
     """The methods paragraphs as Markdown."""
-    said = [f"**{title}.** {text}\n" for title, text in paragraphs(results)]
-    return "\n".join([f"# Methods of {results.plan.name}\n", *said])
+    said = [f"**{title}.** {markdown_line(text)}\n" for title, text in paragraphs(results)]
+    return "\n".join([f"# Methods of {markdown_line(results.plan.name)}\n", *said])
 
 
 def paragraphs(results: Results) -> list[tuple[str, str]]:

@@ -87,7 +87,7 @@ def table(results: Results) -> pd.DataFrame:
 
 def runs(results: Results) -> pd.DataFrame:
     """The report's table.csv: a row a run, with arm, the axes' values, seed and every metric."""
-    return pd.read_csv(io.StringIO(csv_of(results)), keep_default_na=False, na_values=[""])
+    return pd.read_csv(io.StringIO(csv_of(results, literal=True)), keep_default_na=False, na_values=[""])
 
 
 def summaries(results: Results) -> pd.DataFrame:

@@ -16,11 +16,12 @@ from pathlib import Path
 
 from ..run.folder import write
 from ..run.schema import ConfigError
+from ..run.text import one_line
 from .plan import Plan
 from .search import Sweep
 
 WARNING = 120  # seconds before the time limit at which the worker is asked to end
-_TIME = re.compile(r"\d+(:\d\d){0,2}|\d+-\d+(:\d\d){0,2}")  # as in sbatch(1)
+_TIME = re.compile(r"\d{1,9}(:\d\d){0,2}|\d{1,9}-\d{1,9}(:\d\d){0,2}", re.ASCII)  # as in sbatch(1)
 
 _SCRIPT = """\
 #!/bin/bash
@@ -78,7 +79,7 @@ class Options:
             raise ConfigError(
                 f"--time: {self.time!r} is no more than the {WARNING} s before the limit at which a worker is asked to end"
             )
-        if not re.fullmatch(r"[\w.,-]*", self.partition):
+        if not re.fullmatch(r"(\w[\w.,-]*)?", self.partition, re.ASCII):
             raise ConfigError(f"--partition: {self.partition!r} is not the name of a partition")
 
     def lines(self, name: str, log: Path) -> str:
@@ -88,7 +89,23 @@ class Options:
             values["gpus"] = str(self.gpus)
         if self.partition:
             values["partition"] = self.partition
+        for key, value in values.items():  # sbatch reads a line of them word by word
+            if not re.fullmatch(r"[\w.,:=+%/-]+", str(value)):
+                raise ConfigError(
+                    f"slurm: --{key}: {str(value)!r} cannot stand in an #SBATCH line; rename the study's file"
+                )
         return "\n".join(f"#SBATCH --{key}={value}" for key, value in values.items())
+
+
+def quoted(words: Sequence[str]) -> str:
+    r"""Words as bash reads them, in one line: a word with a newline or another control character is written as `$'…\n…'`."""
+    return " ".join(shlex.quote(word) if one_line(word) == word else _escaped(word) for word in words)
+
+
+def _escaped(word: str) -> str:
+    plain = {ord("'"): "\\'", ord("\\"): "\\\\"}
+    letters = [plain.get(byte) or (chr(byte) if 32 <= byte < 127 else f"\\x{byte:02x}") for byte in os.fsencode(word)]
+    return f"$'{''.join(letters)}'"
 
 
 def seconds_of(limit: str) -> int:
@@ -115,10 +132,10 @@ def write_script(
         warning=WARNING,
         summary=f"{plan.name}: {work} by {options.array} workers",
         path=path,
-        here=shlex.quote(str(Path.cwd())),
+        here=quoted([str(Path.cwd())]),
         threads=max(1, threads),
-        command=shlex.join(command),
-        report=shlex.join(report),
+        command=quoted(command),
+        report=quoted(report),
         address=_ADDRESS if os.environ.get("ARINAR_STORAGE") else "",
     )
     write(path, text)

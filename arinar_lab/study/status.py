@@ -24,9 +24,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
-from rich.console import Console
 from rich.live import Live
-from rich.markup import escape
+
+from ..run.terminal import Terminal
+from ..run.text import say
 
 if TYPE_CHECKING:
     import optuna
@@ -85,18 +86,31 @@ def remember(plan: Plan, file: Path, words: list[str]) -> dict[str, Any]:
         for job in plan.jobs
     ]  # fmt: skip
     content = {
-        "name": plan.name, "file": str(file.resolve()), "sources": [str(source) for source in sources(file)],
+        "name": plan.name, "file": os.path.realpath(file), "sources": [str(source) for source in sources(file)],
         "words": words, "cells": cells,
     }  # fmt: skip
     write_json(plan.folder / "cells.json", content)
     return content
 
 
+def refuse_other_file(folder: Path, file: Path) -> None:
+    """Refuse a study whose folder belongs to another file of the same name.
+
+    Raises:
+        ConfigError: naming the other file.
+    """
+    from ..run.schema import ConfigError
+
+    owner = read(folder / "cells.json").get("file", "")
+    if owner and os.path.exists(owner) and not os.path.samefile(owner, file):
+        raise ConfigError(f"{file}: {folder} belongs to {owner}, a file of the same name; rename one of the two")
+
+
 def recall(file: Path, words: list[str], root: Path = Path("studies")) -> dict[str, Any] | None:
     """The cells of a study as they were written last; None where a file that they came from is newer, or gone."""
     for path in sorted(root.glob("*/cells.json")):
         content = read(path)
-        if (content.get("file"), content.get("words")) == (str(file.resolve()), words):
+        if (content.get("file"), content.get("words")) == (os.path.realpath(file), words):
             changed = [Path(s).stat().st_mtime if Path(s).is_file() else math.inf for s in content.get("sources", [""])]
             return content if max(changed) < path.stat().st_mtime else None
     return None
@@ -128,7 +142,8 @@ def cell_of(cell: dict[str, Any], queue: dict[str, Any] | None = None) -> Cell:
             else {"state": state}
         )
     if said["state"] == "failed":
-        reason = (path / "FAILED").read_text().strip() if (path / "FAILED").is_file() else said.pop("reason", "")
+        file = path / "FAILED"
+        reason = file.read_text(encoding="utf-8").strip() if file.is_file() else said.pop("reason", "")
         return Cell(**base, state="failed", reason=reason, log=lines[-1] if lines else "")
     return Cell(**base, **(progress(path) if said["state"] in ("running", "lost") else {}), **said)
 
@@ -150,13 +165,13 @@ def _held(path: Path) -> bool:
 
 
 def _lines(path: Path) -> list[str]:
-    return [line for line in path.read_text().splitlines() if line] if path.is_file() else []
+    return [line for line in path.read_text(encoding="utf-8").splitlines() if line] if path.is_file() else []
 
 
 def read(path: Path) -> dict[str, Any]:
     """A JSON file; empty where there is none, or it is damaged."""
     try:
-        content = json.loads(path.read_text()) if path.is_file() else {}
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except ValueError:
         return {}
     return content if isinstance(content, dict) else {}
@@ -198,7 +213,7 @@ def as_text(name: str, cells: list[Cell]) -> str:
     first = ", ".join(f"{count[state]} {state}" for state in STATES if count[state])
     told = [cell for cell in cells if cell.state in ("running", "failed", "lost")]
     lines = [f"{cell.state:<8} {cell.arm} seed {cell.seed}: {_detail(cell)}" for cell in told]
-    return escape("\n".join([f"{name}: {len(cells)} runs: {first}", *lines]))
+    return "\n".join([f"{name}: {len(cells)} runs: {first}", *lines])
 
 
 def _detail(cell: Cell) -> str:
@@ -222,11 +237,11 @@ def show(file: Path, words: list[str], plan: Callable[[], Plan], watch: bool, ma
 
 def present(name: str, look: Callable[[], list[Cell]], watch: bool, machine: bool, seconds: float = 2.0) -> int:
     """Print cells, once or until everything has ended; returns 1 where something failed. machine: as JSON."""
-    cells, console = look(), Console()
+    cells, console = look(), Terminal()
     if machine:
-        print(as_json(name, cells))
+        say(as_json(name, cells))
     elif not watch:
-        console.print(as_text(name, cells), highlight=False, soft_wrap=True)
+        console.print(as_text(name, cells), soft_wrap=True)
     else:
         with Live(as_text(name, cells), console=console, transient=False) as live:
             while any(cell.state in ("running", "waiting", "lost") for cell in cells):

@@ -26,6 +26,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from ..run.disk import free
 from ..run.schema import ConfigError
+from ..run.text import say
 
 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
 warnings.filterwarnings("ignore", "Heartbeat of storage is supposed to be used")  # the worker has its own, more patient
@@ -209,6 +210,6 @@ def patiently(act: Callable[[], T]) -> T:
             if not told:
                 said = str(error) if isinstance(error, Silent) else f"the storage is away ({type(error).__name__})"
                 with suppress(OSError):  # a worker's log may be on the disk that is full
-                    print(f"{time.strftime('%T')} {said}; waiting for it", flush=True)
+                    say(f"{time.strftime('%T')} {said}; waiting for it")
             told = True
             time.sleep(1)

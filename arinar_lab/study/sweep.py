@@ -12,11 +12,11 @@ from collections.abc import Sequence
 import optuna
 from optuna.trial import TrialState
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from ..run.evaluate import measure_speed
 from ..run.folder import write_json
+from ..run.terminal import description
 from .crew import Worker, all_ended, run_workers
 from .search import Sweep
 from .storage import patiently
@@ -33,9 +33,9 @@ def sweep(plan: Sweep, command: list[str], workers: int, console: Console) -> in
     studies = [open_search(plan, target) for target in plan.targets]
     total = plan.trials * len(studies)
     done = sum(len(finished(study)) for study in studies)
-    console.print(escape(f"{plan.name}: {plan.question}"), highlight=False)
+    console.print(f"{plan.name}: {plan.question}")
     for line in plan.unreached:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(line)
     console.print(
         f"{done} of {total} trials are finished, {spent(plan) / 60:.1f} of {60 * plan.hours:g} minutes spent."
     )
@@ -69,9 +69,9 @@ def _follow(plan: Sweep, studies: list[optuna.Study], crew: Sequence[Worker], co
     """Print each trial as it ends, and count the time of the search, until every worker has ended."""
     before, begun = spent(plan), time.monotonic()
     told = {(s.study_name, t.number) for s in studies for t in finished(s)}
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
+    columns = [description(), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
     with Progress(*columns, console=console, transient=True) as bars:
-        bar = bars.add_task(escape(plan.name), total=plan.trials * len(studies), completed=len(told))
+        bar = bars.add_task(plan.name, total=plan.trials * len(studies), completed=len(told))
         while True:
             ended = all_ended(crew)
             if len(told) < plan.trials * len(studies):
@@ -81,7 +81,7 @@ def _follow(plan: Sweep, studies: list[optuna.Study], crew: Sequence[Worker], co
                     if (study.study_name, trial.number) not in told:
                         told.add((study.study_name, trial.number))
                         bars.advance(bar)
-                        bars.console.print(outcome(plan, study, trial), highlight=False, soft_wrap=True)
+                        bars.console.print(outcome(plan, study, trial), soft_wrap=True)
             if ended:
                 return
             time.sleep(1)

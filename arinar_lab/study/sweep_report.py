@@ -9,8 +9,6 @@ re-run's means are reported as results: other seeds, or other images. The front 
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +16,13 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from ..run.disk import whole
 from ..run.folder import write, write_json
+from ..run.terminal import failed
+from ..run.text import csv_text, markdown_line, markdown_row
 from . import sweep_front
 from .results import BITS, COLUMNS, DISTANCE, SPEED
 from .search import Sweep
@@ -35,22 +36,22 @@ def finish(sweep: Sweep, console: Console) -> int:
     """Write and print the report of what there is; returns 1 where a trial failed or a re-run is missing."""
     paths = write_report(sweep)
     headings, body = rerun_rows(sweep)
-    table = Table(*headings, title=escape(sweep.question or sweep.name), title_justify="left", box=SIMPLE_HEAD)
+    table = Table(*headings, title=sweep.question or sweep.name, title_justify="left", box=SIMPLE_HEAD)
     for row in body:
-        table.add_row(*map(escape, row))
+        table.add_row(*row)
     console.print(table)
     for line in notes(sweep):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
     console.print()
     for path in paths:
-        console.print(str(path), highlight=False, soft_wrap=True)
-    failed = [(s, t) for s in searches(sweep).values() for t in finished(s) if t.state == TrialState.FAIL]
-    for study, trial in failed:
-        console.print(outcome(sweep, study, trial), highlight=False, soft_wrap=True)
+        console.print(str(path), soft_wrap=True)
+    failures = [(s, t) for s in searches(sweep).values() for t in finished(s) if t.state == TrialState.FAIL]
+    for study, trial in failures:
+        console.print(outcome(sweep, study, trial), soft_wrap=True)
     missing = [cell for again in repeats(sweep) for seed, cell in again.cells.items() if seed not in again.results]
     for cell in missing:
-        console.print(f"not run: {cell.folder.path} ({cell.label})", highlight=False, soft_wrap=True)
-    return 1 if failed or missing or not body else 0
+        console.print(f"not run: {cell.folder.path} ({cell.label})", soft_wrap=True)
+    return 1 if failures or missing or not body else 0
 
 
 def searches(sweep: Sweep) -> dict[str, optuna.Study]:
@@ -139,14 +140,23 @@ def ended(trials: list[FrozenTrial]) -> list[FrozenTrial]:
 def markdown(sweep: Sweep) -> str:
     """The report as Markdown."""
     headings, body = rerun_rows(sweep)
-    lines = [f"# {sweep.name}", "", sweep.question, "", "## The best, re-run", "", *_table(headings, body), ""]
-    lines += [f"- {line}" for line in notes(sweep)]
+    lines = [
+        f"# {markdown_line(sweep.name)}",
+        "",
+        markdown_line(sweep.question),
+        "",
+        "## The best, re-run",
+        "",
+        *_table(headings, body),
+        "",
+    ]
+    lines += [f"- {markdown_line(line)}" for line in notes(sweep)]
     for name, study in searches(sweep).items():
         of = f" ({name})" if len(sweep.targets) > 1 else ""
         rows = [[str(t.number), sweep.label(t.params), *(f"{v:.4g}" for v in t.values)] for t in front(sweep, study)]
         lines += [
             "",
-            f"## The front that the search saw{of}",
+            f"## The front that the search saw{markdown_line(of)}",
             "",
             "One seed each, chosen by these numbers: no result.",
             "",
@@ -155,7 +165,7 @@ def markdown(sweep: Sweep) -> str:
         shares = [[path, f"{share:.2f}"] for path, share in importances(study).items()]
         lines += [
             "",
-            f"## Importances{of}",
+            f"## Importances{markdown_line(of)}",
             "",
             *(_table(["parameter", "share"], shares) if shares else ["Too few trials."]),
         ]
@@ -164,8 +174,7 @@ def markdown(sweep: Sweep) -> str:
 
 def _table(headings: list[str], body: list[list[str]]) -> list[str]:
     rule = "|:--" * len(headings) + "|"
-    rows = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in body]
-    return ["| " + " | ".join(headings) + " |", rule, *rows]
+    return [markdown_row(headings), rule, *map(markdown_row, body)]
 
 
 def trials_csv(sweep: Sweep) -> str:
@@ -173,14 +182,12 @@ def trials_csv(sweep: Sweep) -> str:
     trials = [(name, t) for name, study in searches(sweep).items() for t in finished(study)]
     metrics = sorted({m for _, t in trials for m in t.user_attrs.get("metrics", {})})
     paths = [p.path for p in sweep.parameters]
-    file = io.StringIO()
-    writer = csv.writer(file)
-    writer.writerow(["search", "trial", "state", *paths, *metrics, "saved_seconds", "reason"])
+    rows = [["search", "trial", "state", *paths, *metrics, "saved_seconds", "reason"]]
     for name, t in trials:
         measured, said = t.user_attrs.get("metrics", {}), t.user_attrs
         cells = [*(t.params.get(p, "") for p in paths), *(measured.get(m, "") for m in metrics)]
-        writer.writerow([name, t.number, t.state.name, *cells, said.get("saved_seconds", ""), said.get("reason", "")])
-    return file.getvalue()
+        rows.append([name, t.number, t.state.name, *cells, said.get("saved_seconds", ""), said.get("reason", "")])
+    return csv_text(rows)
 
 
 def best(sweep: Sweep) -> dict[str, Any]:
@@ -221,7 +228,8 @@ def _figure(sweep: Sweep, draw: Any, path: Path) -> None:
     draw(ax, sweep)
     ax.grid(alpha=0.25)
     ax.set_title(sweep.question or sweep.name, fontsize=10, wrap=True)
-    figure.savefig(path, dpi=160)
+    with whole(path) as draft:
+        figure.savefig(draft, dpi=160)
     plt.close(figure)
 
 
@@ -287,12 +295,12 @@ def _importances(ax: Any, sweep: Sweep) -> None:
         ax.legend(fontsize=7)
 
 
-def outcome(sweep: Sweep, study: optuna.Study, trial: FrozenTrial) -> str:
+def outcome(sweep: Sweep, study: optuna.Study, trial: FrozenTrial) -> Text:
     """A finished trial in a line."""
     name = f"{study.study_name} {trial.number}" if len(sweep.targets) > 1 else f"trial {trial.number}"
     label = f"{name}: {sweep.label(trial.params)}"
     if trial.state == TrialState.COMPLETE:
         said = [f"{o.metric} {v:.4g}" for o, v in zip(sweep.objectives, trial.values, strict=True)]
-        return escape(f"{label}: {', '.join(said)}")
-    verb = "stopped" if trial.state == TrialState.PRUNED else "[red]failed[/red]"
-    return f"{verb} {escape(label)}: {escape(trial.user_attrs['reason'])}"
+        return Text(f"{label}: {', '.join(said)}")
+    reason = f"{label}: {trial.user_attrs['reason']}"
+    return Text(f"stopped {reason}") if trial.state == TrialState.PRUNED else failed(reason)

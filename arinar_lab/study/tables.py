@@ -8,19 +8,17 @@ better and italic worse than the baseline, where the paired test resolves it. La
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Literal
 
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from ..run.schema import resolved
+from ..run.text import csv_text, markdown_line, markdown_row
 from . import frontier, ranking
 from .comparison import compare_all, effects, verdict
 from .methods import kind_of, notes
@@ -159,7 +157,7 @@ def terminal_table(results: Results, width: int) -> Table:
     keep, left_out = _fitting(keep, [[Text(heading) for heading in headings], *lines], width)
     if left_out:
         captions += [f"more in table.md: {', '.join(headings[i] for i in left_out)}"]
-    question = escape(results.plan.question or results.plan.name)
+    question = results.plan.question or results.plan.name
     table = Table(
         title=question, title_justify="left", caption=", ".join(captions), caption_justify="left", box=SIMPLE_HEAD
     )
@@ -192,39 +190,42 @@ def _terminal_cell(cell: Cell) -> Text:
 def markdown(results: Results) -> str:
     """The report as Markdown."""
     headings, body = table_of(results, results.columns)
-    lines = [f"# {results.plan.name}", "", results.plan.question, ""]
-    lines += ["| " + " | ".join(headings) + " |", "|:--" + "|--:" * (len(headings) - 1) + "|"]
-    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row.texts("**", "*")) + " |" for row in body]
+    lines = [f"# {markdown_line(results.plan.name)}", "", markdown_line(results.plan.question), ""]
+    lines += [markdown_row(headings), "|:--" + "|--:" * (len(headings) - 1) + "|"]
+    lines += [markdown_row(row.texts("**", "*")) for row in body]
     if difference := [line for part in results.by_budget for line in effects(part)]:
         lines += [
             "",
             "## Differences to the baseline, paired by seed",
             "",
-            *(f"- {line}" for line in difference),
+            *(f"- {markdown_line(line)}" for line in difference),
         ]
     if worth := frontier.conclusions(results):
-        lines += ["", "## Quality against speed", "", *(f"- {line}" for line in worth)]
+        lines += ["", "## Quality against speed", "", *(f"- {markdown_line(line)}" for line in worth)]
     if lasting := ranking.conclusions(results):
-        lines += ["", "## Does the ranking last?", "", *(f"- {line}" for line in lasting)]
-    return "\n".join([*lines, "", "## How to read it", "", *(f"- {line}" for line in notes(results)), ""])
+        lines += ["", "## Does the ranking last?", "", *(f"- {markdown_line(line)}" for line in lasting)]
+    return "\n".join(
+        [*lines, "", "## How to read it", "", *(f"- {markdown_line(line)}" for line in notes(results)), ""]
+    )
 
 
-def csv_of(results: Results) -> str:
-    """One row a run: every metric, its evaluation noise where measured, and which code and machine made it."""
+def csv_of(results: Results, literal: bool = False) -> str:
+    """One row a run: every metric, its evaluation noise where measured, and which code and machine made it.
+
+    `literal` leaves text that a spreadsheet would compute as it is.
+    """
     metrics = sorted({m for by_seed in results.reports.values() for r in by_seed.values() for m in r["metrics"]})
     noisy = sorted({m for by_seed in results.reports.values() for r in by_seed.values() for m in r.get("noise", {})})
-    file = io.StringIO()
-    writer = csv.writer(file)
     made = ["training_signature", "evaluation_signature", "commit", "device"]
-    writer.writerow(["arm", *results.plan.axes, "seed", *metrics, *(f"{m} ± over images" for m in noisy), *made])
+    rows = [["arm", *results.plan.axes, "seed", *metrics, *(f"{m} ± over images" for m in noisy), *made]]
     for arm in results.plan.arms:
         for seed, report in results.reports[arm.name].items():
             values = arm.values or ("",) * len(results.plan.axes)
             measured = [report["metrics"].get(m, "") for m in metrics] + [
                 report.get("noise", {}).get(m, "") for m in noisy
             ]
-            writer.writerow([arm.name, *values, seed, *measured, *_origin(report)])
-    return file.getvalue()
+            rows.append([arm.name, *values, seed, *measured, *_origin(report)])
+    return csv_text(rows, literal)
 
 
 def _origin(report: dict[str, Any]) -> list[str]:

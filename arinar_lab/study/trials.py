@@ -36,6 +36,7 @@ from ..run.folder import read_json
 from ..run.perform import perform
 from ..run.quality import measured
 from ..run.schema import ConfigError
+from ..run.text import say
 from ..run.train import Stopped, Watch, read_metrics
 from .search import BITS, Cell, Sweep, Target
 from .stats import pareto
@@ -160,7 +161,7 @@ def spent(sweep: Sweep) -> float:
 def _machine(sweep: Sweep, alone: bool) -> Iterator[None]:
     """Work beside this sweep's other workers on this machine, or alone: then nobody begins, and who works is waited for."""
     place = sweep.folder / f".{platform.node()}"
-    with open(f"{place}.busy", "w") as file:
+    with open(f"{place}.busy", "w", encoding="utf-8") as file:
         with FileLock(f"{place}.turn"):
             fcntl.flock(file, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
         yield
@@ -171,7 +172,7 @@ def run_trial(sweep: Sweep, target: Target, study: optuna.Study, trial: optuna.T
     try:
         cell = sweep.trial_cell(target, sweep.suggest(trial))
         _note(trial, {"folder": str(cell.folder.path), "worker": f"{platform.node()} {os.getpid()}"})
-        print(f"{time.strftime('%T')} {study.study_name} {trial.number} {cell.label}", flush=True)
+        say(f"{time.strftime('%T')} {study.study_name} {trial.number} {cell.label}")
         if not cell.folder.done and str(cell.folder.path) in _stopped(study):
             raise Stopped("its training was stopped in an earlier trial")
         metrics = measure(sweep, target, cell, _watch(sweep, study, trial, cell))
@@ -181,7 +182,7 @@ def run_trial(sweep: Sweep, target: Target, study: optuna.Study, trial: optuna.T
         patiently(lambda: _remember(sweep, trial, metrics, cell))
         tell(study, trial, TrialState.COMPLETE, values)
     except optuna.exceptions.UpdateFinishedTrialError:
-        print(f"{time.strftime('%T')} {trial.number} was given to another worker while this one was silent", flush=True)
+        say(f"{time.strftime('%T')} {trial.number} was given to another worker while this one was silent")
     except (Stopped, Diverged) as error:
         saved = {"reason": _line(error), "saved_seconds": getattr(error, "saved", 0.0)}
         tell(study, trial, TrialState.PRUNED, said=saved)
@@ -375,12 +376,12 @@ def rerun(sweep: Sweep) -> None:
 def _repeat(sweep: Sweep, target: Target, cell: Cell) -> bool:
     if patiently(lambda: open_search(sweep, target).user_attrs.get(cell.key)):  # another machine was quicker
         return True
-    print(f"{time.strftime('%T')} re-run {cell.folder.path} {cell.label}", flush=True)
+    say(f"{time.strftime('%T')} re-run {cell.folder.path} {cell.label}")
     try:
         with _machine(sweep, alone=False):
             _evaluate(sweep, target, cell)
     except Exception as error:  # the run folder says why; the others go on
-        print(f"failed: {_line(error)}", flush=True)
+        say(f"failed: {_line(error)}")
         return False
     tell_repeat(sweep, target, cell)
     return True

@@ -35,6 +35,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ..run.perform import perform
 from ..run.schema import ConfigError
+from ..run.text import say
 from .plan import Job, Plan
 from .storage import AWAY, address, alone, patiently, storage
 
@@ -263,7 +264,7 @@ def _take(study: optuna.Study, jobs: dict[str, Job], plan: Plan) -> None:
     job = jobs.get(trial.user_attrs.get("key", ""))
     if job is None:  # lost the race for the last entry
         return tell(study, trial, TrialState.PRUNED)
-    print(f"{time.strftime('%T')} {job.arm} {job.key}", flush=True)
+    say(f"{time.strftime('%T')} {job.arm} {job.key}")
     try:
         with heartbeats(study, trial):
             patiently(lambda: trial.set_user_attr("worker", f"{platform.node()} {os.getpid()}"))
@@ -272,7 +273,7 @@ def _take(study: optuna.Study, jobs: dict[str, Job], plan: Plan) -> None:
                 raise ValueError(f"{plan.criterion} is {value}")
     except Exception as error:
         said = f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
-        print(f"{time.strftime('%T')} failed: {said}", flush=True)
+        say(f"{time.strftime('%T')} failed: {said}")
         tell(study, trial, TrialState.FAIL, said={"failed": said})
     except BaseException:
         with contextlib.suppress(*AWAY):  # then it counts as lost

@@ -399,10 +399,10 @@ def test_another_evaluation_is_not_fetched(run):
 
 
 def test_unsent_runs_are_named_at_the_end_of_a_study(a_run, capsys):
-    from rich.console import Console
+    from arinar_lab.run.terminal import Terminal
 
     plan = read_plan(write_study(arms={"plain": {}}, seeds=[0]))
-    assert finish(plan, Console(width=200)) == 0
+    assert finish(plan, Terminal(width=200)) == 0
     assert f"not sent to MLflow (arinar sync {a_run.path})" in capsys.readouterr().out
     assert all_runs() == [a_run.path]
     assert arinar("sync") == 1

@@ -12,13 +12,13 @@ import torch
 import yaml
 from command import arinar
 from PIL import Image
-from rich.console import Console
 
 from arinar_lab.model import plain
 from arinar_lab.model.noise import Noise
 from arinar_lab.run import bench_parts
 from arinar_lab.run.bench import Case, How, subject
 from arinar_lab.run.bench_walk import Seen, ours, published, spread, whole
+from arinar_lab.run.terminal import Terminal
 from arinar_lab.study import bench, bench_report
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -159,7 +159,7 @@ def test_a_preset_is_measured_shown_drawn_and_written(preset, capsys, monkeypatc
 def test_a_narrow_terminal_keeps_the_names_and_is_told_of_the_rest(width):
     row = bench.Result("inner loop", "tiny", 64, 4.5, 1, [0.25, 0.3], [0.5, 0.9], "published algorithm", 1e10)
     record, out = bench.Record(How(torch.device("cpu")), {"float32": 1e11}, [row]), io.StringIO()
-    bench_report.show(record, Console(file=out, width=width))
+    bench_report.show(record, Terminal(file=out, width=width))
     said = " ".join(out.getvalue().split())
     assert "inner loop, 64 tokens, w 4.5" in said or width < 40
     assert ("×2.50 (2.00–3.00) ×7.00" in said) == (width > 40)

@@ -3,22 +3,29 @@
 import json
 import os
 import shutil
+import socket
 import sys
-from contextlib import chdir
-from dataclasses import replace
+from contextlib import chdir, nullcontext
+from http.client import HTTPConnection
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
+from wsgiref.simple_server import make_server
 
 import pytest
 from mlflow import MlflowClient
+from optuna_dashboard import wsgi
+from sqlalchemy import make_url
 from test_report import BITS, FD, study, whole
 from tiny import write_study
 
 from arinar_lab import cli
 from arinar_lab.run import dashboard
 from arinar_lab.run.tracking import Tracker, tracking_uri
+from arinar_lab.study import board as optuna_board
 from arinar_lab.study.report import write_report
 from arinar_lab.study.results import collect
+from arinar_lab.study.storage import storage
 from arinar_lab.study.sync import _numbers, _tags, send_study
 from arinar_lab.study.tables import markdown
 
@@ -99,11 +106,11 @@ def test_the_note_is_the_reports_table(sent):
     assert note == (plan.folder / "report" / "table.md").read_text()
 
 
-def test_a_long_note_is_cut_at_a_line_and_says_so(sent):
+def test_a_long_note_is_cut_at_a_line_and_says_so(sent, monkeypatch):
     results = collect(sent[0])
-    results = replace(results, plan=replace(results.plan, question="\n".join(f"How many, {i}?" for i in range(2000))))
+    monkeypatch.setattr("arinar_lab.study.sync._NOTE", 1500)
     note = _tags(results, ["components"])["mlflow.note.content"]
-    assert 14_000 < len(note) < 16_000 < len(markdown(results)) and "The rest stands in table.md" in note
+    assert 1000 < len(note) < 1600 < len(markdown(results)) and "The rest stands in table.md" in note
     assert markdown(results).startswith(note.rpartition("\n\n(")[0] + "\n")
 
 
@@ -199,8 +206,15 @@ def board(*words):
 @pytest.fixture
 def served(alone, monkeypatch):
     found = []
-    module = SimpleNamespace(run_server=lambda queue, host, port: found.append((queue, host, port)))
-    monkeypatch.setitem(sys.modules, "optuna_dashboard", module)
+
+    def make_server(host, port, queue, **_):
+        found.append((queue, host, port))
+        return nullcontext(SimpleNamespace(serve_forever=lambda: None))
+
+    monkeypatch.setattr("optuna_dashboard.wsgi", lambda queue: queue)
+    monkeypatch.setattr(optuna_board, "local_only", lambda application: application)
+    monkeypatch.setattr(optuna_board, "refuse_taken", lambda port: None)
+    monkeypatch.setattr(optuna_board, "make_server", make_server)
     monkeypatch.setenv("ARINAR_STORAGE", "")
     return found
 
@@ -225,6 +239,54 @@ def test_a_queue_that_is_not_there_is_not_made(served, capsys):
     assert "studies/study/queue.db: is not there; run the study first" in capsys.readouterr().err
     assert board() == 2 and "name a study's file" in capsys.readouterr().err
     assert not served and not Path("studies").exists()
+
+
+@pytest.fixture
+def port(alone):
+    """The port of a dashboard over an empty queue, which is really served."""
+    queue = storage(make_url("sqlite:///queue.db"))
+    server = make_server("127.0.0.1", 0, optuna_board.local_only(wsgi(queue)), handler_class=optuna_board._Silent)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    yield server.server_port
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "status"),
+    [
+        ("127.0.0.1:PORT", None, 200),
+        ("localhost:PORT", "http://localhost:PORT", 200),
+        ("localhost:9000", "http://localhost:9000", 200),  # by way of a tunnel
+        ("evil.example:PORT", None, 403),
+        ("evil.example", None, 403),
+        ("127.0.0.1.evil.example", None, 403),
+        ("127.0.0.1:PORT", "http://evil.example", 403),
+        ("127.0.0.1:PORT", "http://127.0.0.1:1", 403),
+        ("127.0.0.1:PORT", "null", 403),
+    ],
+)
+def test_the_board_answers_to_pages_of_this_machine_alone(port, host, origin, status):
+    headers = {"Host": host.replace("PORT", str(port))}
+    headers |= {"Origin": origin.replace("PORT", str(port))} if origin else {}
+    connection = HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("GET", "/api/studies", headers=headers)
+    assert connection.getresponse().status == status
+    connection.close()
+
+
+@pytest.mark.parametrize("verb", [["mlflow"], ["dashboard", "study.yaml"]])
+def test_a_port_that_is_taken_is_one_line(tracked, monkeypatch, verb, capsys):
+    monkeypatch.setattr(optuna_board, "open_board", lambda *_: None)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(SystemExit) as leave:
+            cli.main([*verb, "--port", str(taken.getsockname()[1])])
+    said = capsys.readouterr()
+    assert leave.value.code == 2 and said.out == "" and "Address already in use; name another" in said.err
 
 
 def test_a_server_that_does_not_answer_is_one_line(alone, capsys):

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from command import arinar
 from tiny import EXPERIMENTS, tiny, write_study
 
 from arinar_lab.run.config import ConfigError, read_overrides, resolved
 from arinar_lab.run.folder import RunFolder, slug, write_json
-from arinar_lab.study.plan import read_plan, short
+from arinar_lab.study.plan import read_plan, short, study_name
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -182,8 +183,53 @@ def test_overrides_change_the_studys_own_keys():
 
 
 def test_a_study_without_overrides_has_its_files_name():
-    plan = plan_of(axes=K, name="how many")
-    assert plan.name == "how_many" and plan.folder == Path("studies/how_many")
+    plan = plan_of(axes=K, name="how-many_2")
+    assert plan.name == "how-many_2" and plan.folder == Path("studies/how-many_2")
+
+
+@pytest.mark.parametrize(
+    "stems", [("a b", "a_b", "_a_b"), ("…", "?", ".", "..", "_"), ("字" * 100, "字" * 101), ("a" * 250, "a" * 251)]
+)
+def test_different_files_have_different_folders(stems):
+    names = [study_name(stem, {}) for stem in stems]
+    assert len(set(names)) == len(stems)
+    for name in names:
+        assert Path("studies", name).resolve().parent == Path("studies").resolve() and slug(name) == name
+        Path("studies", name, "worker_0.log").parent.mkdir(parents=True)
+
+
+def test_shipped_studies_keep_their_names():
+    for folder in (EXPERIMENTS / "ablations", EXPERIMENTS.parent / "sweeps"):
+        assert all(study_name(file.stem, {}) == file.stem for file in folder.glob("*.yaml"))
+
+
+def test_a_second_file_of_the_same_name_is_refused(capsys):
+    file = write_study(axes=K)
+    assert arinar("slurm", file) == 0
+    Path("other").mkdir()
+    other = Path("other", file.name)
+    other.write_text(file.read_text().replace("base: ", "base: ../"))
+    before = sorted(Path("studies").rglob("*"))
+    capsys.readouterr()
+    for verb in ("slurm", "ablate", "status", "report", "work"):
+        assert arinar(verb, other) == 2
+        told = capsys.readouterr().err
+        assert "belongs to" in told and "rename one of the two" in told and told.count("\n") == 1
+        assert sorted(Path("studies").rglob("*")) == before
+    file.unlink()  # the file was moved
+    assert arinar("slurm", other) == 0
+
+
+def test_a_copy_of_a_run_is_not_taken_for_the_run():
+    recipe = tiny()
+    own, copy = (Path(f"runs/{name}-{recipe.training_signature}") for name in ("tiny", "backup"))
+    for folder in (own, copy):
+        folder.mkdir(parents=True)
+    assert RunFolder.of(recipe, "tiny").path.parent == own
+    with pytest.raises(ConfigError, match="hold the same training; keep one of them"):
+        RunFolder.of(recipe, "another name")
+    copy.rmdir()
+    assert RunFolder.of(recipe, "another name").path.parent == own
 
 
 def test_an_overridden_study_has_a_folder_of_its_own():

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 from reports import BITS, FD, full_report, report_of, study, whole, whole_and_full
-from rich.console import Console
 from tiny import tiny, write_study
 
 from arinar_lab.run.divergence import Diverged
 from arinar_lab.run.folder import write_json
 from arinar_lab.run.schema import ConfigError
+from arinar_lab.run.terminal import Terminal
 from arinar_lab.study import ablate
 from arinar_lab.study.ablate import finish
 from arinar_lab.study.comparison import effects
@@ -241,7 +241,7 @@ def test_a_failed_arm_is_told_with_its_reason_and_status_one(capsys):
     plan = study(reports, seeds=(0, 1))
     for seed in (0, 1):
         plan.cell(plan.arms[2], seed)[0].fail(Diverged("the loss became nan at step 3"))
-    assert finish(plan, Console(width=200)) == 1
+    assert finish(plan, Terminal(width=200)) == 1
     said = capsys.readouterr().out
     assert said.count("Diverged: the loss became nan at step 3") == 4  # in the notes, and at the end with their folders
     assert "Missing: components=4 seed 0, components=4 seed 1" in said
@@ -250,7 +250,7 @@ def test_a_failed_arm_is_told_with_its_reason_and_status_one(capsys):
 
 def test_a_whole_study_has_status_zero_and_shows_where_to_look(capsys):
     plan = study(whole())
-    assert finish(plan, Console(width=200)) == 0
+    assert finish(plan, Terminal(width=200)) == 0
     said = capsys.readouterr().out
     assert "report/report.html" in said and "report/table.md" in said and "make mlflow" in said
     assert "2 figures beside them" in said
@@ -299,7 +299,7 @@ def test_references_are_fitted_once(monkeypatch):
     plan, calls = study(whole(), references=True), []
     monkeypatch.setattr(ablate, "references", lambda recipe: calls.append(recipe) or {"an estimator": 2.5})
     for _ in range(2):
-        ablate._measure(plan, Console())
+        ablate._measure(plan, Terminal())
     assert len(calls) == 1 and "an estimator (not ours)" in table(plan)
 
 
@@ -316,7 +316,7 @@ def test_one_bad_run_does_not_keep_the_others_from_their_report(monkeypatch):
         timed.append(folder)
 
     monkeypatch.setattr(ablate, "measure_speed", measure)
-    (fault,) = ablate._measure(plan, Console())
+    (fault,) = ablate._measure(plan, Terminal())
     assert len(timed) == len(plan.jobs) and fault.endswith("is not measured: final.safetensors: damaged or edited")
 
 
@@ -329,7 +329,7 @@ def test_a_report_without_likelihood_and_origin_is_compared_all_the_same():
 
 def test_references_are_asked_for(monkeypatch):
     monkeypatch.setattr(ablate, "references", lambda _: pytest.fail("nobody asked"))
-    ablate._measure(study(whole()), Console())
+    ablate._measure(study(whole()), Terminal())
 
 
 def test_runs_of_different_code_are_warned_about():
@@ -436,7 +436,7 @@ def test_a_metric_that_is_no_number_is_refused(capsys):
 
 @pytest.mark.parametrize("width", [40, 60, 80, 100, 120, 200])
 def test_the_terminal_keeps_the_arms_and_as_many_columns_as_fit(capsys, width):
-    Console(width=width).print(terminal_table(collect(study(whole())), width))
+    Terminal(width=width).print(terminal_table(collect(study(whole())), width))
     shown = capsys.readouterr().out
     assert max(map(len, shown.splitlines())) <= width
     for words in ("components=4", "2.335 ± 0.623", "bits/dim"):
@@ -451,7 +451,7 @@ def test_a_name_can_be_broken_behind_its_commas():
 
 def test_a_report_of_many_differences_says_their_sum(monkeypatch, capsys):
     monkeypatch.setattr(ablate, "_LINES", 3)
-    finish(study(whole()), Console(width=200))
+    finish(study(whole()), Terminal(width=200))
     said = capsys.readouterr().out
     assert "bits/dim, against the baseline: better: components=2, components=4." in said
     assert "Each difference with its interval: in report.html." in said and "components=2 against" not in said
@@ -478,7 +478,7 @@ def test_arms_by_name_are_drawn_side_by_side():
 def test_square_brackets_in_names_are_no_markup(capsys):
     arms = {"[red]x[/red]": {}, "wide": {"outer.width": 32}}
     plan = study({(name, 0): report_of(2.0) for name in arms}, seeds=(0,), axes=None, arms=arms, question="[1, 2]?")
-    Console(width=200).print(terminal_table(collect(plan), 200))
+    Terminal(width=200).print(terminal_table(collect(plan), 200))
     said = capsys.readouterr().out
     assert "[red]x[/red]" in said and "[1, 2]?" in said
 

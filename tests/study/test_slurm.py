@@ -1,6 +1,8 @@
 """Job arrays: the script is valid, runs the worker, and hands the cell back when Slurm wants the machine."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -98,6 +100,38 @@ def test_the_address_of_the_queue_is_taken_from_the_shell_that_submits(fakes, mo
     assert run.returncode and "ARINAR_STORAGE: is not set: export the address of the queue" in run.stderr
 
 
+HOSTILE = [
+    "question=x\n touch PWNED; #", "a b", "$(touch PWNED)", "`touch PWNED`", "'; touch PWNED; '", "--leading", "-", "",
+    "σ ≤ 1", "\r\n#SBATCH --wrap=touch", "{braces}", "%A", "\\n'\t\x01", "a\u2028b", "!x", "*", os.fsdecode(b"\xff\xfe"),
+]  # fmt: skip
+
+
+def test_no_word_becomes_a_command(fakes, monkeypatch, tmp_path):
+    Path("worker.py").write_text("import json, sys\njson.dump(sys.argv[1:], open('worker.json', 'w'))")
+    place = tmp_path / "it's $(touch PWNED)\n touch PWNED"
+    shutil.move("worker.py", place.mkdir() or place / "worker.py")
+    file = study()
+    monkeypatch.setattr(Path, "cwd", lambda: place)
+    path = write_script(
+        read_plan(file), "12 runs", 1, [sys.executable, "worker.py", *HOSTILE], ["arinar", *HOSTILE], Options()
+    )
+    subprocess.run(["bash", "-n", path], check=True)
+    assert submit(path).wait(20) == 0
+    assert json.loads((place / "worker.json").read_text()) == HOSTILE
+    assert not list(tmp_path.rglob("PWNED"))
+    begin = path.read_bytes().split(b"\ncd ")[0]
+    assert all(line.startswith(b"#") or not line for line in begin.split(b"\n"))
+
+
+def test_words_of_the_command_line_stay_words(fakes, capsys):
+    file = study().rename("-it's a study.yaml")
+    assert arinar("slurm", "--", file, "question=x\n touch PWNED; #") == 0
+    (path,) = Path("studies").glob("*/slurm.sh")
+    text = path.read_text()
+    assert "work './-it'\"'\"'s a study.yaml' $'question=x\\x0a touch PWNED; #' &\n" in text
+    assert capsys.readouterr().out.count("\n") == 2
+
+
 @pytest.mark.parametrize("status", [0, 1])
 def test_a_task_runs_the_worker_and_ends_as_it_does(fakes, status):
     assert submit(script("0", str(status))).wait(20) == status
@@ -124,7 +158,13 @@ def test_a_task_that_must_end_hands_its_cell_back(fakes, number):
         (["--time", "soon"], "--time: 'soon' is no time limit"),
         (["--time", "1"], "--time: '1' is no more than the 120 s before the limit"),
         (["--time", "0:02:00"], "--time: '0:02:00' is no more than the 120 s before the limit"),
+        (["--time", "9" * 5000], "is no time limit"),
+        (["--time", "１"], "is no time limit"),
         (["--partition", "a b"], "--partition: 'a b' is not the name"),
+        (["--partition", "a\nb"], "is not the name"),
+        (["--partition=-1"], "--partition: '-1' is not the name"),
+        (["--array", "9" * 5000], "is not a whole number of 1 … 10^9"),
+        (["--gpus", "1" * 30], "is not a whole number of 1 … 1024"),
     ],
 )
 def test_what_slurm_would_refuse_is_one_line(capsys, words, said):

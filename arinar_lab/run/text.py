@@ -1,0 +1,73 @@
+"""Text whose author is unknown (questions, names, errors), as output shows it: nothing in it acts as a command.
+
+A terminal obeys escape sequences, a spreadsheet computes cells that begin with `=`, Markdown passes HTML on. Everything that
+the package prints or writes goes through this module; `terminal.py` does the same for rich.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import sys
+from collections.abc import Iterable
+from typing import Any, TextIO
+
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Control characters except newline and tab, and those that reverse the direction of writing."""
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def printable(text: str) -> str:
+    r"""Text with each control character written as its escape, as in `\x1b`."""
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def one_line(text: str) -> str:
+    r"""Printable text in one line: a newline is written as `\n`."""
+    return printable(text).replace("\n", "\\n")
+
+
+def say(line: Any, file: TextIO | None = None) -> None:
+    """Print a line on standard output, or on another stream."""
+    print(printable(str(line)), file=file or sys.stdout, flush=True)
+
+
+def accept_any_letter() -> None:
+    """Let the standard streams write letters that their encoding lacks as escapes, instead of raising an error."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)  # a stream that captures output may have none
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
+
+
+def markdown_line(text: str) -> str:
+    """Text as one line of Markdown, which may be a table's cell: without HTML, links or a column's end."""
+    line = " ".join(printable(text).split("\n")).replace("\\", "\\\\").replace("|", "\\|")
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", line).replace("](", "]\\(")
+
+
+def markdown_row(cells: Iterable[str]) -> str:
+    """A row of a table in Markdown."""
+    return f"| {' | '.join(map(markdown_line, cells))} |"
+
+
+def csv_text(rows: Iterable[Iterable[Any]], literal: bool = False) -> str:
+    """Rows as CSV. Text that a spreadsheet would compute gets an apostrophe in front, unless `literal`."""
+    file = io.StringIO()
+    csv.writer(file).writerows(rows if literal else (map(_harmless, row) for row in rows))
+    return file.getvalue()
+
+
+def _harmless(value: Any) -> Any:
+    if isinstance(value, str) and value.startswith(_FORMULA) and not _is_number(value):
+        return f"'{value}"
+    return value
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
