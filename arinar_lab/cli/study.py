@@ -225,6 +225,7 @@ def check(arguments: argparse.Namespace) -> int:
             inherited(recipe, experiment)
             parameters = experiment.parameters
             print(f"{file}: {parameters:,} parameters  {recipe.training_signature}")
+            print(f"  {recipe.training}")
     return 0
 
 

@@ -123,6 +123,13 @@ class Training:
         """The peak learning rate."""
         return (self.lr_per_256 or 0.0) * self.batch / 256 if self.lr is None else self.lr
 
+    def __str__(self) -> str:
+        """As a recipe has it, in one line, with the peak learning rate; without how often something is done on the way."""
+        options = {**resolved(self), "lr": self.peak}
+        for name in ("lr_per_256", "validate_every", "checkpoint_every"):
+            del options[name]
+        return yaml.safe_dump({"training": options}, default_flow_style=True, sort_keys=False, width=10**6).strip()[1:-1]
+
 
 @dataclass(frozen=True)
 class Evaluation:

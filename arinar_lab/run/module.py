@@ -52,7 +52,8 @@ class ArinarModule(LightningModule):
         self.conditions: Conditions | None = None
         self._compute: Callable[[torch.device], Conditions | None] | None = None
         self._finite, self._begun = Finite(), 0
-        self.groups, self.ratios = [0], [None] * parts
+        self.groups = [0]
+        self.ratios: list[float | None] = [None] * parts
 
     @torch.no_grad()
     def fit_to(self, images: Tensor, codec: bool = True) -> None:

@@ -313,28 +313,27 @@ TRAINED_AS_PUBLISHED = {
 def test_an_option_of_training_that_came_later_is_signed_where_it_is_not_at_its_default(key):
     """Else the runs that were finished before there was one would be trained again."""
     default, other = TRAINED_AS_PUBLISHED[key]
-    plain = tiny("outer={kind: masked, width: 16, heads: 2}")
-    same, changed = (
-        tiny("outer={kind: masked, width: 16, heads: 2}", f"{key}={value}") for value in (default, other)
-    )
+    masked = "outer={kind: masked, width: 16, heads: 2}"
+    plain = tiny(masked)
+    same, changed = (tiny(masked, f"{key}={value}") for value in (default, other))
     assert same.training_signature == plain.training_signature != changed.training_signature
     section, name = key.split(".")
     assert name in resolved(plain)[section] and name not in signed(getattr(plain, section))
     assert name in signed(getattr(changed, section))
 
 
-@pytest.mark.parametrize("recipe, signature", [("digits", "5a7bfb4c"), ("digits_masked", "b438cdd3")])
+@pytest.mark.parametrize(("recipe", "signature"), [("digits", "5a7bfb4c"), ("digits_masked", "b438cdd3")])
 def test_a_shipped_recipe_of_digits_keeps_its_signature(recipe, signature):
     assert parse(read_recipe(EXPERIMENTS / f"{recipe}.yaml")).training_signature == signature
 
 
 def test_groups_of_a_masked_ratio_fill_the_batch():
     masked = "outer={kind: masked, width: 16, heads: 2, mask_group: 5}"
-    with pytest.raises(ConfigError, match="outer.mask_group: 5 does not divide training.batch, 32"):
+    with pytest.raises(ConfigError, match=r"outer\.mask_group: 5 does not divide training.batch, 32"):
         build(tiny(masked))
     build(tiny(masked, "outer.mask_group=8"))
     build(tiny(masked, "outer.mask_group=100"))  # one ratio for a smaller batch
-    with pytest.raises(ConfigError, match="outer.mask_group: -1 is too few"):
+    with pytest.raises(ConfigError, match=r"outer\.mask_group: -1 is too few"):
         build(tiny(masked, "outer.mask_group=-1"))
 
 
