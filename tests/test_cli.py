@@ -269,6 +269,7 @@ def test_check_builds_recipes_and_studies_and_writes_nothing(capsys):
     assert "gmm_k.yaml: 4 arms × 3 seeds, baseline components=4" in said
     assert tiny("training={}").training_signature not in said
     assert said.count(" parameters  ") == 5
+    assert "\n  training: {steps: 400, batch: 96, lr: 0.003, warmup: 40, schedule: cosine, " in said
     assert not everything()
 
 

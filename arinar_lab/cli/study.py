@@ -240,6 +240,7 @@ def check(arguments: argparse.Namespace) -> int:
             inherited(recipe, experiment)
             parameters = experiment.parameters
             say(f"{file}: {parameters:,} parameters  {recipe.training_signature}")
+            say(f"  {recipe.training}")
     return 0
 
 

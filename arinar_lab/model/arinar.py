@@ -92,9 +92,12 @@ class Arinar(nn.Module):
         """What `log_prob` is: the weaker of what outer and inner give."""
         return bilevel.weaker(self.outer.likelihood, self.inner.likelihood)
 
-    def mask_ratio(self, noise: Noise) -> float | None:
-        """What `loss` draws once for a batch, from the noise [1] of its first image: the masked share; None for no such."""
-        return self.outer.mask_ratio(noise.at(0))
+    def mask_ratio(self, noise: Noise, group: int = 0) -> float | None:
+        """What `loss` draws once for a batch, from the noise [1] of its first image: the masked share; None for no such.
+
+        Where the outer model has a `mask_group`, that of one group of its images.
+        """
+        return self.outer.mask_ratio(noise.at(0), group)
 
     def loss(self, x: Tensor, y: Tensor, noise: Noise, ratio: float | None = None) -> Tensor:
         """Mean training loss of the predicted tokens in nats a token. x [B, N, D], y [B], noise [B].

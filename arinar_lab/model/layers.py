@@ -20,7 +20,7 @@ import zlib
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from functools import reduce
-from typing import Literal, NamedTuple, TypedDict
+from typing import Annotated, Literal, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -391,12 +391,19 @@ def _as_kept(q: Tensor, k: Tensor) -> AbstractContextManager[object]:
 
 
 class FeedForward(nn.Sequential):
-    """Linear map, GELU, linear map, dropout. The first two may be one operation where weights are packed."""
+    """Linear map, GELU, linear map, dropout. The first two may be one operation where weights are packed.
+
+    Attributes:
+        drops_hidden: whether the dropout acts behind GELU too.
+    """
+
+    drops_hidden = False
 
     def forward(self, x: Tensor) -> Tensor:
         first, gelu, second, dropout = self
         assert isinstance(first, Packable) and isinstance(gelu, nn.GELU)
-        return dropout(second(first(x, gelu=gelu)))
+        hidden = first(x, gelu=gelu)
+        return dropout(second(dropout(hidden) if self.drops_hidden else hidden))
 
 
 class BlockOptions(TypedDict, total=False):
@@ -410,6 +417,7 @@ class BlockOptions(TypedDict, total=False):
     softmax_scale: float
     k_bias: bool
     dropout: float
+    dropout_hidden: Annotated[bool, "later"]
 
 
 class Block(nn.Module):
@@ -426,7 +434,9 @@ class Block(nn.Module):
             2105.13290).
         mlp_ratio: width of the feed-forward layer over W.
         gelu: `exact`, or its `tanh` approximation.
-        qk_norm, softmax_scale, k_bias, dropout: of `Attention`.
+        qk_norm, softmax_scale, k_bias: of `Attention`.
+        dropout: on attention weights, and behind the last linear map of attention and of feed-forward.
+        dropout_hidden: whether the dropout acts behind GELU too, as in the published models.
 
     Raises:
         ValueError: if a number is outside its range.
@@ -447,6 +457,7 @@ class Block(nn.Module):
         softmax_scale: float = 1.0,
         k_bias: bool = True,
         dropout: float = 0.0,
+        dropout_hidden: bool = False,
     ) -> None:
         super().__init__()
         if not 0 <= dropout < 1:
@@ -462,6 +473,7 @@ class Block(nn.Module):
         )
         activation = GELU(approximate="tanh" if gelu == "tanh" else "none")
         self.feed_forward = FeedForward(Linear(width, hidden), activation, Linear(hidden, width), Dropout(dropout))
+        self.feed_forward.drops_hidden = dropout_hidden
         self.adapt = nn.Sequential(nn.SiLU(), ZeroLinear(context, 6 * width)) if context else None
 
     def forward(

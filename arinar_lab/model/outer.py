@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple, Unpack
+from typing import Annotated, NamedTuple, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +58,7 @@ class Outer(nn.Module):
         likelihood: `exact` for a fixed order, `bound` for a random one.
         steps: steps of a walk where the sampler names none.
         can: accelerators of a `Sampler` that its walk takes, beside the interval of guidance.
+        mask_group: images of a batch that share a masked share; 0 is all.
     """
 
     likelihood: Likelihood
@@ -65,6 +66,7 @@ class Outer(nn.Module):
     prefix: int
     steps: int
     can: frozenset[str] = frozenset()
+    mask_group: int = 0
 
     @property
     def context(self) -> int:
@@ -77,8 +79,11 @@ class Outer(nn.Module):
         """
         raise NotImplementedError
 
-    def mask_ratio(self, noise: Noise) -> float | None:
-        """The masked share of the tokens, where one is drawn for all images of a batch: from the noise of the first, [1]."""
+    def mask_ratio(self, noise: Noise, group: int = 0) -> float | None:
+        """The masked share of the tokens, where one is drawn for all images of a batch: from the noise of the first, [1].
+
+        Where groups of images have shares of their own, that of one group.
+        """
         return None
 
     def walk(self, c: Tensor, null: Tensor | None, visit: Visit, noise: Noise, sampler: Sampler = PLAIN) -> Tensor:
@@ -344,10 +349,10 @@ class Masked(Outer):
         """z [B, m, context] of the tokens `known` … `end` of an order [B, N], and what the next step may use."""
         return self._condition(x, c, order[:, :known], order[:, known:end]), None
 
-    def mask_ratios(self, noise: Noise) -> Tensor:
-        """One draw of the truncated normal for each of the noise [B], by its inverse CDF: [B]."""
+    def mask_ratios(self, noise: Noise, draw: int = 0) -> Tensor:
+        """A draw of the truncated normal for each of the noise [B], by its inverse CDF: [B]. Draws are numbered."""
         low = torch.special.ndtr(torch.tensor((self.mask_min - 1) / self.mask_std, dtype=torch.float64)).item()
-        u = low + (0.5 - low) * noise.at(2).uniform(1).squeeze(-1)
+        u = low + (0.5 - low) * noise.at(2).uniform(draw + 1)[..., draw]
         return (1 + self.mask_std * torch.special.ndtri(u)).clamp(max=1.0)
 
     def _condition(self, x: Tensor, c: Tensor, known: Tensor, where: Tensor) -> Tensor:
@@ -365,12 +370,14 @@ class MaskedAR(Masked):
     """Bidirectional encoder and decoder over randomly masked tokens (MAR, arXiv 2406.11838, section 3.4).
 
     The encoder sees the C condition rows and the known tokens; the decoder sees all positions, a mask vector at the
-    unknown ones. In training one ratio of the tokens is masked a batch.
+    unknown ones. In training one ratio of the tokens is masked a batch, or a group of its images.
 
     Arguments:
         width: E; encoder_depth, decoder_depth: blocks; heads: must divide width.
         prefix: C ≥ 1, condition rows (64 as published).
         mask_min, mask_std, steps: see `Masked`.
+        mask_group: images of a batch that share a masked ratio; 0 is the whole batch. The published models have 64, since
+            each process draws a ratio for its 64 images. Beside a frozen outer model it is 0.
         positions: how a token's place is told to encoder and decoder: `learned` vectors, `sine` vectors, or `rotary`
             attention. Only the learned have a third set, added to z, as published.
         block: see `Block`.
@@ -394,11 +401,14 @@ class MaskedAR(Masked):
         prefix: int = 4,
         mask_min: float = 0.7,
         mask_std: float = 0.25,
+        mask_group: Annotated[int, "later"] = 0,
         steps: int | None = None,
         positions: Positions = "learned",
         **block: Unpack[BlockOptions],
     ) -> None:
         super().__init__(tokens, features, mask_min=mask_min, mask_std=mask_std, steps=steps)
+        at_least(0, mask_group=mask_group)
+        self.mask_group = mask_group
         at_least(1, width=width, encoder_depth=encoder_depth, decoder_depth=decoder_depth, prefix=prefix)
         self.width, self.prefix = width, prefix
         self.token_of = Linear(features, width)
@@ -418,8 +428,8 @@ class MaskedAR(Masked):
         order = noise.at(0).permutation(self.tokens)
         return self._condition(x, c, order[:, masked:], order[:, :masked]), order[:, :masked]
 
-    def mask_ratio(self, noise: Noise) -> float:
-        return self.mask_ratios(noise)[0].item()
+    def mask_ratio(self, noise: Noise, group: int = 0) -> float:
+        return self.mask_ratios(noise, group)[0].item()
 
     def _condition(self, x: Tensor, c: Tensor, known: Tensor, where: Tensor) -> Tensor:
         """z [B, m, E] at `where` [B, m], given the tokens at `known` [B, n]."""

@@ -125,6 +125,8 @@ def _gains(adapt: nn.Module | None, z: Tensor) -> Tensor:
 def _feed_forward(block: Block, x: Tensor) -> Tensor:
     first, gelu, second, dropout = block.feed_forward
     y = f.gelu(_linear(first, x), approximate=_a(nn.GELU, gelu).approximate)
+    if block.feed_forward.drops_hidden:
+        y = f.dropout(y, _a(nn.Dropout, dropout).p, dropout.training)
     return f.dropout(_linear(second, y), _a(nn.Dropout, dropout).p, dropout.training)
 
 

@@ -1,6 +1,6 @@
 """Averaged weights: what is validated, saved and sampled.
 
-    after step 1    a = w
+    after step 1    a = w, or where the average starts at the initial weights, as after any other
     after step t    a ← decay · a + (1 - decay) · w          of every trained parameter, on its own device
 
 Buffers are constants and are not averaged. Where weights are sharded (`sharded.py`), every process averages its own shards.
@@ -25,14 +25,15 @@ class Averaging(Callback):
 
     Arguments:
         decay: of the average.
+        from_initial: whether it starts at the initial weights, as in the published models, or at those after step 1.
 
     Attributes:
         weights: name → trained parameter, or this process's shard of it.
         averages: name → its average, of the same shape.
     """
 
-    def __init__(self, decay: float) -> None:
-        self.decay = decay
+    def __init__(self, decay: float, from_initial: bool = False) -> None:
+        self.decay, self.from_initial = decay, from_initial
         self.weights: dict[str, Tensor] = {}
         self.averages: dict[str, Tensor] = {}
         self._restored: dict[str, Tensor] | None = None
@@ -48,7 +49,7 @@ class Averaging(Callback):
     @torch.no_grad()
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         averages, weights = list(self.averages.values()), [local(p) for p in self.weights.values()]
-        if trainer.global_step == 1:
+        if trainer.global_step == 1 and not self.from_initial:
             torch._foreach_copy_(averages, weights)
         else:
             torch._foreach_mul_(averages, self.decay)

@@ -22,6 +22,7 @@ from ..model.arinar import Arinar
 from ..model.codec import Codec, CodecMaker, Pixels
 from ..model.guidance import LATER, Sampler
 from ..model.head import Head, HeadMaker
+from ..model.initialisation import initialise_as_published
 from ..model.inner import FeatureAR
 from ..model.layers import at_least
 from ..model.outer import OUTERS, OuterMaker
@@ -53,6 +54,9 @@ class Labels:
     drop: float = 0.1
 
 
+Decayed = Literal["matrices", "outer", "all"]
+
+
 @dataclass(frozen=True)
 class Training:
     """Optimisation by AdamW, with averaged weights.
@@ -61,9 +65,17 @@ class Training:
         steps: optimiser steps; batch: images a step.
         lr: peak learning rate, 2e-3 where neither is said; lr_per_256: the peak is lr_per_256 · batch / 256 (arXiv 1706.02677).
         warmup: steps of linear warm-up; schedule: what follows it.
-        betas, weight_decay: of AdamW; biases, norms and embeddings do not decay.
+        warmup_from_zero: whether step i of the warm-up, from 0, has lr · i / warmup, as in the published models, and not
+            lr · (i + 1) / warmup.
+        betas, weight_decay: of AdamW.
+        weight_decay_on: what decays: `matrices`, the weights of linear maps; `outer`, every parameter of two axes or more
+            that is not in the inner model, as MAR and ARINAR were trained (embeddings, positions and mask vectors decay,
+            the inner model's matrices do not); or `all` of two axes or more, as FractalMAR was. Biases and norms never do.
         clip: ceiling of the gradient's norm, 0 is none.
-        ema: decay of the averaged weights, which are validated, saved and sampled.
+        ema: decay of the averaged weights, which are validated, saved and sampled; 0 is no average.
+        ema_from_initial: whether the average starts at the initial weights, as in the published models, and not at the
+            weights after the first step.
+        initialisation: scales of the initial weights, `default` or `published`, see `model/initialisation.py`.
         precision: Lightning's name of it.
         validate_every, checkpoint_every: in steps.
     """
@@ -81,6 +93,10 @@ class Training:
     precision: Literal["32-true", "16-mixed", "bf16-mixed", "64-true"] = "32-true"
     validate_every: int = 100
     checkpoint_every: int = 100
+    warmup_from_zero: bool = field(default=False, metadata=LATER)
+    weight_decay_on: Decayed = field(default="matrices", metadata=LATER)
+    ema_from_initial: bool = field(default=False, metadata=LATER)
+    initialisation: Literal["default", "published"] = field(default="default", metadata=LATER)
 
     def __post_init__(self) -> None:
         at_least(1, steps=self.steps, batch=self.batch)
@@ -109,6 +125,15 @@ class Training:
     def peak(self) -> float:
         """The peak learning rate."""
         return (self.lr_per_256 or 0.0) * self.batch / 256 if self.lr is None else self.lr
+
+    def __str__(self) -> str:
+        """As a recipe has it, in one line, with the peak learning rate; without how often something is done on the way."""
+        options = {**resolved(self), "lr": self.peak}
+        for name in ("lr_per_256", "validate_every", "checkpoint_every"):
+            del options[name]
+        return yaml.safe_dump({"training": options}, default_flow_style=True, sort_keys=False, width=10**6).strip()[
+            1:-1
+        ]
 
 
 @dataclass(frozen=True)
@@ -417,7 +442,10 @@ def build(recipe: Recipe, device: str = "cpu") -> Experiment:
         if "overflow" not in str(error).lower():
             raise
         raise ConfigError("outer: the model is too large for any memory; choose smaller numbers") from None
+    if recipe.training.initialisation == "published":
+        initialise_as_published(model, recipe.seed)
     _check_counts(recipe, source)
+    _check_mask_group(recipe, model)
     _check_levels(codec, model.inner)
     check_sampler(recipe.sampler, model)
     return Experiment(source, codec, model)
@@ -472,6 +500,14 @@ def _check_counts(recipe: Recipe, source: Source) -> None:
         raise ConfigError(f"training.batch: {batch} exceeds the {train} training images")
     if source.digits and subset > held_out:
         raise ConfigError(f"evaluation.kid_subset: {subset} exceeds the {held_out} held-out images")
+
+
+def _check_mask_group(recipe: Recipe, model: Arinar) -> None:
+    batch, size = recipe.training.batch, model.outer.mask_group
+    if 0 < size < batch and batch % size:
+        raise ConfigError(
+            f"outer.mask_group: {size} does not divide training.batch, {batch}; use 0 for one ratio a batch"
+        )
 
 
 def _check_levels(codec: Codec, inner: Head) -> None:

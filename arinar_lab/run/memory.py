@@ -96,10 +96,10 @@ class Room(Callback):
     def _of_step(self, trainer: pl.Trainer, module: ArinarModule) -> str:
         m = self.recipe.machine
         share = self.recipe.training.batch // (m.devices * m.num_nodes)
-        said = f"machine.accumulate: {share // m.accumulate} images at a time do not fit into the memory;"
+        said = f"machine.accumulate: {share // module.parts} images at a time do not fit into the memory;"
         if m.strategy == "fsdp2":  # one process alone cannot try
-            return f"{said} say more parts than {m.accumulate}, or machine.recompute=true"
-        smaller = (share // parts for parts in range(m.accumulate + 1, share + 1) if share % parts == 0)
+            return f"{said} say more parts than {module.parts}, or machine.recompute=true"
+        smaller = (share // parts for parts in range(module.parts + 1, share + 1) if share % parts == 0)
         found = fitting(lambda n: self._step(trainer, module, n), smaller)
         if not found:
             return f"{said} nor does a single one"
@@ -111,7 +111,7 @@ class Room(Callback):
         remembered = [torch.empty_like(p) for p in trained * 2] if not trainer.optimizers[0].state else []
         part = module.conditions.at(0) if module.conditions else self._images(self.source.train, n)
         with trainer.precision_plugin.train_step_context():
-            loss = module.loss_of(tuple(t[:n].to(module.device) for t in part), module.ratio)
+            loss = module.loss_of(tuple(t[:n].to(module.device) for t in part), module.ratios[0])
         loss.backward()
         del remembered
         module.zero_grad()

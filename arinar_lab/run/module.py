@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..model.layers import Vectors
 from ..model.noise import Noise
-from .config import Experiment, Training
+from .config import Decayed, Experiment, Training
 from .data import some
 from .divergence import Diverged, Finite
 from .loader import ResumableLoader
@@ -52,7 +52,8 @@ class ArinarModule(LightningModule):
         self.conditions: Conditions | None = None
         self._compute: Callable[[torch.device], Conditions | None] | None = None
         self._finite, self._begun = Finite(), 0
-        self.ratio: float | None = None
+        self.groups = [0]
+        self.ratios: list[float | None] = [None] * parts
 
     @torch.no_grad()
     def fit_to(self, images: Tensor, codec: bool = True) -> None:
@@ -73,6 +74,19 @@ class ArinarModule(LightningModule):
         self._compute = compute
         for part in (self.model.outer, self.model.labels):
             part.requires_grad_(False)
+
+    def on_fit_start(self) -> None:
+        """Split the batch so that the images of a part share a masked ratio.
+
+        Images are dealt out to the groups in turn, as they are to processes. So where there are as many processes as groups,
+        each has one, as the published code has it; and how many there are changes nothing.
+        """
+        size, batch = self.model.outer.mask_group, self.optimisation.batch
+        if self._compute is None and 0 < size < batch:
+            groups, world = batch // size, self.trainer.world_size
+            own = groups // math.gcd(groups, world)
+            self.groups = [(k * world + self.trainer.global_rank) % groups for k in range(own)]
+            self.parts = math.lcm(self.parts, own)
 
     def on_train_start(self) -> None:
         self._begun = self.global_step
@@ -95,18 +109,21 @@ class ArinarModule(LightningModule):
             loader = self.trainer.train_dataloader
             first = loader.first_of(batch[2]) if isinstance(loader, ResumableLoader) else batch[2][:1]
             noise = Noise.of(torch.full_like(first, self.seed), "train").at(self.global_step).at(first)
-            self.ratio = self.model.mask_ratio(noise.at(1))
+            ratios = [self.model.mask_ratio(noise.at(1), group) for group in self.groups]
+            self.ratios = [ratio for ratio in ratios for _ in range(self.parts // len(self.groups))]
         return batch
 
     def parts_of(self, batch: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, ...]]:
-        """The batch of a step in equal parts, one after the other."""
+        """The batch of a step in equal parts, one after the other, those of a group of `mask_group` together."""
         kept = () if self.conditions is None else self.conditions.at(self.global_step)
-        return zip(*(part.chunk(self.parts) for part in kept or batch), strict=True)
+        groups = len(self.groups)
+        split = ([p for k in range(groups) for p in x[k::groups].chunk(self.parts // groups)] for x in kept or batch)
+        return zip(*split, strict=True)
 
     def loss_of(self, part: tuple[Tensor, ...], ratio: float | None) -> Tensor:
         """The mean loss of (images, labels, indices) or, with a frozen outer model, of (z, tokens, places, indices).
 
-        With the masked share of the batch, where one is drawn.
+        With the masked share of the part, where one is drawn for many images.
         """
         index = part[-1]
         noise = Noise.of(torch.full_like(index, self.seed), "train").at(self.global_step)
@@ -123,12 +140,12 @@ class ArinarModule(LightningModule):
         if self.parts > 1:
             self.zero_grad()
         losses: list[Tensor] = []
-        for part in self.parts_of(batch):
+        for part, ratio in zip(self.parts_of(batch), self.ratios, strict=True):
             if losses:
                 with torch.autocast(self.device.type, enabled=False):
                     self.trainer.strategy.backward(losses[-1], None)
                 losses[-1] = losses[-1].detach()
-            loss = self.loss_of(part, self.ratio)
+            loss = self.loss_of(part, ratio)
             losses.append(loss / self.parts if self.parts > 1 else loss)
         self._seen = torch.stack(losses).detach().sum()
         if self._due:
@@ -210,7 +227,7 @@ class ArinarModule(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         o = self.optimisation
-        decay, keep = decayed(self.model)
+        decay, keep = decayed(self.model, o.weight_decay_on)
         groups = [{"params": decay, "weight_decay": o.weight_decay}, {"params": keep, "weight_decay": 0.0}]
         scaled = o.precision == "16-mixed"  # a fused optimiser unscales by itself, after the clipping
         optimizer = torch.optim.AdamW(groups, lr=o.peak, betas=o.betas, fused=not scaled)
@@ -218,22 +235,24 @@ class ArinarModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-def decayed(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Trained parameters that decay (matrices of linear maps) and that do not (biases, norms, embeddings, constants)."""
+def decayed(model: nn.Module, on: Decayed = "matrices") -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Trained parameters that decay, as `Training.weight_decay_on` says, and that do not."""
     decay: list[nn.Parameter] = []
     keep: list[nn.Parameter] = []
-    for module in model.modules():
+    for path, module in model.named_modules():
         for name, p in module.named_parameters(recurse=False):
             if p.requires_grad:
-                matrix = p.dim() > 1 and name == "weight" and not isinstance(module, Vectors)
-                (decay if matrix else keep).append(p)
+                matrix = name == "weight" and not isinstance(module, Vectors)
+                outer = path.split(".")[0] != "inner"
+                decays = p.dim() > 1 and {"matrices": matrix, "outer": outer, "all": True}[on]
+                (decay if decays else keep).append(p)
     return decay, keep
 
 
 def rate(step: int, o: Training) -> float:
     """The learning rate of a step over its peak: linear warm-up, then constant, or a cosine down to zero."""
     if step < o.warmup:
-        return (step + 1) / o.warmup
+        return (step if o.warmup_from_zero else step + 1) / o.warmup
     if o.schedule == "constant":
         return 1.0
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - o.warmup) / max(1, o.steps - o.warmup))))

@@ -63,30 +63,46 @@ class Part:
 
 def resolved(value: Any) -> Any:
     """A recipe, section or part as plain data, with every default written out."""
+    return _plain(value, frozenset())
+
+
+def signed(value: Any) -> Any:
+    """The same for a signature: an option that came later counts only where it is not at its default.
+
+    A section marks such a field by `LATER`, a part's constructor its argument by `Annotated[…, "later"]`.
+    """
+    return _plain(value, frozenset({"later"}))
+
+
+def _plain(value: Any, omitted: frozenset[str]) -> Any:
+    """Plain data without the options that bear a mark of `omitted` and are at their default."""
     if isinstance(value, Part):
-        arguments = {name: resolved(argument) for name, argument in _with_defaults(value).items()}
+        defaults, marked = _defaults(value.maker), _marked(value.maker, omitted)
+        said = {**defaults, **value.arguments}
+        kept = {n: a for n, a in said.items() if n not in marked or a != defaults[n]}
+        arguments = {name: _plain(argument, omitted) for name, argument in kept.items()}
         return {"kind": value.kind, **arguments} if arguments else value.kind
     if dataclasses.is_dataclass(value):
-        return {f.name: resolved(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)
+                  if not omitted & f.metadata.keys() or getattr(value, f.name) != f.default}  # fmt: skip
+        return {name: _plain(item, omitted) for name, item in fields.items()}
     if isinstance(value, tuple | list):
-        return [resolved(item) for item in value]
+        return [_plain(item, omitted) for item in value]
     if callable(value):  # a maker that is a constructor's default
         return next(name for registry in PARTS.values() for name, maker in registry.items() if maker is value)
     return value
 
 
-def signed(value: Any) -> Any:
-    """The same for a signature: a section's option that came later counts only where it is not at its default."""
-    plain, told = resolved(value), dataclasses.fields(value) if dataclasses.is_dataclass(value) else ()
-    for option in told:
-        if option.metadata.get("later") and plain[option.name] == option.default:
-            del plain[option.name]
-    return plain
+def _defaults(maker: Any) -> dict[str, Any]:
+    return {name: p.default for name, p in _parameters(maker).items()}
 
 
-def _with_defaults(part: Part) -> dict[str, Any]:
-    defaults = {name: p.default for name, p in _parameters(part.maker).items()}
-    return {**defaults, **part.arguments}
+def _marked(maker: Any, marks: frozenset[str]) -> set[str]:
+    """The arguments of a maker that are annotated with one of `marks`."""
+    if not marks:
+        return set()
+    annotated = _hints(maker, extras=True)
+    return {n for n, hint in annotated.items() if marks & set(getattr(hint, "__metadata__", ()))}
 
 
 def _parameters(maker: Any) -> dict[str, inspect.Parameter]:
@@ -101,13 +117,13 @@ def _parameters(maker: Any) -> dict[str, inspect.Parameter]:
     return found
 
 
-def _hints(maker: Any) -> dict[str, Any]:
-    """The annotation of every name that `_parameters` knows."""
+def _hints(maker: Any, extras: bool = False) -> dict[str, Any]:
+    """The annotation of every name that `_parameters` knows; `extras` keeps what `Annotated` adds."""
     init = maker if inspect.isfunction(maker) or dataclasses.is_dataclass(maker) else maker.__init__
-    hints = typing.get_type_hints(init)
+    hints = typing.get_type_hints(init, include_extras=extras)
     for name, p in inspect.signature(maker).parameters.items():
         if p.kind is p.VAR_KEYWORD:
-            hints |= typing.get_type_hints(_passed_on(maker, name))
+            hints |= typing.get_type_hints(_passed_on(maker, name), include_extras=extras)
     return hints
 
 

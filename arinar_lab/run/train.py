@@ -348,7 +348,7 @@ def _trainer(recipe: Recipe, folder: RunFolder, logger: Logger, more: list[Callb
     if t.precision == "bf16-mixed":
         warn_of_emulation(device_of(m), "bfloat16")
     saver, throughput = Saver(folder, t.checkpoint_every), Throughput(recipe, LOG_EVERY)
-    callbacks: list[Callback] = [Averaging(t.ema), *more, Progress(folder), saver, throughput]
+    callbacks: list[Callback] = [Averaging(t.ema, t.ema_from_initial), *more, Progress(folder), saver, throughput]
     return pl.Trainer(
         accelerator=accelerator(m), devices=m.devices, num_nodes=m.num_nodes, strategy=strategy(recipe), precision=t.precision,
         use_distributed_sampler=False,

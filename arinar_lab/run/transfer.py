@@ -24,7 +24,8 @@ from .folder import RunFolder, find
 from .loader import Items, ResumableLoader
 from .schema import ConfigError, flatten, resolved
 
-_NOT_COMPARED = ("outer.steps", "outer.dropout", "codec.weights")  # the last is a place; the weights tell by themselves
+_NOT_COMPARED = ("outer.steps", "outer.dropout", "outer.dropout_hidden", "outer.mask_group", "codec.weights")
+# the last is a place; the weights tell by themselves
 PASSES = 8  # over the training data, each with its own dequantisation, masks and dropped labels
 ROOM = 2 * 10**9  # bytes that kept conditions may take
 

@@ -9,7 +9,7 @@ import torch
 from arinar_lab.model import layers
 from arinar_lab.model.arinar import Arinar
 from arinar_lab.model.guidance import Sampler
-from arinar_lab.model.layers import GELU, Attention, Parameters, dropout
+from arinar_lab.model.layers import GELU, Attention, Block, Parameters, dropout
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
@@ -100,3 +100,13 @@ def test_gelu_is_that_of_torch_with_a_gradient_and_without(form):
         assert torch.allclose(seen.double(), expected, rtol=1e-6, atol=1e-6)
     assert y.requires_grad
     assert torch.equal(given.detach(), x)
+
+
+def test_dropout_acts_behind_gelu_too_where_it_is_asked_for(monkeypatch):
+    """A dropout that triples tells how often a number passed it."""
+    monkeypatch.setattr(layers.Dropout, "forward", lambda self, x: 3 * x)
+    x = torch.randn(2, 5, 16)
+    once, twice = (Block(16, 2, dropout=0.1, dropout_hidden=hidden).feed_forward for hidden in (False, True))
+    twice.load_state_dict(once.state_dict())
+    assert torch.allclose(twice(x), 3 * once(x))
+    assert torch.allclose(once(x), 3 * once[2](once[1](once[0](x))))

@@ -284,8 +284,8 @@ def test_seed_and_machine_change_no_signature(override):
 
 
 def test_a_learning_rate_by_the_batch_is_the_same_run_as_its_value():
-    """The peak of the published recipe, 1e-4 · 2048 / 256, and of ours."""
-    said = parse(read_recipe(EXPERIMENTS / "imagenet256_arinar_b.yaml"))
+    """The peak of MAR's recipe, 1e-4 · 2048 / 256, and of ours."""
+    said = parse(read_recipe(EXPERIMENTS / "imagenet256_mar_b.yaml"))
     assert said.training.peak == 8e-4 and said.training.batch == 2048
     ruled, plain = tiny("training.lr=null", "training.lr_per_256=0.024"), tiny("training.lr=0.003")
     assert ruled.training.peak == plain.training.peak and ruled.training_signature == plain.training_signature
@@ -301,6 +301,41 @@ def test_an_accelerator_at_its_default_is_no_part_of_a_signature():
     assert set(signed(tiny().sampler)) == first
     assert set(signed(tiny("sampler.together=2").sampler)) == {*first, "together"}
     assert tiny("sampler.together=1").evaluation_signature == tiny().evaluation_signature
+
+
+TRAINED_AS_PUBLISHED = {
+    "training.warmup_from_zero": ("false", "true"), "training.weight_decay_on": ("matrices", "outer"),
+    "training.ema_from_initial": ("false", "true"), "training.initialisation": ("default", "published"),
+    "outer.dropout_hidden": ("false", "true"), "inner.dropout_hidden": ("false", "true"), "outer.mask_group": ("0", "8"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", TRAINED_AS_PUBLISHED)
+def test_an_option_of_training_that_came_later_is_signed_where_it_is_not_at_its_default(key):
+    """Else the runs that were finished before there was one would be trained again."""
+    default, other = TRAINED_AS_PUBLISHED[key]
+    masked = "outer={kind: masked, width: 16, heads: 2}"
+    plain = tiny(masked)
+    same, changed = (tiny(masked, f"{key}={value}") for value in (default, other))
+    assert same.training_signature == plain.training_signature != changed.training_signature
+    section, name = key.split(".")
+    assert name in resolved(plain)[section] and name not in signed(getattr(plain, section))
+    assert name in signed(getattr(changed, section))
+
+
+@pytest.mark.parametrize(("recipe", "signature"), [("digits", "5a7bfb4c"), ("digits_masked", "b438cdd3")])
+def test_a_shipped_recipe_of_digits_keeps_its_signature(recipe, signature):
+    assert parse(read_recipe(EXPERIMENTS / f"{recipe}.yaml")).training_signature == signature
+
+
+def test_groups_of_a_masked_ratio_fill_the_batch():
+    masked = "outer={kind: masked, width: 16, heads: 2, mask_group: 5}"
+    with pytest.raises(ConfigError, match=r"outer\.mask_group: 5 does not divide training.batch, 32"):
+        build(tiny(masked))
+    build(tiny(masked, "outer.mask_group=8"))
+    build(tiny(masked, "outer.mask_group=100"))  # one ratio for a smaller batch
+    with pytest.raises(ConfigError, match=r"outer\.mask_group: -1 is too few"):
+        build(tiny(masked, "outer.mask_group=-1"))
 
 
 ACCELERATORS = [

@@ -113,9 +113,13 @@ def test_two_processes_reach_the_loss_of_one(one, machine):
     alike(by_two("two", machine), one)
 
 
-def test_two_processes_mask_what_one_does():
-    """One masked share is drawn for the images of all."""
-    masked = "outer={kind: masked, width: 16, encoder_depth: 1, decoder_depth: 1, heads: 2, prefix: 2}"
+@pytest.mark.parametrize("group", [8, pytest.param(0, marks=pytest.mark.slow)])
+def test_two_processes_mask_what_one_does(group):
+    """A masked share is drawn for the images of all, or for groups of them, whichever processes these are in."""
+    masked = (
+        "outer={kind: masked, width: 16, encoder_depth: 1, decoder_depth: 1, heads: 2, prefix: 2,"
+        f" mask_group: {group}}}"
+    )
     alike(by_two("two", masked), trained("one", masked))
 
 

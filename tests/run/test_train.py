@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from arinar_lab.run.config import ConfigError, Training, build
 from arinar_lab.run.divergence import Diverged
 from arinar_lab.run.evaluate import load
 from arinar_lab.run.folder import RunFolder, read_json
+from arinar_lab.run.loader import Items, ResumableLoader
 from arinar_lab.run.module import ArinarModule, decayed, rate
 from arinar_lab.run.processor import use_processor
 from arinar_lab.run.train import load_weights, read_metrics, train
@@ -410,6 +412,23 @@ def test_matrices_decay_and_nothing_else_does():
     assert all(p.dim() < 2 or id(p) in vectors or p is model.inner.head.log_std for p in keep)
 
 
+def test_what_decays_can_be_all_matrices_or_those_outside_the_inner_model():
+    model = build(tiny()).model
+    matrices = {name for name, p in model.named_parameters() if p.dim() > 1}
+    names = {id(p): name for name, p in model.named_parameters()}
+    decay = {on: {names[id(p)] for p in decayed(model, on)[0]} for on in ("all", "outer")}
+    assert decay["all"] == matrices and any("positions" in name for name in matrices)
+    assert decay["outer"] == {name for name in matrices if not name.startswith("inner.")}
+
+
+@pytest.mark.parametrize("on", ["outer", "all"])
+def test_what_decays_is_asked_of_the_recipe(on):
+    recipe = tiny(f"training.weight_decay_on={on}")
+    module = ArinarModule(build(recipe), recipe.training, 0)
+    decay, _ = module.configure_optimizers()["optimizer"].param_groups
+    assert [id(p) for p in decay["params"]] == [id(p) for p in decayed(module.model, on)[0]]
+
+
 def test_every_trained_parameter_is_in_one_group():
     recipe = tiny("codec={kind: vae}", "inner.head={kind: fixed_gaussian}", "training.weight_decay=0.3")
     module = ArinarModule(build(recipe), recipe.training, 0)
@@ -426,6 +445,76 @@ def test_the_learning_rate_rises_linearly_then_falls_by_a_cosine():
     assert rate(55, o) == pytest.approx(0.5)
     assert rate(32, o) == pytest.approx(0.5 * (1 + math.cos(math.pi * 22 / 90)))
     assert rate(100, o) == pytest.approx(0.0) and rate(120, o) == pytest.approx(0.0)
+
+
+def test_a_warmup_can_start_at_zero():
+    o = Training(steps=100, warmup=10, warmup_from_zero=True)
+    assert [rate(step, o) for step in (0, 1, 9, 10)] == pytest.approx([0.0, 0.1, 0.9, 1.0])
+    assert rate(0, Training(warmup=0, warmup_from_zero=True)) == 1.0
+
+
+@pytest.mark.parametrize("from_initial", [False, True])
+def test_an_average_starts_after_the_first_step_or_at_the_initial_weights(from_initial):
+    model = nn.Linear(1, 1, bias=False)
+    average, trainer = Averaging(0.5, from_initial), SimpleNamespace(global_step=0)
+    model.weight.data.fill_(1.0)
+    average.on_train_start(trainer, model)
+    for trainer.global_step, value in ((1, 2.0), (2, 4.0)):
+        model.weight.data.fill_(value)
+        average.on_train_batch_end(trainer, model)
+    expected = ((1 + 2) / 2 + 4) / 2 if from_initial else (2 + 4) / 2
+    assert average.averages["weight"].item() == expected
+
+
+def test_no_average_is_the_weights():
+    model = nn.Linear(1, 1, bias=False)
+    average = Averaging(0.0)
+    average.on_train_start(SimpleNamespace(), model)
+    for step in (1, 2, 3):
+        model.weight.data.fill_(step / 3)
+        average.on_train_batch_end(SimpleNamespace(global_step=step), model)
+    assert torch.equal(average.averages["weight"], model.weight)
+
+
+# Groups of images that share a masked ratio
+
+
+def shared(batch, group, accumulate=1, rank=0, world=1):
+    """{image: masked ratio} of a process's share of a batch, of images 0, 1, 2, …, and how many parts it has."""
+    outer = f"outer={{kind: masked, width: 16, heads: 2, mask_group: {group}}}"
+    recipe = tiny(outer, f"training.batch={batch}")
+    module = ArinarModule(build(recipe), recipe.training, 0, accumulate)
+    loader = ResumableLoader(Items((torch.zeros(batch, 1), torch.zeros(batch))), batch, 0)
+    loader.first = {rank: 0}
+    module.trainer = SimpleNamespace(
+        world_size=world, global_rank=rank, training=True, global_step=3, train_dataloader=loader
+    )
+    module.on_fit_start()
+    images = torch.arange(rank, batch, world)
+    share = module.on_before_batch_transfer((images, images, images), 0)
+    parts = list(module.parts_of(share))
+    assert len({len(part) for part, *_ in parts}) == 1  # equal
+    return {int(i): r for (*_, part), r in zip(parts, module.ratios, strict=True) for i in part}, len(parts)
+
+
+@pytest.mark.parametrize(
+    ("group", "accumulate", "parts"), [(6, 1, 4), (6, 2, 4), (6, 8, 8), (8, 4, 12), (0, 3, 3), (24, 1, 1), (99, 1, 1)]
+)
+def test_images_of_a_group_share_a_masked_ratio_and_groups_do_not(group, accumulate, parts):
+    ratios, count = shared(24, group, accumulate)
+    groups = 24 // min(group or 24, 24)
+    assert count == parts and sorted(ratios) == list(range(24))
+    assert len(set(ratios.values())) == groups
+    assert all(ratios[i] == ratios[i % groups] for i in ratios)
+    assert ratios[0] == shared(24, 0)[0][0]  # the first group has what the batch had
+
+
+@pytest.mark.parametrize(("group", "world", "parts"), [(6, 4, 1), (6, 2, 2), (6, 8, 1), (8, 2, 3), (4, 4, 3)])
+def test_how_many_processes_there_are_changes_no_masked_ratio(group, world, parts):
+    alone, _ = shared(24, group)
+    shares = [shared(24, group, rank=rank, world=world) for rank in range(world)]
+    assert [count for _, count in shares] == [parts] * world
+    assert {i: ratio for ratios, _ in shares for i, ratio in ratios.items()} == alone
 
 
 def test_a_constant_rate_stays_after_its_warmup():
