@@ -269,7 +269,12 @@ def cautions(results: Compared, missing: list[str]) -> list[str]:
         told = {arm: {of(report) for report in found.values()} - {""} for arm, found in results.reports.items()}
         if len(set().union(*told.values())) > 1:
             lines.append(f"Caution: {said}: " + "; ".join(f"{a}: {', '.join(sorted(v))}" for a, v in told.items()))
-    return lines + far_off(results.study or results, lambda arm, seed: results.folders.get(arm, {}).get(seed))
+
+    def folder(arm: Arm, seed: int) -> Path | None:
+        run = results.folders.get(arm.name, {}).get(seed)
+        return run.path if run else None
+
+    return lines + [caution.text for caution in far_off(results.study or results, folder)]
 
 
 # Shown

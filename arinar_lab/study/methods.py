@@ -458,5 +458,5 @@ def _of_digits(report: Report) -> list[str]:
     ]
     if few < quality.get("images", 0):
         said.append("; so few images are farther off by their number alone, and an arm may be nearer")
-        said.append(f" (at {few:,} images, see {HEADINGS[FEW]})" if FEW in report["metrics"] else "")
+        said.append(f" ({HEADINGS[FEW]} is of {few:,} generated ones, and stands against it)" if FEW in report["metrics"] else "")
     return ["".join([*said, "."])]

@@ -216,7 +216,7 @@ def _floor(line: Any, results: Results, metrics: Sequence[str]) -> list[float]:
         floors = [floor for arm in results.plan.arms if (floor := results.floor(arm, metric))]
         if floors and floors[0][1] is None:
             look = SERIES[metrics.index(metric)]
-            line(floors[0][0], color=look.colour, linestyle="--", linewidth=0.9, label="held-out images, as many")
+            line(floors[0][0], color=look.colour, linestyle="--", linewidth=0.9, label="held-out images")
             return [floors[0][0]]
     return []
 

@@ -38,7 +38,7 @@ COLUMNS = (
     Column(RESOLUTION, "bits/dim at stated Δ", 3, True),
     Column(GAP, "gap to truth", 4, True),
     Column(DISTANCE, "FD digits", 2, True),
-    Column(FEW, "FD digits of as few as held out", 2, True),
+    Column(FEW, "FD digits (few)", 2, True),
     Column("quality/kid_digits", "KID digits", 3, True),
     Column(FID, "FID", 2, True),
     Column("quality/inception_score", "Inception score", 1, False),

@@ -63,13 +63,13 @@ class Cell:
         if self.value is None:
             return ""
         n = f", n = {self.value.n}" if self.partial else ""
-        if self.images_of is not None:
-            n = f" ({self.images_of:,} images)"
         return self.value.text(self.digits).removeprefix(self.mean) + n
 
     @property
     def evaluation(self) -> str:
-        """`(± 0.004)`, or nothing."""
+        """`(± 0.004)`, of a floor `(360 images)`, or nothing."""
+        if self.value and self.images_of is not None:
+            return f"({self.images_of:,} images)"
         return f"(± {self.images:.{self.digits}f})" if self.value and self.images is not None else ""
 
     def text(self, better: str = "", worse: str = "", between: str = " ") -> str:
