@@ -198,7 +198,9 @@ def concluded_pairs(results: Results, metric: str) -> set[frozenset[str]]:
 
     Either arm of a pair may be the baseline of its test, and pools other differences then; the larger p counts.
     """
-    arms, ps, doubts = {arm.name: arm for arm in results.plan.arms}, {}, {}
+    arms = {arm.name: arm for arm in results.plan.arms}
+    ps: dict[frozenset[str], float] = {}
+    doubts: dict[frozenset[str], str] = {}
     for baseline in results.plan.arms:
         for name, test in _tests(results, metric, baseline).items():
             if test.p is not None:
@@ -216,7 +218,7 @@ def _doubt(results: Results, arm: Arm, baseline: Arm, metric: str, difference: f
     """Why a difference says nothing of the models; empty where it may be theirs."""
     if not metric.startswith("val/"):
         return other_reference(results, arm, baseline, metric)
-    ours, theirs = _bounds(results, arm), _bounds(results, baseline)
+    ours, theirs = bounds(results, arm), bounds(results, baseline)
     if ours == theirs and len(ours) < 2:
         return ""
     if len(ours) > 1 or len(theirs) > 1 or all(ours | theirs):
@@ -226,7 +228,14 @@ def _doubt(results: Results, arm: Arm, baseline: Arm, metric: str, difference: f
     return LOOSER if (difference > 0) == loose else ""
 
 
-def _bounds(results: Results, arm: Arm) -> set[str]:
+def unlike_bounds(results: Results) -> list[str]:
+    """Arms whose likelihood is a bound, where not all arms' are one kind of bound at one number of steps."""
+    of = {arm.name: bounds(results, arm) for arm in results.plan.arms if results.reports[arm.name]}
+    alike = len(set().union(*of.values())) < 2
+    return [] if alike else [name for name, kinds in of.items() if kinds != {""}]
+
+
+def bounds(results: Results, arm: Arm) -> set[str]:
     """What makes an arm's likelihood a bound, with its steps, as in `masked, 8 steps`; an empty name of what is none."""
     names = set()
     for report in results.reports[arm.name].values():

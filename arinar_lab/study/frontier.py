@@ -22,7 +22,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from .comparison import commensurable, compare
+from .comparison import commensurable, compare, unlike_bounds
 from .methods import unreliable_speeds
 from .plan import listed
 from .results import BITS, DISTANCES, GAP, SPEED, Column, Results
@@ -223,8 +223,12 @@ def lines(results: Results, quality: str | None = None, speed: str = SPEED) -> l
     found = frontier(results, quality, speed)
     if found is None:
         return []
+    loose = unlike_bounds(results) if found.quality.metric.startswith("val/") else []
     resolved = {effect.arm for effect in compare(results, [found.quality.metric]) if effect.concluded}
-    return sentences(found, _matched(found, results.plan.baseline, resolved))
+    shown = sentences(found, _matched(found, results.plan.baseline, resolved))
+    if loose and not found.doubt:
+        shown.append(f"Of {listed(loose)} bits/dim is a bound, and how loose is unknown: no place by it is concluded.")
+    return shown
 
 
 def conclusions(results: Results) -> list[str]:

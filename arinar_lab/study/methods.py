@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from .comparison import CLAIMS, PROTOCOL, compare_all, mixed, other_reference, stray
+from .comparison import CLAIMS, PROTOCOL, compare_all, mixed, other_reference, stray, unlike_bounds
 from .plan import Arm, Plan, listed, short
 from .results import COLUMNS, DISTANCE, ERROR, FEW, HEADINGS, LEVEL, SPEED, Results
 
@@ -175,8 +175,7 @@ def _loose_likelihoods(results: Results) -> list[str]:
     """Arms whose bits/dim are bounds or estimates, where not all are the same."""
     kinds = {arm.name: {kind_of(r) for r in results.reports[arm.name].values()} - {""} for arm in results.plan.arms}
     inexact = [name for name, of in kinds.items() if any(k.startswith(("bound", "estimate")) for k in of)]
-    outers = {arm.recipe.outer.kind for arm in results.plan.arms if arm.name in inexact}
-    if not inexact or len(set().union(*kinds.values())) == len(outers) == 1:
+    if not inexact or (len(set().union(*kinds.values())) == 1 and not unlike_bounds(results)):
         return []
     return [
         f"Not every likelihood is exact: of {listed(inexact)} it is a bound or an estimate. A looser bound does not show a"
@@ -458,5 +457,6 @@ def _of_digits(report: Report) -> list[str]:
     ]
     if few < quality.get("images", 0):
         said.append("; so few images are farther off by their number alone, and an arm may be nearer")
-        said.append(f" ({HEADINGS[FEW]} is of {few:,} generated ones, and stands against it)" if FEW in report["metrics"] else "")
+        if FEW in report["metrics"]:
+            said.append(f" ({HEADINGS[FEW]} is of {few:,} generated images, to set against it)")
     return ["".join([*said, "."])]

@@ -200,6 +200,14 @@ def test_speeds_that_differ_from_seed_to_seed_make_no_front(results):
     assert said.endswith("no front, for the speeds of one arm differ from seed to seed by more than 30% (idle).")
 
 
+def test_no_place_by_a_bound_is_concluded(results):
+    said = "Of fast bits/dim is a bound, and how loose is unknown: no place by it is concluded."
+    assert said not in lines(results, BITS)
+    for report in results.reports["fast"].values():
+        report["likelihood"]["kind"] = "bound"
+    assert lines(results, BITS)[-1] == said and said not in lines(results, DISTANCE)
+
+
 def test_distances_to_two_references_have_no_place_on_one_front(results):
     for arm, by_seed in results.reports.items():
         for report in by_seed.values():
