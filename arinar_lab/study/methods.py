@@ -192,7 +192,9 @@ def _alone(results: Results) -> list[str]:
         for arm in part.plan.arms
         if (ours := part.reports[arm.name]) and not ours.keys() & theirs.keys()
     ]
-    said = f"Compared without pairs, which resolves less, for want of a seed in common with the baseline: {listed(apart)}."
+    said = (
+        f"Compared without pairs, which resolves less, for want of a seed in common with the baseline: {listed(apart)}."
+    )
     return [said] if apart else []
 
 
@@ -264,7 +266,9 @@ def _two_references(results: Results) -> list[str]:
             for arm in part.plan.arms:
                 if doubt := other_reference(part, arm, part.baseline, metric):
                     doubts.setdefault(f"{HEADINGS[metric]}: {doubt}", []).append(arm.name)
-    return [f"Not concluded, and on no front and in no ranking: {doubt}: {listed(arms)}." for doubt, arms in doubts.items()]
+    return [
+        f"Not concluded, and on no front and in no ranking: {doubt}: {listed(arms)}." for doubt, arms in doubts.items()
+    ]
 
 
 def far_off(results: Results, folder: Callable[[Arm, int], Path | None]) -> list[Caution]:

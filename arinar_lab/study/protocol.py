@@ -126,7 +126,8 @@ def _evaluation(results: Results) -> str:
         said.append(
             f"Sample quality is that of {of('quality', 'images')} generated images with the labels of the training images,"
             f" against {of('quality', 'reference')} training images, in the features of a small digits classifier (so no"
-            f" FID)" + (f"; KID {kid}." if (kid := stated(results, lambda arm, report: estimator_of_kid(report))) else ".")
+            f" FID)"
+            + (f"; KID {kid}." if (kid := stated(results, lambda arm, report: estimator_of_kid(report))) else ".")
         )
     said += published(results.any_report)
     if any(name.startswith("quality/") for *_, report in runs(results) for name in report["metrics"]):

@@ -15,7 +15,7 @@ from __future__ import annotations
 import bisect
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,12 +60,6 @@ def interval(values: Sequence[float]) -> Interval:
         return Interval(values[0], math.inf, 1)
     half = float(student.ppf(0.975, n - 1)) * statistics.stdev(values) / math.sqrt(n)
     return Interval(statistics.fmean(values), half, n)
-
-
-def paired(values: Mapping[int, float], baseline: Mapping[int, float]) -> Interval | None:
-    """Interval of the difference to a baseline, over the seeds that both have; None where they share none."""
-    common = sorted(values.keys() & baseline.keys())
-    return interval([values[seed] - baseline[seed] for seed in common]) if common else None
 
 
 @dataclass(frozen=True)

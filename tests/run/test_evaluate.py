@@ -293,6 +293,15 @@ def test_noise_is_far_from_digits(digits):
     assert far["precision"] < 0.1 < 0.5 < near["precision"]
 
 
+@pytest.mark.slow
+def test_a_distance_of_as_few_images_as_held_out_ones_stands_beside_that_of_all(a_run):
+    found = evaluate(tiny("evaluation.images=720"), a_run)
+    images = torch.from_numpy(np.load(a_run.evaluation(tiny("evaluation.images=720")) / "samples" / "images.npy"))
+    halves = [compare(half, Digits().train[0])["fd_digits"] for half in images.split(360)]
+    assert found["metrics"]["quality/fd_digits_few"] == pytest.approx(sum(halves) / 2, rel=1e-6)
+    assert found["quality"]["floor_images"] == 360 and found["units"]["quality/fd_digits_few"]
+
+
 def test_few_kinds_of_good_images_are_precise_and_recall_little(digits):
     images, y = digits.train
     some = compare(digits.held_out[0][digits.held_out[1] == 0], images[:600])

@@ -88,7 +88,9 @@ def test_without_nothing_the_distances_are_the_distances(digits):
     features, whole = features_of(images), features_of(reference)
     assert distances_without(NOTHING, features, whole).item() == pytest.approx(theirs["fd_digits"], rel=1e-6)
     generator = torch.Generator().manual_seed(0)
-    assert kernels_without(NOTHING, features, whole).item() == pytest.approx(theirs["kid_digits"], rel=1e-9)  # its interval's
+    assert kernels_without(NOTHING, features, whole).item() == pytest.approx(
+        theirs["kid_digits"], rel=1e-9
+    )  # its interval's
     subsets = [features[torch.randperm(360, generator=generator)[:50]] for _ in range(200)]
     ours = kernels_without(NOTHING, features, whole).item()
     spread = torch.cat([kernels_without(NOTHING, subset, whole) for subset in subsets])

@@ -232,7 +232,9 @@ def test_an_arm_that_shares_no_seed_is_compared_by_welchs_test_in_the_same_famil
 
 
 def test_arms_of_other_data_are_not_compared_whether_or_not_they_share_a_seed(plan):
-    results = results_of(plan, {"base": [1.0, 1.1, 1.2, None, None], "a": [None, None, None, 9.0, 9.1], "b": [9.0, 9.1, 9.2]})
+    results = results_of(
+        plan, {"base": [1.0, 1.1, 1.2, None, None], "a": [None, None, None, 9.0, 9.1], "b": [9.0, 9.1, 9.2]}
+    )
     for arm in "ab":
         for report in results.reports[arm].values():
             report["likelihood"]["unit"] = "latent"

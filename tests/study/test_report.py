@@ -175,7 +175,10 @@ def test_an_arm_without_a_common_seed_is_said_not_to_be_compared():
     }
     del reports["components=1", 2]
     said = " ".join(notes(collect(study(reports))))
-    assert "Compared without pairs, which resolves less, for want of a seed in common with the baseline: components=2." in said
+    assert (
+        "Compared without pairs, which resolves less, for want of a seed in common with the baseline: components=2."
+        in said
+    )
     assert "Not compared" not in " ".join(notes(collect(study(whole()))))
 
 
