@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import yaml
 from torch.overrides import TorchFunctionMode
 
 from ..model.arinar import Arinar
@@ -131,9 +132,8 @@ class Training:
         options = {**resolved(self), "lr": self.peak}
         for name in ("lr_per_256", "validate_every", "checkpoint_every"):
             del options[name]
-        return yaml.safe_dump({"training": options}, default_flow_style=True, sort_keys=False, width=10**6).strip()[
-            1:-1
-        ]
+        flow = yaml.safe_dump({"training": options}, default_flow_style=True, sort_keys=False, width=10**6)
+        return flow.strip().removeprefix("{").removesuffix("}")
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class Evaluation:
         resolution: Δ in raw units, for the probability of x ± Δ/2 beside the density; None is one grey level where there
             are any, else nothing.
         images: generated for quality; batch: at a time.
-        kid_subset: images in a subset of KID.
+        kid_subset: no longer read, for KID is of all images; recipes and signatures of before have it.
         speed_batch: images at a time when speed is measured; speed_repeats: of which the median counts.
         seed: first of the seeds of the generated images.
         reference: a file that generated images are compared with by the published protocol, see `quality.py`; None: they are
@@ -171,8 +171,6 @@ class Evaluation:
         check_seed(self.seed)
         if self.resolution is not None and not self.resolution > 0:
             raise ValueError(f"resolution: {self.resolution} is not above 0")
-        if self.images < self.kid_subset:
-            raise ValueError(f"images: {self.images} is fewer than kid_subset, {self.kid_subset}")
 
 
 @dataclass(frozen=True)
@@ -492,14 +490,11 @@ def check_resolution(recipe: Recipe, experiment: Experiment) -> None:
 
 def _check_counts(recipe: Recipe, source: Source) -> None:
     try:
-        train, held_out = source.counts or (recipe.training.batch, recipe.evaluation.kid_subset)
+        train, _ = source.counts or (recipe.training.batch, 0)
     except ValueError as error:
         raise ConfigError(f"data.{error}") from None
-    batch, subset = recipe.training.batch, recipe.evaluation.kid_subset
-    if batch > train:
+    if (batch := recipe.training.batch) > train:
         raise ConfigError(f"training.batch: {batch} exceeds the {train} training images")
-    if source.digits and subset > held_out:
-        raise ConfigError(f"evaluation.kid_subset: {subset} exceeds the {held_out} held-out images")
 
 
 def _check_mask_group(recipe: Recipe, model: Arinar) -> None:

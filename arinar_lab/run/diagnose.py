@@ -188,7 +188,7 @@ def prefix(recipe: Recipe, experiment: Experiment) -> list[dict[str, float]]:
                     bits[name] -= (nats[free].double() + even).sum().item() / math.log(2)
                 count += int(free.sum()) * codec.features
         if images:
-            row["fd_digits"] = compare(torch.cat(images), source.train[0], recipe.evaluation.kid_subset)["fd_digits"]
+            row["fd_digits"] = compare(torch.cat(images), source.train[0])["fd_digits"]
         rows.append({**row, **({name: value / count for name, value in bits.items()} if count else {})})
     return rows
 

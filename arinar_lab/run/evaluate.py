@@ -7,7 +7,9 @@ val/bits_per_dim_at_level      the same at a resolution of Δ = one grey level: 
                                has (its centre ± Δ/2). A density is rewarded for filling a level's box evenly, as uniform
                                dequantisation does; this reading asks only for the mass in it. `_at_resolution` is the
                                same of x ± Δ/2 at a stated Δ
-quality/fd_digits, …           generated against training images; `_floor` is held-out against training images
+quality/fd_digits, …           generated against training images; `_floor` is held-out against training images, so many of
+                               them as were generated, or all
+quality/fd_digits_few          the same distance of as many generated images as that floor has: the one to set against it
 speed/…, cost/…                measured in a pass of its own, alone on the machine
 
 The report's `noise` holds, for what is a function of a set of images, the half-width over images (see `uncertainty.py`).
@@ -42,7 +44,7 @@ from .disk import whole
 from .economy import quick_draws
 from .folder import RunFolder, environment, git_state, read_json, write_json
 from .memory import room_on_device
-from .metrics import compare
+from .metrics import compare, distance_of_parts
 from .parts import seconds_of_parts
 from .precision import of_generation, of_likelihood, rate, under
 from .processor import use_processor
@@ -50,6 +52,7 @@ from .schema import ConfigError, Part
 from .train import device_of, load_weights
 from .uncertainty import half_width, of_sets
 
+KID = "over all images"  # what a report says of its estimator; older ones took the mean over random subsets
 SPEED_LOCK = "arinar-speed-of-all.lock"
 UNITS = {
     "val/bits_per_dim": "bits per raw dimension",
@@ -60,10 +63,13 @@ UNITS = {
     "val/gap_standard_error": "bits per dimension",
     "quality/fd_digits": "squared distance of the digits classifier's features",
     "quality/fd_digits_floor": "squared distance of the digits classifier's features",
+    "quality/fd_digits_few": "squared distance of the digits classifier's features, of as many images as its floor",
     "quality/kid_digits": "squared MMD of the digits classifier's features",
     "quality/kid_digits_floor": "squared MMD of the digits classifier's features",
     "quality/precision": "share",
     "quality/recall": "share",
+    "quality/precision_floor": "share",
+    "quality/recall_floor": "share",
     "quality/truncated_share": "share of the guided 1-D conditionals that had to be truncated",
     "speed/images_per_second": "images per second",
     "speed/latency_ms_b1": "milliseconds",
@@ -165,8 +171,8 @@ def evaluate(recipe: Recipe, folder: RunFolder, published: dict[str, Any] | None
         "quality": {
             "images": recipe.evaluation.images,
             "reference": len(experiment.source.train[0]),
-            "floor_images": len(experiment.source.held_out[0]),
-            "kid_subset": recipe.evaluation.kid_subset,
+            "floor_images": min(len(experiment.source.held_out[0]), recipe.evaluation.images),
+            "kid": KID,
             "precision": of_generation(recipe, experiment),
         },
         "diagnosis": diagnose.breakdown(seen) | diagnose.calibration(seen),
@@ -185,7 +191,7 @@ def evaluate(recipe: Recipe, folder: RunFolder, published: dict[str, Any] | None
 def with_distances(report: dict[str, Any], compared: dict[str, Any]) -> dict[str, Any]:
     """A report with what `quality.py` has found, too."""
     parts = {part: report[part] | compared[part] for part in ("metrics", "units")}
-    kept = ("images", "reference", "extractor", "ranges", "floor_images")
+    kept = ("images", "reference", "reference_sha256", "extractor", "ranges", "floor_images")
     return report | parts | {"fidelity": {name: compared[name] for name in kept if name in compared}}
 
 
@@ -299,12 +305,13 @@ def quality(
     with whole(samples / "images.npy") as draft:
         np.save(draft, generated.numpy())
     save_grid(generated, y, source.levels, source.classes, samples / "grid.png")
-    values = compare(generated, source.train[0], e.kid_subset)
-    floor = compare(source.held_out[0], source.train[0], e.kid_subset)
-    spread, other = of_sets(generated, y, source.train[0]), of_sets(*source.held_out, source.train[0])
-    for name in ("fd_digits", "kid_digits"):
-        values[f"{name}_floor"] = floor[name]
-        spread |= {f"{name}_floor": other[name]} if other else {}
+    held_out, classes = (part[: e.images] for part in source.held_out)
+    values, floor = compare(generated, source.train[0]), compare(held_out, source.train[0])
+    spread, other = of_sets(generated, y, source.train[0]), of_sets(held_out, classes, source.train[0])
+    values |= {f"{name}_floor": value for name, value in floor.items()}
+    spread |= {f"{name}_floor": half for name, half in other.items()}
+    if len(held_out) < len(generated):
+        values["fd_digits_few"] = distance_of_parts(generated, source.train[0], len(held_out))
     share = torch.cat(truncated).double() / (experiment.codec.tokens * experiment.codec.features)
     values["truncated_share"], spread["truncated_share"] = share.mean().item(), half_width(share)
     named = ({f"quality/{name}": value for name, value in found.items()} for found in (values, spread))

@@ -27,7 +27,7 @@ from scipy.special import stdtrit
 from torch import Tensor
 from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
 
-from .metrics import features_of
+from .metrics import features_of, kernel, mean_within
 
 BLOCKS = 10
 NEIGHBOURS = 3  # torch-fidelity's, of precision and recall
@@ -88,17 +88,11 @@ def distances_without(parts: Iterable[Tensor], features: Tensor, reference: Tens
 
 
 def kernels_without(parts: Iterable[Tensor], features: Tensor, reference: Tensor) -> Tensor:
-    """Unbiased squared MMD (Gretton et al., 2012, equation 3) under KID's cubic kernel, when each block is left out: [b]."""
-
-    def kernel(a: Tensor, b: Tensor) -> Tensor:
-        return (a.double() @ b.double().T / a.shape[1] + 1) ** 3
-
-    def within(k: Tensor) -> Tensor:
-        return (k.sum() - k.trace()) / (len(k) * (len(k) - 1))
-
-    own, across, other = kernel(features, features), kernel(features, reference), within(kernel(reference, reference))
+    """KID as `metrics.compare` has it, when each block is left out: [b]."""
+    own, across = kernel(features, features), kernel(features, reference)
+    other = mean_within(kernel(reference, reference))
     left = (without(part, len(features)) for part in parts)
-    return torch.stack([within(own[keep][:, keep]) + other - 2 * across[keep].mean() for keep in left])
+    return torch.stack([mean_within(own[keep][:, keep]) + other - 2 * across[keep].mean() for keep in left])
 
 
 def inside(points: Tensor, centres: Tensor, among: Tensor) -> Tensor:

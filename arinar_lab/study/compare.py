@@ -5,16 +5,17 @@
     experiments/ablations/head.yaml:gmm      an arm of a study's file
     studies/head:gmm                         an arm of a study's folder, with the overrides that it was run with
 
-What is named becomes the arms of a study that has no file, the first of them its baseline. So intervals, pairing by seed and
-verdicts are those of every report. Arms that share no seed are compared by Welch's interval, which is wider. A run counts
-as it was evaluated by its own config.yaml; what was measured under other conditions is said, and never averaged.
+What is named becomes the arms of a study that has no file, the first of them its baseline. So intervals, pairing by seed, tests
+and verdicts are those of every report. Where all are arms of one study, the spread and Holm's correction are over all arms of
+that study, and against its baseline the numbers are those of its report. A run counts as it was evaluated by its own
+config.yaml; what was measured under other conditions is said, and never averaged.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,17 +23,15 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
-from scipy.stats import ttest_ind
 
 from ..run.config import Recipe, parse, read_overrides, read_recipe
 from ..run.folder import RunFolder
 from ..run.schema import ConfigError, flatten, nearest, resolved
 from ..run.text import markdown_line, markdown_row, say
 from .comparison import compare, effects
-from .methods import commit
+from .methods import commit, far_off
 from .plan import Arm, Plan, read_plan
-from .results import BITS, DISTANCES, GAP, LEVEL, Column, Results
-from .stats import Interval
+from .results import Results, collect
 from .status import named
 from .tables import rows
 
@@ -49,12 +48,14 @@ class Entry:
     Arguments:
         word: what the user called it; name: the last of it.
         recipe: of all its seeds; folders: seed → run folder.
+        plan: of the study that it was named as an arm of; None of a folder.
     """
 
     word: str
     name: str
     recipe: Recipe
     folders: dict[int, RunFolder]
+    plan: Plan | None = None
 
     @property
     def reports(self) -> dict[int, dict[str, Any]]:
@@ -67,7 +68,22 @@ class Entry:
         return [f"{self.name} seed {seed}" for seed in self.folders if seed not in self.reports]
 
 
-def gather(words: list[str]) -> tuple[Results, list[str]]:
+@dataclass(frozen=True)
+class Compared(Results):
+    """What is compared, as the results of a study.
+
+    Arguments:
+        study: the whole study (of one budget) with the first as its baseline, where all are arms of one; else None.
+        report: name of the study whose report has these very numbers; empty where none has.
+        folders: arm → seed → run folder.
+    """
+
+    study: Results | None = None
+    report: str = ""
+    folders: dict[str, dict[int, RunFolder]] = field(default_factory=dict)
+
+
+def gather(words: list[str]) -> tuple[Compared, list[str]]:
     """What is named, as the results of a study whose baseline is the first; and the runs that are not finished.
 
     Raises:
@@ -83,7 +99,22 @@ def gather(words: list[str]) -> tuple[Results, list[str]]:
     seeds = tuple(sorted({seed for entry in entries for seed in entry.reports}))
     plan = Plan("compare", "", (), arms, arms[0].name, seeds)
     reports = {entry.name: entry.reports for entry in entries}
-    return Results(plan, reports, {}), [name for entry in entries for name in entry.missing]
+    folders = {entry.name: entry.folders for entry in entries}
+    study, report = _study_of(entries)
+    return Compared(plan, reports, {}, study, report, folders), [name for entry in entries for name in entry.missing]
+
+
+def _study_of(entries: list[Entry]) -> tuple[Results | None, str]:
+    """The study that all are arms of, the first its baseline; and its name where that is the baseline of its report, too."""
+    plan = entries[0].plan
+    if plan is None or any(entry.plan is not plan for entry in entries):
+        return None, ""
+    budgets = {arm.budget for arm in plan.arms if arm.name in {entry.name for entry in entries}}
+    if len(budgets) > 1:
+        return None, ""
+    part = plan.at(budgets.pop()) if plan.budgets else plan
+    first = entries[0].name
+    return collect(replace(part, baseline=first)), plan.name if first == part.baseline else ""
 
 
 def _entry(word: str) -> Entry:
@@ -128,7 +159,7 @@ def _of_study(word: str, path: Path, name: str) -> Entry:
     if name not in arms:
         raise ConfigError(f"{word}: {name!r} is no arm; one of {', '.join(arms)}{nearest(name, list(arms))}")
     folders = {seed: plan.cell(arms[name], seed)[0] for seed in plan.seeds}
-    return Entry(word, name, arms[name].recipe, folders)
+    return Entry(word, name, arms[name].recipe, folders, plan)
 
 
 @cache
@@ -179,47 +210,19 @@ def readings(results: Results) -> Sheet:
     return [["seeds", *seeds] if line[0] == "seeds" else line for line in sheet]
 
 
-def conclusions(results: Results) -> list[str]:
-    """A line for each difference to the first: paired by seed where seeds are shared, else by Welch's interval."""
-    note = (
-        "The spread of a difference, and Holm's correction, are of what is named here. A study's report has them of all its"
-        " arms, and its p may therefore differ."
-    )
-    return [
-        *effects(results),
-        *_unpaired(results),
-        *([note] if any(effect.spread for effect in compare(results)) else []),
-    ]
-
-
-def _unpaired(results: Results) -> Iterator[str]:
-    for column in [c for c in results.columns if c.metric in (BITS, LEVEL, GAP, *DISTANCES)]:
-        baseline = results.values(results.baseline, column.metric)
-        for arm in results.plan.arms[1:]:
-            values = results.values(arm, column.metric)
-            if values and baseline and not values.keys() & baseline.keys():
-                yield _welch(list(values.values()), list(baseline.values()), column, f"{arm.name} against "
-                             f"{results.plan.baseline}")  # fmt: skip
-
-
-def _welch(values: list[float], baseline: list[float], column: Column, whose: str) -> str:
-    counts = f"no seed in common, n = {len(values)} and {len(baseline)}"
-    difference = sum(values) / len(values) - sum(baseline) / len(baseline)
-    said = f"{column.heading}: {whose}: {difference:+.{column.digits}f}"
-    if min(len(values), len(baseline)) < 2:
-        return f"{said} ({counts}): one seed resolves nothing"
-    found = Interval(difference, _welch_half(values, baseline), len(values))
-    better = "better" if (difference < 0) == bool(column.less) else "worse"
-    verdict = better if found.resolved else "not resolved"
-    return f"{said} ± {found.half:.{column.digits}f} ({counts}): {verdict}"
-
-
-def _welch_half(values: list[float], baseline: list[float]) -> float:
-    """Half-width of Welch's 95 % interval of a difference of means; none where nothing varies."""
-    if len(set(values)) == len(set(baseline)) == 1:
-        return 0.0
-    bounds = ttest_ind(values, baseline, equal_var=False).confidence_interval()
-    return float(bounds.high - bounds.low) / 2
+def conclusions(results: Compared) -> list[str]:
+    """A line for each difference to the first, by the tests of every report; and over which arms they are corrected."""
+    whole = results.study or results
+    lines = effects(whole, [arm.name for arm in results.plan.arms])
+    if not any(effect.spread for effect in compare(whole)):
+        return lines
+    if results.report:
+        family = f"the study {results.report}, as in its report"
+    elif results.study:
+        family = "their study, against the first; its report has another baseline, and so other spreads and p"
+    else:
+        family = "what is named here; a study's report has them over all its arms, and its ± and p may differ"
+    return [*lines, f"Spreads and Holm's correction are over all arms of {family}."]
 
 
 # Under which conditions
@@ -255,7 +258,7 @@ def _protocol(speed: dict[str, Any]) -> str:
     return ", ".join([speed.get("device", ""), *(f"{name} {speed[name]}" for name in names)]) if speed else ""
 
 
-def cautions(results: Results, missing: list[str]) -> list[str]:
+def cautions(results: Compared, missing: list[str]) -> list[str]:
     """What stands between the numbers and a conclusion: unfinished runs, and conditions that were not the same."""
     lines = [f"Missing: {', '.join(missing)}: not finished, or not evaluated alike."] if missing else []
     keys = [row[0] for row in configuration(results)[1:]]
@@ -266,7 +269,12 @@ def cautions(results: Results, missing: list[str]) -> list[str]:
         told = {arm: {of(report) for report in found.values()} - {""} for arm, found in results.reports.items()}
         if len(set().union(*told.values())) > 1:
             lines.append(f"Caution: {said}: " + "; ".join(f"{a}: {', '.join(sorted(v))}" for a, v in told.items()))
-    return lines
+
+    def folder(arm: Arm, seed: int) -> Path | None:
+        run = results.folders.get(arm.name, {}).get(seed)
+        return run.path if run else None
+
+    return lines + [caution.text for caution in far_off(results.study or results, folder)]
 
 
 # Shown

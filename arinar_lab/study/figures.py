@@ -63,7 +63,8 @@ FIGURES = (
         "Likelihood and sample quality against what was varied",
         "Marker: mean over seeds. Thin bar with caps: 95 % t-interval over seeds (training noise). Broad pale bar, where"
         " measured: 95 % interval of a value over images (evaluation noise). Small marks: single seeds. Dotted line: the"
-        " baseline's mean. An arrow at the edge: the interval goes on beyond it, for it comes from few seeds.",
+        " baseline's mean. Dashed: held-out images, beside the distance of as many images. An arrow at the edge: the interval"
+        " goes on beyond it, for it comes from few seeds.",
         "bits/dim or Fréchet distance of a finished run",
         against_factor,
     ),
@@ -73,7 +74,8 @@ FIGURES = (
         "Means over seeds with 95 % t-intervals in both directions. Grey: another arm is at least as good and as fast, and"
         " better in one of both, by the means. Dashed: the front of the others. Whether two neighbours on it differ is said"
         " by their intervals, not by the line. Axes that span more than a factor of five are logarithmic; an"
-        " arrow at the edge: the interval goes on beyond it.",
+        " arrow at the edge: the interval goes on beyond it. Where the title calls the speeds unreliable, their order may be"
+        " that of the machine's load: no front is drawn, and no arm is grey.",
         "a measured speed",
         against_speed,
     ),
@@ -133,7 +135,7 @@ FIGURES = (
         "ranks",
         "Does the ranking last?",
         "Rank of each arm by its mean over seeds, at each budget. Lines that cross are arms that change places; whether a pair"
-        " is resolved at both budgets is said in the text.",
+        " differs at both budgets for sure is said in the text.",
         "at least two arms at two budgets",
         ranking.draw,
         lambda results: bool(results.plan.budgets),

@@ -11,6 +11,8 @@ Every arm is a point (cost, loss) under each seed, less is better in both.
 
 A rate costs its inverse (images/s: milliseconds an image), any other reading of which more is better its negative.
 The settings that a sweep re-ran are arms, too; its trials have one seed each, and no attainment.
+
+Speeds that the report calls unreliable make no front: it would be the order of the machine's load, which all seeds may share.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from .comparison import commensurable, compare
+from .comparison import commensurable, compare, unlike_bounds
+from .methods import unreliable_speeds
 from .plan import listed
 from .results import BITS, DISTANCES, GAP, SPEED, Column, Results
 from .stats import Interval, hypervolume, interval, pareto
@@ -135,6 +138,7 @@ class Frontier:
         front: arms on the front of means, the fastest first; dominated: arm → those that are better.
         attained: arm → share of the seeds; empty where fewer than two have all arms. knee: an arm, or None.
         hypervolume: None where no seed has all arms.
+        doubt: why the speeds are unreliable, so that no front may be told or drawn; empty where they are not.
     """
 
     quality: Column
@@ -147,6 +151,7 @@ class Frontier:
     attained: dict[str, float]
     knee: str | None
     hypervolume: Interval | None
+    doubt: str = ""
 
     @property
     def surface(self) -> list[tuple[float, float, float, float]]:
@@ -175,13 +180,16 @@ def frontier(results: Results, quality: str | None = None, speed: str = SPEED) -
         if not commensurable(results, arm, quality):
             losses = {}
         readings[arm.name] = {seed: (costs[seed], losses[seed]) for seed in sorted(costs.keys() & losses.keys())}
-    return placed(q, s, readings)
+    return placed(q, s, readings, unreliable_speeds(results) if speed.startswith("speed/") else "")
 
 
 def placed(
-    quality: Column, speed: Column, readings: Mapping[str, Mapping[int, tuple[float, float]]]
+    quality: Column, speed: Column, readings: Mapping[str, Mapping[int, tuple[float, float]]], doubt: str = ""
 ) -> Frontier | None:
-    """Where arms stand by their readings: arm → seed → (speed, quality) as measured; None where no arm has any."""
+    """Where arms stand by their readings: arm → seed → (speed, quality) as measured; None where no arm has any.
+
+    doubt: why the speeds are unreliable.
+    """
     points, means = {}, {}
     for arm, by_seed in readings.items():
         if by_seed:
@@ -193,8 +201,9 @@ def placed(
     missing = [arm for arm in readings if arm not in points]
     volumes = volume(points)
     return Frontier(
-        quality, speed, points, means, missing, front(means), dominators(means), attained(points), knee(means), volumes
-    )
+        quality, speed, points, means, missing, front(means), dominators(means), attained(points), knee(means), volumes,
+        doubt,
+    )  # fmt: skip
 
 
 def _cost(column: Column, value: float) -> float:
@@ -214,8 +223,12 @@ def lines(results: Results, quality: str | None = None, speed: str = SPEED) -> l
     found = frontier(results, quality, speed)
     if found is None:
         return []
+    loose = unlike_bounds(results) if found.quality.metric.startswith("val/") else []
     resolved = {effect.arm for effect in compare(results, [found.quality.metric]) if effect.concluded}
-    return sentences(found, _matched(found, results.plan.baseline, resolved))
+    shown = sentences(found, _matched(found, results.plan.baseline, resolved))
+    if loose and not found.doubt:
+        shown.append(f"Of {listed(loose)} bits/dim is a bound, and how loose is unknown: no place by it is concluded.")
+    return shown
 
 
 def conclusions(results: Results) -> list[str]:
@@ -233,7 +246,12 @@ def qualities(results: Results) -> list[str]:
 
 
 def sentences(found: Frontier, matched: Sequence[str] = ()) -> list[str]:
-    """The front and how sure it is, who is dominated, the matched readings, the hypervolume, and who has no place there."""
+    """The front and how sure it is, who is dominated, the matched readings, the hypervolume, and who has no place there.
+
+    Of unreliable speeds, why there is no front.
+    """
+    if found.doubt:
+        return [f"{found.quality.heading} against {found.speed.heading}: no front, for {found.doubt}."]
     shown = [_front_line(found), *_dominated_line(found), *matched, *_volume_line(found)]
     if found.missing:
         shown.append(

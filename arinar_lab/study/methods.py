@@ -6,16 +6,36 @@ in something, the most common value is stated and the others are named with the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
-from .comparison import PROTOCOL, compare_all, mixed
+from .comparison import CLAIMS, PROTOCOL, compare_all, mixed, other_reference, stray, unlike_bounds
 from .plan import Arm, Plan, listed, short
-from .results import COLUMNS, DISTANCE, ERROR, HEADINGS, LEVEL, SPEED, Results
+from .results import COLUMNS, DISTANCE, ERROR, FEW, HEADINGS, LEVEL, SPEED, Results
 
 Report = dict[str, Any]
+Kind = Literal["runs", "likelihood", "quality", "speed"]
+_KINDS: dict[str, Kind] = {"val": "likelihood", "train": "likelihood", "quality": "quality", "speed": "speed"}
+"""What a metric is of, by the first word of its name."""
 CLAIM = 5  # seeds
 _UNEVEN = 1.3  # times as fast, beyond which speeds of one thing were not taken alike
+
+
+@dataclass(frozen=True)
+class Caution:
+    """What stands between numbers and a conclusion.
+
+    Arguments:
+        kind: the metrics that it touches; `runs` touches all. text: sentences.
+    """
+
+    kind: Kind
+    text: str
+
+    def touches(self, metric: str) -> bool:
+        return self.kind in ("runs", _KINDS.get(metric.partition("/")[0]))
 
 
 def against(plan: Plan) -> str:
@@ -97,6 +117,31 @@ def kind_of(report: Report) -> str:
 
 def missing(results: Results) -> list[str]:
     """What is not there, what therefore may not be concluded, and what is not alike among the runs."""
+    return [caution.text for caution in cautions(results)]
+
+
+def touching(results: Results, *metrics: str) -> list[str]:
+    """The cautions that touch some metrics."""
+    return [caution.text for caution in cautions(results) if any(caution.touches(metric) for metric in metrics)]
+
+
+def cautions(results: Results) -> list[Caution]:
+    """The same as `missing`, each with what it touches."""
+    likelihoods = [Caution("likelihood", text) for text in _loose_likelihoods(results)]
+    return [
+        *(Caution("runs", text) for text in _absent(results)),
+        *_not_finite(results),
+        *(Caution("runs", text) for text in _few(results)),
+        *likelihoods,
+        *_unlike(results),
+        *(Caution("quality", text) for text in _two_references(results)),
+        *_far_off(results),
+        *_busy(results),
+    ]
+
+
+def _absent(results: Results) -> list[str]:
+    """Runs that are missing, and arms that are compared with none, or without pairs."""
     plan, said = results.plan, []
     absent = [(arm, seed) for arm in plan.arms for seed in plan.seeds if seed not in results.reports[arm.name]]
     if absent:
@@ -113,25 +158,33 @@ def missing(results: Results) -> list[str]:
         said.append("Where seeds are missing because they failed, what is left of an arm looks better than it is.")
     if absent and not results.reports[plan.baseline]:
         said.append(f"The baseline {plan.baseline} has no finished run: no arm can be compared with it.")
-    said += _alone(results) + _not_finite(results)
-    if any(results.reports.values()) and len(plan.seeds) == 1:
+    return said + _alone(results)
+
+
+def _few(results: Results) -> list[str]:
+    """Noise that cannot be told, or was not measured."""
+    said = []
+    if any(results.reports.values()) and len(results.plan.seeds) == 1:
         said.append("One seed says nothing of training noise: a difference between two arms may be chance.")
     if any(results.reports.values()) and not any(report.get("noise") for *_, report in runs(results)):
         said.append("Evaluation noise (over images) was not measured by the version that made these runs.")
-    kinds = {arm.name: {kind_of(r) for r in results.reports[arm.name].values()} - {""} for arm in plan.arms}
-    inexact = [
-        name for name, said_kinds in kinds.items() if any(k.startswith(("bound", "estimate")) for k in said_kinds)
+    return said
+
+
+def _loose_likelihoods(results: Results) -> list[str]:
+    """Arms whose bits/dim are bounds or estimates, where not all are the same."""
+    kinds = {arm.name: {kind_of(r) for r in results.reports[arm.name].values()} - {""} for arm in results.plan.arms}
+    inexact = [name for name, of in kinds.items() if any(k.startswith(("bound", "estimate")) for k in of)]
+    if not inexact or (len(set().union(*kinds.values())) == 1 and not unlike_bounds(results)):
+        return []
+    return [
+        f"Not every likelihood is exact: of {listed(inexact)} it is a bound or an estimate. A looser bound does not show a"
+        " worse model, so only bounds of one kind and number of steps are told apart."
     ]
-    if inexact and len(set().union(*kinds.values())) > 1:
-        said.append(
-            f"Not every likelihood is exact: of {listed(inexact)} it is a bound or an estimate. A bound that reads worse"
-            " than an exact value does not show a worse density."
-        )
-    return said + _unlike(results) + _busy(results)
 
 
 def _alone(results: Results) -> list[str]:
-    """Arms that no difference can be taken of, for want of a common seed."""
+    """Arms that no seed pairs with the baseline."""
     apart = [
         arm.name
         for part in results.by_budget
@@ -139,74 +192,147 @@ def _alone(results: Results) -> list[str]:
         for arm in part.plan.arms
         if (ours := part.reports[arm.name]) and not ours.keys() & theirs.keys()
     ]
-    return [f"Not compared, for want of a seed in common with the baseline: {listed(apart)}."] if apart else []
-
-
-def _not_finite(results: Results) -> list[str]:
-    """Readings that are NaN or infinite: no mean has them, and without them an arm looks better than it is."""
-    bad = {
-        f"{column.heading} of {arm.name} seed {', '.join(map(str, seeds))}"
-        for column in COLUMNS
-        for arm in results.plan.arms
-        if (seeds := results.not_finite(arm, column.metric))
-    }
     said = (
-        f"Not finite, and in no mean: {'; '.join(sorted(bad))}. What is left of these arms looks better than they are."
+        f"Compared without pairs, which resolves less, for want of a seed in common with the baseline: {listed(apart)}."
     )
-    return [said] if bad else []
+    return [said] if apart else []
 
 
-def _unlike(results: Results) -> list[str]:
+def _not_finite(results: Results) -> list[Caution]:
+    """Readings that are NaN or infinite: no mean has them, and without them an arm looks better than it is."""
+    bad: dict[Kind, set[str]] = {}
+    for column in COLUMNS:
+        for arm in results.plan.arms:
+            if seeds := results.not_finite(arm, column.metric):
+                name = f"{column.heading} of {arm.name} seed {', '.join(map(str, seeds))}"
+                bad.setdefault(_KINDS.get(column.metric.partition("/")[0], "runs"), set()).add(name)
+    return [
+        Caution(
+            kind,
+            f"Not finite, and in no mean: {'; '.join(sorted(names))}. What is left of these arms looks better than they are.",
+        )
+        for kind, names in bad.items()
+    ]
+
+
+_ALIKE: dict[str, tuple[Kind, str, str]] = {
+    "the speed's device": ("speed", "speed", "device"),
+    "the speed's threads": ("speed", "speed", "threads"),
+    "the speed's batch": ("speed", "speed", "batch"),
+    "the speed's precision": ("speed", "speed", "precision"),
+    "the speed's repeats": ("speed", "speed", "repeats"),
+    "the number of held-out items": ("likelihood", "likelihood", "images"),
+    "the draws for a likelihood": ("likelihood", "likelihood", "draws"),
+    "the resolution of a likelihood": ("likelihood", "likelihood", "resolution"),
+    "the precision of a likelihood": ("likelihood", "likelihood", "precision"),
+    "the number of generated images": ("quality", "quality", "images"),
+    "the images compared with": ("quality", "quality", "reference"),
+    "the precision of images": ("quality", "quality", "precision"),
+}
+"""What all runs should share: the metrics that it touches, and where a report says it."""
+
+
+def _unlike(results: Results) -> list[Caution]:
     """In what the runs differ though nothing was to be varied: such means are never taken in silence."""
     reports = [report for *_, report in runs(results)]
-    differ = mixed(reports)
-    several = [arm.name for arm in results.plan.arms if len(_units_of(results, arm)) > 1]
-    differ += [f"what bits/dim are of (within {listed(several)})"] if several else []
-    for name, keys in {"the speed's device": ("speed", "device"), "the speed's threads": ("speed", "threads"),
-                       "the speed's batch": ("speed", "batch"), "the speed's precision": ("speed", "precision"),
-                       "the speed's repeats": ("speed", "repeats"),
-                       "the number of held-out items": ("likelihood", "images"),
-                       "the draws for a likelihood": ("likelihood", "draws"),
-                       "the resolution of a likelihood": ("likelihood", "resolution"),
-                       "the precision of a likelihood": ("likelihood", "precision"),
-                       "the number of generated images": ("quality", "images"),
-                       "the images compared with": ("quality", "reference"),
-                       "the subsets of KID": ("quality", "kid_subset"),
-                       "the precision of images": ("quality", "precision")}.items():  # fmt: skip
-        differ += [name] if len({at(report, *keys) for report in reports} - {None}) > 1 else []
-    said = f"Caution: these runs differ in {', '.join(differ)}. Means and differences over them mix the two."
-    if "the code's version" in differ:
-        said += f" Code at commit {stated(results, lambda arm, report: commit(report))}."
+    differ: dict[Kind, list[str]] = {"runs": mixed(reports)}
+    if several := [arm.name for arm in results.plan.arms if len(_units_of(results, arm)) > 1]:
+        differ["likelihood"] = [f"what bits/dim are of (within {listed(several)})"]
+    for name, (kind, *keys) in _ALIKE.items():
+        if len({at(report, *keys) for report in reports} - {None}) > 1:
+            differ.setdefault(kind, []).append(name)
+    if len({estimator_of_kid(report) for report in reports} - {""}) > 1:
+        differ.setdefault("quality", []).append("the estimator of KID")
+
+    found = []
+    for kind, names in differ.items():
+        said = f"Caution: these runs differ in {', '.join(names)}. Means and differences over them mix the two."
+        if "the code's version" in names:
+            said += f" Code at commit {stated(results, lambda arm, report: commit(report))}."
+        found += [Caution(kind, said)] if names else []
     strangers = [
         f"{arm.name} seed {seed}" for arm, seed, report in runs(results)
         if at(report, "training_signature") not in (None, arm.recipe.training_signature)
     ]  # fmt: skip
     foreign = f"Caution: these reports are of another training than the arm's: {listed(strangers)}."
-    return [*([said] if differ else []), *([foreign] if strangers else [])]
+    return [*found, *([Caution("runs", foreign)] if strangers else [])]
 
 
-def _busy(results: Results) -> list[str]:
-    """Speeds that were taken while others computed, too, or that differ from seed to seed, or between days, as if so."""
-    found = [(at(r, "speed", "load_average"), at(r, "environment", "cpus")) for *_, r in runs(results)]
+def _two_references(results: Results) -> list[str]:
+    """Arms whose published distances cannot be set against the baseline's."""
+    doubts: dict[str, list[str]] = {}
+    for part in results.by_budget:
+        for metric in CLAIMS:
+            for arm in part.plan.arms:
+                if doubt := other_reference(part, arm, part.baseline, metric):
+                    doubts.setdefault(f"{HEADINGS[metric]}: {doubt}", []).append(arm.name)
+    return [
+        f"Not concluded, and on no front and in no ranking: {doubt}: {listed(arms)}." for doubt, arms in doubts.items()
+    ]
+
+
+def far_off(results: Results, folder: Callable[[Arm, int], Path | None]) -> list[Caution]:
+    """Runs that lie far from the other seeds of their arm, with their folder; those without a folder are left out."""
+    headings: dict[tuple[str, int], list[str]] = {}
+    for metric in CLAIMS:
+        for run in stray(results, metric):
+            headings.setdefault(run, []).append(metric)
+    arms, found = {arm.name: arm for arm in results.plan.arms}, []
+    for (name, seed), metrics in headings.items():
+        if path := folder(arms[name], seed):
+            kinds = {_KINDS[metric.partition("/")[0]] for metric in metrics}
+            text = (
+                f"Caution: {name} seed {seed} is far from its arm's other seeds in"
+                f" {', '.join(HEADINGS[metric] for metric in metrics)}: look at {path}. It is kept; one such run widens every"
+                " interval that it is in, and of the baseline hides every effect."
+            )
+            found.append(Caution(kinds.pop() if len(kinds) == 1 else "runs", text))
+    return found
+
+
+def _far_off(results: Results) -> list[Caution]:
+    return [
+        caution
+        for part in results.by_budget
+        for caution in far_off(part, lambda arm, seed: results.plan.cell(arm, seed)[0].path)
+    ]
+
+
+def unreliable(reports: Sequence[Report], speeds: Mapping[str, Sequence[float]]) -> str:
+    """Why speeds say little: others computed beside them, or they differ from seed to seed, or between days, as if so.
+
+    Arguments:
+        speeds: arm → of each seed, in images/s.
+    """
+    found = [(at(r, "speed", "load_average"), at(r, "environment", "cpus")) for r in reports]
     loads = [load for load, cpus in found if load is not None and cpus and load > 1.25 * cpus]
-    speeds = {arm.name: list(results.values(arm, SPEED).values()) for arm in results.plan.arms}
-    uneven = [name for name, seen in speeds.items() if len(seen) > 1 and max(seen) > _UNEVEN * min(seen)]
-    rates = [rate for *_, r in runs(results) if (rate := at(r, "speed", "gflops"))]
+    rates = [rate for r in reports if (rate := at(r, "speed", "gflops"))]
     said = []
     if loads:
         said.append(
             f"other programs were at work while {len(loads)} of {len(found)} speeds were taken (load average up to"
             f" {max(loads):.1f} on {found[0][1]} CPUs)"
         )
-    if uneven:
+    if uneven := [name for name, seen in speeds.items() if len(seen) > 1 and max(seen) > _UNEVEN * min(seen)]:
         said.append(f"the speeds of one arm differ from seed to seed by more than {_UNEVEN - 1:.0%} ({listed(uneven)})")
     if rates and max(rates) > _UNEVEN * min(rates):
         said.append(
             f"the machine itself was not as fast at all times (its matrix product {min(rates):,.0f} to {max(rates):,.0f}"
             " GFLOP/s when speeds were taken)"
         )
-    doubt = "Such speeds are not all comparable, and their order, and a place on a front, may be chance."
-    return [f"Caution: {'; '.join(said)}. {doubt}"] if said else []
+    return "; ".join(said)
+
+
+def unreliable_speeds(results: Results) -> str:
+    """The same of a study; empty where nothing speaks against its speeds."""
+    speeds = {arm.name: list(results.values(arm, SPEED).values()) for arm in results.plan.arms}
+    return unreliable([report for *_, report in runs(results)], speeds)
+
+
+def _busy(results: Results) -> list[Caution]:
+    doubt = "Such speeds are not all comparable, and their order may be chance: no front is drawn from them."
+    said = unreliable_speeds(results)
+    return [Caution("speed", f"Caution: {said}. {doubt}")] if said else []
 
 
 def commit(report: Report) -> str:
@@ -314,16 +440,27 @@ def published(report: Report) -> list[str]:
     ]
 
 
+def estimator_of_kid(report: Report) -> str:
+    """How the digits' KID was taken: over all images, or, by older code, as the mean over random subsets."""
+    if "quality/kid_digits" not in report["metrics"]:
+        return ""
+    subset = at(report, "quality", "kid_subset")
+    return at(report, "quality", "kid") or (f"over subsets of {subset} images" if subset else "")
+
+
 def _of_digits(report: Report) -> list[str]:
     floor, quality = report["metrics"].get(f"{DISTANCE}_floor"), report.get("quality", {})
     if floor is None or not quality:
         return []
-    few = quality.get("floor_images", 0)
-    fewer = few < quality.get("images", 0)
-    biased = "; so few images are farther off by their number alone, and an arm may be nearer" if fewer else ""
-    return [
+    few, kid = quality.get("floor_images", 0), estimator_of_kid(report)
+    said = [
         "FD, KID, precision and recall: features of a digits classifier, not Inception, so no FID."
-        f" {quality['images']:,} generated against {quality['reference']:,} training images, KID on subsets of"
-        f" {quality['kid_subset']}. For scale, FD of {few:,} held-out images against the same is"
-        f" {floor:.2f}{biased}."
+        f" {quality['images']:,} generated against {quality['reference']:,} training images"
+        + (f", KID {kid}." if kid else "."),
+        f" For scale, FD of {few:,} held-out images against the same is {floor:.2f}",
     ]
+    if few < quality.get("images", 0):
+        said.append("; so few images are farther off by their number alone, and an arm may be nearer")
+        if FEW in report["metrics"]:
+            said.append(f" ({HEADINGS[FEW]} is of {few:,} generated images, to set against it)")
+    return ["".join([*said, "."])]

@@ -18,7 +18,7 @@ import numpy as np
 
 from .frontier import Frontier, frontier, qualities
 from .plan import Arm, Plan
-from .results import BITS, COLUMNS, DISTANCES, GAP, HEADINGS, LEVEL, SPEED, Results
+from .results import BITS, COLUMNS, DISTANCE, DISTANCES, FEW, GAP, HEADINGS, LEVEL, SPEED, Results
 from .stats import Interval
 from .style import (
     BLACK,
@@ -57,8 +57,10 @@ class Bar:
 
 def panels_of(results: Results) -> list[list[str]]:
     """The metrics that are drawn, in panels of one unit each, as far as somebody has them."""
-    there = {m for m in (BITS, LEVEL, GAP, *DISTANCES) if any(results.values(arm, m) for arm in results.plan.arms)}
-    panels = [[m for m in panel if m in there] for panel in ((BITS, LEVEL), (GAP,), *((m,) for m in DISTANCES))]
+    distances = ((DISTANCE, FEW), *((m,) for m in DISTANCES if m != DISTANCE))
+    asked = ((BITS, LEVEL), (GAP,), *distances)
+    there = {m for panel in asked for m in panel if any(results.values(arm, m) for arm in results.plan.arms)}
+    panels = [[m for m in panel if m in there] for panel in asked]
     return [panel for panel in panels if panel]
 
 
@@ -94,7 +96,7 @@ def _along(results: Results, panels: list[list[str]], scale: list[float]) -> Any
                 shift = 0.05 * (i - (len(metrics) - 1) / 2)  # beside each other, not one on the other
                 places = [x * (1 + shift) if positive else x + shift * np.ptp(scale) / 2 for x in scale]
                 drawn += _series(ax, results, metric, places, SERIES[i])
-            floor = _floor(ax.axhline, results, metrics[0])
+            floor = _floor(ax.axhline, results, metrics)
             _in_view(ax.set_ylim, ax.get_ylim, floor + [v for m in metrics for v in _all(results, m)])
             if positive:
                 ax.set_xscale("log", base=2)
@@ -148,7 +150,7 @@ def _arm_by_arm(results: Results, panels: list[list[str]]) -> Any:
                         of = [row for row, arm in enumerate(arms) if arm in part.plan.arms]
                         ends = min(of) - 0.5, max(of) + 0.5
                         ax.plot([baseline.mean] * 2, ends, color=SERIES[i].colour, linestyle=":", linewidth=0.8)
-            floor = _floor(ax.axvline, results, metrics[0])
+            floor = _floor(ax.axvline, results, metrics)
             _in_view(ax.set_xlim, ax.get_xlim, floor + [v for m in metrics for v in _all(results, m)])
             ax.set_xlabel(label_of(metrics[0]))
             ax.set_ylim(len(arms) - 0.5, -0.5)
@@ -208,24 +210,29 @@ def _legend(ax: Any, metrics: list[str], floor: list[float]) -> None:
         ax.legend(handles, labels, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(labels))
 
 
-def _floor(line: Any, results: Results, metric: str) -> list[float]:
-    """Draw what held-out images reach against the training images, where the metric has such a floor; returns it."""
-    floor = results.any_report["metrics"].get(f"{metric}_floor")
-    if floor is None:
-        return []
-    line(floor, color=GREY, linestyle="--", linewidth=0.9, label="held-out images")
-    return [floor]
+def _floor(line: Any, results: Results, metrics: Sequence[str]) -> list[float]:
+    """Draw what held-out images reach against the training images, in the metric that is of as many images; returns it."""
+    for metric in metrics:
+        floors = [floor for arm in results.plan.arms if (floor := results.floor(arm, metric))]
+        if floors and floors[0][1] is None:
+            look = SERIES[metrics.index(metric)]
+            line(floors[0][0], color=look.colour, linestyle="--", linewidth=0.9, label="held-out images")
+            return [floors[0][0]]
+    return []
 
 
 _NAMED = 40  # arms beyond which only those on the front are named
 
 
 def against_speed(results: Results) -> Any | None:
-    """Quality against images/s, a panel for each quality: dominated arms in grey, the front drawn through the others."""
+    """Quality against images/s, a panel for each quality: dominated arms in grey, the front drawn through the others.
+
+    Of unreliable speeds the arms alone are drawn, none in grey, and the title says so.
+    """
     found = [f for metric in qualities(results) if (f := frontier(results, metric))]
     if not found:
         return None
-    several, best = len(results.plan.arms) > MANY, {name for f in found for name in f.front}
+    several, best = len(results.plan.arms) > MANY, {name for f in found for name in _in_colour(f)}
     named = [
         (i, arm) for i, arm in enumerate(results.plan.arms)
         if any(arm.name in f.means for f in found) and (len(results.plan.arms) <= _NAMED or arm.name in best)
@@ -236,6 +243,8 @@ def against_speed(results: Results) -> Any | None:
         figure, axes = plt.subplots(*shape, figsize=size, squeeze=False)
         for ax, one in zip(axes.flat, found, strict=True):
             _front(ax, results, one, several)
+        if found[0].doubt:
+            figure.suptitle("unreliable speeds: no front")
         handles = [
             plt.Line2D([], [], linestyle="none", **_point(results.plan, i, arm.name in best, several),
                        label=f"{i + 1}  {wrapped(arm.name, 40, 1)}" if several else wrapped(arm.name, 44, 1))
@@ -243,6 +252,11 @@ def against_speed(results: Results) -> Any | None:
         ]  # fmt: skip
         figure.legend(handles=handles, loc="outside right upper" if several else "outside lower center", handlelength=1)
     return figure
+
+
+def _in_colour(found: Frontier) -> list[str]:
+    """The arms that are not grey: those of the front, or all where none is told."""
+    return list(found.means) if found.doubt else found.front
 
 
 def _point(plan: Plan, i: int, front: bool, several: bool) -> dict[str, Any]:
@@ -253,24 +267,25 @@ def _point(plan: Plan, i: int, front: bool, several: bool) -> dict[str, Any]:
 
 def _front(ax: Any, results: Results, found: Frontier, several: bool) -> None:
     """A panel: every arm with its intervals, and the front of means."""
-    quality, means = found.quality.metric, {}
+    quality, means, best = found.quality.metric, {}, _in_colour(found)
     drawn: list[Bar] = []
     for i, arm in enumerate(results.plan.arms):
         speed, value = results.summary(arm, SPEED), results.summary(arm, quality)
         if arm.name not in found.means or speed is None or value is None:
             continue
         means[i] = speed.mean, value.mean
-        style, z = _point(results.plan, i, arm.name in found.front, several), 3 if arm.name in found.front else 2
+        style, z = _point(results.plan, i, arm.name in best, several), 3 if arm.name in best else 2
         ax.errorbar(*means[i], _half(value), _half(speed), fmt=style["marker"], elinewidth=0.7, zorder=z,
                     color=style["color"])  # fmt: skip
         drawn.append(Bar(means[i], (_half(speed), _half(value)), style["color"]))
     _scaled(ax.set_xscale, ax.xaxis, ax.set_xlim, ax.get_xlim, [x for x, _ in means.values()])
     _scaled(ax.set_yscale, ax.yaxis, ax.set_ylim, ax.get_ylim, [y for _, y in means.values()])
     if several:
-        front = {i for i, arm in enumerate(results.plan.arms) if arm.name in found.front}
+        front = {i for i, arm in enumerate(results.plan.arms) if arm.name in best}
         _number(ax, means if len(means) <= _NAMED else {i: means[i] for i in front}, front)
-    line = sorted(point for i, point in means.items() if results.plan.arms[i].name in found.front)
-    ax.plot(*zip(*line, strict=True), color=BLACK, linewidth=0.8, linestyle="--", zorder=1)
+    if not found.doubt:
+        line = sorted(point for i, point in means.items() if results.plan.arms[i].name in found.front)
+        ax.plot(*zip(*line, strict=True), color=BLACK, linewidth=0.8, linestyle="--", zorder=1)
     ax.set(xlabel=label_of(SPEED), ylabel=label_of(quality))
     _arrows(ax, drawn)
 

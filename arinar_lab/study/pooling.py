@@ -49,10 +49,10 @@ def spreads(pairs: Pairs) -> dict[str, Spread]:
     if len(together) < 2:
         return own
     common = pooled({arm: pairs[arm] for arm in together})
-    return own | {arm: _at_least(own[arm], common) for arm in together}
+    return own | {arm: at_least(own[arm], common) for arm in together}
 
 
-def _at_least(own: Spread, common: Spread) -> Spread:
+def at_least(own: Spread, common: Spread) -> Spread:
     """The common spread, or an arm's own where that is larger."""
     if own.deviation <= common.deviation:
         return common

@@ -11,7 +11,7 @@ from ..run.schema import flatten, resolved
 from ..run.text import markdown_line
 from . import frontier
 from .comparison import PROTOCOL
-from .methods import against, at, commit, kind_of, load, published, runs, span, stated, timed
+from .methods import against, at, commit, estimator_of_kid, kind_of, load, published, runs, span, stated, timed
 from .plan import Arm, Plan, listed
 from .results import DISTANCE, Results
 
@@ -127,7 +127,8 @@ def _evaluation(results: Results) -> str:
         said.append(
             f"Sample quality is that of {of('quality', 'images')} generated images with the labels of the training images,"
             f" against {of('quality', 'reference')} training images, in the features of a small digits classifier (so no"
-            f" FID); KID on subsets of {of('quality', 'kid_subset')}."
+            f" FID)"
+            + (f"; KID {kid}." if (kid := stated(results, lambda arm, report: estimator_of_kid(report))) else ".")
         )
     said += published(results.any_report)
     if any(name.startswith("quality/") for *_, report in runs(results) for name in report["metrics"]):

@@ -6,22 +6,22 @@
                     the arms, or 9,999 random ones
 
 Arms are ranked by their means over seeds. Two arms that are not told apart at one budget swap by chance at the next, so a
-pair that changes its order counts as *reversed* only where its difference, paired by seed, is resolved at both.
+pair that changes its order counts as *reversed* only where its difference is concluded at both: by the tests of every report,
+with Holm's correction over all pairs at a budget, and never where two bounds or two references make it.
 Source: Kendall, Rank Correlation Methods, 1948.
 """
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from scipy.stats import kendalltau, permutation_test, rankdata, spearmanr
 
-from .comparison import commensurable
+from .comparison import commensurable, concluded_pairs
 from .results import BITS, DISTANCES, GAP, HEADINGS, LEVEL, Results
-from .stats import paired
 from .style import COLUMN, PAGE, SERIES, paper, wrapped
 
 RANKED = (BITS, LEVEL, GAP, *DISTANCES)
@@ -35,7 +35,7 @@ class Agreement:
     Arguments:
         metric; small, large: the budgets; arms: those that have the metric at both.
         tau, tau_p: Kendall's τ (b, for ties) and its p; rho, rho_p: Spearman's ρ and its p; NaN for fewer than three arms.
-        swapped: pairs in another order; reversed: those of them that are resolved at both budgets.
+        swapped: pairs in another order; reversed: those of them that are concluded at both budgets.
     """
 
     metric: str
@@ -59,7 +59,7 @@ class Agreement:
         change = f"{len(self.swapped)} of {pairs} pairs change{'s' if len(self.swapped) == 1 else ''} order"
         return (
             f"{start}: Kendall's τ = {self.tau:+.2f} (p = {self.tau_p:.2g}), Spearman's ρ = {self.rho:+.2f}"
-            f" (p = {self.rho_p:.2g}); {change} (resolved at both budgets: {names or 'none'})"
+            f" (p = {self.rho_p:.2g}); {change} (concluded at both budgets, by Holm over all pairs: {names or 'none'})"
         )
 
 
@@ -88,9 +88,8 @@ def _agreement(results: Results, metric: str, small: str, large: str) -> Agreeme
     x, y = [before[name] for name in arms], [after[name] for name in arms]
     pairs = [(i, j) for i, j in itertools.combinations(range(len(arms)), 2) if (x[i] - x[j]) * (y[i] - y[j]) < 0]
     swapped = tuple((arms[i], arms[j]) for i, j in pairs)
-    reversed_ = tuple(
-        p for p in swapped if _resolved(results, metric, p, small) and _resolved(results, metric, p, large)
-    )
+    sure = [_concluded(results, metric, budget) for budget in (small, large)] if swapped else []
+    reversed_ = tuple(pair for pair in swapped if all(frozenset(pair) in pairs for pairs in sure))
     tau, rho = (_correlations(x, y)) if len(arms) > 2 else ((np.nan, np.nan), (np.nan, np.nan))
     return Agreement(metric, small, large, arms, *tau, *rho, swapped, reversed_)
 
@@ -107,11 +106,11 @@ def _correlations(x: list[float], y: list[float]) -> tuple[tuple[float, float], 
     return (float(tau.statistic), float(tau.pvalue)), (float(rho), float(found.pvalue))
 
 
-def _resolved(results: Results, metric: str, pair: Pair, budget: str) -> bool:
-    """Whether the pair's difference at a budget, paired by seed, is resolved."""
-    arms = {arm.design: arm for arm in results.plan.arms if arm.budget == budget}
-    difference = paired(*(results.values(arms[name], metric) for name in pair))
-    return difference is not None and difference.n > 1 and difference.resolved
+def _concluded(results: Results, metric: str, budget: str) -> set[frozenset[str]]:
+    """The pairs of arms that differ at a budget, by their names without it."""
+    part = replace(results, plan=results.plan.at(budget))
+    designs = {arm.name: arm.design for arm in part.plan.arms}
+    return {frozenset(designs[name] for name in pair) for pair in concluded_pairs(part, metric)}
 
 
 def conclusions(results: Results) -> list[str]:

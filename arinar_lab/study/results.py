@@ -17,6 +17,7 @@ BITS, ERROR = "val/bits_per_dim", "val/bits_per_dim_error"
 LEVEL, GAP = "val/bits_per_dim_at_level", "val/gap_bits_per_dim"
 RESOLUTION = "val/bits_per_dim_at_resolution"
 DISTANCE, FID, SPEED = "quality/fd_digits", "quality/fid", "speed/images_per_second"
+FEW = "quality/fd_digits_few"
 DISTANCES = (DISTANCE, FID, "quality/fd_dinov2", *(f"quality/fd_inception{layer}" for layer in (64, 192, 768)))
 
 
@@ -37,6 +38,7 @@ COLUMNS = (
     Column(RESOLUTION, "bits/dim at stated Δ", 3, True),
     Column(GAP, "gap to truth", 4, True),
     Column(DISTANCE, "FD digits", 2, True),
+    Column(FEW, "FD digits (few)", 2, True),
     Column("quality/kid_digits", "KID digits", 3, True),
     Column(FID, "FID", 2, True),
     Column("quality/inception_score", "Inception score", 1, False),
@@ -86,6 +88,20 @@ class Results:
     def summary(self, arm: Arm, metric: str) -> Interval | None:
         values = list(self.values(arm, metric).values())
         return interval(values) if values else None
+
+    def floor(self, arm: Arm, metric: str) -> tuple[float, int | None] | None:
+        """What held-out images reach in a metric, mean over seeds, and their number where the arm's images are not as many.
+
+        A distance falls as images are added, so a floor is that of its own number. None where it was not measured.
+        """
+        name = f"{DISTANCE if metric == FEW else metric}_floor"
+        reports = [r for r in self.reports[arm.name].values() if math.isfinite(r["metrics"].get(name, math.nan))]
+        if not reports or (metric == FEW and not self.values(arm, FEW)):
+            return None
+        about = reports[0].get("quality" if name.startswith(DISTANCE) else "fidelity", {})
+        few, many = about.get("floor_images", 0), about.get("images", 0)
+        unlike = metric in DISTANCES and few > 0 and few != many
+        return statistics.fmean(r["metrics"][name] for r in reports), few if unlike else None
 
     def evaluation_noise(self, arm: Arm, metric: str) -> float | None:
         """Half-width of a value's 95 % interval over images, root mean square over the seeds; None where not measured."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 import bisect
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,12 +62,6 @@ def interval(values: Sequence[float]) -> Interval:
     return Interval(statistics.fmean(values), half, n)
 
 
-def paired(values: Mapping[int, float], baseline: Mapping[int, float]) -> Interval | None:
-    """Interval of the difference to a baseline, over the seeds that both have; None where they share none."""
-    common = sorted(values.keys() & baseline.keys())
-    return interval([values[seed] - baseline[seed] for seed in common]) if common else None
-
-
 @dataclass(frozen=True)
 class Spread:
     """How far the difference of two arms strays from seed to seed.
@@ -101,9 +95,27 @@ def between(shared: float, common: float, own: float) -> float:
 
 def difference(differences: Sequence[float], of: Spread) -> Interval:
     """Mean and 95 % interval of paired differences whose spread is known from them or from more arms."""
-    n = len(differences)
+    return around(statistics.fmean(differences), len(differences), of)
+
+
+def around(mean: float, n: int, of: Spread) -> Interval:
+    """95 % interval of the mean of n differences of a known spread."""
     half = float(student.ppf(1 - ALPHA / 2, of.df)) * of.deviation / math.sqrt(n)
-    return Interval(statistics.fmean(differences), half, n)
+    return Interval(mean, half, n)
+
+
+def welch(values: Sequence[float], baseline: Sequence[float]) -> Spread:
+    """Spread of the difference of two independent means, as of n pairs, n the smaller number of the two.
+
+    Its interval and p at that n are those of Welch's test (Welch, 1947, Biometrika 34); each set has two values or more.
+    """
+    n = min(len(values), len(baseline))
+    errors = [statistics.variance(part) / len(part) for part in (values, baseline)]
+    if not (square := sum(errors)):
+        return Spread(0.0, n - 1)
+    parts = zip(errors, (values, baseline), strict=True)
+    df = square**2 / sum(error**2 / (len(part) - 1) for error, part in parts)
+    return Spread(math.sqrt(n * square), df)
 
 
 def cohen(mean: float, of: Spread) -> float:
@@ -161,6 +173,17 @@ def more_seeds(size: float, n: int, arms: int = 2, alpha: float = ALPHA) -> int:
         return power(size, n + more, freedom(arms, n + more, shared=0.5), alpha) >= POWER
 
     return bisect.bisect_left(range(1, MOST + 1), True, key=enough) + 1
+
+
+def seeds_to_add(size: float, n: int, of: Spread, alpha: float = ALPHA) -> tuple[int, int]:
+    """The least and the most of `more_seeds` over the 80 % interval of the spread, at the effect as it is seen.
+
+    With df degrees of freedom the true square is the seen one times df / χ². A few seeds tell so little of it that one number
+    would promise too much.
+    """
+    factors = (math.sqrt(chi2.ppf(share, of.df) / of.df) for share in (0.9, 0.1))
+    fewest, most = (more_seeds(size * factor, n, of.arms, alpha) for factor in factors)
+    return fewest, most
 
 
 def holm(ps: Sequence[float]) -> list[float]:

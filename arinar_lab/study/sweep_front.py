@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from .frontier import Frontier, placed, sentences
+from .methods import unreliable
 from .results import COLUMNS, SPEED, Column
 from .search import Objective, Sweep
 from .trials import feasible, open_search, repeats
@@ -35,11 +36,25 @@ def conclusions(sweep: Sweep) -> list[str]:
     """What a sweep says of quality against speed, in sentences; nothing where no re-run has both."""
     quality, speed = columns(sweep)
     again, seen = reruns(sweep, quality, speed), trials(sweep, quality, speed)
-    found, both = placed(quality, speed, again), placed(quality, speed, again | seen)
+    why = doubt(sweep)
+    found, both = placed(quality, speed, again, why), placed(quality, speed, again | seen)
     if found is None or both is None:
         return []
     first, *rest = sentences(found)
-    return [f"Re-runs: {first}", *rest, *_beside_trials(both, seen)]
+    return [f"Re-runs: {first}", *rest, *([] if why else _beside_trials(both, seen))]
+
+
+def doubt(sweep: Sweep) -> str:
+    """Why the speeds that the re-runs measured are unreliable; empty where they are not, or speed is told by no clock."""
+    _, speed = columns(sweep)
+    if not speed.metric.startswith("speed/"):
+        return ""
+    again = repeats(sweep)
+    reports = [report for one in again for cell in one.cells.values() if (report := cell.folder.report(cell.recipe))]
+    speeds = {
+        _name(sweep, one.target.name, one.name): [m[SPEED] for m in one.results.values() if SPEED in m] for one in again
+    }
+    return unreliable(reports, speeds)
 
 
 def _beside_trials(both: Frontier, seen: Readings) -> list[str]:

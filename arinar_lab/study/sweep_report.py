@@ -151,6 +151,7 @@ def markdown(sweep: Sweep) -> str:
         "",
     ]
     lines += [f"- {markdown_line(line)}" for line in notes(sweep)]
+    doubt = sweep_front.doubt(sweep)
     for name, study in searches(sweep).items():
         of = f" ({name})" if len(sweep.targets) > 1 else ""
         rows = [[str(t.number), sweep.label(t.params), *(f"{v:.4g}" for v in t.values)] for t in front(sweep, study)]
@@ -158,7 +159,7 @@ def markdown(sweep: Sweep) -> str:
             "",
             f"## The front that the search saw{markdown_line(of)}",
             "",
-            "One seed each, chosen by these numbers: no result.",
+            "One seed each, chosen by these numbers: no result." + (f" Unreliable speeds: {doubt}." if doubt else ""),
             "",
         ]
         lines += _table(["trial", "setting", *(o.metric for o in sweep.objectives)], rows)
@@ -236,6 +237,7 @@ def _figure(sweep: Sweep, draw: Any, path: Path) -> None:
 def _pareto(ax: Any, sweep: Sweep) -> None:
     """All trials, the front, and the re-run's means with their intervals; by trial number where there is one objective."""
     several = len(sweep.objectives) > 1
+    doubt = sweep_front.doubt(sweep) if several else ""
     for i, (name, study) in enumerate(searches(sweep).items()):
         points, best = feasible(study), front(sweep, study)
         if not points:
@@ -244,8 +246,8 @@ def _pareto(ax: Any, sweep: Sweep) -> None:
         ax.plot(
             *zip(*map(at, points), strict=True), "o", color=f"C{i}", alpha=0.3, markersize=4, label=f"{name}: trials"
         )
-        ax.plot(*zip(*sorted(map(at, best)), strict=True), "o-", color=f"C{i}", linewidth=1, markersize=5,
-                label="the front that the search saw")  # fmt: skip
+        line, label = ("o", "unreliable speeds: no front") if doubt else ("o-", "the front that the search saw")
+        ax.plot(*zip(*sorted(map(at, best)), strict=True), line, color=f"C{i}", linewidth=1, markersize=5, label=label)
     if several:
         _reruns(ax, sweep)
     ax.set_xlabel(_axis(sweep, 1) if several else "trial")

@@ -40,6 +40,7 @@ class Cell:
         images: evaluation noise, or None where it was not measured.
         verdict: against the baseline, empty where it is not resolved; digits: behind the point.
         partial: whether fewer seeds have it than the arm has finished.
+        images_of: how many images it is of, where the column's others are of more; None where they are not.
     """
 
     value: Interval | None
@@ -48,6 +49,7 @@ class Cell:
     digits: int = 3
     partial: bool = False
     absent: str = ""
+    images_of: int | None = None
 
     @property
     def mean(self) -> str:
@@ -63,7 +65,9 @@ class Cell:
 
     @property
     def evaluation(self) -> str:
-        """`(± 0.004)`, or nothing."""
+        """`(± 0.004)`, of a floor `(360 images)`, or nothing."""
+        if self.value and self.images_of is not None:
+            return f"({self.images_of:,} images)"
         return f"(± {self.images:.{self.digits}f})" if self.value and self.images is not None else ""
 
     def text(self, better: str = "", worse: str = "", between: str = " ") -> str:
@@ -119,15 +123,16 @@ def _floors(results: Results, columns: Sequence[Column]) -> list[Row]:
     rows = []
     for codec in dict.fromkeys(short(resolved(arm.recipe.codec)) for arm in results.plan.arms):
         arms = [arm for arm in results.plan.arms if short(resolved(arm.recipe.codec)) == codec]
-        found = {
-            c.metric: [v for arm in arms for v in results.values(arm, f"{c.metric}_floor").values()] for c in columns
-        }
-        cells = tuple(
-            Cell(Interval(fmean(v), 0.0, 1) if (v := found[c.metric]) else None, digits=c.digits) for c in columns
-        )
+        cells = tuple(_floor([f for arm in arms if (f := results.floor(arm, c.metric))], c.digits) for c in columns)
         whose = "" if len(arms) == len(results.plan.arms) else f" by the codec of {listed(arm.name for arm in arms)}"
-        rows += [Row(f"held-out images{whose}", "", "", cells)] if any(found.values()) else []
+        rows += [Row(f"held-out images{whose}", "", "", cells)] if any(cell.value for cell in cells) else []
     return rows
+
+
+def _floor(found: Sequence[tuple[float, int | None]], digits: int) -> Cell:
+    if not found:
+        return Cell(None, digits=digits)
+    return Cell(Interval(fmean(value for value, _ in found), 0.0, 1), digits=digits, images_of=found[0][1])
 
 
 def verdicts(results: Results) -> dict[tuple[str, str], Verdict]:

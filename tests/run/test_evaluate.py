@@ -35,7 +35,8 @@ pytestmark = pytest.mark.usefixtures("alone")
 
 METRICS = {
     "val/bits_per_dim", "val/bits_per_dim_at_level", "quality/fd_digits", "quality/fd_digits_floor",
-    "quality/kid_digits", "quality/kid_digits_floor", "quality/precision", "quality/recall", "quality/truncated_share",
+    "quality/kid_digits", "quality/kid_digits_floor", "quality/precision", "quality/precision_floor",
+    "quality/recall", "quality/recall_floor", "quality/truncated_share",
     "quality/nearest_train_ratio", "train/bits_per_dim", "train/gap_bits_per_dim", "components/effective", "components/dead",
     "cost/parameters", "time/train_seconds", "time/evaluate_seconds",
 }  # fmt: skip
@@ -85,7 +86,7 @@ def test_metrics_lie_where_they_can(report):
 def test_the_report_says_what_its_numbers_are(report):
     likelihood = {"kind": "exact", "unit": "pixel", "steps": None, "images": 360, "draws": 1, "resolution": None}
     assert report["likelihood"] == likelihood | {"precision": "float32"}
-    quality = {"images": 100, "reference": 1437, "floor_images": 360, "kid_subset": 10, "precision": "float32"}
+    quality = {"images": 100, "reference": 1437, "floor_images": 100, "kid": "over all images", "precision": "float32"}
     assert report["quality"] == quality
     assert (report["steps"], report["seed"]) == (6, 0)
     assert report["training_signature"] == tiny().training_signature
@@ -279,7 +280,7 @@ def test_a_grid_of_few_images_shows_them_all():
 
 def test_a_set_is_no_distance_from_itself(digits):
     images = digits.train[0][:300]
-    same = compare(images, images, 50)
+    same = compare(images, images)
     assert abs(same["fd_digits"]) < 1e-3 and same["precision"] == 1 and same["recall"] == 1
 
 
@@ -287,14 +288,23 @@ def test_noise_is_far_from_digits(digits):
     images = digits.train[0][:300]
     generator = torch.Generator().manual_seed(0)
     noise = torch.randint(0, 17, images.shape, generator=generator, dtype=torch.uint8)
-    far, near = compare(noise, images, 50), compare(digits.held_out[0], images, 50)
+    far, near = compare(noise, images), compare(digits.held_out[0], images)
     assert far["fd_digits"] > 10 * near["fd_digits"] and far["kid_digits"] > 10 * abs(near["kid_digits"])
     assert far["precision"] < 0.1 < 0.5 < near["precision"]
 
 
+@pytest.mark.slow
+def test_a_distance_of_as_few_images_as_held_out_ones_stands_beside_that_of_all(a_run):
+    found = evaluate(tiny("evaluation.images=720"), a_run)
+    images = torch.from_numpy(np.load(a_run.evaluation(tiny("evaluation.images=720")) / "samples" / "images.npy"))
+    halves = [compare(half, Digits().train[0])["fd_digits"] for half in images.split(360)]
+    assert found["metrics"]["quality/fd_digits_few"] == pytest.approx(sum(halves) / 2, rel=1e-6)
+    assert found["quality"]["floor_images"] == 360 and found["units"]["quality/fd_digits_few"]
+
+
 def test_few_kinds_of_good_images_are_precise_and_recall_little(digits):
     images, y = digits.train
-    some = compare(digits.held_out[0][digits.held_out[1] == 0], images[:600], 20)
+    some = compare(digits.held_out[0][digits.held_out[1] == 0], images[:600])
     assert (y[:600] == 0).float().mean() < 0.2
     assert some["precision"] > 0.6 > 0.4 > some["recall"]
 

@@ -8,7 +8,7 @@ import torch
 from scipy.stats import bootstrap, ttest_1samp
 
 from arinar_lab.run.data import Digits
-from arinar_lab.run.metrics import compare, features_of
+from arinar_lab.run.metrics import compare, distance_of_parts, features_of, kernel_distance
 from arinar_lab.run.uncertainty import (
     BLOCKS,
     blocks,
@@ -75,7 +75,7 @@ def test_blocks_are_disjoint_of_one_size_and_share_the_classes():
 
 def test_precision_and_recall_are_torch_fidelitys(digits):
     images, reference = digits.held_out[0][:200], digits.train[0][:500]
-    theirs = compare(images, reference, 50)
+    theirs = compare(images, reference)
     features, whole = features_of(images), features_of(reference)
     assert inside(features, whole, whole).double().mean().item() == pytest.approx(theirs["precision"], abs=1e-6)
     assert inside(whole, features, features).double().mean().item() == pytest.approx(theirs["recall"], abs=1e-6)
@@ -84,15 +84,33 @@ def test_precision_and_recall_are_torch_fidelitys(digits):
 
 def test_without_nothing_the_distances_are_the_distances(digits):
     images, reference = digits.held_out[0], digits.train[0][:300]
-    theirs = compare(images, reference, 50)
+    theirs = compare(images, reference)
     features, whole = features_of(images), features_of(reference)
     assert distances_without(NOTHING, features, whole).item() == pytest.approx(theirs["fd_digits"], rel=1e-6)
     generator = torch.Generator().manual_seed(0)
+    assert kernels_without(NOTHING, features, whole).item() == pytest.approx(
+        theirs["kid_digits"], rel=1e-9
+    )  # its interval's
     subsets = [features[torch.randperm(360, generator=generator)[:50]] for _ in range(200)]
     ours = kernels_without(NOTHING, features, whole).item()
     spread = torch.cat([kernels_without(NOTHING, subset, whole) for subset in subsets])
     assert abs(spread.mean().item() - ours) < 3 * half_width(spread)  # no bias
-    assert abs(theirs["kid_digits"] - ours) < 4 * half_width(spread)
+
+
+def test_kid_is_the_unbiased_squared_mmd():
+    """By hand, of one feature: k(a, b) = (ab + 1)³ between {0, 1, 2} and {0, 1}."""
+    cube = lambda a, b: (a * b + 1) ** 3  # noqa: E731
+    within = 2 * (cube(0, 1) + cube(0, 2) + cube(1, 2)) / 6 + cube(0, 1)
+    across = sum(cube(a, b) for a in (0, 1, 2) for b in (0, 1)) / 6
+    found = kernel_distance(torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([[0.0], [1.0]]))
+    assert found == pytest.approx(within - 2 * across) == pytest.approx(29 / 3 + 1 - 2 * 39 / 6)
+
+
+def test_a_distance_of_parts_is_the_mean_over_sets_of_that_number(digits):
+    images, reference = digits.train[0][:250], digits.held_out[0]
+    halves = [compare(images[:100], reference)["fd_digits"], compare(images[100:200], reference)["fd_digits"]]
+    assert distance_of_parts(images, reference, 100) == pytest.approx(np.mean(halves), rel=1e-6)
+    assert distance_of_parts(images, reference, 250) < np.mean(halves)  # it falls as images are added
 
 
 def test_a_block_that_is_left_out_is_left_out():

@@ -19,6 +19,7 @@ from arinar_lab.study.plan import read_plan
 from arinar_lab.study.ranking import agreements, conclusions
 from arinar_lab.study.report import write_report
 from arinar_lab.study.results import Results, collect
+from arinar_lab.study.stats import interval
 from arinar_lab.study.tables import markdown, rows
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -185,7 +186,30 @@ def test_p_of_rho_is_the_share_of_all_orders(ranked):
 def test_a_swap_that_is_not_resolved_reverses_nothing(ranked):
     one = found(ranked([1, 2.0, 2.001, 4], [1, 2.001, 2.0, 4], spread=0.1))
     assert one.swapped == (("b", "c"),) and one.reversed == ()
-    assert "1 of 6 pairs changes order (resolved at both budgets: none)" in one.text()
+    assert "1 of 6 pairs changes order (concluded at both budgets, by Holm over all pairs: none)" in one.text()
+
+
+def test_a_swap_counts_only_after_holm_over_all_pairs(ranked):
+    """b and c differ by 0.02 ± 0.01 of their pair at each budget: two intervals without zero; other arms stray farther."""
+    results = ranked([1, 2.0, 2.02, 4], [1, 2.02, 2.0, 4])
+    for budget, sign in (("steps×1", 1), ("steps×4", -1)):
+        for seed, off in enumerate((0.0, 0.004, -0.004)):
+            results.reports[f"b @ {budget}"][seed]["metrics"][BITS] = 2.0 + 0.1 * seed
+            results.reports[f"c @ {budget}"][seed]["metrics"][BITS] = 2.0 + 0.1 * seed + sign * 0.02 + off
+            results.reports[f"a @ {budget}"][seed]["metrics"][BITS] = 1.0 + (0.0, 0.15, 0.15)[seed]
+            results.reports[f"d @ {budget}"][seed]["metrics"][BITS] = 4.0 + (0.05, 0.05, 0.2)[seed]
+    pair = interval([0.02, 0.024, 0.016])
+    assert pair.resolved and found(results).swapped == (("b", "c"),) and found(results).reversed == ()
+
+
+def test_bounds_of_other_steps_reverse_nothing(ranked):
+    results = ranked([1, 2, 3, 4], [1, 3, 2, 4])
+    assert found(results).reversed == (("b", "c"),)
+    for budget in ("steps×1", "steps×4"):
+        for arm, steps in (("b", 8), ("c", 16)):
+            for report in results.reports[f"{arm} @ {budget}"].values():
+                report["likelihood"] |= {"kind": "bound", "steps": steps}
+    assert found(results).swapped == (("b", "c"),) and found(results).reversed == ()
 
 
 def test_what_is_said_is_in_the_report_with_a_figure(ranked):

@@ -13,7 +13,10 @@ from tiny import tiny, write_study
 
 from arinar_lab.run.folder import RunFolder, write_json
 from arinar_lab.study.compare import cautions, conclusions, configuration, gather, readings
+from arinar_lab.study.comparison import compare, effects
 from arinar_lab.study.plan import read_plan
+from arinar_lab.study.results import collect
+from arinar_lab.study.stats import holm
 from arinar_lab.study.status import remember
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -122,8 +125,58 @@ def test_without_a_common_seed_the_interval_is_welchs():
     (line,) = [line for line in conclusions(results) if line.startswith("bits/dim:")]
     bounds = ttest_ind(b, a, equal_var=False).confidence_interval()
     half = (bounds.high - bounds.low) / 2
-    assert f"+1.100 ± {half:.3f} (no seed in common, n = 2 and 3)" in line
-    assert line.endswith("worse" if half < 1.1 else "not resolved")
+    assert f"+1.100 ± {half:.3f} (no seed in common, n = 2 and 3, df = " in line
+    assert half > 1.1 and "): not resolved; " in line
+
+
+def test_without_a_common_seed_holm_is_over_all_that_is_named():
+    paths = []
+    for i, bits in enumerate((2.0, 2.6, 2.0, 2.1)):
+        for seed, off in enumerate((0.0, 0.1, 0.24, 0.3)):
+            path = run(f"outer.width={16 + 16 * i}", seed=10 * i + seed, bits=bits + off)
+        paths.append(path.parent)
+    found = compare(compared(*paths)[0], [BITS])
+    assert [effect.unpaired for effect in found] == [(4, 4)] * 3
+    assert [effect.adjusted for effect in found] == holm([effect.p for effect in found])
+    assert found[0].adjusted == pytest.approx(3 * found[0].p)
+
+
+def test_arms_of_a_study_have_the_numbers_of_its_report(arms):
+    """Of two of its three arms, in the same spread and family; with another baseline, in the family of that."""
+    ours = effects(collect(read_plan(Path("study.yaml"))))
+    said = conclusions(compared("study.yaml:components=1", "study.yaml:components=4")[0])
+    assert said[:-1] == [line for line in ours if "components=4 against components=1" in line] and len(said) == 4
+    assert said[-1] == "Spreads and Holm's correction are over all arms of the study study, as in its report."
+    other = conclusions(compared("study.yaml:components=4", "study.yaml:components=2")[0])
+    assert "spread of 3 arms" in other[0] and "its report has another baseline" in other[-1]
+    bare = conclusions(compared(*list(arms.values())[:2])[0])
+    assert "of 3 arms" not in bare[0] and "over all arms of what is named here" in bare[-1]
+
+
+def test_a_run_that_lies_far_off_is_named_with_its_folder():
+    bits = {16: [2.0, 2.1, 2.4], 32: [3.0, 3.09, 90.0], 48: [4.0, 4.08, 4.33]}
+    paths = {
+        (width, seed): run(f"outer.width={width}", seed=seed, bits=value)
+        for width, values in bits.items()
+        for seed, value in enumerate(values)
+    }
+    (said,) = [line for line in compared(*(paths[width, 0].parent for width in bits))[1] if "is far from" in line]
+    assert f"seed 2 is far from its arm's other seeds in bits/dim, bits/dim at Δ: look at {paths[32, 2]}." in said
+
+
+def test_two_references_are_not_concluded():
+    paths = [run(seed=seed) for seed in (0, 1)] + [run("outer.width=32", seed=seed) for seed in (0, 1)]
+    for path in paths:
+        (file,) = path.glob("evaluations/*/report.json")
+        report, other = report_of(2.0), path in paths[2:]
+        report["metrics"]["quality/fd_inception64"] = (0.03 if other else 0.01) + 1e-4 * (path.name == "seed_1")
+        reference = {"file": "half.npz" if other else "whole.npz", "images": 320}
+        report["fidelity"] = {"images": 80, "extractor": "inception/64/a", "reference": reference}
+        write_json(file, report)
+    results, _ = compared(paths[0].parent, paths[2].parent)
+    (line,) = [line for line in conclusions(results) if line.startswith("FD Inception 64")]
+    reason = "distances are to two references (half.npz and whole.npz)"
+    assert line.endswith(f"reads worse: not concluded, for {reason}")
 
 
 def test_single_runs_resolve_nothing():

@@ -160,6 +160,16 @@ def test_dominated_arms_are_grey_and_the_front_is_drawn(results):
     assert front.get_xydata().tolist() == [[1.0, 1.0], [10.0, 3.0]]
 
 
+def test_unreliable_speeds_draw_no_front_and_no_arm_grey(results):
+    reports = deepcopy(results.reports)
+    reports["components=2"][0]["speed"]["load_average"] = 5.5
+    figure = against_speed(replace(results, reports=reports))
+    assert figure.get_suptitle() == "unreliable speeds: no front"
+    for ax in figure.axes:
+        assert PALE not in [c.lines[0].get_color() for c in ax.containers]
+        assert not [line for line in ax.lines if line.get_linestyle() == "--" and line.get_color() == BLACK]
+
+
 def test_a_learning_curve_is_the_mean_over_seeds_with_a_band(drawn):
     ax = drawn["curves"].axes[0]
     assert np.allclose(ax.lines[0].get_xydata(), [[1, 2.5], [2, 2.4], [3, 2.3]])
@@ -259,6 +269,24 @@ def test_no_letter_is_smaller_than_seven_points(drawn):
         assert figure.get_figwidth() <= 6.9
 
 
-def test_distances_have_their_floor(drawn):
-    floor = next(line for line in drawn["factor"].axes[-1].lines if line.get_label() == "held-out images")
-    assert list(floor.get_ydata()) == [2.17, 2.17]
+def floors(figure):
+    """Heights of the dashed lines of a figure's last panel."""
+    lines = [line for line in figure.axes[-1].lines if line.get_label() == "held-out images"]
+    return [list(line.get_ydata()) for line in lines]
+
+
+def test_a_floor_is_drawn_only_beside_a_distance_of_as_many_images(results, drawn):
+    assert floors(drawn["factor"]) == []  # 100 generated, 360 held out
+    reports = deepcopy(results.reports)
+    for by_seed in reports.values():
+        for report in by_seed.values():
+            report["quality"] |= {"images": 1437}
+            report["metrics"]["quality/fd_digits_few"] = report["metrics"][FD] + 1.5
+    few = against_factor(replace(results, reports=reports))
+    assert floors(few) == [[2.17, 2.17]]
+    assert few.axes[-1].get_legend_handles_labels()[1] == ["held-out images", "FD digits", "FD digits (few)"]
+    for by_seed in reports.values():
+        for report in by_seed.values():
+            report["quality"] |= {"floor_images": 1437}
+            del report["metrics"]["quality/fd_digits_few"]
+    assert floors(against_factor(replace(results, reports=reports))) == [[2.17, 2.17]]

@@ -23,8 +23,9 @@ from arinar_lab.study.frontier import (
     surface,
     volume,
 )
+from arinar_lab.study.methods import touching
 from arinar_lab.study.plan import read_plan
-from arinar_lab.study.results import BITS, DISTANCE, SPEED, Column, Results
+from arinar_lab.study.results import BITS, DISTANCE, FID, SPEED, Column, Results
 
 MEANS = {"slow": (10.0, 1.0), "bent": (3.0, 2.0), "fast": (1.0, 6.0), "poor": (4.0, 5.0), "twin": (3.0, 2.0)}
 POINTS = {
@@ -180,6 +181,39 @@ def test_matched_readings_name_who_is_better(results):
         report["metrics"][DISTANCE] = (2.0, 9.0, 1.0)[seed]
     unsure = [line for line in lines(results) if line.endswith("its difference in FD digits is not resolved).")]
     assert len(unsure) == 2
+
+
+def test_speeds_of_a_busy_machine_make_no_front(results):
+    for report in results.reports["fast"].values():
+        report |= {"speed": {"load_average": 5.5}, "environment": {"cpus": 2}}
+    (said,) = lines(results)
+    assert said.startswith("FD digits against images/s: no front, for other programs were at work while 3 of 9 speeds")
+    assert "% of seeds" not in " ".join(conclusions(results))
+    assert frontier(results, speed=BITS).doubt == ""  # no speed, no doubt
+    (caution,) = touching(results, SPEED)[-1:]
+    assert caution.startswith("Caution: other programs were at work") and caution not in touching(results, DISTANCE)
+
+
+def test_speeds_that_differ_from_seed_to_seed_make_no_front(results):
+    results.reports["idle"][0]["metrics"][SPEED] = 99.0
+    (said,) = lines(results)
+    assert said.endswith("no front, for the speeds of one arm differ from seed to seed by more than 30% (idle).")
+
+
+def test_no_place_by_a_bound_is_concluded(results):
+    said = "Of fast bits/dim is a bound, and how loose is unknown: no place by it is concluded."
+    assert said not in lines(results, BITS)
+    for report in results.reports["fast"].values():
+        report["likelihood"]["kind"] = "bound"
+    assert lines(results, BITS)[-1] == said and said not in lines(results, DISTANCE)
+
+
+def test_distances_to_two_references_have_no_place_on_one_front(results):
+    for arm, by_seed in results.reports.items():
+        for report in by_seed.values():
+            report["metrics"][FID] = report["metrics"][DISTANCE]
+            report["fidelity"] = {"extractor": "a", "reference": {"file": "half.npz" if arm == "fast" else "whole.npz"}}
+    assert frontier(results, FID).missing == ["fast"] and frontier(results, FID).front == ["base"]
 
 
 def test_one_seed_has_a_front_and_no_attainment(results):

@@ -52,7 +52,8 @@ def test_distances_and_their_floor_stand_in_the_table_and_under_it():
     found = table(plan)
     assert found["components=2"]["FID ↓"] == "22.00 ± 2.48"
     floor = found["held-out images"]
-    assert (floor["FID ↓"], floor["FD digits ↓"], floor["bits/dim ↓"]) == ("1.25", "2.17", "")
+    assert (floor["FID ↓"], floor["bits/dim ↓"]) == ("1.25 (4,000 images)", "")
+    assert floor["FD digits ↓"] == "2.17 (360 images)"  # of 100 generated ones
     text = text_of(plan)
     assert lines(text, "- FID: components=2 against components=1: +1.00")
     (said,) = lines(
@@ -60,6 +61,27 @@ def test_distances_and_their_floor_stand_in_the_table_and_under_it():
     )
     assert "against adm_in256_stats.npz; " in said and "Floor: 4,000 held-out images, encoded and decoded" in said
     assert "FID" in str([column.header for column in terminal_table(collect(plan), 200).columns])
+
+
+def test_precision_and_recall_have_their_floor_and_a_distance_that_of_as_many_images():
+    reports = whole()
+    for report in reports.values():
+        report["quality"] |= {"images": 1437}
+        report["metrics"] |= {"quality/fd_digits_few": report["metrics"][FD] + 1.5, "quality/precision_floor": 0.917,
+                              "quality/recall_floor": 0.919}  # fmt: skip
+    floor = table(study(reports))["held-out images"]
+    assert (floor["precision ↑"], floor["recall ↑"]) == ("0.917", "0.919")
+    assert (floor["FD digits ↓"], floor["FD digits (few) ↓"]) == ("2.17 (360 images)", "2.17")
+
+
+def test_kid_of_other_estimators_is_never_mixed_in_silence():
+    reports = whole()
+    said = "Caution: these runs differ in the estimator of KID."
+    assert said not in text_of(study(reports)) and "KID over subsets of 10 images" in text_of(study(reports))
+    quality = reports["components=2", 1]["quality"]
+    del quality["kid_subset"]
+    quality["kid"] = "over all images"
+    assert said in text_of(study(reports))
 
 
 def test_each_codec_has_its_own_floor():
@@ -153,7 +175,10 @@ def test_an_arm_without_a_common_seed_is_said_not_to_be_compared():
     }
     del reports["components=1", 2]
     said = " ".join(notes(collect(study(reports))))
-    assert "Not compared, for want of a seed in common with the baseline: components=2." in said
+    assert (
+        "Compared without pairs, which resolves less, for want of a seed in common with the baseline: components=2."
+        in said
+    )
     assert "Not compared" not in " ".join(notes(collect(study(whole()))))
 
 

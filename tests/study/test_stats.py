@@ -5,12 +5,13 @@ import math
 import numpy as np
 import pytest
 from optuna._hypervolume import compute_hypervolume
-from scipy.stats import nct, ttest_1samp, ttest_rel
+from scipy.stats import chi2, nct, ttest_1samp, ttest_ind, ttest_rel
 
 from arinar_lab.study.stats import (
     MOST,
     Interval,
     Spread,
+    around,
     between,
     cohen,
     difference,
@@ -20,10 +21,11 @@ from arinar_lab.study.stats import (
     interval,
     more_seeds,
     p_value,
-    paired,
     pareto,
     power,
+    seeds_to_add,
     size_interval,
+    welch,
 )
 
 
@@ -52,30 +54,22 @@ def test_no_values_have_no_interval():
         interval([])
 
 
-def test_the_difference_is_taken_seed_by_seed():
-    ours, base = {0: 2.0, 1: 3.1, 2: 4.2}, {2: 4.0, 1: 3.0, 0: 1.5}
-    difference = paired(ours, base)
-    theirs = ttest_rel([2.0, 3.1, 4.2], [1.5, 3.0, 4.0]).confidence_interval(0.95)
-    assert (difference.mean - difference.half, difference.mean + difference.half) == pytest.approx(
-        (theirs.low, theirs.high)
-    )
+@pytest.mark.parametrize("baseline", [[1.5, 3.0, 4.0], [1.0, 7.0]])
+def test_without_pairs_interval_and_p_are_welchs(baseline):
+    values = [2.0, 3.1, 4.2]
+    theirs, spread, n = ttest_ind(values, baseline, equal_var=False), welch(values, baseline), len(baseline)
+    mean = np.mean(values) - np.mean(baseline)
+    found, bounds = around(mean, n, spread), theirs.confidence_interval(0.95)
+    assert (found.mean - found.half, found.mean + found.half) == pytest.approx((bounds.low, bounds.high))
+    assert p_value(cohen(mean, spread), n, spread.df) == pytest.approx(theirs.pvalue)
+    assert welch([1.0, 1.0], [2.0, 2.0]).deviation == 0
 
 
-def test_pairing_resolves_what_the_spread_over_seeds_hides():
-    spread = [0.0, 10.0, -10.0, 5.0]
-    base = dict(enumerate(spread))
-    ours = {seed: value + 1 + 0.01 * seed for seed, value in base.items()}
-    assert paired(ours, base).resolved
-    assert not Interval(interval(list(ours.values())).mean, interval(list(ours.values())).half, 4).resolved
-
-
-def test_only_seeds_that_both_have_are_paired():
-    difference = paired({0: 1.0, 1: 2.0, 5: 100.0}, {0: 0.5, 1: 1.5, 7: -100.0})
-    assert (difference.mean, difference.n) == (0.5, 2)
-
-
-def test_no_seed_in_common_is_no_difference():
-    assert paired({0: 1.0}, {1: 1.0}) is None
+def test_the_seeds_to_add_are_those_of_the_ends_of_the_spread():
+    of = Spread(1.0, 4.0, arms=4)
+    low, high = (more_seeds(0.8 * math.sqrt(chi2.ppf(q, 4) / 4), 3, arms=4) for q in (0.9, 0.1))
+    assert seeds_to_add(0.8, 3, of) == (low, high) and low < more_seeds(0.8, 3, arms=4) < high
+    assert seeds_to_add(0.01, 3, of) == (MOST + 1, MOST + 1)
 
 
 @pytest.mark.parametrize(

@@ -670,6 +670,13 @@ def test_reruns_and_trials_stand_in_one_front(monkeypatch):
     )
     assert all(line in markdown(sweep) for line in said)
 
+    again = repeats(sweep)[0]
+    slow = {**again.results[2], "speed/images_per_second": again.results[2]["speed/images_per_second"] / 2}
+    open_search(sweep, again.target).set_user_attr(again.cells[2].key, slow)
+    why = f"the speeds of one arm differ from seed to seed by more than 30% ({again.name})"
+    assert sweep_front.conclusions(sweep) == [f"Re-runs: FD digits against images/s: no front, for {why}."]
+    assert f"no result. Unreliable speeds: {why}." in markdown(sweep)
+
 
 def test_what_the_search_saw_is_not_in_the_table(monkeypatch):
     Measured(monkeypatch, trade_off)
