@@ -33,7 +33,7 @@ def perform(
         experiment: MLflow's experiment; arm: the name of the run's arm in it; factors: what tells that from others.
         bar: whether to show a progress bar; watch: who may stop the training, which is no failure.
     """
-    if follows():
+    if follows(recipes[0].machine):
         train(recipes[0], folder)
         return []
     folder = folder.settled(recipes[0])
