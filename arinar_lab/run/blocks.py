@@ -15,13 +15,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
 
 from .checkpoint import digest, remove
+from .disk import rename
+from .locks import QUIET_SECONDS, held
 
 HELPS = "ARINAR_HELPS"  # the process that one helps
 Told = Callable[[int, int], None]
@@ -36,10 +38,16 @@ def share(blocks: Sequence[Path], make: Callable[[int], None], told: Told) -> No
     """
     for block in blocks:
         block.parent.mkdir(parents=True, exist_ok=True)
+    since, is_said = time.monotonic(), False
     while missing := [i for i, block in enumerate(blocks) if not block.exists()]:
         told(len(blocks) - len(missing), len(blocks))
-        if not sum([_claimed(blocks, i, make, told) for i in missing]):
-            time.sleep(0.5)  # others are at the rest
+        if sum([_claimed(blocks, i, make, told) for i in missing]):
+            since, is_said = time.monotonic(), False
+            continue
+        if time.monotonic() - since > QUIET_SECONDS and not is_said:
+            print(f"waiting for other processes, which make {len(missing)} of {len(blocks)} blocks", file=sys.stderr)
+            is_said = True
+        time.sleep(0.5)
     told(len(blocks), len(blocks))
     for block in blocks:
         _lock(block).unlink(missing_ok=True)
@@ -60,11 +68,11 @@ def _claimed(blocks: Sequence[Path], i: int, make: Callable[[int], None], told: 
 
 def conclude(path: Path, write: Callable[[Path], None], blocks: Path) -> None:
     """Write the file that the blocks of a folder are for, whole and by one process alone; then the folder goes."""
-    with FileLock(_lock(path)):
+    with held(FileLock(_lock(path)), f"writes {path}"):
         if not path.exists():
             draft = path.with_suffix(".draft")
             write(draft)
-            draft.replace(path)
+            rename(draft, path)
     shutil.rmtree(blocks, ignore_errors=True)
     _lock(path).unlink(missing_ok=True)
 
@@ -103,9 +111,23 @@ def company(workers: int | None, device: str = "cpu") -> Iterator[None]:
     try:
         yield
     finally:
-        for other in others:
-            other.terminate()
-            other.wait()
+        end(others)
+
+
+def end(processes: Sequence[subprocess.Popen[bytes]], seconds: float = 20) -> None:
+    """Ask processes to end, and kill those that have not ended after so many seconds, or at a Ctrl-C."""
+    running = [process for process in processes if process.poll() is None]
+    for process in running:
+        process.terminate()
+    limit = time.monotonic() + seconds
+    try:
+        for process in running:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, limit - time.monotonic()))
+    finally:
+        for process in running:
+            if process.poll() is None:
+                process.kill()
 
 
 def _environment(i: int) -> dict[str, str]:

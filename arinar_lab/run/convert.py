@@ -17,7 +17,7 @@ from ..model.files import read_torch
 from ..model.published import translate
 from .checkpoint import save_tensors
 from .config import Experiment, Recipe, build
-from .folder import RunFolder, write_json
+from .folder import RunFolder
 from .schema import ConfigError
 
 _GIVEN_ORDERS = ("identity", "reversed")
@@ -69,7 +69,7 @@ def convert(path: Path, recipe: Recipe, out: Path, which: str = "model_ema") -> 
         save_tensors(folder.weights, named)
         epoch = rest.get("epoch")
         origin = {"converted": path.name, "weights": which, "epoch": epoch if isinstance(epoch, int) else None}
-        write_json(folder.path / "DONE", {"steps": 0, "seconds": 0.0, **origin})
+        folder.mark_done({"steps": 0, "seconds": 0.0, **origin})
         shutil.move(folder.path, out)
     return RunFolder(out)
 

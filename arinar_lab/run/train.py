@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import math
 import os
 import platform
 import random
@@ -34,7 +35,7 @@ from .cached import Cached
 from .checkpoint import TRAIN_AGAIN, by_age, newest_checkpoint, refuse_altered, remove, room_for, save_tensors, seal
 from .config import Experiment, Machine, Recipe, build, ready
 from .datamodule import DataModule
-from .disk import append, write
+from .disk import append, force, write
 from .economy import economise
 from .folder import RunFolder, git_state, write_json
 from .images import damaged
@@ -81,8 +82,9 @@ class RunLogger(Logger):
 
     def rewind(self, step: int) -> None:
         """Forget what was logged after that many steps: a resumed run logs it again. (Rows count steps from 0.)"""
-        rows = read_metrics(self.file)
-        write(self.file, _csv([("step", "name", "value"), *(row for row in rows if row[0] < step)]))
+        lines = self.file.read_text(errors="replace").splitlines()[1:] if self.file.is_file() else []
+        kept = [line for line in lines if _step_of(line) < step]
+        write(self.file, "".join(f"{line}\r\n" for line in ["step,name,value", *kept]))
 
     @rank_zero_only
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
@@ -97,6 +99,12 @@ class RunLogger(Logger):
             self.tracker.log(values, step or 0)
         if self.watch and "val/bits_per_dim" in values and self.watch(step or 0, values["val/bits_per_dim"]):
             raise Stopped(f"stopped after {(step or 0) + 1} steps")
+
+
+def _step_of(line: str) -> float:
+    """The step of a line of metrics.csv; infinity where a power cut has left something else."""
+    step = line.partition(",")[0]
+    return int(step) if step.isdecimal() else math.inf
 
 
 def _csv(rows: Iterable[tuple[Any, ...]]) -> str:
@@ -114,11 +122,21 @@ class Bar(RichProgressBar):
 
 
 def read_metrics(file: Path) -> list[tuple[int, str, float]]:
-    """Rows (step, name, value) of a metrics.csv; empty where there is none."""
+    """Rows (step, name, value) of a metrics.csv; empty where there is none.
+
+    Raises:
+        ConfigError: if it is damaged, or was edited since its run ended.
+    """
     if not file.is_file():
         return []
-    with file.open(newline="") as lines:
-        return [(int(r["step"]), r["name"], float(r["value"])) for r in csv.DictReader(lines) if r["value"]]
+    RunFolder(file.parent).refuse_edited(file.name)
+    try:
+        with file.open(newline="") as lines:
+            return [(int(r["step"]), r["name"], float(r["value"])) for r in csv.DictReader(lines) if r["value"]]
+    except (ValueError, KeyError, csv.Error) as error:
+        raise ConfigError(
+            f"{file}: damaged ({error}); delete it: its curves are lost, the run's results are not"
+        ) from None
 
 
 class Resume(Callback):
@@ -190,6 +208,8 @@ class Saver(Callback):
             trainer.save_checkpoint(draft)
             trainer.fit_loop.epoch_loop._batches_that_stepped += extra
             if trainer.is_global_zero:
+                if (metrics := self.folder.parent / "metrics.csv").is_file():
+                    force(metrics)  # a run that resumes from here needs the rows before it
                 seal(draft, path)
                 for other in by_age(self.folder)[2:]:
                     remove(other)
@@ -395,10 +415,7 @@ def _trainer(recipe: Recipe, folder: RunFolder, logger: Logger, more: list[Callb
 def _finish(folder: RunFolder, weights: dict[str, Tensor], seconds: float, steps: int) -> None:
     """Save the averaged weights, and mark the run done."""
     save_tensors(folder.weights, weights)
-    write_json(
-        folder.path / "DONE",
-        {"steps": steps, "seconds": round(seconds, 1), "finished": time.strftime("%FT%T%z")},
-    )
+    folder.mark_done({"steps": steps, "seconds": round(seconds, 1), "finished": time.strftime("%FT%T%z")})
 
 
 def load_weights(path: Path, experiment: Experiment) -> None:

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ..run.blocks import end
+
 REPLACED = 12  # times that one worker is: three cells that kill whoever takes them are set aside by then
 _ASKED = (-signal.SIGTERM, -signal.SIGINT)  # to end
 
@@ -91,19 +93,7 @@ def run_workers(
         console.print("Stopping: each worker saves a checkpoint.")
         return False
     finally:
-        _end([worker.process for worker in crew])
-
-
-def _end(processes: list[subprocess.Popen[bytes]]) -> None:
-    """Ask those that are left to end, and do not wait for ever."""
-    for process in processes:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-    for process in processes:
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
+        end([worker.process for worker in crew])
 
 
 @contextmanager

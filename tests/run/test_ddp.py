@@ -182,17 +182,20 @@ SRUN = {"SLURM_PROCID": "1", "SLURM_LOCALID": "1", "SLURM_NODEID": "0", "SLURM_N
 STRAY = [{"RANK": "1"}, {"LOCAL_RANK": "1", "NODE_RANK": "1"}, SRUN, SRUN | {"SLURM_JOB_NAME": "bash"}]
 
 
-@pytest.fixture(params=STRAY, ids=["RANK", "LOCAL_RANK", "srun", "salloc"])
-def stray(request, monkeypatch):
-    """Variables of a launcher that has started nobody to train with; Lightning has read them when it was imported."""
-    for name, value in request.param.items():
+def launched(monkeypatch, variables):
+    """Set variables of a launcher that has started nobody to train with; Lightning has read them when it was imported."""
+    for name, value in variables.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(rank_zero_only, "rank", 1)
 
 
-@pytest.mark.usefixtures("stray")
-@pytest.mark.parametrize("strategy", ["auto", "ddp"])
-def test_a_run_of_one_process_ignores_the_variables_of_launchers(strategy):
+@pytest.mark.parametrize(
+    ("variables", "strategy"),
+    [*((variables, "auto") for variables in STRAY), (SRUN, "ddp")],
+    ids=["RANK", "LOCAL_RANK", "srun", "salloc", "srun with ddp"],
+)
+def test_a_run_of_one_process_ignores_the_variables_of_launchers(monkeypatch, variables, strategy):
+    launched(monkeypatch, variables)
     recipe = tiny("training.steps=2", f"machine.strategy={strategy}", "evaluation.images=20")
     (report,) = perform([recipe], RunFolder.of(recipe, "tiny"), "tiny", "tiny")
     folder = RunFolder.of(recipe, "tiny")
@@ -200,8 +203,8 @@ def test_a_run_of_one_process_ignores_the_variables_of_launchers(strategy):
     assert (folder.path / "config.yaml").is_file() and logged(folder)
 
 
-@pytest.mark.usefixtures("stray")
 def test_a_worker_ignores_them_too(monkeypatch, capfd):
+    launched(monkeypatch, SRUN)
     path = write_study(base=tiny("training.steps=2", "evaluation.images=20"), arms={"one": {}}, seeds=[0])
     monkeypatch.delenv("ARINAR_PARENT", raising=False)
     assert arinar("work", path) == 0
@@ -234,8 +237,9 @@ def test_a_job_of_other_tasks_than_the_recipe_needs_is_told_in_one_line(monkeypa
         check_share(tiny("machine.devices=2"))
 
 
+@pytest.mark.slow
 def test_two_processes_stop_at_the_same_step():
-    """Whichever of them is asked to; the run goes on to the same numbers."""
+    """Whichever of them is asked to."""
 
     def stop(rank, step):
         if (rank, step) == (1, 9):
