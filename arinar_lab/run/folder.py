@@ -101,8 +101,8 @@ def _digest(content: dict[str, Any]) -> str:
 
 
 @cache
-def _say_damaged(line: str) -> None:
-    """Say it once."""
+def _say_damaged(line: str, written: int) -> None:
+    """Say it once for each state of a file."""
     print(line, file=sys.stderr, flush=True)
 
 
@@ -156,10 +156,11 @@ class RunFolder:
 
     def report(self, recipe: Recipe) -> dict[str, Any]:
         """The evaluation's report.json; empty before it exists, and where it is damaged, so that it is made again."""
+        path = self.evaluation(recipe) / "report.json"
         try:
-            found = read_sealed(self.evaluation(recipe) / "report.json")
+            found = read_sealed(path)
         except ConfigError as error:
-            _say_damaged(str(error))
+            _say_damaged(str(error), path.stat().st_mtime_ns)
             return {}
         return found if found.get("metrics") else {}
 

@@ -527,8 +527,10 @@ def test_a_distance_that_is_measured_beside_the_speed_stays(a_run, monkeypatch):
 def test_two_that_add_to_a_report_at_once_lose_nothing(a_run):
     def add(name):
         for i in range(20):
-            a_run.update_report(tiny(), lambda report: report | {"metrics": report["metrics"] | {f"{name}/{i}": 1.0}})
+            new = {f"{name}/{i}": 1.0}
+            a_run.update_report(recipe, lambda report, new=new: report | {"metrics": report["metrics"] | new})
 
+    recipe = tiny()
     threads = [threading.Thread(target=add, args=(name,)) for name in "ab"]
     for thread in threads:
         thread.start()
