@@ -187,8 +187,14 @@ def test_what_is_no_run_is_refused(capsys, verb):
     [
         (lambda run: run.weights.unlink(), ["final.safetensors: missing"]),
         (lambda run: run.weights.write_bytes(b"damaged"), ["final.safetensors: damaged"]),
-        (lambda run: (run.path / "config.yaml").write_text("a: ["), ["config.yaml: not readable as YAML"]),
-        (lambda run: (run.path / "config.yaml").write_text("seed: 1"), ["config.yaml: data: missing"]),
+        (
+            lambda run: (run.path / "config.yaml").write_text("a: ["),
+            ["config.yaml: damaged or edited since the run ended"],
+        ),
+        (
+            lambda run: (run.path / "config.yaml").write_text("seed: 1"),
+            ["config.yaml: damaged or edited since the run ended"],
+        ),
     ],
     ids=["no weights", "damaged weights", "damaged configuration", "no configuration"],
 )

@@ -6,14 +6,21 @@ standard error and exit status 2, before anything is computed or written.
 
 from __future__ import annotations
 
+import argparse
 import errno
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from arinar_lab.run.text import accept_any_letter, one_line, say
 
 from .parent import end_with
 from .words import parser
+
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
 def main(words: list[str] | None = None) -> None:
@@ -29,18 +36,27 @@ def main(words: list[str] | None = None) -> None:
     if rest:
         arguments.overrides = [*arguments.overrides, *rest]
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    with _ending_in_order():
+        status = _status(arguments)
+    sys.exit(status)
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    """Do what a verb does, and say in a line why it ended early; returns the exit status."""
     try:
         if "ARINAR_HELPS" in os.environ:  # see run/blocks.py
             end_with(int(os.environ["ARINAR_HELPS"]))
-        status = arguments.verb(arguments)
+        status: int = arguments.verb(arguments) or 0
     except KeyboardInterrupt:
         say("Stopped. The same command goes on where it stopped.", file=sys.stderr)
         status = 130
-    except SystemExit as error:
-        if type(error).__name__ != "SIGTERMException":  # Lightning's, once a checkpoint is saved
+    except SystemExit as leave:
+        number = next((each for each in _ENDING if leave.code == 128 + each), None)
+        if number is None:
             raise
-        say("Stopped by SIGTERM. The same command goes on where it stopped.", file=sys.stderr)
-        status = 143
+        with suppress(OSError):  # the terminal that hung up
+            say(f"Stopped by {number.name}. The same command goes on where it stopped.", file=sys.stderr)
+        status = 128 + number
     except BrokenPipeError:  # whoever read the output has closed it, as in `arinar status FILE | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the interpreter's last flush
         status = 141
@@ -50,7 +66,27 @@ def main(words: list[str] | None = None) -> None:
             raise
         message, status = outcome
         say(f"arinar: {one_line(message)}", file=sys.stderr)
-    sys.exit(status or 0)
+    return status
+
+
+@contextmanager
+def _ending_in_order() -> Iterator[None]:
+    """Leave by an exception on SIGTERM and SIGHUP, once: another one while the process ends changes nothing."""
+
+    def leave(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    handled = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in _ENDING} if handled else {}
+    for number, handler in before.items():
+        if handler is signal.SIG_DFL:  # nohup ignores SIGHUP
+            signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 _REFUSED_PATH = (

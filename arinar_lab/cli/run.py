@@ -51,7 +51,8 @@ def train(arguments: argparse.Namespace) -> int:
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
-    from arinar_lab.run.evaluate import measure_speed
+    from arinar_lab.run.evaluate import is_timed, measure_speed
+    from arinar_lab.run.locks import held
     from arinar_lab.run.quality import measured
     from arinar_lab.run.schema import ConfigError
 
@@ -61,9 +62,11 @@ def evaluate(arguments: argparse.Namespace) -> int:
     asked = {"reference": None, "ranges": 1, "features": None, "layer": None, "weights": None, "workers": None}
     if given := [name for name, default in asked.items() if getattr(arguments, name, default) != default]:
         raise ConfigError(f"--{given[0]}: goes with --quality")
-    with folder.lock:
-        measured(recipe, folder)
-        report = measure_speed(recipe, folder)
+    report = folder.report(recipe)
+    if not is_timed(report, recipe.machine):
+        with held(folder.lock, f"works on {folder.path}"):
+            measured(recipe, folder)
+            report = measure_speed(recipe, folder)
     _show(report, folder.evaluation(recipe))
     return 0
 
@@ -211,10 +214,11 @@ def diagnose(arguments: argparse.Namespace) -> int:
     from arinar_lab.run.evaluate import load
     from arinar_lab.run.figures import draw_diagnosis
     from arinar_lab.run.folder import write_json
+    from arinar_lab.run.locks import held
     from arinar_lab.run.quality import measured
 
     folder, recipe = _trained(arguments)
-    with folder.lock:
+    with held(folder.lock, f"works on {folder.path}"):
         report, where = measured(recipe, folder), folder.evaluation(recipe)
         experiment = load(recipe, folder)
         found = {"prefix": prefix(recipe, experiment), "guidance": guidance(recipe, experiment)}

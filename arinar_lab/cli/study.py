@@ -91,17 +91,19 @@ def sweep(arguments: argparse.Namespace) -> int:
 def work(arguments: argparse.Namespace) -> int:
     from arinar_lab.run.config import parse, read_recipe
     from arinar_lab.run.folder import RunFolder
-    from arinar_lab.run.ranks import RUN, follows
+    from arinar_lab.run.ranks import RUN, ignore_launchers
     from arinar_lab.run.train import train
     from arinar_lab.study import trials, worker
 
-    parent = str(os.getppid()) if follows() else os.environ.get("ARINAR_PARENT")
+    run = os.environ.get(RUN)
+    parent = str(os.getppid()) if run else os.environ.get("ARINAR_PARENT")
     if parent:
         end_with(int(parent))
-    if follows():  # started by the worker that has claimed the run
-        folder = RunFolder(Path(os.environ[RUN]))
+    if run:  # started by the worker that has claimed the run
+        folder = RunFolder(Path(run))
         train(parse(read_recipe(folder.path / "config.yaml")), folder)
         return 0
+    ignore_launchers()  # a worker starts the processes of its runs itself
     if _is_sweep(arguments):
         trials.work(_read_sweep(arguments))
         return 0

@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 from .checkpoint import digest, remove
 from .disk import whole
 from .errors import ConfigError
+from .locks import QUIET_SECONDS, held
 
 _BLOCK = re.compile(r"\.?\d{8,}-\d{8,}\.")  # a block, its checksum, its draft, its lock
 HELPS = "ARINAR_HELPS"  # the process that one helps
@@ -39,10 +40,16 @@ def share(blocks: Sequence[Path], make: Callable[[int], None], told: Told) -> No
     """
     for block in blocks:
         block.parent.mkdir(parents=True, exist_ok=True)
+    since, is_said = time.monotonic(), False
     while missing := [i for i, block in enumerate(blocks) if not block.exists()]:
         told(len(blocks) - len(missing), len(blocks))
-        if not sum([_claimed(blocks, i, make, told) for i in missing]):
-            time.sleep(0.5)  # others are at the rest
+        if sum([_claimed(blocks, i, make, told) for i in missing]):
+            since, is_said = time.monotonic(), False
+            continue
+        if time.monotonic() - since > QUIET_SECONDS and not is_said:
+            print(f"waiting for other processes, which make {len(missing)} of {len(blocks)} blocks", file=sys.stderr)
+            is_said = True
+        time.sleep(0.5)
     told(len(blocks), len(blocks))
     for block in blocks:
         _lock(block).unlink(missing_ok=True)
@@ -66,7 +73,7 @@ def conclude(path: Path, write: Callable[[Path], None], folder: Path) -> None:
 
     The folder is removed if nothing else is in it.
     """
-    with FileLock(_lock(path)):
+    with held(FileLock(_lock(path)), f"writes {path}"):
         if not path.exists():
             with whole(path) as draft:
                 write(draft)
@@ -133,9 +140,23 @@ def company(workers: int | None, device: str = "cpu") -> Iterator[None]:
     try:
         yield
     finally:
-        for other in others:
-            other.terminate()
-            other.wait()
+        end(others)
+
+
+def end(processes: Sequence[subprocess.Popen[bytes]], seconds: float = 20) -> None:
+    """Ask processes to end, and kill those that have not ended after so many seconds, or at a Ctrl-C."""
+    running = [process for process in processes if process.poll() is None]
+    for process in running:
+        process.terminate()
+    limit = time.monotonic() + seconds
+    try:
+        for process in running:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, limit - time.monotonic()))
+    finally:
+        for process in running:
+            if process.poll() is None:
+                process.kill()
 
 
 def _environment(i: int) -> dict[str, str]:

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from . import disk
-from .disk import write
+from .disk import rename, write
 from .folder import RunFolder
 from .schema import ConfigError
 from .text import say
@@ -47,7 +47,7 @@ def digest(path: Path) -> str:
 def seal(draft: Path, path: Path) -> None:
     """Give a draft its name, and a checksum beside it."""
     write(_sum_of(path), f"{digest(draft)}  {path.name}\n")
-    draft.replace(path)
+    rename(draft, path)
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:

@@ -18,7 +18,7 @@ from ..model.published import translate
 from .checkpoint import save_tensors
 from .config import Experiment, Recipe, build
 from .disk import check_output
-from .folder import RunFolder, write_json
+from .folder import RunFolder
 from .schema import ConfigError
 from .training_args import check_arguments
 
@@ -96,7 +96,7 @@ def convert(path: Path, recipe: Recipe, out: Path, which: str | None = None) -> 
         save_tensors(folder.weights, named)
         epoch = others.get("epoch")
         origin = {"converted": path.name, "weights": name, "epoch": epoch if isinstance(epoch, int) else None}
-        write_json(folder.path / "DONE", {"steps": 0, "seconds": 0.0, **origin, "confirmed": confirmed})
+        folder.mark_done({"steps": 0, "seconds": 0.0, **origin, "confirmed": confirmed})
         shutil.move(folder.path, out)
     return RunFolder(out)
 

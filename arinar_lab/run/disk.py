@@ -1,4 +1,4 @@
-"""Files on a disk that may be full: written whole or not at all, and what happened said in a line.
+"""Files on a disk that may be full, and that may lose power: written whole or not at all, and said in a line.
 
 Systems say "No space left on device" with neither path nor space, or less: numpy counts items, SQLite has errors of its own.
 """
@@ -11,7 +11,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -86,8 +86,11 @@ def _remove(draft: Path | None) -> None:
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def whole(path: Path, durable: bool = True) -> Iterator[Path]:
     """Yield a draft to write, of the same suffix and in the same folder; it gets the name `path` once it is written.
+
+    Arguments:
+        durable: whether a power cut may not undo it, which takes milliseconds.
 
     Raises:
         DiskFull: naming path and space; then, as after any other error, what was at `path` is intact.
@@ -97,7 +100,7 @@ def whole(path: Path) -> Iterator[Path]:
     with room_for(path, draft):
         path.parent.mkdir(parents=True, exist_ok=True)
         yield draft
-        draft.replace(path)
+        rename(draft, path) if durable else draft.replace(path)
 
 
 def check_output(path: Path, option: str = "--out") -> None:
@@ -121,13 +124,35 @@ def check_output(path: Path, option: str = "--out") -> None:
         raise ConfigError(f"{option}: nothing can be written into {str(folder)!r}: {error.strerror}") from None
 
 
-def write(path: Path, text: str) -> None:
+def force(path: Path) -> None:
+    """Make the system put a file, or all files of a folder, on the disk; a power cut loses nothing of it then."""
+    for file in [each for each in path.rglob("*") if each.is_file()] if path.is_dir() else [path]:
+        with file.open("rb") as content:
+            os.fsync(content.fileno())
+
+
+def rename(draft: Path, path: Path) -> None:
+    """Give a draft its name, once it is on the disk: after a power cut there is the old file or the new one, whole."""
+    force(draft)
+    draft.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some file systems refuse it for folders
+            os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write(path: Path, text: str, durable: bool = True) -> None:
     """Write a text file whole or not at all.
+
+    Arguments:
+        durable: whether a power cut may not undo it, which takes milliseconds.
 
     Raises:
         DiskFull: naming path and space.
     """
-    with whole(path) as draft:
+    with whole(path, durable) as draft:
         draft.write_text(text, encoding="utf-8", errors="surrogateescape")  # a file's name may be no UTF-8
 
 

@@ -39,10 +39,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..model.noise import Noise
 from . import diagnose
 from .beliefs import beliefs
-from .config import Experiment, Recipe, build, ready
+from .config import Experiment, Machine, Recipe, build, ready
 from .disk import whole
 from .economy import quick_draws
-from .folder import RunFolder, environment, git_state, read_json, write_json
+from .folder import RunFolder, environment, git_state, read_sealed
+from .locks import held
 from .memory import room_on_device
 from .metrics import compare, distance_of_parts
 from .parts import seconds_of_parts
@@ -54,6 +55,7 @@ from .uncertainty import half_width, of_sets
 
 KID = "over all images"  # what a report says of its estimator; older ones took the mean over random subsets
 SPEED_LOCK = "arinar-speed-of-all.lock"
+_SPEED = "speed/images_per_second"
 UNITS = {
     "val/bits_per_dim": "bits per raw dimension",
     "val/bits_per_dim_error": "bits per raw dimension, |difference| when the integration's steps are doubled",
@@ -149,7 +151,7 @@ def evaluate(recipe: Recipe, folder: RunFolder, published: dict[str, Any] | None
     densities = beliefs(recipe, experiment)
     with whole(where / "beliefs.npz") as draft:
         np.savez_compressed(draft, **densities)  # type: ignore[arg-type]
-    trained = read_json(folder.path / "DONE")
+    trained = read_sealed(folder.path / "DONE")
     metrics |= {
         "cost/parameters": experiment.parameters,
         "time/train_seconds": trained["seconds"],
@@ -184,7 +186,7 @@ def evaluate(recipe: Recipe, folder: RunFolder, published: dict[str, Any] | None
         "environment": environment(),
     }
     report = with_distances(report, published) if published else report
-    write_json(where / "report.json", report)
+    folder.write_report(recipe, report)
     return report
 
 
@@ -349,13 +351,21 @@ def save_grid(images: Tensor, y: Tensor, levels: int, classes: int, path: Path, 
 def measure_speed(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
     """Time generation alone on the machine, and add it to the report: medians after a warm-up, device synchronised.
 
+    A speed that was measured under other settings of the machine is replaced.
+
     Raises:
         ConfigError: if the weights are missing, damaged or do not fit.
     """
     report = folder.report(recipe)
-    if "speed/images_per_second" in report["metrics"]:
+    if is_timed(report, recipe.machine):
         return report
-    with FileLock(Path(tempfile.gettempdir()) / SPEED_LOCK, mode=0o666):  # of all users of the machine
+    lock = FileLock(Path(tempfile.gettempdir()) / SPEED_LOCK, mode=0o666)  # of all users of the machine
+    with held(lock, "measures speed"):
+        report = folder.report(recipe)
+        if is_timed(report, recipe.machine):
+            return report
+        if _SPEED in report["metrics"]:
+            print(f"{folder.path}: the speed was measured under other settings of machine; measured anew", flush=True)
         experiment, e = load(recipe, folder), recipe.evaluation
         before = rate(experiment.device, "float32")
         throughput = [e.speed_batch / s for s in _time(recipe, experiment, e.speed_batch, e.speed_repeats)]
@@ -368,23 +378,39 @@ def measure_speed(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
         "cost/peak_memory_gb": peak_memory(recipe, experiment) / 1e9,
         "cost/gflops_per_image": count_flops(recipe, experiment) / 1e9,
     }
-    report["metrics"] |= values
-    report["units"] |= {name: UNITS[name] for name in values}
-    report["speed"] = {
+    about = {
         "batch": e.speed_batch,
         "repeats": e.speed_repeats,
         "images_per_second": throughput,
         "latency_ms_b1": latency,
         "seconds_by_part": parts,
         "device": environment()["device"],
-        "threads": torch.get_num_threads(),
+        "device_type": experiment.device.type,
+        "threads": recipe.machine.threads or torch.get_num_threads(),
+        "compile": recipe.machine.compile,
         "precision": of_generation(recipe, experiment),
         "load_average": os.getloadavg()[0],
         "gflops": machine / 1e9,  # of a matrix product, then and there: what tells a slow model from a slow machine
         "memory": "device allocations" if experiment.device.type == "cuda" else "tensors alive, weights included",
     }
-    write_json(folder.evaluation(recipe) / "report.json", report)
-    return report
+
+    def with_speed(report: dict[str, Any]) -> dict[str, Any]:
+        units = {name: UNITS[name] for name in values}
+        return report | {"metrics": report["metrics"] | values, "units": report["units"] | units, "speed": about}
+
+    return folder.update_report(recipe, with_speed)
+
+
+def is_timed(report: dict[str, Any], machine: Machine) -> bool:
+    """Whether a report holds the speed under these settings of the machine. Older reports do not say all of them."""
+    speed = report.get("speed", {})
+    kinds = {"cpu": "cpu", "gpu": "cuda", "auto": speed.get("device_type")}
+    alike = (
+        machine.threads in (0, speed.get("threads", machine.threads)),
+        machine.compile == speed.get("compile", machine.compile),
+        kinds[machine.accelerator] == speed.get("device_type", kinds[machine.accelerator]),
+    )
+    return _SPEED in report.get("metrics", {}) and all(alike)
 
 
 def _time(recipe: Recipe, experiment: Experiment, batch: int, repeats: int) -> list[float]:

@@ -15,8 +15,10 @@ import os
 import platform
 import re
 import subprocess
+import sys
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -25,10 +27,13 @@ from typing import Any
 from filelock import FileLock
 
 from .config import Recipe
-from .disk import LONGEST, append
+from .disk import LONGEST, append, force
 from .disk import write as write
+from .locks import held
 from .schema import ConfigError, resolved
 from .yaml_reader import as_yaml
+
+_FINAL = ("config.yaml", "metrics.csv")  # once a run is done
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -76,6 +81,41 @@ def _arm(recipe: Recipe, own: Path) -> Path:
     return folders[0]
 
 
+def read_state(path: Path) -> dict[str, Any]:
+    """A JSON file that is made anew while its run goes on; empty where there is none, or it is damaged."""
+    try:
+        return read_json(path)
+    except ConfigError:
+        return {}
+
+
+def write_sealed(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file atomically, with the SHA-256 of its content in it."""
+    write_json(path, {**content, "sha256": _digest(content)})
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """A JSON file that `write_sealed` has written, without its SHA-256; older versions wrote none.
+
+    Raises:
+        ConfigError: if it is damaged or edited.
+    """
+    content = read_json(path)
+    if content.pop("sha256", None) not in (None, _digest(content)):
+        raise ConfigError(f"{path}: damaged or edited (its sha256 differs); delete it, and it is made again")
+    return content
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+@cache
+def _say_damaged(line: str, written: int) -> None:
+    """Say it once for each state of a file."""
+    print(line, file=sys.stderr, flush=True)
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """The folder of one run. path: the `seed_<n>` folder."""
@@ -95,7 +135,7 @@ class RunFolder:
         """
         arm = self.path.parent
         arm.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(arm.parent / ".names"):
+        with held(FileLock(arm.parent / ".names"), "names a run folder"):
             folder = RunFolder(_arm(recipe, arm) / self.path.name)
             folder.path.mkdir(parents=True, exist_ok=True)
         return folder
@@ -132,11 +172,52 @@ class RunFolder:
 
     def report(self, recipe: Recipe) -> dict[str, Any]:
         """The evaluation's report.json; empty before it exists, and where it is damaged, so that it is made again."""
+        path = self.evaluation(recipe) / "report.json"
         try:
-            found = read_json(self.evaluation(recipe) / "report.json")
-        except ConfigError:
+            found = read_sealed(path)
+        except ConfigError as error:
+            _say_damaged(str(error), path.stat().st_mtime_ns)
             return {}
         return found if found.get("metrics") else {}
+
+    def write_report(self, recipe: Recipe, report: dict[str, Any]) -> None:
+        """Write the evaluation's report.json."""
+        write_sealed(self.evaluation(recipe) / "report.json", report)
+
+    def update_report(self, recipe: Recipe, change: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+        """Change the evaluation's report.json beside others who do the same, and return it.
+
+        Where there is none, nothing is written and the result is empty.
+        """
+        where = self.evaluation(recipe)
+        where.mkdir(parents=True, exist_ok=True)
+        with held(FileLock(where / ".report.lock"), "writes report.json"):
+            report = self.report(recipe)
+            if report:
+                report = change(report)
+                self.write_report(recipe, report)
+        return report
+
+    def mark_done(self, content: dict[str, Any]) -> None:
+        """Write DONE, with the SHA-256 of the files that are final now."""
+        final = [self.path / name for name in _FINAL if (self.path / name).is_file()]
+        for file in final:
+            force(file)
+        sums = {file.name: _sum(file) for file in final}
+        write_sealed(self.path / "DONE", {**content, "files": sums})
+
+    def refuse_edited(self, name: str) -> None:
+        """Refuse a file of a finished run that was edited or damaged since it ended; older versions noted no checksums.
+
+        Raises:
+            ConfigError: naming it.
+        """
+        noted = read_sealed(self.path / "DONE").get("files", {}).get(name)
+        if noted and (self.path / name).is_file() and _sum(self.path / name) != noted:
+            raise ConfigError(
+                f"{self.path / name}: damaged or edited since the run ended (its sha256 differs from that in DONE);"
+                " restore it, or delete DONE to train the run again from its last checkpoint"
+            )
 
     def write_config(self, recipe: Recipe) -> None:
         write(self.path / "config.yaml", as_yaml(resolved(recipe)))
@@ -153,7 +234,11 @@ class RunFolder:
     def progress(self, phase: str, step: int = 0, steps: int = 0, **numbers: float) -> None:
         """Tell whoever watches how far the run is."""
         content = {"phase": phase, "step": step, "steps": steps, "time": time.time(), **numbers}
-        write(self.path / "progress.json", json.dumps(content))
+        write(self.path / "progress.json", json.dumps(content), durable=False)
+
+
+def _sum(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def find(path: Path) -> RunFolder:
@@ -165,6 +250,7 @@ def find(path: Path) -> RunFolder:
     seeds = sorted(path.glob("seed_*"))
     folder = seeds[0] if len(seeds) == 1 else path
     if (folder / "config.yaml").is_file():
+        RunFolder(folder).refuse_edited("config.yaml")
         return RunFolder(folder)
     if seeds:
         raise ConfigError(f"{path}: holds several seeds; name one, as in {seeds[0]}")

@@ -9,6 +9,7 @@ from typing import Any
 from .config import Recipe
 from .disk import room_for
 from .folder import RunFolder
+from .locks import held
 from .quality import measured
 from .ranks import follows
 from .tracking import Tracker, remember
@@ -33,11 +34,11 @@ def perform(
         experiment: MLflow's experiment; arm: the name of the run's arm in it; factors: what tells that from others.
         bar: whether to show a progress bar; watch: who may stop the training, which is no failure.
     """
-    if follows():
+    if follows(recipes[0].machine):
         train(recipes[0], folder)
         return []
     folder = folder.settled(recipes[0])
-    with folder.lock:
+    with held(folder.lock, f"works on {folder.path}"):
         tracker = Tracker(experiment)
         remember(recipes[0], arm, folder, experiment)
         tracker.start(recipes[0], arm, factors)

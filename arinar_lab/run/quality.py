@@ -105,7 +105,7 @@ def measure_quality(
     name = hashlib.sha256(f"{sums} {extractor.signature} {ranges}".encode()).hexdigest()[:8]
     file = where / f"quality-{name}.json"
     if report := read_json(file):
-        _add_to(where / "report.json", report)
+        _add_to(recipe, folder, report)
         return report
     _fitting(recipe, reference, extractor)
     experiment = load(recipe, folder)
@@ -120,7 +120,7 @@ def measure_quality(
     report = _report(file.name, recipe, _summary(each) | floor, each, reference, extractor)
     report |= {"reference_sha256": sums, "floor_images": n, "precision": precision}
     write_json(file, report)
-    _add_to(where / "report.json", report)
+    _add_to(recipe, folder, report)
     return report
 
 
@@ -199,7 +199,6 @@ def _kind(name: str) -> str:
     return name if name in ABOUT else name.partition("_")[0]
 
 
-def _add_to(file: Path, report: dict[str, Any]) -> None:
+def _add_to(recipe: Recipe, folder: RunFolder, compared: dict[str, Any]) -> None:
     """Into the evaluation's report, where there is one."""
-    if whole := read_json(file):
-        write_json(file, with_distances(whole, report))
+    folder.update_report(recipe, lambda report: with_distances(report, compared))

@@ -6,7 +6,8 @@
 
 `training.batch` is the global batch: of W processes the r-th takes every W-th image of it, from the r-th on. Randomness is
 keyed by the image, so one process and several train on the same numbers and differ by the order of sums alone. The first
-process starts the others as copies of its own command; they train, write nothing, and end.
+process starts the others as copies of its own command; they train, write nothing, and end. Or torchrun or Slurm's srun
+starts them all, which their environment variables say. A run of one process ignores those variables.
 """
 
 from __future__ import annotations
@@ -16,21 +17,55 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch.distributed
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 
-from .config import Recipe, build
+from .config import Machine, Recipe, build
 from .folder import RunFolder
 from .schema import ConfigError
 
-_RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
+_OF_LAUNCHERS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
+                 "TORCHELASTIC_RUN_ID", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_NTASKS")  # fmt: skip
 _SET_BY_LIGHTNING = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _OF_TORCHRUN = (("devices", "LOCAL_WORLD_SIZE", 1), ("processes", "WORLD_SIZE", 1))
 RUN = "ARINAR_RUN"  # the folder of the run that the first process trains, for those that it starts
 
 
-def follows() -> bool:
+def is_alone(machine: Machine) -> bool:
+    """Whether one process trains the run."""
+    return machine.devices * machine.num_nodes == 1
+
+
+def ignore_launchers() -> None:
+    """Remove what torchrun or Slurm tells this process of its rank.
+
+    An interactive allocation or a stray variable would otherwise make one process wait for others, or write nothing.
+    """
+    for name in _OF_LAUNCHERS:
+        os.environ.pop(name, None)
+    LightningEnvironment().set_global_rank(0)  # Lightning has read the variables when it was imported
+
+
+def launcher(machine: Machine) -> ClusterEnvironment:
+    """Lightning's object for what has started the processes of a run: torchrun, srun, or the first process itself."""
+    if not is_alone(machine) and TorchElasticEnvironment.detect():
+        return TorchElasticEnvironment()
+    if not is_alone(machine) and SLURMEnvironment.detect():
+        return SLURMEnvironment(auto_requeue=False)  # it would save in the middle of a step
+    return LightningEnvironment()
+
+
+def follows(machine: Machine) -> bool:
     """Whether another process leads the run that this one helps to train."""
-    return any(os.environ.get(name, "0") not in ("", "0") for name in _RANKS)
+    if is_alone(machine):
+        return False
+    started_by = launcher(machine)
+    if isinstance(started_by, LightningEnvironment):
+        return started_by.node_rank() > 0 or started_by.local_rank() > 0
+    return started_by.global_rank() > 0
 
 
 def check_share(recipe: Recipe) -> None:
@@ -52,6 +87,10 @@ def check_share(recipe: Recipe) -> None:
             f"machine.devices: torchrun has started {here} processes here; say machine.devices={here}"
             f" machine.num_nodes={all_ // here}"
         )
+    try:
+        launcher(m).validate_settings(m.devices, m.num_nodes)
+    except (RuntimeError, ValueError) as error:  # of Slurm
+        raise ConfigError(f"machine.devices: {' '.join(str(error).split())}") from None
 
 
 def check_sharding(recipe: Recipe) -> None:
@@ -88,7 +127,7 @@ def strategy(recipe: Recipe) -> Strategy | str:
 @contextmanager
 def together(folder: RunFolder) -> Iterator[None]:
     """Leave the process as it was: the same one evaluates alone, and trains other runs, when the others have ended."""
-    before = {name: os.environ.get(name) for name in _SET_BY_LIGHTNING}
+    before = {name: os.environ.get(name) for name in (*_SET_BY_LIGHTNING, RUN)}
     os.environ[RUN] = str(folder.path)
     try:
         yield

@@ -25,7 +25,7 @@ from typing import Any
 from filelock import FileLock
 
 from .config import Recipe, parse
-from .folder import RunFolder, git_state, read_json, write_json
+from .folder import RunFolder, git_state, read_state, write_json
 from .schema import flatten, resolved, signed
 from .text import say
 
@@ -241,7 +241,7 @@ class Tracker:
         """
         with self._guard():
             report = folder.evaluation(recipe) / "report.json"
-            content = read_json(report)
+            content = folder.report(recipe)
             self._start(recipe, arm, factors, content.get("git"))
             rows = history(folder.path / "metrics.csv")
             stamp = stamp_of(recipe, folder) or f"{len(rows)} rows"
@@ -359,7 +359,7 @@ def stamp_of(recipe: Recipe, folder: RunFolder) -> str:
 def remember(recipe: Recipe, arm: str, folder: RunFolder, experiment: str) -> None:
     """Note in tracking.json under which experiment and arm MLflow shows an evaluation of the run."""
     file = folder.path / "tracking.json"
-    views = read_json(file).get("views", [])
+    views = read_state(file).get("views", [])
     view = {"experiment": experiment, "arm": arm}
     view |= {name: signed(getattr(recipe, name)) for name in ("sampler", "evaluation")}
     if view not in views:
@@ -368,7 +368,7 @@ def remember(recipe: Recipe, arm: str, folder: RunFolder, experiment: str) -> No
 
 def views(recipe: Recipe, folder: RunFolder) -> list[tuple[str, str, Recipe]]:
     """(experiment, arm, recipe) of every evaluation of the run that MLflow shows, or should."""
-    plain, found = resolved(recipe), read_json(folder.path / "tracking.json").get("views", [])
+    plain, found = resolved(recipe), read_state(folder.path / "tracking.json").get("views", [])
     return [
         (v["experiment"], v["arm"], parse({**plain, **{k: v[k] for k in ("sampler", "evaluation")}})) for v in found
     ]

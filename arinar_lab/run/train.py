@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import math
 import os
 import platform
 import random
@@ -16,8 +17,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -36,7 +36,7 @@ from .cached import Cached
 from .checkpoint import TRAIN_AGAIN, by_age, newest_checkpoint, refuse_altered, remove, room_for, save_tensors, seal
 from .config import Experiment, Machine, Recipe, build, ready
 from .datamodule import DataModule
-from .disk import append, write
+from .disk import append, force, write
 from .economy import economise
 from .folder import RunFolder, git_state, write_json
 from .images import damaged
@@ -45,7 +45,7 @@ from .memory import OutOfMemory, Room
 from .module import LOG_EVERY, ArinarModule
 from .precision import warn_of_emulation
 from .processor import use_processor
-from .ranks import check_sharding, check_share, follows, strategy, together
+from .ranks import check_sharding, check_share, follows, ignore_launchers, is_alone, launcher, strategy, together
 from .schema import ConfigError
 from .sharded import whole
 from .text import say
@@ -84,8 +84,9 @@ class RunLogger(Logger):
 
     def rewind(self, step: int) -> None:
         """Forget what was logged after that many steps: a resumed run logs it again. (Rows count steps from 0.)"""
-        rows = read_metrics(self.file)
-        write(self.file, _csv([("step", "name", "value"), *(row for row in rows if row[0] < step)]))
+        lines = self.file.read_text(errors="replace").splitlines()[1:] if self.file.is_file() else []
+        kept = [line for line in lines if _step_of(line) < step]
+        write(self.file, "".join(f"{line}\r\n" for line in ["step,name,value", *kept]))
 
     @rank_zero_only
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
@@ -100,6 +101,12 @@ class RunLogger(Logger):
             self.tracker.log(values, step or 0)
         if self.watch and "val/bits_per_dim" in values and self.watch(step or 0, values["val/bits_per_dim"]):
             raise Stopped(f"stopped after {(step or 0) + 1} steps")
+
+
+def _step_of(line: str) -> float:
+    """The step of a line of metrics.csv; infinity where a power cut has left something else."""
+    step = line.partition(",")[0]
+    return int(step) if step.isdecimal() else math.inf
 
 
 def _csv(rows: Iterable[tuple[Any, ...]]) -> str:
@@ -117,11 +124,21 @@ class Bar(RichProgressBar):
 
 
 def read_metrics(file: Path) -> list[tuple[int, str, float]]:
-    """Rows (step, name, value) of a metrics.csv; empty where there is none."""
+    """Rows (step, name, value) of a metrics.csv; empty where there is none.
+
+    Raises:
+        ConfigError: if it is damaged, or was edited since its run ended.
+    """
     if not file.is_file():
         return []
-    with file.open(newline="", encoding="utf-8") as lines:
-        return [(int(r["step"]), r["name"], float(r["value"])) for r in csv.DictReader(lines) if r["value"]]
+    RunFolder(file.parent).refuse_edited(file.name)
+    try:
+        with file.open(newline="", encoding="utf-8") as lines:
+            return [(int(r["step"]), r["name"], float(r["value"])) for r in csv.DictReader(lines) if r["value"]]
+    except (ValueError, KeyError, csv.Error) as error:
+        raise ConfigError(
+            f"{file}: damaged ({error}); delete it: its curves are lost, the run's results are not"
+        ) from None
 
 
 class Resume(Callback):
@@ -156,7 +173,7 @@ class Resume(Callback):
 
 
 class Saver(Callback):
-    """Saves a checkpoint every so many steps, and on SIGTERM, always between two steps.
+    """Saves a checkpoint every so many steps, and when a signal ends the training, always between two steps.
 
     There everything of the last step is logged and validated, the averaged weights are in their place, and no batch is
     half done; Lightning's own callback saves earlier, and a run that was killed there loses rows. A file is written whole
@@ -193,6 +210,8 @@ class Saver(Callback):
             trainer.save_checkpoint(draft)
             trainer.fit_loop.epoch_loop._batches_that_stepped += extra
             if trainer.is_global_zero:
+                if (metrics := self.folder.parent / "metrics.csv").is_file():
+                    force(metrics)  # a run that resumes from here needs the rows before it
                 seal(draft, path)
                 for other in by_age(self.folder)[2:]:
                     remove(other)
@@ -202,6 +221,42 @@ class Saver(Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.last = state["last"]
+
+
+class StopSignals(Callback):
+    """Ends training after the step at hand when SIGTERM, SIGHUP or SIGINT arrives; `Saver` saves a checkpoint then.
+
+    A second SIGINT ends at once. Lightning's own handler is replaced: it knows SIGTERM alone, and makes processes that
+    train together communicate in the middle of a step. Here they agree after each step.
+    """
+
+    def __init__(self) -> None:
+        self.received = signal.SIGTERM
+        self.has_received = False
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Handle the signals that are not ignored (by nohup, say); Lightning puts the old handlers back."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+
+        def stop(number: int, _: object) -> None:
+            self.received = signal.Signals(number)
+            self.has_received = True
+            if number == signal.SIGINT:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+            if trainer.world_size == 1:
+                self._end(trainer)
+
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, stop)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.world_size > 1 and trainer.strategy.reduce_boolean_decision(self.has_received, all=False):
+            self._end(trainer)
+
+    def _end(self, trainer: pl.Trainer) -> None:
+        trainer._signal_connector.received_sigterm = True
 
 
 class Progress(Callback):
@@ -256,12 +311,14 @@ def train(
         return
     use_processor(recipe.machine)
     check_machine(recipe)
+    if is_alone(recipe.machine):
+        ignore_launchers()
     experiment = build(recipe)
     ready(experiment)
     checkpoint = newest_checkpoint(folder)
     taken = take_over(recipe, experiment)
     folder.path.mkdir(parents=True, exist_ok=True)  # torchrun starts all at once
-    if not follows():
+    if not follows(recipe.machine):
         folder.write_config(recipe)
         if isinstance(experiment.source, Cached):
             write_json(
@@ -269,16 +326,17 @@ def train(
             )  # drawing asks for no more, see `evaluate.load`
         (folder.path / "FAILED").unlink(missing_ok=True)
     pl.seed_everything(recipe.seed, verbose=False)
-    economise(experiment.model, recipe.machine, device_of(recipe.machine), lambda line: _tell(folder, line))
+    economise(experiment.model, recipe.machine, device_of(recipe.machine), lambda line: _tell(recipe, folder, line))
     module = ArinarModule(experiment, recipe.training, recipe.seed, recipe.machine.accumulate)
     module.fit_to(experiment.source.train[0], codec=not any(name.startswith("codec.") for name in taken))
     if recipe.freeze == "outer":
         module.freeze_outer(lambda device: conditions(recipe, experiment, device))
     resume, logger = Resume(), RunLogger(folder, tracker, watch)
-    if not follows():
+    if not follows(recipe.machine):
         logger.rewind(int(checkpoint.stem.split("=")[1]) if checkpoint else 0)
     room = Room(recipe, experiment.source)
-    trainer = _trainer(recipe, folder, logger, [resume, room], bar)
+    stop = StopSignals()
+    trainer = _trainer(recipe, folder, logger, [resume, room, stop], bar)
     begin = f"resumed from {checkpoint.name}" if checkpoint else "started"
     if taken:
         folder.log(f"{len(taken)} tensors from {recipe.init_from}, freeze: {recipe.freeze}")
@@ -287,8 +345,8 @@ def train(
         experiment.source, recipe.training.batch, recipe.seed, recipe.machine.workers, recipe.machine.validation_batch
     )
     try:
-        with together(folder), _sigterm_for_lightning():
-            weights = _fit(trainer, module, data, checkpoint, room)
+        with together(folder):
+            weights = _fit(trainer, module, data, checkpoint, room, stop)
     except Stopped as stopped:
         done = max(1, trainer.global_step)
         stopped.saved = resume.seconds * (recipe.training.steps - done) / done
@@ -303,44 +361,41 @@ def train(
 
 
 def _fit(
-    trainer: pl.Trainer, module: ArinarModule, data: DataModule, checkpoint: Path | None, room: Room
+    trainer: pl.Trainer,
+    module: ArinarModule,
+    data: DataModule,
+    checkpoint: Path | None,
+    room: Room,
+    stop: StopSignals,
 ) -> dict[str, Tensor]:
     """Train to the end; the averaged weights, whole.
 
     Raises:
         OutOfMemory: if a batch does not fit, naming one that would.
+        KeyboardInterrupt, SystemExit: if a signal ended it, with the status 128 + its number.
     """
     try:
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
         return {name: whole(value) for name, value in module.state_dict().items()}
     except SIGTERMException:
+        if stop.received == signal.SIGINT:
+            raise KeyboardInterrupt from None
+        raise SystemExit(128 + stop.received) from None
+    except SystemExit as leave:
+        if leave.code == 1:  # what Lightning makes of a second Ctrl-C
+            raise KeyboardInterrupt from None
         raise
-    except SystemExit:  # what Lightning makes of Ctrl-C
-        raise KeyboardInterrupt from None
     except Exception:
         if room.said:
             raise OutOfMemory(room.said) from None
         raise
 
 
-def _tell(folder: RunFolder, line: str) -> None:
+def _tell(recipe: Recipe, folder: RunFolder, line: str) -> None:
     """Say it here and in log.txt, once for all processes."""
-    if not follows():
+    if not follows(recipe.machine):
         say(line)
         folder.log(line)
-
-
-@contextmanager
-def _sigterm_for_lightning() -> Iterator[None]:
-    """While it trains, Lightning alone hears SIGTERM: another handler would leave in the middle of a step."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _trainer(recipe: Recipe, folder: RunFolder, logger: Logger, more: list[Callback], bar: bool) -> pl.Trainer:
@@ -351,7 +406,7 @@ def _trainer(recipe: Recipe, folder: RunFolder, logger: Logger, more: list[Callb
     callbacks: list[Callback] = [Averaging(t.ema, t.ema_from_initial), *more, Progress(folder), saver, throughput]
     return pl.Trainer(
         accelerator=accelerator(m), devices=m.devices, num_nodes=m.num_nodes, strategy=strategy(recipe), precision=t.precision,
-        use_distributed_sampler=False,
+        use_distributed_sampler=False, plugins=launcher(m),
         max_steps=t.steps, max_epochs=-1, val_check_interval=min(t.validate_every, t.steps), check_val_every_n_epoch=None,
         log_every_n_steps=LOG_EVERY, num_sanity_val_steps=0, logger=logger,
         callbacks=[*callbacks, Bar()] if bar else callbacks, enable_progress_bar=bar,
@@ -362,10 +417,7 @@ def _trainer(recipe: Recipe, folder: RunFolder, logger: Logger, more: list[Callb
 def _finish(folder: RunFolder, weights: dict[str, Tensor], seconds: float, steps: int) -> None:
     """Save the averaged weights, and mark the run done."""
     save_tensors(folder.weights, weights)
-    write_json(
-        folder.path / "DONE",
-        {"steps": steps, "seconds": round(seconds, 1), "finished": time.strftime("%FT%T%z")},
-    )
+    folder.mark_done({"steps": steps, "seconds": round(seconds, 1), "finished": time.strftime("%FT%T%z")})
 
 
 def load_weights(path: Path, experiment: Experiment) -> None:

@@ -23,8 +23,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from ..run.evaluate import measure_speed
-from ..run.folder import read_json, write_json
+from ..run.evaluate import is_timed, measure_speed
+from ..run.folder import read_state, write_json
 from ..run.quality import named_reference
 from ..run.schema import ConfigError
 from ..run.terminal import description, failed
@@ -244,7 +244,7 @@ def _watch(plan: Plan, todo: list[Job], crew: Sequence[Worker], console: Console
         while True:
             ended = all_ended(crew)
             for key, job in list(open_jobs.items()):
-                now = read_json(job.folder.path / "progress.json")
+                now = read_state(job.folder.path / "progress.json")
                 live = now.get("time", 0) > begun
                 name = f"{job.arm} seed {job.recipes[0].seed}"
                 if job.done or (live and (job.folder.path / "FAILED").is_file()):
@@ -286,11 +286,7 @@ def _measure(plan: Plan, console: Console) -> list[str]:
     """
     faults = []
     cells = [plan.cell(arm, seed) for seed in plan.seeds for arm in plan.arms]
-    waiting = [
-        (f, r)
-        for f, r in cells
-        if f.done and (report := f.report(r)) and "speed/images_per_second" not in report["metrics"]
-    ]
+    waiting = [(f, r) for f, r in cells if f.done and (report := f.report(r)) and not is_timed(report, r.machine)]
     columns = [description(), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
     with Progress(*columns, console=console, transient=True) as bars:
         for folder, recipe in bars.track(waiting, description="measuring speed, one run after the other"):

@@ -28,6 +28,7 @@ from ..run.bench import Case, How, Result, generation, is_published, subject
 from ..run.bench_parts import inner_loop, memory, profile, training_step
 from ..run.config import build
 from ..run.folder import environment, git_state, write, write_json
+from ..run.locks import held
 from ..run.peak import Precision, peak
 from ..run.processor import keep_freed_memory
 from ..run.terminal import description
@@ -156,7 +157,7 @@ def _measured(name: str, listed: list[Case], how: How) -> Iterator[Result | dict
 @contextmanager
 def alone() -> Iterator[None]:
     """Beside no other measurement of speed on this machine."""
-    with FileLock(Path(tempfile.gettempdir()) / "arinar-speed.lock"):
+    with held(FileLock(Path(tempfile.gettempdir()) / "arinar-speed.lock"), "measures speed"):
         yield
 
 

@@ -134,6 +134,8 @@ def _of_folder(word: str) -> Entry:
     files = [path / "config.yaml"] if single else sorted(path.glob("seed_*/config.yaml"))
     if not files:
         raise ConfigError(f"{word}: no run and no arm; {HINT}")
+    for file in files:
+        RunFolder(file.parent).refuse_edited(file.name)
     recipes = {file.parent: _recipe(file) for file in files}
     folders = {recipe.seed: RunFolder(folder) for folder, recipe in recipes.items()}
     where = path.resolve()

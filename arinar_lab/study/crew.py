@@ -15,6 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ..run.blocks import end
 from ..run.text import one_line
 
 REPLACED = 12  # times that one worker is: three cells that kill whoever takes them are set aside by then
@@ -111,30 +112,22 @@ def run_workers(
         console.print("Stopping: each worker saves a checkpoint.")
         return False
     finally:
-        _end([worker.process for worker in crew])
-
-
-def _end(processes: list[subprocess.Popen[bytes]]) -> None:
-    """Ask those that are left to end, and do not wait for ever."""
-    for process in processes:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-    for process in processes:
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
+        end([worker.process for worker in crew])
 
 
 @contextmanager
 def _asked_to_end() -> Iterator[None]:
-    """Treat SIGTERM like Ctrl-C."""
+    """Treat SIGTERM and SIGHUP (unless that is ignored) like Ctrl-C."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -31,8 +31,9 @@ from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 
 from ..run.divergence import Diverged
-from ..run.evaluate import measure_speed
+from ..run.evaluate import is_timed, measure_speed
 from ..run.folder import read_json
+from ..run.locks import held
 from ..run.perform import perform
 from ..run.quality import measured
 from ..run.schema import ConfigError
@@ -217,7 +218,7 @@ def measure(sweep: Sweep, target: Target, cell: Cell, watch: Watch | None = None
     """The metrics of a cell, its speed among them where that is an objective."""
     with _machine(sweep, alone=False):
         report = _evaluate(sweep, target, cell, watch)
-    if sweep.timed and "speed/images_per_second" not in report["metrics"]:
+    if sweep.timed and not is_timed(report, cell.recipe.machine):
         with _machine(sweep, alone=True):
             report = measure_speed(cell.recipe, cell.folder)
     return dict(report["metrics"])
@@ -227,7 +228,7 @@ def _evaluate(sweep: Sweep, target: Target, cell: Cell, watch: Watch | None = No
     """The report of a cell; a finished run is not told to MLflow, which would mix its tuning with its results."""
     if not target.runs:
         return perform([cell.recipe], cell.folder, sweep.name, cell.label, watch=watch)[0]
-    with cell.folder.lock:
+    with held(cell.folder.lock, f"works on {cell.folder.path}"):
         return measured(cell.recipe, cell.folder)
 
 

@@ -238,3 +238,35 @@ def test_training_again_replaces_edited_weights(a_run):
     train(tiny(), a_run)
     assert a_run.weights.read_bytes() == good
     training.load_weights(a_run.weights, build(tiny()))
+
+
+def test_what_a_power_cut_must_not_take_is_forced_to_the_disk_before_it_gets_its_name(monkeypatch):
+    """File, then name, then folder; what is written anew every half second is not."""
+    done = []
+
+    def note(number):
+        path = Path(f"/proc/self/fd/{number}").resolve()
+        done.append((path.name, Path("place/file").exists()))
+
+    monkeypatch.setattr(disk.os, "fsync", note)
+    write(Path("place/file"), "text")
+    assert [exists for _, exists in done] == [False, True]
+    assert done[0][0].startswith(".file") and done[1][0] == "place"
+    done.clear()
+    RunFolder(Path("run")).path.mkdir()
+    RunFolder(Path("run")).progress("train")
+    assert done == []
+
+
+def test_checkpoints_histories_and_done_are_forced_to_the_disk(monkeypatch):
+    forced, force = [], disk.os.fsync
+
+    def note(number):
+        forced.append(Path(f"/proc/self/fd/{number}").resolve().name)
+        force(number)
+
+    monkeypatch.setattr(disk.os, "fsync", note)
+    run = RunFolder(Path("run"))
+    train(tiny("training.steps=4"), run)
+    assert {"step=2.draft", "metrics.csv", "config.yaml", "final.draft"} <= set(forced)
+    assert any(name.startswith(".DONE") for name in forced) and forced[-1] == "run"

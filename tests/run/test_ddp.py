@@ -16,14 +16,18 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from command import arinar
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from safetensors.torch import load_file
 from tiny import logged, tiny, write_study
 
 from arinar_lab.run.config import ConfigError, resolved
 from arinar_lab.run.folder import RunFolder, read_json
 from arinar_lab.run.loader import Items, ResumableLoader
-from arinar_lab.run.ranks import check_share
-from arinar_lab.run.train import train
+from arinar_lab.run.perform import perform
+from arinar_lab.run.ranks import check_share, follows
+from arinar_lab.run.train import Saver, train
+from arinar_lab.study.plan import read_plan
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -38,16 +42,16 @@ def trained(name, *overrides):
     return folder
 
 
-def by_two(name, *overrides):
+def by_two(name, *overrides, ends=0, at_step=None):
     """Train in two forks of this process, by gloo."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    children = [_fork(name, rank, port, overrides) for rank in (0, 1)]
+    children = [_fork(name, rank, port, overrides, at_step) for rank in (0, 1)]
     try:
         for child in children:
             _, status = os.waitpid(child, 0)
-            assert os.waitstatus_to_exitcode(status) == 0
+            assert os.waitstatus_to_exitcode(status) == ends
     except BaseException:
         for child in children:
             os.kill(child, signal.SIGKILL)
@@ -55,7 +59,7 @@ def by_two(name, *overrides):
     return RunFolder(Path(name))
 
 
-def _fork(name, rank, port, overrides):
+def _fork(name, rank, port, overrides, at_step):
     child = os.fork()
     if child:
         return child
@@ -66,8 +70,18 @@ def _fork(name, rank, port, overrides):
         os.environ.update({key: str(value) for key, value in world.items()})
         folder = RunFolder(Path(name))
         folder.path.mkdir(exist_ok=True)
+        if at_step:
+            progress = Saver.on_train_batch_start
+
+            def act(saver, trainer, *words):
+                at_step(rank, trainer.global_step)
+                progress(saver, trainer, *words)
+
+            Saver.on_train_batch_start = act
         train(tiny(*STEPS, "machine.devices=2", "machine.strategy=ddp", *overrides), folder)
         status = 0
+    except SystemExit as leave:
+        status = leave.code
     except BaseException:
         traceback.print_exc()
     finally:
@@ -165,6 +179,79 @@ def test_shards_are_the_global_batches_dealt_out_in_turn():
         for step, batch in enumerate(whole):
             for rank, share in enumerate(shares):
                 assert torch.equal(share[step], batch[rank::4])
+
+
+SRUN = {"SLURM_PROCID": "1", "SLURM_LOCALID": "1", "SLURM_NODEID": "0", "SLURM_NTASKS": "4", "SLURM_NNODES": "1",
+        "SLURM_NTASKS_PER_NODE": "4", "SLURM_JOB_ID": "71", "SLURM_JOB_NAME": "job"}  # fmt: skip
+STRAY = [{"RANK": "1"}, {"LOCAL_RANK": "1", "NODE_RANK": "1"}, SRUN, SRUN | {"SLURM_JOB_NAME": "bash"}]
+
+
+def launched(monkeypatch, variables):
+    """Set variables of a launcher that has started nobody to train with; Lightning has read them when it was imported."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+
+
+@pytest.mark.parametrize(
+    ("variables", "strategy"),
+    [*((variables, "auto") for variables in STRAY), (SRUN, "ddp")],
+    ids=["RANK", "LOCAL_RANK", "srun", "salloc", "srun with ddp"],
+)
+def test_a_run_of_one_process_ignores_the_variables_of_launchers(monkeypatch, variables, strategy):
+    launched(monkeypatch, variables)
+    recipe = tiny("training.steps=2", f"machine.strategy={strategy}", "evaluation.images=20")
+    (report,) = perform([recipe], RunFolder.of(recipe, "tiny"), "tiny", "tiny")
+    folder = RunFolder.of(recipe, "tiny")
+    assert folder.done and folder.report(recipe) == report
+    assert (folder.path / "config.yaml").is_file() and logged(folder)
+
+
+def test_a_worker_ignores_them_too(monkeypatch, capfd):
+    launched(monkeypatch, SRUN)
+    path = write_study(base=tiny("training.steps=2", "evaluation.images=20"), arms={"one": {}}, seeds=[0])
+    monkeypatch.delenv("ARINAR_PARENT", raising=False)
+    assert arinar("work", path) == 0
+    assert all(job.reported for job in read_plan(path).jobs)
+
+
+@pytest.mark.parametrize(
+    ("variables", "is_follower"),
+    [
+        ({}, False),
+        ({"RANK": "1"}, False),  # of nobody: Lightning starts the others itself
+        ({"LOCAL_RANK": "1"}, True),
+        ({"NODE_RANK": "1"}, True),
+        (SRUN, True),
+        (SRUN | {"SLURM_PROCID": "0"}, False),
+        ({"TORCHELASTIC_RUN_ID": "x", "RANK": "1", "WORLD_SIZE": "4"}, True),
+    ],
+)
+def test_processes_of_one_run_know_who_leads(monkeypatch, variables, is_follower):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert follows(tiny("machine.devices=4").machine) is is_follower
+    assert not follows(tiny().machine)
+
+
+def test_a_job_of_other_tasks_than_the_recipe_needs_is_told_in_one_line(monkeypatch):
+    for name, value in SRUN.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=r"^machine.devices: You set `devices=2` in Lightning, but .*=4`[^\n]*$"):
+        check_share(tiny("machine.devices=2"))
+
+
+@pytest.mark.slow
+def test_two_processes_stop_at_the_same_step():
+    """Whichever of them is asked to."""
+
+    def stop(rank, step):
+        if (rank, step) == (1, 9):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    folder = by_two("two", "training.checkpoint_every=100", ends=143, at_step=stop)
+    assert [path.name for path in folder.checkpoints.glob("*.ckpt")] == ["step=10.ckpt"]
+    assert not folder.done
 
 
 def test_a_batch_that_cannot_be_shared_is_refused_before_anything_is_written():

@@ -1,10 +1,11 @@
 """Evaluation: the report, what its numbers are, and how memory, operations and distances are counted."""
 
-import json
 import math
 import os
 import shutil
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from arinar_lab.run.evaluate import (
     peak_memory,
     save_grid,
 )
-from arinar_lab.run.folder import RunFolder, write_json
+from arinar_lab.run.folder import RunFolder, read_sealed, write_json
 from arinar_lab.run.metrics import BitsPerDim, compare
 from arinar_lab.run.train import read_metrics, train
 
@@ -106,7 +107,7 @@ def test_the_report_on_disk_is_the_one_returned(a_run):
     shutil.rmtree(a_run.path / "evaluations")
     returned = evaluate(tiny(), a_run)
     assert set(returned["metrics"]) == METRICS
-    assert json.loads((a_run.evaluation(tiny()) / "report.json").read_text()) == returned
+    assert read_sealed(a_run.evaluation(tiny()) / "report.json") == returned
 
 
 def test_parameters_are_counted(report, one_run):
@@ -483,3 +484,74 @@ def test_all_users_of_a_machine_can_take_the_lock_of_the_speed_pass(a_run, monke
     finally:
         os.umask(before)
     assert (tmp_path / evaluation.SPEED_LOCK).stat().st_mode & 0o777 == 0o666
+
+
+@pytest.mark.parametrize(
+    ("override", "recorded", "is_new"),
+    [
+        ("machine.threads=2", {}, True),
+        ("machine.threads=0", {}, False),
+        ("machine.compile=true", {"compile": False}, True),
+        ("machine.accelerator=cpu", {"device_type": "cuda"}, True),
+        ("machine.accelerator=auto", {"device_type": "cuda"}, False),
+        ("machine.threads=1", {"device_type": None, "compile": None}, False),  # of an older version
+    ],
+)
+def test_a_speed_is_of_the_machine_settings_that_are_asked_for(a_run, monkeypatch, capsys, override, recorded, is_new):
+    recipe = tiny(override)
+
+    def older(report):
+        speed = {name: value for name, value in (report["speed"] | recorded).items() if value is not None}
+        metrics = report["metrics"] | {"speed/images_per_second": -1.0, "quality/other": 7.0}
+        return report | {"speed": speed, "metrics": metrics}
+
+    a_run.update_report(recipe, older)
+    monkeypatch.setattr(evaluation, "load", lambda *_: SimpleNamespace(device=torch.device("cpu")))
+    monkeypatch.setattr(evaluation, "_time", lambda *_: [0.5])
+    for name in ("seconds_of_parts", "count_flops", "peak_memory", "of_generation"):
+        monkeypatch.setattr(evaluation, name, lambda *_: 1)
+    report = measure_speed(recipe, a_run)
+    assert (report["metrics"]["speed/images_per_second"] != -1.0) is is_new
+    assert report["metrics"]["quality/other"] == 7.0 and report == a_run.report(recipe)
+    assert ("measured under other settings of machine; measured anew" in capsys.readouterr().out) is is_new
+    if is_new:
+        assert report["speed"]["threads"] == recipe.machine.threads
+        assert measure_speed(recipe, a_run) == report
+
+
+def test_a_distance_that_is_measured_beside_the_speed_stays(a_run, monkeypatch):
+    """Who adds to a report reads it, changes it and writes it under a lock."""
+    recipe = tiny("machine.threads=2")
+
+    def add_distance(*_):
+        a_run.update_report(recipe, lambda report: report | {"metrics": report["metrics"] | {"quality/fid": 3.0}})
+        return [0.5]
+
+    monkeypatch.setattr(evaluation, "_time", add_distance)
+    for name in ("seconds_of_parts", "count_flops", "peak_memory"):
+        monkeypatch.setattr(evaluation, name, lambda *_: 1)
+    measure_speed(recipe, a_run)
+    assert a_run.report(recipe)["metrics"]["quality/fid"] == 3.0
+
+
+def test_two_that_add_to_a_report_at_once_lose_nothing(a_run):
+    def add(name):
+        for i in range(20):
+            new = {f"{name}/{i}": 1.0}
+            a_run.update_report(recipe, lambda report, new=new: report | {"metrics": report["metrics"] | new})
+
+    recipe = tiny()
+    threads = [threading.Thread(target=add, args=(name,)) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {f"{name}/{i}" for name in "ab" for i in range(20)} <= set(a_run.report(tiny())["metrics"])
+
+
+def test_an_edited_report_is_no_report_and_made_again(a_run, capfd):
+    path = a_run.evaluation(tiny()) / "report.json"
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
+    assert a_run.report(tiny()) == {}
+    assert f"{path}: damaged or edited" in capfd.readouterr().err
+    assert evaluate(tiny(), a_run)["seed"] == 0

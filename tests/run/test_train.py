@@ -150,10 +150,24 @@ def terminate():
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+def press_ctrl_c():
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def press_ctrl_c_twice():
+    press_ctrl_c()
+    press_ctrl_c()
+
+
+def hang_up():
+    os.kill(os.getpid(), signal.SIGHUP)
+
+
 @pytest.fixture
 def own_signals():
-    """Lightning leaves SIGINT ignored after an interrupt."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    """Lightning leaves SIGINT ignored after an interrupt, and a job in the background begins so."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     for number, handler in handlers.items():
         signal.signal(number, handler)
@@ -170,6 +184,7 @@ def own_signals():
         (fail, "in validation 12"),
         (terminate, "before step 5"),
         (terminate, "after step 9"),
+        (press_ctrl_c, "after step 9"),
         (terminate, "in validation 6"),
         (terminate, "after validation 12"),
         (terminate, "in validation 24"),
@@ -192,8 +207,15 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(straight, monkeypatch, stop, m
 @pytest.mark.usefixtures("own_signals")
 @pytest.mark.parametrize(
     ("stop", "error"),
-    [(interrupt, KeyboardInterrupt), (fail, RuntimeError), (terminate, SystemExit)],
-    ids=["interrupt", "fail", "terminate"],
+    [
+        (interrupt, KeyboardInterrupt),
+        (press_ctrl_c, KeyboardInterrupt),
+        (press_ctrl_c_twice, KeyboardInterrupt),
+        (fail, RuntimeError),
+        (terminate, SystemExit),
+        (hang_up, SystemExit),
+    ],
+    ids=["interrupt", "Ctrl-C", "Ctrl-C twice", "fail", "terminate", "hang up"],
 )
 def test_the_reason_of_a_stop_is_raised(monkeypatch, stop, error):
     add_callback(monkeypatch, At(lambda _: stop(), "after step 3"))
@@ -205,13 +227,34 @@ def test_the_reason_of_a_stop_is_raised(monkeypatch, stop, error):
 
 
 @pytest.mark.usefixtures("own_signals")
-def test_a_terminated_run_saves_a_checkpoint(monkeypatch):
-    add_callback(monkeypatch, At(lambda _: terminate(), "before step 4"))
+@pytest.mark.parametrize(
+    ("stop", "status", "saved"),
+    [
+        (terminate, 143, ["step=5.ckpt"]),
+        (hang_up, 129, ["step=5.ckpt"]),
+        (press_ctrl_c, None, ["step=5.ckpt"]),
+        (press_ctrl_c_twice, None, []),
+    ],
+)
+def test_a_run_that_a_signal_ends_saves_a_checkpoint(monkeypatch, stop, status, saved):
+    """A second Ctrl-C does not wait for it."""
+    add_callback(monkeypatch, At(lambda _: stop(), "before step 4"))
     folder = RunFolder(Path("run"))
     folder.path.mkdir()
-    with pytest.raises(SystemExit):
+    with pytest.raises((SystemExit, KeyboardInterrupt)) as end:
         train(tiny("training.checkpoint_every=100"), folder)
-    assert [path.name for path in folder.checkpoints.glob("*.ckpt")] == ["step=5.ckpt"]
+    assert getattr(end.value, "code", None) == status
+    assert [path.name for path in folder.checkpoints.glob("*.ckpt")] == saved
+
+
+def test_a_signal_that_nohup_ignores_stays_ignored(monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        add_callback(monkeypatch, At(lambda _: hang_up(), "before step 1"))
+        train(tiny("training.steps=2"), RunFolder(Path("run")))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert RunFolder(Path("run")).done
 
 
 def test_a_resumed_run_does_only_what_is_left(straight, monkeypatch):
