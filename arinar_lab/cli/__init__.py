@@ -52,4 +52,5 @@ def _told(error: Exception) -> tuple[str, int] | None:
         return str(error), 2
     if isinstance(error, (PermissionError, NotADirectoryError, IsADirectoryError)) and error.filename:
         return f"{error.filename}: {error.strerror}", 2
-    return (str(error), 1) if type(error).__name__ in ("Diverged", "Damaged", "OutOfMemory", "DiskFull") else None
+    failed = type(error).__name__ in ("Diverged", "Damaged", "OutOfMemory", "DiskFull", "Unusable")
+    return (str(error), 1) if failed else None

@@ -420,7 +420,8 @@ def test_the_value_of_a_trial_is_its_bits_per_dim():
     job = plan.jobs[0]
     assert trial.value == pytest.approx(job.folder.report(job.recipes[0])["metrics"]["val/bits_per_dim"])
     known = {"key": job.key, "arm": "components=1", "worker": f"{platform.node()} {os.getpid()}"}
-    assert trial.user_attrs == {**known, "evaluations": [job.recipes[0].evaluation_signature]}
+    known |= {"evaluations": [job.recipes[0].evaluation_signature], "place": worker.place(plan)}
+    assert trial.user_attrs == known
 
 
 def test_a_study_with_an_arm_without_likelihood_is_ranked_by_distance():
