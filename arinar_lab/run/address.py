@@ -13,11 +13,11 @@ from urllib.parse import parse_qsl, unquote
 def shown(address: str) -> str:
     """Return an address without its login and its query: http://me:secret@host?x=1 is http://host.
 
-    Of an address that can be read in two ways, only the scheme is left.
+    An @ behind a question mark may be of a login or of a query. Only the scheme of such an address is shown.
     """
     scheme, login, place = _parts(address)
 
-    if "@" in login or "?" in login:
+    if "?" in login:
         return f"{scheme}***"
     return scheme + place.partition("?")[0]
 
@@ -51,4 +51,4 @@ def _secrets(address: str) -> Iterator[str]:
 
     for password in passwords:
         for form in (password, unquote(password)):
-            yield from filter(None, {form, *re.split(r"[@/?#:]", form)})
+            yield from filter(None, {form, *re.split(r"[@/?#:\s]", form)})

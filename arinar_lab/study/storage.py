@@ -226,7 +226,7 @@ def _fault_of_file(file: Path, message: str) -> Silent | Unusable | None:
     if not file.is_file() or "no such table" in message:
         return Unusable(f"storage: {file}: was deleted while it was in use; {_ANEW}")
     if "malformed" in message or "not a database" in message:
-        return Unusable(f"storage: {file}: damaged ({message}); delete it: {_ANEW}")
+        return Unusable(f"storage: {file}: damaged ({message}); delete it, and {_ANEW}")
     if "readonly" in message:
         writable = os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)
         reason = "was replaced while it was in use" if writable else "it or its folder is read-only"
