@@ -209,7 +209,8 @@ def _fail_unlocked(study: optuna.Study, jobs: dict[str, Job]) -> None:
     now = datetime.datetime.now()
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         job = jobs.get(trial.user_attrs.get("key", ""))
-        claimed = trial.datetime_start and (now - trial.datetime_start).total_seconds() > _CLAIM_SECONDS
+        age = (now - trial.datetime_start).total_seconds() if trial.datetime_start else 0.0
+        claimed = abs(age) > _CLAIM_SECONDS  # the clock may have been set back since
         if job and claimed and is_free(job.folder.settled(job.recipes[0]).lock):
             with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # another worker was quicker
                 study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)

@@ -16,7 +16,7 @@ from command import arinar
 from mlflow import MlflowClient
 from tiny import tiny, write_study
 
-from arinar_lab.run import tracking
+from arinar_lab.run import dashboard, tracking
 from arinar_lab.run.config import resolved
 from arinar_lab.run.evaluate import evaluate
 from arinar_lab.run.folder import RunFolder, git_state, read_json, write_json
@@ -340,7 +340,8 @@ def server_that_is_away():
 def test_no_call_lasts_longer_than_may_be_waited(place, a_run, monkeypatch, capsys):
     import mlflow  # noqa: F401 which takes a second
 
-    monkeypatch.setattr(tracking, "PATIENCE", 1.0)
+    for module in (tracking, dashboard):
+        monkeypatch.setattr(module, "PATIENCE", 1.0)
     with place() as address:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
         tracker, begun = Tracker("a study", 1.0), time.monotonic()

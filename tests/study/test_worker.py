@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections import Counter
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
@@ -129,6 +130,15 @@ def test_a_lost_job_goes_back_into_the_queue(monkeypatch):
     assert Counter(states(plan))[plan.jobs[0].key, TrialState.FAIL] == 1
     requeue_lost(study, jobs, plan)
     assert len(states(plan)) == 5
+
+
+def test_a_lost_job_goes_back_also_where_the_clock_was_set_back(monkeypatch):
+    plan = plan_of()
+    study, jobs = claimed(plan)
+    now = datetime.now()
+    monkeypatch.setattr(worker.datetime, "datetime", SimpleNamespace(now=lambda: now - timedelta(hours=1)))
+    requeue_lost(study, jobs, plan)
+    assert Counter(states(plan))[plan.jobs[0].key, TrialState.WAITING] == 1
 
 
 def test_a_job_whose_folder_is_locked_is_not_lost(monkeypatch):
