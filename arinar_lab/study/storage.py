@@ -167,8 +167,9 @@ def _opened(url: sqlalchemy.URL, engine: dict[str, Any], **options: Any) -> optu
 
     @sqlalchemy.event.listens_for(result.engine, "handle_error")
     def _translate(context: Any) -> None:
-        error = context.sqlalchemy_exception
-        if not context.is_pre_ping and not isinstance(error, IntegrityError):  # Optuna handles these
+        error = context.sqlalchemy_exception  # None for what is no error of the database: a SystemExit, say
+        handled = context.is_pre_ping or isinstance(error, IntegrityError)  # by SQLAlchemy, and by Optuna
+        if isinstance(error, DBAPIError) and not handled:
             raise _fault(url, error) from None
 
     return result
@@ -221,8 +222,8 @@ def _fault_of_file(file: Path, message: str) -> Silent | Unusable | None:
     unwritten = "disk I/O error" in message or "unable to open" in message
     if "disk is full" in message or (unwritten and file.parent.is_dir() and free(file) < 1):
         return Silent(f"storage: {file}: the disk is full, {free(file):.1f} MB are free; make room")
-    if not file.parent.is_dir():
-        return Unusable(f"storage: {file}: its folder is not there; {_RESUME}")
+    if "unable to open" in message:
+        return Unusable(f"storage: {file}: its folder is not there, or may not be written; {_RESUME}")
     if not file.is_file() or "no such table" in message:
         return Unusable(f"storage: {file}: was deleted while it was in use; {_ANEW}")
     if "malformed" in message or "not a database" in message:

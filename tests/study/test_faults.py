@@ -593,6 +593,24 @@ def test_what_a_server_refuses_is_one_line_at_once(fault, postgresql):
     act(f"DROP DATABASE {name} WITH (FORCE)", "DROP ROLE guest")
 
 
+def test_a_process_that_is_asked_to_end_in_a_statement_ends(queue):
+    store = storing.storage(storing.address("", Path("queue.db")))
+    url = store.engine.url
+
+    def leave(*_):
+        raise SystemExit(143)
+
+    signal.signal(signal.SIGALRM, leave)
+    if storing.shared(url):
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(SystemExit), store.engine.connect() as connection:
+            connection.exec_driver_sql("SELECT pg_sleep(5)")
+    else:
+        sqlalchemy.event.listen(store.engine, "before_cursor_execute", leave)
+        with pytest.raises(SystemExit), store.engine.connect() as connection:
+            connection.exec_driver_sql("SELECT 1")
+
+
 def test_the_server_is_told_how_long_to_keep_a_silent_connection(postgresql, monkeypatch):
     monkeypatch.setenv("ARINAR_GRACE", "120")
     url = sqlalchemy.make_url(postgresql.url()).update_query_dict({"options": "-c work_mem=5MB"})
