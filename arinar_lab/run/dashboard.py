@@ -18,7 +18,7 @@ from typing import Any
 
 from .address import concealed, shown
 from .schema import ConfigError
-from .tracking import LIMITS, PATIENCE, ROOT, tracking_uri, within
+from .tracking import PATIENCE, ROOT, set_limits, tracking_uri, within
 
 LOCAL = "http://127.0.0.1:5000"
 VIEW = "mlflow.sharedViewState."  # of an experiment's tag, followed by the view's name in a link
@@ -71,7 +71,7 @@ def studies() -> list[tuple[str, str]]:
     Raises:
         ConfigError: if the store does not answer.
     """
-    os.environ.update({name: os.environ.get(name, value) for name, value in LIMITS.items()})
+    set_limits()
     from mlflow import MlflowClient
 
     uri = tracking_uri()

@@ -34,6 +34,7 @@ from .schema import flatten, resolved, signed
 ROOT = Path("tracking")
 T = TypeVar("T")
 PATIENCE = 30.0  # seconds that a run may wait for MLflow in total, and that anybody may wait for one call
+AFTERWARDS = 10.0  # seconds more, to send what is measured once the run is over
 TIMEOUT = 5.0  # seconds that one request may wait for a byte
 QUIET = 30.0  # seconds without a request after one that failed
 LIMITS = {
@@ -45,7 +46,7 @@ LIMITS = {
 _LEVELS = {
     "mlflow": logging.WARNING,
     "alembic": logging.WARNING,
-    "mlflow.store.db.utils": logging.ERROR,  # it tells of each retry in several lines
+    "mlflow.store.db.utils": logging.CRITICAL,  # it tells of errors by tracebacks; we do, in a line
 }
 Rows = list[tuple[int, str, float]]
 """Of a history: step, name, value."""
@@ -54,6 +55,13 @@ Rows = list[tuple[int, str, float]]
 def tracking_uri() -> str:
     """MLFLOW_TRACKING_URI, or a SQLite file in tracking/."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{ROOT.absolute()}/mlflow.db"
+
+
+def set_limits() -> None:
+    """Let MLflow neither retry nor talk much, unless the user has asked for it."""
+    os.environ.update({name: os.environ.get(name, value) for name, value in LIMITS.items()})
+    for name, level in _LEVELS.items():
+        logging.getLogger(name).setLevel(level)
 
 
 def within(seconds: float, act: Callable[[], T]) -> T:
@@ -181,12 +189,10 @@ class Tracker:
     def _connected(self) -> Iterator[Any]:
         """The client, with the experiment made."""
         if not self._experiment_id:
-            os.environ.update({name: os.environ.get(name, value) for name, value in LIMITS.items()})
+            set_limits()
             with self._alone():
                 from mlflow import MlflowClient
 
-                for name, level in _LEVELS.items():
-                    logging.getLogger(name).setLevel(level)
                 client, local = self._client, tracking_uri().startswith("sqlite")
                 client.client = client.within(lambda: MlflowClient(tracking_uri()))
                 there = client.get_experiment_by_name(self.experiment)

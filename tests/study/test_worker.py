@@ -136,7 +136,8 @@ def test_a_lost_job_goes_back_also_where_the_clock_was_set_back(monkeypatch):
     plan = plan_of()
     study, jobs = claimed(plan)
     now = datetime.now()
-    monkeypatch.setattr(worker.datetime, "datetime", SimpleNamespace(now=lambda: now - timedelta(hours=1)))
+    clock = SimpleNamespace(now=lambda: now - timedelta(hours=1))
+    monkeypatch.setattr(worker, "datetime", SimpleNamespace(datetime=clock))
     requeue_lost(study, jobs, plan)
     assert Counter(states(plan))[plan.jobs[0].key, TrialState.WAITING] == 1
 
