@@ -333,13 +333,22 @@ def said_at_the_end(monkeypatch, capsys, words, **environment):
         ("sqlite://", "names no database, as in sqlite:///queue.db"),
         ("secret and more", "not an address, as in postgresql+psycopg://user@host/database"),
         ("sqlite:////nowhere/at/all/secret.db?password=secret", "/nowhere/at/all/x.db: its folder is not there"),
-        ("postgresql+psycopg://me:pa@secret@127.0.0.1:9/x", "has an @ too many; write one of a name or a password as %40"),
+        (
+            "postgresql+psycopg://me:pa@secret@127.0.0.1:9/x",
+            "has an @ too many; write one of a name or a password as %40",
+        ),
         ("postgresql+psycopg://me/you:secret@127.0.0.1:9/x", "has an @ too many"),
         ("postgresql+psycopg://me:p@s?secret@127.0.0.1:9/x", "has an @ too many"),
         ("mysql://me:pa@secret@h/x", "has an @ too many"),
         ("postgresql+psycopg://me@127.0.0.1:9/x?password=secret", "me@127.0.0.1:9/x: does not answer"),
-        ("postgresql+psycopg://me:a%40secret@127.0.0.1:9/x?sslpassword=secret", "me:***@127.0.0.1:9/x: does not answer"),
-        ("postgresql+psycopg://me:x@127.0.0.1:9/x?connect_timeout=secret&password=secret", "9/x: (its message is not shown"),
+        (
+            "postgresql+psycopg://me:a%40secret@127.0.0.1:9/x?sslpassword=secret",
+            "me:***@127.0.0.1:9/x: does not answer",
+        ),
+        (
+            "postgresql+psycopg://me:x@127.0.0.1:9/x?connect_timeout=secret&password=secret",
+            "9/x: (its message is not shown",
+        ),
     ],
 )
 @pytest.mark.parametrize("verb", ["work", "ablate"])
@@ -621,7 +630,11 @@ def test_the_server_is_told_how_long_to_keep_a_silent_connection(postgresql, mon
     with store.engine.connect() as connection:
         assert {name: connection.exec_driver_sql(f"SHOW {name}").scalar() for name in expected} == expected
         client = connection.connection.driver_connection.info.get_parameters()
-    assert {client[name] for name in ("keepalives_idle", "keepalives_interval", "keepalives_count")} == {"30", "10", "3"}
+    assert {client[name] for name in ("keepalives_idle", "keepalives_interval", "keepalives_count")} == {
+        "30",
+        "10",
+        "3",
+    }
     assert client["tcp_user_timeout"] == "60000" and client["connect_timeout"] == "10"
 
 
