@@ -28,7 +28,7 @@ def train(arguments: argparse.Namespace) -> int:
     from arinar_lab.run.folder import RunFolder
     from arinar_lab.run.perform import perform
     from arinar_lab.run.quality import named_reference
-    from arinar_lab.run.tracking import Tracker
+    from arinar_lab.run.tracking import AFTERWARDS, Tracker
     from arinar_lab.run.train import check_machine, read_metrics
     from arinar_lab.run.transfer import inherited
 
@@ -44,7 +44,7 @@ def train(arguments: argparse.Namespace) -> int:
     if not perform([recipe], folder, name, name, bar=sys.stdout.isatty()):
         return 0
     report = measure_speed(recipe, folder)
-    if not Tracker(name).publish(recipe, name, folder, read_metrics):
+    if not Tracker(name, AFTERWARDS).publish(recipe, name, folder, read_metrics):
         say(f"not sent to MLflow: {folder.path}; arinar sync {folder.path} sends it")
     _show(report, folder.evaluation(recipe))
     return 0

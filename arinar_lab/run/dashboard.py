@@ -17,9 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .address import concealed, shown
 from .schema import ConfigError
 from .text import say
-from .tracking import LIMITS, ROOT, shown, tracking_uri
+from .tracking import PATIENCE, ROOT, set_limits, tracking_uri, within
 
 LOCAL = "http://127.0.0.1:5000"
 VIEW = "mlflow.sharedViewState."  # of an experiment's tag, followed by the view's name in a link
@@ -72,14 +73,15 @@ def studies() -> list[tuple[str, str]]:
     Raises:
         ConfigError: if the store does not answer.
     """
-    os.environ.update({name: os.environ.get(name, value) for name, value in LIMITS.items()})
+    set_limits()
     from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
 
+    uri = tracking_uri()
     try:
-        found = [e for e in MlflowClient(tracking_uri()).search_experiments() if REPORTED in e.tags]
-    except MlflowException as error:
-        raise ConfigError(f"{shown(tracking_uri())}: {shown(' '.join(str(error).split()))[:160]}") from None
+        every = within(PATIENCE, lambda: MlflowClient(uri).search_experiments())
+    except Exception as error:  # of the server, of its database, or of the driver
+        raise ConfigError(f"{shown(uri)}: {concealed(str(error), uri)[:160]}") from None
+    found = [e for e in every if REPORTED in e.tags]
     return [(e.name, e.experiment_id) for e in sorted(found, key=lambda e: -float(e.tags[REPORTED]))]
 
 

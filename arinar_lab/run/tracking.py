@@ -2,8 +2,9 @@
 
 Written to directly (a local SQLite store by default; the server is only a viewer). No fault of tracking stops a run, and
 none makes it wait: a run spends at most `PATIENCE` seconds on MLflow, and a hundredth of its time. One request waits
-`TIMEOUT` seconds. After a failure tracking is quiet for a while. What is missing is sent from the run folders when the
-run is published, or by `arinar sync`; sending again what is there adds nothing.
+`TIMEOUT` seconds for each byte, and a call that takes longer than all of that is left behind in a thread. After a
+failure tracking is quiet for a while. What is missing is sent from the run folders when the run is published, or by
+`arinar sync`; sending again what is there adds nothing.
 """
 
 from __future__ import annotations
@@ -13,31 +14,40 @@ import json
 import logging
 import math
 import os
-import re
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock
 
+from .address import concealed
 from .config import Recipe, parse
 from .folder import RunFolder, git_state, read_state, write_json
 from .schema import flatten, resolved, signed
 from .text import say
 
 ROOT = Path("tracking")
-PATIENCE = 30.0  # seconds that a run may wait for MLflow in total
-TIMEOUT = 5.0  # seconds that one request may wait
+T = TypeVar("T")
+PATIENCE = 30.0  # seconds that a run may wait for MLflow in total, and that anybody may wait for one call
+AFTERWARDS = 10.0  # seconds more, to send what is measured once the run is over
+TIMEOUT = 5.0  # seconds that one request may wait for a byte
 QUIET = 30.0  # seconds without a request after one that failed
 LIMITS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": str(round(TIMEOUT)),
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # the study has a bar of its own
+}
+_LEVELS = {
+    "mlflow": logging.WARNING,
+    "alembic": logging.WARNING,
+    "mlflow.store.db.utils": logging.CRITICAL,  # it tells of errors by tracebacks; we do, in a line
 }
 Rows = list[tuple[int, str, float]]
 """Of a history: step, name, value."""
@@ -48,9 +58,36 @@ def tracking_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{ROOT.absolute()}/mlflow.db"
 
 
-def shown(text: str) -> str:
-    """A text in which no address tells who logs in, or the password: http://me:secret@host becomes http://host."""
-    return re.sub(r"://\S*@", "://", text)
+def set_limits() -> None:
+    """Let MLflow neither retry nor talk much, unless the user has asked for it."""
+    os.environ.update({name: os.environ.get(name, value) for name, value in LIMITS.items()})
+    for name, level in _LEVELS.items():
+        logging.getLogger(name).setLevel(level)
+
+
+def within(seconds: float, act: Callable[[], T]) -> T:
+    """Return what a call to MLflow returns; a call that takes longer goes on in a thread that nobody waits for.
+
+    A timeout of a request is not enough: it begins anew with each byte, and stores in a database retry by themselves.
+
+    Raises:
+        TimeoutError: after so many seconds.
+    """
+    answer: Future[T] = Future()
+
+    def call() -> None:
+        try:
+            answer.set_result(act())
+        except BaseException as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=call, daemon=True).start()
+    try:
+        return answer.result(seconds)
+    except TimeoutError as error:
+        if answer.done():  # a timeout of its own
+            raise
+        raise TimeoutError(f"does not answer within {seconds:.1f} s") from error
 
 
 def off() -> bool:
@@ -98,10 +135,14 @@ class Patient:
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         def call(*words: Any, **options: Any) -> Any:
-            with self.waiting():
-                return getattr(self.client, name)(*words, **options)
+            return self.within(lambda: getattr(self.client, name)(*words, **options))
 
         return call
+
+    def within(self, act: Callable[[], T]) -> T:
+        """Return what a call returns, if that does not take longer than may be waited."""
+        with self.waiting():
+            return within(min(self.left, PATIENCE), act)
 
 
 class Tracker:
@@ -127,7 +168,7 @@ class Tracker:
         except Exception as error:  # a view may fail in any way; the run goes on
             if not self.warned:
                 say(
-                    f"MLflow: {shown(' '.join(str(error).split()))[:160]} (the run goes on; its folder holds everything,"
+                    f"MLflow: {concealed(str(error), tracking_uri())[:160]} (the run goes on; its folder holds everything,"
                     " and arinar sync sends it)",
                 )
             self.warned = True
@@ -148,14 +189,12 @@ class Tracker:
     def _connected(self) -> Iterator[Any]:
         """The client, with the experiment made."""
         if not self._experiment_id:
-            os.environ.update({name: os.environ.get(name, value) for name, value in LIMITS.items()})
+            set_limits()
             with self._alone():
                 from mlflow import MlflowClient
 
-                for name in ("mlflow", "alembic"):
-                    logging.getLogger(name).setLevel(logging.WARNING)
                 client, local = self._client, tracking_uri().startswith("sqlite")
-                client.client = MlflowClient(tracking_uri())
+                client.client = client.within(lambda: MlflowClient(tracking_uri()))
                 there = client.get_experiment_by_name(self.experiment)
                 place = (ROOT / "artifacts" / self.experiment).absolute().as_uri() if local else None
                 self._experiment_id = there.experiment_id if there else client.create_experiment(self.experiment, place)

@@ -37,9 +37,10 @@ from .plan import Arm, Job, Plan
 from .references import references
 from .report import write_report
 from .results import collect
+from .storage import Unusable
 from .sync import fetch, send_study
 from .tables import terminal_table
-from .worker import at_work, changes, enqueue, locked, open_queue
+from .worker import at_work, changes, enqueue, is_empty, locked, open_queue
 
 _LINES = 24  # differences beyond which the terminal shows their sum
 _TIMING_SECONDS = 20  # beyond it the arms that are not timed yet are taken to be like the others
@@ -63,14 +64,30 @@ def ablate(plan: Plan, command: list[str], workers: int, console: Console) -> in
     done = len(plan.jobs) - len(todo)
     if done:
         console.print(f"{done} of {len(plan.jobs)} runs are finished already and stay as they are.")
-    if todo and not _work(plan, todo, command, min(workers, len(todo)), console):
-        console.print("Stopped. The same command goes on where it stopped.")
-        return 130
+    while todo:
+        if not _work(plan, todo, command, min(workers, len(todo)), console):
+            console.print("Stopped. The same command goes on where it stopped.")
+            return 130
+        todo = _left_by_a_lost_queue(plan, todo, console)
     faults = _measure(plan, console)
     status = gather(plan, console)
     for line in faults:
         console.print(line, soft_wrap=True)
     return 1 if faults else status
+
+
+def _left_by_a_lost_queue(plan: Plan, todo: list[Job], console: Console) -> list[Job]:
+    """Fill the queue again if it was deleted under its workers; return what is left to do then."""
+    if all(job.done for job in todo):
+        return []
+    try:
+        if not is_empty(plan):
+            return []
+        console.print("The queue was deleted while it was in use. It is made anew; what is finished stays.")
+        return enqueue(plan)
+    except (ConfigError, Unusable) as error:
+        console.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        return []
 
 
 def _tell_of_others(plan: Plan, console: Console) -> None:

@@ -41,7 +41,7 @@ from ..run.text import say
 from ..run.train import Stopped, Watch, read_metrics
 from .search import BITS, Cell, Sweep, Target
 from .stats import pareto
-from .storage import AWAY, Silent, address, alone, patiently, shared, shown, storage
+from .storage import FAULTS, Silent, address, alone, patiently, shared, shown, storage
 from .worker import begin_heartbeats, ending_in_order, heartbeats, is_free, tell
 
 _TRIES = 3
@@ -187,7 +187,7 @@ def run_trial(sweep: Sweep, target: Target, study: optuna.Study, trial: optuna.T
     except (Stopped, Diverged) as error:
         saved = {"reason": _line(error), "saved_seconds": getattr(error, "saved", 0.0)}
         tell(study, trial, TrialState.PRUNED, said=saved)
-    except AWAY:  # the storage is gone for good: the trial counts as lost
+    except FAULTS:  # the storage is gone for good: the trial counts as lost
         raise
     except Exception as error:
         tell(study, trial, TrialState.FAIL, said={"reason": f"{type(error).__name__}: {_line(error)}"})

@@ -22,22 +22,24 @@ import platform
 import signal
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from types import MappingProxyType
 from typing import Any
 
 import optuna
-from filelock import BaseFileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 from optuna.storages._heartbeat import BaseHeartbeat, is_heartbeat_enabled
 from optuna.storages._rdb.models import TrialHeartbeatModel
 from optuna.trial import FrozenTrial, TrialState
 
+from ..run.disk import write
 from ..run.perform import perform
 from ..run.schema import ConfigError
 from ..run.text import say
 from .plan import Job, Plan
-from .storage import AWAY, address, alone, patiently, storage
+from .storage import FAULTS, Unusable, address, alone, patiently, storage
 
 _CLAIM_SECONDS = 15  # a worker that has taken a trial holds its folder's lock well before this
 _RETURNS = 3  # times that a lost job goes back into the queue
@@ -74,7 +76,7 @@ def locked(plan: Plan) -> AbstractContextManager[None]:
 def enqueue(plan: Plan, again: bool = True) -> list[Job]:
     """Put every unfinished job into the queue that is not in it; returns the unfinished jobs.
 
-    On a server, what another machine has finished is finished, wherever its files are.
+    On a server, what a machine that shares no files with this one has finished is finished, wherever its files are.
 
     Arguments:
         again: the failed ones, too. A worker that joins adds only what the queue has never heard of.
@@ -86,7 +88,7 @@ def enqueue(plan: Plan, again: bool = True) -> list[Job]:
             if trial.state == TrialState.WAITING and trial.user_attrs.get("key") not in jobs:
                 study._storage.set_trial_state_values(trial._trial_id, TrialState.PRUNED)
         known = {t.user_attrs.get("key") for t in trials if not again or t.state in _OPEN}
-        elsewhere = finished_elsewhere(study, jobs)
+        elsewhere = finished_elsewhere(study, jobs, plan)
         unfinished = [job for job in jobs.values() if not job.done and job.key not in elsewhere]
         for job in unfinished:
             if job.key not in known:
@@ -95,13 +97,35 @@ def enqueue(plan: Plan, again: bool = True) -> list[Job]:
     return unfinished
 
 
-def finished_elsewhere(study: optuna.Study, jobs: Mapping[str, Job]) -> set[str]:
-    """Keys of the jobs that some machine has finished by a server's queue, evaluated as they ask."""
+def finished_elsewhere(study: optuna.Study, jobs: Mapping[str, Job], plan: Plan) -> set[str]:
+    """Keys of the jobs that a machine without our files has finished by a server's queue, evaluated as they ask.
+
+    What was finished among our files is not among them: the run folder is the truth, also where it was damaged since.
+    """
     if not is_heartbeat_enabled(study._storage):
         return set()
-    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    told = {t.user_attrs["key"]: t.user_attrs.get("evaluations") for t in done if "key" in t.user_attrs}
-    return {key for key, job in jobs.items() if told.get(key) == evaluations(job)}
+    here = (place(plan), platform.node())
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    elsewhere = [t.user_attrs for t in trials if "key" in t.user_attrs and not _finished_at(t, here)]
+    evaluated = {attributes["key"]: attributes.get("evaluations") for attributes in elsewhere}
+    return {key for key, job in jobs.items() if evaluated.get(key) == evaluations(job)}
+
+
+def _finished_at(trial: FrozenTrial, here: tuple[str, str]) -> bool:
+    """Whether a trial was finished in this study's folder, or by this machine."""
+    folder, machine = here
+    host = str(trial.user_attrs.get("worker", "")).rpartition(" ")[0]
+    return trial.user_attrs.get("place") == folder or host == machine
+
+
+def place(plan: Plan) -> str:
+    """Return the name of the study's folder among those of all machines; made once, and shared by who shares the files."""
+    file = plan.folder / ".place"
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(plan.folder / ".place.lock"):
+        if not file.is_file():
+            write(file, uuid.uuid4().hex)
+        return file.read_text()
 
 
 def evaluations(job: Job) -> list[str]:
@@ -137,10 +161,18 @@ def join(plan: Plan) -> None:
     Raises:
         ConfigError: if the storage does not answer.
     """
-    with locked(plan):
-        empty = not open_queue(plan).user_attrs.get("file")
-    if empty:
+    if is_empty(plan):
         enqueue(plan, again=False)
+
+
+def is_empty(plan: Plan) -> bool:
+    """Whether nobody has filled the queue: it is new, or was deleted under its workers.
+
+    Raises:
+        ConfigError: if the storage does not answer.
+    """
+    with locked(plan):
+        return not open_queue(plan).user_attrs.get("file")
 
 
 def at_work(study: optuna.Study, plan: Plan) -> list[str]:
@@ -178,7 +210,8 @@ def _fail_unlocked(study: optuna.Study, jobs: dict[str, Job]) -> None:
     now = datetime.datetime.now()
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         job = jobs.get(trial.user_attrs.get("key", ""))
-        claimed = trial.datetime_start and (now - trial.datetime_start).total_seconds() > _CLAIM_SECONDS
+        age = (now - trial.datetime_start).total_seconds() if trial.datetime_start else 0.0
+        claimed = abs(age) > _CLAIM_SECONDS  # the clock may have been set back since
         if job and claimed and is_free(job.folder.settled(job.recipes[0]).lock):
             with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # another worker was quicker
                 study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
@@ -271,17 +304,19 @@ def _take(study: optuna.Study, jobs: dict[str, Job], plan: Plan) -> None:
             value = run_job(job, plan)
             if not math.isfinite(value):
                 raise ValueError(f"{plan.criterion} is {value}")
+    except Unusable:
+        raise
     except Exception as error:
         said = f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
         say(f"{time.strftime('%T')} failed: {said}")
         tell(study, trial, TrialState.FAIL, said={"failed": said})
     except BaseException:
-        with contextlib.suppress(*AWAY):  # then it counts as lost
+        with contextlib.suppress(*FAULTS):  # then it counts as lost
             trial.set_user_attr("handed back", True)
             study.tell(trial, state=TrialState.FAIL)
         raise
     else:
-        tell(study, trial, TrialState.COMPLETE, value, {"evaluations": evaluations(job)})
+        tell(study, trial, TrialState.COMPLETE, value, {"evaluations": evaluations(job), "place": place(plan)})
 
 
 def tell(
@@ -310,7 +345,7 @@ def heartbeats(study: optuna.Study, trial: optuna.Trial) -> Iterator[None]:
 
     def beat() -> None:
         while not stop.wait(interval):
-            with contextlib.suppress(*AWAY):
+            with contextlib.suppress(*FAULTS):
                 store.record_heartbeat(trial._trial_id)
 
     patiently(lambda: store.record_heartbeat(trial._trial_id))

@@ -5,9 +5,10 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,12 @@ from command import arinar
 from mlflow import MlflowClient
 from tiny import tiny, write_study
 
+from arinar_lab.run import dashboard, tracking
 from arinar_lab.run.config import resolved
 from arinar_lab.run.evaluate import evaluate
 from arinar_lab.run.folder import RunFolder, git_state, read_json, write_json
 from arinar_lab.run.perform import perform
-from arinar_lab.run.tracking import PATIENCE, TIMEOUT, Patient, Quiet, Tracker, flatten, tracking_uri
+from arinar_lab.run.tracking import PATIENCE, TIMEOUT, Patient, Quiet, Tracker, flatten, remember, tracking_uri
 from arinar_lab.run.train import read_metrics, train
 from arinar_lab.study.ablate import finish
 from arinar_lab.study.plan import read_plan
@@ -263,7 +265,7 @@ def patient(client, patience):
 def test_a_slow_server_is_asked_until_patience_ends():
     client = patient(Slow(0.05), 0.2)
     begun = time.monotonic()
-    with pytest.raises(Quiet):
+    with pytest.raises((Quiet, TimeoutError)):
         for _ in range(100):
             client.ask()
     assert 4 <= client.client.calls <= 6 and time.monotonic() - begun < 0.2 + 0.05 + 0.2
@@ -304,6 +306,57 @@ def test_a_server_that_never_answers_does_not_hold_up_a_run(alone, monkeypatch, 
     assert folder.done and 1 <= tracker._client.spent < 3
     assert capsys.readouterr().out.count("MLflow: ") == 1
     assert TIMEOUT <= PATIENCE / 3
+
+
+@contextmanager
+def dripping():
+    """The address of a server that sends a byte now and then, for ever."""
+
+    def drip(connection):
+        with suppress(OSError), connection:
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+            while True:
+                connection.sendall(b" ")
+                time.sleep(0.2)
+
+    def serve(listener):
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=drip, args=[listener.accept()[0]], daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, args=[listener], daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@contextmanager
+def server_that_is_away():
+    """The address of a database that nobody serves: MLflow tries ten times, for 100 s in all."""
+    pytest.importorskip("psycopg")
+    yield "postgresql+psycopg://me:secret@127.0.0.1:9/db"
+
+
+@pytest.mark.parametrize("place", [dripping, server_that_is_away])
+def test_no_call_lasts_longer_than_may_be_waited(place, a_run, monkeypatch, capsys):
+    import mlflow  # noqa: F401 which takes a second
+
+    for module in (tracking, dashboard):
+        monkeypatch.setattr(module, "PATIENCE", 1.0)
+    with place() as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        tracker, begun = Tracker("a study", 1.0), time.monotonic()
+        tracker.start(tiny(), "an arm")
+        assert not tracker.publish(tiny(), "an arm", a_run, read_metrics)
+        tracker.finish()
+        assert 1 <= tracker._client.spent < 2.5 and time.monotonic() - begun < 5
+        assert "MLflow: does not answer within " in capsys.readouterr().out
+        remember(tiny(), "an arm", a_run, "a study")
+        begun = time.monotonic()
+        assert arinar("sync", a_run.path) == 1
+        assert arinar("mlflow") == 2
+        told = capsys.readouterr()
+        assert "does not answer within 1.0 s" in told.err and "secret" not in told.err + told.out
+        assert time.monotonic() - begun < 10
 
 
 # Sending and fetching

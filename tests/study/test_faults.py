@@ -17,15 +17,19 @@ from pathlib import Path
 
 import optuna
 import pytest
+import sqlalchemy
+from filelock import Timeout
 from optuna.trial import TrialState
 from server import PASSWORD
 from tiny import tiny, write_study
 
 from arinar_lab import cli
 from arinar_lab.run import perform
+from arinar_lab.run.folder import write_json
 from arinar_lab.run.schema import ConfigError
-from arinar_lab.study import crew, worker
+from arinar_lab.study import ablate, crew, worker
 from arinar_lab.study import storage as storing
+from arinar_lab.study.cost import Cost
 from arinar_lab.study.plan import read_plan
 from arinar_lab.study.results import collect
 from arinar_lab.study.tables import rows
@@ -306,7 +310,7 @@ def test_a_server_stopped_and_started_again_costs_nothing(postgresql, undisturbe
     postgresql.start()
     assert [ended(child, 90) for child in workers] == [0, 0]
     assert numbers(plan) == expected and trainings(plan) == [1] * 6
-    assert "the storage is away" in Path("worker.log").read_text()
+    assert "does not answer: " in Path("worker.log").read_text()
 
 
 def said_at_the_end(monkeypatch, capsys, words, **environment):
@@ -328,7 +332,23 @@ def said_at_the_end(monkeypatch, capsys, words, **environment):
         ("mysql://u:secret@h/x", "mysql://u:***@h/x: 'mysql' is neither postgresql nor sqlite"),
         ("sqlite://", "names no database, as in sqlite:///queue.db"),
         ("secret and more", "not an address, as in postgresql+psycopg://user@host/database"),
-        ("sqlite:////nowhere/at/all/secret.db?password=secret", "does not answer"),
+        ("sqlite:////nowhere/at/all/secret.db?password=secret", "/nowhere/at/all/x.db: its folder is not there"),
+        (
+            "postgresql+psycopg://me:pa@secret@127.0.0.1:9/x",
+            "has an @ too many; write one of a name or a password as %40",
+        ),
+        ("postgresql+psycopg://me/you:secret@127.0.0.1:9/x", "has an @ too many"),
+        ("postgresql+psycopg://me:p@s?secret@127.0.0.1:9/x", "has an @ too many"),
+        ("mysql://me:pa@secret@h/x", "has an @ too many"),
+        ("postgresql+psycopg://me@127.0.0.1:9/x?password=secret", "me@127.0.0.1:9/x: does not answer"),
+        (
+            "postgresql+psycopg://me:a%40secret@127.0.0.1:9/x?sslpassword=secret",
+            "me:***@127.0.0.1:9/x: does not answer",
+        ),
+        (
+            "postgresql+psycopg://me:x@127.0.0.1:9/x?connect_timeout=secret&password=secret",
+            "9/x: (its message is not shown",
+        ),
     ],
 )
 @pytest.mark.parametrize("verb", ["work", "ablate"])
@@ -405,10 +425,62 @@ def test_what_another_machine_has_finished_is_not_run_again(postgresql, monkeypa
     plan = plan_of(seeds=[0])
     assert len(enqueue(plan)) == 3
     monkeypatch.setattr(worker, "run_job", lambda job, plan: 1.0)  # its files are on the other machine
+    with monkeypatch.context() as other:
+        other.setattr(worker.platform, "node", lambda: "elsewhere")
+        assert work(plan) == []
+    assert len(enqueue(plan)) == 3  # a machine that shares our files, where none is
     assert work(plan) == []
-    assert enqueue(plan) == []
+    (plan.folder / ".place").write_text("elsewhere")
+    with monkeypatch.context() as other:
+        other.setattr(worker.platform, "node", lambda: "a third machine")
+        assert enqueue(plan) == []
     asked = replace(plan, arms=tuple(replace(arm, recipe=evaluated(arm.recipe, 21)) for arm in plan.arms))
     assert [job.key for job in enqueue(asked)] == [job.key for job in plan.jobs]  # measured otherwise
+
+
+def damage(job, fault):
+    """Spoil a finished cell."""
+    if fault == "no DONE":
+        (job.folder.path / "DONE").unlink()
+    elif fault == "damaged report":
+        report = job.folder.evaluation(job.recipes[0]) / "report.json"
+        report.write_bytes(report.read_bytes()[:10])
+    else:
+        shutil.rmtree(job.folder.path)
+
+
+DAMAGE = ["no DONE", "damaged report", "no folder"]
+
+
+@pytest.mark.parametrize("fault", DAMAGE)
+def test_a_damaged_cell_is_queued_again(queue, fault, monkeypatch):
+    plan, ran = plan_of(seeds=[0]), []
+
+    def run_job(job, plan):
+        ran.append(job.key)
+        job.folder.path.mkdir(parents=True, exist_ok=True)
+        (job.folder.path / "DONE").touch()
+        write_json(job.folder.evaluation(job.recipes[0]) / "report.json", {"metrics": {"val/bits_per_dim": 1.0}})
+        return 1.0
+
+    monkeypatch.setattr(worker, "run_job", run_job)
+    enqueue(plan)
+    assert work(plan) == [] and enqueue(plan) == [] and len(ran) == 3
+    damage(plan.jobs[1], fault)
+    assert [job.key for job in enqueue(plan)] == [plan.jobs[1].key]
+    assert work(plan) == [] and enqueue(plan) == [] and ran[3:] == [plan.jobs[1].key]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", DAMAGE)
+def test_a_damaged_cell_comes_out_the_same(queue, fault, undisturbed):
+    plan = plan_of(seeds=[0])
+    expected = undisturbed(plan)
+    enqueue(plan)
+    assert work(plan) == []
+    damage(plan.jobs[1], fault)
+    enqueue(plan)
+    assert work(plan) == [] and numbers(plan) == expected
 
 
 def evaluated(recipe, images):
@@ -452,9 +524,143 @@ def test_a_queue_cut_short_may_be_deleted(share, monkeypatch, capsys):
     queue = plan.folder / "queue.db"
     queue.write_bytes(queue.read_bytes()[: int(share * queue.stat().st_size)])
     said = said_at_the_end(monkeypatch, capsys, ["work", str(path)])
-    assert "studies/study/queue.db: damaged" in said and "delete it, and the same command goes on" in said
+    assert "studies/study/queue.db: damaged" in said and "delete it, and the same command makes it anew" in said
     queue.unlink()
     assert len(enqueue(plan)) == 6
+
+
+@pytest.mark.parametrize("fault", ["deleted", "replaced", "emptied", "cut"])
+def test_a_queue_that_waiting_does_not_mend_is_one_line_at_once(fault, monkeypatch, capsys):
+    path = write_study(**{**STUDY, "seeds": [0]})
+    plan, queue, ran = read_plan(path), Path("studies/study/queue.db"), []
+
+    def run_job(job, plan):
+        ran.append(job.key)
+        if len(ran) == 1:
+            content = queue.read_bytes()
+            if fault in ("deleted", "replaced"):
+                queue.unlink()
+            if fault != "deleted":
+                queue.write_bytes(content[: {"replaced": len(content), "emptied": 0, "cut": 20_000}[fault]])
+        return 1.0
+
+    monkeypatch.setattr(worker, "run_job", run_job)
+    monkeypatch.delenv("ARINAR_PARENT", raising=False)
+    enqueue(plan)
+    begun = time.monotonic()
+    with pytest.raises(SystemExit) as leave:
+        cli.main(["work", str(path)])
+    told = capsys.readouterr().err
+    reason = {"replaced": "was replaced while it was in use", "cut": "damaged (database disk image is malformed)"}
+    assert leave.value.code == 1 and told.count("\n") == 1 and time.monotonic() - begun < 10
+    assert f"queue.db: {reason.get(fault, 'was deleted while it was in use')}" in told
+    assert "the same command" in told and len(ran) == 1
+
+
+@pytest.mark.slow
+def test_a_study_whose_queue_is_deleted_goes_on_by_itself(forked, undisturbed, monkeypatch, capfd):
+    monkeypatch.setattr(ablate, "attempt", lambda _: Cost(1, 1.0, 1.0, 1.0))
+    path = write_study(**{**STUDY, "seeds": [0]})
+    plan, run_job = read_plan(path), worker.run_job
+
+    def delete_once(job, plan):
+        if not Path("deleted").exists():
+            Path("deleted").touch()
+            (plan.folder / "queue.db").unlink()
+        return run_job(job, plan)
+
+    expected = undisturbed(plan)
+    monkeypatch.setattr(worker, "run_job", delete_once)
+    with pytest.raises(SystemExit) as leave:
+        cli.main(["ablate", str(path), "--workers", "1"])
+    assert "The queue was deleted while it was in use. It is made anew" in capfd.readouterr().out
+    assert leave.value.code == 0 and len(forked) == 2 and trainings(plan) == [1] * 3
+    bits = {cell: metrics["val/bits_per_dim"] for cell, metrics in numbers(plan).items()}
+    assert bits == {cell: metrics["val/bits_per_dim"] for cell, metrics in expected.items()}
+
+
+@pytest.mark.parametrize("fault", ["DROP TABLE trial_values CASCADE", "REVOKE ALL ON trials FROM guest",
+                                   "ALTER ROLE guest SET default_transaction_read_only = on"])  # fmt: skip
+def test_what_a_server_refuses_is_one_line_at_once(fault, postgresql):
+    def act(*commands, database="postgres"):
+        engine = sqlalchemy.create_engine(postgresql.url(database), isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            for command in commands:
+                connection.exec_driver_sql(command)
+        engine.dispose()
+
+    name = f"faults_{time.time_ns()}"
+    act(f"CREATE DATABASE {name}", "DROP ROLE IF EXISTS guest", "CREATE ROLE guest LOGIN SUPERUSER PASSWORD 'guest'")
+    url = sqlalchemy.make_url(postgresql.url(name)).set(username="guest", password="guest")
+    study = optuna.create_study(storage=storing.storage(url))
+    act("ALTER ROLE guest NOSUPERUSER", "GRANT ALL ON ALL TABLES IN SCHEMA public TO guest", fault, database=name)
+    study._storage._backend.engine.dispose()
+    begun = time.monotonic()
+    with pytest.raises(storing.Unusable, match=r"guest:\*\*\*@.*the same command goes on") as told:
+        storing.patiently(lambda: study.tell(study.ask(), 1.0))
+    assert time.monotonic() - begun < 5 and "\n" not in str(told.value)
+    act(f"DROP DATABASE {name} WITH (FORCE)", "DROP ROLE guest")
+
+
+def test_a_process_that_is_asked_to_end_in_a_statement_ends(queue):
+    store = storing.storage(storing.address("", Path("queue.db")))
+    url = store.engine.url
+
+    def leave(*_):
+        raise SystemExit(143)
+
+    signal.signal(signal.SIGALRM, leave)
+    if storing.shared(url):
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(SystemExit), store.engine.connect() as connection:
+            connection.exec_driver_sql("SELECT pg_sleep(5)")
+    else:
+        sqlalchemy.event.listen(store.engine, "before_cursor_execute", leave)
+        with pytest.raises(SystemExit), store.engine.connect() as connection:
+            connection.exec_driver_sql("SELECT 1")
+
+
+def test_the_server_is_told_how_long_to_keep_a_silent_connection(postgresql, monkeypatch):
+    monkeypatch.setenv("ARINAR_GRACE", "120")
+    url = sqlalchemy.make_url(postgresql.url()).update_query_dict({"options": "-c work_mem=5MB"})
+    expected = {"tcp_keepalives_idle": "30", "tcp_keepalives_interval": "10", "tcp_keepalives_count": "3",
+                "lock_timeout": "2min", "statement_timeout": "2min", "idle_in_transaction_session_timeout": "2min",
+                "work_mem": "5MB"}  # fmt: skip
+    store = storing.storage(url)
+    with store.engine.connect() as connection:
+        assert {name: connection.exec_driver_sql(f"SHOW {name}").scalar() for name in expected} == expected
+        client = connection.connection.driver_connection.info.get_parameters()
+    assert {client[name] for name in ("keepalives_idle", "keepalives_interval", "keepalives_count")} == {
+        "30",
+        "10",
+        "3",
+    }
+    assert client["tcp_user_timeout"] == "60000" and client["connect_timeout"] == "10"
+
+
+def test_a_frozen_process_keeps_a_servers_lock_for_no_longer_than_its_grace(postgresql, monkeypatch):
+    for name, value in {"HEARTBEAT": "1", "GRACE": "3"}.items():
+        monkeypatch.setenv(f"ARINAR_{name}", value)
+    url = sqlalchemy.make_url(postgresql.url())
+
+    def hold():
+        with storing.alone(url, "a lock"):
+            Path("held").touch()
+            time.sleep(60)
+
+    child = fork(hold)
+    until(Path("held").exists)
+    time.sleep(5)  # longer than the grace: whoever lives keeps it
+    with pytest.raises(Timeout), storing.alone(url, "a lock", wait=False):
+        pass
+    os.kill(child, signal.SIGSTOP)
+    begun = time.monotonic()
+    try:
+        with storing.alone(url, "a lock"):
+            assert time.monotonic() - begun < 10
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 def test_a_grace_that_one_late_heartbeat_uses_up_is_refused(monkeypatch):

@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections import Counter
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
@@ -129,6 +130,16 @@ def test_a_lost_job_goes_back_into_the_queue(monkeypatch):
     assert Counter(states(plan))[plan.jobs[0].key, TrialState.FAIL] == 1
     requeue_lost(study, jobs, plan)
     assert len(states(plan)) == 5
+
+
+def test_a_lost_job_goes_back_also_where_the_clock_was_set_back(monkeypatch):
+    plan = plan_of()
+    study, jobs = claimed(plan)
+    now = datetime.now()
+    clock = SimpleNamespace(now=lambda: now - timedelta(hours=1))
+    monkeypatch.setattr(worker, "datetime", SimpleNamespace(datetime=clock))
+    requeue_lost(study, jobs, plan)
+    assert Counter(states(plan))[plan.jobs[0].key, TrialState.WAITING] == 1
 
 
 def test_a_job_whose_folder_is_locked_is_not_lost(monkeypatch):
@@ -420,7 +431,8 @@ def test_the_value_of_a_trial_is_its_bits_per_dim():
     job = plan.jobs[0]
     assert trial.value == pytest.approx(job.folder.report(job.recipes[0])["metrics"]["val/bits_per_dim"])
     known = {"key": job.key, "arm": "components=1", "worker": f"{platform.node()} {os.getpid()}"}
-    assert trial.user_attrs == {**known, "evaluations": [job.recipes[0].evaluation_signature]}
+    known |= {"evaluations": [job.recipes[0].evaluation_signature], "place": worker.place(plan)}
+    assert trial.user_attrs == known
 
 
 def test_a_study_with_an_arm_without_likelihood_is_ranked_by_distance():
