@@ -17,6 +17,8 @@
 the baseline has already is the baseline. `match` also takes `to:` (another arm) and `tolerance:`, see `cost.py`. Under a
 `budget` each arm is compared with the baseline at its own budget, see `budget.py`.
 
+What the command line may change of it: see `override.py`.
+
 An arm is a recipe. Arms that differ only in how they are sampled or measured share their training: a `Job` is one run
 folder (arm × seed) with every evaluation that is asked of it.
 """
