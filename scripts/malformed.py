@@ -1,6 +1,6 @@
 """Malformed inputs for every verb of the command line: words, options, files, data and run folders.
 
-A case is a command and what is spoilt before it runs. `cases` makes them all, in an order that a seed decides.
+A case is a command and what is spoilt before it runs. `cases` makes them all, shuffled by a seed.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
-
 from arinar_lab.cli.words import parser
+from PIL import Image
 
 Spoil = Callable[[Path, random.Random], None]
 """Changes a copy of the workspace."""
@@ -56,32 +55,38 @@ hours: 0.01
 seeds: [1]
 """
 VALUES = (
-    "", " ", "-1", "0", "1e400", "-1e400", ".inf", ".nan", "nan", "1e-3x", "0x", "010", "08", "1:30", "1_000", "+1",
-    "9" * 30, "9" * 5000, "null", "~", "true", "yes", "on", "off", "abc", "[]", "{}", "[1", "{a: b", "[1,2,3]",
-    "{kind: none}", "{kind: gmm, nonsense: 1}", "'", '"', "a: b: c", "- x", "&a [*a]", "*b", "!!python/object:os.system x",
-    "!!binary aGk=", "${nothing}", "${oc.env:NOTHING}", "${", "%", "@", "`id`", "$(id)", "a\nb", "a\tb", "\x1b[31mred",
-    "[" * 3000, "{a: " * 1500, "é", "日本", "../../etc/passwd", "/dev/null", "x" * 5000, "2020-01-01", "1,2", "=", "==",
-    "[bold]x", "1.5", "1e3", "-0", "kind", "{1: 2}", "[[[1]]]", "\x7f", "\u202e", "#", "?", "|", ">", "---", "...",
+    "", " ", "-1", "0", "1e400", "-1e400", ".inf", ".nan", "nan", "1e-3x", "0x", "010", "08",
+    "1:30", "1_000", "+1", "9" * 30, "9" * 5000, "null", "~", "true", "yes", "on", "off", "abc",
+    "[]", "{}", "[1", "{a: b", "[1,2,3]", "{kind: none}", "{kind: gmm, nonsense: 1}", "'", '"',
+    "a: b: c", "- x", "&a [*a]", "*b", "!!python/object:os.system x", "!!binary aGk=",
+    "${nothing}", "${oc.env:NOTHING}", "${", "%", "@", "`id`", "$(id)", "a\nb", "a\tb",
+    "\x1b[31mred", "[" * 3000, "{a: " * 1500, "é", "日本", "../../etc/passwd", "/dev/null",
+    "x" * 5000, "2020-01-01", "1,2", "=", "==", "[bold]x", "1.5", "1e3", "-0", "kind", "{1: 2}",
+    "[[[1]]]", "\x7f", "\u202e", "#", "?", "|", ">", "---", "...",
 )  # fmt: skip
 KEYS = (
-    "", ".", "a.", ".a", "a..b", "training", "training.steps", "training.batch", "training.lr", "training.warmup",
-    "training.schedule", "training.betas", "training.clip", "training.ema", "training.precision", "seed", "seeds",
-    "data", "data.path", "data.kind", "codec", "codec.patch", "codec.weights", "codec.normalise", "labels.drop", "outer",
-    "outer.width", "outer.heads", "outer.norm", "outer.positions", "inner", "inner.group", "inner.order", "inner.trunk",
-    "inner.head", "inner.head.kind", "inner.head.components", "inner.head.min_std", "sampler", "sampler.guidance",
-    "sampler.temperature", "sampler.steps", "sampler.schedule", "evaluation.images", "evaluation.draws",
-    "evaluation.precision", "evaluation.reference", "evaluation.resolution", "evaluation.seed", "machine.threads",
-    "machine.devices", "machine.workers", "machine.accelerator", "init_from", "freeze", "extends", "axes", "baseline",
-    "arms", "vary", "budget", "question", "base", "search", "trials", "hours", "objectives", "constraints", "storage",
-    "references", "axes.inner.head.components", "nonsense", "training.nonsense", "inner.head.components.deep", "__class__",
+    "", ".", "a.", ".a", "a..b", "training", "training.steps", "training.batch", "training.lr",
+    "training.warmup", "training.schedule", "training.betas", "training.clip", "training.ema",
+    "training.precision", "seed", "seeds", "data", "data.path", "data.kind", "codec",
+    "codec.patch", "codec.weights", "codec.normalise", "labels.drop", "outer", "outer.width",
+    "outer.heads", "outer.norm", "outer.positions", "inner", "inner.group", "inner.order",
+    "inner.trunk", "inner.head", "inner.head.kind", "inner.head.components", "inner.head.min_std",
+    "sampler", "sampler.guidance", "sampler.temperature", "sampler.steps", "sampler.schedule",
+    "evaluation.images", "evaluation.draws", "evaluation.precision", "evaluation.reference",
+    "evaluation.resolution", "evaluation.seed", "machine.threads", "machine.devices",
+    "machine.workers", "machine.accelerator", "init_from", "freeze", "extends", "axes",
+    "baseline", "arms", "vary", "budget", "question", "base", "search", "trials", "hours",
+    "objectives", "constraints", "storage", "references", "axes.inner.head.components",
+    "nonsense", "training.nonsense", "inner.head.components.deep", "__class__",
 )  # fmt: skip
 OPTION_VALUES = (
-    "", "0", "-1", "1.5", "abc", "9" * 30, "9" * 5000, "٣", "²", "1e3", "nan", "/dev/null", "/proc/1/x.png", "x" * 300, ".",
-    "..", "/", "missing/folder/x", "recipe.yaml", "a\nb", "é", "$(id)", "70000", "loop", "x.gif", "x.npz", " ", "\x1b[31m",
+    "", "0", "-1", "1.5", "abc", "9" * 30, "9" * 5000, "٣", "²", "1e3", "nan", "/dev/null",
+    "/proc/1/x.png", "x" * 300, ".", "..", "/", "missing/folder/x", "recipe.yaml", "a\nb", "é",
+    "$(id)", "70000", "loop", "x.gif", "x.npz", " ", "\x1b[31m",
 )  # fmt: skip
 FILE_VERBS = (
-    "train", "ablate", "sweep", "work", "status", "report", "slurm", "dashboard", "check", "cache", "reference", "sync",
-    "evaluate", "sample", "diagnose", "compare", "notebooks",
+    "train", "ablate", "sweep", "work", "status", "report", "slurm", "dashboard", "check",
+    "cache", "reference", "sync", "evaluate", "sample", "diagnose", "compare", "notebooks",
 )  # fmt: skip
 SERVERS = ("mlflow", "dashboard", "retrain", "bench", "notebooks")
 """Verbs that run on when their words are good: their options are spoilt, and nothing else."""
@@ -104,7 +109,7 @@ class Case:
 
 
 def make_workspace(folder: Path) -> None:
-    """Write the good inputs that cases spoil: a recipe, a study, a sweep, images, arrays, a reference, a checkpoint."""
+    """Write the good inputs that cases spoil: recipes, images, arrays, a checkpoint."""
     numbers = np.random.default_rng(0)
     for name, text in {"recipe": RECIPE, "study": STUDY, "sweep": SWEEP}.items():
         (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
@@ -120,7 +125,10 @@ def make_workspace(folder: Path) -> None:
     arrays = folder / "arrays"
     arrays.mkdir()
     for part, count in {"train": 64, "val": 16}.items():
-        np.save(arrays / f"{part}_images.npy", numbers.integers(0, 256, (count, 1, 8, 8), dtype=np.uint8))
+        np.save(
+            arrays / f"{part}_images.npy",
+            numbers.integers(0, 256, (count, 1, 8, 8), dtype=np.uint8),
+        )
         np.save(arrays / f"{part}_labels.npy", numbers.integers(0, 2, count))
 
     np.savez(folder / "reference.npz", mu=np.zeros(64), sigma=np.eye(64))
@@ -130,14 +138,24 @@ def make_workspace(folder: Path) -> None:
 
 def cases(run: str, seed: int) -> list[Case]:
     """Every case, shuffled by the seed. run: the run folder of the workspace, relative to it."""
-    made = [*_overrides(run), *_options(run), *_files(run), *_mutations(run), *_data(run), *_run_folders(run), *_shapes()]
+    made = [
+        *_overrides(run),
+        *_options(run),
+        *_files(run),
+        *_mutations(run),
+        *_data(run),
+        *_run_folders(run),
+        *_shapes(),
+    ]
     random.Random(seed).shuffle(made)
     return made
 
 
 def _targets(run: str) -> dict[str, str]:
     """A good first word for each verb that takes one."""
-    studies = dict.fromkeys(("ablate", "work", "status", "report", "slurm", "dashboard", "sync"), "study.yaml")
+    studies = dict.fromkeys(
+        ("ablate", "work", "status", "report", "slurm", "dashboard", "sync"), "study.yaml"
+    )
     runs = dict.fromkeys(("evaluate", "sample", "diagnose"), run)
     recipes = dict.fromkeys(("train", "check", "cache", "reference"), "recipe.yaml")
     return {**studies, **runs, **recipes, "sweep": "sweep.yaml"}
@@ -154,14 +172,29 @@ def _overrides(run: str) -> Iterator[Case]:
             if verb != "dashboard":
                 yield Case(verb, "override", (verb, targets[verb], f"{key}={value}"))
     for verb, target in targets.items():
-        for word in ("=", "=1", "a", "a=b=c", "--nonsense", "-x", "--", "a.b", "training.steps", "\n", "é=1", "[x]=1"):
+        for word in (
+            "=",
+            "=1",
+            "a",
+            "a=b=c",
+            "--nonsense",
+            "-x",
+            "--",
+            "a.b",
+            "training.steps",
+            "\n",
+            "é=1",
+            "[x]=1",
+        ):
             yield Case(verb, "word", (verb, target, word))
 
 
 def _options(run: str) -> Iterator[Case]:
     """Each option of each verb, as the parser lists them, with values that it cannot take."""
     targets = {**_targets(run), "convert": "checkpoint.pth"}
-    (verbs,) = (action for action in parser()._actions if isinstance(action, argparse._SubParsersAction))
+    (verbs,) = (
+        action for action in parser()._actions if isinstance(action, argparse._SubParsersAction)
+    )
     for verb, sub in verbs.choices.items():
         first = (targets[verb],) if verb in targets else ()
         for option in sub._actions:
@@ -198,7 +231,8 @@ FILES: dict[str, bytes | Callable[[Path], None]] = {
     "a tab": b"data:\n\tkind: digits\n",
     "an alias": b"data: *nothing\n",
     "an alias of itself": b"data: &a [*a]\n",
-    "many aliases": b"a: &a [x,x]\n" + b"".join(b"%c: &%c [*%c,*%c,*%c]\n" % (c, c, c - 1, c - 1, c - 1) for c in range(98, 120)),
+    "many aliases": b"a: &a [x]\n"
+    + b"".join(b"%c: &%c [*%c,*%c]\n" % (c, c, c - 1, c - 1) for c in range(98, 123)),
     "a python object": b"data: !!python/object/apply:os.system ['true']\n",
     "a key twice": b"data: digits\ndata: synthetic\n",
     "nesting": b"data: " + b"[" * 3000 + b"]" * 3000 + b"\n",
@@ -219,10 +253,10 @@ FILES: dict[str, bytes | Callable[[Path], None]] = {
     "an axis of words": b"base: recipe.yaml\naxes: {training.lr: [a, b]}\n",
     "an axis that is none": b"base: recipe.yaml\naxes: 3\n",
     "seeds of words": b"base: recipe.yaml\naxes: {training.lr: [0.1]}\nseeds: [a]\n",
-    "a million arms": b"base: recipe.yaml\naxes: {training.steps: [1], seed: " + str(list(range(3000))).encode() + b"}\n",
-    "a baseline that is none": b"base: recipe.yaml\naxes: {training.lr: [0.1]}\nbaseline: nothing\n",
+    "an axis of seeds": b"base: recipe.yaml\naxes: {seed: %a}\n" % list(range(3000)),
+    "no such baseline": b"base: recipe.yaml\naxes: {training.lr: [0.1]}\nbaseline: nothing\n",
     "a search of nothing": b"base: recipe.yaml\nsearch: {}\n",
-    "a search of words": b"base: recipe.yaml\nsearch: {training.lr: word}\nobjectives: [{metric: x, direction: up}]\n",
+    "a search of words": b"base: recipe.yaml\nsearch: {training.lr: word}\nobjectives: [{metric: x}]\n",
     "two documents": b"data: digits\n---\ndata: digits\n",
     "a merge of nothing": b"<<: word\ndata: digits\n",
     "a date": b"seed: 2020-01-01\n",
@@ -239,14 +273,28 @@ def _files(run: str) -> Iterator[Case]:
     """A broken file, or no file, in the place of the verb's first word."""
     for verb in FILE_VERBS:
         for kind, content in FILES.items():
-            yield Case(verb, f"file: {kind}", (verb, "spoilt.yaml"), _placed("spoilt.yaml", content))
-        for name in ("missing.yaml", "", "x" * 300, "x" * 300 + ".yaml", "é.yaml", "recipe.yaml/", "/", "..", "-", "~", "a:b"):
+            yield Case(
+                verb, f"file: {kind}", (verb, "spoilt.yaml"), _placed("spoilt.yaml", content)
+            )
+        for name in (
+            "missing.yaml",
+            "",
+            "x" * 300,
+            "x" * 300 + ".yaml",
+            "é.yaml",
+            "recipe.yaml/",
+            "/",
+            "..",
+            "-",
+            "~",
+            "a:b",
+        ):
             yield Case(verb, "file: none", (verb, name))
     for kind, content in FILES.items():
         words = ("convert", "checkpoint.pth", "--preset", "spoilt.yaml")
         yield Case("convert", f"preset: {kind}", words, _placed("spoilt.yaml", content))
-        yield Case("convert", f"checkpoint: {kind}", ("convert", "spoilt.pth", "--preset", "recipe.yaml"),
-                   _placed("spoilt.pth", content))  # fmt: skip
+        words = ("convert", "spoilt.pth", "--preset", "recipe.yaml")
+        yield Case("convert", f"checkpoint: {kind}", words, _placed("spoilt.pth", content))
 
 
 def _placed(name: str, content: bytes | Callable[[Path], None]) -> Spoil:
@@ -307,17 +355,42 @@ def _data(run: str) -> Iterator[Case]:
         for verb in ("train", "cache", "reference"):
             words = (verb, "recipe.yaml", folder_of_images, "training.batch=2")
             yield Case(verb, f"image: {kind}", words, _placed(image, content))
-        for verb, part in (("train", pixels), ("train", label), ("check", pixels), ("reference", pixels)):
-            yield Case(verb, f"array: {kind}", (verb, "recipe.yaml", stored), _placed(part, content))
+        for verb, part in (
+            ("train", pixels),
+            ("train", label),
+            ("check", pixels),
+            ("reference", pixels),
+        ):
+            yield Case(
+                verb, f"array: {kind}", (verb, "recipe.yaml", stored), _placed(part, content)
+            )
         reference = ("evaluate", run, "--quality", "--reference", "reference.npz")
         yield Case("evaluate", f"reference: {kind}", reference, _placed("reference.npz", content))
-        weights = ("evaluate", run, "--quality", "--weights", "w.pth", "--reference", "reference.npz")
+        weights = (
+            "evaluate",
+            run,
+            "--quality",
+            "--weights",
+            "w.pth",
+            "--reference",
+            "reference.npz",
+        )
         yield Case("evaluate", f"weights: {kind}", weights, _placed("w.pth", content))
-        yield Case("reference", f"archive: {kind}", ("reference", "images.npz"), _placed("images.npz", content))
+        yield Case(
+            "reference",
+            f"archive: {kind}",
+            ("reference", "images.npz"),
+            _placed("images.npz", content),
+        )
         codec = "codec={kind: kl, layout: sd, weights: w.ckpt}"
-        yield Case("train", f"codec: {kind}", ("train", "recipe.yaml", folder_of_images, codec), _placed("w.ckpt", content))
-        yield Case("convert", f"checkpoint: {kind}", ("convert", "checkpoint.pth", "--preset", "recipe.yaml"),
-                   _placed("checkpoint.pth", content))  # fmt: skip
+        yield Case(
+            "train",
+            f"codec: {kind}",
+            ("train", "recipe.yaml", folder_of_images, codec),
+            _placed("w.ckpt", content),
+        )
+        words = ("convert", "checkpoint.pth", "--preset", "recipe.yaml")
+        yield Case("convert", f"checkpoint: {kind}", words, _placed("checkpoint.pth", content))
         start = ("train", "recipe.yaml", "init_from=spoilt")
         yield Case("train", f"start: {kind}", start, _placed("spoilt/seed_0/config.yaml", content))
         cached = ("train", "recipe.yaml", "data={kind: cache, path: made}")
@@ -331,16 +404,31 @@ def _blobs() -> dict[str, bytes | Callable[[Path], None]]:
     np.savez_compressed(archive, mu=np.arange(64.0), sigma=np.eye(64))
     Image.new("RGB", (16, 16)).save(picture, "PNG")
     torch.save({"model": {"w": torch.zeros(3)}}, weights)
-    whole = {"array": array.getvalue(), "archive": archive.getvalue(), "picture": picture.getvalue(), "weights": weights.getvalue()}
+    whole = {
+        "array": array.getvalue(),
+        "archive": archive.getvalue(),
+        "picture": picture.getvalue(),
+        "weights": weights.getvalue(),
+    }
 
     blobs: dict[str, bytes | Callable[[Path], None]] = {
-        name: content for name, content in FILES.items() if name in ("empty", "zeros", "binary", "a folder", "a pipe")
+        name: content
+        for name, content in FILES.items()
+        if name in ("empty", "zeros", "binary", "a folder", "a pipe")
     }
     for name, content in whole.items():
         blobs[name] = content
         blobs[f"half {name}"] = content[: len(content) // 2]
-        blobs[f"{name} with a flipped byte"] = content[: len(content) // 2] + bytes([content[len(content) // 2] ^ 255]) + content[len(content) // 2 + 1 :]
-    blobs["a lying header"] = b"\x93NUMPY\x01\x00v\x00" + b"{'descr': '<f8', 'fortran_order': False, 'shape': (99999999999, 9999), }".ljust(117) + b"\n"
+        blobs[f"{name} with a flipped byte"] = (
+            content[: len(content) // 2]
+            + bytes([content[len(content) // 2] ^ 255])
+            + content[len(content) // 2 + 1 :]
+        )
+    blobs["a lying header"] = (
+        b"\x93NUMPY\x01\x00v\x00"
+        + b"{'descr': '<f8', 'fortran_order': False, 'shape': (99999999999, 9999), }".ljust(117)
+        + b"\n"
+    )
     blobs["an object array"] = _saved(np.array([{}, None], dtype=object))
     blobs["words"] = _saved(np.array(["a", "b"]))
     blobs["nan"] = _saved(np.full((64, 1, 8, 8), np.nan))
@@ -368,17 +456,38 @@ RUN_FILES = ("config.yaml", "metrics.csv", "DONE", "log.txt", "progress.json")
 
 def _run_folders(run: str) -> Iterator[Case]:
     """A finished run with a file that is missing, cut short or something else."""
-    blobs = {name: FILES[name] for name in ("empty", "binary", "zeros", "a list", "a word", "a folder", "a link to itself", "a pipe")}
+    blobs = {
+        name: FILES[name]
+        for name in (
+            "empty",
+            "binary",
+            "zeros",
+            "a list",
+            "a word",
+            "a folder",
+            "a link to itself",
+            "a pipe",
+        )
+    }
     for verb in ("evaluate", "sample", "diagnose", "compare", "train", "sync"):
         words = {"compare": (verb, run, run), "train": (verb, "recipe.yaml")}.get(verb, (verb, run))
         for name in RUN_FILES:
             for kind, content in blobs.items():
-                yield Case(verb, f"run folder: {name} is {kind}", words, _placed(f"{run}/{name}", content))
+                yield Case(
+                    verb, f"run folder: {name} is {kind}", words, _placed(f"{run}/{name}", content)
+                )
             yield Case(verb, f"run folder: {name} is missing", words, _removed(f"{run}/{name}"))
         for pattern in ("evaluations/*/report.json", "checkpoints/*"):
             for kind, content in blobs.items():
-                yield Case(verb, f"run folder: {pattern} is {kind}", words, _placed_all(f"{run}/{pattern}", content))
-            yield Case(verb, f"run folder: {pattern} is missing", words, _removed(f"{run}/{pattern}"))
+                yield Case(
+                    verb,
+                    f"run folder: {pattern} is {kind}",
+                    words,
+                    _placed_all(f"{run}/{pattern}", content),
+                )
+            yield Case(
+                verb, f"run folder: {pattern} is missing", words, _removed(f"{run}/{pattern}")
+            )
 
 
 def _removed(pattern: str) -> Spoil:
@@ -399,8 +508,29 @@ def _placed_all(pattern: str, content: bytes | Callable[[Path], None]) -> Spoil:
 
 def _shapes() -> Iterator[Case]:
     """Commands that are none."""
-    for words in ((), ("nonsense",), ("",), ("--nonsense",), ("train",), ("compare",), ("ablate", "a", "b", "c"), ("\n",)):
+    for words in (
+        (),
+        ("nonsense",),
+        ("",),
+        ("--nonsense",),
+        ("train",),
+        ("compare",),
+        ("ablate", "a", "b", "c"),
+        ("\n",),
+    ):
         yield Case(words[0] if words else "no verb", "command", words)
-    for word in ("runs/none", "study.yaml:none", "studies/none:x", ":", "::", "study.yaml:", "", "x" * 300, "recipe.yaml", "*", "é"):
+    for word in (
+        "runs/none",
+        "study.yaml:none",
+        "studies/none:x",
+        ":",
+        "::",
+        "study.yaml:",
+        "",
+        "x" * 300,
+        "recipe.yaml",
+        "*",
+        "é",
+    ):
         yield Case("compare", "name", ("compare", word, "study.yaml:components=1"))
         yield Case("compare", "name", ("compare", word, word))
