@@ -256,7 +256,7 @@ FILES: dict[str, bytes | Callable[[Path], None]] = {
     "an axis of seeds": b"base: recipe.yaml\naxes: {seed: %a}\n" % list(range(3000)),
     "no such baseline": b"base: recipe.yaml\naxes: {training.lr: [0.1]}\nbaseline: nothing\n",
     "a search of nothing": b"base: recipe.yaml\nsearch: {}\n",
-    "a search of words": b"base: recipe.yaml\nsearch: {training.lr: word}\nobjectives: [{metric: x}]\n",
+    "a search of words": b"base: recipe.yaml\nsearch: {training.lr: word}\nobjectives: []\n",
     "two documents": b"data: digits\n---\ndata: digits\n",
     "a merge of nothing": b"<<: word\ndata: digits\n",
     "a date": b"seed: 2020-01-01\n",

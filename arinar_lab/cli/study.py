@@ -234,7 +234,7 @@ def check(arguments: argparse.Namespace) -> int:
                     f"{arm.matched and '  ' + arm.matched}"
                 )
             for line in plan.unreached:
-                print(f"  {line}")
+                say(f"  {line}")
         else:
             recipe = _recipe(file, overrides)
             experiment = build(recipe, "meta")

@@ -25,6 +25,7 @@ from .checkpoint import digest, remove
 from .disk import whole
 from .errors import ConfigError
 from .locks import QUIET_SECONDS, held
+from .text import say
 
 _BLOCK = re.compile(r"\.?\d{8,}-\d{8,}\.")  # a block, its checksum, its draft, its lock
 HELPS = "ARINAR_HELPS"  # the process that one helps
@@ -47,7 +48,7 @@ def share(blocks: Sequence[Path], make: Callable[[int], None], told: Told) -> No
             since, is_said = time.monotonic(), False
             continue
         if time.monotonic() - since > QUIET_SECONDS and not is_said:
-            print(f"waiting for other processes, which make {len(missing)} of {len(blocks)} blocks", file=sys.stderr)
+            say(f"waiting for other processes, which make {len(missing)} of {len(blocks)} blocks", sys.stderr)
             is_said = True
         time.sleep(0.5)
     told(len(blocks), len(blocks))

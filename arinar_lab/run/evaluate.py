@@ -50,6 +50,7 @@ from .parts import seconds_of_parts
 from .precision import of_generation, of_likelihood, rate, under
 from .processor import use_processor
 from .schema import ConfigError, Part
+from .text import say
 from .train import device_of, load_weights
 from .uncertainty import half_width, of_sets
 
@@ -365,7 +366,7 @@ def measure_speed(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
         if is_timed(report, recipe.machine):
             return report
         if _SPEED in report["metrics"]:
-            print(f"{folder.path}: the speed was measured under other settings of machine; measured anew", flush=True)
+            say(f"{folder.path}: the speed was measured under other settings of machine; measured anew")
         experiment, e = load(recipe, folder), recipe.evaluation
         before = rate(experiment.device, "float32")
         throughput = [e.speed_batch / s for s in _time(recipe, experiment, e.speed_batch, e.speed_repeats)]

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 from filelock import BaseFileLock, Timeout
 
+from .text import say
+
 QUIET_SECONDS = 3.0  # that a lock is waited for without a word
 
 
@@ -21,7 +23,7 @@ def held(lock: BaseFileLock, purpose: str) -> Iterator[None]:
     try:
         lock.acquire(timeout=QUIET_SECONDS)
     except Timeout:
-        print(f"waiting for another process, which {purpose} ({lock.lock_file} is locked)", file=sys.stderr, flush=True)
+        say(f"waiting for another process, which {purpose} ({lock.lock_file} is locked)", sys.stderr)
         lock.acquire()
     try:
         yield

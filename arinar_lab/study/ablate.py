@@ -145,8 +145,8 @@ def finish(plan: Plan, console: Console) -> int:
     unreported = [job for job in plan.jobs if not job.reported]
     for job in unreported:
         reason = job.folder.failure
-        line = failed(f"{job.folder.path}: {reason}") if reason else f"not run: {job.folder.path}"
-        console.print(line, soft_wrap=True)
+        path = job.folder.path
+        console.print(failed(f"{path}: {reason}") if reason else f"not run: {path}", soft_wrap=True)
     if unreported:
         if any(plan.folder.glob("worker_*.log")):
             console.print(f"Logs of the workers: {plan.folder}/worker_*.log", soft_wrap=True)
