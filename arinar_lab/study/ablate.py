@@ -128,7 +128,7 @@ def finish(plan: Plan, console: Console) -> int:
     unreported = [job for job in plan.jobs if not job.reported]
     for job in unreported:
         reason = job.folder.failure
-        line = failed(f"{job.folder.path}: {reason}") if reason else f"not run: {job.folder.path}"
+        line: Text | str = failed(f"{job.folder.path}: {reason}") if reason else f"not run: {job.folder.path}"
         console.print(line, soft_wrap=True)
     if unreported:
         if any(plan.folder.glob("worker_*.log")):

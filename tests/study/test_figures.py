@@ -1,5 +1,6 @@
 """Figures: each is drawn from what it needs, left out and named without it, and can be read by everyone."""
 
+import io
 import itertools
 from contextlib import chdir
 from copy import deepcopy
@@ -17,7 +18,7 @@ from arinar_lab.study.curves import where_the_bits_go
 from arinar_lab.study.figures import DPI, FIGURES
 from arinar_lab.study.outcome import against_factor, against_speed
 from arinar_lab.study.results import collect
-from arinar_lab.study.style import BLACK, FACET, PALE, facets, looks
+from arinar_lab.study.style import BLACK, FACET, PALE, facets, looks, paper
 
 HERE = [figure for figure in FIGURES if figure.name != "ranks"]  # which is of studies with budgets, see test_budget.py
 
@@ -262,3 +263,13 @@ def test_no_letter_is_smaller_than_seven_points(drawn):
 def test_distances_have_their_floor(drawn):
     floor = next(line for line in drawn["factor"].axes[-1].lines if line.get_label() == "held-out images")
     assert list(floor.get_ydata()) == [2.17, 2.17]
+
+
+def test_a_dollar_in_a_name_is_a_letter():
+    with paper():
+        figure, ax = plt.subplots()
+        ax.plot([0, 1], label="$_$ of $x$")
+        ax.set_title("$_$")
+        ax.legend()
+    figure.savefig(io.BytesIO())
+    plt.close(figure)
