@@ -128,8 +128,8 @@ def finish(plan: Plan, console: Console) -> int:
     unreported = [job for job in plan.jobs if not job.reported]
     for job in unreported:
         reason = job.folder.failure
-        line: Text | str = failed(f"{job.folder.path}: {reason}") if reason else f"not run: {job.folder.path}"
-        console.print(line, soft_wrap=True)
+        outcome = failed(f"{job.folder.path}: {reason}") if reason else Text(f"not run: {job.folder.path}")
+        console.print(outcome, soft_wrap=True)
     if unreported:
         if any(plan.folder.glob("worker_*.log")):
             console.print(f"Logs of the workers: {plan.folder}/worker_*.log", soft_wrap=True)
