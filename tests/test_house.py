@@ -110,6 +110,24 @@ def test_text_is_printed_by_one_module():
             }, path
 
 
+SAVES = ("savefig", "save_image", "save", "savez", "savez_compressed", "imsave")
+
+
+def test_pictures_and_arrays_are_written_whole():
+    """What saves to a path saves to the draft of `disk.whole`, whatever opens the file meanwhile."""
+    saved = []
+    for path in PACKAGE.rglob("*.py"):
+        for node in [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]:
+            if isinstance(node.func, ast.Attribute | ast.Name) and ast.unparse(node.func).rpartition(".")[2] in SAVES:
+                saved.append(
+                    (
+                        path.name,
+                        *map(ast.unparse, node.args[-1:] if "save_image" in ast.unparse(node.func) else node.args[:1]),
+                    )
+                )
+    assert len(saved) >= 9 and not [call for call in saved if call[1:] not in (("draft",), ("file",))]
+
+
 @pytest.mark.parametrize("room", BELOW)
 def test_imports_go_one_way(room):
     for path in (PACKAGE / room).rglob("*.py"):

@@ -63,8 +63,9 @@ def room_for(path: Path, draft: Path | None = None, kept: str = "") -> Iterator[
         place = path if draft else _fullest(path, error)
         share = f"{written:.1f} MB were written, and {free(place):.1f} MB are free without them" if written else ""
         intact = f"; {kept}" if kept else ""
+        what = "shared memory" if place == SHARED else "the disk"
         raise DiskFull(
-            f"{place}: the disk is full: {share or f'{free(place):.1f} MB are free'}{intact}."
+            f"{place}: {what} is full: {share or f'{free(place):.1f} MB are free'}{intact}."
             " Make room, and the same command goes on"
         ) from error
 

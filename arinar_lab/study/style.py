@@ -25,6 +25,7 @@ _RULES: Any = {
     "lines.linewidth": 1.2, "lines.markersize": 4, "axes.linewidth": 0.6, "axes.grid": True, "grid.alpha": 0.25,
     "grid.linewidth": 0.5, "axes.spines.top": False, "axes.spines.right": False, "figure.constrained_layout.use": True,
     "errorbar.capsize": 2, "pdf.fonttype": 42, "hatch.linewidth": 0.5,
+    "text.parse_math": False,  # a `$` in a name is a letter
 }  # fmt: skip
 
 

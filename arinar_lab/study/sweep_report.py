@@ -228,7 +228,7 @@ def _figure(sweep: Sweep, draw: Any, path: Path) -> None:
     figure, ax = plt.subplots(figsize=(5.4, 4), layout="constrained")
     draw(ax, sweep)
     ax.grid(alpha=0.25)
-    ax.set_title(sweep.question or sweep.name, fontsize=10, wrap=True)
+    ax.set_title(sweep.question or sweep.name, fontsize=10, wrap=True, parse_math=False)
     with whole(path) as draft:
         figure.savefig(draft, dpi=160)
     plt.close(figure)

@@ -30,7 +30,7 @@ def test_text_is_utf_8_and_keeps_names_that_are_not(alone):
 def test_a_full_place_is_named(monkeypatch, alone):
     shared = Path("/dev/shm")
     monkeypatch.setattr("arinar_lab.run.disk.free", lambda place: 0.0 if place == shared else 1e6)
-    with pytest.raises(DiskFull, match=r"^/dev/shm: the disk is full"), room_for(Path("runs")):
+    with pytest.raises(DiskFull, match=r"^/dev/shm: shared memory is full"), room_for(Path("runs")):
         raise OSError(28, "No space left on device")
     with pytest.raises(DiskFull, match=r"^elsewhere: the disk is full"), room_for(Path("runs")):
         raise OSError(28, "No space left on device", "elsewhere")

@@ -2,12 +2,15 @@
 
 import csv
 import io
+import os
+import subprocess
+import sys
 
 import pytest
 from rich.table import Table
 
 from arinar_lab.run.terminal import Terminal, failed
-from arinar_lab.run.text import csv_text, markdown_line, markdown_row, one_line, printable, say
+from arinar_lab.run.text import accept_any_letter, csv_text, markdown_line, markdown_row, one_line, printable, say
 
 HOSTILE = "\x1b[2J\x1b]0;title\x07 [red]a[/red] \x9b31m\r\u202e :bomb: seeds=[4, 5]"
 SHOWN = r"\x1b[2J\x1b]0;title\x07 [red]a[/red] \x9b31m\r\u202e :bomb: seeds=[4, 5]"
@@ -18,6 +21,24 @@ def test_control_characters_are_shown_as_their_escapes(capsys):
     assert one_line("a\nb") == r"a\nb"
     say(HOSTILE)
     assert capsys.readouterr().out == f"{SHOWN}\n"
+
+
+def test_no_letter_is_an_error_whatever_the_encoding(monkeypatch):
+    content = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(content, encoding="ascii"))
+    monkeypatch.setattr("sys.stderr", io.StringIO())  # has no encoding to change
+    accept_any_letter()
+    say("σ ≤ 1")
+    Terminal(file=sys.stdout).print("…")
+    assert content.getvalue() == rb"\u03c3 \u2264 1" + b"\n" + rb"\u2026" + b"\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_the_command_prints_in_every_encoding(encoding):
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    words = [sys.executable, "-m", "arinar_lab", "--help"]
+    told = subprocess.run(words, env=environment, capture_output=True, timeout=60)
+    assert told.returncode == 0 and rb"components=4-\u2026" in told.stdout and not told.stderr
 
 
 def test_the_terminal_takes_text_literally():

@@ -1,5 +1,6 @@
 """Figures: each is drawn from what it needs, left out and named without it, and can be read by everyone."""
 
+import io
 import itertools
 from contextlib import chdir
 from copy import deepcopy
@@ -17,7 +18,7 @@ from arinar_lab.study.curves import where_the_bits_go
 from arinar_lab.study.figures import DPI, FIGURES
 from arinar_lab.study.outcome import against_factor, against_speed
 from arinar_lab.study.results import collect
-from arinar_lab.study.style import BLACK, FACET, PALE, facets, looks
+from arinar_lab.study.style import BLACK, FACET, PALE, facets, looks, paper
 
 HERE = [figure for figure in FIGURES if figure.name != "ranks"]  # which is of studies with budgets, see test_budget.py
 
@@ -290,3 +291,13 @@ def test_a_floor_is_drawn_only_beside_a_distance_of_as_many_images(results, draw
             report["quality"] |= {"floor_images": 1437}
             del report["metrics"]["quality/fd_digits_few"]
     assert floors(against_factor(replace(results, reports=reports))) == [[2.17, 2.17]]
+
+
+def test_a_dollar_in_a_name_is_a_letter():
+    with paper():
+        figure, ax = plt.subplots()
+        ax.plot([0, 1], label="$_$ of $x$")
+        ax.set_title("$_$")
+        ax.legend()
+    figure.savefig(io.BytesIO())
+    plt.close(figure)
