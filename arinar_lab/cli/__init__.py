@@ -7,6 +7,7 @@ standard error and exit status 2, before anything is computed or written.
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import signal
 import sys
@@ -88,4 +89,9 @@ def _told(error: Exception) -> tuple[str, int] | None:
         return str(error), 2
     if isinstance(error, (PermissionError, NotADirectoryError, IsADirectoryError)) and error.filename:
         return f"{error.filename}: {error.strerror}", 2
-    return (str(error), 1) if type(error).__name__ in ("Diverged", "Damaged", "OutOfMemory", "DiskFull") else None
+    if isinstance(error, OSError) and error.errno == errno.EROFS:
+        return f"{error.filename}: {error.strerror}", 2
+    if type(error).__name__ in ("Diverged", "Damaged", "OutOfMemory", "DiskFull"):
+        return str(error), 1
+    notes = getattr(error, "__notes__", [])  # of a run that failed, see run/perform.py
+    return (f"{type(error).__name__}: {' '.join(str(error).split())}; {notes[-1]}", 1) if notes else None

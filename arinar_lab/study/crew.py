@@ -17,6 +17,7 @@ from rich.console import Console
 
 from ..run.blocks import end
 
+_SECONDS_TO_SAVE = 60  # a step and a checkpoint, before a worker is killed
 REPLACED = 12  # times that one worker is: three cells that kill whoever takes them are set aside by then
 _ASKED = (-signal.SIGTERM, -signal.SIGINT)  # to end
 
@@ -93,7 +94,7 @@ def run_workers(
         console.print("Stopping: each worker saves a checkpoint.")
         return False
     finally:
-        end([worker.process for worker in crew])
+        end([worker.process for worker in crew], _SECONDS_TO_SAVE)
 
 
 @contextmanager

@@ -6,10 +6,11 @@ import pytest
 import torch
 from scipy.stats import kstest
 from sklearn.datasets import load_digits
+from torch.utils.data import DataLoader
 
 from arinar_lab.run.data import Digits, Source, Synthetic
 from arinar_lab.run.datamodule import DataModule
-from arinar_lab.run.loader import Order, ResumableLoader
+from arinar_lab.run.loader import Items, Order, ResumableLoader
 
 
 @pytest.fixture(scope="module")
@@ -218,3 +219,16 @@ def test_synthetic_parts_differ_and_have_the_sizes_asked_for(synthetic):
 def test_synthetic_data_refuse_numbers_out_of_range(name, value):
     with pytest.raises(ValueError, match=f"^{name}: {value}"):
         Synthetic(**{"train": 10, "held_out": 10, name: value})
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError("reset"), EOFError()])
+def test_a_reader_that_died_is_named(monkeypatch, error):
+    """What a killed process of a DataLoader looks like from outside."""
+
+    def read(_):
+        raise error
+
+    loader = ResumableLoader(Items((torch.arange(10), torch.zeros(10))), 2, 0)
+    monkeypatch.setattr(DataLoader, "__iter__", read)
+    with pytest.raises(RuntimeError, match=r"reads images ahead \(machine.workers\) has died"):
+        next(iter(loader))

@@ -85,7 +85,7 @@ def test_a_second_ctrl_c_kills_helpers_at_once(monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(helper, "terminate", lambda: None)
+        patch.setattr(helper, "send_signal", lambda _: None)
         patch.setattr(helper, "wait", interrupt)
         with pytest.raises(KeyboardInterrupt):
             end([helper])
