@@ -1,7 +1,10 @@
 """The command line: bad input is one line and leaves no trace; every shipped ablation runs from its file to its report."""
 
 import csv
+import errno
 import math
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +17,7 @@ from mlflow import MlflowClient
 from PIL import Image
 from tiny import EXPERIMENTS, MEASURES, SMALL, WIDTHS, tiny, write_study
 
-from arinar_lab.run import perform
+from arinar_lab.run import locks, perform
 from arinar_lab.run.config import read_overrides
 from arinar_lab.run.folder import RunFolder, read_json
 from arinar_lab.run.tracking import tracking_uri
@@ -237,6 +240,48 @@ def test_a_run_that_diverges_leaves_with_one_line_and_status_one(capsys):
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert said.startswith("arinar: the loss became nan at step ") and "lower training.lr (now 1e+30)" in said
+
+
+def test_a_run_that_fails_leaves_with_one_line_and_its_traceback_in_its_log(monkeypatch, capsys):
+    def fail(*_, **__):
+        raise RuntimeError("a process that reads images has died")
+
+    monkeypatch.setattr(perform, "train", fail)
+    assert arinar("train", DIGITS, *SMALL) == 1
+    said = capsys.readouterr().err
+    (log,) = Path("runs").glob("*/seed_0/log.txt")
+    assert said == f"arinar: RuntimeError: a process that reads images has died; its traceback is in {log}\n"
+    assert "Traceback" in log.read_text()
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_ends_a_command_in_order_however_often_it_comes(monkeypatch, capsys, number, status):
+    before = signal.getsignal(number)
+
+    def end(*_, **__):
+        try:
+            os.kill(os.getpid(), number)
+        finally:
+            os.kill(os.getpid(), number)
+
+    signal.signal(number, signal.SIG_DFL)
+    try:
+        monkeypatch.setattr(perform, "train", end)
+        assert arinar("train", DIGITS, *SMALL) == status
+        assert signal.getsignal(number) is signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
+    said = f"Stopped by {number.name}. The same command goes on where it stopped.\n"
+    assert capsys.readouterr().err == said
+
+
+def test_a_folder_that_may_only_be_read_is_told_in_one_line(a_run, monkeypatch, capsys):
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system", str(a_run.path / ".lock"))
+
+    monkeypatch.setattr(locks.BaseFileLock, "acquire", refuse)
+    assert arinar("evaluate", a_run.path, "sampler.temperature=0.8") == 2
+    assert capsys.readouterr().err == f"arinar: {a_run.path / '.lock'}: Read-only file system\n"
 
 
 def test_an_interrupt_is_no_error(monkeypatch, capsys):

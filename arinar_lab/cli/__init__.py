@@ -105,4 +105,5 @@ def _message_and_status(error: Exception) -> tuple[str, int] | None:
         return str(error), 1
     if isinstance(error, OSError) and error.filename and error.errno in _REFUSED_PATH:
         return f"{os.fsdecode(error.filename)}: {error.strerror}", 2
-    return None
+    notes = getattr(error, "__notes__", [])  # of a run that failed, see run/perform.py
+    return (f"{type(error).__name__}: {error}; {notes[-1]}", 1) if notes else None

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -148,7 +149,7 @@ def end(processes: Sequence[subprocess.Popen[bytes]], seconds: float = 20) -> No
     """Ask processes to end, and kill those that have not ended after so many seconds, or at a Ctrl-C."""
     running = [process for process in processes if process.poll() is None]
     for process in running:
-        process.terminate()
+        process.send_signal(signal.SIGTERM)
     limit = time.monotonic() + seconds
     try:
         for process in running:

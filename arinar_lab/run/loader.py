@@ -120,12 +120,21 @@ class ResumableLoader(DataLoader):
             self.epoch, self.done = self.epoch + 1, 0
         self.order.epoch, self.order.start = self.epoch, self.done * self.batch
         firsts = (self.order.of_all()[:: self.batch] % len(self.items)).tolist() if self.order.share[1] > 1 else []
-        for k, batch in enumerate(super().__iter__()):
+        for k, batch in enumerate(self._read()):
             self.done += 1
             self.items.check()
             if firsts:
                 self.first[int(batch[2][0])] = firsts[k]
             yield batch
+
+    def _read(self) -> Iterator[Any]:
+        try:
+            yield from super().__iter__()
+        except (ConnectionError, EOFError) as error:
+            raise RuntimeError(
+                "a process that reads images ahead (machine.workers) has died, for want of memory perhaps;"
+                " the same command goes on, machine.workers=0 needs none"
+            ) from error
 
     def first_of(self, index: Tensor) -> Tensor:
         """The first index [1] of the batch of all processes, given those of this process's share [B]."""

@@ -51,6 +51,7 @@ def perform(
             tracker.finish("FAILED" if failed else "KILLED")
             if isinstance(error, Exception) and failed:
                 folder.fail(error)
+                error.add_note(f"its traceback is in {folder.path / 'log.txt'}")  # one line of it is shown
             raise
         (folder.path / "FAILED").unlink(missing_ok=True)
         tracker.publish(recipes[0], arm, folder, read_metrics, factors)

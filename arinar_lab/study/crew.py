@@ -18,6 +18,7 @@ from rich.console import Console
 from ..run.blocks import end
 from ..run.text import one_line
 
+_SECONDS_TO_SAVE = 60  # a step and a checkpoint, before a worker is killed
 REPLACED = 12  # times that one worker is: three cells that kill whoever takes them are set aside by then
 _TAIL = 10_000  # bytes at the end of a log, in which its last line is looked for
 _ASKED = (-signal.SIGTERM, -signal.SIGINT)  # to end
@@ -112,7 +113,7 @@ def run_workers(
         console.print("Stopping: each worker saves a checkpoint.")
         return False
     finally:
-        end([worker.process for worker in crew])
+        end([worker.process for worker in crew], _SECONDS_TO_SAVE)
 
 
 @contextmanager

@@ -8,10 +8,11 @@ from safetensors.torch import save_file
 from scipy.stats import kstest
 from sklearn.datasets import load_digits
 from torch.nn.functional import one_hot
+from torch.utils.data import DataLoader
 
 from arinar_lab.run.data import Digits, Images, Latents, Source, Synthetic
 from arinar_lab.run.datamodule import DataModule
-from arinar_lab.run.loader import Order, ResumableLoader
+from arinar_lab.run.loader import Items, Order, ResumableLoader
 
 
 @pytest.fixture(scope="module")
@@ -324,3 +325,16 @@ def test_missing_damaged_and_misshapen_files_are_refused_in_one_line(tmp_path):
     file.unlink()
     file.mkdir()
     refused("is not there")
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError("reset"), EOFError()])
+def test_a_reader_that_died_is_named(monkeypatch, error):
+    """What a killed process of a DataLoader looks like from outside."""
+
+    def read(_):
+        raise error
+
+    loader = ResumableLoader(Items((torch.arange(10), torch.zeros(10))), 2, 0)
+    monkeypatch.setattr(DataLoader, "__iter__", read)
+    with pytest.raises(RuntimeError, match=r"reads images ahead \(machine.workers\) has died"):
+        next(iter(loader))

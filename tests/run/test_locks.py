@@ -79,13 +79,14 @@ def test_helpers_end_even_where_one_is_frozen(act):
 
 
 def test_a_second_ctrl_c_kills_helpers_at_once(monkeypatch):
-    helper = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(60)"])
+    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
+    helper = subprocess.Popen([sys.executable, "-S", "-c", code], stdout=subprocess.PIPE)
+    helper.stdout.readline()
 
     def interrupt(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(helper, "terminate", lambda: None)
         patch.setattr(helper, "wait", interrupt)
         with pytest.raises(KeyboardInterrupt):
             end([helper])

@@ -19,7 +19,7 @@ from tiny import tiny, write_study
 from arinar_lab.run import dashboard, tracking
 from arinar_lab.run.config import resolved
 from arinar_lab.run.evaluate import evaluate
-from arinar_lab.run.folder import RunFolder, git_state, read_json, write_json
+from arinar_lab.run.folder import RunFolder, git_state
 from arinar_lab.run.perform import perform
 from arinar_lab.run.tracking import PATIENCE, TIMEOUT, Patient, Quiet, Tracker, flatten, remember, tracking_uri
 from arinar_lab.run.train import read_metrics, train
@@ -159,8 +159,7 @@ def test_means_of_an_arm_are_its_own(run):
 
 
 def test_an_arm_is_of_the_code_that_trained_it_and_says_what_it_is(run):
-    report = run.evaluation(tiny()) / "report.json"
-    write_json(report, {**read_json(report), "git": {"commit": "abc", "dirty": False}})
+    run.write_report(tiny(), {**run.report(tiny()), "git": {"commit": "abc", "dirty": False}})
     tracker = publish(run)
     tracker.publish_arm(tiny(), "an arm", {"n": 1.0}, note="what it is")
     arm, seed = only(runs_of("arm")), only(runs_of("seed"))
