@@ -77,7 +77,7 @@ def conclude(path: Path, write: Callable[[Path], None], folder: Path) -> None:
     """
     with held(FileLock(_lock(path)), f"writes {path}"):
         if not path.exists():
-            with whole(path) as draft:
+            with whole(path, durable=True) as draft:
                 write(draft)
     for file in folder.glob("*"):
         if _BLOCK.match(file.name) and not file.is_dir():

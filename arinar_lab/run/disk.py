@@ -87,7 +87,7 @@ def _remove(draft: Path | None) -> None:
 
 
 @contextmanager
-def whole(path: Path, durable: bool = True) -> Iterator[Path]:
+def whole(path: Path, durable: bool = False) -> Iterator[Path]:
     """Yield a draft to write, of the same suffix and in the same folder; it gets the name `path` once it is written.
 
     Arguments:

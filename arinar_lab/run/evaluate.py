@@ -150,7 +150,7 @@ def evaluate(recipe: Recipe, folder: RunFolder, published: dict[str, Any] | None
     metrics, noise = metrics | used, noise | spread
     where.mkdir(parents=True, exist_ok=True)
     densities = beliefs(recipe, experiment)
-    with whole(where / "beliefs.npz") as draft:
+    with whole(where / "beliefs.npz", durable=True) as draft:
         np.savez_compressed(draft, **densities)  # type: ignore[arg-type]
     trained = read_sealed(folder.path / "DONE")
     metrics |= {
@@ -305,7 +305,7 @@ def quality(
         folder.progress("generate", int(i[-1]) + 1, e.images)
     generated = torch.cat(images)
     samples.mkdir(parents=True, exist_ok=True)
-    with whole(samples / "images.npy") as draft:
+    with whole(samples / "images.npy", durable=True) as draft:
         np.save(draft, generated.numpy())
     save_grid(generated, y, source.levels, source.classes, samples / "grid.png")
     held_out, classes = (part[: e.images] for part in source.held_out)
