@@ -213,8 +213,11 @@ def run_cases(
 
 
 def judge(status: int | None, errors: str, written: set[tuple[str, int]]) -> str:
-    """The verdict on a command that has ended, or was ended at the limit (status None)."""
-    lines = [line for line in errors.splitlines() if line.strip()]
+    """The verdict on a command that has ended, or was ended at the limit (status None).
+
+    A refusal is one line; lines that name a damaged file may stand before it.
+    """
+    lines = [line for line in errors.splitlines() if line.strip() and ": damaged" not in line]
     if "Traceback (most recent call last)" in errors or (
         status is not None and status not in (0, 1, 2)
     ):
@@ -225,7 +228,7 @@ def judge(status: int | None, errors: str, written: set[tuple[str, int]]) -> str
         return ACCEPTED
     if status == 2 and written:
         return "written before refused"
-    if not lines:
+    if not errors.strip():
         return "silent" if status == 2 else FAILED
     if len(lines) > 1:
         return "several lines" if status == 2 else FAILED

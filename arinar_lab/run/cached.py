@@ -106,12 +106,13 @@ class Cached(Source):
 
     def __init__(self, *, path: str) -> None:
         self.path = Path(path)
-        try:
-            self.about = json.loads((self.path / "cache.json").read_text(encoding="utf-8"))
-        except OSError:
+        file = self.path / "cache.json"
+        if not file.is_file():
             raise ValueError(
                 f"path: {path!r} holds no finished latent cache; arinar cache RECIPE makes one, and the same command goes on"
-            ) from None
+            )
+        try:
+            self.about = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"path: {path!r} has a damaged cache.json ({error})") from None
         if lacks := [name for name in _SAID if not isinstance(self.about, dict) or name not in self.about]:

@@ -22,6 +22,7 @@ SHARED = Path("/dev/shm")  # where Linux keeps memory that processes share
 LONGEST = 200  # bytes of a name: systems take 255, and more is put before and behind it
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_ROOM = 100.0  # megabytes: a place that has more is not the one that is full
 _SAID = re.compile(r"No space left|File too large|^\d+ requested and \d+ written")  # safetensors' and torch's, numpy's
 
 
@@ -75,8 +76,10 @@ def _fullest(path: Path, error: BaseException) -> Path:
     named = getattr(error, "filename", None)
     if named:
         return Path(os.fsdecode(named))
-    others = [SHARED, Path(tempfile.gettempdir())] if getattr(error, "errno", None) != errno.EDQUOT else []
-    return min([path, *(place for place in others if place.is_dir())], key=free)
+    if getattr(error, "errno", None) == errno.EDQUOT or free(path) < _ROOM:
+        return path
+    others = [place for place in (SHARED, Path(tempfile.gettempdir())) if place.is_dir() and free(place) < _ROOM]
+    return min([path, *others], key=free)
 
 
 def _remove(draft: Path | None) -> None:

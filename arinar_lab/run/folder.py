@@ -31,6 +31,7 @@ from .disk import LONGEST, append, force
 from .disk import write as write
 from .locks import held
 from .schema import ConfigError, resolved
+from .text import say
 from .yaml_reader import as_yaml
 
 _FINAL = ("config.yaml", "metrics.csv")  # once a run is done
@@ -47,6 +48,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: if it is damaged.
     """
+    refuse_other_than_file(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         if not isinstance(content, dict):
@@ -54,6 +56,16 @@ def read_json(path: Path) -> dict[str, Any]:
         return content
     except ValueError as error:
         raise ConfigError(f"{path}: damaged ({error}); delete it, and it is made again") from None
+
+
+def refuse_other_than_file(path: Path) -> None:
+    """Refuse a folder, a pipe or a device in a file's place; no file at all is accepted.
+
+    Raises:
+        ConfigError: naming it.
+    """
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{path}: a file belongs there, and this is none; remove it")
 
 
 def slug(name: str) -> str:
@@ -113,7 +125,7 @@ def _digest(content: dict[str, Any]) -> str:
 @cache
 def _say_damaged(line: str, written: int) -> None:
     """Say it once for each state of a file."""
-    print(line, file=sys.stderr, flush=True)
+    say(line, sys.stderr)
 
 
 @dataclass(frozen=True)
@@ -132,12 +144,18 @@ class RunFolder:
         """The folder, made; or the one that the same training has got meanwhile under another name.
 
         Two studies that begin at once, with one arm under two names, thus train it once.
+
+        Raises:
+            ConfigError: if it holds something else where a file belongs.
         """
         arm = self.path.parent
         arm.parent.mkdir(parents=True, exist_ok=True)
         with held(FileLock(arm.parent / ".names"), "names a run folder"):
             folder = RunFolder(_arm(recipe, arm) / self.path.name)
             folder.path.mkdir(parents=True, exist_ok=True)
+        names = (*_FINAL, "DONE", "log.txt", "progress.json")
+        for file in (*(folder.path / name for name in names), folder.evaluation(recipe) / "report.json"):
+            refuse_other_than_file(file)
         return folder
 
     @property

@@ -84,7 +84,7 @@ class RunLogger(Logger):
 
     def rewind(self, step: int) -> None:
         """Forget what was logged after that many steps: a resumed run logs it again. (Rows count steps from 0.)"""
-        lines = self.file.read_text(errors="replace").splitlines()[1:] if self.file.is_file() else []
+        lines = self.file.read_text(encoding="utf-8", errors="replace").splitlines()[1:] if self.file.is_file() else []
         kept = [line for line in lines if _step_of(line) < step]
         write(self.file, "".join(f"{line}\r\n" for line in ["step,name,value", *kept]))
 

@@ -154,6 +154,16 @@ class Frontier:
     doubt: str = ""
 
     @property
+    def highlighted(self) -> list[str]:
+        """Arms that a figure draws in colour: those of the front, or all where none may be drawn."""
+        return list(self.means) if self.doubt else self.front
+
+    @property
+    def line(self) -> list[Point]:
+        """Points of the front that a figure draws; none where the speeds are unreliable."""
+        return [] if self.doubt else [self.means[arm] for arm in self.front]
+
+    @property
     def surface(self) -> list[tuple[float, float, float, float]]:
         """Attainment surfaces in the units of the columns: (speed, best, median, worst of the seeds)."""
         return [

@@ -232,7 +232,7 @@ def against_speed(results: Results) -> Any | None:
     found = [f for metric in qualities(results) if (f := frontier(results, metric))]
     if not found:
         return None
-    several, best = len(results.plan.arms) > MANY, {name for f in found for name in _in_colour(f)}
+    several, best = len(results.plan.arms) > MANY, {name for f in found for name in f.highlighted}
     named = [
         (i, arm) for i, arm in enumerate(results.plan.arms)
         if any(arm.name in f.means for f in found) and (len(results.plan.arms) <= _NAMED or arm.name in best)
@@ -254,11 +254,6 @@ def against_speed(results: Results) -> Any | None:
     return figure
 
 
-def _in_colour(found: Frontier) -> list[str]:
-    """The arms that are not grey: those of the front, or all where none is told."""
-    return list(found.means) if found.doubt else found.front
-
-
 def _point(plan: Plan, i: int, front: bool, several: bool) -> dict[str, Any]:
     """How the i-th arm is marked: of many arms by a dot that has its number beside it, of few as in every figure."""
     look = Look(SERIES[i % len(SERIES)].colour, "o", "-") if several else looks(plan)[plan.arms[i].name]
@@ -267,7 +262,7 @@ def _point(plan: Plan, i: int, front: bool, several: bool) -> dict[str, Any]:
 
 def _front(ax: Any, results: Results, found: Frontier, several: bool) -> None:
     """A panel: every arm with its intervals, and the front of means."""
-    quality, means, best = found.quality.metric, {}, _in_colour(found)
+    quality, means, best = found.quality.metric, {}, found.highlighted
     drawn: list[Bar] = []
     for i, arm in enumerate(results.plan.arms):
         speed, value = results.summary(arm, SPEED), results.summary(arm, quality)

@@ -125,7 +125,7 @@ def place(plan: Plan) -> str:
     with FileLock(plan.folder / ".place.lock"):
         if not file.is_file():
             write(file, uuid.uuid4().hex)
-        return file.read_text()
+        return file.read_text(encoding="utf-8")
 
 
 def evaluations(job: Job) -> list[str]:

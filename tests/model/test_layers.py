@@ -105,8 +105,9 @@ def test_gelu_is_that_of_torch_with_a_gradient_and_without(form):
 def test_dropout_acts_behind_gelu_too_where_it_is_asked_for(monkeypatch):
     """A dropout that triples tells how often a number passed it."""
     monkeypatch.setattr(layers.Dropout, "forward", lambda self, x: 3 * x)
+    torch.manual_seed(0)
     x = torch.randn(2, 5, 16)
     once, twice = (Block(16, 2, dropout=0.1, dropout_hidden=hidden).feed_forward for hidden in (False, True))
     twice.load_state_dict(once.state_dict())
-    assert torch.allclose(twice(x), 3 * once(x))
-    assert torch.allclose(once(x), 3 * once[2](once[1](once[0](x))))
+    assert torch.allclose(twice(x), 3 * once(x), atol=1e-5)
+    assert torch.allclose(once(x), 3 * once[2](once[1](once[0](x))), atol=1e-5)

@@ -10,6 +10,7 @@ import time
 import urllib.request
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from command import arinar
@@ -330,9 +331,16 @@ def dripping():
 
 @contextmanager
 def server_that_is_away():
-    """The address of a database that nobody serves: MLflow tries ten times, for 100 s in all."""
+    """The address of a database that nobody serves: MLflow tries ten times, here for 5 s in all, under a lock."""
     pytest.importorskip("psycopg")
-    yield "postgresql+psycopg://me:secret@127.0.0.1:9/db"
+    from mlflow.store.db import utils
+
+    before = set(threading.enumerate())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(utils, "time", SimpleNamespace(sleep=lambda _: time.sleep(0.5)))
+        yield "postgresql+psycopg://me:secret@127.0.0.1:9/db"
+        for thread in set(threading.enumerate()) - before:
+            thread.join(20)
 
 
 @pytest.mark.parametrize("place", [dripping, server_that_is_away])

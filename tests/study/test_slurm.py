@@ -125,10 +125,11 @@ def test_no_word_becomes_a_command(fakes, monkeypatch, tmp_path):
 
 def test_words_of_the_command_line_stay_words(fakes, capsys):
     file = study().rename("-it's a study.yaml")
-    assert arinar("slurm", "--", file, "question=x\n touch PWNED; #") == 0
+    assert arinar("slurm", "--", file, "question='x\n touch PWNED; #'") == 0
     (path,) = Path("studies").glob("*/slurm.sh")
     text = path.read_text()
-    assert "work './-it'\"'\"'s a study.yaml' $'question=x\\x0a touch PWNED; #' &\n" in text
+    word = "$'question=\\'x\\x0a touch PWNED; #\\''"
+    assert f"work './-it'\"'\"'s a study.yaml' {word} &\n" in text
     assert capsys.readouterr().out.count("\n") == 2
 
 
