@@ -50,8 +50,11 @@ def seal(draft: Path, path: Path) -> None:
     rename(draft, path)
 
 
-def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+def save_tensors(path: Path, tensors: dict[str, Tensor], kept: str = "") -> None:
     """Tensors as safetensors with a checksum beside them, written whole or not at all.
+
+    Arguments:
+        kept: what is intact where the disk is full, if that is not to be seen.
 
     Raises:
         DiskFull: naming path and space.
@@ -60,7 +63,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     draft = path.with_suffix(".draft")
     draft.touch()
     usual = draft.stat().st_mode
-    with room_for(path):
+    with disk.room_for(path, draft, kept):
         save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, draft)
         draft.chmod(usual)  # safetensors lets nobody else read it
         seal(draft, path)
@@ -101,9 +104,14 @@ def room_for(path: Path) -> Iterator[None]:
     Raises:
         DiskFull: naming them.
     """
-    older = [p.name for p in by_age(path.parent) if p != path]
-    with disk.room_for(path, path.with_suffix(".draft"), f"{older[0]} is intact" if older else ""):
+    with disk.room_for(path, path.with_suffix(".draft"), kept_beside(path)):
         yield
+
+
+def kept_beside(path: Path) -> str:
+    """Which checkpoint is intact where another file in its folder cannot be written; empty where there is none."""
+    older = [p.name for p in by_age(path.parent) if p != path]
+    return f"{older[0]} is intact" if older else ""
 
 
 def newest_checkpoint(folder: RunFolder) -> Path | None:

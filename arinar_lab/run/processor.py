@@ -7,16 +7,25 @@ again. A training step of ARINAR-B frees gigabytes; that they are kept instead m
 from __future__ import annotations
 
 import ctypes
+from typing import Protocol
 
 import torch
-
-from .config import Machine
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 _LARGEST = 2**31 - 1
 
 
-def use_processor(machine: Machine) -> None:
+class DeviceOptions(Protocol):
+    """What a recipe's machine section says of one process: threads on the CPU (0 leaves torch's), and the accelerator."""
+
+    @property
+    def threads(self) -> int: ...
+
+    @property
+    def accelerator(self) -> str: ...
+
+
+def use_processor(machine: DeviceOptions) -> None:
     """Set torch's threads, and keep memory that is freed."""
     if machine.threads > 0:
         torch.set_num_threads(machine.threads)

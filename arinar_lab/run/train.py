@@ -19,7 +19,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import lightning.pytorch as pl
 import numpy as np
@@ -33,8 +33,18 @@ from torch import Tensor
 from ..model.files import read_safetensors
 from .averaging import Averaging
 from .cached import Cached
-from .checkpoint import TRAIN_AGAIN, by_age, newest_checkpoint, refuse_altered, remove, room_for, save_tensors, seal
-from .config import Experiment, Machine, Recipe, build, ready
+from .checkpoint import (
+    TRAIN_AGAIN,
+    by_age,
+    kept_beside,
+    newest_checkpoint,
+    refuse_altered,
+    remove,
+    room_for,
+    save_tensors,
+    seal,
+)
+from .config import Experiment, Recipe, build, ready
 from .datamodule import DataModule
 from .disk import append, force, write
 from .economy import economise
@@ -44,13 +54,12 @@ from .loader import ResumableLoader
 from .memory import OutOfMemory, Room
 from .module import LOG_EVERY, ArinarModule
 from .precision import warn_of_emulation
-from .processor import use_processor
+from .processor import DeviceOptions, use_processor
 from .ranks import check_sharding, check_share, follows, ignore_launchers, is_alone, launcher, strategy, together
 from .schema import ConfigError
 from .sharded import whole
 from .text import say
 from .throughput import Throughput
-from .tracking import Tracker
 from .transfer import conditions, take_over
 
 for _name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
@@ -66,6 +75,14 @@ Watch = Callable[[int, float], bool]
 """Is told a step (from 0) and its val/bits_per_dim, and answers whether training shall stop there."""
 
 
+class MetricSink(Protocol):
+    """Where metrics are sent as they are logged: a `Tracker`, for one."""
+
+    def log(self, values: dict[str, float], step: int = 0) -> None:
+        """Send metrics of a step."""
+        ...
+
+
 class Stopped(Exception):
     """Whoever watched a training has stopped it. saved: the seconds that the rest would have taken."""
 
@@ -75,7 +92,7 @@ class Stopped(Exception):
 class RunLogger(Logger):
     """Metrics into the run folder's metrics.csv, and on to MLflow, whose faults never stop a run."""
 
-    def __init__(self, folder: RunFolder, tracker: Tracker | None, watch: Watch | None = None) -> None:
+    def __init__(self, folder: RunFolder, tracker: MetricSink | None, watch: Watch | None = None) -> None:
         super().__init__()
         self.file, self.tracker, self.watch = folder.path / "metrics.csv", tracker, watch
         self.latest: dict[str, float] = {}
@@ -271,7 +288,7 @@ class Progress(Callback):
             self.folder.progress("train", trainer.global_step, int(trainer.max_steps))
 
 
-def accelerator(machine: Machine) -> str:
+def accelerator(machine: DeviceOptions) -> str:
     """Lightning's name of the accelerator; `auto` is a CUDA GPU or the CPU (Apple's lacks double precision)."""
     if machine.accelerator == "gpu" and not torch.cuda.is_available():
         raise ConfigError("machine.accelerator: 'gpu' is asked for, and torch finds none here; use auto or cpu")
@@ -291,13 +308,13 @@ def check_machine(recipe: Recipe) -> None:
     check_sharding(recipe)
 
 
-def device_of(machine: Machine) -> torch.device:
+def device_of(machine: DeviceOptions) -> torch.device:
     """The device that one process computes on."""
     return torch.device("cuda" if accelerator(machine) in ("gpu", "cuda") else "cpu")
 
 
 def train(
-    recipe: Recipe, folder: RunFolder, tracker: Tracker | None = None, bar: bool = False, watch: Watch | None = None
+    recipe: Recipe, folder: RunFolder, tracker: MetricSink | None = None, bar: bool = False, watch: Watch | None = None
 ) -> None:
     """Train a recipe in its folder until DONE. Does nothing where it is done.
 
@@ -416,7 +433,7 @@ def _trainer(recipe: Recipe, folder: RunFolder, logger: Logger, more: list[Callb
 
 def _finish(folder: RunFolder, weights: dict[str, Tensor], seconds: float, steps: int) -> None:
     """Save the averaged weights, and mark the run done."""
-    save_tensors(folder.weights, weights)
+    save_tensors(folder.weights, weights, kept_beside(folder.weights))
     folder.mark_done({"steps": steps, "seconds": round(seconds, 1), "finished": time.strftime("%FT%T%z")})
 
 

@@ -13,12 +13,11 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from ..run.folder import write
 from ..run.schema import ConfigError
 from ..run.text import one_line
-from .plan import Plan
-from .search import Sweep
 
 WARNING = 120  # seconds before the time limit at which the worker is asked to end
 _TIME = re.compile(r"\d{1,9}(:\d\d){0,2}|\d{1,9}-\d{1,9}(:\d\d){0,2}", re.ASCII)  # as in sbatch(1)
@@ -116,8 +115,18 @@ def seconds_of(limit: str) -> int:
     return 86400 * int(days or 0) + sum(n * unit for n, unit in zip(numbers, units, strict=False))
 
 
+class Named(Protocol):
+    """A study or a sweep: its name, and its folder."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def folder(self) -> Path: ...
+
+
 def write_script(
-    plan: Plan | Sweep, work: str, threads: int, command: Sequence[str], report: Sequence[str], options: Options
+    plan: Named, work: str, threads: int, command: Sequence[str], report: Sequence[str], options: Options
 ) -> Path:
     """Write the job array of a study or sweep into its folder; returns its path.
 
