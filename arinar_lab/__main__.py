@@ -1,6 +1,6 @@
 """`python -m arinar_lab` is the command `arinar`."""
 
-from arinar_lab.cli import main
+from .cli import main
 
 if __name__ == "__main__":
     main()

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from arinar_lab.run.cached import Cached, shards
-from arinar_lab.run.checkpoint import save_tensors
+from arinar_lab.run.checksums import save_tensors
 from arinar_lab.run.datamodule import DataModule
 
 SHAPE, SHARD, BATCH, STOP = (32, 16, 16), 1024, 256, 50

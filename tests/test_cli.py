@@ -19,8 +19,8 @@ from tiny import EXPERIMENTS, MEASURES, SMALL, WIDTHS, tiny, write_study
 
 from arinar_lab.run import locks, perform
 from arinar_lab.run.config import read_overrides
+from arinar_lab.run.connection import tracking_uri
 from arinar_lab.run.folder import RunFolder, read_json
-from arinar_lab.run.tracking import tracking_uri
 from arinar_lab.study import ablate
 from arinar_lab.study.cost import Cost
 from arinar_lab.study.plan import read_plan

@@ -14,7 +14,8 @@ from arinar_lab.model.arinar import Arinar
 from arinar_lab.model.density import Grid, Rows
 from arinar_lab.model.guidance import Sampler
 from arinar_lab.model.heads import HEADS
-from arinar_lab.model.heads.mixture import Mixture, MixtureRow
+from arinar_lab.model.heads.mixture import Mixture
+from arinar_lab.model.heads.shapes import MixtureRow
 from arinar_lab.model.layers import NORMS
 from arinar_lab.model.noise import Noise
 from arinar_lab.model.outer import OUTERS

@@ -14,10 +14,10 @@ from tiny import finished, tiny, write_study
 from arinar_lab import cli
 from arinar_lab.run.terminal import Terminal
 from arinar_lab.study import reading
+from arinar_lab.study.collect import collect
 from arinar_lab.study.notebooks import NOTEBOOKS, execute
 from arinar_lab.study.plan import read_plan
 from arinar_lab.study.report import write_report
-from arinar_lab.study.results import collect
 from arinar_lab.study.status import remember
 
 FILES = sorted(NOTEBOOKS.glob("*.ipynb"))

@@ -15,8 +15,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from arinar_lab.run.text import accept_any_letter, one_line, say
-
+from ..run.text import accept_any_letter, one_line, say
 from .parent import end_with
 from .words import parser
 

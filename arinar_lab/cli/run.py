@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from arinar_lab.run.text import say
+from ..run.text import say
 
 
 def _recipe(path: Path, overrides: list[str]) -> Any:
     from arinar_lab.run.config import merge, parse, read_overrides, read_recipe
-    from arinar_lab.run.schema import ConfigError
+    from arinar_lab.run.errors import ConfigError
 
     content = merge(read_recipe(path), read_overrides(overrides))
     try:
@@ -26,10 +26,11 @@ def train(arguments: argparse.Namespace) -> int:
     from arinar_lab.run.config import build, check_resolution, ready
     from arinar_lab.run.evaluate import measure_speed
     from arinar_lab.run.folder import RunFolder
+    from arinar_lab.run.history import read_metrics
     from arinar_lab.run.perform import perform
     from arinar_lab.run.quality import named_reference
     from arinar_lab.run.tracking import AFTERWARDS, Tracker
-    from arinar_lab.run.train import check_machine, read_metrics
+    from arinar_lab.run.train import check_machine
     from arinar_lab.run.transfer import inherited
 
     check_machine(recipe)
@@ -51,10 +52,10 @@ def train(arguments: argparse.Namespace) -> int:
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
+    from arinar_lab.run.errors import ConfigError
     from arinar_lab.run.evaluate import is_timed, measure_speed
     from arinar_lab.run.locks import held
     from arinar_lab.run.quality import measured
-    from arinar_lab.run.schema import ConfigError
 
     folder, recipe = _trained(arguments)
     if arguments.quality:
@@ -90,7 +91,7 @@ def _extractor(arguments: argparse.Namespace, machine: Any, reference: Path | No
     """The one that is asked for, else the one that a reference was made with, else Inception."""
     from arinar_lab.run.extractor import DINOV2, INCEPTION, Extractor
     from arinar_lab.run.fidelity import made_with
-    from arinar_lab.run.train import device_of
+    from arinar_lab.run.processor import device_of
 
     name, layer = {"dinov2": DINOV2}.get(arguments.features, INCEPTION), arguments.layer
     if reference and not (arguments.features or layer):
@@ -116,8 +117,8 @@ def reference(arguments: argparse.Namespace) -> int:
 
 def _trained(arguments: argparse.Namespace) -> Any:
     """The run folder that is named, and its recipe under the overrides, none of which may concern training."""
+    from arinar_lab.run.errors import ConfigError
     from arinar_lab.run.folder import find
-    from arinar_lab.run.schema import ConfigError
 
     folder = find(arguments.file)
     recipe = _recipe(folder.path / "config.yaml", arguments.overrides)
@@ -169,9 +170,9 @@ def _of_the_floor(report: dict[str, Any]) -> str:
 def sample(arguments: argparse.Namespace) -> int:
     from arinar_lab.run.blocks import company, shown
     from arinar_lab.run.disk import check_output
+    from arinar_lab.run.errors import ConfigError
     from arinar_lab.run.evaluate import load
     from arinar_lab.run.sampling import PICTURE, draw_grid, sample
-    from arinar_lab.run.schema import ConfigError
 
     folder, recipe = _trained(arguments)
     check_output(arguments.out)

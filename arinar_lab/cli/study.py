@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from arinar_lab.run.text import say
-
+from ..run.text import say
 from .parent import end_with
 from .run import _recipe
 
@@ -207,9 +206,10 @@ def sync(arguments: argparse.Namespace) -> int:
 
 
 def check(arguments: argparse.Namespace) -> int:
-    from arinar_lab.run.config import build, check_resolution, read_overrides, read_yaml
-    from arinar_lab.run.schema import ConfigError
+    from arinar_lab.run.config import build, check_resolution, read_overrides
+    from arinar_lab.run.errors import ConfigError
     from arinar_lab.run.transfer import inherited
+    from arinar_lab.run.yaml_reader import read_yaml
     from arinar_lab.study.plan import read_plan
 
     files = [word for word in arguments.words if "=" not in word]
@@ -257,9 +257,9 @@ def bench(arguments: argparse.Namespace) -> int:
     from arinar_lab.run.bench import How
     from arinar_lab.run.config import Machine
     from arinar_lab.run.disk import check_output
-    from arinar_lab.run.schema import ConfigError
+    from arinar_lab.run.errors import ConfigError
+    from arinar_lab.run.processor import device_of
     from arinar_lab.run.terminal import Terminal
-    from arinar_lab.run.train import device_of
     from arinar_lab.study import bench, bench_report
 
     out: Path = arguments.out

@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from arinar_lab.run.text import one_line, say
-
+from ..run.text import one_line, say
 from . import run, study
 
 EPILOG = """\

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .schema import ConfigError
+from .errors import ConfigError
 
 
 def read_npz(path: Path, names: tuple[str, ...] | None = None) -> dict[str, np.ndarray]:

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
-from .checkpoint import digest, remove
+from .checksums import digest, remove
 from .disk import whole
 from .errors import ConfigError
 from .locks import QUIET_SECONDS, held

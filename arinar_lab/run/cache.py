@@ -29,15 +29,15 @@ from torch import Tensor
 from ..model.codec import Codec
 from .blocks import Told, share
 from .cached import PARTS, Cached, codec_print, data_print, shards
-from .checkpoint import save_tensors
+from .checksums import save_tensors
 from .collection import of_source
 from .config import Recipe
 from .data import Source
+from .errors import ConfigError
 from .folder import write_json
 from .memory import room_on_device
-from .processor import use_processor
-from .schema import ConfigError, resolved
-from .train import device_of
+from .processor import device_of, use_processor
+from .schema import resolved
 
 SHARD = 1024  # images
 

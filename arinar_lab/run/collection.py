@@ -19,9 +19,9 @@ from torch import Tensor
 from .arrays import read_npz
 from .cached import fingerprint
 from .data import Source
+from .errors import ConfigError
 from .fidelity import colour_bytes
 from .images import DAMAGE, ENDINGS, Pictures, UnknownScale, files_print, image_files, read_image
-from .schema import ConfigError
 
 _LOOKED_AT = 64
 

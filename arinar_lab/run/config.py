@@ -29,9 +29,9 @@ from ..model.layers import at_least
 from ..model.outer import OUTERS, OuterMaker
 from .cached import Cached
 from .data import Source, SourceMaker
-from .schema import ConfigError, nearest, resolved, section, signed
-from .yaml_reader import read_value
-from .yaml_reader import read_yaml as read_yaml
+from .errors import ConfigError, nearest
+from .schema import resolved, section, signed
+from .yaml_reader import read_value, read_yaml
 
 STUDY_SECTIONS = ("axes", "vary", "arms", "match", "budget", "search", "constraints", "early_stopping")
 """What a study or sweep says in mappings, and a recipe never."""

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from ..model.files import read_torch
 from ..model.published import translate
-from .checkpoint import save_tensors
+from .checksums import save_tensors
 from .config import Experiment, Recipe, build
 from .disk import check_output
+from .errors import ConfigError
 from .folder import RunFolder
-from .schema import ConfigError
 from .training_args import check_arguments
 
 _GIVEN_ORDERS = ("identity", "reversed")

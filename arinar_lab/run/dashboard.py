@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from .address import concealed, shown
-from .schema import ConfigError
+from .connection import PATIENCE, ROOT, set_limits, tracking_uri, within
+from .errors import ConfigError
 from .text import say
-from .tracking import PATIENCE, ROOT, set_limits, tracking_uri, within
 
 LOCAL = "http://127.0.0.1:5000"
 VIEW = "mlflow.sharedViewState."  # of an experiment's tag, followed by the view's name in a link

@@ -41,52 +41,25 @@ from . import diagnose
 from .beliefs import beliefs
 from .config import Experiment, Machine, Recipe, build, ready
 from .disk import whole
+from .dtypes import of_generation, of_likelihood
 from .economy import quick_draws
+from .errors import ConfigError
 from .folder import RunFolder, environment, git_state, read_sealed
 from .locks import held
 from .memory import room_on_device
+from .metric_names import UNITS
 from .metrics import compare, distance_of_parts
 from .parts import seconds_of_parts
-from .precision import of_generation, of_likelihood, rate, under
-from .processor import use_processor
-from .schema import ConfigError, Part
+from .precision import rate, under
+from .processor import device_of, use_processor
+from .schema import Part
 from .text import say
-from .train import device_of, load_weights
+from .train import load_weights
 from .uncertainty import half_width, of_sets
 
 KID = "over all images"  # what a report says of its estimator; older ones took the mean over random subsets
 SPEED_LOCK = "arinar-speed-of-all.lock"
 _SPEED = "speed/images_per_second"
-UNITS = {
-    "val/bits_per_dim": "bits per raw dimension",
-    "val/bits_per_dim_error": "bits per raw dimension, |difference| when the integration's steps are doubled",
-    "val/bits_per_dim_at_level": "bits per raw dimension, at a resolution of one grey level",
-    "val/bits_per_dim_at_resolution": "bits per raw dimension, at a resolution of evaluation.resolution raw units",
-    "val/gap_bits_per_dim": "bits per dimension, mean of log p_true - log p_model",
-    "val/gap_standard_error": "bits per dimension",
-    "quality/fd_digits": "squared distance of the digits classifier's features",
-    "quality/fd_digits_floor": "squared distance of the digits classifier's features",
-    "quality/fd_digits_few": "squared distance of the digits classifier's features, of as many images as its floor",
-    "quality/kid_digits": "squared MMD of the digits classifier's features",
-    "quality/kid_digits_floor": "squared MMD of the digits classifier's features",
-    "quality/precision": "share",
-    "quality/recall": "share",
-    "quality/precision_floor": "share",
-    "quality/recall_floor": "share",
-    "quality/truncated_share": "share of the guided 1-D conditionals that had to be truncated",
-    "speed/images_per_second": "images per second",
-    "speed/latency_ms_b1": "milliseconds",
-    "components/effective": "components, e^entropy of their mean weights",
-    "components/dead": "components whose mean weight is below a tenth of its share",
-    "train/bits_per_dim": "bits per raw dimension, on training images",
-    "train/gap_bits_per_dim": "bits per raw dimension, held-out minus training",
-    "quality/nearest_train_ratio": "distance to the nearest training image, of samples over that of held-out images",
-    "cost/peak_memory_gb": "10^9 bytes",
-    "cost/gflops_per_image": "10^9 floating-point operations",
-    "cost/parameters": "parameters",
-    "time/train_seconds": "seconds",
-    "time/evaluate_seconds": "seconds",
-}
 
 
 def load(recipe: Recipe, folder: RunFolder, data: bool = False) -> Experiment:

@@ -26,8 +26,8 @@ from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 from torch_fidelity.utils import create_feature_extractor
 
 from . import dinov2
-from .checkpoint import digest
-from .schema import ConfigError
+from .checksums import digest
+from .errors import ConfigError
 
 INCEPTION, DINOV2 = "inception-v3-compat", "dinov2"
 

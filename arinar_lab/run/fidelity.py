@@ -27,8 +27,8 @@ from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
 from .arrays import read_npz
+from .errors import ConfigError
 from .extractor import INCEPTION, Extractor
-from .schema import ConfigError
 
 KEPT = 10_000  # features that a reference keeps, and generated images that precision, recall and KID look at
 KID_SUBSET = 1000

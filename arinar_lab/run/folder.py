@@ -27,10 +27,10 @@ from typing import Any
 from filelock import FileLock
 
 from .config import Recipe
-from .disk import LONGEST, append, force
-from .disk import write as write
+from .disk import LONGEST, append, force, write
+from .errors import ConfigError
 from .locks import held
-from .schema import ConfigError, resolved
+from .schema import resolved
 from .text import say
 from .yaml_reader import as_yaml
 

@@ -6,7 +6,6 @@ Distances of digits are taken in the features of a small classifier whose weight
 
 from __future__ import annotations
 
-import math
 import statistics
 from typing import Any
 
@@ -16,38 +15,10 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
-from torchmetrics import Metric
 
 from ..model.codec import ASSETS, load_weights
 
 FEATURES = 64
-
-
-class BitsPerDim(Metric):
-    """Mean of -log p / (dims · ln 2) over images: bits per raw dimension, from log-densities in nats an image.
-
-    Arguments:
-        dims: raw dimensions of an image.
-    """
-
-    higher_is_better = False
-    full_state_update = False
-    total: Tensor
-    count: Tensor
-
-    def __init__(self, dims: int) -> None:
-        super().__init__()
-        self.scale = -1 / (dims * math.log(2))
-        self.add_state("total", torch.zeros((), dtype=torch.float64), "sum")
-        self.add_state("count", torch.zeros((), dtype=torch.float64), "sum")
-
-    def update(self, log_prob: Tensor) -> None:
-        """log_prob: of the raw data, nats an image, [B]."""
-        self.total += log_prob.double().sum()
-        self.count += log_prob.numel()
-
-    def compute(self) -> Tensor:
-        return self.scale * self.total / self.count
 
 
 class DigitsClassifier(nn.Module):

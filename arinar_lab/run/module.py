@@ -17,6 +17,7 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 from ..model.layers import Vectors
 from ..model.noise import Noise
@@ -24,9 +25,36 @@ from .config import Decayed, Experiment, Training
 from .data import some
 from .divergence import Diverged, Finite
 from .loader import ResumableLoader
-from .metrics import BitsPerDim
 from .sharded import shard, whole
 from .transfer import Conditions
+
+
+class BitsPerDim(Metric):
+    """Mean of -log p / (dims · ln 2) over images: bits per raw dimension, from log-densities in nats an image.
+
+    Arguments:
+        dims: raw dimensions of an image.
+    """
+
+    higher_is_better = False
+    full_state_update = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self, dims: int) -> None:
+        super().__init__()
+        self.scale = -1 / (dims * math.log(2))
+        self.add_state("total", torch.zeros((), dtype=torch.float64), "sum")
+        self.add_state("count", torch.zeros((), dtype=torch.float64), "sum")
+
+    def update(self, log_prob: Tensor) -> None:
+        """log_prob: of the raw data, nats an image, [B]."""
+        self.total += log_prob.double().sum()
+        self.count += log_prob.numel()
+
+    def compute(self) -> Tensor:
+        return self.scale * self.total / self.count
+
 
 LOG_EVERY = 10  # steps
 

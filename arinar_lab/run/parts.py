@@ -24,8 +24,9 @@ from ..model.heads.nested import Nested
 from ..model.noise import Noise
 from ..model.packing import packed
 from .config import Experiment, Recipe
+from .dtypes import of_generation
 from .economy import quick_draws
-from .precision import of_generation, under
+from .precision import under
 
 PARTS = ("outer", "inner", "head", "codec")
 

@@ -9,11 +9,12 @@ from typing import Any
 from .config import Recipe
 from .disk import room_for
 from .folder import RunFolder
+from .history import read_metrics
 from .locks import held
 from .quality import measured
 from .ranks import follows
 from .tracking import Tracker, remember
-from .train import Stopped, Watch, read_metrics, train
+from .train import Stopped, Watch, train
 
 
 def perform(

@@ -15,10 +15,8 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
 from ..model.packing import multiplies
-from .config import Experiment, Recipe
 from .peak import Precision, peak
 
-WIDE = 256  # width of an outer model below which products are too small to gain
 MUCH = 1.5  # times as fast
 PRODUCTS: dict[str, Precision] = {"32-true": "float32", "bf16-mixed": "bfloat16", "16-mixed": "bfloat16"}
 """What matrix products are computed in, or as fast as, under each of Lightning's precisions."""
@@ -38,19 +36,6 @@ def warn_of_emulation(device: torch.device, precision: Precision) -> None:
         rank_zero_warn(
             f"this processor has no instructions for {precision}: its products take over a hundred times as long"
         )
-
-
-def of_likelihood(recipe: Recipe) -> Precision:
-    """What log p is computed in."""
-    return "bfloat16" if recipe.evaluation.precision == "bfloat16" else "float32"
-
-
-def of_generation(recipe: Recipe, experiment: Experiment) -> Precision:
-    """What images are drawn in."""
-    asked = recipe.evaluation.precision
-    if asked != "auto":
-        return asked
-    return quicker(experiment.device) if experiment.model.outer.width >= WIDE else "float32"
 
 
 @cache

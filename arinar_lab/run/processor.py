@@ -11,6 +11,8 @@ from typing import Protocol
 
 import torch
 
+from .errors import ConfigError
+
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 _LARGEST = 2**31 - 1
 
@@ -38,3 +40,17 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_MMAP_THRESHOLD, _LARGEST)
         mallopt(_TRIM_THRESHOLD, _LARGEST)
+
+
+def accelerator(machine: DeviceOptions) -> str:
+    """Lightning's name of the accelerator; `auto` is a CUDA GPU or the CPU (Apple's lacks double precision)."""
+    if machine.accelerator == "gpu" and not torch.cuda.is_available():
+        raise ConfigError("machine.accelerator: 'gpu' is asked for, and torch finds none here; use auto or cpu")
+    if machine.accelerator != "auto":
+        return machine.accelerator
+    return "gpu" if torch.cuda.is_available() else "cpu"
+
+
+def device_of(machine: DeviceOptions) -> torch.device:
+    """The device that one process computes on."""
+    return torch.device("cuda" if accelerator(machine) in ("gpu", "cuda") else "cpu")

@@ -25,26 +25,16 @@ from torch import Tensor
 
 from ..model.noise import Noise
 from .blocks import Told
-from .checkpoint import digest
+from .checksums import digest
 from .config import Experiment, Recipe
+from .dtypes import of_generation
+from .errors import ConfigError
 from .evaluate import evaluate, generate, load, with_distances
 from .extractor import Extractor
-from .fidelity import (
-    KEPT,
-    KID_SUBSET,
-    Reference,
-    colour_bytes,
-    distances,
-    enough,
-    frechet,
-    made_with,
-    statistics,
-)
+from .fidelity import KEPT, KID_SUBSET, Reference, colour_bytes, distances, enough, frechet, made_with, statistics
 from .folder import RunFolder, environment, git_state, read_json, write_json
-from .precision import of_generation
+from .processor import device_of
 from .reference import in_blocks, joined
-from .schema import ConfigError
-from .train import device_of
 
 ABOUT = {
     "inception_score": "e^nats",

@@ -17,13 +17,13 @@ from torch import Tensor
 
 from .blocks import Told, block_name, conclude, damaged, forget, refuse_foreign, share
 from .cached import Cached, shards
-from .checkpoint import save_tensors
+from .checksums import save_tensors
 from .collection import Collection, of_source
 from .data import Source
+from .errors import ConfigError
 from .extractor import Extractor
 from .fidelity import enough, write_reference
 from .memory import room_on_device
-from .schema import ConfigError
 
 BLOCK = 1024  # images
 FOLDER = Path("references")

@@ -22,15 +22,16 @@ from torch import Tensor
 
 from .blocks import Told, conclude, refuse_foreign, share
 from .cached import shards
-from .checkpoint import digest
+from .checksums import digest
 from .config import Experiment, Recipe
-from .disk import whole
+from .disk import whole, write
+from .dtypes import of_generation
+from .errors import ConfigError
 from .evaluate import generate, save_grid
 from .fidelity import colour_bytes
-from .folder import RunFolder, read_json, write, write_json
-from .precision import of_generation
+from .folder import RunFolder, read_json, write_json
 from .reference import in_blocks
-from .schema import ConfigError, signed
+from .schema import signed
 
 BLOCK = 256  # images in a block of PNGs
 PICTURE = 10_000  # most images in one picture

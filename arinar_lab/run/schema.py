@@ -24,8 +24,7 @@ from ..model.layers import NORMS, Block, BlockOptions, NormMaker
 from ..model.outer import OUTERS, OuterMaker
 from .cached import Cached
 from .data import SOURCES, SourceMaker
-from .errors import ConfigError as ConfigError
-from .errors import nearest as nearest
+from .errors import ConfigError, nearest
 from .images import IMAGES
 
 PARTS: dict[Any, dict[str, Any]] = {

@@ -11,88 +11,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import math
-import os
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
 from filelock import FileLock
 
 from .address import concealed
 from .config import Recipe, parse
+from .connection import PATIENCE, ROOT, T, off, set_limits, tracking_uri, within
 from .folder import RunFolder, git_state, read_state, write_json
 from .schema import flatten, resolved, signed
 from .text import say
 
-ROOT = Path("tracking")
-T = TypeVar("T")
-PATIENCE = 30.0  # seconds that a run may wait for MLflow in total, and that anybody may wait for one call
 AFTERWARDS = 10.0  # seconds more, to send what is measured once the run is over
-TIMEOUT = 5.0  # seconds that one request may wait for a byte
 QUIET = 30.0  # seconds without a request after one that failed
-LIMITS = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": str(round(TIMEOUT)),
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # the study has a bar of its own
-}
-_LEVELS = {
-    "mlflow": logging.WARNING,
-    "alembic": logging.WARNING,
-    "mlflow.store.db.utils": logging.CRITICAL,  # it tells of errors by tracebacks; we do, in a line
-}
 Rows = list[tuple[int, str, float]]
 """Of a history: step, name, value."""
-
-
-def tracking_uri() -> str:
-    """MLFLOW_TRACKING_URI, or a SQLite file in tracking/."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{ROOT.absolute()}/mlflow.db"
-
-
-def set_limits() -> None:
-    """Let MLflow neither retry nor talk much, unless the user has asked for it."""
-    os.environ.update({name: os.environ.get(name, value) for name, value in LIMITS.items()})
-    for name, level in _LEVELS.items():
-        logging.getLogger(name).setLevel(level)
-
-
-def within(seconds: float, act: Callable[[], T]) -> T:
-    """Return what a call to MLflow returns; a call that takes longer goes on in a thread that nobody waits for.
-
-    A timeout of a request is not enough: it begins anew with each byte, and stores in a database retry by themselves.
-
-    Raises:
-        TimeoutError: after so many seconds.
-    """
-    answer: Future[T] = Future()
-
-    def call() -> None:
-        try:
-            answer.set_result(act())
-        except BaseException as error:
-            answer.set_exception(error)
-
-    threading.Thread(target=call, daemon=True).start()
-    try:
-        return answer.result(seconds)
-    except TimeoutError as error:
-        if answer.done():  # a timeout of its own
-            raise
-        raise TimeoutError(f"does not answer within {seconds:.1f} s") from error
-
-
-def off() -> bool:
-    """Whether ARINAR_TRACKING=off: nothing is told to MLflow, and nothing counts as unsent."""
-    return os.environ.get("ARINAR_TRACKING", "").lower() == "off"
 
 
 class Quiet(Exception):

@@ -32,31 +32,23 @@ from torch import Tensor
 
 from ..model.files import read_safetensors
 from .averaging import Averaging
+from .batch_advice import Room
 from .cached import Cached
-from .checkpoint import (
-    TRAIN_AGAIN,
-    by_age,
-    kept_beside,
-    newest_checkpoint,
-    refuse_altered,
-    remove,
-    room_for,
-    save_tensors,
-    seal,
-)
+from .checkpoint import TRAIN_AGAIN, by_age, kept_beside, newest_checkpoint, refuse_altered, room_for
+from .checksums import remove, save_tensors, seal
 from .config import Experiment, Recipe, build, ready
 from .datamodule import DataModule
 from .disk import append, force, write
 from .economy import economise
+from .errors import ConfigError
 from .folder import RunFolder, git_state, write_json
 from .images import damaged
 from .loader import ResumableLoader
-from .memory import OutOfMemory, Room
+from .memory import OutOfMemory
 from .module import LOG_EVERY, ArinarModule
 from .precision import warn_of_emulation
-from .processor import DeviceOptions, use_processor
+from .processor import accelerator, device_of, use_processor
 from .ranks import check_sharding, check_share, follows, ignore_launchers, is_alone, launcher, strategy, together
-from .schema import ConfigError
 from .sharded import whole
 from .text import say
 from .throughput import Throughput
@@ -138,24 +130,6 @@ class Bar(RichProgressBar):
     def get_metrics(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
         latest = cast(RunLogger, trainer.logger).latest
         return {**super().get_metrics(trainer, module), **{k: v for k, v in latest.items() if k == "train/loss"}}
-
-
-def read_metrics(file: Path) -> list[tuple[int, str, float]]:
-    """Rows (step, name, value) of a metrics.csv; empty where there is none.
-
-    Raises:
-        ConfigError: if it is damaged, or was edited since its run ended.
-    """
-    if not file.is_file():
-        return []
-    RunFolder(file.parent).refuse_edited(file.name)
-    try:
-        with file.open(newline="", encoding="utf-8") as lines:
-            return [(int(r["step"]), r["name"], float(r["value"])) for r in csv.DictReader(lines) if r["value"]]
-    except (ValueError, KeyError, csv.Error) as error:
-        raise ConfigError(
-            f"{file}: damaged ({error}); delete it: its curves are lost, the run's results are not"
-        ) from None
 
 
 class Resume(Callback):
@@ -288,15 +262,6 @@ class Progress(Callback):
             self.folder.progress("train", trainer.global_step, int(trainer.max_steps))
 
 
-def accelerator(machine: DeviceOptions) -> str:
-    """Lightning's name of the accelerator; `auto` is a CUDA GPU or the CPU (Apple's lacks double precision)."""
-    if machine.accelerator == "gpu" and not torch.cuda.is_available():
-        raise ConfigError("machine.accelerator: 'gpu' is asked for, and torch finds none here; use auto or cpu")
-    if machine.accelerator != "auto":
-        return machine.accelerator
-    return "gpu" if torch.cuda.is_available() else "cpu"
-
-
 def check_machine(recipe: Recipe) -> None:
     """Refuse, before anything is written, what this machine cannot do.
 
@@ -306,11 +271,6 @@ def check_machine(recipe: Recipe) -> None:
     accelerator(recipe.machine)
     check_share(recipe)
     check_sharding(recipe)
-
-
-def device_of(machine: DeviceOptions) -> torch.device:
-    """The device that one process computes on."""
-    return torch.device("cuda" if accelerator(machine) in ("gpu", "cuda") else "cpu")
 
 
 def train(

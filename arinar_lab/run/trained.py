@@ -21,9 +21,9 @@ from torch import Tensor
 from ..model.guidance import Sampler
 from .beliefs import conditionals
 from .config import Experiment, Recipe, check_sampler
+from .errors import ConfigError
 from .evaluate import generate, load
 from .folder import RunFolder
-from .schema import ConfigError
 
 
 @dataclass(frozen=True)

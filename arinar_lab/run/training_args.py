@@ -12,7 +12,8 @@ from typing import Any
 
 from ..model.published_kl import LAYOUTS
 from .config import Recipe
-from .schema import ConfigError, flatten, resolved
+from .errors import ConfigError
+from .schema import flatten, resolved
 
 _MODELS = {
     "mar_base": [(768, 12)],

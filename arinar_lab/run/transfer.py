@@ -20,9 +20,10 @@ from ..model.noise import Noise
 from ..model.outer import take
 from .checkpoint import refuse_altered
 from .config import Experiment, Recipe, parse, read_recipe
+from .errors import ConfigError
 from .folder import RunFolder, find
 from .loader import Items, ResumableLoader
-from .schema import ConfigError, flatten, resolved
+from .schema import flatten, resolved
 
 _NOT_COMPARED = ("outer.steps", "outer.dropout", "outer.dropout_hidden", "outer.mask_group", "codec.weights")
 # the last is a place; the weights tell by themselves

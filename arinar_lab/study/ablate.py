@@ -12,23 +12,17 @@ import time
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from ..run.errors import ConfigError
 from ..run.evaluate import is_timed, measure_speed
 from ..run.folder import read_state, write_json
 from ..run.quality import named_reference
-from ..run.schema import ConfigError
 from ..run.terminal import description, failed
 from . import frontier, ranking
+from .collect import collect
 from .comparison import compare_all, effects, summary
 from .cost import Cost, attempt, counted
 from .crew import Worker, all_ended, run_workers
@@ -36,7 +30,6 @@ from .methods import notes
 from .plan import Arm, Job, Plan
 from .references import references
 from .report import write_report
-from .results import collect
 from .storage import Unusable
 from .sync import fetch, send_study
 from .tables import terminal_table

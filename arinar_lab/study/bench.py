@@ -27,7 +27,8 @@ from ..model.packing import multiplies
 from ..run.bench import Case, How, Result, generation, is_published, subject
 from ..run.bench_parts import inner_loop, memory, profile, training_step
 from ..run.config import build
-from ..run.folder import environment, git_state, write, write_json
+from ..run.disk import write
+from ..run.folder import environment, git_state, write_json
 from ..run.locks import held
 from ..run.peak import Precision, peak
 from ..run.processor import keep_freed_memory

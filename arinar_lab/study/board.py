@@ -18,7 +18,7 @@ import optuna
 
 from ..run.config import read_overrides
 from ..run.dashboard import refuse_taken
-from ..run.schema import ConfigError
+from ..run.errors import ConfigError
 from ..run.text import say
 from .plan import queue_address, study_name, study_requested
 from .search import sweep_requested

@@ -13,7 +13,8 @@ import math
 from typing import Any
 
 from ..run.config import Recipe, merge, nest
-from ..run.schema import ConfigError, flatten, resolved
+from ..run.errors import ConfigError
+from ..run.schema import flatten, resolved
 
 Budget = dict[str, float]
 """Key → multiple of its value."""

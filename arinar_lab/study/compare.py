@@ -25,13 +25,15 @@ from rich.console import Console
 from rich.table import Table
 
 from ..run.config import Recipe, parse, read_overrides, read_recipe
+from ..run.errors import ConfigError, nearest
 from ..run.folder import RunFolder
-from ..run.schema import ConfigError, flatten, nearest, resolved
+from ..run.schema import flatten, resolved
 from ..run.text import markdown_line, markdown_row, say
+from .collect import collect
 from .comparison import compare, effects
 from .methods import commit, far_off
 from .plan import Arm, Plan, read_plan
-from .results import Results, collect
+from .results import Results
 from .status import named
 from .tables import rows
 

@@ -18,11 +18,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..run.metric_names import BITS, DISTANCE, DISTANCES, LEVEL, RESOLUTION, Column
 from ..run.schema import Part
 from .outliers import outliers
-from .plan import Arm, listed
+from .plan import Arm
 from .pooling import spreads
-from .results import BITS, DISTANCE, DISTANCES, LEVEL, RESOLUTION, Column, Results
+from .results import Results
 from .stats import (
     ALPHA,
     MOST,
@@ -38,6 +39,7 @@ from .stats import (
     size_interval,
     welch,
 )
+from .text import listed
 
 _NAMED = 8  # arms beyond which they are counted
 LOOSER = "a bound that reads worse shows nothing"

@@ -22,10 +22,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..model.noise import Noise
 from ..run.config import Experiment, Recipe, build, merge, nest, parse, ready
+from ..run.errors import ConfigError, nearest
 from ..run.evaluate import count_flops, generate
 from ..run.module import ArinarModule
 from ..run.processor import use_processor
-from ..run.schema import ConfigError, flatten, nearest, resolved
+from ..run.schema import flatten, resolved
 
 WIDEST = 2**16  # of the multiples that are tried
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from ..run.metric_names import BITS
 from .plan import Arm, Plan
-from .results import BITS, Results
+from .results import Results
 from .style import PAGE, Look, facets, looks, paper, wrapped
 
 Curve = tuple[np.ndarray, np.ndarray]
@@ -22,7 +23,7 @@ Curve = tuple[np.ndarray, np.ndarray]
 
 def history(results: Results, arm: Arm, metric: str) -> dict[int, tuple[np.ndarray, np.ndarray]]:
     """Seed → steps and values of a metric, from the metrics.csv of the finished runs."""
-    from ..run.train import read_metrics
+    from ..run.history import read_metrics
 
     found = {}
     for seed in results.reports[arm.name]:

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ..run.disk import whole
-from . import ranking
 from .anatomy import beliefs, calibration, samples
 from .curves import learning_curves, where_the_bits_go
-from .outcome import against_factor, against_speed, cost_breakdown
+from .outcome import against_factor, against_speed, cost_breakdown, ranks_by_budget
 from .results import Results
 
 DPI = 320  # of the PNG: a column's width is 1,056 pixels, a page's 2,208
@@ -137,7 +136,7 @@ FIGURES = (
         "Rank of each arm by its mean over seeds, at each budget. Lines that cross are arms that change places; whether a pair"
         " differs at both budgets for sure is said in the text.",
         "at least two arms at two budgets",
-        ranking.draw,
+        ranks_by_budget,
         lambda results: bool(results.plan.budgets),
     ),
 )

@@ -22,11 +22,12 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from ..run.metric_names import BITS, DISTANCES, GAP, SPEED, Column
 from .comparison import commensurable, compare, unlike_bounds
-from .methods import unreliable_speeds
-from .plan import listed
-from .results import BITS, DISTANCES, GAP, SPEED, Column, Results
+from .conditions import unreliable_speeds
+from .results import Results
 from .stats import Interval, hypervolume, interval, pareto
+from .text import listed
 
 Point = tuple[float, float]
 """Cost and loss."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 import unicodedata
 
 from .methods import against
-from .plan import spaced
 from .results import Results
 from .tables import Cell, Row, table_of
+from .text import spaced
 
 WIDE = 4  # metrics beside each other
 LONG = 30  # letters of an arm's name, beyond which names take several lines

@@ -6,21 +6,22 @@ in something, the most common value is stated and the others are named with the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ..run.metric_names import COLUMNS, DISTANCE, ERROR, FEW, HEADINGS, LEVEL
 from .comparison import CLAIMS, PROTOCOL, compare_all, mixed, other_reference, stray, unlike_bounds
-from .plan import Arm, Plan, listed, short
-from .results import COLUMNS, DISTANCE, ERROR, FEW, HEADINGS, LEVEL, SPEED, Results
+from .conditions import Report, at, runs, unreliable_speeds
+from .plan import Arm, Plan
+from .results import Results
+from .text import listed, short
 
-Report = dict[str, Any]
 Kind = Literal["runs", "likelihood", "quality", "speed"]
 _KINDS: dict[str, Kind] = {"val": "likelihood", "train": "likelihood", "quality": "quality", "speed": "speed"}
 """What a metric is of, by the first word of its name."""
 CLAIM = 5  # seeds
-_UNEVEN = 1.3  # times as fast, beyond which speeds of one thing were not taken alike
 
 
 @dataclass(frozen=True)
@@ -41,21 +42,6 @@ class Caution:
 def against(plan: Plan) -> str:
     """What arms are compared with, in words."""
     return plan.baseline if len(plan.baselines) == 1 else "the baseline of its budget"
-
-
-def runs(results: Results) -> Iterator[tuple[Arm, int, Report]]:
-    """Every finished run: arm, seed, report."""
-    for arm in results.plan.arms:
-        for seed, report in results.reports[arm.name].items():
-            yield arm, seed, report
-
-
-def at(report: Report, *keys: str) -> Any:
-    """report[key][key]…, None where an older report lacks it."""
-    found: Any = report
-    for key in keys:
-        found = found.get(key) if isinstance(found, dict) else None
-    return found
 
 
 def stated(results: Results, of: Callable[[Arm, Report], Any]) -> str:
@@ -296,37 +282,6 @@ def _far_off(results: Results) -> list[Caution]:
         for part in results.by_budget
         for caution in far_off(part, lambda arm, seed: results.plan.cell(arm, seed)[0].path)
     ]
-
-
-def unreliable(reports: Sequence[Report], speeds: Mapping[str, Sequence[float]]) -> str:
-    """Why speeds say little: others computed beside them, or they differ from seed to seed, or between days, as if so.
-
-    Arguments:
-        speeds: arm → of each seed, in images/s.
-    """
-    found = [(at(r, "speed", "load_average"), at(r, "environment", "cpus")) for r in reports]
-    loads = [load for load, cpus in found if load is not None and cpus and load > 1.25 * cpus]
-    rates = [rate for r in reports if (rate := at(r, "speed", "gflops"))]
-    said = []
-    if loads:
-        said.append(
-            f"other programs were at work while {len(loads)} of {len(found)} speeds were taken (load average up to"
-            f" {max(loads):.1f} on {found[0][1]} CPUs)"
-        )
-    if uneven := [name for name, seen in speeds.items() if len(seen) > 1 and max(seen) > _UNEVEN * min(seen)]:
-        said.append(f"the speeds of one arm differ from seed to seed by more than {_UNEVEN - 1:.0%} ({listed(uneven)})")
-    if rates and max(rates) > _UNEVEN * min(rates):
-        said.append(
-            f"the machine itself was not as fast at all times (its matrix product {min(rates):,.0f} to {max(rates):,.0f}"
-            " GFLOP/s when speeds were taken)"
-        )
-    return "; ".join(said)
-
-
-def unreliable_speeds(results: Results) -> str:
-    """The same of a study; empty where nothing speaks against its speeds."""
-    speeds = {arm.name: list(results.values(arm, SPEED).values()) for arm in results.plan.arms}
-    return unreliable([report for *_, report in runs(results)], speeds)
 
 
 def _busy(results: Results) -> list[Caution]:

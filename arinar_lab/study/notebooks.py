@@ -13,8 +13,8 @@ from typing import Any
 
 from rich.console import Console
 
-from ..run.folder import write
-from ..run.schema import ConfigError
+from ..run.disk import write
+from ..run.errors import ConfigError
 from .ablate import ablate
 from .plan import read_plan
 from .reading import newest, open_study, root

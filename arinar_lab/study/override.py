@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..run.config import STUDY_SECTIONS, merge, nest
-from ..run.schema import ConfigError, flatten, nearest
+from ..run.errors import ConfigError, nearest
+from ..run.schema import flatten
 from ..run.yaml_reader import as_flow, read_value, read_yaml
 
 ABSENT: Any = object()

@@ -13,14 +13,16 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
+from ..run.metric_names import Column
 from . import frontier, ranking
 from .comparison import Effect, compare_all, p_text, summary, verdict
 from .figures import DPI, FIGURES, Figure
 from .methods import against, missing, reading
-from .plan import Plan, spaced
+from .plan import Plan
 from .protocol import paragraphs
-from .results import Column, Results
+from .results import Results
 from .tables import Row, table_of
+from .text import spaced
 
 WIDTH = 130  # pixels on the screen of an inch of a picture
 

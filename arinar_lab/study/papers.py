@@ -14,7 +14,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from ..run.schema import ConfigError, nearest
+from ..run.errors import ConfigError, nearest
 
 ESTIMATORS = "scikit-learn"
 _SAID = ("protocol", "steps", "hardware", "source")
@@ -63,7 +63,7 @@ def read_references(spec: Any) -> tuple[bool, tuple[PaperRow, ...]]:
 
 
 def _row(row: Any, path: str) -> PaperRow:
-    from .results import COLUMNS  # which reads plans
+    from ..run.metric_names import COLUMNS  # which reads plans
 
     if not isinstance(row, dict):
         raise ConfigError(f"{path}: {row!r} is no row; write {{name: …, bits/dim: …, protocol: …, source: …}}")

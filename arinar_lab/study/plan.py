@@ -36,13 +36,15 @@ from typing import Any
 
 from ..model.head import Likelihood
 from ..run.config import Recipe, build, merge, nest, parse, read_recipe
+from ..run.errors import ConfigError, nearest
 from ..run.folder import RunFolder, slug
-from ..run.schema import ConfigError, flatten, nearest, resolved, section
+from ..run.schema import flatten, resolved, section
 from ..run.transfer import inherited
 from ..run.yaml_reader import means, read_value
 from .budget import Budget, read_budgets, scaled
 from .override import Request, requested, unreached, value_at, word
 from .papers import PaperRow, read_references
+from .text import listed, short
 
 _KEYS = ("question", "base", "axes", "arms", "vary", "match", "budget", "baseline", "seeds", "references", "storage")
 Change = tuple[dict[str, Any], tuple[Any, ...]]
@@ -168,27 +170,6 @@ class Plan:
             there = jobs.get(job.key)
             jobs[job.key] = replace(there, recipes=(*there.recipes, recipe)) if there else job
         return list(jobs.values())
-
-
-def listed(names: Iterable[str]) -> str:
-    """Names in a row; with semicolons between where one of them has a comma in it."""
-    names = list(names)
-    return ("; " if any("," in name for name in names) else ", ").join(names)
-
-
-def spaced(name: str) -> str:
-    """A name that can be broken behind each comma."""
-    return ", ".join(part.strip() for part in name.split(","))
-
-
-def short(value: Any) -> str:
-    """A value as part of an arm's name."""
-    if isinstance(value, dict):
-        rest = [f"{k}={short(v)}" for k, v in value.items() if k != "kind"]
-        return " ".join([str(value.get("kind", "")), *rest]).strip()
-    if isinstance(value, list):
-        return "+".join(map(short, value))
-    return str(value)
 
 
 def _grid(path: Path, axes: dict[str, list[Any]]) -> dict[str, Change]:

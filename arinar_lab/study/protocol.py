@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..run.metric_names import DISTANCE
 from ..run.schema import flatten, resolved
 from ..run.text import markdown_line
 from . import frontier
 from .comparison import PROTOCOL
-from .methods import against, at, commit, estimator_of_kid, kind_of, load, published, runs, span, stated, timed
-from .plan import Arm, Plan, listed
-from .results import DISTANCE, Results
+from .conditions import at, runs
+from .methods import against, commit, estimator_of_kid, kind_of, load, published, span, stated, timed
+from .plan import Arm, Plan
+from .results import Results
+from .text import listed
 
 
 def varied(plan: Plan) -> list[str]:

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 from scipy.stats import kendalltau, permutation_test, rankdata, spearmanr
 
+from ..run.metric_names import BITS, DISTANCES, GAP, HEADINGS, LEVEL
 from .comparison import commensurable, concluded_pairs
-from .results import BITS, DISTANCES, GAP, HEADINGS, LEVEL, Results
-from .style import COLUMN, PAGE, SERIES, paper, wrapped
+from .results import Results
 
 RANKED = (BITS, LEVEL, GAP, *DISTANCES)
 Pair = tuple[str, str]
@@ -116,39 +116,3 @@ def _concluded(results: Results, metric: str, budget: str) -> set[frozenset[str]
 def conclusions(results: Results) -> list[str]:
     """A line for each finding; nothing for a study without budgets."""
     return [found.text() for found in agreements(results)]
-
-
-def draw(results: Results) -> Any | None:
-    """Each arm's rank against the budget, a panel for each metric; lines that cross are arms that change places."""
-    metrics = list(dict.fromkeys(found.metric for found in agreements(results)))
-    if not metrics:
-        return None
-    with paper() as plt:
-        arms = {arm.design for arm in results.plan.arms}
-        narrow = len(metrics) * len(results.plan.budgets) <= 9
-        size = (COLUMN if narrow else PAGE, 1.0 + (0.36 if narrow else 0.22) * len(arms))
-        figure, axes = plt.subplots(1, len(metrics), figsize=size, squeeze=False)
-        for ax, metric in zip(axes[0], metrics, strict=True):
-            _ranks(ax, results, metric)
-        axes[0][0].set_ylabel("rank (1 is best)")
-        where = "outside lower center" if narrow else "outside right upper"
-        figure.legend(*axes[0][0].get_legend_handles_labels(), loc=where, ncols=2 if narrow else 1)
-    return figure
-
-
-def _ranks(ax: Any, results: Results, metric: str) -> None:
-    by_budget = [means(results, metric, budget) for budget in results.plan.budgets]
-    arms = [name for name in by_budget[0] if all(name in found for found in by_budget)]
-    ranks = np.array(
-        [rankdata([found[name] for name in arms]) for found in by_budget]
-    )  # less is better in all of these
-    at = range(len(by_budget))
-    for i, name in enumerate(arms):
-        look, mark = SERIES[i % len(SERIES)], "osD^vP*X"[i % 8]  # together other for each of two dozen arms
-        ax.plot(at, ranks[:, i], marker=mark, linestyle=look.line, color=look.colour, clip_on=False,
-                label=wrapped(name, 24, 1))  # fmt: skip
-    ax.set_xticks(at, results.plan.budgets, rotation=30, ha="right", rotation_mode="anchor")
-    ax.set_xlim(-0.2, len(by_budget) - 0.8)
-    ax.set_yticks(range(1, len(arms) + 1))
-    ax.invert_yaxis()
-    ax.set_title(HEADINGS[metric])

@@ -20,11 +20,12 @@ import numpy as np
 import pandas as pd
 
 from ..run.config import read_overrides
-from ..run.schema import ConfigError
-from ..run.train import read_metrics
+from ..run.errors import ConfigError
+from ..run.history import read_metrics
 from ..run.trained import Trained, open_run
+from .collect import collect
 from .plan import read_plan
-from .results import Results, collect
+from .results import Results
 from .status import look, named, read
 from .tables import csv_of, rows
 

@@ -5,60 +5,11 @@ from __future__ import annotations
 import math
 import statistics
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from ..run.folder import read_json
-from ..run.schema import ConfigError
+from ..run.metric_names import COLUMNS, DISTANCE, DISTANCES, FEW, Column
 from .plan import Arm, Plan
 from .stats import Interval, interval
-
-BITS, ERROR = "val/bits_per_dim", "val/bits_per_dim_error"
-LEVEL, GAP = "val/bits_per_dim_at_level", "val/gap_bits_per_dim"
-RESOLUTION = "val/bits_per_dim_at_resolution"
-DISTANCE, FID, SPEED = "quality/fd_digits", "quality/fid", "speed/images_per_second"
-FEW = "quality/fd_digits_few"
-DISTANCES = (DISTANCE, FID, "quality/fd_dinov2", *(f"quality/fd_inception{layer}" for layer in (64, 192, 768)))
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of the table: the metric, its heading and digits, and whether less is better (None: neither)."""
-
-    metric: str
-    heading: str
-    digits: int = 3
-    less: bool | None = None
-
-
-COLUMNS = (
-    Column(BITS, "bits/dim", 3, True),
-    Column(ERROR, "error of the estimate", 4),
-    Column(LEVEL, "bits/dim at Δ", 3, True),
-    Column(RESOLUTION, "bits/dim at stated Δ", 3, True),
-    Column(GAP, "gap to truth", 4, True),
-    Column(DISTANCE, "FD digits", 2, True),
-    Column(FEW, "FD digits (few)", 2, True),
-    Column("quality/kid_digits", "KID digits", 3, True),
-    Column(FID, "FID", 2, True),
-    Column("quality/inception_score", "Inception score", 1, False),
-    Column("quality/kid", "KID", 4, True),
-    Column("quality/fd_dinov2", "FD DINOv2", 1, True),
-    Column("quality/kid_dinov2", "KID DINOv2", 3, True),
-    *(
-        Column(metric, f"FD Inception {metric.removeprefix('quality/fd_inception')}", 3, True)
-        for metric in DISTANCES[3:]
-    ),
-    Column("quality/precision", "precision", 3, False),
-    Column("quality/recall", "recall", 3, False),
-    Column("quality/truncated_share", "truncated", 4),
-    Column(SPEED, "images/s", 0, False),
-    Column("speed/latency_ms_b1", "latency ms", 1, True),
-    Column("cost/gflops_per_image", "GFLOPs/image", 4, True),
-    Column("cost/parameters", "parameters", 0),
-)
-
-HEADINGS = {column.metric: column.heading for column in COLUMNS}
 
 
 @dataclass(frozen=True)
@@ -129,33 +80,3 @@ class Results:
     @property
     def any_report(self) -> dict[str, Any]:
         return next((r for by_seed in self.reports.values() for r in by_seed.values()), {})
-
-
-def _refuse_words(report: dict[str, Any], path: Path) -> None:
-    for section in ("metrics", "noise", "likelihood", "quality", "speed", "environment", "git"):
-        if not isinstance(report.get(section, {}), dict):
-            raise ConfigError(f"{path}: {section}: not a mapping of names to values; remove the file to evaluate anew")
-    for section in ("metrics", "noise"):
-        for name, value in report.get(section, {}).items():
-            if not isinstance(value, int | float) or isinstance(value, bool):
-                raise ConfigError(
-                    f"{path}: {section}.{name}: {value!r} is not a number; remove the file to evaluate anew"
-                )
-    if report["metrics"].get(SPEED, 1) <= 0:
-        raise ConfigError(f"{path}: metrics.{SPEED}: not above 0; remove the file to evaluate anew")
-
-
-def collect(plan: Plan) -> Results:
-    """Read what the run folders hold; unfinished cells are absent.
-
-    Raises:
-        ConfigError: if a report holds a metric that is no number.
-    """
-    reports: dict[str, dict[int, dict[str, Any]]] = {}
-    for arm in plan.arms:
-        cells = {seed: plan.cell(arm, seed) for seed in plan.seeds}
-        found = {seed: folder.report(recipe) for seed, (folder, recipe) in cells.items()}
-        reports[arm.name] = {seed: report for seed, report in found.items() if report}
-        for seed, report in reports[arm.name].items():
-            _refuse_words(report, cells[seed][0].evaluation(cells[seed][1]) / "report.json")
-    return Results(plan, reports, read_json(plan.folder / "references.json"))

@@ -38,13 +38,15 @@ import torch
 from optuna.trial import Trial
 
 from ..run.config import Experiment, Recipe, build, merge, nest, parse, read_recipe
-from ..run.evaluate import UNITS
+from ..run.errors import ConfigError, nearest
 from ..run.folder import RunFolder, find, slug
-from ..run.schema import ConfigError, nearest, resolved
+from ..run.metric_names import UNITS
+from ..run.schema import resolved
 from ..run.transfer import inherited
 from .override import Request, requested, unreached, value_at
-from .plan import Plan, queue_address, read_plan, short, study_name
+from .plan import Plan, queue_address, read_plan, study_name
 from .space import Parameter, corners, read_parameters
+from .text import short
 
 _KEYS = ("question", "base", "run", "study", "search", "objectives", "constraints", "sampler", "pruner", "early_stopping",
          "trials", "hours", "seeds", "storage")  # fmt: skip

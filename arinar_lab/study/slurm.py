@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from ..run.folder import write
-from ..run.schema import ConfigError
+from ..run.disk import write
+from ..run.errors import ConfigError
 from ..run.text import one_line
 
 WARNING = 120  # seconds before the time limit at which the worker is asked to end

@@ -16,7 +16,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import Trial
 
-from ..run.schema import ConfigError, nearest
+from ..run.errors import ConfigError, nearest
 from ..run.yaml_reader import means
 
 _SHAPES = ("float", "log", "int", "categorical")

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from .plan import Plan
 
+
 STATES = ("done", "running", "waiting", "failed", "lost")
 
 
@@ -66,8 +67,8 @@ def named(folder: Path) -> tuple[Path, list[str]]:
     Raises:
         ConfigError: if it is no study's folder.
     """
+    from ..run.errors import ConfigError
     from ..run.folder import read_json
-    from ..run.schema import ConfigError
 
     known = read_json(folder / "cells.json")
     if not known:
@@ -99,7 +100,7 @@ def refuse_other_file(folder: Path, file: Path) -> None:
     Raises:
         ConfigError: naming the other file.
     """
-    from ..run.schema import ConfigError
+    from ..run.errors import ConfigError
 
     owner = read(folder / "cells.json").get("file", "")
     if owner and os.path.exists(owner) and not os.path.samefile(owner, file):

@@ -30,8 +30,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModu
 
 from ..run.address import concealed
 from ..run.disk import free
-from ..run.errors import RunFailed
-from ..run.schema import ConfigError
+from ..run.errors import ConfigError, RunFailed
 from ..run.text import say
 
 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from .plan import Arm, Plan, spaced
+from .plan import Arm, Plan
+from .text import spaced
 
 COLUMN, PAGE = 3.3, 6.9  # inches: widths of one column and of both
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"

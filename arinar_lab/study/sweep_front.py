@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from ..run.metric_names import COLUMNS, SPEED, Column
+from .conditions import unreliable
 from .frontier import Frontier, placed, sentences
-from .methods import unreliable
-from .results import COLUMNS, SPEED, Column
 from .search import Objective, Sweep
 from .trials import feasible, open_search, repeats
 

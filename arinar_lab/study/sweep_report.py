@@ -19,12 +19,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..run.disk import whole
-from ..run.folder import write, write_json
+from ..run.disk import whole, write
+from ..run.folder import write_json
+from ..run.metric_names import BITS, COLUMNS, DISTANCE, SPEED
 from ..run.terminal import failed
 from ..run.text import csv_text, markdown_line, markdown_row
 from . import sweep_front
-from .results import BITS, COLUMNS, DISTANCE, SPEED
 from .search import Sweep
 from .stats import Interval, hypervolume, interval
 from .trials import costs, feasible, finished, front, open_search, repeats

@@ -13,13 +13,16 @@ from pathlib import Path
 
 from ..run import dashboard
 from ..run.config import parse, read_recipe
+from ..run.connection import PATIENCE, off
 from ..run.dashboard import REPORTED
+from ..run.errors import ConfigError
 from ..run.folder import RunFolder, find
-from ..run.schema import ConfigError
-from ..run.tracking import PATIENCE, Tracker, off, remember, stamp_of, views
-from ..run.train import read_metrics
+from ..run.history import read_metrics
+from ..run.metric_names import BITS, DISTANCES, GAP, LEVEL, SPEED
+from ..run.tracking import Tracker, remember, stamp_of, views
+from .collect import collect
 from .plan import Arm, Plan, axis_labels
-from .results import BITS, DISTANCES, GAP, LEVEL, SPEED, Results, collect
+from .results import Results
 from .tables import markdown
 
 _NOTE = 15_000  # characters of an experiment's note; MLflow takes 20,000 of a tag

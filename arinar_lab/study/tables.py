@@ -17,14 +17,16 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from ..run.metric_names import BITS, DISTANCES, GAP, LEVEL, SPEED, Column
 from ..run.schema import resolved
 from ..run.text import csv_text, markdown_line, markdown_row
 from . import frontier, ranking
 from .comparison import compare_all, effects, verdict
 from .methods import kind_of, notes
-from .plan import Arm, listed, short, spaced
-from .results import BITS, DISTANCES, GAP, LEVEL, SPEED, Column, Results
+from .plan import Arm
+from .results import Results
 from .stats import Interval
+from .text import listed, short, spaced
 
 ARROWS = {True: " ↓", False: " ↑", None: ""}
 _NAMES = 16  # least letters of a line of an arm's name in the terminal

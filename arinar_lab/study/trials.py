@@ -31,14 +31,15 @@ from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 
 from ..run.divergence import Diverged
+from ..run.errors import ConfigError
 from ..run.evaluate import is_timed, measure_speed
 from ..run.folder import read_json
+from ..run.history import read_metrics
 from ..run.locks import held
 from ..run.perform import perform
 from ..run.quality import measured
-from ..run.schema import ConfigError
 from ..run.text import say
-from ..run.train import Stopped, Watch, read_metrics
+from ..run.train import Stopped, Watch
 from .search import BITS, Cell, Sweep, Target
 from .stats import pareto
 from .storage import FAULTS, Silent, address, alone, patiently, shared, shown, storage

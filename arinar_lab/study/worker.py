@@ -35,8 +35,8 @@ from optuna.storages._rdb.models import TrialHeartbeatModel
 from optuna.trial import FrozenTrial, TrialState
 
 from ..run.disk import write
+from ..run.errors import ConfigError
 from ..run.perform import perform
-from ..run.schema import ConfigError
 from ..run.text import say
 from .plan import Job, Plan
 from .storage import FAULTS, Unusable, address, alone, patiently, storage

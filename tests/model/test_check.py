@@ -10,7 +10,7 @@ import torch
 
 from arinar_lab.model.density import Factorised
 from arinar_lab.model.heads import HEADS
-from arinar_lab.model.heads.mixture import MixtureRow
+from arinar_lab.model.heads.shapes import MixtureRow
 from arinar_lab.model.laws import check, from_uniform
 from arinar_lab.model.noise import Noise
 

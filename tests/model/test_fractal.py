@@ -15,13 +15,14 @@ from laws import numbers
 
 from arinar_lab.cli import main
 from arinar_lab.model.arinar import Arinar
-from arinar_lab.model.codec import IMAGENET
+from arinar_lab.model.codec import IMAGENET, CodecMaker
 from arinar_lab.model.guidance import Sampler
+from arinar_lab.model.head import HeadMaker
 from arinar_lab.model.noise import Noise
-from arinar_lab.model.outer import take
+from arinar_lab.model.outer import OuterMaker, take
 from arinar_lab.model.published import translate
 from arinar_lab.model.published_fractal import fractalmar_names
-from arinar_lab.run.config import CodecMaker, HeadMaker, OuterMaker, merge, parse, read_overrides, read_recipe
+from arinar_lab.run.config import merge, parse, read_overrides, read_recipe
 from arinar_lab.run.evaluate import load
 from arinar_lab.run.folder import RunFolder
 from arinar_lab.run.schema import Part, _parse

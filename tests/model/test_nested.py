@@ -17,7 +17,7 @@ from arinar_lab.model.layers import initialise
 from arinar_lab.model.noise import Noise
 from arinar_lab.model.outer import OUTERS, MaskedStack
 from arinar_lab.run.config import parse
-from arinar_lab.run.schema import ConfigError
+from arinar_lab.run.errors import ConfigError
 
 
 @pytest.fixture(autouse=True)

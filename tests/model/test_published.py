@@ -20,9 +20,9 @@ from arinar_lab.model.heads.mixture import Mixture
 from arinar_lab.model.noise import Noise
 from arinar_lab.model.published import names, translate
 from arinar_lab.run.config import build, merge, parse, read_overrides, read_recipe
+from arinar_lab.run.errors import ConfigError
 from arinar_lab.run.evaluate import load
 from arinar_lab.run.folder import RunFolder
-from arinar_lab.run.schema import ConfigError
 from arinar_lab.run.training_args import check_arguments
 
 DATA = Path(__file__).parents[1] / "data"

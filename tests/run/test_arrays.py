@@ -11,8 +11,8 @@ from extractor import TINY
 
 from arinar_lab.run.arrays import map_array, read_npz
 from arinar_lab.run.collection import collection
+from arinar_lab.run.errors import ConfigError
 from arinar_lab.run.fidelity import Reference, made_with
-from arinar_lab.run.schema import ConfigError
 
 
 @pytest.fixture(autouse=True)

@@ -22,13 +22,15 @@ from arinar_lab.run import cache, schema
 from arinar_lab.run.blocks import damaged
 from arinar_lab.run.cache import Plan, write_cache
 from arinar_lab.run.cached import Cached
-from arinar_lab.run.checkpoint import save_tensors
-from arinar_lab.run.config import ConfigError, build, merge, parse, read_overrides, ready
+from arinar_lab.run.checksums import save_tensors
+from arinar_lab.run.config import build, merge, parse, read_overrides, ready
 from arinar_lab.run.data import Digits
 from arinar_lab.run.datamodule import DataModule
+from arinar_lab.run.errors import ConfigError
 from arinar_lab.run.folder import RunFolder
+from arinar_lab.run.history import read_metrics
 from arinar_lab.run.loader import Order
-from arinar_lab.run.train import read_metrics, train
+from arinar_lab.run.train import train
 
 pytestmark = pytest.mark.usefixtures("alone")
 VAE = "codec={kind: vae, normalise: scale}"

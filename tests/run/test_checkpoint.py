@@ -16,11 +16,13 @@ from tiny import tiny
 
 from arinar_lab.run import disk
 from arinar_lab.run import train as training
-from arinar_lab.run.checkpoint import digest, newest_checkpoint, remove, room_for, seal
+from arinar_lab.run.checkpoint import newest_checkpoint, room_for
+from arinar_lab.run.checksums import digest, remove, seal
 from arinar_lab.run.config import build
 from arinar_lab.run.disk import DiskFull, write
+from arinar_lab.run.errors import ConfigError
 from arinar_lab.run.folder import RunFolder
-from arinar_lab.run.schema import ConfigError
+from arinar_lab.run.history import read_metrics
 from arinar_lab.run.train import train
 from arinar_lab.run.transfer import inherited
 
@@ -202,7 +204,7 @@ def test_the_history_is_rewound_whole_or_not_at_all():
         logger.rewind(15)
     assert logger.file.read_bytes() == before and [path.name for path in run.path.iterdir()] == ["metrics.csv"]
     logger.rewind(2)
-    assert training.read_metrics(logger.file) == [(0, "train/loss", 0.0), (1, "train/loss", 1.5)]
+    assert read_metrics(logger.file) == [(0, "train/loss", 0.0), (1, "train/loss", 1.5)]
 
 
 def test_what_numpy_says_of_a_full_disk_is_understood():

@@ -8,19 +8,10 @@ from tiny import EXPERIMENTS, content, tiny
 
 from arinar_lab.model.heads import HEADS
 from arinar_lab.model.heads.mixture import GMM
-from arinar_lab.run.config import (
-    ConfigError,
-    build,
-    check_resolution,
-    merge,
-    nest,
-    parse,
-    read_overrides,
-    read_recipe,
-    read_yaml,
-    resolved,
-)
-from arinar_lab.run.schema import signed
+from arinar_lab.run.config import build, check_resolution, merge, nest, parse, read_overrides, read_recipe
+from arinar_lab.run.errors import ConfigError
+from arinar_lab.run.schema import resolved, signed
+from arinar_lab.run.yaml_reader import read_yaml
 from arinar_lab.study.plan import read_plan
 
 pytestmark = pytest.mark.usefixtures("alone")

@@ -9,10 +9,11 @@ from command import arinar
 from rich.console import Console
 from tiny import tiny, write_study
 
+from arinar_lab.run.errors import ConfigError
 from arinar_lab.run.folder import RunFolder, read_json
-from arinar_lab.run.schema import ConfigError
+from arinar_lab.run.history import read_metrics
 from arinar_lab.run.tracking import remember, views
-from arinar_lab.run.train import RunLogger, read_metrics
+from arinar_lab.run.train import RunLogger
 from arinar_lab.study.ablate import _watch
 from arinar_lab.study.plan import read_plan
 

@@ -21,11 +21,12 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from safetensors.torch import load_file
 from tiny import logged, tiny, write_study
 
-from arinar_lab.run.config import ConfigError, resolved
+from arinar_lab.run.errors import ConfigError
 from arinar_lab.run.folder import RunFolder, read_json
 from arinar_lab.run.loader import Items, ResumableLoader
 from arinar_lab.run.perform import perform
 from arinar_lab.run.ranks import check_share, follows
+from arinar_lab.run.schema import resolved
 from arinar_lab.run.train import Saver, train
 from arinar_lab.study.plan import read_plan
 

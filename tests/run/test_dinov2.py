@@ -9,9 +9,9 @@ from command import arinar
 from tiny import tiny
 
 from arinar_lab.run.dinov2 import LARGE, VisionTransformer, read_dinov2
+from arinar_lab.run.errors import ConfigError
 from arinar_lab.run.extractor import DINOV2, Extractor
 from arinar_lab.run.fidelity import made_with
-from arinar_lab.run.schema import ConfigError
 
 pytestmark = pytest.mark.usefixtures("alone")
 TIMM = [0.0, 0.35578, 0.208907, -0.399825, 0.151932, -0.319332, -0.055484, 0.149786]

@@ -16,8 +16,9 @@ from arinar_lab.model import density
 from arinar_lab.model.heads.shapes import MixtureRow
 from arinar_lab.model.noise import Noise
 from arinar_lab.run import economy
-from arinar_lab.run.config import ConfigError, Machine, build
+from arinar_lab.run.config import Machine, build
 from arinar_lab.run.economy import quick_draws
+from arinar_lab.run.errors import ConfigError
 from arinar_lab.run.evaluate import generate
 from arinar_lab.run.folder import RunFolder
 from arinar_lab.run.train import train

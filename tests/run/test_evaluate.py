@@ -15,8 +15,9 @@ from tiny import finished, tiny
 
 from arinar_lab.model import packing
 from arinar_lab.run import evaluate as evaluation
-from arinar_lab.run.config import ConfigError, build
+from arinar_lab.run.config import build
 from arinar_lab.run.data import Digits
+from arinar_lab.run.errors import ConfigError
 from arinar_lab.run.evaluate import (
     PeakMemory,
     count_flops,
@@ -29,8 +30,10 @@ from arinar_lab.run.evaluate import (
     save_grid,
 )
 from arinar_lab.run.folder import RunFolder, read_sealed, write_json
-from arinar_lab.run.metrics import BitsPerDim, compare
-from arinar_lab.run.train import read_metrics, train
+from arinar_lab.run.history import read_metrics
+from arinar_lab.run.metrics import compare
+from arinar_lab.run.module import BitsPerDim
+from arinar_lab.run.train import train
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -176,7 +179,7 @@ def test_likelihood_is_that_of_the_model_averaged_over_draws(one_run):
 
 
 def test_the_first_draw_is_the_one_of_validation(one_run):
-    from arinar_lab.run.train import read_metrics
+    from arinar_lab.run.history import read_metrics
 
     last = read_metrics(one_run.path / "metrics.csv")[-1]
     assert last[1] == "val/bits_per_dim"

@@ -26,8 +26,8 @@ from arinar_lab.cli import main
 from arinar_lab.run import reference, sampling
 from arinar_lab.run.cached import Cached
 from arinar_lab.run.collection import Collection, collection, of_source
-from arinar_lab.run.config import ConfigError
 from arinar_lab.run.data import Source
+from arinar_lab.run.errors import ConfigError
 from arinar_lab.run.extractor import DINOV2, INCEPTION, WEIGHTS, Extractor
 from arinar_lab.run.fidelity import Reference, distances, frechet, statistics
 from arinar_lab.run.folder import write_json

@@ -15,9 +15,10 @@ from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
 from arinar_lab.run.collection import of_folder
-from arinar_lab.run.config import ConfigError, build, parse, ready
+from arinar_lab.run.config import build, parse, ready
 from arinar_lab.run.data import Digits
 from arinar_lab.run.datamodule import DataModule
+from arinar_lab.run.errors import ConfigError
 from arinar_lab.run.images import CIFAR10, ENDINGS, MNIST, Damaged, Hub, ImageFolder, centre_crop, damaged, read_image
 
 CLASSES = 4

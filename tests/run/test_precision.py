@@ -12,8 +12,9 @@ from tiny import tiny
 
 from arinar_lab.run import precision
 from arinar_lab.run.config import build
+from arinar_lab.run.dtypes import of_generation, of_likelihood
 from arinar_lab.run.evaluate import generate, likelihood
-from arinar_lab.run.precision import of_generation, of_likelihood, quicker
+from arinar_lab.run.precision import quicker
 
 
 @pytest.fixture

@@ -14,10 +14,11 @@ from arinar_lab.model.noise import Noise
 from arinar_lab.run import throughput
 from arinar_lab.run.config import build
 from arinar_lab.run.folder import RunFolder
+from arinar_lab.run.history import read_metrics
 from arinar_lab.run.module import ArinarModule
 from arinar_lab.run.precision import rate
 from arinar_lab.run.throughput import Throughput, flops_of_an_image
-from arinar_lab.run.train import read_metrics, train
+from arinar_lab.run.train import train
 
 pytestmark = pytest.mark.usefixtures("alone")
 

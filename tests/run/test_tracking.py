@@ -18,12 +18,14 @@ from mlflow import MlflowClient
 from tiny import tiny, write_study
 
 from arinar_lab.run import dashboard, tracking
-from arinar_lab.run.config import resolved
+from arinar_lab.run.connection import PATIENCE, TIMEOUT, tracking_uri
 from arinar_lab.run.evaluate import evaluate
 from arinar_lab.run.folder import RunFolder, git_state
+from arinar_lab.run.history import read_metrics
 from arinar_lab.run.perform import perform
-from arinar_lab.run.tracking import PATIENCE, TIMEOUT, Patient, Quiet, Tracker, flatten, remember, tracking_uri
-from arinar_lab.run.train import read_metrics, train
+from arinar_lab.run.schema import flatten, resolved
+from arinar_lab.run.tracking import Patient, Quiet, Tracker, remember
+from arinar_lab.run.train import train
 from arinar_lab.study.ablate import finish
 from arinar_lab.study.plan import read_plan
 from arinar_lab.study.sync import all_runs, fetch

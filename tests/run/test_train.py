@@ -18,15 +18,18 @@ from torch import nn
 from arinar_lab.model.layers import Vectors
 from arinar_lab.run import train as training
 from arinar_lab.run.averaging import Averaging
-from arinar_lab.run.checkpoint import by_age, newest_checkpoint, save_tensors, seal
-from arinar_lab.run.config import ConfigError, Training, build
+from arinar_lab.run.checkpoint import by_age, newest_checkpoint
+from arinar_lab.run.checksums import save_tensors, seal
+from arinar_lab.run.config import Training, build
 from arinar_lab.run.divergence import Diverged
+from arinar_lab.run.errors import ConfigError
 from arinar_lab.run.evaluate import load
 from arinar_lab.run.folder import RunFolder, read_json
+from arinar_lab.run.history import read_metrics
 from arinar_lab.run.loader import Items, ResumableLoader
 from arinar_lab.run.module import ArinarModule, decayed, rate
 from arinar_lab.run.processor import use_processor
-from arinar_lab.run.train import load_weights, read_metrics, train
+from arinar_lab.run.train import load_weights, train
 
 pytestmark = pytest.mark.usefixtures("alone")
 

@@ -8,9 +8,9 @@ import torch
 from test_diagnose import experiment_of
 from tiny import tiny
 
+from arinar_lab.run.errors import ConfigError
 from arinar_lab.run.folder import RunFolder
 from arinar_lab.run.pictures import conditionals_figure, samples_figure
-from arinar_lab.run.schema import ConfigError
 from arinar_lab.run.trained import Trained, believed, open_run, variants
 
 MASKED = "outer={kind: masked, width: 16, encoder_depth: 1, decoder_depth: 1, heads: 2}"

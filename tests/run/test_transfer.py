@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from tiny import finished, tiny
 
 from arinar_lab.run.config import build
+from arinar_lab.run.errors import ConfigError
 from arinar_lab.run.folder import RunFolder
-from arinar_lab.run.schema import ConfigError
 from arinar_lab.run.train import train
 from arinar_lab.run.transfer import conditions, take_over
 

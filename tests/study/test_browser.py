@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 from reports import study, whole_and_full
 
+from arinar_lab.study.collect import collect
 from arinar_lab.study.figures import DPI, FIGURES
 from arinar_lab.study.page import page
 from arinar_lab.study.report import write_report
-from arinar_lab.study.results import collect
 from arinar_lab.study.style import COLUMN
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

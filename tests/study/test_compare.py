@@ -12,10 +12,10 @@ from test_report import BITS, report_of, study, whole
 from tiny import tiny, write_study
 
 from arinar_lab.run.folder import RunFolder, write_json
+from arinar_lab.study.collect import collect
 from arinar_lab.study.compare import cautions, conclusions, configuration, gather, readings
 from arinar_lab.study.comparison import compare, effects
 from arinar_lab.study.plan import read_plan
-from arinar_lab.study.results import collect
 from arinar_lab.study.stats import holm
 from arinar_lab.study.status import remember
 

@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import chi2, ttest_ind
 from tiny import write_study
 
+from arinar_lab.run.metric_names import BITS, COLUMNS, DISTANCE, LEVEL
 from arinar_lab.study.comparison import (
     CLAIMS,
     LOOSER,
@@ -21,7 +22,7 @@ from arinar_lab.study.comparison import (
 from arinar_lab.study.methods import missing
 from arinar_lab.study.plan import read_plan
 from arinar_lab.study.pooling import agreeing, homogeneity, pooled, spreads
-from arinar_lab.study.results import BITS, COLUMNS, DISTANCE, LEVEL, Results
+from arinar_lab.study.results import Results
 from arinar_lab.study.stats import MOST, Interval, between, cohen, freedom, holm, interval, more_seeds, p_value
 
 ENVIRONMENT = {"device": "a CPU", "torch": "2.15.0", "lightning": "2.6.6"}

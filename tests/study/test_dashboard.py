@@ -21,10 +21,11 @@ from tiny import write_study
 
 from arinar_lab import cli
 from arinar_lab.run import dashboard
-from arinar_lab.run.tracking import Tracker, tracking_uri
+from arinar_lab.run.connection import tracking_uri
+from arinar_lab.run.tracking import Tracker
 from arinar_lab.study import board as optuna_board
+from arinar_lab.study.collect import collect
 from arinar_lab.study.report import write_report
-from arinar_lab.study.results import collect
 from arinar_lab.study.storage import storage
 from arinar_lab.study.sync import _numbers, _tags, send_study
 from arinar_lab.study.tables import markdown

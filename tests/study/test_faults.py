@@ -25,13 +25,13 @@ from tiny import tiny, write_study
 
 from arinar_lab import cli
 from arinar_lab.run import perform
+from arinar_lab.run.errors import ConfigError
 from arinar_lab.run.folder import write_json
-from arinar_lab.run.schema import ConfigError
 from arinar_lab.study import ablate, crew, worker
 from arinar_lab.study import storage as storing
+from arinar_lab.study.collect import collect
 from arinar_lab.study.cost import Cost
 from arinar_lab.study.plan import read_plan
-from arinar_lab.study.results import collect
 from arinar_lab.study.tables import rows
 from arinar_lab.study.worker import changes, enqueue, join, open_queue, work
 

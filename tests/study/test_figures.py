@@ -14,10 +14,10 @@ from PIL import Image
 from reports import BITS, FD, full_report, study, whole, whole_and_full
 
 from arinar_lab.study.anatomy import calibration, samples
+from arinar_lab.study.collect import collect
 from arinar_lab.study.curves import where_the_bits_go
 from arinar_lab.study.figures import DPI, FIGURES
 from arinar_lab.study.outcome import against_factor, against_speed
-from arinar_lab.study.results import collect
 from arinar_lab.study.style import BLACK, FACET, PALE, facets, looks, paper
 
 HERE = [figure for figure in FIGURES if figure.name != "ranks"]  # which is of studies with budgets, see test_budget.py

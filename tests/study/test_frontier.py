@@ -7,6 +7,7 @@ import pytest
 from optuna._hypervolume import compute_hypervolume
 from tiny import write_study
 
+from arinar_lab.run.metric_names import BITS, DISTANCE, FID, SPEED, Column
 from arinar_lab.study.frontier import (
     attained,
     best_at,
@@ -25,7 +26,7 @@ from arinar_lab.study.frontier import (
 )
 from arinar_lab.study.methods import touching
 from arinar_lab.study.plan import read_plan
-from arinar_lab.study.results import BITS, DISTANCE, FID, SPEED, Column, Results
+from arinar_lab.study.results import Results
 
 MEANS = {"slow": (10.0, 1.0), "bent": (3.0, 2.0), "fast": (1.0, 6.0), "poor": (4.0, 5.0), "twin": (3.0, 2.0)}
 POINTS = {

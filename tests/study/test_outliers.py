@@ -5,11 +5,11 @@ import pytest
 from reports import BITS, FD, report_of, study, whole
 from scipy.stats import t as student
 
+from arinar_lab.study.collect import collect
 from arinar_lab.study.comparison import effects
 from arinar_lab.study.methods import notes
 from arinar_lab.study.outliers import outliers
 from arinar_lab.study.page import page
-from arinar_lab.study.results import collect
 from arinar_lab.study.tables import markdown
 
 CALM = {"base": [1.0, 1.1, 0.9], "a": [2.0, 2.1, 2.05], "b": [3.1, 3.0, 3.05]}

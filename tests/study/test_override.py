@@ -8,7 +8,9 @@ import yaml
 from command import arinar
 from tiny import EXPERIMENTS, tiny, write_study
 
-from arinar_lab.run.config import ConfigError, read_overrides, resolved
+from arinar_lab.run.config import read_overrides
+from arinar_lab.run.errors import ConfigError
+from arinar_lab.run.schema import resolved
 from arinar_lab.study.board import open_board
 from arinar_lab.study.plan import read_plan, study_name
 from arinar_lab.study.search import read_sweep

@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 from reports import full_report, report_of, study, whole, whole_and_full
 
+from arinar_lab.study.collect import collect
 from arinar_lab.study.figures import FIGURES
 from arinar_lab.study.latex import escaped, latex
 from arinar_lab.study.page import page
 from arinar_lab.study.protocol import methods, varied
 from arinar_lab.study.report import write_report
-from arinar_lab.study.results import collect
 
 pytestmark = pytest.mark.usefixtures("alone")
 

@@ -7,9 +7,12 @@ import yaml
 from command import arinar
 from tiny import EXPERIMENTS, tiny, write_study
 
-from arinar_lab.run.config import ConfigError, read_overrides, resolved
+from arinar_lab.run.config import read_overrides
+from arinar_lab.run.errors import ConfigError
 from arinar_lab.run.folder import RunFolder, slug, write_json
-from arinar_lab.study.plan import read_plan, short, study_name
+from arinar_lab.run.schema import resolved
+from arinar_lab.study.plan import read_plan, study_name
+from arinar_lab.study.text import short
 
 pytestmark = pytest.mark.usefixtures("alone")
 

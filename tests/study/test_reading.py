@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 from tiny import tiny, write_study
 
-from arinar_lab.run.folder import read_json, write, write_json
-from arinar_lab.run.schema import ConfigError
+from arinar_lab.run.disk import write
+from arinar_lab.run.errors import ConfigError
+from arinar_lab.run.folder import read_json, write_json
 from arinar_lab.study import reading
+from arinar_lab.study.collect import collect
 from arinar_lab.study.plan import read_plan
-from arinar_lab.study.results import collect
 from arinar_lab.study.status import remember
 from arinar_lab.study.tables import csv_of, rows
 

@@ -9,17 +9,18 @@ from reports import BITS, FD, full_report, report_of, study, whole, whole_and_fu
 from tiny import tiny, write_study
 
 from arinar_lab.run.divergence import Diverged
+from arinar_lab.run.errors import ConfigError
 from arinar_lab.run.folder import write_json
-from arinar_lab.run.schema import ConfigError
 from arinar_lab.run.terminal import Terminal
 from arinar_lab.study import ablate
 from arinar_lab.study.ablate import finish
+from arinar_lab.study.collect import collect
 from arinar_lab.study.comparison import effects
 from arinar_lab.study.methods import notes
-from arinar_lab.study.plan import listed, read_plan, spaced
+from arinar_lab.study.plan import read_plan
 from arinar_lab.study.report import write_report
-from arinar_lab.study.results import collect
 from arinar_lab.study.tables import csv_of, markdown, rows, terminal_table
+from arinar_lab.study.text import listed, spaced
 
 pytestmark = pytest.mark.usefixtures("alone")
 

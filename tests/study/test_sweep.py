@@ -21,9 +21,10 @@ from optuna.trial import TrialState
 from tiny import tiny, write_study
 
 from arinar_lab import cli
-from arinar_lab.run.config import read_overrides, resolved
+from arinar_lab.run.config import read_overrides
+from arinar_lab.run.errors import ConfigError
 from arinar_lab.run.folder import RunFolder, read_json, write_json
-from arinar_lab.run.schema import ConfigError
+from arinar_lab.run.schema import resolved
 from arinar_lab.run.train import Stopped, train
 from arinar_lab.study import sweep_front, trials
 from arinar_lab.study.plan import read_plan

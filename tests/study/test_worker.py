@@ -19,18 +19,18 @@ from safetensors.torch import load_file
 from tiny import tiny, write_study
 
 from arinar_lab import cli
-from arinar_lab.cli import end_with
+from arinar_lab.cli.parent import end_with
 from arinar_lab.run import perform
+from arinar_lab.run.errors import ConfigError
 from arinar_lab.run.folder import RunFolder
-from arinar_lab.run.schema import ConfigError
 from arinar_lab.run.train import train
 from arinar_lab.study import ablate, crew, worker
 from arinar_lab.study.ablate import _outcome
+from arinar_lab.study.collect import collect
 from arinar_lab.study.cost import Cost
 from arinar_lab.study.methods import notes
 from arinar_lab.study.plan import read_plan
 from arinar_lab.study.report import write_report
-from arinar_lab.study.results import collect
 from arinar_lab.study.tables import rows
 from arinar_lab.study.worker import enqueue, open_queue, requeue_lost, work
 

@@ -1,0 +1,69 @@
+"""Where MLflow is, and how long anybody waits for it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import TypeVar
+
+ROOT = Path("tracking")
+T = TypeVar("T")
+PATIENCE = 30.0  # seconds that a run may wait for MLflow in total, and that anybody may wait for one call
+TIMEOUT = 5.0  # seconds that one request may wait for a byte
+LIMITS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": str(round(TIMEOUT)),
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # the study has a bar of its own
+}
+_LEVELS = {
+    "mlflow": logging.WARNING,
+    "alembic": logging.WARNING,
+    "mlflow.store.db.utils": logging.CRITICAL,  # it tells of errors by tracebacks; we do, in a line
+}
+
+
+def tracking_uri() -> str:
+    """MLFLOW_TRACKING_URI, or a SQLite file in tracking/."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{ROOT.absolute()}/mlflow.db"
+
+
+def set_limits() -> None:
+    """Let MLflow neither retry nor talk much, unless the user has asked for it."""
+    os.environ.update({name: os.environ.get(name, value) for name, value in LIMITS.items()})
+    for name, level in _LEVELS.items():
+        logging.getLogger(name).setLevel(level)
+
+
+def within(seconds: float, act: Callable[[], T]) -> T:
+    """Return what a call to MLflow returns; a call that takes longer goes on in a thread that nobody waits for.
+
+    A timeout of a request is not enough: it begins anew with each byte, and stores in a database retry by themselves.
+
+    Raises:
+        TimeoutError: after so many seconds.
+    """
+    answer: Future[T] = Future()
+
+    def call() -> None:
+        try:
+            answer.set_result(act())
+        except BaseException as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=call, daemon=True).start()
+    try:
+        return answer.result(seconds)
+    except TimeoutError as error:
+        if answer.done():  # a timeout of its own
+            raise
+        raise TimeoutError(f"does not answer within {seconds:.1f} s") from error
+
+
+def off() -> bool:
+    """Whether ARINAR_TRACKING=off: nothing is told to MLflow, and nothing counts as unsent."""
+    return os.environ.get("ARINAR_TRACKING", "").lower() == "off"
