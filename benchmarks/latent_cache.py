@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from arinar_lab.run.cached import Cached, shards
-from arinar_lab.run.checksums import save_tensors
-from arinar_lab.run.datamodule import DataModule
+from arinar_lab.data.latent_cache import Cached, shards
+from arinar_lab.files.checksums import save_tensors
+from arinar_lab.training.datamodule import DataModule
 
 SHAPE, SHARD, BATCH, STOP = (32, 16, 16), 1024, 256, 50
 

@@ -26,10 +26,10 @@ from latent_cache import SHAPE, anonymous, forget, read_ours, timed, write_ours
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
+from arinar_lab.config.recipe import build, parse, preset, read_recipe
+from arinar_lab.data.image_datasets import ImageFolder
 from arinar_lab.model.noise import Noise
-from arinar_lab.run.config import build, parse, preset, read_recipe
-from arinar_lab.run.datamodule import DataModule
-from arinar_lab.run.images import ImageFolder
+from arinar_lab.training.datamodule import DataModule
 
 PEAK, SHARE = 989e12, 0.4  # H100 SXM, bf16 without sparsity; a share that well-kept training code reaches
 JPEGS, SIZE = 256, (473, 405)

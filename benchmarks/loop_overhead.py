@@ -23,12 +23,12 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
-from arinar_lab.run import train as training
-from arinar_lab.run.config import Recipe, build, merge, parse, read_overrides, read_recipe
-from arinar_lab.run.folder import RunFolder
-from arinar_lab.run.loader import Items, ResumableLoader
-from arinar_lab.run.module import ArinarModule, rate
-from arinar_lab.run.processor import use_processor
+from arinar_lab.config.recipe import Recipe, build, merge, parse, read_overrides, read_recipe
+from arinar_lab.data.loader import Items, ResumableLoader
+from arinar_lab.hardware.device import use_processor
+from arinar_lab.runs.folder import RunFolder
+from arinar_lab.training import train as training
+from arinar_lab.training.module import ArinarModule, rate
 
 DIGITS = Path(__file__).parents[1] / "experiments" / "digits.yaml"
 WARM = 10  # steps that are not timed

@@ -18,10 +18,11 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from arinar_lab.run import perform
-from arinar_lab.run.folder import RunFolder, git_state, write_json
-from arinar_lab.run.terminal import Terminal
-from arinar_lab.study import ablate, worker
+from arinar_lab import pipeline as perform
+from arinar_lab.cli import ablate
+from arinar_lab.output.terminal import Terminal
+from arinar_lab.runs.folder import RunFolder, git_state, write_json
+from arinar_lab.study import worker
 from arinar_lab.study.cost import Cost
 from arinar_lab.study.plan import Plan, read_plan
 from arinar_lab.study.status import look, remember

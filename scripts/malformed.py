@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from arinar_lab.cli.words import parser
+from arinar_lab.cli.parser import parser
 from PIL import Image
 
 Spoil = Callable[[Path, random.Random], None]

@@ -146,11 +146,11 @@ def finished_workspace(folder: Path) -> str:
 
 def import_everything() -> None:
     """Import what the verbs import, so that a fork need not."""
-    import arinar_lab.cli.words
-    import arinar_lab.run.perform
-    import arinar_lab.study.ablate
-    import arinar_lab.study.compare
-    import arinar_lab.study.sweep  # noqa: F401
+    import arinar_lab.cli.ablate
+    import arinar_lab.cli.compare
+    import arinar_lab.cli.parser
+    import arinar_lab.cli.sweep
+    import arinar_lab.pipeline  # noqa: F401
     import torch
 
     torch.set_num_threads(1)

@@ -15,9 +15,10 @@ from forked import Forked
 from server import Server
 from tiny import finished, tiny
 
-from arinar_lab.run import evaluate as evaluation
-from arinar_lab.run.folder import RunFolder
-from arinar_lab.study import crew, worker
+from arinar_lab.evaluation import evaluate as evaluation
+from arinar_lab.runs.folder import RunFolder
+from arinar_lab.study import processes as crew
+from arinar_lab.study import worker
 
 torch.set_num_threads(1)
 os.environ.update(MLFLOW_DISABLE_TELEMETRY="true", CUDA_VISIBLE_DEVICES="", MPLBACKEND="Agg")

@@ -5,7 +5,7 @@ import torch_fidelity
 from torch import nn
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
-from arinar_lab.run.extractor import WEIGHTS, Extractor
+from arinar_lab.quality.extractors import WEIGHTS, Extractor
 
 
 class Tiny(FeatureExtractorBase):

@@ -14,7 +14,7 @@ from arinar_lab import cli
 
 
 class Forked:
-    """What arinar_lab.study.crew needs of subprocess.Popen, for `python -m arinar_lab …` commands."""
+    """What arinar_lab.study.processes needs of subprocess.Popen, for `python -m arinar_lab …` commands."""
 
     def __init__(self, command: list[str], *, stdout: Any, stderr: int, env: dict[str, str], start_new_session: bool):
         assert command[:3] == [sys.executable, "-m", "arinar_lab"] and stderr == subprocess.STDOUT and start_new_session

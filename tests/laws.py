@@ -12,13 +12,13 @@ from scipy.stats import ks_2samp
 from torch import Tensor
 
 from arinar_lab.model.arinar import Arinar
-from arinar_lab.model.guidance import Sampler
-from arinar_lab.model.head import Head, HeadMaker
+from arinar_lab.model.checks import guided_error, integral, ks, numbers, randomise, rows_of  # noqa: F401
 from arinar_lab.model.heads import HEADS
-from arinar_lab.model.laws import guided_error, integral, ks, numbers, randomise, rows_of  # noqa: F401
+from arinar_lab.model.inner.head import Head, HeadMaker
 from arinar_lab.model.layers import initialise
 from arinar_lab.model.noise import Noise
 from arinar_lab.model.outer import OUTERS, Outer, take  # noqa: F401
+from arinar_lab.model.sampler import Sampler
 
 CONTEXT, FEATURES, TOKENS, CLASSES = 8, 4, 6, 3
 INSIDE = {"width": 16, "depth": 2, "heads": 2}

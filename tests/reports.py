@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from tiny import write_study
 
-from arinar_lab.run.disk import write
-from arinar_lab.run.folder import write_json
+from arinar_lab.files.atomic import write
+from arinar_lab.runs.folder import write_json
 from arinar_lab.study.plan import Plan, read_plan
 
 BITS, FD = "val/bits_per_dim", "quality/fd_digits"

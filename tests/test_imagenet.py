@@ -11,9 +11,9 @@ from extractor import FEW
 from PIL import Image
 from tiny import EXPERIMENTS
 
-from arinar_lab.model.kl import Shape
-from arinar_lab.model.published_kl import random_kl
-from arinar_lab.run.loader import Order
+from arinar_lab.data.loader import Order
+from arinar_lab.model.codecs.kl_autoencoder import Shape
+from arinar_lab.model.codecs.kl_checkpoints import random_kl
 
 DATA = Path(__file__).parent / "data"
 PRESET = str(EXPERIMENTS / "imagenet256_arinar_b.yaml")
@@ -87,7 +87,7 @@ def test_a_published_checkpoint_is_converted_and_draws_images_without_the_data(i
     with Image.open("ten.png") as picture:
         assert picture.size == (66, 10 * 65 + 1)
         assert len(set(np.array(picture)[1:65, 1:65].flatten().tolist())) > 20
-    monkeypatch.setattr("arinar_lab.cli.run._extractor", lambda *_: FEW)
+    monkeypatch.setattr("arinar_lab.cli.runs._extractor", lambda *_: FEW)
     np.savez("stats.npz", mu=np.zeros(4), sigma=np.eye(4))
     capsys.readouterr()
     assert arinar("evaluate", "run", "--quality", "--reference", "stats.npz", "evaluation.images=5", *FIVE) == 0

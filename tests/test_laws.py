@@ -12,13 +12,13 @@ from laws import CONTEXT, FEATURES, TOKENS, images, labels, make_head, make_mode
 
 from arinar_lab.model.arinar import Arinar
 from arinar_lab.model.density import Grid, Rows
-from arinar_lab.model.guidance import Sampler
 from arinar_lab.model.heads import HEADS
 from arinar_lab.model.heads.mixture import Mixture
 from arinar_lab.model.heads.shapes import MixtureRow
 from arinar_lab.model.layers import NORMS
 from arinar_lab.model.noise import Noise
 from arinar_lab.model.outer import OUTERS
+from arinar_lab.model.sampler import Sampler
 
 ROWS = [kind for kind in HEADS if isinstance(make_head(kind, False)(numbers(1, CONTEXT)), Rows)]
 PLACES = pytest.mark.parametrize("inside", [False, True], ids=["on z", "inside feature_ar"])

@@ -16,8 +16,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from tiny import EXPERIMENTS
 
-from arinar_lab.model.kl import Shape
-from arinar_lab.model.published_kl import random_kl
+from arinar_lab.model.codecs.kl_autoencoder import Shape
+from arinar_lab.model.codecs.kl_checkpoints import random_kl
 
 PRESET = str(EXPERIMENTS / "imagenet256_arinar_b.yaml")
 IMAGES = ["data.path=images", "data.classes=10"]
@@ -41,7 +41,7 @@ OWN_SIZE = [
 @pytest.fixture
 def few(monkeypatch):
     """Four features in place of Inception's 2,048: five images have a covariance of full rank."""
-    monkeypatch.setattr("arinar_lab.cli.run._extractor", lambda *_: FEW)
+    monkeypatch.setattr("arinar_lab.cli.runs._extractor", lambda *_: FEW)
 
 
 def write_images(each):

@@ -10,8 +10,8 @@ import torch
 from laws import CONTEXT, FEATURES, TOKENS, images, labels, make_head, make_model, numbers
 from tiny import finished, tiny
 
-from arinar_lab.model.guidance import Sampler
 from arinar_lab.model.heads import HEADS
+from arinar_lab.model.sampler import Sampler
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from arinar_lab.run.config import parse, read_recipe
+from arinar_lab.config.recipe import parse, read_recipe
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 SIGNATURES = {

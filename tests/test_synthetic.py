@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from arinar_lab.run.config import merge, parse, read_overrides, read_recipe
-from arinar_lab.run.evaluate import evaluate
-from arinar_lab.run.folder import RunFolder
-from arinar_lab.run.train import train
+from arinar_lab.config.recipe import merge, parse, read_overrides, read_recipe
+from arinar_lab.evaluation.evaluate import evaluate
+from arinar_lab.runs.folder import RunFolder
+from arinar_lab.training.train import train
 
 SHORT = "training.steps=400 training.batch=128 outer.depth=1 training.ema=0.95 training.lr=4e-3"
 STEADY = "outer.qk_norm=true inner.qk_norm=true"

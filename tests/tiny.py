@@ -7,13 +7,13 @@ from typing import Any
 
 import yaml
 
-from arinar_lab.run.config import Recipe, merge, parse, read_overrides, read_recipe
-from arinar_lab.run.evaluate import evaluate, measure_speed
-from arinar_lab.run.folder import RunFolder
-from arinar_lab.run.history import read_metrics
-from arinar_lab.run.schema import resolved
-from arinar_lab.run.throughput import PREFIX
-from arinar_lab.run.train import train
+from arinar_lab.config.recipe import Recipe, merge, parse, read_overrides, read_recipe
+from arinar_lab.config.schema import resolved
+from arinar_lab.evaluation.evaluate import evaluate, measure_speed
+from arinar_lab.runs.folder import RunFolder
+from arinar_lab.runs.history import read_metrics
+from arinar_lab.training.throughput import PREFIX
+from arinar_lab.training.train import train
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 WIDTHS = ["outer.width=16", "outer.depth=1", "outer.heads=2", "inner.width=8", "inner.heads=2"]

@@ -15,9 +15,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from ..run.text import accept_any_letter, one_line, say
-from .parent import end_with
-from .words import parser
+from ..output.text import accept_any_letter, one_line, say
+from .parser import parser
+from .processes import end_with
 
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
 
@@ -43,7 +43,7 @@ def main(words: list[str] | None = None) -> None:
 def _status(arguments: argparse.Namespace) -> int:
     """Do what a verb does, and say in a line why it ended early; returns the exit status."""
     try:
-        if "ARINAR_HELPS" in os.environ:  # see run/blocks.py
+        if "ARINAR_HELPS" in os.environ:  # see files/shards.py
             end_with(int(os.environ["ARINAR_HELPS"]))
         status: int = arguments.verb(arguments) or 0
     except KeyboardInterrupt:
@@ -96,7 +96,7 @@ _REFUSED_PATH = (
 
 def _message_and_status(error: Exception) -> tuple[str, int] | None:
     """The line that reports an error, and the exit status: 2 for bad input, 1 for a run that failed; None for a bug."""
-    from arinar_lab.run.errors import ConfigError, RunFailed
+    from arinar_lab.errors import ConfigError, RunFailed
 
     if isinstance(error, ConfigError):
         return str(error), 2
@@ -104,5 +104,5 @@ def _message_and_status(error: Exception) -> tuple[str, int] | None:
         return str(error), 1
     if isinstance(error, OSError) and error.filename and error.errno in _REFUSED_PATH:
         return f"{os.fsdecode(error.filename)}: {error.strerror}", 2
-    notes = getattr(error, "__notes__", [])  # of a run that failed, see run/perform.py
+    notes = getattr(error, "__notes__", [])  # of a run that failed, see pipeline.py
     return (f"{type(error).__name__}: {error}; {notes[-1]}", 1) if notes else None

@@ -20,12 +20,12 @@ from torch import Tensor, nn
 
 from . import bilevel
 from .density import Density
-from .guidance import Sampler
-from .head import Head, HeadMaker, Likelihood
+from .inner.head import Head, HeadMaker, Likelihood
 from .layers import Vectors, initialise
 from .noise import Noise
 from .outer import Outer, OuterMaker, take
-from .packing import on_packed_weights
+from .packed_linear import on_packed_weights
+from .sampler import Sampler
 
 
 class Labels(nn.Module):

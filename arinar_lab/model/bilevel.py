@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from .density import Density
-from .guidance import Sampler
-from .head import Likelihood
+from .inner.head import Likelihood
 from .noise import Noise
 from .outer import Outer, put, take
+from .sampler import Sampler
 
 _ORDER = ("none", "surrogate", "estimate", "bound", "exact")
 

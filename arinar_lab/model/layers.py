@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as f
 
-from .packing import Packable
+from .packed_linear import Packable
 
 
 def at_least(least: int, **values: int) -> None:

@@ -17,8 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as f
 
-from .guidance import PLAIN, Sampler, kept
-from .head import Likelihood
+from .inner.head import Likelihood
 from .layers import (
     Block,
     BlockOptions,
@@ -33,6 +32,7 @@ from .layers import (
     positions_of,
 )
 from .noise import Noise
+from .sampler import PLAIN, Sampler, kept
 
 Visit = Callable[[Tensor, Tensor | None, Tensor, float], Tensor]
 """visit(z [B, m, E], z_null or None, where [B, m], progress) → tokens [B, m, D]."""

@@ -1,1 +1,1 @@
-"""Many experiments: the plan, the workers, the statistics and the report."""
+"""Studies: the plan of arms and seeds, its workers, its queue, and what the run folders hold."""

@@ -12,9 +12,9 @@ import itertools
 import math
 from typing import Any
 
-from ..run.config import Recipe, merge, nest
-from ..run.errors import ConfigError
-from ..run.schema import flatten, resolved
+from ..config.recipe import Recipe, merge, nest
+from ..config.schema import flatten, resolved
+from ..errors import ConfigError
 
 Budget = dict[str, float]
 """Key → multiple of its value."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..run.errors import ConfigError
-from ..run.folder import read_json
-from ..run.metric_names import SPEED
+from ..analysis.results import Results
+from ..errors import ConfigError
+from ..metrics import SPEED
+from ..runs.folder import read_json
 from .plan import Plan
-from .results import Results
 
 
 def _refuse_words(report: dict[str, Any], path: Path) -> None:

@@ -20,13 +20,13 @@ from typing import Any, Literal
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..config.recipe import Experiment, Recipe, build, merge, nest, parse, ready
+from ..config.schema import flatten, resolved
+from ..errors import ConfigError, nearest
+from ..evaluation.evaluate import count_flops, generate
+from ..hardware.device import use_processor
 from ..model.noise import Noise
-from ..run.config import Experiment, Recipe, build, merge, nest, parse, ready
-from ..run.errors import ConfigError, nearest
-from ..run.evaluate import count_flops, generate
-from ..run.module import ArinarModule
-from ..run.processor import use_processor
-from ..run.schema import flatten, resolved
+from ..training.module import ArinarModule
 
 WIDEST = 2**16  # of the multiples that are tried
 

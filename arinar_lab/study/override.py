@@ -19,10 +19,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..run.config import STUDY_SECTIONS, merge, nest
-from ..run.errors import ConfigError, nearest
-from ..run.schema import flatten
-from ..run.yaml_reader import as_flow, read_value, read_yaml
+from ..config.recipe import STUDY_SECTIONS, merge, nest
+from ..config.schema import flatten
+from ..config.yaml_reader import as_flow, read_value, read_yaml
+from ..errors import ConfigError, nearest
 
 ABSENT: Any = object()
 _VARIED = ("axes", "vary", "search")

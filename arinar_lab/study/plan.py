@@ -10,8 +10,8 @@
     seeds: [0, 1, 2]                              repeats; no part of an arm's signature
     budget: {training.steps: [1, 4]}              every arm at each of these multiples, to see whether the ranking lasts
     references: true                              density estimators of scikit-learn in the table, marked as not ours;
-                                                  or a list of rows from papers, see `papers.py`
-    storage: postgresql+psycopg://…               where the queue is kept, see storage.py; a local file by default
+                                                  or a list of rows from papers, see `analysis/paper_rows.py`
+    storage: postgresql+psycopg://…               where the queue is kept, see optuna_storage.py; a local file by default
 
 `vary` changes the arm that `baseline` names; without one it adds the base recipe as it is, as the arm `base`. A value that
 the baseline has already is the baseline. `match` also takes `to:` (another arm) and `tolerance:`, see `cost.py`. Under a
@@ -34,17 +34,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..model.head import Likelihood
-from ..run.config import Recipe, build, merge, nest, parse, read_recipe
-from ..run.errors import ConfigError, nearest
-from ..run.folder import RunFolder, slug
-from ..run.schema import flatten, resolved, section
-from ..run.transfer import inherited
-from ..run.yaml_reader import means, read_value
+from ..analysis.paper_rows import PaperRow, read_references
+from ..analysis.text import listed, short
+from ..config.recipe import Recipe, build, merge, nest, parse, read_recipe
+from ..config.schema import flatten, resolved, section
+from ..config.yaml_reader import means, read_value
+from ..errors import ConfigError, nearest
+from ..model.inner.head import Likelihood
+from ..runs.folder import RunFolder, slug
+from ..training.warm_start import inherited
 from .budget import Budget, read_budgets, scaled
 from .override import Request, requested, unreached, value_at, word
-from .papers import PaperRow, read_references
-from .text import listed, short
 
 _KEYS = ("question", "base", "axes", "arms", "vary", "match", "budget", "baseline", "seeds", "references", "storage")
 Change = tuple[dict[str, Any], tuple[Any, ...]]

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from ..run.disk import write
-from ..run.errors import ConfigError
-from ..run.text import one_line
+from ..errors import ConfigError
+from ..files.atomic import write
+from ..output.text import one_line
 
 WARNING = 120  # seconds before the time limit at which the worker is asked to end
 _TIME = re.compile(r"\d{1,9}(:\d\d){0,2}|\d{1,9}-\d{1,9}(:\d\d){0,2}", re.ASCII)  # as in sbatch(1)

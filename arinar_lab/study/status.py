@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 from rich.live import Live
 
-from ..run.terminal import Terminal
-from ..run.text import say
+from ..output.terminal import Terminal
+from ..output.text import say
 
 if TYPE_CHECKING:
     import optuna
@@ -67,8 +67,8 @@ def named(folder: Path) -> tuple[Path, list[str]]:
     Raises:
         ConfigError: if it is no study's folder.
     """
-    from ..run.errors import ConfigError
-    from ..run.folder import read_json
+    from ..errors import ConfigError
+    from ..runs.folder import read_json
 
     known = read_json(folder / "cells.json")
     if not known:
@@ -78,8 +78,8 @@ def named(folder: Path) -> tuple[Path, list[str]]:
 
 def remember(plan: Plan, file: Path, words: list[str]) -> dict[str, Any]:
     """Write the cells of a study where `status` finds them; returns them. The storage's address is not among them."""
-    from ..run.config import sources
-    from ..run.folder import write_json
+    from ..config.recipe import sources
+    from ..runs.folder import write_json
 
     cells = [
         {"arm": job.arm, "seed": job.recipes[0].seed, "key": job.key, "folder": str(job.folder.path),
@@ -100,7 +100,7 @@ def refuse_other_file(folder: Path, file: Path) -> None:
     Raises:
         ConfigError: naming the other file.
     """
-    from ..run.errors import ConfigError
+    from ..errors import ConfigError
 
     owner = read(folder / "cells.json").get("file", "")
     if owner and os.path.exists(owner) and not os.path.samefile(owner, file):
@@ -262,14 +262,14 @@ def _look_patiently(content: dict[str, Any], study: optuna.Study | None) -> list
     """The same while a server is restarted."""
     if study is None:
         return look(content)
-    from .storage import patiently
+    from .optuna_storage import patiently
 
     return patiently(lambda: look(content, study))
 
 
 def _shared(file: Path) -> bool:
     """Whether the queue is on a server: then it is asked. ARINAR_STORAGE comes before what the file says."""
-    from ..run.yaml_reader import read_yaml
+    from ..config.yaml_reader import read_yaml
 
     address = os.environ.get("ARINAR_STORAGE") or read_yaml(file).get("storage", "")
     return str(address).startswith("postgresql")

@@ -1,7 +1,7 @@
 """Workers take jobs from an Optuna study until none is left: train → evaluate → DONE.
 
 The run folder and its DONE are the truth; the queue only says who does what. Any number of processes run `work`, on one
-machine or on many (`storage.py`). Neither GridSampler nor BruteForceSampler would do: they repeat arms that are still
+machine or on many (`optuna_storage.py`). Neither GridSampler nor BruteForceSampler would do: they repeat arms that are still
 running, or lose those of a killed worker.
 
     WAITING ─claimed→ RUNNING ─┬→ COMPLETE
@@ -34,12 +34,12 @@ from optuna.storages._heartbeat import BaseHeartbeat, is_heartbeat_enabled
 from optuna.storages._rdb.models import TrialHeartbeatModel
 from optuna.trial import FrozenTrial, TrialState
 
-from ..run.disk import write
-from ..run.errors import ConfigError
-from ..run.perform import perform
-from ..run.text import say
+from ..errors import ConfigError
+from ..files.atomic import write
+from ..output.text import say
+from ..pipeline import perform
+from .optuna_storage import FAULTS, Unusable, address, alone, patiently, storage
 from .plan import Job, Plan
-from .storage import FAULTS, Unusable, address, alone, patiently, storage
 
 _CLAIM_SECONDS = 15  # a worker that has taken a trial holds its folder's lock well before this
 _RETURNS = 3  # times that a lost job goes back into the queue

@@ -7,9 +7,9 @@ import pytest
 import torch
 from laws import FEATURES, TOKENS, images, labels, make_model, numbers
 
-from arinar_lab.model.guidance import Sampler
 from arinar_lab.model.noise import Noise
 from arinar_lab.model.outer import OUTERS, Outer, take
+from arinar_lab.model.sampler import Sampler
 
 TRUNKS = ["transformer", "recurrent", "masked_mlp"]
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from arinar_lab.model.codec import VAE, Autoencoder, Pixels, Tokens
+from arinar_lab.data.sources import Digits
+from arinar_lab.model.codecs.codec import VAE, Autoencoder, Pixels, Tokens
 from arinar_lab.model.noise import Noise
-from arinar_lab.run.data import Digits
 
 DIGITS = Digits()
 IMAGES = DIGITS.held_out[0]

@@ -23,7 +23,7 @@ from arinar_lab.model.heads.diffusion import (
     spacing,
 )
 from arinar_lab.model.noise import Given, Noise
-from arinar_lab.model.published import mar_head_names
+from arinar_lab.model.pretrained.names import mar_head_names
 
 DATA = Path(__file__).parents[1] / "data"
 

@@ -14,18 +14,18 @@ import yaml
 from laws import numbers
 
 from arinar_lab.cli import main
+from arinar_lab.config.recipe import merge, parse, read_overrides, read_recipe
+from arinar_lab.config.schema import Part, _parse
+from arinar_lab.evaluation.evaluate import load
 from arinar_lab.model.arinar import Arinar
-from arinar_lab.model.codec import IMAGENET, CodecMaker
-from arinar_lab.model.guidance import Sampler
-from arinar_lab.model.head import HeadMaker
+from arinar_lab.model.codecs.codec import IMAGENET, CodecMaker
+from arinar_lab.model.inner.head import HeadMaker
 from arinar_lab.model.noise import Noise
 from arinar_lab.model.outer import OuterMaker, take
-from arinar_lab.model.published import translate
-from arinar_lab.model.published_fractal import fractalmar_names
-from arinar_lab.run.config import merge, parse, read_overrides, read_recipe
-from arinar_lab.run.evaluate import load
-from arinar_lab.run.folder import RunFolder
-from arinar_lab.run.schema import Part, _parse
+from arinar_lab.model.pretrained.fractal_names import fractalmar_names
+from arinar_lab.model.pretrained.names import translate
+from arinar_lab.model.sampler import Sampler
+from arinar_lab.runs.folder import RunFolder
 
 DATA = Path(__file__).parents[1] / "data"
 RECIPE = Path(__file__).parents[2] / "experiments" / "imagenet256_fractalmar_b.yaml"

@@ -10,15 +10,15 @@ import torch
 from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal
 
 from arinar_lab.model.density import Factorised, Row
-from arinar_lab.model.guidance import Sampler
 from arinar_lab.model.heads import HEADS
 from arinar_lab.model.heads.bins import Discrete
 from arinar_lab.model.heads.byte import Byte
 from arinar_lab.model.heads.mixture import GMM, FixedGaussian, FullGMM, Gaussian, use
 from arinar_lab.model.heads.shapes import LOGISTIC, NORMAL, Logistic, MixtureRow, StudentT, log_interval, student
 from arinar_lab.model.heads.spline import Spline
-from arinar_lab.model.inner import FeatureAR
+from arinar_lab.model.inner.feature_ar import FeatureAR
 from arinar_lab.model.noise import Noise
+from arinar_lab.model.sampler import Sampler
 
 
 def test_gmm_agrees_with_the_mixture_of_torch():

@@ -8,12 +8,12 @@ import torch
 from laws import CONTEXT, FEATURES, TOKENS, images, labels, numbers
 
 from arinar_lab.model.arinar import Arinar
-from arinar_lab.model.guidance import Sampler
 from arinar_lab.model.heads import HEADS
-from arinar_lab.model.inner import principal_axes
+from arinar_lab.model.inner.feature_ar import principal_axes
+from arinar_lab.model.inner.trunks import TRUNKS
 from arinar_lab.model.layers import NORMS, initialise
 from arinar_lab.model.outer import CausalAR
-from arinar_lab.model.trunks import TRUNKS
+from arinar_lab.model.sampler import Sampler
 
 ORDERS = ["identity", "reversed", "variance", "principal"]
 each_trunk = pytest.mark.parametrize("trunk", TRUNKS)

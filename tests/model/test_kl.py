@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from arinar_lab.model.codec import CODECS, KL
-from arinar_lab.model.kl import KLAutoencoder, Shape
+from arinar_lab.model.codecs.codec import CODECS, KL
+from arinar_lab.model.codecs.kl_autoencoder import KLAutoencoder, Shape
+from arinar_lab.model.codecs.kl_checkpoints import LAYOUTS, diffusers_names, fingerprint, random_kl, read_kl
 from arinar_lab.model.noise import Noise
-from arinar_lab.model.published_kl import LAYOUTS, diffusers_names, fingerprint, random_kl, read_kl
 
 DATA = Path(__file__).parents[1] / "data"
 SMALL = Shape(16, (32, 32, 32, 32, 32), blocks=1, encoder_attention=frozenset({4}))  # KL-16 in small

@@ -8,8 +8,8 @@ import torch
 
 from arinar_lab.model import layers
 from arinar_lab.model.arinar import Arinar
-from arinar_lab.model.guidance import Sampler
 from arinar_lab.model.layers import GELU, Attention, Block, Parameters, dropout
+from arinar_lab.model.sampler import Sampler
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])

@@ -8,7 +8,7 @@ import laws
 import pytest
 import torch
 
-from arinar_lab.model.guidance import Sampler
+from arinar_lab.model.sampler import Sampler
 
 
 def alive() -> int:

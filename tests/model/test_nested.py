@@ -11,13 +11,13 @@ from laws import CONTEXT, images, numbers, randomise
 from tiny import content
 from torch import nn
 
-from arinar_lab.model.codec import Pixels
+from arinar_lab.config.recipe import parse
+from arinar_lab.errors import ConfigError
+from arinar_lab.model.codecs.codec import Pixels
 from arinar_lab.model.heads import HEADS
 from arinar_lab.model.layers import initialise
 from arinar_lab.model.noise import Noise
 from arinar_lab.model.outer import OUTERS, MaskedStack
-from arinar_lab.run.config import parse
-from arinar_lab.run.errors import ConfigError
 
 
 @pytest.fixture(autouse=True)

@@ -7,10 +7,10 @@ import pytest
 import torch
 from laws import FEATURES, TOKENS, images, labels, make_model, numbers
 
-from arinar_lab.model.guidance import Sampler
 from arinar_lab.model.layers import NORMS, Attention, Block, Fixed, initialise, rotate, sine
 from arinar_lab.model.noise import Noise
 from arinar_lab.model.outer import OUTERS, CausalAR, Outer, take
+from arinar_lab.model.sampler import Sampler
 
 PLACES = ["learned", "sine", "rotary"]
 each_outer = pytest.mark.parametrize("outer", OUTERS)

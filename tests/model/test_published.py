@@ -14,16 +14,16 @@ import torch
 from torch import Tensor
 
 from arinar_lab.cli import main
+from arinar_lab.config.recipe import build, merge, parse, read_overrides, read_recipe
+from arinar_lab.errors import ConfigError
+from arinar_lab.evaluation.evaluate import load
 from arinar_lab.model.density import Resampled
-from arinar_lab.model.guidance import Sampler, kept
 from arinar_lab.model.heads.mixture import Mixture
 from arinar_lab.model.noise import Noise
-from arinar_lab.model.published import names, translate
-from arinar_lab.run.config import build, merge, parse, read_overrides, read_recipe
-from arinar_lab.run.errors import ConfigError
-from arinar_lab.run.evaluate import load
-from arinar_lab.run.folder import RunFolder
-from arinar_lab.run.training_args import check_arguments
+from arinar_lab.model.pretrained.names import names, translate
+from arinar_lab.model.sampler import Sampler, kept
+from arinar_lab.runs.folder import RunFolder
+from arinar_lab.runs.training_args import check_arguments
 
 DATA = Path(__file__).parents[1] / "data"
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"

@@ -11,17 +11,17 @@ from PIL import Image
 from test_report import BITS, FD, report_of
 from tiny import tiny, write_study
 
-from arinar_lab.run.errors import ConfigError
+from arinar_lab.analysis.comparison import effects
+from arinar_lab.analysis.rank_agreement import agreements, conclusions
+from arinar_lab.analysis.results import Results
+from arinar_lab.analysis.statistics import interval
+from arinar_lab.errors import ConfigError
+from arinar_lab.report.notes import notes
+from arinar_lab.report.report import write_report
+from arinar_lab.report.tables import markdown, rows
 from arinar_lab.study.budget import read_budgets, scaled
 from arinar_lab.study.collect import collect
-from arinar_lab.study.comparison import effects
-from arinar_lab.study.methods import notes
 from arinar_lab.study.plan import read_plan
-from arinar_lab.study.ranking import agreements, conclusions
-from arinar_lab.study.report import write_report
-from arinar_lab.study.results import Results
-from arinar_lab.study.stats import interval
-from arinar_lab.study.tables import markdown, rows
 
 pytestmark = pytest.mark.usefixtures("alone")
 

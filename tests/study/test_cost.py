@@ -7,11 +7,12 @@ import torch
 from tiny import tiny, write_study
 
 from arinar_lab import cli
-from arinar_lab.run.config import build
-from arinar_lab.run.errors import ConfigError
-from arinar_lab.run.evaluate import count_flops
-from arinar_lab.run.schema import resolved
-from arinar_lab.study import ablate, cost
+from arinar_lab.cli import ablate
+from arinar_lab.config.recipe import build
+from arinar_lab.config.schema import resolved
+from arinar_lab.errors import ConfigError
+from arinar_lab.evaluation.evaluate import count_flops
+from arinar_lab.study import cost
 from arinar_lab.study.cost import Cost, counted, nearest_multiple, probe
 from arinar_lab.study.plan import read_plan
 

@@ -24,15 +24,17 @@ from server import PASSWORD
 from tiny import tiny, write_study
 
 from arinar_lab import cli
-from arinar_lab.run import perform
-from arinar_lab.run.errors import ConfigError
-from arinar_lab.run.folder import write_json
-from arinar_lab.study import ablate, crew, worker
-from arinar_lab.study import storage as storing
+from arinar_lab import pipeline as perform
+from arinar_lab.cli import ablate
+from arinar_lab.errors import ConfigError
+from arinar_lab.report.tables import rows
+from arinar_lab.runs.folder import write_json
+from arinar_lab.study import optuna_storage as storing
+from arinar_lab.study import processes as crew
+from arinar_lab.study import worker
 from arinar_lab.study.collect import collect
 from arinar_lab.study.cost import Cost
 from arinar_lab.study.plan import read_plan
-from arinar_lab.study.tables import rows
 from arinar_lab.study.worker import changes, enqueue, join, open_queue, work
 
 pytestmark = pytest.mark.usefixtures("alone", "uncounted")
@@ -122,8 +124,8 @@ def undisturbed(tmp_path_factory):
             patch.chdir(folder)
             patch.delenv("ARINAR_STORAGE", raising=False)
             patch.setenv("ARINAR_TRACKING", "off")
-            patch.setattr("arinar_lab.run.evaluate.count_flops", lambda *_: 1e6)
-            patch.setattr("arinar_lab.run.evaluate.peak_memory", lambda *_: 1e6)
+            patch.setattr("arinar_lab.evaluation.evaluate.count_flops", lambda *_: 1e6)
+            patch.setattr("arinar_lab.evaluation.evaluate.peak_memory", lambda *_: 1e6)
             calm = plan_of("calm", seeds=list(plan.seeds))
             enqueue(calm)
             assert work(calm) == []

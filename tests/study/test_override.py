@@ -8,12 +8,12 @@ import yaml
 from command import arinar
 from tiny import EXPERIMENTS, tiny, write_study
 
-from arinar_lab.run.config import read_overrides
-from arinar_lab.run.errors import ConfigError
-from arinar_lab.run.schema import resolved
-from arinar_lab.study.board import open_board
+from arinar_lab.config.recipe import read_overrides
+from arinar_lab.config.schema import resolved
+from arinar_lab.errors import ConfigError
 from arinar_lab.study.plan import read_plan, study_name
-from arinar_lab.study.search import read_sweep
+from arinar_lab.sweep.dashboard import open_board
+from arinar_lab.sweep.sweep_file import read_sweep
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -191,7 +191,7 @@ def test_the_dashboard_opens_the_queue_of_the_same_name(monkeypatch):
     plan = read_plan(path, read_overrides([f"{COMPONENTS}=1,16"]))
     plan.folder.mkdir(parents=True)
     (plan.folder / "queue.db").touch()
-    monkeypatch.setattr("arinar_lab.study.board.storage", lambda url: url.database)
+    monkeypatch.setattr("arinar_lab.sweep.dashboard.storage", lambda url: url.database)
     assert Path(open_board(path, [f"{COMPONENTS}=1,16"])) == (plan.folder / "queue.db").resolve()
 
 

@@ -7,12 +7,12 @@ import yaml
 from command import arinar
 from tiny import EXPERIMENTS, tiny, write_study
 
-from arinar_lab.run.config import read_overrides
-from arinar_lab.run.errors import ConfigError
-from arinar_lab.run.folder import RunFolder, slug, write_json
-from arinar_lab.run.schema import resolved
+from arinar_lab.analysis.text import short
+from arinar_lab.config.recipe import read_overrides
+from arinar_lab.config.schema import resolved
+from arinar_lab.errors import ConfigError
+from arinar_lab.runs.folder import RunFolder, slug, write_json
 from arinar_lab.study.plan import read_plan, study_name
-from arinar_lab.study.text import short
 
 pytestmark = pytest.mark.usefixtures("alone")
 

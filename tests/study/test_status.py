@@ -12,8 +12,9 @@ import pytest
 from tiny import tiny, write_study
 
 from arinar_lab import cli
-from arinar_lab.run.folder import write_json
-from arinar_lab.study import status, storage
+from arinar_lab.runs.folder import write_json
+from arinar_lab.study import optuna_storage as storage
+from arinar_lab.study import status
 from arinar_lab.study.collect import collect
 from arinar_lab.study.plan import read_plan
 from arinar_lab.study.status import look, recall, remember

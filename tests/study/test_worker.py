@@ -19,20 +19,22 @@ from safetensors.torch import load_file
 from tiny import tiny, write_study
 
 from arinar_lab import cli
-from arinar_lab.cli.parent import end_with
-from arinar_lab.run import perform
-from arinar_lab.run.errors import ConfigError
-from arinar_lab.run.folder import RunFolder
-from arinar_lab.run.train import train
-from arinar_lab.study import ablate, crew, worker
-from arinar_lab.study.ablate import _outcome
+from arinar_lab import pipeline as perform
+from arinar_lab.cli import ablate
+from arinar_lab.cli.ablate import _outcome
+from arinar_lab.cli.processes import end_with
+from arinar_lab.errors import ConfigError
+from arinar_lab.report.notes import notes
+from arinar_lab.report.report import write_report
+from arinar_lab.report.tables import rows
+from arinar_lab.runs.folder import RunFolder
+from arinar_lab.study import processes as crew
+from arinar_lab.study import worker
 from arinar_lab.study.collect import collect
 from arinar_lab.study.cost import Cost
-from arinar_lab.study.methods import notes
 from arinar_lab.study.plan import read_plan
-from arinar_lab.study.report import write_report
-from arinar_lab.study.tables import rows
 from arinar_lab.study.worker import enqueue, open_queue, requeue_lost, work
+from arinar_lab.training.train import train
 
 pytestmark = pytest.mark.usefixtures("alone")
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..head import Head
-from ..inner import FeatureAR
+from ..inner.feature_ar import FeatureAR
+from ..inner.head import Head
 from .bins import Discrete
 from .byte import Byte
 from .colour import ColourAR

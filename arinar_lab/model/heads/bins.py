@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..density import Density, Resampled, Row, Rows
-from ..head import Head
+from ..inner.head import Head
 from ..layers import Parameters
 from ..noise import Noise
 

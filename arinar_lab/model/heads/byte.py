@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as f
 
 from ..density import Density, Factorised, Resampled, Row
-from ..head import Head
+from ..inner.head import Head
 from ..layers import Parameters, Vectors, at_least
 from ..noise import Noise
 from .bins import Histogram, HistogramRow

@@ -16,12 +16,12 @@ from typing import Literal, Unpack
 import torch
 from torch import Tensor, nn
 
-from ..codec import imagenet
-from ..head import Head
-from ..inner import Chain, FeatureAR
+from ..codecs.codec import imagenet
+from ..inner.feature_ar import Chain, FeatureAR
+from ..inner.head import Head
+from ..inner.trunks import Steps
 from ..layers import Block, BlockOptions, Blocks, Caches, Linear, Vectors, at_least, layer
 from ..noise import Noise
-from ..trunks import Steps
 from .bins import Histogram, HistogramRow
 
 _NEVER = -1e4  # logit outside the levels; finite, so that the product of two such densities is one too

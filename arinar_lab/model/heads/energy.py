@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..density import Density
-from ..head import Head, Likelihood
+from ..inner.head import Head, Likelihood
 from ..layers import at_least
 from ..noise import Noise
 from .conditioned import ConditionedMLP

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.func import jvp, vmap
 
 from ..density import Density
-from ..head import Head, Likelihood
+from ..inner.head import Head, Likelihood
 from ..layers import at_least
 from ..noise import Noise
 from .conditioned import ConditionedMLP

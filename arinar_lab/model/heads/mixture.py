@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..density import Density, Factorised, Rows
-from ..head import Head
+from ..inner.head import Head
 from ..layers import Parameters, at_least
 from ..noise import Noise
 from .shapes import NORMAL, MixtureRow, bounded, check_bounds

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 
 from .. import bilevel
-from ..conditional import Conditional
 from ..density import Density
-from ..guidance import PLAIN
-from ..head import Head, HeadMaker
+from ..inner.conditional import Conditional
+from ..inner.head import Head, HeadMaker
 from ..layers import Linear, at_least
 from ..noise import Noise
 from ..outer import OuterMaker, take
+from ..sampler import PLAIN
 from .colour import ColourAR, Weighted
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as f
 
 from ..density import REACH, Factorised, Row
-from ..head import Head
+from ..inner.head import Head
 from ..layers import Parameters, at_least
 from ..noise import Noise
 

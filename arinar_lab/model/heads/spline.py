@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as f
 
 from ..density import REACH, Factorised, Row, normal_knots
-from ..head import Head
+from ..inner.head import Head
 from ..layers import Parameters, at_least
 from ..noise import Noise
 from .shapes import NORMAL, bounded, check_bounds, log_interval

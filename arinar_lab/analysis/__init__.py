@@ -1,0 +1,1 @@
+"""Numbers of finished runs compared: intervals, tests, fronts, rankings."""

@@ -1,0 +1,1 @@
+"""How fast every preset is, beside the released algorithm."""

@@ -1,0 +1,283 @@
+"""What the verbs do that concern many runs. Everything heavy is imported inside the verb that needs it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from ..output.text import say
+from .processes import end_with
+from .runs import _recipe
+
+
+def _settle(arguments: argparse.Namespace) -> None:
+    """Put a study's file and words in place of its folder, and take `storage=…` out of the words.
+
+    The words are kept, shown and handed on, and an address may hold a password. It counts as ARINAR_STORAGE instead, here and
+    in the workers, whose environment nobody else can read.
+    """
+    if arguments.file is not None and arguments.file.is_dir():
+        from arinar_lab.study.status import named
+
+        arguments.file, words = named(arguments.file)
+        arguments.overrides = [*words, *arguments.overrides]
+    for word in arguments.overrides:
+        if word.startswith("storage="):
+            os.environ["ARINAR_STORAGE"] = word.removeprefix("storage=")
+    arguments.overrides = [word for word in arguments.overrides if not word.startswith("storage=")]
+
+
+def _plan(arguments: argparse.Namespace) -> Any:
+    from arinar_lab.config.recipe import read_overrides
+    from arinar_lab.study.plan import read_plan
+    from arinar_lab.study.status import refuse_other_file
+
+    _settle(arguments)
+    plan = read_plan(arguments.file, read_overrides(arguments.overrides))
+    refuse_other_file(plan.folder, arguments.file)
+    return plan
+
+
+def ablate(arguments: argparse.Namespace) -> int:
+    plan = _plan(arguments)
+    from arinar_lab.cli.ablate import ablate, dry_run
+    from arinar_lab.output.terminal import Terminal
+    from arinar_lab.study.status import remember
+
+    if arguments.dry_run:
+        return dry_run(plan, arguments.workers, Terminal())
+    remember(plan, arguments.file, arguments.overrides)
+    return ablate(plan, _worker(arguments), arguments.workers, Terminal())
+
+
+def status(arguments: argparse.Namespace) -> int:
+    from arinar_lab.study.status import show
+
+    if _is_sweep(arguments):
+        from arinar_lab.sweep import status as sweep_status
+
+        return sweep_status.show(_read_sweep(arguments), arguments.watch, arguments.json)
+    return show(arguments.file, arguments.overrides, lambda: _plan(arguments), arguments.watch, arguments.json)
+
+
+def _is_sweep(arguments: argparse.Namespace) -> bool:
+    """Whether the file (or the study whose folder is named) is a sweep: a file with a search space."""
+    from arinar_lab.config.yaml_reader import read_yaml
+
+    _settle(arguments)
+    return "search" in read_yaml(arguments.file)
+
+
+def _read_sweep(arguments: argparse.Namespace) -> Any:
+    from arinar_lab.config.recipe import read_overrides
+    from arinar_lab.sweep.sweep_file import read_sweep
+
+    _settle(arguments)
+    return read_sweep(arguments.file, read_overrides(arguments.overrides))
+
+
+def sweep(arguments: argparse.Namespace) -> int:
+    plan = _read_sweep(arguments)
+    from arinar_lab.cli.sweep import sweep
+    from arinar_lab.output.terminal import Terminal
+
+    return sweep(plan, _worker(arguments), arguments.workers, Terminal())
+
+
+def work(arguments: argparse.Namespace) -> int:
+    from arinar_lab.config.recipe import parse, read_recipe
+    from arinar_lab.runs.folder import RunFolder
+    from arinar_lab.study import worker
+    from arinar_lab.sweep import trials
+    from arinar_lab.training.distributed import RUN, ignore_launchers
+    from arinar_lab.training.train import train
+
+    run = os.environ.get(RUN)
+    parent = str(os.getppid()) if run else os.environ.get("ARINAR_PARENT")
+    if parent:
+        end_with(int(parent))
+    if run:  # started by the worker that has claimed the run
+        folder = RunFolder(Path(run))
+        train(parse(read_recipe(folder.path / "config.yaml")), folder)
+        return 0
+    ignore_launchers()  # a worker starts the processes of its runs itself
+    if _is_sweep(arguments):
+        trials.work(_read_sweep(arguments))
+        return 0
+    plan = _plan(arguments)
+    if not parent:
+        worker.join(plan)
+    failed = worker.work(plan)
+    for line in failed:
+        say(f"failed: {line}")
+    return 1 if failed else 0
+
+
+def report(arguments: argparse.Namespace) -> int:
+    from arinar_lab.output.terminal import Terminal
+
+    if _is_sweep(arguments):
+        from arinar_lab.sweep import report as sweep_report
+
+        return sweep_report.finish(_read_sweep(arguments), Terminal())
+    from arinar_lab.cli.ablate import gather
+
+    return gather(_plan(arguments), Terminal())
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    from arinar_lab.cli.compare import show
+    from arinar_lab.output.terminal import Terminal
+
+    show(arguments.words, Terminal(), arguments.markdown)
+    return 0
+
+
+def mlflow(arguments: argparse.Namespace) -> int:
+    from arinar_lab.tracking.server import serve
+
+    serve(arguments.port)
+    return 0
+
+
+def dashboard(arguments: argparse.Namespace) -> int:
+    from arinar_lab.sweep.dashboard import open_board, serve
+
+    _settle(arguments)
+    serve(open_board(arguments.file, arguments.overrides), arguments.port)
+    return 0
+
+
+def slurm(arguments: argparse.Namespace) -> int:
+    from arinar_lab.study.slurm import Options, quoted, write_script
+    from arinar_lab.study.status import remember
+    from arinar_lab.study.worker import enqueue
+    from arinar_lab.sweep.trials import open_search
+
+    options = Options(arguments.array, arguments.time, arguments.gpus, arguments.partition)
+    if _is_sweep(arguments):
+        verb, plan = "sweep", _read_sweep(arguments)
+        for target in plan.targets:
+            open_search(plan, target)
+        work, threads = f"{plan.trials * len(plan.targets)} trials", plan.recipe(plan.targets[0], {}).machine.threads
+    else:
+        verb, plan = "ablate", _plan(arguments)
+        remember(plan, arguments.file, arguments.overrides)
+        work, threads = f"{len(enqueue(plan))} runs", plan.arms[0].recipe.machine.threads
+    report = ["arinar", verb, *_subject(arguments)]
+    path = write_script(plan, work, threads, _worker(arguments), report, options)
+    say(f"{path}: {work} for {options.array} workers; submit it with: sbatch {quoted([str(path)])}")
+    say(f"When they have ended: {quoted(report)} measures speed and writes the report")
+    return 0
+
+
+def _worker(arguments: argparse.Namespace) -> list[str]:
+    """The words that start one worker of a study, once its plan is read (they hold no address then)."""
+    return [sys.executable, "-m", "arinar_lab", "work", *_subject(arguments)]
+
+
+def _subject(arguments: argparse.Namespace) -> list[str]:
+    """A study's file and overrides as words of another command. A file named `-x.yaml` is written `./-x.yaml`."""
+    file = str(arguments.file)
+    return [f"./{file}" if file.startswith("-") else file, *arguments.overrides]
+
+
+def sync(arguments: argparse.Namespace) -> int:
+    from arinar_lab.cli import mlflow_sync as sync
+    from arinar_lab.config.recipe import read_overrides
+    from arinar_lab.study.plan import read_plan
+
+    words = arguments.words
+    if words and words[0].endswith(".yaml"):
+        plan = read_plan(Path(words[0]), read_overrides(words[1:]))
+        files = sorted((plan.folder / "report").glob("*"))
+        cells = [plan.cell(arm, seed) for arm in plan.arms for seed in plan.seeds]
+        _, unsent = sync.send_study(plan, files, float("inf"))
+        there = [folder.path for folder, recipe in cells if folder.report(recipe)]
+        sent = [path for path in there if path not in unsent]
+    else:
+        sent, unsent = sync.send_runs([Path(word) for word in words] or sync.all_runs())
+    say(f"MLflow holds {len(sent)} of {len(sent) + len(unsent)} runs")
+    for path in unsent:
+        say(f"not sent: {path}")
+    return 1 if unsent else 0
+
+
+def check(arguments: argparse.Namespace) -> int:
+    from arinar_lab.config.recipe import build, check_resolution, read_overrides
+    from arinar_lab.config.yaml_reader import read_yaml
+    from arinar_lab.errors import ConfigError
+    from arinar_lab.study.plan import read_plan
+    from arinar_lab.training.warm_start import inherited
+
+    files = [word for word in arguments.words if "=" not in word]
+    overrides = [word for word in arguments.words if "=" in word]
+    if not files:
+        raise ConfigError("check: name at least one recipe or study file")
+    for file in map(Path, files):
+        content = read_yaml(file)
+        if "search" in content:
+            from arinar_lab.sweep.sweep_file import read_sweep  # and Optuna, which studies are checked without
+
+            sweep = read_sweep(file, read_overrides(overrides))
+            say(f"{file}: {len(sweep.parameters)} parameters to search, {len(sweep.targets)} × {sweep.trials} trials")
+            for line in sweep.unreached:
+                say(f"  {line}")
+        elif {"base", "axes", "arms", "vary"} & content.keys():
+            plan = read_plan(file, read_overrides(overrides))
+            say(f"{file}: {len(plan.arms)} arms × {len(plan.seeds)} seeds, baseline {plan.baseline}")
+            for arm in plan.arms:
+                say(
+                    f"  {arm.name:<40} {arm.parameters:>12,} parameters  {arm.recipe.training_signature}"
+                    f"{arm.matched and '  ' + arm.matched}"
+                )
+            for line in plan.unreached:
+                say(f"  {line}")
+        else:
+            recipe = _recipe(file, overrides)
+            experiment = build(recipe, "meta")
+            check_resolution(recipe, experiment)
+            inherited(recipe, experiment)
+            parameters = experiment.parameters
+            say(f"{file}: {parameters:,} parameters  {recipe.training_signature}")
+            say(f"  {recipe.training}")
+    return 0
+
+
+def notebooks(arguments: argparse.Namespace) -> int:
+    from arinar_lab.cli.notebooks import execute
+    from arinar_lab.output.terminal import Terminal
+
+    return execute(arguments.study, Terminal())
+
+
+def bench(arguments: argparse.Namespace) -> int:
+    from arinar_lab.benchmark import presets as bench
+    from arinar_lab.benchmark import report as bench_report
+    from arinar_lab.benchmark.generation import How
+    from arinar_lab.config.recipe import Machine
+    from arinar_lab.errors import ConfigError
+    from arinar_lab.files.atomic import check_output
+    from arinar_lab.hardware.device import device_of
+    from arinar_lab.output.terminal import Terminal
+
+    out: Path = arguments.out
+    if out.suffix != ".json" or not out.parent.is_dir() or out.is_dir():
+        raise ConfigError(f"--out: {str(out)!r} is no .json file in a folder that is there")
+    check_output(out)
+    device = device_of(Machine(arguments.device))
+    how = How(device, None if arguments.full else 4, arguments.repeats)
+    if arguments.profile:
+        for path in bench.profiles(arguments.preset, how):
+            say(path)
+        return 0
+    console, picture = Terminal(), arguments.out.with_suffix(".png")
+    record = bench.bench(arguments.preset, how, arguments.out, console)
+    bench_report.show(record, console)
+    bench_report.draw(record, picture)
+    for path in (arguments.out, picture):
+        say(path)
+    return 0

@@ -1,0 +1,1 @@
+"""Recipes: YAML checked against constructors' signatures, and built."""

@@ -1,0 +1,1 @@
+"""Images, tokens and labels: sources, latent caches, and the order they are read in."""

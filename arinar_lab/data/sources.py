@@ -1,0 +1,325 @@
+"""Data: what is modelled.
+
+A source holds its training and held-out parts as tensors:
+
+    digits      scikit-learn's 1,797 handwritten digits, 1×8×8, 17 grey levels, 10 classes: 1,437 to train on, 360 held out
+    synthetic   tokens of a known autoregressive process, so that log p_true is known
+    latents     an autoencoder's latents, from files, read when they are first needed
+    images      8-bit images, likewise
+    …           image files, the hub's, CIFAR-10 and MNIST: `image_datasets.py`; a latent cache: `latent_cache.py`
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import cache, cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..model.layers import at_least
+from ..model.noise import Noise
+from ..model.pretrained.files import read_safetensors
+
+
+class Source:
+    """Training and held-out data in memory.
+
+    Attributes:
+        train, held_out: (images, labels): [n, *shape] and [n].
+        shape: of one item, C×H×W for images, N×D for tokens.
+        levels: grey levels of an image, 0 for tokens.
+        classes: number of labels.
+        flip: whether training mirrors half of the images, others in each epoch.
+
+    What is too large for memory is no tensor, but has `len` and takes indices like one; i + n is then item i mirrored.
+    """
+
+    train: tuple[Tensor, Tensor]
+    held_out: tuple[Tensor, Tensor]
+    shape: tuple[int, ...]
+    levels: int
+    classes: int
+    flip: bool = False
+
+    @property
+    def counts(self) -> tuple[int, int] | None:
+        """How many items to train on and held out; None where nobody has looked yet."""
+        return len(self.train[0]), len(self.held_out[0])
+
+    @property
+    def pictures(self) -> bool:
+        """Whether items are images that generated ones are compared with."""
+        return self.levels > 0
+
+    @property
+    def digits(self) -> bool:
+        """Whether items are what the digits classifier knows, whose features distances are taken in."""
+        return self.pictures and tuple(self.shape) == (1, 8, 8)
+
+    def prepare(self) -> None:
+        """Look for the data now.
+
+        Raises:
+            ValueError: in one line, if they are missing, damaged or others than the recipe says.
+        """
+        for part in (self.train, self.held_out):
+            if len(part[0]) == 0:
+                raise ValueError("kind: there are no images")
+
+    def log_prob(self, x: Tensor, y: Tensor) -> Tensor | None:
+        """The true log-density of tokens x [B, N, D] in nats, [B]; None where nobody knows it."""
+        return None
+
+
+class Digits(Source):
+    """The optical recognition of handwritten digits data set (Alpaydin and Kaynak, 1998), as scikit-learn ships it."""
+
+    shape, levels, classes = (1, 8, 8), 17, 10
+
+    counts = (1437, 360)
+
+    @cached_property
+    def train(self) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        images, labels = _read_digits()
+        return images[360:], labels[360:]
+
+    @cached_property
+    def held_out(self) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        images, labels = _read_digits()
+        return images[:360], labels[:360]
+
+
+@cache
+def _read_digits() -> tuple[Tensor, Tensor]:
+    """Images and labels in the order of the split; read once, since every arm of a study is built in one process."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    images = torch.from_numpy(data.images).to(torch.uint8).unsqueeze(1)
+    labels = torch.from_numpy(data.target).long()
+    order = Noise.of(torch.tensor(0), "digits split").permutation(len(images))
+    return images[order], labels[order]
+
+
+class Synthetic(Source):
+    """Tokens of a known process: features in one long row, each a mixture of two Gaussians given the one before it, s.
+
+        p(x | s, y) = a N(0.6 s + 1, σ²) + (1 - a) N(0.6 s - 1, σ²),    a = sigmoid(2 s + y - (classes - 1)/2)
+
+    Arguments:
+        tokens, features: N, D.
+        classes: number of labels.
+        train, held_out: how many sequences of each.
+        std: σ.
+        seed: of the data.
+
+    Raises:
+        ValueError: if a count is below 1 or std is not above 0.
+    """
+
+    levels = 0
+
+    def __init__(
+        self,
+        *,
+        tokens: int = 4,
+        features: int = 4,
+        classes: int = 3,
+        train: int = 50_000,
+        held_out: int = 2_000,
+        std: float = 0.3,
+        seed: int = 0,
+    ) -> None:
+        at_least(1, tokens=tokens, features=features, classes=classes, train=train, held_out=held_out)
+        if not std > 0:
+            raise ValueError(f"std: {std} is not above 0")
+        self.shape, self.classes, self.std = (tokens, features), classes, std
+        self.sizes, self.seed = (train, held_out), seed
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        return self.sizes
+
+    @cached_property
+    def train(self) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        x, y = self._all
+        return x[: self.sizes[0]], y[: self.sizes[0]]
+
+    @cached_property
+    def held_out(self) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        x, y = self._all
+        return x[self.sizes[0] :], y[self.sizes[0] :]
+
+    @cached_property
+    def _all(self) -> tuple[Tensor, Tensor]:
+        """Drawn when it is first needed: an arm that is only checked needs none."""
+        noise = Noise.of(torch.arange(sum(self.sizes)) + 1_000_003 * self.seed, "synthetic")
+        y = (noise.at(0).uniform(1).squeeze(-1) * self.classes).long()
+        return self._draw(y, noise.at(1)), y
+
+    def _weight(self, s: Tensor, y: Tensor) -> Tensor:
+        return torch.sigmoid(2 * s + y - (self.classes - 1) / 2)
+
+    def _draw(self, y: Tensor, noise: Noise) -> Tensor:
+        steps = math.prod(self.shape)
+        u, e = noise.at(0).uniform(steps), noise.at(1).normal(steps, torch.float64)
+        row = [torch.zeros(len(y), dtype=torch.float64)]
+        for t in range(steps):
+            sign = torch.where(u[:, t] < self._weight(row[-1], y), 1.0, -1.0)
+            row.append(0.6 * row[-1] + sign + self.std * e[:, t])
+        return torch.stack(row[1:], -1).float().unflatten(-1, self.shape)
+
+    def log_prob(self, x: Tensor, y: Tensor) -> Tensor:
+        row = x.double().flatten(1)
+        s = torch.nn.functional.pad(row[:, :-1], (1, 0))
+        a = self._weight(s, y.unsqueeze(-1)).double()
+
+        def log_normal(mean: Tensor) -> Tensor:
+            return -0.5 * ((row - mean) / self.std) ** 2 - math.log(self.std) - 0.5 * math.log(2 * math.pi)
+
+        return torch.logaddexp(a.log() + log_normal(0.6 * s + 1), (1 - a).log() + log_normal(0.6 * s - 1)).sum(-1)
+
+
+class Stored(Source):
+    """Data in `train.safetensors` and `held_out.safetensors` of a folder, each with `labels` [n] and the items.
+
+    They are read when they are first needed, so that a recipe can be checked, and a published checkpoint converted,
+    without them.
+
+    Arguments:
+        path: the folder; name: of the items in the files.
+        channels, size: an item is [channels, size, size]; classes: number of labels.
+
+    Labels may be [n], a column [n, 1] or one-hot rows [n, classes].
+
+    Raises:
+        ValueError: if a count is below 1; on reading, if a file is missing, damaged or of another shape or type, or
+            items or labels are no numbers that can be trained on.
+    """
+
+    dtypes: tuple[torch.dtype, ...]
+    advice = ""
+
+    def __init__(self, path: str, name: str, channels: int, size: int, classes: int) -> None:
+        at_least(1, channels=channels, size=size, classes=classes)
+        self.path, self.name, self.shape, self.classes = Path(path), name, (channels, size, size), classes
+
+    @property
+    def counts(self) -> tuple[int, int] | None:
+        return super().counts if (self.path / "train.safetensors").is_file() else None
+
+    @cached_property
+    def train(self) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        return self._read("train")
+
+    @cached_property
+    def held_out(self) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        return self._read("held_out")
+
+    def _read(self, part: str) -> tuple[Tensor, Tensor]:
+        file = self.path / f"{part}.safetensors"
+        if not file.is_file():
+            raise ValueError(f"path: {str(file)!r} is not there; it holds {self.name} [n, C, H, W] and labels [n]")
+        try:
+            content = read_safetensors(file)
+        except ValueError as error:
+            raise ValueError(f"path: {error}") from None
+        try:
+            for name in (self.name, "labels"):
+                if name not in content:
+                    raise ValueError(f"lacks {name}; it holds {', '.join(content) or 'nothing'}")
+            items = self._checked(content[self.name])
+            return items, checked_labels(content["labels"], len(items), self.classes)
+        except ValueError as error:
+            raise ValueError(f"path: {str(file)!r}: {error}") from None
+
+    def _checked(self, items: Tensor) -> Tensor:
+        """Refuse items of another type or shape, and numbers that are not finite."""
+        if items.dtype not in self.dtypes:
+            wanted = " or ".join(map(_name, self.dtypes))
+            raise ValueError(f"its {self.name} are {_name(items.dtype)}, not {wanted}{self.advice}")
+        if items.shape[1:] != self.shape:
+            raise ValueError(f"its {self.name} are {tuple(items.shape)}, not [n, {self.shape}]")
+        if items.is_floating_point() and (wrong := _not_finite(items)):
+            raise ValueError(
+                f"{len(wrong)} of {len(items)} {self.name} hold NaN or infinity; the first is item {wrong[0]}"
+            )
+        return items
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _not_finite(items: Tensor) -> list[int]:
+    """The items with NaN or infinity, a part of them at a time, since a mask of all takes much memory."""
+    finite = [part.isfinite().flatten(1).all(1) for part in items.split(4096)]
+    return (~torch.cat(finite)).nonzero().flatten().tolist()
+
+
+def checked_labels(labels: Tensor, n: int, classes: int) -> Tensor:
+    """The labels [n] of n items, from labels [n], a column [n, 1] or one-hot rows [n, classes].
+
+    Raises:
+        ValueError: if they have another shape, or are no whole numbers in 0 … classes - 1.
+    """
+    values = labels.double()
+    if values.shape == (n, 1):
+        values = values[:, 0]
+    elif values.shape == (n, classes) and ((values == 0) | (values == 1)).all() and (values.sum(1) == 1).all():
+        values = values.argmax(1).double()
+    if values.shape != (n,):
+        raise ValueError(f"its labels are {tuple(labels.shape)}; they have to be [{n}], or one-hot [{n}, {classes}]")
+
+    for wrong, fault in (
+        (values != values.round(), "labels that are no whole numbers"),
+        ((values < 0) | (values >= classes), f"labels outside 0 … {classes - 1}"),
+    ):
+        if wrong.any():
+            i = int(wrong.nonzero()[0])
+            raise ValueError(f"it has {int(wrong.sum())} {fault}; that of item {i} is {values[i]:g}")
+    return values.long()
+
+
+class Latents(Stored):
+    """Latents of an autoencoder: `latents` [n, channels, size, size] of any float type, in files (see `Stored`)."""
+
+    levels = 0
+    dtypes = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+    def __init__(self, *, path: str, channels: int = 16, size: int = 16, classes: int = 1000) -> None:
+        super().__init__(path, "latents", channels, size, classes)
+
+
+class Images(Stored):
+    """8-bit images: `images` [n, channels, size, size], uint8, in files (see `Stored`).
+
+    Other types are refused, since floats may be in [0, 1], in [-1, 1] or in [0, 255].
+    """
+
+    levels = 256
+    dtypes = (torch.uint8,)
+    advice = "; of floats in [0, 1] save (255 * images).round().to(torch.uint8)"
+
+    def __init__(self, *, path: str, channels: int = 3, size: int = 256, classes: int = 1000) -> None:
+        super().__init__(path, "images", channels, size, classes)
+
+
+SOURCES: dict[str, Callable[..., Source]] = {
+    "digits": Digits,
+    "synthetic": Synthetic,
+    "latents": Latents,
+    "images": Images,
+}
+SourceMaker = Callable[[], Source]
+"""Called without arguments."""
+
+
+def some(images: Tensor, most: int = 4096) -> Tensor:
+    """All images where they are in memory, else at most so many, spread evenly: what is measured once is measured on them."""
+    if isinstance(images, Tensor):
+        return images
+    return images[torch.linspace(0, len(images) - 1, min(most, len(images))).long()]

@@ -1,0 +1,1 @@
+"""What one trained run is measured by, and asked."""

@@ -1,0 +1,474 @@
+"""Evaluation of a trained run: likelihood · quality · speed → report.json.
+
+val/bits_per_dim               of the raw data, on held-out images (`exact`, a `bound` with its steps, or an `estimate`);
+                               absent where the model has no likelihood
+val/bits_per_dim_error         of an estimate: how much its mean moves when the steps of its integration are doubled
+val/bits_per_dim_at_level      the same at a resolution of Δ = one grey level: the probability of the level that a pixel
+                               has (its centre ± Δ/2). A density is rewarded for filling a level's box evenly, as uniform
+                               dequantisation does; this reading asks only for the mass in it. `_at_resolution` is the
+                               same of x ± Δ/2 at a stated Δ
+quality/fd_digits, …           generated against training images; `_floor` is held-out against training images, so many of
+                               them as were generated, or all
+quality/fd_digits_few          the same distance of as many generated images as that floor has: the one to set against it
+speed/…, cost/…                measured in a pass of its own, alone on the machine
+
+The report's `noise` holds, for what is a function of a set of images, the half-width over images (see `uncertainty.py`).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import statistics
+import tempfile
+import time
+import weakref
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..config.recipe import Experiment, Machine, Recipe, build, ready
+from ..config.schema import Part
+from ..errors import ConfigError
+from ..files.atomic import whole
+from ..files.locks import held
+from ..hardware.device import device_of, use_processor
+from ..hardware.memory import room_on_device
+from ..hardware.precision import rate, under
+from ..metrics import UNITS
+from ..model.noise import Noise
+from ..output.text import say
+from ..runs.folder import RunFolder, environment, git_state, read_sealed
+from ..training.block_transforms import quick_draws
+from ..training.train import load_weights
+from . import diagnostics as diagnose
+from .classifier_distance import compare, distance_of_parts
+from .conditionals import beliefs
+from .dtypes import of_generation, of_likelihood
+from .speed import seconds_of_parts
+from .uncertainty import half_width, of_sets
+
+KID = "over all images"  # what a report says of its estimator; older ones took the mean over random subsets
+SPEED_LOCK = "arinar-speed-of-all.lock"
+_SPEED = "speed/images_per_second"
+
+
+def load(recipe: Recipe, folder: RunFolder, data: bool = False) -> Experiment:
+    """A trained run, ready to be sampled, on the machine that the recipe names.
+
+    Arguments:
+        data: whether its data are needed, too, as they are for likelihoods.
+
+    Raises:
+        ConfigError: if weights, or data that are needed, are missing, damaged or do not fit.
+    """
+    if not folder.done:
+        raise ConfigError(f"{folder.path}: has not finished training; train it to its end first")
+    use_processor(recipe.machine)
+    experiment = build(recipe if data else _without_cache(recipe, folder))
+    load_weights(folder.weights, experiment)
+    ready(experiment, data)
+    device = device_of(recipe.machine)
+    experiment.codec.to(device).eval()
+    experiment.model.to(device).eval()
+    return experiment
+
+
+def _without_cache(recipe: Recipe, folder: RunFolder) -> Recipe:
+    """The recipe; of a run whose latent cache is gone, with the run's own account of it."""
+    data = cast(Part, recipe.data)
+    if data.kind != "cache" or (Path(data.arguments["path"]) / "cache.json").is_file():
+        return recipe
+    kept = (folder.path / "cache.json").is_file()
+    return replace(recipe, data=replace(data, arguments={"path": str(folder.path)})) if kept else recipe
+
+
+def evaluate(recipe: Recipe, folder: RunFolder, published: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Measure likelihood and quality, once for each evaluation signature; the report is written and returned.
+
+    Arguments:
+        published: what `quality/measure.py` reports, which becomes a part of it.
+
+    Raises:
+        ConfigError: if the weights are missing, damaged or do not fit.
+    """
+    report = folder.report(recipe)
+    if report:
+        return report
+    begun = time.perf_counter()
+    experiment, where = load(recipe, folder, data=True), folder.evaluation(recipe)
+    folder.progress("likelihood")
+    images, generated = by_image(recipe, experiment), None
+    metrics, noise = means(images), {name: half_width(values) for name, values in images.items()}
+    if experiment.source.digits:
+        folder.progress("generate")
+        compared, spread, generated = quality(recipe, experiment, where / "samples", folder)
+        metrics, noise = metrics | compared, noise | spread
+    elif experiment.source.levels:  # other images are compared by arinar evaluate --quality
+        folder.progress("generate")
+        show(recipe, experiment, where / "samples")
+    memory, spread = diagnose.memorisation(recipe, experiment, generated, images.get("val/bits_per_dim"))
+    metrics, noise = metrics | memory, noise | spread
+    seen = diagnose.held_out(recipe, experiment)
+    used, spread = diagnose.components(seen)
+    metrics, noise = metrics | used, noise | spread
+    where.mkdir(parents=True, exist_ok=True)
+    densities = beliefs(recipe, experiment)
+    with whole(where / "beliefs.npz", durable=True) as draft:
+        np.savez_compressed(draft, **densities)  # type: ignore[arg-type]
+    trained = read_sealed(folder.path / "DONE")
+    metrics |= {
+        "cost/parameters": experiment.parameters,
+        "time/train_seconds": trained["seconds"],
+        "time/evaluate_seconds": round(time.perf_counter() - begun, 1),
+    }
+    report = {
+        "metrics": metrics,
+        "units": {name: UNITS[name] for name in metrics},
+        "noise": {name: half for name, half in noise.items() if math.isfinite(half)},
+        "likelihood": {
+            "kind": experiment.model.likelihood,
+            "unit": experiment.codec.unit,
+            "steps": _steps_of_the_bound(recipe, experiment),
+            "images": len(experiment.source.held_out[0]),
+            "draws": recipe.evaluation.draws,
+            "resolution": recipe.evaluation.resolution,
+            "precision": of_likelihood(recipe),
+        },
+        "quality": {
+            "images": recipe.evaluation.images,
+            "reference": len(experiment.source.train[0]),
+            "floor_images": min(len(experiment.source.held_out[0]), recipe.evaluation.images),
+            "kid": KID,
+            "precision": of_generation(recipe, experiment),
+        },
+        "diagnosis": diagnose.breakdown(seen) | diagnose.calibration(seen),
+        "training_signature": recipe.training_signature,
+        "evaluation_signature": recipe.evaluation_signature,
+        "seed": recipe.seed,
+        "steps": trained["steps"],
+        "git": git_state(),
+        "environment": environment(),
+    }
+    report = with_distances(report, published) if published else report
+    folder.write_report(recipe, report)
+    return report
+
+
+def with_distances(report: dict[str, Any], compared: dict[str, Any]) -> dict[str, Any]:
+    """A report with what `quality/measure.py` has found, too."""
+    parts = {part: report[part] | compared[part] for part in ("metrics", "units")}
+    kept = ("images", "reference", "reference_sha256", "extractor", "ranges", "floor_images")
+    return report | parts | {"fidelity": {name: compared[name] for name in kept if name in compared}}
+
+
+def _steps_of_the_bound(recipe: Recipe, experiment: Experiment) -> int | None:
+    """Of the outer model's walk, whose number the likelihood depends on; None for a fixed order."""
+    outer = experiment.model.outer
+    return None if outer.likelihood == "exact" else recipe.sampler.steps or outer.steps
+
+
+def likelihood(recipe: Recipe, experiment: Experiment) -> dict[str, float]:
+    """Bits/dim on held-out data, at both readings where a grey level has a meaning, and the gap to the truth if known.
+
+    Nothing, where the model has no likelihood.
+    """
+    return means(by_image(recipe, experiment))
+
+
+def means(images: dict[str, Tensor]) -> dict[str, float]:
+    """The readings of `by_image`, over images. An estimate's error is the size of its mean; the gap has its standard error."""
+    values = {name: bits.mean().item() for name, bits in images.items()}
+    if "val/bits_per_dim_error" in values:
+        values["val/bits_per_dim_error"] = abs(values["val/bits_per_dim_error"])
+    if (gap := images.get("val/gap_bits_per_dim")) is not None:
+        values["val/gap_standard_error"] = (gap.std() / len(gap) ** 0.5).item()
+    return values
+
+
+@torch.no_grad()
+def by_image(recipe: Recipe, experiment: Experiment) -> dict[str, Tensor]:
+    """Each reading of the likelihood, in bits/dim, of every held-out image: the mean over its draws, [n].
+
+    Draws of one image are no images of their own: where the model's order is fixed and the data are not dequantised, they
+    are the same number.
+    """
+    if experiment.model.likelihood == "none":
+        return {}
+    source, codec, model, device = experiment.source, experiment.codec, experiment.model, experiment.device
+    draws, delta, precision = recipe.evaluation.draws, recipe.evaluation.resolution, of_likelihood(recipe)
+    reading = "val/bits_per_dim_at_" + ("level" if delta is None else "resolution")
+    bits: dict[str, Tensor] = {}
+
+    def add(name: str, i: Tensor, nats: Tensor) -> None:
+        share = nats.cpu().double() / (-draws * codec.dims * math.log(2))
+        bits.setdefault(name, torch.zeros(len(source.held_out[0]), dtype=torch.float64))[i] += share
+
+    def measure(i: Tensor, draw: int, most: int | None = None) -> None:
+        i = i[:most]
+        image, y = (part[i].to(device) for part in source.held_out)
+        noise = Noise.of(i.to(device), "held out").at(draw)
+        x, log_det = codec.encode(image, noise.at(0))
+        log_prob = model.log_prob(x, y, noise.at(1), recipe.sampler.steps) + log_det
+        add("val/bits_per_dim", i, log_prob)
+        if model.inner.likelihood == "estimate":
+            finer = model.log_prob(x, y, noise.at(1), recipe.sampler.steps, refined=True) + log_det
+            add("val/bits_per_dim_error", i, finer.double() - log_prob.double())
+        box = codec.box(image) if delta is None else codec.around(x, delta)
+        if box is not None and "pit" in model.inner.can:
+            add(reading, i, model.log_interval(x, y, *box, noise.at(1), recipe.sampler.steps))
+        truth = source.log_prob(image, y)
+        if truth is not None:
+            add("val/gap_bits_per_dim", i, log_prob - truth)
+
+    for draw in range(draws):
+        for i in torch.arange(len(source.held_out[0])).split(recipe.evaluation.batch):
+            with room_on_device("evaluation.batch", len(i), partial(measure, i, draw)), under(precision, device):
+                measure(i, draw)
+    return bits
+
+
+@torch.no_grad()
+def generate(
+    recipe: Recipe, experiment: Experiment, y: Tensor, seeds: Tensor, key: str = "evaluation.batch"
+) -> tuple[Tensor, Tensor]:
+    """Images of labels y [B] and seeds [B], decoded, and the truncated conditionals of each.
+
+    Raises:
+        OutOfMemory: if so many do not fit, naming the `key` of their number and one that would.
+    """
+
+    def draw(n: int) -> tuple[Tensor, Tensor]:
+        noise = Noise.of(seeds[:n].to(experiment.device), "sample")
+        with (
+            under(of_generation(recipe, experiment), experiment.device),
+            quick_draws(recipe.machine, experiment.device),
+        ):
+            x, truncated = experiment.model.generate(y[:n].to(experiment.device), noise, recipe.sampler)
+        return experiment.codec.decode(x).cpu(), truncated.cpu()
+
+    with room_on_device(key, len(y), draw):
+        return draw(len(y))
+
+
+def quality(
+    recipe: Recipe, experiment: Experiment, samples: Path, folder: RunFolder
+) -> tuple[dict[str, float], dict[str, float], Tensor]:
+    """Generate images with the labels of the training images and compare them to those; save them and a grid.
+
+    Returns:
+        the metrics, their half-widths over images, and the images [n, …].
+    """
+    source, e = experiment.source, recipe.evaluation
+    y = source.train[1][torch.arange(e.images) % len(source.train[1])]
+    images, truncated = [], []
+    for i in torch.arange(e.images).split(e.batch):
+        batch, cut = generate(recipe, experiment, y[i], e.seed + i)
+        images.append(batch)
+        truncated.append(cut)
+        folder.progress("generate", int(i[-1]) + 1, e.images)
+    generated = torch.cat(images)
+    samples.mkdir(parents=True, exist_ok=True)
+    with whole(samples / "images.npy", durable=True) as draft:
+        np.save(draft, generated.numpy())
+    save_grid(generated, y, source.levels, source.classes, samples / "grid.png")
+    held_out, classes = (part[: e.images] for part in source.held_out)
+    values, floor = compare(generated, source.train[0]), compare(held_out, source.train[0])
+    spread, other = of_sets(generated, y, source.train[0]), of_sets(held_out, classes, source.train[0])
+    values |= {f"{name}_floor": value for name, value in floor.items()}
+    spread |= {f"{name}_floor": half for name, half in other.items()}
+    if len(held_out) < len(generated):
+        values["fd_digits_few"] = distance_of_parts(generated, source.train[0], len(held_out))
+    share = torch.cat(truncated).double() / (experiment.codec.tokens * experiment.codec.features)
+    values["truncated_share"], spread["truncated_share"] = share.mean().item(), half_width(share)
+    named = ({f"quality/{name}": value for name, value in found.items()} for found in (values, spread))
+    return *named, generated  # type: ignore[return-value]
+
+
+def show(recipe: Recipe, experiment: Experiment, samples: Path, classes: int = 8, columns: int = 8) -> None:
+    """Save a grid of the first seeds' images, a row for each of some classes."""
+    e, y = recipe.evaluation, torch.arange(min(classes, experiment.source.classes)).repeat_interleave(columns)
+    parts = [
+        generate(recipe, experiment, y[i], e.seed + i)[0] for i in torch.arange(min(len(y), e.images)).split(e.batch)
+    ]
+    samples.mkdir(parents=True, exist_ok=True)
+    images = torch.cat(parts)
+    save_grid(images, y[: len(images)], experiment.source.levels, classes, samples / "grid.png")
+
+
+def save_grid(images: Tensor, y: Tensor, levels: int, classes: int, path: Path, columns: int = 12) -> None:
+    """A PNG with a row for each class, up to 20. Small images are magnified; grey ones are drawn dark on light."""
+    from torchvision.utils import make_grid, save_image
+
+    rows = [images[y == c][:columns] for c in range(min(classes, 20))]
+    width = min(len(row) for row in rows)
+    shown = torch.cat([row[:width] for row in rows])
+    if width == 0:  # too few images to show every class
+        shown, width = images[:96], min(12, len(images))
+    tiles = shown.float() / (levels - 1)
+    grid = make_grid(1 - tiles if tiles.shape[1] == 1 else tiles, nrow=width, padding=1, pad_value=0.8)
+    zoom = max(1, 32 // tiles.shape[-1])
+    picture = grid.repeat_interleave(zoom, -1).repeat_interleave(zoom, -2)
+    with whole(path) as draft:
+        save_image(picture, draft)
+
+
+def measure_speed(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
+    """Time generation alone on the machine, and add it to the report: medians after a warm-up, device synchronised.
+
+    A speed that was measured under other settings of the machine is replaced.
+
+    Raises:
+        ConfigError: if the weights are missing, damaged or do not fit.
+    """
+    report = folder.report(recipe)
+    if is_timed(report, recipe.machine):
+        return report
+    lock = FileLock(Path(tempfile.gettempdir()) / SPEED_LOCK, mode=0o666)  # of all users of the machine
+    with held(lock, "measures speed"):
+        report = folder.report(recipe)
+        if is_timed(report, recipe.machine):
+            return report
+        if _SPEED in report["metrics"]:
+            say(f"{folder.path}: the speed was measured under other settings of machine; measured anew")
+        experiment, e = load(recipe, folder), recipe.evaluation
+        before = rate(experiment.device, "float32")
+        throughput = [e.speed_batch / s for s in _time(recipe, experiment, e.speed_batch, e.speed_repeats)]
+        latency = [1000 * s for s in _time(recipe, experiment, 1, e.speed_repeats)]
+        parts = seconds_of_parts(recipe, experiment, min(3, e.speed_repeats))
+        machine = min(before, rate(experiment.device, "float32"))
+    values = {
+        "speed/images_per_second": statistics.median(throughput),
+        "speed/latency_ms_b1": statistics.median(latency),
+        "cost/peak_memory_gb": peak_memory(recipe, experiment) / 1e9,
+        "cost/gflops_per_image": count_flops(recipe, experiment) / 1e9,
+    }
+    about = {
+        "batch": e.speed_batch,
+        "repeats": e.speed_repeats,
+        "images_per_second": throughput,
+        "latency_ms_b1": latency,
+        "seconds_by_part": parts,
+        "device": environment()["device"],
+        "device_type": experiment.device.type,
+        "threads": recipe.machine.threads or torch.get_num_threads(),
+        "compile": recipe.machine.compile,
+        "precision": of_generation(recipe, experiment),
+        "load_average": os.getloadavg()[0],
+        "gflops": machine / 1e9,  # of a matrix product, then and there: what tells a slow model from a slow machine
+        "memory": "device allocations" if experiment.device.type == "cuda" else "tensors alive, weights included",
+    }
+
+    def with_speed(report: dict[str, Any]) -> dict[str, Any]:
+        units = {name: UNITS[name] for name in values}
+        return report | {"metrics": report["metrics"] | values, "units": report["units"] | units, "speed": about}
+
+    return folder.update_report(recipe, with_speed)
+
+
+def is_timed(report: dict[str, Any], machine: Machine) -> bool:
+    """Whether a report holds the speed under these settings of the machine. Older reports do not say all of them."""
+    speed = report.get("speed", {})
+    kinds = {"cpu": "cpu", "gpu": "cuda", "auto": speed.get("device_type")}
+    alike = (
+        machine.threads in (0, speed.get("threads", machine.threads)),
+        machine.compile == speed.get("compile", machine.compile),
+        kinds[machine.accelerator] == speed.get("device_type", kinds[machine.accelerator]),
+    )
+    return _SPEED in report.get("metrics", {}) and all(alike)
+
+
+def _time(recipe: Recipe, experiment: Experiment, batch: int, repeats: int) -> list[float]:
+    """Seconds of each repeat, after one warm-up."""
+    y, seeds, seconds = torch.arange(batch) % experiment.source.classes, torch.arange(batch), []
+    for _ in range(repeats + 1):
+        if experiment.device.type == "cuda":
+            torch.cuda.synchronize()
+        begun = time.perf_counter()
+        generate(
+            recipe, experiment, y, seeds, "evaluation.speed_batch"
+        )  # ends with a copy to the host, which synchronises
+        seconds.append(time.perf_counter() - begun)
+    return seconds[1:]
+
+
+class PeakMemory(TorchDispatchMode):
+    """Counts the bytes of all tensors alive that operations made while it is on; `peak` is the most there were.
+
+    The resident set of a process tells little on the CPU, where freed memory is kept for later.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now, self.peak = 0, 0
+        self.alive: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        inputs = {t.untyped_storage() for t in _with_storage((args, kwargs))}
+        for tensor in _with_storage(result):
+            storage = tensor.untyped_storage()
+            if storage not in inputs and storage not in self.alive:
+                self.alive.add(storage)
+                self._made(storage, storage.nbytes())
+        for packed in tree_leaves(
+            result
+        ):  # weights in the layout of `model/packed_linear.py` have no storage to look into
+            if isinstance(packed, Tensor) and packed.is_mkldnn:
+                self._made(packed, packed.numel() * packed.element_size())
+        self.peak = max(self.peak, self.now)
+        return result
+
+    def _made(self, owner: Any, size: int) -> None:
+        self.now += size
+        weakref.finalize(owner, self._freed, size)
+
+    def _freed(self, size: int) -> None:
+        self.now -= size
+
+
+def _with_storage(content: Any) -> list[Tensor]:
+    return [t for t in tree_leaves(content) if isinstance(t, Tensor) and not t.is_mkldnn]
+
+
+def peak_memory(recipe: Recipe, experiment: Experiment) -> int:
+    """Bytes that generating one batch takes at its highest, weights included: of the allocator on a GPU, else of tensors."""
+    y, seeds = (
+        torch.arange(recipe.evaluation.speed_batch) % experiment.source.classes,
+        torch.arange(recipe.evaluation.speed_batch),
+    )
+    if experiment.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        generate(recipe, experiment, y, seeds)
+        return torch.cuda.max_memory_allocated()
+    with PeakMemory() as memory:
+        generate(recipe, experiment, y, seeds)
+    modules = (*experiment.codec.networks, experiment.model)
+    return memory.peak + sum(t.nbytes for module in modules for t in module.state_dict().values())
+
+
+def flop_counter() -> FlopCounterMode:
+    """Torch's counter of matrix products and attention, told what packed weights take (`model/packed_linear.py`)."""
+    product = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    return FlopCounterMode(display=False, custom_mapping={product: _product} if product is not None else {})
+
+
+def _product(x: torch.Size, weight: torch.Size, *_: Any, **__: Any) -> int:
+    """Operations of x [*, inputs] times weight [outputs, inputs]."""
+    return 2 * math.prod(x) * weight[0]
+
+
+def count_flops(recipe: Recipe, experiment: Experiment) -> float:
+    """Floating-point operations of one image's generation, by torch's own counter (matrix products and attention)."""
+    with flop_counter() as counter:
+        generate(recipe, experiment, torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long))
+    return float(counter.get_total_flops())

@@ -1,0 +1,1 @@
+"""What computes: devices, memory, precision of products, speed."""

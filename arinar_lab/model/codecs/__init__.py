@@ -1,0 +1,1 @@
+"""Codecs: what makes tokens of images and images of tokens."""

@@ -1,0 +1,175 @@
+"""Published KL autoencoders: how they are built, and their files, in either of two formats, as a `KLAutoencoder`.
+
+    read_kl(path)   a folder of the diffusers library (config.json, diffusion_pytorch_model.safetensors), or a checkpoint of the
+                    released code (`kl16.ckpt`; also as safetensors), whose names are ours
+    diffusers_names(model)   diffusers' key → ours, complete in both directions
+
+A checkpoint may hold its tensors under `model` or `state_dict`, and more than them (losses, discriminators), which is left.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..pretrained.files import read_safetensors, read_torch
+from .kl_autoencoder import GROUPS, KLAutoencoder, Shape
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A published autoencoder. shape: how it is built; scale: what its latents are multiplied by before they are modelled."""
+
+    shape: Shape
+    scale: float
+
+
+_FIVE = (128, 128, 256, 256, 512)
+LAYOUTS: dict[str, Layout] = {
+    "kl16": Layout(Shape(16, _FIVE, encoder_attention=frozenset({4})), 0.2325),  # MAR's, arXiv 2406.11838
+    "sd": Layout(Shape(4, (128, 256, 512, 512)), 0.18215),  # Stable Diffusion's, arXiv 2112.10752
+    "f16d32": Layout(Shape(32, _FIVE, encoder_attention=frozenset({4})), 1.0),  # VA-VAE, arXiv 2501.01423
+}
+
+_PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
+_DIFFUSERS = "diffusion_pytorch_model.safetensors"
+_NAMES = [
+    (r"encoder\.down\.(\d+)\.", r"encoder.down_blocks.\1."),
+    (r"\.mid\.block_1\.", ".mid_block.resnets.0."),
+    (r"\.mid\.block_2\.", ".mid_block.resnets.1."),
+    (r"\.mid\.attn_1\.", ".mid_block.attentions.0."),
+    (r"\.block\.(\d+)\.", r".resnets.\1."),
+    (r"\.attn\.(\d+)\.", r".attentions.\1."),
+    (r"\.nin_shortcut\.", ".conv_shortcut."),
+    (r"\.downsample\.", ".downsamplers.0."),
+    (r"\.upsample\.", ".upsamplers.0."),
+    (r"\.norm_out\.", ".conv_norm_out."),
+    (r"(attentions\.\d+)\.norm\.", r"\1.group_norm."),
+    (r"(attentions\.\d+)\.([qkv])\.", r"\1.to_\2."),
+    (r"(attentions\.\d+)\.proj_out\.", r"\1.to_out.0."),
+]
+_FORMER = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+"""Names of attention's maps in older files of diffusers → today's."""
+
+
+def diffusers_names(model: KLAutoencoder) -> dict[str, str]:
+    """The diffusers library's key → our key for every parameter. Its decoder counts levels from the latents on."""
+    last = len(model.shape.widths) - 1
+
+    def theirs(name: str) -> str:
+        name = re.sub(r"decoder\.up\.(\d+)\.", lambda m: f"decoder.up_blocks.{last - int(m[1])}.", name)
+        for pattern, replacement in _NAMES:
+            name = re.sub(pattern, replacement, name)
+        return name
+
+    return {theirs(name): name for name in model.state_dict()}
+
+
+def diffusers_shape(config: Mapping[str, Any]) -> Shape:
+    """The shape that a config.json of diffusers describes.
+
+    Raises:
+        ValueError: if it describes what a `KLAutoencoder` is not.
+    """
+    ours = {
+        "_class_name": "AutoencoderKL", "in_channels": 3, "out_channels": 3, "norm_num_groups": GROUPS, "act_fn": "silu",
+        "mid_block_add_attention": True, "use_quant_conv": True, "use_post_quant_conv": True, "shift_factor": None,
+        "latents_mean": None, "latents_std": None,
+    }  # fmt: skip
+    other = [f"{key} {config[key]!r}" for key, value in ours.items() if config.get(key, value) != value]
+    if other:
+        raise ValueError(f"config.json says {', '.join(other)}, which this autoencoder is not")
+    try:
+        down, up = (
+            {i for i, kind in enumerate(config[f"{side}_block_types"]) if kind.startswith("Attn")}
+            for side in ("down", "up")
+        )
+        widths = tuple(int(width) for width in config["block_out_channels"])
+        last = len(widths) - 1
+        return Shape(
+            int(config["latent_channels"]), widths, int(config["layers_per_block"]), frozenset(down),
+            frozenset(last - i for i in up),
+        )  # fmt: skip
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"config.json describes no AutoencoderKL ({type(error).__name__}: {error})") from None
+
+
+def read_kl(path: Path) -> KLAutoencoder:
+    """The autoencoder of a diffusers folder or a released checkpoint, on the CPU, in single precision.
+
+    Raises:
+        ValueError: in one line, if the file is missing, damaged, holds code, or does not fit.
+    """
+    if path.is_dir():
+        return _read_diffusers(path)
+    content = read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
+    for key in ("model", "state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: holds a {type(content).__name__}, no weights by name")
+    state = {k: v for k, v in content.items() if str(k).startswith(_PARTS) and isinstance(v, Tensor)}
+    try:
+        return _filled(_empty(Shape.of(state)), state)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _read_diffusers(folder: Path) -> KLAutoencoder:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder}: has no readable config.json, as a diffusers folder has ({error})") from None
+    state = read_safetensors(folder / _DIFFUSERS)
+    for former, today in _FORMER.items():
+        state = {key.replace(former, today): value for key, value in state.items()}
+    try:
+        model = _empty(diffusers_shape(config))
+        names, shapes = diffusers_names(model), {key: value.shape for key, value in model.state_dict().items()}
+        ours = {names.get(key, key): value for key, value in state.items()}
+        # its attention has matrices where ours has 1×1 convolutions
+        square = {
+            k: v[..., None, None] if k in shapes and v.dim() == 2 and len(shapes[k]) == 4 else v
+            for k, v in ours.items()
+        }
+        return _filled(model, square)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None
+
+
+def _empty(shape: Shape) -> KLAutoencoder:
+    """Without values, which would be drawn from the global generator."""
+    with torch.device("meta"):
+        return KLAutoencoder(shape)
+
+
+def _filled(model: KLAutoencoder, state: Mapping[str, Tensor]) -> KLAutoencoder:
+    try:
+        model.load_state_dict({key: value.float() for key, value in state.items()}, assign=True)
+    except RuntimeError as error:
+        raise ValueError(f"does not fit: {' '.join(str(error).split())[:200]}") from None
+    return model
+
+
+def random_kl(shape: Shape) -> KLAutoencoder:
+    """An autoencoder of random weights, always the same, which leaves the global generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return KLAutoencoder(shape)
+
+
+def fingerprint(model: KLAutoencoder) -> Tensor:
+    """64 bits of the SHA-256 of names and weights, so that a model is never used with another autoencoder's latents."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().float().contiguous().numpy().tobytes())
+    return torch.tensor(int.from_bytes(digest.digest()[:8], "big", signed=True))

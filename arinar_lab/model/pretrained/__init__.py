@@ -1,0 +1,1 @@
+"""Weights that others released: their files, their names, their initialisation."""

@@ -1,0 +1,1 @@
+"""Text of unknown authors, as it is shown: on a terminal, in tables, in addresses."""

@@ -1,0 +1,1 @@
+"""Images against images: features, distances, references, samples."""

@@ -1,0 +1,150 @@
+"""Images from anywhere, as the evaluation reads them: bytes of three colours, by index.
+
+recipe.yaml     the training images of its data (or its held-out ones)
+folder          image files of one size, in sub-folders, too; links are followed (`image_datasets.image_files`)
+file.npz        arr_0 [n, H, W, 3], bytes: how ADM hands out samples and reference batches
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data.image_datasets import DAMAGE, ENDINGS, Pictures, UnknownScale, files_print, image_files, read_image
+from ..data.latent_cache import fingerprint
+from ..data.sources import Source
+from ..errors import ConfigError
+from ..files.arrays import read_npz
+from .distances import colour_bytes
+
+_LOOKED_AT = 64
+
+
+@dataclass(frozen=True)
+class Collection:
+    """n images, read when they are asked for.
+
+    Arguments:
+        images: has `len`, and images[i] [B, C, H, W] for indices i [B]; levels: its grey levels.
+        name: what they are called; known_by: what else tells them from others.
+    """
+
+    images: Any
+    name: str
+    levels: int = 256
+    known_by: str = ""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: Tensor) -> Tensor:
+        return colour_bytes(self.images[i], self.levels)
+
+    @property
+    def print(self) -> str:
+        """What tells them from others: number and size, 64 of them spread evenly, and what is known otherwise."""
+        n = len(self)
+        some = self[torch.linspace(0, n - 1, min(_LOOKED_AT, n)).long()]
+        return hashlib.sha256(f"{n} {fingerprint(some)} {self.known_by}".encode()).hexdigest()
+
+
+class Files:
+    """Image files of one size.
+
+    Raises:
+        ConfigError: on reading, if one is damaged or of another size than the first.
+    """
+
+    def __init__(self, files: list[Path]) -> None:
+        self.files = files
+        self.size = self._read(files[0]).shape
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, i: Tensor) -> Tensor:
+        return torch.stack([self._read(self.files[j]) for j in i.tolist()])
+
+    def _read(self, file: Path) -> Tensor:
+        try:
+            pixels = torch.from_numpy(np.array(read_image(file, "RGB"))).permute(2, 0, 1)
+        except UnknownScale as error:
+            raise ConfigError(f"{file}: {error}") from None
+        except DAMAGE as error:
+            raise ConfigError(f"{file}: damaged, or no image ({error})") from None
+        if hasattr(self, "size") and pixels.shape != self.size:
+            raise ConfigError(
+                f"{file}: is {pixels.shape[1]}×{pixels.shape[2]}, and the others {self.size[1]}×{self.size[2]}; name a recipe,"
+                " whose data are cropped alike"
+            )
+        return pixels
+
+
+def of_folder(path: Path) -> Collection:
+    """The images of a folder, known by their names, sizes in bytes and times of change."""
+    try:
+        files = sorted(path / name for name in image_files(path))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: {error}") from None
+    if not files:
+        raise ConfigError(f"{path}: holds no {', '.join(ENDINGS)}")
+    for file in files:
+        if not file.is_file():
+            raise ConfigError(f"{file}: a link to a missing file; fetch the file, or remove the link")
+    known_by = files_print((str(file.relative_to(path)), file) for file in files)
+    return Collection(Files(files), path.resolve().name, known_by=known_by)
+
+
+def of_npz(path: Path) -> Collection:
+    """The images of an npz in ADM's layout."""
+    content = read_npz(path, ("arr_0",))
+    if "arr_0" not in content:
+        raise ConfigError(f"{path}: has no arr_0, which holds the images of an npz")
+    images = content["arr_0"]
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+        raise ConfigError(f"{path}: arr_0 is {images.dtype} {images.shape}, not bytes [n, H, W, 3]")
+    stored = torch.from_numpy(images).permute(0, 3, 1, 2)
+    return Collection(stored, path.stem, known_by=fingerprint(torch.from_numpy(images)))
+
+
+def of_recipe(path: Path, part: str, overrides: list[str]) -> Collection:
+    """The images of a recipe's data, `train` or `held_out`."""
+    from ..config.recipe import merge, parse, read_overrides, read_recipe
+
+    source = parse(merge(read_recipe(path), read_overrides(overrides))).data()
+    if not source.pictures:
+        raise ConfigError(f"{path}: its data are no images")
+    try:
+        return of_source(source, part, path.stem if part == "train" else f"{path.stem}-{part}")
+    except ValueError as error:
+        raise ConfigError(f"{path}: data.{error}") from None
+
+
+def of_source(source: Source, part: str, name: str) -> Collection:
+    """The images of a part of the data, known by their labels, and by all their pixels or by what their store says of them."""
+    images, labels = getattr(source, part)
+    known_by = images.print if isinstance(images, Pictures) else fingerprint(images)
+    return Collection(images, name, source.levels, f"{known_by} {fingerprint(labels)}")
+
+
+def collection(path: Path, part: str = "train", overrides: list[str] | None = None) -> Collection:
+    """The images that a path names; overrides are of a recipe.
+
+    Raises:
+        ConfigError: if it names none.
+    """
+    if path.is_dir():
+        return of_folder(path)
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file or folder")
+    if path.suffix == ".npz":
+        return of_npz(path)
+    if path.suffix == ".yaml":
+        return of_recipe(path, part, overrides or [])
+    raise ConfigError(f"{path}: neither a folder of images, an npz nor a recipe")

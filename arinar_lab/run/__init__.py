@@ -1,1 +1,0 @@
-"""One experiment: its configuration, data, training, evaluation and record."""

@@ -1,0 +1,303 @@
+"""Figures: each is drawn from what it needs, left out and named without it, and can be read by everyone."""
+
+import io
+import itertools
+from contextlib import chdir
+from copy import deepcopy
+from dataclasses import replace
+
+import matplotlib.colors
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from PIL import Image
+from reports import BITS, FD, full_report, study, whole, whole_and_full
+
+from arinar_lab.report.density_figures import calibration, samples
+from arinar_lab.report.diagnostic_figures import where_the_bits_go
+from arinar_lab.report.figures import DPI, FIGURES
+from arinar_lab.report.result_figures import against_factor, against_speed
+from arinar_lab.report.style import BLACK, FACET, PALE, facets, looks, paper
+from arinar_lab.study.collect import collect
+
+HERE = [figure for figure in FIGURES if figure.name != "ranks"]  # which is of studies with budgets, see test_budget.py
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """A whole study of three numbers of components, with all that its runs leave."""
+    home = tmp_path_factory.mktemp("study")
+    with chdir(home):
+        plan = study(whole_and_full(), full=True)
+    return collect(replace(plan, roots=(home / "studies", home / "runs")))
+
+
+@pytest.fixture(scope="module")
+def drawn(results):
+    """Figure's name → the figure of that study."""
+    return {figure.name: figure.draw(results) for figure in HERE}
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
+
+
+def many(count, seeds=(0, 1), **keys):
+    """A study of so many arms by name."""
+    arms = {f"arm {i}": {"outer.width": 16 + 2 * i} for i in range(count)}
+    reports = {
+        (name, seed): full_report(2.0 + i / 10 + seed / 100, distance=10.0 - i / 5)
+        for (i, name), seed in itertools.product(enumerate(arms), seeds)
+    }
+    return study(reports, seeds=seeds, axes=None, arms=arms, **keys)
+
+
+def ink(path):
+    """Share of a picture that is not white."""
+    return (np.asarray(Image.open(path).convert("RGB")) != 255).any(-1).mean()
+
+
+# Which are drawn
+
+
+def test_every_figure_is_written_as_png_and_as_pdf(results, tmp_path):
+    for figure in HERE:
+        png, pdf = figure.write(results, tmp_path)
+        assert png.name == f"{figure.name}.png" and pdf.read_bytes().startswith(b"%PDF")
+        image = Image.open(png)
+        assert 3.2 < image.width / DPI < 7.6, (figure.name, image.size)  # inches: no wider than a page
+        assert 0.005 < ink(png) < 0.8, figure.name
+
+
+@pytest.mark.usefixtures("alone")
+def test_reports_of_older_versions_have_the_figures_that_they_can():
+    results = collect(study(whole()))
+    drawn = {figure.name for figure in FIGURES if figure.draw(results) is not None}
+    assert drawn == {"factor", "speed"}
+
+
+def test_nothing_finished_draws_nothing_and_removes_what_was_there(results, tmp_path):
+    (tmp_path / "factor.png").write_bytes(b"of an earlier state")
+    results = replace(results, reports={name: {} for name in results.reports})
+    assert not any(figure.write(results, tmp_path) for figure in FIGURES)
+    assert not (tmp_path / "factor.png").exists()
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_study_of_one_arm_and_one_seed_is_drawn():
+    reports = {("components=1", 0): full_report(2.0)}
+    results = collect(study(reports, seeds=(0,), full=True, axes={"inner.head.components": [1]}))
+    assert all(figure.draw(results) is not None for figure in HERE)
+
+
+@pytest.mark.slow
+def test_a_study_without_its_baseline_is_drawn(results):
+    results = replace(results, reports={**results.reports, "components=1": {}})
+    assert all(figure.draw(results) is not None for figure in HERE)
+
+
+def test_an_arm_without_likelihood_is_drawn_where_it_can(results):
+    reports = deepcopy(results.reports)
+    for report in reports["components=2"].values():
+        report["likelihood"]["kind"], report["diagnosis"] = "none", {}
+        for name in (BITS, "val/bits_per_dim_at_level"):
+            del report["metrics"][name]
+    results = replace(results, reports=reports)
+    assert len(calibration(results).get_axes()) == 2
+    assert "components=2" not in str(where_the_bits_go(results).findobj(plt.Text))
+    bits, distance = against_speed(results).axes
+    assert _offsets(bits) == 2 and _offsets(distance) == 3
+
+
+def _offsets(ax):
+    """Arms in a panel of quality against speed."""
+    return len([c for c in ax.containers if c.lines[0] is not None])
+
+
+# What they show
+
+
+def test_both_error_bars_are_drawn_apart(drawn):
+    """Of an arm with s = 0.2517 over three seeds and ± 0.004 over images: thin for the one, broad for the other."""
+    broad, thin = (container.lines[2][0] for container in drawn["factor"].axes[0].containers[:2])
+    assert broad.get_linewidth()[0] > 3 * thin.get_linewidth()[0]
+    assert np.ptp(broad.get_segments()[0][:, 1]) == pytest.approx(0.008)
+    assert np.ptp(thin.get_segments()[0][:, 1]) == pytest.approx(2 * 4.3027 * 0.25166 / np.sqrt(3), rel=1e-3)
+
+
+def test_one_seed_has_no_bar_of_training_noise(results):
+    reports = {name: {0: by_seed[0]} for name, by_seed in results.reports.items()}
+    ax = against_factor(replace(results, reports=reports)).axes[0]
+    thin = [c.lines[2][0] for c in ax.containers if c.lines[2][0].get_linewidth()[0] < 1]
+    assert all(np.ptp(segment[:, 1]) == 0 for bar in thin for segment in bar.get_segments())
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_numeric_factor_is_an_axis_and_names_are_rows(drawn):
+    numeric = drawn["factor"].axes[0]
+    assert numeric.get_xlabel() == "inner.head.components"
+    assert [text.get_text() for text in numeric.get_xticklabels()] == ["1", "2", "4"]
+    rows = against_factor(collect(many(2))).axes[0]
+    assert [text.get_text() for text in rows.get_yticklabels()] == ["arm 0 (baseline)", "arm 1"]
+
+
+def test_dominated_arms_are_grey_and_the_front_is_drawn(results):
+    speeds = {"components=1": 10.0, "components=2": 5.0, "components=4": 1.0}
+    quality = {
+        "components=1": 3.0,
+        "components=2": 4.0,
+        "components=4": 1.0,
+    }  # the second is worse than the first in both
+    reports = deepcopy(results.reports)
+    for name, by_seed in reports.items():
+        for report in by_seed.values():
+            report["metrics"] |= {"speed/images_per_second": speeds[name], FD: quality[name]}
+    ax = against_speed(replace(results, reports=reports)).axes[1]
+    colours = [c.lines[0].get_color() for c in ax.containers]
+    assert [colour == PALE for colour in colours] == [False, True, False]
+    front = next(line for line in ax.lines if line.get_linestyle() == "--" and line.get_color() == BLACK)
+    assert front.get_xydata().tolist() == [[1.0, 1.0], [10.0, 3.0]]
+
+
+def test_unreliable_speeds_draw_no_front_and_no_arm_grey(results):
+    reports = deepcopy(results.reports)
+    reports["components=2"][0]["speed"]["load_average"] = 5.5
+    figure = against_speed(replace(results, reports=reports))
+    assert figure.get_suptitle() == "unreliable speeds: no front"
+    for ax in figure.axes:
+        assert PALE not in [c.lines[0].get_color() for c in ax.containers]
+        assert not [line for line in ax.lines if line.get_linestyle() == "--" and line.get_color() == BLACK]
+
+
+def test_a_learning_curve_is_the_mean_over_seeds_with_a_band(drawn):
+    ax = drawn["curves"].axes[0]
+    assert np.allclose(ax.lines[0].get_xydata(), [[1, 2.5], [2, 2.4], [3, 2.3]])
+    band = ax.collections[0].get_paths()[0].get_extents()
+    assert (band.y0, band.y1) == pytest.approx((2.2, 2.6))
+
+
+def test_where_the_bits_go_is_what_the_reports_say(drawn):
+    features, tokens = drawn["bits"].axes
+    bits = np.mean([2.5, 2.8, 2.3])
+    assert features.lines[0].get_ydata() == pytest.approx([bits] * 4)
+    assert tokens.lines[0].get_ydata() == pytest.approx([bits - 1, bits + 1])
+
+
+def test_the_parts_of_the_cost_add_up_to_the_time_of_an_image(results, drawn):
+    (ax,) = drawn["cost"].axes
+    ends = [max(bar[i].get_x() + bar[i].get_width() for bar in ax.containers) for i in range(3)]
+    speeds = [results.summary(arm, "speed/images_per_second").mean for arm in results.plan.arms]
+    assert ends == pytest.approx(
+        [1000 / speed for speed in speeds], rel=0.02
+    )  # the mean of a rate is not quite that of its inverse
+    outer, inner = (container[0].get_width() for container in ax.containers[:2])
+    assert outer == pytest.approx(2 * inner)
+
+
+def test_an_interval_that_leaves_the_axes_ends_in_an_arrow(results):
+    reports = {name: {seed: by_seed[seed] for seed in (0, 1)} for name, by_seed in deepcopy(results.reports).items()}
+    ax = against_speed(replace(results, reports=reports)).axes[-1]
+    marks = [line.get_marker() for line in ax.lines if line.get_marker() in ("<", ">") and not line.get_clip_on()]
+    assert sorted(set(marks)) == ["<", ">"]
+
+
+def test_samples_stand_side_by_side_under_one_seed(results, drawn):
+    """The image at a place is that of the arm's file, at the same index for all arms."""
+    assert len(drawn["samples"].axes) == 3
+    for ax, arm in zip(drawn["samples"].axes, results.plan.arms, strict=True):
+        folder, recipe = results.plan.cell(arm, 0)
+        images = np.load(folder.evaluation(recipe) / "samples" / "images.npy")
+        strip, white = np.asarray(ax.images[0].get_array()), images.max()
+        assert np.allclose(strip[:, 9:17], images[1, 0] / white)
+
+
+@pytest.mark.usefixtures("alone")
+def test_arms_under_another_sampling_seed_are_not_put_beside():
+    reports = {(name, 0): full_report(2.0) for name in ("one", "two")}
+    plan = study(reports, seeds=(0,), full=True, axes=None, arms={"one": {}, "two": {"evaluation.seed": 5000}})
+    assert len(samples(collect(plan)).axes) == 1
+
+
+# Who can read them
+
+
+def named(results, count):
+    """The plan, with so many arms instead of its own."""
+    arms = tuple(replace(results.plan.arms[0], name=f"arm {i}") for i in range(count))
+    return replace(results.plan, arms=arms, baseline="arm 0")
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 8, 20])
+def test_no_panel_has_more_lines_than_can_be_told_apart(results, count):
+    plan = named(results, count)
+    groups = facets(plan)
+    assert all(len(group) <= FACET + 1 and group[0].name == "arm 0" for group in groups)
+    assert {arm.name for group in groups for arm in group} == {arm.name for arm in plan.arms}
+    for group in groups:
+        drawn = [looks(plan)[arm.name] for arm in group]
+        assert len({look.colour for look in drawn}) == len({look.marker for look in drawn}) == len(drawn)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("alone")
+def test_twenty_arms_are_drawn(tmp_path):
+    results = collect(many(20, seeds=(0,)))
+    for figure in FIGURES:
+        if figure.name in ("factor", "speed", "bits"):
+            png, _ = figure.write(results, tmp_path)
+            image = Image.open(png)
+            assert image.width / DPI < 7.6 and image.height / DPI < 9.5, (figure.name, image.size)
+
+
+def test_grey_tells_the_lines_of_a_panel_apart(results):
+    """Luminance, and where that is near, marker and line."""
+    found = list(looks(named(results, 7)).values())
+    for one, other in itertools.combinations(found, 2):
+        apart = abs(_luminance(one.colour) - _luminance(other.colour)) > 0.1
+        assert apart or (one.marker != other.marker and one.line != other.line)
+
+
+def _luminance(colour):
+    return float(np.dot(matplotlib.colors.to_rgb(colour), (0.2126, 0.7152, 0.0722)))
+
+
+def test_no_letter_is_smaller_than_seven_points(drawn):
+    for name, figure in drawn.items():
+        texts = [t for t in figure.findobj(plt.Text) if t.get_text().strip() and t.get_visible()]
+        assert min(t.get_fontsize() for t in texts) >= 7, name
+        assert figure.get_figwidth() <= 6.9
+
+
+def floors(figure):
+    """Heights of the dashed lines of a figure's last panel."""
+    lines = [line for line in figure.axes[-1].lines if line.get_label() == "held-out images"]
+    return [list(line.get_ydata()) for line in lines]
+
+
+def test_a_floor_is_drawn_only_beside_a_distance_of_as_many_images(results, drawn):
+    assert floors(drawn["factor"]) == []  # 100 generated, 360 held out
+    reports = deepcopy(results.reports)
+    for by_seed in reports.values():
+        for report in by_seed.values():
+            report["quality"] |= {"images": 1437}
+            report["metrics"]["quality/fd_digits_few"] = report["metrics"][FD] + 1.5
+    few = against_factor(replace(results, reports=reports))
+    assert floors(few) == [[2.17, 2.17]]
+    assert few.axes[-1].get_legend_handles_labels()[1] == ["held-out images", "FD digits", "FD digits (few)"]
+    for by_seed in reports.values():
+        for report in by_seed.values():
+            report["quality"] |= {"floor_images": 1437}
+            del report["metrics"]["quality/fd_digits_few"]
+    assert floors(against_factor(replace(results, reports=reports))) == [[2.17, 2.17]]
+
+
+def test_a_dollar_in_a_name_is_a_letter():
+    with paper():
+        figure, ax = plt.subplots()
+        ax.plot([0, 1], label="$_$ of $x$")
+        ax.set_title("$_$")
+        ax.legend()
+    figure.savefig(io.BytesIO())
+    plt.close(figure)
