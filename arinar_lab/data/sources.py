@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..model.layers import at_least
 from ..model.noise import Noise
-from ..model.pretrained.files import read_safetensors
+from ..model.weight_files import read_safetensors
 
 
 class Source:

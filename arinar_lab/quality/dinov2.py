@@ -23,7 +23,7 @@ from torch.nn import functional
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.feature_extractor_dinov2 import FeatureExtractorDinoV2
 
-from ..model.pretrained.files import read_torch
+from ..model.weight_files import read_torch
 
 PATCH, HEAD, LARGE = 14, 64, 1024
 

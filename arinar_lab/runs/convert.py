@@ -17,8 +17,8 @@ from ..config.recipe import Experiment, Recipe, build
 from ..errors import ConfigError
 from ..files.atomic import check_output
 from ..files.checksums import save_tensors
-from ..model.pretrained.files import read_torch
 from ..model.pretrained.names import translate
+from ..model.weight_files import read_torch
 from .folder import RunFolder
 from .training_args import check_arguments
 

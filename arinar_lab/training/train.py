@@ -40,7 +40,7 @@ from ..files.checksums import remove, save_tensors, seal
 from ..hardware.device import accelerator, device_of, use_processor
 from ..hardware.memory import OutOfMemory
 from ..hardware.precision import warn_of_emulation
-from ..model.pretrained.files import read_safetensors
+from ..model.weight_files import read_safetensors
 from ..output.text import say
 from ..runs.checkpoints import TRAIN_AGAIN, by_age, kept_beside, newest_checkpoint, refuse_altered, room_for
 from ..runs.folder import RunFolder, git_state, write_json

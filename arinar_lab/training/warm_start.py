@@ -21,7 +21,7 @@ from ..data.loader import Items, ResumableLoader
 from ..errors import ConfigError
 from ..model.noise import Noise
 from ..model.outer import take
-from ..model.pretrained.files import read_safetensors
+from ..model.weight_files import read_safetensors
 from ..runs.checkpoints import refuse_altered
 from ..runs.folder import RunFolder, find
 

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from ..layers import turned
 from ..noise import Noise
-from ..pretrained.files import read_safetensors
+from ..weight_files import read_safetensors
 from .kl_autoencoder import KLAutoencoder
 from .kl_checkpoints import LAYOUTS, fingerprint, random_kl, read_kl
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..pretrained.files import read_safetensors, read_torch
+from ..weight_files import read_safetensors, read_torch
 from .kl_autoencoder import GROUPS, KLAutoencoder, Shape
 
 

@@ -1,1 +1,1 @@
-"""Weights that others released: their files, their names, their initialisation."""
+"""Weights that others released: their names in our models, and the scales that they start from."""

@@ -12,7 +12,7 @@ from ..arinar import Arinar
 from ..heads.colour import ColourAR
 from ..heads.nested import Nested
 from ..outer import MaskedStack
-from .names import pairs, stack
+from .pairs import pairs, stack
 
 _COLOURS = "rgb"
 

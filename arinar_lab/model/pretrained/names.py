@@ -20,28 +20,10 @@ from ..heads.mixture import GMM
 from ..inner.feature_ar import FeatureAR
 from ..inner.head import Head
 from ..inner.trunks import Transformer
-from ..layers import Blocks, Vectors
+from ..layers import Vectors
 from ..outer import MaskedAR, MaskedStack
-
-_BOTH = ("weight", "bias")
-
-
-def pairs(published: str, ours: str) -> dict[str, str]:
-    """A module with weight and bias."""
-    return {f"{published}.{name}": f"{ours}.{name}" for name in _BOTH}
-
-
-def stack(blocks: Blocks, published: str, ours: str) -> dict[str, str]:
-    """A stack of the Vision Transformer's blocks, as the timm library names them."""
-    parts = {
-        "norm1": "norm1", "attn.qkv": "attention.qkv", "attn.proj": "attention.project", "norm2": "norm2",
-        "mlp.fc1": "feed_forward.0", "mlp.fc2": "feed_forward.2",
-    }  # fmt: skip
-    names: dict[str, str] = {}
-    for i in range(len(blocks)):
-        for theirs, our in parts.items():
-            names |= pairs(f"{published}.{i}.{theirs}", f"{ours}.{i}.{our}")
-    return names
+from .fractal_names import fractalmar_names
+from .pairs import pairs, stack
 
 
 def _outer(outer: MaskedAR) -> dict[str, str]:
@@ -117,8 +99,6 @@ def names(model: Arinar) -> dict[str, str]:
         ValueError: if no published model is built like this one.
     """
     if isinstance(model.outer, MaskedStack):
-        from .fractal_names import fractalmar_names  # which is built from this file
-
         return fractalmar_names(model)
     if not isinstance(model.outer, MaskedAR):
         raise ValueError(f"outer: no published checkpoint has a {type(model.outer).__name__}")
