@@ -1,15 +1,20 @@
-"""The rooms of the house: imports go one way, no file is a drawer, and none that is read runs code."""
+"""The rooms of the house: imports go down its floors, no file is a drawer, and none that is read runs code."""
 
 import ast
 import re
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
 
+import arinar_lab
+
 PACKAGE = Path(__file__).parent.parent / "arinar_lab"
 FORBIDDEN = {"lightning", "omegaconf", "mlflow", "optuna", "torchmetrics", "torch_fidelity", "sklearn", "matplotlib"}
-BELOW = {"model": {"model"}, "run": {"model", "run"}, "study": {"model", "run", "study"}}
+MOST = 11  # files in a folder, beside its __init__.py
 
 
 def imports(path: Path) -> set[str]:
@@ -100,7 +105,7 @@ def test_text_of_the_locale_would_be_noticed(line):
 def test_text_is_printed_by_one_module():
     """`print` and rich's own console would pass escape sequences and markup on."""
     for path in PACKAGE.rglob("*.py"):
-        if path.name not in ("text.py", "terminal.py"):
+        if path.parent.name != "output":
             assert not {name for name, _ in calls(path)} & {
                 "print",
                 "Console",
@@ -114,7 +119,7 @@ SAVES = ("savefig", "save_image", "save", "savez", "savez_compressed", "imsave")
 
 
 def test_pictures_and_arrays_are_written_whole():
-    """What saves to a path saves to the draft of `disk.whole`, whatever opens the file meanwhile."""
+    """What saves to a path saves to the draft of `atomic.whole`, whatever opens the file meanwhile."""
     saved = []
     for path in PACKAGE.rglob("*.py"):
         for node in [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]:
@@ -128,11 +133,43 @@ def test_pictures_and_arrays_are_written_whole():
     assert len(saved) >= 9 and not [call for call in saved if call[1:] not in (("draft",), ("file",))]
 
 
-@pytest.mark.parametrize("room", BELOW)
-def test_imports_go_one_way(room):
-    for path in (PACKAGE / room).rglob("*.py"):
-        own = {name.split(".")[1] for name in imports(path) if name.startswith("arinar_lab.") and name.count(".")}
-        assert own <= BELOW[room] | {"", "__version__"}, path
+def floors() -> list[list[str]]:
+    """The rooms of each floor, the uppermost first, as pyproject.toml has them for import-linter."""
+    configuration = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())
+    contracts = {contract["id"]: contract for contract in configuration["tool"]["importlinter"]["contracts"]}
+    return [floor.split(" | ") for floor in contracts["floors"]["layers"]]
+
+
+def test_imports_go_down_the_floors(monkeypatch):
+    cli = pytest.importorskip("importlinter.cli")
+    monkeypatch.chdir(PACKAGE.parent)
+    assert cli.lint_imports(config_filename="pyproject.toml", no_cache=True, no_logo=True) == 0
+
+
+def test_every_room_has_its_floor_and_its_line_in_the_table_of_rooms():
+    rooms = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or any(path.glob("*.py"))}
+    listed = re.findall(r"^\| `arinar_lab/(\w+)(?:/|\.py)` \|", (PACKAGE.parent / "CONTRIBUTING.md").read_text(), re.M)
+    assert {room for floor in floors() for room in floor} == rooms - {"__init__", "__main__"} == set(listed)
+
+
+def test_no_folder_is_full():
+    folders = {path.parent for path in PACKAGE.rglob("*.py")}
+    sizes = {folder: len([path for path in folder.glob("*.py") if path.stem != "__init__"]) for folder in folders}
+    assert max(sizes.values()) <= MOST, sizes
+
+
+def test_the_public_face_and_the_errors_import_nothing_of_weight():
+    program = "import sys, arinar_lab, arinar_lab.errors; print(*{name.split('.')[0] for name in sys.modules})"
+    run = subprocess.run(
+        [sys.executable, "-c", program], cwd=PACKAGE.parent, capture_output=True, text=True, check=True
+    )
+    assert not set(run.stdout.split()) & {*FORBIDDEN, "torch", "numpy", "pandas"}
+
+
+def test_names_of_the_public_face_are_found():
+    assert {name for name in arinar_lab.__all__ if getattr(arinar_lab, name)} <= set(dir(arinar_lab))
+    with pytest.raises(AttributeError, match="no attribute 'open_door'"):
+        arinar_lab.__getattr__("open_door")
 
 
 def test_the_model_imports_nothing_of_weight_but_torch():
