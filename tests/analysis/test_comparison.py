@@ -456,7 +456,7 @@ def test_of_a_hundred_studies_of_equal_arms_ninety_call_nothing_resolved(plan):
     ids=str,
 )  # fmt: skip
 def test_the_family_wise_error_is_at_most_six_in_a_hundred(plan, wild, seeds):
-    """However far arms stray: seven times as far as the others is the worst case of one among four (see `pooling.py`)."""
+    """However far arms stray: seven times as far as the others is the worst of one among four (`pooled_variance.py`)."""
     wrong = [any(e.resolved for e in compare(r)) for r in studies(plan, 2000, seeds, {**EQUAL, **wild}, seeds)]
     assert np.mean(wrong) <= 0.063
 
