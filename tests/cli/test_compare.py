@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from command import arinar
+from reports import BITS, report_of, study, whole
 from scipy.stats import ttest_ind
-from test_report import BITS, report_of, study, whole
 from tiny import tiny, write_study
 
 from arinar_lab.analysis.comparison import compare, effects

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_diagnose import experiment_of
+from test_diagnostics import experiment_of
 
 from arinar_lab.evaluation.conditionals import _condition_of, beliefs, conditionals
 from arinar_lab.evaluation.evaluate import likelihood

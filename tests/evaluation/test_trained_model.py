@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from test_diagnose import experiment_of
+from test_diagnostics import experiment_of
 from tiny import tiny
 
 from arinar_lab.errors import ConfigError

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_report import BITS, FD, report_of
+from reports import BITS, FD, report_of
 from tiny import tiny, write_study
 
 from arinar_lab.analysis.comparison import effects

@@ -15,8 +15,8 @@ from wsgiref.simple_server import make_server
 import pytest
 from mlflow import MlflowClient
 from optuna_dashboard import wsgi
+from reports import BITS, FD, study, whole
 from sqlalchemy import make_url
-from test_report import BITS, FD, study, whole
 from tiny import write_study
 
 from arinar_lab import cli
