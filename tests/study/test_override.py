@@ -287,3 +287,16 @@ def test_a_sweep_is_a_sweep_however_its_keys_are_spelled(capsys):
     write_study(axes=K)
     assert arinar("sweep", "study.yaml") == 2
     assert "run it by arinar ablate study.yaml" in capsys.readouterr().err
+
+
+def test_a_key_and_its_axis_are_not_both_overridden(alone):
+    path = write_study(axes={"inner.head.components": [1, 2]}, seeds=[0])
+    words = ["inner.head.components=[1,4]", "axes.inner.head.components=[4,8]"]
+    for order in (words, words[::-1]):
+        with pytest.raises(ConfigError, match=r"are both overridden; leave one of the two out"):
+            read_plan(path, read_overrides(order))
+
+
+def test_seeds_are_a_list_as_axes_are(alone):
+    path = write_study(axes={"inner.head.components": [1, 2]}, seeds=[0])
+    assert read_plan(path, read_overrides(["seeds=1,2"])).seeds == (1, 2)

@@ -330,7 +330,7 @@ def test_an_arm_cannot_take_the_name_of_a_cell():
         ({"axes": K, "seeds": []}, ["seeds: [] is not a list"]),
         ({"axes": K, "seeds": [1, 1]}, ["seeds: [1, 1] is not a list of different"]),
         ({"axes": K, "seeds": [0.5]}, ["seeds: [0.5] is not a list"]),
-        ({"axes": K, "seeds": [True]}, ["seeds: [True] is not a list"]),
+        ({"axes": K, "seeds": [True]}, ["seeds: [true] is not a list"]),
         ({"axes": K, "references": "yes please"}, ["references: 'yes please' is not true or false"]),
         ({}, ["axes: missing"]),
         ({"axes": {}, "arms": {}}, ["axes: missing"]),
