@@ -47,9 +47,11 @@ def ablate(arguments: argparse.Namespace) -> int:
     from arinar_lab.run.terminal import Terminal
     from arinar_lab.study.ablate import ablate, dry_run
     from arinar_lab.study.status import remember
+    from arinar_lab.study.worker import queue_of
 
     if arguments.dry_run:
         return dry_run(plan, arguments.workers, Terminal())
+    queue_of(plan)  # refuses an address that is none before anything is written
     remember(plan, arguments.file, arguments.overrides)
     return ablate(plan, _worker(arguments), arguments.workers, Terminal())
 
