@@ -45,12 +45,13 @@ def _plan(arguments: argparse.Namespace) -> Any:
 def ablate(arguments: argparse.Namespace) -> int:
     plan = _plan(arguments)
     from arinar_lab.run.terminal import Terminal
-    from arinar_lab.study.ablate import ablate, dry_run
+    from arinar_lab.study.ablate import ablate, check_references, dry_run
     from arinar_lab.study.status import remember
     from arinar_lab.study.worker import queue_of
 
     if arguments.dry_run:
         return dry_run(plan, arguments.workers, Terminal())
+    check_references(plan)
     queue_of(plan)  # refuses an address that is none before anything is written
     remember(plan, arguments.file, arguments.overrides)
     return ablate(plan, _worker(arguments), arguments.workers, Terminal())

@@ -247,7 +247,7 @@ def _scalar(text: str, line: int) -> Any:
         plain = re.sub(r"^([-+]?)[0_]+(?=[0-9])", r"\1", text)
         raise _Fault(f"{_short(text)} begins with 0; write {_short(plain)}, or '{_short(text)}' for a text", line)
     digits = text.replace("_", "")
-    if _WHOLE_POWER.fullmatch(text) and float(digits) < _LARGEST:
+    if _WHOLE_POWER.fullmatch(text) and abs(float(digits)) < _LARGEST:
         value: float = int(float(digits))
     elif not _INT.fullmatch(text):
         value = float(digits)

@@ -55,6 +55,7 @@ def test_a_value_is_what_people_mean(text, value):
         ("-08", ["write -8"]),
         ("00.5", ["write 0.5"]),
         ("1e400", ["1e400 is too large"]),
+        ("-1e400", ["-1e400 is too large"]),
         ("1e-400", ["1e-400 is too small"]),
         ("1" * 5000, ["… is too large"]),
         ("0x" + "f" * 5000, ["… is too large"]),

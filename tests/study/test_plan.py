@@ -1,5 +1,6 @@
 """Plans: which arms, seeds and jobs a study file stands for, and what it is refused for."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -218,6 +219,14 @@ def test_a_second_file_of_the_same_name_is_refused(capsys):
         assert sorted(Path("studies").rglob("*")) == before
     file.unlink()  # the file was moved
     assert arinar("slurm", other) == 0
+
+
+def test_a_folder_of_work_may_be_copied_with_its_studies(monkeypatch):
+    file = write_study(axes=K)
+    assert arinar("slurm", file) == 0
+    shutil.copytree(".", "../copied")
+    monkeypatch.chdir("../copied")
+    assert arinar("slurm", file) == 0
 
 
 def test_a_copy_of_a_run_is_not_taken_for_the_run():
