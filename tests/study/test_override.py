@@ -302,12 +302,12 @@ def test_seeds_are_a_list_as_axes_are(alone):
     assert read_plan(path, read_overrides(["seeds=1,2"])).seeds == (1, 2)
 
 
-@pytest.mark.parametrize("verb", ["ablate", "sweep"])
+@pytest.mark.parametrize("verb", ["ablate", "slurm", "sweep"])
 def test_an_address_that_is_none_is_refused_before_anything_is_written(alone, monkeypatch, verb):
     monkeypatch.setenv("ARINAR_STORAGE", "")  # so that it is put back
     search = {"search": {"inner.head.components": {"categorical": [1, 2]}}, "trials": 1, "hours": 0.01,
               "objectives": [{"metric": "val/bits_per_dim", "direction": "minimize"}]}  # fmt: skip
-    path = write_study(**({"axes": {"inner.head.components": [1, 2]}} if verb == "ablate" else search))
+    path = write_study(**({"axes": {"inner.head.components": [1, 2]}} if verb != "sweep" else search))
     before = sorted(Path().rglob("*"))
     assert arinar(verb, path, "storage=&a [*a]") == 2
     assert sorted(Path().rglob("*")) == before
