@@ -254,7 +254,7 @@ FILES: dict[str, bytes | Callable[[Path], None]] = {
     "an axis of words": b"base: recipe.yaml\naxes: {training.lr: [a, b]}\n",
     "an axis that is none": b"base: recipe.yaml\naxes: 3\n",
     "seeds of words": b"base: recipe.yaml\naxes: {training.lr: [0.1]}\nseeds: [a]\n",
-    "an axis of seeds": b"base: recipe.yaml\naxes: {seed: %a}\n" % list(range(3000)),
+    "an axis of seeds": b"base: recipe.yaml\naxes: {seed: %a}\n" % list(range(30)),
     "no such baseline": b"base: recipe.yaml\naxes: {training.lr: [0.1]}\nbaseline: nothing\n",
     "a search of nothing": b"base: recipe.yaml\nsearch: {}\n",
     "a search of words": b"base: recipe.yaml\nsearch: {training.lr: word}\nobjectives: []\n",
@@ -290,7 +290,8 @@ def _files(run: str) -> Iterator[Case]:
             "~",
             "a:b",
         ):
-            yield Case(verb, "file: none", (verb, name))
+            if (verb, name) != ("notebooks", ""):  # that is the newest study
+                yield Case(verb, "file: none", (verb, name))
     for kind, content in FILES.items():
         words = ("convert", "checkpoint.pth", "--preset", "spoilt.yaml")
         yield Case("convert", f"preset: {kind}", words, _placed("spoilt.yaml", content))

@@ -179,7 +179,8 @@ def run_cases(
     chosen: list[Case], template: Path, place: Path, workers: int, seconds: float
 ) -> Iterator[Outcome]:
     """Run cases side by side, each in a copy of the workspace, and judge each."""
-    waiting, running = list(reversed(chosen)), {}
+    waiting = list(reversed(chosen))
+    running: dict[int, tuple[Case, Path, set[tuple[str, int]], Path, float]] = {}
     while waiting or running:
         while waiting and len(running) < workers:
             case = waiting.pop()

@@ -18,7 +18,7 @@ SIGNATURES = {
     "imagenet256_arinar_b_fast": ("cef85f50", "46d4ee66"),
     "imagenet256_fractalmar_b": ("44602b4e", "4002ee99"),
     "imagenet256_mar_b": ("a165cfe9", "7ad8c651"),
-    "imagenet64_fractalmar": ("924ceb98", "8fcbc68e"),
+    "imagenet64_fractalmar": ("d877c163", "8fcbc68e"),
     "synthetic": ("d795a997", "75b2ea47"),
 }
 

@@ -63,6 +63,7 @@ def _status(arguments: argparse.Namespace) -> int:
         outcome = _message_and_status(error)
         if outcome is None:
             raise
+        sys.unraisablehook = lambda _: None  # what torch's half-made loaders say as they go
         message, status = outcome
         say(f"arinar: {one_line(message)}", file=sys.stderr)
     return status

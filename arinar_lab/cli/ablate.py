@@ -46,12 +46,7 @@ def ablate(plan: Plan, command: list[str], workers: int, console: Console) -> in
     Arguments:
         command: the words that start one worker of this study.
         workers: processes that train side by side.
-
-    Raises:
-        ConfigError: if a reference that arms are compared with is not to be had.
     """
-    for recipe in {str(arm.recipe.evaluation): arm.recipe for arm in plan.arms}.values():
-        named_reference(recipe)
     _tell_of_others(plan, console)
     show_plan(plan, workers, console)
     todo = enqueue(plan)
@@ -82,6 +77,16 @@ def _left_by_a_lost_queue(plan: Plan, todo: list[Job], console: Console) -> list
     except (ConfigError, Unusable) as error:
         console.print(str(error), markup=False, highlight=False, soft_wrap=True)
         return []
+
+
+def check_references(plan: Plan) -> None:
+    """Refuse a study whose arms are compared with a reference that is not to be had.
+
+    Raises:
+        ConfigError: naming it.
+    """
+    for recipe in {str(arm.recipe.evaluation): arm.recipe for arm in plan.arms}.values():
+        named_reference(recipe)
 
 
 def _tell_of_others(plan: Plan, console: Console) -> None:

@@ -183,7 +183,7 @@ def sample(arguments: argparse.Namespace) -> int:
     if not (picture or folder_of_images or out.suffix == ".npz"):
         raise ConfigError(f"--out: {str(out)!r} is not a .png, .jpg or .npz file, nor a folder")
     if not out.parent.is_dir():
-        raise ConfigError(f"--out: {str(out.parent)!r} is not a folder")
+        raise ConfigError(f"--out: {str(out.parent)!r} is not a folder; make it first")
     experiment = load(recipe, folder)
     if not experiment.source.levels:
         raise ConfigError(f"{folder.path}: models tokens, which have no picture")

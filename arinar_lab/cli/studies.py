@@ -41,15 +41,25 @@ def _plan(arguments: argparse.Namespace) -> Any:
     return plan
 
 
+def _begin(plan: Any, arguments: argparse.Namespace) -> None:
+    """Make the study's folder, once the references and the queue's address have been accepted."""
+    from arinar_lab.study.ablate import check_references
+    from arinar_lab.study.status import remember
+    from arinar_lab.study.worker import queue_of
+
+    check_references(plan)
+    queue_of(plan)
+    remember(plan, arguments.file, arguments.overrides)
+
+
 def ablate(arguments: argparse.Namespace) -> int:
     plan = _plan(arguments)
     from arinar_lab.cli.ablate import ablate, dry_run
     from arinar_lab.output.terminal import Terminal
-    from arinar_lab.study.status import remember
 
     if arguments.dry_run:
         return dry_run(plan, arguments.workers, Terminal())
-    remember(plan, arguments.file, arguments.overrides)
+    _begin(plan, arguments)
     return ablate(plan, _worker(arguments), arguments.workers, Terminal())
 
 
@@ -153,7 +163,6 @@ def dashboard(arguments: argparse.Namespace) -> int:
 
 def slurm(arguments: argparse.Namespace) -> int:
     from arinar_lab.study.slurm import Options, quoted, write_script
-    from arinar_lab.study.status import remember
     from arinar_lab.study.worker import enqueue
     from arinar_lab.sweep.trials import open_search
 
@@ -165,7 +174,7 @@ def slurm(arguments: argparse.Namespace) -> int:
         work, threads = f"{plan.trials * len(plan.targets)} trials", plan.recipe(plan.targets[0], {}).machine.threads
     else:
         verb, plan = "ablate", _plan(arguments)
-        remember(plan, arguments.file, arguments.overrides)
+        _begin(plan, arguments)
         work, threads = f"{len(enqueue(plan))} runs", plan.arms[0].recipe.machine.threads
     report = ["arinar", verb, *_subject(arguments)]
     path = write_script(plan, work, threads, _worker(arguments), report, options)

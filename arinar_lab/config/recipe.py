@@ -30,12 +30,16 @@ from ..model.layers import at_least
 from ..model.outer import OUTERS, OuterMaker
 from ..model.pretrained.initialisation import initialise_as_published
 from ..model.sampler import LATER, Sampler
-from .schema import resolved, section, signed
-from .yaml_reader import read_value, read_yaml
+from .schema import flatten, resolved, section, signed
+from .yaml_reader import read_value
+from .yaml_reader import read_yaml as read_yaml
 
 STUDY_SECTIONS = ("axes", "vary", "arms", "match", "budget", "search", "constraints", "early_stopping")
 """What a study or sweep says in mappings, and a recipe never."""
 _DEPTH = 50  # levels of a key
+
+
+_DEEPEST = 1000  # blocks of a model
 
 
 def check_seed(seed: int) -> None:
@@ -412,12 +416,24 @@ class Shapes(TorchFunctionMode):
         return func(*args, **(options | {"device": "meta"} if func is torch.empty else options))
 
 
+def _check_depth(recipe: Recipe) -> None:
+    """Refuse more blocks than anybody stacks, before they are built: even without values, each takes a millisecond.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    for key, value in flatten(resolved(recipe)).items():
+        if key.endswith("depth") and isinstance(value, int) and value > _DEEPEST:
+            raise ConfigError(f"{key}: {value} is more than {_DEEPEST} blocks")
+
+
 def build(recipe: Recipe, device: str = "cpu") -> Experiment:
     """Build a recipe, and refuse what its parts cannot do together. On the device `meta` parameters have no values.
 
     Raises:
         ConfigError: naming the key.
     """
+    _check_depth(recipe)
     source = recipe.data()
     codec = recipe.codec(source.shape, source.levels)
     _check_cache(recipe, source, codec)

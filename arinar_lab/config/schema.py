@@ -26,6 +26,7 @@ from ..model.heads import HEADS
 from ..model.inner.head import HeadMaker
 from ..model.layers import NORMS, Block, BlockOptions, NormMaker
 from ..model.outer import OUTERS, OuterMaker
+from .yaml_reader import as_flow
 
 PARTS: dict[Any, dict[str, Any]] = {
     HeadMaker: HEADS,
@@ -164,13 +165,15 @@ def _parse(hint: Any, value: Any, path: str) -> Any:
         return _part(PARTS[hint], value, path)
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
-            raise ConfigError(f"{path}: {value!r} is not a section; write keys below it")
+            raise ConfigError(f"{path}: {_as_written(value)} is not a section; write keys below it")
         return section(hint, value, path)
     origin, options = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         if value not in options:
             names = ", ".join(map(str, options))
-            raise ConfigError(f"{path}: {value!r} is not one of {names}{nearest(value, [str(o) for o in options])}")
+            raise ConfigError(
+                f"{path}: {_as_written(value)} is not one of {names}{nearest(value, [str(o) for o in options])}"
+            )
         return value
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in options:
@@ -178,16 +181,21 @@ def _parse(hint: Any, value: Any, path: str) -> Any:
         return _parse(next(option for option in options if option is not type(None)), value, path)
     if origin is tuple:
         if not isinstance(value, list | tuple) or len(value) != len(options):
-            raise ConfigError(f"{path}: {value!r} is not a list of {len(options)}")
+            raise ConfigError(f"{path}: {_as_written(value)} is not a list of {len(options)}")
         return tuple(_parse(h, v, f"{path}.{i}") for i, (h, v) in enumerate(zip(options, value, strict=True)))
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"{path}: {value!r} is not a finite number")
+        raise ConfigError(f"{path}: {_as_written(value)} is not a finite number")
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[hint]
-        raise ConfigError(f"{path}: {value!r} is not {wanted}")
+        raise ConfigError(f"{path}: {_as_written(value)} is not {wanted}")
     return value
+
+
+def _as_written(value: Any) -> str:
+    """A value as a message shows it: null, true and false as YAML has them, a text in quotes."""
+    return as_flow(value) if value is None or isinstance(value, bool) else repr(value)
 
 
 def _part(registry: dict[str, Any], spec: Any, path: str) -> Part:

@@ -2,7 +2,7 @@
 
 It reads YAML 1.2, whose numbers and words are what people mean by them:
 
-    1e-3, 1.0e-3, .001, 1_000, 0x1F      numbers
+    1e-3, 1.0e-3, .001, 1_000, 0x1F      numbers; 1e3 is a whole one
     true, false, null, ~                 themselves
     yes, no, on, off, none, 1:30         texts
     010, 1e400, 1e-400                   refused: other readers take them for 8, infinity and 0
@@ -40,6 +40,7 @@ _WORDS: dict[str, Any] = {
 _WHOLE = r"(?:[0-9]{1,3}(?:_[0-9]{3})+|[0-9]+)"
 _INT = re.compile(rf"[-+]?(?:{_WHOLE}|0x[0-9a-fA-F]+|0o[0-7]+)")
 _FLOAT = re.compile(rf"[-+]?(?:\.[0-9]+|{_WHOLE}(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
+_WHOLE_POWER = re.compile(rf"[-+]?{_WHOLE}[eE]\+?[0-9]+")  # a whole number, as 1e3 is
 _PADDED = re.compile(r"[-+]?0[0-9_]")
 
 _Loader: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # neither knows a number from a text
@@ -135,7 +136,7 @@ def _text(path: Path) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        raise _Fault("it is not UTF-8; save it in that encoding", line) from None
+        raise _Fault("it is not UTF-8; save it as UTF-8", line) from None
 
 
 def _document(text: str) -> Any:
@@ -246,8 +247,10 @@ def _scalar(text: str, line: int) -> Any:
         plain = re.sub(r"^([-+]?)[0_]+(?=[0-9])", r"\1", text)
         raise _Fault(f"{_short(text)} begins with 0; write {_short(plain)}, or '{_short(text)}' for a text", line)
     digits = text.replace("_", "")
-    if not _INT.fullmatch(text):
-        value: float = float(digits)
+    if _WHOLE_POWER.fullmatch(text) and abs(float(digits)) < _LARGEST:
+        value: float = int(float(digits))
+    elif not _INT.fullmatch(text):
+        value = float(digits)
     else:
         value = int(digits, 0) if len(digits) < _LONGEST else _LARGEST
     if abs(value) >= _LARGEST and (isinstance(value, int) or math.isinf(value)):

@@ -55,7 +55,7 @@ def _sum_of(path: Path) -> Path:
 def altered(path: Path) -> bool:
     """Whether a file is not the one that its checksum is of; older versions wrote none for final weights."""
     file = _sum_of(path)
-    return file.is_file() and file.read_text(encoding="utf-8").split()[:1] != [digest(path)]
+    return file.is_file() and file.read_text(encoding="utf-8", errors="replace").split()[:1] != [digest(path)]
 
 
 def remove(path: Path) -> None:

@@ -210,7 +210,7 @@ def _legend(ax: Any, metrics: list[str], floor: list[float]) -> None:
     """Above the panel, where there is more in it than one metric."""
     handles, labels = ax.get_legend_handles_labels()
     if len(metrics) > 1 or floor:
-        ax.legend(handles, labels, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(labels))
+        ax.legend(handles, labels, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
 
 
 def _floor(line: Any, results: Results, metrics: Sequence[str]) -> list[float]:

@@ -51,6 +51,8 @@ def read_checkpoint(path: Path, which: str | None = None) -> tuple[dict[str, Ten
     name = which or next(iter(usable), AVERAGED[0])
     if name not in states:
         advice = f"it has {', '.join(usable)}; name one by --weights" if usable else "it is no published checkpoint"
+        if usable == [BARE]:
+            advice = "it is a bare state dict; leave --weights out"
         raise ConfigError(f"{path}: holds no weights named {name}; {advice}")
 
     others = {key: value for key, value in content.items() if key not in STATES}

@@ -189,8 +189,13 @@ class RunFolder:
         return file.read_text(encoding="utf-8").strip() if file.is_file() else ""
 
     def report(self, recipe: Recipe) -> dict[str, Any]:
-        """The evaluation's report.json; empty before it exists, and where it is damaged, so that it is made again."""
+        """The evaluation's report.json; empty before it exists, and where it is damaged, so that it is made again.
+
+        Raises:
+            ConfigError: if something else stands in its place.
+        """
         path = self.evaluation(recipe) / "report.json"
+        refuse_other_than_file(path)
         try:
             found = read_sealed(path)
         except ConfigError as error:

@@ -49,6 +49,7 @@ def requested(path: Path, overrides: Mapping[str, Any] | None, keys: tuple[str, 
     """
     file = read_yaml(path)
     own, changes = split(overrides or {}, keys)
+    _refuse_two_words(own, changes)
     try:
         content, changes = search_anew(*vary_anew(lay_over(file, own), changes))
     except ConfigError as error:
@@ -63,6 +64,18 @@ def requested(path: Path, overrides: Mapping[str, Any] | None, keys: tuple[str, 
         named_by |= {f"{prefix}{key}": value for key, value in now.items() if before.get(key, ABSENT) != value}
         named_by |= {f"{section}.{key}": None for key in before if key not in now}
     return Request(content, changes, named_by)
+
+
+def _refuse_two_words(own: Mapping[str, Any], changes: dict[str, Any]) -> None:
+    """Refuse `axes.KEY=…` beside `KEY=…`, of which one would be in vain.
+
+    Raises:
+        ConfigError: naming both.
+    """
+    for name in own:
+        section, _, key = name.partition(".")
+        if key and section in ("axes", "search") and value_at(changes, key) is not ABSENT:
+            raise ConfigError(f"{name} and {key} are both overridden; leave one of the two out")
 
 
 def split(overrides: Mapping[str, Any], keys: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:

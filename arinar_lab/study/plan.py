@@ -38,13 +38,13 @@ from ..analysis.paper_rows import PaperRow, read_references
 from ..analysis.text import listed, short
 from ..config.recipe import Recipe, build, merge, nest, parse, read_recipe
 from ..config.schema import flatten, resolved, section
-from ..config.yaml_reader import means, read_value
+from ..config.yaml_reader import as_flow, means, read_value
 from ..errors import ConfigError, nearest
 from ..model.inner.head import Likelihood
 from ..runs.folder import RunFolder, slug
 from ..training.warm_start import inherited
 from .budget import Budget, read_budgets, scaled
-from .override import Request, requested, unreached, value_at, word
+from .override import Request, listed_values, requested, unreached, value_at, word
 
 _KEYS = ("question", "base", "axes", "arms", "vary", "match", "budget", "baseline", "seeds", "references", "storage")
 Change = tuple[dict[str, Any], tuple[Any, ...]]
@@ -358,9 +358,10 @@ def queue_address(given: Any) -> str:
 
 def _seeds(path: Path, content: dict[str, Any]) -> tuple[int, ...]:
     seeds = content.get("seeds", [0, 1, 2])
+    seeds = listed_values("seeds", seeds) or seeds
     whole = isinstance(seeds, list) and all(type(s) is int and 0 <= s < 2**32 for s in seeds)
     if not whole or not seeds or len(set(seeds)) < len(seeds):
-        raise ConfigError(f"{path}: seeds: {seeds!r} is not a list of different whole numbers")
+        raise ConfigError(f"{path}: seeds: {as_flow(seeds)} is not a list of different whole numbers, as in [0, 1, 2]")
     return tuple(seeds)
 
 

@@ -87,11 +87,16 @@ def remember(plan: Plan, file: Path, words: list[str]) -> dict[str, Any]:
         for job in plan.jobs
     ]  # fmt: skip
     content = {
-        "name": plan.name, "file": os.path.realpath(file), "sources": [str(source) for source in sources(file)],
+        "name": plan.name, "file": _from_here(file), "sources": [str(source) for source in sources(file)],
         "words": words, "cells": cells,
     }  # fmt: skip
     write_json(plan.folder / "cells.json", content)
     return content
+
+
+def _from_here(file: Path) -> str:
+    """A file's path from the folder of work, so that this may be moved or copied with all that is in it."""
+    return os.path.relpath(os.path.realpath(file))
 
 
 def refuse_other_file(folder: Path, file: Path) -> None:
@@ -111,7 +116,7 @@ def recall(file: Path, words: list[str], root: Path = Path("studies")) -> dict[s
     """The cells of a study as they were written last; None where a file that they came from is newer, or gone."""
     for path in sorted(root.glob("*/cells.json")):
         content = read(path)
-        if (content.get("file"), content.get("words")) == (os.path.realpath(file), words):
+        if (content.get("file"), content.get("words")) == (_from_here(file), words):
             changed = [Path(s).stat().st_mtime if Path(s).is_file() else math.inf for s in content.get("sources", [""])]
             return content if max(changed) < path.stat().st_mtime else None
     return None

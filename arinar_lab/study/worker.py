@@ -29,6 +29,7 @@ from types import MappingProxyType
 from typing import Any
 
 import optuna
+import sqlalchemy
 from filelock import BaseFileLock, FileLock, Timeout
 from optuna.storages._heartbeat import BaseHeartbeat, is_heartbeat_enabled
 from optuna.storages._rdb.models import TrialHeartbeatModel
@@ -50,6 +51,15 @@ class Lost(Exception):
     """The workers of a job died, again and again."""
 
 
+def queue_of(plan: Plan) -> sqlalchemy.URL:
+    """The address of the study's queue.
+
+    Raises:
+        ConfigError: if it is none, or of a database that is not supported.
+    """
+    return address(plan.storage, plan.folder / "queue.db")
+
+
 def open_queue(plan: Plan) -> optuna.Study:
     """The study's queue, made if it is not there. One process makes it before the workers start.
 
@@ -58,7 +68,7 @@ def open_queue(plan: Plan) -> optuna.Study:
     """
     study = optuna.create_study(
         study_name=plan.name,
-        storage=storage(address(plan.storage, plan.folder / "queue.db")),
+        storage=storage(queue_of(plan)),
         load_if_exists=True,
         direction="minimize",
     )
@@ -70,7 +80,7 @@ def open_queue(plan: Plan) -> optuna.Study:
 def locked(plan: Plan) -> AbstractContextManager[None]:
     """Held while jobs are put into the queue, so that nobody puts one in twice."""
     plan.folder.mkdir(parents=True, exist_ok=True)
-    return alone(address(plan.storage, plan.folder / "queue.db"), f"arinar: {plan.name}", plan.folder / ".lock")
+    return alone(queue_of(plan), f"arinar: {plan.name}", plan.folder / ".lock")
 
 
 def enqueue(plan: Plan, again: bool = True) -> list[Job]:

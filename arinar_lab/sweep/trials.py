@@ -55,6 +55,7 @@ def open_search(sweep: Sweep, target: Target) -> optuna.Study:
     Raises:
         ConfigError: if they were begun under another file.
     """
+    where(sweep)  # refuses an address that is none before a folder is made
     sweep.folder.mkdir(parents=True, exist_ok=True)
     study = optuna.create_study(
         study_name=target.name if target.name == sweep.name else f"{sweep.name} {target.name}",

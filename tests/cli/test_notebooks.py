@@ -13,6 +13,7 @@ from tiny import finished, tiny, write_study
 
 from arinar_lab import api as reading
 from arinar_lab import cli
+from arinar_lab.analysis.pareto import frontier
 from arinar_lab.cli.notebooks import NOTEBOOKS, execute
 from arinar_lab.output.terminal import Terminal
 from arinar_lab.report.report import write_report
@@ -116,7 +117,9 @@ def test_the_pages_show_the_studys_numbers(pages, small):
     for value in reading.table(results)["FD digits ↓"]:
         assert value in pages["02_read_an_ablation"]
     assert "3 of 3 arms have both" in pages["03_quality_against_speed"]
-    assert "the front of means is" in pages["03_quality_against_speed"]
+    is_unreliable = bool(frontier(results).doubt)  # as on a busy machine
+    front = "UNRELIABLE SPEEDS" if is_unreliable else "the front of means is"
+    assert front in pages["03_quality_against_speed"]
     assert "left out: sampler.steps: 2 does not fit" in pages["04_samples_and_sampler_settings"]
     assert pages["05_add_your_own_head"].count("<td>True</td>") == 7
     assert "<td>False</td>" not in pages["05_add_your_own_head"]

@@ -75,7 +75,7 @@ def test_dotted_keys_are_nested():
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("4", 4), ("4.5", 4.5), ("1e-3", 0.001), ("-2E+3", -2000.0), ("true", True), ("null", None), ("rms", "rms"),
+        ("4", 4), ("4.5", 4.5), ("1e-3", 0.001), ("-2E+3", -2000), ("true", True), ("null", None), ("rms", "rms"),
         ("[1, 2.5]", [1, 2.5]), ("[a,b]", ["a", "b"]), ("{kind: gmm, components: 2}", {"kind": "gmm", "components": 2}),
         ("a=b", "a=b"),
     ],
@@ -159,7 +159,7 @@ FAULTS = [
     # wrong types
     ("training.steps=many", ["training.steps: 'many' is not a whole number"]),
     ("training.steps=1.5", ["training.steps: 1.5 is not a whole number"]),
-    ("training.steps=true", ["training.steps: True is not a whole number"]),
+    ("training.steps=true", ["training.steps: true is not a whole number"]),
     ("training.lr=fast", ["training.lr: 'fast' is not a number"]),
     ("training.precision=32", ["training.precision: 32 is not one of 32-true"]),
     ("outer.qk_norm=1", ["outer.qk_norm: 1 is not true or false"]),
@@ -452,3 +452,9 @@ def test_a_resolution_that_cannot_be_evaluated_is_refused(words):
     recipe = tiny("evaluation.resolution=0.1", *words)
     with pytest.raises(ConfigError, match=r"evaluation\.resolution"):
         check_resolution(recipe, build(recipe, "meta"))
+
+
+@pytest.mark.parametrize("key", ["outer.depth", "inner.depth"])
+def test_more_blocks_than_anybody_stacks_are_refused_before_they_are_built(key):
+    with pytest.raises(ConfigError, match=rf"^{key}: 100000000 is more than 1000 blocks$"):
+        build(tiny(f"{key}=100000000"), "meta")

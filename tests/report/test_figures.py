@@ -286,6 +286,9 @@ def test_a_floor_is_drawn_only_beside_a_distance_of_as_many_images(results, draw
     few = against_factor(replace(results, reports=reports))
     assert floors(few) == [[2.17, 2.17]]
     assert few.axes[-1].get_legend_handles_labels()[1] == ["held-out images", "FD digits", "FD digits (few)"]
+    few.canvas.draw()
+    legend = few.axes[-1].get_legend().get_window_extent()
+    assert few.bbox.x0 <= legend.x0 and legend.x1 <= few.bbox.x1
     for by_seed in reports.values():
         for report in by_seed.values():
             report["quality"] |= {"floor_images": 1437}

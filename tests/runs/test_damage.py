@@ -150,3 +150,23 @@ def test_a_damaged_history_is_told_in_one_line():
     (folder.path / "metrics.csv").write_text("step,name,value\n1,loss,a\n")
     with pytest.raises(ConfigError, match=r"metrics.csv: damaged [^\n]*$"):
         read_metrics(folder.path / "metrics.csv")
+
+
+@pytest.mark.parametrize("name", ["DONE", REPORT])
+def test_a_folder_in_a_files_place_is_named_before_anything_is_computed(a_run, capsys, name):
+    (path,) = a_run.path.glob(name)
+    path.unlink()
+    path.mkdir()
+    before = sorted(Path().rglob("*"))
+    Path("tiny.yaml").write_text((a_run.path / "config.yaml").read_text())
+    assert arinar("train", "tiny.yaml") == 2
+    assert capsys.readouterr().err == f"arinar: {path}: a file belongs there, and this is none; remove it\n"
+    written = {str(place) for place in set(Path().rglob("*")) - set(before)}
+    assert written <= {"tiny.yaml", "runs/.names"}
+
+
+def test_a_checksum_that_is_no_text_does_not_fit(a_run, capsys):
+    (path,) = a_run.path.glob("checkpoints/final.safetensors.sha256")
+    path.write_bytes(bytes(range(256)))
+    assert arinar("sample", a_run.path, "--count", 2) == 2
+    assert "final.safetensors: damaged or edited" in capsys.readouterr().err

@@ -289,3 +289,27 @@ def test_a_sweep_is_a_sweep_however_its_keys_are_spelled(capsys):
     write_study(axes=K)
     assert arinar("sweep", "study.yaml") == 2
     assert "run it by arinar ablate study.yaml" in capsys.readouterr().err
+
+
+def test_a_key_and_its_axis_are_not_both_overridden(alone):
+    path = write_study(axes={"inner.head.components": [1, 2]}, seeds=[0])
+    words = ["inner.head.components=[1,4]", "axes.inner.head.components=[4,8]"]
+    for order in (words, words[::-1]):
+        with pytest.raises(ConfigError, match=r"are both overridden; leave one of the two out"):
+            read_plan(path, read_overrides(order))
+
+
+def test_seeds_are_a_list_as_axes_are(alone):
+    path = write_study(axes={"inner.head.components": [1, 2]}, seeds=[0])
+    assert read_plan(path, read_overrides(["seeds=1,2"])).seeds == (1, 2)
+
+
+@pytest.mark.parametrize("verb", ["ablate", "slurm", "sweep"])
+def test_an_address_that_is_none_is_refused_before_anything_is_written(alone, monkeypatch, verb):
+    monkeypatch.setenv("ARINAR_STORAGE", "")  # so that it is put back
+    search = {"search": {"inner.head.components": {"categorical": [1, 2]}}, "trials": 1, "hours": 0.01,
+              "objectives": [{"metric": "val/bits_per_dim", "direction": "minimize"}]}  # fmt: skip
+    path = write_study(**({"axes": {"inner.head.components": [1, 2]}} if verb != "sweep" else search))
+    before = sorted(Path().rglob("*"))
+    assert arinar(verb, path, "storage=&a [*a]") == 2
+    assert sorted(Path().rglob("*")) == before

@@ -1,5 +1,6 @@
 """Plans: which arms, seeds and jobs a study file stands for, and what it is refused for."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -223,6 +224,14 @@ def test_a_second_file_of_the_same_name_is_refused(capsys):
     assert arinar("slurm", other) == 0
 
 
+def test_a_folder_of_work_may_be_copied_with_its_studies(monkeypatch):
+    file = write_study(axes=K)
+    assert arinar("slurm", file) == 0
+    shutil.copytree(".", "../copied")
+    monkeypatch.chdir("../copied")
+    assert arinar("slurm", file) == 0
+
+
 def test_a_copy_of_a_run_is_not_taken_for_the_run():
     recipe = tiny()
     own, copy = (Path(f"runs/{name}-{recipe.training_signature}") for name in ("tiny", "backup"))
@@ -333,7 +342,7 @@ def test_an_arm_cannot_take_the_name_of_a_cell():
         ({"axes": K, "seeds": []}, ["seeds: [] is not a list"]),
         ({"axes": K, "seeds": [1, 1]}, ["seeds: [1, 1] is not a list of different"]),
         ({"axes": K, "seeds": [0.5]}, ["seeds: [0.5] is not a list"]),
-        ({"axes": K, "seeds": [True]}, ["seeds: [True] is not a list"]),
+        ({"axes": K, "seeds": [True]}, ["seeds: [true] is not a list"]),
         ({"axes": K, "references": "yes please"}, ["references: 'yes please' is not true or false"]),
         ({}, ["axes: missing"]),
         ({"axes": {}, "arms": {}}, ["axes: missing"]),

@@ -115,7 +115,7 @@ def test_five_hundred_finished_runs_answer_without_torch():
         "try: main()\n"
         "finally: print([m for m in ('torch', 'optuna') if m in sys.modules], time.process_time() - begun)"
     )
-    root = str(Path(cli.__file__).parents[1])
+    root = str(Path(cli.__file__).parents[2])
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env={"PYTHONPATH": root})
     first, *_, last = run.stdout.splitlines()
     assert first == "study: 500 runs: 500 done" and run.returncode == 0
