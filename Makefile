@@ -42,6 +42,12 @@ bench: install ## Time every preset beside the published algorithm (about 25 min
 check: install ## Build every recipe, every arm and the corners of every space, train nothing
 	@$(BIN)/arinar check experiments/*.yaml experiments/ablations/*.yaml sweeps/fid_speed.yaml sweeps/optimizer.yaml $(ARGS)
 
+docs: install ## Build the documentation into build/site (open build/site/index.html)
+	@COLUMNS=80 NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict -q && echo "build/site/index.html"
+
+docs-serve: install ## Serve the documentation on 127.0.0.1:8000, rebuilt as you write
+	@COLUMNS=80 NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs serve -a 127.0.0.1:8000
+
 lint: install ## Check style, types and the floors that imports go down
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-cache --no-logo
 
@@ -63,4 +69,4 @@ install: .venv/installed ## Make .venv with the exact versions of requirements.l
 	@$(BIN)/uv pip install -q --python $(BIN)/python --no-deps -e .
 	@touch $@
 
-.PHONY: help notebooks test test-slow mlflow dashboard bench check lint format lock install
+.PHONY: help notebooks test test-slow mlflow dashboard bench check docs docs-serve lint format lock install
