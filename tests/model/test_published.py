@@ -174,8 +174,11 @@ def test_the_other_published_models_are_converted_and_sampled_too(tmp_path, file
 # Whichever way the file was saved
 
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
-COMMANDS = sorted(set(re.findall(r"^arinar (convert \S+\.pth --preset \S+)", README, re.MULTILINE)))
+PAGE = Path(__file__).parents[2] / "docs" / "how_to" / "published_checkpoints.md"
+CONVERSIONS = re.findall(
+    r"^arinar (convert \S+\.pth --preset \S+)", PAGE.read_text(encoding="utf-8") if PAGE.exists() else "", re.M
+)
+COMMANDS = sorted(set(CONVERSIONS))
 RELEASED = {
     "imagenet256_arinar_b": ("arinar_tiny.pth", ARINAR, "Averaged weights: model_ema"),
     "imagenet256_mar_b": ("mar_tiny.pth", MAR, "Averaged weights: model_ema"),
