@@ -8,7 +8,7 @@ arinar() {
     train | ablate | sweep | status | report) set -- "$@" $SMALL ;;
   esac
   case $verb in
-    sweep) set -- "$@" trials=2 reruns=0 ;;
+    sweep) set -- "$@" trials=2 'seeds=[1]' ;;
   esac
   python -m arinar_lab "$verb" "$@"
 }
