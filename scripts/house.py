@@ -105,7 +105,7 @@ class House:
         return len(groups), groups
 
     def arrows_up(self) -> tuple[int, list[str]]:
-        """Imports against the direction of most imports between two rooms, and exceptions to floors."""
+        """Imports against most imports between two rooms, and exceptions to the floors."""
         arrows: dict[tuple[str, str], list[str]] = defaultdict(list)
         for source, targets in self.imports.items():
             for target in targets:
@@ -247,7 +247,7 @@ def _imported(module: Module, modules: dict[str, Module]) -> Iterator[str]:
     """Modules of the package that a module imports, anywhere in its text."""
     is_package = module.path.name == "__init__.py"
     parents = module.name.split(".") if is_package else module.name.split(".")[:-1]
-    for node in ast.walk(module.tree):
+    for node in _run_nodes(module.tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in modules)
         if isinstance(node, ast.ImportFrom):
@@ -259,6 +259,15 @@ def _imported(module: Module, modules: dict[str, Module]) -> Iterator[str]:
                     yield target
                 elif origin in modules:
                     yield origin
+
+
+def _run_nodes(tree: ast.AST) -> Iterator[ast.AST]:
+    """Nodes of a syntax tree without those that only type checkers read."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        yield node
+        yield from _run_nodes(node)
 
 
 def _heights(graph: Graph) -> dict[str, int]:

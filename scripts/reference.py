@@ -131,7 +131,7 @@ def _owners(maker: Any) -> Iterator[Any]:
 
 
 def _entries(doc: str) -> dict[str, str]:
-    """Argument → text of the section `Arguments:`; `a, b: text` and `a: text; b: text` are both read."""
+    """Argument → its text in `Arguments:`; `a, b: text` and `a: text; b: text` are both read."""
     block = re.search(r"^Arguments:\n((?:[ \t]+.*\n?|\n)+)", doc, re.MULTILINE)
     if block is None:
         return {}
@@ -229,8 +229,8 @@ def _summary(maker: Any) -> str:
 def _recipe_page() -> str:
     parts = [
         "# Keys of a recipe",
-        "A recipe is a YAML file. A key with `kind` names a part; its other keys are the part's own. "
-        "On the command line a key is written with dots: `inner.head.components=8`. "
+        "A recipe is a YAML file. A key with `kind` names a part; its other keys are the part's "
+        "own. On the command line a key is written with dots: `inner.head.components=8`. "
         "`extends: other.yaml` lays a recipe over another one.",
         "## The whole recipe",
         table(keys_of(recipes.Recipe)),
