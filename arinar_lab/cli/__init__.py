@@ -15,6 +15,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from ..errors import ArinarError
 from ..output.text import accept_any_letter, one_line, say
 from .parser import parser
 from .processes import end_with
@@ -97,12 +98,8 @@ _REFUSED_PATH = (
 
 def _message_and_status(error: Exception) -> tuple[str, int] | None:
     """The line that reports an error, and the exit status: 2 for bad input, 1 for a run that failed; None for a bug."""
-    from arinar_lab.errors import ConfigError, RunFailed
-
-    if isinstance(error, ConfigError):
-        return str(error), 2
-    if isinstance(error, RunFailed):
-        return str(error), 1
+    if isinstance(error, ArinarError):
+        return str(error), error.exit_status
     if isinstance(error, OSError) and error.filename and error.errno in _REFUSED_PATH:
         return f"{os.fsdecode(error.filename)}: {error.strerror}", 2
     notes = getattr(error, "__notes__", [])  # of a run that failed, see pipeline.py

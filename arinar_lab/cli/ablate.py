@@ -19,7 +19,7 @@ from rich.text import Text
 from ..analysis import pareto as frontier
 from ..analysis import rank_agreement as ranking
 from ..analysis.comparison import compare_all, effects, summary
-from ..errors import ConfigError
+from ..errors import ConfigError, Unusable
 from ..evaluation.evaluate import is_timed, measure_speed
 from ..output.terminal import description, failed
 from ..quality.measure import named_reference
@@ -30,7 +30,6 @@ from ..runs.folder import read_state, write_json
 from ..study.baselines import references
 from ..study.collect import collect
 from ..study.cost import Cost, attempt, counted
-from ..study.optuna_storage import Unusable
 from ..study.plan import Arm, Job, Plan
 from ..study.processes import Worker, all_ended, run_workers
 from ..study.worker import at_work, changes, enqueue, is_empty, locked, open_queue

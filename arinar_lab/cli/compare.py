@@ -28,7 +28,7 @@ from ..analysis.comparison import compare, effects
 from ..analysis.results import Results
 from ..config.recipe import Recipe, parse, read_overrides, read_recipe
 from ..config.schema import flatten, resolved
-from ..errors import ConfigError, nearest
+from ..errors import ConfigError, located, nearest
 from ..output.text import markdown_line, markdown_row, say
 from ..report.notes import commit, far_off
 from ..report.tables import rows
@@ -151,10 +151,9 @@ def _unsigned(arm: Path) -> str:
 
 
 def _recipe(file: Path) -> Recipe:
-    try:
-        return parse(read_recipe(file))
-    except ConfigError as error:
-        raise ConfigError(f"{file}: {str(error).removeprefix(f'{file}: ')}") from None
+    content = read_recipe(file)
+    with located(file):
+        return parse(content)
 
 
 def _of_study(word: str, path: Path, name: str) -> Entry:

@@ -12,13 +12,11 @@ from ..output.text import say
 
 def _recipe(path: Path, overrides: list[str]) -> Any:
     from arinar_lab.config.recipe import merge, parse, read_overrides, read_recipe
-    from arinar_lab.errors import ConfigError
+    from arinar_lab.errors import located
 
     content = merge(read_recipe(path), read_overrides(overrides))
-    try:
+    with located(path):
         return parse(content)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
 
 
 def train(arguments: argparse.Namespace) -> int:
@@ -80,7 +78,8 @@ def _quality(arguments: argparse.Namespace, folder: Any, recipe: Any) -> int:
 
     path = arguments.reference or recipe.evaluation.reference
     extractor = _extractor(arguments, recipe.machine, path and Path(path))
-    reference = Reference.read(Path(path or own_reference(recipe.data(), extractor)), extractor)
+    file = Path(path or own_reference(recipe.data(), extractor))
+    reference = Reference.read(file, extractor, "--reference")
     with company(arguments.workers, extractor.device), shown("images") as told:
         report = measure_quality(recipe, folder, reference, extractor, arguments.ranges, told)
     _show(report, folder.evaluation(recipe))
@@ -95,7 +94,7 @@ def _extractor(arguments: argparse.Namespace, machine: Any, reference: Path | No
 
     name, layer = {"dinov2": DINOV2}.get(arguments.features, INCEPTION), arguments.layer
     if reference and not (arguments.features or layer):
-        name, layer = made_with(reference)
+        name, layer = made_with(reference, "--reference")
     return Extractor.of(name, layer, arguments.weights, device_of(machine).type)
 
 

@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..data.latent_cache import Cached
 from ..data.sources import Source, SourceMaker
-from ..errors import ConfigError, nearest
+from ..errors import ConfigError, located, nearest, prefixed
 from ..model.arinar import Arinar
 from ..model.codecs.codec import Codec, CodecMaker, Pixels
 from ..model.inner.feature_ar import FeatureAR
@@ -57,6 +57,10 @@ class Labels:
     """Class labels. drop: share of labels hidden in training, so that the null condition is learned."""
 
     drop: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.drop < 1:
+            raise ValueError(f"drop: {self.drop} is outside [0, 1)")
 
 
 Decayed = Literal["matrices", "outer", "all"]
@@ -357,10 +361,8 @@ def read_overrides(words: list[str]) -> dict[str, Any]:
             raise ConfigError(f"{_short(word)}: no key; it is nested more than {_DEPTH} levels deep")
         if not equals or not all(key.split(".")):
             raise ConfigError(f"{_short(word)}: not an override; write key=value, as in inner.head.components=8")
-        try:
+        with located(_short(word)):
             value = read_value(text)
-        except ConfigError as error:
-            raise ConfigError(f"{_short(word)}: {error}") from None
         if key.partition(".")[0] in STUDY_SECTIONS:
             result[key] = value
         else:
@@ -448,10 +450,6 @@ def build(recipe: Recipe, device: str = "cpu") -> Experiment:
                 recipe.labels.drop,
                 recipe.seed,
             )
-    except ConfigError:
-        raise
-    except ValueError as error:
-        raise ConfigError(f"labels.{error}") from None
     except (RuntimeError, OverflowError, TypeError) as error:
         if "overflow" not in str(error).lower():
             raise
@@ -467,10 +465,8 @@ def build(recipe: Recipe, device: str = "cpu") -> Experiment:
 
 def _check_cache(recipe: Recipe, source: Source, codec: Codec) -> None:
     if isinstance(source, Cached):
-        try:
+        with prefixed("data"):
             source.check(codec, resolved(recipe.codec))
-        except ValueError as error:
-            raise ConfigError(f"data.{error}") from None
 
 
 def ready(experiment: Experiment, data: bool = True) -> None:
@@ -479,15 +475,11 @@ def ready(experiment: Experiment, data: bool = True) -> None:
     Raises:
         ConfigError: naming the key.
     """
-    try:
+    with prefixed("codec"):
         experiment.codec.prepare()
-    except ValueError as error:
-        raise ConfigError(f"codec.{error}") from None
-    try:
-        if data:
+    if data:
+        with prefixed("data"):
             experiment.source.prepare()
-    except ValueError as error:
-        raise ConfigError(f"data.{error}") from None
 
 
 def check_resolution(recipe: Recipe, experiment: Experiment) -> None:
@@ -505,10 +497,8 @@ def check_resolution(recipe: Recipe, experiment: Experiment) -> None:
 
 
 def _check_counts(recipe: Recipe, source: Source) -> None:
-    try:
+    with prefixed("data"):
         train, _ = source.counts or (recipe.training.batch, 0)
-    except ValueError as error:
-        raise ConfigError(f"data.{error}") from None
     if (batch := recipe.training.batch) > train:
         raise ConfigError(f"training.batch: {batch} exceeds the {train} training images")
 
@@ -577,7 +567,5 @@ def check_sampler(sampler: Sampler, model: Arinar) -> None:
     if isinstance(model.inner, FeatureAR) and sampler.together > model.inner.groups:
         raise ConfigError(f"sampler.together: {sampler.together} exceeds the {model.inner.groups} groups of a token")
     if sampler.steps is not None:
-        try:
+        with prefixed("sampler"):
             model.outer.check_steps(sampler.steps)
-        except ValueError as error:
-            raise ConfigError(f"sampler.{error}") from None

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from ..data.image_datasets import IMAGES
 from ..data.latent_cache import Cached
 from ..data.sources import SOURCES, SourceMaker
-from ..errors import ConfigError, nearest
+from ..errors import ConfigError, nearest, prefixed
 from ..model.codecs.codec import CODECS, CodecMaker
 from ..model.heads import HEADS
 from ..model.inner.head import HeadMaker
@@ -53,12 +53,8 @@ class Part:
     path: str
 
     def __call__(self, *known: Any) -> Any:
-        try:
+        with prefixed(self.path):
             return self.maker(*known, **self.arguments)
-        except ConfigError:
-            raise
-        except ValueError as error:
-            raise ConfigError(f"{self.path}.{error}") from None
 
 
 def resolved(value: Any) -> Any:
@@ -219,12 +215,8 @@ def section(cls: Any, spec: dict[str, Any], path: str) -> Any:
         ConfigError: with the first fault, in one line.
     """
     arguments = _arguments(cls, spec, path, path or "a recipe")
-    try:
+    with prefixed(path):
         return cls(**arguments)
-    except ConfigError:
-        raise
-    except ValueError as error:
-        raise ConfigError(_join(path, error)) from None
 
 
 def flatten(content: Any, prefix: str = "") -> dict[str, Any]:

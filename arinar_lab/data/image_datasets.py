@@ -37,7 +37,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from ..errors import RunFailed
+from ..errors import Damaged
 from ..files.atomic import SHARED, room_for
 from ..model.layers import at_least
 from ..output.text import say
@@ -48,16 +48,6 @@ DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.Decomp
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """Endings of image files, those of torchvision's ImageFolder. Files with other endings are ignored."""
 _HEADERS = 64  # images of a part whose headers are read before training
-
-
-class Damaged(RunFailed, RuntimeError):
-    """More images are damaged than the recipe allows, or one cannot be read as 8 bits.
-
-    A process of a DataLoader hands its error over as a traceback; the message is the last line of it.
-    """
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message.strip().rpartition("Damaged: ")[2])
 
 
 class UnknownScale(ValueError):

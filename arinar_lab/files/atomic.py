@@ -16,7 +16,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from ..errors import ConfigError, RunFailed
+from ..errors import ConfigError, DiskFull
 
 SHARED = Path("/dev/shm")  # where Linux keeps memory that processes share
 LONGEST = 200  # bytes of a name: systems take 255, and more is put before and behind it
@@ -24,10 +24,6 @@ LONGEST = 200  # bytes of a name: systems take 255, and more is put before and b
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _ROOM = 100.0  # megabytes: a place that has more is not the one that is full
 _SAID = re.compile(r"No space left|File too large|^\d+ requested and \d+ written")  # safetensors' and torch's, numpy's
-
-
-class DiskFull(RunFailed, OSError):
-    """The disk is full: which file, how much is free, what is intact, and what to do."""
 
 
 def is_full(error: BaseException) -> bool:

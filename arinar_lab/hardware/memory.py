@@ -12,11 +12,7 @@ from contextlib import contextmanager
 
 import torch
 
-from ..errors import RunFailed
-
-
-class OutOfMemory(RunFailed, RuntimeError):
-    """A batch does not fit into the memory; the message names the key and a value that would."""
+from ..errors import OutOfMemory
 
 
 def is_full(error: BaseException) -> bool:

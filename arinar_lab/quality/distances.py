@@ -26,12 +26,13 @@ from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
-from ..errors import ConfigError
+from ..errors import ConfigError, located
 from ..files.arrays import read_npz
 from .extractors import INCEPTION, Extractor
 
 KEPT = 10_000  # features that a reference keeps, and generated images that precision, recall and KID look at
 KID_SUBSET = 1000
+KEY = "evaluation.reference"  # where a recipe names a reference
 
 Statistics = dict[str, np.ndarray]
 """mu [D] and sigma [D, D], in double precision."""
@@ -78,40 +79,39 @@ class Reference:
 
     Arguments:
         path: its file; stats: mu and sigma; features [m, D] of some of its images, or None; images: how many there were, or
-            None where the file does not say.
+            None where the file does not say; key: what named the file, for messages.
     """
 
     path: Path
     stats: Statistics
     features: Tensor | None = None
     images: int | None = None
+    key: str = KEY
 
     @classmethod
-    def read(cls, path: Path, extractor: Extractor) -> Reference:
+    def read(cls, path: Path, extractor: Extractor, key: str = KEY) -> Reference:
         """The reference in an npz.
 
         Raises:
             ConfigError: if it is missing, damaged, lacks mu or sigma, or was made with another extractor.
         """
-        content = _content(path, _NAMES)
+        content = _content(path, _NAMES, key)
         if missing := [name for name in ("mu", "sigma") if name not in content]:
-            raise ConfigError(
-                f"--reference: {path} lacks {' and '.join(missing)}; it has to hold mu [D] and sigma [D, D]"
-            )
+            raise ConfigError(f"{path} lacks {' and '.join(missing)}; it has to hold mu [D] and sigma [D, D]", key=key)
         made_with = str(content.get("extractor", extractor.signature))
         if made_with != extractor.signature:
-            raise ConfigError(f"--reference: {path} was made with {made_with}, and this is {extractor.signature}")
+            raise ConfigError(f"{path} was made with {made_with}, and this is {extractor.signature}", key=key)
         for name in ("mu", "sigma", "features", "images"):
             if name in content and content[name].dtype.kind not in "fiu":
-                raise ConfigError(f"--reference: {path} has {name} of {content[name].dtype}, which are no real numbers")
+                raise ConfigError(f"{path} has {name} of {content[name].dtype}, which are no real numbers", key=key)
         if "images" in content and content["images"].size != 1:
-            raise ConfigError(f"--reference: {path} has images {content['images'].shape}, which is not their number")
+            raise ConfigError(f"{path} has images {content['images'].shape}, which is not their number", key=key)
         kept = content.get("features")
         if kept is not None and not np.isfinite(kept).all():
-            raise ConfigError(f"--reference: {path} has features that are not finite")
+            raise ConfigError(f"{path} has features that are not finite", key=key)
         features = None if kept is None else torch.from_numpy(kept.astype(np.float32))
         images = int(content["images"].item()) if "images" in content else None
-        return cls(path, _double(content), features, images)
+        return cls(path, _double(content), features, images, key)
 
     def check(self, dims: int) -> None:
         """Refuse a reference of other dimensions.
@@ -122,46 +122,45 @@ class Reference:
         mu, sigma = self.stats["mu"], self.stats["sigma"]
         if mu.shape != (dims,) or sigma.shape != (dims, dims):
             raise ConfigError(
-                f"--reference: {self.path} has mu {mu.shape} and sigma {sigma.shape}, and the features are of {dims}"
+                f"{self.path} has mu {mu.shape} and sigma {sigma.shape}, and the features are of {dims}", key=self.key
             )
         if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
-            raise ConfigError(f"--reference: {self.path} holds numbers that are not finite")
+            raise ConfigError(f"{self.path} holds numbers that are not finite", key=self.key)
         if (np.diagonal(sigma) < 0).any() or not np.allclose(
             sigma, sigma.T, rtol=1e-3, atol=1e-6 * np.abs(sigma).max()
         ):
             raise ConfigError(
-                f"--reference: {self.path} has a sigma that is no covariance: symmetric, with variances above 0"
+                f"{self.path} has a sigma that is no covariance: symmetric, with variances above 0", key=self.key
             )
         if self.features is not None and (self.features.dim() != 2 or self.features.shape[1] != dims):
             raise ConfigError(
-                f"--reference: {self.path} has features {tuple(self.features.shape)}, and those of images are of {dims}"
+                f"{self.path} has features {tuple(self.features.shape)}, and those of images are of {dims}",
+                key=self.key,
             )
 
 
 _NAMES = ("mu", "sigma", "features", "images", "extractor")
 
 
-def _content(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+def _content(path: Path, names: tuple[str, ...], key: str) -> dict[str, np.ndarray]:
     """What there is of some arrays in the npz of a reference.
 
     Raises:
         ConfigError: if it is missing or damaged.
     """
     if not path.exists():
-        raise ConfigError(f"--reference: {path} is not there")
-    try:
+        raise ConfigError(f"{path} is not there", key=key)
+    with located(key):
         return read_npz(path, names)
-    except ConfigError as error:
-        raise ConfigError(f"--reference: {error}") from None
 
 
-def made_with(path: Path) -> tuple[str, str | None]:
+def made_with(path: Path, key: str = KEY) -> tuple[str, str | None]:
     """Name and layer of the extractor that a reference was made with: Inception's last, where it does not say.
 
     Raises:
         ConfigError: if it is missing or damaged.
     """
-    signature = str(_content(path, ("extractor",)).get("extractor", INCEPTION))
+    signature = str(_content(path, ("extractor",), key).get("extractor", INCEPTION))
     name, _, rest = signature.partition("/")
     return name, rest.partition("/")[0] or None
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..data.image_datasets import DAMAGE, ENDINGS, Pictures, UnknownScale, files_print, image_files, read_image
 from ..data.latent_cache import fingerprint
 from ..data.sources import Source
-from ..errors import ConfigError
+from ..errors import ConfigError, located, prefixed
 from ..files.arrays import read_npz
 from .distances import colour_bytes
 
@@ -75,7 +75,7 @@ class Files:
         try:
             pixels = torch.from_numpy(np.array(read_image(file, "RGB"))).permute(2, 0, 1)
         except UnknownScale as error:
-            raise ConfigError(f"{file}: {error}") from None
+            raise ConfigError(str(error), key=str(file)) from None
         except DAMAGE as error:
             raise ConfigError(f"{file}: damaged, or no image ({error})") from None
         if hasattr(self, "size") and pixels.shape != self.size:
@@ -88,10 +88,8 @@ class Files:
 
 def of_folder(path: Path) -> Collection:
     """The images of a folder, known by their names, sizes in bytes and times of change."""
-    try:
+    with located(path, (OSError, ValueError)):
         files = sorted(path / name for name in image_files(path))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: {error}") from None
     if not files:
         raise ConfigError(f"{path}: holds no {', '.join(ENDINGS)}")
     for file in files:
@@ -120,10 +118,8 @@ def of_recipe(path: Path, part: str, overrides: list[str]) -> Collection:
     source = parse(merge(read_recipe(path), read_overrides(overrides))).data()
     if not source.pictures:
         raise ConfigError(f"{path}: its data are no images")
-    try:
+    with located(path), prefixed("data"):
         return of_source(source, part, path.stem if part == "train" else f"{path.stem}-{part}")
-    except ValueError as error:
-        raise ConfigError(f"{path}: data.{error}") from None
 
 
 def of_source(source: Source, part: str, name: str) -> Collection:

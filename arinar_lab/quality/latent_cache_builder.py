@@ -30,7 +30,7 @@ from ..config.recipe import Recipe
 from ..config.schema import resolved
 from ..data.latent_cache import PARTS, Cached, codec_print, data_print, shards
 from ..data.sources import Source
-from ..errors import ConfigError
+from ..errors import ConfigError, prefixed
 from ..files.checksums import save_tensors
 from ..files.shards import Told, share
 from ..hardware.device import device_of, use_processor
@@ -69,14 +69,10 @@ class Plan:
         if isinstance(source, Cached):
             raise ConfigError("data.kind: cache is a cache already; name the images")
         codec = recipe.codec(source.shape, source.levels).to(device_of(recipe.machine)).eval()
-        try:
+        with prefixed("data"):
             source.prepare()
-        except ValueError as error:
-            raise ConfigError(f"data.{error}") from None
-        try:
+        with prefixed("codec"):
             codec.moments(source.train[0][torch.tensor([0])].to(codec.mean.device))
-        except ValueError as error:
-            raise ConfigError(f"codec.{error}") from None
         prints = {"data": data_print(source), "codec": codec_print(codec, resolved(recipe.codec))}
         views = 2 if source.flip else 1
         signature = hashlib.sha256(json.dumps([prints, views]).encode()).hexdigest()[:8]

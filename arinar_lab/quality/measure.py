@@ -24,7 +24,7 @@ from scipy.stats import t as student
 from torch import Tensor
 
 from ..config.recipe import Experiment, Recipe
-from ..errors import ConfigError
+from ..errors import ConfigError, located
 from ..evaluation.dtypes import of_generation
 from ..evaluation.evaluate import evaluate, generate, load, with_distances
 from ..files.checksums import digest
@@ -32,7 +32,7 @@ from ..files.shards import Told
 from ..hardware.device import device_of
 from ..model.noise import Noise
 from ..runs.folder import RunFolder, environment, git_state, read_json, write_json
-from .distances import KEPT, KID_SUBSET, Reference, colour_bytes, distances, enough, frechet, made_with, statistics
+from .distances import KEPT, KEY, KID_SUBSET, Reference, colour_bytes, distances, enough, frechet, made_with, statistics
 from .extractors import Extractor
 from .reference import in_blocks, joined
 
@@ -65,12 +65,10 @@ def named_reference(recipe: Recipe) -> tuple[Reference, Extractor] | None:
     if recipe.evaluation.reference is None:
         return None
     path = Path(recipe.evaluation.reference)
-    try:
+    with located(KEY):
         extractor = Extractor.of(*made_with(path), None, device_of(recipe.machine).type)
         reference = Reference.read(path, extractor)
         _fitting(recipe, reference, extractor)
-    except ConfigError as error:
-        raise ConfigError(f"evaluation.reference: {str(error).removeprefix('--reference: ')}") from None
     return reference, extractor
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from ..config.recipe import Experiment, Recipe, build
-from ..errors import ConfigError
+from ..errors import ConfigError, located
 from ..files.atomic import check_output
 from ..files.checksums import save_tensors
 from ..model.pretrained.names import translate
@@ -78,16 +78,12 @@ def convert(path: Path, recipe: Recipe, out: Path, which: str | None = None) -> 
         raise ConfigError(f"{out}: exists already; name another folder by --out, or delete it")
     check_output(out)
     state, name, others = read_checkpoint(path, which)
-    try:
+    with located(path):
         confirmed = check_arguments(others.get("args"), recipe)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
     experiment = build(recipe)
     _refuse_what_is_measured(recipe, experiment)
-    try:
+    with located(path, ValueError):
         weights = translate(state, experiment.model)
-    except ValueError as error:
-        raise ConfigError(f"{path}: {error}") from None
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent) as draft:
         folder = RunFolder(Path(draft) / "run")

@@ -28,7 +28,7 @@ import sqlalchemy
 from filelock import FileLock, Timeout
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
 
-from ..errors import ConfigError, RunFailed
+from ..errors import ConfigError, Silent, Unusable
 from ..files.atomic import free
 from ..output.address import concealed
 from ..output.text import say
@@ -46,14 +46,6 @@ _ANEW = (
     " (a sweep forgets its trials, and keeps their trainings)"
 )
 _CLOSED_WHEN_IDLE = "25P03"  # SQLSTATE: a frozen process is back, and connects again
-
-
-class Silent(ConfigError):
-    """A storage that does not answer: whoever begins is told so, and whoever is at work waits for it."""
-
-
-class Unusable(RunFailed):
-    """A storage that waiting does not mend: deleted, damaged, read-only or closed to this user."""
 
 
 AWAY = (DBAPIError, optuna.exceptions.StorageInternalError, Silent)

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from ..config.recipe import STUDY_SECTIONS, merge, nest
 from ..config.schema import flatten
 from ..config.yaml_reader import as_flow, read_value, read_yaml
-from ..errors import ConfigError, nearest
+from ..errors import ConfigError, located, nearest
 
 ABSENT: Any = object()
 _VARIED = ("axes", "vary", "search")
@@ -50,10 +50,8 @@ def requested(path: Path, overrides: Mapping[str, Any] | None, keys: tuple[str, 
     file = read_yaml(path)
     own, changes = split(overrides or {}, keys)
     _refuse_two_words(own, changes)
-    try:
+    with located(path):
         content, changes = search_anew(*vary_anew(lay_over(file, own), changes))
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
     named_by = {key: value for key, value in {**changes, **own}.items() if key != "storage"}
     for section in _VARIED:
         if section in own:
@@ -150,10 +148,8 @@ def listed_values(key: str, value: Any) -> list[Any] | None:
     if isinstance(value, list):
         return value
     if isinstance(value, str) and "," in value:
-        try:
+        with located(key):
             listed = read_value(f"[{value}]")
-        except ConfigError as error:
-            raise ConfigError(f"{key}: {error}") from None
         return listed if isinstance(listed, list) else None
     return None
 

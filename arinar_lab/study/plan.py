@@ -39,7 +39,7 @@ from ..analysis.text import listed, short
 from ..config.recipe import Recipe, build, merge, nest, parse, read_recipe
 from ..config.schema import flatten, resolved, section
 from ..config.yaml_reader import as_flow, means, read_value
-from ..errors import ConfigError, nearest
+from ..errors import ConfigError, located, nearest
 from ..model.inner.head import Likelihood
 from ..runs.folder import RunFolder, slug
 from ..training.warm_start import inherited
@@ -246,11 +246,9 @@ def read_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
         raise ConfigError(f"{path}: axes: missing; a study varies something, by axes, arms or vary")
     lines = _unreached(path, content, base, changes, chosen)
     seeds = _seeds(path, content)
-    try:
+    with located(path):
         budgets = read_budgets(content.get("budget"))
         references, papers = read_references(content.get("references", False))
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
     found = {name: _arm(path, name, base, change, values, seeds[0]) for name, (change, values) in chosen.items()}
     default = BASE if content.get("vary") else next(iter(found))
     baseline = arm_meant(content.get("baseline", default), found)
@@ -387,22 +385,18 @@ def _matched(path: Path, arms: dict[str, Arm], spec: Any, baseline: str) -> dict
     """The arms, each but one with the width at which it costs what that one does."""
     from .cost import Match
 
-    try:
+    with located(path):
         if not isinstance(spec, dict):
             raise ConfigError(f"match: {spec!r} is not a mapping, as in {{cost: parameters, by: outer.width}}")
         match: Match = section(Match, {"to": baseline, **spec}, "match")
         if match.to not in arms:
             raise ConfigError(f"match.to: {match.to!r} is no arm; one of {', '.join(arms)}")
         target = match.cost_of(arms[match.to].recipe)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
     solved = dict(arms)
     for name, arm in arms.items():
         if name != match.to:
-            try:
+            with located(f"{path}: arm {name}"):
                 recipe, value = match.solve(arm.recipe, target)
-            except ConfigError as error:
-                raise ConfigError(f"{path}: arm {name}: {error}") from None
             parameters = build(recipe, "meta").parameters
             solved[name] = replace(arm, recipe=recipe, parameters=parameters, matched=f"{match.by}={value}")
     return solved
@@ -414,10 +408,8 @@ def _at_budgets(path: Path, arms: dict[str, Arm], budgets: dict[str, Budget]) ->
     for label, budget in budgets.items():
         for arm in arms.values():
             name = f"{arm.name} @ {label}"
-            try:
+            with located(f"{path}: arm {name}"):
                 content = scaled(arm.recipe, budget)
-            except ConfigError as error:
-                raise ConfigError(f"{path}: arm {name}: {error}") from None
             spent = _arm(path, name, content, {}, arm.values, arm.recipe.seed)
             found[name] = replace(spent, matched=arm.matched, budget=label)
     return found
@@ -426,12 +418,10 @@ def _at_budgets(path: Path, arms: dict[str, Arm], budgets: dict[str, Budget]) ->
 def _arm(
     path: Path, name: str, base: dict[str, Any], change: dict[str, Any], values: tuple[Any, ...], seed: int
 ) -> Arm:
-    try:
+    with located(f"{path}: arm {name}"):
         recipe = parse(merge(merge(base, nest(change)), {"seed": seed}))
         experiment = build(recipe, "meta")
         inherited(recipe, experiment)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: arm {name}: {error}") from None
     likelihood = experiment.model.likelihood
     if likelihood == "none" and not experiment.source.levels:
         raise ConfigError(f"{path}: arm {name}: has no likelihood, and this data no Fréchet distance to compare it by")

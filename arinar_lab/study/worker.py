@@ -35,11 +35,11 @@ from optuna.storages._heartbeat import BaseHeartbeat, is_heartbeat_enabled
 from optuna.storages._rdb.models import TrialHeartbeatModel
 from optuna.trial import FrozenTrial, TrialState
 
-from ..errors import ConfigError
+from ..errors import ConfigError, Unusable
 from ..files.atomic import write
 from ..output.text import say
 from ..pipeline import perform
-from .optuna_storage import FAULTS, Unusable, address, alone, patiently, storage
+from .optuna_storage import FAULTS, address, alone, patiently, storage
 from .plan import Job, Plan
 
 _CLAIM_SECONDS = 15  # a worker that has taken a trial holds its folder's lock well before this

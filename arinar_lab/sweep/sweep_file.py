@@ -40,7 +40,7 @@ from optuna.trial import Trial
 from ..analysis.text import short
 from ..config.recipe import Experiment, Recipe, build, merge, nest, parse, read_recipe
 from ..config.schema import resolved
-from ..errors import ConfigError, nearest
+from ..errors import ConfigError, located, nearest
 from ..metrics import UNITS
 from ..runs.folder import RunFolder, find, slug
 from ..study.override import Request, requested, unreached, value_at
@@ -206,10 +206,8 @@ def read_sweep(path: Path, overrides: dict[str, Any] | None = None) -> Sweep:
         ConfigError: with the first fault, in one line.
     """
     content, changes, named_by = sweep_requested(path, overrides)
-    try:
+    with located(path):
         return _read(path, content, changes, study_name(path.stem, named_by))
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
 
 
 def sweep_requested(path: Path, overrides: dict[str, Any] | None) -> Request:

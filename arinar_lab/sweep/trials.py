@@ -31,7 +31,7 @@ from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 
 from ..analysis.statistics import pareto
-from ..errors import ConfigError
+from ..errors import ConfigError, Diverged, Silent
 from ..evaluation.evaluate import is_timed, measure_speed
 from ..files.locks import held
 from ..output.text import say
@@ -39,9 +39,8 @@ from ..pipeline import perform
 from ..quality.measure import measured
 from ..runs.folder import read_json
 from ..runs.history import read_metrics
-from ..study.optuna_storage import FAULTS, Silent, address, alone, patiently, shared, shown, storage
+from ..study.optuna_storage import FAULTS, address, alone, patiently, shared, shown, storage
 from ..study.worker import begin_heartbeats, ending_in_order, heartbeats, is_free, tell
-from ..training.divergence import Diverged
 from ..training.train import Stopped, Watch
 from .sweep_file import BITS, Cell, Sweep, Target
 

@@ -7,12 +7,6 @@ import math
 import torch
 from torch import Tensor
 
-from ..errors import RunFailed
-
-
-class Diverged(RunFailed, RuntimeError):
-    """The loss is no longer finite."""
-
 
 class Finite:
     """Watches numbers of every step on their device, and nobody waits for it until it is asked.

@@ -22,9 +22,10 @@ from torchmetrics import Metric
 from ..config.recipe import Decayed, Experiment, Training
 from ..data.loader import ResumableLoader
 from ..data.sources import some
+from ..errors import Diverged
 from ..model.layers import Vectors
 from ..model.noise import Noise
-from .divergence import Diverged, Finite
+from .divergence import Finite
 from .sharding import shard, whole
 from .warm_start import Conditions
 

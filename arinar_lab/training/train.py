@@ -34,11 +34,10 @@ from ..config.recipe import Experiment, Recipe, build, ready
 from ..data.image_datasets import damaged
 from ..data.latent_cache import Cached
 from ..data.loader import ResumableLoader
-from ..errors import ConfigError
+from ..errors import ConfigError, OutOfMemory
 from ..files.atomic import append, force, write
 from ..files.checksums import remove, save_tensors, seal
 from ..hardware.device import accelerator, device_of, use_processor
-from ..hardware.memory import OutOfMemory
 from ..hardware.precision import warn_of_emulation
 from ..model.weight_files import read_safetensors
 from ..output.text import say

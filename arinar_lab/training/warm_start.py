@@ -18,7 +18,7 @@ from torch import Tensor
 from ..config.recipe import Experiment, Recipe, parse, read_recipe
 from ..config.schema import flatten, resolved
 from ..data.loader import Items, ResumableLoader
-from ..errors import ConfigError
+from ..errors import ConfigError, located
 from ..model.noise import Noise
 from ..model.outer import take
 from ..model.weight_files import read_safetensors
@@ -40,10 +40,8 @@ def source_of(recipe: Recipe) -> RunFolder | None:
     if recipe.init_from is None:
         return None
     path = Path(recipe.init_from.replace("{seed}", str(recipe.seed)))
-    try:
+    with located("init_from"):
         folder = find(path)
-    except ConfigError as error:
-        raise ConfigError(f"init_from: {error}") from None
     if not folder.weights.is_file():
         raise ConfigError(f"init_from: {folder.path} has not finished training; train it to its end first")
     return folder
@@ -60,11 +58,9 @@ def inherited(recipe: Recipe, experiment: Experiment) -> dict[str, Tensor]:
     folder = source_of(recipe)
     if folder is None:
         return {}
-    try:
+    with located("init_from", ValueError):
         refuse_altered(folder.weights)
         theirs = read_safetensors(folder.weights)
-    except ValueError as error:
-        raise ConfigError(f"init_from: {error}") from None
     ours = _modules(experiment).state_dict()
     frozen = [name for name in ours if not name.startswith("model.inner.")]
     fits = {name: value for name, value in theirs.items() if name in ours and value.shape == ours[name].shape}

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from command import arinar
 
-from arinar_lab.errors import ConfigError
-from arinar_lab.files.atomic import DiskFull, check_output, room_for, whole, write
+from arinar_lab.errors import ConfigError, DiskFull
+from arinar_lab.files.atomic import check_output, room_for, whole, write
 
 
 @pytest.mark.parametrize("name", ["x.png", "x.npz", "字" * 85, "a" * 255, "noise"])

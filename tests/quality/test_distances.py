@@ -27,9 +27,8 @@ from arinar_lab.config.schema import resolved
 from arinar_lab.data.image_datasets import ImageFolder
 from arinar_lab.data.latent_cache import Cached
 from arinar_lab.data.sources import Source
-from arinar_lab.errors import ConfigError
+from arinar_lab.errors import ConfigError, OutOfMemory
 from arinar_lab.evaluation.classifier_distance import Images
-from arinar_lab.hardware.memory import OutOfMemory
 from arinar_lab.quality import reference
 from arinar_lab.quality import samples as sampling
 from arinar_lab.quality.distances import Reference, distances, frechet, statistics
@@ -243,14 +242,14 @@ def test_bad_references_are_told_in_one_line():
         "other": "was made with tiny/features/other, and this is tiny/features/",
     }.items():  # fmt: skip
         with pytest.raises(ConfigError, match=rf"^--reference: {name}\.npz.*{reason}"):
-            Reference.read(Path(f"{name}.npz"), TINY)
+            Reference.read(Path(f"{name}.npz"), TINY, "--reference")
     for name, more, reason in [
         ("texts", {"mu": np.array(["a"])}, "has mu of <U1"),
         ("sizes", {"images": np.arange(3)}, r"has images \(3,\)"),
     ]:
         np.savez(f"{name}.npz", **stats | more)
         with pytest.raises(ConfigError, match=rf"^--reference: {name}\.npz {reason}"):
-            Reference.read(Path(f"{name}.npz"), TINY)
+            Reference.read(Path(f"{name}.npz"), TINY, "--reference")
     for name, more, reason in [
         ("negative", {"sigma": -stats["sigma"]}, "no covariance"),
         ("skewed", {"sigma": stats["sigma"] + np.triu(np.ones((16, 16)), 1)}, "no covariance"),

@@ -12,7 +12,7 @@ from arinar_lab.analysis.comparison import effects
 from arinar_lab.analysis.text import listed, spaced
 from arinar_lab.cli import ablate
 from arinar_lab.cli.ablate import finish
-from arinar_lab.errors import ConfigError
+from arinar_lab.errors import ConfigError, Diverged
 from arinar_lab.output.terminal import Terminal
 from arinar_lab.report.notes import notes
 from arinar_lab.report.report import write_report
@@ -20,7 +20,6 @@ from arinar_lab.report.tables import csv_of, markdown, rows, terminal_table
 from arinar_lab.runs.folder import write_json
 from arinar_lab.study.collect import collect
 from arinar_lab.study.plan import read_plan
-from arinar_lab.training.divergence import Diverged
 
 pytestmark = pytest.mark.usefixtures("alone")
 

@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny
 
 from arinar_lab.config.recipe import build
-from arinar_lab.errors import ConfigError
+from arinar_lab.errors import ConfigError, DiskFull
 from arinar_lab.files import atomic as disk
-from arinar_lab.files.atomic import DiskFull, write
+from arinar_lab.files.atomic import write
 from arinar_lab.files.checksums import digest, remove, seal
 from arinar_lab.runs.checkpoints import newest_checkpoint, room_for
 from arinar_lab.runs.folder import RunFolder

@@ -11,9 +11,10 @@ from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from tiny import logged, tiny
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from arinar_lab.errors import Diverged
 from arinar_lab.model.arinar import Arinar
 from arinar_lab.runs.folder import RunFolder
-from arinar_lab.training.divergence import Diverged, Finite
+from arinar_lab.training.divergence import Finite
 from arinar_lab.training.train import train
 
 pytestmark = pytest.mark.usefixtures("alone")

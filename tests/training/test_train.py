@@ -17,7 +17,7 @@ from torch import nn
 
 from arinar_lab.config.recipe import Training, build
 from arinar_lab.data.loader import Items, ResumableLoader
-from arinar_lab.errors import ConfigError
+from arinar_lab.errors import ConfigError, Diverged
 from arinar_lab.evaluation.evaluate import load
 from arinar_lab.files.checksums import save_tensors, seal
 from arinar_lab.hardware.device import use_processor
@@ -26,7 +26,6 @@ from arinar_lab.runs.checkpoints import by_age, newest_checkpoint
 from arinar_lab.runs.folder import RunFolder, read_json
 from arinar_lab.runs.history import read_metrics
 from arinar_lab.training import train as training
-from arinar_lab.training.divergence import Diverged
 from arinar_lab.training.ema import Averaging
 from arinar_lab.training.module import ArinarModule, decayed, rate
 from arinar_lab.training.train import load_weights, train
