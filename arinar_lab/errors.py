@@ -77,17 +77,26 @@ def prefixed(key: str) -> Iterator[None]:
     """
     try:
         yield
-    except ConfigError as error:
-        if not key or f"{error.key}.".startswith(f"{key}."):
-            raise
-        raise ConfigError(*error.args, key=f"{key}.{error.key}" if error.key else key) from None
     except ValueError as error:
-        raise ConfigError(f"{key}.{error}" if key else str(error)) from None
+        if isinstance(error, ConfigError) and (not key or f"{error.key}.".startswith(f"{key}.")):
+            raise
+        name, message = _key_and_message(error)
+        raise ConfigError(message, key=".".join(filter(None, (key, name)))) from None
+
+
+def _key_and_message(error: ValueError) -> tuple[str, str]:
+    """Return the key that an error names, empty where it names none, and its message."""
+    if isinstance(error, ConfigError):
+        return error.key, str(error.args[0])
+    key, colon, message = str(error).partition(": ")
+    return (key, message) if colon else ("", str(error))
 
 
 @contextmanager
 def located(place: object, faults: Faults = ConfigError) -> Iterator[None]:
     """Put a file, an arm or a word before a fault that is raised inside, as in `study.yaml: seeds: missing`.
+
+    A ConfigError that begins with it already passes unchanged.
 
     Arguments:
         faults: the types of errors that are reported so.
@@ -98,7 +107,7 @@ def located(place: object, faults: Faults = ConfigError) -> Iterator[None]:
     try:
         yield
     except faults as error:
-        if isinstance(error, ConfigError) and error.key == str(place):
+        if isinstance(error, ConfigError) and str(error).startswith(f"{place}: "):
             raise
         raise ConfigError(str(error), key=str(place)) from None
 

@@ -9,8 +9,9 @@ import torch
 from tiny import tiny
 
 from arinar_lab import cli
-from arinar_lab.errors import OutOfMemory, fitting, halves
+from arinar_lab.errors import OutOfMemory
 from arinar_lab.evaluation.evaluate import evaluate, generate, load
+from arinar_lab.hardware.memory import fitting, halves
 from arinar_lab.model.arinar import Arinar
 from arinar_lab.runs.folder import RunFolder
 from arinar_lab.training.train import train
