@@ -30,14 +30,19 @@ def test_a_key_is_put_before_the_key_of_an_error(key, error, line):
 
 
 def test_a_place_is_named_once():
-    with pytest.raises(ConfigError, match=r"^study\.yaml: seeds\.0: negative$") as raised:
-        with located("study.yaml"), located("study.yaml"), prefixed("seeds"):
-            raise ConfigError("negative", key="0")
+    line = r"^study\.yaml: seeds\.0: negative$"
+    with (
+        pytest.raises(ConfigError, match=line) as raised,
+        located("study.yaml"),
+        located("study.yaml"),
+        prefixed("seeds"),
+    ):
+        raise ConfigError("negative", key="0")
     assert raised.value.exit_status == 2
 
 
 def test_other_errors_pass():
-    with pytest.raises(DiskFull, match="^full$") as raised, located("study.yaml"), prefixed("data"):
+    with pytest.raises(DiskFull, match=r"^full$") as raised, located("study.yaml"), prefixed("data"):
         raise DiskFull("full")
     assert raised.value.exit_status == 1
 
