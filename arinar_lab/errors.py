@@ -1,4 +1,6 @@
-"""Errors that the command line reports in one line. This module imports only the standard library."""
+"""Errors that the command line reports in one line. This module imports only
+the standard library.
+"""
 
 from __future__ import annotations
 
@@ -47,18 +49,19 @@ class Diverged(ArinarError, RuntimeError):
 class Damaged(ArinarError, RuntimeError):
     """More images are damaged than the recipe allows, or one cannot be read as 8 bits.
 
-    A process of a DataLoader hands its error over as a traceback; the message is the last line of it.
+    A process of a DataLoader hands its error over as a traceback; the message is
+    the last line of it.
     """
 
     def __init__(self, message: str) -> None:
         super().__init__(message.strip().rpartition("Damaged: ")[2])
 
 
-class Silent(ConfigError):
+class StorageUnavailable(ConfigError):
     """A storage does not answer: a command that starts refuses it, and a worker waits for it."""
 
 
-class Unusable(ArinarError):
+class StorageUnusable(ArinarError):
     """Waiting does not mend a storage: it is deleted, damaged, read-only or closed to this user."""
 
 
@@ -67,10 +70,11 @@ Faults = type[Exception] | tuple[type[Exception], ...]
 
 @contextmanager
 def prefixed(key: str) -> Iterator[None]:
-    """Put a key before the key of a fault that is raised inside: `path: no such file` in `data` is at `data.path`.
+    """Put a key before the key of a fault that is raised inside: `path: no such file` in
+    `data` is at `data.path`.
 
-    A part of a model raises a plain ValueError whose text begins with the name of its argument. A ConfigError whose key
-    stands under this one already passes unchanged.
+    A part of a model raises a plain ValueError whose text begins with the name of its argument. A
+    ConfigError whose key stands under this one already passes unchanged.
 
     Raises:
         ConfigError: in place of any ValueError.
@@ -94,7 +98,8 @@ def _key_and_message(error: ValueError) -> tuple[str, str]:
 
 @contextmanager
 def located(place: object, faults: Faults = ConfigError) -> Iterator[None]:
-    """Put a file, an arm or a word before a fault that is raised inside, as in `study.yaml: seeds: missing`.
+    """Put a file, an arm or a word before a fault that is raised inside, as in
+    `study.yaml: seeds: missing`.
 
     A ConfigError that begins with it already passes unchanged.
 
@@ -112,7 +117,7 @@ def located(place: object, faults: Faults = ConfigError) -> Iterator[None]:
         raise ConfigError(str(error), key=str(place)) from None
 
 
-def nearest(name: Any, valid: list[str]) -> str:
+def did_you_mean(name: Any, valid: list[str]) -> str:
     """Return a hint at the valid name that was probably meant, or nothing."""
     close = difflib.get_close_matches(str(name), valid, 1, 0.5)
     return f"; did you mean {close[0]}?" if close else ""

@@ -17,7 +17,11 @@ from arinar_lab.errors import ConfigError, DiskFull, located, prefixed
         ("data", ConfigError("no such file"), "data: no such file"),
         ("data", ConfigError("no such file", key="path"), "data.path: no such file"),
         ("data", ValueError("path: a: no such file"), "data.path: a: no such file"),
-        ("inner", ConfigError("too few", key="inner.head.components"), "inner.head.components: too few"),
+        (
+            "inner",
+            ConfigError("too few", key="inner.head.components"),
+            "inner.head.components: too few",
+        ),
         ("inner", ConfigError("too few", key="innermost"), "inner.innermost: too few"),
         ("", ValueError("freeze: nothing"), "freeze: nothing"),
     ],
@@ -38,15 +42,23 @@ def test_a_place_is_named_once():
         prefixed("seeds"),
     ):
         raise ConfigError("negative", key="0")
+
     assert raised.value.exit_status == 2
 
 
 def test_other_errors_pass():
-    with pytest.raises(DiskFull, match=r"^full$") as raised, located("study.yaml"), prefixed("data"):
+    with (
+        pytest.raises(DiskFull, match=r"^full$") as raised,
+        located("study.yaml"),
+        prefixed("data"),
+    ):
         raise DiskFull("full")
     assert raised.value.exit_status == 1
 
 
 def test_errors_are_imported_without_torch():
-    code = "import sys, arinar_lab.errors; sys.exit('torch' in sys.modules or 'lightning' in sys.modules)"
+    code = (
+        "import sys, arinar_lab.errors; sys.exit('torch' in sys.modules or 'lightning' in "
+        "sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
