@@ -22,12 +22,12 @@ import pandas as pd
 from .analysis.results import Results
 from .config.recipe import read_overrides
 from .errors import ConfigError
-from .evaluation.trained_model import Trained, open_run
-from .report.tables import csv_of, rows
+from .evaluation.trained_model import TrainedModel, open_run
+from .report.tables import runs_csv, plain_table
 from .runs.history import read_metrics
 from .study.collect import collect
 from .study.plan import read_plan
-from .study.status import look, named, read
+from .study.status import run_statuses, study_file, read_status_file
 
 
 def root() -> Path:
@@ -39,11 +39,11 @@ def root() -> Path:
 def newest(where: Path) -> Path | None:
     """The folder of the ablation whose report was written last, of those that are finished; None where there is none."""
     with chdir(where):
-        known = {path.parent: cells for path in Path("studies").glob("*/cells.json") if (cells := read(path))}
+        known = {path.parent: cells for path in Path("studies").glob("*/cells.json") if (cells := read_status_file(path))}
         reports = {folder: folder / "report" / "table.csv" for folder in known}
         there = {folder: report.stat().st_mtime for folder, report in reports.items() if report.is_file()}
         for folder in sorted(there, key=lambda folder: there[folder], reverse=True):
-            if all(cell.state == "done" for cell in look(known[folder])):
+            if all(cell.state == "done" for cell in run_statuses(known[folder])):
                 return where / folder
     return None
 
@@ -64,7 +64,7 @@ def open_study(name: str | Path = "") -> Results:
     if path.suffix == ".yaml":
         file, words = path, list[str]()
     else:
-        file, words = named(path)
+        file, words = study_file(path)
         top = path.resolve().parents[1]
     with chdir(top):  # paths in recipes are relative to it
         plan = replace(read_plan(file, read_overrides(words)), roots=(top / "studies", top / "runs"))
@@ -82,13 +82,13 @@ def missing(results: Results) -> list[str]:
 
 def table(results: Results) -> pd.DataFrame:
     """The report's table, as text: an arm a row."""
-    headings, body = rows(results, results.columns)
+    headings, body = plain_table(results, results.columns)
     return pd.DataFrame(body, columns=headings).set_index("arm")
 
 
 def runs(results: Results) -> pd.DataFrame:
     """The report's table.csv: a row a run, with arm, the axes' values, seed and every metric."""
-    return pd.read_csv(io.StringIO(csv_of(results, literal=True)), keep_default_na=False, na_values=[""])
+    return pd.read_csv(io.StringIO(runs_csv(results, literal=True)), keep_default_na=False, na_values=[""])
 
 
 def summaries(results: Results) -> pd.DataFrame:
@@ -126,7 +126,7 @@ def breakdown(results: Results, by: str) -> pd.DataFrame:
     return pd.DataFrame(found).T.rename_axis(index="arm", columns=by)
 
 
-def open_runs(results: Results, *arms: str) -> dict[str, Trained]:
+def open_runs(results: Results, *arms: str) -> dict[str, TrainedModel]:
     """The trained models of some arms (of all, if none is named), each of its first seed whose weights are here.
 
     An arm without such a seed is left out.

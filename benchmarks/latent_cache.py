@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from arinar_lab.data.latent_cache import Cached, shards
+from arinar_lab.data.latent_cache import LatentCacheSource, shard_ranges
 from arinar_lab.files.checksums import save_tensors
 from arinar_lab.training.datamodule import DataModule
 
@@ -36,7 +36,7 @@ def entry(i: int) -> np.ndarray:
 
 
 def write_ours(folder: Path, n: int) -> None:
-    for k, span in enumerate(shards(n, SHARD)):
+    for k, span in enumerate(shard_ranges(n, SHARD)):
         moments = torch.from_numpy(np.stack([entry(i) for i in span])).unsqueeze(1)
         save_tensors(folder / f"train-{k:05}.safetensors", {"moments": moments, "labels": torch.tensor(span) % 1000})
     save_tensors(folder / "held_out-00000.safetensors", {"moments": moments[:1], "labels": torch.zeros(1).long()})
@@ -53,7 +53,7 @@ def write_ours(folder: Path, n: int) -> None:
 
 
 def read_ours(folder: Path) -> Any:
-    return DataModule(Cached(path=str(folder)), BATCH, 0).train_dataloader()
+    return DataModule(LatentCacheSource(path=str(folder)), BATCH, 0).train_dataloader()
 
 
 def write_litdata(folder: Path, n: int) -> None:

@@ -26,7 +26,7 @@ from latent_cache import SHAPE, anonymous, forget, read_ours, timed, write_ours
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from arinar_lab.config.recipe import build, parse, preset, read_recipe
+from arinar_lab.config.recipe import build, parse_recipe, preset_path, read_recipe
 from arinar_lab.data.image_datasets import ImageFolder
 from arinar_lab.model.noise import Noise
 from arinar_lab.training.datamodule import DataModule
@@ -37,7 +37,7 @@ JPEGS, SIZE = 256, (473, 405)
 
 def operations(name: str) -> tuple[float, float]:
     """Floating-point operations of training on one image, and the share of its tokens that were masked."""
-    recipe = parse(read_recipe(preset(name)))
+    recipe = parse_recipe(read_recipe(preset_path(name)))
     torch.manual_seed(0)
     model = build(recipe).model.train()
     x, noise = torch.randn(1, SHAPE[1] * SHAPE[2], SHAPE[0] // 2), Noise.of(torch.zeros(1, dtype=torch.long), "loader")

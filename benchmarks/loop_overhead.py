@@ -23,12 +23,12 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
-from arinar_lab.config.recipe import Recipe, build, merge, parse, read_overrides, read_recipe
-from arinar_lab.data.loader import Items, ResumableLoader
-from arinar_lab.hardware.device import use_processor
+from arinar_lab.config.recipe import Recipe, build, merge, parse_recipe, read_overrides, read_recipe
+from arinar_lab.data.loader import BatchDataset, ResumableLoader
+from arinar_lab.hardware.device import configure_cpu
 from arinar_lab.runs.folder import RunFolder
-from arinar_lab.training import train as training
-from arinar_lab.training.module import ArinarModule, rate
+from arinar_lab.training import train
+from arinar_lab.training.module import ArinarModule, learning_rate_factor
 
 DIGITS = Path(__file__).parents[1] / "experiments" / "digits.yaml"
 WARM = 10  # steps that are not timed
@@ -44,8 +44,8 @@ def main() -> None:
     words = parser.parse_args()
     steps = words.steps + WARM
     given = {"training": {"steps": steps, "validate_every": steps, "checkpoint_every": steps + 1}}
-    recipe = parse(merge(merge(read_recipe(DIGITS), given), read_overrides(words.overrides)))
-    use_processor(recipe.machine)
+    recipe = parse_recipe(merge(merge(read_recipe(DIGITS), given), read_overrides(words.overrides)))
+    configure_cpu(recipe.machine)
     found: list[tuple[Times, Times]] = []
     for repeat in range(words.repeats):
         ways: list[Callable[[Recipe], Times]] = [lightning, bare]
@@ -82,13 +82,13 @@ class Timer(Callback):
 
 def lightning(recipe: Recipe) -> Times:
     """`train`, in a folder that goes again."""
-    timer, made = Timer(), training._trainer
+    timer, made = Timer(), train._trainer
 
     def with_timer(recipe: Recipe, folder: RunFolder, logger: Any, more: list[Callback], bar: bool) -> Any:
         return made(recipe, folder, logger, [*more, timer], bar)
 
-    with patch.object(training, "_trainer", with_timer), tempfile.TemporaryDirectory() as folder:
-        training.train(recipe, RunFolder(Path(folder)))
+    with patch.object(train, "_trainer", with_timer), tempfile.TemporaryDirectory() as folder:
+        train.train(recipe, RunFolder(Path(folder)))
     return timer.times
 
 
@@ -100,10 +100,10 @@ def bare(recipe: Recipe) -> Times:
     module = ArinarModule(experiment, t, recipe.seed)
     module.fit_to(experiment.source.train[0])
     optimizer: Any = module.configure_optimizers()["optimizer"]
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, t))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, t))
     weights = [p for p in module.parameters() if p.requires_grad]
     averages: list[Any] = [p.detach().clone() for p in weights]
-    loader = ResumableLoader(Items(experiment.source.train), t.batch, recipe.seed)
+    loader = ResumableLoader(BatchDataset(experiment.source.train), t.batch, recipe.seed)
     batches, begun = iter(loader), now()
     module.train()
     for step in range(t.steps):

@@ -18,14 +18,14 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from arinar_lab import pipeline as perform
+from arinar_lab import pipeline
 from arinar_lab.cli import ablate
 from arinar_lab.output.terminal import Terminal
 from arinar_lab.runs.folder import RunFolder, git_state, write_json
 from arinar_lab.study import worker
 from arinar_lab.study.cost import Cost
 from arinar_lab.study.plan import Plan, read_plan
-from arinar_lab.study.status import look, remember
+from arinar_lab.study.status import run_statuses, save_cells
 
 DIGITS = Path(__file__).parents[1] / "experiments" / "digits.yaml"
 
@@ -39,7 +39,7 @@ def main() -> None:
     os.environ["ARINAR_TRACKING"] = words.tracking
     os.environ.pop("ARINAR_STORAGE", None)
     os.environ.pop("MLFLOW_TRACKING_URI", None)
-    vars(perform).update(train=_train, measured=_evaluate)
+    vars(pipeline).update(train=_train, measured=_evaluate)
     vars(ablate).update(attempt=lambda _: Cost(1, 1.0, 1.0, 0.0), run_workers=_forked)
     seconds: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -49,15 +49,15 @@ def main() -> None:
         file.write_text(f"base: {DIGITS}\nseeds: [0]\naxes: {{training.lr: {rates}}}\n")
         with _timed(seconds, "read"):
             plan = read_plan(file)
-        content = remember(plan, file, [])
+        content = save_cells(plan, file, [])
         global _PLAN
         _PLAN = plan
         with _timed(seconds, "ablate"), open("output.txt", "w") as output:
-            status = ablate.ablate(plan, [], words.workers, Terminal(file=output))
+            status = ablate.run_study(plan, [], words.workers, Terminal(file=output))
         with _timed(seconds, "status"):
-            done = sum(cell.state == "done" for cell in look(content))
+            done = sum(cell.state == "done" for cell in run_statuses(content))
         with _timed(seconds, "report"), open("output.txt", "a") as output:
-            ablate.finish(plan, Terminal(file=output))
+            ablate.report_study(plan, Terminal(file=output))
         os.chdir("/")
     assert status == 0 and done == words.arms, f"{done} of {words.arms} arms are done"
     whole = seconds["read"] + seconds["ablate"]
@@ -75,7 +75,7 @@ def _forked(folder: Path, command: list[str], workers: int, threads: int, watch:
         child = os.fork()
         if not child:
             with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
-                failed = worker.work(_PLAN)
+                failed = worker.run_worker(_PLAN)
             os._exit(len(failed))
         children.append(child)
     return all(os.waitpid(child, 0)[1] == 0 for child in children)

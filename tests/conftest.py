@@ -15,9 +15,9 @@ from forked import Forked
 from server import Server
 from tiny import finished, tiny
 
-from arinar_lab.evaluation import evaluate as evaluation
+from arinar_lab.evaluation import evaluate
 from arinar_lab.runs.folder import RunFolder
-from arinar_lab.study import processes as crew
+from arinar_lab.study import processes
 from arinar_lab.study import worker
 
 torch.set_num_threads(1)
@@ -66,8 +66,8 @@ def tracked(alone, empty_store, monkeypatch):
 @pytest.fixture
 def uncounted(monkeypatch):
     """Leave out the counts of memory and operations, half of what a cell costs; they have tests of their own."""
-    monkeypatch.setattr(evaluation, "count_flops", lambda *_: 1e6)
-    monkeypatch.setattr(evaluation, "peak_memory", lambda *_: 1e6)
+    monkeypatch.setattr(evaluate, "count_flops", lambda *_: 1e6)
+    monkeypatch.setattr(evaluate, "peak_memory", lambda *_: 1e6)
 
 
 @pytest.fixture(scope="session")
@@ -104,7 +104,7 @@ def forked(monkeypatch):
         return started[-1]
 
     spawn = SimpleNamespace(Popen=start, STDOUT=subprocess.STDOUT, TimeoutExpired=subprocess.TimeoutExpired)
-    monkeypatch.setattr(crew, "subprocess", spawn)
+    monkeypatch.setattr(processes, "subprocess", spawn)
     yield started
     signal.alarm(0)
     for process in started:

@@ -12,9 +12,9 @@ from scipy.stats import ks_2samp
 from torch import Tensor
 
 from arinar_lab.model.arinar import Arinar
-from arinar_lab.model.checks import guided_error, integral, ks, numbers, randomise, rows_of  # noqa: F401
+from arinar_lab.model.checks import guided_error, integral, ks_distance, normal_numbers, randomise, rows_of  # noqa: F401
 from arinar_lab.model.heads import HEADS
-from arinar_lab.model.inner.head import Head, HeadMaker
+from arinar_lab.model.inner.head import Head, HeadFactory
 from arinar_lab.model.layers import initialise
 from arinar_lab.model.noise import Noise
 from arinar_lab.model.outer import OUTERS, Outer, take  # noqa: F401
@@ -37,7 +37,7 @@ SMALL: dict[str, dict[str, int]] = {
 """Arguments that make the costlier heads small."""
 
 
-def maker_of(kind: str, **arguments: int) -> HeadMaker:
+def maker_of(kind: str, **arguments: int) -> HeadFactory:
     """A small head of this kind, with what it is built from."""
     return partial(HEADS[kind], **ARGUMENTS.get(kind, dict)(), **{**SMALL.get(kind, {}), **arguments})
 
@@ -49,7 +49,7 @@ def make_head(
     maker = maker_of(kind, **arguments)
     head = HEADS["feature_ar"](CONTEXT, features, head=maker, **INSIDE, group=2) if inside else maker(CONTEXT, features)
     initialise(head, 0)
-    head.fit(numbers(500, 1, features, seed=1, dtype=torch.float32))
+    head.fit(normal_numbers(500, 1, features, seed=1, dtype=torch.float32))
     return randomise(head.to(dtype)).eval()
 
 
@@ -63,20 +63,20 @@ def make_model(
     inner = partial(HEADS["feature_ar"], head=head, group=group, **INSIDE) if inside else head
     maker = partial(OUTERS[outer], width=16, heads=2, **depth, **arguments)
     model = Arinar(TOKENS, FEATURES, CLASSES, maker, inner, seed=seed)
-    model.inner.fit(numbers(500, 1, FEATURES, seed=1, dtype=torch.float32))
+    model.inner.fit(normal_numbers(500, 1, FEATURES, seed=1, dtype=torch.float32))
     return randomise(model.to(dtype)).eval()
 
 
 def feature_leak(head: Head, j: int) -> Tensor:
     """How much each term of log p, or of the loss where there is none, moves when feature j does: [G], in their order."""
-    density, x = head(numbers(5, CONTEXT)), numbers(5, FEATURES, seed=2)
+    density, x = head(normal_numbers(5, CONTEXT)), normal_numbers(5, FEATURES, seed=2)
     moved = x.clone()
     moved[:, j] += 1.0
-    if "log_prob" in head.can:
+    if "log_prob" in head.capabilities:
         before, after = (density.terms(value, images(5)) for value in (x, moved))
     else:
         at = torch.arange(head.groups).expand(5, -1)
-        before, after = (b.loss(g, images(5).at(at)) for g, b in (density._teach(value) for value in (x, moved)))
+        before, after = (b.loss(g, images(5).at(at)) for g, b in (density._teacher_force(value) for value in (x, moved)))
     return (after - before).abs().amax(0)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from tiny import write_study
 
-from arinar_lab.files.atomic import write
+from arinar_lab.files.atomic import write_atomically
 from arinar_lab.runs.folder import write_json
 from arinar_lab.study.plan import Plan, read_plan
 
@@ -98,7 +98,7 @@ def _plan(path: Path, content: str) -> Plan:
 def _fill(run: Path, evaluation: Path, seed: int) -> None:
     """A history of three steps, twelve images, and the beliefs about two features."""
     rows = [f"{step},{name},{2.5 - step / 10 + seed / 10}" for step in (1, 2, 3) for name in ("train/loss", BITS)]
-    write(run / "metrics.csv", "\n".join(["step,name,value", *rows, ""]))
+    write_atomically(run / "metrics.csv", "\n".join(["step,name,value", *rows, ""]))
     (evaluation / "samples").mkdir()
     rng = np.random.default_rng(seed)
     np.save(evaluation / "samples" / "images.npy", rng.integers(0, 17, (12, 1, 8, 8), np.uint8))

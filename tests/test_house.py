@@ -119,7 +119,7 @@ SAVES = ("savefig", "save_image", "save", "savez", "savez_compressed", "imsave")
 
 
 def test_pictures_and_arrays_are_written_whole():
-    """What saves to a path saves to the draft of `atomic.whole`, whatever opens the file meanwhile."""
+    """What saves to a path saves to the draft of `atomic.atomic_draft`, whatever opens the file meanwhile."""
     saved = []
     for path in PACKAGE.rglob("*.py"):
         for node in [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]:

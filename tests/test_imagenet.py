@@ -11,8 +11,8 @@ from extractor import FEW
 from PIL import Image
 from tiny import EXPERIMENTS
 
-from arinar_lab.data.loader import Order
-from arinar_lab.model.codecs.kl_autoencoder import Shape
+from arinar_lab.data.loader import EpochOrder
+from arinar_lab.model.codecs.kl_autoencoder import AutoencoderShape
 from arinar_lab.model.codecs.kl_checkpoints import random_kl
 
 DATA = Path(__file__).parent / "data"
@@ -42,14 +42,14 @@ def imagenet(alone):
             for k in range(count):
                 coarse = numbers.integers(0, 256, (8, 8, 3), dtype=np.uint8)
                 Image.fromarray(coarse).resize((300, 260 + 10 * c)).save(folder / f"{k}.JPEG")
-    shape = Shape(16, (32, 32, 32, 32, 32), blocks=1, encoder_attention=frozenset({4}))
+    shape = AutoencoderShape(16, (32, 32, 32, 32, 32), blocks=1, encoder_attention=frozenset({4}))
     torch.save({"model": random_kl(shape).state_dict()}, alone / "kl16.ckpt")
     return alone
 
 
 @pytest.mark.slow
 def test_the_preset_trains_on_images_evaluates_and_samples(imagenet, capsys, uncounted):
-    c, k = divmod(next(iter(Order(2 * CLASSES, 0))) % (2 * CLASSES), 2)  # the first image that training reads
+    c, k = divmod(next(iter(EpochOrder(2 * CLASSES, 0))) % (2 * CLASSES), 2)  # the first image that training reads
     damaged = imagenet / "images" / "train" / f"n{c:08}" / f"{k}.JPEG"
     damaged.write_bytes(damaged.read_bytes()[:900])
     assert arinar("train", PRESET, *SMALL) == 0

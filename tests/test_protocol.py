@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from tiny import EXPERIMENTS
 
-from arinar_lab.model.codecs.kl_autoencoder import Shape
+from arinar_lab.model.codecs.kl_autoencoder import AutoencoderShape
 from arinar_lab.model.codecs.kl_checkpoints import random_kl
 
 PRESET = str(EXPERIMENTS / "imagenet256_arinar_b.yaml")
@@ -54,7 +54,7 @@ def write_images(each):
             for k in range(count):
                 coarse = numbers.integers(0, 256, (8, 8, 3), dtype=np.uint8)
                 Image.fromarray(coarse).resize((256, 256)).save(folder / f"{k}.png")
-    shape = Shape(16, (32, 32, 32, 32, 32), blocks=1, encoder_attention=frozenset({4}))
+    shape = AutoencoderShape(16, (32, 32, 32, 32, 32), blocks=1, encoder_attention=frozenset({4}))
     torch.save({"model": random_kl(shape).state_dict()}, "kl16.ckpt")
 
 

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..config.schema import Part
+from ..config.schema import Component
 from ..metrics import BITS, DISTANCE, DISTANCES, LEVEL, RESOLUTION, Column
 from ..study.plan import Arm
 from .outliers import outliers
@@ -26,11 +26,11 @@ from .pooled_variance import spreads
 from .results import Results
 from .statistics import (
     ALPHA,
-    MOST,
+    MAX_SEEDS,
     Interval,
-    Spread,
-    around,
-    cohen,
+    PooledSD,
+    interval_around,
+    cohens_d,
     difference,
     holm,
     interval,
@@ -39,13 +39,13 @@ from .statistics import (
     size_interval,
     welch,
 )
-from .text import listed
+from .text import join_names
 
 _NAMED = 8  # arms beyond which they are counted
-LOOSER = "a bound that reads worse shows nothing"
+LOOSER_BOUND = "a bound that reads worse shows nothing"
 CLAIMS = (BITS, LEVEL, RESOLUTION, *DISTANCES)
 
-PROTOCOL = (
+TEST_PROTOCOL = (
     "Differences are paired by seed; ± is their 95 % t-interval, each for itself. How far a difference strays from seed to"
     " seed is told by the pairs of all arms that agree on it (Cochran's test) where the line says of how many arms the spread"
     " is; a difference that strays farther than those together is judged by its own seeds, with degrees of freedom between"
@@ -75,15 +75,15 @@ class Effect:
     difference: Interval
     p: float
     adjusted: float
-    spread: Spread | None
+    spread: PooledSD | None
     resolved: bool
-    rivals: int
+    unresolved_count: int
     doubt: str = ""
     caution: str = ""
     unpaired: tuple[int, int] | None = None
 
     @property
-    def concluded(self) -> bool:
+    def supported(self) -> bool:
         """Whether one of the two is better in truth, as far as may be told."""
         return self.resolved and not self.doubt
 
@@ -104,7 +104,7 @@ class Effect:
     @property
     def size(self) -> float:
         """Cohen's d of the paired differences; nan for one seed."""
-        return cohen(self.difference.mean, self.spread) if self.spread else math.nan
+        return cohens_d(self.difference.mean, self.spread) if self.spread else math.nan
 
     @property
     def size_interval(self) -> tuple[float, float]:
@@ -117,17 +117,17 @@ class Effect:
         tells nothing."""
         if self.resolved or self.spread is None:
             return None
-        return seeds_to_add(self.size, self.difference.n, self.spread, ALPHA / self.rivals)
+        return seeds_to_add(self.size, self.difference.n, self.spread, ALPHA / self.unresolved_count)
 
 
-def compare(results: Results, metrics: Sequence[str] = CLAIMS) -> list[Effect]:
+def compare_arms(results: Results, metrics: Sequence[str] = CLAIMS) -> list[Effect]:
     """Every arm against the baseline, for the metrics that were measured, in the order of the table."""
     return [effect for c in results.columns if c.metric in metrics for effect in _of_metric(results, c.metric)]
 
 
 def compare_all(results: Results) -> list[Effect]:
     """The same of a study with budgets: every arm against the baseline at its own budget."""
-    return [effect for part in results.by_budget for effect in compare(part)]
+    return [effect for part in results.by_budget for effect in compare_arms(part)]
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class _Test:
     """A difference before the correction for their number; p is None where one seed tells nothing."""
 
     difference: Interval
-    spread: Spread | None
+    spread: PooledSD | None
     p: float | None
     unpaired: tuple[int, int] | None = None
 
@@ -144,13 +144,13 @@ def _of_metric(results: Results, metric: str) -> list[Effect]:
     tests = _tests(results, metric, results.baseline)
     ps = {name: test.p for name, test in tests.items() if test.p is not None}
     adjusted = dict(zip(ps, holm(list(ps.values())), strict=True))
-    rivals, odd = sum(p >= ALPHA for p in adjusted.values()), stray(results, metric)
+    rivals, odd = sum(p >= ALPHA for p in adjusted.values()), outlying_runs(results, metric)
 
     effects = []
     for arm in (arm for arm in results.plan.arms if arm.name in tests):
         test, p = tests[arm.name], adjusted.get(arm.name, 1.0)
         doubt = _doubt(results, arm, results.baseline, metric, test.difference.mean)
-        said = caution(results, arm, metric, odd)
+        said = condition_caution(results, arm, metric, odd)
         effects.append(
             Effect(arm.name, metric, test.difference, ps.get(arm.name, 1.0), p, test.spread, p < ALPHA, rivals, doubt, said,
                    test.unpaired)
@@ -170,7 +170,7 @@ def _tests(results: Results, metric: str, baseline: Arm) -> dict[str, _Test]:
     for name, values in others.items():
         if common := sorted(values.keys() & base.keys()):
             pairs[name] = {seed: _less(values[seed], base[seed]) for seed in common}
-    spreads_of, tests = _told(pairs), {}
+    spreads_of, tests = _spread_by_arm(pairs), {}
     for name, values in others.items():
         if name in pairs:
             tests[name] = _paired(list(pairs[name].values()), spreads_of.get(name))
@@ -179,10 +179,10 @@ def _tests(results: Results, metric: str, baseline: Arm) -> dict[str, _Test]:
     return tests
 
 
-def _paired(pair: list[float], spread: Spread | None) -> _Test:
+def _paired(pair: list[float], spread: PooledSD | None) -> _Test:
     if spread is None:
         return _Test(interval(pair), None, None)
-    size = cohen(statistics.fmean(pair), spread)
+    size = cohens_d(statistics.fmean(pair), spread)
     return _Test(difference(pair, spread), spread, p_value(size, len(pair), spread.df))
 
 
@@ -192,10 +192,10 @@ def _unpaired(values: list[float], base: list[float]) -> _Test:
         return _Test(Interval(mean, math.inf, 1), None, None, counts)
     spread = welch(values, base)
     n = min(counts)
-    return _Test(around(mean, n, spread), spread, p_value(cohen(mean, spread), n, spread.df), counts)
+    return _Test(interval_around(mean, n, spread), spread, p_value(cohens_d(mean, spread), n, spread.df), counts)
 
 
-def concluded_pairs(results: Results, metric: str) -> set[frozenset[str]]:
+def resolved_pairs(results: Results, metric: str) -> set[frozenset[str]]:
     """The pairs of arms that differ, whichever of all they are: by the tests of every report, Holm's over all pairs.
 
     Either arm of a pair may be the baseline of its test, and pools other differences then; the larger p counts.
@@ -219,25 +219,25 @@ def concluded_pairs(results: Results, metric: str) -> set[frozenset[str]]:
 def _doubt(results: Results, arm: Arm, baseline: Arm, metric: str, difference: float) -> str:
     """Why a difference says nothing of the models; empty where it may be theirs."""
     if not metric.startswith("val/"):
-        return other_reference(results, arm, baseline, metric)
-    ours, theirs = bounds(results, arm), bounds(results, baseline)
+        return references_differ(results, arm, baseline, metric)
+    ours, theirs = bound_label(results, arm), bound_label(results, baseline)
     if ours == theirs and len(ours) < 2:
         return ""
     if len(ours) > 1 or len(theirs) > 1 or all(ours | theirs):
         named = sorted(ours | theirs)
         return f"bounds differ by how loose they are, too ({' against '.join(name or 'exact' for name in named)})"
     loose = "" not in ours
-    return LOOSER if (difference > 0) == loose else ""
+    return LOOSER_BOUND if (difference > 0) == loose else ""
 
 
-def unlike_bounds(results: Results) -> list[str]:
+def incomparable_bounds(results: Results) -> list[str]:
     """Arms whose likelihood is a bound, where not all arms' are one kind of bound at one number of steps."""
-    of = {arm.name: bounds(results, arm) for arm in results.plan.arms if results.reports[arm.name]}
+    of = {arm.name: bound_label(results, arm) for arm in results.plan.arms if results.reports[arm.name]}
     alike = len(set().union(*of.values())) < 2
     return [] if alike else [name for name, kinds in of.items() if kinds != {""}]
 
 
-def bounds(results: Results, arm: Arm) -> set[str]:
+def bound_label(results: Results, arm: Arm) -> set[str]:
     """What makes an arm's likelihood a bound, with its steps, as in `masked, 8 steps`; an empty name of what is none."""
     names = set()
     for report in results.reports[arm.name].values():
@@ -250,13 +250,13 @@ def bounds(results: Results, arm: Arm) -> set[str]:
 
 def _loose(part: Any) -> list[str]:
     """The kinds of a part, and of the parts within it, whose likelihood is no exact one."""
-    if not isinstance(part, Part):
+    if not isinstance(part, Component):
         return []
-    own = [part.kind] if getattr(part.maker, "likelihood", "exact") != "exact" else []
+    own = [part.kind] if getattr(part.factory, "likelihood", "exact") != "exact" else []
     return own + [kind for value in part.arguments.values() for kind in _loose(value)]
 
 
-def other_reference(results: Results, arm: Arm, baseline: Arm, metric: str) -> str:
+def references_differ(results: Results, arm: Arm, baseline: Arm, metric: str) -> str:
     """Whether a published distance of two arms was taken against two references, or in the features of two networks."""
     if metric not in DISTANCES or metric == DISTANCE:
         return ""
@@ -276,7 +276,7 @@ def other_reference(results: Results, arm: Arm, baseline: Arm, metric: str) -> s
     return ""
 
 
-def _told(pairs: dict[str, dict[int, float]]) -> dict[str, Spread]:
+def _spread_by_arm(pairs: dict[str, dict[int, float]]) -> dict[str, PooledSD]:
     """The spread of each arm; arms that are one model under this reading tell it once."""
     first: dict[str, str] = {}
     for arm, pair in pairs.items():
@@ -285,10 +285,10 @@ def _told(pairs: dict[str, dict[int, float]]) -> dict[str, Spread]:
     return {arm: told[first[arm]] for arm in pairs if first[arm] in told}
 
 
-def commensurable(results: Results, arm: Arm, metric: str) -> bool:
+def is_comparable(results: Results, arm: Arm, metric: str) -> bool:
     """Whether an arm's numbers are of the same thing as the baseline's: the same data, and the same reference of a distance."""
     same = _same_data(results, arm, results.baseline, metric)
-    return same and not other_reference(results, arm, results.baseline, metric)
+    return same and not references_differ(results, arm, results.baseline, metric)
 
 
 def _same_data(results: Results, arm: Arm, baseline: Arm, metric: str) -> bool:
@@ -297,9 +297,9 @@ def _same_data(results: Results, arm: Arm, baseline: Arm, metric: str) -> bool:
     return not metric.startswith(("val/", "train/")) or len(units) < 2
 
 
-def stray(results: Results, metric: str) -> list[tuple[str, int]]:
+def outlying_runs(results: Results, metric: str) -> list[tuple[str, int]]:
     """Arm and seed of the runs that lie far from the other seeds of their arm (`outliers.py`)."""
-    arms = [arm for arm in results.plan.arms if commensurable(results, arm, metric)]
+    arms = [arm for arm in results.plan.arms if is_comparable(results, arm, metric)]
     return outliers({arm.name: results.values(arm, metric) for arm in arms})
 
 
@@ -308,13 +308,13 @@ def _less(a: float, b: float) -> float:
     return 0.0 if math.isclose(a, b, rel_tol=1e-12) else a - b
 
 
-def effects(results: Results, arms: Sequence[str] = ()) -> list[str]:
+def effect_lines(results: Results, arms: Sequence[str] = ()) -> list[str]:
     """One line for each arm and reading: the difference to the baseline, and whether it is resolved.
 
     arms: those that are shown, all of them without; the tests are over all arms of the results either way.
     """
     columns = {column.metric: column for column in results.columns}
-    shown = [effect for effect in compare(results) if not arms or effect.arm in arms]
+    shown = [effect for effect in compare_arms(results) if not arms or effect.arm in arms]
     return [_line(effect, columns[effect.metric], results.plan.baseline) for effect in shown]
 
 
@@ -352,12 +352,12 @@ def verdict(effect: Effect, column: Column) -> str:
 
 def _to_add(fewest: int, most: int) -> str:
     """How many more seeds would do, as a range."""
-    if fewest > MOST:
-        return f"more than {MOST} more seeds would be needed"
+    if fewest > MAX_SEEDS:
+        return f"more than {MAX_SEEDS} more seeds would be needed"
     if fewest == most:
         seeds = "one more seed" if most == 1 else f"about {most} more seeds"
     else:
-        seeds = f"about {fewest} to {most if most <= MOST else f'more than {MOST}'} more seeds"
+        seeds = f"about {fewest} to {most if most <= MAX_SEEDS else f'more than {MAX_SEEDS}'} more seeds"
     return f"{seeds} would resolve an effect of this size"
 
 
@@ -370,10 +370,10 @@ def summary(found: Sequence[Effect], columns: Sequence[Column]) -> list[str]:
         keys = ["better", "worse", *(f"not concluded, for {doubt}" for doubt in doubts), "not resolved"]
         named: dict[str, list[str]] = {key: [] for key in keys}
         for effect in of_metric:
-            settled = verdict(effect, column) if effect.concluded else f"not concluded, for {effect.doubt}"
+            settled = verdict(effect, column) if effect.supported else f"not concluded, for {effect.doubt}"
             named[settled if effect.resolved else "not resolved"].append(effect.arm)
         parts = [
-            f"{key}: {listed(arms) if len(arms) <= _NAMED else f'{len(arms)} arms'}"
+            f"{key}: {join_names(arms) if len(arms) <= _NAMED else f'{len(arms)} arms'}"
             for key, arms in named.items()
             if arms
         ]
@@ -396,13 +396,13 @@ _MEASURED = {
 """Where a report says what it is of, and in which words."""
 
 
-def caution(results: Results, arm: Arm, metric: str, odd: Sequence[tuple[str, int]] = ()) -> str:
+def condition_caution(results: Results, arm: Arm, metric: str, odd: Sequence[tuple[str, int]] = ()) -> str:
     """How the runs that a comparison rests on differ, where they should not: code, device, versions, evaluation.
 
     odd: the runs that lie far from their arm's other seeds; those of the two arms are named.
     """
     runs = [*results.reports[arm.name].values(), *results.reports[results.plan.baseline].values()]
-    differ = {name: name for name in mixed(runs)}
+    differ = {name: name for name in differing_conditions(runs)}
     kinds = [_kinds(results, each) for each in (arm, results.baseline)]
     if metric.startswith("val/") and kinds[0] != kinds[1]:
         differ["kind"] = f"likelihoods ({', '.join(kinds[0])} against {', '.join(kinds[1])})"
@@ -431,7 +431,7 @@ def _kinds(results: Results, arm: Arm) -> list[str]:
     return sorted({r.get("likelihood", {}).get("kind", "unknown") for r in results.reports[arm.name].values()})
 
 
-def mixed(reports: Sequence[dict[str, Any]]) -> list[str]:
+def differing_conditions(reports: Sequence[dict[str, Any]]) -> list[str]:
     """What runs should share and do not: the code's version, device, torch …; what a report does not say is not counted."""
     told: dict[str, set[Any]] = {
         "the code's version": {tuple(r.get("git", {}).get(key) for key in ("commit", "dirty")) for r in reports}

@@ -18,11 +18,11 @@ import math
 from collections.abc import Mapping
 from statistics import fmean
 
-from .pooled_variance import at_least
-from .statistics import Spread, cohen, p_value
+from .pooled_variance import larger_spread
+from .statistics import PooledSD, cohens_d, p_value
 
 FALSE_ALARMS = 0.01  # share of the studies, by metric
-LEAST = 3  # seeds of an arm: of two it cannot be told which is the odd one
+MIN_SEEDS = 3  # seeds of an arm: of two it cannot be told which is the odd one
 
 Run = tuple[str, int]
 """Arm and seed."""
@@ -52,25 +52,25 @@ def _distinct(values: Mapping[str, Mapping[int, float]]) -> dict[str, dict[int, 
 
 
 def _chances(values: Mapping[str, Mapping[int, float]]) -> dict[Run, float]:
-    """Two-sided p of each run of an arm of `LEAST` seeds and more, against the other seeds of its arm."""
+    """Two-sided p of each run of an arm of `MIN_SEEDS` seeds and more, against the other seeds of its arm."""
     squares = {arm: _squares(list(by_seed.values())) for arm, by_seed in values.items()}
     df = sum(len(by_seed) - 1 for by_seed in values.values()) - 1  # less the run in question
     chances = {}
     for arm, by_seed in values.items():
-        for seed, value in by_seed.items() if len(by_seed) >= LEAST else ():
+        for seed, value in by_seed.items() if len(by_seed) >= MIN_SEEDS else ():
             peers = [other for name, other in by_seed.items() if name != seed]
             own = _squares(peers)
             pooled = math.sqrt(max(0.0, sum(squares.values()) - squares[arm] + own) / df)
-            alone = Spread(math.sqrt(own / (len(peers) - 1)), len(peers) - 1)
-            chances[arm, seed] = _p(value, peers, at_least(alone, Spread(pooled, df, len(values))))
+            alone = PooledSD(math.sqrt(own / (len(peers) - 1)), len(peers) - 1)
+            chances[arm, seed] = _p(value, peers, larger_spread(alone, PooledSD(pooled, df, len(values))))
     return chances
 
 
-def _p(value: float, peers: list[float], spread: Spread) -> float:
+def _p(value: float, peers: list[float], spread: PooledSD) -> float:
     mean = fmean(peers)
     if math.isclose(value, mean, rel_tol=1e-12):
         return 1.0
-    return p_value(cohen(value - mean, spread) / math.sqrt(1 + 1 / len(peers)), 1, spread.df)
+    return p_value(cohens_d(value - mean, spread) / math.sqrt(1 + 1 / len(peers)), 1, spread.df)
 
 
 def _squares(values: list[float]) -> float:

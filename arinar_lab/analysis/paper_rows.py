@@ -14,9 +14,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import ConfigError, nearest
+from ..errors import ConfigError, did_you_mean
 
-ESTIMATORS = "scikit-learn"
+ESTIMATORS_KEY = "scikit-learn"
 _SAID = ("protocol", "steps", "hardware", "source")
 _NEEDED = ("name", "protocol", "source")
 
@@ -55,11 +55,11 @@ def read_references(spec: Any) -> tuple[bool, tuple[PaperRow, ...]]:
         return spec, ()
     if not isinstance(spec, list):
         raise ConfigError(f"references: {spec!r} is not true or false, nor a list of rows")
-    rows = tuple(_row(row, f"references.{i}") for i, row in enumerate(spec) if row != ESTIMATORS)
+    rows = tuple(_row(row, f"references.{i}") for i, row in enumerate(spec) if row != ESTIMATORS_KEY)
     names = [row.name for row in rows]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"references: {twice[0]} stands there twice")
-    return ESTIMATORS in spec, rows
+    return ESTIMATORS_KEY in spec, rows
 
 
 def _row(row: Any, path: str) -> PaperRow:
@@ -71,10 +71,10 @@ def _row(row: Any, path: str) -> PaperRow:
         raise ConfigError(f"{path}: {strange[0]!r} is not a name")
     if missing := [key for key in _NEEDED if not row.get(key)]:
         typed = next(
-            (key for key in row if key not in (*_SAID, "name") and missing[0] in nearest(key, [missing[0]])), ""
+            (key for key in row if key not in (*_SAID, "name") and missing[0] in did_you_mean(key, [missing[0]])), ""
         )
         if typed:
-            raise ConfigError(f"{path}.{typed}: unknown{nearest(typed, [missing[0]])}")
+            raise ConfigError(f"{path}.{typed}: unknown{did_you_mean(typed, [missing[0]])}")
         raise ConfigError(f"{path}.{missing[0]}: missing; a number that is not ours says {', '.join(_NEEDED)}")
     ours = {name: column.metric for column in COLUMNS for name in (column.metric, column.heading)}
     values: dict[str, float] = {}
@@ -84,7 +84,7 @@ def _row(row: Any, path: str) -> PaperRow:
         if key not in ours:
             headings = [column.heading for column in COLUMNS]
             raise ConfigError(
-                f"{path}.{key}: no metric of ours; one of {', '.join(headings)}{nearest(key, list(ours))}"
+                f"{path}.{key}: no metric of ours; one of {', '.join(headings)}{did_you_mean(key, list(ours))}"
             )
         if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
             raise ConfigError(f"{path}.{key}: {value!r} is not a number")

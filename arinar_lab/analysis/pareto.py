@@ -23,11 +23,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..metrics import BITS, DISTANCES, GAP, SPEED, Column
-from .comparison import commensurable, compare, unlike_bounds
+from .comparison import is_comparable, compare_arms, incomparable_bounds
 from .conditions import unreliable_speeds
 from .results import Results
-from .statistics import Interval, hypervolume, interval, pareto
-from .text import listed
+from .statistics import Interval, hypervolume, interval, pareto_indices
+from .text import join_names
 
 Point = tuple[float, float]
 """Cost and loss."""
@@ -35,7 +35,7 @@ Points = Mapping[str, Mapping[int, Point]]
 """Arm → seed → point."""
 _NAMED = 6  # dominated arms beyond which they are counted
 
-PROTOCOL = (
+FRONT_PROTOCOL = (
     "An arm is on the front of quality against speed where no other arm's means are at least as good in both and better in"
     " one; in brackets is its attainment, the share of seeds in whose own front it stands. The front bends at the arm farthest"
     " below the line through its ends, both axes scaled to [0, 1] (knee). Hypervolume is the share of the box from the best to"
@@ -44,10 +44,10 @@ PROTOCOL = (
 )
 
 
-def front(points: Mapping[str, Point]) -> list[str]:
+def pareto_front(points: Mapping[str, Point]) -> list[str]:
     """Arms on the front, the cheapest first."""
     arms = list(points)
-    return sorted((arms[i] for i in pareto(list(points.values()))), key=points.__getitem__)
+    return sorted((arms[i] for i in pareto_indices(list(points.values()))), key=points.__getitem__)
 
 
 def dominators(points: Mapping[str, Point]) -> dict[str, list[str]]:
@@ -60,26 +60,26 @@ def dominators(points: Mapping[str, Point]) -> dict[str, list[str]]:
 
 def fronts(points: Points) -> dict[int, list[str]]:
     """Seed → its own front, of the seeds that all arms have."""
-    return {seed: front({arm: by_seed[seed] for arm, by_seed in points.items()}) for seed in shared(points)}
+    return {seed: pareto_front({arm: by_seed[seed] for arm, by_seed in points.items()}) for seed in common_seeds(points)}
 
 
-def shared(points: Points) -> list[int]:
+def common_seeds(points: Points) -> list[int]:
     """Seeds that all arms have; no other seed's front is comparable."""
     return sorted(set.intersection(*(set(by_seed) for by_seed in points.values()))) if points else []
 
 
-def attained(points: Points) -> dict[str, float]:
+def attainment(points: Points) -> dict[str, float]:
     """Share of the seeds in which an arm is on the front; empty where fewer than two seeds have all arms."""
     found = list(fronts(points).values())
     return {arm: statistics.fmean(arm in f for f in found) for arm in points} if len(found) > 1 else {}
 
 
-def surface(points: Points) -> list[tuple[float, float, float, float]]:
+def attainment_surface(points: Points) -> list[tuple[float, float, float, float]]:
     """(cost, least loss at it or less in the best, in the median and in the worst seed), a step at each cost seen.
 
     Infinite where a seed has nothing at that cost. The median is the loss attained in at least half of the seeds.
     """
-    seeds, rows = shared(points), []
+    seeds, rows = common_seeds(points), []
     for cost in sorted({by_seed[seed][0] for by_seed in points.values() for seed in seeds}):
         least = sorted(
             min((p[seed][1] for p in points.values() if p[seed][0] <= cost), default=math.inf) for seed in seeds
@@ -90,7 +90,7 @@ def surface(points: Points) -> list[tuple[float, float, float, float]]:
 
 def volume(points: Points) -> Interval | None:
     """Hypervolume of each seed's front on axes scaled from the best to the worst seen, and its interval over seeds."""
-    seeds = shared(points)
+    seeds = common_seeds(points)
     seen = [by_seed[seed] for by_seed in points.values() for seed in seeds]
     if not seen:
         return None
@@ -106,7 +106,7 @@ def _scale(seen: Sequence[Point]) -> Callable[[Point], Point]:
 
 def knee(points: Mapping[str, Point]) -> str | None:
     """The arm of the front farthest below the chord between its ends; None where none is below (Das, 1999)."""
-    ends = front(points)
+    ends = pareto_front(points)
     if len(ends) < 3:
         return None
     scale = _scale([points[arm] for arm in ends])
@@ -174,7 +174,7 @@ class Frontier:
                 _back(self.quality, median),
                 _back(self.quality, worst),
             )
-            for cost, best, median, worst in surface(self.points)
+            for cost, best, median, worst in attainment_surface(self.points)
         ]
 
 
@@ -188,13 +188,13 @@ def frontier(results: Results, quality: str | None = None, speed: str = SPEED) -
     readings: dict[str, dict[int, tuple[float, float]]] = {}
     for arm in results.plan.arms:
         costs, losses = results.values(arm, speed), results.values(arm, quality)
-        if not commensurable(results, arm, quality):
+        if not is_comparable(results, arm, quality):
             losses = {}
         readings[arm.name] = {seed: (costs[seed], losses[seed]) for seed in sorted(costs.keys() & losses.keys())}
-    return placed(q, s, readings, unreliable_speeds(results) if speed.startswith("speed/") else "")
+    return frontier_from_readings(q, s, readings, unreliable_speeds(results) if speed.startswith("speed/") else "")
 
 
-def placed(
+def frontier_from_readings(
     quality: Column, speed: Column, readings: Mapping[str, Mapping[int, tuple[float, float]]], doubt: str = ""
 ) -> Frontier | None:
     """Where arms stand by their readings: arm → seed → (speed, quality) as measured; None where no arm has any.
@@ -212,7 +212,7 @@ def placed(
     missing = [arm for arm in readings if arm not in points]
     volumes = volume(points)
     return Frontier(
-        quality, speed, points, means, missing, front(means), dominators(means), attained(points), knee(means), volumes,
+        quality, speed, points, means, missing, pareto_front(means), dominators(means), attainment(points), knee(means), volumes,
         doubt,
     )  # fmt: skip
 
@@ -229,34 +229,34 @@ def _back(column: Column, cost: float) -> float:
     return 1000 / cost if column.metric == SPEED else -cost
 
 
-def lines(results: Results, quality: str | None = None, speed: str = SPEED) -> list[str]:
+def frontier_lines(results: Results, quality: str | None = None, speed: str = SPEED) -> list[str]:
     """What a study says of quality against speed, in sentences; nothing where no arm has both."""
     found = frontier(results, quality, speed)
     if found is None:
         return []
-    loose = unlike_bounds(results) if found.quality.metric.startswith("val/") else []
-    resolved = {effect.arm for effect in compare(results, [found.quality.metric]) if effect.concluded}
-    shown = sentences(found, _matched(found, results.plan.baseline, resolved))
+    loose = incomparable_bounds(results) if found.quality.metric.startswith("val/") else []
+    resolved = {effect.arm for effect in compare_arms(results, [found.quality.metric]) if effect.supported}
+    shown = frontier_sentences(found, _matched(found, results.plan.baseline, resolved))
     if loose and not found.doubt:
-        shown.append(f"Of {listed(loose)} bits/dim is a bound, and how loose is unknown: no place by it is concluded.")
+        shown.append(f"Of {join_names(loose)} bits/dim is a bound, and how loose is unknown: no place by it is concluded.")
     return shown
 
 
-def conclusions(results: Results) -> list[str]:
+def frontier_conclusions(results: Results) -> list[str]:
     """The same by every quality; in a study with budgets each budget's arms by themselves."""
     return [
         f"{part.plan.arms[0].budget}: {line}" if results.plan.budgets else line
-        for part in results.by_budget for quality in qualities(part) for line in lines(part, quality)
+        for part in results.by_budget for quality in quality_metrics(part) for line in frontier_lines(part, quality)
     ]  # fmt: skip
 
 
-def qualities(results: Results) -> list[str]:
+def quality_metrics(results: Results) -> list[str]:
     """The metrics of quality that are set against speed: bits/dim, or the gap to the truth, and the Fréchet distances."""
     there = {c.metric for c in results.columns}
     return [metric for metric in (GAP if GAP in there else BITS, *DISTANCES) if metric in there]
 
 
-def sentences(found: Frontier, matched: Sequence[str] = ()) -> list[str]:
+def frontier_sentences(found: Frontier, matched: Sequence[str] = ()) -> list[str]:
     """The front and how sure it is, who is dominated, the matched readings, the hypervolume, and who has no place there.
 
     Of unreliable speeds, why there is no front.
@@ -267,7 +267,7 @@ def sentences(found: Frontier, matched: Sequence[str] = ()) -> list[str]:
     if found.missing:
         shown.append(
             "Without a place there, for want of one of the two readings, or because it is of other data:"
-            f" {listed(found.missing)}."
+            f" {join_names(found.missing)}."
         )
     return shown
 
@@ -276,7 +276,7 @@ def _front_line(f: Frontier) -> str:
     arms = [f"{arm} ({100 * f.attained[arm]:.0f} % of seeds)" if f.attained else arm for arm in f.front]
     bend = f" It bends at {f.knee}." if f.knee else ""
     unsure = "" if f.attained else " Fewer than two seeds have all arms, so nothing is said of how sure it is."
-    return f"{f.quality.heading} against {f.speed.heading}: the front of means is {listed(arms)}.{bend}{unsure}"
+    return f"{f.quality.heading} against {f.speed.heading}: the front of means is {join_names(arms)}.{bend}{unsure}"
 
 
 def _dominated_line(f: Frontier) -> list[str]:
@@ -284,8 +284,8 @@ def _dominated_line(f: Frontier) -> list[str]:
     if not f.dominated:
         return []
     at_times = [f"{arm} ({100 * f.attained[arm]:.0f} %)" for arm in f.dominated if f.attained.get(arm)]
-    but = f" On the front of some seeds none the less: {listed(at_times)}." if at_times else ""
-    worse = listed(f.dominated) if len(f.dominated) <= _NAMED else f"the other {len(f.dominated)} arms"
+    but = f" On the front of some seeds none the less: {join_names(at_times)}." if at_times else ""
+    worse = join_names(f.dominated) if len(f.dominated) <= _NAMED else f"the other {len(f.dominated)} arms"
     return [f"Others are at least as good in both readings as {worse}.{but}"]
 
 

@@ -30,46 +30,46 @@ from functools import cache
 
 import numpy as np
 
-from .statistics import Spread, between
+from .statistics import PooledSD, combined_df
 
 Pairs = Mapping[str, Mapping[int, float]]
 """Arm → seed → difference to the baseline."""
 Pattern = tuple[tuple[int, ...], ...]
 """The seeds of each arm."""
-AGREEMENT = 0.03  # level of its test; a lower one leaves a wild arm in the pool, a higher one takes the tame for wild
-DRAWS = 4000
+HOMOGENEITY_LEVEL = 0.03  # level of its test; a lower one leaves a wild arm in the pool, a higher one takes the tame for wild
+SIMULATIONS = 4000
 
 
-def spreads(pairs: Pairs) -> dict[str, Spread]:
+def spreads(pairs: Pairs) -> dict[str, PooledSD]:
     """Of each difference of two seeds and more: that of all arms which agree, or its own where that is larger."""
     several = {arm: d for arm, d in pairs.items() if len(d) > 1}
     variances = dict(zip(several, _variances(several), strict=True))
-    own = {arm: Spread(math.sqrt(variances[arm]), len(d) - 1) for arm, d in several.items()}
-    together = agreeing(pairs)
+    own = {arm: PooledSD(math.sqrt(variances[arm]), len(d) - 1) for arm, d in several.items()}
+    together = homogeneous_arms(pairs)
     if len(together) < 2:
         return own
-    common = pooled({arm: pairs[arm] for arm in together})
-    return own | {arm: at_least(own[arm], common) for arm in together}
+    common = pool_spread({arm: pairs[arm] for arm in together})
+    return own | {arm: larger_spread(own[arm], common) for arm in together}
 
 
-def at_least(own: Spread, common: Spread) -> Spread:
+def larger_spread(own: PooledSD, common: PooledSD) -> PooledSD:
     """The common spread, or an arm's own where that is larger."""
     if own.deviation <= common.deviation:
         return common
     shared = (common.deviation / own.deviation) ** 2
-    return Spread(own.deviation, between(shared, common.df, own.df), common.arms, shared)
+    return PooledSD(own.deviation, combined_df(shared, common.df, own.df), common.arms, shared)
 
 
-def pooled(pairs: Pairs) -> Spread:
+def pool_spread(pairs: Pairs) -> PooledSD:
     """Spread of a difference, from all that are given, of two seeds or more each."""
     squares, df = _squares(pairs), _freedom(_pattern(pairs))
-    return Spread(math.sqrt(squares.sum() / sum(len(d) - 1 for d in pairs.values())), df, len(pairs) + 1)
+    return PooledSD(math.sqrt(squares.sum() / sum(len(d) - 1 for d in pairs.values())), df, len(pairs) + 1)
 
 
-def agreeing(pairs: Pairs) -> list[str]:
+def homogeneous_arms(pairs: Pairs) -> list[str]:
     """Arms of two seeds and more, but for those whose difference strays farther than chance would have it."""
     arms = {arm: d for arm, d in pairs.items() if len(d) > 1}
-    while len(arms) > 1 and homogeneity(arms) < AGREEMENT:
+    while len(arms) > 1 and homogeneity(arms) < HOMOGENEITY_LEVEL:
         wildest = list(arms)[int(np.argmax(_variances(arms)))]
         arms = {arm: d for arm, d in arms.items() if arm != wildest}
     return list(arms)
@@ -124,6 +124,6 @@ def _freedom(pattern: Pattern) -> float:
 def _null(pattern: Pattern) -> np.ndarray:
     """Cochran's C in layouts of equal spreads, [DRAWS]; the same whenever it is asked for."""
     makers = _makers(pattern)
-    errors = np.random.default_rng(0).standard_normal((makers[0].shape[1], DRAWS))
+    errors = np.random.default_rng(0).standard_normal((makers[0].shape[1], SIMULATIONS))
     variances = np.stack([((maker @ errors) ** 2).sum(0) / (len(maker) - 1) for maker in makers])
     return variances.max(0) / variances.sum(0)

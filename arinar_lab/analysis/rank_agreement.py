@@ -21,7 +21,7 @@ import numpy as np
 from scipy.stats import kendalltau, permutation_test, rankdata, spearmanr
 
 from ..metrics import BITS, DISTANCES, GAP, HEADINGS, LEVEL
-from .comparison import commensurable, concluded_pairs
+from .comparison import is_comparable, resolved_pairs
 from .results import Results
 
 RANKED = (BITS, LEVEL, GAP, *DISTANCES)
@@ -74,14 +74,14 @@ def agreements(results: Results) -> list[Agreement]:
     ]
 
 
-def means(results: Results, metric: str, budget: str) -> dict[str, float]:
+def mean_by_arm(results: Results, metric: str, budget: str) -> dict[str, float]:
     """Arm, without its budget → mean over seeds."""
-    arms = [arm for arm in results.plan.arms if arm.budget == budget and commensurable(results, arm, metric)]
+    arms = [arm for arm in results.plan.arms if arm.budget == budget and is_comparable(results, arm, metric)]
     return {arm.design: summary.mean for arm in arms if (summary := results.summary(arm, metric))}
 
 
 def _agreement(results: Results, metric: str, small: str, large: str) -> Agreement | None:
-    before, after = means(results, metric, small), means(results, metric, large)
+    before, after = mean_by_arm(results, metric, small), mean_by_arm(results, metric, large)
     arms = tuple(name for name in before if name in after)
     if len(arms) < 2:
         return None
@@ -110,9 +110,9 @@ def _concluded(results: Results, metric: str, budget: str) -> set[frozenset[str]
     """The pairs of arms that differ at a budget, by their names without it."""
     part = replace(results, plan=results.plan.at(budget))
     designs = {arm.name: arm.design for arm in part.plan.arms}
-    return {frozenset(designs[name] for name in pair) for pair in concluded_pairs(part, metric)}
+    return {frozenset(designs[name] for name in pair) for pair in resolved_pairs(part, metric)}
 
 
-def conclusions(results: Results) -> list[str]:
+def rank_conclusions(results: Results) -> list[str]:
     """A line for each finding; nothing for a study without budgets."""
     return [found.text() for found in agreements(results)]

@@ -25,7 +25,7 @@ from scipy.stats import t as student
 
 ALPHA = 0.05
 POWER = 0.8
-MOST = 100  # more seeds than anybody adds; MOST + 1 stands for more than that
+MAX_SEEDS = 100  # more seeds than anybody adds; MOST + 1 stands for more than that
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def interval(values: Sequence[float]) -> Interval:
 
 
 @dataclass(frozen=True)
-class Spread:
+class PooledSD:
     """How far the difference of two arms strays from seed to seed.
 
     Arguments:
@@ -79,12 +79,12 @@ class Spread:
     shared: float = 1.0
 
 
-def freedom(arms: int, seeds: int, shared: float = 1.0) -> float:
+def degrees_of_freedom(arms: int, seeds: int, shared: float = 1.0) -> float:
     """Degrees of freedom of the spread that differences of arms to one baseline tell together, see `pooled_variance.py`."""
-    return between(shared, 4 * (seeds - 1) * (arms - 1) / (arms + 2), seeds - 1)
+    return combined_df(shared, 4 * (seeds - 1) * (arms - 1) / (arms + 2), seeds - 1)
 
 
-def between(shared: float, common: float, own: float) -> float:
+def combined_df(shared: float, common: float, own: float) -> float:
     """Degrees of freedom of a variance of which a part is known with `common` of them and the rest with `own`.
 
     The relative error of a variance is √(2 / df). Those of the two parts are added as they are, not as squares, for the same
@@ -93,18 +93,18 @@ def between(shared: float, common: float, own: float) -> float:
     return (shared / math.sqrt(common) + (1 - shared) / math.sqrt(own)) ** -2
 
 
-def difference(differences: Sequence[float], of: Spread) -> Interval:
+def difference(differences: Sequence[float], of: PooledSD) -> Interval:
     """Mean and 95 % interval of paired differences whose spread is known from them or from more arms."""
-    return around(statistics.fmean(differences), len(differences), of)
+    return interval_around(statistics.fmean(differences), len(differences), of)
 
 
-def around(mean: float, n: int, of: Spread) -> Interval:
+def interval_around(mean: float, n: int, of: PooledSD) -> Interval:
     """95 % interval of the mean of n differences of a known spread."""
     half = float(student.ppf(1 - ALPHA / 2, of.df)) * of.deviation / math.sqrt(n)
     return Interval(mean, half, n)
 
 
-def welch(values: Sequence[float], baseline: Sequence[float]) -> Spread:
+def welch(values: Sequence[float], baseline: Sequence[float]) -> PooledSD:
     """Spread of the difference of two independent means, as of n pairs, n the smaller number of the two.
 
     Its interval and p at that n are those of Welch's test (Welch, 1947, Biometrika 34); each set has two values or more.
@@ -112,13 +112,13 @@ def welch(values: Sequence[float], baseline: Sequence[float]) -> Spread:
     n = min(len(values), len(baseline))
     errors = [statistics.variance(part) / len(part) for part in (values, baseline)]
     if not (square := sum(errors)):
-        return Spread(0.0, n - 1)
+        return PooledSD(0.0, n - 1)
     parts = zip(errors, (values, baseline), strict=True)
     df = square**2 / sum(error**2 / (len(part) - 1) for error, part in parts)
-    return Spread(math.sqrt(n * square), df)
+    return PooledSD(math.sqrt(n * square), df)
 
 
-def cohen(mean: float, of: Spread) -> float:
+def cohens_d(mean: float, of: PooledSD) -> float:
     """Cohen's d of a paired difference, mean / deviation; infinite where all seeds say the same, 0 where that is 0."""
     if of.deviation > 1e-12 * abs(mean):
         return mean / of.deviation
@@ -170,12 +170,12 @@ def more_seeds(size: float, n: int, arms: int = 2, alpha: float = ALPHA) -> int:
     """
 
     def enough(more: int) -> bool:
-        return power(size, n + more, freedom(arms, n + more, shared=0.5), alpha) >= POWER
+        return power(size, n + more, degrees_of_freedom(arms, n + more, shared=0.5), alpha) >= POWER
 
-    return bisect.bisect_left(range(1, MOST + 1), True, key=enough) + 1
+    return bisect.bisect_left(range(1, MAX_SEEDS + 1), True, key=enough) + 1
 
 
-def seeds_to_add(size: float, n: int, of: Spread, alpha: float = ALPHA) -> tuple[int, int]:
+def seeds_to_add(size: float, n: int, of: PooledSD, alpha: float = ALPHA) -> tuple[int, int]:
     """The least and the most of `more_seeds` over the 80 % interval of the spread, at the effect as it is seen.
 
     With df degrees of freedom the true square is the seen one times df / χ². A few seeds tell so little of it that one number
@@ -195,7 +195,7 @@ def holm(ps: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def pareto(points: Sequence[Sequence[float]]) -> list[int]:
+def pareto_indices(points: Sequence[Sequence[float]]) -> list[int]:
     """Indices of the points that no other is at least as good as in everything and better in something; less is better."""
 
     def dominates(a: Sequence[float], b: Sequence[float]) -> bool:

@@ -19,16 +19,16 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ..config.recipe import Recipe, build, merge, parse, preset, read_recipe
+from ..config.recipe import Recipe, build, merge, parse_recipe, preset_path, read_recipe
 from ..evaluation.evaluate import PeakMemory, flop_counter
-from ..hardware.precision import under
-from ..hardware.profiling import Precision, clock
+from ..hardware.precision import autocast_to
+from ..hardware.profiling import MatmulDtype, synchronised_time
 from ..model.arinar import Arinar
 from ..model.layers import ZeroLinear
-from ..model.outer import Masked
+from ..model.outer import MaskedOuter
 from ..model.sampler import Sampler
-from . import released_arinar as plain
-from .walk import ours, published, spread, whole
+from . import released_arinar
+from .walk import package_step_seconds, released_step_seconds, spaced_steps, sum_over_steps
 
 PUBLISHED = "published algorithm"
 
@@ -49,7 +49,7 @@ class Case:
     batch: int
     guidance: float | None = None
     steps: int | None = None
-    precision: Precision = "float32"
+    precision: MatmulDtype = "float32"
     compiled: bool = False
 
     def recipe(self) -> Recipe:
@@ -60,11 +60,11 @@ class Case:
         """
         asked = {"guidance": self.guidance, "steps": self.steps, "candidates": 0}
         sampler = {name: value for name, value in asked.items() if value is not None}
-        return parse(merge(read_recipe(preset(self.preset)), {"sampler": sampler}))
+        return parse_recipe(merge(read_recipe(preset_path(self.preset)), {"sampler": sampler}))
 
 
 @dataclass(frozen=True)
-class How:
+class BenchmarkOptions:
     """Where and how thoroughly.
 
     Arguments:
@@ -99,7 +99,7 @@ class Result:
     flops: float = 0.0
     memory: int = 0
     timed: int = 1
-    precision: Precision = "float32"
+    precision: MatmulDtype = "float32"
     compiled: bool = False
 
     @property
@@ -125,7 +125,7 @@ class Result:
         return statistics.median(self.others) * peak / self.flops
 
 
-def subject(recipe: Recipe, device: torch.device) -> Arinar:
+def benchmark_model(recipe: Recipe, device: torch.device) -> Arinar:
     """The model of a recipe, in evaluation mode; layers that start at zero are drawn, so that z has an effect."""
     model = build(recipe).model
     for module in model.modules():
@@ -137,44 +137,44 @@ def subject(recipe: Recipe, device: torch.device) -> Arinar:
 def is_published(model: Arinar) -> bool:
     """Whether the published algorithm can run it."""
     try:
-        plain.parts(model)
+        released_arinar.parts(model)
     except ValueError:
         return False
     return True
 
 
-def each_alone(model: Arinar, sampler: Sampler) -> bool:
+def has_independent_steps(model: Arinar, sampler: Sampler) -> bool:
     """Whether a step of the walk costs what it costs without those before it: nothing is carried from one to the next."""
-    return isinstance(model.outer, Masked) and not {"token_refresh", "null_refresh"} & sampler.accelerators.keys()
+    return isinstance(model.outer, MaskedOuter) and not {"token_refresh", "null_refresh"} & sampler.accelerators.keys()
 
 
-def generation(case: Case, model: Arinar, how: How) -> Result:
+def generation(case: Case, model: Arinar, how: BenchmarkOptions) -> Result:
     """Time a batch of a case, beside the published algorithm where that is the model's."""
     sampler, outer, device = case.recipe().sampler, model.outer, how.device
-    steps, sampled = outer.check_steps(sampler.steps), each_alone(model, sampler)
-    chosen = spread(steps, how.samples if sampled else None)
+    steps, sampled = outer.check_steps(sampler.steps), has_independent_steps(model, sampler)
+    chosen = spaced_steps(steps, how.samples if sampled else None)
 
-    def mine(precision: Precision = case.precision) -> float:
-        with under(precision, device):
-            return whole(ours(model, sampler, case.batch, chosen, lambda: clock(device)), steps)
+    def mine(precision: MatmulDtype = case.precision) -> float:
+        with autocast_to(precision, device):
+            return sum_over_steps(package_step_seconds(model, sampler, case.batch, chosen, lambda: synchronised_time(device)), steps)
 
     def theirs() -> float:
-        return whole(published(model, sampler, case.batch, spread(steps, how.samples), lambda: clock(device)), steps)
+        return sum_over_steps(released_step_seconds(model, sampler, case.batch, spaced_steps(steps, how.samples), lambda: synchronised_time(device)), steps)
 
     other: Callable[[], float] | None = theirs if is_published(model) else None
     name = PUBLISHED if other else ""
     if case.precision != "float32":
         other, name = (lambda: mine("float32")), "float32"
-    flops = case.batch * needed(model, sampler, chosen, steps)
-    memory = highest(model, sampler, case.batch)
-    seconds, others = in_turns(mine, other, how.repeats if sampled else 1)
+    flops = case.batch * flops_per_image(model, sampler, chosen, steps)
+    memory = peak_bytes(model, sampler, case.batch)
+    seconds, others = time_alternately(mine, other, how.repeats if sampled else 1)
     return Result(
         "generation", case.preset, case.batch, sampler.guidance, steps, seconds, others, name, flops, memory, len(chosen),
         case.precision,
     )  # fmt: skip
 
 
-def in_turns(
+def time_alternately(
     mine: Callable[[], float], other: Callable[[], float] | None, repeats: int
 ) -> tuple[list[float], list[float]]:
     """Seconds of both, repeat by repeat; who begins changes."""
@@ -188,22 +188,22 @@ def in_turns(
     return seconds, others
 
 
-def needed(model: Arinar, sampler: Sampler, chosen: list[int], steps: int) -> float:
+def flops_per_image(model: Arinar, sampler: Sampler, chosen: list[int], steps: int) -> float:
     """Floating-point operations of one image."""
     with flop_counter() as counter:
-        return whole(ours(model, sampler, 1, chosen, lambda: float(counter.get_total_flops())), steps)
+        return sum_over_steps(package_step_seconds(model, sampler, 1, chosen, lambda: float(counter.get_total_flops())), steps)
 
 
-def highest(model: Arinar, sampler: Sampler, batch: int) -> int:
+def peak_bytes(model: Arinar, sampler: Sampler, batch: int) -> int:
     """Bytes at the highest point of a walk, weights included: up to its last step; of a masked one whose caches are made in
     the first, in that."""
     device = next(model.parameters()).device
-    cached = isinstance(model.outer, Masked) and not each_alone(model, sampler)
+    cached = isinstance(model.outer, MaskedOuter) and not has_independent_steps(model, sampler)
     step = 0 if cached else model.outer.check_steps(sampler.steps) - 1
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-        ours(model, sampler, batch, [step], lambda: 0.0)
+        package_step_seconds(model, sampler, batch, [step], lambda: 0.0)
         return torch.cuda.max_memory_allocated(device)
     with PeakMemory() as memory:
-        ours(model, sampler, batch, [step], lambda: 0.0)
+        package_step_seconds(model, sampler, batch, [step], lambda: 0.0)
     return memory.peak + sum(t.nbytes for t in model.state_dict().values())

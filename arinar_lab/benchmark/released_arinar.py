@@ -29,9 +29,9 @@ from ..model.inner.trunks import Transformer
 from ..model.layers import Attention, Block
 from ..model.noise import Noise
 from ..model.outer import MaskedAR
-from ..model.sampler import Sampler, kept
+from ..model.sampler import Sampler, masked_counts
 
-P = TypeVar("P")
+_Part = TypeVar("_Part")
 
 
 class Parts(NamedTuple):
@@ -57,14 +57,14 @@ def parts(model: Arinar) -> Parts:
     return Parts(outer, inner, _a(Transformer, inner.trunk), _a(GMM, inner.head))
 
 
-def _a(kind: type[P], part: object) -> P:
+def _a(kind: type[_Part], part: object) -> _Part:
     if not isinstance(part, kind):
         raise ValueError(f"the release has a {kind.__name__} where this model has a {type(part).__name__}")
     return part
 
 
 @torch.no_grad()
-def generate(model: Arinar, y: Tensor, noise: Noise, sampler: Sampler) -> Tensor:
+def generate_released(model: Arinar, y: Tensor, noise: Noise, sampler: Sampler) -> Tensor:
     """Tokens [B, N, D] for labels y [B] from the images' noise [B]; the orders are those of `Arinar.generate`."""
     outer = parts(model).outer
     null = [model.labels.null(len(y))] if sampler.guidance != 1 else []
@@ -73,12 +73,12 @@ def generate(model: Arinar, y: Tensor, noise: Noise, sampler: Sampler) -> Tensor
     keys = noise.at(1).at(torch.arange(outer.tokens, device=y.device).expand_as(turn))
     generator = torch.Generator(y.device).manual_seed(int(noise.key[0]))
     x, masked = c.new_zeros(len(y), outer.tokens, outer.features), torch.ones_like(turn, dtype=torch.bool)
-    for left in kept(outer.tokens, outer.check_steps(sampler.steps)):
+    for left in masked_counts(outer.tokens, outer.check_steps(sampler.steps)):
         branches = len(c) // len(y)
-        z = condition(model, x.repeat(branches, 1, 1), c, masked.repeat(branches, 1))
+        z = released_condition(model, x.repeat(branches, 1, 1), c, masked.repeat(branches, 1))
         where = masked & (turn < outer.tokens - left)
         progress = 1 - max(left, 1) / outer.tokens
-        x[where] = draw(model, z[where.repeat(branches, 1)], Noise(keys.key[where]), sampler, progress, generator)
+        x[where] = draw_token(model, z[where.repeat(branches, 1)], Noise(keys.key[where]), sampler, progress, generator)
         masked = masked & ~where
     return x
 
@@ -89,12 +89,12 @@ def loss(model: Arinar, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
     masked = outer.mask_ratios(noise.at(0))[0].mul(outer.tokens).ceil()
     turn = noise.at(0).at(0).permutation(outer.tokens).argsort(-1)
     mask = turn < masked
-    z = condition(model, x, model.labels(y, noise.at(2)), mask)
-    each = teach(model, z.flatten(0, 1), x.flatten(0, 1))
+    z = released_condition(model, x, model.labels(y, noise.at(2)), mask)
+    each = teacher_forced_loss(model, z.flatten(0, 1), x.flatten(0, 1))
     return (each * mask.flatten()).sum() / mask.sum()
 
 
-def condition(model: Arinar, x: Tensor, c: Tensor, masked: Tensor) -> Tensor:
+def released_condition(model: Arinar, x: Tensor, c: Tensor, masked: Tensor) -> Tensor:
     """z [B, N, E] at every position, given c [B, C, E] and the tokens of x [B, N, D] that are not `masked` [B, N]."""
     outer = parts(model).outer
     y = torch.cat([c, _linear(outer.token_of, x)], 1) + outer.encoder_positions()
@@ -170,7 +170,7 @@ def _start(trunk: Transformer, z: Tensor) -> Tensor:
     return (_linear(trunk.start_of, z) + trunk.start()).unsqueeze(1)
 
 
-def draw(
+def draw_token(
     model: Arinar, z: Tensor, keys: Noise, sampler: Sampler, progress: float, generator: torch.Generator
 ) -> Tensor:
     """Tokens [M, D] feature by feature, for contexts z [R, E] of which the second half are the null's if R = 2M.
@@ -222,7 +222,7 @@ def _log_prob(p: Mixture, x: Tensor) -> Tensor:
     return (p.log_weight.unsqueeze(-2) - p.log_std - s**2 / 2).logsumexp(-1)
 
 
-def teach(model: Arinar, z: Tensor, x: Tensor) -> Tensor:
+def teacher_forced_loss(model: Arinar, z: Tensor, x: Tensor) -> Tensor:
     """The loss of true tokens x [M, D] at contexts z [M, E], all features at once: [M]."""
     _, _, trunk, head = parts(model)
     y = torch.cat([_start(trunk, z), _linear(trunk.group_of, x[:, :-1].unsqueeze(-1))], 1) + trunk.positions()

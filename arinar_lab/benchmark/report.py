@@ -13,25 +13,25 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..files.atomic import whole
-from ..report.style import BLUE, ORANGE, PAGE, paper
+from ..files.atomic import atomic_draft
+from ..report.style import BLUE, ORANGE, PAGE, paper_pyplot
 from .generation import Result
 from .presets import ARINAR, CAUSAL, FAST, FRACTAL, MAR, Record
 
 BUSY = 0.25  # load average for each CPU from which on other programs were at work
-COLUMNS = ("s", "other way takes", "at most", "of peak", "per s", "GB", "TFLOP")
+BENCHMARK_COLUMNS = ("s", "other way takes", "at most", "of peak", "per s", "GB", "TFLOP")
 
 
-def show(record: Record, console: Console) -> None:
+def print_benchmark(record: Record, console: Console) -> None:
     """The table, as many of its columns as there is room for, and what stands below it."""
-    tables = (_table(record, COLUMNS[:n]) for n in range(len(COLUMNS), 0, -1))
+    tables = (_table(record, BENCHMARK_COLUMNS[:n]) for n in range(len(BENCHMARK_COLUMNS), 0, -1))
     unbounded = console.options.update(width=1000)
     table = next((t for t in tables if console.measure(t, options=unbounded).maximum <= console.width), None)
-    table = table or _table(record, COLUMNS[:1])
+    table = table or _table(record, BENCHMARK_COLUMNS[:1])
     console.print(table)
-    if left := COLUMNS[len(table.columns) - 1 :]:
+    if left := BENCHMARK_COLUMNS[len(table.columns) - 1 :]:
         console.print(f"In the record, too: {', '.join(left)}.")
-    for line in said(record):
+    for line in footnotes(record):
         console.print(line)
 
 
@@ -43,7 +43,7 @@ def _table(record: Record, columns: tuple[str, ...]) -> Table:
         table.add_section()
         table.add_row(Text(preset, style="bold"))
         for row in rows:
-            table.add_row(named(row), *_cells(row, record.peaks[row.precision])[: len(columns)])
+            table.add_row(row_label(row), *_cells(row, record.peaks[row.precision])[: len(columns)])
     return table
 
 
@@ -61,7 +61,7 @@ def _cells(row: Result, peak: float) -> list[str]:
     ]
 
 
-def named(row: Result) -> str:
+def row_label(row: Result) -> str:
     """What a row is of, without its preset."""
     what = "" if row.what == "generation" else f"{row.what}, "
     batch = f"{row.batch} tokens" if row.what == "inner loop" else f"batch {row.batch}"
@@ -71,7 +71,7 @@ def named(row: Result) -> str:
     return f"{what}{batch}{steps}{guided}{compiled}" + (", bf16" if row.precision == "bfloat16" else "")
 
 
-def said(record: Record) -> list[str]:
+def footnotes(record: Record) -> list[str]:
     """What stands below the table."""
     peaks = ", ".join(f"{flops / 1e9:,.0f} GFLOP/s in {precision}" for precision, flops in record.peaks.items())
     of_bf16 = (
@@ -127,11 +127,11 @@ def _beside_others(rows: list[Result]) -> list[str]:
     ]
 
 
-def draw(record: Record, path: Path) -> None:
+def draw_throughput(record: Record, path: Path) -> None:
     """Images a second of every generation, beside the other way's, and the share of the peak."""
     rows = [row for row in record.rows if row.what == "generation"]
-    names = [f"{Path(row.preset).stem.removeprefix('imagenet256_')}\n{named(row)}" for row in rows]
-    with paper() as plt:
+    names = [f"{Path(row.preset).stem.removeprefix('imagenet256_')}\n{row_label(row)}" for row in rows]
+    with paper_pyplot() as plt:
         size = (PAGE, 0.9 + 0.36 * len(rows))
         figure, (left, right) = plt.subplots(1, 2, figsize=size, sharey=True, width_ratios=(3, 2))
         _rates(left, rows)
@@ -139,7 +139,7 @@ def draw(record: Record, path: Path) -> None:
         figure.legend(loc="outside upper center", ncols=2)
         right.barh(range(len(rows)), [100 * row.share(record.peaks[row.precision]) for row in rows], 0.5, color=BLUE)
         right.set(xlabel="% of the matrix product's peak", xlim=(0, 100))
-        with whole(path) as draft:
+        with atomic_draft(path) as draft:
             figure.savefig(draft, dpi=200)
         plt.close(figure)
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 
 from ..output.text import accept_any_letter, one_line, say
 from .parser import parser
-from .processes import end_with
+from .processes import end_with_parent
 
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
 
@@ -44,7 +44,7 @@ def _status(arguments: argparse.Namespace) -> int:
     """Do what a verb does, and say in a line why it ended early; returns the exit status."""
     try:
         if "ARINAR_HELPS" in os.environ:  # see files/shards.py
-            end_with(int(os.environ["ARINAR_HELPS"]))
+            end_with_parent(int(os.environ["ARINAR_HELPS"]))
         status: int = arguments.verb(arguments) or 0
     except KeyboardInterrupt:
         say("Stopped. The same command goes on where it stopped.", file=sys.stderr)

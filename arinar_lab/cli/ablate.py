@@ -16,31 +16,31 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeE
 from rich.table import Table
 from rich.text import Text
 
-from ..analysis import pareto as frontier
-from ..analysis import rank_agreement as ranking
-from ..analysis.comparison import compare_all, effects, summary
+from ..analysis import pareto
+from ..analysis import rank_agreement
+from ..analysis.comparison import compare_all, effect_lines, summary
 from ..errors import ConfigError
 from ..evaluation.evaluate import is_timed, measure_speed
-from ..output.terminal import description, failed
+from ..output.terminal import description_column, failure_line
 from ..quality.measure import named_reference
 from ..report.notes import notes
 from ..report.report import write_report
 from ..report.tables import terminal_table
 from ..runs.folder import read_state, write_json
-from ..study.baselines import references
+from ..study.baselines import baseline_bits
 from ..study.collect import collect
-from ..study.cost import Cost, attempt, counted
-from ..study.optuna_storage import Unusable
+from ..study.cost import Cost, probe_or_reason, format_count
+from ..study.optuna_storage import StorageUnusable
 from ..study.plan import Arm, Job, Plan
 from ..study.processes import Worker, all_ended, run_workers
-from ..study.worker import at_work, changes, enqueue, is_empty, locked, open_queue
+from ..study.worker import active_workers, changes, enqueue, is_queue_empty, queue_lock, open_queue
 from .mlflow_sync import fetch, send_study
 
 _LINES = 24  # differences beyond which the terminal shows their sum
 _TIMING_SECONDS = 20  # beyond it the arms that are not timed yet are taken to be like the others
 
 
-def ablate(plan: Plan, command: list[str], workers: int, console: Console) -> int:
+def run_study(plan: Plan, command: list[str], workers: int, console: Console) -> int:
     """Run a study to its end; returns the exit status: 0, 1 where cells failed, 130 where the user stopped it.
 
     Arguments:
@@ -59,7 +59,7 @@ def ablate(plan: Plan, command: list[str], workers: int, console: Console) -> in
             return 130
         todo = _left_by_a_lost_queue(plan, todo, console)
     faults = _measure(plan, console)
-    status = gather(plan, console)
+    status = fetch_and_report(plan, console)
     for line in faults:
         console.print(line, soft_wrap=True)
     return 1 if faults else status
@@ -70,11 +70,11 @@ def _left_by_a_lost_queue(plan: Plan, todo: list[Job], console: Console) -> list
     if all(job.done for job in todo):
         return []
     try:
-        if not is_empty(plan):
+        if not is_queue_empty(plan):
             return []
         console.print("The queue was deleted while it was in use. It is made anew; what is finished stays.")
         return enqueue(plan)
-    except (ConfigError, Unusable) as error:
+    except (ConfigError, StorageUnusable) as error:
         console.print(str(error), markup=False, highlight=False, soft_wrap=True)
         return []
 
@@ -91,9 +91,9 @@ def check_references(plan: Plan) -> None:
 
 def _tell_of_others(plan: Plan, console: Console) -> None:
     """Say that the study's file has changed since its jobs were queued, and that another command works on it, too."""
-    with locked(plan):
+    with queue_lock(plan):
         study = open_queue(plan)
-    changed, others = changes(study, plan), at_work(study, plan)
+    changed, others = changes(study, plan), active_workers(study, plan)
     if changed:
         console.print(f"The study's file has changed since it was queued: {'; '.join(changed)}.")
         console.print("What was edited is run anew in folders of its own; what was removed is no longer in the report.")
@@ -103,24 +103,24 @@ def _tell_of_others(plan: Plan, console: Console) -> None:
         console.print(f"Others work on this study, too: {', '.join(others)}. Each run is done by one of all.")
 
 
-def gather(plan: Plan, console: Console) -> int:
-    """Fetch what other machines have finished and told MLflow, then `finish`."""
+def fetch_and_report(plan: Plan, console: Console) -> int:
+    """Fetch what other machines have finished and told MLflow, then `report_study`."""
     for folder in fetch(plan):
         console.print(f"fetched from MLflow: {folder.path}", soft_wrap=True)
-    return finish(plan, console)
+    return report_study(plan, console)
 
 
-def finish(plan: Plan, console: Console) -> int:
+def report_study(plan: Plan, console: Console) -> int:
     """Write and print the report of what is there, and send it to MLflow; returns 1 where something failed or is missing."""
     results = collect(plan)
     console.print(terminal_table(results, console.width))
-    differences = [line for part in results.by_budget for line in effects(part)]
+    differences = [line for part in results.by_budget for line in effect_lines(part)]
     if len(differences) > _LINES:
         differences = [
             *summary(compare_all(results), results.columns),
             "Each difference with its interval: in report.html.",
         ]
-    found = [*differences, "", *frontier.conclusions(results), *ranking.conclusions(results), "", *notes(results)]
+    found = [*differences, "", *pareto.frontier_conclusions(results), *rank_agreement.rank_conclusions(results), "", *notes(results)]
     for line in found:
         console.print(line, soft_wrap=True)
     console.print()
@@ -145,7 +145,7 @@ def finish(plan: Plan, console: Console) -> int:
     for job in unreported:
         reason = job.folder.failure
         path = job.folder.path
-        console.print(failed(f"{path}: {reason}") if reason else f"not run: {path}", soft_wrap=True)
+        console.print(failure_line(f"{path}: {reason}") if reason else f"not run: {path}", soft_wrap=True)
     if unreported:
         if any(plan.folder.glob("worker_*.log")):
             console.print(f"Logs of the workers: {plan.folder}/worker_*.log", soft_wrap=True)
@@ -188,7 +188,7 @@ def _timed(arms: list[Arm], console: Console) -> dict[str, Cost | str]:
     with console.status("timing a few steps of each arm"):
         for arm in arms:
             if arm.recipe.training_signature not in timed and time.monotonic() - begun < _TIMING_SECONDS:
-                timed[arm.recipe.training_signature] = attempt(arm.recipe)
+                timed[arm.recipe.training_signature] = probe_or_reason(arm.recipe)
     return timed
 
 
@@ -203,7 +203,7 @@ def dry_run(plan: Plan, workers: int, console: Console) -> int:
     with console.status("timing a few steps of each arm"):
         for arm in plan.arms:
             try:
-                costs[arm.name] = attempt(arm.recipe)
+                costs[arm.name] = probe_or_reason(arm.recipe)
             except ConfigError as error:
                 costs[arm.name] = str(error)
     headings = ("arm", "seed", "parameters", "GFLOPs/image", "GFLOPs/step", "hours", "")
@@ -214,7 +214,7 @@ def dry_run(plan: Plan, workers: int, console: Console) -> int:
         job = jobs.pop(f"{arm.recipe.training_signature}/seed_{seed}", None)  # arms that share a training pay it once
         row = ["unknown"] * 3
         if isinstance(cost, Cost):
-            row = [counted(value) for value in (cost.image, cost.step, cost.seconds / 3600)]
+            row = [format_count(value) for value in (cost.image, cost.step, cost.seconds / 3600)]
             hours += cost.seconds / 3600 if job and not job.done else 0.0
         state = "shares a training" if job is None else "finished" if job.done else ""
         table.add_row(_title(plan, arm), str(seed), f"{arm.parameters:,}", *row, state)
@@ -224,7 +224,7 @@ def dry_run(plan: Plan, workers: int, console: Console) -> int:
     for arm in plan.arms:
         _tell_unknown(arm, costs[arm.name], console)
     console.print(
-        f"{len(plan.jobs)} runs by {workers} workers: about {counted(hours / workers)} hours on this machine."
+        f"{len(plan.jobs)} runs by {workers} workers: about {format_count(hours / workers)} hours on this machine."
     )
     return 0
 
@@ -247,7 +247,7 @@ def _work(plan: Plan, todo: list[Job], command: list[str], workers: int, console
 def _watch(plan: Plan, todo: list[Job], crew: Sequence[Worker], console: Console) -> None:
     """A bar for the study and one for each run under way, until every worker has ended."""
     columns = [
-        description(),
+        description_column(),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -287,7 +287,7 @@ def _watch(plan: Plan, todo: list[Job], crew: Sequence[Worker], console: Console
 
 def _outcome(job: Job, name: str) -> Text:
     if not job.done:
-        return failed(f"{name}: {job.folder.failure}")
+        return failure_line(f"{name}: {job.folder.failure}")
     metrics = job.folder.report(job.recipes[0])["metrics"]
     distance = f", FD digits {metrics['quality/fd_digits']:.1f}" if "quality/fd_digits" in metrics else ""
     bits = f"{metrics['val/bits_per_dim']:.3f}" if "val/bits_per_dim" in metrics else "n/a"
@@ -303,7 +303,7 @@ def _measure(plan: Plan, console: Console) -> list[str]:
     faults = []
     cells = [plan.cell(arm, seed) for seed in plan.seeds for arm in plan.arms]
     waiting = [(f, r) for f, r in cells if f.done and (report := f.report(r)) and not is_timed(report, r.machine)]
-    columns = [description(), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
+    columns = [description_column(), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
     with Progress(*columns, console=console, transient=True) as bars:
         for folder, recipe in bars.track(waiting, description="measuring speed, one run after the other"):
             try:
@@ -313,6 +313,6 @@ def _measure(plan: Plan, console: Console) -> list[str]:
         file = plan.folder / "references.json"
         if plan.references and not file.is_file():
             task = bars.add_task("fitting scikit-learn's estimators", total=1)
-            write_json(file, references(plan.arms[0].recipe))
+            write_json(file, baseline_bits(plan.arms[0].recipe))
             bars.advance(task)
     return faults

@@ -24,22 +24,22 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from ..analysis.comparison import compare, effects
+from ..analysis.comparison import compare_arms, effect_lines
 from ..analysis.results import Results
-from ..config.recipe import Recipe, parse, read_overrides, read_recipe
-from ..config.schema import flatten, resolved
-from ..errors import ConfigError, nearest
+from ..config.recipe import Recipe, parse_recipe, read_overrides, read_recipe
+from ..config.schema import flatten, to_plain
+from ..errors import ConfigError, did_you_mean
 from ..output.text import markdown_line, markdown_row, say
-from ..report.notes import commit, far_off
-from ..report.tables import rows
+from ..report.notes import commit_of, outlier_lines
+from ..report.tables import plain_table
 from ..runs.folder import RunFolder
 from ..study.collect import collect
 from ..study.plan import Arm, Plan, read_plan
-from ..study.status import named
+from ..study.status import study_file
 
 Sheet = list[list[str]]
 """A table as text, its headings first."""
-ABSENT = "–"
+NO_VALUE = "–"
 HINT = "name runs/ARM, runs/ARM/seed_N, FILE.yaml:ARM or studies/NAME:ARM"
 
 
@@ -85,7 +85,7 @@ class Compared(Results):
     folders: dict[str, dict[int, RunFolder]] = field(default_factory=dict)
 
 
-def gather(words: list[str]) -> tuple[Compared, list[str]]:
+def gather_runs(words: list[str]) -> tuple[Compared, list[str]]:
     """What is named, as the results of a study whose baseline is the first; and the runs that are not finished.
 
     Raises:
@@ -152,7 +152,7 @@ def _unsigned(arm: Path) -> str:
 
 def _recipe(file: Path) -> Recipe:
     try:
-        return parse(read_recipe(file))
+        return parse_recipe(read_recipe(file))
     except ConfigError as error:
         raise ConfigError(f"{file}: {str(error).removeprefix(f'{file}: ')}") from None
 
@@ -161,7 +161,7 @@ def _of_study(word: str, path: Path, name: str) -> Entry:
     plan = _plan(path.absolute())
     arms = {arm.name: arm for arm in plan.arms}
     if name not in arms:
-        raise ConfigError(f"{word}: {name!r} is no arm; one of {', '.join(arms)}{nearest(name, list(arms))}")
+        raise ConfigError(f"{word}: {name!r} is no arm; one of {', '.join(arms)}{did_you_mean(name, list(arms))}")
     folders = {seed: plan.cell(arms[name], seed)[0] for seed in plan.seeds}
     return Entry(word, name, arms[name].recipe, folders, plan)
 
@@ -171,7 +171,7 @@ def _plan(path: Path) -> Plan:
     """A study, read once for all its arms that are named."""
     if not path.is_dir():
         return read_plan(path)
-    file, words = named(path)
+    file, words = study_file(path)
     plan = read_plan(file, read_overrides(words))
     return replace(plan, roots=(path.parent, path.parent.parent / "runs"))
 
@@ -195,30 +195,30 @@ def _arm(entry: Entry) -> Arm:
 # What differs
 
 
-def configuration(results: Results) -> Sheet:
+def differing_keys(results: Results) -> Sheet:
     """The keys in which the recipes differ, and the value of each; the seed and the machine are no part of a recipe."""
-    plain = [flatten({**resolved(arm.recipe), "seed": None, "machine": None}) for arm in results.plan.arms]
+    plain = [flatten({**to_plain(arm.recipe), "seed": None, "machine": None}) for arm in results.plan.arms]
     parts = {key.removesuffix(".kind") for one in plain for key in one if key.endswith(".kind")}
     aligned = [{f"{k}.kind" if k in parts else k: v for k, v in one.items()} for one in plain]
     keys = list(dict.fromkeys(key for one in aligned for key in one))
-    body = [[key, *(str(one.get(key, ABSENT)) for one in aligned)] for key in keys]
+    body = [[key, *(str(one.get(key, NO_VALUE)) for one in aligned)] for key in keys]
     return [["", *(arm.name for arm in results.plan.arms)], *(row for row in body if len(set(row[1:])) > 1)]
 
 
-def readings(results: Results) -> Sheet:
+def metric_rows(results: Results) -> Sheet:
     """Every metric of each arm, with its interval over seeds; and which seeds those are."""
-    headings, body = rows(results, results.columns)
+    headings, body = plain_table(results, results.columns)
     seeds = [", ".join(map(str, results.reports[arm.name])) for arm in results.plan.arms]
     sheet = [list(line) for line in zip(headings, *body[: len(seeds)], strict=True)]
     sheet[0][0] = ""
     return [["seeds", *seeds] if line[0] == "seeds" else line for line in sheet]
 
 
-def conclusions(results: Compared) -> list[str]:
+def comparison_lines(results: Compared) -> list[str]:
     """A line for each difference to the first, by the tests of every report; and over which arms they are corrected."""
     whole = results.study or results
-    lines = effects(whole, [arm.name for arm in results.plan.arms])
-    if not any(effect.spread for effect in compare(whole)):
+    lines = effect_lines(whole, [arm.name for arm in results.plan.arms])
+    if not any(effect.spread for effect in compare_arms(whole)):
         return lines
     if results.report:
         family = f"the study {results.report}, as in its report"
@@ -232,7 +232,7 @@ def conclusions(results: Compared) -> list[str]:
 # Under which conditions
 
 _CONDITIONS: dict[str, Callable[[dict[str, Any]], str]] = {
-    "Versions of the code differ": lambda r: commit(r) or "unknown",
+    "Versions of the code differ": lambda r: commit_of(r) or "unknown",
     "Versions of torch differ": lambda r: r.get("environment", {}).get("torch", ""),
     "Devices differ": lambda r: r.get("environment", {}).get("device", ""),
     "Speed was measured differently": lambda r: _protocol(r.get("speed", {})),
@@ -262,10 +262,10 @@ def _protocol(speed: dict[str, Any]) -> str:
     return ", ".join([speed.get("device", ""), *(f"{name} {speed[name]}" for name in names)]) if speed else ""
 
 
-def cautions(results: Compared, missing: list[str]) -> list[str]:
+def comparison_cautions(results: Compared, missing: list[str]) -> list[str]:
     """What stands between the numbers and a conclusion: unfinished runs, and conditions that were not the same."""
     lines = [f"Missing: {', '.join(missing)}: not finished, or not evaluated alike."] if missing else []
-    keys = [row[0] for row in configuration(results)[1:]]
+    keys = [row[0] for row in differing_keys(results)[1:]]
     for section, said in _SECTIONS.items():
         if differing := [key for key in keys if key.split(".")[0] == section]:
             lines.append(f"Caution: {said} ({', '.join(differing)}).")
@@ -278,21 +278,21 @@ def cautions(results: Compared, missing: list[str]) -> list[str]:
         run = results.folders.get(arm.name, {}).get(seed)
         return run.path if run else None
 
-    return lines + [caution.text for caution in far_off(results.study or results, folder)]
+    return lines + [caution.text for caution in outlier_lines(results.study or results, folder)]
 
 
 # Shown
 
 
-def show(words: list[str], console: Console, markdown: bool = False) -> None:
+def print_comparison(words: list[str], console: Console, markdown: bool = False) -> None:
     """Print the comparison: for the terminal, or as Markdown.
 
     Raises:
-        ConfigError: as `gather`.
+        ConfigError: as `gather_runs`.
     """
-    results, missing = gather(words)
-    sheets = {"Configuration": configuration(results), "Result": readings(results)}
-    lines = {"Differences to the first": conclusions(results), "Conditions": cautions(results, missing)}
+    results, missing = gather_runs(words)
+    sheets = {"Configuration": differing_keys(results), "Result": metric_rows(results)}
+    lines = {"Differences to the first": comparison_lines(results), "Conditions": comparison_cautions(results, missing)}
     if markdown:
         say(_as_markdown(sheets, lines))
         return

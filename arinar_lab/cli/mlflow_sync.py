@@ -12,18 +12,18 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..analysis.results import Results
-from ..config.recipe import parse, read_recipe
+from ..config.recipe import parse_recipe, read_recipe
 from ..errors import ConfigError
 from ..metrics import BITS, DISTANCES, GAP, LEVEL, SPEED
-from ..report.tables import markdown
-from ..runs.folder import RunFolder, find
+from ..report.tables import report_markdown
+from ..runs.folder import RunFolder, open_run_folder
 from ..runs.history import read_metrics
 from ..study.collect import collect
 from ..study.plan import Arm, Plan, axis_labels
-from ..tracking import server as dashboard
-from ..tracking.connection import PATIENCE, off
+from ..tracking import server
+from ..tracking.connection import PATIENCE, is_off
 from ..tracking.server import REPORTED
-from ..tracking.tracker import Tracker, remember, stamp_of, views
+from ..tracking.tracker import Tracker, note_view, report_stamp, noted_views
 
 _NOTE = 15_000  # characters of an experiment's note; MLflow takes 20,000 of a tag
 
@@ -34,7 +34,7 @@ def send_study(plan: Plan, files: list[Path], patience: float = PATIENCE) -> tup
     Arguments:
         files: the report's; patience: seconds that each cell may wait.
     """
-    if off():
+    if is_off():
         return "", []
     results, unsent, labels = collect(plan), [], axis_labels(plan.axes)
     tracker = Tracker(plan.name, patience * len(plan.arms) * len(plan.seeds))
@@ -43,8 +43,8 @@ def send_study(plan: Plan, files: list[Path], patience: float = PATIENCE) -> tup
         factors = plan.factors(arm)
         for seed in plan.seeds:
             folder, recipe = plan.cell(arm, seed)
-            if stamp := stamp_of(recipe, folder):
-                remember(recipe, arm.name, folder, plan.name)
+            if stamp := report_stamp(recipe, folder):
+                note_view(recipe, arm.name, folder, plan.name)
                 if there.get((arm.name, str(seed), stamp), set()) >= {"arm", *factors}:
                     continue
                 if not tracker.publish(recipe, arm.name, folder, read_metrics, factors):
@@ -89,11 +89,11 @@ def _samples(results: Results, arm: Arm) -> Path | None:
 def _tags(results: Results, labels: list[str]) -> dict[str, str]:
     """What the dashboard shows of the study: its note, and its views."""
     shown = [c.metric for c in results.columns if c.metric in (BITS, LEVEL, GAP, *DISTANCES, SPEED)]
-    note = markdown(results)
+    note = report_markdown(results)
     if len(note) > _NOTE:
         note = note[:_NOTE].rpartition("\n")[0] + "\n\n(The rest stands in table.md, an artifact of the run `report`.)"
     now = {REPORTED: str(time.time()), "mlflow.note.content": note}
-    return now | dashboard.views(results.plan.criterion, shown, labels)
+    return now | server.experiment_views(results.plan.criterion, shown, labels)
 
 
 def send_runs(paths: Iterable[Path]) -> tuple[list[Path], list[Path]]:
@@ -105,9 +105,9 @@ def send_runs(paths: Iterable[Path]) -> tuple[list[Path], list[Path]]:
     sent: list[Path] = []
     unsent: list[Path] = []
     trackers: dict[str, Tracker] = {}
-    for folder in [find(path) for path in paths]:
+    for folder in [open_run_folder(path) for path in paths]:
         whole = True
-        for experiment, arm, recipe in views(parse(read_recipe(folder.path / "config.yaml")), folder):
+        for experiment, arm, recipe in noted_views(parse_recipe(read_recipe(folder.path / "config.yaml")), folder):
             tracker = trackers.setdefault(experiment, Tracker(experiment, float("inf")))
             whole &= tracker.publish(recipe, arm, folder, read_metrics)
         (sent if whole else unsent).append(folder.path)

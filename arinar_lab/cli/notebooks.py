@@ -15,16 +15,16 @@ from rich.console import Console
 
 from ..api import newest, open_study, root
 from ..errors import ConfigError
-from ..files.atomic import write
+from ..files.atomic import write_atomically
 from ..study.plan import read_plan
-from ..study.status import remember
-from .ablate import ablate
+from ..study.status import save_cells
+from .ablate import run_study
 
 ATTEMPTS = 2  # of a notebook whose kernel falls silent
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 
 
-def execute(name: str, console: Console, source: Path = NOTEBOOKS, seconds: int = 300) -> int:
+def execute_notebooks(name: str, console: Console, source: Path = NOTEBOOKS, seconds: int = 300) -> int:
     """Execute every notebook; returns 1 where one failed, 130 where the user stopped the small study.
 
     Arguments:
@@ -70,8 +70,8 @@ def _make_small(file: Path, console: Console) -> int:
     """Run the small study as `arinar ablate` would."""
     console.print("No study is finished here, so a small one is made first: minutes.")
     plan = read_plan(file)
-    remember(plan, file, [])
-    return ablate(plan, [sys.executable, "-m", "arinar_lab", "work", str(file)], 2, console)
+    save_cells(plan, file, [])
+    return run_study(plan, [sys.executable, "-m", "arinar_lab", "work", str(file)], 2, console)
 
 
 def _execute(file: Path, page: Path, seconds: int, console: Console) -> int:
@@ -90,7 +90,7 @@ def _execute(file: Path, page: Path, seconds: int, console: Console) -> int:
             break
         console.print(f"{file}: {failed}; once more", soft_wrap=True)
     body, _ = HTMLExporter(exclude_input_prompt=True, exclude_output_prompt=True).from_notebook_node(notebook)
-    write(page, body)
+    write_atomically(page, body)
     said = f"failed: {failed}" if failed else f"{time.perf_counter() - begun:.0f} s"
     console.print(f"{page}  ({said})", soft_wrap=True)
     return int(bool(failed))

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..output.text import one_line, say
-from . import runs as run
-from . import studies as study
+from . import runs
+from . import studies
 
 EPILOG = """\
 examples:
@@ -92,8 +92,8 @@ def _verb(verbs: Verbs, name: str, function: Any, summary: str, *, many: bool = 
 
 def _runs(verbs: Verbs) -> None:
     """One run: train, evaluate, sample."""
-    _verb(verbs, "train", run.train, "train one recipe and evaluate it; the same command resumes")
-    evaluate = _verb(verbs, "evaluate", run.evaluate, "evaluate a finished run, under its own or another sampler")
+    _verb(verbs, "train", runs.train, "train one recipe and evaluate it; the same command resumes")
+    evaluate = _verb(verbs, "evaluate", runs.evaluate, "evaluate a finished run, under its own or another sampler")
     evaluate.add_argument(
         "--quality", action="store_true", help="measure FID and its kin against a reference, nothing else"
     )
@@ -106,7 +106,7 @@ def _runs(verbs: Verbs) -> None:
     evaluate.add_argument("--ranges", type=_count, default=1, metavar="N", help="of seeds, for an interval (default 1)")
     _protocol(evaluate)
     sample = _verb(
-        verbs, "sample", run.sample, "draw images from a finished run: a picture of all, a folder of PNGs, or an npz"
+        verbs, "sample", runs.sample, "draw images from a finished run: a picture of all, a folder of PNGs, or an npz"
     )
     sample.add_argument("--count", type=_count, metavar="N", help="images to draw (default 100)")
     sample.add_argument("--per-class", type=_count, metavar="N", help="of each class, in place of --count")
@@ -122,27 +122,27 @@ def _runs(verbs: Verbs) -> None:
 
 def _studies(verbs: Verbs) -> None:
     """Many runs: ablations and sweeps, their workers and reports."""
-    ablate = _verb(verbs, "ablate", study.ablate, "run a study to its table and figure; the same command resumes")
+    ablate = _verb(verbs, "ablate", studies.ablate, "run a study to its table and figure; the same command resumes")
     ablate.epilog, ablate.formatter_class = ABLATE, argparse.RawDescriptionHelpFormatter
     ablate.add_argument(
         "--workers", type=_processes, default=2, metavar="N", help="processes that train side by side (default 2)"
     )
     ablate.add_argument("--dry-run", action="store_true", help="print every cell with its cost, and write nothing")
     sweep = _verb(
-        verbs, "sweep", study.sweep, "search a space by Optuna, re-run the best and report; the same command resumes"
+        verbs, "sweep", studies.sweep, "search a space by Optuna, re-run the best and report; the same command resumes"
     )
     sweep.epilog, sweep.formatter_class = SWEEP, argparse.RawDescriptionHelpFormatter
     sweep.add_argument("--workers", type=_processes, default=2, metavar="N", help="processes side by side (default 2)")
-    _verb(verbs, "work", study.work, "be one worker of a study or sweep (ablate and sweep start these)")
+    _verb(verbs, "work", studies.work, "be one worker of a study or sweep (ablate and sweep start these)")
     status = _verb(
-        verbs, "status", study.status, "say which runs of a study are done, running, waiting, failed or lost"
+        verbs, "status", studies.status, "say which runs of a study are done, running, waiting, failed or lost"
     )
     status.add_argument("--watch", action="store_true", help="until every run has ended")
     status.add_argument("--json", action="store_true", help="for machines")
     _verb(
         verbs,
         "report",
-        study.report,
+        studies.report,
         "write the report of what a study or sweep has finished, here or (by MLflow) elsewhere",
     )
 
@@ -154,9 +154,9 @@ def _views(verbs: Verbs) -> None:
     )
     compare.add_argument("words", nargs="+", metavar="RUN or STUDY:ARM", help="two or more; the first is the baseline")
     compare.add_argument("--markdown", action="store_true", help="print Markdown")
-    compare.set_defaults(verb=study.compare)
+    compare.set_defaults(verb=studies.compare)
     slurm = _verb(
-        verbs, "slurm", study.slurm, "write a Slurm job array whose tasks are workers of a study; submit it yourself"
+        verbs, "slurm", studies.slurm, "write a Slurm job array whose tasks are workers of a study; submit it yourself"
     )
     slurm.add_argument("--array", type=_count, default=4, metavar="N", help="tasks, each a worker (default 4)")
     slurm.add_argument("--time", default="24:00:00", metavar="LIMIT", help="of a task, as in sbatch (default 24:00:00)")
@@ -166,17 +166,17 @@ def _views(verbs: Verbs) -> None:
     sync.add_argument(
         "words", nargs="*", metavar="RUN… or FILE key=value…", help="runs, or one study (default: all runs)"
     )
-    sync.set_defaults(verb=study.sync)
+    sync.set_defaults(verb=studies.sync)
     mlflow = verbs.add_parser("mlflow", help="open the dashboard, at the newest study; it runs until you stop it")
     mlflow.add_argument("--port", type=_port, default=5000, metavar="N", help="on 127.0.0.1 (default 5000)")
-    mlflow.set_defaults(verb=study.mlflow)
+    mlflow.set_defaults(verb=studies.mlflow)
     dashboard = verbs.add_parser(
         "dashboard", help="open optuna-dashboard over a study's queue; it runs until you stop it"
     )
     dashboard.add_argument("file", type=Path, nargs="?", help="of the study (default: all that ARINAR_STORAGE holds)")
     dashboard.add_argument("overrides", nargs="*", default=[], metavar="key=value")
     dashboard.add_argument("--port", type=_port, default=8080, metavar="N", help="on 127.0.0.1 (default 8080)")
-    dashboard.set_defaults(verb=study.dashboard)
+    dashboard.set_defaults(verb=studies.dashboard)
 
 
 def _checks(verbs: Verbs) -> None:
@@ -184,10 +184,10 @@ def _checks(verbs: Verbs) -> None:
     _verb(
         verbs,
         "diagnose",
-        run.diagnose,
+        runs.diagnose,
         "say where a finished run goes wrong: by token, by feature, with true prefixes, under guidance",
     )
-    _verb(verbs, "check", study.check, "build recipes and every arm of studies without training", many=True)
+    _verb(verbs, "check", studies.check, "build recipes and every arm of studies without training", many=True)
 
 
 def _speed(verbs: Verbs) -> None:
@@ -203,7 +203,7 @@ def _speed(verbs: Verbs) -> None:
     bench.add_argument(
         "--out", type=Path, default=Path("benchmarks.json"), help="record; a .png beside it (default benchmarks.json)"
     )
-    bench.set_defaults(verb=study.bench)
+    bench.set_defaults(verb=studies.bench)
 
 
 def _images(verbs: Verbs) -> None:
@@ -211,7 +211,7 @@ def _images(verbs: Verbs) -> None:
     cache = _verb(
         verbs,
         "cache",
-        run.cache,
+        runs.cache,
         "encode each image once, for training; the same command resumes, or helps one that runs",
     )
     cache.add_argument("--out", type=Path, default=Path("caches"), help="folder of caches (default caches)")
@@ -225,7 +225,7 @@ def _images(verbs: Verbs) -> None:
     reference.add_argument("--out", type=Path, default=Path("references"), help="folder (default references)")
     reference.add_argument("--batch", type=_count, default=64, metavar="N", help="images at a time (default 64)")
     _protocol(reference)
-    reference.set_defaults(verb=run.reference)
+    reference.set_defaults(verb=runs.reference)
 
 
 def _rest(verbs: Verbs) -> None:
@@ -240,13 +240,13 @@ def _rest(verbs: Verbs) -> None:
         "--weights", metavar="NAME", help="of the file, such as model (default: model_ema where it is, else model)"
     )
     convert.add_argument("--out", type=Path, help="the run folder to write (default runs/CHECKPOINT/seed_0)")
-    convert.set_defaults(verb=run.convert)
+    convert.set_defaults(verb=runs.convert)
     notebooks = verbs.add_parser("notebooks", help="execute the notebooks over a study, into studies/notebooks/")
     notebooks.add_argument("study", nargs="?", default="", help="its folder or file (default: the newest finished one)")
-    notebooks.set_defaults(verb=study.notebooks)
+    notebooks.set_defaults(verb=studies.notebooks)
     retrain = verbs.add_parser("retrain", help="retrain weights that ship with the package")
     retrain.add_argument("name", choices=("digits_classifier", "digits_vae"))
-    retrain.set_defaults(verb=run.retrain)
+    retrain.set_defaults(verb=runs.retrain)
 
 
 def _protocol(sub: argparse.ArgumentParser) -> None:

@@ -8,7 +8,7 @@ import threading
 import time
 
 
-def end_with(parent: int) -> None:
+def end_with_parent(parent: int) -> None:
     """End this process as by SIGTERM (which saves a checkpoint) when its parent is gone, however that ended."""
 
     def watch() -> None:

@@ -19,18 +19,18 @@ import torch
 import yaml
 from torch.overrides import TorchFunctionMode
 
-from ..data.latent_cache import Cached
-from ..data.sources import Source, SourceMaker
-from ..errors import ConfigError, nearest
+from ..data.latent_cache import LatentCacheSource
+from ..data.sources import Source, SourceFactory
+from ..errors import ConfigError, did_you_mean
 from ..model.arinar import Arinar
-from ..model.codecs.codec import Codec, CodecMaker, Pixels
+from ..model.codecs.codec import Codec, CodecFactory, Pixels
 from ..model.inner.feature_ar import FeatureAR
-from ..model.inner.head import Head, HeadMaker
-from ..model.layers import at_least
-from ..model.outer import OUTERS, OuterMaker
+from ..model.inner.head import Head, HeadFactory
+from ..model.layers import require_at_least
+from ..model.outer import OUTERS, OuterFactory
 from ..model.pretrained.initialisation import initialise_as_published
-from ..model.sampler import LATER, Sampler
-from .schema import flatten, resolved, section, signed
+from ..model.sampler import LATER_FIELD, Sampler
+from .schema import flatten, to_plain, parse_dataclass, signature_fields
 from .yaml_reader import read_value
 from .yaml_reader import read_yaml as read_yaml
 
@@ -88,7 +88,7 @@ class Training:
     steps: int = 400
     batch: int = 128
     lr: float | None = None
-    lr_per_256: float | None = field(default=None, metadata=LATER)
+    lr_per_256: float | None = field(default=None, metadata=LATER_FIELD)
     warmup: int = 40
     schedule: Literal["constant", "cosine"] = "cosine"
     betas: tuple[float, float] = (0.9, 0.95)
@@ -98,14 +98,14 @@ class Training:
     precision: Literal["32-true", "16-mixed", "bf16-mixed", "64-true"] = "32-true"
     validate_every: int = 100
     checkpoint_every: int = 100
-    warmup_from_zero: bool = field(default=False, metadata=LATER)
-    weight_decay_on: Decayed = field(default="matrices", metadata=LATER)
-    ema_from_initial: bool = field(default=False, metadata=LATER)
-    initialisation: Literal["default", "published"] = field(default="default", metadata=LATER)
+    warmup_from_zero: bool = field(default=False, metadata=LATER_FIELD)
+    weight_decay_on: Decayed = field(default="matrices", metadata=LATER_FIELD)
+    ema_from_initial: bool = field(default=False, metadata=LATER_FIELD)
+    initialisation: Literal["default", "published"] = field(default="default", metadata=LATER_FIELD)
 
     def __post_init__(self) -> None:
-        at_least(1, steps=self.steps, batch=self.batch)
-        at_least(1, validate_every=self.validate_every, checkpoint_every=self.checkpoint_every)
+        require_at_least(1, steps=self.steps, batch=self.batch)
+        require_at_least(1, validate_every=self.validate_every, checkpoint_every=self.checkpoint_every)
         for name in ("warmup", "weight_decay", "clip"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: {getattr(self, name)} is negative")
@@ -133,7 +133,7 @@ class Training:
 
     def __str__(self) -> str:
         """As a recipe has it, in one line, with the peak learning rate; without how often something is done on the way."""
-        options = {**resolved(self), "lr": self.peak}
+        options = {**to_plain(self), "lr": self.peak}
         for name in ("lr_per_256", "validate_every", "checkpoint_every"):
             del options[name]
         flow = yaml.safe_dump({"training": options}, default_flow_style=True, sort_keys=False, width=10**6)
@@ -165,13 +165,13 @@ class Evaluation:
     speed_batch: int = 64
     speed_repeats: int = 5
     seed: int = 0
-    reference: str | None = field(default=None, metadata=LATER)
-    precision: Literal["auto", "float32", "bfloat16"] = field(default="auto", metadata=LATER)
+    reference: str | None = field(default=None, metadata=LATER_FIELD)
+    precision: Literal["auto", "float32", "bfloat16"] = field(default="auto", metadata=LATER_FIELD)
 
     def __post_init__(self) -> None:
-        at_least(1, draws=self.draws, batch=self.batch, speed_batch=self.speed_batch, speed_repeats=self.speed_repeats)
-        at_least(2, kid_subset=self.kid_subset)
-        at_least(5, images=self.images)  # precision and recall look at the third nearest neighbour
+        require_at_least(1, draws=self.draws, batch=self.batch, speed_batch=self.speed_batch, speed_repeats=self.speed_repeats)
+        require_at_least(2, kid_subset=self.kid_subset)
+        require_at_least(5, images=self.images)  # precision and recall look at the third nearest neighbour
         check_seed(self.seed)
         if self.resolution is not None and not self.resolution > 0:
             raise ValueError(f"resolution: {self.resolution} is not above 0")
@@ -204,9 +204,9 @@ class Machine:
     workers: int = 0
 
     def __post_init__(self) -> None:
-        at_least(1, devices=self.devices, num_nodes=self.num_nodes)
-        at_least(1, accumulate=self.accumulate, validation_batch=self.validation_batch)
-        at_least(0, threads=self.threads, workers=self.workers)
+        require_at_least(1, devices=self.devices, num_nodes=self.num_nodes)
+        require_at_least(1, accumulate=self.accumulate, validation_batch=self.validation_batch)
+        require_at_least(0, threads=self.threads, workers=self.workers)
 
 
 @dataclass(frozen=True)
@@ -221,10 +221,10 @@ class Recipe:
         ValueError: if the seed is out of range, or freeze is given without init_from.
     """
 
-    data: SourceMaker
-    codec: CodecMaker
-    outer: OuterMaker
-    inner: HeadMaker
+    data: SourceFactory
+    codec: CodecFactory
+    outer: OuterFactory
+    inner: HeadFactory
     labels: Labels = field(default_factory=Labels)
     training: Training = field(default_factory=Training)
     sampler: Sampler = field(default_factory=Sampler)
@@ -249,7 +249,7 @@ class Recipe:
         """Eight hexadecimal digits of how the trained model is sampled and measured."""
         return _digest(self, ("sampler", "evaluation"))
 
-    def under(self, seed: int) -> Recipe:
+    def with_seed(self, seed: int) -> Recipe:
         """The same recipe under another seed, which is no part of the signatures: they are not computed again."""
         other = replace(self, seed=seed)
         names = ("training_signature", "evaluation_signature")
@@ -263,7 +263,7 @@ def _digest(recipe: Recipe, names: tuple[str, ...]) -> str:
     sections = replace(
         recipe, training=rate, evaluation=batch
     )  # however the rate is said, and many images are drawn at a time
-    text = json.dumps({name: signed(getattr(sections, name)) for name in names}, sort_keys=True)
+    text = json.dumps({name: signature_fields(getattr(sections, name)) for name in names}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
@@ -287,14 +287,14 @@ def _kind(value: Any) -> str | None:
     return value.get("kind") if isinstance(value, dict) else None
 
 
-def real(path: Path) -> Path:
+def absolute_path(path: Path) -> Path:
     """The absolute path without links; unlike `Path.resolve`, it raises nothing where links form a loop."""
     return Path(os.path.realpath(path))
 
 
 def read_recipe(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """A recipe file as plain data, laid over the recipe that it `extends` (a path beside it)."""
-    if real(path) in above:
+    if absolute_path(path) in above:
         raise ConfigError(f"{path}: extends itself, by way of {above[-1].name}")
     content = read_yaml(path)
     base = content.pop("extends", None)
@@ -302,17 +302,17 @@ def read_recipe(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         return content
     if not isinstance(base, str):
         raise ConfigError(f"{path}: extends: {base!r} is not the name of a recipe file")
-    return merge(read_recipe(path.parent / base, (*above, real(path))), content)
+    return merge(read_recipe(path.parent / base, (*above, absolute_path(path))), content)
 
 
-def sources(path: Path) -> list[Path]:
+def source_files(path: Path) -> list[Path]:
     """A recipe or study file and all that it rests on: its `base`, and what recipes `extends`."""
     content = read_yaml(path)
     below = [path.parent / content[key] for key in ("base", "extends") if isinstance(content.get(key), str)]
-    return [real(path), *(source for file in below for source in sources(file))]
+    return [absolute_path(path), *(source for file in below for source in source_files(file))]
 
 
-def preset(name: str) -> Path:
+def preset_path(name: str) -> Path:
     """The recipe file of a shipped preset, or the file itself.
 
     Raises:
@@ -323,10 +323,10 @@ def preset(name: str) -> Path:
         if path.suffix == ".yaml" and path.is_file():
             return path
     there = sorted(path.stem for path in shipped.glob("*.yaml"))
-    raise ConfigError(f"--preset: {name!r} is neither a file nor one of {', '.join(there)}{nearest(name, there)}")
+    raise ConfigError(f"--preset: {name!r} is neither a file nor one of {', '.join(there)}{did_you_mean(name, there)}")
 
 
-def nest(dotted: dict[str, Any]) -> dict[str, Any]:
+def unflatten(dotted: dict[str, Any]) -> dict[str, Any]:
     """{"inner.head.components": 4} as {"inner": {"head": {"components": 4}}}.
 
     Raises:
@@ -364,7 +364,7 @@ def read_overrides(words: list[str]) -> dict[str, Any]:
         if key.partition(".")[0] in STUDY_SECTIONS:
             result[key] = value
         else:
-            result = merge(result, nest({key: value}))
+            result = merge(result, unflatten({key: value}))
     return result
 
 
@@ -374,13 +374,13 @@ def _short(word: str) -> str:
     return line if len(line) <= 200 else f"{line[:200]}…"
 
 
-def parse(content: dict[str, Any]) -> Recipe:
+def parse_recipe(content: dict[str, Any]) -> Recipe:
     """Plain data as a checked recipe.
 
     Raises:
         ConfigError: with the first fault, in one line.
     """
-    return section(Recipe, content, "")
+    return parse_dataclass(Recipe, content, "")
 
 
 @dataclass(frozen=True)
@@ -402,7 +402,7 @@ class Experiment:
         return sum(p.numel() for p in self.model.parameters())
 
 
-class Shapes(TorchFunctionMode):
+class MetaParameters(TorchFunctionMode):
     """Parameters made inside have shapes and no values; buffers, which are computed, have both.
 
     `torch.device("meta")` would put those on the meta device, too, where most operations are written in Python and import
@@ -422,7 +422,7 @@ def _check_depth(recipe: Recipe) -> None:
     Raises:
         ConfigError: naming the key.
     """
-    for key, value in flatten(resolved(recipe)).items():
+    for key, value in flatten(to_plain(recipe)).items():
         if key.endswith("depth") and isinstance(value, int) and value > _DEEPEST:
             raise ConfigError(f"{key}: {value} is more than {_DEEPEST} blocks")
 
@@ -438,7 +438,7 @@ def build(recipe: Recipe, device: str = "cpu") -> Experiment:
     codec = recipe.codec(source.shape, source.levels)
     _check_cache(recipe, source, codec)
     try:
-        with Shapes() if device == "meta" else torch.device(device):
+        with MetaParameters() if device == "meta" else torch.device(device):
             model = Arinar(
                 codec.tokens,
                 codec.features,
@@ -466,14 +466,14 @@ def build(recipe: Recipe, device: str = "cpu") -> Experiment:
 
 
 def _check_cache(recipe: Recipe, source: Source, codec: Codec) -> None:
-    if isinstance(source, Cached):
+    if isinstance(source, LatentCacheSource):
         try:
-            source.check(codec, resolved(recipe.codec))
+            source.check(codec, to_plain(recipe.codec))
         except ValueError as error:
             raise ConfigError(f"data.{error}") from None
 
 
-def ready(experiment: Experiment, data: bool = True) -> None:
+def prepare_experiment(experiment: Experiment, data: bool = True) -> None:
     """Read what a recipe can be checked without: a codec's own weights and the data.
 
     Raises:
@@ -497,7 +497,7 @@ def check_resolution(recipe: Recipe, experiment: Experiment) -> None:
         ConfigError: naming the key.
     """
     inner, whitened = experiment.model.inner, experiment.codec.normalise == "whiten"
-    if recipe.evaluation.resolution is not None and ("pit" not in inner.can or whitened):
+    if recipe.evaluation.resolution is not None and ("pit" not in inner.capabilities or whitened):
         what = "whitened tokens have" if whitened else f"{_described(inner)} has"
         raise ConfigError(
             f"evaluation.resolution: is asked for, and {what} no likelihood at a resolution; leave it out"
@@ -551,25 +551,25 @@ def check_sampler(sampler: Sampler, model: Arinar) -> None:
         ConfigError: naming the key.
     """
     kind = _described(model.inner)
-    if sampler.guidance != 1 and "guide" not in model.inner.can:
+    if sampler.guidance != 1 and "guide" not in model.inner.capabilities:
         raise ConfigError(f"sampler.guidance: {sampler.guidance} is asked for, and {kind} cannot be guided; use 1")
     if sampler.guidance != 1 and model.labels.drop == 0:
         raise ConfigError(
             f"sampler.guidance: {sampler.guidance} is asked for, and labels.drop: 0 never trains the null label; use 1"
         )
-    if sampler.temperature != 1 and "temper" not in model.inner.can:
+    if sampler.temperature != 1 and "temper" not in model.inner.capabilities:
         raise ConfigError(
             f"sampler.temperature: {sampler.temperature} is asked for, and {kind} cannot be tempered; use 1"
         )
-    if sampler.candidates and "pit" not in model.inner.can:
+    if sampler.candidates and "pit" not in model.inner.capabilities:
         raise ConfigError(
             f"sampler.candidates: {sampler.candidates} is asked for, and {kind} cannot be guided by drawing them; use 0"
         )
-    able = {"guided_from", "guided_to"} | model.outer.can | model.inner.can
+    able = {"guided_from", "guided_to"} | model.outer.capabilities | model.inner.capabilities
     for name, value in sampler.accelerators.items():
         if name not in able:
             inner = "discrete and colour" if name == "filter_threshold" else "feature_ar"
-            who = ", ".join(outer for outer, maker in OUTERS.items() if name in maker.can) or inner
+            who = ", ".join(outer for outer, maker in OUTERS.items() if name in maker.capabilities) or inner
             raise ConfigError(
                 f"sampler.{name}: {value} is asked for, and neither {type(model.outer).__name__} nor {kind} can do that"
                 f" ({who} can); leave it out"

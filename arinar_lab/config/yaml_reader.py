@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from ..errors import ConfigError, nearest
+from ..errors import ConfigError, did_you_mean
 
 _BYTES = 1_000_000  # of a file
 _NODES = 10_000  # values of a text, once its aliases are expanded
@@ -63,7 +63,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         beside = [str(p) for p in sorted(path.parent.glob("*.yaml"))] if path.parent.is_dir() else []
         what = "a folder, and no YAML file" if path.is_dir() else "no such file"
-        raise ConfigError(f"{path}: {what}{nearest(path, beside)}")
+        raise ConfigError(f"{path}: {what}{did_you_mean(path, beside)}")
     try:
         content = _interpolated(_document(_text(path)))
         if not isinstance(content, dict | None):
@@ -94,7 +94,7 @@ def read_value(text: str) -> Any:
         raise ConfigError(f"not readable as YAML: {fault}") from None
 
 
-def means(text: str, value: Any) -> bool:
+def is_yaml_for(text: str, value: Any) -> bool:
     """Whether a text is the value, or YAML for it: "1e-3" means 0.001."""
     try:
         return text == value or bool(read_value(text) == value)
@@ -102,7 +102,7 @@ def means(text: str, value: Any) -> bool:
         return False
 
 
-def as_flow(value: Any) -> str:
+def to_flow_yaml(value: Any) -> str:
     """A value as YAML in one line."""
     text: str = yaml.dump(
         value, Dumper=_Dumper, default_flow_style=True, sort_keys=False, allow_unicode=True, width=math.inf
@@ -110,7 +110,7 @@ def as_flow(value: Any) -> str:
     return text.removesuffix("\n...\n").strip()
 
 
-def as_yaml(content: dict[str, Any]) -> str:
+def to_yaml(content: dict[str, Any]) -> str:
     """Plain data as a YAML file, which reads back the same here and, but for very odd texts, elsewhere."""
     text: str = yaml.dump(content, Dumper=_Dumper, sort_keys=False)
     return text

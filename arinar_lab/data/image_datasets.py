@@ -38,8 +38,8 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from ..errors import RunFailed
-from ..files.atomic import SHARED, room_for
-from ..model.layers import at_least
+from ..files.atomic import SHARED_MEMORY, disk_full_guard
+from ..model.layers import require_at_least
 from ..output.text import say
 from .sources import Source, checked_labels
 
@@ -133,7 +133,7 @@ def centre_crop(image: Image.Image, size: int) -> Image.Image:
     return image.crop((left, top, left + size, top + size))
 
 
-class Store(Protocol):
+class ImageStore(Protocol):
     """Where encoded images are."""
 
     def name(self, i: int) -> str:
@@ -145,12 +145,12 @@ class Store(Protocol):
         ...
 
     @property
-    def print(self) -> str:
+    def fingerprint(self) -> str:
         """What tells its images from others, without reading them."""
         ...
 
 
-def files_print(files: Iterable[tuple[str, Path]]) -> str:
+def files_fingerprint(files: Iterable[tuple[str, Path]]) -> str:
     """What tells files from others without reading them: their names, sizes in bytes and times of change."""
     seen = hashlib.sha256()
     for name, file in files:
@@ -162,7 +162,7 @@ def files_print(files: Iterable[tuple[str, Path]]) -> str:
     return seen.hexdigest()
 
 
-class Pictures:
+class LazyImages:
     """Images that are read when they are asked for: pictures[i] are bytes [*, C, S, S] of items i [*]; i + n is i mirrored.
 
     Arguments:
@@ -173,9 +173,9 @@ class Pictures:
         Damaged: on reading, if more are; in the main process alone, where `check` knows of all.
     """
 
-    def __init__(self, store: Store, labels: Tensor, shape: tuple[int, ...], allowed: float) -> None:
+    def __init__(self, store: ImageStore, labels: Tensor, shape: tuple[int, ...], allowed: float) -> None:
         self.store, self.labels, self.shape, self.allowed = store, labels, shape, allowed
-        with room_for(SHARED):
+        with disk_full_guard(SHARED_MEMORY):
             self.marks = torch.zeros(
                 len(labels), dtype=torch.uint8
             ).share_memory_()  # of damaged ones, for all processes
@@ -191,9 +191,9 @@ class Pictures:
         return torch.stack([self._one(j) for j in i.tolist()]) if len(i) else torch.zeros(0, *self.shape).byte()
 
     @property
-    def print(self) -> str:
+    def fingerprint(self) -> str:
         """What tells them from others: what their store says, and their shape."""
-        return f"{self.store.print} {self.shape}"
+        return f"{self.store.fingerprint} {self.shape}"
 
     @property
     def damaged(self) -> list[str]:
@@ -261,13 +261,13 @@ class Pictures:
             self.check()
 
 
-def damaged(source: Source) -> list[str]:
+def damaged_names(source: Source) -> list[str]:
     """Names of the images of a source that were found damaged so far, by any process."""
     looked_at = [vars(source).get(part, (None,))[0] for part in ("train", "held_out")]
-    return [name for images in looked_at if isinstance(images, Pictures) for name in images.damaged]
+    return [name for images in looked_at if isinstance(images, LazyImages) for name in images.damaged]
 
 
-class Lazy(Source):
+class LazySource(Source):
     """Images of a training and a held-out part that are looked for when they are first needed.
 
     Arguments:
@@ -282,7 +282,7 @@ class Lazy(Source):
     levels = 256
 
     def __init__(self, channels: int, size: int, classes: int, flip: bool, damaged: float) -> None:
-        at_least(1, size=size, classes=classes)
+        require_at_least(1, size=size, classes=classes)
         if channels not in (1, 3):
             raise ValueError(f"channels: {channels} is neither 1 nor 3")
         if not 0 <= damaged < 1:
@@ -309,16 +309,16 @@ class Lazy(Source):
             except ValueError as error:
                 raise ValueError(f"kind: {error}") from None
 
-    def _pictures(self, part: str) -> tuple[Pictures, Tensor]:
+    def _pictures(self, part: str) -> tuple[LazyImages, Tensor]:
         store, labels = self._part(part)
-        return Pictures(store, labels, self.shape, self.allowed), labels
+        return LazyImages(store, labels, self.shape, self.allowed), labels
 
-    def _part(self, part: str) -> tuple[Store, Tensor]:
+    def _part(self, part: str) -> tuple[ImageStore, Tensor]:
         """Where the images of a part are, and their labels."""
         raise NotImplementedError
 
 
-class Files:
+class ImageFiles:
     """Image files. root: a folder; names: paths in it as bytes, one array of which holds a million in little memory."""
 
     def __init__(self, root: Path, names: np.ndarray) -> None:
@@ -331,15 +331,15 @@ class Files:
         return self.root / os.fsdecode(self.names[i])
 
     @property
-    def print(self) -> str:
-        return files_print((os.fsdecode(name), self.open(i)) for i, name in enumerate(self.names))
+    def fingerprint(self) -> str:
+        return files_fingerprint((os.fsdecode(name), self.open(i)) for i, name in enumerate(self.names))
 
 
-class ImageFolder(Lazy):
+class ImageFolder(LazySource):
     """Files in <path>/train/<class>/ and <path>/val/<class>/; the classes are numbered by the order of their names.
 
     Arguments:
-        path: the folder; channels, size, classes, flip, damaged: see `Lazy`.
+        path: the folder; channels, size, classes, flip, damaged: see `LazySource`.
         held_out: how many of val are used, spread evenly; None are all.
 
     Raises:
@@ -353,7 +353,7 @@ class ImageFolder(Lazy):
     ) -> None:  # fmt: skip
         super().__init__(channels, size, classes, flip, damaged)
         if held_out is not None:
-            at_least(1, held_out=held_out)
+            require_at_least(1, held_out=held_out)
         self.path, self.used = Path(path), held_out
 
     @property
@@ -361,7 +361,7 @@ class ImageFolder(Lazy):
         there = "train" in self.__dict__ or (self.path / "train").is_dir()
         return (len(self.train[0]), len(self.held_out[0])) if there else None
 
-    def _part(self, part: str) -> tuple[Store, Tensor]:
+    def _part(self, part: str) -> tuple[ImageStore, Tensor]:
         folder = self.path / {"train": "train", "held_out": "val"}[part]
         names = self._classes(folder)
         if part == "held_out" and names != (trained := self._classes(self.path / "train")):
@@ -378,7 +378,7 @@ class ImageFolder(Lazy):
         if part == "held_out" and self.used is not None:
             kept = torch.linspace(0, len(labels) - 1, min(self.used, len(labels))).long()
             files, labels = files[kept.numpy()], labels[kept]
-        return Files(folder, files), labels
+        return ImageFiles(folder, files), labels
 
     def _images(self, folder: Path) -> list[str]:
         """The images of a class as paths in its folder, in the order of torchvision's ImageFolder."""
@@ -406,13 +406,13 @@ class ImageFolder(Lazy):
         return names
 
 
-class Hub(Lazy):
+class Hub(LazySource):
     """A data set of images with labels on the Hugging Face hub, or a local folder in one of its formats (extra [hub]).
 
     Arguments:
         name: of the data set, or a folder; subset: its configuration, where it has several.
         train, held_out: names of its splits; image, label: of its columns.
-        channels, size, classes, flip, damaged: see `Lazy`.
+        channels, size, classes, flip, damaged: see `LazySource`.
 
     Raises:
         ValueError: if the package is not there, or a number is out of range; on reading, if the data set cannot be had, or has
@@ -430,7 +430,7 @@ class Hub(Lazy):
         self.name, self.subset, self.columns = name, subset, (image, label)
         self.splits = {"train": train, "held_out": held_out}
 
-    def _part(self, part: str) -> tuple[Store, Tensor]:
+    def _part(self, part: str) -> tuple[ImageStore, Tensor]:
         import datasets
 
         split, (image, label) = self.splits[part], self.columns
@@ -447,10 +447,10 @@ class Hub(Lazy):
             data = data.cast_column(image, datasets.Image(decode=False))
         except Exception as error:  # whatever a hub, its cache or a file format raises
             raise ValueError(f"name: {self.name!r}, split {split!r}: {' '.join(str(error).split())[:200]}") from None
-        return Rows(data, image, f"{self.name}[{split}]"), labels
+        return HubImages(data, image, f"{self.name}[{split}]"), labels
 
 
-class Rows:
+class HubImages:
     """Encoded images in a column of a data set of the datasets library."""
 
     def __init__(self, data: Any, column: str, called: str) -> None:
@@ -466,7 +466,7 @@ class Rows:
         return Path(row["path"]) if row["bytes"] is None else io.BytesIO(row["bytes"])
 
     @property
-    def print(self) -> str:
+    def fingerprint(self) -> str:
         return f"{self.called} {self.data._fingerprint}"  # the library's own, of its files and of what was done to them
 
 

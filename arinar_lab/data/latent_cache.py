@@ -20,12 +20,12 @@ from torch import Tensor
 from ..model.codecs.codec import Codec
 from .sources import Source
 
-PARTS = ("train", "held_out")
+SPLITS = ("train", "held_out")
 _SAID = ("shape", "levels", "classes", "train", "held_out", "shard", "views", "codec")  # in cache.json
 _LOOKED_AT = 64  # images of a part whose pixels go into its fingerprint
 
 
-def fingerprint(*tensors: Tensor) -> str:
+def tensors_fingerprint(*tensors: Tensor) -> str:
     """SHA-256 of tensors' types, shapes and bytes."""
     seen = hashlib.sha256()
     for tensor in tensors:
@@ -34,12 +34,12 @@ def fingerprint(*tensors: Tensor) -> str:
     return seen.hexdigest()
 
 
-def shards(n: int, size: int) -> list[range]:
+def shard_ranges(n: int, size: int) -> list[range]:
     """Items 0 … n-1 in shards of `size`, the last one smaller."""
     return [range(start, min(start + size, n)) for start in range(0, n, size)]
 
 
-def data_print(source: Source) -> str:
+def data_fingerprint(source: Source) -> str:
     """What tells data from other data: all labels, and the pixels of 64 items of each part, spread evenly.
 
     Its path is no part of it: data that were moved are the same.
@@ -48,15 +48,15 @@ def data_print(source: Source) -> str:
     for images, labels in (source.train, source.held_out):
         some = torch.linspace(0, len(labels) - 1, min(_LOOKED_AT, len(labels))).long()
         seen += [images[some], labels]
-    return fingerprint(*seen)
+    return tensors_fingerprint(*seen)
 
 
-def codec_print(codec: Codec, spec: dict[str, Any]) -> str:
+def codec_fingerprint(codec: Codec, spec: dict[str, Any]) -> str:
     """What tells a codec from another one: its weights, its buffers, and its arguments in the recipe but for paths."""
     codec.prepare()
     arguments = json.dumps({key: value for key, value in spec.items() if key != "weights"}, sort_keys=True)
     weights = [value for _, value in sorted(codec.state_dict().items())]
-    return hashlib.sha256((arguments + fingerprint(*weights)).encode()).hexdigest()
+    return hashlib.sha256((arguments + tensors_fingerprint(*weights)).encode()).hexdigest()
 
 
 class Moments:
@@ -91,7 +91,7 @@ class Moments:
         return {**self.__dict__, "maps": {}}  # another process maps the files by itself
 
 
-class Cached(Source):
+class LatentCacheSource(Source):
     """The moments of a latent cache in place of the images they were made from; see `arinar cache`.
 
     What the cache is of stands in its cache.json, which is all that drawing images asks for. A run that was trained from it
@@ -130,7 +130,7 @@ class Cached(Source):
         Raises:
             ValueError: if one is missing, damaged or of another size.
         """
-        for part in PARTS:
+        for part in SPLITS:
             self._check(part)
         super().prepare()
 
@@ -144,20 +144,20 @@ class Cached(Source):
         Raises:
             ValueError: naming it.
         """
-        if codec_print(codec, spec) != self.about["codec"]:
+        if codec_fingerprint(codec, spec) != self.about["codec"]:
             raise ValueError(
                 f"path: {str(self.path)!r} was made with another codec: other weights, kind, scale or normalisation; "
                 "arinar cache RECIPE makes one for this codec"
             )
 
     def _files(self, part: str) -> list[Path]:
-        count = len(shards(self.about[part], self.about["shard"]))
+        count = len(shard_ranges(self.about[part], self.about["shard"]))
         return [self.path / f"{part}-{k:05}.safetensors" for k in range(count)]
 
     def _check(self, part: str) -> None:
         """Refuse shards that are missing, cut or of other sizes; bytes that differ only `arinar cache --verify` finds."""
         n, size, views = (self.about[name] for name in (part, "shard", "views"))
-        for file, items in zip(self._files(part), shards(n, size), strict=True):
+        for file, items in zip(self._files(part), shard_ranges(n, size), strict=True):
             if not file.is_file():
                 raise ValueError(f"path: {str(self.path)!r} lacks {file.name}; the same arinar cache makes it again")
             try:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ..model.noise import Noise
 
 
-class Items(Dataset):
+class BatchDataset(Dataset):
     """(images, labels, indices) of a part of the data, a batch at a time; item i + n is item i, mirrored.
 
     Arguments:
@@ -50,12 +50,12 @@ class Items(Dataset):
         return images, self.labels[index], index
 
 
-def as_read(batch: Any) -> Any:
-    """`Items` are read as batches, so that nothing is left to collate."""
+def identity_collate(batch: Any) -> Any:
+    """`BatchDataset` are read as batches, so that nothing is left to collate."""
     return batch
 
 
-class Order(Sampler[int]):
+class EpochOrder(Sampler[int]):
     """A permutation of n items, keyed by (seed, epoch), from item `start` on, dealt out in turn to those that train together.
 
     Arguments:
@@ -99,10 +99,10 @@ class ResumableLoader(DataLoader):
     """
 
     def __init__(
-        self, dataset: Items, batch: int, seed: int, share: tuple[int, int] = (0, 1), workers: int = 0
+        self, dataset: BatchDataset, batch: int, seed: int, share: tuple[int, int] = (0, 1), workers: int = 0
     ) -> None:
         whole = len(dataset) // batch * batch  # so that every rank has equally many batches
-        self.order = Order(len(dataset), seed, share, whole, dataset.flip)
+        self.order = EpochOrder(len(dataset), seed, share, whole, dataset.flip)
         self.epoch, self.done, self.batch, self.items = 0, 0, batch, dataset
         self.first: dict[int, int] = {}
         super().__init__(
@@ -110,7 +110,7 @@ class ResumableLoader(DataLoader):
             batch_size=batch // share[1],
             sampler=self.order,
             drop_last=True,
-            collate_fn=as_read,
+            collate_fn=identity_collate,
             generator=torch.Generator().manual_seed(seed),
             num_workers=workers,
         )

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..model.layers import at_least
+from ..model.layers import require_at_least
 from ..model.noise import Noise
 from ..model.weight_files import read_safetensors
 
@@ -133,7 +133,7 @@ class Synthetic(Source):
         std: float = 0.3,
         seed: int = 0,
     ) -> None:
-        at_least(1, tokens=tokens, features=features, classes=classes, train=train, held_out=held_out)
+        require_at_least(1, tokens=tokens, features=features, classes=classes, train=train, held_out=held_out)
         if not std > 0:
             raise ValueError(f"std: {std} is not above 0")
         self.shape, self.classes, self.std = (tokens, features), classes, std
@@ -183,7 +183,7 @@ class Synthetic(Source):
         return torch.logaddexp(a.log() + log_normal(0.6 * s + 1), (1 - a).log() + log_normal(0.6 * s - 1)).sum(-1)
 
 
-class Stored(Source):
+class TensorFiles(Source):
     """Data in `train.safetensors` and `held_out.safetensors` of a folder, each with `labels` [n] and the items.
 
     They are read when they are first needed, so that a recipe can be checked, and a published checkpoint converted,
@@ -204,7 +204,7 @@ class Stored(Source):
     advice = ""
 
     def __init__(self, path: str, name: str, channels: int, size: int, classes: int) -> None:
-        at_least(1, channels=channels, size=size, classes=classes)
+        require_at_least(1, channels=channels, size=size, classes=classes)
         self.path, self.name, self.shape, self.classes = Path(path), name, (channels, size, size), classes
 
     @property
@@ -284,8 +284,8 @@ def checked_labels(labels: Tensor, n: int, classes: int) -> Tensor:
     return values.long()
 
 
-class Latents(Stored):
-    """Latents of an autoencoder: `latents` [n, channels, size, size] of any float type, in files (see `Stored`)."""
+class LatentTensors(TensorFiles):
+    """Latents of an autoencoder: `latents` [n, channels, size, size] of any float type, in files (see `TensorFiles`)."""
 
     levels = 0
     dtypes = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -294,8 +294,8 @@ class Latents(Stored):
         super().__init__(path, "latents", channels, size, classes)
 
 
-class Images(Stored):
-    """8-bit images: `images` [n, channels, size, size], uint8, in files (see `Stored`).
+class ImageTensors(TensorFiles):
+    """8-bit images: `images` [n, channels, size, size], uint8, in files (see `TensorFiles`).
 
     Other types are refused, since floats may be in [0, 1], in [-1, 1] or in [0, 255].
     """
@@ -311,14 +311,14 @@ class Images(Stored):
 SOURCES: dict[str, Callable[..., Source]] = {
     "digits": Digits,
     "synthetic": Synthetic,
-    "latents": Latents,
-    "images": Images,
+    "latents": LatentTensors,
+    "images": ImageTensors,
 }
-SourceMaker = Callable[[], Source]
+SourceFactory = Callable[[], Source]
 """Called without arguments."""
 
 
-def some(images: Tensor, most: int = 4096) -> Tensor:
+def subsample(images: Tensor, most: int = 4096) -> Tensor:
     """All images where they are in memory, else at most so many, spread evenly: what is measured once is measured on them."""
     if isinstance(images, Tensor):
         return images

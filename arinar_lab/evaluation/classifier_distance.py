@@ -16,9 +16,9 @@ from torch.utils.data import Dataset
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
 
-from ..model.codecs.codec import ASSETS, load_weights
+from ..model.codecs.codec import ASSETS, load_safetensors
 
-FEATURES = 64
+FEATURE_COUNT = 64
 
 
 class DigitsClassifier(nn.Module):
@@ -28,9 +28,9 @@ class DigitsClassifier(nn.Module):
         super().__init__()
         self.body = nn.Sequential(
             nn.Conv2d(1, 32, 3, 1, 1), nn.GELU(), nn.Conv2d(32, 64, 3, 2, 1), nn.GELU(), nn.Conv2d(64, 64, 3, 1, 1),
-            nn.GELU(), nn.Flatten(), nn.Linear(64 * 16, FEATURES), nn.GELU(),
+            nn.GELU(), nn.Flatten(), nn.Linear(64 * 16, FEATURE_COUNT), nn.GELU(),
         )  # fmt: skip
-        self.logits = nn.Linear(FEATURES, 10)
+        self.logits = nn.Linear(FEATURE_COUNT, 10)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Grey levels 0 … 16, [B, 1, 8, 8] → features [B, 64], logits [B, 10]."""
@@ -44,7 +44,7 @@ class DigitsExtractor(FeatureExtractorBase):
     def __init__(self, name: str, features_list: list[str], **ignored: Any) -> None:
         super().__init__(name, features_list)
         self.classifier = DigitsClassifier().requires_grad_(False)
-        load_weights(self.classifier, ASSETS / "digits_classifier.safetensors")
+        load_safetensors(self.classifier, ASSETS / "digits_classifier.safetensors")
 
     @staticmethod
     def get_provided_features_list() -> tuple[str, ...]:
@@ -70,7 +70,7 @@ class DigitsExtractor(FeatureExtractorBase):
 torch_fidelity.register_feature_extractor("digits", DigitsExtractor)
 
 
-class Images(Dataset):
+class ByteImages(Dataset):
     """Images [n, C, H, W] of unsigned bytes, one by one, as torch-fidelity reads them."""
 
     def __init__(self, images: Tensor) -> None:
@@ -118,14 +118,14 @@ def distance_of_parts(images: Tensor, reference: Tensor, n: int) -> float:
     return statistics.fmean(fid_statistics_to_metric(part, whole, False)[KEY_METRIC_FID] for part in parts)
 
 
-def compare(images: Tensor, reference: Tensor) -> dict[str, float]:
+def digits_distances(images: Tensor, reference: Tensor) -> dict[str, float]:
     """Fréchet distance, KID, precision and recall between two sets of digits [n, 1, 8, 8].
 
     Returns:
         fd_digits, kid_digits (of all images, see `kernel_distance`), precision, recall.
     """
     values = torch_fidelity.calculate_metrics(
-        input1=Images(images), input2=Images(reference), feature_extractor="digits", batch_size=256, cuda=False,
+        input1=ByteImages(images), input2=ByteImages(reference), feature_extractor="digits", batch_size=256, cuda=False,
         fid=True, prc=True, cache=False, verbose=False, save_cpu_ram=True,
     )  # fmt: skip
     return {

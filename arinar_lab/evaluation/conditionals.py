@@ -23,12 +23,12 @@ from ..model.density import Density
 from ..model.noise import Noise
 from ..model.sampler import Sampler
 
-DRAWS, BARS = 2000, 30
-Ask = Callable[[Tensor, Tensor | None], Density]
+CURVE_DRAWS, BARS = 2000, 30
+ConditionalFunction = Callable[[Tensor, Tensor | None], Density]
 """(z, z of the null label) → density; both [*, E]."""
 
 
-def beliefs(recipe: Recipe, experiment: Experiment, items: int = 3, points: int = 300) -> dict[str, np.ndarray]:
+def most_varied_conditionals(recipe: Recipe, experiment: Experiment, items: int = 3, points: int = 300) -> dict[str, np.ndarray]:
     """`conditionals`, as learned, of the first held-out items, and `token`: the one that varies most in training images."""
     token = int(_reference(experiment).var(0).sum(-1).argmax())
     learned = replace(recipe, sampler=Sampler(steps=recipe.sampler.steps))
@@ -70,7 +70,7 @@ def conditionals(
         return sampler.apply(model.inner(z), None if null is None else model.inner(null), progress=sampler.guided_to)
 
     found = {"grid": grid, "true": true}
-    if drawn := "pit" not in model.inner.can:
+    if drawn := "pit" not in model.inner.capabilities:
         found["density"] = _histograms(ask, z, null, grid)
     else:
         found["density"] = _curves(ask, z, null, true, grid)
@@ -107,7 +107,7 @@ def _repeated(z: Tensor, times: int) -> Tensor:
     return z.unsqueeze(1).expand(-1, times, -1)
 
 
-def _curves(ask: Ask, z: Tensor, null: Tensor | None, true: Tensor, grid: Tensor) -> Tensor:
+def _curves(ask: ConditionalFunction, z: Tensor, null: Tensor | None, true: Tensor, grid: Tensor) -> Tensor:
     """p(x_f = grid | true x before f) of each feature: [n, D, M]."""
     points, curves = grid.shape[-1], []
     density = ask(_repeated(z, points), None if null is None else _repeated(null, points))
@@ -118,15 +118,15 @@ def _curves(ask: Ask, z: Tensor, null: Tensor | None, true: Tensor, grid: Tensor
     return torch.stack(curves, 1)
 
 
-def _histograms(ask: Ask, z: Tensor, null: Tensor | None, grid: Tensor) -> Tensor:
+def _histograms(ask: ConditionalFunction, z: Tensor, null: Tensor | None, grid: Tensor) -> Tensor:
     """The same shape from draws given z: a histogram of each feature."""
-    noise = Noise.of(torch.arange(DRAWS, device=z.device), "beliefs")
+    noise = Noise.of(torch.arange(CURVE_DRAWS, device=z.device), "beliefs")
     result = grid.new_zeros(len(z), *grid.shape)
     for b in range(len(z)):
-        alike = ask(_repeated(z, DRAWS)[b], None if null is None else _repeated(null, DRAWS)[b])
+        alike = ask(_repeated(z, CURVE_DRAWS)[b], None if null is None else _repeated(null, CURVE_DRAWS)[b])
         x = alike.sample(noise)
         for f, points in enumerate(grid):
             low, high = points[0].item(), points[-1].item()
-            counts = torch.histc(x[:, f].float(), BARS, low, high) / (DRAWS * (high - low) / BARS)
+            counts = torch.histc(x[:, f].float(), BARS, low, high) / (CURVE_DRAWS * (high - low) / BARS)
             result[b, f] = counts[((points - low) / (high - low) * BARS).long().clamp(max=BARS - 1)]
     return result

@@ -23,12 +23,12 @@ import torch
 from torch import Tensor
 
 from ..config.recipe import Experiment, Recipe
-from ..model.checks import from_uniform
-from ..model.heads.mixture import use
+from ..model.checks import ks_from_uniform
+from ..model.heads.mixture import component_usage
 from ..model.noise import Noise
 from ..model.outer import put, take
 from ..model.sampler import Sampler
-from .classifier_distance import compare
+from .classifier_distance import digits_distances
 from .uncertainty import half_width, half_width_of_ratio
 
 BINS = 20
@@ -66,7 +66,7 @@ class HeldOut:
 @torch.no_grad()
 def held_out(recipe: Recipe, experiment: Experiment) -> HeldOut:
     """Walk once over the held-out data."""
-    model, walked = experiment.model, "pit" in experiment.model.inner.can
+    model, walked = experiment.model, "pit" in experiment.model.inner.capabilities
     nats, u, weights, log_dets = [], [], [], []
     for x, y, noise, log_det in _batches(recipe, experiment, experiment.source.held_out, "held out"):
         placed, uses = [torch.zeros_like(x), torch.zeros_like(x)], []
@@ -88,7 +88,7 @@ def held_out(recipe: Recipe, experiment: Experiment) -> HeldOut:
     )  # fmt: skip
 
 
-def breakdown(seen: HeldOut) -> dict[str, Any]:
+def bits_by_place(seen: HeldOut) -> dict[str, Any]:
     """Bits/dim by feature [D] and by token [N]. The log-determinant of the codec is spread evenly."""
     if seen.nats is None:
         return {}
@@ -102,18 +102,18 @@ def calibration(seen: HeldOut) -> dict[str, Any]:
         return {}
     u = seen.u.flatten(0, 1)
     shares = torch.histc(u, BINS, 0, 1) / u.numel()
-    each = [from_uniform(column) for column in u.unbind(-1)]
-    return {"pit": shares.tolist(), "pit_distance": from_uniform(u.flatten()), "pit_distance_by_feature": each}
+    each = [ks_from_uniform(column) for column in u.unbind(-1)]
+    return {"pit": shares.tolist(), "pit_distance": ks_from_uniform(u.flatten()), "pit_distance_by_feature": each}
 
 
 def components(seen: HeldOut) -> tuple[dict[str, float], dict[str, float]]:
-    """Of a mixture: the effective number of components, and how many are dead (see `use`); and the former's half-width.
+    """Of a mixture: the effective number of components, and how many are dead (see `component_usage`); and the former's half-width.
 
     To first order an item of weights w moves e^entropy(p) by -e^entropy(p) Σ (w - p) log p. A count has no such width.
     """
     if seen.weights is None:
         return {}, {}
-    effective, dead = use(seen.weights)
+    effective, dead = component_usage(seen.weights)
     mean = seen.weights.mean(0)
     moved = -effective * (seen.weights - mean) @ mean.clamp(min=1e-300).log()
     values = {"components/effective": effective, "components/dead": dead}
@@ -179,7 +179,7 @@ def prefix(recipe: Recipe, experiment: Experiment) -> list[dict[str, float]]:
         for x, y, noise, log_det in _batches(recipe, experiment, source.held_out, "prefix"):
             if source.digits:
                 images.append(codec.decode(model.generate(y, noise, recipe.sampler, (x, share))[0]).cpu())
-            if "pit" in model.inner.can:
+            if "pit" in model.inner.capabilities:
                 own, _ = model.generate(y, noise, Sampler(steps=steps), (x, share))
                 free = ~_given(experiment, y, noise, x, share, steps)
                 for name, tokens in (("true", x), ("own", own)):
@@ -188,7 +188,7 @@ def prefix(recipe: Recipe, experiment: Experiment) -> list[dict[str, float]]:
                     bits[name] -= (nats[free].double() + even).sum().item() / math.log(2)
                 count += int(free.sum()) * codec.features
         if images:
-            row["fd_digits"] = compare(torch.cat(images), source.train[0])["fd_digits"]
+            row["fd_digits"] = digits_distances(torch.cat(images), source.train[0])["fd_digits"]
         rows.append({**row, **({name: value / count for name, value in bits.items()} if count else {})})
     return rows
 
@@ -216,7 +216,7 @@ def guidance(recipe: Recipe, experiment: Experiment, images: int = 256) -> dict[
     log drawn(x) - log conditional(x) over what is drawn.
     """
     model, sampler = experiment.model, recipe.sampler
-    if "pit" not in model.inner.can or sampler.candidates:
+    if "pit" not in model.inner.capabilities or sampler.candidates:
         return {}
     device = experiment.device
     noise, y = Noise.of(torch.arange(images, device=device), "sample"), torch.arange(images, device=device)
@@ -229,7 +229,7 @@ def guidance(recipe: Recipe, experiment: Experiment, images: int = 256) -> dict[
         drawn = sampler.apply(conditional, null, progress)
         x = drawn.sample(noise.at(1).at(where)).to(z.dtype)
         shift.append((drawn.by_feature(x) - conditional.by_feature(x)).mean((0, 1)))
-        cut.append(drawn.cut(x).double().mean((0, 1)))
+        cut.append(drawn.truncated(x).double().mean((0, 1)))
         return x
 
     null = model.labels.null(images) if sampler.guidance != 1 else None

@@ -12,8 +12,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
-STYLES = ((BLUE, "-"), (ORANGE, "--"), (GREEN, ":"))
+_BLUE, _ORANGE, _GREEN = "#0072B2", "#D55E00", "#009E73"
+STYLES = ((_BLUE, "-"), (_ORANGE, "--"), (_GREEN, ":"))
 Curves = Mapping[str, Mapping[str, np.ndarray]]
 """Name of the curve → `conditionals.conditionals` of one item."""
 
@@ -70,7 +70,7 @@ def _token_in_image(ax: Any, image: np.ndarray, token: int, tokens: int) -> None
     if image.ndim == 3 and side**2 == tokens:
         height, width = (n / side for n in image.shape[1:])
         corner = (token % side * width - 0.5, token // side * height - 0.5)
-        ax.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=ORANGE, linewidth=2.5))
+        ax.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=_ORANGE, linewidth=2.5))
     ax.set_title(f"token {token}", fontsize=9)
 
 

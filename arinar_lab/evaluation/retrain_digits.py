@@ -76,7 +76,7 @@ TRAINERS: dict[str, Callable[[], tuple[nn.Module, str]]] = {
 }
 
 
-def retrain(name: str, folder: Path = ASSETS) -> str:
+def retrain_weights(name: str, folder: Path = ASSETS) -> str:
     """Train the named weights from seed 0, save them as safetensors, and tell their size and how good they are."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -29,7 +29,7 @@ from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics
 
 from .classifier_distance import features_of, kernel, mean_within
 
-BLOCKS = 10
+BLOCK_COUNT = 10
 NEIGHBOURS = 3  # torch-fidelity's, of precision and recall
 
 
@@ -46,21 +46,21 @@ def half_width_of_ratio(above: Tensor, below: Tensor) -> float:
     return (errors.norm() / below.double().mean()).item()
 
 
-def blocks(y: Tensor, count: int = BLOCKS) -> list[Tensor]:
+def disjoint_blocks(y: Tensor, count: int = BLOCK_COUNT) -> list[Tensor]:
     """Indices of disjoint blocks of equal size, with as many of each class y [n] as can be; a rest is left out."""
     order = y.argsort(stable=True)[: len(y) // count * count]
     return list(order.view(-1, count).unbind(1))
 
 
-def of_sets(images: Tensor, y: Tensor, reference: Tensor) -> dict[str, float]:
-    """Half-widths of what `classifier_distance.compare` says of digits [n, 1, 8, 8] of classes y; none below 2 a block."""
-    if len(images) < 2 * BLOCKS:
+def half_widths_of_sets(images: Tensor, y: Tensor, reference: Tensor) -> dict[str, float]:
+    """Half-widths of what `classifier_distance.digits_distances` says of digits [n, 1, 8, 8] of classes y; none below 2 a block."""
+    if len(images) < 2 * BLOCK_COUNT:
         return {}
-    features, whole, parts = features_of(images), features_of(reference), blocks(y)
+    features, whole, parts = features_of(images), features_of(reference), disjoint_blocks(y)
     return {
         "fd_digits": jackknife(distances_without(parts, features, whole)),
         "kid_digits": jackknife(kernels_without(parts, features, whole)),
-        "precision": half_width(inside(features, whole, whole).double()),
+        "precision": half_width(is_inside(features, whole, whole).double()),
         "recall": jackknife(recall_without(parts, features, whole)),
     }
 
@@ -71,7 +71,7 @@ def jackknife(values: Tensor) -> float:
     return float(stdtrit(b - 1, 0.975) * values.std(correction=0) * math.sqrt(b - 1))
 
 
-def without(part: Tensor, n: int) -> Tensor:
+def outside_block(part: Tensor, n: int) -> Tensor:
     """Which of n images are not in a block: [n] bool."""
     keep = torch.ones(n, dtype=torch.bool)
     keep[part] = False
@@ -82,20 +82,20 @@ def distances_without(parts: Iterable[Tensor], features: Tensor, reference: Tens
     """Fréchet distance of features [n, F] to the reference's when each block is left out: [b]."""
     whole, values = fid_features_to_statistics(reference), []
     for part in parts:
-        left = fid_features_to_statistics(features[without(part, len(features))])
+        left = fid_features_to_statistics(features[outside_block(part, len(features))])
         values.append(fid_statistics_to_metric(left, whole, False)[KEY_METRIC_FID])
     return torch.tensor(values, dtype=torch.float64)
 
 
 def kernels_without(parts: Iterable[Tensor], features: Tensor, reference: Tensor) -> Tensor:
-    """KID as `classifier_distance.compare` has it, when each block is left out: [b]."""
+    """KID as `classifier_distance.digits_distances` has it, when each block is left out: [b]."""
     own, across = kernel(features, features), kernel(features, reference)
     other = mean_within(kernel(reference, reference))
-    left = (without(part, len(features)) for part in parts)
+    left = (outside_block(part, len(features)) for part in parts)
     return torch.stack([mean_within(own[keep][:, keep]) + other - 2 * across[keep].mean() for keep in left])
 
 
-def inside(points: Tensor, centres: Tensor, among: Tensor) -> Tensor:
+def is_inside(points: Tensor, centres: Tensor, among: Tensor) -> Tensor:
     """Whether each point lies nearer to some centre than that one's third neighbour among its own: [n] bool."""
     radius = torch.cdist(centres, among).kthvalue(NEIGHBOURS + 1).values
     return (torch.cdist(points, centres) <= radius).any(1)
@@ -105,7 +105,7 @@ def recall_without(parts: Iterable[Tensor], features: Tensor, reference: Tensor)
     """Recall when each block is left out: [b]."""
     own, across, values = torch.cdist(features, features), torch.cdist(reference, features), []
     for part in parts:
-        keep = without(part, len(features))
+        keep = outside_block(part, len(features))
         radius = own[keep][:, keep].kthvalue(NEIGHBOURS + 1).values
         values.append((across[:, keep] <= radius).any(1).double().mean())
     return torch.stack(values)

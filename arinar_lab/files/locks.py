@@ -14,7 +14,7 @@ QUIET_SECONDS = 3.0  # that a lock is waited for without a word
 
 
 @contextmanager
-def held(lock: BaseFileLock, purpose: str) -> Iterator[None]:
+def hold_lock(lock: BaseFileLock, purpose: str) -> Iterator[None]:
     """Hold a lock, and say so where another process makes this one wait.
 
     Arguments:

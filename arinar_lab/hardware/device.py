@@ -27,7 +27,7 @@ class DeviceOptions(Protocol):
     def accelerator(self) -> str: ...
 
 
-def use_processor(machine: DeviceOptions) -> None:
+def configure_cpu(machine: DeviceOptions) -> None:
     """Set torch's threads, and keep memory that is freed."""
     if machine.threads > 0:
         torch.set_num_threads(machine.threads)

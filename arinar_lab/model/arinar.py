@@ -20,15 +20,15 @@ from torch import Tensor, nn
 
 from . import bilevel
 from .density import Density
-from .inner.head import Head, HeadMaker, Likelihood
-from .layers import Vectors, initialise
+from .inner.head import Head, HeadFactory, Likelihood
+from .layers import LearnedVectors, initialise
 from .noise import Noise
-from .outer import Outer, OuterMaker, take
+from .outer import Outer, OuterFactory, take
 from .packed_linear import on_packed_weights
 from .sampler import Sampler
 
 
-class Labels(nn.Module):
+class LabelEmbedding(nn.Module):
     """Class labels y [B] become the condition c [B, C, E]; a learned null stands for no label.
 
     Arguments:
@@ -44,7 +44,7 @@ class Labels(nn.Module):
         if not 0 <= drop < 1:
             raise ValueError(f"drop: {drop} is outside [0, 1)")
         self.rows, self.drop = rows, drop
-        self.classes, self.nothing = Vectors(classes, width), Vectors(1, width)
+        self.classes, self.nothing = LearnedVectors(classes, width), LearnedVectors(1, width)
 
     def forward(self, y: Tensor, noise: Noise | None = None) -> Tensor:
         """c [B, C, E]; with noise (in training) some labels are hidden."""
@@ -75,8 +75,8 @@ class Arinar(nn.Module):
         tokens: int,
         features: int,
         classes: int,
-        outer: OuterMaker,
-        inner: HeadMaker,
+        outer: OuterFactory,
+        inner: HeadFactory,
         drop: float = 0.1,
         seed: int = 0,
     ) -> None:
@@ -84,13 +84,13 @@ class Arinar(nn.Module):
         with torch.random.fork_rng(devices=[]):
             self.outer: Outer = outer(tokens, features)
             self.inner: Head = inner(self.outer.context, features)
-            self.labels = Labels(classes, self.outer.width, self.outer.prefix, drop=drop)
+            self.labels = LabelEmbedding(classes, self.outer.width, self.outer.prefix, drop=drop)
             initialise(self, seed)
 
     @property
     def likelihood(self) -> Likelihood:
         """What `log_prob` is: the weaker of what outer and inner give."""
-        return bilevel.weaker(self.outer.likelihood, self.inner.likelihood)
+        return bilevel.weaker_likelihood(self.outer.likelihood, self.inner.likelihood)
 
     def mask_ratio(self, noise: Noise, group: int = 0) -> float | None:
         """What `loss` draws once for a batch, from the noise [1] of its first image: the masked share; None for no such.
@@ -117,7 +117,7 @@ class Arinar(nn.Module):
             density = self.inner(z).refined() if refined else self.inner(z)
             return density.log_prob(take(x, where), noise.at(1).at(where))
 
-        return bilevel.answered(self.outer, x, self.labels(y), noise, steps, term)
+        return bilevel.sum_over_walk(self.outer, x, self.labels(y), noise, steps, term)
 
     def log_interval(
         self, x: Tensor, y: Tensor, low: Tensor, high: Tensor, noise: Noise, steps: int | None = None
@@ -127,13 +127,13 @@ class Arinar(nn.Module):
         def term(z: Tensor, where: Tensor) -> Tensor:
             return self.inner(z).log_interval(take(x, where), take(low, where), take(high, where))
 
-        return bilevel.answered(self.outer, x, self.labels(y), noise, steps, term)
+        return bilevel.sum_over_walk(self.outer, x, self.labels(y), noise, steps, term)
 
     def by_place(
         self, x: Tensor, y: Tensor, noise: Noise, steps: int | None, term: Callable[[Density, Tensor], Tensor]
     ) -> Tensor:
         """term(density, tokens [B, m, D]) → [B, m, D] of each step of the walk, put at the tokens' places: [B, N, D]."""
-        return bilevel.placed(self.outer, x, self.labels(y), noise, steps, lambda z, t, where: term(self.inner(z), t))
+        return bilevel.scatter_over_walk(self.outer, x, self.labels(y), noise, steps, lambda z, t, where: term(self.inner(z), t))
 
     @torch.no_grad()
     @on_packed_weights
@@ -149,4 +149,4 @@ class Arinar(nn.Module):
             return sampler.apply(self.inner(z), None if z_null is None else self.inner(z_null), progress)
 
         null = self.labels.null(y.shape[0]) if sampler.guidance != 1 else None
-        return bilevel.generate(self.outer, self.labels(y), null, noise, sampler, density, prefix)
+        return bilevel.generate_tokens(self.outer, self.labels(y), null, noise, sampler, density, prefix)

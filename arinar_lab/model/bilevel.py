@@ -25,12 +25,12 @@ from .sampler import Sampler
 _ORDER = ("none", "surrogate", "estimate", "bound", "exact")
 
 
-def weaker(*likelihoods: Likelihood) -> Likelihood:
+def weaker_likelihood(*likelihoods: Likelihood) -> Likelihood:
     """What a pair's likelihood is, given what its parts' are."""
     return min(likelihoods, key=_ORDER.index)
 
 
-def answered(
+def sum_over_walk(
     outer: Outer, x: Tensor, c: Tensor, noise: Noise, steps: int | None, term: Callable[[Tensor, Tensor], Tensor]
 ) -> Tensor:
     """Σ of term(z [B, m, E], where [B, m]) → [B, m] over the walk answered with the true x [B, N, D]: [B]."""
@@ -38,7 +38,7 @@ def answered(
     return torch.stack(terms).sum(0)
 
 
-def placed(
+def scatter_over_walk(
     outer: Outer,
     x: Tensor,
     c: Tensor,
@@ -53,7 +53,7 @@ def placed(
     return result
 
 
-def generate(
+def generate_tokens(
     outer: Outer, c: Tensor, null: Tensor | None, noise: Noise, sampler: Sampler,
     density: Callable[[Tensor, Tensor | None, Tensor, float], Density], prefix: tuple[Tensor, float] | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip

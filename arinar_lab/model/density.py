@@ -4,7 +4,7 @@
     p.guided(q, w)          ∝ p^w · q^(1-w): classifier-free guidance of a density by its null q
     p.sample(noise)         a pure function of the noise
 
-A density that can be walked one feature at a time (`Rows`) is guided feature by feature: each 1-D conditional
+A density that can be walked one feature at a time (`FeaturewiseDensity`) is guided feature by feature: each 1-D conditional
 p(x_f | x_<f)^w · q(x_f | x_<f)^(1-w) is normalised on a grid and drawn by its inverse CDF. The grid is the union of each
 component's own knots, which stays accurate when widths differ a thousandfold; it reaches as far as guidance moves the
 mass, and is refined where that is. The published code draws 1000 candidates instead (`candidates`).
@@ -57,7 +57,7 @@ class Density:
         """P(X_f ≤ x_f | what comes before f) at place f, [*, F] → [*, F]: uniform where the density is right."""
         raise NotImplementedError(f"{type(self).__name__} is not walked one feature at a time")
 
-    def cut(self, x: Tensor) -> Tensor:
+    def truncated(self, x: Tensor) -> Tensor:
         """1 where the 1-D conditional of x_f had to be truncated, [*, F] → [*, F]."""
         return torch.zeros_like(x)
 
@@ -77,7 +77,7 @@ class Density:
         """The same density, whose guidance raises no level that has less than `threshold` once it is tempered by t."""
         raise NotImplementedError(f"{type(self).__name__} has no levels that guidance could leave out")
 
-    def hastened(self, together: int) -> Density:
+    def with_parallel_groups(self, together: int) -> Density:
         """The same density, drawn with `together` groups of its features at a time, as though those were independent."""
         raise NotImplementedError(f"{type(self).__name__} is not drawn group by group")
 
@@ -98,7 +98,7 @@ class Density:
         return None
 
 
-class Row:
+class Density1D:
     """A one-dimensional density for each element of a batch [*]; points are x [*, M]."""
 
     def log_prob(self, x: Tensor) -> Tensor:
@@ -128,14 +128,14 @@ class Row:
         mass = self.cdf(high.double()) - self.cdf(low.double())
         return mass.clamp(min=tiny).log()
 
-    def beside(self, other: Row) -> Row | None:
+    def stack_with(self, other: Density1D) -> Density1D | None:
         """This row and another as one, [2, *], whose log_prob takes points [*, M]; None for members that have no such."""
         return None
 
-    def tempered(self, t: float) -> Row:
+    def tempered(self, t: float) -> Density1D:
         """The row with every σ multiplied by t; where a member has no σ of its own, drawn together about its median."""
         half = torch.full_like(self.knots(2)[..., 0], 0.5, dtype=torch.float64)
-        return Stretched(self, Grid.of(self).icdf(half).unsqueeze(-1), t)
+        return Rescaled1D(self, Grid.of(self).icdf(half).unsqueeze(-1), t)
 
     def sample(self, noise: Noise) -> Tensor:
         """One x [*] for each key of the noise [*]: by the inverse CDF on a grid, unless the member knows better."""
@@ -147,14 +147,14 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Stretched(Row):
+class Rescaled1D(Density1D):
     """The row of c + t (X - c): every distance from the centre c is multiplied by t.
 
     Arguments:
         row: of X; centre: c [*, 1]; factor: t > 0.
     """
 
-    row: Row
+    row: Density1D
     centre: Tensor
     factor: float
 
@@ -181,7 +181,7 @@ class Stretched(Row):
         return self.factor * self.row.tail()
 
 
-class Rows(Density):
+class FeaturewiseDensity(Density):
     """A density that can be walked one feature at a time. A member writes `row`, `features` and `tempered`."""
 
     @property
@@ -189,10 +189,10 @@ class Rows(Density):
         """F."""
         raise NotImplementedError
 
-    def tempered(self, t: float) -> Rows:
+    def tempered(self, t: float) -> FeaturewiseDensity:
         raise NotImplementedError(f"{type(self).__name__} cannot be tempered")
 
-    def row(self, f: int, past: Tensor) -> Row:
+    def row(self, f: int, past: Tensor) -> Density1D:
         """p(x_f | x_<f) given past [*, f]."""
         raise NotImplementedError
 
@@ -214,8 +214,8 @@ class Rows(Density):
         return torch.cat([self.row(f, x[..., :f]).cdf(x[..., f : f + 1]) for f in range(self.features)], -1)
 
     def guided(self, null: Density, weight: float, candidates: int = 0) -> Density:
-        if not isinstance(null, Rows):
-            raise TypeError(f"the null of a {type(self).__name__} must be Rows, not {type(null).__name__}")
+        if not isinstance(null, FeaturewiseDensity):
+            raise TypeError(f"the null of a {type(self).__name__} must be a FeaturewiseDensity, not {type(null).__name__}")
         if weight == 1:
             return self
         return Resampled(self, null, weight, candidates) if candidates else Guided(self, null, weight)
@@ -244,13 +244,13 @@ class Rows(Density):
         return x, truncated
 
 
-def invert(p: Row, q: Row, weight: float, u: Tensor) -> tuple[Tensor, Tensor]:
+def invert(p: Density1D, q: Density1D, weight: float, u: Tensor) -> tuple[Tensor, Tensor]:
     """The x [*] at which the CDF of p^w · q^(1-w) is u [*], and 1 where that product was truncated [*]."""
     grid = Grid.product(p, q, weight)
     return grid.icdf(u), grid.truncated
 
 
-_invert: ContextVar[Callable[[Row, Row, float, Tensor], tuple[Tensor, Tensor]]] = ContextVar("invert", default=invert)
+_invert: ContextVar[Callable[[Density1D, Density1D, float, Tensor], tuple[Tensor, Tensor]]] = ContextVar("invert", default=invert)
 
 
 @contextmanager
@@ -268,33 +268,33 @@ def compiled_quantiles() -> Iterator[None]:
 
 
 @cache
-def _compiled() -> Callable[[Row, Row, float, Tensor], tuple[Tensor, Tensor]]:
+def _compiled() -> Callable[[Density1D, Density1D, float, Tensor], tuple[Tensor, Tensor]]:
     return torch.compile(invert)
 
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
-def each_tensor(value: T, change: Callable[[Tensor], Tensor]) -> T:
+def each_tensor(value: _T, change: Callable[[Tensor], Tensor]) -> _T:
     """A dataclass of tensors, and of such dataclasses, with every tensor changed; all else is left as it is."""
     parts = {field.name: getattr(value, field.name) for field in fields(value)}  # type: ignore[arg-type]
     changed = {
         name: change(part) if isinstance(part, Tensor) else each_tensor(part, change)
         for name, part in parts.items()
-        if isinstance(part, (Tensor, Row, Density))
+        if isinstance(part, (Tensor, Density1D, Density))
     }
     return replace(value, **changed)  # type: ignore[type-var]
 
 
 @dataclass(frozen=True)
-class Factorised(Rows):
-    """Independent features, p(x) = Π_f p_f(x_f). A head on one feature writes a `Row` and returns this.
+class Factorised(FeaturewiseDensity):
+    """Independent features, p(x) = Π_f p_f(x_f). A head on one feature writes a `Density1D` and returns this.
 
     Arguments:
         every: the rows of all features in one, with batch [*, F]: a dataclass whose tensors are all [*, F, n].
     """
 
-    every: Row
+    every: Density1D
 
     @property
     def features(self) -> int:
@@ -307,10 +307,10 @@ class Factorised(Rows):
     def log_interval(self, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
         return self.every.log_interval(low.unsqueeze(-1), high.unsqueeze(-1)).squeeze(-1).sum(-1)
 
-    def tempered(self, t: float) -> Rows:
+    def tempered(self, t: float) -> FeaturewiseDensity:
         return replace(self, every=self.every.tempered(t))
 
-    def row(self, f: int, past: Tensor) -> Row:
+    def row(self, f: int, past: Tensor) -> Density1D:
         return each_tensor(self.every, lambda value: value[..., f, :])
 
     def sample(self, noise: Noise) -> Tensor:
@@ -327,7 +327,7 @@ class Factorised(Rows):
 
 
 @dataclass(frozen=True)
-class Guided(Rows):
+class Guided(FeaturewiseDensity):
     """Π_f p(x_f | x_<f)^w · q(x_f | x_<f)^(1-w) / Z_f(x_<f), each factor normalised on a grid.
 
     Arguments:
@@ -335,8 +335,8 @@ class Guided(Rows):
         weight: w ≥ 0; 1 gives p, 0 gives q.
     """
 
-    p: Rows
-    q: Rows
+    p: FeaturewiseDensity
+    q: FeaturewiseDensity
     weight: float
 
     @property
@@ -352,7 +352,7 @@ class Guided(Rows):
     def quantile(self, f: int, past: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         return _invert.get()(self.p.row(f, past), self.q.row(f, past), self.weight, u)
 
-    def cut(self, x: Tensor) -> Tensor:
+    def truncated(self, x: Tensor) -> Tensor:
         return torch.stack([self.row(f, x[..., :f]).truncated for f in range(self.features)], -1)
 
 
@@ -367,8 +367,8 @@ class Resampled(Density):
         p, q: the conditional density and its null; weight: w; candidates: n; temperature: of the candidates.
     """
 
-    p: Rows
-    q: Rows
+    p: FeaturewiseDensity
+    q: FeaturewiseDensity
     weight: float
     candidates: int
     temperature: float = 1.0
@@ -395,10 +395,10 @@ class Product:
         both: p and q as one row with batch [2, *], where they can be had in one: half the operations.
     """
 
-    p: Row
-    q: Row
+    p: Density1D
+    q: Density1D
     weight: float
-    both: Row | None
+    both: Density1D | None
 
     def log_prob(self, x: Tensor) -> Tensor:
         if self.weight == 1:
@@ -408,7 +408,7 @@ class Product:
 
 
 @dataclass(frozen=True)
-class Grid(Row):
+class Grid(Density1D):
     """A 1-D density ∝ p^w · q^(1-w) known at sorted points; outside them it is zero.
 
     Arguments:
@@ -428,18 +428,18 @@ class Grid(Row):
     truncated: Tensor
 
     @classmethod
-    def of(cls, row: Row) -> Grid:
+    def of(cls, row: Density1D) -> Grid:
         """The density of one row."""
         return cls.product(row, row, 1.0)
 
     @classmethod
-    def product(cls, p: Row, q: Row, weight: float) -> Grid:
+    def product(cls, p: Density1D, q: Density1D, weight: float) -> Grid:
         """The union of both rows' knots, more points where the mass turns out to be, and Simpson's rule between them.
 
         With w > 1 a null narrower than √((w-1)/w) times the conditional cannot be divided by: the product grows without
         end. There, and where the mass runs off the grid, it is cut at ±3.3 σ of the conditional, and counted.
         """
-        source = Product(p, q, weight, None if weight == 1 else p.beside(q))
+        source = Product(p, q, weight, None if weight == 1 else p.stack_with(q))
         points = torch.cat([p.knots(KNOTS), *([] if q is p else [q.knots(KNOTS)])], -1)
         if weight > 1:
             points = torch.cat([points, _beyond(p, q, weight)], -1)
@@ -538,7 +538,7 @@ def _normalised(density: Tensor, mass: Tensor, top: Tensor) -> tuple[Tensor, Ten
     return density / total, torch.nn.functional.pad(cumulative / total, (1, 0)), top + total.log()
 
 
-def _beyond(p: Row, q: Row, weight: float) -> Tensor:
+def _beyond(p: Density1D, q: Density1D, weight: float) -> Tensor:
     """Points on both sides as far as guidance moves the mass: equal widths move a mean by (w-1) times its distance."""
     ends = [torch.stack(row.span(0.0), -1) for row in (p, q)]
     distance = torch.cat(ends, -1).amax(-1) - torch.cat(ends, -1).amin(-1)

@@ -5,7 +5,7 @@
 With a condition z the gains g, s, b are a linear map of SiLU(z) (adaptive normalisation, DiT, arXiv 2212.09748); without
 one they are 1, 0, 0 and the norms have gains of their own.
 
-A `Cache` is a value, handed from step to step; the step writes into it and the old value is consumed.
+A `KVCache` is a value, handed from step to step; the step writes into it and the old value is consumed.
 
 Where a row stands is told by a vector that is added to it, `learned` or of `sine`s, or by `rotary` attention: queries and keys
 are turned by an angle that grows with their place, so that their product depends on the distance (arXiv 2104.09864).
@@ -29,7 +29,7 @@ from torch.nn import functional as f
 from .packed_linear import Packable
 
 
-def at_least(least: int, **values: int) -> None:
+def require_at_least(least: int, **values: int) -> None:
     """Refuse numbers below `least`, each by its name.
 
     Raises:
@@ -57,7 +57,7 @@ class ZeroLinear(Packable):
         nn.init.zeros_(self.bias)
 
 
-class Parameters(Linear):
+class DensityParameters(Linear):
     """The linear map from a context to the parameters of a density: in single precision at least, whatever autocast says."""
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # has a bias and no GELU
@@ -68,7 +68,7 @@ class Parameters(Linear):
             return super().forward(x.float())
 
 
-class Vectors(nn.Module):
+class LearnedVectors(nn.Module):
     """n learned vectors [n, W] that start with length about two: positions, classes, start and mask tokens."""
 
     def __init__(self, n: int, width: int) -> None:
@@ -83,8 +83,8 @@ class Vectors(nn.Module):
         return self.weight
 
 
-class Fixed(nn.Module):
-    """n constant vectors [n, W], no parameters: they stand where `Vectors` would."""
+class FixedVectors(nn.Module):
+    """n constant vectors [n, W], no parameters: they stand where `LearnedVectors` would."""
 
     weight: Tensor
 
@@ -99,14 +99,14 @@ class Fixed(nn.Module):
 Positions = Literal["learned", "sine", "rotary"]
 
 
-def positions_of(kind: Positions, n: int, width: int) -> Vectors | Fixed:
+def positions_of(kind: Positions, n: int, width: int) -> LearnedVectors | FixedVectors:
     """What is added to the rows at n places, [n, W]: nothing where attention is rotary."""
     if kind == "learned":
-        return Vectors(n, width)
-    return Fixed(sine(n, width) if kind == "sine" else torch.zeros(n, width))
+        return LearnedVectors(n, width)
+    return FixedVectors(sine_positions(n, width) if kind == "sine" else torch.zeros(n, width))
 
 
-def sine(n: int, width: int) -> Tensor:
+def sine_positions(n: int, width: int) -> Tensor:
     """Sines and cosines of n places at frequencies from 1 to 1/10,000 (arXiv 1706.03762, section 3.5): [n, W].
 
     Scaled to length two, the length at which learned vectors start, so that tokens are not drowned.
@@ -124,7 +124,7 @@ def rotate(x: Tensor, at: Tensor) -> Tensor:
     return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
 
 
-def turned(x: Tensor, axes: Tensor) -> Tensor:
+def project_on_axes(x: Tensor, axes: Tensor) -> Tensor:
     """x [*, D] along the columns of axes [*, D, D]. A sum, since a matrix product is rounded by autocast and TF32."""
     return (x.unsqueeze(-1) * axes.to(x.dtype)).sum(-2)
 
@@ -145,7 +145,7 @@ def is_rotary(kind: Positions, width: int, heads: int) -> bool:
     return kind == "rotary"
 
 
-def modulated(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+def modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """x · scale + shift, in one pass over x."""
     return torch.addcmul(shift, x, scale)
 
@@ -206,7 +206,7 @@ class DyT(nn.Module):
         return x if self.gain is None or self.shift is None else self.gain * x + self.shift
 
 
-NormMaker = Callable[[int, bool], nn.Module]
+NormFactory = Callable[[int, bool], nn.Module]
 """Called as `maker(width, affine)`."""
 
 
@@ -230,10 +230,10 @@ def none(width: int, affine: bool, /) -> nn.Module:
     return nn.Identity()
 
 
-NORMS: dict[str, NormMaker] = {"layer": layer, "rms": rms, "dyt": dyt, "none": none}
+NORMS: dict[str, NormFactory] = {"layer": layer, "rms": rms, "dyt": dyt, "none": none}
 
 
-class Cache(NamedTuple):
+class KVCache(NamedTuple):
     """What one block keeps from step to step.
 
     Keys and values of its attention, k, v [B, H, room, S], of which the first `length` positions are filled; and the gains that
@@ -255,7 +255,7 @@ Gains = tuple[Tensor, ...]
 Piece = tuple[Tensor, Tensor]
 """Keys and values of some positions, [B, H, T, S] each."""
 PIECE = 64  # rows of a piece
-Caches = list[Cache | None]
+Caches = list[KVCache | None]
 """One for each block; None where nothing is kept."""
 
 
@@ -298,10 +298,10 @@ class Attention(nn.Module):
         self,
         x: Tensor,
         causal: bool = False,
-        cache: Cache | None = None,
+        cache: KVCache | None = None,
         at: Tensor | None = None,
         where: Tensor | None = None,
-    ) -> tuple[Tensor, Cache | None]:
+    ) -> tuple[Tensor, KVCache | None]:
         """x [B, T, W] → [B, T, W]. With a cache the rows of x follow those in it, and attention is causal.
 
         With places `at`, [T] or [B, T], queries and keys are rotated by them. With `where` [B, m] only these rows ask and all
@@ -356,12 +356,12 @@ class Attention(nn.Module):
         return dropout(weights, drop).to(v.dtype) @ v
 
     @staticmethod
-    def _extend(cache: Cache, k: Tensor, v: Tensor) -> tuple[Cache, list[Piece]]:
+    def _extend(cache: KVCache, k: Tensor, v: Tensor) -> tuple[KVCache, list[Piece]]:
         """The cache with the rows k, v [B, H, T, S], and all of its pieces."""
         if cache.length + k.shape[2] > cache.k.shape[2]:
             full = cache.k[:, :, : cache.length], cache.v[:, :, : cache.length]
             room = (*cache.k.shape[:2], max(PIECE, k.shape[2]), cache.k.shape[3])
-            cache = Cache(
+            cache = KVCache(
                 cache.k.new_empty(room), cache.v.new_empty(room), 0, cache.gains, before=(*cache.before, full)
             )
         end = cache.length + k.shape[2]
@@ -369,7 +369,7 @@ class Attention(nn.Module):
         seen = max(end, cache.filled)
         return cache._replace(length=end), [*cache.before, (cache.k[:, :, :seen], cache.v[:, :, :seen])]
 
-    def cache(self, batch: int, room: int, begin: int | None = None) -> Cache:
+    def cache(self, batch: int, room: int, begin: int | None = None) -> KVCache:
         """An empty cache for `batch` sequences of `room` positions, on a GPU in the numbers of autocast.
 
         If only `begin` of them come at first, a CPU has room for those, in whole pieces; the others begin pieces of their own.
@@ -380,7 +380,7 @@ class Attention(nn.Module):
         half = weight.is_cuda and torch.is_autocast_enabled("cuda")
         numbers = torch.get_autocast_dtype("cuda") if half else weight.dtype
         empty = weight.new_empty(2, batch, self.heads, room, self.size, dtype=numbers)
-        return Cache(empty[0], empty[1], 0)
+        return KVCache(empty[0], empty[1], 0)
 
 
 def _as_kept(q: Tensor, k: Tensor) -> AbstractContextManager[object]:
@@ -409,7 +409,7 @@ class FeedForward(nn.Sequential):
 class BlockOptions(TypedDict, total=False):
     """What YAML may say of a block; see `Block`. Outer and inner models pass it on as `**block`."""
 
-    norm: NormMaker
+    norm: NormFactory
     placement: Literal["pre", "sandwich"]
     mlp_ratio: float
     gelu: Literal["exact", "tanh"]
@@ -449,7 +449,7 @@ class Block(nn.Module):
         /,
         *,
         context: int | None = None,
-        norm: NormMaker = layer,
+        norm: NormFactory = layer,
         placement: Literal["pre", "sandwich"] = "pre",
         mlp_ratio: float = 4.0,
         gelu: Literal["exact", "tanh"] = "exact",
@@ -481,10 +481,10 @@ class Block(nn.Module):
         x: Tensor,
         z: Tensor | None = None,
         causal: bool = False,
-        cache: Cache | None = None,
+        cache: KVCache | None = None,
         at: Tensor | None = None,
         where: Tensor | None = None,
-    ) -> tuple[Tensor, Cache | None]:
+    ) -> tuple[Tensor, KVCache | None]:
         """x [B, T, W], z [B, context], places [T] or [B, T] → [B, T, W] and the cache after it.
 
         With `where` [B, m] only those rows are computed, [B, m, W]. z is read where there is no cache, and in the first step
@@ -497,9 +497,9 @@ class Block(nn.Module):
             return x + self.after2(self.feed_forward(self.norm2(x))), cache
         gains = cache.gains if cache is not None and cache.gains is not None else self._gains(self.adapt(z))
         gate1, gate2, scale1, scale2, shift1, shift2 = gains
-        y, cache = self.attention(modulated(self.norm1(read), scale1, shift1), causal, cache, at, where)
+        y, cache = self.attention(modulate(self.norm1(read), scale1, shift1), causal, cache, at, where)
         x = torch.addcmul(x, gate1, self.after1(y))
-        x = torch.addcmul(x, gate2, self.after2(self.feed_forward(modulated(self.norm2(x), scale2, shift2))))
+        x = torch.addcmul(x, gate2, self.after2(self.feed_forward(modulate(self.norm2(x), scale2, shift2))))
         return x, None if cache is None else cache._replace(gains=gains)
 
     @staticmethod

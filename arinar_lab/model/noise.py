@@ -76,7 +76,7 @@ class Noise:
 
 
 @dataclass(frozen=True)
-class Given(Noise):
+class FixedNoise(Noise):
     """Noise that hands out given numbers, so that a sampling can be repeated with those of other code.
 
     `at(i).normal(n)` is the first n of values[i]; `at` again keeps it; `uniform` is the normal distribution function of it.
@@ -88,9 +88,9 @@ class Given(Noise):
 
     values: Tensor
 
-    def at(self, i: int | Tensor) -> Given:
+    def at(self, i: int | Tensor) -> FixedNoise:
         inside = self.values.dim() == self.key.dim() + 1
-        return self if inside else Given(self.key, self.values[i])
+        return self if inside else FixedNoise(self.key, self.values[i])
 
     def uniform(self, n: int, dtype: torch.dtype = torch.float64) -> Tensor:
         return torch.special.ndtr(self.normal(n, torch.float64)).to(dtype)

@@ -25,14 +25,14 @@ from .layers import (
     Caches,
     Linear,
     Positions,
-    Vectors,
-    at_least,
+    LearnedVectors,
+    require_at_least,
     is_rotary,
     layer,
     positions_of,
 )
 from .noise import Noise
-from .sampler import PLAIN, Sampler, kept
+from .sampler import PLAIN, Sampler, masked_counts
 
 Visit = Callable[[Tensor, Tensor | None, Tensor, float], Tensor]
 """visit(z [B, m, E], z_null or None, where [B, m], progress) → tokens [B, m, D]."""
@@ -65,7 +65,7 @@ class Outer(nn.Module):
     width: int
     prefix: int
     steps: int
-    can: frozenset[str] = frozenset()
+    capabilities: frozenset[str] = frozenset()
     mask_group: int = 0
 
     @property
@@ -145,7 +145,7 @@ class CausalAR(Outer):
         **block: Unpack[BlockOptions],
     ) -> None:
         super().__init__()
-        at_least(1, width=width, depth=depth, prefix=prefix)
+        require_at_least(1, width=width, depth=depth, prefix=prefix)
         self.width, self.prefix, self.steps, self.features = width, prefix, tokens, features
         self.token_of = Linear(features, width)
         self.positions = positions_of(positions, prefix + tokens - 1, width)
@@ -179,7 +179,7 @@ class CausalAR(Outer):
             x = visit(z[:batch], z[batch:] if repeat == 2 else None, order[:, n : n + 1], progress)
             tokens.append(x)
             if (n + 2) / self.steps > sampler.guided_to:  # the null branch is needed no more
-                repeat, orders, caches = 1, order, of_first(caches, batch)
+                repeat, orders, caches = 1, order, first_sequences(caches, batch)
             y = self.token_of(x.repeat(repeat, 1, 1))
         drawn = torch.cat(tokens, 1)
         return put(torch.empty_like(drawn), order, drawn)
@@ -228,7 +228,7 @@ class RandomCausalAR(CausalAR):
             tokens, features, width=width, depth=depth, heads=heads, prefix=prefix, positions=positions, **block
         )
         self.positions = positions_of(positions, prefix + tokens, width)  # any token may precede another
-        self.targets = Vectors(tokens, width)
+        self.targets = LearnedVectors(tokens, width)
 
     def _order(self, batch: int, noise: Noise) -> Tensor:
         return noise.at(0).permutation(self.steps)
@@ -240,7 +240,7 @@ class RandomCausalAR(CausalAR):
         return y + self.positions()[at] + targets, at
 
 
-class Gap(NamedTuple):
+class NullOffset(NamedTuple):
     """What the null branch adds to z, [B, m, E], at the positions of the order from `start` on."""
 
     start: int
@@ -253,7 +253,7 @@ class Gap(NamedTuple):
         return self.added[:, known - self.start : until - self.start]
 
 
-class Memory(NamedTuple):
+class TokenCache(NamedTuple):
     """What a token cache keeps: keys and values of encoder and decoder, their rows in the order of the walk.
 
     The caches are written into by the next step. batch: sequences that the last step computed; known: tokens that it knew;
@@ -276,7 +276,7 @@ class Memory(NamedTuple):
         return 0 if self.encoder[0] is None else self.encoder[0].k.shape[0]
 
 
-def of_first(caches: Caches, batch: int) -> Caches:
+def first_sequences(caches: Caches, batch: int) -> Caches:
     """Caches of the first `batch` sequences."""
     return [
         c and c._replace(k=c.k[:batch], v=c.v[:batch], before=tuple((k[:batch], v[:batch]) for k, v in c.before))
@@ -284,15 +284,15 @@ def of_first(caches: Caches, batch: int) -> Caches:
     ]
 
 
-def written(caches: Caches, batch: int, begin: int, filled: int = 0) -> Caches:
+def rewound(caches: Caches, batch: int, begin: int, filled: int = 0) -> Caches:
     """Caches of the first `batch` sequences, whose rows from `begin` on are written next."""
-    return [c and c._replace(length=begin, filled=filled) for c in of_first(caches, batch)]
+    return [c and c._replace(length=begin, filled=filled) for c in first_sequences(caches, batch)]
 
 
-class Masked(Outer):
+class MaskedOuter(Outer):
     """Tokens are predicted at masked positions, in any order, given those that are known.
 
-    Generation follows a cosine schedule, or another (`kept`), over a random order; the tokens of one step are drawn together,
+    Generation follows a cosine schedule, or another (`masked_counts`), over a random order; the tokens of one step are drawn together,
     independently given z, so likelihood is a bound and is stated with its steps. A member writes `_condition`.
 
     Arguments:
@@ -305,7 +305,7 @@ class Masked(Outer):
     """
 
     likelihood: Likelihood = "bound"
-    can = frozenset({"mask_schedule", "null_refresh"})
+    capabilities = frozenset({"mask_schedule", "null_refresh"})
 
     def __init__(self, tokens: int, features: int, /, *, mask_min: float, mask_std: float, steps: int | None) -> None:
         super().__init__()
@@ -322,10 +322,10 @@ class Masked(Outer):
         batch, both = c.shape[0], c if null is None else torch.cat([c, null])
         order = noise.at(0).permutation(self.tokens)
         x = c.new_zeros(batch, self.tokens, self.features)
-        masked = kept(self.tokens, self.check_steps(sampler.steps), sampler.mask_schedule)
+        masked = masked_counts(self.tokens, self.check_steps(sampler.steps), sampler.mask_schedule)
         ends = [0, *(self.tokens - left for left in masked)]
-        gap: Gap | None = None
-        memory: Memory | None = None
+        gap: NullOffset | None = None
+        memory: TokenCache | None = None
         for s, left in enumerate(masked):
             known, until = ends[s], ends[s + 1]
             progress = 1 - max(left, 1) / self.tokens  # the release counts at least one token as unknown
@@ -335,7 +335,7 @@ class Masked(Outer):
             now = x.repeat(repeat, 1, 1), both if fresh else c, order.repeat(repeat, 1), known, end
             z, memory = self._remembered(*now, memory, sampler.token_refresh)
             if fresh and sampler.null_refresh > 1:
-                gap = Gap(known, z[batch:] - z[:batch])
+                gap = NullOffset(known, z[batch:] - z[:batch])
             z, z_null = z[:batch, : until - known], z[batch:, : until - known] if fresh else None
             if guided and gap and z_null is None:
                 z_null = z + gap.at(known, until)
@@ -344,8 +344,8 @@ class Masked(Outer):
         return x
 
     def _remembered(
-        self, x: Tensor, c: Tensor, order: Tensor, known: int, end: int, memory: Memory | None, refresh: int
-    ) -> tuple[Tensor, Memory | None]:
+        self, x: Tensor, c: Tensor, order: Tensor, known: int, end: int, memory: TokenCache | None, refresh: int
+    ) -> tuple[Tensor, TokenCache | None]:
         """z [B, m, context] of the tokens `known` … `end` of an order [B, N], and what the next step may use."""
         return self._condition(x, c, order[:, :known], order[:, known:end]), None
 
@@ -366,7 +366,7 @@ class Masked(Outer):
         return steps
 
 
-class MaskedAR(Masked):
+class MaskedAR(MaskedOuter):
     """Bidirectional encoder and decoder over randomly masked tokens (MAR, arXiv 2406.11838, section 3.4).
 
     The encoder sees the C condition rows and the known tokens; the decoder sees all positions, a mask vector at the
@@ -375,7 +375,7 @@ class MaskedAR(Masked):
     Arguments:
         width: E; encoder_depth, decoder_depth: blocks; heads: must divide width.
         prefix: C ≥ 1, condition rows (64 as published).
-        mask_min, mask_std, steps: see `Masked`.
+        mask_min, mask_std, steps: see `MaskedOuter`.
         mask_group: images of a batch that share a masked ratio; 0 is the whole batch. The published models have 64, since
             each process draws a ratio for its 64 images. Beside a frozen outer model it is 0.
         positions: how a token's place is told to encoder and decoder: `learned` vectors, `sine` vectors, or `rotary`
@@ -386,7 +386,7 @@ class MaskedAR(Masked):
         ValueError: if a number is outside its range.
     """
 
-    can = Masked.can | {"token_refresh"}
+    capabilities = MaskedOuter.capabilities | {"token_refresh"}
 
     def __init__(
         self,
@@ -407,15 +407,15 @@ class MaskedAR(Masked):
         **block: Unpack[BlockOptions],
     ) -> None:
         super().__init__(tokens, features, mask_min=mask_min, mask_std=mask_std, steps=steps)
-        at_least(0, mask_group=mask_group)
+        require_at_least(0, mask_group=mask_group)
         self.mask_group = mask_group
-        at_least(1, width=width, encoder_depth=encoder_depth, decoder_depth=decoder_depth, prefix=prefix)
+        require_at_least(1, width=width, encoder_depth=encoder_depth, decoder_depth=decoder_depth, prefix=prefix)
         self.width, self.prefix = width, prefix
         self.token_of = Linear(features, width)
         self.encoder_positions = positions_of(positions, prefix + tokens, width)
         self.decoder_positions = positions_of(positions, prefix + tokens, width)
         self.output_positions = positions_of("learned" if positions == "learned" else "rotary", tokens, width)
-        self.mask = Vectors(1, width)
+        self.mask = LearnedVectors(1, width)
         norm = block.get("norm", layer)
         self.input_norm, self.encoder_norm, self.decoder_norm = (norm(width, True) for _ in range(3))
         self.encoder = Blocks(Block(width, heads, **block) for _ in range(encoder_depth))
@@ -444,15 +444,15 @@ class MaskedAR(Masked):
         return self.decoder_norm(y) + self.output_positions()[where]
 
     def _remembered(
-        self, x: Tensor, c: Tensor, order: Tensor, known: int, end: int, memory: Memory | None, refresh: int
-    ) -> tuple[Tensor, Memory | None]:
+        self, x: Tensor, c: Tensor, order: Tensor, known: int, end: int, memory: TokenCache | None, refresh: int
+    ) -> tuple[Tensor, TokenCache | None]:
         """As `_condition`; with a token cache, only at tokens that became known since, and at those of z."""
         if refresh == 1:
             return super()._remembered(x, c, order, known, end, memory, refresh)
         (batch, tokens), start = order.shape, self.prefix
         if memory is None or memory.room < batch:
             room = batch, start + tokens
-            memory = Memory(self.encoder.caches(*room), self.decoder.caches(*room), batch)
+            memory = TokenCache(self.encoder.caches(*room), self.decoder.caches(*room), batch)
         partly = memory.serves(batch, refresh)
         first, middle, after = (start + memory.known if partly else 0), start + known, start + end
         last = after if partly else start + tokens
@@ -460,16 +460,16 @@ class MaskedAR(Masked):
 
         y = torch.cat([c, self.token_of(take(x, order[:, :known]))], 1) + self.encoder_positions()[at[:, :middle]]
         y, places = self.input_norm(y[:, first:]), at[:, first:middle] if self.rotary else None
-        y, _ = self.encoder(y, caches=written(memory.encoder, batch, first), at=places)
+        y, _ = self.encoder(y, caches=rewound(memory.encoder, batch, first), at=places)
         y = torch.cat([self.embed(self.encoder_norm(y)), self.mask().expand(batch, last - middle, -1)], 1)
         y, places = y + self.decoder_positions()[at[:, first:last]], at[:, first:last] if self.rotary else None
         asked = torch.arange(middle - first, after - first, device=x.device).expand(batch, -1)
-        y, _ = self.decoder(y, caches=written(memory.decoder, batch, first, start + tokens), at=places, where=asked)
+        y, _ = self.decoder(y, caches=rewound(memory.decoder, batch, first, start + tokens), at=places, where=asked)
         z = self.decoder_norm(y) + self.output_positions()[order[:, known:end]]
         return z, memory._replace(batch=batch, known=known, age=memory.age + 1 if partly else 1)
 
 
-class MaskedStack(Masked):
+class MaskedStack(MaskedOuter):
     """One stack of blocks over condition rows and all positions, a mask vector at the unknown ones (FractalMAR, arXiv
     2502.17437, released code).
 
@@ -483,7 +483,7 @@ class MaskedStack(Masked):
         embed: whether the condition rows pass through a linear map first.
         neighbours: whether z is not only a position's own output, but those of its neighbours too, zero outside the
             image: left, below, right, above, own, [5 E]. Tokens must be a square in raster order.
-        mask_min, mask_std, steps: see `Masked`.
+        mask_min, mask_std, steps: see `MaskedOuter`.
         positions: how a row's place is told: a `learned` vector, a `sine` vector, or `rotary` attention.
         block: see `Block`.
 
@@ -510,12 +510,12 @@ class MaskedStack(Masked):
         **block: Unpack[BlockOptions],
     ) -> None:
         super().__init__(tokens, features, mask_min=mask_min, mask_std=mask_std, steps=steps)
-        at_least(1, width=width, depth=depth, prefix=prefix)
+        require_at_least(1, width=width, depth=depth, prefix=prefix)
         self.side = math.isqrt(tokens)
         if neighbours and self.side**2 != tokens:
             raise ValueError(f"neighbours: true does not fit; {tokens} tokens are no square")
         self.width, self.prefix, self.neighbours = width, prefix, neighbours
-        self.token_of, self.mask = Linear(features, width), Vectors(1, width)
+        self.token_of, self.mask = Linear(features, width), LearnedVectors(1, width)
         self.row_of = Linear(width, width) if embed else nn.Identity()
         self.positions = positions_of(positions, prefix + tokens, width)
         norm = block.get("norm", layer)
@@ -562,5 +562,5 @@ OUTERS: dict[str, type[Outer]] = {
     "masked": MaskedAR,
     "masked_stack": MaskedStack,
 }
-OuterMaker = Callable[[int, int], Outer]
+OuterFactory = Callable[[int, int], Outer]
 """Called as `maker(tokens N, features D)`."""

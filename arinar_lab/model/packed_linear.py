@@ -20,15 +20,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as f
 
-P = ParamSpec("P")
-T = TypeVar("T")
-M = TypeVar("M", bound=nn.Module)
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+_Model = TypeVar("_Model", bound=nn.Module)
 
 SMALLEST = 128 * 128  # weights of a matrix below which a call costs more than the layout saves
 
 
 class Packable(nn.Linear):
-    """A linear map that multiplies by its weights as they are, or `packed`."""
+    """A linear map that multiplies by its weights as they are, or `packed_weights`."""
 
     packed: Tensor | None = None
 
@@ -39,7 +39,7 @@ class Packable(nn.Linear):
             y = f.linear(x, self.weight, bias)
             return y if gelu is None else gelu(y)
         name, kind = "none", ""
-        if gelu is not None and joins_gelu():
+        if gelu is not None and fuses_gelu():
             name, kind, gelu = "gelu", gelu.approximate, None
         bias = None if bias is None else bias.to(numbers)
         y = torch.ops.mkldnn._linear_pointwise(x.to(numbers), self.packed, bias, name, [], kind)
@@ -47,7 +47,7 @@ class Packable(nn.Linear):
 
 
 @contextmanager
-def packed(model: nn.Module) -> Iterator[None]:
+def packed_weights(model: nn.Module) -> Iterator[None]:
     """Within, the linear maps of `model` multiply by packed weights, which must not change meanwhile."""
     maps = [m for m in model.modules() if isinstance(m, Packable) and _fits(m)] if _available() else []
     for m in maps:
@@ -59,7 +59,7 @@ def packed(model: nn.Module) -> Iterator[None]:
             m.packed = None
 
 
-def multiplies(device: torch.device, numbers: torch.dtype) -> bool:
+def has_native_matmul(device: torch.device, numbers: torch.dtype) -> bool:
     """Whether a device computes products of such numbers by instructions of its own.
 
     A CPU without them takes over a hundred times as long for bfloat16 as for float32.
@@ -71,17 +71,17 @@ def multiplies(device: torch.device, numbers: torch.dtype) -> bool:
 
 
 @cache
-def joins_gelu() -> bool:
+def fuses_gelu() -> bool:
     """Whether GELU is quicker as a part of the product than behind it."""
     return "AVX512" in torch.backends.cpu.get_cpu_capability()
 
 
-def on_packed_weights(method: Callable[Concatenate[M, P], T]) -> Callable[Concatenate[M, P], T]:
-    """A method of a model, run while the model is `packed`."""
+def on_packed_weights(method: Callable[Concatenate[_Model, _P], _T]) -> Callable[Concatenate[_Model, _P], _T]:
+    """A method of a model, run while the model is `packed_weights`."""
 
     @wraps(method)
-    def run(self: M, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        with packed(self):
+    def run(self: _Model, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        with packed_weights(self):
             return method(self, *args, **kwargs)
 
     return run
@@ -91,7 +91,7 @@ def _available() -> bool:
     ops = torch.ops.mkldnn
     return (
         _numbers() in (torch.float32, torch.bfloat16)
-        and multiplies(torch.device("cpu"), _numbers())
+        and has_native_matmul(torch.device("cpu"), _numbers())
         and torch.backends.mkldnn.is_available()
         and all(hasattr(ops, name) for name in ("_linear_pointwise", "_reorder_linear_weight"))
     )

@@ -25,7 +25,7 @@ _LEFT: dict[MaskSchedule, Callable[[int, int, int], float]] = {
 }
 
 
-LATER = {"later": True}  # marks a field that came after the first runs: at its default it is no part of a signature
+LATER_FIELD = {"later": True}  # marks a field that came after the first runs: at its default it is no part of a signature
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Sampler:
         schedule: of the weight over an image.
         steps: in how many steps a masked outer model draws an image; None is one token a step.
         candidates: draws of published guidance; 0 guides exactly, by inverse CDF.
-        mask_schedule: of the tokens that a masked outer model leaves masked, see `kept`.
+        mask_schedule: of the tokens that a masked outer model leaves masked, see `masked_counts`.
         guided_from, guided_to: of progress; outside, the weight is 1 (arXiv 2404.07724). There a masked outer model computes no
             null branch, a causal one none behind the interval.
         filter_threshold: guidance does not raise levels whose conditional probability, under the temperature, is below it
@@ -61,13 +61,13 @@ class Sampler:
     schedule: Literal["constant", "linear"] = "linear"
     steps: int | None = None
     candidates: int = 0
-    mask_schedule: MaskSchedule = field(default="cosine", metadata=LATER)
-    guided_from: float = field(default=0.0, metadata=LATER)
-    guided_to: float = field(default=1.0, metadata=LATER)
-    together: int = field(default=1, metadata=LATER)
-    token_refresh: int = field(default=1, metadata=LATER)
-    null_refresh: int = field(default=1, metadata=LATER)
-    filter_threshold: float = field(default=0.0, metadata=LATER)
+    mask_schedule: MaskSchedule = field(default="cosine", metadata=LATER_FIELD)
+    guided_from: float = field(default=0.0, metadata=LATER_FIELD)
+    guided_to: float = field(default=1.0, metadata=LATER_FIELD)
+    together: int = field(default=1, metadata=LATER_FIELD)
+    token_refresh: int = field(default=1, metadata=LATER_FIELD)
+    null_refresh: int = field(default=1, metadata=LATER_FIELD)
+    filter_threshold: float = field(default=0.0, metadata=LATER_FIELD)
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
@@ -107,7 +107,7 @@ class Sampler:
     def apply(self, density: Density, null: Density | None, progress: float) -> Density:
         """The density a step draws from: guided, then tempered."""
         if self.together > 1:
-            density = density.hastened(self.together)
+            density = density.with_parallel_groups(self.together)
         t = 1 / self.temperature if self.temperature_divides else self.temperature
         if null is not None and self.filter_threshold:
             density = density.filtered(self.filter_threshold, t)
@@ -120,7 +120,7 @@ PLAIN = Sampler()
 """Drawn as learned, in the outer model's own number of steps."""
 
 
-def kept(tokens: int, steps: int, schedule: MaskSchedule = "cosine") -> list[int]:
+def masked_counts(tokens: int, steps: int, schedule: MaskSchedule = "cosine") -> list[int]:
     """How many tokens stay masked after each step of a schedule (MaskGIT, arXiv 2202.04200; MAR has the cosine).
 
     ⌊N·γ((s+1)/S)⌋, at least 1 and at least one less than before; after the last step nothing is masked. γ(r) is cos(πr/2),

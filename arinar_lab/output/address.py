@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from urllib.parse import parse_qsl, unquote
 
 
-def shown(address: str) -> str:
+def without_login(address: str) -> str:
     """Return an address without its login and its query: http://me:secret@host?x=1 is http://host.
 
     An @ behind a question mark may be of a login or of a query. Only the scheme of such an address is shown.
@@ -22,9 +22,9 @@ def shown(address: str) -> str:
     return scheme + place.partition("?")[0]
 
 
-def concealed(text: str, address: str) -> str:
+def conceal_password(text: str, address: str) -> str:
     """Return a message about an address in one line, without the address's password."""
-    line = " ".join(text.split()).replace(address, shown(address))
+    line = " ".join(text.split()).replace(address, without_login(address))
     line = re.sub(r"://\S*@", "://", line)
 
     for secret in _secrets(address):

@@ -25,11 +25,11 @@ class Terminal(Console):
             yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
 
-def failed(text: str) -> Text:
+def failure_line(text: str) -> Text:
     """A line that says what failed, and begins with that word in red."""
     return Text.assemble(("failed", "red"), f" {text}")
 
 
-def description() -> TextColumn:
+def description_column() -> TextColumn:
     """The column of a progress bar that says what is at work."""
     return TextColumn("{task.description}", markup=False)

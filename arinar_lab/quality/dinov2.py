@@ -28,7 +28,7 @@ from ..model.weight_files import read_torch
 PATCH, HEAD, LARGE = 14, 64, 1024
 
 
-class Block(nn.Module):
+class ScaledBlock(nn.Module):
     """Attention and a perceptron, each normalised before, scaled by γ after, and added: [B, T, W] → [B, T, W]."""
 
     def __init__(self, width: int) -> None:
@@ -58,7 +58,7 @@ class VisionTransformer(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + side**2, width))
         self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, width, PATCH, PATCH)})
-        self.blocks = nn.ModuleList(Block(width) for _ in range(depth))
+        self.blocks = nn.ModuleList(ScaledBlock(width) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=1e-6)
 
     def positions(self, side: int) -> Tensor:

@@ -30,7 +30,7 @@ from ..errors import ConfigError
 from ..files.arrays import read_npz
 from .extractors import INCEPTION, Extractor
 
-KEPT = 10_000  # features that a reference keeps, and generated images that precision, recall and KID look at
+KEPT_FEATURES = 10_000  # features that a reference keeps, and generated images that precision, recall and KID look at
 KID_SUBSET = 1000
 
 Statistics = dict[str, np.ndarray]
@@ -44,7 +44,7 @@ def colour_bytes(images: Tensor, levels: int = 256) -> Tensor:
     return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
 
 
-def enough(n: int, d: int) -> None:
+def check_image_count(n: int, d: int) -> None:
     """Refuse n images whose features [n, D] have no covariance of full rank.
 
     Raises:
@@ -59,7 +59,7 @@ def enough(n: int, d: int) -> None:
 
 def statistics(features: Tensor) -> Statistics:
     """Mean and covariance of features [n, D]."""
-    enough(*features.shape)
+    check_image_count(*features.shape)
     return _double(fid_features_to_statistics(features))
 
 
@@ -155,7 +155,7 @@ def _content(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
         raise ConfigError(f"--reference: {error}") from None
 
 
-def made_with(path: Path) -> tuple[str, str | None]:
+def extractor_of_reference(path: Path) -> tuple[str, str | None]:
     """Name and layer of the extractor that a reference was made with: Inception's last, where it does not say.
 
     Raises:
@@ -173,7 +173,7 @@ def write_reference(path: Path, features: Tensor, extractor: Extractor) -> None:
         ConfigError: if there are too few for a covariance of full rank.
     """
     stats, n = statistics(features), len(features)
-    some = torch.linspace(0, n - 1, min(KEPT, n)).long()
+    some = torch.linspace(0, n - 1, min(KEPT_FEATURES, n)).long()
     with path.open("wb") as file:
         about = {"images": np.array(n), "extractor": np.array(extractor.signature)}
         np.savez(file, **stats, **about, features=features[some].numpy())  # type: ignore[arg-type]
@@ -196,7 +196,7 @@ def distances(found: dict[str, Tensor], reference: Reference, name: str = "fid")
         values["inception_score"] = isc_features_to_metric(found["logits"])["inception_score_mean"]
     if reference.features is None:
         return values
-    ours, theirs = features[:KEPT], reference.features
+    ours, theirs = features[:KEPT_FEATURES], reference.features
     subset = min(KID_SUBSET, len(ours), len(theirs))
     kid = kid_features_to_metric(ours, theirs, kid_subset_size=subset, verbose=False)
     shares = prc_features_to_metric(ours, theirs, save_cpu_ram=True, verbose=False)

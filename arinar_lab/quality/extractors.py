@@ -26,7 +26,7 @@ from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 from torch_fidelity.utils import create_feature_extractor
 
 from ..errors import ConfigError
-from ..files.checksums import digest
+from ..files.checksums import file_digest
 from . import dinov2
 
 INCEPTION, DINOV2 = "inception-v3-compat", "dinov2"
@@ -144,7 +144,7 @@ class Extractor:
     @cached_property
     def signature(self) -> str:
         """Sixteen hexadecimal digits of the weights, with the extractor's name and layer."""
-        weights = digest(self.weights)[:16] if self.weights else torch_fidelity.__version__
+        weights = file_digest(self.weights)[:16] if self.weights else torch_fidelity.__version__
         return f"{self.name}/{self.layers[0]}/{weights}"
 
     @cached_property

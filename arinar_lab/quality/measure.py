@@ -9,7 +9,7 @@ moments, in a latent cache, pass its decoder), where there are enough of them.
 
     evaluations/<evaluation signature>/quality-<reference and extractor>.json      and into report.json, where there is one
 
-A recipe whose `evaluation.reference` names a reference is measured so whenever it is evaluated (`measured`).
+A recipe whose `evaluation.reference` names a reference is measured so whenever it is evaluated (`evaluate_with_reference`).
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from torch import Tensor
 
 from ..config.recipe import Experiment, Recipe
 from ..errors import ConfigError
-from ..evaluation.dtypes import of_generation
-from ..evaluation.evaluate import evaluate, generate, load, with_distances
-from ..files.checksums import digest
-from ..files.shards import Told
+from ..evaluation.dtypes import generation_dtype
+from ..evaluation.evaluate import evaluate_run, generate_images, load_trained, with_distances
+from ..files.checksums import file_digest
+from ..files.shards import ProgressCallback
 from ..hardware.device import device_of
 from ..model.noise import Noise
 from ..runs.folder import RunFolder, environment, git_state, read_json, write_json
-from .distances import KEPT, KID_SUBSET, Reference, colour_bytes, distances, enough, frechet, made_with, statistics
+from .distances import KEPT_FEATURES, KID_SUBSET, Reference, colour_bytes, distances, check_image_count, frechet, extractor_of_reference, statistics
 from .extractors import Extractor
-from .reference import in_blocks, joined
+from .reference import compute_in_shards, concatenate_shards
 
-ABOUT = {
+UNITS_BY_KIND = {
     "inception_score": "e^nats",
     "kid": "squared MMD of the extractor's features",
     "precision": "share",
@@ -45,14 +45,14 @@ ABOUT = {
 """Units, by the first word of a metric's name; the others are distances."""
 
 
-def measured(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
-    """The report of `evaluate`, and in it the distance to the recipe's reference, where that names one.
+def evaluate_with_reference(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
+    """The report of `evaluate_run`, and in it the distance to the recipe's reference, where that names one.
 
     The distance is measured first, so that a report that is there is whole.
     """
     named = None if folder.report(recipe) else named_reference(recipe)
     found = named and measure_quality(recipe, folder, *named, 1, lambda done, n: folder.progress("quality", done, n))
-    return evaluate(recipe, folder, found)
+    return evaluate_run(recipe, folder, found)
 
 
 def named_reference(recipe: Recipe) -> tuple[Reference, Extractor] | None:
@@ -66,7 +66,7 @@ def named_reference(recipe: Recipe) -> tuple[Reference, Extractor] | None:
         return None
     path = Path(recipe.evaluation.reference)
     try:
-        extractor = Extractor.of(*made_with(path), None, device_of(recipe.machine).type)
+        extractor = Extractor.of(*extractor_of_reference(path), None, device_of(recipe.machine).type)
         reference = Reference.read(path, extractor)
         _fitting(recipe, reference, extractor)
     except ConfigError as error:
@@ -76,12 +76,12 @@ def named_reference(recipe: Recipe) -> tuple[Reference, Extractor] | None:
 
 def _fitting(recipe: Recipe, reference: Reference, extractor: Extractor) -> None:
     """Refuse too few images, and a reference of other dimensions."""
-    enough(recipe.evaluation.images, extractor.dims)
+    check_image_count(recipe.evaluation.images, extractor.dims)
     reference.check(extractor.dims)
 
 
 def measure_quality(
-    recipe: Recipe, folder: RunFolder, reference: Reference, extractor: Extractor, ranges: int, told: Told
+    recipe: Recipe, folder: RunFolder, reference: Reference, extractor: Extractor, ranges: int, told: ProgressCallback
 ) -> dict[str, Any]:
     """Measure quality against a reference, once for each evaluation signature, reference, extractor and number of ranges.
 
@@ -91,18 +91,18 @@ def measure_quality(
     Raises:
         ConfigError: if the images are too few, the reference has other dimensions, or the run models no images.
     """
-    where, sums = folder.evaluation(recipe), digest(reference.path)
+    where, sums = folder.evaluation(recipe), file_digest(reference.path)
     name = hashlib.sha256(f"{sums} {extractor.signature} {ranges}".encode()).hexdigest()[:8]
     file = where / f"quality-{name}.json"
     if report := read_json(file):
         _add_to(recipe, folder, report)
         return report
     _fitting(recipe, reference, extractor)
-    experiment = load(recipe, folder)
+    experiment = load_trained(recipe, folder)
     if not experiment.source.levels:
         raise ConfigError(f"{folder.path}: models tokens, which have no picture")
     parts = where / f"features-{hashlib.sha256(extractor.signature.encode()).hexdigest()[:8]}"
-    precision = of_generation(recipe, experiment)
+    precision = generation_dtype(recipe, experiment)
     drawn = parts if precision == "float32" else parts.with_name(f"{parts.name}-{precision}")
     found = [_drawn(recipe, experiment, extractor, drawn, k, told) for k in range(ranges)]
     each = [distances(some, reference, extractor.distance) for some in found]
@@ -115,21 +115,21 @@ def measure_quality(
 
 
 def _drawn(
-    recipe: Recipe, experiment: Experiment, extractor: Extractor, parts: Path, k: int, told: Told
+    recipe: Recipe, experiment: Experiment, extractor: Extractor, parts: Path, k: int, told: ProgressCallback
 ) -> dict[str, Tensor]:
     """Features and logits of the images of the k-th range of seeds."""
     n, first, classes = recipe.evaluation.images, recipe.evaluation.seed, experiment.source.classes
 
     def found(i: Tensor) -> dict[str, Tensor]:
-        images, _ = generate(recipe, experiment, i % classes, first + k * n + i)
+        images, _ = generate_images(recipe, experiment, i % classes, first + k * n + i)
         return extractor(colour_bytes(images, experiment.source.levels))
 
-    return joined(in_blocks(parts / f"range_{k}-of-{n}", n, found, recipe.evaluation.batch, told))
+    return concatenate_shards(compute_in_shards(parts / f"range_{k}-of-{n}", n, found, recipe.evaluation.batch, told))
 
 
 @torch.no_grad()
 def _floor(
-    recipe: Recipe, experiment: Experiment, reference: Reference, extractor: Extractor, parts: Path, told: Told
+    recipe: Recipe, experiment: Experiment, reference: Reference, extractor: Extractor, parts: Path, told: ProgressCallback
 ) -> tuple[dict[str, float], int]:
     """The distance of held-out images that passed the codec, and their number; no distance where they are too few."""
     source, codec = experiment.source, experiment.codec
@@ -144,7 +144,7 @@ def _floor(
         x, _ = codec.encode(source.held_out[0][i].to(experiment.device), Noise.of(i.to(experiment.device), "floor"))
         return extractor(colour_bytes(codec.decode(x).cpu(), source.levels))
 
-    passed = joined(in_blocks(parts / f"floor-of-{n}", n, found, recipe.evaluation.batch, told))
+    passed = concatenate_shards(compute_in_shards(parts / f"floor-of-{n}", n, found, recipe.evaluation.batch, told))
     return {f"{extractor.distance}_floor": frechet(statistics(passed["features"]), reference.stats)}, n
 
 
@@ -166,13 +166,13 @@ def _report(
     reference: Reference,
     extractor: Extractor,
 ) -> dict[str, Any]:
-    e, kept = recipe.evaluation, min(KEPT, recipe.evaluation.images)
+    e, kept = recipe.evaluation, min(KEPT_FEATURES, recipe.evaluation.images)
     compared = {} if reference.features is None else {"kid_subset": min(KID_SUBSET, kept, len(reference.features))}
     squared = f"squared distance of features of {extractor.signature}"
     return {
         "file": file,
         "metrics": {f"quality/{name}": value for name, value in values.items()},
-        "units": {f"quality/{name}": ABOUT.get(_kind(name), squared) for name in values},
+        "units": {f"quality/{name}": UNITS_BY_KIND.get(_kind(name), squared) for name in values},
         "ranges": each,
         "images": e.images,
         "seed": e.seed,
@@ -186,7 +186,7 @@ def _report(
 
 
 def _kind(name: str) -> str:
-    return name if name in ABOUT else name.partition("_")[0]
+    return name if name in UNITS_BY_KIND else name.partition("_")[0]
 
 
 def _add_to(recipe: Recipe, folder: RunFolder, compared: dict[str, Any]) -> None:

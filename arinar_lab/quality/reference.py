@@ -15,23 +15,23 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..data.latent_cache import Cached, shards
+from ..data.latent_cache import LatentCacheSource, shard_ranges
 from ..data.sources import Source
 from ..errors import ConfigError
 from ..files.checksums import save_tensors
-from ..files.shards import Told, block_name, conclude, damaged, forget, refuse_foreign, share
-from ..hardware.memory import room_on_device
-from .distances import enough, write_reference
+from ..files.shards import ProgressCallback, block_name, assemble, damaged_shards, discard, refuse_foreign, make_shards
+from ..hardware.memory import oom_guard
+from .distances import check_image_count, write_reference
 from .extractors import Extractor
-from .image_sets import Collection, of_source
+from .image_sets import ImageSet, image_set_of_source
 
-BLOCK = 1024  # images
-FOLDER = Path("references")
+FEATURE_SHARD = 1024  # images
+REFERENCES = Path("references")
 
 
-def reference_path(images: Collection, extractor: Extractor, root: Path) -> Path:
+def reference_path(images: ImageSet, extractor: Extractor, root: Path) -> Path:
     """The file of the reference statistics of some images."""
-    return root / f"{images.name}-{_signature(images.print, extractor)}.npz"
+    return root / f"{images.name}-{_signature(images.fingerprint, extractor)}.npz"
 
 
 def _signature(images: str, extractor: Extractor) -> str:
@@ -39,14 +39,14 @@ def _signature(images: str, extractor: Extractor) -> str:
     return hashlib.sha256(f"{images} {extractor.signature}".encode()).hexdigest()[:8]
 
 
-def own_reference(source: Source, extractor: Extractor, root: Path = FOLDER) -> Path:
+def own_reference(source: Source, extractor: Extractor, root: Path = REFERENCES) -> Path:
     """The reference statistics of the images that a run was trained on, also where it read them from a latent cache.
 
     Raises:
         ConfigError: if there is none for these images, their size and this extractor, or nobody knows the images.
     """
     try:
-        images = source.about.get("images") if isinstance(source, Cached) else of_source(source, "train", "").print
+        images = source.about.get("images") if isinstance(source, LatentCacheSource) else image_set_of_source(source, "train", "").fingerprint
     except ValueError as error:
         raise ConfigError(
             f"--reference: missing, and the run's training images are not there to tell theirs: {error}"
@@ -60,7 +60,7 @@ def own_reference(source: Source, extractor: Extractor, root: Path = FOLDER) -> 
     return found[0]
 
 
-def make_reference(images: Collection, extractor: Extractor, root: Path, batch: int, told: Told) -> Path:
+def make_reference(images: ImageSet, extractor: Extractor, root: Path, batch: int, told: ProgressCallback) -> Path:
     """Make the reference statistics of some images, beside others who do the same; nothing where they are there.
 
     Raises:
@@ -69,20 +69,20 @@ def make_reference(images: Collection, extractor: Extractor, root: Path, batch: 
     path = reference_path(images, extractor, root)
     if path.is_file():
         return path
-    enough(len(images), extractor.dims)
+    check_image_count(len(images), extractor.dims)
     parts = path.with_suffix(".parts")
     refuse_foreign(parts, path)
-    blocks = in_blocks(parts, len(images), lambda i: extractor(images[i]), batch, told, "--batch")
-    conclude(path, lambda draft: write_reference(draft, joined(blocks)["features"], extractor), parts)
+    blocks = compute_in_shards(parts, len(images), lambda i: extractor(images[i]), batch, told, "--batch")
+    assemble(path, lambda draft: write_reference(draft, concatenate_shards(blocks)["features"], extractor), parts)
     return path
 
 
-def in_blocks(
+def compute_in_shards(
     folder: Path,
     n: int,
     found: Callable[[Tensor], dict[str, Tensor]],
     batch: int,
-    told: Told,
+    told: ProgressCallback,
     key: str = "evaluation.batch",
 ) -> list[Path]:
     """Make tensors about n images in blocks that are kept in a folder.
@@ -93,23 +93,23 @@ def in_blocks(
     Raises:
         OutOfMemory: if a batch does not fit the device; the blocks that are finished stay, but for damaged ones.
     """
-    spans = shards(n, BLOCK)
+    spans = shard_ranges(n, FEATURE_SHARD)
     blocks = [folder / block_name(span) for span in spans]
-    forget(damaged(blocks))
+    discard(damaged_shards(blocks))
 
     def fitting(i: Tensor) -> dict[str, Tensor]:
-        with room_on_device(key, len(i), lambda n: found(i[:n])):
+        with oom_guard(key, len(i), lambda n: found(i[:n])):
             return found(i)
 
     def make(k: int) -> None:
         batches = [fitting(i) for i in torch.tensor(spans[k]).split(batch)]
         save_tensors(blocks[k], {name: torch.cat([part[name] for part in batches]) for name in batches[0]})
 
-    share(blocks, make, told)
+    make_shards(blocks, make, told)
     return blocks
 
 
-def joined(blocks: list[Path]) -> dict[str, Tensor]:
+def concatenate_shards(blocks: list[Path]) -> dict[str, Tensor]:
     """The tensors of all blocks, one after the other."""
     parts = [load_file(block) for block in blocks]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

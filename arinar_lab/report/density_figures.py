@@ -10,23 +10,23 @@ import numpy as np
 from ..analysis.results import Results
 from ..files.arrays import map_array
 from ..study.plan import Arm
-from .run_figures import beliefs_figure
-from .style import BLACK, BLUE, PAGE, SKY, paper, wrapped
+from .run_figures import draw_conditionals
+from .style import BLACK, BLUE, PAGE, SKY, paper_pyplot, wrap_label
 
-COLUMNS = 5  # of small multiples
-HIGHEST = 3.0  # density of a histogram's bar; higher ones leave the axes
+PANEL_COLUMNS = 5  # of small multiples
+MAX_DENSITY = 3.0  # density of a histogram's bar; higher ones leave the axes
 
 
-def calibration(results: Results) -> Any | None:
+def calibration_histograms(results: Results) -> Any | None:
     """Histograms of the probability integral transform, an arm a panel: flat where the densities are right."""
     found = {arm.name: rows for arm in results.plan.arms if (rows := _pit(results, arm))}
     if not found:
         return None
-    columns = min(COLUMNS, len(found))
+    columns = min(PANEL_COLUMNS, len(found))
     height = -(-len(found) // columns)
-    with paper() as plt:
+    with paper_pyplot() as plt:
         figure, axes = plt.subplots(
-            height, columns, figsize=(PAGE * columns / COLUMNS if columns > 2 else 3.3, 0.45 + 1.2 * height),
+            height, columns, figsize=(PAGE * columns / PANEL_COLUMNS if columns > 2 else 3.3, 0.45 + 1.2 * height),
             squeeze=False, sharex=True, sharey=True,
         )  # fmt: skip
         bins = max(shares.shape[1] for shares, _ in found.values())
@@ -35,9 +35,9 @@ def calibration(results: Results) -> Any | None:
             ax.stairs(bins * shares.mean(0), edges, fill=True, color=SKY, alpha=0.6)
             ax.stairs(bins * shares.max(0), edges, baseline=bins * shares.min(0), fill=True, color=BLUE, alpha=0.5)
             ax.axhline(1, color=BLACK, linestyle="--", linewidth=0.8)
-            ax.set_title(f"{wrapped(name, 24, 1)}\nKS {distance:.3f}", fontsize=7)
+            ax.set_title(f"{wrap_label(name, 24, 1)}\nKS {distance:.3f}", fontsize=7)
             ax.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
-        axes[0, 0].set_ylim(0, min(HIGHEST, 1.05 * max(bins * shares.max() for shares, _ in found.values())))
+        axes[0, 0].set_ylim(0, min(MAX_DENSITY, 1.05 * max(bins * shares.max() for shares, _ in found.values())))
         for ax in axes.flat[len(found) :]:
             ax.axis("off")
         figure.supxlabel("F(x | what precedes)", fontsize=8)
@@ -54,7 +54,7 @@ def _pit(results: Results, arm: Arm) -> tuple[np.ndarray, float] | None:
     return np.asarray([one["pit"] for one in rows]), float(np.mean([one["pit_distance"] for one in rows]))
 
 
-def beliefs(results: Results) -> Any | None:
+def conditional_densities(results: Results) -> Any | None:
     """What each arm believes about the same features, of the arms that see the same tokens as the baseline."""
     found: dict[str, Path] = {}
     for arm in results.plan.arms:
@@ -65,11 +65,11 @@ def beliefs(results: Results) -> Any | None:
             found[arm.name] = file
     if not found:
         return None
-    with paper() as plt:
-        return beliefs_figure(plt, found, PAGE)
+    with paper_pyplot() as plt:
+        return draw_conditionals(plt, found, PAGE)
 
 
-def samples(results: Results) -> Any | None:
+def sample_grid(results: Results) -> Any | None:
     """The first images of each arm, unchosen: a row an arm; a column has one seed and one label in all of them."""
     found = _images(results)
     if not found:
@@ -79,7 +79,7 @@ def samples(results: Results) -> Any | None:
     white = max(int(images.max()) for images in found.values()) or 1
     if first.shape[-1] > 16:
         count = min(count, 10)
-    with paper() as plt:
+    with paper_pyplot() as plt:
         height = (PAGE - 1.4) / count * first.shape[-2] / first.shape[-1]
         figure, axes = plt.subplots(len(found), 1, figsize=(PAGE, 0.1 + (height + 0.03) * len(found)), squeeze=False)
         figure.get_layout_engine().set(h_pad=0.015, w_pad=0.02, hspace=0)
@@ -88,7 +88,7 @@ def samples(results: Results) -> Any | None:
             ax.set(xticks=[], yticks=[])
             ax.grid(visible=False)
             ax.spines[:].set_visible(False)
-            ax.set_ylabel(wrapped(name, 26), rotation=0, ha="right", va="center", fontsize=7)
+            ax.set_ylabel(wrap_label(name, 26), rotation=0, ha="right", va="center", fontsize=7)
     return figure
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from ..analysis.results import Results
 from ..metrics import BITS
 from ..study.plan import Arm, Plan
-from .style import PAGE, Look, facets, looks, paper, wrapped
+from .style import PAGE, Look, facets, looks, paper_pyplot, wrap_label
 
 Curve = tuple[np.ndarray, np.ndarray]
 """x [n], and a row of values for each seed [seeds, n]."""
@@ -58,10 +58,10 @@ def draw_facets(
 ) -> Any:
     """A row of panels for each facet of the arms, each with the baseline; a legend beside each row."""
     rows = [facet for facet in facets(plan) if any((arm.name, p) in curves for arm in facet for p in panels)]
-    names = {arm.name: wrapped(arm.name, 22) for facet in rows for arm in facet}
+    names = {arm.name: wrap_label(arm.name, 22) for facet in rows for arm in facet}
     legend = max(sum(0.05 + 0.12 * len(names[arm.name].splitlines()) for arm in facet) for facet in rows)  # inches
     size = (PAGE, 0.5 + max(1.75, legend) * len(rows))
-    with paper() as plt:
+    with paper_pyplot() as plt:
         figure, axes = plt.subplots(len(rows), len(panels), figsize=size, squeeze=False, sharex="col")
         for row, facet in zip(axes, rows, strict=True):
             for ax, panel in zip(row, panels, strict=True):

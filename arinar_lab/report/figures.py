@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ..analysis.results import Results
-from ..files.atomic import whole
-from .density_figures import beliefs, calibration, samples
+from ..files.atomic import atomic_draft
+from .density_figures import conditional_densities, calibration_histograms, sample_grid
 from .diagnostic_figures import learning_curves, where_the_bits_go
 from .result_figures import against_factor, against_speed, cost_breakdown, ranks_by_budget
 
@@ -47,10 +47,10 @@ class Figure:
             for path in paths:
                 path.unlink(missing_ok=True)
             return []
-        with whole(paths[0]) as draft:
+        with atomic_draft(paths[0]) as draft:
             figure.savefig(draft, dpi=DPI)
         figure.set_layout_engine("none")  # it is laid out now, and stays as it is
-        with whole(paths[1]) as draft:
+        with atomic_draft(paths[1]) as draft:
             figure.savefig(draft, metadata={"CreationDate": None})
         plt.close(figure)
         return paths
@@ -102,7 +102,7 @@ FIGURES = (
         " middle where they are too wide, high ends where they are too narrow. Pale: mean over seeds; dark: from the lowest"
         " to the highest seed. KS: largest distance from uniform. Bars above 3 leave the axes.",
         "a head with a distribution function, and its diagnosis in report.json",
-        calibration,
+        calibration_histograms,
     ),
     Figure(
         "beliefs",
@@ -110,7 +110,7 @@ FIGURES = (
         "Density of the first features of one held-out token, each given the true ones before it (of heads that are not"
         " walked feature by feature: a histogram of draws). One seed.",
         "a beliefs.npz of the evaluation",
-        beliefs,
+        conditional_densities,
     ),
     Figure(
         "samples",
@@ -118,7 +118,7 @@ FIGURES = (
         "The first images that each arm generated, unchosen. A column has the same label and the same noise in all arms. One"
         " training seed.",
         "generated images in the run folders",
-        samples,
+        sample_grid,
     ),
     Figure(
         "cost",

@@ -4,7 +4,7 @@ Two error bars are kept apart everywhere: a thin one with caps is the 95 % inter
 broad pale one the 95 % interval of a value over images (evaluation noise). Small dots are single seeds. An interval that
 leaves the axes ends there in an arrow.
 
-Figures are as wide as a paper's column; with more than `MANY` arms, as both columns.
+Figures are as wide as a paper's column; with more than `MANY_ARMS` arms, as both columns.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata
 
-from ..analysis.pareto import Frontier, frontier, qualities
-from ..analysis.rank_agreement import agreements, means
+from ..analysis.pareto import Frontier, frontier, quality_metrics
+from ..analysis.rank_agreement import agreements, mean_by_arm
 from ..analysis.results import Results
 from ..analysis.statistics import Interval
 from ..metrics import BITS, COLUMNS, DISTANCE, DISTANCES, FEW, GAP, HEADINGS, LEVEL, SPEED
@@ -36,12 +36,12 @@ from .style import (
     VERMILION,
     Look,
     looks,
-    paper,
+    paper_pyplot,
     readable_log,
-    wrapped,
+    wrap_label,
 )
 
-MANY = FACET + 1  # arms beyond which a figure takes both columns, and marks do not tell all of them apart
+MANY_ARMS = FACET + 1  # arms beyond which a figure takes both columns, and marks do not tell all of them apart
 _LESS = {column.metric: column.less for column in COLUMNS}
 _PARTS = {
     "outer": (BLUE, "", "outer"), "inner": (SKY, "////", "inner trunk"), "head": (VERMILION, "....", "head"),
@@ -50,7 +50,7 @@ _PARTS = {
 
 
 @dataclass(frozen=True)
-class Bar:
+class IntervalBar:
     """An interval as drawn: at (x, y), half as wide and as high as that, in a colour."""
 
     at: tuple[float, float]
@@ -67,7 +67,7 @@ def panels_of(results: Results) -> list[list[str]]:
     return [panel for panel in panels if panel]
 
 
-def label_of(metric: str) -> str:
+def axis_label(metric: str) -> str:
     """A metric as an axis says it, with the direction that is better."""
     better = {True: " (less is better)", False: " (more is better)", None: ""}
     return HEADINGS.get(metric, metric) + better[_LESS.get(metric)]
@@ -90,11 +90,11 @@ def _scale(plan: Plan) -> list[float]:
 
 
 def _along(results: Results, panels: list[list[str]], scale: list[float]) -> Any:
-    with paper() as plt:
+    with paper_pyplot() as plt:
         figure, axes = plt.subplots(len(panels), 1, figsize=(COLUMN, 2.2 * len(panels)), squeeze=False)
         positive = min(scale) > 0 and max(scale) / min(scale) > 4
         for ax, metrics in zip(axes[:, 0], panels, strict=True):
-            drawn: list[Bar] = []
+            drawn: list[IntervalBar] = []
             for i, metric in enumerate(metrics):
                 shift = 0.05 * (i - (len(metrics) - 1) / 2)  # beside each other, not one on the other
                 places = [x * (1 + shift) if positive else x + shift * np.ptp(scale) / 2 for x in scale]
@@ -105,13 +105,13 @@ def _along(results: Results, panels: list[list[str]], scale: list[float]) -> Any
                 ax.set_xscale("log", base=2)
             ax.set_xticks(scale, [f"{value:g}" for value in scale])
             ax.minorticks_off()
-            ax.set(xlabel=results.plan.axes[0], ylabel=label_of(metrics[0]))
+            ax.set(xlabel=results.plan.axes[0], ylabel=axis_label(metrics[0]))
             _arrows(ax, drawn)
             _legend(ax, metrics, floor)
     return figure
 
 
-def _series(ax: Any, results: Results, metric: str, places: Sequence[float], look: Look) -> list[Bar]:
+def _series(ax: Any, results: Results, metric: str, places: Sequence[float], look: Look) -> list[IntervalBar]:
     """One metric of every arm at its place on the x axis; returns its intervals."""
     there = [
         (x, arm, s) for x, arm in zip(places, results.plan.arms, strict=True) if (s := results.summary(arm, metric))
@@ -125,13 +125,13 @@ def _series(ax: Any, results: Results, metric: str, places: Sequence[float], loo
     for place, arm, _ in there:
         values = list(results.values(arm, metric).values())
         ax.plot([place] * len(values), values, look.marker, color=look.colour, alpha=0.4, markersize=2)
-    return [Bar((place, s.mean), (0.0, _half(s)), look.colour) for place, _, s in there]
+    return [IntervalBar((place, s.mean), (0.0, _half(s)), look.colour) for place, _, s in there]
 
 
 def _arm_by_arm(results: Results, panels: list[list[str]]) -> Any:
     """Arms from top to bottom, a panel for each unit; the baseline's mean as a line beside the arms compared with it."""
-    arms, wide = results.plan.arms, len(results.plan.arms) > MANY
-    names = [wrapped(arm.name, 34 if wide else 22, 1 if wide else 2) for arm in arms]
+    arms, wide = results.plan.arms, len(results.plan.arms) > MANY_ARMS
+    names = [wrap_label(arm.name, 34 if wide else 22, 1 if wide else 2) for arm in arms]
     names = [
         f"{name} (baseline)" if arm.name in results.plan.baselines else name
         for name, arm in zip(names, arms, strict=True)
@@ -139,10 +139,10 @@ def _arm_by_arm(results: Results, panels: list[list[str]]) -> Any:
     height = max(1.6, 0.5 + (0.2 if wide else 0.24) * len(arms))
     shape = (1, len(panels)) if wide else (len(panels), 1)
     size = (PAGE, height) if wide else (COLUMN, height * len(panels))
-    with paper() as plt:
+    with paper_pyplot() as plt:
         figure, axes = plt.subplots(*shape, figsize=size, squeeze=False, sharey=wide)
         for ax, metrics in zip(axes.flat, panels, strict=True):
-            drawn: list[Bar] = []
+            drawn: list[IntervalBar] = []
             for i, metric in enumerate(metrics):
                 shift = 0.26 * (i - (len(metrics) - 1) / 2)
                 for row, arm in enumerate(arms):
@@ -155,7 +155,7 @@ def _arm_by_arm(results: Results, panels: list[list[str]]) -> Any:
                         ax.plot([baseline.mean] * 2, ends, color=SERIES[i].colour, linestyle=":", linewidth=0.8)
             floor = _floor(ax.axvline, results, metrics)
             _in_view(ax.set_xlim, ax.get_xlim, floor + [v for m in metrics for v in _all(results, m)])
-            ax.set_xlabel(label_of(metrics[0]))
+            ax.set_xlabel(axis_label(metrics[0]))
             ax.set_ylim(len(arms) - 0.5, -0.5)
             ax.set_yticks(range(len(arms)), names)
             _arrows(ax, drawn)
@@ -163,7 +163,7 @@ def _arm_by_arm(results: Results, panels: list[list[str]]) -> Any:
     return figure
 
 
-def _dot(ax: Any, results: Results, arm: Arm, metric: str, y: float, look: Look, label: str | None) -> list[Bar]:
+def _dot(ax: Any, results: Results, arm: Arm, metric: str, y: float, look: Look, label: str | None) -> list[IntervalBar]:
     """One metric of one arm, in its row; returns its interval."""
     summary = results.summary(arm, metric)
     if summary is None:
@@ -174,7 +174,7 @@ def _dot(ax: Any, results: Results, arm: Arm, metric: str, y: float, look: Look,
     ax.errorbar(summary.mean, y, xerr=_half(summary), fmt=look.marker, color=look.colour, elinewidth=0.9, label=label)
     values = list(results.values(arm, metric).values())
     ax.plot(values, [y] * len(values), look.marker, color=look.colour, alpha=0.4, markersize=2)
-    return [Bar((summary.mean, y), (_half(summary), 0.0), look.colour)]
+    return [IntervalBar((summary.mean, y), (_half(summary), 0.0), look.colour)]
 
 
 def _half(summary: Interval) -> float:
@@ -194,7 +194,7 @@ def _in_view(set_limits: Any, limits: Any, values: list[float]) -> None:
         set_limits(max(bottom, low - (high - low)), min(top, high + (high - low)))
 
 
-def _arrows(ax: Any, bars: Sequence[Bar]) -> None:
+def _arrows(ax: Any, bars: Sequence[IntervalBar]) -> None:
     """An arrow at the edge of the axes for each end of an interval that lies beyond; the limits are set."""
     limits = sorted(ax.get_xlim()), sorted(ax.get_ylim())
     for bar in bars:
@@ -232,15 +232,15 @@ def against_speed(results: Results) -> Any | None:
 
     Of unreliable speeds the arms alone are drawn, none in grey, and the title says so.
     """
-    found = [f for metric in qualities(results) if (f := frontier(results, metric))]
+    found = [f for metric in quality_metrics(results) if (f := frontier(results, metric))]
     if not found:
         return None
-    several, best = len(results.plan.arms) > MANY, {name for f in found for name in f.highlighted}
+    several, best = len(results.plan.arms) > MANY_ARMS, {name for f in found for name in f.highlighted}
     named = [
         (i, arm) for i, arm in enumerate(results.plan.arms)
         if any(arm.name in f.means for f in found) and (len(results.plan.arms) <= _NAMED or arm.name in best)
     ]  # fmt: skip
-    with paper() as plt:
+    with paper_pyplot() as plt:
         shape = (1, len(found)) if several else (len(found), 1)
         size = (PAGE, max(2.9, 0.2 + 0.15 * len(named))) if several else (COLUMN, 2.2 * len(found) + 0.15 * len(named))
         figure, axes = plt.subplots(*shape, figsize=size, squeeze=False)
@@ -250,7 +250,7 @@ def against_speed(results: Results) -> Any | None:
             figure.suptitle("unreliable speeds: no front")
         handles = [
             plt.Line2D([], [], linestyle="none", **_point(results.plan, i, arm.name in best, several),
-                       label=f"{i + 1}  {wrapped(arm.name, 40, 1)}" if several else wrapped(arm.name, 44, 1))
+                       label=f"{i + 1}  {wrap_label(arm.name, 40, 1)}" if several else wrap_label(arm.name, 44, 1))
             for i, arm in named
         ]  # fmt: skip
         figure.legend(handles=handles, loc="outside right upper" if several else "outside lower center", handlelength=1)
@@ -266,7 +266,7 @@ def _point(plan: Plan, i: int, front: bool, several: bool) -> dict[str, Any]:
 def _front(ax: Any, results: Results, found: Frontier, several: bool) -> None:
     """A panel: every arm with its intervals, and the front of means."""
     quality, means, best = found.quality.metric, {}, found.highlighted
-    drawn: list[Bar] = []
+    drawn: list[IntervalBar] = []
     for i, arm in enumerate(results.plan.arms):
         speed, value = results.summary(arm, SPEED), results.summary(arm, quality)
         if arm.name not in found.means or speed is None or value is None:
@@ -275,7 +275,7 @@ def _front(ax: Any, results: Results, found: Frontier, several: bool) -> None:
         style, z = _point(results.plan, i, arm.name in best, several), 3 if arm.name in best else 2
         ax.errorbar(*means[i], _half(value), _half(speed), fmt=style["marker"], elinewidth=0.7, zorder=z,
                     color=style["color"])  # fmt: skip
-        drawn.append(Bar(means[i], (_half(speed), _half(value)), style["color"]))
+        drawn.append(IntervalBar(means[i], (_half(speed), _half(value)), style["color"]))
     _scaled(ax.set_xscale, ax.xaxis, ax.set_xlim, ax.get_xlim, [x for x, _ in means.values()])
     _scaled(ax.set_yscale, ax.yaxis, ax.set_ylim, ax.get_ylim, [y for _, y in means.values()])
     if several:
@@ -284,7 +284,7 @@ def _front(ax: Any, results: Results, found: Frontier, several: bool) -> None:
     if not found.doubt:
         line = sorted(point for i, point in means.items() if results.plan.arms[i].name in found.front)
         ax.plot(*zip(*line, strict=True), color=BLACK, linewidth=0.8, linestyle="--", zorder=1)
-    ax.set(xlabel=label_of(SPEED), ylabel=label_of(quality))
+    ax.set(xlabel=axis_label(SPEED), ylabel=axis_label(quality))
     _arrows(ax, drawn)
 
 
@@ -317,7 +317,7 @@ def cost_breakdown(results: Results) -> Any | None:
     if not rows:
         return None
     shown = [part for part in _PARTS if any(split[part] > 0.005 * sum(split.values()) for split in rows.values())]
-    with paper() as plt:
+    with paper_pyplot() as plt:
         figure, ax = plt.subplots(figsize=(COLUMN, 0.8 + 0.24 * len(rows)))
         left = np.zeros(len(rows))
         for part in shown:
@@ -326,7 +326,7 @@ def cost_breakdown(results: Results) -> Any | None:
             ax.barh(range(len(rows)), width, left=left, color=colour, hatch=hatch, edgecolor="white", label=label,
                     height=0.7, linewidth=0.5)  # fmt: skip
             left += width
-        ax.set_yticks(range(len(rows)), [wrapped(name, 24) for name in rows])
+        ax.set_yticks(range(len(rows)), [wrap_label(name, 24) for name in rows])
         ax.invert_yaxis()
         ax.grid(axis="y", visible=False)
         ax.set_xlabel("ms for an image (less is better)")
@@ -349,7 +349,7 @@ def ranks_by_budget(results: Results) -> Any | None:
     metrics = list(dict.fromkeys(found.metric for found in agreements(results)))
     if not metrics:
         return None
-    with paper() as plt:
+    with paper_pyplot() as plt:
         arms = {arm.design for arm in results.plan.arms}
         narrow = len(metrics) * len(results.plan.budgets) <= 9
         size = (COLUMN if narrow else PAGE, 1.0 + (0.36 if narrow else 0.22) * len(arms))
@@ -363,7 +363,7 @@ def ranks_by_budget(results: Results) -> Any | None:
 
 
 def _ranks(ax: Any, results: Results, metric: str) -> None:
-    by_budget = [means(results, metric, budget) for budget in results.plan.budgets]
+    by_budget = [mean_by_arm(results, metric, budget) for budget in results.plan.budgets]
     arms = [name for name in by_budget[0] if all(name in found for found in by_budget)]
     ranks = np.array(
         [rankdata([found[name] for name in arms]) for found in by_budget]
@@ -372,7 +372,7 @@ def _ranks(ax: Any, results: Results, metric: str) -> None:
     for i, name in enumerate(arms):
         look, mark = SERIES[i % len(SERIES)], "osD^vP*X"[i % 8]  # together other for each of two dozen arms
         ax.plot(at, ranks[:, i], marker=mark, linestyle=look.line, color=look.colour, clip_on=False,
-                label=wrapped(name, 24, 1))  # fmt: skip
+                label=wrap_label(name, 24, 1))  # fmt: skip
     ax.set_xticks(at, results.plan.budgets, rotation=30, ha="right", rotation_mode="anchor")
     ax.set_xlim(-0.2, len(by_budget) - 0.8)
     ax.set_yticks(range(1, len(arms) + 1))

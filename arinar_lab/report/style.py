@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from ..analysis.text import spaced
+from ..analysis.text import breakable_name
 from ..study.plan import Arm, Plan
 
 COLUMN, PAGE = 3.3, 6.9  # inches: widths of one column and of both
@@ -51,7 +51,7 @@ SERIES = (
 
 
 @contextmanager
-def paper() -> Iterator[Any]:
+def paper_pyplot() -> Iterator[Any]:
     """matplotlib's pyplot, without a screen, under the rules of a paper's figure."""
     import matplotlib
 
@@ -89,6 +89,6 @@ def readable_log(axis: Any) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def wrapped(name: str, width: int, lines: int = 2) -> str:
+def wrap_label(name: str, width: int, lines: int = 2) -> str:
     """A name on at most so many lines of a label."""
-    return "\n".join(textwrap.wrap(spaced(name), width, max_lines=lines, placeholder=" …"))
+    return "\n".join(textwrap.wrap(breakable_name(name), width, max_lines=lines, placeholder=" …"))

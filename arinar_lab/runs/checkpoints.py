@@ -17,15 +17,15 @@ from pathlib import Path
 import torch
 
 from ..errors import ConfigError
-from ..files import atomic as disk
-from ..files.checksums import _sum_of, altered
+from ..files import atomic
+from ..files.checksums import _sum_of, is_altered
 from ..output.text import say
 from .folder import RunFolder
 
 TRAIN_AGAIN = "delete the run's DONE to train it again from its last checkpoint"
 
 
-def by_age(folder: Path) -> list[Path]:
+def newest_first(folder: Path) -> list[Path]:
     """The checkpoints of a folder, the newest first."""
     return sorted(folder.glob("step=*.ckpt"), key=lambda path: int(path.stem.split("=")[1]), reverse=True)
 
@@ -36,24 +36,24 @@ def refuse_altered(path: Path) -> None:
     Raises:
         ConfigError: saying what to do.
     """
-    if altered(path):
+    if is_altered(path):
         raise ConfigError(f"{path}: damaged or edited (its checksum differs); {TRAIN_AGAIN}")
 
 
 @contextmanager
-def room_for(path: Path) -> Iterator[None]:
+def checkpoint_guard(path: Path) -> Iterator[None]:
     """Where the disk is full, say so with path and space, name the checkpoint that is intact, and leave no draft behind.
 
     Raises:
         DiskFull: naming them.
     """
-    with disk.room_for(path, path.with_suffix(".draft"), kept_beside(path)):
+    with atomic.disk_full_guard(path, path.with_suffix(".draft"), intact_checkpoint(path)):
         yield
 
 
-def kept_beside(path: Path) -> str:
+def intact_checkpoint(path: Path) -> str:
     """Which checkpoint is intact where another file in its folder cannot be written; empty where there is none."""
-    older = [p.name for p in by_age(path.parent) if p != path]
+    older = [p.name for p in newest_first(path.parent) if p != path]
     return f"{older[0]} is intact" if older else ""
 
 
@@ -63,7 +63,7 @@ def newest_checkpoint(folder: RunFolder) -> Path | None:
     Raises:
         ConfigError: if there are checkpoints and none is whole.
     """
-    paths = by_age(folder.checkpoints)
+    paths = newest_first(folder.checkpoints)
     for path in paths:
         fault = _fault(path)
         if not fault:
@@ -79,7 +79,7 @@ def newest_checkpoint(folder: RunFolder) -> Path | None:
 def _fault(path: Path) -> str:
     """What is wrong with a checkpoint; empty where it is whole."""
     if _sum_of(path).is_file():
-        return "its checksum differs" if altered(path) else ""
+        return "its checksum differs" if is_altered(path) else ""
     try:
         torch.load(path, map_location="cpu", weights_only=True)
         return ""

@@ -17,22 +17,22 @@ from ..config.recipe import Experiment, Recipe, build
 from ..errors import ConfigError
 from ..files.atomic import check_output
 from ..files.checksums import save_tensors
-from ..model.pretrained.names import translate
+from ..model.pretrained.names import translate_state
 from ..model.weight_files import read_torch
 from .folder import RunFolder
 from .training_args import check_arguments
 
 _GIVEN_ORDERS = ("identity", "reversed")
-AVERAGED = ("model_ema", "ema")
-STATES = (*AVERAGED, "model", "state_dict")
-BARE = "the file's own tensors"
+AVERAGED_KEYS = ("model_ema", "ema")
+STATE_KEYS = (*AVERAGED_KEYS, "model", "state_dict")
+BARE_TENSORS = "the file's own tensors"
 _PREFIXES = ("module.", "_orig_mod.", "model.")  # of DistributedDataParallel, torch.compile and Lightning
 
 
 def read_checkpoint(path: Path, which: str | None = None) -> tuple[dict[str, Tensor], str, dict[str, Any]]:
     """A state dict of a published checkpoint, its name, and what else the file says. No code of the file is run.
 
-    Without a name it is the first of `STATES` that the file has: averaged weights, where it has any. A file that is a state
+    Without a name it is the first of `STATE_KEYS` that the file has: averaged weights, where it has any. A file that is a state
     dict itself is read as one. Prefixes that training wrappers put before every key are dropped.
 
     Raises:
@@ -45,17 +45,17 @@ def read_checkpoint(path: Path, which: str | None = None) -> tuple[dict[str, Ten
 
     content = content if isinstance(content, dict) else {}
     if content and all(isinstance(value, Tensor) for value in content.values()):
-        content = {BARE: content}
+        content = {BARE_TENSORS: content}
     states = {key: value for key, value in content.items() if isinstance(value, dict)}
-    usable = [key for key in (*STATES, BARE) if key in states]
-    name = which or next(iter(usable), AVERAGED[0])
+    usable = [key for key in (*STATE_KEYS, BARE_TENSORS) if key in states]
+    name = which or next(iter(usable), AVERAGED_KEYS[0])
     if name not in states:
         advice = f"it has {', '.join(usable)}; name one by --weights" if usable else "it is no published checkpoint"
-        if usable == [BARE]:
+        if usable == [BARE_TENSORS]:
             advice = "it is a bare state dict; leave --weights out"
         raise ConfigError(f"{path}: holds no weights named {name}; {advice}")
 
-    others = {key: value for key, value in content.items() if key not in STATES}
+    others = {key: value for key, value in content.items() if key not in STATE_KEYS}
     return _without_prefix(states[name]), name, others
 
 
@@ -67,7 +67,7 @@ def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def convert(path: Path, recipe: Recipe, out: Path, which: str | None = None) -> RunFolder:
+def convert_checkpoint(path: Path, recipe: Recipe, out: Path, which: str | None = None) -> RunFolder:
     """Write a published checkpoint as the run folder `out`, whole or not at all.
 
     Raises:
@@ -85,7 +85,7 @@ def convert(path: Path, recipe: Recipe, out: Path, which: str | None = None) -> 
     experiment = build(recipe)
     _refuse_what_is_measured(recipe, experiment)
     try:
-        weights = translate(state, experiment.model)
+        weights = translate_state(state, experiment.model)
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from None
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +111,7 @@ def _refuse_what_is_measured(recipe: Recipe, experiment: Experiment) -> None:
         raise ConfigError(
             f"codec.normalise: {experiment.codec.normalise} is measured on training data, which no checkpoint holds; use none"
         )
-    if experiment.model.inner.measures and getattr(experiment.model.inner, "order", "identity") not in _GIVEN_ORDERS:
+    if experiment.model.inner.needs_fit and getattr(experiment.model.inner, "order", "identity") not in _GIVEN_ORDERS:
         raise ConfigError(
             "inner.order: is measured on training data, which no checkpoint holds; use identity or reversed"
         )

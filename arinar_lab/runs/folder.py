@@ -27,11 +27,11 @@ from typing import Any
 from filelock import FileLock
 
 from ..config.recipe import Recipe
-from ..config.schema import resolved
-from ..config.yaml_reader import as_yaml
+from ..config.schema import to_plain
+from ..config.yaml_reader import to_yaml
 from ..errors import ConfigError
-from ..files.atomic import LONGEST, append, force, write
-from ..files.locks import held
+from ..files.atomic import MAX_NAME_BYTES, append_text, sync_to_disk, write_atomically
+from ..files.locks import hold_lock
 from ..output.text import say
 
 _FINAL = ("config.yaml", "metrics.csv")  # once a run is done
@@ -39,7 +39,7 @@ _FINAL = ("config.yaml", "metrics.csv")  # once a run is done
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON file atomically."""
-    write(path, json.dumps(content, indent=2) + "\n")
+    write_atomically(path, json.dumps(content, indent=2) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def slug(name: str) -> str:
     """A name as a folder's. Of a long one the beginning and a hash: systems take 255 bytes, and more is put behind it."""
     plain = re.sub(r"[^\w.,=+-]+", "_", name).strip("_")
     plain = plain if plain.strip(".") else ""  # `.` and `..` are folders that exist
-    if len(plain.encode()) <= LONGEST:
+    if len(plain.encode()) <= MAX_NAME_BYTES:
         return plain
     begin = plain.encode()[:80].decode(errors="ignore")
     return f"{begin}-{hashlib.sha256(plain.encode()).hexdigest()[:8]}"
@@ -140,7 +140,7 @@ class RunFolder:
         arm = _arm(recipe, root / f"{slug(name)}-{recipe.training_signature}")
         return cls(arm / f"seed_{recipe.seed}")
 
-    def settled(self, recipe: Recipe) -> RunFolder:
+    def claim_name(self, recipe: Recipe) -> RunFolder:
         """The folder, made; or the one that the same training has got meanwhile under another name.
 
         Two studies that begin at once, with one arm under two names, thus train it once.
@@ -150,7 +150,7 @@ class RunFolder:
         """
         arm = self.path.parent
         arm.parent.mkdir(parents=True, exist_ok=True)
-        with held(FileLock(arm.parent / ".names"), "names a run folder"):
+        with hold_lock(FileLock(arm.parent / ".names"), "names a run folder"):
             folder = RunFolder(_arm(recipe, arm) / self.path.name)
             folder.path.mkdir(parents=True, exist_ok=True)
         names = (*_FINAL, "DONE", "log.txt", "progress.json")
@@ -214,7 +214,7 @@ class RunFolder:
         """
         where = self.evaluation(recipe)
         where.mkdir(parents=True, exist_ok=True)
-        with held(FileLock(where / ".report.lock"), "writes report.json"):
+        with hold_lock(FileLock(where / ".report.lock"), "writes report.json"):
             report = self.report(recipe)
             if report:
                 report = change(report)
@@ -225,7 +225,7 @@ class RunFolder:
         """Write DONE, with the SHA-256 of the files that are final now."""
         final = [self.path / name for name in _FINAL if (self.path / name).is_file()]
         for file in final:
-            force(file)
+            sync_to_disk(file)
         sums = {file.name: _sum(file) for file in final}
         write_sealed(self.path / "DONE", {**content, "files": sums})
 
@@ -243,28 +243,28 @@ class RunFolder:
             )
 
     def write_config(self, recipe: Recipe) -> None:
-        write(self.path / "config.yaml", as_yaml(resolved(recipe)))
+        write_atomically(self.path / "config.yaml", to_yaml(to_plain(recipe)))
 
     def log(self, text: str) -> None:
         """Append to log.txt, with the time."""
-        append(self.path / "log.txt", f"{time.strftime('%F %T')} {text}\n")
+        append_text(self.path / "log.txt", f"{time.strftime('%F %T')} {text}\n")
 
     def fail(self, error: Exception) -> None:
         """Mark the run failed: the reason in a line in FAILED, the traceback in log.txt."""
-        write(self.path / "FAILED", f"{type(error).__name__}: {' '.join(str(error).split())}\n")
+        write_atomically(self.path / "FAILED", f"{type(error).__name__}: {' '.join(str(error).split())}\n")
         self.log("failed\n" + "".join(traceback.format_exception(error)))
 
     def progress(self, phase: str, step: int = 0, steps: int = 0, **numbers: float) -> None:
         """Tell whoever watches how far the run is."""
         content = {"phase": phase, "step": step, "steps": steps, "time": time.time(), **numbers}
-        write(self.path / "progress.json", json.dumps(content), durable=False)
+        write_atomically(self.path / "progress.json", json.dumps(content), durable=False)
 
 
 def _sum(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def find(path: Path) -> RunFolder:
+def open_run_folder(path: Path) -> RunFolder:
     """The run folder that the user names: `runs/<arm>/seed_<n>`, or an arm's folder with one seed.
 
     Raises:

@@ -11,7 +11,7 @@ import argparse
 from typing import Any
 
 from ..config.recipe import Recipe
-from ..config.schema import flatten, resolved
+from ..config.schema import flatten, to_plain
 from ..errors import ConfigError
 from ..model.codecs.kl_checkpoints import LAYOUTS
 
@@ -36,7 +36,7 @@ def check_arguments(arguments: object, recipe: Recipe) -> list[str]:
     values = vars(arguments) if isinstance(arguments, argparse.Namespace) else arguments
     if not isinstance(values, dict):
         return []
-    plain = flatten(resolved(recipe))
+    plain = flatten(to_plain(recipe))
 
     for name, key, own in _counterparts(plain):
         value = values.get(name)

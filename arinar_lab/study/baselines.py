@@ -35,7 +35,7 @@ ESTIMATORS: dict[str, Callable[[], GridSearchCV]] = {
 }
 
 
-def references(recipe: Recipe) -> dict[str, float]:
+def baseline_bits(recipe: Recipe) -> dict[str, float]:
     """Bits/dim of each estimator on the recipe's held-out images, under the same dequantisation as our models."""
     experiment = build(recipe)
     source, codec = experiment.source, experiment.codec

@@ -12,8 +12,8 @@ import itertools
 import math
 from typing import Any
 
-from ..config.recipe import Recipe, merge, nest
-from ..config.schema import flatten, resolved
+from ..config.recipe import Recipe, merge, unflatten
+from ..config.schema import flatten, to_plain
 from ..errors import ConfigError
 
 Budget = dict[str, float]
@@ -54,7 +54,7 @@ def scaled(recipe: Recipe, budget: Budget) -> dict[str, Any]:
     Raises:
         ConfigError: if a key is no number of this recipe, or a whole number would be broken.
     """
-    plain = resolved(recipe)
+    plain = to_plain(recipe)
     values, changes = flatten(plain), {}
     for key, multiple in budget.items():
         value = values.get(key)
@@ -64,4 +64,4 @@ def scaled(recipe: Recipe, budget: Budget) -> dict[str, Any]:
         if isinstance(value, int) and spent != round(spent):
             raise ConfigError(f"budget.{key}: {multiple:g} × {value} is {spent:g}, which is no whole number")
         changes[key] = round(spent) if isinstance(value, int) else spent
-    return merge(plain, nest(changes))
+    return merge(plain, unflatten(changes))

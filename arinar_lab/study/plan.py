@@ -35,21 +35,21 @@ from pathlib import Path
 from typing import Any
 
 from ..analysis.paper_rows import PaperRow, read_references
-from ..analysis.text import listed, short
-from ..config.recipe import Recipe, build, merge, nest, parse, read_recipe
-from ..config.schema import flatten, resolved, section
-from ..config.yaml_reader import as_flow, means, read_value
-from ..errors import ConfigError, nearest
+from ..analysis.text import join_names, short_value
+from ..config.recipe import Recipe, build, merge, unflatten, parse_recipe, read_recipe
+from ..config.schema import flatten, to_plain, parse_dataclass
+from ..config.yaml_reader import to_flow_yaml, is_yaml_for, read_value
+from ..errors import ConfigError, did_you_mean
 from ..model.inner.head import Likelihood
 from ..runs.folder import RunFolder, slug
-from ..training.warm_start import inherited
+from ..training.warm_start import matching_weights
 from .budget import Budget, read_budgets, scaled
-from .override import Request, listed_values, requested, unreached, value_at, word
+from .override import Request, listed_values, read_request, unused_overrides, value_at, shell_word
 
 _KEYS = ("question", "base", "axes", "arms", "vary", "match", "budget", "baseline", "seeds", "references", "storage")
 Change = tuple[dict[str, Any], tuple[Any, ...]]
 """What an arm changes of the base, and its value of each axis."""
-BASE = "base"  # the arm that changes nothing, where one factor at a time is varied around it
+BASE_ARM = "base"  # the arm that changes nothing, where one factor at a time is varied around it
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class Plan:
 
     def cell(self, arm: Arm, seed: int) -> tuple[RunFolder, Recipe]:
         """The run folder and the recipe of one arm under one seed."""
-        recipe = arm.recipe.under(seed)
+        recipe = arm.recipe.with_seed(seed)
         return RunFolder.of(recipe, arm.name, self.roots[1]), recipe
 
     def at(self, budget: str) -> Plan:
@@ -177,7 +177,7 @@ def _grid(path: Path, axes: dict[str, list[Any]]) -> dict[str, Change]:
     labels = axis_labels(axes)
     arms: dict[str, Change] = {}
     for values in itertools.product(*axes.values()):
-        name = ",".join(f"{label}={short(value)}" for label, value in zip(labels, values, strict=True))
+        name = ",".join(f"{label}={short_value(value)}" for label, value in zip(labels, values, strict=True))
         if name in arms:
             raise ConfigError(f"{path}: axes: the arm {name} stands there twice")
         arms[name] = (dict(zip(axes, values, strict=True)), values)
@@ -201,20 +201,20 @@ def _chosen(path: Path, content: dict[str, Any]) -> dict[str, Change]:
         raise ConfigError(f"{path}: arms: {twice[0]} is an arm of the axes already")
     chosen |= {str(name): (arm or {}, ()) for name, arm in named.items()}
     if content.get("vary"):
-        baseline = arm_meant(content.get("baseline", BASE), chosen)
+        baseline = matching_arm(content.get("baseline", BASE_ARM), chosen)
         chosen |= _around(path, _axes(path, content, "vary"), baseline, chosen)
     return chosen
 
 
 def _around(path: Path, vary: dict[str, list[Any]], baseline: Any, chosen: dict[str, Change]) -> dict[str, Change]:
     """The baseline and every arm that differs from it in one factor."""
-    if not isinstance(baseline, str) or (baseline != BASE and baseline not in chosen):
-        raise ConfigError(f"{path}: baseline: {baseline!r} is no arm to vary; one of {listed([BASE, *chosen])}")
+    if not isinstance(baseline, str) or (baseline != BASE_ARM and baseline not in chosen):
+        raise ConfigError(f"{path}: baseline: {baseline!r} is no arm to vary; one of {join_names([BASE_ARM, *chosen])}")
     centre = chosen.get(baseline, ({}, ()))[0]
-    arms: dict[str, Change] = {} if baseline in chosen else {BASE: ({}, ())}
+    arms: dict[str, Change] = {} if baseline in chosen else {BASE_ARM: ({}, ())}
     for label, (key, values) in zip(axis_labels(vary), vary.items(), strict=True):
         for value in values:
-            name = f"{label}={short(value)}"
+            name = f"{label}={short_value(value)}"
             if name in chosen or name in arms:
                 raise ConfigError(f"{path}: vary: the arm {name} stands there twice")
             arms[name] = ({**centre, key: value}, ())
@@ -236,7 +236,7 @@ def read_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
     for key in content:
         if key not in _KEYS:
             raise ConfigError(
-                f"{path}: {key}: unknown key; a study takes {', '.join(_KEYS)}{nearest(key, list(_KEYS))}"
+                f"{path}: {key}: unknown key; a study takes {', '.join(_KEYS)}{did_you_mean(key, list(_KEYS))}"
             )
     if not isinstance(content.get("base"), str):
         raise ConfigError(f"{path}: base: missing; name the recipe that is varied, as in base: ../digits.yaml")
@@ -252,13 +252,13 @@ def read_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     found = {name: _arm(path, name, base, change, values, seeds[0]) for name, (change, values) in chosen.items()}
-    default = BASE if content.get("vary") else next(iter(found))
-    baseline = arm_meant(content.get("baseline", default), found)
+    default = BASE_ARM if content.get("vary") else next(iter(found))
+    baseline = matching_arm(content.get("baseline", default), found)
     if not isinstance(baseline, str) or baseline not in found:
-        hint = nearest(baseline, list(found))
+        hint = did_you_mean(baseline, list(found))
         if overrides and "baseline" not in overrides:
-            hint = f"; with these overrides name another, as in {word('baseline', next(iter(found)))}"
-        raise ConfigError(f"{path}: baseline: {baseline!r} is no arm; one of {listed(found)}{hint}")
+            hint = f"; with these overrides name another, as in {shell_word('baseline', next(iter(found)))}"
+        raise ConfigError(f"{path}: baseline: {baseline!r} is no arm; one of {join_names(found)}{hint}")
     if content.get("vary"):
         found = _without_twins_of(found[baseline], found, set(chosen) - set(_chosen(path, {**content, "vary": None})))
     if content.get("match") is not None:
@@ -292,15 +292,15 @@ def study_requested(path: Path, overrides: dict[str, Any] | None) -> Request:
     Raises:
         ConfigError: if it cannot be read, or an override would be in vain.
     """
-    return requested(path, overrides, _KEYS)
+    return read_request(path, overrides, _KEYS)
 
 
-def arm_meant(name: Any, arms: Iterable[str]) -> Any:
+def matching_arm(name: Any, arms: Iterable[str]) -> Any:
     """The arm that a value names: `1` is the arm "1", and `lr=1e-3` the arm `lr=0.001`; the value itself where none is."""
     names = list(arms)
     if name in names:
         return name
-    same = [arm for arm in names if means(arm, name) or (isinstance(name, str) and _reads(arm) == _reads(name))]
+    same = [arm for arm in names if is_yaml_for(arm, name) or (isinstance(name, str) and _reads(arm) == _reads(name))]
     return same[0] if len(same) == 1 else name
 
 
@@ -324,7 +324,7 @@ def _unreached(
     Raises:
         ConfigError: if one reaches none, or is a list of what `budget` multiplies.
     """
-    missed = unreached(base, changes, {name: change for name, (change, _) in chosen.items()})
+    missed = unused_overrides(base, changes, {name: change for name, (change, _) in chosen.items()})
     for key, names in missed.items():
         value = value_at(changes, key)
         if len(names) == len(chosen):
@@ -334,12 +334,12 @@ def _unreached(
             if axis is not None:
                 way = f"give {axis} other values: 'axes.{axis}=[…]'"
             elif arm is not None:
-                way = f"write {word(f'arms.{arm}.{key}', value)}"
+                way = f"write {shell_word(f'arms.{arm}.{key}', value)}"
             raise ConfigError(f"{path}: {key}: would reach no arm, since each sets it or has no such key; {way}")
         if isinstance(value, list) and key in (content.get("budget") or {}):
-            raise ConfigError(f"{path}: {key}: {value} are no multiples; write {word(f'budget.{key}', [1, 4])}")
+            raise ConfigError(f"{path}: {key}: {value} are no multiples; write {shell_word(f'budget.{key}', [1, 4])}")
     return tuple(
-        f"{key}={short(value_at(changes, key))} does not reach {listed(names)}: set there, or no such key"
+        f"{key}={short_value(value_at(changes, key))} does not reach {join_names(names)}: set there, or no such key"
         for key, names in missed.items()
         if names
     )
@@ -361,7 +361,7 @@ def _seeds(path: Path, content: dict[str, Any]) -> tuple[int, ...]:
     seeds = listed_values("seeds", seeds) or seeds
     whole = isinstance(seeds, list) and all(type(s) is int and 0 <= s < 2**32 for s in seeds)
     if not whole or not seeds or len(set(seeds)) < len(seeds):
-        raise ConfigError(f"{path}: seeds: {as_flow(seeds)} is not a list of different whole numbers, as in [0, 1, 2]")
+        raise ConfigError(f"{path}: seeds: {to_flow_yaml(seeds)} is not a list of different whole numbers, as in [0, 1, 2]")
     return tuple(seeds)
 
 
@@ -379,7 +379,7 @@ def _axes(path: Path, content: dict[str, Any], name: str) -> dict[str, list[Any]
 
 def _without_twins_of(baseline: Arm, arms: dict[str, Arm], varied: set[str]) -> dict[str, Arm]:
     """The arms, less those of `varied` whose one change leaves the baseline as it is."""
-    same = {name for name in varied if resolved(arms[name].recipe) == resolved(baseline.recipe)}
+    same = {name for name in varied if to_plain(arms[name].recipe) == to_plain(baseline.recipe)}
     return {name: arm for name, arm in arms.items() if name not in same - {baseline.name}}
 
 
@@ -390,7 +390,7 @@ def _matched(path: Path, arms: dict[str, Arm], spec: Any, baseline: str) -> dict
     try:
         if not isinstance(spec, dict):
             raise ConfigError(f"match: {spec!r} is not a mapping, as in {{cost: parameters, by: outer.width}}")
-        match: Match = section(Match, {"to": baseline, **spec}, "match")
+        match: Match = parse_dataclass(Match, {"to": baseline, **spec}, "match")
         if match.to not in arms:
             raise ConfigError(f"match.to: {match.to!r} is no arm; one of {', '.join(arms)}")
         target = match.cost_of(arms[match.to].recipe)
@@ -427,9 +427,9 @@ def _arm(
     path: Path, name: str, base: dict[str, Any], change: dict[str, Any], values: tuple[Any, ...], seed: int
 ) -> Arm:
     try:
-        recipe = parse(merge(merge(base, nest(change)), {"seed": seed}))
+        recipe = parse_recipe(merge(merge(base, unflatten(change)), {"seed": seed}))
         experiment = build(recipe, "meta")
-        inherited(recipe, experiment)
+        matching_weights(recipe, experiment)
     except ConfigError as error:
         raise ConfigError(f"{path}: arm {name}: {error}") from None
     likelihood = experiment.model.likelihood
@@ -453,7 +453,7 @@ def study_name(stem: str, changes: dict[str, Any]) -> str:
     A hash stands for what is too long for a folder, and behind what the name does not tell exactly.
     """
     values = sorted(flatten(changes).items())
-    suffix = "".join(f"-{key}={short(value)}" for key, value in values)
+    suffix = "".join(f"-{key}={short_value(value)}" for key, value in values)
     full = stem + suffix
     name = slug(full)
     is_exact = name == full and all(_is_exact(value) for _, value in values)

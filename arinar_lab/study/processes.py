@@ -15,11 +15,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ..files.shards import end
+from ..files.shards import end_processes
 from ..output.text import one_line
 
 _SECONDS_TO_SAVE = 60  # a step and a checkpoint, before a worker is killed
-REPLACED = 12  # times that one worker is: three cells that kill whoever takes them are set aside by then
+MAX_RESTARTS = 12  # times that one worker is: three cells that kill whoever takes them are set aside by then
 _TAIL = 10_000  # bytes at the end of a log, in which its last line is looked for
 _ASKED = (-signal.SIGTERM, -signal.SIGINT)  # to end
 
@@ -34,7 +34,7 @@ class Worker:
 
     def __init__(self, command: list[str], log: Path, environment: dict[str, str], tell: Callable[[str], None]) -> None:
         self.command, self.log, self.environment, self.tell = command, log, environment, tell
-        self.left = REPLACED
+        self.left = MAX_RESTARTS
         self.start()
 
     def start(self) -> None:
@@ -54,7 +54,7 @@ class Worker:
         said = f"Worker {self.process.pid} died of {name}; its log is {self.log}."
         self.left -= 1
         if self.left < 0:
-            self.tell(f"{said} It was replaced {REPLACED} times and is not again; the same command goes on.")
+            self.tell(f"{said} It was replaced {MAX_RESTARTS} times and is not again; the same command goes on.")
             return status
         self.tell(f"{said} Another one takes its place.")
         self.start()
@@ -113,7 +113,7 @@ def run_workers(
         console.print("Stopping: each worker saves a checkpoint.")
         return False
     finally:
-        end([worker.process for worker in crew], _SECONDS_TO_SAVE)
+        end_processes([worker.process for worker in crew], _SECONDS_TO_SAVE)
 
 
 @contextmanager

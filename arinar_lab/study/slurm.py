@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ..errors import ConfigError
-from ..files.atomic import write
+from ..files.atomic import write_atomically
 from ..output.text import one_line
 
 WARNING = 120  # seconds before the time limit at which the worker is asked to end
@@ -74,7 +74,7 @@ class Options:
     def __post_init__(self) -> None:
         if not _TIME.fullmatch(self.time):
             raise ConfigError(f"--time: {self.time!r} is no time limit; write it as in 90, 24:00:00 or 2-12:00")
-        if 0 < seconds_of(self.time) <= WARNING:  # sbatch takes 0 for no limit
+        if 0 < parse_time_limit(self.time) <= WARNING:  # sbatch takes 0 for no limit
             raise ConfigError(
                 f"--time: {self.time!r} is no more than the {WARNING} s before the limit at which a worker is asked to end"
             )
@@ -107,7 +107,7 @@ def _escaped(word: str) -> str:
     return f"$'{''.join(letters)}'"
 
 
-def seconds_of(limit: str) -> int:
+def parse_time_limit(limit: str) -> int:
     """A time limit as sbatch reads it: m, m:s, h:m:s, d-h, d-h:m or d-h:m:s."""
     days, dash, rest = limit.rpartition("-")
     numbers = [int(number) for number in rest.split(":")]
@@ -115,7 +115,7 @@ def seconds_of(limit: str) -> int:
     return 86400 * int(days or 0) + sum(n * unit for n, unit in zip(numbers, units, strict=False))
 
 
-class Named(Protocol):
+class NamedFolder(Protocol):
     """A study or a sweep: its name, and its folder."""
 
     @property
@@ -126,7 +126,7 @@ class Named(Protocol):
 
 
 def write_script(
-    plan: Named, work: str, threads: int, command: Sequence[str], report: Sequence[str], options: Options
+    plan: NamedFolder, work: str, threads: int, command: Sequence[str], report: Sequence[str], options: Options
 ) -> Path:
     """Write the job array of a study or sweep into its folder; returns its path.
 
@@ -147,5 +147,5 @@ def write_script(
         report=quoted(report),
         address=_ADDRESS if os.environ.get("ARINAR_STORAGE") else "",
     )
-    write(path, text)
+    write_atomically(path, text)
     return path

@@ -39,7 +39,7 @@ STATES = ("done", "running", "waiting", "failed", "lost")
 
 
 @dataclass(frozen=True)
-class Cell:
+class RunStatus:
     """One run of a study.
 
     Arguments:
@@ -61,7 +61,7 @@ class Cell:
     log: str = ""
 
 
-def named(folder: Path) -> tuple[Path, list[str]]:
+def study_file(folder: Path) -> tuple[Path, list[str]]:
     """The file of the study whose folder this is, and the words that it was run with.
 
     Raises:
@@ -76,9 +76,9 @@ def named(folder: Path) -> tuple[Path, list[str]]:
     return Path(known["file"]), known["words"]
 
 
-def remember(plan: Plan, file: Path, words: list[str]) -> dict[str, Any]:
+def save_cells(plan: Plan, file: Path, words: list[str]) -> dict[str, Any]:
     """Write the cells of a study where `status` finds them; returns them. The storage's address is not among them."""
-    from ..config.recipe import sources
+    from ..config.recipe import source_files
     from ..runs.folder import write_json
 
     cells = [
@@ -87,7 +87,7 @@ def remember(plan: Plan, file: Path, words: list[str]) -> dict[str, Any]:
         for job in plan.jobs
     ]  # fmt: skip
     content = {
-        "name": plan.name, "file": _from_here(file), "sources": [str(source) for source in sources(file)],
+        "name": plan.name, "file": _from_here(file), "sources": [str(source) for source in source_files(file)],
         "words": words, "cells": cells,
     }  # fmt: skip
     write_json(plan.folder / "cells.json", content)
@@ -107,35 +107,35 @@ def refuse_other_file(folder: Path, file: Path) -> None:
     """
     from ..errors import ConfigError
 
-    owner = read(folder / "cells.json").get("file", "")
+    owner = read_status_file(folder / "cells.json").get("file", "")
     if owner and os.path.exists(owner) and not os.path.samefile(owner, file):
         raise ConfigError(f"{file}: {folder} belongs to {owner}, a file of the same name; rename one of the two")
 
 
-def recall(file: Path, words: list[str], root: Path = Path("studies")) -> dict[str, Any] | None:
+def load_cells(file: Path, words: list[str], root: Path = Path("studies")) -> dict[str, Any] | None:
     """The cells of a study as they were written last; None where a file that they came from is newer, or gone."""
     for path in sorted(root.glob("*/cells.json")):
-        content = read(path)
+        content = read_status_file(path)
         if (content.get("file"), content.get("words")) == (_from_here(file), words):
             changed = [Path(s).stat().st_mtime if Path(s).is_file() else math.inf for s in content.get("sources", [""])]
             return content if max(changed) < path.stat().st_mtime else None
     return None
 
 
-def look(content: dict[str, Any], study: optuna.Study | None = None) -> list[Cell]:
+def run_statuses(content: dict[str, Any], study: optuna.Study | None = None) -> list[RunStatus]:
     """What is known of each cell. A queue on a server, if that is given, says who is running."""
     queue = _queue(study) if study else None
-    return [cell_of(cell, queue) for cell in content["cells"]]
+    return [run_status(cell, queue) for cell in content["cells"]]
 
 
-def cell_of(cell: dict[str, Any], queue: dict[str, Any] | None = None) -> Cell:
-    """What is known of one cell, given as `remember` writes it, by its run folder and by what a server's queue says."""
+def run_status(cell: dict[str, Any], queue: dict[str, Any] | None = None) -> RunStatus:
+    """What is known of one cell, given as `save_cells` writes it, by its run folder and by what a server's queue says."""
     path = Path(cell["folder"])
     reports = [path / "evaluations" / name / "report.json" for name in cell["evaluations"]]
     base = {"arm": cell["arm"], "seed": cell["seed"], "folder": cell["folder"]}
     trained = (path / "DONE").is_file()
-    if trained and all(read(report).get("metrics") for report in reports):
-        return Cell(**base, state="done")
+    if trained and all(read_status_file(report).get("metrics") for report in reports):
+        return RunStatus(**base, state="done")
     lines = _lines(path / "log.txt")
     said = queue.get(cell["key"]) if queue is not None else None
     if said is None:
@@ -150,13 +150,13 @@ def cell_of(cell: dict[str, Any], queue: dict[str, Any] | None = None) -> Cell:
     if said["state"] == "failed":
         file = path / "FAILED"
         reason = file.read_text(encoding="utf-8").strip() if file.is_file() else said.pop("reason", "")
-        return Cell(**base, state="failed", reason=reason, log=lines[-1] if lines else "")
-    return Cell(**base, **(progress(path) if said["state"] in ("running", "lost") else {}), **said)
+        return RunStatus(**base, state="failed", reason=reason, log=lines[-1] if lines else "")
+    return RunStatus(**base, **(progress(path) if said["state"] in ("running", "lost") else {}), **said)
 
 
 def progress(path: Path) -> dict[str, Any]:
     """How far a run is: phase, step and steps."""
-    now = read(path / "progress.json")
+    now = read_status_file(path / "progress.json")
     return {name: now[name] for name in ("phase", "step", "steps") if name in now}
 
 
@@ -174,7 +174,7 @@ def _lines(path: Path) -> list[str]:
     return [line for line in path.read_text(encoding="utf-8").splitlines() if line] if path.is_file() else []
 
 
-def read(path: Path) -> dict[str, Any]:
+def read_status_file(path: Path) -> dict[str, Any]:
     """A JSON file; empty where there is none, or it is damaged."""
     try:
         content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -187,7 +187,7 @@ def _queue(study: optuna.Study) -> dict[str, Any]:
     """What a server says of the cells that are not done here: key → state, worker, since when, reason."""
     from optuna.trial import TrialState
 
-    from .worker import reason
+    from .worker import failure_reason
 
     store: Any = study._storage
     silent, found = store._backend._get_stale_trial_ids(study._study_id), {}
@@ -196,7 +196,7 @@ def _queue(study: optuna.Study) -> dict[str, Any]:
         state = states.get(trial.state, "done")
         told: dict[str, Any] = {"state": "lost" if state == "running" and trial._trial_id in silent else state}
         if state == "failed":
-            told["reason"] = reason(trial)
+            told["reason"] = failure_reason(trial)
             told["state"] = "failed" if "failed" in trial.user_attrs else "lost"
         elif state == "done" and "evaluations" not in trial.user_attrs:
             continue  # withdrawn
@@ -206,14 +206,14 @@ def _queue(study: optuna.Study) -> dict[str, Any]:
     return found
 
 
-def as_json(name: str, cells: list[Cell]) -> str:
+def as_json(name: str, cells: list[RunStatus]) -> str:
     """For machines: the study, how many cells are in each state, and every cell."""
     count = Counter(cell.state for cell in cells)
     told = {"study": name, "states": {state: count[state] for state in STATES}}
     return json.dumps({**told, "cells": [asdict(cell) for cell in cells]}, indent=2)
 
 
-def as_text(name: str, cells: list[Cell]) -> str:
+def as_text(name: str, cells: list[RunStatus]) -> str:
     """For people: one line of counts, and a line for each cell that is not done and not waiting."""
     count = Counter(cell.state for cell in cells)
     first = ", ".join(f"{count[state]} {state}" for state in STATES if count[state])
@@ -222,7 +222,7 @@ def as_text(name: str, cells: list[Cell]) -> str:
     return "\n".join([f"{name}: {len(cells)} runs: {first}", *lines])
 
 
-def _detail(cell: Cell) -> str:
+def _detail(cell: RunStatus) -> str:
     if cell.state == "failed":
         return f"{cell.reason}\n         {cell.folder}/log.txt: {cell.log}"
     far = f"{cell.phase} {cell.step} of {cell.steps}" if cell.steps else cell.phase
@@ -230,18 +230,18 @@ def _detail(cell: Cell) -> str:
     return ", ".join(word for word in (far, whose) if word)
 
 
-def show(file: Path, words: list[str], plan: Callable[[], Plan], watch: bool, machine: bool) -> int:
-    """Print the status of a study, see `present`; `plan` reads its file, where that is needed."""
+def print_status(file: Path, words: list[str], plan: Callable[[], Plan], watch: bool, machine: bool) -> int:
+    """Print the status of a study, see `print_statuses`; `plan` reads its file, where that is needed."""
     shared = _shared(file)
-    content, study = None if shared else recall(file, words), None
+    content, study = None if shared else load_cells(file, words), None
     if content is None:
         built = plan()
-        content = remember(built, file, words)
+        content = save_cells(built, file, words)
         study = _open(built) if shared else None
-    return present(content["name"], lambda: _look_patiently(content, study), watch, machine)
+    return print_statuses(content["name"], lambda: _look_patiently(content, study), watch, machine)
 
 
-def present(name: str, look: Callable[[], list[Cell]], watch: bool, machine: bool, seconds: float = 2.0) -> int:
+def print_statuses(name: str, look: Callable[[], list[RunStatus]], watch: bool, machine: bool, seconds: float = 2.0) -> int:
     """Print cells, once or until everything has ended; returns 1 where something failed. machine: as JSON."""
     cells, console = look(), Terminal()
     if machine:
@@ -263,13 +263,13 @@ def _open(plan: Plan) -> optuna.Study:
     return open_queue(plan)
 
 
-def _look_patiently(content: dict[str, Any], study: optuna.Study | None) -> list[Cell]:
+def _look_patiently(content: dict[str, Any], study: optuna.Study | None) -> list[RunStatus]:
     """The same while a server is restarted."""
     if study is None:
-        return look(content)
-    from .optuna_storage import patiently
+        return run_statuses(content)
+    from .optuna_storage import retry_while_unavailable
 
-    return patiently(lambda: look(content, study))
+    return retry_while_unavailable(lambda: run_statuses(content, study))
 
 
 def _shared(file: Path) -> bool:

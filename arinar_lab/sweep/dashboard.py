@@ -19,7 +19,7 @@ import optuna
 from ..config.recipe import read_overrides
 from ..errors import ConfigError
 from ..output.text import say
-from ..study.optuna_storage import address, shared, storage
+from ..study.optuna_storage import storage_address, is_shared, open_storage
 from ..study.plan import queue_address, study_name, study_requested
 from ..tracking.server import refuse_taken
 from .sweep_file import sweep_requested
@@ -27,7 +27,7 @@ from .sweep_file import sweep_requested
 _LOCAL = re.compile(r"(127\.0\.0\.1|localhost)(:\d+)?")
 
 
-def open_board(file: Path | None, words: list[str]) -> optuna.storages.RDBStorage:
+def open_queue_of_file(file: Path | None, words: list[str]) -> optuna.storages.RDBStorage:
     """The queue of a study or sweep.
 
     Arguments:
@@ -44,14 +44,14 @@ def open_board(file: Path | None, words: list[str]) -> optuna.storages.RDBStorag
             named_by = sweep_requested(file, overrides).named_by
         given = queue_address(content.get("storage", ""))
         queue = Path("studies") / study_name(file.stem, named_by) / "queue.db"
-    url = address(given, queue)
-    if not shared(url) and not Path(url.database or "").is_file():
+    url = storage_address(given, queue)
+    if not is_shared(url) and not Path(url.database or "").is_file():
         named = f"{queue}: is not there; run the study first: arinar ablate {file}" if file else "name a study's file"
         raise ConfigError(f"dashboard: {named}")
-    return storage(url)
+    return open_storage(url)
 
 
-def serve(queue: optuna.storages.RDBStorage, port: int) -> None:
+def serve_dashboard(queue: optuna.storages.RDBStorage, port: int) -> None:
     """Serve the dashboard on 127.0.0.1 until it is stopped.
 
     Raises:

@@ -11,16 +11,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from ..analysis.conditions import unreliable
-from ..analysis.pareto import Frontier, placed, sentences
+from ..analysis.pareto import Frontier, frontier_from_readings, frontier_sentences
 from ..metrics import COLUMNS, SPEED, Column
 from .sweep_file import Objective, Sweep
-from .trials import feasible, open_search, repeats
+from .trials import feasible_trials, open_search, repeats
 
 Readings = dict[str, dict[int, tuple[float, float]]]
 """Name → seed → (speed, quality) as measured."""
 
 
-def columns(sweep: Sweep) -> tuple[Column, Column]:
+def frontier_columns(sweep: Sweep) -> tuple[Column, Column]:
     """Quality, the first objective, and speed: the second one, else images/s."""
     quality, *others = sweep.objectives
     return _column(quality), _column(others[0] if others else Objective(SPEED, maximize=True))
@@ -32,21 +32,21 @@ def _column(objective: Objective) -> Column:
     return replace(column, less=not objective.maximize)
 
 
-def conclusions(sweep: Sweep) -> list[str]:
+def sweep_conclusions(sweep: Sweep) -> list[str]:
     """What a sweep says of quality against speed, in sentences; nothing where no re-run has both."""
-    quality, speed = columns(sweep)
-    again, seen = reruns(sweep, quality, speed), trials(sweep, quality, speed)
-    why = doubt(sweep)
-    found, both = placed(quality, speed, again, why), placed(quality, speed, again | seen)
+    quality, speed = frontier_columns(sweep)
+    again, seen = rerun_frontier(sweep, quality, speed), trial_frontier(sweep, quality, speed)
+    why = speed_doubt(sweep)
+    found, both = frontier_from_readings(quality, speed, again, why), frontier_from_readings(quality, speed, again | seen)
     if found is None or both is None:
         return []
-    first, *rest = sentences(found)
+    first, *rest = frontier_sentences(found)
     return [f"Re-runs: {first}", *rest, *([] if why else _beside_trials(both, seen))]
 
 
-def doubt(sweep: Sweep) -> str:
+def speed_doubt(sweep: Sweep) -> str:
     """Why the speeds that the re-runs measured are unreliable; empty where they are not, or speed is told by no clock."""
-    _, speed = columns(sweep)
+    _, speed = frontier_columns(sweep)
     if not speed.metric.startswith("speed/"):
         return ""
     again = repeats(sweep)
@@ -69,7 +69,7 @@ def _beside_trials(both: Frontier, seen: Readings) -> list[str]:
     ]
 
 
-def reruns(sweep: Sweep, quality: Column, speed: Column) -> Readings:
+def rerun_frontier(sweep: Sweep, quality: Column, speed: Column) -> Readings:
     """Of every setting that was re-run; without seeds where it lacks one of the two readings."""
     return {
         _name(sweep, again.target.name, again.name): _readings(again.results.items(), quality, speed)
@@ -77,11 +77,11 @@ def reruns(sweep: Sweep, quality: Column, speed: Column) -> Readings:
     }
 
 
-def trials(sweep: Sweep, quality: Column, speed: Column) -> Readings:
+def trial_frontier(sweep: Sweep, quality: Column, speed: Column) -> Readings:
     """Of every measured trial within the ceilings that has both readings."""
     found: Readings = {}
     for target in sweep.targets:
-        for trial in feasible(open_search(sweep, target)):
+        for trial in feasible_trials(open_search(sweep, target)):
             metrics = trial.user_attrs["metrics"]
             if both := _readings([(0, metrics)], quality, speed):
                 found[_name(sweep, target.name, f"trial {trial.number}")] = both

@@ -16,8 +16,8 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import Trial
 
-from ..config.yaml_reader import means
-from ..errors import ConfigError, nearest
+from ..config.yaml_reader import is_yaml_for
+from ..errors import ConfigError, did_you_mean
 
 _SHAPES = ("float", "log", "int", "categorical")
 
@@ -77,7 +77,7 @@ def _by_name(when: dict[str, tuple[Any, ...]], known: dict[str, Parameter]) -> d
     named: dict[str, tuple[Any, ...]] = {}
     for path, values in when.items():
         names = known[path].choices if path in known else {}
-        same = {str(v): [n for n in names if isinstance(n, str) and means(n, v)] for v in values}
+        same = {str(v): [n for n in names if isinstance(n, str) and is_yaml_for(n, v)] for v in values}
         named[path] = tuple(same[str(v)][0] if len(same[str(v)]) == 1 else v for v in values)
     return named
 
@@ -90,7 +90,7 @@ def _parameter(path: str, spec: Any) -> Parameter:
     if len(shapes) != 1:
         raise ConfigError(f"{key}: {spec!r} is not one of {', '.join(_SHAPES)}, as in {{float: [0, 1]}}")
     if extra := sorted(set(map(str, spec)) - {shapes[0], "when"}):
-        raise ConfigError(f"{key}.{extra[0]}: unknown key; takes {shapes[0]}, when{nearest(extra[0], ['when'])}")
+        raise ConfigError(f"{key}.{extra[0]}: unknown key; takes {shapes[0]}, when{did_you_mean(extra[0], ['when'])}")
     when = spec.get("when", {})
     if not isinstance(when, dict):
         raise ConfigError(f"{key}.when: {when!r} is not a mapping of searched keys to values")
@@ -128,7 +128,7 @@ def _range(key: str, shape: str, spec: Any) -> BaseDistribution:
 
 def _check_condition(path: str, other: str, allowed: tuple[Any, ...], known: dict[str, Parameter]) -> None:
     if other not in known:
-        raise ConfigError(f"search.{path}.when.{other}: is not searched{nearest(other, list(known))}")
+        raise ConfigError(f"search.{path}.when.{other}: is not searched{did_you_mean(other, list(known))}")
     choices = known[other].choices
     if not allowed:
         raise ConfigError(f"search.{path}.when.{other}: names no value")

@@ -37,22 +37,21 @@ from typing import Any
 import torch
 from optuna.trial import Trial
 
-from ..analysis.text import short
-from ..config.recipe import Experiment, Recipe, build, merge, nest, parse, read_recipe
-from ..config.schema import resolved
-from ..errors import ConfigError, nearest
-from ..metrics import UNITS
-from ..runs.folder import RunFolder, find, slug
-from ..study.override import Request, requested, unreached, value_at
+from ..analysis.text import short_value
+from ..config.recipe import Experiment, Recipe, build, merge, unflatten, parse_recipe, read_recipe
+from ..config.schema import to_plain
+from ..errors import ConfigError, did_you_mean
+from ..metrics import BITS, UNITS
+from ..runs.folder import RunFolder, open_run_folder, slug
+from ..study.override import Request, read_request, unused_overrides, value_at
 from ..study.plan import Plan, queue_address, read_plan, study_name
-from ..training.warm_start import inherited
+from ..training.warm_start import matching_weights
 from .space import Parameter, corners, read_parameters
 
 _KEYS = ("question", "base", "run", "study", "search", "objectives", "constraints", "sampler", "pruner", "early_stopping",
          "trials", "hours", "seeds", "storage")  # fmt: skip
 _SUBJECTS = ("base", "run", "study")
-BITS = "val/bits_per_dim"
-TUNING = 2**31
+TUNING_SEED = 2**31
 """Added to evaluation.seed while a finished run's sampler is tuned: no image that tunes is one that is reported."""
 _APART = 10**6  # between the images of two repeats of one run's evaluation
 
@@ -84,7 +83,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Cell:
+class EvaluationJob:
     """One evaluation of one run: of a trial, or of a re-run."""
 
     folder: RunFolder
@@ -163,36 +162,36 @@ class Sweep:
         for p in sorted(self.parameters, key=lambda p: p.path.count(".")):
             if p.path in values:
                 value = p.choices[values[p.path]] if p.choices else values[p.path]
-                content = merge(content, nest({p.path: value}))
-        return parse(content)
+                content = merge(content, unflatten({p.path: value}))
+        return parse_recipe(content)
 
-    def trial_cell(self, target: Target, values: Mapping[str, Any]) -> Cell:
+    def trial_cell(self, target: Target, values: Mapping[str, Any]) -> EvaluationJob:
         """What a trial trains and evaluates. A finished run is tuned on images that its report never sees."""
         recipe = self.recipe(target, values)
         if target.runs:
-            seed = (recipe.evaluation.seed + TUNING) % 2**32
+            seed = (recipe.evaluation.seed + TUNING_SEED) % 2**32
             recipe = replace(recipe, evaluation=replace(recipe.evaluation, seed=seed))
-            return Cell(target.runs[recipe.seed], recipe, self.label(values))
+            return EvaluationJob(target.runs[recipe.seed], recipe, self.label(values))
         training = {path: value for path, value in values.items() if not path.startswith("sampler.")}
-        return Cell(RunFolder.of(recipe, (self.label(training) or self.name)[:80]), recipe, self.label(values))
+        return EvaluationJob(RunFolder.of(recipe, (self.label(training) or self.name)[:80]), recipe, self.label(values))
 
-    def repeats(self, target: Target, values: Mapping[str, Any]) -> dict[int, Cell]:
+    def repeats(self, target: Target, values: Mapping[str, Any]) -> dict[int, EvaluationJob]:
         """Seed → what is reported of a setting: trainings of other seeds, or other images of a finished run."""
         recipe, label = self.recipe(target, values), self.label(values)
         if self.subject == "run":
             (folder,), e = target.runs.values(), recipe.evaluation
             others = {seed: replace(e, seed=(e.seed + seed * _APART) % 2**32) for seed in self.seeds}
-            return {seed: Cell(folder, replace(recipe, evaluation=e), label) for seed, e in others.items()}
+            return {seed: EvaluationJob(folder, replace(recipe, evaluation=e), label) for seed, e in others.items()}
         recipes = {seed: replace(recipe, seed=seed) for seed in target.runs or self.seeds}
         return {
-            seed: Cell(target.runs.get(seed) or RunFolder.of(r, label[:80]), r, label) for seed, r in recipes.items()
+            seed: EvaluationJob(target.runs.get(seed) or RunFolder.of(r, label[:80]), r, label) for seed, r in recipes.items()
         }
 
     def label(self, values: Mapping[str, Any]) -> str:
         """The values as text, by the last words of their keys where those differ."""
         last = [p.path.split(".")[-1] for p in self.parameters]
         names = {p.path: p.path if last.count(n) > 1 else n for p, n in zip(self.parameters, last, strict=True)}
-        texts = {path: f"{value:.4g}" if isinstance(value, float) else short(value) for path, value in values.items()}
+        texts = {path: f"{value:.4g}" if isinstance(value, float) else short_value(value) for path, value in values.items()}
         return ",".join(f"{names[path]}={text}" for path, text in texts.items())
 
 
@@ -218,7 +217,7 @@ def sweep_requested(path: Path, overrides: dict[str, Any] | None) -> Request:
     Raises:
         ConfigError: if it cannot be read, or an override would be in vain.
     """
-    return requested(path, overrides, _KEYS)
+    return read_request(path, overrides, _KEYS)
 
 
 def _read(path: Path, content: dict[str, Any], changes: dict[str, Any], name: str) -> Sweep:
@@ -226,7 +225,7 @@ def _read(path: Path, content: dict[str, Any], changes: dict[str, Any], name: st
         raise ConfigError(f"is a study, since it has no search; run it by arinar ablate {path}")
     for key in content:
         if key not in _KEYS:
-            raise ConfigError(f"{key}: unknown key; a sweep takes {', '.join(_KEYS)}{nearest(key, list(_KEYS))}")
+            raise ConfigError(f"{key}: unknown key; a sweep takes {', '.join(_KEYS)}{did_you_mean(key, list(_KEYS))}")
     subject = [key for key in _SUBJECTS if key in content]
     if len(subject) != 1 or not isinstance(content[subject[0]], str):
         raise ConfigError("base: name what is searched, by one of base (a recipe), run (a folder) and study (a file)")
@@ -255,14 +254,14 @@ def _unreached(sweep: Sweep, changes: dict[str, Any]) -> tuple[str, ...]:
     lines = []
     for p in sweep.parameters:
         variants = {f"{p.path}={name}": {p.path: value} for name, value in p.choices.items()}
-        for key, names in unreached(sweep.targets[0].content, changes, variants).items():
+        for key, names in unused_overrides(sweep.targets[0].content, changes, variants).items():
             if names and len(names) == len(variants) and not p.when:
                 raise ConfigError(
                     f"{key}: would reach no trial, since each choice of {p.path} sets it or has no such key;"
                     f" give other choices: 'search.{p.path}={{categorical: …}}'"
                 )
             if names:
-                lines.append(f"{key}={short(value_at(changes, key))} does not reach {', '.join(names)}")
+                lines.append(f"{key}={short_value(value_at(changes, key))} does not reach {', '.join(names)}")
     return tuple(lines)
 
 
@@ -280,11 +279,11 @@ def _targets(
         return tuple(_arm(plan, i) for i in range(len(plan.arms))), plan.seeds
     seeds = _seeds(content.get("seeds", [1, 2, 3]))
     if subject == "run":
-        folder = find(where if where.exists() else Path(content[subject]))
+        folder = open_run_folder(where if where.exists() else Path(content[subject]))
         if not folder.done:
             raise ConfigError(f"run: {folder.path} has not finished training; train it to its end first")
         data = merge(read_recipe(folder.path / "config.yaml"), changes)
-        return (Target(name, data, {parse(data).seed: folder}),), seeds
+        return (Target(name, data, {parse_recipe(data).seed: folder}),), seeds
     data = merge(read_recipe(where), changes)
     if data.get("seed", 0) in seeds:
         raise ConfigError(
@@ -298,7 +297,7 @@ def _arm(plan: Plan, i: int) -> Target:
     for folder in runs.values():
         if not folder.done:
             raise ConfigError(f"study: {plan.arms[i].name} has not finished ({folder.path}); run arinar ablate first")
-    return Target(slug(plan.arms[i].name), resolved(plan.arms[i].recipe), runs)
+    return Target(slug(plan.arms[i].name), to_plain(plan.arms[i].recipe), runs)
 
 
 def _seeds(seeds: Any) -> tuple[int, ...]:
@@ -310,7 +309,7 @@ def _seeds(seeds: Any) -> tuple[int, ...]:
 
 def _one_of(key: str, value: Any, *options: str) -> str:
     if value not in options:
-        raise ConfigError(f"{key}: {value!r} is not one of {', '.join(options)}{nearest(value, list(options))}")
+        raise ConfigError(f"{key}: {value!r} is not one of {', '.join(options)}{did_you_mean(value, list(options))}")
     return str(value)
 
 
@@ -337,7 +336,7 @@ def _early(spec: Any) -> tuple[float, float] | None:
 def _metric(key: str, metric: Any) -> str:
     if not isinstance(metric, str) or metric not in UNITS:
         raise ConfigError(
-            f"{key}: no run produces {metric!r}{nearest(metric, list(UNITS)) or '; as in quality/fd_digits'}"
+            f"{key}: no run produces {metric!r}{did_you_mean(metric, list(UNITS)) or '; as in quality/fd_digits'}"
         )
     return str(metric)
 
@@ -397,7 +396,7 @@ def _check_space(sweep: Sweep, target: Target) -> None:
             continue
         seen.add(signature)
         experiment = build(recipe, "meta")
-        inherited(recipe, experiment)
+        matching_weights(recipe, experiment)
         for metric, key in wanted.items():
             if not produces(recipe, experiment, metric):
                 raise ConfigError(f"{key}: no run produces {metric} with {sweep.label(values) or target.name}")
@@ -417,7 +416,7 @@ def produces(recipe: Recipe, experiment: Experiment, metric: str) -> bool:
     if metric.startswith("val/bits_per_dim_at_"):
         delta = recipe.evaluation.resolution
         level = delta is None and experiment.codec.box(source.held_out[0][:1]) is not None
-        return "pit" in model.inner.can and (level if metric.endswith("_level") else delta is not None)
+        return "pit" in model.inner.capabilities and (level if metric.endswith("_level") else delta is not None)
     if metric.startswith("components/"):
         return _mixes(experiment)
     return not metric.startswith(("val/", "train/")) or model.likelihood != "none"

@@ -10,8 +10,8 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TypeVar
 
-ROOT = Path("tracking")
-T = TypeVar("T")
+TRACKING_FOLDER = Path("tracking")
+_T = TypeVar("_T")
 PATIENCE = 30.0  # seconds that a run may wait for MLflow in total, and that anybody may wait for one call
 TIMEOUT = 5.0  # seconds that one request may wait for a byte
 LIMITS = {
@@ -29,7 +29,7 @@ _LEVELS = {
 
 def tracking_uri() -> str:
     """MLFLOW_TRACKING_URI, or a SQLite file in tracking/."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{ROOT.absolute()}/mlflow.db"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{TRACKING_FOLDER.absolute()}/mlflow.db"
 
 
 def set_limits() -> None:
@@ -39,7 +39,7 @@ def set_limits() -> None:
         logging.getLogger(name).setLevel(level)
 
 
-def within(seconds: float, act: Callable[[], T]) -> T:
+def call_within(seconds: float, act: Callable[[], _T]) -> _T:
     """Return what a call to MLflow returns; a call that takes longer goes on in a thread that nobody waits for.
 
     A timeout of a request is not enough: it begins anew with each byte, and stores in a database retry by themselves.
@@ -47,7 +47,7 @@ def within(seconds: float, act: Callable[[], T]) -> T:
     Raises:
         TimeoutError: after so many seconds.
     """
-    answer: Future[T] = Future()
+    answer: Future[_T] = Future()
 
     def call() -> None:
         try:
@@ -64,6 +64,6 @@ def within(seconds: float, act: Callable[[], T]) -> T:
         raise TimeoutError(f"does not answer within {seconds:.1f} s") from error
 
 
-def off() -> bool:
+def is_off() -> bool:
     """Whether ARINAR_TRACKING=off: nothing is told to MLflow, and nothing counts as unsent."""
     return os.environ.get("ARINAR_TRACKING", "").lower() == "off"

@@ -18,29 +18,29 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
-from ..output.address import concealed, shown
+from ..output.address import conceal_password, without_login
 from ..output.text import say
-from .connection import PATIENCE, ROOT, set_limits, tracking_uri, within
+from .connection import PATIENCE, TRACKING_FOLDER, set_limits, tracking_uri, call_within
 
 LOCAL = "http://127.0.0.1:5000"
 VIEW = "mlflow.sharedViewState."  # of an experiment's tag, followed by the view's name in a link
 REPORTED = "arinar.reported"  # when the study was last reported, in seconds
 
 
-def host(port: int = 5000) -> str:
+def server_address(port: int = 5000) -> str:
     """Where the dashboard is: the server that the user names (it asks for a login itself), or the local one."""
-    uri = shown(tracking_uri()).rstrip("/")
+    uri = without_login(tracking_uri()).rstrip("/")
     return uri if uri.startswith("http") else LOCAL.replace("5000", str(port))
 
 
-def link(experiment_id: str, view: str = "", where: str = "") -> str:
+def experiment_link(experiment_id: str, view: str = "", where: str = "") -> str:
     """The address of an experiment among training runs, under one of its views."""
     under = f"&viewStateShareKey={view}" if view else ""
     under += "&compareRunsMode=CHART" if view == "charts" else ""
-    return f"{where or host()}/#/experiments/{experiment_id}/runs?workflowType=machine_learning{under}"
+    return f"{where or server_address()}/#/experiments/{experiment_id}/runs?workflowType=machine_learning{under}"
 
 
-def views(criterion: str, metrics: Sequence[str], factors: Sequence[str]) -> dict[str, str]:
+def experiment_views(criterion: str, metrics: Sequence[str], factors: Sequence[str]) -> dict[str, str]:
     """The views of a study, as tags of its experiment.
 
     Arguments:
@@ -78,21 +78,21 @@ def studies() -> list[tuple[str, str]]:
 
     uri = tracking_uri()
     try:
-        every = within(PATIENCE, lambda: MlflowClient(uri).search_experiments())
+        every = call_within(PATIENCE, lambda: MlflowClient(uri).search_experiments())
     except Exception as error:  # of the server, of its database, or of the driver
-        raise ConfigError(f"{shown(uri)}: {concealed(str(error), uri)[:160]}") from None
+        raise ConfigError(f"{without_login(uri)}: {conceal_password(str(error), uri)[:160]}") from None
     found = [e for e in every if REPORTED in e.tags]
     return [(e.name, e.experiment_id) for e in sorted(found, key=lambda e: -float(e.tags[REPORTED]))]
 
 
 def welcome(port: int = 5000) -> list[str]:
     """What to open: the newest study's views, and where the others are."""
-    found, where = studies(), host(port)
+    found, where = studies(), server_address(port)
     if not found:
         return [f"{where}/#/experiments?workflowType=machine_learning  (no study is reported yet)"]
     (name, newest), *others = found
-    lines = [f"{name}, arms:    {link(newest, 'arms', where)}", f"{name}, charts:  {link(newest, 'charts', where)}"]
-    return [*lines, *(f"{other}, arms:    {link(number, 'arms', where)}" for other, number in others[:8])]
+    lines = [f"{name}, arms:    {experiment_link(newest, 'arms', where)}", f"{name}, charts:  {experiment_link(newest, 'charts', where)}"]
+    return [*lines, *(f"{other}, arms:    {experiment_link(number, 'arms', where)}" for other, number in others[:8])]
 
 
 def refuse_taken(port: int) -> None:
@@ -109,7 +109,7 @@ def refuse_taken(port: int) -> None:
             raise ConfigError(f"--port: {port}: {error.strerror}; name another one") from None
 
 
-def serve(port: int) -> None:
+def serve_mlflow(port: int) -> None:
     """Print what to open, and become MLflow's server where the store is a local one.
 
     Raises:
@@ -117,7 +117,7 @@ def serve(port: int) -> None:
     """
     if not tracking_uri().startswith("http"):
         refuse_taken(port)
-    ROOT.mkdir(exist_ok=True)
+    TRACKING_FOLDER.mkdir(exist_ok=True)
     for line in welcome(port):
         say(line)
     if tracking_uri().startswith("http"):

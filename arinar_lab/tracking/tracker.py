@@ -22,24 +22,24 @@ from typing import Any
 
 from filelock import FileLock
 
-from ..config.recipe import Recipe, parse
-from ..config.schema import flatten, resolved, signed
-from ..output.address import concealed
+from ..config.recipe import Recipe, parse_recipe
+from ..config.schema import flatten, to_plain, signature_fields
+from ..output.address import conceal_password
 from ..output.text import say
 from ..runs.folder import RunFolder, git_state, read_state, write_json
-from .connection import PATIENCE, ROOT, T, off, set_limits, tracking_uri, within
+from .connection import PATIENCE, TRACKING_FOLDER, _T, is_off, set_limits, tracking_uri, call_within
 
 AFTERWARDS = 10.0  # seconds more, to send what is measured once the run is over
 QUIET = 30.0  # seconds without a request after one that failed
-Rows = list[tuple[int, str, float]]
+MetricRows = list[tuple[int, str, float]]
 """Of a history: step, name, value."""
 
 
-class Quiet(Exception):
+class Unavailable(Exception):
     """Nothing is asked of MLflow now: it is off, has just failed, or the run has waited for it long enough."""
 
 
-class Patient:
+class BudgetedClient:
     """An MLflow client whose calls together take no longer than was agreed.
 
     Arguments:
@@ -57,13 +57,13 @@ class Patient:
     def left(self) -> float:
         """Seconds that may still be waited."""
         now = time.monotonic()
-        return 0.0 if off() or now < self.quiet_until else self.patience + 0.01 * (now - self.begun) - self.spent
+        return 0.0 if is_off() or now < self.quiet_until else self.patience + 0.01 * (now - self.begun) - self.spent
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
         """Count the time of what is done inside."""
         if self.left <= 0:
-            raise Quiet
+            raise Unavailable
         begun = time.monotonic()
         try:
             yield
@@ -79,10 +79,10 @@ class Patient:
 
         return call
 
-    def within(self, act: Callable[[], T]) -> T:
+    def within(self, act: Callable[[], _T]) -> _T:
         """Return what a call returns, if that does not take longer than may be waited."""
         with self.waiting():
-            return within(min(self.left, PATIENCE), act)
+            return call_within(min(self.left, PATIENCE), act)
 
 
 class Tracker:
@@ -96,19 +96,19 @@ class Tracker:
     def __init__(self, experiment: str, patience: float = PATIENCE) -> None:
         self.experiment, self.run_id = experiment, ""
         self.warned, self._open = False, ""
-        self._client: Any = Patient(patience)
+        self._client: Any = BudgetedClient(patience)
         self._experiment_id = ""
 
     @contextmanager
     def _guard(self) -> Iterator[None]:
         try:
             yield
-        except Quiet:
+        except Unavailable:
             pass
         except Exception as error:  # a view may fail in any way; the run goes on
             if not self.warned:
                 say(
-                    f"MLflow: {concealed(str(error), tracking_uri())[:160]} (the run goes on; its folder holds everything,"
+                    f"MLflow: {conceal_password(str(error), tracking_uri())[:160]} (the run goes on; its folder holds everything,"
                     " and arinar sync sends it)",
                 )
             self.warned = True
@@ -116,8 +116,8 @@ class Tracker:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Hold the lock under which things are made: MLflow's own creation is not safe among processes."""
-        ROOT.mkdir(exist_ok=True)
-        lock = FileLock(ROOT / ".lock")
+        TRACKING_FOLDER.mkdir(exist_ok=True)
+        lock = FileLock(TRACKING_FOLDER / ".lock")
         with self._client.waiting():
             lock.acquire(timeout=min(self._client.left, 3600))
         try:
@@ -136,7 +136,7 @@ class Tracker:
                 client, local = self._client, tracking_uri().startswith("sqlite")
                 client.client = client.within(lambda: MlflowClient(tracking_uri()))
                 there = client.get_experiment_by_name(self.experiment)
-                place = (ROOT / "artifacts" / self.experiment).absolute().as_uri() if local else None
+                place = (TRACKING_FOLDER / "artifacts" / self.experiment).absolute().as_uri() if local else None
                 self._experiment_id = there.experiment_id if there else client.create_experiment(self.experiment, place)
         yield self._client
 
@@ -160,7 +160,7 @@ class Tracker:
         asked = repr((recipe.training_signature, recipe.seed, arm, dict(factors)))
         if self._open == asked:
             return
-        signature, config = recipe.training_signature, {**factors, **flatten(resolved(recipe)), "arm": arm}
+        signature, config = recipe.training_signature, {**factors, **flatten(to_plain(recipe)), "arm": arm}
         config.pop("seed")
         state = {f"git.{key}": str(value) for key, value in (git or git_state()).items()}
         tags = {"arinar.role": "arm", "arinar.signature": signature, "arinar.arm": arm}
@@ -186,7 +186,7 @@ class Tracker:
         with self._guard():
             self._log([(step, name, value) for name, value in values.items()], run_id or self.run_id)
 
-    def _log(self, rows: Rows, run_id: str) -> None:
+    def _log(self, rows: MetricRows, run_id: str) -> None:
         if run_id and rows:
             from mlflow.entities import Metric
 
@@ -207,7 +207,7 @@ class Tracker:
         recipe: Recipe,
         arm: str,
         folder: RunFolder,
-        history: Callable[[Path], Rows],
+        history: Callable[[Path], MetricRows],
         factors: Mapping[str, Any] = MappingProxyType({}),
     ) -> bool:
         """Send a run's history, and its evaluation once for each state of its report.
@@ -223,7 +223,7 @@ class Tracker:
             content = folder.report(recipe)
             self._start(recipe, arm, factors, content.get("git"))
             rows = history(folder.path / "metrics.csv")
-            stamp = stamp_of(recipe, folder) or f"{len(rows)} rows"
+            stamp = report_stamp(recipe, folder) or f"{len(rows)} rows"
             if self._client.get_run(self.run_id).data.tags.get("arinar.published") != stamp:
                 steps = int(content.get("steps", 0))
                 rows += [(steps, name, value) for name, value in content.get("metrics", {}).items()]
@@ -253,7 +253,7 @@ class Tracker:
                 page = runs.token or ""
         return found
 
-    def _missing(self, rows: Rows) -> Rows:
+    def _missing(self, rows: MetricRows) -> MetricRows:
         """Those rows of a history that the open run does not have."""
 
         def key(step: int, name: str, value: float) -> tuple[int, str, float | None]:
@@ -322,32 +322,32 @@ class Tracker:
 
     def link(self, view: str = "") -> str:
         """Where the dashboard shows the experiment, among training runs: at the server, or at `make mlflow`."""
-        from .server import host, link
+        from .server import server_address, experiment_link
 
         with self._guard(), self._connected():
-            return link(self._experiment_id, view)
-        return host()
+            return experiment_link(self._experiment_id, view)
+        return server_address()
 
 
-def stamp_of(recipe: Recipe, folder: RunFolder) -> str:
+def report_stamp(recipe: Recipe, folder: RunFolder) -> str:
     """What tells one state of a run's report from another; empty where there is none."""
     report = folder.evaluation(recipe) / "report.json"
     return f"{recipe.evaluation_signature} {report.stat().st_mtime_ns}" if report.is_file() else ""
 
 
-def remember(recipe: Recipe, arm: str, folder: RunFolder, experiment: str) -> None:
+def note_view(recipe: Recipe, arm: str, folder: RunFolder, experiment: str) -> None:
     """Note in tracking.json under which experiment and arm MLflow shows an evaluation of the run."""
     file = folder.path / "tracking.json"
     views = read_state(file).get("views", [])
     view = {"experiment": experiment, "arm": arm}
-    view |= {name: signed(getattr(recipe, name)) for name in ("sampler", "evaluation")}
+    view |= {name: signature_fields(getattr(recipe, name)) for name in ("sampler", "evaluation")}
     if view not in views:
         write_json(file, {"views": [*views, view]})
 
 
-def views(recipe: Recipe, folder: RunFolder) -> list[tuple[str, str, Recipe]]:
+def noted_views(recipe: Recipe, folder: RunFolder) -> list[tuple[str, str, Recipe]]:
     """(experiment, arm, recipe) of every evaluation of the run that MLflow shows, or should."""
-    plain, found = resolved(recipe), read_state(folder.path / "tracking.json").get("views", [])
+    plain, found = to_plain(recipe), read_state(folder.path / "tracking.json").get("views", [])
     return [
-        (v["experiment"], v["arm"], parse({**plain, **{k: v[k] for k in ("sampler", "evaluation")}})) for v in found
+        (v["experiment"], v["arm"], parse_recipe({**plain, **{k: v[k] for k in ("sampler", "evaluation")}})) for v in found
     ]

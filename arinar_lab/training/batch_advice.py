@@ -14,13 +14,13 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from ..config.recipe import Recipe
-from ..data.loader import Items
+from ..data.loader import BatchDataset
 from ..data.sources import Source
-from ..hardware.memory import fitting, halves, is_full
+from ..hardware.memory import largest_that_fits, halves, is_out_of_memory
 from .module import ArinarModule
 
 
-class Room(Callback):
+class OutOfMemoryAdvisor(Callback):
     """Finds out, where a step or a validation does not fit, with how many images at a time it would.
 
     Arguments:
@@ -34,7 +34,7 @@ class Room(Callback):
         self.recipe, self.source, self.said = recipe, source, ""
 
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
-        if is_full(exception):
+        if is_out_of_memory(exception):
             traceback.clear_frames(exception.__traceback__)
             module.zero_grad()
             find = self._of_validation if trainer.validating else self._of_step
@@ -47,7 +47,7 @@ class Room(Callback):
         if m.strategy == "fsdp2":  # one process alone cannot try
             return f"{said} say more parts than {module.parts}, or machine.recompute=true"
         smaller = (share // parts for parts in range(module.parts + 1, share + 1) if share % parts == 0)
-        found = fitting(lambda n: self._step(trainer, module, n), smaller)
+        found = largest_that_fits(lambda n: self._step(trainer, module, n), smaller)
         if not found:
             return f"{said} nor does a single one"
         return f"{said} {found} would: say machine.accumulate={share // found}; the batch stays what it is"
@@ -71,9 +71,9 @@ class Room(Callback):
             with trainer.precision_plugin.val_step_context():
                 module.validate(tuple(t.to(module.device) for t in self._images(self.source.held_out, n)))
 
-        found = 0 if self.recipe.machine.strategy == "fsdp2" else fitting(attempt, halves(batch))
+        found = 0 if self.recipe.machine.strategy == "fsdp2" else largest_that_fits(attempt, halves(batch))
         said = f"machine.validation_batch: {batch} images at a time do not fit into the memory;"
         return f"{said} {found} would: say machine.validation_batch={found}" if found else f"{said} say fewer"
 
     def _images(self, part: tuple[Tensor, Tensor], n: int) -> tuple[Tensor, Tensor, Tensor]:
-        return Items(part).__getitems__(list(range(n)))
+        return BatchDataset(part).__getitems__(list(range(n)))

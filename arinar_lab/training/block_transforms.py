@@ -22,10 +22,10 @@ from torch.utils.checkpoint import checkpoint
 
 from ..config.recipe import Machine
 from ..model.density import compiled_quantiles
-from .sharding import BLOCKS
+from .sharding import SHARDED_BLOCKS
 
 
-def economise(model: nn.Module, machine: Machine, device: torch.device, told: Callable[[str], None]) -> None:
+def transform_blocks(model: nn.Module, machine: Machine, device: torch.device, told: Callable[[str], None]) -> None:
     """Recompute or compile a model's blocks in training steps, as the machine section says.
 
     Arguments:
@@ -33,7 +33,7 @@ def economise(model: nn.Module, machine: Machine, device: torch.device, told: Ca
     """
     compiled = machine.compile and _compiles(device, "training", told)
     for module in model.modules():
-        if isinstance(module, BLOCKS) and (compiled or machine.recompute):
+        if isinstance(module, SHARDED_BLOCKS) and (compiled or machine.recompute):
             setattr(module, "forward", _economical(module.forward, compiled, machine.recompute))  # noqa: B010
 
 
@@ -49,7 +49,7 @@ def _economical(plain: Callable[..., Any], compiled: bool, recompute: bool) -> C
     return forward
 
 
-def quick_draws(machine: Machine, device: torch.device) -> AbstractContextManager[None]:
+def compiled_draws(machine: Machine, device: torch.device) -> AbstractContextManager[None]:
     """Where images are drawn: with features' inverse CDFs compiled, if the machine section says so and it can be done."""
     compiled = machine.compile and _compiles(device, "drawing", rank_zero_warn)
     return compiled_quantiles() if compiled else nullcontext()

@@ -7,7 +7,7 @@ import os
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Subset
 
-from ..data.loader import Items, ResumableLoader, as_read
+from ..data.loader import BatchDataset, ResumableLoader, identity_collate
 from ..data.sources import Source
 
 
@@ -32,11 +32,11 @@ class DataModule(LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def train_dataloader(self) -> ResumableLoader:
-        part = Items(self.source.train, self.source.flip)
+        part = BatchDataset(self.source.train, self.source.flip)
         return ResumableLoader(part, self.batch, self.seed, self.share, self.workers * part.lazy)
 
     def val_dataloader(self) -> DataLoader:
         rank, world = self.share
-        part = Items(self.source.held_out)
+        part = BatchDataset(self.source.held_out)
         mine, workers = Subset(part, range(rank, len(part), world)), self.workers * part.lazy
-        return DataLoader(mine, batch_size=self.at_a_time, collate_fn=as_read, num_workers=workers)
+        return DataLoader(mine, batch_size=self.at_a_time, collate_fn=identity_collate, num_workers=workers)

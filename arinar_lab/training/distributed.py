@@ -31,7 +31,7 @@ _OF_LAUNCHERS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", 
                  "TORCHELASTIC_RUN_ID", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_NTASKS")  # fmt: skip
 _SET_BY_LIGHTNING = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _OF_TORCHRUN = (("devices", "LOCAL_WORLD_SIZE", 1), ("processes", "WORLD_SIZE", 1))
-RUN = "ARINAR_RUN"  # the folder of the run that the first process trains, for those that it starts
+RUN_VARIABLE = "ARINAR_RUN"  # the folder of the run that the first process trains, for those that it starts
 
 
 def is_alone(machine: Machine) -> bool:
@@ -58,7 +58,7 @@ def launcher(machine: Machine) -> ClusterEnvironment:
     return LightningEnvironment()
 
 
-def follows(machine: Machine) -> bool:
+def is_follower(machine: Machine) -> bool:
     """Whether another process leads the run that this one helps to train."""
     if is_alone(machine):
         return False
@@ -125,10 +125,10 @@ def strategy(recipe: Recipe) -> Strategy | str:
 
 
 @contextmanager
-def together(folder: RunFolder) -> Iterator[None]:
+def restored_process(folder: RunFolder) -> Iterator[None]:
     """Leave the process as it was: the same one evaluates alone, and trains other runs, when the others have ended."""
-    before = {name: os.environ.get(name) for name in (*_SET_BY_LIGHTNING, RUN)}
-    os.environ[RUN] = str(folder.path)
+    before = {name: os.environ.get(name) for name in (*_SET_BY_LIGHTNING, RUN_VARIABLE)}
+    os.environ[RUN_VARIABLE] = str(folder.path)
     try:
         yield
     finally:

@@ -14,7 +14,7 @@ class Diverged(RunFailed, RuntimeError):
     """The loss is no longer finite."""
 
 
-class Finite:
+class FiniteCheck:
     """Watches numbers of every step on their device, and nobody waits for it until it is asked.
 
     Attributes:

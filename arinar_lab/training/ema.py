@@ -17,10 +17,10 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from .sharding import joined, local, shard_of
+from .sharding import gather_slices, local_slice, shard_of
 
 
-class Averaging(Callback):
+class EMA(Callback):
     """Exponential moving average of the weights, which stands in for them in validation and after training.
 
     Arguments:
@@ -40,7 +40,7 @@ class Averaging(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.weights = {name: p for name, p in module.named_parameters() if p.requires_grad}
-        self.averages = {name: local(p).clone() for name, p in self.weights.items()}
+        self.averages = {name: local_slice(p).clone() for name, p in self.weights.items()}
         for name, whole in (self._restored or {}).items():
             if name in self.weights:  # an earlier version averaged what is not trained, too
                 self.averages[name].copy_(shard_of(whole, self.weights[name]))
@@ -48,7 +48,7 @@ class Averaging(Callback):
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
-        averages, weights = list(self.averages.values()), [local(p) for p in self.weights.values()]
+        averages, weights = list(self.averages.values()), [local_slice(p) for p in self.weights.values()]
         if trainer.global_step == 1 and not self.from_initial:
             torch._foreach_copy_(averages, weights)
         else:
@@ -63,10 +63,10 @@ class Averaging(Callback):
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         for name, p in self.weights.items():
-            local(p).copy_(self.averages[name])
+            local_slice(p).copy_(self.averages[name])
 
     def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["averaged_weights"] = {name: joined(a, self.weights[name]) for name, a in self.averages.items()}
+        checkpoint["averaged_weights"] = {name: gather_slices(a, self.weights[name]) for name, a in self.averages.items()}
 
     def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         self._restored = checkpoint.get("averaged_weights")
@@ -77,6 +77,6 @@ class Averaging(Callback):
     def _swap(self) -> None:
         """Exchange weights and averages."""
         for name, p in self.weights.items():
-            weight = local(p).clone()
-            local(p).copy_(self.averages[name])
+            weight = local_slice(p).clone()
+            local_slice(p).copy_(self.averages[name])
             self.averages[name].copy_(weight)

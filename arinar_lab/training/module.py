@@ -21,12 +21,12 @@ from torchmetrics import Metric
 
 from ..config.recipe import Decayed, Experiment, Training
 from ..data.loader import ResumableLoader
-from ..data.sources import some
-from ..model.layers import Vectors
+from ..data.sources import subsample
+from ..model.layers import LearnedVectors
 from ..model.noise import Noise
-from .divergence import Diverged, Finite
-from .sharding import shard, whole
-from .warm_start import Conditions
+from .divergence import Diverged, FiniteCheck
+from .sharding import shard_model, full_tensor
+from .warm_start import FrozenOuterCache
 
 
 class BitsPerDim(Metric):
@@ -77,9 +77,9 @@ class ArinarModule(LightningModule):
         self.codec, self.model = experiment.codec, experiment.model
         self.optimisation, self.seed, self.parts = optimisation, seed, parts
         self.bits_per_dim = BitsPerDim(self.codec.dims)
-        self.conditions: Conditions | None = None
-        self._compute: Callable[[torch.device], Conditions | None] | None = None
-        self._finite, self._begun = Finite(), 0
+        self.conditions: FrozenOuterCache | None = None
+        self._compute: Callable[[torch.device], FrozenOuterCache | None] | None = None
+        self._finite, self._begun = FiniteCheck(), 0
         self.groups = [0]
         self.ratios: list[float | None] = [None] * parts
 
@@ -87,17 +87,17 @@ class ArinarModule(LightningModule):
     def fit_to(self, images: Tensor, codec: bool = True) -> None:
         """Measure on training images what is measured once: latent normalisation (`codec`), bin edges, feature order."""
         codec = codec and self.codec.normalise != "none"
-        if not codec and not self.model.inner.measures:
+        if not codec and not self.model.inner.needs_fit:
             return
-        images = some(images)
+        images = subsample(images)
         noise = Noise.of(torch.arange(len(images)), "fit")
         if codec:
             self.codec.fit(images, noise)
-        if self.model.inner.measures:
+        if self.model.inner.needs_fit:
             x, _ = self.codec.encode(images, noise)
             self.model.inner.fit(x.reshape(-1, 1, self.codec.features))
 
-    def freeze_outer(self, compute: Callable[[torch.device], Conditions | None]) -> None:
+    def freeze_outer(self, compute: Callable[[torch.device], FrozenOuterCache | None]) -> None:
         """Train the inner model alone, on conditions that `compute` makes when training starts."""
         self._compute = compute
         for part in (self.model.outer, self.model.labels):
@@ -129,7 +129,7 @@ class ArinarModule(LightningModule):
 
     def configure_model(self) -> None:
         if self.device_mesh is not None:
-            shard(self.model, self.device_mesh["data_parallel"])
+            shard_model(self.model, self.device_mesh["data_parallel"])
 
     def on_before_batch_transfer(self, batch: tuple[Tensor, ...], dataloader_idx: int) -> tuple[Tensor, ...]:
         """Draw what is drawn once for a batch, of all processes, while that is on the host: the device would be waited for."""
@@ -198,7 +198,7 @@ class ArinarModule(LightningModule):
     ) -> None:
         """Clip by the norm of all gradients, which is measured once, for the log and for divergence too."""
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        norm = whole(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
+        norm = full_tensor(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
         if self.optimisation.clip:
             nn.utils.clip_grads_with_norm_(parameters, self.optimisation.clip, norm)
         if self.optimisation.precision == "16-mixed":  # a step whose gradients overflow is left out
@@ -255,29 +255,29 @@ class ArinarModule(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         o = self.optimisation
-        decay, keep = decayed(self.model, o.weight_decay_on)
+        decay, keep = decay_groups(self.model, o.weight_decay_on)
         groups = [{"params": decay, "weight_decay": o.weight_decay}, {"params": keep, "weight_decay": 0.0}]
         scaled = o.precision == "16-mixed"  # a fused optimiser unscales by itself, after the clipping
         optimizer = torch.optim.AdamW(groups, lr=o.peak, betas=o.betas, fused=not scaled)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, o))
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, o))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-def decayed(model: nn.Module, on: Decayed = "matrices") -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+def decay_groups(model: nn.Module, on: Decayed = "matrices") -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Trained parameters that decay, as `Training.weight_decay_on` says, and that do not."""
     decay: list[nn.Parameter] = []
     keep: list[nn.Parameter] = []
     for path, module in model.named_modules():
         for name, p in module.named_parameters(recurse=False):
             if p.requires_grad:
-                matrix = name == "weight" and not isinstance(module, Vectors)
+                matrix = name == "weight" and not isinstance(module, LearnedVectors)
                 outer = path.split(".")[0] != "inner"
                 decays = p.dim() > 1 and {"matrices": matrix, "outer": outer, "all": True}[on]
                 (decay if decays else keep).append(p)
     return decay, keep
 
 
-def rate(step: int, o: Training) -> float:
+def learning_rate_factor(step: int, o: Training) -> float:
     """The learning rate of a step over its peak: linear warm-up, then constant, or a cosine down to zero."""
     if step < o.warmup:
         return (step if o.warmup_from_zero else step + 1) / o.warmup

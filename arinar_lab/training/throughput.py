@@ -23,8 +23,8 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
 from ..config.recipe import Recipe
-from ..hardware.precision import PRODUCTS, rate
-from ..hardware.profiling import clock
+from ..hardware.precision import MATMUL_DTYPES, matmul_flops
+from ..hardware.profiling import synchronised_time
 from ..model.layers import Attention
 from ..model.noise import Noise
 from .module import ArinarModule
@@ -64,14 +64,14 @@ class Throughput(Callback):
             self._begin(module.device, step)
 
     def _begin(self, device: torch.device, step: int) -> None:
-        self.begun, self.since = clock(device), step
+        self.begun, self.since = synchronised_time(device), step
 
     def _readings(self, device: torch.device, step: int) -> dict[str, float]:
-        seconds, m = clock(device) - self.begun, self.recipe.machine
+        seconds, m = synchronised_time(device) - self.begun, self.recipe.machine
         images = (step - self.since) * self.recipe.training.batch / seconds
-        found = {"images_per_second": images, "peak_memory_gb": memory(device) / 1e9}
-        if (kind := PRODUCTS.get(self.recipe.training.precision)) and self.flops:
-            self.peak = self.peak or m.devices * m.num_nodes * rate(device, kind)
+        found = {"images_per_second": images, "peak_memory_gb": allocated_bytes(device) / 1e9}
+        if (kind := MATMUL_DTYPES.get(self.recipe.training.precision)) and self.flops:
+            self.peak = self.peak or m.devices * m.num_nodes * matmul_flops(device, kind)
             found["mfu"] = images * self.flops / self.peak
         return found
 
@@ -87,7 +87,7 @@ class Throughput(Callback):
             self.rested = time.perf_counter()
 
 
-def memory(device: torch.device) -> int:
+def allocated_bytes(device: torch.device) -> int:
     """Bytes that this process took at most."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)

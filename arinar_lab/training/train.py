@@ -30,29 +30,29 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
-from ..config.recipe import Experiment, Recipe, build, ready
-from ..data.image_datasets import damaged
-from ..data.latent_cache import Cached
+from ..config.recipe import Experiment, Recipe, build, prepare_experiment
+from ..data.image_datasets import damaged_names
+from ..data.latent_cache import LatentCacheSource
 from ..data.loader import ResumableLoader
 from ..errors import ConfigError
-from ..files.atomic import append, force, write
-from ..files.checksums import remove, save_tensors, seal
-from ..hardware.device import accelerator, device_of, use_processor
+from ..files.atomic import append_text, sync_to_disk, write_atomically
+from ..files.checksums import remove_sealed, save_tensors, seal
+from ..hardware.device import accelerator, device_of, configure_cpu
 from ..hardware.memory import OutOfMemory
 from ..hardware.precision import warn_of_emulation
 from ..model.weight_files import read_safetensors
 from ..output.text import say
-from ..runs.checkpoints import TRAIN_AGAIN, by_age, kept_beside, newest_checkpoint, refuse_altered, room_for
+from ..runs.checkpoints import TRAIN_AGAIN, newest_first, intact_checkpoint, newest_checkpoint, refuse_altered, checkpoint_guard
 from ..runs.folder import RunFolder, git_state, write_json
-from .batch_advice import Room
-from .block_transforms import economise
+from .batch_advice import OutOfMemoryAdvisor
+from .block_transforms import transform_blocks
 from .datamodule import DataModule
-from .distributed import check_sharding, check_share, follows, ignore_launchers, is_alone, launcher, strategy, together
-from .ema import Averaging
+from .distributed import check_sharding, check_share, is_follower, ignore_launchers, is_alone, launcher, strategy, restored_process
+from .ema import EMA
 from .module import LOG_EVERY, ArinarModule
-from .sharding import whole
+from .sharding import full_tensor
 from .throughput import Throughput
-from .warm_start import conditions, take_over
+from .warm_start import cache_frozen_outer, load_initial_weights
 
 for _name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
     logging.getLogger(_name).setLevel(logging.WARNING)
@@ -63,7 +63,7 @@ warnings.filterwarnings(
 )
 
 
-Watch = Callable[[int, float], bool]
+StepCallback = Callable[[int, float], bool]
 """Is told a step (from 0) and its val/bits_per_dim, and answers whether training shall stop there."""
 
 
@@ -75,7 +75,7 @@ class MetricSink(Protocol):
         ...
 
 
-class Stopped(Exception):
+class StoppedEarly(Exception):
     """Whoever watched a training has stopped it. saved: the seconds that the rest would have taken."""
 
     saved = 0.0
@@ -84,7 +84,7 @@ class Stopped(Exception):
 class RunLogger(Logger):
     """Metrics into the run folder's metrics.csv, and on to MLflow, whose faults never stop a run."""
 
-    def __init__(self, folder: RunFolder, tracker: MetricSink | None, watch: Watch | None = None) -> None:
+    def __init__(self, folder: RunFolder, tracker: MetricSink | None, watch: StepCallback | None = None) -> None:
         super().__init__()
         self.file, self.tracker, self.watch = folder.path / "metrics.csv", tracker, watch
         self.latest: dict[str, float] = {}
@@ -95,7 +95,7 @@ class RunLogger(Logger):
         """Forget what was logged after that many steps: a resumed run logs it again. (Rows count steps from 0.)"""
         lines = self.file.read_text(encoding="utf-8", errors="replace").splitlines()[1:] if self.file.is_file() else []
         kept = [line for line in lines if _step_of(line) < step]
-        write(self.file, "".join(f"{line}\r\n" for line in ["step,name,value", *kept]))
+        write_atomically(self.file, "".join(f"{line}\r\n" for line in ["step,name,value", *kept]))
 
     @rank_zero_only
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
@@ -104,12 +104,12 @@ class RunLogger(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         values = {name: float(value) for name, value in metrics.items() if name != "epoch"}
-        append(self.file, _csv((step, name, value) for name, value in values.items()))
+        append_text(self.file, _csv((step, name, value) for name, value in values.items()))
         self.latest |= values
         if self.tracker:
             self.tracker.log(values, step or 0)
         if self.watch and "val/bits_per_dim" in values and self.watch(step or 0, values["val/bits_per_dim"]):
-            raise Stopped(f"stopped after {(step or 0) + 1} steps")
+            raise StoppedEarly(f"stopped after {(step or 0) + 1} steps")
 
 
 def _step_of(line: str) -> float:
@@ -124,7 +124,7 @@ def _csv(rows: Iterable[tuple[Any, ...]]) -> str:
     return text.getvalue()
 
 
-class Bar(RichProgressBar):
+class LossBar(RichProgressBar):
     """A progress bar with the loss that was logged last: that of the step at hand would be waited for."""
 
     def get_metrics(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
@@ -197,15 +197,15 @@ class Saver(Callback):
         # A loop that resumes where a validation has just ended skips it, and counts a step by that (lightning 2.6)
         extra = int(self.last % cast(int, trainer.val_check_batch) == 0)
         trainer.fit_loop.epoch_loop._batches_that_stepped -= extra
-        with room_for(path):
+        with checkpoint_guard(path):
             trainer.save_checkpoint(draft)
             trainer.fit_loop.epoch_loop._batches_that_stepped += extra
             if trainer.is_global_zero:
                 if (metrics := self.folder.parent / "metrics.csv").is_file():
-                    force(metrics)  # a run that resumes from here needs the rows before it
+                    sync_to_disk(metrics)  # a run that resumes from here needs the rows before it
                 seal(draft, path)
-                for other in by_age(self.folder)[2:]:
-                    remove(other)
+                for other in newest_first(self.folder)[2:]:
+                    remove_sealed(other)
 
     def state_dict(self) -> dict[str, Any]:
         return {"last": self.last}
@@ -274,7 +274,7 @@ def check_machine(recipe: Recipe) -> None:
 
 
 def train(
-    recipe: Recipe, folder: RunFolder, tracker: MetricSink | None = None, bar: bool = False, watch: Watch | None = None
+    recipe: Recipe, folder: RunFolder, tracker: MetricSink | None = None, bar: bool = False, watch: StepCallback | None = None
 ) -> None:
     """Train a recipe in its folder until DONE. Does nothing where it is done.
 
@@ -286,32 +286,32 @@ def train(
     """
     if folder.done:
         return
-    use_processor(recipe.machine)
+    configure_cpu(recipe.machine)
     check_machine(recipe)
     if is_alone(recipe.machine):
         ignore_launchers()
     experiment = build(recipe)
-    ready(experiment)
+    prepare_experiment(experiment)
     checkpoint = newest_checkpoint(folder)
-    taken = take_over(recipe, experiment)
+    taken = load_initial_weights(recipe, experiment)
     folder.path.mkdir(parents=True, exist_ok=True)  # torchrun starts all at once
-    if not follows(recipe.machine):
+    if not is_follower(recipe.machine):
         folder.write_config(recipe)
-        if isinstance(experiment.source, Cached):
+        if isinstance(experiment.source, LatentCacheSource):
             write_json(
                 folder.path / "cache.json", experiment.source.about
-            )  # drawing asks for no more, see `evaluate.load`
+            )  # drawing asks for no more, see `evaluate.load_trained`
         (folder.path / "FAILED").unlink(missing_ok=True)
     pl.seed_everything(recipe.seed, verbose=False)
-    economise(experiment.model, recipe.machine, device_of(recipe.machine), lambda line: _tell(recipe, folder, line))
+    transform_blocks(experiment.model, recipe.machine, device_of(recipe.machine), lambda line: _tell(recipe, folder, line))
     module = ArinarModule(experiment, recipe.training, recipe.seed, recipe.machine.accumulate)
     module.fit_to(experiment.source.train[0], codec=not any(name.startswith("codec.") for name in taken))
     if recipe.freeze == "outer":
-        module.freeze_outer(lambda device: conditions(recipe, experiment, device))
+        module.freeze_outer(lambda device: cache_frozen_outer(recipe, experiment, device))
     resume, logger = Resume(), RunLogger(folder, tracker, watch)
-    if not follows(recipe.machine):
+    if not is_follower(recipe.machine):
         logger.rewind(int(checkpoint.stem.split("=")[1]) if checkpoint else 0)
-    room = Room(recipe, experiment.source)
+    room = OutOfMemoryAdvisor(recipe, experiment.source)
     stop = StopSignals()
     trainer = _trainer(recipe, folder, logger, [resume, room, stop], bar)
     begin = f"resumed from {checkpoint.name}" if checkpoint else "started"
@@ -322,15 +322,15 @@ def train(
         experiment.source, recipe.training.batch, recipe.seed, recipe.machine.workers, recipe.machine.validation_batch
     )
     try:
-        with together(folder):
+        with restored_process(folder):
             weights = _fit(trainer, module, data, checkpoint, room, stop)
-    except Stopped as stopped:
+    except StoppedEarly as stopped:
         done = max(1, trainer.global_step)
         stopped.saved = resume.seconds * (recipe.training.steps - done) / done
         folder.log(f"{stopped}, {stopped.saved:.0f} s saved")
         raise
     finally:
-        if names := damaged(experiment.source):
+        if names := damaged_names(experiment.source):
             folder.log(f"{len(names)} damaged images, others of their classes stood in: {', '.join(names[:20])}")
     if trainer.is_global_zero:
         _finish(folder, weights, resume.seconds, trainer.global_step)
@@ -342,7 +342,7 @@ def _fit(
     module: ArinarModule,
     data: DataModule,
     checkpoint: Path | None,
-    room: Room,
+    room: OutOfMemoryAdvisor,
     stop: StopSignals,
 ) -> dict[str, Tensor]:
     """Train to the end; the averaged weights, whole.
@@ -353,7 +353,7 @@ def _fit(
     """
     try:
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
-        return {name: whole(value) for name, value in module.state_dict().items()}
+        return {name: full_tensor(value) for name, value in module.state_dict().items()}
     except SIGTERMException:
         if stop.received == signal.SIGINT:
             raise KeyboardInterrupt from None
@@ -370,7 +370,7 @@ def _fit(
 
 def _tell(recipe: Recipe, folder: RunFolder, line: str) -> None:
     """Say it here and in log.txt, once for all processes."""
-    if not follows(recipe.machine):
+    if not is_follower(recipe.machine):
         say(line)
         folder.log(line)
 
@@ -380,20 +380,20 @@ def _trainer(recipe: Recipe, folder: RunFolder, logger: Logger, more: list[Callb
     if t.precision == "bf16-mixed":
         warn_of_emulation(device_of(m), "bfloat16")
     saver, throughput = Saver(folder, t.checkpoint_every), Throughput(recipe, LOG_EVERY)
-    callbacks: list[Callback] = [Averaging(t.ema, t.ema_from_initial), *more, Progress(folder), saver, throughput]
+    callbacks: list[Callback] = [EMA(t.ema, t.ema_from_initial), *more, Progress(folder), saver, throughput]
     return pl.Trainer(
         accelerator=accelerator(m), devices=m.devices, num_nodes=m.num_nodes, strategy=strategy(recipe), precision=t.precision,
         use_distributed_sampler=False, plugins=launcher(m),
         max_steps=t.steps, max_epochs=-1, val_check_interval=min(t.validate_every, t.steps), check_val_every_n_epoch=None,
         log_every_n_steps=LOG_EVERY, num_sanity_val_steps=0, logger=logger,
-        callbacks=[*callbacks, Bar()] if bar else callbacks, enable_progress_bar=bar,
+        callbacks=[*callbacks, LossBar()] if bar else callbacks, enable_progress_bar=bar,
         enable_model_summary=False, enable_checkpointing=False, default_root_dir=folder.path,
     )  # fmt: skip
 
 
 def _finish(folder: RunFolder, weights: dict[str, Tensor], seconds: float, steps: int) -> None:
     """Save the averaged weights, and mark the run done."""
-    save_tensors(folder.weights, weights, kept_beside(folder.weights))
+    save_tensors(folder.weights, weights, intact_checkpoint(folder.weights))
     folder.mark_done({"steps": steps, "seconds": round(seconds, 1), "finished": time.strftime("%FT%T%z")})
 
 

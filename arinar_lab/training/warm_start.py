@@ -15,23 +15,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config.recipe import Experiment, Recipe, parse, read_recipe
-from ..config.schema import flatten, resolved
-from ..data.loader import Items, ResumableLoader
+from ..config.recipe import Experiment, Recipe, parse_recipe, read_recipe
+from ..config.schema import flatten, to_plain
+from ..data.loader import BatchDataset, ResumableLoader
 from ..errors import ConfigError
 from ..model.noise import Noise
 from ..model.outer import take
 from ..model.weight_files import read_safetensors
 from ..runs.checkpoints import refuse_altered
-from ..runs.folder import RunFolder, find
+from ..runs.folder import RunFolder, open_run_folder
 
 _NOT_COMPARED = ("outer.steps", "outer.dropout", "outer.dropout_hidden", "outer.mask_group", "codec.weights")
 # the last is a place; the weights tell by themselves
 PASSES = 8  # over the training data, each with its own dequantisation, masks and dropped labels
-ROOM = 2 * 10**9  # bytes that kept conditions may take
+MAX_CACHE_BYTES = 2 * 10**9  # bytes that kept conditions may take
 
 
-def source_of(recipe: Recipe) -> RunFolder | None:
+def initial_run(recipe: Recipe) -> RunFolder | None:
     """The run that a recipe starts from.
 
     Raises:
@@ -41,7 +41,7 @@ def source_of(recipe: Recipe) -> RunFolder | None:
         return None
     path = Path(recipe.init_from.replace("{seed}", str(recipe.seed)))
     try:
-        folder = find(path)
+        folder = open_run_folder(path)
     except ConfigError as error:
         raise ConfigError(f"init_from: {error}") from None
     if not folder.weights.is_file():
@@ -49,7 +49,7 @@ def source_of(recipe: Recipe) -> RunFolder | None:
     return folder
 
 
-def inherited(recipe: Recipe, experiment: Experiment) -> dict[str, Tensor]:
+def matching_weights(recipe: Recipe, experiment: Experiment) -> dict[str, Tensor]:
     """What the recipe takes over from the run it starts from, by name; empty where it starts afresh.
 
     With `freeze: outer` that is codec, labels and outer model, all of them, and nothing of the inner model.
@@ -57,7 +57,7 @@ def inherited(recipe: Recipe, experiment: Experiment) -> dict[str, Tensor]:
     Raises:
         ConfigError: if it is no finished run, or (naming the first keys) does not fit.
     """
-    folder = source_of(recipe)
+    folder = initial_run(recipe)
     if folder is None:
         return {}
     try:
@@ -88,15 +88,15 @@ def _differences(recipe: Recipe, folder: RunFolder) -> dict[str, tuple[Any, Any]
     """Keys of codec and outer model that differ, with their values here and there; but for `_NOT_COMPARED`."""
     ours, theirs = (
         flatten({name: whole[name] for name in ("codec", "outer")})
-        for whole in (resolved(recipe), resolved(parse(read_recipe(folder.path / "config.yaml"))))
+        for whole in (to_plain(recipe), to_plain(parse_recipe(read_recipe(folder.path / "config.yaml"))))
     )
     keys = [key for key in {**ours, **theirs} if key not in _NOT_COMPARED]
     return {key: (ours.get(key), theirs.get(key)) for key in keys if ours.get(key) != theirs.get(key)}
 
 
-def take_over(recipe: Recipe, experiment: Experiment) -> list[str]:
-    """Copy into the experiment what is `inherited`; returns the names of the tensors."""
-    tensors = inherited(recipe, experiment)
+def load_initial_weights(recipe: Recipe, experiment: Experiment) -> list[str]:
+    """Copy into the experiment what is `matching_weights`; returns the names of the tensors."""
+    tensors = matching_weights(recipe, experiment)
     try:
         _modules(experiment).load_state_dict(tensors, strict=False)
     except RuntimeError as error:  # another autoencoder than theirs
@@ -109,7 +109,7 @@ def _modules(experiment: Experiment) -> torch.nn.Module:
 
 
 @dataclass(frozen=True)
-class Conditions:
+class FrozenOuterCache:
     """What a frozen outer model says about the batches of the first steps, which are then used in turn.
 
     Arguments:
@@ -123,13 +123,13 @@ class Conditions:
 
 
 @torch.no_grad()
-def conditions(recipe: Recipe, experiment: Experiment, device: torch.device) -> Conditions | None:
-    """Compute z for `PASSES` passes over the training data; None where it would take more than `ROOM` bytes."""
+def cache_frozen_outer(recipe: Recipe, experiment: Experiment, device: torch.device) -> FrozenOuterCache | None:
+    """Compute z for `PASSES` passes over the training data; None where it would take more than `MAX_CACHE_BYTES` bytes."""
     model, codec, t = experiment.model.eval(), experiment.codec, recipe.training
-    loader = ResumableLoader(Items(experiment.source.train, experiment.source.flip), t.batch, recipe.seed)
+    loader = ResumableLoader(BatchDataset(experiment.source.train, experiment.source.flip), t.batch, recipe.seed)
     steps = min(t.steps, PASSES * len(loader))
     a_step = 4 * t.batch * codec.tokens * (model.outer.context + codec.features)
-    if steps * a_step > ROOM:
+    if steps * a_step > MAX_CACHE_BYTES:
         return None
     batches: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
     while len(batches) < steps:
@@ -142,4 +142,4 @@ def conditions(recipe: Recipe, experiment: Experiment, device: torch.device) -> 
             if len(batches) == steps:
                 break
     model.train()
-    return Conditions(batches)
+    return FrozenOuterCache(batches)

@@ -11,7 +11,7 @@ from extractor import TINY
 from PIL import Image
 from tiny import content
 
-from arinar_lab.model.codecs.kl_autoencoder import Shape
+from arinar_lab.model.codecs.kl_autoencoder import AutoencoderShape
 from arinar_lab.model.codecs.kl_checkpoints import random_kl
 from arinar_lab.quality.distances import statistics
 
@@ -27,7 +27,7 @@ def here(a_run):
     for part, c, k in ((p, c, k) for p in ("train", "val") for c in "ab" for k in range(2)):
         Path(f"images/{part}/{c}").mkdir(parents=True, exist_ok=True)
         Image.fromarray(numbers.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(f"images/{part}/{c}/{k}.png")
-    weights = random_kl(Shape(4, (32,) * 4, blocks=1)).state_dict()
+    weights = random_kl(AutoencoderShape(4, (32,) * 4, blocks=1)).state_dict()
     torch.save({"state_dict": weights}, "sd.ckpt")
     torch.save({"state_dict": {**weights, "quant_conv.bias": weights["quant_conv.bias"] + 1e-3}}, "other.ckpt")
     Path("recipe.yaml").write_text(json.dumps(content(DATA, KL, "training.batch=2")))

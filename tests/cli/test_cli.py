@@ -17,14 +17,14 @@ from mlflow import MlflowClient
 from PIL import Image
 from tiny import EXPERIMENTS, MEASURES, SMALL, WIDTHS, tiny, write_study
 
-from arinar_lab import pipeline as perform
+from arinar_lab import pipeline
 from arinar_lab.cli import ablate
 from arinar_lab.config.recipe import read_overrides
 from arinar_lab.files import locks
 from arinar_lab.runs.folder import RunFolder, read_json
 from arinar_lab.study.cost import Cost
 from arinar_lab.study.plan import read_plan
-from arinar_lab.study.status import remember
+from arinar_lab.study.status import save_cells
 from arinar_lab.tracking.connection import tracking_uri
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -247,7 +247,7 @@ def test_a_run_that_fails_leaves_with_one_line_and_its_traceback_in_its_log(monk
     def fail(*_, **__):
         raise RuntimeError("a process that reads images has died")
 
-    monkeypatch.setattr(perform, "train", fail)
+    monkeypatch.setattr(pipeline, "train", fail)
     assert arinar("train", DIGITS, *SMALL) == 1
     said = capsys.readouterr().err
     (log,) = Path("runs").glob("*/seed_0/log.txt")
@@ -267,7 +267,7 @@ def test_a_signal_ends_a_command_in_order_however_often_it_comes(monkeypatch, ca
 
     signal.signal(number, signal.SIG_DFL)
     try:
-        monkeypatch.setattr(perform, "train", end)
+        monkeypatch.setattr(pipeline, "train", end)
         assert arinar("train", DIGITS, *SMALL) == status
         assert signal.getsignal(number) is signal.SIG_DFL
     finally:
@@ -289,7 +289,7 @@ def test_an_interrupt_is_no_error(monkeypatch, capsys):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(perform, "train", interrupt)
+    monkeypatch.setattr(pipeline, "train", interrupt)
     assert arinar("train", DIGITS, *SMALL) == 130
     assert capsys.readouterr().err == "Stopped. The same command goes on where it stopped.\n"
 
@@ -336,7 +336,7 @@ def test_report_writes_what_there_is(capsys):
 def test_a_study_is_named_by_its_folder_too(capsys):
     path = write_study("other", axes={"inner.head.components": [1, 2]}, seeds=[0])
     plan = read_plan(path, read_overrides(["training.steps=4"]))
-    remember(plan, path, ["training.steps=4"])
+    save_cells(plan, path, ["training.steps=4"])
     assert arinar("report", plan.folder) == 1
     assert f"{plan.folder}/report/report.html" in capsys.readouterr().out.replace("\n", "")
     assert arinar("status", plan.folder) == 0
@@ -371,8 +371,8 @@ def test_a_shipped_ablation_can_be_built(capsys, path):
     "path", [p if p.stem in QUICK else pytest.param(p, marks=pytest.mark.slow) for p in ABLATIONS], ids=lambda p: p.stem
 )
 def test_a_shipped_ablation_runs_to_its_report(tracked, forked, uncounted, monkeypatch, capfd, path):
-    monkeypatch.setattr(ablate, "references", lambda _: {"an estimator": 2.5})
-    monkeypatch.setattr(ablate, "attempt", lambda _: Cost(1, 1.0, 1.0, 1.0))
+    monkeypatch.setattr(ablate, "baseline_bits", lambda _: {"an estimator": 2.5})
+    monkeypatch.setattr(ablate, "probe_or_reason", lambda _: Cost(1, 1.0, 1.0, 1.0))
     study = yaml.safe_load(path.read_text())
     masked = "latent" in study["base"] or "masked" in study["base"]
     few = [word.replace("outer.depth", "outer.encoder_depth") if masked else word for word in FEW]

@@ -11,15 +11,15 @@ import nbformat
 import pytest
 from tiny import finished, tiny, write_study
 
-from arinar_lab import api as reading
+from arinar_lab import api
 from arinar_lab import cli
 from arinar_lab.analysis.pareto import frontier
-from arinar_lab.cli.notebooks import NOTEBOOKS, execute
+from arinar_lab.cli.notebooks import NOTEBOOKS, execute_notebooks
 from arinar_lab.output.terminal import Terminal
 from arinar_lab.report.report import write_report
 from arinar_lab.study.collect import collect
 from arinar_lab.study.plan import read_plan
-from arinar_lab.study.status import remember
+from arinar_lab.study.status import save_cells
 
 FILES = sorted(NOTEBOOKS.glob("*.ipynb"))
 each_notebook = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -87,7 +87,7 @@ def small(tmp_path_factory):
             for seed in plan.seeds:
                 folder, recipe = plan.cell(arm, seed)
                 finished(recipe, folder)
-        remember(plan, file, [])
+        save_cells(plan, file, [])
         write_report(collect(plan))
         yield plan
 
@@ -96,7 +96,7 @@ def small(tmp_path_factory):
 def pages(small):
     """Page of each notebook, and what was printed."""
     console = Terminal(record=True, width=200)
-    assert execute("", console) == 0, console.export_text()
+    assert execute_notebooks("", console) == 0, console.export_text()
     return {path.stem: path.read_text() for path in sorted(Path("studies/notebooks").glob("*.html"))}, console
 
 
@@ -114,7 +114,7 @@ def test_every_notebook_becomes_a_page_that_says_what_it_read(pages):
 @pytest.mark.slow
 def test_the_pages_show_the_studys_numbers(pages, small):
     pages, results = pages[0], collect(small)
-    for value in reading.table(results)["FD digits ↓"]:
+    for value in api.table(results)["FD digits ↓"]:
         assert value in pages["02_read_an_ablation"]
     assert "3 of 3 arms have both" in pages["03_quality_against_speed"]
     is_unreliable = bool(frontier(results).doubt)  # as on a busy machine
@@ -130,7 +130,7 @@ def test_any_arm_is_sampled(small, monkeypatch, tmp_path):
     monkeypatch.setenv("ARINAR_ARM", "energy")
     (tmp_path / FILES[3].name).write_text(FILES[3].read_text())
     console = Terminal(record=True, width=200)
-    assert execute("made.yaml", console, tmp_path) == 0, console.export_text()
+    assert execute_notebooks("made.yaml", console, tmp_path) == 0, console.export_text()
 
 
 @pytest.mark.slow
@@ -138,7 +138,7 @@ def test_a_cell_that_fails_is_told_in_one_line_and_the_page_shows_it(small, tmp_
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("print(6 * 7)\n1 / 0")])
     nbformat.write(notebook, tmp_path / "wrong.ipynb")
     console = Terminal(record=True, width=200)
-    assert execute("studies/made", console, tmp_path) == 1
+    assert execute_notebooks("studies/made", console, tmp_path) == 1
     assert "wrong.html  (failed: ZeroDivisionError: division by zero)" in console.export_text()
     page = Path("studies/notebooks/wrong.html").read_text()
     assert "42" in page and "ZeroDivisionError" in page
@@ -153,7 +153,7 @@ def test_a_kernel_that_falls_silent_is_started_anew(small, tmp_path):
     )
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)]), tmp_path / "silent.ipynb")
     console = Terminal(record=True, width=200)
-    assert execute("studies/made", console, tmp_path, seconds=15) == 0
+    assert execute_notebooks("studies/made", console, tmp_path, seconds=15) == 0
     assert "; once more" in console.export_text()
 
 

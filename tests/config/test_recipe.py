@@ -6,8 +6,8 @@ import pytest
 import yaml
 from tiny import EXPERIMENTS, content, tiny
 
-from arinar_lab.config.recipe import build, check_resolution, merge, nest, parse, read_overrides, read_recipe
-from arinar_lab.config.schema import resolved, signed
+from arinar_lab.config.recipe import build, check_resolution, merge, unflatten, parse_recipe, read_overrides, read_recipe
+from arinar_lab.config.schema import to_plain, signature_fields
 from arinar_lab.config.yaml_reader import read_yaml
 from arinar_lab.errors import ConfigError
 from arinar_lab.model.heads import HEADS
@@ -69,7 +69,7 @@ def test_merge_leaves_its_arguments_alone():
 
 
 def test_dotted_keys_are_nested():
-    assert nest({"a.b.c": 1, "a.b.d": 2, "e": 3}) == {"a": {"b": {"c": 1, "d": 2}}, "e": 3}
+    assert unflatten({"a.b.c": 1, "a.b.d": 2, "e": 3}) == {"a": {"b": {"c": 1, "d": 2}}, "e": 3}
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_a_later_override_wins():
 
 
 def test_a_kind_by_name_keeps_the_arguments_given_before_it():
-    head = parse(content("inner.head.components=8", "inner.head=gmm")).inner.arguments["head"]
+    head = parse_recipe(content("inner.head.components=8", "inner.head=gmm")).inner.arguments["head"]
     assert head.arguments["components"] == 8
 
 
@@ -131,7 +131,7 @@ def test_recipes_that_extend_each_other_are_refused(tmp_path):
 @pytest.mark.parametrize("text", ["a: [1", "\ta: 1", "- 1", "a: ${b}", "a: 1\na: 2"])
 def test_bad_yaml_is_refused_with_its_file(tmp_path, text):
     (tmp_path / "bad.yaml").write_text(text)
-    refused(lambda: parse(read_yaml(tmp_path / "bad.yaml")), "bad.yaml: not readable as YAML: ")
+    refused(lambda: parse_recipe(read_yaml(tmp_path / "bad.yaml")), "bad.yaml: not readable as YAML: ")
 
 
 def test_a_file_of_bytes_is_refused(tmp_path):
@@ -233,8 +233,8 @@ def test_a_fault_is_told_in_one_line(override, words):
 
 
 def test_missing_sections_are_named():
-    refused(lambda: parse({}), "data: missing; a recipe needs it")
-    refused(lambda: parse({**content(), "inner": "feature_ar"}), "inner.head: missing; feature_ar needs it")
+    refused(lambda: parse_recipe({}), "data: missing; a recipe needs it")
+    refused(lambda: parse_recipe({**content(), "inner": "feature_ar"}), "inner.head: missing; feature_ar needs it")
 
 
 def test_damaged_autoencoder_weights_are_refused(tmp_path):
@@ -252,7 +252,7 @@ def test_steps_of_a_masked_model_lie_between_one_and_its_tokens():
 class Unguided(GMM):
     """A head that can neither be guided nor tempered."""
 
-    can = frozenset({"log_prob"})
+    capabilities = frozenset({"log_prob"})
 
 
 @pytest.mark.parametrize("inner", ["{kind: unguided}", "{kind: feature_ar, width: 8, heads: 2, head: unguided}"])
@@ -276,11 +276,11 @@ def test_seed_and_machine_change_no_signature(override):
 
 def test_a_learning_rate_by_the_batch_is_the_same_run_as_its_value():
     """The peak of MAR's recipe, 1e-4 · 2048 / 256, and of ours."""
-    said = parse(read_recipe(EXPERIMENTS / "imagenet256_mar_b.yaml"))
+    said = parse_recipe(read_recipe(EXPERIMENTS / "imagenet256_mar_b.yaml"))
     assert said.training.peak == 8e-4 and said.training.batch == 2048
     ruled, plain = tiny("training.lr=null", "training.lr_per_256=0.024"), tiny("training.lr=0.003")
     assert ruled.training.peak == plain.training.peak and ruled.training_signature == plain.training_signature
-    assert parse(resolved(ruled)).training_signature == plain.training_signature
+    assert parse_recipe(to_plain(ruled)).training_signature == plain.training_signature
     half = tiny("training.lr=null", "training.lr_per_256=0.024", "training.batch=16")
     assert half.training.peak == plain.training.peak / 2 and half.training_signature != plain.training_signature
     assert tiny("training.lr=null").training.peak == 2e-3
@@ -289,8 +289,8 @@ def test_a_learning_rate_by_the_batch_is_the_same_run_as_its_value():
 def test_an_accelerator_at_its_default_is_no_part_of_a_signature():
     """Else the evaluations of runs that were finished before there was one would be done again."""
     first = {"temperature", "temperature_divides", "guidance", "schedule", "steps", "candidates"}
-    assert set(signed(tiny().sampler)) == first
-    assert set(signed(tiny("sampler.together=2").sampler)) == {*first, "together"}
+    assert set(signature_fields(tiny().sampler)) == first
+    assert set(signature_fields(tiny("sampler.together=2").sampler)) == {*first, "together"}
     assert tiny("sampler.together=1").evaluation_signature == tiny().evaluation_signature
 
 
@@ -310,13 +310,13 @@ def test_an_option_of_training_that_came_later_is_signed_where_it_is_not_at_its_
     same, changed = (tiny(masked, f"{key}={value}") for value in (default, other))
     assert same.training_signature == plain.training_signature != changed.training_signature
     section, name = key.split(".")
-    assert name in resolved(plain)[section] and name not in signed(getattr(plain, section))
-    assert name in signed(getattr(changed, section))
+    assert name in to_plain(plain)[section] and name not in signature_fields(getattr(plain, section))
+    assert name in signature_fields(getattr(changed, section))
 
 
 @pytest.mark.parametrize(("recipe", "signature"), [("digits", "5a7bfb4c"), ("digits_masked", "b438cdd3")])
 def test_a_shipped_recipe_of_digits_keeps_its_signature(recipe, signature):
-    assert parse(read_recipe(EXPERIMENTS / f"{recipe}.yaml")).training_signature == signature
+    assert parse_recipe(read_recipe(EXPERIMENTS / f"{recipe}.yaml")).training_signature == signature
 
 
 def test_groups_of_a_masked_ratio_fill_the_batch():
@@ -372,7 +372,7 @@ def test_an_explicit_default_equals_the_implicit_one(override):
 
 def test_the_order_of_the_keys_does_not_matter():
     backwards = dict(reversed(content().items()))
-    assert parse(backwards).training_signature == tiny().training_signature
+    assert parse_recipe(backwards).training_signature == tiny().training_signature
 
 
 RECIPES = sorted(EXPERIMENTS.glob("*.yaml"))
@@ -381,16 +381,16 @@ ABLATIONS = sorted((EXPERIMENTS / "ablations").glob("*.yaml"))
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_resolved_recipe_reads_back_as_itself(path):
-    recipe = parse(read_recipe(path))
-    plain = resolved(recipe)
-    again = parse(yaml.safe_load(yaml.safe_dump(plain)))
-    assert resolved(again) == plain
+    recipe = parse_recipe(read_recipe(path))
+    plain = to_plain(recipe)
+    again = parse_recipe(yaml.safe_load(yaml.safe_dump(plain)))
+    assert to_plain(again) == plain
     assert again.training_signature == recipe.training_signature
     assert again.evaluation_signature == recipe.evaluation_signature
 
 
 def test_a_resolved_recipe_says_every_default():
-    plain = resolved(tiny())
+    plain = to_plain(tiny())
     assert plain["outer"]["norm"] == "layer" and plain["outer"]["dropout"] == 0.0
     assert plain["sampler"]["steps"] is None
     assert plain["data"] == "digits"
@@ -401,7 +401,7 @@ def test_a_resolved_recipe_says_every_default():
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_shipped_recipe_builds(path):
-    experiment = build(parse(read_recipe(path)), "meta" if path.stem.startswith("imagenet") else "cpu")
+    experiment = build(parse_recipe(read_recipe(path)), "meta" if path.stem.startswith("imagenet") else "cpu")
     assert sum(p.numel() for p in experiment.model.parameters()) > 10_000
 
 

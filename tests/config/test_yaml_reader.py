@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from arinar_lab.config.recipe import read_overrides
-from arinar_lab.config.yaml_reader import as_flow, as_yaml, means, read_value, read_yaml
+from arinar_lab.config.yaml_reader import to_flow_yaml, to_yaml, is_yaml_for, read_value, read_yaml
 from arinar_lab.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -140,8 +140,8 @@ def test_interpolations_anchors_and_merge_keys_work(monkeypatch):
      1e-5, 1e300, -0.5, 3, None, True, [1, "2", None], {"kind": "gmm", "x": "1e5", "1": [0.1]}],
 )  # fmt: skip
 def test_what_is_written_reads_back_the_same(value):
-    assert read_value(as_flow(value)) == value
-    assert read_yaml(written(as_yaml({"key": value}))) == {"key": value}
+    assert read_value(to_flow_yaml(value)) == value
+    assert read_yaml(written(to_yaml({"key": value}))) == {"key": value}
 
 
 @pytest.mark.parametrize(
@@ -149,4 +149,4 @@ def test_what_is_written_reads_back_the_same(value):
     [("1e-3", 0.001, True), ("1", 1, True), ("on", "on", True), ("1", "1", True), ("1", 2, False), ("010", 10, False)],
 )
 def test_a_text_means_a_value(text, value, same):
-    assert means(text, value) is same
+    assert is_yaml_for(text, value) is same

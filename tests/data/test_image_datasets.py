@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
-from arinar_lab.config.recipe import build, parse, ready
+from arinar_lab.config.recipe import build, parse_recipe, prepare_experiment
 from arinar_lab.data.image_datasets import (
     CIFAR10,
     ENDINGS,
@@ -23,12 +23,12 @@ from arinar_lab.data.image_datasets import (
     Hub,
     ImageFolder,
     centre_crop,
-    damaged,
+    damaged_names,
     read_image,
 )
 from arinar_lab.data.sources import Digits
 from arinar_lab.errors import ConfigError
-from arinar_lab.quality.image_sets import of_folder
+from arinar_lab.quality.image_sets import image_set_of_folder
 from arinar_lab.training.datamodule import DataModule
 
 CLASSES = 4
@@ -200,7 +200,7 @@ def test_a_damaged_image_is_named_and_another_of_its_class_stands_in(folder, cap
     assert torch.equal(data.train[0][17], whole[3].flip(-1))
     told = capsys.readouterr().err
     assert told.count("class_1/2.png") == 1 and told.count("\n") == 1
-    assert [name.endswith("class_1/2.png") for name in damaged(data)] == [True]
+    assert [name.endswith("class_1/2.png") for name in damaged_names(data)] == [True]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -228,7 +228,7 @@ def test_text_and_empty_files_are_damaged_images(folder):
     (folder / "train" / "class_0" / "1.JPEG").write_bytes(b"")
     data = source(folder, damaged=0.5)
     data.train[0][:]
-    assert len(damaged(data)) == 2
+    assert len(damaged_names(data)) == 2
 
 
 # What an image file may hold
@@ -261,7 +261,7 @@ def images(tmp_path):
 def test_sixteen_bits_are_scaled_to_eight(images, ending, channels):
     ramp = grey(images, ending, np.uint16)
     assert torch.equal(alone(images.parent, channels).train[0][0], ramp.expand(channels, -1, -1))
-    assert torch.equal(of_folder(images)[torch.tensor([0])][0], ramp.expand(3, -1, -1))
+    assert torch.equal(image_set_of_folder(images)[torch.tensor([0])][0], ramp.expand(3, -1, -1))
 
 
 def test_sixteen_bits_of_colour_keep_the_upper_eight(images):
@@ -292,7 +292,7 @@ def test_an_unknown_scale_is_refused_before_training(images, what):
     with pytest.raises(ValueError, match=rf"^kind: .*0\.tif: its pixels {words}.*save it with 8 or 16 bits"):
         alone(images.parent).prepare()
     with pytest.raises(ConfigError, match=rf"0\.tif: its pixels {words}"):
-        of_folder(images)
+        image_set_of_folder(images)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -345,10 +345,10 @@ def test_a_damaged_file_is_replaced_in_training_and_refused_in_a_reference(image
     data = alone(images.parent, 3)
     data.allowed = 0.5
     data.prepare()
-    assert torch.equal(data.train[0][0], data.train[0][1]) and data.train[0].print
+    assert torch.equal(data.train[0][0], data.train[0][1]) and data.train[0].fingerprint
     assert capsys.readouterr().err.count("\n") == 1
     with pytest.raises(ConfigError, match=r"images/0\.png: (damaged|a link to a missing file)") as caught:
-        of_folder(images)
+        image_set_of_folder(images)
     assert "\n" not in str(caught.value)
 
 
@@ -374,7 +374,7 @@ def test_links_are_followed_alike_by_training_and_references(folder):
     (folder / "train" / "class_1").symlink_to("../pool")
     (folder / "pool" / "2.png").rename(folder / "kept.png")
     (folder / "pool" / "2.png").symlink_to("../kept.png")
-    assert len(source(folder).train[0]) == len(of_folder(folder / "train")) == 12
+    assert len(source(folder).train[0]) == len(image_set_of_folder(folder / "train")) == 12
 
 
 @pytest.mark.parametrize("target", [".", ".."])
@@ -383,7 +383,7 @@ def test_a_link_to_a_folder_that_holds_it_is_refused(folder, target):
     with pytest.raises(ValueError, match=r"^path: '.*class_1/loop.*' leads back to a folder that holds it"):
         source(folder).prepare()
     with pytest.raises(ConfigError, match="leads back to a folder that holds it"):
-        of_folder(folder / "train")
+        image_set_of_folder(folder / "train")
 
 
 def test_a_link_to_itself_is_a_damaged_image(folder):
@@ -399,7 +399,7 @@ def test_hidden_names_and_folders_named_like_images_are_no_images(folder):
     (folder / "train" / "class_1" / "folder.png").mkdir()
     data = source(folder)
     data.prepare()
-    assert len(data.train[0][:]) == len(of_folder(folder / "train")) == 12 and not damaged(data)
+    assert len(data.train[0][:]) == len(image_set_of_folder(folder / "train")) == 12 and not damaged_names(data)
 
 
 def test_two_classes_in_one_folder_are_refused(folder):
@@ -413,7 +413,7 @@ def test_two_classes_in_one_folder_are_refused(folder):
 
 
 def recipe(data, codec):
-    return parse(
+    return parse_recipe(
         {
             "data": data, "codec": codec, "outer": {"kind": "causal", "width": 8, "depth": 1, "heads": 1},
             "inner": {"kind": "gmm", "components": 1}, "training": {"batch": 2}, "sampler": {"guidance": 1},
@@ -423,13 +423,13 @@ def recipe(data, codec):
 
 def test_a_recipe_is_checked_without_data_and_refused_when_they_are_needed(folder):
     here = {"kind": "image_folder", "path": str(folder), "size": 16, "classes": CLASSES}
-    ready(build(recipe(here, {"kind": "pixels", "patch": 4})))
+    prepare_experiment(build(recipe(here, {"kind": "pixels", "patch": 4})))
     missing = build(recipe({**here, "path": "nowhere"}, {"kind": "pixels", "patch": 4}))
     with pytest.raises(ConfigError, match=r"^data.path: 'nowhere/train' is not a folder"):
-        ready(missing)
+        prepare_experiment(missing)
     without = build(recipe(here, {"kind": "kl", "weights": "nowhere.ckpt"}))
     with pytest.raises(ConfigError, match=r"^codec.weights: nowhere.ckpt: no such file"):
-        ready(without)
+        prepare_experiment(without)
 
 
 # MNIST and CIFAR-10, in the formats of their files

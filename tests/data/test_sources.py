@@ -10,8 +10,8 @@ from sklearn.datasets import load_digits
 from torch.nn.functional import one_hot
 from torch.utils.data import DataLoader
 
-from arinar_lab.data.loader import Items, Order, ResumableLoader
-from arinar_lab.data.sources import Digits, Images, Latents, Source, Synthetic
+from arinar_lab.data.loader import BatchDataset, EpochOrder, ResumableLoader
+from arinar_lab.data.sources import Digits, ImageTensors, LatentTensors, Source, Synthetic
 from arinar_lab.training.datamodule import DataModule
 
 
@@ -63,7 +63,7 @@ def test_nobody_knows_the_density_of_digits(digits):
 
 
 def order(seed, epoch, n=40):
-    sampler = Order(n, seed)
+    sampler = EpochOrder(n, seed)
     sampler.epoch = epoch
     return list(sampler)
 
@@ -250,7 +250,7 @@ LABELS = torch.arange(6) % 3
 )
 def test_labels_may_be_a_column_or_one_hot(tmp_path, labels):
     store(tmp_path, labels=labels.contiguous())
-    _, y = stored(Images, tmp_path).train
+    _, y = stored(ImageTensors, tmp_path).train
     assert y.dtype == torch.int64 and torch.equal(y, LABELS)
 
 
@@ -279,7 +279,7 @@ def test_labels_of_other_shapes_and_values_are_refused(tmp_path, what):
     labels, words = BAD_LABELS[what]
     store(tmp_path, labels=labels.contiguous())
     with pytest.raises(ValueError, match=rf"^path: .*train\.safetensors.*{words}") as caught:
-        stored(Images, tmp_path).prepare()
+        stored(ImageTensors, tmp_path).prepare()
     assert "\n" not in str(caught.value)
 
 
@@ -288,27 +288,27 @@ def test_images_of_another_type_are_refused_with_how_to_save_them(tmp_path, dtyp
     images = store(tmp_path)["images"]
     store(tmp_path, images=(images / 255).to(dtype))
     with pytest.raises(ValueError, match=r"train\.safetensors': its images are \w+, not uint8; .*\(255 \* images\)"):
-        stored(Images, tmp_path).prepare()
+        stored(ImageTensors, tmp_path).prepare()
 
 
 def test_latents_have_to_be_finite_floats(tmp_path):
     latents = store(tmp_path)["latents"]
-    assert torch.equal(stored(Latents, tmp_path).train[0], latents)
+    assert torch.equal(stored(LatentTensors, tmp_path).train[0], latents)
     latents[1, 0, 0, 0], latents[4, 2] = math.nan, math.inf
     store(tmp_path, latents=latents)
     with pytest.raises(
         ValueError, match=r"train\.safetensors': 2 of 6 latents hold NaN or infinity; the first is item 1"
     ):
-        stored(Latents, tmp_path).prepare()
+        stored(LatentTensors, tmp_path).prepare()
     store(tmp_path, latents=latents.nan_to_num(0, 0).long())
     with pytest.raises(ValueError, match=r"its latents are int64, not float32 or"):
-        stored(Latents, tmp_path).prepare()
+        stored(LatentTensors, tmp_path).prepare()
 
 
 def test_missing_damaged_and_misshapen_files_are_refused_in_one_line(tmp_path):
     def refused(words):
         with pytest.raises(ValueError, match=words) as caught:
-            stored(Images, tmp_path).prepare()
+            stored(ImageTensors, tmp_path).prepare()
         assert str(caught.value).startswith("path: ") and "\n" not in str(caught.value)
 
     refused("is not there")
@@ -334,7 +334,7 @@ def test_a_reader_that_died_is_named(monkeypatch, error):
     def read(_):
         raise error
 
-    loader = ResumableLoader(Items((torch.arange(10), torch.zeros(10))), 2, 0)
+    loader = ResumableLoader(BatchDataset((torch.arange(10), torch.zeros(10))), 2, 0)
     monkeypatch.setattr(DataLoader, "__iter__", read)
     with pytest.raises(RuntimeError, match=r"reads images ahead \(machine.workers\) has died"):
         next(iter(loader))

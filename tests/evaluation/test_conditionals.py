@@ -9,10 +9,10 @@ import pytest
 import torch
 from test_diagnostics import experiment_of
 
-from arinar_lab.evaluation.conditionals import _condition_of, beliefs, conditionals
+from arinar_lab.evaluation.conditionals import _condition_of, most_varied_conditionals, conditionals
 from arinar_lab.evaluation.evaluate import likelihood
 from arinar_lab.model.noise import Noise
-from arinar_lab.report.run_figures import draw_beliefs
+from arinar_lab.report.run_figures import save_conditionals_figure
 
 
 def under(recipe, **sampler):
@@ -31,7 +31,7 @@ def moments(found, item=0):
 
 def test_beliefs_are_densities_and_know_the_true_value(tmp_path):
     recipe, experiment = experiment_of("sampler.guidance=3")
-    found = beliefs(recipe, experiment)
+    found = most_varied_conditionals(recipe, experiment)
     step = found["grid"][:, 1] - found["grid"][:, 0]
     mass = (found["density"].sum(-1) * step).max()
     assert 0.5 < mass < 1.02
@@ -45,7 +45,7 @@ def test_beliefs_are_densities_and_know_the_true_value(tmp_path):
             near = np.interp(found["true"][b, f], found["grid"][f], found["density"][b, f])
             assert near == pytest.approx(exact[b, f].item(), rel=0.05)
     np.savez(tmp_path / "beliefs.npz", **found)
-    draw_beliefs({"one": tmp_path / "beliefs.npz", "two": tmp_path / "beliefs.npz"}, tmp_path / "beliefs.png")
+    save_conditionals_figure({"one": tmp_path / "beliefs.npz", "two": tmp_path / "beliefs.npz"}, tmp_path / "beliefs.png")
     assert (tmp_path / "beliefs.png").stat().st_size > 10_000
 
 

@@ -8,17 +8,17 @@ import torch
 from scipy.stats import bootstrap, ttest_1samp
 
 from arinar_lab.data.sources import Digits
-from arinar_lab.evaluation.classifier_distance import compare, distance_of_parts, features_of, kernel_distance
+from arinar_lab.evaluation.classifier_distance import digits_distances, distance_of_parts, features_of, kernel_distance
 from arinar_lab.evaluation.uncertainty import (
-    BLOCKS,
-    blocks,
+    BLOCK_COUNT,
+    disjoint_blocks,
     distances_without,
     half_width,
     half_width_of_ratio,
-    inside,
+    is_inside,
     jackknife,
     kernels_without,
-    of_sets,
+    half_widths_of_sets,
     recall_without,
 )
 
@@ -67,24 +67,24 @@ def test_a_ratio_of_means_covers_the_truth():
 
 def test_blocks_are_disjoint_of_one_size_and_share_the_classes():
     y = torch.tensor([0] * 43 + [1] * 61 + [2] * 3)[torch.randperm(107, generator=torch.Generator().manual_seed(0))]
-    parts = blocks(y)
-    assert len(parts) == BLOCKS and {len(part) for part in parts} == {10}
+    parts = disjoint_blocks(y)
+    assert len(parts) == BLOCK_COUNT and {len(part) for part in parts} == {10}
     assert len(set(torch.cat(parts).tolist())) == 100
     assert all(abs(int((y[part] == 0).sum()) - 4.3) < 1 for part in parts)
 
 
 def test_precision_and_recall_are_torch_fidelitys(digits):
     images, reference = digits.held_out[0][:200], digits.train[0][:500]
-    theirs = compare(images, reference)
+    theirs = digits_distances(images, reference)
     features, whole = features_of(images), features_of(reference)
-    assert inside(features, whole, whole).double().mean().item() == pytest.approx(theirs["precision"], abs=1e-6)
-    assert inside(whole, features, features).double().mean().item() == pytest.approx(theirs["recall"], abs=1e-6)
+    assert is_inside(features, whole, whole).double().mean().item() == pytest.approx(theirs["precision"], abs=1e-6)
+    assert is_inside(whole, features, features).double().mean().item() == pytest.approx(theirs["recall"], abs=1e-6)
     assert recall_without(NOTHING, features, whole).item() == pytest.approx(theirs["recall"], abs=1e-6)
 
 
 def test_without_nothing_the_distances_are_the_distances(digits):
     images, reference = digits.held_out[0], digits.train[0][:300]
-    theirs = compare(images, reference)
+    theirs = digits_distances(images, reference)
     features, whole = features_of(images), features_of(reference)
     assert distances_without(NOTHING, features, whole).item() == pytest.approx(theirs["fd_digits"], rel=1e-6)
     generator = torch.Generator().manual_seed(0)
@@ -108,7 +108,7 @@ def test_kid_is_the_unbiased_squared_mmd():
 
 def test_a_distance_of_parts_is_the_mean_over_sets_of_that_number(digits):
     images, reference = digits.train[0][:250], digits.held_out[0]
-    halves = [compare(images[:100], reference)["fd_digits"], compare(images[100:200], reference)["fd_digits"]]
+    halves = [digits_distances(images[:100], reference)["fd_digits"], digits_distances(images[100:200], reference)["fd_digits"]]
     assert distance_of_parts(images, reference, 100) == pytest.approx(np.mean(halves), rel=1e-6)
     assert distance_of_parts(images, reference, 250) < np.mean(halves)  # it falls as images are added
 
@@ -120,17 +120,17 @@ def test_a_block_that_is_left_out_is_left_out():
 
 
 def test_every_distance_has_a_half_width(digits):
-    found = of_sets(*digits.held_out, digits.train[0])
+    found = half_widths_of_sets(*digits.held_out, digits.train[0])
     assert set(found) == {"fd_digits", "kid_digits", "precision", "recall"}
     assert all(0 < half < math.inf for half in found.values())
-    assert found == of_sets(*digits.held_out, digits.train[0])  # nothing is drawn
-    assert of_sets(digits.held_out[0][:19], digits.held_out[1][:19], digits.train[0]) == {}
+    assert found == half_widths_of_sets(*digits.held_out, digits.train[0])  # nothing is drawn
+    assert half_widths_of_sets(digits.held_out[0][:19], digits.held_out[1][:19], digits.train[0]) == {}
 
 
 def test_a_jackknife_of_a_mean_is_that_of_its_blocks():
     values = normal(100)
-    parts = values.view(BLOCKS, -1)
-    without = torch.stack([torch.cat([*parts[:b], *parts[b + 1 :]]).mean() for b in range(BLOCKS)])
+    parts = values.view(BLOCK_COUNT, -1)
+    without = torch.stack([torch.cat([*parts[:b], *parts[b + 1 :]]).mean() for b in range(BLOCK_COUNT)])
     assert jackknife(without) == pytest.approx(half_width(parts.mean(1)))
 
 
@@ -156,7 +156,7 @@ def test_the_jackknife_of_a_distance_covers_its_mean():
     generator = torch.Generator().manual_seed(0)
     scale = torch.linspace(0.5, 1.5, 4)
     reference = torch.randn(300, 4, generator=generator) * scale
-    parts = blocks(torch.zeros(400))
+    parts = disjoint_blocks(torch.zeros(400))
     values, halves = [], []
     for _ in range(2000):
         images = torch.randn(400, 4, generator=generator) * scale * 1.2 + 0.3
@@ -169,7 +169,7 @@ def test_the_jackknife_of_a_distance_covers_its_mean():
 def test_the_jackknife_of_kid_covers_its_mean():
     """The cubic kernel has long tails: of 120 images in three dimensions it covers 92 %."""
     generator = torch.Generator().manual_seed(0)
-    reference, parts = torch.randn(150, 4, generator=generator), blocks(torch.zeros(200))
+    reference, parts = torch.randn(150, 4, generator=generator), disjoint_blocks(torch.zeros(200))
     values, halves = [], []
     for _ in range(2000):
         images = torch.randn(200, 4, generator=generator) * 1.2 + 0.4

@@ -11,8 +11,8 @@ from extractor import TINY
 
 from arinar_lab.errors import ConfigError
 from arinar_lab.files.arrays import map_array, read_npz
-from arinar_lab.quality.distances import Reference, made_with
-from arinar_lab.quality.image_sets import collection
+from arinar_lab.quality.distances import Reference, extractor_of_reference
+from arinar_lab.quality.image_sets import open_image_set
 
 
 @pytest.fixture(autouse=True)
@@ -80,9 +80,9 @@ BAD = {
     "one_array": lambda name: single(np.zeros((2, 8, 8, 3), np.uint8)),
 }
 READERS = {
-    "arr_0": collection,
+    "arr_0": open_image_set,
     "mu": lambda path: Reference.read(path, TINY),
-    "extractor": made_with,
+    "extractor": extractor_of_reference,
     "anything": read_npz,
 }
 
@@ -99,7 +99,7 @@ def test_a_file_that_is_no_npz_of_arrays_is_refused_in_one_line(fault, array):
 
 def test_a_folder_named_like_a_file_is_refused():
     Path("folder.npz").mkdir()
-    for read in (read_npz, made_with, collection):
+    for read in (read_npz, extractor_of_reference, open_image_set):
         with pytest.raises(ConfigError, match=r"folder\.npz(: holds no| is no file)"):
             read(Path("folder.npz"))
 
@@ -110,7 +110,7 @@ def test_arrays_are_read_by_name_and_an_npz_of_other_arrays_is_named():
     assert read_npz(Path("good.npz"), ("mu", "sigma")).keys() == {"mu"}
     np.savez("other.npz", images=np.zeros(3))
     with pytest.raises(ConfigError, match=r"^other\.npz: has no arr_0"):
-        collection(Path("other.npz"))
+        open_image_set(Path("other.npz"))
 
 
 @pytest.mark.parametrize("dtype", [">f4", np.float64, np.longdouble, np.uint16])

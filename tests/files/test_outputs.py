@@ -8,14 +8,14 @@ import pytest
 from command import arinar
 
 from arinar_lab.errors import ConfigError
-from arinar_lab.files.atomic import DiskFull, check_output, room_for, whole, write
+from arinar_lab.files.atomic import DiskFull, check_output, disk_full_guard, atomic_draft, write_atomically
 
 
 @pytest.mark.parametrize("name", ["x.png", "x.npz", "字" * 85, "a" * 255, "noise"])
 def test_a_file_is_written_whole_or_not_at_all(alone, name):
     path = Path(name)
-    write(path, "before")
-    with pytest.raises(RuntimeError), whole(path) as draft:
+    write_atomically(path, "before")
+    with pytest.raises(RuntimeError), atomic_draft(path) as draft:
         assert draft.name.endswith(path.suffix) and draft != path
         draft.write_text("half")
         raise RuntimeError
@@ -23,16 +23,16 @@ def test_a_file_is_written_whole_or_not_at_all(alone, name):
 
 
 def test_text_is_utf_8_and_keeps_names_that_are_not(alone):
-    write(Path("a"), "σ " + os.fsdecode(b"\xff"))
+    write_atomically(Path("a"), "σ " + os.fsdecode(b"\xff"))
     assert Path("a").read_bytes() == "σ ".encode() + b"\xff"
 
 
 def test_a_full_place_is_named(monkeypatch, alone):
     shared = Path("/dev/shm")
-    monkeypatch.setattr("arinar_lab.files.atomic.free", lambda place: 0.0 if place == shared else 1e6)
-    with pytest.raises(DiskFull, match=r"^/dev/shm: shared memory is full"), room_for(Path("runs")):
+    monkeypatch.setattr("arinar_lab.files.atomic.free_megabytes", lambda place: 0.0 if place == shared else 1e6)
+    with pytest.raises(DiskFull, match=r"^/dev/shm: shared memory is full"), disk_full_guard(Path("runs")):
         raise OSError(28, "No space left on device")
-    with pytest.raises(DiskFull, match=r"^elsewhere: the disk is full"), room_for(Path("runs")):
+    with pytest.raises(DiskFull, match=r"^elsewhere: the disk is full"), disk_full_guard(Path("runs")):
         raise OSError(28, "No space left on device", "elsewhere")
 
 
@@ -61,11 +61,11 @@ def test_parts_that_are_not_ours_are_refused_and_those_that_are_go(a_run, capsys
 
 
 def test_what_comes_into_the_folder_of_parts_later_stays(alone):
-    from arinar_lab.files.shards import block_name, conclude
+    from arinar_lab.files.shards import block_name, assemble
 
     Path("x.parts").mkdir()
     Path("x.parts", block_name(range(4))).touch()
-    conclude(Path("x.npz"), lambda draft: (draft.touch(), Path("x.parts/late").touch()), Path("x.parts"))
+    assemble(Path("x.npz"), lambda draft: (draft.touch(), Path("x.parts/late").touch()), Path("x.parts"))
     assert Path("x.npz").is_file() and [file.name for file in Path("x.parts").iterdir()] == ["late"]
 
 

@@ -9,8 +9,8 @@ import torch
 from tiny import tiny
 
 from arinar_lab import cli
-from arinar_lab.evaluation.evaluate import evaluate, generate, load
-from arinar_lab.hardware.memory import OutOfMemory, fitting, halves
+from arinar_lab.evaluation.evaluate import evaluate_run, generate_images, load_trained
+from arinar_lab.hardware.memory import OutOfMemory, largest_that_fits, halves
 from arinar_lab.model.arinar import Arinar
 from arinar_lab.runs.folder import RunFolder
 from arinar_lab.training.train import train
@@ -87,22 +87,22 @@ def test_the_command_ends_with_one_line_and_status_1(monkeypatch, a_run, capsys)
 def test_evaluation_names_its_batch_and_training_is_kept(monkeypatch, a_run):
     small(monkeypatch, Arinar, "log_prob", 100)
     with pytest.raises(OutOfMemory, match=r"^evaluation.batch: 256 images .*; 64 would: say evaluation.batch=64$"):
-        evaluate(tiny("evaluation.draws=2"), a_run)
+        evaluate_run(tiny("evaluation.draws=2"), a_run)
     assert a_run.done and a_run.weights.is_file()
 
 
 def test_what_fits_is_not_told(a_run):
     recipe = tiny()
-    images, _ = generate(recipe, load(recipe, a_run), torch.zeros(2, dtype=torch.long), torch.arange(2))
+    images, _ = generate_images(recipe, load_trained(recipe, a_run), torch.zeros(2, dtype=torch.long), torch.arange(2))
     assert len(images) == 2
 
 
 def test_other_faults_are_told_as_they_are(monkeypatch, a_run):
     recipe = tiny()
-    experiment = load(recipe, a_run)
+    experiment = load_trained(recipe, a_run)
     monkeypatch.setattr(Arinar, "generate", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        generate(recipe, experiment, torch.zeros(2, dtype=torch.long), torch.arange(2))
+        generate_images(recipe, experiment, torch.zeros(2, dtype=torch.long), torch.arange(2))
 
 
 def test_the_search_halves_and_passes_on_what_is_no_lack_of_memory():
@@ -113,7 +113,7 @@ def test_the_search_halves_and_passes_on_what_is_no_lack_of_memory():
         if n > 5:
             raise MemoryError
 
-    assert fitting(attempt, halves(40)) == 5 and tried == [20, 10, 5]
-    assert fitting(attempt, halves(1)) == 0
+    assert largest_that_fits(attempt, halves(40)) == 5 and tried == [20, 10, 5]
+    assert largest_that_fits(attempt, halves(1)) == 0
     with pytest.raises(ZeroDivisionError):
-        fitting(lambda n: n / 0, halves(40))
+        largest_that_fits(lambda n: n / 0, halves(40))

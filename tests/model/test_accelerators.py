@@ -5,7 +5,7 @@ from itertools import pairwise
 import laws
 import pytest
 import torch
-from laws import FEATURES, TOKENS, images, labels, make_model, numbers
+from laws import FEATURES, TOKENS, images, labels, make_model, normal_numbers
 
 from arinar_lab.model.noise import Noise
 from arinar_lab.model.outer import OUTERS, Outer, take
@@ -22,7 +22,7 @@ def no_gradients():
 
 def visits(model, sampler, batch=2):
     """(z, z_null, where, progress) of each step of a guided walk that is answered with the same tokens."""
-    x, seen = numbers(batch, TOKENS, FEATURES), []
+    x, seen = normal_numbers(batch, TOKENS, FEATURES), []
 
     def visit(*told):
         seen.append(told)
@@ -100,26 +100,26 @@ def make_chain(trunk, order="identity"):
 def test_groups_drawn_together_are_told_zeros_for_each_other(trunk, together):
     """Each group's draw is that of its own conditional, given what was drawn before its bunch and zeros in the bunch."""
     head, noise = make_chain(trunk), images(7)
-    p, q = (head(numbers(7, 8, seed=seed)) for seed in (0, 1))
+    p, q = (head(normal_numbers(7, 8, seed=seed)) for seed in (0, 1))
     for density in (p, p.guided(q, 2.0).tempered(0.9)):
-        x = density.hastened(together).sample(noise)
+        x = density.with_parallel_groups(together).sample(noise)
         for g in range(6):
             told = x.clone()
             told[:, g - g % together :] = 0
-            _, blocks = density._teach(told)
+            _, blocks = density._teacher_force(told)
             alone = blocks.sample(Noise(noise.at(torch.arange(6).expand(7, -1)).key))[:, g, 0]
             assert torch.allclose(x[:, g], alone, atol=1e-9)
 
 
 @pytest.mark.parametrize("trunk", TRUNKS)
 def test_one_group_at_a_time_is_exact_and_likelihood_never_changes(trunk):
-    density, x = make_chain(trunk, "reversed")(numbers(5, 8)), numbers(5, 6)
-    assert torch.equal(density.hastened(1).sample(images(5)), density.sample(images(5)))
-    assert torch.equal(density.hastened(3).log_prob(x), density.log_prob(x))
+    density, x = make_chain(trunk, "reversed")(normal_numbers(5, 8)), normal_numbers(5, 6)
+    assert torch.equal(density.with_parallel_groups(1).sample(images(5)), density.sample(images(5)))
+    assert torch.equal(density.with_parallel_groups(3).log_prob(x), density.log_prob(x))
 
 
 def test_likelihood_is_that_of_the_steps_whatever_the_accelerators():
-    model, x = make_model("masked", "gmm", True), numbers(3, TOKENS, FEATURES)
+    model, x = make_model("masked", "gmm", True), normal_numbers(3, TOKENS, FEATURES)
     for steps in (2, 4):
         taught = model.outer.conditions(x, model.labels(labels(3)), images(3), steps)
         walked = Outer.conditions(model.outer, x, model.labels(labels(3)), images(3), steps)
@@ -165,7 +165,7 @@ def test_a_token_cache_recomputes_new_rows_against_old_ones(refresh):
     outer = OUTERS["masked"](TOKENS, FEATURES, width=16, heads=2, encoder_depth=2, decoder_depth=3)
     laws.initialise(outer, 0)
     laws.randomise(outer.double())
-    x, c, order = numbers(2, TOKENS, FEATURES), numbers(2, outer.prefix, 16), images(2).at(0).permutation(TOKENS)
+    x, c, order = normal_numbers(2, TOKENS, FEATURES), normal_numbers(2, outer.prefix, 16), images(2).at(0).permutation(TOKENS)
     plan, memory = [0, 1, 2, 4, 5, 6], None
     for z, (known, until) in zip(plain_token_cache(outer, x, c, order, plan, refresh), pairwise(plan), strict=True):
         cached, memory = outer._remembered(x, c, order, known, until, memory, refresh)
@@ -205,7 +205,7 @@ def test_between_two_null_branches_z_null_keeps_its_distance(outer):
         assert torch.allclose(z, z_exact, atol=1e-12)  # the conditional branch is not touched
         assert torch.allclose(null, null_exact, atol=1e-9) == (s % 3 == 0)
         if s % 3:  # the difference is that of this position when both branches were computed
-            x, order = numbers(2, TOKENS, FEATURES), images(2).at(0).permutation(TOKENS)
+            x, order = normal_numbers(2, TOKENS, FEATURES), images(2).at(0).permutation(TOKENS)
             known = order[:, : s - s % 3]
             both = [model.outer._condition(x, c, known, where) for c in (model.labels.null(2), model.labels(labels(2)))]
             assert torch.allclose(null - z, both[0] - both[1], atol=1e-9)

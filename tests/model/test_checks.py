@@ -8,10 +8,10 @@ from functools import partial
 import pytest
 import torch
 
-from arinar_lab.model.checks import check, from_uniform
+from arinar_lab.model.checks import check, ks_from_uniform
 from arinar_lab.model.density import Factorised
 from arinar_lab.model.heads import HEADS
-from arinar_lab.model.heads.shapes import MixtureRow
+from arinar_lab.model.heads.shapes import Mixture1D
 from arinar_lab.model.noise import Noise
 
 LAWS = ["∫ p - 1", "∫ p up to x", "samples", "temperature", "guidance", "guided", "gradient"]
@@ -20,7 +20,7 @@ LAWS = ["∫ p - 1", "∫ p up to x", "samples", "temperature", "guidance", "gui
 class Wrong(HEADS["logistic"]):
     """A mixture whose row is replaced."""
 
-    row = MixtureRow
+    row = Mixture1D
 
     def forward(self, h, index=0):
         found = super().forward(h, index).every
@@ -29,7 +29,7 @@ class Wrong(HEADS["logistic"]):
 
 def broken(**methods):
     """A head whose row has other methods."""
-    row = type("Row", (MixtureRow,), methods)
+    row = type("Row", (Mixture1D,), methods)
     return partial(type("Broken", (Wrong,), {"row": row}), components=2)
 
 
@@ -45,26 +45,26 @@ def test_shipped_heads_obey_the_laws(kind):
 
 
 def test_a_density_that_is_too_high_does_not_integrate_to_one():
-    high = broken(log_prob=lambda self, x: MixtureRow.log_prob(self, x) + 0.1)
+    high = broken(log_prob=lambda self, x: Mixture1D.log_prob(self, x) + 0.1)
     laws = {law.name: law.measured for law in check(high)}
     assert laws["largest |∫ p - 1|"] == pytest.approx(0.105, abs=0.001)
 
 
 def test_a_cdf_of_another_density_is_found():
-    wide = broken(cdf=lambda self, x: MixtureRow.cdf(replace(self, log_std=self.log_std + 0.2), x))
+    wide = broken(cdf=lambda self, x: Mixture1D.cdf(replace(self, log_std=self.log_std + 0.2), x))
     assert "largest |F(x) - ∫ p up to x|" in failed(wide)
 
 
 def test_samples_of_another_density_are_found():
-    shifted = broken(sample=lambda self, noise: MixtureRow.sample(self, noise) + 0.5)
+    shifted = broken(sample=lambda self, noise: Mixture1D.sample(self, noise) + 0.5)
     found = failed(shifted)
     assert any("samples from p" in name for name in found) and not any("∫" in name for name in found)
 
 
 def test_a_temperature_that_does_nothing_to_the_samples_is_found():
     def tempered(self, t):
-        cold = MixtureRow.tempered(self, t)
-        return type("Cold", (MixtureRow,), {"sample": lambda cold, noise: MixtureRow.sample(self, noise)})(
+        cold = Mixture1D.tempered(self, t)
+        return type("Cold", (Mixture1D,), {"sample": lambda cold, noise: Mixture1D.sample(self, noise)})(
             cold.mean, cold.log_std, cold.log_weight, cold.shape
         )
 
@@ -90,4 +90,4 @@ def test_the_distance_from_uniform_is_scipys():
 
     for power in (1, 2):
         u = Noise.of(torch.tensor(0)).uniform(500) ** power
-        assert from_uniform(u) == pytest.approx(kstest(u.numpy(), "uniform").statistic, abs=1e-12)
+        assert ks_from_uniform(u) == pytest.approx(kstest(u.numpy(), "uniform").statistic, abs=1e-12)

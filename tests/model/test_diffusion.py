@@ -15,14 +15,14 @@ from torch import Tensor
 from arinar_lab.model.heads.conditioned import ConditionedMLP
 from arinar_lab.model.heads.diffusion import (
     TRAINING_STEPS,
-    Diffused,
+    DiffusionDensity,
     Diffusion,
-    Process,
+    DiffusionProcess,
     log_binned,
     log_normal,
     spacing,
 )
-from arinar_lab.model.noise import Given, Noise
+from arinar_lab.model.noise import FixedNoise, Noise
 from arinar_lab.model.pretrained.names import mar_head_names
 
 DATA = Path(__file__).parents[1] / "data"
@@ -62,7 +62,7 @@ def test_the_names_and_shapes_of_mar_b_are_the_published_ones():
 
 def test_training_terms_are_the_published_ones(published, head):
     x, t, drawn = published["tokens"].flatten(0, 1), published["timesteps"], published["noise"]
-    density, process = head(published["z"].flatten(0, 1)), Process.spaced(TRAINING_STEPS, x)
+    density, process = head(published["z"].flatten(0, 1)), DiffusionProcess.spaced(TRAINING_STEPS, x)
     assert (process.noisy(x, t, drawn) - published["x_t"]).abs().max() < 1e-5
     assert (head.network(published["x_t"], density.z, t) - published["net_output"]).abs().max() < 1e-5
     error, variational = density.terms(x[:, None], t[:, None], drawn[:, None])
@@ -92,10 +92,10 @@ def test_every_number_of_sampling_steps_is_spaced_as_published():
 def test_samplings_are_the_published_ones(published, head):
     z, nothing = published["z"].flatten(0, 1)[:6], published["z_null"].flatten(0, 1)[:6]
     key = torch.zeros(6, dtype=torch.long)
-    noise = Given(key, torch.cat([published["sample_initial"][None], published["sample_noises"]]))
+    noise = FixedNoise(key, torch.cat([published["sample_initial"][None], published["sample_noises"]]))
     sample = head(z).tempered(published["sample_temperature"].item()).sample(noise)
     assert (sample - published["sample"]).abs().max() < 1e-4 * published["sample"].abs().max()
-    noise = Given(key, torch.cat([published["guided_initial"][None], published["guided_noises"][:, :6]]))
+    noise = FixedNoise(key, torch.cat([published["guided_initial"][None], published["guided_noises"][:, :6]]))
     sample = head(z).guided(head(nothing), published["guided_weight"].item()).sample(noise)
     expected = published["guided_sample"][:6]  # the second half is the null's own chain
     assert (sample - expected).abs().max() < 1e-4 * expected.abs().max()
@@ -121,7 +121,7 @@ class Known:
     def __init__(
         self, steps: int, mean: float = 0.0, std: float = 1.0, scale: float = 1.0, share: float | None = None
     ) -> None:
-        self.process = Process.spaced(steps, torch.zeros((), dtype=torch.float64))
+        self.process = DiffusionProcess.spaced(steps, torch.zeros((), dtype=torch.float64))
         self.mean, self.std, self.scale, self.share = mean, std, scale, share
 
     def __call__(self, x: Tensor, z: Tensor, t: Tensor) -> Tensor:
@@ -145,8 +145,8 @@ class Known:
         return mean, variance
 
 
-def density(known: Known, n: int) -> Diffused:
-    return Diffused(cast(ConditionedMLP, known), torch.zeros(n, 1).double(), len(known.process.time), 1)
+def density(known: Known, n: int) -> DiffusionDensity:
+    return DiffusionDensity(cast(ConditionedMLP, known), torch.zeros(n, 1).double(), len(known.process.time), 1)
 
 
 @pytest.mark.parametrize(("steps", "std"), [(4, 1.0), (100, 1.0), (4, 0.5), (100, 0.5)])
@@ -200,7 +200,7 @@ def test_what_a_diffusion_cannot_do_is_refused():
 
 def test_given_noise_hands_out_what_it_was_given():
     values = torch.arange(12.0).reshape(2, 3, 2)
-    noise = Given(torch.zeros(3, dtype=torch.long), values)
+    noise = FixedNoise(torch.zeros(3, dtype=torch.long), values)
     assert torch.equal(noise.at(1).normal(2), values[1]) and torch.equal(noise.at(0).at(5).normal(1), values[0, :, :1])
     assert torch.equal(torch.special.ndtri(noise.at(0).uniform(2)).float().round(decimals=4), values[0])
 

@@ -6,11 +6,11 @@ from typing import cast
 
 import pytest
 import torch
-from laws import learns, make_head, numbers
+from laws import learns, make_head, normal_numbers
 from torch import Tensor
 
 from arinar_lab.model.heads.conditioned import ConditionedMLP
-from arinar_lab.model.heads.energy import Energy, Generated
+from arinar_lab.model.heads.energy import Energy, GeneratorDensity
 from arinar_lab.model.noise import Noise
 
 
@@ -29,7 +29,7 @@ class Scaled:
 def score(shift: float, scale: float, beta: float, draws: int, n: int = 40_000) -> float:
     """The loss of a generator of normal(shift, scale²) on tokens from N(0, 1)."""
     noise = Noise.of(torch.arange(n))
-    density = Generated(cast(ConditionedMLP, Scaled(shift, scale)), torch.zeros(n, 1).double(), beta, draws)
+    density = GeneratorDensity(cast(ConditionedMLP, Scaled(shift, scale)), torch.zeros(n, 1).double(), beta, draws)
     return density.loss(noise.at(0).normal(2, torch.float64), noise.at(1)).mean().item()
 
 
@@ -61,7 +61,7 @@ def test_a_generator_learns_a_conditional_density():
 def test_one_pass_draws_a_token():
     head, calls = make_head("energy", False), []
     handle = head.network.register_forward_hook(lambda *_: calls.append(1))
-    head(numbers(7, 8)).tempered(0.5).sample(Noise.of(torch.arange(7)))
+    head(normal_numbers(7, 8)).tempered(0.5).sample(Noise.of(torch.arange(7)))
     assert len(calls) == 1
     handle.remove()
 
@@ -69,7 +69,7 @@ def test_one_pass_draws_a_token():
 @torch.no_grad()
 def test_guidance_extrapolates_the_context():
     head, noise = make_head("energy", False), Noise.of(torch.arange(3))
-    z, null = numbers(3, 8), numbers(3, 8, seed=1)
+    z, null = normal_numbers(3, 8), normal_numbers(3, 8, seed=1)
     guided = head(z).guided(head(null), 2.5)
     assert torch.allclose(guided.sample(noise), head(null + 2.5 * (z - null)).sample(noise), atol=1e-12)
 

@@ -11,19 +11,19 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from laws import numbers
+from laws import normal_numbers
 
 from arinar_lab.cli import main
-from arinar_lab.config.recipe import merge, parse, read_overrides, read_recipe
-from arinar_lab.config.schema import Part, _parse
-from arinar_lab.evaluation.evaluate import load
+from arinar_lab.config.recipe import merge, parse_recipe, read_overrides, read_recipe
+from arinar_lab.config.schema import Component, _parse
+from arinar_lab.evaluation.evaluate import load_trained
 from arinar_lab.model.arinar import Arinar
-from arinar_lab.model.codecs.codec import IMAGENET, CodecMaker
-from arinar_lab.model.inner.head import HeadMaker
+from arinar_lab.model.codecs.codec import IMAGENET, CodecFactory
+from arinar_lab.model.inner.head import HeadFactory
 from arinar_lab.model.noise import Noise
-from arinar_lab.model.outer import OuterMaker, take
+from arinar_lab.model.outer import OuterFactory, take
 from arinar_lab.model.pretrained.fractal_names import fractalmar_names
-from arinar_lab.model.pretrained.names import translate
+from arinar_lab.model.pretrained.names import translate_state
 from arinar_lab.model.sampler import Sampler
 from arinar_lab.runs.folder import RunFolder
 
@@ -41,9 +41,9 @@ def content(*overrides: str) -> dict:
     return merge(yaml.safe_load(RECIPE.read_text()), read_overrides(list(overrides)))
 
 
-def parts(recipe: dict, size: int, classes: int) -> tuple[Part, Arinar]:
+def parts(recipe: dict, size: int, classes: int) -> tuple[Component, Arinar]:
     """The codec and the model of a recipe's sections."""
-    makers = {"codec": CodecMaker, "outer": OuterMaker, "inner": HeadMaker}
+    makers = {"codec": CodecFactory, "outer": OuterFactory, "inner": HeadFactory}
     codec, outer, inner = (_parse(maker, recipe[name], name) for name, maker in makers.items())
     patch = recipe["codec"]["patch"]
     return codec, Arinar((size // patch) ** 2, 3 * patch**2, classes, outer, inner)
@@ -55,7 +55,7 @@ def published():
         state = torch.load(DATA / "fractalmar_tiny.pth", weights_only=True)["model"]
     recipe = content(*TINY, f"inner.inner={PIXEL}")
     codec, model = parts(recipe, 16, 10)
-    model.load_state_dict(translate(state, model))
+    model.load_state_dict(translate_state(state, model))
     expected = {key: torch.from_numpy(value) for key, value in np.load(DATA / "fractalmar_tiny_expected.npz").items()}
     return codec((3, 16, 16), 256), model.eval(), expected
 
@@ -98,7 +98,7 @@ def test_every_level_computes_the_published_conditions_and_logits(published):
     edges = nested.guide.head.edges
     centre = ((edges[:, 1:] + edges[:, :-1]) / 2).T.gather(0, published_level)
     assert torch.allclose(nested.guide.nearest(mean)[~tie], centre[~tie], atol=1e-5)
-    _, levels = nested.guide(z)._teach(centre)
+    _, levels = nested.guide(z)._teacher_force(centre)
     logits, expected = levels.log_mass.squeeze(-2)[..., 1:-1], e["guiding_logits_level1"].log_softmax(-1)
     assert (logits - expected).abs().max() < 1e-5
 
@@ -106,7 +106,7 @@ def test_every_level_computes_the_published_conditions_and_logits(published):
     z = nested.outer.everywhere(tokens, nested.condition(z, mean), masked)
     assert (rows_of(z) - e["conditions_level2"]).abs().max() < 1e-5
     density = nested.inner(z[masked])
-    _, levels = density._teach(tokens[masked])
+    _, levels = density._teacher_force(tokens[masked])
     logits = levels.log_mass.squeeze(-2)[..., 1:-1]
     assert (logits[:64] - e["pixel_logits"].log_softmax(-1)).abs().max() < 1e-5
     nll = -density.terms(tokens[masked]) - nested.inner.head.width().log()
@@ -196,10 +196,10 @@ def test_samples_are_images_of_their_own_seed(published, sampler):
 def test_guidance_is_the_published_combination_of_logits(published):
     """null + w · (logits - null); a temperature t of ours is the published 1/t², which multiplies logits."""
     _, model, e = published
-    head, z = model.inner.guide, numbers(2, 4, 160, dtype=torch.float32)
+    head, z = model.inner.guide, normal_numbers(2, 4, 160, dtype=torch.float32)
     x = e["guiding_pixel_level1"][:4]
-    (_, p), (_, q) = (head(part)._teach(x) for part in z)
-    ours = head(z[0]).guided(head(z[1]), 2.5).tempered(0.8)._teach(x)[1].log_mass[..., 1:-1]
+    (_, p), (_, q) = (head(part)._teacher_force(x) for part in z)
+    ours = head(z[0]).guided(head(z[1]), 2.5).tempered(0.8)._teacher_force(x)[1].log_mass[..., 1:-1]
     logits, null = p.log_mass[..., 1:-1], q.log_mass[..., 1:-1]
     assert torch.allclose(ours, ((null + 2.5 * (logits - null)) / 0.8**2).log_softmax(-1), atol=1e-4)
 
@@ -222,17 +222,17 @@ def released_guidance(logits: list[float], null: list[float], weight: float, tem
 def test_guidance_filters_unlikely_values_as_released(published, weight):
     """The released 1.1 multiplies logits before they are filtered and guided; a temperature of ours is 1/√1.1."""
     _, model, e = published
-    head, z = copy.deepcopy(model.inner.guide), 3 * numbers(2, 4, 160, dtype=torch.float32)
+    head, z = copy.deepcopy(model.inner.guide), 3 * normal_numbers(2, 4, 160, dtype=torch.float32)
     for book in head.trunk.codebooks:
         book.weight *= 8
     x, least = e["guiding_pixel_level1"][:4], 1e-4
     settings = {"guidance": weight, "schedule": "constant", "temperature": 1.1**-0.5}
     drawn, unfiltered = (
-        Sampler(**settings, filter_threshold=threshold).apply(head(z[0]), head(z[1]), 1.0)._teach(x)[1].log_mass
+        Sampler(**settings, filter_threshold=threshold).apply(head(z[0]), head(z[1]), 1.0)._teacher_force(x)[1].log_mass
         for threshold in (least, 0.0)
     )
 
-    logits, null = (head(part)._teach(x)[1].log_mass[..., 1:-1].double().reshape(-1, 256) for part in z)
+    logits, null = (head(part)._teacher_force(x)[1].log_mass[..., 1:-1].double().reshape(-1, 256) for part in z)
     pairs = [released_guidance(p.tolist(), q.tolist(), weight, 1.1, least) for p, q in zip(logits, null, strict=True)]
     expected, filtered = (torch.stack(parts) for parts in zip(*pairs, strict=True))
     assert filtered.any(-1).all() and not filtered.all(-1).any()
@@ -250,7 +250,7 @@ def test_guidance_filters_unlikely_values_as_released(published, weight):
 def test_every_level_is_filtered(published):
     """The threshold reaches the pixels and the guiding pixel through the levels above."""
     nested, noise = published[1].inner, Noise.of(torch.arange(2))
-    z, null = 3 * numbers(2, 2, 160, dtype=torch.float32)
+    z, null = 3 * normal_numbers(2, 2, 160, dtype=torch.float32)
     outcomes = [
         Sampler(guidance=20.0, schedule="constant", filter_threshold=threshold)
         .apply(nested(z), nested(null), 1.0)
@@ -317,12 +317,12 @@ def test_a_checkpoint_without_a_guiding_pixel_is_converted_and_computes_the_rele
     with pytest.raises(SystemExit) as left:
         main(["convert", str(file), "--preset", "imagenet64_fractalmar", "--out", str(out), *TINY_UNGUIDED])
     assert left.value.code == 0 and "Weights: model\n" in capsys.readouterr().out
-    recipe = parse(merge(read_recipe(UNGUIDED), read_overrides(TINY_UNGUIDED)))
-    model = load(recipe, RunFolder(out)).model
+    recipe = parse_recipe(merge(read_recipe(UNGUIDED), read_overrides(TINY_UNGUIDED)))
+    model = load_trained(recipe, RunFolder(out)).model
 
     nested = model.inner
-    tokens, mask = numbers(3, 16, 3, dtype=torch.float32), torch.arange(48).reshape(3, 16) % 3 > 0
-    z = numbers(3, 5 * 32, seed=2, dtype=torch.float32)
+    tokens, mask = normal_numbers(3, 16, 3, dtype=torch.float32), torch.arange(48).reshape(3, 16) % 3 > 0
+    z = normal_numbers(3, 5 * 32, seed=2, dtype=torch.float32)
     level = {key.removeprefix("next_fractal.generator."): value for key, value in state.items()}
     conditions = rows_of(z)
     own = rows_of(nested.outer.everywhere(tokens, nested.condition(z, None), mask))[0]

@@ -9,12 +9,12 @@ import scipy.stats
 import torch
 from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal
 
-from arinar_lab.model.density import Factorised, Row
+from arinar_lab.model.density import Factorised, Density1D
 from arinar_lab.model.heads import HEADS
 from arinar_lab.model.heads.bins import Discrete
 from arinar_lab.model.heads.byte import Byte
-from arinar_lab.model.heads.mixture import GMM, FixedGaussian, FullGMM, Gaussian, use
-from arinar_lab.model.heads.shapes import LOGISTIC, NORMAL, Logistic, MixtureRow, StudentT, log_interval, student
+from arinar_lab.model.heads.mixture import GMM, FixedGaussian, FullGMM, Gaussian, component_usage
+from arinar_lab.model.heads.shapes import LOGISTIC, NORMAL, Logistic, Mixture1D, StudentT, log_interval, student_shape
 from arinar_lab.model.heads.spline import Spline
 from arinar_lab.model.inner.feature_ar import FeatureAR
 from arinar_lab.model.noise import Noise
@@ -47,7 +47,7 @@ def test_each_group_of_a_feature_ar_has_its_own_constants():
     model = FeatureAR(8, 4, head=partial(FixedGaussian, learned=True), group=2)
     with torch.no_grad():
         model.head.log_std.copy_(torch.tensor([[0.0, 1.0], [2.0, 3.0]]))
-    _, blocks = model(torch.zeros(5, 8))._teach(torch.zeros(5, 4))
+    _, blocks = model(torch.zeros(5, 8))._teacher_force(torch.zeros(5, 4))
     assert torch.equal(blocks.log_std[0, :, :, 0], model.head.log_std)
 
 
@@ -108,10 +108,10 @@ def test_temperature_multiplies_deviations_and_divides_logits_by_its_square():
 SHAPES = {
     "normal": (NORMAL, scipy.stats.norm),
     "logistic": (LOGISTIC, scipy.stats.logistic),
-    "t2.5": (student(2.5), scipy.stats.t(2.5)),
-    "t4": (student(4.0), scipy.stats.t(4)),
-    "t30": (student(30.0), scipy.stats.t(30)),
-    "t100": (student(100.0), scipy.stats.t(100)),
+    "t2.5": (student_shape(2.5), scipy.stats.t(2.5)),
+    "t4": (student_shape(4.0), scipy.stats.t(4)),
+    "t30": (student_shape(30.0), scipy.stats.t(30)),
+    "t100": (student_shape(100.0), scipy.stats.t(100)),
 }
 each_shape = pytest.mark.parametrize("name", SHAPES)
 
@@ -219,17 +219,17 @@ def test_a_joint_mixture_does_not_factorise():
 @torch.no_grad()
 def test_a_mixture_that_is_not_joint_obeys_the_laws():
     head = laws.make_head("gmm", False, joint=False)
-    h, x = (laws.numbers(10, n, seed=s) for n, s in ((laws.CONTEXT, 0), (laws.FEATURES, 5)))
-    p, q = head(h), head(laws.numbers(10, laws.CONTEXT, seed=1))
+    h, x = (laws.normal_numbers(10, n, seed=s) for n, s in ((laws.CONTEXT, 0), (laws.FEATURES, 5)))
+    p, q = head(h), head(laws.normal_numbers(10, laws.CONTEXT, seed=1))
     rows = [row.log_prob(x[:, f : f + 1]) for f, row in enumerate(laws.rows_of(p, x))]
     assert torch.allclose(p.log_prob(x), torch.cat(rows, -1).sum(-1), atol=1e-10)
-    assert laws.ks(head(h[:1].expand(2000, -1))) < 0.043
+    assert laws.ks_distance(head(h[:1].expand(2000, -1))) < 0.043
     assert laws.guided_error(p, q, 2.0, x) < 0.02
 
 
 def test_components_used_and_dead_are_counted():
-    assert use(torch.full((7, 2, 4), 0.25)) == (pytest.approx(4), 0)
-    effective, dead = use(torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.5, 0.49, 0.01, 0.0]]))
+    assert component_usage(torch.full((7, 2, 4), 0.25)) == (pytest.approx(4), 0)
+    effective, dead = component_usage(torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.5, 0.49, 0.01, 0.0]]))
     assert effective == pytest.approx(2, rel=0.05)
     assert dead == 2
     inner = FeatureAR(8, 4, head=partial(GMM, components=3))
@@ -343,7 +343,7 @@ def test_a_value_that_makes_no_sense_is_named(head, arguments, name):
 def test_guided_spikes_are_numbers(std):
     def spike(mean):
         each = torch.full((200, 1, 1), mean), torch.full((200, 1, 1), math.log(std)), torch.zeros(200, 1, 1)
-        return Factorised(MixtureRow(*each))
+        return Factorised(Mixture1D(*each))
 
     x = spike(1.0).guided(spike(1.0 + std / 2), 2.0).sample(laws.images(200))
     assert x.isfinite().all() and (x - 1).abs().max() < 1e-3
@@ -351,10 +351,10 @@ def test_guided_spikes_are_numbers(std):
 
 @torch.no_grad()
 def test_a_row_without_a_sigma_of_its_own_is_tempered_about_its_median():
-    mean, log_std = laws.numbers(50, 1, 1), 0.3 * laws.numbers(50, 1, 1, seed=3)
-    row = MixtureRow(mean, log_std, torch.zeros_like(mean))
-    known, drawn = row.tempered(0.5), Row.tempered(row, 0.5)  # of one component both are the same
-    x = mean + laws.numbers(50, 1, 7, seed=4)
+    mean, log_std = laws.normal_numbers(50, 1, 1), 0.3 * laws.normal_numbers(50, 1, 1, seed=3)
+    row = Mixture1D(mean, log_std, torch.zeros_like(mean))
+    known, drawn = row.tempered(0.5), Density1D.tempered(row, 0.5)  # of one component both are the same
+    x = mean + laws.normal_numbers(50, 1, 7, seed=4)
     for name in ("log_prob", "cdf", "knots", "span", "tail"):
         ours, theirs = (
             getattr(r, name)(*({"knots": [9], "span": [3.0], "tail": []}.get(name, [x]))) for r in (known, drawn)

@@ -14,12 +14,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from arinar_lab.model.codecs.codec import CODECS, KL
-from arinar_lab.model.codecs.kl_autoencoder import KLAutoencoder, Shape
-from arinar_lab.model.codecs.kl_checkpoints import LAYOUTS, diffusers_names, fingerprint, random_kl, read_kl
+from arinar_lab.model.codecs.kl_autoencoder import KLAutoencoder, AutoencoderShape
+from arinar_lab.model.codecs.kl_checkpoints import LAYOUTS, diffusers_names, weights_fingerprint, random_kl, read_kl
 from arinar_lab.model.noise import Noise
 
 DATA = Path(__file__).parents[1] / "data"
-SMALL = Shape(16, (32, 32, 32, 32, 32), blocks=1, encoder_attention=frozenset({4}))  # KL-16 in small
+SMALL = AutoencoderShape(16, (32, 32, 32, 32, 32), blocks=1, encoder_attention=frozenset({4}))  # KL-16 in small
 
 
 def kl_tiny(folder):
@@ -68,7 +68,7 @@ def test_the_layout_of_kl16_has_the_published_names_and_shapes():
     published = {row[0]: tuple(json.loads(f"[{row[1].strip('(),')}]")) for row in rows}
     with torch.device("meta"):
         model = KLAutoencoder(LAYOUTS["kl16"].shape)
-        assert Shape.of({key: torch.empty(shape) for key, shape in published.items()}) == LAYOUTS["kl16"].shape
+        assert AutoencoderShape.of({key: torch.empty(shape) for key, shape in published.items()}) == LAYOUTS["kl16"].shape
     assert {key: tuple(value.shape) for key, value in model.state_dict().items()} == published
     assert (len(published), sum(p.numel() for p in model.parameters())) == (312, 66_456_019)
 
@@ -85,7 +85,7 @@ def test_every_name_has_one_of_diffusers_and_back(layout):
 def test_the_map_is_complete_for_a_file_that_diffusers_wrote():
     model = read_kl(DATA / "kl_diffusers")
     assert set(diffusers_names(model)) == set(load_file(DATA / "kl_diffusers" / "diffusion_pytorch_model.safetensors"))
-    assert model.shape == Shape(4, (32, 32), 1, frozenset({1}), frozenset({1}))
+    assert model.shape == AutoencoderShape(4, (32, 32), 1, frozenset({1}), frozenset({1}))
 
 
 @pytest.mark.parametrize(("layout", "channels", "stride"), [("kl16", 16, 16), ("sd", 4, 8), ("f16d32", 32, 16)])
@@ -281,11 +281,11 @@ def test_another_autoencoder_than_the_runs_is_refused(tmp_path, codec):
 def test_a_fingerprint_is_of_names_and_weights_whatever_the_file(tmp_path, codec):
     codec.prepare()
     save_file(random_kl(SMALL).state_dict(), tmp_path / "same.safetensors")
-    assert fingerprint(read_kl(tmp_path / "same.safetensors")) == codec.fingerprint
+    assert weights_fingerprint(read_kl(tmp_path / "same.safetensors")) == codec.fingerprint
     model = random_kl(SMALL)
     encoder = model.encoder.mid
     encoder.block_1, encoder.block_2 = encoder.block_2, encoder.block_1
-    assert fingerprint(model) != codec.fingerprint
+    assert weights_fingerprint(model) != codec.fingerprint
 
 
 def test_building_and_reading_leave_the_global_generator_as_it_was(small):

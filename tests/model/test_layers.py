@@ -8,7 +8,7 @@ import torch
 
 from arinar_lab.model import layers
 from arinar_lab.model.arinar import Arinar
-from arinar_lab.model.layers import GELU, Attention, Block, Parameters, dropout
+from arinar_lab.model.layers import GELU, Attention, Block, DensityParameters, dropout
 from arinar_lab.model.sampler import Sampler
 
 
@@ -41,7 +41,7 @@ def test_without_dropout_nothing_is_drawn():
 def test_attention_with_dropout_is_the_fused_one_where_nothing_is_dropped(causal, monkeypatch):
     monkeypatch.setattr(layers, "dropout", lambda x, p: x)
     attention = Attention(32, 4, dropout=0.1)
-    q, k, v = (laws.numbers(2, 4, 9, 8, seed=s) for s in range(3))
+    q, k, v = (laws.normal_numbers(2, 4, 9, 8, seed=s) for s in range(3))
     mask = None if causal else torch.rand(9, 9) < 0.7
     mask = None if mask is None else mask | torch.eye(9, dtype=torch.bool)
     plain, fused = (attention._attend(q, k, v, mask, drop, causal) for drop in (0.1, 0.0))
@@ -54,7 +54,7 @@ def test_densities_are_single_precision_under_autocast(kind):
     model: Arinar = laws.make_model("masked", kind, True, torch.float32)
     seen: list[torch.dtype] = []
     for module in model.modules():
-        if isinstance(module, Parameters):
+        if isinstance(module, DensityParameters):
             module.register_forward_hook(lambda *words: seen.append(words[-1].dtype))
     with torch.autocast("cpu", torch.bfloat16):
         x, _ = model.generate(laws.labels(2), laws.images(2), Sampler(guidance=2.0))
@@ -66,7 +66,7 @@ def test_densities_are_single_precision_under_autocast(kind):
 @pytest.mark.parametrize("parts", [[2, *[1] * 8], [2, 1, 4, 1, 1, 1], [1] * 10])
 def test_a_full_cache_begins_another_piece_and_loses_nothing(parts, monkeypatch):
     monkeypatch.setattr(layers, "PIECE", 3)
-    attention, x = laws.randomise(Attention(8, 2), 0.3), laws.numbers(2, 10, 8)
+    attention, x = laws.randomise(Attention(8, 2), 0.3), laws.normal_numbers(2, 10, 8)
     attention.double()
     expected, _ = attention(x, causal=True)
     cache, rows = attention.cache(2, 2), []

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from arinar_lab.cli import main
-from arinar_lab.config.recipe import build, merge, parse, read_overrides, read_recipe
+from arinar_lab.config.recipe import build, merge, parse_recipe, read_overrides, read_recipe
 from arinar_lab.errors import ConfigError
-from arinar_lab.evaluation.evaluate import load
+from arinar_lab.evaluation.evaluate import load_trained
 from arinar_lab.model.density import Resampled
 from arinar_lab.model.heads.mixture import Mixture
 from arinar_lab.model.noise import Noise
-from arinar_lab.model.pretrained.names import names, translate
-from arinar_lab.model.sampler import Sampler, kept
+from arinar_lab.model.pretrained.names import parameter_names, translate_state
+from arinar_lab.model.sampler import Sampler, masked_counts
 from arinar_lab.runs.folder import RunFolder
 from arinar_lab.runs.training_args import check_arguments
 
@@ -38,7 +38,7 @@ PUBLISHED = {"arinar_b": 212_949_516, "mar_b": 207_924_768}
 
 
 def preset(name: str, *overrides: str):
-    return parse(merge(read_recipe(EXPERIMENTS / f"imagenet256_{name}.yaml"), read_overrides(list(overrides))))
+    return parse_recipe(merge(read_recipe(EXPERIMENTS / f"imagenet256_{name}.yaml"), read_overrides(list(overrides))))
 
 
 def listed(name: str) -> dict[str, tuple[int, ...]]:
@@ -55,7 +55,7 @@ def listed(name: str) -> dict[str, tuple[int, ...]]:
 def test_a_preset_has_the_published_parameters_and_every_key_has_its_place(name):
     model = build(preset(name), device="meta").model
     assert sum(p.numel() for p in model.parameters()) == PUBLISHED[name]
-    known, ours = names(model), dict(model.named_parameters())
+    known, ours = parameter_names(model), dict(model.named_parameters())
     assert set(known) == set(listed(name))
     assert sorted(known.values()) == sorted(ours)
     for key, shape in listed(name).items():
@@ -71,7 +71,7 @@ def arinar(tmp_path_factory):
               "--weights", "model", "--out", str(out), *ARINAR])  # fmt: skip
     assert left.value.code == 0
     expected = {key: torch.from_numpy(value) for key, value in np.load(DATA / "arinar_tiny_expected.npz").items()}
-    return load(preset("arinar_b", *ARINAR), RunFolder(out)), expected
+    return load_trained(preset("arinar_b", *ARINAR), RunFolder(out)), expected
 
 
 def conditions(experiment, expected: dict[str, Tensor], null: bool = False) -> tuple[Tensor, Tensor]:
@@ -91,7 +91,7 @@ def test_arinar_computes_the_published_conditions_and_mixtures(arinar):
     z, _ = conditions(experiment, expected)
     assert (z - expected["z"]).abs().max() < 1e-5
     assert (conditions(experiment, expected, null=True)[0] - expected["z_null"]).abs().max() < 1e-5
-    _, mixture = experiment.model.inner(z)._teach(expected["tokens"])
+    _, mixture = experiment.model.inner(z)._teacher_force(expected["tokens"])
     assert isinstance(mixture, Mixture)
     assert (mixture.mean.squeeze(-2) - expected["means"]).abs().max() < 1e-5
     assert (2 * mixture.log_std.squeeze(-2) - expected["log_variances"]).abs().max() < 1e-5
@@ -114,7 +114,7 @@ def test_schedules_are_the_published_ones(arinar):
     _, expected = arinar
     sampler = Sampler(guidance=4.5, schedule="linear")
     for tokens, steps in ((16, 8), (256, 64)):
-        left = kept(tokens, steps)
+        left = masked_counts(tokens, steps)
         published = expected[f"kept_{tokens}_{steps}"]
         assert left[:-1] == published[:-1].tolist()
         weights = [sampler.weight(1 - max(k, 1) / tokens) for k in left]
@@ -155,10 +155,10 @@ def test_the_other_published_models_are_converted_and_sampled_too(tmp_path, file
         main(["convert", str(DATA / file), "--preset", str(EXPERIMENTS / f"imagenet256_{recipe}.yaml"), "--weights", "model",
               "--out", str(out), *overrides])  # fmt: skip
     assert left.value.code == 0
-    experiment = load(preset(recipe, *overrides), RunFolder(out))
+    experiment = load_trained(preset(recipe, *overrides), RunFolder(out))
     with torch.serialization.safe_globals([argparse.Namespace]):
         state = torch.load(DATA / file, weights_only=True)["model"]
-    theirs = translate(state, experiment.model)
+    theirs = translate_state(state, experiment.model)
     assert all(torch.equal(value, theirs[key]) for key, value in experiment.model.state_dict().items())
     if recipe == "mar_b":
         expected = {key: torch.from_numpy(value) for key, value in np.load(DATA / "mar_tiny_outer.npz").items()}
@@ -229,8 +229,8 @@ def test_weights_are_read_however_training_code_saved_them(capsys, tmp_path, ave
     with pytest.raises(SystemExit) as left:
         main(["convert", str(file), "--preset", PRESET, "--out", str(out), *ARINAR])
     assert left.value.code == 0 and f"eights: {name}\n" in capsys.readouterr().out
-    experiment = load(preset("arinar_b", *ARINAR), RunFolder(out))
-    expected = translate(averaged, experiment.model)
+    experiment = load_trained(preset("arinar_b", *ARINAR), RunFolder(out))
+    expected = translate_state(averaged, experiment.model)
     assert all(torch.equal(value, expected[key]) for key, value in experiment.model.state_dict().items())
 
 
@@ -363,9 +363,9 @@ def test_a_group_of_features_is_read_where_its_order_cannot_differ():
     """The published head output is [K, F], ours [F, K]: with one Gaussian these are the same."""
     grouped = [*ARINAR, "inner.group=2"]
     model = build(preset("arinar_b", *grouped, "inner.head.components=1"), "meta").model
-    assert "arhead.head.weight" in names(model)
+    assert "arhead.head.weight" in parameter_names(model)
     with pytest.raises(ValueError, match=r"inner\.group: 2"):
-        names(build(preset("arinar_b", *grouped), "meta").model)
+        parameter_names(build(preset("arinar_b", *grouped), "meta").model)
 
 
 def test_numbers_that_are_none_are_refused(capsys, tmp_path):
@@ -389,7 +389,7 @@ def test_averaged_weights_are_the_default_and_a_folder_is_never_overwritten(caps
     with torch.serialization.safe_globals([argparse.Namespace]):
         content = torch.load(DATA / "arinar_tiny.pth", weights_only=True)
     model = build(preset("arinar_b", *ARINAR)).model
-    averaged = translate(content["model_ema"], model)
+    averaged = translate_state(content["model_ema"], model)
     out = tmp_path / "seed_0"
     words = [
         "convert",
@@ -402,7 +402,7 @@ def test_averaged_weights_are_the_default_and_a_folder_is_never_overwritten(caps
     ]
     with pytest.raises(SystemExit):
         main(words)
-    loaded = load(preset("arinar_b", *ARINAR), RunFolder(out)).model.state_dict()
+    loaded = load_trained(preset("arinar_b", *ARINAR), RunFolder(out)).model.state_dict()
     assert all(torch.equal(loaded[key], value) for key, value in averaged.items())
     before = (out / "checkpoints" / "final.safetensors").read_bytes()
     with pytest.raises(SystemExit) as left:

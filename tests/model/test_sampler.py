@@ -2,7 +2,7 @@ from itertools import pairwise
 
 import pytest
 
-from arinar_lab.model.sampler import Sampler, kept
+from arinar_lab.model.sampler import Sampler, masked_counts
 
 # Computed by the published code: tokens that stay masked, and guidance weights at 4.5, linear
 KEPT_16_8 = [15, 14, 13, 11, 8, 6, 3, 0]
@@ -15,22 +15,22 @@ KEPT_256_64 = [
 
 
 def test_the_cosine_schedule_is_the_published_one():
-    assert kept(16, 8) == KEPT_16_8
-    assert kept(256, 64) == KEPT_256_64
+    assert masked_counts(16, 8) == KEPT_16_8
+    assert masked_counts(256, 64) == KEPT_256_64
 
 
 @pytest.mark.parametrize("tokens", [1, 4, 16, 49])
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "square", "cubic"])
 def test_every_step_draws_at_least_one_token(tokens, schedule):
     for steps in range(1, tokens + 1):
-        plan = [tokens, *kept(tokens, steps, schedule)]
+        plan = [tokens, *masked_counts(tokens, steps, schedule)]
         assert len(plan) == steps + 1
         assert plan[-1] == 0
         assert all(before > after for before, after in pairwise(plan))
 
 
 def test_the_schedules_differ_in_where_the_tokens_are_drawn():
-    drawn = {name: [a - b for a, b in pairwise([64, *kept(64, 8, name)])] for name in ("linear", "square", "cubic")}
+    drawn = {name: [a - b for a, b in pairwise([64, *masked_counts(64, 8, name)])] for name in ("linear", "square", "cubic")}
     assert drawn["linear"] == [8] * 8
     assert drawn["square"] == [1, 3, 5, 7, 9, 11, 13, 15]  # 64 - (s + 1)² are left
     assert drawn["cubic"][-1] > drawn["square"][-1]

@@ -9,7 +9,7 @@ import sys
 import pytest
 from rich.table import Table
 
-from arinar_lab.output.terminal import Terminal, failed
+from arinar_lab.output.terminal import Terminal, failure_line
 from arinar_lab.output.text import accept_any_letter, csv_text, markdown_line, markdown_row, one_line, printable, say
 
 HOSTILE = "\x1b[2J\x1b]0;title\x07 [red]a[/red] \x9b31m\r\u202e :bomb: seeds=[4, 5]"
@@ -46,7 +46,7 @@ def test_the_terminal_takes_text_literally():
     terminal = Terminal(file=out, width=200, force_terminal=True, color_system="standard")
     table = Table("name", title=HOSTILE)
     table.add_row(HOSTILE)
-    for shown in (HOSTILE, failed(HOSTILE), table):
+    for shown in (HOSTILE, failure_line(HOSTILE), table):
         terminal.print(shown, soft_wrap=True)
     text = out.getvalue()
     assert text.count(r"\x1b[2J\x1b]0;title") == 4 and text.count("[red]a[/red]") == 4 and ":bomb:" in text

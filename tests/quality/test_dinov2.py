@@ -10,7 +10,7 @@ from tiny import tiny
 
 from arinar_lab.errors import ConfigError
 from arinar_lab.quality.dinov2 import LARGE, VisionTransformer, read_dinov2
-from arinar_lab.quality.distances import made_with
+from arinar_lab.quality.distances import extractor_of_reference
 from arinar_lab.quality.extractors import DINOV2, Extractor
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -69,7 +69,7 @@ def test_a_run_is_measured_in_its_features(a_run, monkeypatch, capsys):
     np.savez("some.npz", (images * 15).numpy())
     assert arinar("reference", "some.npz", "--features", "dinov2") == 0
     (path,) = Path("references").glob("some-*.npz")
-    assert made_with(path) == ("dinov2", "dinov2")
+    assert extractor_of_reference(path) == ("dinov2", "dinov2")
     capsys.readouterr()
     assert arinar("evaluate", a_run.path, "--quality", "--reference", path, *few) == 0
     told = capsys.readouterr().out

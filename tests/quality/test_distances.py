@@ -23,21 +23,21 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from torch_fidelity.metric_fid import KEY_METRIC_FID
 
 from arinar_lab.cli import main
-from arinar_lab.config.schema import resolved
+from arinar_lab.config.schema import to_plain
 from arinar_lab.data.image_datasets import ImageFolder
-from arinar_lab.data.latent_cache import Cached
+from arinar_lab.data.latent_cache import LatentCacheSource
 from arinar_lab.data.sources import Source
 from arinar_lab.errors import ConfigError
-from arinar_lab.evaluation.classifier_distance import Images
+from arinar_lab.evaluation.classifier_distance import ByteImages
 from arinar_lab.hardware.memory import OutOfMemory
 from arinar_lab.quality import reference
-from arinar_lab.quality import samples as sampling
+from arinar_lab.quality import samples
 from arinar_lab.quality.distances import Reference, distances, frechet, statistics
 from arinar_lab.quality.extractors import DINOV2, INCEPTION, WEIGHTS, Extractor
-from arinar_lab.quality.image_sets import Collection, collection, of_source
-from arinar_lab.quality.measure import measure_quality, measured
+from arinar_lab.quality.image_sets import ImageSet, open_image_set, image_set_of_source
+from arinar_lab.quality.measure import measure_quality, evaluate_with_reference
 from arinar_lab.quality.reference import make_reference, own_reference, reference_path
-from arinar_lab.quality.samples import sample
+from arinar_lab.quality.samples import write_samples
 from arinar_lab.runs.folder import write_json
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -71,12 +71,12 @@ def write_npz(images, name):
 
 
 def refer(images, name="b", told=QUIET):
-    return make_reference(Collection(images, name), TINY, Path("references"), 20, told)
+    return make_reference(ImageSet(images, name), TINY, Path("references"), 20, told)
 
 
 def test_the_distances_are_those_of_torch_fidelity():
     ours = distances(TINY(A), Reference.read(refer(B), TINY), TINY.distance)
-    expected = theirs(Images(A), Images(B))
+    expected = theirs(ByteImages(A), ByteImages(B))
     assert ours.keys() == {"fd_tiny", "inception_score", "kid_tiny", "precision_tiny", "recall_tiny"}
     assert ours["fd_tiny"] == pytest.approx(expected[KEY_METRIC_FID], rel=1e-6) and ours["fd_tiny"] > 0.1
     assert ours["inception_score"] == pytest.approx(expected["inception_score_mean"])
@@ -87,10 +87,10 @@ def test_the_distances_are_those_of_torch_fidelity():
 @pytest.mark.parametrize("form", ["folder", "npz"])
 def test_images_come_from_a_folder_or_an_npz_alike(form):
     path = write_folder(B, "images") if form == "folder" else write_npz(B, "images.npz")
-    made = make_reference(collection(path), TINY, Path("references"), 20, QUIET)
+    made = make_reference(open_image_set(path), TINY, Path("references"), 20, QUIET)
     ours = frechet(statistics(TINY(A)["features"]), Reference.read(made, TINY).stats)
-    folder = str(path) if form == "folder" else Images(B)
-    assert ours == pytest.approx(theirs(Images(A), folder)[KEY_METRIC_FID], rel=1e-6)
+    folder = str(path) if form == "folder" else ByteImages(B)
+    assert ours == pytest.approx(theirs(ByteImages(A), folder)[KEY_METRIC_FID], rel=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -99,7 +99,7 @@ def test_published_statistics_are_a_reference(dtype):
     stats = statistics(TINY(B)["features"])
     np.savez("stats.npz", mu=stats["mu"].astype(dtype), sigma=stats["sigma"].astype(dtype))
     ours = distances(TINY(A), Reference.read(Path("stats.npz"), TINY), "fd_tiny")
-    assert ours["fd_tiny"] == pytest.approx(theirs(Images(A), Images(B))[KEY_METRIC_FID], rel=1e-6)
+    assert ours["fd_tiny"] == pytest.approx(theirs(ByteImages(A), ByteImages(B))[KEY_METRIC_FID], rel=1e-6)
     assert ours.keys() == {"fd_tiny", "inception_score"}  # the others need features
 
 
@@ -170,19 +170,19 @@ def test_a_reference_is_named_by_data_size_and_extractor():
     path = refer(B)
     changed = B.clone()
     changed[0, 0, 0, 0] += 1
-    others = [Collection(changed, "b"), Collection(B[:49], "b"), Collection(B[..., :11], "b")]
+    others = [ImageSet(changed, "b"), ImageSet(B[:49], "b"), ImageSet(B[..., :11], "b")]
     names = {reference_path(other, TINY, path.parent).name for other in others} | {path.name}
     assert len(names) == 4
-    assert reference_path(Collection(B.clone(), "b"), TINY, path.parent) == path
+    assert reference_path(ImageSet(B.clone(), "b"), TINY, path.parent) == path
     folder = write_folder(B, "images")
-    before = reference_path(collection(folder), TINY, path.parent)
-    assert reference_path(collection(folder), TINY, path.parent) == before
+    before = reference_path(open_image_set(folder), TINY, path.parent)
+    assert reference_path(open_image_set(folder), TINY, path.parent) == before
     Image.fromarray(A[0].permute(1, 2, 0).numpy()).save("images/017.png")
-    assert reference_path(collection(folder), TINY, path.parent) != before
+    assert reference_path(open_image_set(folder), TINY, path.parent) != before
 
 
 def test_a_reference_that_was_stopped_goes_on(monkeypatch):
-    monkeypatch.setattr(reference, "BLOCK", 20)
+    monkeypatch.setattr(reference, "FEATURE_SHARD", 20)
     straight = np.load(refer(B))
 
     def stop(done, total):
@@ -216,18 +216,18 @@ def test_too_large_a_batch_is_told_with_one_that_fits(monkeypatch):
 
 
 def test_a_damaged_block_of_features_is_made_anew(monkeypatch):
-    monkeypatch.setattr(reference, "BLOCK", 16)
+    monkeypatch.setattr(reference, "FEATURE_SHARD", 16)
     folder, asked = Path("parts"), []
 
     def found(i):
         asked.append(len(i))
         return TINY(B[i])
 
-    whole = reference.joined(reference.in_blocks(folder, 50, found, 16, QUIET))["features"]
+    whole = reference.concatenate_shards(reference.compute_in_shards(folder, 50, found, 16, QUIET))["features"]
     block = folder / "00000016-00000031.safetensors"
     block.write_bytes(block.read_bytes()[:100])
     asked.clear()
-    assert torch.equal(reference.joined(reference.in_blocks(folder, 50, found, 16, QUIET))["features"], whole)
+    assert torch.equal(reference.concatenate_shards(reference.compute_in_shards(folder, 50, found, 16, QUIET))["features"], whole)
     assert asked == [16]
 
 
@@ -271,15 +271,15 @@ def test_bad_images_are_told_in_one_line():
     folder = write_folder(B[:3], "images")
     Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save("images/other.png")
     with pytest.raises(ConfigError, match=r"images/other\.png: is 9×9, and the others 12×12"):
-        _ = collection(folder)[torch.arange(4)]
+        _ = open_image_set(folder)[torch.arange(4)]
     Path("images/other.png").write_bytes(b"no image")
     with pytest.raises(ConfigError, match=r"images/other\.png: damaged"):
-        _ = collection(folder)[torch.arange(4)]
+        _ = open_image_set(folder)[torch.arange(4)]
     Path("empty").mkdir()
     np.savez("floats.npz", np.zeros((2, 3, 4, 4)))
     for path, reason in {"empty": "holds no .jpg", "floats.npz": "arr_0 is float64", "nothing": "no such file"}.items():
         with pytest.raises(ConfigError, match=f"^{path}: {reason}"):
-            collection(Path(path))
+            open_image_set(Path(path))
 
 
 # Runs
@@ -289,13 +289,13 @@ def test_bad_images_are_told_in_one_line():
 def digits(a_run):
     """A run of digits, and a reference of their training images."""
     recipe = tiny("evaluation.images=20", "evaluation.batch=8", "evaluation.kid_subset=10")
-    images = Collection(recipe.data().train[0][:300], "digits", 17)
+    images = ImageSet(recipe.data().train[0][:300], "digits", 17)
     return a_run, recipe, Reference.read(make_reference(images, TINY, Path("references"), 64, QUIET), TINY)
 
 
 def test_a_run_is_measured_over_ranges_of_seeds_and_goes_on_where_it_stopped(digits, monkeypatch):
     folder, recipe, against = digits
-    monkeypatch.setattr(reference, "BLOCK", 8)
+    monkeypatch.setattr(reference, "FEATURE_SHARD", 8)
 
     def stop(done, total):
         if done == 2:
@@ -330,11 +330,11 @@ def test_a_recipe_that_names_a_reference_is_compared_with_it_when_it_is_evaluate
     )
     assert tiny("evaluation.reference=null").evaluation_signature == tiny().evaluation_signature
     assert recipe.evaluation_signature != tiny("evaluation.images=20", "evaluation.kid_subset=10").evaluation_signature
-    report = measured(recipe, a_run)
+    report = evaluate_with_reference(recipe, a_run)
     assert report["metrics"]["quality/fd_tiny"] > 0 and report["metrics"]["quality/fd_tiny_floor"] > 0
     assert report["metrics"]["quality/fd_digits"] > 0 and report["fidelity"]["floor_images"] == 20
     assert report.keys() > {"likelihood", "quality", "fidelity"} and report["units"].keys() == report["metrics"].keys()
-    assert a_run.report(recipe) == report == measured(recipe, a_run)
+    assert a_run.report(recipe) == report == evaluate_with_reference(recipe, a_run)
 
 
 def test_a_recipe_with_a_bad_reference_is_refused_before_it_is_trained(a_run, capsys):
@@ -347,7 +347,7 @@ def test_a_recipe_with_a_bad_reference_is_refused_before_it_is_trained(a_run, ca
         ("unknown.npz", 20, "'vgg' is not one of"),
         (good, 16, "16 images give 16 features a covariance of rank 15"),
     ):
-        content = resolved(
+        content = to_plain(
             tiny(f"evaluation.reference={named}", f"evaluation.images={images}", "evaluation.kid_subset=5")
         )
         Path("recipe.yaml").write_text(json.dumps(content))
@@ -388,14 +388,14 @@ def test_the_images_behind_a_cache_are_known_and_a_changed_file_is_seen():
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(A[2 * c + k].permute(1, 2, 0).numpy()).save(folder / f"{k}.png")
     pictures = lambda: ImageFolder(path="images", size=12, classes=2)  # noqa: E731
-    known = of_source(pictures(), "train", "").print
-    assert of_source(pictures(), "train", "other name").print == known
+    known = image_set_of_source(pictures(), "train", "").fingerprint
+    assert image_set_of_source(pictures(), "train", "other name").fingerprint == known
     os.utime("images/train/1/0.png", ns=(1, 1))
-    assert of_source(pictures(), "train", "").print != known
+    assert image_set_of_source(pictures(), "train", "").fingerprint != known
     path = Path("references/any-").with_name(f"any-{reference._signature(known, TINY)}.npz")
     path.parent.mkdir()
     path.touch()
-    cached = Cached.__new__(Cached)
+    cached = LatentCacheSource.__new__(LatentCacheSource)
     cached.about = {"images": known}
     assert own_reference(cached, TINY) == path
     cached.about = {}  # of a cache that is older than this
@@ -404,9 +404,9 @@ def test_the_images_behind_a_cache_are_known_and_a_changed_file_is_seen():
 
 
 def _sampled(folder, recipe, seeds, out, told=QUIET):
-    from arinar_lab.evaluation.evaluate import load
+    from arinar_lab.evaluation.evaluate import load_trained
 
-    sample(recipe, folder, load(recipe, folder), seeds, out, told)
+    write_samples(recipe, folder, load_trained(recipe, folder), seeds, out, told)
     return out
 
 
@@ -421,14 +421,14 @@ def test_a_run_is_measured_without_the_data_it_was_trained_on(digits):
         train = held_out
 
     folder, recipe, against = digits
-    without = replace(recipe, data=replace(recipe.data, maker=Gone))
+    without = replace(recipe, data=replace(recipe.data, factory=Gone))
     metrics = measure_quality(without, folder, against, TINY, 1, QUIET)["metrics"]
     assert metrics["quality/fd_tiny"] > 0 and "quality/fd_tiny_floor" not in metrics
 
 
 def test_too_few_images_and_other_dimensions_are_refused_before_anything_is_drawn(digits, monkeypatch):
     folder, _, against = digits
-    monkeypatch.setattr("arinar_lab.quality.measure.load", lambda *_: pytest.fail("something was drawn"))
+    monkeypatch.setattr("arinar_lab.quality.measure.load_trained", lambda *_: pytest.fail("something was drawn"))
     few = tiny("evaluation.images=16", "evaluation.kid_subset=10")
     with pytest.raises(ConfigError, match=r"^16 images give 16 features .* at least 17"):
         measure_quality(few, folder, against, TINY, 1, QUIET)
@@ -440,8 +440,8 @@ def test_too_few_images_and_other_dimensions_are_refused_before_anything_is_draw
 @pytest.mark.parametrize("form", ["images", "images.npz"])
 def test_sampling_that_was_stopped_ends_with_the_same_set(digits, form, monkeypatch):
     folder, recipe, _ = digits
-    monkeypatch.setattr(reference, "BLOCK", 8)
-    monkeypatch.setattr("arinar_lab.quality.samples.BLOCK", 8)
+    monkeypatch.setattr(reference, "FEATURE_SHARD", 8)
+    monkeypatch.setattr("arinar_lab.quality.samples.PNG_SHARD", 8)
 
     def stop(done, total):
         if done == 1:
@@ -468,8 +468,8 @@ def test_sampling_that_was_stopped_ends_with_the_same_set(digits, form, monkeypa
 
 def _help(folder, recipe, delay):
     """A process that draws slowly."""
-    drawn = sampling.generate
-    sampling.generate = lambda *given: (time.sleep(delay), drawn(*given))[1]
+    drawn = samples.generate_images
+    samples.generate_images = lambda *given: (time.sleep(delay), drawn(*given))[1]
     _sampled(folder, recipe, range(24), Path("two"))
 
 
@@ -482,7 +482,7 @@ def _until(condition):
 
 def test_two_processes_draw_the_images_of_one_and_one_that_is_killed_is_no_loss(digits, monkeypatch):
     folder, recipe, _ = digits
-    monkeypatch.setattr(sampling, "BLOCK", 8)
+    monkeypatch.setattr(samples, "PNG_SHARD", 8)
     one = {file.name: file.read_bytes() for file in _sampled(folder, recipe, range(24), Path("one")).glob("*.png")}
     fork, two = multiprocessing.get_context("fork"), Path("two")
     slow, quick = (fork.Process(target=_help, args=(folder, recipe, delay)) for delay in (60, 0.2))

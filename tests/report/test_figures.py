@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 from reports import BITS, FD, full_report, study, whole, whole_and_full
 
-from arinar_lab.report.density_figures import calibration, samples
+from arinar_lab.report.density_figures import calibration_histograms, sample_grid
 from arinar_lab.report.diagnostic_figures import where_the_bits_go
 from arinar_lab.report.figures import DPI, FIGURES
 from arinar_lab.report.result_figures import against_factor, against_speed
-from arinar_lab.report.style import BLACK, FACET, PALE, facets, looks, paper
+from arinar_lab.report.style import BLACK, FACET, PALE, facets, looks, paper_pyplot
 from arinar_lab.study.collect import collect
 
 HERE = [figure for figure in FIGURES if figure.name != "ranks"]  # which is of studies with budgets, see test_budget.py
@@ -105,7 +105,7 @@ def test_an_arm_without_likelihood_is_drawn_where_it_can(results):
         for name in (BITS, "val/bits_per_dim_at_level"):
             del report["metrics"][name]
     results = replace(results, reports=reports)
-    assert len(calibration(results).get_axes()) == 2
+    assert len(calibration_histograms(results).get_axes()) == 2
     assert "components=2" not in str(where_the_bits_go(results).findobj(plt.Text))
     bits, distance = against_speed(results).axes
     assert _offsets(bits) == 2 and _offsets(distance) == 3
@@ -217,7 +217,7 @@ def test_samples_stand_side_by_side_under_one_seed(results, drawn):
 def test_arms_under_another_sampling_seed_are_not_put_beside():
     reports = {(name, 0): full_report(2.0) for name in ("one", "two")}
     plan = study(reports, seeds=(0,), full=True, axes=None, arms={"one": {}, "two": {"evaluation.seed": 5000}})
-    assert len(samples(collect(plan)).axes) == 1
+    assert len(sample_grid(collect(plan)).axes) == 1
 
 
 # Who can read them
@@ -297,7 +297,7 @@ def test_a_floor_is_drawn_only_beside_a_distance_of_as_many_images(results, draw
 
 
 def test_a_dollar_in_a_name_is_a_letter():
-    with paper():
+    with paper_pyplot():
         figure, ax = plt.subplots()
         ax.plot([0, 1], label="$_$ of $x$")
         ax.set_title("$_$")

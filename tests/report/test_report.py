@@ -8,15 +8,15 @@ import pytest
 from reports import BITS, FD, full_report, report_of, study, whole, whole_and_full
 from tiny import tiny, write_study
 
-from arinar_lab.analysis.comparison import effects
-from arinar_lab.analysis.text import listed, spaced
+from arinar_lab.analysis.comparison import effect_lines
+from arinar_lab.analysis.text import join_names, breakable_name
 from arinar_lab.cli import ablate
-from arinar_lab.cli.ablate import finish
+from arinar_lab.cli.ablate import report_study
 from arinar_lab.errors import ConfigError
 from arinar_lab.output.terminal import Terminal
 from arinar_lab.report.notes import notes
 from arinar_lab.report.report import write_report
-from arinar_lab.report.tables import csv_of, markdown, rows, terminal_table
+from arinar_lab.report.tables import runs_csv, report_markdown, plain_table, terminal_table
 from arinar_lab.runs.folder import write_json
 from arinar_lab.study.collect import collect
 from arinar_lab.study.plan import read_plan
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("alone")
 
 
 def text_of(plan):
-    return markdown(collect(plan))
+    return report_markdown(collect(plan))
 
 
 def lines(text, start):
@@ -36,7 +36,7 @@ def lines(text, start):
 def table(plan):
     """Table of the report: arm → heading → cell."""
     results = collect(plan)
-    headings, body = rows(results, results.columns)
+    headings, body = plain_table(results, results.columns)
     return {row[0]: dict(zip(headings, row, strict=True)) for row in body}
 
 
@@ -102,7 +102,7 @@ def test_a_whole_study_writes_its_files():
     pictures = ["factor.png", "factor.pdf", "speed.png", "speed.pdf"]
     assert paths == [plan.folder / "report" / name for name in texts + pictures]
     assert all(path.is_file() for path in paths)
-    assert (plan.folder / "report" / "table.md").read_text() == markdown(collect(plan))
+    assert (plan.folder / "report" / "table.md").read_text() == report_markdown(collect(plan))
 
 
 def test_each_arm_has_its_mean_and_interval():
@@ -120,7 +120,7 @@ def test_the_baseline_is_marked():
 
 def test_differences_are_paired_by_seed():
     """The spread over seeds is 0.5, and yet a tenth is resolved."""
-    said = effects(collect(study(whole())))
+    said = effect_lines(collect(study(whole())))
     better, same = (line for line in said if "components=2 against" in line and "at Δ" not in line)
     assert better.startswith("bits/dim: components=2 against components=1: -0.099 ± 0.003 (n = 3, spread of 3 arms")
     assert better.endswith("better")
@@ -130,13 +130,13 @@ def test_differences_are_paired_by_seed():
 
 
 def test_worse_is_worse():
-    said = effects(collect(study(whole(), baseline="components=4")))
+    said = effect_lines(collect(study(whole(), baseline="components=4")))
     assert any(line.startswith("bits/dim: components=1 against components=4: +0.19") and line.endswith("worse")
                for line in said)  # fmt: skip
 
 
 def test_the_csv_has_a_row_for_each_run_and_a_column_for_each_metric():
-    read = list(csv.DictReader(csv_of(collect(study(whole_and_full()))).splitlines()))
+    read = list(csv.DictReader(runs_csv(collect(study(whole_and_full()))).splitlines()))
     assert len(read) == 9
     assert read[3]["arm"] == "components=2" and read[3]["inner.head.components"] == "2" and read[3]["seed"] == "0"
     assert float(read[3][BITS]) == pytest.approx(2.4)
@@ -163,7 +163,7 @@ def test_what_is_not_finite_is_in_no_mean_and_is_said(value):
     reports = whole_and_full()
     reports["components=2", 1]["metrics"][BITS] = value
     results = collect(study(reports))
-    (line,) = [line for line in effects(results) if line.startswith("bits/dim: components=2 ")]
+    (line,) = [line for line in effect_lines(results) if line.startswith("bits/dim: components=2 ")]
     assert "nan" not in line and "(n = 2," in line
     assert line.endswith("Caution: components=2 seed 1 is not finite and left out")
     assert any("Not finite, and in no mean: bits/dim of components=2 seed 1." in note for note in notes(results))
@@ -236,28 +236,28 @@ def test_an_unfinished_arm_is_named():
 
 def test_an_unfinished_baseline_leaves_nothing_to_compare_with():
     plan = study({cell: report for cell, report in whole().items() if cell[0] != "components=1"})
-    assert effects(collect(plan)) == []
+    assert effect_lines(collect(plan)) == []
     assert "Missing: components=1 seed 0" in text_of(plan)
 
 
 def test_a_single_seed_resolves_nothing():
     plan = study({cell: report for cell, report in whole().items() if cell[1] == 0})
     assert table(plan)["components=2"]["bits/dim ↓"] == "2.400"
-    said = effects(collect(plan))
+    said = effect_lines(collect(plan))
     assert said and all(line.endswith("(n = 1): one seed resolves nothing") for line in said)
     assert "Nothing may be concluded about arms with fewer than two seeds" in text_of(plan)
 
 
 def test_a_study_of_one_seed_is_told_the_same():
     plan = study({cell: report for cell, report in whole().items() if cell[1] == 0}, seeds=(0,))
-    assert all(line.endswith("one seed resolves nothing") for line in effects(collect(plan)))
+    assert all(line.endswith("one seed resolves nothing") for line in effect_lines(collect(plan)))
     assert "Missing" not in text_of(plan)
 
 
 def test_only_common_seeds_are_compared():
     reports = whole()
     del reports["components=2", 2]
-    said = effects(collect(study(reports)))
+    said = effect_lines(collect(study(reports)))
     assert any("components=2 against" in line and "(n = 2" in line for line in said)
     assert any("components=4 against" in line and "(n = 3" in line for line in said)
 
@@ -267,7 +267,7 @@ def test_a_failed_arm_is_told_with_its_reason_and_status_one(capsys):
     plan = study(reports, seeds=(0, 1))
     for seed in (0, 1):
         plan.cell(plan.arms[2], seed)[0].fail(Diverged("the loss became nan at step 3"))
-    assert finish(plan, Terminal(width=200)) == 1
+    assert report_study(plan, Terminal(width=200)) == 1
     said = capsys.readouterr().out
     assert said.count("Diverged: the loss became nan at step 3") == 4  # in the notes, and at the end with their folders
     assert "Missing: components=4 seed 0, components=4 seed 1" in said
@@ -276,7 +276,7 @@ def test_a_failed_arm_is_told_with_its_reason_and_status_one(capsys):
 
 def test_a_whole_study_has_status_zero_and_shows_where_to_look(capsys):
     plan = study(whole())
-    assert finish(plan, Terminal(width=200)) == 0
+    assert report_study(plan, Terminal(width=200)) == 0
     said = capsys.readouterr().out
     assert "report/report.html" in said and "report/table.md" in said and "make mlflow" in said
     assert "2 figures beside them" in said
@@ -318,12 +318,12 @@ def test_references_are_not_ours():
     cell = table(plan)["scikit-learn GaussianMixture (not ours)"]
     assert (cell["bits/dim ↓"], cell["likelihood"], cell["FD digits ↓"], cell["seeds"]) == ("2.616", "exact", "", "")
     assert "| scikit-learn KernelDensity (not ours) |" in text_of(plan)
-    assert not any("scikit-learn" in line for line in effects(collect(plan)))
+    assert not any("scikit-learn" in line for line in effect_lines(collect(plan)))
 
 
 def test_references_are_fitted_once(monkeypatch):
     plan, calls = study(whole(), references=True), []
-    monkeypatch.setattr(ablate, "references", lambda recipe: calls.append(recipe) or {"an estimator": 2.5})
+    monkeypatch.setattr(ablate, "baseline_bits", lambda recipe: calls.append(recipe) or {"an estimator": 2.5})
     for _ in range(2):
         ablate._measure(plan, Terminal())
     assert len(calls) == 1 and "an estimator (not ours)" in table(plan)
@@ -350,11 +350,11 @@ def test_a_report_without_likelihood_and_origin_is_compared_all_the_same():
     reports = whole()
     for name in ("likelihood", "git"):
         reports["components=2", 1].pop(name)
-    assert effects(collect(study(reports)))
+    assert effect_lines(collect(study(reports)))
 
 
 def test_references_are_asked_for(monkeypatch):
-    monkeypatch.setattr(ablate, "references", lambda _: pytest.fail("nobody asked"))
+    monkeypatch.setattr(ablate, "baseline_bits", lambda _: pytest.fail("nobody asked"))
     ablate._measure(study(whole()), Terminal())
 
 
@@ -442,7 +442,7 @@ def test_what_was_measured_on_other_numbers_of_images_is_said_at_the_difference(
     reports = whole()
     for seed in range(3):
         reports["components=2", seed]["quality"]["images"] = 50
-    said = [line for line in effects(collect(study(reports))) if "Caution" in line]
+    said = [line for line in effect_lines(collect(study(reports))) if "Caution" in line]
     assert [line.split(":")[:2] for line in said] == [["FD digits", " components=2 against components=1"]]
     assert said[0].endswith("Caution: the runs differ in quality.images (100, 50)")
 
@@ -472,19 +472,19 @@ def test_the_terminal_keeps_the_arms_and_as_many_columns_as_fit(capsys, width):
 
 
 def test_a_name_can_be_broken_behind_its_commas():
-    assert spaced("a=1,b=2") == spaced("a=1, b=2") == "a=1, b=2" and spaced("plain") == "plain"
+    assert breakable_name("a=1,b=2") == breakable_name("a=1, b=2") == "a=1, b=2" and breakable_name("plain") == "plain"
 
 
 def test_a_report_of_many_differences_says_their_sum(monkeypatch, capsys):
     monkeypatch.setattr(ablate, "_LINES", 3)
-    finish(study(whole()), Terminal(width=200))
+    report_study(study(whole()), Terminal(width=200))
     said = capsys.readouterr().out
     assert "bits/dim, against the baseline: better: components=2, components=4." in said
     assert "Each difference with its interval: in report.html." in said and "components=2 against" not in said
 
 
 def test_names_with_commas_are_listed_with_semicolons():
-    assert listed(["a", "b"]) == "a, b" and listed(["a=1,b=2", "c"]) == "a=1,b=2; c" and listed([]) == ""
+    assert join_names(["a", "b"]) == "a, b" and join_names(["a=1,b=2", "c"]) == "a=1,b=2; c" and join_names([]) == ""
 
 
 def test_truncation_is_shown_where_there_was_some():
@@ -520,5 +520,5 @@ def test_a_guidance_study_compares_evaluations_of_one_run():
     assert len(list(Path("runs").glob("*"))) == 1
     assert (
         "FD digits: guidance=2.0 against guidance=1.0: +10.00 ± 0.00 (n = 2, df = 1.0, Holm p < 0.001): worse"
-        in effects(collect(plan))
+        in effect_lines(collect(plan))
     )

@@ -16,15 +16,15 @@ from tiny import tiny
 
 from arinar_lab.config.recipe import build
 from arinar_lab.errors import ConfigError
-from arinar_lab.files import atomic as disk
-from arinar_lab.files.atomic import DiskFull, write
-from arinar_lab.files.checksums import digest, remove, seal
-from arinar_lab.runs.checkpoints import newest_checkpoint, room_for
+from arinar_lab.files import atomic
+from arinar_lab.files.atomic import DiskFull, write_atomically
+from arinar_lab.files.checksums import file_digest, remove_sealed, seal
+from arinar_lab.runs.checkpoints import newest_checkpoint, checkpoint_guard
 from arinar_lab.runs.folder import RunFolder
 from arinar_lab.runs.history import read_metrics
 from arinar_lab.training import train as training
 from arinar_lab.training.train import train
-from arinar_lab.training.warm_start import inherited
+from arinar_lab.training.warm_start import matching_weights
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -43,7 +43,7 @@ def saved(*steps):
 def test_the_checksum_is_what_other_programs_compute():
     run = saved(4)
     path = run.checkpoints / "step=4.ckpt"
-    assert digest(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert file_digest(path) == hashlib.sha256(path.read_bytes()).hexdigest()
     found = subprocess.run(["sha256sum", "-c", "step=4.ckpt.sha256"], cwd=run.checkpoints, capture_output=True)
     assert found.returncode == 0
 
@@ -99,12 +99,12 @@ def test_a_checkpoint_in_shards_has_a_checksum_too():
     (path / "shard_1").write_bytes(b"other")
     with pytest.raises(ConfigError):
         newest_checkpoint(run)
-    remove(path)
+    remove_sealed(path)
     assert list(run.checkpoints.iterdir()) == []
 
 
 def test_another_fault_of_the_system_is_told_as_it_is():
-    with pytest.raises(PermissionError), room_for(Path("step=4.ckpt")):
+    with pytest.raises(PermissionError), checkpoint_guard(Path("step=4.ckpt")):
         raise PermissionError(errno.EACCES, "not yours")
 
 
@@ -173,12 +173,12 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(small_disk, monkeypatch):
 
 def test_a_text_is_written_whole_or_not_at_all_on_a_full_disk():
     path = Path("some/report.json")
-    write(path, "before")
+    write_atomically(path, "before")
     with (
         small_files(10),
         pytest.raises(DiskFull, match=r"^some/report.json: the disk is full: .* MB are free") as found,
     ):
-        write(path, "after, and longer than ten bytes")
+        write_atomically(path, "after, and longer than ten bytes")
     assert "\n" not in str(found.value) and "the same command goes on" in str(found.value)
     assert [file.name for file in path.parent.iterdir()] == ["report.json"] and path.read_text() == "before"
 
@@ -208,7 +208,7 @@ def test_the_history_is_rewound_whole_or_not_at_all():
 
 
 def test_what_numpy_says_of_a_full_disk_is_understood():
-    with pytest.raises(DiskFull, match=r"^run: the disk is full"), disk.room_for(Path("run")):
+    with pytest.raises(DiskFull, match=r"^run: the disk is full"), atomic.disk_full_guard(Path("run")):
         raise OSError("1000 requested and 40 written")
 
 
@@ -225,7 +225,7 @@ def test_final_weights_have_a_checksum_and_edited_ones_are_refused(a_run):
     ):
         training.load_weights(a_run.weights, build(tiny()))
     with pytest.raises(ConfigError, match=r"^init_from: [^\n]*final.safetensors: damaged or edited"):
-        inherited(tiny(f"init_from={a_run.path}"), build(tiny()))
+        matching_weights(tiny(f"init_from={a_run.path}"), build(tiny()))
 
 
 def test_final_weights_of_an_older_version_have_no_checksum_and_are_used(a_run):
@@ -250,8 +250,8 @@ def test_what_a_power_cut_must_not_take_is_forced_to_the_disk_before_it_gets_its
         path = Path(f"/proc/self/fd/{number}").resolve()
         done.append((path.name, Path("place/file").exists()))
 
-    monkeypatch.setattr(disk.os, "fsync", note)
-    write(Path("place/file"), "text")
+    monkeypatch.setattr(atomic.os, "fsync", note)
+    write_atomically(Path("place/file"), "text")
     assert [exists for _, exists in done] == [False, True]
     assert done[0][0].startswith(".file") and done[1][0] == "place"
     done.clear()
@@ -261,13 +261,13 @@ def test_what_a_power_cut_must_not_take_is_forced_to_the_disk_before_it_gets_its
 
 
 def test_checkpoints_histories_and_done_are_forced_to_the_disk(monkeypatch):
-    forced, force = [], disk.os.fsync
+    forced, force = [], atomic.os.fsync
 
     def note(number):
         forced.append(Path(f"/proc/self/fd/{number}").resolve().name)
         force(number)
 
-    monkeypatch.setattr(disk.os, "fsync", note)
+    monkeypatch.setattr(atomic.os, "fsync", note)
     run = RunFolder(Path("run"))
     train(tiny("training.steps=4"), run)
     assert {"step=2.draft", "metrics.csv", "config.yaml", "final.draft"} <= set(forced)

@@ -14,7 +14,7 @@ from arinar_lab.errors import ConfigError
 from arinar_lab.runs.folder import RunFolder, read_json
 from arinar_lab.runs.history import read_metrics
 from arinar_lab.study.plan import read_plan
-from arinar_lab.tracking.tracker import remember, views
+from arinar_lab.tracking.tracker import note_view, noted_views
 from arinar_lab.training.train import RunLogger
 
 pytestmark = pytest.mark.usefixtures("alone", "uncounted")
@@ -124,9 +124,9 @@ def test_state_that_is_made_anew_stops_nothing(a_run, content):
     recipe = tiny()
     for name in ("tracking.json", "progress.json"):
         (a_run.path / name).write_text(content)
-    assert views(recipe, a_run) == []
-    remember(recipe, "arm", a_run, "experiment")
-    assert len(views(recipe, a_run)) == 1
+    assert noted_views(recipe, a_run) == []
+    note_view(recipe, "arm", a_run, "experiment")
+    assert len(noted_views(recipe, a_run)) == 1
 
 
 def test_a_study_is_watched_with_a_damaged_progress_file(a_study, a_run):

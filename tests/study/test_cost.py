@@ -9,11 +9,11 @@ from tiny import tiny, write_study
 from arinar_lab import cli
 from arinar_lab.cli import ablate
 from arinar_lab.config.recipe import build
-from arinar_lab.config.schema import resolved
+from arinar_lab.config.schema import to_plain
 from arinar_lab.errors import ConfigError
 from arinar_lab.evaluation.evaluate import count_flops
 from arinar_lab.study import cost
-from arinar_lab.study.cost import Cost, counted, nearest_multiple, probe
+from arinar_lab.study.cost import Cost, format_count, nearest_multiple, probe
 from arinar_lab.study.plan import read_plan
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -40,7 +40,7 @@ def test_missing_data_is_told_in_one_line():
 def test_arms_of_equal_parameters():
     plain, deep = matched(cost="parameters", by="outer.width", tolerance=0.1)
     width = deep.recipe.outer.arguments["width"]
-    assert resolved(plain.recipe) == resolved(tiny()) and plain.matched == ""
+    assert to_plain(plain.recipe) == to_plain(tiny()) and plain.matched == ""
     assert width % 2 == 0 and width < 16 and deep.matched == f"outer.width={width}"
     assert deep.parameters == build(deep.recipe).parameters
     assert abs(deep.parameters / plain.parameters - 1) <= 0.1
@@ -92,7 +92,7 @@ def test_a_dry_run_shows_every_cell_and_writes_nothing(capsys):
     rows = [line for line in said.splitlines() if "│ 0 " in line or "│ 1 " in line]
     assert len(rows) == 6 and sum("shares" in row for row in rows) == 2
     known = probe(tiny(), 1)
-    assert counted(known.image) in rows[0] and counted(known.step) in rows[0] and f"{known.parameters:,}" in rows[0]
+    assert format_count(known.image) in rows[0] and format_count(known.step) in rows[0] and f"{known.parameters:,}" in rows[0]
     assert "4 runs by 2 workers" in said
 
 

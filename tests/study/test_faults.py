@@ -24,18 +24,18 @@ from server import PASSWORD
 from tiny import tiny, write_study
 
 from arinar_lab import cli
-from arinar_lab import pipeline as perform
+from arinar_lab import pipeline
 from arinar_lab.cli import ablate
 from arinar_lab.errors import ConfigError
-from arinar_lab.report.tables import rows
+from arinar_lab.report.tables import plain_table
 from arinar_lab.runs.folder import write_json
-from arinar_lab.study import optuna_storage as storing
-from arinar_lab.study import processes as crew
+from arinar_lab.study import optuna_storage
+from arinar_lab.study import processes
 from arinar_lab.study import worker
 from arinar_lab.study.collect import collect
 from arinar_lab.study.cost import Cost
 from arinar_lab.study.plan import read_plan
-from arinar_lab.study.worker import changes, enqueue, join, open_queue, work
+from arinar_lab.study.worker import changes, enqueue, ensure_queue_filled, open_queue, run_worker
 
 pytestmark = pytest.mark.usefixtures("alone", "uncounted")
 
@@ -128,7 +128,7 @@ def undisturbed(tmp_path_factory):
             patch.setattr("arinar_lab.evaluation.evaluate.peak_memory", lambda *_: 1e6)
             calm = plan_of("calm", seeds=list(plan.seeds))
             enqueue(calm)
-            assert work(calm) == []
+            assert run_worker(calm) == []
             return numbers(calm)
 
     return of
@@ -158,7 +158,7 @@ def test_workers_killed_at_any_moment_change_no_number(queue, kills, seeds, apar
     chance, plan = random.Random(kills), plan_of(seeds=list(range(seeds)))
     expected = undisturbed(plan)  # first, so that no fork imports anything
     enqueue(plan)
-    workers, killed = [fork(work, plan) for _ in range(4)], {}
+    workers, killed = [fork(run_worker, plan) for _ in range(4)], {}
     until(lambda: Path("worker.log").is_file() and "/seed_" in Path("worker.log").read_text())  # a cell is taken
     while len(killed) < kills:
         assert not all(job.done for job in plan.jobs), f"only {len(killed)} kills before the study was done"
@@ -169,14 +169,14 @@ def test_workers_killed_at_any_moment_change_no_number(queue, kills, seeds, apar
             os.waitpid(victim, 0)
             killed[victim] = time.time()
         workers.remove(victim)
-        workers.append(fork(work, plan))
+        workers.append(fork(run_worker, plan))
     assert [ended(child, 300) for child in workers] == [0] * 4
     study = open_queue(plan)
     complete = [t.user_attrs["key"] for t in study.get_trials() if t.state == TrialState.COMPLETE]
     assert sorted(complete) == sorted(job.key for job in plan.jobs)
     assert all(job.done for job in plan.jobs) and trainings(plan) == [1] * len(plan.jobs)
     assert numbers(plan) == expected
-    table = rows(collect(plan), [])[1]
+    table = plain_table(collect(plan), [])[1]
     assert [row[1] for row in table] == [f"{seeds} of {seeds}"] * 3
     seconds = recovery(study, killed)
     with capsys.disabled():
@@ -192,12 +192,12 @@ def test_a_fifth_worker_goes_on_where_two_of_four_were_killed(postgresql, undist
     plan = plan_of(seeds=list(range(6)))
     expected = undisturbed(plan)
     enqueue(plan)
-    four = [fork(work, plan) for _ in range(4)]
+    four = [fork(run_worker, plan) for _ in range(4)]
     until(lambda: sum(job.done for job in plan.jobs) >= 3)
     for child in four[:2]:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-    fifth = fork(work, plan)
+    fifth = fork(run_worker, plan)
     assert [ended(child, 90) for child in (*four[2:], fifth)] == [0, 0, 0]
     complete = [t for t in open_queue(plan).get_trials() if t.state == TrialState.COMPLETE]
     assert sorted(t.user_attrs["key"] for t in complete) == sorted(job.key for job in plan.jobs)
@@ -219,12 +219,12 @@ def test_a_job_whose_workers_always_die_goes_back_three_times(queue, monkeypatch
     monkeypatch.setattr(worker, "run_job", die)
     enqueue(plan)
     for status in (-9, -9, -9, -9, 0):
-        assert ended(fork(lambda: sys.exit(len(work(plan)) != 1)), 60) == status
+        assert ended(fork(lambda: sys.exit(len(run_worker(plan)) != 1)), 60) == status
     lost = [t.user_attrs.get("lost", 0) for t in open_queue(plan).get_trials() if t.user_attrs.get("key") == bad.key]
     assert lost == [0, 1, 2, 3]
     assert (bad.folder.path / "FAILED").read_text().startswith("Lost: its worker died 4 times, the last time as ")
     assert bad.folder.path.joinpath("log.txt").is_file()
-    assert work(plan) == [f"{bad.arm} {bad.key}: its worker died, again and again; see its log"]
+    assert run_worker(plan) == [f"{bad.arm} {bad.key}: its worker died, again and again; see its log"]
 
 
 def test_sigterm_saves_a_checkpoint_and_hands_the_job_back(queue):
@@ -232,7 +232,7 @@ def test_sigterm_saves_a_checkpoint_and_hands_the_job_back(queue):
     plan = plan_of(base=base, axes={"inner.head.components": [1]}, seeds=[0])
     job = plan.jobs[0]
     enqueue(plan)
-    child = fork(work, plan)
+    child = fork(run_worker, plan)
     until((job.folder.path / "progress.json").is_file)
     begun = time.monotonic()
     os.kill(child, signal.SIGTERM)
@@ -252,7 +252,7 @@ def test_sigterm_between_trainings_hands_the_job_back(queue, monkeypatch):
     plan = plan_of(axes={"inner.head.components": [1]}, seeds=[0])
     monkeypatch.setattr(worker, "run_job", lambda *_: Path("begun").touch() or time.sleep(60))
     enqueue(plan)
-    child = fork(work, plan)
+    child = fork(run_worker, plan)
     until(Path("begun").exists)
     os.kill(child, signal.SIGTERM)
     assert ended(child, 10) == 143
@@ -264,7 +264,7 @@ def test_sigterm_between_trainings_hands_the_job_back(queue, monkeypatch):
 
 def test_arms_that_fail_say_why_and_the_study_goes_on(monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    plan, train = plan_of(seeds=[0]), perform.train
+    plan, train = plan_of(seeds=[0]), pipeline.train
     errors = {plan.jobs[0].folder: MemoryError("no room for 3 TB"), plan.jobs[1].folder: KeyError("gone")}
     said = ["MemoryError: no room for 3 TB", "KeyError: 'gone'"]
 
@@ -273,9 +273,9 @@ def test_arms_that_fail_say_why_and_the_study_goes_on(monkeypatch):
             raise errors[folder]
         train(recipe, folder, *rest)
 
-    monkeypatch.setattr(perform, "train", fail)
+    monkeypatch.setattr(pipeline, "train", fail)
     enqueue(plan)
-    assert work(plan) == [f"{job.arm} {job.key}: {why}" for job, why in zip(plan.jobs, said, strict=False)]
+    assert run_worker(plan) == [f"{job.arm} {job.key}: {why}" for job, why in zip(plan.jobs, said, strict=False)]
     assert [job.done for job in plan.jobs] == [False, False, True]
     assert [(job.folder.path / "FAILED").read_text().strip() for job in plan.jobs[:2]] == said
 
@@ -305,7 +305,7 @@ def test_a_server_stopped_and_started_again_costs_nothing(postgresql, undisturbe
     plan = plan_of()
     expected = undisturbed(plan)
     enqueue(plan)
-    workers = [fork(work, plan) for _ in range(2)]
+    workers = [fork(run_worker, plan) for _ in range(2)]
     until(lambda: any(job.done for job in plan.jobs))
     postgresql.stop()
     time.sleep(3)
@@ -396,13 +396,13 @@ def test_workers_are_told_the_address_by_their_environment(forked, monkeypatch):
     monkeypatch.setenv("ARINAR_STORAGE", "")
     monkeypatch.setattr(worker, "run_job", lambda *_: 1.0)
     path, commands = write_study(**{**STUDY, "seeds": [0]}), []
-    start = crew.subprocess.Popen
+    start = processes.subprocess.Popen
 
     def spy(command, **options):
         commands.append((command, options["env"]))
         return start(command, **options)
 
-    monkeypatch.setattr(crew.subprocess, "Popen", spy)
+    monkeypatch.setattr(processes.subprocess, "Popen", spy)
     with pytest.raises(SystemExit):
         cli.main(["ablate", str(path), "storage=sqlite:///topsecret.db", "training.steps=7"])
     for command, environment in commands:
@@ -416,8 +416,8 @@ def test_workers_are_told_the_address_by_their_environment(forked, monkeypatch):
 def test_no_password_is_in_any_file(postgresql, monkeypatch):
     monkeypatch.setenv("ARINAR_STORAGE", postgresql.url())
     plan = plan_of(axes={"inner.head.components": [1]}, seeds=[0])
-    join(plan)
-    work(plan)
+    ensure_queue_filled(plan)
+    run_worker(plan)
     files = [path for path in Path().rglob("*") if path.is_file()]
     assert plan.jobs[0].done and not [path for path in files if PASSWORD.encode() in path.read_bytes()]
 
@@ -429,9 +429,9 @@ def test_what_another_machine_has_finished_is_not_run_again(postgresql, monkeypa
     monkeypatch.setattr(worker, "run_job", lambda job, plan: 1.0)  # its files are on the other machine
     with monkeypatch.context() as other:
         other.setattr(worker.platform, "node", lambda: "elsewhere")
-        assert work(plan) == []
+        assert run_worker(plan) == []
     assert len(enqueue(plan)) == 3  # a machine that shares our files, where none is
-    assert work(plan) == []
+    assert run_worker(plan) == []
     (plan.folder / ".place").write_text("elsewhere")
     with monkeypatch.context() as other:
         other.setattr(worker.platform, "node", lambda: "a third machine")
@@ -467,10 +467,10 @@ def test_a_damaged_cell_is_queued_again(queue, fault, monkeypatch):
 
     monkeypatch.setattr(worker, "run_job", run_job)
     enqueue(plan)
-    assert work(plan) == [] and enqueue(plan) == [] and len(ran) == 3
+    assert run_worker(plan) == [] and enqueue(plan) == [] and len(ran) == 3
     damage(plan.jobs[1], fault)
     assert [job.key for job in enqueue(plan)] == [plan.jobs[1].key]
-    assert work(plan) == [] and enqueue(plan) == [] and ran[3:] == [plan.jobs[1].key]
+    assert run_worker(plan) == [] and enqueue(plan) == [] and ran[3:] == [plan.jobs[1].key]
 
 
 @pytest.mark.slow
@@ -479,10 +479,10 @@ def test_a_damaged_cell_comes_out_the_same(queue, fault, undisturbed):
     plan = plan_of(seeds=[0])
     expected = undisturbed(plan)
     enqueue(plan)
-    assert work(plan) == []
+    assert run_worker(plan) == []
     damage(plan.jobs[1], fault)
     enqueue(plan)
-    assert work(plan) == [] and numbers(plan) == expected
+    assert run_worker(plan) == [] and numbers(plan) == expected
 
 
 def evaluated(recipe, images):
@@ -494,7 +494,7 @@ def test_two_studies_that_begin_at_once_train_an_arm_of_two_names_once():
     plans = [plan_of(axes={}, arms={name: {"inner.head.components": 2}}, **arms) for name in ("one", "other")]
     jobs = [plan.jobs[0] for plan in plans]
     assert jobs[0].folder != jobs[1].folder and jobs[0].key == jobs[1].key
-    first, second = (job.folder.settled(job.recipes[0]) for job in jobs)
+    first, second = (job.folder.claim_name(job.recipes[0]) for job in jobs)
     assert first == second == jobs[0].folder
     assert plans[1].jobs[0].folder == first
 
@@ -502,16 +502,16 @@ def test_two_studies_that_begin_at_once_train_an_arm_of_two_names_once():
 def test_seconds_of_the_heartbeat_are_checked(monkeypatch):
     monkeypatch.setenv("ARINAR_GRACE", "soon")
     with pytest.raises(ConfigError, match="ARINAR_GRACE: 'soon' is not a whole number of seconds"):
-        storing._seconds("ARINAR_GRACE", 300)
+        optuna_storage._seconds("ARINAR_GRACE", 300)
 
 
 def test_a_queue_on_a_full_disk_is_waited_for_and_said(small_disk, capsys):
-    url, filling = storing.address(f"sqlite:///{small_disk}/queue.db", Path()), small_disk / "filling"
-    study = optuna.create_study(storage=storing.storage(url))
+    url, filling = optuna_storage.storage_address(f"sqlite:///{small_disk}/queue.db", Path()), small_disk / "filling"
+    study = optuna.create_study(storage=optuna_storage.open_storage(url))
     with filling.open("wb", buffering=0) as file:
         file.write(b"\0" * shutil.disk_usage(small_disk).free)
     threading.Timer(1.5, filling.unlink).start()
-    storing.patiently(lambda: study.set_user_attr("said", "x" * 1_000_000))
+    optuna_storage.retry_while_unavailable(lambda: study.set_user_attr("said", "x" * 1_000_000))
     told = capsys.readouterr().out
     assert told.count("waiting for it") == 1 and "away" not in told
     assert f"storage: {small_disk}/queue.db: the disk is full, 0.0 MB are free; make room" in told
@@ -561,7 +561,7 @@ def test_a_queue_that_waiting_does_not_mend_is_one_line_at_once(fault, monkeypat
 
 @pytest.mark.slow
 def test_a_study_whose_queue_is_deleted_goes_on_by_itself(forked, undisturbed, monkeypatch, capfd):
-    monkeypatch.setattr(ablate, "attempt", lambda _: Cost(1, 1.0, 1.0, 1.0))
+    monkeypatch.setattr(ablate, "probe_or_reason", lambda _: Cost(1, 1.0, 1.0, 1.0))
     path = write_study(**{**STUDY, "seeds": [0]})
     plan, run_job = read_plan(path), worker.run_job
 
@@ -594,25 +594,25 @@ def test_what_a_server_refuses_is_one_line_at_once(fault, postgresql):
     name = f"faults_{time.time_ns()}"
     act(f"CREATE DATABASE {name}", "DROP ROLE IF EXISTS guest", "CREATE ROLE guest LOGIN SUPERUSER PASSWORD 'guest'")
     url = sqlalchemy.make_url(postgresql.url(name)).set(username="guest", password="guest")
-    study = optuna.create_study(storage=storing.storage(url))
+    study = optuna.create_study(storage=optuna_storage.open_storage(url))
     act("ALTER ROLE guest NOSUPERUSER", "GRANT ALL ON ALL TABLES IN SCHEMA public TO guest", fault, database=name)
     study._storage._backend.engine.dispose()
     begun = time.monotonic()
-    with pytest.raises(storing.Unusable, match=r"guest:\*\*\*@.*the same command goes on") as told:
-        storing.patiently(lambda: study.tell(study.ask(), 1.0))
+    with pytest.raises(optuna_storage.StorageUnusable, match=r"guest:\*\*\*@.*the same command goes on") as told:
+        optuna_storage.retry_while_unavailable(lambda: study.tell(study.ask(), 1.0))
     assert time.monotonic() - begun < 5 and "\n" not in str(told.value)
     act(f"DROP DATABASE {name} WITH (FORCE)", "DROP ROLE guest")
 
 
 def test_a_process_that_is_asked_to_end_in_a_statement_ends(queue):
-    store = storing.storage(storing.address("", Path("queue.db")))
+    store = optuna_storage.open_storage(optuna_storage.storage_address("", Path("queue.db")))
     url = store.engine.url
 
     def leave(*_):
         raise SystemExit(143)
 
     signal.signal(signal.SIGALRM, leave)
-    if storing.shared(url):
+    if optuna_storage.is_shared(url):
         signal.setitimer(signal.ITIMER_REAL, 0.2)
         with pytest.raises(SystemExit), store.engine.connect() as connection:
             connection.exec_driver_sql("SELECT pg_sleep(5)")
@@ -628,7 +628,7 @@ def test_the_server_is_told_how_long_to_keep_a_silent_connection(postgresql, mon
     expected = {"tcp_keepalives_idle": "30", "tcp_keepalives_interval": "10", "tcp_keepalives_count": "3",
                 "lock_timeout": "2min", "statement_timeout": "2min", "idle_in_transaction_session_timeout": "2min",
                 "work_mem": "5MB"}  # fmt: skip
-    store = storing.storage(url)
+    store = optuna_storage.open_storage(url)
     with store.engine.connect() as connection:
         assert {name: connection.exec_driver_sql(f"SHOW {name}").scalar() for name in expected} == expected
         client = connection.connection.driver_connection.info.get_parameters()
@@ -646,19 +646,19 @@ def test_a_frozen_process_keeps_a_servers_lock_for_no_longer_than_its_grace(post
     url = sqlalchemy.make_url(postgresql.url())
 
     def hold():
-        with storing.alone(url, "a lock"):
+        with optuna_storage.shared_lock(url, "a lock"):
             Path("held").touch()
             time.sleep(60)
 
     child = fork(hold)
     until(Path("held").exists)
     time.sleep(5)  # longer than the grace: whoever lives keeps it
-    with pytest.raises(Timeout), storing.alone(url, "a lock", wait=False):
+    with pytest.raises(Timeout), optuna_storage.shared_lock(url, "a lock", wait=False):
         pass
     os.kill(child, signal.SIGSTOP)
     begun = time.monotonic()
     try:
-        with storing.alone(url, "a lock"):
+        with optuna_storage.shared_lock(url, "a lock"):
             assert time.monotonic() - begun < 10
     finally:
         os.kill(child, signal.SIGKILL)
@@ -668,9 +668,9 @@ def test_a_frozen_process_keeps_a_servers_lock_for_no_longer_than_its_grace(post
 def test_a_grace_that_one_late_heartbeat_uses_up_is_refused(monkeypatch):
     monkeypatch.setenv("ARINAR_HEARTBEAT", "200")
     with pytest.raises(ConfigError, match=r"ARINAR_GRACE: 300 s is less than twice ARINAR_HEARTBEAT \(200 s\)"):
-        storing.rhythm()
+        optuna_storage.heartbeat_seconds()
     monkeypatch.setenv("ARINAR_GRACE", "400")
-    assert storing.rhythm() == (200, 400)
+    assert optuna_storage.heartbeat_seconds() == (200, 400)
 
 
 # Two commands, and a file that changes
@@ -682,7 +682,7 @@ def test_two_studies_at_once_work_together(queue, undisturbed):
 
     def command():
         enqueue(plan)
-        work(plan)
+        run_worker(plan)
 
     children = [fork(command), fork(command)]
     assert [ended(child, 90) for child in children] == [0, 0]
@@ -700,10 +700,10 @@ def test_the_second_command_says_that_others_are_at_work(queue, monkeypatch):
 
     monkeypatch.setattr(worker, "run_job", run_job)
     enqueue(plan)
-    child = fork(work, plan)
+    child = fork(run_worker, plan)
     until(Path("begun").exists)
     try:
-        assert worker.at_work(open_queue(plan), plan) == [f"{os.uname().nodename} {child}"]
+        assert worker.active_workers(open_queue(plan), plan) == [f"{os.uname().nodename} {child}"]
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
@@ -723,12 +723,12 @@ def test_a_changed_file_is_told(monkeypatch):
     assert changes(open_queue(new), old) == []
     assert changes(open_queue(new), new) == said
     with pytest.raises(ConfigError, match=r"another version of the study's file \(added: d; removed: c; edited: b;"):
-        work(new)
+        run_worker(new)
     assert ran == []
     enqueue(new)
     with pytest.raises(ConfigError, match="another version"):
-        work(old)
-    work(new)
+        run_worker(old)
+    run_worker(new)
     assert sorted(ran) == ["a", "a", "b", "b", "d", "d"]
     waiting = [t for t in open_queue(new).get_trials() if t.state == TrialState.WAITING]
     assert waiting == []
@@ -746,24 +746,24 @@ def test_a_worker_whose_file_changes_under_it_ends_after_its_run(monkeypatch):
     monkeypatch.setattr(worker, "run_job", run_job)
     enqueue(old)
     with pytest.raises(ConfigError, match="added: b; removed: d"):
-        work(old)
+        run_worker(old)
     assert ran == ["a"]
-    work(new)
+    run_worker(new)
     assert ran == ["a", "d"]
 
 
 def test_a_worker_may_be_the_first_and_adds_nothing_later(monkeypatch):
     plan, ran = plan_of(seeds=[0]), []
     monkeypatch.setattr(worker, "run_job", lambda job, _: ran.append(job.key) or 1.0)
-    join(plan)
-    join(plan)
-    work(plan)
-    join(plan)
-    work(plan)
+    ensure_queue_filled(plan)
+    ensure_queue_filled(plan)
+    run_worker(plan)
+    ensure_queue_filled(plan)
+    run_worker(plan)
     assert sorted(ran) == sorted(job.key for job in plan.jobs)
 
 
 def test_json_of_what_is_asked_for_survives_the_storage():
     plan = plan_of()
     enqueue(plan)
-    assert open_queue(plan).user_attrs["file"] == json.loads(json.dumps(worker.described(plan)))
+    assert open_queue(plan).user_attrs["file"] == json.loads(json.dumps(worker.study_signatures(plan)))

@@ -9,10 +9,10 @@ from command import arinar
 from tiny import EXPERIMENTS, tiny, write_study
 
 from arinar_lab.config.recipe import read_overrides
-from arinar_lab.config.schema import resolved
+from arinar_lab.config.schema import to_plain
 from arinar_lab.errors import ConfigError
 from arinar_lab.study.plan import read_plan, study_name
-from arinar_lab.sweep.dashboard import open_board
+from arinar_lab.sweep.dashboard import open_queue_of_file
 from arinar_lab.sweep.sweep_file import read_sweep
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -37,7 +37,7 @@ def names(plan):
 
 
 def sweep_of(*words, search=SEARCH):
-    Path("base.yaml").write_text(yaml.safe_dump(resolved(tiny())))
+    Path("base.yaml").write_text(yaml.safe_dump(to_plain(tiny())))
     content = {
         "base": "base.yaml",
         "search": search,
@@ -109,7 +109,7 @@ def test_a_list_replaces_the_values_of_a_factor_and_one_value_changes_the_centre
     assert names(plan_of("outer.norm=[none,dyt]", vary=vary)) == ["base", "norm=none", "norm=dyt"]
     plan = plan_of("outer.norm=rms", vary=vary)
     assert names(plan) == ["base", "norm=dyt"]
-    assert resolved(plan.arms[0].recipe) == resolved(tiny("outer.norm=rms"))
+    assert to_plain(plan.arms[0].recipe) == to_plain(tiny("outer.norm=rms"))
 
 
 def test_an_override_that_reaches_no_arm_is_refused_with_a_word_that_works():
@@ -164,7 +164,7 @@ def test_a_baseline_is_an_arm_as_people_write_it(arms, baseline, meant):
 
 def test_a_baseline_may_spell_its_numbers_otherwise():
     Path("study.yaml").write_text("base: base.yaml\naxes: {training.lr: [1e-3, 3e-3]}\nbaseline: lr=3e-3\n")
-    Path("base.yaml").write_text(yaml.safe_dump(resolved(tiny())))
+    Path("base.yaml").write_text(yaml.safe_dump(to_plain(tiny())))
     assert read_plan(Path("study.yaml")).baseline == "lr=0.003"
 
 
@@ -191,8 +191,8 @@ def test_the_dashboard_opens_the_queue_of_the_same_name(monkeypatch):
     plan = read_plan(path, read_overrides([f"{COMPONENTS}=1,16"]))
     plan.folder.mkdir(parents=True)
     (plan.folder / "queue.db").touch()
-    monkeypatch.setattr("arinar_lab.sweep.dashboard.storage", lambda url: url.database)
-    assert Path(open_board(path, [f"{COMPONENTS}=1,16"])) == (plan.folder / "queue.db").resolve()
+    monkeypatch.setattr("arinar_lab.sweep.dashboard.open_storage", lambda url: url.database)
+    assert Path(open_queue_of_file(path, [f"{COMPONENTS}=1,16"])) == (plan.folder / "queue.db").resolve()
 
 
 # Sweeps

@@ -8,9 +8,9 @@ import yaml
 from command import arinar
 from tiny import EXPERIMENTS, tiny, write_study
 
-from arinar_lab.analysis.text import short
+from arinar_lab.analysis.text import short_value
 from arinar_lab.config.recipe import read_overrides
-from arinar_lab.config.schema import resolved
+from arinar_lab.config.schema import to_plain
 from arinar_lab.errors import ConfigError
 from arinar_lab.runs.folder import RunFolder, slug, write_json
 from arinar_lab.study.plan import read_plan, study_name
@@ -97,7 +97,7 @@ def test_one_factor_at_a_time_is_the_base_and_every_single_change():
     plan = plan_of(vary={"outer.norm": ["rms", "dyt"], "inner.head.components": [1, 2]})
     assert [arm.name for arm in plan.arms] == ["base", "norm=rms", "norm=dyt", "components=1", "components=2"]
     assert plan.baseline == "base"
-    assert resolved(plan.arms[0].recipe) == resolved(tiny())
+    assert to_plain(plan.arms[0].recipe) == to_plain(tiny())
     assert [arm.recipe.training_signature for arm in plan.arms[1:]] == [
         tiny(word).training_signature
         for word in ("outer.norm=rms", "outer.norm=dyt", "inner.head.components=1", "inner.head.components=2")
@@ -297,7 +297,7 @@ def test_a_seed_override_is_not_swallowed():
      ({"kind": "gmm"}, "gmm"), (None, "None")],
 )  # fmt: skip
 def test_values_are_short_in_names(value, text):
-    assert short(value) == text
+    assert short_value(value) == text
 
 
 @pytest.mark.parametrize(

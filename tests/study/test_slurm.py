@@ -14,7 +14,7 @@ from command import arinar
 from tiny import tiny, write_study
 
 from arinar_lab.study.plan import read_plan
-from arinar_lab.study.slurm import Options, seconds_of, write_script
+from arinar_lab.study.slurm import Options, parse_time_limit, write_script
 from arinar_lab.study.worker import open_queue
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -188,7 +188,7 @@ def test_what_slurm_would_refuse_is_one_line(capsys, words, said):
     ],
 )
 def test_a_time_limit_is_read_as_sbatch_reads_it(limit, seconds):
-    assert seconds_of(limit) == seconds
+    assert parse_time_limit(limit) == seconds
     assert Options(time=limit).time == limit
 
 

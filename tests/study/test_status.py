@@ -13,11 +13,11 @@ from tiny import tiny, write_study
 
 from arinar_lab import cli
 from arinar_lab.runs.folder import write_json
-from arinar_lab.study import optuna_storage as storage
+from arinar_lab.study import optuna_storage
 from arinar_lab.study import status
 from arinar_lab.study.collect import collect
 from arinar_lab.study.plan import read_plan
-from arinar_lab.study.status import look, recall, remember
+from arinar_lab.study.status import run_statuses, load_cells, save_cells
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -52,7 +52,7 @@ def study():
 
 def test_every_state_is_told(study):
     path, plan = study
-    cells = look(remember(plan, path, []))
+    cells = run_statuses(save_cells(plan, path, []))
     assert [cell.state for cell in cells] == ["done", "running", "failed", "lost", "waiting"]
     running, failed = cells[1], cells[2]
     assert (running.phase, running.step, running.steps) == ("train", 3, 6)
@@ -79,12 +79,12 @@ def test_the_command_tells_people_and_machines(study, capsys):
 
 def test_what_was_written_is_used_until_the_file_changes(study):
     path, plan = study
-    remember(plan, path, [])
-    assert recall(path, [])["name"] == plan.name
-    assert recall(path, ["training.steps=9"]) is None
+    save_cells(plan, path, [])
+    assert load_cells(path, [])["name"] == plan.name
+    assert load_cells(path, ["training.steps=9"]) is None
     later = time.time() + 5
     os.utime(path, (later, later))
-    assert recall(path, []) is None
+    assert load_cells(path, []) is None
 
 
 def test_watching_ends_when_all_is_done(capsys):
@@ -99,7 +99,7 @@ def test_five_hundred_finished_runs_answer_without_torch():
     """In a process of its own: it reads the run folders, and imports neither torch nor Optuna."""
     path = write_study(**STUDY)
     plan = read_plan(path)
-    content = remember(plan, path, [])
+    content = save_cells(plan, path, [])
     content["cells"] = []
     for i in range(500):
         folder = Path(f"runs/{i}-abc/seed_0")
@@ -130,7 +130,7 @@ def test_a_report_that_is_damaged_is_none(content):
     job = plan.jobs[0]
     finish(job)
     (job.folder.evaluation(job.recipes[0]) / "report.json").write_text(content)
-    assert look(remember(plan, path, []))[0].state == "waiting"  # to be evaluated again
+    assert run_statuses(save_cells(plan, path, []))[0].state == "waiting"  # to be evaluated again
     assert not job.done and collect(plan).reports[job.arm] == {}
 
 
@@ -139,7 +139,7 @@ def test_what_is_trained_and_asked_for_another_evaluation_waits():
     begin(plan.jobs[0])
     finish(plan.jobs[0])
     path = write_study(**{**STUDY, "base": tiny("evaluation.images=61")})
-    assert [cell.state for cell in look(remember(read_plan(path), path, []))] == ["waiting"] * 5
+    assert [cell.state for cell in run_statuses(save_cells(read_plan(path), path, []))] == ["waiting"] * 5
 
 
 def test_cells_of_any_study_may_be_damaged(study, capsys):
@@ -158,11 +158,11 @@ def test_a_base_in_another_folder_that_is_edited_is_seen(tmp_path):
     middle = far.with_name("middle.yaml")
     middle.write_text("extends: base.yaml\n")
     path.write_text(path.read_text().replace("base: base.yaml", f"base: {middle}"))
-    remember(read_plan(path), path, [])
-    assert recall(path, []) is not None
+    save_cells(read_plan(path), path, [])
+    assert load_cells(path, []) is not None
     later = time.time() + 5
     os.utime(far, (later, later))
-    assert recall(path, []) is None
+    assert load_cells(path, []) is None
 
 
 def test_a_server_among_the_words_is_asked(study, monkeypatch, capsys):
@@ -173,8 +173,8 @@ def test_a_server_among_the_words_is_asked(study, monkeypatch, capsys):
 
 def test_watching_outlasts_a_server_that_is_restarted(study, monkeypatch):
     path, plan = study
-    monkeypatch.setattr(storage.time, "sleep", lambda _: None)
-    answers = [storage.Silent("storage: does not answer"), {}]
+    monkeypatch.setattr(optuna_storage.time, "sleep", lambda _: None)
+    answers = [optuna_storage.StorageUnavailable("storage: does not answer"), {}]
 
     def queue(_):
         answer = answers.pop(0)
@@ -183,5 +183,5 @@ def test_watching_outlasts_a_server_that_is_restarted(study, monkeypatch):
         return answer
 
     monkeypatch.setattr(status, "_queue", queue)
-    cells = status._look_patiently(remember(plan, path, []), SimpleNamespace())
+    cells = status._look_patiently(save_cells(plan, path, []), SimpleNamespace())
     assert [cell.state for cell in cells] == ["done", "running", "failed", "lost", "waiting"] and answers == []

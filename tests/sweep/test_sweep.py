@@ -22,18 +22,18 @@ from tiny import tiny, write_study
 
 from arinar_lab import cli
 from arinar_lab.config.recipe import read_overrides
-from arinar_lab.config.schema import resolved
+from arinar_lab.config.schema import to_plain
 from arinar_lab.errors import ConfigError
 from arinar_lab.runs.folder import RunFolder, read_json, write_json
 from arinar_lab.study.plan import read_plan
 from arinar_lab.study.worker import enqueue
-from arinar_lab.sweep import front as sweep_front
+from arinar_lab.sweep import front
 from arinar_lab.sweep import trials
-from arinar_lab.sweep.report import importances, markdown, rerun_rows, summaries, trials_csv, volumes
+from arinar_lab.sweep.report import importances, sweep_markdown, rerun_rows, rerun_means, trials_csv, volumes
 from arinar_lab.sweep.space import corners, read_parameters
 from arinar_lab.sweep.sweep_file import read_sweep
-from arinar_lab.sweep.trials import chosen, claim, feasible, finished, front, open_search, repeats, work
-from arinar_lab.training.train import Stopped, train
+from arinar_lab.sweep.trials import chosen_settings, claim_trial, feasible_trials, finished_trials, best_trials, open_search, repeats, run_sweep_worker
+from arinar_lab.training.train import StoppedEarly, train
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -48,7 +48,7 @@ STEPS = {"sampler.steps": {"int": [2, 8], "when": {"outer": "masked"}}}
 
 def write_sweep(base=True, **keys):
     """A sweep file of two trials in the folder the test works in. base: another recipe than the tiny one; None: no base."""
-    Path("base.yaml").write_text(yaml.safe_dump(resolved(tiny() if base is True else base)) if base else "")
+    Path("base.yaml").write_text(yaml.safe_dump(to_plain(tiny() if base is True else base)) if base else "")
     content = {"search": TEMPERATURE, "objectives": [FD], "trials": 2, "seeds": [1], **keys}
     path = Path("sweep.yaml")
     path.write_text(yaml.safe_dump({"base": "base.yaml", **content} if base else content, sort_keys=False))
@@ -69,7 +69,7 @@ class Measured:
             self.asked.append(cell)
             return metrics(cell)
 
-        monkeypatch.setattr(trials, "measure", measure)
+        monkeypatch.setattr(trials, "measure_job", measure)
         monkeypatch.setattr(trials, "rerun", lambda sweep: None)
 
 
@@ -218,27 +218,27 @@ def test_a_sweep_and_an_ablation_of_one_name_are_not_mixed():
 def test_two_objectives_give_a_front_and_its_ends(monkeypatch):
     seen = Measured(monkeypatch, trade_off)
     sweep = sweep_of(objectives=[FD, SPEED], trials=8, constraints={"cost/peak_memory_gb": 0.9})
-    work(sweep)
+    run_sweep_worker(sweep)
     study = open_search(sweep, sweep.targets[0])
     assert len(seen.asked) == 8 and len({c.recipe.sampler.temperature for c in seen.asked}) == 8
-    inside = [t for t in finished(study) if t.params["sampler.temperature"] <= 0.9]
-    assert 0 < len(inside) < 8 and {t.number for t in feasible(study)} == {t.number for t in inside}
+    inside = [t for t in finished_trials(study) if t.params["sampler.temperature"] <= 0.9]
+    assert 0 < len(inside) < 8 and {t.number for t in feasible_trials(study)} == {t.number for t in inside}
     assert (
-        {t.number for t in front(sweep, study)} == {t.number for t in inside} == {t.number for t in study.best_trials}
+        {t.number for t in best_trials(sweep, study)} == {t.number for t in inside} == {t.number for t in study.best_trials}
     )
     temperatures = [t.params["sampler.temperature"] for t in inside]
-    ends = [values["sampler.temperature"] for values in chosen(sweep, study).values()]
+    ends = [values["sampler.temperature"] for values in chosen_settings(sweep, study).values()]
     assert ends == [min(temperatures), max(temperatures)]
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
 def test_a_search_goes_on_as_if_it_had_not_been_stopped(monkeypatch, sampler):
     straight = Measured(monkeypatch, trade_off)
-    work(sweep_of(objectives=[FD, SPEED], trials=8, sampler=sampler))
+    run_sweep_worker(sweep_of(objectives=[FD, SPEED], trials=8, sampler=sampler))
     Path("studies").rename("before")
     resumed = Measured(monkeypatch, trade_off)
     for n in (4, 8, 8):
-        work(sweep_of(objectives=[FD, SPEED], trials=n, sampler=sampler))
+        run_sweep_worker(sweep_of(objectives=[FD, SPEED], trials=n, sampler=sampler))
     if sampler == "nsga2":  # its population depends on the number of trials
         assert len(resumed.asked) == 8
     else:
@@ -249,7 +249,7 @@ def test_tpe_finds_the_best_sooner_than_chance(monkeypatch):
     best = {}
     for sampler in ("tpe", "random"):
         seen = Measured(monkeypatch, lambda c: {"quality/fd_digits": (c.recipe.sampler.temperature - 0.8) ** 2})
-        work(read_sweep(write_sweep(trials=24, sampler=sampler), {"question": sampler}))
+        run_sweep_worker(read_sweep(write_sweep(trials=24, sampler=sampler), {"question": sampler}))
         best[sampler] = min(abs(c.recipe.sampler.temperature - 0.8) for c in seen.asked[12:])
     assert best["tpe"] < best["random"]
 
@@ -263,14 +263,14 @@ def test_what_fails_is_told_and_what_is_not_finite_fails(monkeypatch):
 
     seen = Measured(monkeypatch, measure)
     sweep = sweep_of(trials=3)
-    work(sweep)
-    done = finished(open_search(sweep, sweep.targets[0]))
+    run_sweep_worker(sweep)
+    done = finished_trials(open_search(sweep, sweep.targets[0]))
     assert [t.state for t in done] == [TrialState.FAIL, TrialState.FAIL, TrialState.COMPLETE]
     assert (
         done[0].user_attrs["reason"] == "RuntimeError: out of memory"
         and "not a finite number" in done[1].user_attrs["reason"]
     )
-    work(sweep)
+    run_sweep_worker(sweep)
     assert len(seen.asked) == 3  # failures count as trials
 
 
@@ -279,11 +279,11 @@ def test_no_trial_begins_when_the_hours_are_over(monkeypatch):
     sweep = sweep_of(trials=5, hours=0.5)
     sweep.folder.mkdir(parents=True)
     write_json(sweep.folder / "budget.json", {"seconds": 1799.0})
-    taken = claim(sweep, open_search(sweep, sweep.targets[0]))
+    taken = claim_trial(sweep, open_search(sweep, sweep.targets[0]))
     assert taken is not None
     taken[1].release()
     write_json(sweep.folder / "budget.json", {"seconds": 1801.0})
-    work(sweep)
+    run_sweep_worker(sweep)
     assert len(seen.asked) == 1  # the one that was begun in time, and lost
 
 
@@ -293,13 +293,13 @@ def test_a_lost_trial_is_tried_again_with_its_parameters_three_times(monkeypatch
     study = open_search(sweep, sweep.targets[0])
     tried = []
     for _ in range(3):
-        trial, lock = claim(sweep, study)
+        trial, lock = claim_trial(sweep, study)
         tried.append(sweep.suggest(trial))
-        assert claim(sweep, study) is None  # it runs, and one trial is all there is
+        assert claim_trial(sweep, study) is None  # it runs, and one trial is all there is
         lock.release()  # as when its worker dies
     assert tried == tried[:1] * 3
-    assert claim(sweep, study) is None
-    (over,) = finished(study)
+    assert claim_trial(sweep, study) is None
+    (over,) = finished_trials(study)
     assert over.state == TrialState.FAIL and over.user_attrs["reason"] == "lost its worker 3 times"
 
 
@@ -311,10 +311,10 @@ def test_stopping_the_command_spends_no_try(monkeypatch):
     sweep = sweep_of(trials=1)
     for _ in range(4):
         with pytest.raises(SystemExit):
-            work(sweep)
+            run_sweep_worker(sweep)
     seen = Measured(monkeypatch, trade_off)
-    work(sweep)
-    (done,) = finished(open_search(sweep, sweep.targets[0]))
+    run_sweep_worker(sweep)
+    (done,) = finished_trials(open_search(sweep, sweep.targets[0]))
     assert done.state == TrialState.COMPLETE and len(seen.asked) == 1 and done.user_attrs["tries"] == 1
 
 
@@ -344,11 +344,11 @@ def test_its_status_tells_every_trial_and_then_every_rerun(monkeypatch, capsys):
         return {name: n for name, n in json.loads(capsys.readouterr().out)["states"].items() if n}
 
     assert states() == {"waiting": 3}
-    _, lock = claim(sweep, study)
+    _, lock = claim_trial(sweep, study)
     assert states() == {"running": 1, "waiting": 2}
     lock.release()  # as when its worker dies
     assert states() == {"lost": 1, "waiting": 2}
-    work(sweep)
+    run_sweep_worker(sweep)
     assert states() == {"done": 3, "waiting": 2}  # the best is to be run under two seeds
     (again,) = repeats(sweep)
     study.set_user_attr(again.cells[1].key, {"quality/fd_digits": 1.0})  # told by another machine
@@ -358,7 +358,7 @@ def test_its_status_tells_every_trial_and_then_every_rerun(monkeypatch, capsys):
 def test_a_trial_that_failed_is_told_with_its_reason(monkeypatch, capsys):
     Measured(monkeypatch, lambda cell: {})
     path = write_sweep(trials=1)
-    work(read_sweep(path))
+    run_sweep_worker(read_sweep(path))
     with pytest.raises(SystemExit) as leave:
         cli.main(["status", str(path)])
     assert leave.value.code == 1
@@ -388,7 +388,7 @@ def test_a_worker_that_was_silent_for_too_long_takes_the_next_trial(monkeypatch,
         return trade_off(cell)
 
     Measured(monkeypatch, silent)
-    work(sweep)
+    run_sweep_worker(sweep)
     states = [t.state for t in study.get_trials()]
     assert states == [TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
     assert "metrics" not in study.get_trials()[0].user_attrs
@@ -408,15 +408,15 @@ def test_a_killed_worker_loses_no_trial_and_repeats_no_finished_one(monkeypatch)
     Measured(monkeypatch, slow)
     child = os.fork()
     if child == 0:
-        work(sweep)
+        run_sweep_worker(sweep)
         os._exit(0)
     while not log.exists():
         time.sleep(0.02)
     time.sleep(0.2)  # in the midst of the second
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    work(sweep)
-    done = finished(open_search(sweep, sweep.targets[0]))
+    run_sweep_worker(sweep)
+    done = finished_trials(open_search(sweep, sweep.targets[0]))
     assert [t.state for t in done] == [TrialState.COMPLETE] * 4
     assert Counter(log.read_text().split()) == Counter(sweep.label(t.params) for t in done)
 
@@ -434,7 +434,7 @@ def test_a_training_in_the_worst_quarter_is_stopped_at_that_step(monkeypatch):
     sweep = sweep_of(objectives=[FD, SPEED], early_stopping={"after": 0.4, "worst": 0.25}, trials=9)
     study = open_search(sweep, sweep.targets[0])
     for i, b in enumerate([2.0, 2.1, 2.2, 2.3, 9.0]):
-        trial, lock = claim(sweep, study)
+        trial, lock = claim_trial(sweep, study)
         cell = sweep.trial_cell(sweep.targets[0], sweep.suggest(trial))
         watch = trials._watch(sweep, study, trial, cell)
         assert i == 4 or not watch(2, 99.0)  # too few have finished
@@ -458,13 +458,13 @@ def test_stopping_is_real_saves_time_and_is_no_failure():
     )
     (target,) = sweep.targets
     study = open_search(sweep, target)
-    trial, _ = claim(sweep, study)
+    trial, _ = claim_trial(sweep, study)
     cell = sweep.trial_cell(target, sweep.suggest(trial))
-    with pytest.raises(Stopped) as stopped:
-        trials.measure(sweep, target, cell, lambda step, bits: step >= 5)
+    with pytest.raises(StoppedEarly) as stopped:
+        trials.measure_job(sweep, target, cell, lambda step, bits: step >= 5)
     assert stopped.value.saved > 0 and not cell.folder.done and not (cell.folder.path / "FAILED").exists()
     assert "stopped after 6 steps" in (cell.folder.path / "log.txt").read_text()
-    trials.measure(sweep, target, cell)  # whoever wants its end may have it
+    trials.measure_job(sweep, target, cell)  # whoever wants its end may have it
     assert cell.folder.done
 
 
@@ -476,11 +476,11 @@ def test_the_median_pruner_stops_the_slow_learners():
     study = open_search(sweep, sweep.targets[0])
     for lr in (3e-3, 2e-3, 4e-3, 5e-3, 1e-7, 1e-7):
         study.enqueue_trial({"training.lr": lr})
-    work(sweep)
-    done = finished(study)
+    run_sweep_worker(sweep)
+    done = finished_trials(study)
     assert [t.state for t in done] == [TrialState.COMPLETE] * 4 + [TrialState.PRUNED] * 2
     assert done[4].user_attrs["saved_seconds"] > 0 and done[5].user_attrs["saved_seconds"] == 0  # it is not begun again
-    assert "2 stopped early, 0 failed" in markdown(sweep)
+    assert "2 stopped early, 0 failed" in sweep_markdown(sweep)
 
 
 # From the command to the report
@@ -498,13 +498,13 @@ def test_the_command_searches_reruns_and_reports(forked, uncounted, capsys):
     study = open_search(sweep, sweep.targets[0])
     assert [t.state for t in study.get_trials()] == [TrialState.COMPLETE] * 4
     assert len(list(Path("runs").glob("*/seed_0"))) <= 2  # four trials, one training for each K
-    for t in finished(study):  # what Optuna was told is what the run folder says
+    for t in finished_trials(study):  # what Optuna was told is what the run folder says
         cell = sweep.trial_cell(sweep.targets[0], t.params)
         metrics = cell.folder.report(cell.recipe)["metrics"]
         assert t.values == [metrics["quality/fd_digits"], metrics["speed/images_per_second"]]
     for again in repeats(sweep):
         values = [c.folder.report(c.recipe)["metrics"]["quality/fd_digits"] for c in again.cells.values()]
-        mean = summaries(sweep)[again.target.name, again.name]["quality/fd_digits"].mean
+        mean = rerun_means(sweep)[again.target.name, again.name]["quality/fd_digits"].mean
         assert sorted(again.cells) == [1, 2] and mean == pytest.approx(sum(values) / 2)
     assert set(os.listdir("studies/sweep/report")) >= {
         "table.md",
@@ -536,7 +536,7 @@ def forked_worker(sweep, folder):
     status = 1
     try:
         os.chdir(folder)
-        work(sweep)
+        run_sweep_worker(sweep)
         status = 0
     except SystemExit as leave:
         status = int(leave.code or 0)
@@ -557,7 +557,7 @@ def test_machines_without_common_files_share_a_sweep_on_a_server(server, uncount
         folder.mkdir()
     children = [forked_worker(sweep, folder) for folder in folders]
     assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0]
-    trials_of = finished(study)
+    trials_of = finished_trials(study)
     assert [t.state for t in trials_of] == [TrialState.COMPLETE] * 6
     assert len({t.params["sampler.temperature"] for t in trials_of}) == 6
     runs = [path.parts[-2:] for folder in folders for path in folder.glob("runs/*/seed_[12]")]
@@ -565,7 +565,7 @@ def test_machines_without_common_files_share_a_sweep_on_a_server(server, uncount
     for folder in folders:
         os.chdir(folder)
         assert [(again.name, sorted(again.results)) for again in repeats(sweep)] == [("best quality/fd_digits", [1, 2])]
-        assert "| best quality/fd_digits |" in markdown(sweep) and "2 of 2" in markdown(sweep)
+        assert "| best quality/fd_digits |" in sweep_markdown(sweep) and "2 of 2" in sweep_markdown(sweep)
     assert not list(folders[0].rglob("queue.db"))
 
 
@@ -573,11 +573,11 @@ def test_machines_without_common_files_share_a_sweep_on_a_server(server, uncount
 def test_a_silent_worker_on_a_server_loses_its_trial_to_another(server, monkeypatch):
     sweep = replace(sweep_of(trials=2), name=f"silent_{time.time_ns()}")
     study = open_search(sweep, sweep.targets[0])
-    trial, lock = claim(sweep, study)
+    trial, lock = claim_trial(sweep, study)
     lost = sweep.suggest(trial)
     lock.release()
     seen = Measured(monkeypatch, trade_off)
-    work(sweep)  # waits until the heart of the other has been silent for 3 s
+    run_sweep_worker(sweep)  # waits until the heart of the other has been silent for 3 s
     assert [t.state for t in study.get_trials()].count(TrialState.COMPLETE) == 2
     assert lost["sampler.temperature"] in [cell.recipe.sampler.temperature for cell in seen.asked]
 
@@ -609,7 +609,7 @@ def test_every_arm_of_a_study_is_tuned_and_shown_at_the_shared_setting_too(uncou
             recipe = tiny("training.steps=2", f"inner.head.components={k}", f"seed={seed}")
             train(recipe, RunFolder.of(recipe, f"components={k}"))
     sweep = read_sweep(Path("tune.yaml"))
-    work(sweep)
+    run_sweep_worker(sweep)
     cli_status(["report", "tune.yaml"], 0)
     best = read_json(Path("studies/tune/best.json"))
     assert set(best) == {"components=1", "components=2"}
@@ -637,13 +637,13 @@ def test_the_report_shows_hypervolume_importances_and_every_trial(monkeypatch):
     Measured(monkeypatch, trade_off)
     space = {**TEMPERATURE, "training.ema": {"float": [0.1, 0.9]}}
     sweep = sweep_of(search=space, objectives=[FD, {**FD, "metric": "val/bits_per_dim"}], trials=30)
-    work(sweep)
+    run_sweep_worker(sweep)
     study = open_search(sweep, sweep.targets[0])
     share = importances(study)
     assert sum(share.values()) == pytest.approx(1) and share["sampler.temperature"] > 0.9  # ema decides nothing
-    growth, worst = volumes(sweep, feasible(study))
+    growth, worst = volumes(sweep, feasible_trials(study))
     assert growth == sorted(growth) and growth[0] < growth[-1]
-    temperatures = [t.params["sampler.temperature"] for t in finished(study)]
+    temperatures = [t.params["sampler.temperature"] for t in finished_trials(study)]
     assert worst == [max(temperatures)] * 2 and growth[-1] == pytest.approx(
         (max(temperatures) - min(temperatures)) ** 2
     )
@@ -656,13 +656,13 @@ def test_reruns_and_trials_stand_in_one_front(monkeypatch):
     """A trial is as good as its temperature, and a re-run a tenth worse under one seed: luck that the search chose."""
     Measured(monkeypatch, trade_off)
     sweep = sweep_of(objectives=[FD, SPEED], trials=6, seeds=[1, 2])
-    work(sweep)
-    assert sweep_front.conclusions(sweep) == []  # nothing is re-run yet
+    run_sweep_worker(sweep)
+    assert front.sweep_conclusions(sweep) == []  # nothing is re-run yet
     for again in repeats(sweep):
         for seed, cell in again.cells.items():
             worse = {**trade_off(cell), "quality/fd_digits": trade_off(cell)["quality/fd_digits"] + (seed - 1) / 10}
             open_search(sweep, again.target).set_user_attr(cell.key, worse)
-    said = sweep_front.conclusions(sweep)
+    said = front.sweep_conclusions(sweep)
     assert said[0].startswith(
         "Re-runs: FD digits against images/s: the front of means is best speed/images_per_second (100 %"
     )
@@ -670,20 +670,20 @@ def test_reruns_and_trials_stand_in_one_front(monkeypatch):
     assert said[-1].startswith(
         "Trials and the means of re-runs together: 6 of 8 on the front, re-runs among them: none."
     )
-    assert all(line in markdown(sweep) for line in said)
+    assert all(line in sweep_markdown(sweep) for line in said)
 
     again = repeats(sweep)[0]
     slow = {**again.results[2], "speed/images_per_second": again.results[2]["speed/images_per_second"] / 2}
     open_search(sweep, again.target).set_user_attr(again.cells[2].key, slow)
     why = f"the speeds of one arm differ from seed to seed by more than 30% ({again.name})"
-    assert sweep_front.conclusions(sweep) == [f"Re-runs: FD digits against images/s: no front, for {why}."]
-    assert f"no result. Unreliable speeds: {why}." in markdown(sweep)
+    assert front.sweep_conclusions(sweep) == [f"Re-runs: FD digits against images/s: no front, for {why}."]
+    assert f"no result. Unreliable speeds: {why}." in sweep_markdown(sweep)
 
 
 def test_what_the_search_saw_is_not_in_the_table(monkeypatch):
     Measured(monkeypatch, trade_off)
     sweep = sweep_of(trials=5)
-    work(sweep)
+    run_sweep_worker(sweep)
     headings, body = rerun_rows(sweep)
     assert headings[:3] == ["re-run", "setting", "repeats"] and body[0][2] == "0 of 1" and len(body[0]) == 3
 

@@ -22,9 +22,9 @@ from tiny import write_study
 from arinar_lab import cli
 from arinar_lab.cli.mlflow_sync import _numbers, _tags, send_study
 from arinar_lab.report.report import write_report
-from arinar_lab.report.tables import markdown
+from arinar_lab.report.tables import report_markdown
 from arinar_lab.study.collect import collect
-from arinar_lab.study.optuna_storage import storage
+from arinar_lab.study.optuna_storage import open_storage
 from arinar_lab.sweep import dashboard as optuna_board
 from arinar_lab.tracking import server as dashboard
 from arinar_lab.tracking.connection import tracking_uri
@@ -111,8 +111,8 @@ def test_a_long_note_is_cut_at_a_line_and_says_so(sent, monkeypatch):
     results = collect(sent[0])
     monkeypatch.setattr("arinar_lab.cli.mlflow_sync._NOTE", 1500)
     note = _tags(results, ["components"])["mlflow.note.content"]
-    assert 1000 < len(note) < 1600 < len(markdown(results)) and "The rest stands in table.md" in note
-    assert markdown(results).startswith(note.rpartition("\n\n(")[0] + "\n")
+    assert 1000 < len(note) < 1600 < len(report_markdown(results)) and "The rest stands in table.md" in note
+    assert report_markdown(results).startswith(note.rpartition("\n\n(")[0] + "\n")
 
 
 def test_samples_of_an_arm_are_its_own_artifact(sent):
@@ -189,9 +189,9 @@ def test_the_password_of_a_tracking_server_is_shown_nowhere(alone, monkeypatch, 
     Tracker("study").publish_study([], {})
     told = capsys.readouterr()
     assert leave.value.code == 2 and "http://127.0.0.1:9/mlflow" in told.err and "MLflow: " in told.out
-    for text in (told.out, told.err, dashboard.host(), dashboard.link("7"), Tracker("study").link()):
+    for text in (told.out, told.err, dashboard.server_address(), dashboard.experiment_link("7"), Tracker("study").link()):
         assert "cret" not in text and "top" not in text
-    assert dashboard.link("7").startswith("http://127.0.0.1:9/mlflow/#/experiments/7/runs")
+    assert dashboard.experiment_link("7").startswith("http://127.0.0.1:9/mlflow/#/experiments/7/runs")
 
 
 # optuna-dashboard
@@ -245,7 +245,7 @@ def test_a_queue_that_is_not_there_is_not_made(served, capsys):
 @pytest.fixture
 def port(alone):
     """The port of a dashboard over an empty queue, which is really served."""
-    queue = storage(make_url("sqlite:///queue.db"))
+    queue = open_storage(make_url("sqlite:///queue.db"))
     server = make_server("127.0.0.1", 0, optuna_board.local_only(wsgi(queue)), handler_class=optuna_board._Silent)
     thread = Thread(target=server.serve_forever)
     thread.start()
@@ -280,7 +280,7 @@ def test_the_board_answers_to_pages_of_this_machine_alone(port, host, origin, st
 
 @pytest.mark.parametrize("verb", [["mlflow"], ["dashboard", "study.yaml"]])
 def test_a_port_that_is_taken_is_one_line(tracked, monkeypatch, verb, capsys):
-    monkeypatch.setattr(optuna_board, "open_board", lambda *_: None)
+    monkeypatch.setattr(optuna_board, "open_queue_of_file", lambda *_: None)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

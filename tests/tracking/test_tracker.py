@@ -17,18 +17,18 @@ from command import arinar
 from mlflow import MlflowClient
 from tiny import tiny, write_study
 
-from arinar_lab.cli.ablate import finish
+from arinar_lab.cli.ablate import report_study
 from arinar_lab.cli.mlflow_sync import all_runs, fetch
-from arinar_lab.config.schema import flatten, resolved
-from arinar_lab.evaluation.evaluate import evaluate
-from arinar_lab.pipeline import perform
+from arinar_lab.config.schema import flatten, to_plain
+from arinar_lab.evaluation.evaluate import evaluate_run
+from arinar_lab.pipeline import run_experiment
 from arinar_lab.runs.folder import RunFolder, git_state
 from arinar_lab.runs.history import read_metrics
 from arinar_lab.study.plan import read_plan
 from arinar_lab.tracking import server as dashboard
 from arinar_lab.tracking import tracker as tracking
 from arinar_lab.tracking.connection import PATIENCE, TIMEOUT, tracking_uri
-from arinar_lab.tracking.tracker import Patient, Quiet, Tracker, remember
+from arinar_lab.tracking.tracker import BudgetedClient, Unavailable, Tracker, note_view
 from arinar_lab.training.train import train
 
 LONG = ["training.steps=10"]  # the loss is logged every tenth step
@@ -78,7 +78,7 @@ def test_a_run_lies_below_its_arm(run):
 def test_parameters_of_arm_and_seed_are_the_resolved_recipe(run):
     publish(run)
     arm, seed = only(runs_of("arm")), only(runs_of("seed"))
-    everything = {key: str(value) for key, value in flatten(resolved(tiny())).items()}
+    everything = {key: str(value) for key, value in flatten(to_plain(tiny())).items()}
     assert seed.data.params == {**everything, "arm": "an arm"}
     assert arm.data.params == {key: value for key, value in seed.data.params.items() if key != "seed"}
     assert everything["outer.width"] == "16" and everything["inner.head.components"] == "4"
@@ -125,7 +125,7 @@ def test_a_live_run_and_its_publication_are_one(tracked):
     live = only(runs_of("seed"))
     rows = [(step, value) for step, name, value in read_metrics(folder.path / "metrics.csv") if name == "train/loss"]
     assert history(live, "train/loss") == rows and len(rows) == 1
-    evaluate(recipe, folder)
+    evaluate_run(recipe, folder)
     publish(folder, recipe)
     after = only(runs_of("seed"))
     assert (after.info.run_id, after.info.status) == (live.info.run_id, "FINISHED")
@@ -199,7 +199,7 @@ def test_a_dead_server_never_stops_a_run(alone, capsys):
     folder.path.mkdir()
     tracker.start(recipe, "an arm")
     train(recipe, folder, tracker)
-    evaluate(recipe, folder)
+    evaluate_run(recipe, folder)
     tracker.publish(recipe, "an arm", folder, read_metrics)
     tracker.publish_arm(recipe, "an arm", {"x": 1.0})
     tracker.publish_study([Path("nothing.md")])
@@ -225,7 +225,7 @@ def test_a_store_that_dies_in_mid_run_does_not_stop_it_and_is_sent_the_rest(trac
     train(recipe, folder, tracker)
     assert folder.done and tracker.warned
     assert [step for step, _ in history(only(runs_of("seed")), "train/loss")] == [9]
-    evaluate(recipe, folder)
+    evaluate_run(recipe, folder)
     publish(folder, recipe)
     assert [step for step, _ in history(only(runs_of("seed")), "train/loss")] == [9, 19]
 
@@ -260,7 +260,7 @@ class Slow:
 
 
 def patient(client, patience):
-    result = Patient(patience)
+    result = BudgetedClient(patience)
     result.client = client
     return result
 
@@ -268,7 +268,7 @@ def patient(client, patience):
 def test_a_slow_server_is_asked_until_patience_ends():
     client = patient(Slow(0.05), 0.2)
     begun = time.monotonic()
-    with pytest.raises((Quiet, TimeoutError)):
+    with pytest.raises((Unavailable, TimeoutError)):
         for _ in range(100):
             client.ask()
     assert 4 <= client.client.calls <= 6 and time.monotonic() - begun < 0.2 + 0.05 + 0.2
@@ -286,7 +286,7 @@ def test_after_a_failure_there_is_quiet_for_a_while(monkeypatch):
     with pytest.raises(ConnectionError):
         client.ask()
     for _ in range(3):
-        with pytest.raises(Quiet):
+        with pytest.raises(Unavailable):
             client.ask()
     assert client.client.calls == 1
     client.quiet_until = time.monotonic()
@@ -360,7 +360,7 @@ def test_no_call_lasts_longer_than_may_be_waited(place, a_run, monkeypatch, caps
         tracker.finish()
         assert 1 <= tracker._client.spent < 2.5 and time.monotonic() - begun < 5
         assert "MLflow: does not answer within " in capsys.readouterr().out
-        remember(tiny(), "an arm", a_run, "a study")
+        note_view(tiny(), "an arm", a_run, "a study")
         begun = time.monotonic()
         assert arinar("sync", a_run.path) == 1
         assert arinar("mlflow") == 2
@@ -419,7 +419,7 @@ def test_a_server_that_stops_in_mid_run_and_comes_back_is_sent_the_rest(alone, e
 
         with monkeypatch.context() as patch:
             patch.setattr(Tracker, "log", stop_after_step_10)
-            perform([recipe], folder, "a study", "an arm")
+            run_experiment([recipe], folder, "a study", "an arm")
         assert process.poll() is not None and folder.done and folder.report(recipe)
         assert arinar("sync", folder.path) == 1
         assert f"not sent: {folder.path}" in capsys.readouterr().out
@@ -465,7 +465,7 @@ def test_unsent_runs_are_named_at_the_end_of_a_study(a_run, capsys):
     from arinar_lab.output.terminal import Terminal
 
     plan = read_plan(write_study(arms={"plain": {}}, seeds=[0]))
-    assert finish(plan, Terminal(width=200)) == 0
+    assert report_study(plan, Terminal(width=200)) == 0
     assert f"not sent to MLflow (arinar sync {a_run.path})" in capsys.readouterr().out
     assert all_runs() == [a_run.path]
     assert arinar("sync") == 1

@@ -14,13 +14,13 @@ from tiny import logged, tiny
 
 from arinar_lab.config.recipe import Machine, build
 from arinar_lab.errors import ConfigError
-from arinar_lab.evaluation.evaluate import generate
+from arinar_lab.evaluation.evaluate import generate_images
 from arinar_lab.model import density
-from arinar_lab.model.heads.shapes import MixtureRow
+from arinar_lab.model.heads.shapes import Mixture1D
 from arinar_lab.model.noise import Noise
 from arinar_lab.runs.folder import RunFolder
-from arinar_lab.training import block_transforms as economy
-from arinar_lab.training.block_transforms import quick_draws
+from arinar_lab.training import block_transforms
+from arinar_lab.training.block_transforms import compiled_draws
 from arinar_lab.training.train import train
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -65,7 +65,7 @@ def gradients(recipe, machine):
     """Of one training loss, with dropout."""
     experiment = build(recipe)
     model = experiment.model.train()
-    economy.economise(model, machine, CPU, pytest.fail)
+    block_transforms.transform_blocks(model, machine, CPU, pytest.fail)
     torch.manual_seed(0)
     index = torch.arange(16)
     images, y = (part[index] for part in experiment.source.train)
@@ -103,10 +103,10 @@ def test_compiled_blocks_give_the_gradients_of_the_others():
 @pytest.fixture
 def asked_anew():
     """Whether something can be compiled is asked once in a process: here again, and afterwards."""
-    for function in (economy._obstacle, density._compiled):
+    for function in (block_transforms._obstacle, density._compiled):
         function.cache_clear()
     yield
-    for function in (economy._obstacle, density._compiled):
+    for function in (block_transforms._obstacle, density._compiled):
         function.cache_clear()
 
 
@@ -121,7 +121,7 @@ def test_compiled_draws_are_the_others_but_for_rounding(head):
         recipe = tiny(f"inner.head={head}", "sampler={guidance: 3, schedule: linear}", f"machine.compile={compiled}")
         experiment = build(recipe)
         laws.randomise(experiment.model, 0.05)
-        with quick_draws(recipe.machine, CPU):
+        with compiled_draws(recipe.machine, CPU):
             noise = Noise.of(torch.arange(12), "sample")
             drawn.append(experiment.model.generate(torch.arange(12) % 10, noise, recipe.sampler)[0])
     off = (drawn[0] - drawn[1]).abs()
@@ -131,8 +131,8 @@ def test_compiled_draws_are_the_others_but_for_rounding(head):
 @pytest.mark.parametrize("spread", [1.0, 0.1])
 def test_a_guided_draw_is_one_graph_and_the_same_numbers(spread, monkeypatch):
     """Nothing in it waits for numbers, whether the null is wide or so narrow that the product is cut."""
-    mean, log_std = laws.numbers(9, 4), laws.numbers(9, 4) / 4
-    p, q = (MixtureRow(mean * s, log_std + math.log(s), torch.full((9, 4), -math.log(4.0))) for s in (1.0, spread))
+    mean, log_std = laws.normal_numbers(9, 4), laws.normal_numbers(9, 4) / 4
+    p, q = (Mixture1D(mean * s, log_std + math.log(s), torch.full((9, 4), -math.log(4.0))) for s in (1.0, spread))
     u = Noise.of(torch.arange(9)).uniform(1).squeeze(-1)
     expected = density.invert(p, q, 3.0, u)
     assert bool(expected[1].all()) == (spread < 1)
@@ -150,7 +150,7 @@ def test_guided_features_alone_are_drawn_by_what_was_compiled(monkeypatch):
         recipe = tiny("machine.compile=true", "sampler.guidance=2", *words)
         calls.clear()
         with torch.no_grad():
-            generate(recipe, build(recipe), torch.arange(2), torch.arange(2))
+            generate_images(recipe, build(recipe), torch.arange(2), torch.arange(2))
         assert [n for n in calls if n == 4] == [4] * count
 
 
@@ -161,8 +161,8 @@ def test_without_a_compiler_drawing_goes_on_and_says_so(monkeypatch):
     with pytest.warns(
         UserWarning, match=r"machine.compile: nothing can be compiled for cpu here .* drawing goes on without"
     ):
-        ours = generate(recipe, build(recipe), torch.arange(2), torch.arange(2))[0]
-    assert torch.equal(ours, generate(plain, build(plain), torch.arange(2), torch.arange(2))[0])
+        ours = generate_images(recipe, build(recipe), torch.arange(2), torch.arange(2))[0]
+    assert torch.equal(ours, generate_images(plain, build(plain), torch.arange(2), torch.arange(2))[0])
 
 
 @pytest.mark.usefixtures("asked_anew")

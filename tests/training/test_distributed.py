@@ -21,13 +21,13 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from safetensors.torch import load_file
 from tiny import logged, tiny, write_study
 
-from arinar_lab.config.schema import resolved
-from arinar_lab.data.loader import Items, ResumableLoader
+from arinar_lab.config.schema import to_plain
+from arinar_lab.data.loader import BatchDataset, ResumableLoader
 from arinar_lab.errors import ConfigError
-from arinar_lab.pipeline import perform
+from arinar_lab.pipeline import run_experiment
 from arinar_lab.runs.folder import RunFolder, read_json
 from arinar_lab.study.plan import read_plan
-from arinar_lab.training.distributed import check_share, follows
+from arinar_lab.training.distributed import check_share, is_follower as follows
 from arinar_lab.training.train import Saver, train
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -171,8 +171,8 @@ def test_a_sharded_run_resumes_on_shards_and_on_one_process(one):
 
 def test_shards_are_the_global_batches_dealt_out_in_turn():
     part = (torch.arange(100), torch.zeros(100))
-    one = ResumableLoader(Items(part), 16, 3)
-    ranks = [ResumableLoader(Items(part), 16, 3, (rank, 4)) for rank in range(4)]
+    one = ResumableLoader(BatchDataset(part), 16, 3)
+    ranks = [ResumableLoader(BatchDataset(part), 16, 3, (rank, 4)) for rank in range(4)]
     for _ in range(2):  # epochs
         whole, shares = [batch[2] for batch in one], [[batch[2] for batch in loader] for loader in ranks]
         assert len(whole) == 6 and all(len(share) == 6 for share in shares)
@@ -202,7 +202,7 @@ def launched(monkeypatch, variables):
 def test_a_run_of_one_process_ignores_the_variables_of_launchers(monkeypatch, variables, strategy):
     launched(monkeypatch, variables)
     recipe = tiny("training.steps=2", f"machine.strategy={strategy}", "evaluation.images=20")
-    (report,) = perform([recipe], RunFolder.of(recipe, "tiny"), "tiny", "tiny")
+    (report,) = run_experiment([recipe], RunFolder.of(recipe, "tiny"), "tiny", "tiny")
     folder = RunFolder.of(recipe, "tiny")
     assert folder.done and folder.report(recipe) == report
     assert (folder.path / "config.yaml").is_file() and logged(folder)
@@ -298,7 +298,7 @@ def test_torchrun_and_the_recipe_must_agree(monkeypatch, here, all_, nodes):
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_torchrun_starts_the_processes(strategy):
     """They write one run, and the first evaluates it."""
-    Path("recipe.yaml").write_text(yaml.safe_dump(resolved(tiny("training.steps=4", f"machine.strategy={strategy}"))))
+    Path("recipe.yaml").write_text(yaml.safe_dump(to_plain(tiny("training.steps=4", f"machine.strategy={strategy}"))))
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "arinar_lab"]
     command = [*words, "train", "recipe.yaml", "machine.devices=2"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=400)

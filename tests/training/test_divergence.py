@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from arinar_lab.model.arinar import Arinar
 from arinar_lab.runs.folder import RunFolder
-from arinar_lab.training.divergence import Diverged, Finite
+from arinar_lab.training.divergence import Diverged, FiniteCheck
 from arinar_lab.training.train import train
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -54,7 +54,7 @@ def test_no_step_waits_but_where_metrics_are_due(monkeypatch):
 
 
 def test_the_first_number_that_is_not_finite_is_remembered():
-    series = Finite()
+    series = FiniteCheck()
     assert series.fault() is None
     for loss, norm in [(1.0, 2.0), (3.0, 4.0), (5.0, float("inf")), (float("nan"), 1.0), (1.0, 1.0)]:
         series.see(torch.tensor(loss), torch.tensor(norm))

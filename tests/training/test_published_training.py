@@ -20,14 +20,14 @@ from safetensors.torch import load_file, save_file
 from tiny import EXPERIMENTS
 from torch import Tensor
 
-from arinar_lab.config.recipe import build, merge, parse, read_overrides, read_recipe
+from arinar_lab.config.recipe import build, merge, parse_recipe, read_overrides, read_recipe
 from arinar_lab.data import loader
 from arinar_lab.model.layers import Block
 from arinar_lab.model.noise import Noise
-from arinar_lab.model.pretrained.names import names, translate
+from arinar_lab.model.pretrained.names import parameter_names, translate_state
 from arinar_lab.runs.folder import RunFolder
 from arinar_lab.training import module as lightning_module
-from arinar_lab.training import train as training
+from arinar_lab.training import train
 
 DATA = Path(__file__).parents[1] / "data"
 STEPS = 20
@@ -101,7 +101,7 @@ def train_as_recorded(monkeypatch, record: dict[str, Tensor], start: dict[str, T
     save_file(items, "data/train.safetensors")
     save_file({name: value[:8].clone() for name, value in items.items()}, "data/held_out.safetensors")
     watched, known = Watched(), {}
-    make_trainer = training._trainer
+    make_trainer = train._trainer
 
     def make_watched(*words):
         trainer = make_trainer(*words)
@@ -109,8 +109,8 @@ def train_as_recorded(monkeypatch, record: dict[str, Tensor], start: dict[str, T
         return trainer
 
     def start_as_released(recipe, experiment):
-        experiment.model.load_state_dict(translate(start, experiment.model))
-        known.update(names(experiment.model))
+        experiment.model.load_state_dict(translate_state(start, experiment.model))
+        known.update(parameter_names(experiment.model))
         return []
 
     class Drawn(Noise):
@@ -118,13 +118,13 @@ def train_as_recorded(monkeypatch, record: dict[str, Tensor], start: dict[str, T
         def of(cls, seeds, stream=""):
             return Recorded(record, (), seeds) if stream == "train" else Noise.of(seeds, stream)
 
-    monkeypatch.setattr(training, "_trainer", make_watched)
-    monkeypatch.setattr(training, "take_over", start_as_released)
+    monkeypatch.setattr(train, "_trainer", make_watched)
+    monkeypatch.setattr(train, "load_initial_weights", start_as_released)
     monkeypatch.setattr(lightning_module, "Noise", Drawn)
-    monkeypatch.setattr(loader.Order, "of_all", lambda self: record["batch_indices"].flatten()[self.start : self.end])
+    monkeypatch.setattr(loader.EpochOrder, "of_all", lambda self: record["batch_indices"].flatten()[self.start : self.end])
     preset = read_recipe(EXPERIMENTS / "imagenet256_arinar_b.yaml")
     folder = RunFolder(Path("run"))
-    training.train(parse(merge(preset, read_overrides([*SMALL, *overrides]))), folder)
+    train.train(parse_recipe(merge(preset, read_overrides([*SMALL, *overrides]))), folder)
     averaged = {name.removeprefix("model."): value for name, value in load_file(folder.weights).items()}
     return watched, averaged, known
 
@@ -169,7 +169,7 @@ def test_twenty_steps_are_those_of_the_released_loop(monkeypatch, case):
 
 
 def preset(name: str):
-    return parse(read_recipe(EXPERIMENTS / f"imagenet256_{name}.yaml"))
+    return parse_recipe(read_recipe(EXPERIMENTS / f"imagenet256_{name}.yaml"))
 
 
 PINNED = {  # batch, peak, steps, warm-up, schedule, decay, clip, average
@@ -204,8 +204,8 @@ def test_what_decays_is_what_the_release_lets_decay(name):
     axes = {key: len([n for n in shape.strip("()").split(",") if n]) for key, shape, *_ in rows}
     released = {key for key, n in axes.items() if n > 1 and not key.endswith(".bias")}
     released -= {key for key in released if key.startswith(HEADS[name])}
-    decay, keep = lightning_module.decayed(model, recipe.training.weight_decay_on)
-    known, ours = names(model), dict(model.named_parameters())
+    decay, keep = lightning_module.decay_groups(model, recipe.training.weight_decay_on)
+    known, ours = parameter_names(model), dict(model.named_parameters())
     assert {id(p) for p in decay} == {id(ours[known[key]]) for key in released}
     assert len(decay) + len(keep) == len(ours)
     assert sum(p.numel() for p in decay) == DECAYING[name]
@@ -231,10 +231,10 @@ def test_initial_weights_have_the_released_scales():
     """Of each tensor, its deviation, within what chance does to so many numbers; and biases are zero."""
     start = load("arinar_train_start")
     overrides = ["training.initialisation=published", *SMALL]
-    recipe = parse(merge(read_recipe(EXPERIMENTS / "imagenet256_arinar_b.yaml"), read_overrides(overrides)))
+    recipe = parse_recipe(merge(read_recipe(EXPERIMENTS / "imagenet256_arinar_b.yaml"), read_overrides(overrides)))
     model = build(recipe).model
     ours = dict(model.named_parameters())
-    for published, name in names(model).items():
+    for published, name in parameter_names(model).items():
         theirs, mine = start[published].flatten().double(), ours[name].detach().flatten().double()
         if "ada_lin" in published and published.endswith("weight"):  # gates are not of the scale of the others
             third = len(mine) // 3
@@ -244,7 +244,7 @@ def test_initial_weights_have_the_released_scales():
 
 
 def test_mar_heads_start_their_time_embedding_as_released():
-    recipe = parse(
+    recipe = parse_recipe(
         merge(read_recipe(EXPERIMENTS / "imagenet256_mar_b.yaml"), read_overrides([*SMALL, "inner.depth=1"]))
     )
     network = build(recipe).model.inner.network

@@ -11,7 +11,7 @@ from tiny import tiny
 from torch.utils.flop_counter import FlopCounterMode
 
 from arinar_lab.config.recipe import build
-from arinar_lab.hardware.precision import rate
+from arinar_lab.hardware.precision import matmul_flops
 from arinar_lab.model.noise import Noise
 from arinar_lab.runs.folder import RunFolder
 from arinar_lab.runs.history import read_metrics
@@ -62,7 +62,7 @@ def test_counting_draws_nothing_from_the_global_generator():
     module, batch = made("outer.dropout=0.5")
     before = torch.get_rng_state()
     flops_of_an_image(module.train(), batch)
-    rate(torch.device("cpu"), "float32")
+    matmul_flops(torch.device("cpu"), "float32")
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -81,7 +81,7 @@ def test_throughput_is_logged_with_the_metrics():
 def test_images_a_second_leave_out_what_is_no_training(monkeypatch):
     """Ten steps of 32 images take ten seconds here; the five of a checkpoint and a validation are not counted."""
     now = [100.0]
-    monkeypatch.setattr(throughput, "clock", lambda device: now[0])
+    monkeypatch.setattr(throughput, "synchronised_time", lambda device: now[0])
     monkeypatch.setattr(throughput.time, "perf_counter", lambda: now[0])
     watch, module = Throughput(tiny(), 10), SimpleNamespace(device=torch.device("cpu"), log=lambda *_, **__: None)
     watch._begin(module.device, 10)

@@ -16,19 +16,19 @@ from tiny import logged, tiny
 from torch import nn
 
 from arinar_lab.config.recipe import Training, build
-from arinar_lab.data.loader import Items, ResumableLoader
+from arinar_lab.data.loader import BatchDataset, ResumableLoader
 from arinar_lab.errors import ConfigError
-from arinar_lab.evaluation.evaluate import load
+from arinar_lab.evaluation.evaluate import load_trained
 from arinar_lab.files.checksums import save_tensors, seal
-from arinar_lab.hardware.device import use_processor
-from arinar_lab.model.layers import Vectors
-from arinar_lab.runs.checkpoints import by_age, newest_checkpoint
+from arinar_lab.hardware.device import configure_cpu
+from arinar_lab.model.layers import LearnedVectors
+from arinar_lab.runs.checkpoints import newest_first, newest_checkpoint
 from arinar_lab.runs.folder import RunFolder, read_json
 from arinar_lab.runs.history import read_metrics
 from arinar_lab.training import train as training
 from arinar_lab.training.divergence import Diverged
-from arinar_lab.training.ema import Averaging
-from arinar_lab.training.module import ArinarModule, decayed, rate
+from arinar_lab.training.ema import EMA
+from arinar_lab.training.module import ArinarModule, decay_groups, learning_rate_factor
 from arinar_lab.training.train import load_weights, train
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -274,7 +274,7 @@ def test_a_resumed_run_does_only_what_is_left(straight, monkeypatch):
 def test_seconds_of_training_add_up_over_stops(straight):
     _, moments = straight
     shutil.copytree(moments / "after step 20", "run")
-    path = by_age(Path("run/checkpoints"))[0]
+    path = newest_first(Path("run/checkpoints"))[0]
     checkpoint = torch.load(path, weights_only=True)
     checkpoint["callbacks"]["Resume"]["seconds"] = 1000.0
     torch.save(checkpoint, "draft")
@@ -377,7 +377,7 @@ class Keep(Callback):
     """Keeps what the weights and their averages are after the last step."""
 
     def on_train_batch_end(self, trainer, module, *_):
-        averaging = next(c for c in trainer.callbacks if isinstance(c, Averaging))
+        averaging = next(c for c in trainer.callbacks if isinstance(c, EMA))
         self.raw = {name: value.clone() for name, value in module.state_dict().items()}
         self.averaged = self.raw | {name: value.clone() for name, value in averaging.averages.items()}
 
@@ -409,7 +409,7 @@ def test_buffers_of_the_averaged_weights_are_the_models():
 
 
 def test_weights_survive_the_way_to_disk_and_back(short):
-    a, b = load(tiny(), short), build(tiny())
+    a, b = load_trained(tiny(), short), build(tiny())
     load_weights(short.weights, b)
     for module, other in ((a.model, b.model), (a.codec, b.codec)):
         assert all(torch.equal(v, other.state_dict()[k]) for k, v in module.state_dict().items())
@@ -450,9 +450,9 @@ def test_weights_of_another_model_are_told_in_one_line(short):
 
 def test_matrices_decay_and_nothing_else_does():
     model = build(tiny("inner.head={kind: fixed_gaussian, learned: true}", "inner.norm=dyt")).model
-    decay, keep = decayed(model)
+    decay, keep = decay_groups(model)
     linear = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
-    vectors = {id(m.weight) for m in model.modules() if isinstance(m, Vectors)}
+    vectors = {id(m.weight) for m in model.modules() if isinstance(m, LearnedVectors)}
     assert {id(p) for p in decay} == linear
     assert vectors <= {id(p) for p in keep} and id(model.inner.head.log_std) in {id(p) for p in keep}
     assert all(p.dim() < 2 or id(p) in vectors or p is model.inner.head.log_std for p in keep)
@@ -462,7 +462,7 @@ def test_what_decays_can_be_all_matrices_or_those_outside_the_inner_model():
     model = build(tiny()).model
     matrices = {name for name, p in model.named_parameters() if p.dim() > 1}
     names = {id(p): name for name, p in model.named_parameters()}
-    decay = {on: {names[id(p)] for p in decayed(model, on)[0]} for on in ("all", "outer")}
+    decay = {on: {names[id(p)] for p in decay_groups(model, on)[0]} for on in ("all", "outer")}
     assert decay["all"] == matrices and any("positions" in name for name in matrices)
     assert decay["outer"] == {name for name in matrices if not name.startswith("inner.")}
 
@@ -472,7 +472,7 @@ def test_what_decays_is_asked_of_the_recipe(on):
     recipe = tiny(f"training.weight_decay_on={on}")
     module = ArinarModule(build(recipe), recipe.training, 0)
     decay, _ = module.configure_optimizers()["optimizer"].param_groups
-    assert [id(p) for p in decay["params"]] == [id(p) for p in decayed(module.model, on)[0]]
+    assert [id(p) for p in decay["params"]] == [id(p) for p in decay_groups(module.model, on)[0]]
 
 
 def test_every_trained_parameter_is_in_one_group():
@@ -487,22 +487,22 @@ def test_every_trained_parameter_is_in_one_group():
 
 def test_the_learning_rate_rises_linearly_then_falls_by_a_cosine():
     o = Training(steps=100, warmup=10)
-    assert [rate(step, o) for step in (0, 4, 9, 10)] == pytest.approx([0.1, 0.5, 1.0, 1.0])
-    assert rate(55, o) == pytest.approx(0.5)
-    assert rate(32, o) == pytest.approx(0.5 * (1 + math.cos(math.pi * 22 / 90)))
-    assert rate(100, o) == pytest.approx(0.0) and rate(120, o) == pytest.approx(0.0)
+    assert [learning_rate_factor(step, o) for step in (0, 4, 9, 10)] == pytest.approx([0.1, 0.5, 1.0, 1.0])
+    assert learning_rate_factor(55, o) == pytest.approx(0.5)
+    assert learning_rate_factor(32, o) == pytest.approx(0.5 * (1 + math.cos(math.pi * 22 / 90)))
+    assert learning_rate_factor(100, o) == pytest.approx(0.0) and learning_rate_factor(120, o) == pytest.approx(0.0)
 
 
 def test_a_warmup_can_start_at_zero():
     o = Training(steps=100, warmup=10, warmup_from_zero=True)
-    assert [rate(step, o) for step in (0, 1, 9, 10)] == pytest.approx([0.0, 0.1, 0.9, 1.0])
-    assert rate(0, Training(warmup=0, warmup_from_zero=True)) == 1.0
+    assert [learning_rate_factor(step, o) for step in (0, 1, 9, 10)] == pytest.approx([0.0, 0.1, 0.9, 1.0])
+    assert learning_rate_factor(0, Training(warmup=0, warmup_from_zero=True)) == 1.0
 
 
 @pytest.mark.parametrize("from_initial", [False, True])
 def test_an_average_starts_after_the_first_step_or_at_the_initial_weights(from_initial):
     model = nn.Linear(1, 1, bias=False)
-    average, trainer = Averaging(0.5, from_initial), SimpleNamespace(global_step=0)
+    average, trainer = EMA(0.5, from_initial), SimpleNamespace(global_step=0)
     model.weight.data.fill_(1.0)
     average.on_train_start(trainer, model)
     for trainer.global_step, value in ((1, 2.0), (2, 4.0)):
@@ -514,7 +514,7 @@ def test_an_average_starts_after_the_first_step_or_at_the_initial_weights(from_i
 
 def test_no_average_is_the_weights():
     model = nn.Linear(1, 1, bias=False)
-    average = Averaging(0.0)
+    average = EMA(0.0)
     average.on_train_start(SimpleNamespace(), model)
     for step in (1, 2, 3):
         model.weight.data.fill_(step / 3)
@@ -530,7 +530,7 @@ def shared(batch, group, accumulate=1, rank=0, world=1):
     outer = f"outer={{kind: masked, width: 16, heads: 2, mask_group: {group}}}"
     recipe = tiny(outer, f"training.batch={batch}")
     module = ArinarModule(build(recipe), recipe.training, 0, accumulate)
-    loader = ResumableLoader(Items((torch.zeros(batch, 1), torch.zeros(batch))), batch, 0)
+    loader = ResumableLoader(BatchDataset((torch.zeros(batch, 1), torch.zeros(batch))), batch, 0)
     loader.first = {rank: 0}
     module.trainer = SimpleNamespace(
         world_size=world, global_rank=rank, training=True, global_step=3, train_dataloader=loader
@@ -565,12 +565,12 @@ def test_how_many_processes_there_are_changes_no_masked_ratio(group, world, part
 
 def test_a_constant_rate_stays_after_its_warmup():
     o = Training(steps=100, warmup=10, schedule="constant")
-    assert [rate(step, o) for step in (0, 9, 10, 99)] == pytest.approx([0.1, 1.0, 1.0, 1.0])
+    assert [learning_rate_factor(step, o) for step in (0, 9, 10, 99)] == pytest.approx([0.1, 1.0, 1.0, 1.0])
 
 
 @pytest.mark.parametrize("steps", [1, 10])
 def test_no_warmup_begins_at_the_peak(steps):
-    assert rate(0, Training(steps=steps, warmup=0)) == 1.0
+    assert learning_rate_factor(0, Training(steps=steps, warmup=0)) == 1.0
 
 
 # What is logged
@@ -583,7 +583,7 @@ def test_bits_per_dim_is_validated_when_asked_and_at_the_end(short):
 
 
 def test_validation_is_of_the_averaged_weights_on_all_held_out_images(short):
-    recipe, experiment = tiny(), load(tiny(), short)
+    recipe, experiment = tiny(), load_trained(tiny(), short)
     module = ArinarModule(experiment, recipe.training, 0)
     images, y = experiment.source.held_out
     with torch.no_grad():
@@ -600,7 +600,7 @@ def test_loss_gradient_and_rate_are_logged(straight):
     assert 0 < rows[19, "train/loss"] < rows[9, "train/loss"]
     assert rows[9, "train/grad_norm"] > 0
     o = tiny(*LONG).training
-    assert rows[9, "train/lr"] == pytest.approx(o.lr * rate(9, o))
+    assert rows[9, "train/lr"] == pytest.approx(o.lr * learning_rate_factor(9, o))
 
 
 def test_metrics_are_a_long_table(straight):
@@ -618,9 +618,9 @@ def test_the_run_folder_tells_how_far_it_is(short):
 
 
 def test_the_run_folder_holds_its_whole_configuration(short):
-    from arinar_lab.config.recipe import parse, read_recipe
+    from arinar_lab.config.recipe import parse_recipe, read_recipe
 
-    assert parse(read_recipe(short.path / "config.yaml")).training_signature == tiny().training_signature
+    assert parse_recipe(read_recipe(short.path / "config.yaml")).training_signature == tiny().training_signature
 
 
 def test_training_is_a_function_of_the_seed(short):
@@ -635,8 +635,8 @@ def test_training_is_a_function_of_the_seed(short):
 
 def test_threads_are_those_of_the_machine():
     before = torch.get_num_threads()
-    use_processor(tiny("machine.threads=2").machine)
+    configure_cpu(tiny("machine.threads=2").machine)
     assert torch.get_num_threads() == 2
-    use_processor(tiny("machine.threads=0").machine)
+    configure_cpu(tiny("machine.threads=0").machine)
     assert torch.get_num_threads() == 2
     torch.set_num_threads(before)

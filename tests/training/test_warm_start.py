@@ -13,7 +13,7 @@ from arinar_lab.config.recipe import build
 from arinar_lab.errors import ConfigError
 from arinar_lab.runs.folder import RunFolder
 from arinar_lab.training.train import train
-from arinar_lab.training.warm_start import conditions, take_over
+from arinar_lab.training.warm_start import cache_frozen_outer, load_initial_weights
 
 
 @pytest.fixture
@@ -45,8 +45,8 @@ def test_the_kept_conditions_are_those_of_the_first_steps(base):
     """While no pass is repeated, training on kept conditions is training with a frozen outer model."""
     recipe = tiny("init_from=runs/base/seed_0", "freeze=outer", "labels.drop=0.5")
     experiment = build(recipe)
-    take_over(recipe, experiment)
-    kept = conditions(recipe, experiment, torch.device("cpu"))
+    load_initial_weights(recipe, experiment)
+    kept = cache_frozen_outer(recipe, experiment, torch.device("cpu"))
     assert kept is not None and len(kept.batches) == recipe.training.steps
     z, x, where, index = kept.at(1)
     assert z.shape[0] == recipe.training.batch and torch.equal(kept.at(7)[3], index)
@@ -69,7 +69,7 @@ def test_without_freezing_everything_that_fits_is_the_start_and_all_of_it_learns
     before = load_file(base.weights)
     recipe = tiny("init_from=runs/base/seed_{seed}", "outer.depth=2")
     experiment = build(recipe)
-    assert sorted(take_over(recipe, experiment)) == sorted(before)
+    assert sorted(load_initial_weights(recipe, experiment)) == sorted(before)
     assert torch.equal(experiment.model.outer.token_of.weight, before["model.outer.token_of.weight"])
     after = trained(recipe, "longer")
     assert not torch.equal(after["model.outer.token_of.weight"], before["model.outer.token_of.weight"])
@@ -77,7 +77,7 @@ def test_without_freezing_everything_that_fits_is_the_start_and_all_of_it_learns
 
 def test_statistics_of_another_codec_are_measured_anew(base):
     recipe = tiny("init_from=runs/base/seed_0", "codec.normalise=channel")
-    taken = take_over(recipe, build(recipe))
+    taken = load_initial_weights(recipe, build(recipe))
     assert taken and not [name for name in taken if name.startswith("codec.")]
     after = trained(recipe, "scaled")
     assert after["codec.std"].max() < 1  # measured: afresh it is 1
@@ -123,9 +123,9 @@ def test_an_unfinished_or_damaged_source_is_refused(base):
     recipe = tiny("init_from=runs/base/seed_0")
     base.weights.write_bytes(b"damaged")
     with pytest.raises(ConfigError, match="damaged"):
-        take_over(recipe, build(recipe))
+        load_initial_weights(recipe, build(recipe))
     base.weights.unlink()
     with pytest.raises(ConfigError, match="has not finished training"):
-        take_over(recipe, build(recipe))
+        load_initial_weights(recipe, build(recipe))
     with pytest.raises(ConfigError, match="freeze"):
         tiny("freeze=outer")

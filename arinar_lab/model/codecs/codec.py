@@ -29,11 +29,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..layers import turned
+from ..layers import project_on_axes
 from ..noise import Noise
 from ..weight_files import read_safetensors
 from .kl_autoencoder import KLAutoencoder
-from .kl_checkpoints import LAYOUTS, fingerprint, random_kl, read_kl
+from .kl_checkpoints import LAYOUTS, weights_fingerprint, random_kl, read_kl
 
 Normalisation = Literal["none", "scale", "channel", "whiten"]
 _FLATTEST = 1e-4  # the least deviation along an axis, as a share of the largest: a whitened constant would blow up
@@ -89,7 +89,7 @@ class Codec(nn.Module):
     def decode(self, x: Tensor) -> Tensor:
         """Images of tokens x [B, N, D]."""
         if self.normalise == "whiten":
-            return self._decode(turned(turned(x, self.axes) * self.std, self.axes.T) + self.mean)
+            return self._decode(project_on_axes(project_on_axes(x, self.axes) * self.std, self.axes.T) + self.mean)
         return self._decode(x * self.std + self.mean)
 
     def box(self, image: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -138,7 +138,7 @@ class Codec(nn.Module):
 
     def _normalised(self, x: Tensor) -> Tensor:
         if self.normalise == "whiten":
-            return turned(turned(x - self.mean, self.axes) / self.std, self.axes.T)
+            return project_on_axes(project_on_axes(x - self.mean, self.axes) / self.std, self.axes.T)
         return (x - self.mean) / self.std
 
     def _encode(self, image: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
@@ -320,7 +320,7 @@ class VAE(Codec):
         super().__init__((height // 2) * (width // 2), latents, normalise)
         self.grid, self.levels = (height // 2, width // 2), levels
         self.autoencoder = Autoencoder(channels, latents).requires_grad_(False).eval()
-        load_weights(self.autoencoder, ASSETS / "digits_vae.safetensors" if weights == "digits" else Path(weights))
+        load_safetensors(self.autoencoder, ASSETS / "digits_vae.safetensors" if weights == "digits" else Path(weights))
 
     def moments(self, image: Tensor) -> Tensor:
         if image.is_floating_point():
@@ -337,16 +337,16 @@ class VAE(Codec):
         return ((image + 1) / 2 * (self.levels - 1)).round().clamp(0, self.levels - 1).to(torch.uint8)
 
 
-class Frozen:
+class FrozenAutoencoder:
     """An autoencoder that is neither trained, averaged nor saved with a run: copies share it; it goes where it is needed."""
 
     def __init__(self, module: KLAutoencoder) -> None:
-        self.module, self.fingerprint = module.requires_grad_(False).eval(), fingerprint(module)
+        self.module, self.fingerprint = module.requires_grad_(False).eval(), weights_fingerprint(module)
 
     def on(self, device: torch.device) -> KLAutoencoder:
         return self.module.to(device)
 
-    def __deepcopy__(self, memo: dict[int, object]) -> Frozen:
+    def __deepcopy__(self, memo: dict[int, object]) -> FrozenAutoencoder:
         return self
 
 
@@ -393,11 +393,11 @@ class KL(Codec):
             raise ValueError(f"scale: {scale} is not above 0")
         self.grid, self.weights, self.layout, self.levels = grid, weights, layout, levels
         self.register_buffer("fingerprint", torch.zeros((), dtype=torch.int64))  # 0: not known yet
-        self._frozen: Frozen | None = None
+        self._frozen: FrozenAutoencoder | None = None
 
     def prepare(self) -> None:
         if self._frozen is None:
-            self._frozen = Frozen(self._read())
+            self._frozen = FrozenAutoencoder(self._read())
         if self._other(self.fingerprint):
             raise ValueError(f"weights: {self.weights!r} is not the autoencoder that this run was trained with")
         self.fingerprint.copy_(self._frozen.fingerprint)
@@ -458,7 +458,7 @@ class KL(Codec):
         return ((image + 1) / 2 * (self.levels - 1)).round().clamp(0, self.levels - 1).to(torch.uint8)
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
+def load_safetensors(model: nn.Module, path: Path) -> None:
     """Load a safetensors file into a module.
 
     Raises:
@@ -476,5 +476,5 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 
 CODECS: dict[str, type[Codec]] = {"pixels": Pixels, "tokens": Tokens, "vae": VAE, "latents": Latents, "kl": KL}
-CodecMaker = Callable[[tuple[int, ...], int], Codec]
+CodecFactory = Callable[[tuple[int, ...], int], Codec]
 """Called as `maker(shape of the data, grey levels)`."""

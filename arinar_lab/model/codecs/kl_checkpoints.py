@@ -21,22 +21,22 @@ import torch
 from torch import Tensor
 
 from ..weight_files import read_safetensors, read_torch
-from .kl_autoencoder import GROUPS, KLAutoencoder, Shape
+from .kl_autoencoder import GROUPS, KLAutoencoder, AutoencoderShape
 
 
 @dataclass(frozen=True)
 class Layout:
     """A published autoencoder. shape: how it is built; scale: what its latents are multiplied by before they are modelled."""
 
-    shape: Shape
+    shape: AutoencoderShape
     scale: float
 
 
 _FIVE = (128, 128, 256, 256, 512)
 LAYOUTS: dict[str, Layout] = {
-    "kl16": Layout(Shape(16, _FIVE, encoder_attention=frozenset({4})), 0.2325),  # MAR's, arXiv 2406.11838
-    "sd": Layout(Shape(4, (128, 256, 512, 512)), 0.18215),  # Stable Diffusion's, arXiv 2112.10752
-    "f16d32": Layout(Shape(32, _FIVE, encoder_attention=frozenset({4})), 1.0),  # VA-VAE, arXiv 2501.01423
+    "kl16": Layout(AutoencoderShape(16, _FIVE, encoder_attention=frozenset({4})), 0.2325),  # MAR's, arXiv 2406.11838
+    "sd": Layout(AutoencoderShape(4, (128, 256, 512, 512)), 0.18215),  # Stable Diffusion's, arXiv 2112.10752
+    "f16d32": Layout(AutoencoderShape(32, _FIVE, encoder_attention=frozenset({4})), 1.0),  # VA-VAE, arXiv 2501.01423
 }
 
 _PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
@@ -73,7 +73,7 @@ def diffusers_names(model: KLAutoencoder) -> dict[str, str]:
     return {theirs(name): name for name in model.state_dict()}
 
 
-def diffusers_shape(config: Mapping[str, Any]) -> Shape:
+def diffusers_shape(config: Mapping[str, Any]) -> AutoencoderShape:
     """The shape that a config.json of diffusers describes.
 
     Raises:
@@ -94,7 +94,7 @@ def diffusers_shape(config: Mapping[str, Any]) -> Shape:
         )
         widths = tuple(int(width) for width in config["block_out_channels"])
         last = len(widths) - 1
-        return Shape(
+        return AutoencoderShape(
             int(config["latent_channels"]), widths, int(config["layers_per_block"]), frozenset(down),
             frozenset(last - i for i in up),
         )  # fmt: skip
@@ -118,7 +118,7 @@ def read_kl(path: Path) -> KLAutoencoder:
         raise ValueError(f"{path}: holds a {type(content).__name__}, no weights by name")
     state = {k: v for k, v in content.items() if str(k).startswith(_PARTS) and isinstance(v, Tensor)}
     try:
-        return _filled(_empty(Shape.of(state)), state)
+        return _filled(_empty(AutoencoderShape.of(state)), state)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -145,7 +145,7 @@ def _read_diffusers(folder: Path) -> KLAutoencoder:
         raise ValueError(f"{folder}: {error}") from None
 
 
-def _empty(shape: Shape) -> KLAutoencoder:
+def _empty(shape: AutoencoderShape) -> KLAutoencoder:
     """Without values, which would be drawn from the global generator."""
     with torch.device("meta"):
         return KLAutoencoder(shape)
@@ -159,14 +159,14 @@ def _filled(model: KLAutoencoder, state: Mapping[str, Tensor]) -> KLAutoencoder:
     return model
 
 
-def random_kl(shape: Shape) -> KLAutoencoder:
+def random_kl(shape: AutoencoderShape) -> KLAutoencoder:
     """An autoencoder of random weights, always the same, which leaves the global generator as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return KLAutoencoder(shape)
 
 
-def fingerprint(model: KLAutoencoder) -> Tensor:
+def weights_fingerprint(model: KLAutoencoder) -> Tensor:
     """64 bits of the SHA-256 of names and weights, so that a model is never used with another autoencoder's latents."""
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):

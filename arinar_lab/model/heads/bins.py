@@ -16,16 +16,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..density import Density, Resampled, Row, Rows
+from ..density import Density, Resampled, Density1D, FeaturewiseDensity
 from ..inner.head import Head
-from ..layers import Parameters
+from ..layers import DensityParameters
 from ..noise import Noise
 
 _NARROWEST = 1e-4  # the least width of a bin, as a share of the range
 
 
 @dataclass(frozen=True)
-class Histogram(Rows):
+class Histogram(FeaturewiseDensity):
     """Independent histograms with exponential tails.
 
     Arguments:
@@ -66,8 +66,8 @@ class Histogram(Rows):
             null_mass = torch.where(self.unlikely, torch.maximum(null_mass, self.log_mass + peaks), null_mass)
         return replace(self, log_mass=(weight * self.log_mass + (1 - weight) * null_mass).log_softmax(-1))
 
-    def row(self, f: int, past: Tensor) -> HistogramRow:
-        return HistogramRow(self.log_mass[..., f, :], self.edges[..., f, :], self.decay)
+    def row(self, f: int, past: Tensor) -> Histogram1D:
+        return Histogram1D(self.log_mass[..., f, :], self.edges[..., f, :], self.decay)
 
     def sample(self, noise: Noise) -> Tensor:
         """A symbol by one uniform number, a place in it by another."""
@@ -90,7 +90,7 @@ class Histogram(Rows):
 
 
 @dataclass(frozen=True)
-class HistogramRow(Row):
+class Histogram1D(Density1D):
     """One feature of a histogram: log_mass [*, S], edges [*, S - 1]; see `Histogram`."""
 
     log_mass: Tensor
@@ -141,7 +141,7 @@ class Discrete(Head):
         ValueError: if bins < 2 or edges is neither of the two.
     """
 
-    can = Head.can | {"filter_threshold"}
+    capabilities = Head.capabilities | {"filter_threshold"}
     edges: Tensor
 
     def __init__(
@@ -160,7 +160,7 @@ class Discrete(Head):
         if edges not in ("uniform", "quantile"):
             raise ValueError(f"edges: {edges!r} is not one of uniform, quantile")
         self.features, self.bins, self.spacing = features, bins, edges
-        self.logits_of = Parameters(context, features * (bins + 2))
+        self.logits_of = DensityParameters(context, features * (bins + 2))
         self.register_buffer("edges", torch.linspace(-1, 1, bins + 1).repeat(groups, features, 1))
 
     def fit(self, x: Tensor) -> None:

@@ -19,14 +19,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as f
 
-from ..density import Density, Factorised, Resampled, Row
+from ..density import Density, Factorised, Resampled, Density1D
 from ..inner.head import Head
-from ..layers import Parameters, Vectors, at_least
+from ..layers import DensityParameters, LearnedVectors, require_at_least
 from ..noise import Noise
-from .bins import Histogram, HistogramRow
+from .bins import Histogram, Histogram1D
 
 
-class Cut(nn.Module):
+class SymbolLogits(nn.Module):
     """Logits of one mantissa symbol from the context and the symbols before it.
 
     logits = linear(gelu(u + Σ_j v_j[s_j])): u of the context, a learned vector for each symbol.
@@ -34,8 +34,8 @@ class Cut(nn.Module):
 
     def __init__(self, before: list[int], width: int, parts: int) -> None:
         super().__init__()
-        self.symbols = nn.ModuleList(Vectors(n, width) for n in before)
-        self.logits_of = Parameters(width, parts)
+        self.symbols = nn.ModuleList(LearnedVectors(n, width) for n in before)
+        self.logits_of = DensityParameters(width, parts)
 
     def forward(self, u: Tensor, before: Tensor) -> Tensor:
         """u [*, 1, W] and symbols [*, M, l] → normalised log-probabilities [*, M, R]."""
@@ -45,7 +45,7 @@ class Cut(nn.Module):
 
 
 @dataclass(frozen=True)
-class ByteRow(Row):
+class Byte1D(Density1D):
     """The tree of one feature, walked only where it is asked.
 
     Arguments:
@@ -117,7 +117,7 @@ class ByteRow(Row):
         return x.to(self.log_first.dtype)
 
     def knots(self, n: int) -> Tensor:
-        return HistogramRow(self.log_first, self._leaf_edges(), self.leaves / 2).knots(n)
+        return Histogram1D(self.log_first, self._leaf_edges(), self.leaves / 2).knots(n)
 
     def _leaf_edges(self) -> Tensor:
         share = torch.arange(self.leaves // (self.edges.shape[-1] - 1)).to(self.edges) * (
@@ -165,7 +165,7 @@ class Leaves(Histogram):
 class Bytes(Factorised):
     """Independent numbers as symbols; guided and tempered exactly, over all their leaves."""
 
-    every: ByteRow
+    every: Byte1D
 
     def leaves(self) -> Leaves:
         return Leaves(*self.every.table(), self.every.leaves / 2)
@@ -207,14 +207,14 @@ class Byte(Head):
         width: int = 32,
     ) -> None:  # fmt: skip
         super().__init__()
-        at_least(1, exponents=exponents, bits=bits, width=width)
-        at_least(0, symbols=symbols)
+        require_at_least(1, exponents=exponents, bits=bits, width=width)
+        require_at_least(0, symbols=symbols)
         if (2 * exponents + 1) << (symbols * bits) > 1 << 16:
             raise ValueError(f"bits: {symbols} symbols of {bits} make more than 65536 leaves")
         self.features, self.parts, first = features, 1 << bits, 2 * exponents + 1
-        self.logits_of = Parameters(context, features * (first + 2))
-        self.hidden_of = Parameters(context, features * width)
-        self.cuts = nn.ModuleList(Cut([first] + [self.parts] * j, width, self.parts) for j in range(symbols))
+        self.logits_of = DensityParameters(context, features * (first + 2))
+        self.hidden_of = DensityParameters(context, features * width)
+        self.cuts = nn.ModuleList(SymbolLogits([first] + [self.parts] * j, width, self.parts) for j in range(symbols))
         powers = 2.0 ** torch.arange(-exponents, 1)
         self.register_buffer("powers", torch.cat([-powers.flip(0), powers]), persistent=False)
         self.register_buffer("scale", torch.ones(groups, features, 1))
@@ -227,4 +227,4 @@ class Byte(Head):
         log_first = self.logits_of(h).unflatten(-1, (self.features, -1)).log_softmax(-1)
         hidden = self.hidden_of(h).unflatten(-1, (self.features, -1))
         edges = (self.scale[index] * self.powers).expand(*log_first.shape[:-1], -1)
-        return Bytes(ByteRow(log_first, hidden, edges, self.cuts, self.parts))
+        return Bytes(Byte1D(log_first, hidden, edges, self.cuts, self.parts))

@@ -20,15 +20,15 @@ from ..codecs.codec import imagenet
 from ..inner.feature_ar import Chain, FeatureAR
 from ..inner.head import Head
 from ..inner.trunks import Steps
-from ..layers import Block, BlockOptions, Blocks, Caches, Linear, Vectors, at_least, layer
+from ..layers import Block, BlockOptions, Blocks, Caches, Linear, LearnedVectors, require_at_least, layer
 from ..noise import Noise
-from .bins import Histogram, HistogramRow
+from .bins import Histogram, Histogram1D
 
 _NEVER = -1e4  # logit outside the levels; finite, so that the product of two such densities is one too
 
 
 @dataclass(frozen=True)
-class LevelRow(HistogramRow):
+class Level1D(Histogram1D):
     """One feature of `Levels`. Its levels are equally wide, which their ends tell better than two neighbours do."""
 
     def log_prob(self, x: Tensor) -> Tensor:
@@ -42,8 +42,8 @@ class LevelRow(HistogramRow):
 class Levels(Histogram):
     """A histogram of integers: what is drawn is the centre of a level."""
 
-    def row(self, f: int, past: Tensor) -> LevelRow:
-        return LevelRow(self.log_mass[..., f, :], self.edges[..., f, :])
+    def row(self, f: int, past: Tensor) -> Level1D:
+        return Level1D(self.log_mass[..., f, :], self.edges[..., f, :])
 
     def sample(self, noise: Noise) -> Tensor:
         cumulative = self.log_mass.double()[..., 1:-1].softmax(-1).cumsum(-1)
@@ -56,7 +56,7 @@ class Levels(Histogram):
 class LevelHead(Head):
     """Logits h [*, L] of one feature, read as a density; `index` tells which feature."""
 
-    can = Head.can | {"filter_threshold"}
+    capabilities = Head.capabilities | {"filter_threshold"}
     edges: Tensor
 
     def __init__(self, edges: Tensor) -> None:
@@ -79,7 +79,7 @@ class LevelHead(Head):
         return (self.edges[:, -1] - self.edges[:, 0]) / (self.edges.shape[-1] - 1)
 
 
-class Codebook(Vectors):
+class Codebook(LearnedVectors):
     """A vector and a bias for each of L levels: the same vectors read a level and predict one."""
 
     def __init__(self, levels: int, width: int) -> None:
@@ -172,8 +172,8 @@ class ColourAR(FeatureAR):
         **block: Unpack[BlockOptions],
     ) -> None:
         Head.__init__(self)
-        at_least(1, width=width, depth=depth, rows=rows)
-        at_least(2, levels=levels)
+        require_at_least(1, width=width, depth=depth, rows=rows)
+        require_at_least(2, levels=levels)
         if context % rows:
             raise ValueError(f"rows: {rows} does not divide the width {context} of z")
         if not first_weight > 0:
@@ -188,17 +188,17 @@ class ColourAR(FeatureAR):
         self.first_weight = first_weight
         self.head = LevelHead(edges.to(torch.get_default_dtype(), copy=True))
         self.trunk = LevelTrunk(context, self.head, width, depth, heads, rows, block)
-        self.likelihood, self.can, self.integers = self.head.likelihood, self.head.can, (levels, normalise)
+        self.likelihood, self.capabilities, self.integers = self.head.likelihood, self.head.capabilities, (levels, normalise)
         self.register_buffer("order_index", torch.arange(features).repeat(groups, 1))
 
-    def forward(self, h: Tensor, index: Tensor | int = 0) -> Weighted:
-        return Weighted(self, h, index)
+    def forward(self, h: Tensor, index: Tensor | int = 0) -> WeightedChain:
+        return WeightedChain(self, h, index)
 
     def fit(self, x: Tensor) -> None:
         """Nothing: the levels are given."""
 
     @property
-    def measures(self) -> bool:
+    def needs_fit(self) -> bool:
         return False
 
     def nearest(self, x: Tensor) -> Tensor:
@@ -208,7 +208,7 @@ class ColourAR(FeatureAR):
 
 
 @dataclass(frozen=True)
-class Weighted(Chain):
+class WeightedChain(Chain):
     """The density of a ColourAR: a chain whose training loss weighs the first feature."""
 
     model: ColourAR

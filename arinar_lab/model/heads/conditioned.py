@@ -14,7 +14,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..layers import Linear, ZeroLinear, layer, modulated
+from ..layers import Linear, ZeroLinear, layer, modulate
 
 _FREQUENCIES, _PERIOD = 128, 10_000.0
 
@@ -39,7 +39,7 @@ class ConditionedBlock(nn.Module):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """x, y [*, W] → [*, W]."""
         shift, scale, gate = self.adapt(y).chunk(3, -1)
-        return torch.addcmul(x, gate, self.mlp(modulated(self.norm(x), 1 + scale, shift)))
+        return torch.addcmul(x, gate, self.mlp(modulate(self.norm(x), 1 + scale, shift)))
 
 
 class ConditionedMLP(nn.Module):
@@ -68,4 +68,4 @@ class ConditionedMLP(nn.Module):
         for block in self.blocks:
             h = block(h, y)
         shift, scale = self.adapt(y).chunk(2, -1)
-        return self.output(modulated(self.norm(h), 1 + scale, shift))
+        return self.output(modulate(self.norm(h), 1 + scale, shift))

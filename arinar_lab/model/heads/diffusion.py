@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..density import Density
 from ..inner.head import Head, Likelihood
-from ..layers import at_least
+from ..layers import require_at_least
 from ..noise import Noise
 from .conditioned import ConditionedMLP
 
@@ -34,7 +34,7 @@ _HALF_BIN, _EDGE = 1 / 255, 0.999  # the published loss reads the last step as a
 
 
 @dataclass(frozen=True)
-class Process:
+class DiffusionProcess:
     """The noise of S steps, each table [S, 1].
 
     Arguments:
@@ -53,7 +53,7 @@ class Process:
     high: Tensor
 
     @classmethod
-    def spaced(cls, steps: int, like: Tensor) -> Process:
+    def spaced(cls, steps: int, like: Tensor) -> DiffusionProcess:
         """`steps` of the 1000 of the cosine schedule (arXiv 2102.09672, equation 17), evenly spaced from 0 to 999."""
         grid = torch.arange(TRAINING_STEPS + 1, dtype=torch.float64, device=like.device) / TRAINING_STEPS
         kept = ((grid + _OFFSET) / (1 + _OFFSET) * math.pi / 2).cos() ** 2
@@ -95,7 +95,7 @@ def spacing(steps: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Diffused(Density):
+class DiffusionDensity(Density):
     """The density that ancestral sampling of a diffusion draws from, and its guided and tempered versions.
 
     Guidance extrapolates the predicted noise, ε∅ + w(ε - ε∅), and keeps the conditional variance; a temperature
@@ -118,17 +118,17 @@ class Diffused(Density):
     weight: float = 1.0
     temperature: float = 1.0
 
-    def tempered(self, t: float) -> Diffused:
+    def tempered(self, t: float) -> DiffusionDensity:
         return replace(self, temperature=self.temperature * t)
 
-    def guided(self, null: Density, weight: float, candidates: int = 0) -> Diffused:
-        if not isinstance(null, Diffused) or self.null is not None:
+    def guided(self, null: Density, weight: float, candidates: int = 0) -> DiffusionDensity:
+        if not isinstance(null, DiffusionDensity) or self.null is not None:
             raise TypeError("a diffusion is guided once, by a diffusion")
         if candidates:
             raise ValueError("candidates: a diffusion cannot be guided by drawing candidates; use 0")
         return self if weight == 1 else replace(self, null=null.z, weight=weight)
 
-    def _reverse(self, process: Process, noisy: Tensor, s: int) -> tuple[Tensor, Tensor]:
+    def _reverse(self, process: DiffusionProcess, noisy: Tensor, s: int) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of p(x_{s-1} | x_s), guided and tempered."""
         output = self.network(noisy, self.z, process.time[s])
         if self.null is not None:
@@ -142,7 +142,7 @@ class Diffused(Density):
         """An unbiased estimate of the variational bound in nats, one draw of noise a step: [*, F] → [*]."""
         if noise is None:
             raise ValueError("noise: the variational bound is an expectation over noise, and none was given")
-        process = Process.spaced(self.steps, x)
+        process = DiffusionProcess.spaced(self.steps, x)
         last_mean, last_var = process.signal[-1] * x, process.spread[-1] ** 2
         total = -normal_kl(last_mean, last_var.log(), torch.zeros_like(x), torch.zeros_like(x)).sum(-1)
         for s in range(self.steps):
@@ -167,7 +167,7 @@ class Diffused(Density):
         The variational term trains the variance alone. It is the probability of an 8-bit value at the last step, a KL at
         all others, and weighs as much as it is.
         """
-        process = Process.spaced(TRAINING_STEPS, x)
+        process = DiffusionProcess.spaced(TRAINING_STEPS, x)
         noisy = process.noisy(x, step, drawn)
         output = self.network(noisy, self.z.unsqueeze(-2), process.time[step])
         predicted, share = output.chunk(2, -1)
@@ -181,7 +181,7 @@ class Diffused(Density):
         """Ancestral: the first draw is `noise.at(0)`, the i-th step's `noise.at(i)`; the last step is its mean."""
         features = self.network.inputs
         x = noise.at(0).normal(features, self.z.dtype)
-        process = Process.spaced(self.steps, x)
+        process = DiffusionProcess.spaced(self.steps, x)
         for s in reversed(range(self.steps)):
             mean, log_var = self._reverse(process, x, s)
             drawn = noise.at(self.steps - s).normal(features, x.dtype)
@@ -227,7 +227,7 @@ class Diffusion(Head):
     """
 
     likelihood: Likelihood = "bound"
-    can = frozenset({"log_prob", "temper", "guide"})
+    capabilities = frozenset({"log_prob", "temper", "guide"})
     low: Tensor
     high: Tensor
 
@@ -236,7 +236,7 @@ class Diffusion(Head):
         sampling_steps: int = 100, repeats: int = 4, clip: bool = True,
     ) -> None:  # fmt: skip
         super().__init__()
-        at_least(1, width=width, depth=depth, repeats=repeats)
+        require_at_least(1, width=width, depth=depth, repeats=repeats)
         if not 2 <= sampling_steps <= TRAINING_STEPS:
             raise ValueError(f"sampling_steps: {sampling_steps} is outside 2 … {TRAINING_STEPS}")
         self.steps, self.repeats, self.clip = sampling_steps, repeats, clip
@@ -253,9 +253,9 @@ class Diffusion(Head):
             self.high.copy_(high + (high - low) / 2)
 
     @property
-    def measures(self) -> bool:
+    def needs_fit(self) -> bool:
         return self.clip
 
-    def forward(self, h: Tensor, index: Tensor | int = 0) -> Diffused:
+    def forward(self, h: Tensor, index: Tensor | int = 0) -> DiffusionDensity:
         within = (self.low[index], self.high[index]) if self.clip else None
-        return Diffused(self.network, h, self.steps, self.repeats, within)
+        return DiffusionDensity(self.network, h, self.steps, self.repeats, within)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..density import Density
 from ..inner.head import Head, Likelihood
-from ..layers import at_least
+from ..layers import require_at_least
 from ..noise import Noise
 from .conditioned import ConditionedMLP
 
@@ -25,7 +25,7 @@ _TINY = 1e-12  # least squared distance: the power β/2 has no gradient at 0
 
 
 @dataclass(frozen=True)
-class Generated(Density):
+class GeneratorDensity(Density):
     """What a generator draws: no density, but a sample is a function of its noise, and can be guided and tempered.
 
     Guidance extrapolates the context, z∅ + w(z - z∅); a temperature multiplies ε.
@@ -42,11 +42,11 @@ class Generated(Density):
     draws: int
     temperature: float = 1.0
 
-    def tempered(self, t: float) -> Generated:
+    def tempered(self, t: float) -> GeneratorDensity:
         return replace(self, temperature=self.temperature * t)
 
-    def guided(self, null: Density, weight: float, candidates: int = 0) -> Generated:
-        if not isinstance(null, Generated):
+    def guided(self, null: Density, weight: float, candidates: int = 0) -> GeneratorDensity:
+        if not isinstance(null, GeneratorDensity):
             raise TypeError(f"the null of a generator must be a generator, not {type(null).__name__}")
         if candidates:
             raise ValueError("candidates: a generator cannot be guided by drawing candidates; use 0")
@@ -86,19 +86,19 @@ class Energy(Head):
     """
 
     likelihood: Likelihood = "none"
-    can = frozenset({"temper", "guide"})
+    capabilities = frozenset({"temper", "guide"})
 
     def __init__(
         self, context: int, features: int, groups: int = 1, /, *, width: int = 64, depth: int = 3, noise: int = 64,
         beta: float = 1.0, draws: int = 2,
     ) -> None:  # fmt: skip
         super().__init__()
-        at_least(1, width=width, depth=depth, noise=noise)
-        at_least(2, draws=draws)
+        require_at_least(1, width=width, depth=depth, noise=noise)
+        require_at_least(2, draws=draws)
         if not 0 < beta < 2:
             raise ValueError(f"beta: {beta} is outside (0, 2), where the energy score is strictly proper")
         self.beta, self.draws = beta, draws
         self.network = ConditionedMLP(context, noise, features, width, depth, timed=False)
 
-    def forward(self, h: Tensor, index: Tensor | int = 0) -> Generated:
-        return Generated(self.network, h, self.beta, self.draws)
+    def forward(self, h: Tensor, index: Tensor | int = 0) -> GeneratorDensity:
+        return GeneratorDensity(self.network, h, self.beta, self.draws)

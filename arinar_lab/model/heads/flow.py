@@ -23,7 +23,7 @@ from torch.func import jvp, vmap
 
 from ..density import Density
 from ..inner.head import Head, Likelihood
-from ..layers import at_least
+from ..layers import require_at_least
 from ..noise import Noise
 from .conditioned import ConditionedMLP
 
@@ -32,7 +32,7 @@ Velocity = Callable[[Tensor, float], Tensor]
 
 
 @dataclass(frozen=True)
-class Flowed(Density):
+class FlowDensity(Density):
     """The density of a flow, and of its guided and tempered versions.
 
     Guidance extrapolates the velocity, v∅ + w(v - v∅); a temperature t starts from N(0, t²). Either is a flow again, and
@@ -52,17 +52,17 @@ class Flowed(Density):
     weight: float = 1.0
     temperature: float = 1.0
 
-    def tempered(self, t: float) -> Flowed:
+    def tempered(self, t: float) -> FlowDensity:
         return replace(self, temperature=self.temperature * t)
 
-    def guided(self, null: Density, weight: float, candidates: int = 0) -> Flowed:
-        if not isinstance(null, Flowed) or self.null is not None:
+    def guided(self, null: Density, weight: float, candidates: int = 0) -> FlowDensity:
+        if not isinstance(null, FlowDensity) or self.null is not None:
             raise TypeError("a flow is guided once, by a flow")
         if candidates:
             raise ValueError("candidates: a flow cannot be guided by drawing candidates; use 0")
         return self if weight == 1 else replace(self, null=null.z, weight=weight)
 
-    def refined(self) -> Flowed:
+    def refined(self) -> FlowDensity:
         return replace(self, steps=2 * self.steps)
 
     def velocity(self, x: Tensor, s: float) -> Tensor:
@@ -134,16 +134,16 @@ class Flow(Head):
     """
 
     likelihood: Likelihood = "estimate"
-    can = frozenset({"log_prob", "temper", "guide"})
+    capabilities = frozenset({"log_prob", "temper", "guide"})
 
     def __init__(
         self, context: int, features: int, groups: int = 1, /, *, width: int = 64, depth: int = 3, steps: int = 10,
         repeats: int = 4,
     ) -> None:  # fmt: skip
         super().__init__()
-        at_least(1, width=width, depth=depth, steps=steps, repeats=repeats)
+        require_at_least(1, width=width, depth=depth, steps=steps, repeats=repeats)
         self.steps, self.repeats = steps, repeats
         self.network = ConditionedMLP(context, features, features, width, depth)
 
-    def forward(self, h: Tensor, index: Tensor | int = 0) -> Flowed:
-        return Flowed(self.network, h, self.steps, self.repeats)
+    def forward(self, h: Tensor, index: Tensor | int = 0) -> FlowDensity:
+        return FlowDensity(self.network, h, self.steps, self.repeats)

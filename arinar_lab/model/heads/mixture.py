@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from ..density import Density, Factorised, Rows
+from ..density import Density, Factorised, FeaturewiseDensity
 from ..inner.head import Head
-from ..layers import Parameters, at_least
+from ..layers import DensityParameters, require_at_least
 from ..noise import Noise
-from .shapes import NORMAL, MixtureRow, bounded, check_bounds
+from .shapes import NORMAL, Mixture1D, bounded_log_var, check_bounds
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
@@ -29,7 +29,7 @@ def _log_normal(x: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Mixture(Rows):
+class Mixture(FeaturewiseDensity):
     """A mixture of Gaussians, diagonal over F features that share their component.
 
     Arguments:
@@ -53,9 +53,9 @@ class Mixture(Rows):
     def tempered(self, t: float) -> Mixture:
         return replace(self, log_std=self.log_std + math.log(t))
 
-    def row(self, f: int, past: Tensor) -> MixtureRow:
+    def row(self, f: int, past: Tensor) -> Mixture1D:
         seen = _log_normal(past.unsqueeze(-1), self.mean[..., :f, :], self.log_std[..., :f, :]).sum(-2)
-        return MixtureRow(self.mean[..., f, :], self.log_std[..., f, :], (self.log_weight + seen).log_softmax(-1))
+        return Mixture1D(self.mean[..., f, :], self.log_std[..., f, :], (self.log_weight + seen).log_softmax(-1))
 
     def sample(self, noise: Noise) -> Tensor:
         """Ancestral: a component by one uniform number, then a normal number for each feature."""
@@ -78,7 +78,7 @@ class WithoutConstant(Mixture):
 
 
 @dataclass(frozen=True)
-class FullMixture(Rows):
+class FullMixture(FeaturewiseDensity):
     """A mixture of Gaussians with full covariance Σ_k = L_k L_kᵀ over the F features of a token.
 
     With x = μ + Lε the conditional of one feature is a 1-D mixture: given x_<f, forward substitution gives ε_<f, and
@@ -113,10 +113,10 @@ class FullMixture(Rows):
     def tempered(self, t: float) -> FullMixture:
         return replace(self, factor=self.factor * t)
 
-    def row(self, f: int, past: Tensor) -> MixtureRow:
+    def row(self, f: int, past: Tensor) -> Mixture1D:
         epsilon, log_weight = self._seen(past)
         mean = self.mean[..., f] + (self.factor[..., f, :f] * epsilon).sum(-1)
-        return MixtureRow(mean, self.factor[..., f, f].log(), log_weight.log_softmax(-1))
+        return Mixture1D(mean, self.factor[..., f, f].log(), log_weight.log_softmax(-1))
 
     def sample(self, noise: Noise) -> Tensor:
         """Ancestral: a component by one uniform number, then μ + Lε."""
@@ -139,7 +139,7 @@ def _component(log_weight: Tensor, noise: Noise) -> Tensor:
     return (cumulative < noise.at(0).uniform(1)).sum(-1).clamp(max=cumulative.shape[-1] - 1)
 
 
-def use(weights: Tensor) -> tuple[float, int]:
+def component_usage(weights: Tensor) -> tuple[float, int]:
     """Of weights [*, K]: the effective number of components used, e^entropy of the mean weights; how many are dead.
 
     A component is dead whose mean weight is below a tenth of its share, 0.1/K. Over features with weights of their own,
@@ -178,17 +178,17 @@ class GMM(Head):
             raise ValueError("loss_constant: false needs joint: true, as released")
         self.features, self.components, self.joint, self.bounds = features, components, joint, (min_std, max_std)
         self.density = Mixture if loss_constant else WithoutConstant
-        self.parameters_of = Parameters(context, (2 * features + (1 if joint else features)) * components)
+        self.parameters_of = DensityParameters(context, (2 * features + (1 if joint else features)) * components)
 
-    def forward(self, h: Tensor, index: Tensor | int = 0) -> Rows:
+    def forward(self, h: Tensor, index: Tensor | int = 0) -> FeaturewiseDensity:
         size = self.features * self.components
         mean, log_var, logits = self.parameters_of(h).tensor_split((size, 2 * size), -1)
-        log_std = bounded(log_var, *self.bounds) / 2
+        log_std = bounded_log_var(log_var, *self.bounds) / 2
         shape = (*h.shape[:-1], self.features, self.components)
         mean, log_std = mean.reshape(shape), log_std.reshape(shape)
         if self.joint:
             return self.density(mean, log_std, logits.log_softmax(-1))
-        return Factorised(MixtureRow(mean, log_std, logits.reshape(shape).log_softmax(-1)))
+        return Factorised(Mixture1D(mean, log_std, logits.reshape(shape).log_softmax(-1)))
 
 
 class FullGMM(Head):
@@ -211,11 +211,11 @@ class FullGMM(Head):
         max_std: float | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
-        at_least(1, components=components)
+        require_at_least(1, components=components)
         check_bounds("std", min_std, max_std)
         self.features, self.components, self.bounds = features, components, (min_std, max_std)
         self.register_buffer("below", torch.tril_indices(features, features, -1), persistent=False)
-        self.parameters_of = Parameters(context, components * (2 * features + self.below.shape[1] + 1))
+        self.parameters_of = DensityParameters(context, components * (2 * features + self.below.shape[1] + 1))
 
     def forward(self, h: Tensor, index: Tensor | int = 0) -> FullMixture:
         each = self.parameters_of(h).unflatten(-1, (self.components, -1))
@@ -223,7 +223,7 @@ class FullGMM(Head):
             each.float() if each.dtype.itemsize < 4 else each
         )  # a triangular system is solved in single precision at least
         mean, log_var, below, logits = each.split([self.features, self.features, self.below.shape[1], 1], -1)
-        factor = torch.diag_embed((bounded(log_var, *self.bounds) / 2).exp())
+        factor = torch.diag_embed((bounded_log_var(log_var, *self.bounds) / 2).exp())
         factor[..., self.below[0], self.below[1]] = below
         return FullMixture(mean, factor, logits.squeeze(-1).log_softmax(-1))
 
@@ -244,11 +244,11 @@ class Gaussian(Head):
         super().__init__()
         check_bounds("std", min_std, max_std)
         self.bounds = (min_std, max_std)
-        self.parameters_of = Parameters(context, 2 * features)
+        self.parameters_of = DensityParameters(context, 2 * features)
 
     def forward(self, h: Tensor, index: Tensor | int = 0) -> Mixture:
         mean, log_var = self.parameters_of(h).unsqueeze(-1).chunk(2, -2)
-        return Mixture(mean, bounded(log_var, *self.bounds) / 2, mean.new_zeros(*h.shape[:-1], 1))
+        return Mixture(mean, bounded_log_var(log_var, *self.bounds) / 2, mean.new_zeros(*h.shape[:-1], 1))
 
 
 class FixedGaussian(Head):
@@ -269,7 +269,7 @@ class FixedGaussian(Head):
         if std <= 0:
             raise ValueError(f"std: {std} is not above 0")
         self.std = std
-        self.mean_of = Parameters(context, features)
+        self.mean_of = DensityParameters(context, features)
         self.log_std = nn.Parameter(torch.empty(groups, features), requires_grad=learned)
         self.reset_parameters()
 

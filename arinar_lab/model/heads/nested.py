@@ -20,12 +20,12 @@ from torch import Tensor
 from .. import bilevel
 from ..density import Density
 from ..inner.conditional import Conditional
-from ..inner.head import Head, HeadMaker
-from ..layers import Linear, at_least
+from ..inner.head import Head, HeadFactory
+from ..layers import Linear, require_at_least
 from ..noise import Noise
-from ..outer import OuterMaker, take
+from ..outer import OuterFactory, take
 from ..sampler import PLAIN
-from .colour import ColourAR, Weighted
+from .colour import ColourAR, WeightedChain
 
 
 class Nested(Head):
@@ -52,16 +52,16 @@ class Nested(Head):
         groups: int = 1,
         /,
         *,
-        outer: OuterMaker,
-        inner: HeadMaker,
+        outer: OuterFactory,
+        inner: HeadFactory,
         tokens: int = 2,
         channels: int | None = None,
         rows: int = 1,
-        guide: HeadMaker | None = None,
+        guide: HeadFactory | None = None,
         guide_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        at_least(1, tokens=tokens, rows=rows)
+        require_at_least(1, tokens=tokens, rows=rows)
         if features % tokens:
             raise ValueError(f"tokens: {tokens} does not divide the {features} features of a token")
         self.tokens, self.channels, self.rows, self.guide_weight = tokens, channels, rows, guide_weight
@@ -75,11 +75,11 @@ class Nested(Head):
         self.guide: ColourAR | None = None
         if guide is not None:
             self._add_guide(guide, context)
-        self.likelihood = bilevel.weaker(self.inner.likelihood, self.outer.likelihood, "bound" if guide else "exact")
+        self.likelihood = bilevel.weaker_likelihood(self.inner.likelihood, self.outer.likelihood, "bound" if guide else "exact")
         self.integers = self.inner.integers
-        self.can = self.inner.can - {"together"} - ({"pit"} if guide else set())  # the guiding pixel is no feature
+        self.capabilities = self.inner.capabilities - {"together"} - ({"pit"} if guide else set())  # the guiding pixel is no feature
 
-    def _add_guide(self, guide: HeadMaker, context: int) -> None:
+    def _add_guide(self, guide: HeadFactory, context: int) -> None:
         if not self.channels:
             raise ValueError("guide: needs channels, to know what a colour is")
         made = guide(context, self.channels)
@@ -87,16 +87,16 @@ class Nested(Head):
             raise ValueError("guide: must be of kind colour, whose values have a probability")
         self.guide, self.guide_of = made, Linear(self.channels, self.outer.width)
 
-    def forward(self, h: Tensor, index: Tensor | int = 0) -> Walk:
-        return Walk(self, h, index)
+    def forward(self, h: Tensor, index: Tensor | int = 0) -> NestedDensity:
+        return NestedDensity(self, h, index)
 
     def fit(self, x: Tensor) -> None:
         """Fit the inner model on the sub-tokens: x [n, groups, D]."""
         self.inner.fit(self.split(x.flatten(0, 1)).unflatten(0, x.shape[:2]).flatten(1, 2))
 
     @property
-    def measures(self) -> bool:
-        return self.inner.measures
+    def needs_fit(self) -> bool:
+        return self.inner.needs_fit
 
     def split(self, x: Tensor) -> Tensor:
         """Tokens [M, D] → sub-tokens [M, n, D/n]."""
@@ -134,7 +134,7 @@ def _sides(features: int, tokens: int, channels: int) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
-class Walk(Conditional[Nested]):
+class NestedDensity(Conditional[Nested]):
     """The density of a Nested: sub-token after sub-token.
 
     With a random order the likelihood is that of the order that `noise` gives; without noise, as in `log_interval`, of
@@ -156,8 +156,8 @@ class Walk(Conditional[Nested]):
     def pit(self, x: Tensor) -> Tensor:
         return self._placed(x, lambda p, t: p.pit(t))
 
-    def cut(self, x: Tensor) -> Tensor:
-        return self._placed(x, lambda p, t: p.cut(t))
+    def truncated(self, x: Tensor) -> Tensor:
+        return self._placed(x, lambda p, t: p.truncated(t))
 
     def loss(self, x: Tensor, noise: Noise) -> Tensor:
         """n times the mean loss of the sub-tokens that the outer predicts, in nats a token.
@@ -192,7 +192,7 @@ class Walk(Conditional[Nested]):
         def density(z: Tensor, z_null: Tensor | None, where: Tensor, progress: float) -> Density:
             return self._density(z, z_null, where)
 
-        x, cut = bilevel.generate(model.outer, c, null[0] if null else None, own, PLAIN, density)
+        x, cut = bilevel.generate_tokens(model.outer, c, null[0] if null else None, own, PLAIN, density)
         shape = noise.key.shape
         return model.join(x).reshape(*shape, -1), (truncated + cut).reshape(shape)
 
@@ -207,12 +207,12 @@ class Walk(Conditional[Nested]):
         index = index * self.model.tokens + where
         return self._part(self.model.inner(z, index), None if z_null is None else self.model.inner(z_null, index))
 
-    def _guide(self, z: Tensor) -> Weighted:
+    def _guide(self, z: Tensor) -> WeightedChain:
         """Of the guiding pixel, from the contexts [M, E] or [2M, E]."""
         assert self.model.guide is not None
         parts = z.chunk(1 if self.null is None else 2)
         density = self._part(self.model.guide(parts[0]), None if self.null is None else self.model.guide(parts[1]))
-        assert isinstance(density, Weighted)
+        assert isinstance(density, WeightedChain)
         return density
 
     def _placed(self, x: Tensor, term: Callable[[Density, Tensor], Tensor]) -> Tensor:
@@ -227,7 +227,7 @@ class Walk(Conditional[Nested]):
             return term(self._density(z, null[0] if null else None, where), t[:rows]).repeat(branches, 1, 1)
 
         known, own = model.split(flat).repeat(branches, 1, 1), self._flat(None).repeat(branches)
-        result = bilevel.placed(model.outer, known, model.condition(z, None), own, None, each)
+        result = bilevel.scatter_over_walk(model.outer, known, model.condition(z, None), own, None, each)
         return model.join(result[:rows]).reshape(x.shape)
 
     def _answered(
@@ -253,5 +253,5 @@ class Walk(Conditional[Nested]):
             return terms if not null else terms.repeat(branches, 1)
 
         c, known = model.condition(z, guide), split(x).repeat(branches, 1, 1)
-        walked = bilevel.answered(model.outer, known, c, own.repeat(branches), None, each)
+        walked = bilevel.sum_over_walk(model.outer, known, c, own.repeat(branches), None, each)
         return (total + walked[: flat.shape[0]]).reshape(x.shape[:-1])

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as f
 
-from ..density import REACH, Factorised, Row
+from ..density import REACH, Factorised, Density1D
 from ..inner.head import Head
-from ..layers import Parameters, at_least
+from ..layers import DensityParameters, require_at_least
 from ..noise import Noise
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
@@ -105,7 +105,7 @@ def _beta_series(a: float, b: float, largest: float) -> Callable[[Tensor], Tenso
     return value
 
 
-def student(freedom: float) -> Shape:
+def student_shape(freedom: float) -> Shape:
     """Student's t with ν degrees of freedom: S(s) ∝ (1 + s²/ν)^(-(ν+1)/2); drawn by Bailey (1994)."""
     constant = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2) - 0.5 * math.log(freedom * math.pi)
     middle = min(
@@ -148,7 +148,7 @@ def log_interval(log_cdf: Callable[[Tensor], Tensor], low: Tensor, high: Tensor)
 
 
 @dataclass(frozen=True)
-class MixtureRow(Row):
+class Mixture1D(Density1D):
     """A mixture on one feature.
 
     Arguments:
@@ -177,14 +177,14 @@ class MixtureRow(Row):
         a, b = self._standard(low.double()), self._standard(high.double())
         return (self.log_weight.double().unsqueeze(-1) + log_interval(self.shape.log_cdf, a, b)).logsumexp(-2)
 
-    def beside(self, other: Row) -> MixtureRow | None:
-        if not isinstance(other, MixtureRow) or other.shape is not self.shape or other.mean.shape != self.mean.shape:
+    def stack_with(self, other: Density1D) -> Mixture1D | None:
+        if not isinstance(other, Mixture1D) or other.shape is not self.shape or other.mean.shape != self.mean.shape:
             return None
         pairs = ((self.mean, other.mean), (self.log_std, other.log_std), (self.log_weight, other.log_weight))
         mean, log_std, log_weight = (torch.stack(pair) for pair in pairs)
-        return MixtureRow(mean, log_std, log_weight, self.shape)
+        return Mixture1D(mean, log_std, log_weight, self.shape)
 
-    def tempered(self, t: float) -> MixtureRow:
+    def tempered(self, t: float) -> Mixture1D:
         return replace(self, log_std=self.log_std + math.log(t))
 
     def sample(self, noise: Noise) -> Tensor:
@@ -209,7 +209,7 @@ class MixtureRow(Row):
         return self.log_weight.exp()
 
 
-def bounded(log_var: Tensor, low: float, high: float | None) -> Tensor:
+def bounded_log_var(log_var: Tensor, low: float, high: float | None) -> Tensor:
     """log σ² kept smoothly between bounds of σ: 1/σ² gains 1/high², then σ² gains low²."""
     if high is not None:
         log_var = -torch.logaddexp(-log_var, log_var.new_tensor(-2 * math.log(high)))
@@ -248,15 +248,15 @@ class MixtureHead(Head):
         max_scale: float | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
-        at_least(1, components=components)
+        require_at_least(1, components=components)
         check_bounds("scale", min_scale, max_scale)
         self.sizes, self.bounds = (3, features, components), (min_scale, max_scale)
-        self.parameters_of = Parameters(context, math.prod(self.sizes))
+        self.parameters_of = DensityParameters(context, math.prod(self.sizes))
 
     def forward(self, h: Tensor, index: Tensor | int = 0) -> Factorised:
         mean, log_scale, logits = self.parameters_of(h).unflatten(-1, self.sizes).unbind(-3)
-        log_scale = bounded(2 * log_scale, *self.bounds) / 2
-        return Factorised(MixtureRow(mean, log_scale, logits.log_softmax(-1), self.shape))
+        log_scale = bounded_log_var(2 * log_scale, *self.bounds) / 2
+        return Factorised(Mixture1D(mean, log_scale, logits.log_softmax(-1), self.shape))
 
 
 class Logistic(MixtureHead):
@@ -289,4 +289,4 @@ class StudentT(MixtureHead):
         if not 2 < freedom <= 100:
             raise ValueError(f"freedom: {freedom} is outside (2, 100]; below it has no variance, above it is a normal")
         super().__init__(context, features, groups, components=components, min_scale=min_scale, max_scale=max_scale)
-        self.shape = student(freedom)  # type: ignore[misc]
+        self.shape = student_shape(freedom)  # type: ignore[misc]

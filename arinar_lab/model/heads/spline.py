@@ -17,15 +17,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as f
 
-from ..density import REACH, Factorised, Row, normal_knots
+from ..density import REACH, Factorised, Density1D, normal_knots
 from ..inner.head import Head
-from ..layers import Parameters, at_least
+from ..layers import DensityParameters, require_at_least
 from ..noise import Noise
-from .shapes import NORMAL, bounded, check_bounds, log_interval
+from .shapes import NORMAL, bounded_log_var, check_bounds, log_interval
 
 
 @dataclass(frozen=True)
-class SplineRow(Row):
+class Spline1D(Density1D):
     """A spline flow of one feature.
 
     Arguments:
@@ -87,7 +87,7 @@ class SplineRow(Row):
     def log_interval(self, low: Tensor, high: Tensor) -> Tensor:
         return log_interval(NORMAL.log_cdf, self.forth(low.double())[0], self.forth(high.double())[0])
 
-    def tempered(self, t: float) -> SplineRow:
+    def tempered(self, t: float) -> Spline1D:
         return replace(self, log_base=self.log_base + math.log(t))
 
     def sample(self, noise: Noise) -> Tensor:
@@ -131,7 +131,7 @@ class Spline(Head):
         min_std: float = 1e-3, max_std: float | None = None, min_bin: float = 1e-2,
     ) -> None:  # fmt: skip
         super().__init__()
-        at_least(1, bins=bins)
+        require_at_least(1, bins=bins)
         check_bounds("std", min_std, max_std)
         if not bound > 0:
             raise ValueError(f"bound: {bound} is not above 0")
@@ -139,7 +139,7 @@ class Spline(Head):
             raise ValueError(f"min_bin: {min_bin} is outside (0, 1/bins); the least shares would fill the whole")
         self.bins, self.bound, self.bounds, self.min_bin = bins, bound, (min_std, max_std), min_bin
         self.features, self.sizes = features, [1, 1, bins, bins, bins - 1]
-        self.parameters_of = Parameters(context, features * sum(self.sizes))
+        self.parameters_of = DensityParameters(context, features * sum(self.sizes))
 
     def _ends(self, logits: Tensor) -> Tensor:
         """Knots from -B to B, from the logits of their distances, [*, S] → [*, S + 1]."""
@@ -152,8 +152,8 @@ class Spline(Head):
         shift, log_var, widths, heights, slopes = each.split(self.sizes, -1)
         steepest = -math.log(self.min_bin)
         slope = (steepest * torch.tanh(slopes / steepest)).exp()  # 1 where nothing is learned
-        log_scale = bounded(log_var, *self.bounds) / 2
+        log_scale = bounded_log_var(log_var, *self.bounds) / 2
         return Factorised(
-            SplineRow(shift, log_scale, self._ends(widths), self._ends(heights), f.pad(slope, (1, 1), value=1.0),
+            Spline1D(shift, log_scale, self._ends(widths), self._ends(heights), f.pad(slope, (1, 1), value=1.0),
                       torch.zeros_like(shift))
         )  # fmt: skip

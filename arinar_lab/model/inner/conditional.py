@@ -1,4 +1,4 @@
-"""Densities that a model gives for contexts, guided and tempered part by part: what `Chain` and `Walk` have in common."""
+"""Densities that a model gives for contexts, guided and tempered part by part: what `Chain` and `NestedDensity` have in common."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 from ..density import Density
 from .head import Head
 
-M = TypeVar("M", bound=Head)
+_Model = TypeVar("_Model", bound=Head)
 
 
 @dataclass(frozen=True)
-class Conditional(Density, Generic[M]):
+class Conditional(Density, Generic[_Model]):
     """A model's density at contexts z, and its guided, tempered and refined versions: those of every part are.
 
     One call serves condition and null together.
@@ -30,7 +30,7 @@ class Conditional(Density, Generic[M]):
         threshold: what the parts are `filtered` by, or None.
     """
 
-    model: M
+    model: _Model
     z: Tensor
     index: Tensor | int = 0
     null: Tensor | None = None

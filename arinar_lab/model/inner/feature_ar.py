@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from ..density import Density
-from ..layers import BlockOptions, at_least, turned
+from ..layers import BlockOptions, require_at_least, project_on_axes
 from ..noise import Noise
 from .conditional import Conditional
-from .head import Head, HeadMaker
+from .head import Head, HeadFactory
 from .trunks import TRUNKS, refuse_options
 
 
@@ -52,7 +52,7 @@ class FeatureAR(Head):
         groups: int = 1,
         /,
         *,
-        head: HeadMaker,
+        head: HeadFactory,
         trunk: Literal["transformer", "recurrent", "masked_mlp"] = "transformer",
         width: int = 64,
         depth: int = 1,
@@ -62,7 +62,7 @@ class FeatureAR(Head):
         **block: Unpack[BlockOptions],
     ) -> None:
         super().__init__()
-        at_least(1, width=width, depth=depth)
+        require_at_least(1, width=width, depth=depth)
         if group < 1 or features % group:
             choices = ", ".join(str(n) for n in range(1, features + 1) if features % n == 0)
             raise ValueError(
@@ -73,12 +73,12 @@ class FeatureAR(Head):
             refuse_options(trunk, block)
         self.trunk = TRUNKS[trunk](context, group, self.groups, width, depth, heads, block)
         self.head = head(width, group, groups * self.groups)
-        self.likelihood, self.can = self.head.likelihood, self.head.can | {"together"}
+        self.likelihood, self.capabilities = self.head.likelihood, self.head.capabilities | {"together"}
         index = torch.arange(features)
         self.register_buffer("order_index", (index.flip(0) if order == "reversed" else index).repeat(groups, 1))
 
         if order == "principal":
-            self.can = self.can - {"pit"}
+            self.capabilities = self.capabilities - {"pit"}
             self.register_buffer("rotation", torch.eye(features).repeat(groups, 1, 1))
 
     def forward(self, h: Tensor, index: Tensor | int = 0) -> Chain:
@@ -94,20 +94,20 @@ class FeatureAR(Head):
         self.head.fit(ordered.flatten(1, 2))
 
     @property
-    def measures(self) -> bool:
-        return self.order in ("variance", "principal") or self.head.measures
+    def needs_fit(self) -> bool:
+        return self.order in ("variance", "principal") or self.head.needs_fit
 
     def arranged(self, x: Tensor, index: Tensor | int) -> Tensor:
         """Features in the model's order, or along its axes, and grouped: [*, D] → [*, G, F]."""
         shape = self.groups, self.group
         if self.order == "principal":
-            return turned(x, self.rotation[index]).unflatten(-1, shape)
+            return project_on_axes(x, self.rotation[index]).unflatten(-1, shape)
         return x.gather(-1, self.order_index[index].expand_as(x)).unflatten(-1, shape)
 
     def restored(self, x: Tensor, index: Tensor | int) -> Tensor:
         """The inverse of `arranged`: [*, G, F] → [*, D]."""
         x = x.flatten(-2)
-        return turned(x, self.rotation[index].mT) if self.order == "principal" else self.unordered(x, index)
+        return project_on_axes(x, self.rotation[index].mT) if self.order == "principal" else self.unordered(x, index)
 
     def unordered(self, x: Tensor, index: Tensor | int) -> Tensor:
         """Numbers of each feature (or axis) in the model's order, at their own places: [*, D] → [*, D]."""
@@ -136,42 +136,42 @@ class Chain(Conditional[FeatureAR]):
 
     together: int = 1
 
-    def hastened(self, together: int) -> Chain:
+    def with_parallel_groups(self, together: int) -> Chain:
         return replace(self, together=together)
 
     def log_prob(self, x: Tensor, noise: Noise | None = None) -> Tensor:
         return self.terms(x, noise).sum(-1)
 
     def given(self, x: Tensor) -> Density:
-        groups, blocks = self._teach(x)
+        groups, blocks = self._teacher_force(x)
         return blocks.given(groups)
 
     def terms(self, x: Tensor, noise: Noise | None = None) -> Tensor:
         """log p of each group in the model's order, [*, D] → [*, G]."""
-        groups, blocks = self._teach(x)
+        groups, blocks = self._teacher_force(x)
         return blocks.log_prob(groups, None if noise is None else noise.at(self._places(groups)))
 
     def by_feature(self, x: Tensor) -> Tensor:
-        groups, blocks = self._teach(x)
+        groups, blocks = self._teacher_force(x)
         return self._restore(blocks.by_feature(groups))
 
     def pit(self, x: Tensor) -> Tensor:
-        groups, blocks = self._teach(x)
+        groups, blocks = self._teacher_force(x)
         return self._restore(blocks.pit(groups))
 
-    def cut(self, x: Tensor) -> Tensor:
-        groups, blocks = self._teach(x)
-        return self._restore(blocks.cut(groups))
+    def truncated(self, x: Tensor) -> Tensor:
+        groups, blocks = self._teacher_force(x)
+        return self._restore(blocks.truncated(groups))
 
     def log_interval(self, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
         if self.model.order == "principal":
             raise NotImplementedError("along principal axes there is no likelihood at a resolution: a box is turned")
-        groups, blocks = self._teach(x)
+        groups, blocks = self._teacher_force(x)
         low, high = (self.model.arranged(end, self.index) for end in (low, high))
         return blocks.log_interval(groups, low, high).sum(-1)
 
     def loss(self, x: Tensor, noise: Noise) -> Tensor:
-        groups, blocks = self._teach(x)
+        groups, blocks = self._teacher_force(x)
         return blocks.loss(groups, noise.at(self._places(groups))).sum(-1)
 
     def sample(self, noise: Noise) -> Tensor:
@@ -201,7 +201,7 @@ class Chain(Conditional[FeatureAR]):
         """Numbers of each feature in the model's order, [*, G, F], at the features' own places (or axes) [*, D]."""
         return self.model.unordered(values.flatten(-2), self.index)
 
-    def _teach(self, x: Tensor) -> tuple[Tensor, Density]:
+    def _teacher_force(self, x: Tensor) -> tuple[Tensor, Density]:
         """All groups at once, each given the true ones before it: groups [*, G, F] and their density on [*, G]."""
         groups, z = self.model.arranged(x, self.index), self._contexts()
         past = groups.reshape(-1, *groups.shape[-2:])[:, :-1]

@@ -22,7 +22,7 @@ class Head(nn.Module):
 
     likelihood: Likelihood = "exact"
     integers: tuple[int, str] | None = None  # number of levels and how they are placed, of a model of integer levels
-    can: frozenset[str] = frozenset(
+    capabilities: frozenset[str] = frozenset(
         {"log_prob", "temper", "guide", "pit"}
     )  # and `together`, where features come in turn; `filter_threshold`, where they are levels
 
@@ -34,10 +34,10 @@ class Head(nn.Module):
         """Once, before training: set buffers (bin edges, feature orders) from training data x [n, groups, F]."""
 
     @property
-    def measures(self) -> bool:
+    def needs_fit(self) -> bool:
         """Whether `fit` has anything to do."""
         return type(self).fit is not Head.fit
 
 
-HeadMaker = Callable[..., Head]
+HeadFactory = Callable[..., Head]
 """Called as `maker(context width E, features F, groups)`."""

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as f
 
-from ..layers import Block, BlockOptions, Blocks, Caches, Gains, Linear, Vectors, ZeroLinear, layer, modulated
+from ..layers import Block, BlockOptions, Blocks, Caches, Gains, Linear, LearnedVectors, ZeroLinear, layer, modulate
 
 
 class Steps(nn.Module):
@@ -73,7 +73,7 @@ class Trunk(Steps):
     def _adapted(self, y: Tensor, gains: Gains) -> Tensor:
         """y [M, T, W] normalised under the gains that were read from z."""
         scale, shift = gains
-        return modulated(self.norm(y), scale, shift)
+        return modulate(self.norm(y), scale, shift)
 
 
 class Transformer(Trunk):
@@ -88,10 +88,10 @@ class Transformer(Trunk):
     ) -> None:
         super().__init__(context, features, groups, width, depth, heads, block)
         self.start_of, self.group_of = Linear(context, width), Linear(features, width)
-        self.start, self.positions = Vectors(1, width), Vectors(groups, width)
+        self.start, self.positions = LearnedVectors(1, width), LearnedVectors(groups, width)
         self.blocks = Blocks(Block(width, heads, context=context, **block) for _ in range(depth))
 
-    def forward(self, x: Tensor, z: Tensor, state: Walked | None = None) -> tuple[Tensor, Walked]:
+    def forward(self, x: Tensor, z: Tensor, state: TransformerState | None = None) -> tuple[Tensor, TransformerState]:
         caches, gains = state or (None, None)
         done = caches[0].length if caches and caches[0] else 0
         gains = self._gains(z) if gains is None else gains
@@ -102,16 +102,16 @@ class Transformer(Trunk):
         y, after = self.blocks(y, z, True, caches)
         return self._adapted(y, gains), (after, gains)
 
-    def empty(self, batch: int) -> Walked:
+    def empty(self, batch: int) -> TransformerState:
         return self.blocks.caches(batch, self.groups), None
 
-    def ahead(self, x: Tensor, z: Tensor, state: Walked, n: int) -> tuple[Tensor, Walked]:
+    def ahead(self, x: Tensor, z: Tensor, state: TransformerState, n: int) -> tuple[Tensor, TransformerState]:
         """In one call; the caches then end behind x, and the next step writes over the zeros' keys and values."""
         h, (caches, gains) = self(f.pad(x, (0, 0, 0, n)), z, state)
         return h[:, -n - 1 :], ([cache and cache._replace(length=cache.length - n) for cache in caches], gains)
 
 
-Walked = tuple[Caches, Gains | None]
+TransformerState = tuple[Caches, Gains | None]
 """Caches of the blocks, and the gains of the output norm once z has been read."""
 
 
@@ -128,10 +128,10 @@ class Recurrent(Trunk):
         super().__init__(context, features, groups, width, depth, heads, block)
         self.state_of, self.context_of = Linear(context, depth * width), Linear(context, width)
         self.group_of = Linear(features, width)
-        self.start, self.positions = Vectors(1, width), Vectors(groups, width)
+        self.start, self.positions = LearnedVectors(1, width), LearnedVectors(groups, width)
         self.cells = nn.ModuleList(nn.GRUCell(width, width) for _ in range(depth))
 
-    def forward(self, x: Tensor, z: Tensor, state: Remembered | None = None) -> tuple[Tensor, Remembered]:
+    def forward(self, x: Tensor, z: Tensor, state: MLPState | None = None) -> tuple[Tensor, MLPState]:
         y = self.group_of(x)
         if state is None:
             y = torch.cat([self.start().expand(z.shape[0], 1, -1), y], 1)
@@ -150,11 +150,11 @@ class Recurrent(Trunk):
         return self._adapted(torch.stack(rows, 1), gains), (memory, end, context, gains)
 
 
-Remembered = tuple[list[Tensor], int, Tensor, Gains]
+MLPState = tuple[list[Tensor], int, Tensor, Gains]
 """What each layer remembers [M, W], steps done, and of z: what is added to each step [M, 1, W], the norm's gains."""
 
 
-class Masked(Linear):
+class MaskedLinear(Linear):
     """Linear map of which only some weights count: `reads` [outputs, inputs] says which output reads which input."""
 
     reads: Tensor
@@ -187,9 +187,9 @@ class MaskedMLP(Trunk):
         group = torch.arange(groups)
         degree = (torch.arange(width) * groups // width).unsqueeze(-1)
         reads = [group.repeat_interleave(features) < degree] + [degree >= degree.T] * (depth - 1)
-        self.layers = nn.ModuleList(Masked(mask) for mask in reads)
+        self.layers = nn.ModuleList(MaskedLinear(mask) for mask in reads)
         self.contexts = nn.ModuleList(Linear(context, width) for _ in range(depth))
-        self.contexts_of_groups = Masked(group.repeat_interleave(width).unsqueeze(-1) >= degree.T)
+        self.contexts_of_groups = MaskedLinear(group.repeat_interleave(width).unsqueeze(-1) >= degree.T)
 
     def forward(self, x: Tensor, z: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         begin = 0 if state is None else state.shape[1] + 1

@@ -23,14 +23,14 @@ from ..arinar import Arinar
 from ..heads.diffusion import Diffusion
 from ..inner.feature_ar import FeatureAR
 from ..inner.trunks import Transformer
-from ..layers import Vectors
+from ..layers import LearnedVectors
 
 _STD, _GAINS, _GATES, _HEAD = 0.02, 0.5, 1e-5, 0.02
 
 
 def published_stds(model: Arinar) -> dict[str, float]:
     """The standard deviation of each parameter that the published models draw from a normal distribution."""
-    stds = {f"{name}.weight": _STD for name, part in model.named_modules() if isinstance(part, Vectors)}
+    stds = {f"{name}.weight": _STD for name, part in model.named_modules() if isinstance(part, LearnedVectors)}
     inner = model.inner
     if isinstance(inner, FeatureAR) and isinstance(inner.trunk, Transformer):
         maps = [name for name, part in inner.named_modules() if isinstance(part, nn.Linear)]

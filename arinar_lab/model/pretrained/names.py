@@ -20,10 +20,10 @@ from ..heads.mixture import GMM
 from ..inner.feature_ar import FeatureAR
 from ..inner.head import Head
 from ..inner.trunks import Transformer
-from ..layers import Vectors
+from ..layers import LearnedVectors
 from ..outer import MaskedAR, MaskedStack
 from .fractal_names import fractalmar_names
-from .pairs import pairs, stack
+from .pairs import weight_and_bias, transformer_blocks
 
 
 def _outer(outer: MaskedAR) -> dict[str, str]:
@@ -39,19 +39,19 @@ def _outer(outer: MaskedAR) -> dict[str, str]:
         "z_proj": "token_of", "z_proj_ln": "input_norm", "encoder_norm": "encoder_norm", "decoder_embed": "embed",
         "decoder_norm": "decoder_norm",
     }.items():  # fmt: skip
-        names |= pairs(theirs, f"outer.{our}")
-    names |= stack(outer.encoder, "encoder_blocks", "outer.encoder")
-    return names | stack(outer.decoder, "decoder_blocks", "outer.decoder")
+        names |= weight_and_bias(theirs, f"outer.{our}")
+    names |= transformer_blocks(outer.encoder, "encoder_blocks", "outer.encoder")
+    return names | transformer_blocks(outer.decoder, "decoder_blocks", "outer.decoder")
 
 
 def _feature_ar(trunk: Transformer) -> dict[str, str]:
     names = {
         "arhead.start_token": "inner.trunk.start.weight",
         "arhead.pos_embedding": "inner.trunk.positions.weight",
-        **pairs("arhead.input_proj", "inner.trunk.group_of"),
-        **pairs("arhead.cond_proj", "inner.trunk.start_of"),
-        **pairs("arhead.head_nm.ada_lin.1", "inner.trunk.adapt.1"),
-        **pairs("arhead.head", "inner.head.parameters_of"),
+        **weight_and_bias("arhead.input_proj", "inner.trunk.group_of"),
+        **weight_and_bias("arhead.cond_proj", "inner.trunk.start_of"),
+        **weight_and_bias("arhead.head_nm.ada_lin.1", "inner.trunk.adapt.1"),
+        **weight_and_bias("arhead.head", "inner.head.parameters_of"),
     }
     for i in range(len(trunk.blocks)):
         theirs, ours = f"arhead.blocks.{i}", f"inner.trunk.blocks.{i}"
@@ -59,10 +59,10 @@ def _feature_ar(trunk: Transformer) -> dict[str, str]:
             f"{theirs}.attn.mat_qkv.weight": f"{ours}.attention.qkv.weight",
             f"{theirs}.attn.q_bias": f"{ours}.attention.q_bias",
             f"{theirs}.attn.v_bias": f"{ours}.attention.v_bias",
-            **pairs(f"{theirs}.attn.proj", f"{ours}.attention.project"),
-            **pairs(f"{theirs}.ffn.fc1", f"{ours}.feed_forward.0"),
-            **pairs(f"{theirs}.ffn.fc2", f"{ours}.feed_forward.2"),
-            **pairs(f"{theirs}.ada_lin.1", f"{ours}.adapt.1"),
+            **weight_and_bias(f"{theirs}.attn.proj", f"{ours}.attention.project"),
+            **weight_and_bias(f"{theirs}.ffn.fc1", f"{ours}.feed_forward.0"),
+            **weight_and_bias(f"{theirs}.ffn.fc2", f"{ours}.feed_forward.2"),
+            **weight_and_bias(f"{theirs}.ada_lin.1", f"{ours}.adapt.1"),
         }
     return names
 
@@ -77,7 +77,7 @@ def mar_head_names(depth: int) -> dict[str, str]:
     for i in range(depth):
         for part, our in {"in_ln": "norm", "mlp.0": "mlp.0", "mlp.2": "mlp.2", "adaLN_modulation.1": "adapt.1"}.items():
             parts[f"res_blocks.{i}.{part}"] = f"blocks.{i}.{our}"
-    return {k: v for part, our in parts.items() for k, v in pairs(f"{theirs}.{part}", f"{ours}.{our}").items()}
+    return {k: v for part, our in parts.items() for k, v in weight_and_bias(f"{theirs}.{part}", f"{ours}.{our}").items()}
 
 
 def _inner(inner: Head) -> dict[str, str]:
@@ -92,7 +92,7 @@ def _inner(inner: Head) -> dict[str, str]:
     raise ValueError(f"inner: no published checkpoint has a {type(inner).__name__} like this")
 
 
-def names(model: Arinar) -> dict[str, str]:
+def parameter_names(model: Arinar) -> dict[str, str]:
     """Published key → our key for every trained parameter.
 
     Raises:
@@ -102,12 +102,12 @@ def names(model: Arinar) -> dict[str, str]:
         return fractalmar_names(model)
     if not isinstance(model.outer, MaskedAR):
         raise ValueError(f"outer: no published checkpoint has a {type(model.outer).__name__}")
-    if not isinstance(model.outer.encoder_positions, Vectors):
+    if not isinstance(model.outer.encoder_positions, LearnedVectors):
         raise ValueError("outer.positions: the published checkpoints have learned ones")
     return _outer(model.outer) | _inner(model.inner)
 
 
-def translate(state: Mapping[str, Tensor], model: Arinar) -> dict[str, Tensor]:
+def translate_state(state: Mapping[str, Tensor], model: Arinar) -> dict[str, Tensor]:
     """A published state dict as ours, every tensor in the shape of our parameter; our buffers keep their values.
 
     Axes of length one do not count: the published positions are [1, n, W], ours [n, W]. Buffers of constant zeros
@@ -120,7 +120,7 @@ def translate(state: Mapping[str, Tensor], model: Arinar) -> dict[str, Tensor]:
     strange = [key for key, value in state.items() if not _is_dense(value)]
     if strange:
         raise ValueError(f"the checkpoint holds what are no arrays of finite real numbers: {_first(strange)}")
-    known, ours = names(model), model.state_dict()
+    known, ours = parameter_names(model), model.state_dict()
     zeros = {key for key in state if key.endswith("zero_k_bias") and not state[key].any()}
     missing = [key for key in known if key not in state]
     extra = [key for key in state if key not in known and key not in zeros]
