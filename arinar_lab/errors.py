@@ -1,4 +1,6 @@
-"""The errors that the command line reports in one line, and the hint at a name that was probably meant."""
+"""The errors that the command line reports in one line, and the hint at a name
+that was probably meant.
+"""
 
 from __future__ import annotations
 

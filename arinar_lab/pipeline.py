@@ -1,4 +1,6 @@
-"""One run from its recipe to its reports: train → evaluate → tell MLflow. What is done already is left alone."""
+"""One run from its recipe to its reports: train → evaluate → tell MLflow. What is done
+already is left alone.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from .runs.folder import RunFolder
 from .runs.history import read_metrics
 from .tracking.tracker import Tracker, note_view
 from .training.distributed import is_follower
-from .training.train import StoppedEarly, StepCallback, train
+from .training.train import StepCallback, StoppedEarly, train
 
 
 def run_experiment(
@@ -26,18 +28,22 @@ def run_experiment(
     bar: bool = False,
     watch: StepCallback | None = None,
 ) -> list[dict[str, Any]]:
-    """Train once and evaluate under each recipe (they differ in sampler and evaluation alone); returns the reports.
+    """Train once and evaluate under each recipe (they differ in sampler and evaluation alone);
+    returns the reports.
 
-    A process that only helps to train (see `training/distributed.py`) does that, and returns nothing.
-    The run folder is locked meanwhile. A failure is written to its FAILED and log.txt, told to MLflow, and raised.
+    A process that only helps to train (see `training/distributed.py`) does that, and returns
+    nothing. The run folder is locked meanwhile. A failure is written to its FAILED and log.txt,
+    told to MLflow, and raised.
 
     Arguments:
-        experiment: MLflow's experiment; arm: the name of the run's arm in it; factors: what tells that from others.
+        experiment: MLflow's experiment; arm: the name of the run's arm in it; factors: what
+            tells that from others.
         bar: whether to show a progress bar; watch: who may stop the training, which is no failure.
     """
     if is_follower(recipes[0].machine):
         train(recipes[0], folder)
         return []
+
     folder = folder.claim_name(recipes[0])
     with hold_lock(folder.lock, f"works on {folder.path}"):
         tracker = Tracker(experiment)
@@ -52,8 +58,11 @@ def run_experiment(
             tracker.finish("FAILED" if failed else "KILLED")
             if isinstance(error, Exception) and failed:
                 folder.fail(error)
-                error.add_note(f"its traceback is in {folder.path / 'log.txt'}")  # one line of it is shown
+                # one line of it is shown
+                error.add_note(f"its traceback is in {folder.path / 'log.txt'}")
             raise
+
         (folder.path / "FAILED").unlink(missing_ok=True)
         tracker.publish(recipes[0], arm, folder, read_metrics, factors)
+
         return reports

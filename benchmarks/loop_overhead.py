@@ -1,10 +1,12 @@
-"""What Lightning's loop, logging and progress cost a training step, beside a bare loop over the same module.
+"""What Lightning's loop, logging and progress cost a training step, beside a bare loop
+over the same module.
 
     .venv/bin/python benchmarks/loop_overhead.py [--steps 200] [--repeats 5] [key=value …]
 
-Both do what a step is: a batch of the loader, its loss and gradients, clipping, AdamW, the learning rate, averaged weights. The
-bare loop does nothing else; the other is `arinar train` (experiments/digits.yaml) as it is, from its eleventh step to its last,
-validation and the saving of weights left out. They take turns; printed are milliseconds a step, and the median of their ratios,
+Both do what a step is: a batch of the loader, its loss and gradients, clipping, AdamW, the learning
+rate, averaged weights. The bare loop does nothing else; the other is `arinar train`
+(experiments/digits.yaml) as it is, from its eleventh step to its last, validation and the saving of
+weights left out. They take turns; printed are milliseconds a step, and the median of their ratios,
 of the clock and (where other processes disturb the clock) of the processor's time.
 """
 
@@ -37,7 +39,7 @@ Times = tuple[float, float]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("overrides", nargs="*", metavar="key=value")
@@ -51,12 +53,14 @@ def main() -> None:
         ways: list[Callable[[Recipe], Times]] = [lightning, bare]
         seen = {way: way(recipe) for way in (ways if repeat % 2 == 0 else ways[::-1])}
         found.append((seen[lightning], seen[bare]))
+
     for i, what in enumerate(("clock", "processor")):
         ours, least = ([1000 * pair[way][i] / words.steps for pair in found] for way in (0, 1))
         ratios = [a / b for a, b in zip(ours, least, strict=True)]
         print(
-            f"{what:<9}  Lightning {statistics.median(ours):.2f} ms a step, bare {statistics.median(least):.2f} ms:"
-            f" {statistics.median(ratios):.3f} times ({min(ratios):.3f} to {max(ratios):.3f})"
+            f"{what:<9}  Lightning {statistics.median(ours):.2f} ms a step, bare"
+            f" {statistics.median(least):.2f} ms: {statistics.median(ratios):.3f} times"
+            f" ({min(ratios):.3f} to {max(ratios):.3f})"
         )
 
 
@@ -84,7 +88,9 @@ def lightning(recipe: Recipe) -> Times:
     """`train`, in a folder that goes again."""
     timer, made = Timer(), train._trainer
 
-    def with_timer(recipe: Recipe, folder: RunFolder, logger: Any, more: list[Callback], bar: bool) -> Any:
+    def with_timer(
+        recipe: Recipe, folder: RunFolder, logger: Any, more: list[Callback], bar: bool
+    ) -> Any:
         return made(recipe, folder, logger, [*more, timer], bar)
 
     with patch.object(train, "_trainer", with_timer), tempfile.TemporaryDirectory() as folder:
@@ -100,7 +106,9 @@ def bare(recipe: Recipe) -> Times:
     module = ArinarModule(experiment, t, recipe.seed)
     module.fit_to(experiment.source.train[0])
     optimizer: Any = module.configure_optimizers()["optimizer"]
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, t))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: learning_rate_factor(step, t)
+    )
     weights = [p for p in module.parameters() if p.requires_grad]
     averages: list[Any] = [p.detach().clone() for p in weights]
     loader = ResumableLoader(BatchDataset(experiment.source.train), t.batch, recipe.seed)
@@ -113,6 +121,7 @@ def bare(recipe: Recipe) -> Times:
         if batch is None:
             batches = iter(loader)
             batch = next(batches)
+
         optimizer.zero_grad()
         module.loss_of(batch, None).backward()
         if t.clip:
@@ -121,6 +130,7 @@ def bare(recipe: Recipe) -> Times:
         schedule.step()
         with torch.no_grad():
             torch._foreach_lerp_(averages, list[torch.Tensor](weights), 1 - t.ema)
+
     return between(begun)
 
 

@@ -2,9 +2,10 @@
 
     .venv/bin/python benchmarks/study_overhead.py [--arms 200] [--workers 2] [--tracking off]
 
-Training, evaluation and the pass that measures speed are replaced by the files that they would leave. Everything else is
-what `arinar ablate` does, in a new folder: reading and checking the study, the queue, two worker processes, MLflow, tables,
-figures, and what `arinar status` and `arinar report` then take. Prints seconds in all and an arm.
+Training, evaluation and the pass that measures speed are replaced by the files that they would
+leave. Everything else is what `arinar ablate` does, in a new folder: reading and checking the
+study, the queue, two worker processes, MLflow, tables, figures, and what `arinar status` and
+`arinar report` then take. Prints seconds in all and an arm.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ DIGITS = Path(__file__).parents[1] / "experiments" / "digits.yaml"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--arms", type=int, default=200)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--tracking", choices=["on", "off"], default="on")
@@ -59,17 +60,25 @@ def main() -> None:
         with _timed(seconds, "report"), open("output.txt", "a") as output:
             ablate.report_study(plan, Terminal(file=output))
         os.chdir("/")
+
     assert status == 0 and done == words.arms, f"{done} of {words.arms} arms are done"
     whole = seconds["read"] + seconds["ablate"]
     print(", ".join(f"{name} {value:.2f} s" for name, value in seconds.items()))
-    print(f"{words.arms} arms, {words.workers} workers, tracking {words.tracking}: {whole / words.arms:.3f} s an arm")
+    print(
+        f"{words.arms} arms, {words.workers} workers, tracking {words.tracking}: "
+        f"{whole / words.arms:.3f} s an arm"
+    )
 
 
 _PLAN: Plan
 
 
-def _forked(folder: Path, command: list[str], workers: int, threads: int, watch: Any, console: Terminal) -> bool:
-    """Workers as forks of this process, which hold the replaced training; they end with what `work` says."""
+def _forked(
+    folder: Path, command: list[str], workers: int, threads: int, watch: Any, console: Terminal
+) -> bool:
+    """Workers as forks of this process, which hold the replaced training; they end
+    with what `work` says.
+    """
     children = []
     for _ in range(workers):
         child = os.fork()
@@ -78,6 +87,7 @@ def _forked(folder: Path, command: list[str], workers: int, threads: int, watch:
                 failed = worker.run_worker(_PLAN)
             os._exit(len(failed))
         children.append(child)
+
     return all(os.waitpid(child, 0)[1] == 0 for child in children)
 
 
@@ -88,7 +98,11 @@ def _train(recipe: Any, folder: RunFolder, *_: Any) -> None:
 
 def _evaluate(recipe: Any, folder: RunFolder) -> dict[str, Any]:
     bits = 2 + recipe.training.lr
-    metrics = {"val/bits_per_dim": bits, "quality/fd_digits": 10 * bits, "quality/fd_digits_floor": 2.0}
+    metrics = {
+        "val/bits_per_dim": bits,
+        "quality/fd_digits": 10 * bits,
+        "quality/fd_digits_floor": 2.0,
+    }
     report = {
         "metrics": {**metrics, "speed/images_per_second": 100.0},
         "likelihood": {"kind": "exact", "unit": "pixel", "steps": None, "images": 360, "draws": 1},
@@ -105,6 +119,7 @@ def _evaluate(recipe: Any, folder: RunFolder) -> dict[str, Any]:
         "git": git_state(),
     }
     write_json(folder.evaluation(recipe) / "report.json", report)
+
     return report
 
 

@@ -1,4 +1,6 @@
-"""A study read in Python: found by name or by time, as frames whose numbers are the report's, and as trained models."""
+"""A study read in Python: found by name or by time, as frames whose numbers are the report's,
+and as trained models.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from tiny import tiny, write_study
 from arinar_lab import api
 from arinar_lab.errors import ConfigError
 from arinar_lab.files.atomic import write_atomically
-from arinar_lab.report.tables import runs_csv, plain_table
+from arinar_lab.report.tables import plain_table, runs_csv
 from arinar_lab.runs.folder import read_json, write_json
 from arinar_lab.study.collect import collect
 from arinar_lab.study.plan import read_plan
@@ -28,7 +30,12 @@ BITS = "val/bits_per_dim"
 
 def report_of(bits):
     return {
-        "metrics": {BITS: bits, "quality/fd_digits": 10 * bits, "quality/fd_digits_floor": 2.0, "cost/parameters": 123},
+        "metrics": {
+            BITS: bits,
+            "quality/fd_digits": 10 * bits,
+            "quality/fd_digits_floor": 2.0,
+            "cost/parameters": 123,
+        },
         "noise": {BITS: 0.25},
         "likelihood": {"kind": "exact", "unit": "pixel", "steps": None, "images": 360, "draws": 1},
         "quality": {"images": 100, "reference": 1437, "floor_images": 360, "kid_subset": 10},
@@ -38,17 +45,26 @@ def report_of(bits):
 
 
 def study(name="study", seeds=(0, 1, 2), done=lambda arm, seed: True, **keys):
-    """A study whose cells have reports that nobody trained for: bits/dim of 2, 3, … for each arm, plus a tenth a seed."""
-    file = write_study(name, **{"arms": {"one": {}, "None": {"outer.width": 32}}, "seeds": list(seeds), **keys})
+    """A study whose cells have reports that nobody trained for: bits/dim of 2, 3, … for each arm,
+    plus a tenth a seed.
+    """
+    file = write_study(
+        name, **{"arms": {"one": {}, "None": {"outer.width": 32}}, "seeds": list(seeds), **keys}
+    )
     plan = read_plan(file)
     for i, arm in enumerate(plan.arms):
         for seed in (seed for seed in seeds if done(arm.name, seed)):
             folder, recipe = plan.cell(arm, seed)
             write_json(folder.path / "DONE", {"steps": 6, "seconds": 1.0})
-            write_atomically(folder.path / "metrics.csv", f"step,name,value\n2,train/loss,{3 + seed}\n4,val/loss,{i}\n")
+            write_atomically(
+                folder.path / "metrics.csv",
+                f"step,name,value\n2,train/loss,{3 + seed}\n4,val/loss,{i}\n",
+            )
             write_json(folder.evaluation(recipe) / "report.json", report_of(2 + i + seed / 10))
+
     save_cells(plan, file, [])
     write_atomically(plan.folder / "report" / "table.csv", runs_csv(collect(plan)))
+
     return plan
 
 
@@ -78,23 +94,33 @@ def test_overridden_studies_are_opened_as_they_were_run():
 def test_the_newest_finished_study_is_read_where_none_is_named():
     for i, (name, done) in enumerate([("old", True), ("new", True), ("newest", False)]):
         plan = study(
-            name, seeds=(0,), done=lambda arm, _, done=done: done or arm == "one", base=tiny(f"training.warmup={i}")
+            name,
+            seeds=(0,),
+            done=lambda arm, _, done=done: done or arm == "one",
+            base=tiny(f"training.warmup={i}"),
         )
         os.utime(plan.folder / "report" / "table.csv", (i, i))
+
     assert api.open_study().plan.name == "new"
     os.utime("studies/old/report/table.csv", (9, 9))
+
     assert api.open_study().plan.name == "old"
 
 
 def test_no_study_is_one_clear_line():
     with pytest.raises(ConfigError, match="holds no finished study; make one"):
         api.open_study()
-    with pytest.raises(ConfigError, match=r"studies/none: not a study's folder; it holds no cells.json"):
+    with pytest.raises(
+        ConfigError, match=r"studies/none: not a study's folder; it holds no cells.json"
+    ):
         api.open_study("studies/none")
+
     with pytest.raises(ConfigError, match=r"none.yaml: no such file"):
         api.open_study("none.yaml")
     study(done=lambda *_: False)
-    with pytest.raises(ConfigError, match="nothing of this study is finished; run it first: arinar ablate"):
+    with pytest.raises(
+        ConfigError, match="nothing of this study is finished; run it first: arinar ablate"
+    ):
         api.open_study("studies/study")
 
 
@@ -118,14 +144,18 @@ def test_the_table_is_the_reports():
     results = collect(study())
     headings, body = plain_table(results, results.columns)
     table = api.table(results)
-    assert [table.index.name, *table.columns] == headings and table.reset_index().to_numpy().tolist() == body
+    assert [
+        table.index.name,
+        *table.columns,
+    ] == headings and table.reset_index().to_numpy().tolist() == body
 
 
 def test_summaries_keep_both_error_bars_apart():
     frame = api.summaries(collect(study())).set_index(["arm", "metric"])
     bits, distance = frame.loc["one", BITS], frame.loc["one", "quality/fd_digits"]
     assert bits["mean"] == pytest.approx(2.1) and bits.n == 3 and bits.heading == "bits/dim"
-    assert bits.seeds == pytest.approx(4.302653 * 0.1 / math.sqrt(3), rel=1e-5)  # t of two degrees of freedom
+    # t of two degrees of freedom
+    assert bits.seeds == pytest.approx(4.302653 * 0.1 / math.sqrt(3), rel=1e-5)
     assert bits.images == pytest.approx(0.25) and math.isnan(distance.images)
 
 
@@ -148,10 +178,13 @@ def test_one_seed_says_nothing_of_training_noise():
 def test_what_was_logged_is_a_row_for_each_number():
     frame = api.curves(collect(study()))
     assert len(frame) == 12
-    assert frame.query("name == 'val/loss'").groupby("arm").value.mean().to_dict() == {"one": 0, "None": 1}
-    assert frame.query("name == 'train/loss' and arm == 'one'")[["seed", "step", "value"]].to_numpy().tolist() == [
-        [0, 2, 3], [1, 2, 4], [2, 2, 5],
-    ]  # fmt: skip
+    assert frame.query("name == 'val/loss'").groupby("arm").value.mean().to_dict() == {
+        "one": 0,
+        "None": 1,
+    }
+    assert frame.query("name == 'train/loss' and arm == 'one'")[
+        ["seed", "step", "value"]
+    ].to_numpy().tolist() == [[0, 2, 3], [1, 2, 4], [2, 2, 5]]
 
 
 def test_the_breakdown_is_the_mean_over_seeds_of_the_arms_that_have_one():
@@ -161,7 +194,10 @@ def test_the_breakdown_is_the_mean_over_seeds_of_the_arms_that_have_one():
         report = read_json(folder.evaluation(recipe) / "report.json")
         write_json(folder.evaluation(recipe) / "report.json", {**report, "diagnosis": {}})
     frame = api.breakdown(collect(plan), "feature")
-    assert frame.index.tolist() == ["one"] and frame.loc["one"].tolist() == pytest.approx([1.1, 3.1])
+
+    assert frame.index.tolist() == ["one"] and frame.loc["one"].tolist() == pytest.approx(
+        [1.1, 3.1]
+    )
     assert api.breakdown(collect(plan), "token").shape == (1, 3)
 
 

@@ -1,4 +1,6 @@
-"""The laws of tests/laws.py over the whole registry: every head on z and inside feature_ar, every outer, every norm."""
+"""The laws of tests/laws.py over the whole registry: every head on z and inside feature_ar,
+every outer, every norm.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ import torch
 from laws import CONTEXT, FEATURES, TOKENS, images, labels, make_head, make_model, normal_numbers
 
 from arinar_lab.model.arinar import Arinar
-from arinar_lab.model.density import Grid, FeaturewiseDensity
+from arinar_lab.model.density import FeaturewiseDensity, Grid
 from arinar_lab.model.heads import HEADS
 from arinar_lab.model.heads.mixture import Mixture
 from arinar_lab.model.heads.shapes import Mixture1D
@@ -20,7 +22,11 @@ from arinar_lab.model.noise import Noise
 from arinar_lab.model.outer import OUTERS
 from arinar_lab.model.sampler import Sampler
 
-ROWS = [kind for kind in HEADS if isinstance(make_head(kind, False)(normal_numbers(1, CONTEXT)), FeaturewiseDensity)]
+ROWS = [
+    kind
+    for kind in HEADS
+    if isinstance(make_head(kind, False)(normal_numbers(1, CONTEXT)), FeaturewiseDensity)
+]
 PLACES = pytest.mark.parametrize("inside", [False, True], ids=["on z", "inside feature_ar"])
 each_head = pytest.mark.parametrize("kind", HEADS)
 each_row_head = pytest.mark.parametrize("kind", ROWS)
@@ -30,10 +36,13 @@ PAIRS = [
     for i, kind in enumerate(HEADS)
     for j, outer in enumerate(OUTERS)
 ]
-"""Every head with every outer, in both places and under all samplers, each two of these together at least once."""
+"""Every head with every outer, in both places and under all samplers, each two of these
+together at least once.
+"""
 each_pair = pytest.mark.parametrize(("outer", "kind", "inside", "sampler"), PAIRS)
 each_evaluated_pair = pytest.mark.parametrize(
-    ("outer", "kind", "inside"), [pair[:3] for pair in PAIRS if "log_prob" in make_head(pair[1], False).capabilities]
+    ("outer", "kind", "inside"),
+    [pair[:3] for pair in PAIRS if "log_prob" in make_head(pair[1], False).capabilities],
 )
 
 
@@ -70,14 +79,22 @@ def test_log_prob_is_the_sum_of_the_rows(kind):
 def test_an_interval_is_the_difference_of_the_cdf(kind):
     density, x = density_of(kind), normal_numbers(3, FEATURES, seed=5)
     low, high = x - 0.1, x + 0.3
-    mass = [row.cdf(high[:, f : f + 1]) - row.cdf(low[:, f : f + 1]) for f, row in enumerate(laws.rows_of(density, x))]
-    assert torch.allclose(density.log_interval(x, low, high).exp(), torch.cat(mass, -1).prod(-1), rtol=1e-6)
+
+    mass = [
+        row.cdf(high[:, f : f + 1]) - row.cdf(low[:, f : f + 1])
+        for f, row in enumerate(laws.rows_of(density, x))
+    ]
+    assert torch.allclose(
+        density.log_interval(x, low, high).exp(), torch.cat(mass, -1).prod(-1), rtol=1e-6
+    )
 
 
 @each_row_head
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_samples_agree_with_the_density(kind, temperature):
-    density = make_head(kind, False)(normal_numbers(1, CONTEXT).expand(2000, -1)).tempered(temperature)
+    density = make_head(kind, False)(normal_numbers(1, CONTEXT).expand(2000, -1)).tempered(
+        temperature
+    )
     assert laws.ks_distance(density) < 0.043  # critical value at 0.1 % for 2,000 draws
 
 
@@ -91,7 +108,9 @@ def test_guided_samples_agree_with_the_guided_density(kind, weight):
 
 @pytest.mark.parametrize("ratio", [30, 300, 3000])
 def test_inverse_cdf_is_exact_however_much_the_widths_differ(ratio):
-    """A narrow component beside a wide one: a uniform grid misses it, the union of knots does not."""
+    """A narrow component beside a wide one: a uniform grid misses it, the
+    union of knots does not.
+    """
     mean, std = torch.tensor([[-0.3, 1.0]]), torch.tensor([[1.0, 1.0 / ratio]])
     row = Mixture1D(mean.double(), std.double().log(), torch.tensor([[0.5, 0.5]]).double().log())
     u = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
@@ -102,20 +121,29 @@ def test_inverse_cdf_is_exact_however_much_the_widths_differ(ratio):
 @pytest.mark.parametrize("weight", [1.0, 4.0])
 @pytest.mark.parametrize("narrow", [1e-1, 1e-4, 1e-9])
 def test_the_points_of_a_grid_ascend(narrow, weight):
-    """Those that are put where the mass is lie between their neighbours, in spikes narrower than the numbers too."""
-    mean, log_std = normal_numbers(2, 300, 4, dtype=torch.float32), normal_numbers(2, 300, 4, seed=1, dtype=torch.float32)
+    """Those that are put where the mass is lie between their neighbours, in spikes narrower
+    than the numbers too.
+    """
+    mean, log_std = (
+        normal_numbers(2, 300, 4, dtype=torch.float32),
+        normal_numbers(2, 300, 4, seed=1, dtype=torch.float32),
+    )
     log_std[..., 0] += math.log(narrow)
     p, q = (
-        Mixture1D(*each, normal_numbers(300, 4, seed=2).float().log_softmax(-1)) for each in zip(mean, log_std, strict=True)
+        Mixture1D(*each, normal_numbers(300, 4, seed=2).float().log_softmax(-1))
+        for each in zip(mean, log_std, strict=True)
     )
     grid = Grid.product(p, q, weight)
+
     assert (grid.points.diff() >= 0).all()
     assert (grid.cumulative.diff() >= 0).all()
     assert torch.isfinite(grid.icdf(torch.linspace(0, 1, 300))).all()
 
 
 def test_a_product_that_cannot_be_normalised_is_cut_and_counted():
-    """A null narrower than √((w-1)/w) times the conditional: kept within 3.3 σ of the conditional."""
+    """A null narrower than √((w-1)/w) times the conditional: kept within 3.3
+    σ of the conditional.
+    """
     mean, weight = torch.zeros(50, 1, 1), torch.zeros(50, 1)
     wide, narrow = (Mixture(mean, mean + math.log(s), weight) for s in (1.0, 0.5))
     x, cut = wide.guided(narrow, 3.0).draw(images(50))
@@ -163,7 +191,9 @@ def test_temperature_and_guidance_commute_and_change_samples(kind, inside):
     head, noise = make_head(kind, inside), images(50)
     p, q = head(normal_numbers(50, CONTEXT)), head(normal_numbers(50, CONTEXT, seed=1))
     cold = p.guided(q, 2.0).tempered(0.5).sample(noise)
-    assert torch.allclose(cold, p.tempered(0.5).guided(q.tempered(0.5), 2.0).sample(noise), atol=1e-9)
+    assert torch.allclose(
+        cold, p.tempered(0.5).guided(q.tempered(0.5), 2.0).sample(noise), atol=1e-9
+    )
     assert not torch.allclose(cold, p.guided(q, 2.0).sample(noise))
 
 
@@ -175,11 +205,20 @@ def test_temperature_and_guidance_commute_and_change_samples(kind, inside):
 @pytest.mark.parametrize("norm", NORMS)
 def test_no_feature_leaks_into_the_terms_before_it(kind, order, norm):
     head = HEADS["feature_ar"](
-        CONTEXT, FEATURES, head=laws.maker_of(kind), group=2 if kind == "nested" else 1,
-        **laws.INSIDE, order=order, norm=NORMS[norm],
-    )  # fmt: skip
-    head.fit(normal_numbers(500, 1, FEATURES, seed=1, dtype=torch.float32) * torch.tensor([1.0, 3.0, 2.0, 0.5]))
-    laws.randomise(head.double(), 0.1).eval()  # little: without a norm more would send the bound of a diffusion to -inf
+        CONTEXT,
+        FEATURES,
+        head=laws.maker_of(kind),
+        group=2 if kind == "nested" else 1,
+        **laws.INSIDE,
+        order=order,
+        norm=NORMS[norm],
+    )
+    head.fit(
+        normal_numbers(500, 1, FEATURES, seed=1, dtype=torch.float32)
+        * torch.tensor([1.0, 3.0, 2.0, 0.5])
+    )
+    # little: without a norm more would send the bound of a diffusion to -inf
+    laws.randomise(head.double(), 0.1).eval()
     for place, j in enumerate(head.order_index[0].tolist()):
         moves = laws.feature_leak(head, j)
         assert (moves[: place // head.group] == 0).all()
@@ -203,11 +242,15 @@ def test_features_drawn_one_by_one_follow_the_teacher_forced_density(kind):
 def test_no_token_leaks_into_the_conditions_before_it(outer, norm, qk_norm):
     model = make_model(outer, "gmm", False, norm=NORMS[norm], qk_norm=qk_norm)
     x = normal_numbers(1, TOKENS, FEATURES)
+
     before = laws.walked(model, x)
     for s, (_, where) in enumerate(before):
         moved = x.clone()
         moved[:, where[0]] += 1.0
-        changes = [(z - z0).abs().max() for (z, _), (z0, _) in zip(laws.walked(model, moved), before, strict=True)]
+        changes = [
+            (z - z0).abs().max()
+            for (z, _), (z0, _) in zip(laws.walked(model, moved), before, strict=True)
+        ]
         assert all(change == 0 for change in changes[: s + 1])
         assert all(change > 0 for change in changes[s + 1 :])
 
@@ -225,20 +268,32 @@ def test_training_conditions_do_not_see_what_they_predict(outer):
 
 @each_evaluated_pair
 def test_likelihood_in_one_pass_equals_the_cached_walk(outer, kind, inside):
-    model, x, noise = make_model(outer, kind, inside), normal_numbers(3, TOKENS, FEATURES), images(3).at(1)
+    model, x, noise = (
+        make_model(outer, kind, inside),
+        normal_numbers(3, TOKENS, FEATURES),
+        images(3).at(1),
+    )
     steps = laws.walked(model, x)
-    walk = sum(model.inner(z).log_prob(laws.take(x, where), noise.at(where)).sum(-1) for z, where in steps)
+
+    walk = sum(
+        model.inner(z).log_prob(laws.take(x, where), noise.at(where)).sum(-1) for z, where in steps
+    )
     assert torch.allclose(model.log_prob(x, labels(3), images(3)), walk, atol=1e-9)
 
 
 def test_masked_training_equals_a_step_of_the_walk():
     """With the walk's first step masked in training, too, the conditions agree."""
-    model, x, noise = make_model("masked", "gmm", True), normal_numbers(3, TOKENS, FEATURES), images(3)
+    model, x, noise = (
+        make_model("masked", "gmm", True),
+        normal_numbers(3, TOKENS, FEATURES),
+        images(3),
+    )
     c, order = model.labels(labels(3)), images(3).at(0).permutation(TOKENS)
     (_, _), (z, where), *_ = laws.walked(model, x)
     known = order[:, :1]
     assert torch.equal(where, order[:, 1:2])
     every = model.outer._condition(x, c, known, order[:, 1:])
+
     assert torch.allclose(every[:, :1], z, atol=1e-10)
     assert noise.key.shape == (3,)
 
@@ -260,6 +315,7 @@ def test_a_sample_depends_on_its_own_seed_alone(outer, kind, inside, sampler):
     model, seeds = make_model(outer, kind, inside), torch.tensor([7, 3, 11, 5])
     together = laws.samples(model, seeds, sampler)
     alone = torch.cat([laws.samples(model, seed[None], sampler) for seed in seeds])
+
     assert torch.allclose(together, alone, atol=1e-9)
     assert torch.allclose(laws.samples(model, seeds.flip(0), sampler).flip(0), together, atol=1e-9)
     assert not torch.allclose(together[0], together[1])
@@ -280,11 +336,16 @@ def test_single_precision_changes_few_samples_with_the_batch(outer):
 def test_guidance_weight_one_costs_and_changes_nothing(outer):
     model, seeds = make_model(outer, "gmm", True), torch.arange(3)
     calls = []
-    handle = model.inner.trunk.register_forward_hook(lambda module, inputs, output: calls.append(inputs[1].shape[0]))
+    handle = model.inner.trunk.register_forward_hook(
+        lambda module, inputs, output: calls.append(inputs[1].shape[0])
+    )
     plain = laws.samples(model, seeds, Sampler())
     assert max(calls) == 3  # the null branch would make it 6
     handle.remove()
-    assert torch.equal(plain, laws.samples(model, seeds, Sampler(guidance=1.0, schedule="constant")))
+
+    assert torch.equal(
+        plain, laws.samples(model, seeds, Sampler(guidance=1.0, schedule="constant"))
+    )
 
 
 # Training
@@ -300,9 +361,15 @@ def test_gradients_reach_every_trained_parameter(outer, kind, inside, sampler):
     model = make_model(outer, kind, inside, torch.float32)
     x, y = normal_numbers(64, TOKENS, FEATURES, dtype=torch.float32), labels(64)
     noise = next(Noise.of(torch.arange(64) + s) for s in range(99) if masked_share(model, s) < 0.8)
+
     with torch.enable_grad():
         model.loss(x, y, noise).backward()
-    still = [n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or p.grad.abs().max() == 0)]
+
+    still = [
+        n
+        for n, p in model.named_parameters()
+        if p.requires_grad and (p.grad is None or p.grad.abs().max() == 0)
+    ]
     assert not still
 
 
@@ -347,7 +414,9 @@ def test_arms_share_their_initial_weights(outer):
     assert len(common) > 20
     assert all(torch.equal(one[name], other[name]) for name in common)
     matrices = [name for name in common if one[name].dim() > 1 and one[name].float().std() > 0]
-    assert not any(torch.equal(one[name], seeded[name]) for name in matrices if "order_index" not in name)
+    assert not any(
+        torch.equal(one[name], seeded[name]) for name in matrices if "order_index" not in name
+    )
 
 
 def test_nothing_touches_the_global_generator():

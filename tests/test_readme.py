@@ -1,4 +1,6 @@
-"""The README's example head, one class and one line of a registry, passes the laws, trains, is guided and reported."""
+"""The README's example head, one class and one line of a registry, passes the laws, trains, is
+guided and reported.
+"""
 
 import re
 from functools import partial
@@ -61,8 +63,10 @@ def test_no_feature_leaks_and_gradients_arrive():
         moves = laws.feature_leak(head, j)
         assert (moves[:j] == 0).all()
         assert (moves[j:] > 0).all()
+
     model = make_model("causal", "laplace", True)
     model.loss(normal_numbers(8, TOKENS, FEATURES), labels(8), images(8)).backward()
+
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in model.inner.parameters())
 
 
@@ -70,9 +74,15 @@ def test_no_feature_leaks_and_gradients_arrive():
 @pytest.mark.parametrize("inside", [False, True])
 def test_the_cached_walk_computes_its_likelihood_and_seeds_decide_samples(inside):
     model, x = make_model("causal", "laplace", inside), normal_numbers(3, TOKENS, FEATURES)
-    walk = sum(model.inner(z).log_prob(laws.take(x, where)).sum(-1) for z, where in laws.walked(model, x))
+    walk = sum(
+        model.inner(z).log_prob(laws.take(x, where)).sum(-1) for z, where in laws.walked(model, x)
+    )
     assert torch.allclose(model.log_prob(x, labels(3), images(3)), walk, atol=1e-9)
-    draw, seeds = partial(laws.samples, model, sampler=Sampler(guidance=2.5, temperature=0.8)), torch.tensor([7, 3, 11])
+
+    draw, seeds = (
+        partial(laws.samples, model, sampler=Sampler(guidance=2.5, temperature=0.8)),
+        torch.tensor([7, 3, 11]),
+    )
     assert torch.allclose(draw(seeds), torch.cat([draw(seed[None]) for seed in seeds]), atol=1e-9)
 
 

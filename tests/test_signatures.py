@@ -1,4 +1,6 @@
-"""What names a run or an evaluation stays as published: another signature would train or measure every run anew."""
+"""What names a run or an evaluation stays as published: another signature would train or
+measure every run anew.
+"""
 
 from pathlib import Path
 

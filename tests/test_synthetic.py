@@ -1,4 +1,6 @@
-"""On tokens of known density the model is judged exactly: log p_true - log p_model on held-out tokens, paired."""
+"""On tokens of known density the model is judged exactly: log p_true - log p_model on
+held-out tokens, paired.
+"""
 
 from pathlib import Path
 

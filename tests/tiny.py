@@ -18,13 +18,19 @@ from arinar_lab.training.train import train
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 WIDTHS = ["outer.width=16", "outer.depth=1", "outer.heads=2", "inner.width=8", "inner.heads=2"]
 MEASURES = [
-    "evaluation.images=100", "evaluation.kid_subset=10", "evaluation.draws=1", "evaluation.speed_batch=4",
+    "evaluation.images=100",
+    "evaluation.kid_subset=10",
+    "evaluation.draws=1",
+    "evaluation.speed_batch=4",
     "evaluation.speed_repeats=1",
-]  # fmt: skip
+]
 STEPS = [
-    "training.steps=6", "training.batch=32", "training.warmup=2", "training.checkpoint_every=2",
+    "training.steps=6",
+    "training.batch=32",
+    "training.warmup=2",
+    "training.checkpoint_every=2",
     "training.validate_every=3",
-]  # fmt: skip
+]
 SMALL = [*WIDTHS, *STEPS, *MEASURES, "sampler.guidance=1", "machine.accelerator=cpu"]
 
 
@@ -50,7 +56,9 @@ def finished(recipe: Recipe, folder: RunFolder | None = None) -> RunFolder:
 
 def logged(folder: RunFolder) -> list[tuple[int, str, float]]:
     """The rows of metrics.csv but for times, which no two runs share."""
-    return [row for row in read_metrics(folder.path / "metrics.csv") if not row[1].startswith(PREFIX)]
+    return [
+        row for row in read_metrics(folder.path / "metrics.csv") if not row[1].startswith(PREFIX)
+    ]
 
 
 def write_study(name: str = "study", base: Recipe | None = None, **keys: Any) -> Path:

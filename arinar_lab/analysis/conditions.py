@@ -30,27 +30,40 @@ def report_value(report: Report, *keys: str) -> Any:
 
 
 def unreliable(reports: Sequence[Report], speeds: Mapping[str, Sequence[float]]) -> str:
-    """Why speeds say little: others computed beside them, or they differ from seed to seed, or between days, as if so.
+    """Why speeds say little: others computed beside them, or they differ from seed to seed, or
+    between days, as if so.
 
     Arguments:
         speeds: arm → of each seed, in images/s.
     """
-    found = [(report_value(r, "speed", "load_average"), report_value(r, "environment", "cpus")) for r in reports]
+    found = [
+        (report_value(r, "speed", "load_average"), report_value(r, "environment", "cpus"))
+        for r in reports
+    ]
     loads = [load for load, cpus in found if load is not None and cpus and load > 1.25 * cpus]
     rates = [rate for r in reports if (rate := report_value(r, "speed", "gflops"))]
+
     said = []
     if loads:
         said.append(
-            f"other programs were at work while {len(loads)} of {len(found)} speeds were taken (load average up to"
-            f" {max(loads):.1f} on {found[0][1]} CPUs)"
+            f"other programs were at work while {len(loads)} of {len(found)} speeds were taken"
+            f" (load average up to {max(loads):.1f} on {found[0][1]} CPUs)"
         )
-    if uneven := [name for name, seen in speeds.items() if len(seen) > 1 and max(seen) > _UNEVEN * min(seen)]:
-        said.append(f"the speeds of one arm differ from seed to seed by more than {_UNEVEN - 1:.0%} ({join_names(uneven)})")
+
+    if uneven := [
+        name for name, seen in speeds.items() if len(seen) > 1 and max(seen) > _UNEVEN * min(seen)
+    ]:
+        said.append(
+            f"the speeds of one arm differ from seed to seed by more than {_UNEVEN - 1:.0%} "
+            f"({join_names(uneven)})"
+        )
+
     if rates and max(rates) > _UNEVEN * min(rates):
         said.append(
-            f"the machine itself was not as fast at all times (its matrix product {min(rates):,.0f} to {max(rates):,.0f}"
-            " GFLOP/s when speeds were taken)"
+            "the machine itself was not as fast at all times (its matrix product"
+            f" {min(rates):,.0f} to {max(rates):,.0f} GFLOP/s when speeds were taken)"
         )
+
     return "; ".join(said)
 
 

@@ -1,12 +1,17 @@
-"""How fast a preset is: beside the floor that this machine sets, and beside the published algorithm.
+"""How fast a preset is: beside the floor that this machine sets, and beside the
+published algorithm.
 
     peak       FLOP/s of the largest matrix product that this machine was seen to do
-    seconds    of a batch: some steps of the walk are timed, those between are interpolated (`walk.py`)
-    FLOPs      needed, that is executed by our walk: matrix products and attention, by torch's own counter
+    seconds    of a batch: some steps of the walk are timed, those between are
+               interpolated (`walk.py`)
+    FLOPs      needed, that is executed by our walk: matrix products and attention,
+               by torch's own counter
     share      FLOPs / seconds / peak
-    ratio      seconds of another way over ours, repeats taking turns: of the published algorithm written plainly
-               (`released_arinar.py`, with its 1000 candidates; ours guides exactly), or of float32 where ours is bfloat16
-    at most    that ratio, were ours at the peak: what the other way leaves to be won on this machine
+    ratio      seconds of another way over ours, repeats taking turns: of the published algorithm
+               written plainly (`released_arinar.py`, with its 1000 candidates; ours guides
+               exactly), or of float32 where ours is bfloat16
+    at most    that ratio, were ours at the peak: what the other way leaves to
+               be won on this machine
 
 Time does not depend on the values of weights, so they are random. Tokens are not decoded.
 """
@@ -53,7 +58,8 @@ class Case:
     compiled: bool = False
 
     def recipe(self) -> Recipe:
-        """The preset under this sampler. Guidance is exact: the candidates are the published algorithm's.
+        """The preset under this sampler. Guidance is exact: the candidates are the
+        published algorithm's.
 
         Raises:
             ConfigError: if there is no such preset, or it cannot be sampled so.
@@ -82,8 +88,10 @@ class Result:
     """What was measured of one setting.
 
     Arguments:
-        what: was timed: generation, or a part of it; preset, batch, guidance, steps, precision, compiled: of what.
-        seconds: of each repeat; others: of the other way, taking turns, or empty; other: which that is.
+        what: was timed: generation, or a part of it; preset, batch, guidance, steps,
+            precision, compiled: of what.
+        seconds: of each repeat; others: of the other way, taking turns, or empty;
+            other: which that is.
         flops: needed; memory: bytes at the highest, weights included, 0 where not measured.
         timed: steps that were timed.
     """
@@ -118,15 +126,23 @@ class Result:
     @property
     def ratios(self) -> list[float]:
         """Of each repeat, how many times longer the other way takes."""
-        return [theirs / mine for theirs, mine in zip(self.others, self.seconds, strict=True)] if self.others else []
+        return (
+            [theirs / mine for theirs, mine in zip(self.others, self.seconds, strict=True)]
+            if self.others
+            else []
+        )
 
     def at_most(self, peak: float) -> float:
-        """How many times longer the other way takes than the FLOPs needed do at a peak in FLOP/s."""
+        """How many times longer the other way takes than the FLOPs needed do
+        at a peak in FLOP/s.
+        """
         return statistics.median(self.others) * peak / self.flops
 
 
 def benchmark_model(recipe: Recipe, device: torch.device) -> Arinar:
-    """The model of a recipe, in evaluation mode; layers that start at zero are drawn, so that z has an effect."""
+    """The model of a recipe, in evaluation mode; layers that start at zero are drawn, so
+    that z has an effect.
+    """
     model = build(recipe).model
     for module in model.modules():
         if isinstance(module, ZeroLinear):
@@ -144,8 +160,13 @@ def is_published(model: Arinar) -> bool:
 
 
 def has_independent_steps(model: Arinar, sampler: Sampler) -> bool:
-    """Whether a step of the walk costs what it costs without those before it: nothing is carried from one to the next."""
-    return isinstance(model.outer, MaskedOuter) and not {"token_refresh", "null_refresh"} & sampler.accelerators.keys()
+    """Whether a step of the walk costs what it costs without those before it: nothing is carried
+    from one to the next.
+    """
+    return (
+        isinstance(model.outer, MaskedOuter)
+        and not {"token_refresh", "null_refresh"} & sampler.accelerators.keys()
+    )
 
 
 def generation(case: Case, model: Arinar, how: BenchmarkOptions) -> Result:
@@ -156,10 +177,24 @@ def generation(case: Case, model: Arinar, how: BenchmarkOptions) -> Result:
 
     def mine(precision: MatmulDtype = case.precision) -> float:
         with autocast_to(precision, device):
-            return sum_over_steps(package_step_seconds(model, sampler, case.batch, chosen, lambda: synchronised_time(device)), steps)
+            return sum_over_steps(
+                package_step_seconds(
+                    model, sampler, case.batch, chosen, lambda: synchronised_time(device)
+                ),
+                steps,
+            )
 
     def theirs() -> float:
-        return sum_over_steps(released_step_seconds(model, sampler, case.batch, spaced_steps(steps, how.samples), lambda: synchronised_time(device)), steps)
+        return sum_over_steps(
+            released_step_seconds(
+                model,
+                sampler,
+                case.batch,
+                spaced_steps(steps, how.samples),
+                lambda: synchronised_time(device),
+            ),
+            steps,
+        )
 
     other: Callable[[], float] | None = theirs if is_published(model) else None
     name = PUBLISHED if other else ""
@@ -169,9 +204,19 @@ def generation(case: Case, model: Arinar, how: BenchmarkOptions) -> Result:
     memory = peak_bytes(model, sampler, case.batch)
     seconds, others = time_alternately(mine, other, how.repeats if sampled else 1)
     return Result(
-        "generation", case.preset, case.batch, sampler.guidance, steps, seconds, others, name, flops, memory, len(chosen),
+        "generation",
+        case.preset,
+        case.batch,
+        sampler.guidance,
+        steps,
+        seconds,
+        others,
+        name,
+        flops,
+        memory,
+        len(chosen),
         case.precision,
-    )  # fmt: skip
+    )
 
 
 def time_alternately(
@@ -185,25 +230,34 @@ def time_alternately(
         for work, kept in turns if repeat % 2 == 0 else turns[::-1]:
             if work is not None:
                 kept.append(work())
+
     return seconds, others
 
 
 def flops_per_image(model: Arinar, sampler: Sampler, chosen: list[int], steps: int) -> float:
     """Floating-point operations of one image."""
     with flop_counter() as counter:
-        return sum_over_steps(package_step_seconds(model, sampler, 1, chosen, lambda: float(counter.get_total_flops())), steps)
+        return sum_over_steps(
+            package_step_seconds(
+                model, sampler, 1, chosen, lambda: float(counter.get_total_flops())
+            ),
+            steps,
+        )
 
 
 def peak_bytes(model: Arinar, sampler: Sampler, batch: int) -> int:
-    """Bytes at the highest point of a walk, weights included: up to its last step; of a masked one whose caches are made in
-    the first, in that."""
+    """Bytes at the highest point of a walk, weights included: up to its last step; of a masked one
+    whose caches are made in the first, in that."""
     device = next(model.parameters()).device
     cached = isinstance(model.outer, MaskedOuter) and not has_independent_steps(model, sampler)
     step = 0 if cached else model.outer.check_steps(sampler.steps) - 1
+
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         package_step_seconds(model, sampler, batch, [step], lambda: 0.0)
         return torch.cuda.max_memory_allocated(device)
+
     with PeakMemory() as memory:
         package_step_seconds(model, sampler, batch, [step], lambda: 0.0)
+
     return memory.peak + sum(t.nbytes for t in model.state_dict().values())

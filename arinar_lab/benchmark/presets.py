@@ -1,7 +1,9 @@
 """`arinar bench`: how fast every preset is, in one run, as a table, a picture and a record.
 
-    benchmarks.json      date, machine, commit, peaks, and every repeat of every row; written as far as it has come
-    benchmarks.png       images a second, and the share of the machine's peak that the FLOPs needed make up
+    benchmarks.json      date, machine, commit, peaks, and every repeat of every row; written
+                         as far as it has come
+    benchmarks.png       images a second, and the share of the machine's peak that the
+                         FLOPs needed make up
 
 Ratios are of repeats that took turns in one run: the median, and from the lowest to the highest.
 """
@@ -32,20 +34,36 @@ from ..model.packed_linear import has_native_matmul
 from ..output.terminal import description_column
 from ..runs.folder import environment, git_state, write_json
 from .components import inner_loop, memory_by_batch, profile, training_step
-from .generation import Case, BenchmarkOptions, Result, generation, is_published, benchmark_model
+from .generation import BenchmarkOptions, Case, Result, benchmark_model, generation, is_published
 
 ARINAR, CAUSAL = "imagenet256_arinar_b", "imagenet256_arinar_b_causal"
 FAST, MAR, FRACTAL = "imagenet256_arinar_b_fast", "imagenet256_mar_b", "imagenet256_fractalmar_b"
 CPU = (
-    Case(ARINAR, 1, guidance=1.0), Case(ARINAR, 4, guidance=1.0), Case(ARINAR, 4), Case(ARINAR, 4, precision="bfloat16"),
-    Case(FAST, 4), Case(CAUSAL, 64, guidance=1.0), Case(MAR, 4, steps=64), Case(MAR, 4), Case(FRACTAL, 4),
-)  # fmt: skip
+    Case(ARINAR, 1, guidance=1.0),
+    Case(ARINAR, 4, guidance=1.0),
+    Case(ARINAR, 4),
+    Case(ARINAR, 4, precision="bfloat16"),
+    Case(FAST, 4),
+    Case(CAUSAL, 64, guidance=1.0),
+    Case(MAR, 4, steps=64),
+    Case(MAR, 4),
+    Case(FRACTAL, 4),
+)
 """What is timed where nothing is asked for: MAR-B at ARINAR's steps and at its own."""
 GPU = (
-    Case(ARINAR, 1), Case(ARINAR, 64), Case(ARINAR, 64, precision="bfloat16"), Case(FAST, 64), Case(CAUSAL, 1),
-    Case(CAUSAL, 64), Case(CAUSAL, 64, precision="bfloat16"), Case(MAR, 64, steps=64), Case(MAR, 64), Case(FRACTAL, 64),
-)  # fmt: skip
-COMPONENT_ROWS = 9  # rows beside generation, of a preset that the published algorithm runs; of others one
+    Case(ARINAR, 1),
+    Case(ARINAR, 64),
+    Case(ARINAR, 64, precision="bfloat16"),
+    Case(FAST, 64),
+    Case(CAUSAL, 1),
+    Case(CAUSAL, 64),
+    Case(CAUSAL, 64, precision="bfloat16"),
+    Case(MAR, 64, steps=64),
+    Case(MAR, 64),
+    Case(FRACTAL, 64),
+)
+# rows beside generation, of a preset that the published algorithm runs; of others one
+COMPONENT_ROWS = 9
 PROFILES = Path("docs/profiles")
 
 
@@ -76,8 +94,8 @@ class Record:
     """What a run of the benchmark has measured so far.
 
     Arguments:
-        how: where and how thoroughly; peaks: FLOP/s by precision; rows; memory: see `bench_parts.memory`; load: average of the
-            minute before it began.
+        how: where and how thoroughly; peaks: FLOP/s by precision; rows; memory: see
+            `bench_parts.memory`; load: average of the minute before it began.
     """
 
     how: BenchmarkOptions
@@ -92,7 +110,11 @@ class Record:
         return {
             "date": time.strftime("%F %T%z"),
             "complete": self.complete,
-            "machine": {**environment(), "device_type": self.how.device.type, "threads": torch.get_num_threads()},
+            "machine": {
+                **environment(),
+                "device_type": self.how.device.type,
+                "threads": torch.get_num_threads(),
+            },
             "load_average": self.load,
             "git": git_state(),
             "peak_gflops": {precision: flops / 1e9 for precision, flops in self.peaks.items()},
@@ -105,6 +127,7 @@ class Record:
         peak = self.peaks[row.precision]
         rates = {"a_second": row.rate, "share_of_peak": row.share(peak)}
         found = {**asdict(row), "seconds_median": row.median, **rates}
+
         if not row.others:
             return found
         return {
@@ -124,22 +147,29 @@ def run_benchmark(presets: list[str], how: BenchmarkOptions, out: Path, console:
     listed = cases(presets, how.device)
     names = list(dict.fromkeys(case.preset for case in listed))
     load = os.getloadavg()[0]
+
     with speed_lock(), _shown(console, len(listed) + COMPONENT_ROWS * len(names)) as told:
         keep_freed_memory()
         record = Record(
-            how, {precision: peak_flops(how.device, precision) for precision in precisions(how.device)}, load=load
+            how,
+            {precision: peak_flops(how.device, precision) for precision in precisions(how.device)},
+            load=load,
         )
         for name in names:
             for found in _measured(name, [case for case in listed if case.preset == name], how):
                 told(name)
                 (record.memory if isinstance(found, dict) else record.rows).append(found)  # type: ignore[arg-type]
                 write_json(out, record.written())
+
     record.complete = True
     write_json(out, record.written())
+
     return record
 
 
-def _measured(name: str, listed: list[Case], how: BenchmarkOptions) -> Iterator[Result | dict[str, Any]]:
+def _measured(
+    name: str, listed: list[Case], how: BenchmarkOptions
+) -> Iterator[Result | dict[str, Any]]:
     """The cases of one preset, then the parts of it."""
     model = benchmark_model(listed[0].recipe(), how.device)
     for case in listed:
@@ -152,6 +182,7 @@ def _measured(name: str, listed: list[Case], how: BenchmarkOptions) -> Iterator[
             yield inner_loop(Case(name, 64, precision=precision), model, how)
             yield inner_loop(Case(name, 64, precision=precision, compiled=True), model, how)
             yield training_step(Case(name, 4, precision=precision), how)
+
     yield memory_by_batch(Case(name, 1), model)
 
 
@@ -164,7 +195,9 @@ def speed_lock() -> Iterator[None]:
 
 @contextmanager
 def _shown(console: Console, total: int) -> Iterator[Callable[[str], None]]:
-    """A progress bar: told after each row which preset it is of. The rows that only some presets have may not come."""
+    """A progress bar: told after each row which preset it is of. The rows that only some
+    presets have may not come.
+    """
     columns = (description_column(), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("peak", total=total)
@@ -172,7 +205,9 @@ def _shown(console: Console, total: int) -> Iterator[Callable[[str], None]]:
         progress.update(task, completed=total)
 
 
-def write_profiles(presets: list[str], how: BenchmarkOptions, folder: Path = PROFILES) -> list[Path]:
+def write_profiles(
+    presets: list[str], how: BenchmarkOptions, folder: Path = PROFILES
+) -> list[Path]:
     """Write where the time of each preset's middle step goes: <folder>/<preset>.txt.
 
     Raises:
@@ -182,7 +217,12 @@ def write_profiles(presets: list[str], how: BenchmarkOptions, folder: Path = PRO
     paths: list[Path] = []
     with speed_lock():
         for name in dict.fromkeys(case.preset for case in listed):
-            case = [case for case in listed if case.preset == name and case.precision == "float32"][-1]
+            case = [case for case in listed if case.preset == name and case.precision == "float32"][
+                -1
+            ]
             paths.append(folder / f"{Path(name).stem}.txt")
-            write_atomically(paths[-1], profile(case, benchmark_model(case.recipe(), how.device), how))
+            write_atomically(
+                paths[-1], profile(case, benchmark_model(case.recipe(), how.device), how)
+            )
+
     return paths

@@ -1,6 +1,7 @@
 """Some steps of a generated batch, measured one by one: of our walk and of the published algorithm.
 
-An image takes seconds and its steps change slowly, so that a few of them, spread evenly, tell what all take together.
+An image takes seconds and its steps change slowly, so that a few of them, spread evenly, tell
+what all take together.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ CANDIDATES = 1000  # of the published guidance
 
 
 class StepMeasurements(NamedTuple):
-    """What was measured of some steps of a walk, and of what comes before the first, once for all."""
+    """What was measured of some steps of a walk, and of what comes before the
+    first, once for all.
+    """
 
     before: float
     steps: dict[int, float]
@@ -38,8 +41,12 @@ def spaced_steps(steps: int, samples: int | None) -> list[int]:
 
 
 def sum_over_steps(seen: StepMeasurements, steps: int) -> float:
-    """The sum over all steps of what was measured of some, linear in between, and of what comes before."""
-    return seen.before + float(np.interp(range(steps), list(seen.steps), list(seen.steps.values())).sum())
+    """The sum over all steps of what was measured of some, linear in between, and
+    of what comes before.
+    """
+    return seen.before + float(
+        np.interp(range(steps), list(seen.steps), list(seen.steps.values())).sum()
+    )
 
 
 class LastStepDone(Exception):
@@ -47,9 +54,11 @@ class LastStepDone(Exception):
 
 
 class StepProbe:
-    """One batch of `Arinar.generate` of which only some steps are computed and measured; the rest is passed over.
+    """One batch of `Arinar.generate` of which only some steps are computed and measured; the
+    rest is passed over.
 
-    Only a masked walk can pass over the conditions of a step; a causal one carries each on to the next.
+    Only a masked walk can pass over the conditions of a step; a causal one carries
+    each on to the next.
 
     Arguments:
         steps: those that are measured. clock: a reading that grows, such as seconds.
@@ -66,13 +75,19 @@ class StepProbe:
 
         def answer(z: Tensor, z_null: Tensor | None, where: Tensor, progress: float) -> Tensor:
             chosen = self.step in self.chosen
-            x = asked(z, z_null, where, progress) if chosen else z.new_zeros(*where.shape, self.outer.features)
+            x = (
+                asked(z, z_null, where, progress)
+                if chosen
+                else z.new_zeros(*where.shape, self.outer.features)
+            )
+
             now = self.clock()
             if chosen:
                 self.found[self.step] = now - self.since
             if self.step == self.last:
                 raise LastStepDone
             self.step, self.since = self.step + 1, now
+
             return x
 
         return answer
@@ -93,7 +108,9 @@ class StepProbe:
                 del vars(outer)[name]
 
     def _begun(self, walk: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def begin(c: Tensor, null: Tensor | None, visit: Callable[..., Tensor], *rest: Any) -> Tensor:
+        def begin(
+            c: Tensor, null: Tensor | None, visit: Callable[..., Tensor], *rest: Any
+        ) -> Tensor:
             now = self.clock()
             self.before, self.since = now - self.since, now
             return walk(c, null, self.visit(visit), *rest)
@@ -109,7 +126,9 @@ class StepProbe:
         return condition
 
 
-def package_step_seconds(model: Arinar, sampler: Sampler, batch: int, steps: Sequence[int], clock: Callable[[], float]) -> StepMeasurements:
+def package_step_seconds(
+    model: Arinar, sampler: Sampler, batch: int, steps: Sequence[int], clock: Callable[[], float]
+) -> StepMeasurements:
     """Generate a batch as far as those steps go; by how much the clock went on in each of them."""
     y, noise = _asked(model, batch)
     watch = StepProbe(model, steps, clock)
@@ -124,21 +143,45 @@ def _asked(model: Arinar, batch: int) -> tuple[Tensor, Noise]:
 
 
 @torch.no_grad()
-def released_step_seconds(model: Arinar, sampler: Sampler, batch: int, steps: Sequence[int], clock: Callable[[], float]) -> StepMeasurements:
+def released_step_seconds(
+    model: Arinar, sampler: Sampler, batch: int, steps: Sequence[int], clock: Callable[[], float]
+) -> StepMeasurements:
     """The same of the published algorithm, with its 1000 candidates (see `plain.generate`)."""
     y, noise = _asked(model, batch)
     outer, guided = released_arinar.parts(model).outer, sampler.guidance != 1
     c = torch.cat([model.labels(y), *([model.labels.null(batch)] if guided else [])])
-    x, order = c.new_zeros(len(c), outer.tokens, outer.features), noise.at(0).permutation(outer.tokens)
+    x, order = (
+        c.new_zeros(len(c), outer.tokens, outer.features),
+        noise.at(0).permutation(outer.tokens),
+    )
     generator, released = torch.Generator(c.device), replace(sampler, candidates=CANDIDATES)
-    ends = [0, *(outer.tokens - left for left in masked_counts(outer.tokens, outer.check_steps(sampler.steps)))]
+    ends = [
+        0,
+        *(
+            outer.tokens - left
+            for left in masked_counts(outer.tokens, outer.check_steps(sampler.steps))
+        ),
+    ]
+
     found: dict[int, float] = {}
     for step in steps:
-        known, now = (torch.zeros_like(order).scatter(1, order[:, :end], 1) for end in ends[step : step + 2])
+        known, now = (
+            torch.zeros_like(order).scatter(1, order[:, :end], 1) for end in ends[step : step + 2]
+        )
         masked, where = (known == 0), (now > known)
         begun = clock()
-        z = released_arinar.released_condition(model, x, c, masked.repeat(len(c) // batch, 1))[where.repeat(len(c) // batch, 1)]
+        z = released_arinar.released_condition(model, x, c, masked.repeat(len(c) // batch, 1))[
+            where.repeat(len(c) // batch, 1)
+        ]
         keys = Noise(noise.at(1).at(order.argsort(-1)).key[where])
-        released_arinar.draw_token(model, z, keys, released, 1 - max(outer.tokens - ends[step + 1], 1) / outer.tokens, generator)
+        released_arinar.draw_token(
+            model,
+            z,
+            keys,
+            released,
+            1 - max(outer.tokens - ends[step + 1], 1) / outer.tokens,
+            generator,
+        )
         found[step] = clock() - begun
+
     return StepMeasurements(0.0, found)

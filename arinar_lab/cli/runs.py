@@ -1,4 +1,6 @@
-"""What the verbs do that concern one run. Everything heavy is imported inside the verb that needs it."""
+"""What the verbs do that concern one run. Everything heavy is imported inside
+the verb that needs it.
+"""
 
 from __future__ import annotations
 
@@ -60,8 +62,17 @@ def evaluate(arguments: argparse.Namespace) -> int:
     folder, recipe = _trained(arguments)
     if arguments.quality:
         return _quality(arguments, folder, recipe)
-    asked = {"reference": None, "ranges": 1, "features": None, "layer": None, "weights": None, "workers": None}
-    if given := [name for name, default in asked.items() if getattr(arguments, name, default) != default]:
+    asked = {
+        "reference": None,
+        "ranges": 1,
+        "features": None,
+        "layer": None,
+        "weights": None,
+        "workers": None,
+    }
+    if given := [
+        name for name, default in asked.items() if getattr(arguments, name, default) != default
+    ]:
         raise ConfigError(f"--{given[0]}: goes with --quality")
     report = folder.report(recipe)
     if not is_timed(report, recipe.machine):
@@ -109,14 +120,19 @@ def reference(arguments: argparse.Namespace) -> int:
     check_output(arguments.out)
     images = open_image_set(arguments.data, arguments.part, arguments.overrides)
     extractor = _extractor(arguments, Machine())
-    with helper_processes(arguments.workers, extractor.device), progress_bar(str(arguments.data)) as told:
+    with (
+        helper_processes(arguments.workers, extractor.device),
+        progress_bar(str(arguments.data)) as told,
+    ):
         path = make_reference(images, extractor, arguments.out, arguments.batch, told)
     say(f"{path}: {len(images):,} images, features of {extractor.signature}")
     return 0
 
 
 def _trained(arguments: argparse.Namespace) -> Any:
-    """The run folder that is named, and its recipe under the overrides, none of which may concern training."""
+    """The run folder that is named, and its recipe under the overrides, none of which
+    may concern training.
+    """
     from arinar_lab.errors import ConfigError
     from arinar_lab.runs.folder import open_run_folder
 
@@ -125,7 +141,8 @@ def _trained(arguments: argparse.Namespace) -> Any:
     trained = _recipe(folder.path / "config.yaml", [])
     if (recipe.training_signature, recipe.seed) != (trained.training_signature, trained.seed):
         raise ConfigError(
-            f"{folder.path}: was trained otherwise; only sampler, evaluation and machine may be overridden here"
+            f"{folder.path}: was trained otherwise; only sampler, evaluation and machine may be "
+            "overridden here"
         )
     if not folder.done:
         raise ConfigError(f"{folder.path}: has not finished training; train it to its end first")
@@ -140,7 +157,9 @@ def _show(report: dict[str, Any], where: Path) -> None:
 
     table = Table("metric", "value", "unit")
     for name, value in report["metrics"].items():
-        table.add_row(name, f"{value:,}" if isinstance(value, int) else f"{value:.4g}", report["units"][name])
+        table.add_row(
+            name, f"{value:,}" if isinstance(value, int) else f"{value:.4g}", report["units"][name]
+        )
     console = Terminal()
     console.print(table)
     if said := report.get("likelihood"):
@@ -153,7 +172,9 @@ def _show(report: dict[str, Any], where: Path) -> None:
         console.print(f"{n} images a range, seeds from {seed} on, against {against['file']}")
         console.print(_of_the_floor(report))
         if "kid_subset" not in against:
-            console.print("KID, precision and recall need the reference's features, and it has none")
+            console.print(
+                "KID, precision and recall need the reference's features, and it has none"
+            )
     for path in (where / report.get("file", "report.json"), where / "samples" / "grid.png"):
         if path.exists():
             console.print(str(path), soft_wrap=True)
@@ -164,7 +185,11 @@ def _of_the_floor(report: dict[str, Any]) -> str:
     n = report["floor_images"]
     if any(name.endswith("_floor") for name in report["metrics"]):
         return f"floor: {n} held-out images, encoded and decoded by the codec, against the same"
-    return f"no floor: {n} held-out images are too few for it" if n else "no floor: the held-out images are not there"
+    return (
+        f"no floor: {n} held-out images are too few for it"
+        if n
+        else "no floor: the held-out images are not there"
+    )
 
 
 def sample(arguments: argparse.Namespace) -> int:
@@ -177,7 +202,8 @@ def sample(arguments: argparse.Namespace) -> int:
     folder, recipe = _trained(arguments)
     check_output(arguments.out)
     out, picture = arguments.out, arguments.out.suffix.lower() in (".png", ".jpg")
-    folder_of_images = out.is_dir() or not out.suffix.lstrip(".").strip("0123456789")  # as in samples_cfg1.5
+    # as in samples_cfg1.5
+    folder_of_images = out.is_dir() or not out.suffix.lstrip(".").strip("0123456789")
     if folder_of_images and (picture or out.suffix == ".npz"):
         raise ConfigError(f"--out: {str(out)!r} is a folder, and has the name of a file")
     if not (picture or folder_of_images or out.suffix == ".npz"):
@@ -192,19 +218,26 @@ def sample(arguments: argparse.Namespace) -> int:
         count = arguments.per_class * experiment.source.classes
         if arguments.count not in (None, count):
             raise ConfigError(
-                f"--count: {arguments.count} is not {arguments.per_class} of each of {experiment.source.classes} classes"
+                f"--count: {arguments.count} is not {arguments.per_class} of each of "
+                f"{experiment.source.classes} classes"
             )
     seeds = range(arguments.seed, arguments.seed + count)
     if seeds.stop > 2**32:
-        raise ConfigError(f"--seed: the last of {count:,} images would have seed {seeds[-1]:,}, beyond 2^32 - 1")
+        raise ConfigError(
+            f"--seed: the last of {count:,} images would have seed {seeds[-1]:,}, beyond 2^32 - 1"
+        )
     if picture and count > MAX_PICTURE:
         raise ConfigError(
-            f"--count: {count:,} images do not fit into a picture ({MAX_PICTURE:,} do); name an npz or a folder"
+            f"--count: {count:,} images do not fit into a picture ({MAX_PICTURE:,} do); name an "
+            "npz or a folder"
         )
     if picture:
         draw_grid(recipe, experiment, seeds, out)
     else:
-        with helper_processes(arguments.workers, experiment.device.type), progress_bar(str(out)) as told:
+        with (
+            helper_processes(arguments.workers, experiment.device.type),
+            progress_bar(str(out)) as told,
+        ):
             write_samples(recipe, folder, experiment, seeds, out, told)
     say(out)
     return 0
@@ -233,7 +266,7 @@ def diagnose(arguments: argparse.Namespace) -> int:
 def cache(arguments: argparse.Namespace) -> int:
     recipe = _recipe(arguments.file, arguments.overrides)
     from arinar_lab.files.atomic import check_output
-    from arinar_lab.files.shards import helper_processes, damaged_shards, discard, progress_bar
+    from arinar_lab.files.shards import damaged_shards, discard, helper_processes, progress_bar
     from arinar_lab.quality.latent_cache_builder import CacheBuilder, write_cache
 
     check_output(arguments.out)
@@ -243,11 +276,17 @@ def cache(arguments: argparse.Namespace) -> int:
         for file in damaged_shards(files):
             say(f"{file}: damaged, made anew")
             discard([file])
-    with helper_processes(arguments.workers, plan.codec.mean.device.type), progress_bar(str(plan.folder)) as told:
+    with (
+        helper_processes(arguments.workers, plan.codec.mean.device.type),
+        progress_bar(str(plan.folder)) as told,
+    ):
         write_cache(plan, arguments.batch, told)
     size = sum(file.stat().st_size for file in files)
     room = f"{size / 1e9:,.2f} GB" if size > 1e9 else f"{size / 1e6:,.2f} MB"
-    say(f"{plan.folder}: {plan.items:,} images, {room}; 'data={{kind: cache, path: {plan.folder}}}' trains on it")
+    say(
+        f"{plan.folder}: {plan.items:,} images, {room}; 'data={{kind: cache, path: "
+        f"{plan.folder}}}' trains on it"
+    )
     return 0
 
 
@@ -265,10 +304,17 @@ def convert(arguments: argparse.Namespace) -> int:
     say(folder.path)
     say(f"{kind.capitalize()}: {origin['weights']}")
 
-    heads = {key: value for key, value in flatten(to_plain(recipe)).items() if key.endswith(".heads")}
-    open_heads = [f"{key}={value}" for key, value in heads.items() if key not in origin["confirmed"]]
+    heads = {
+        key: value for key, value in flatten(to_plain(recipe)).items() if key.endswith(".heads")
+    }
+    open_heads = [
+        f"{key}={value}" for key, value in heads.items() if key not in origin["confirmed"]
+    ]
     if open_heads:
-        say(f"The checkpoint does not tell these attention heads; the recipe says {', '.join(open_heads)}.")
+        say(
+            "The checkpoint does not tell these attention heads; the recipe says "
+            f"{', '.join(open_heads)}."
+        )
     return 0
 
 

@@ -1,4 +1,6 @@
-"""What the verbs do that concern many runs. Everything heavy is imported inside the verb that needs it."""
+"""What the verbs do that concern many runs. Everything heavy is imported inside
+the verb that needs it.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,8 @@ from .runs import _recipe
 def _settle(arguments: argparse.Namespace) -> None:
     """Put a study's file and words in place of its folder, and take `storage=…` out of the words.
 
-    The words are kept, shown and handed on, and an address may hold a password. It counts as ARINAR_STORAGE instead, here and
-    in the workers, whose environment nobody else can read.
+    The words are kept, shown and handed on, and an address may hold a password. It counts as
+    ARINAR_STORAGE instead, here and in the workers, whose environment nobody else can read.
     """
     if arguments.file is not None and arguments.file.is_dir():
         from arinar_lab.study.status import study_file
@@ -54,7 +56,7 @@ def _begin(plan: Any, arguments: argparse.Namespace) -> None:
 
 def ablate(arguments: argparse.Namespace) -> int:
     plan = _plan(arguments)
-    from arinar_lab.cli.ablate import run_study, dry_run
+    from arinar_lab.cli.ablate import dry_run, run_study
     from arinar_lab.output.terminal import Terminal
 
     if arguments.dry_run:
@@ -69,12 +71,22 @@ def status(arguments: argparse.Namespace) -> int:
     if _is_sweep(arguments):
         from arinar_lab.sweep import status as sweep_status
 
-        return sweep_status.print_sweep_status(_read_sweep(arguments), arguments.watch, arguments.json)
-    return print_status(arguments.file, arguments.overrides, lambda: _plan(arguments), arguments.watch, arguments.json)
+        return sweep_status.print_sweep_status(
+            _read_sweep(arguments), arguments.watch, arguments.json
+        )
+    return print_status(
+        arguments.file,
+        arguments.overrides,
+        lambda: _plan(arguments),
+        arguments.watch,
+        arguments.json,
+    )
 
 
 def _is_sweep(arguments: argparse.Namespace) -> bool:
-    """Whether the file (or the study whose folder is named) is a sweep: a file with a search space."""
+    """Whether the file (or the study whose folder is named) is a sweep: a file
+    with a search space.
+    """
     from arinar_lab.config.yaml_reader import read_yaml
 
     _settle(arguments)
@@ -171,7 +183,10 @@ def slurm(arguments: argparse.Namespace) -> int:
         verb, plan = "sweep", _read_sweep(arguments)
         for target in plan.targets:
             open_search(plan, target)
-        work, threads = f"{plan.trials * len(plan.targets)} trials", plan.recipe(plan.targets[0], {}).machine.threads
+        work, threads = (
+            f"{plan.trials * len(plan.targets)} trials",
+            plan.recipe(plan.targets[0], {}).machine.threads,
+        )
     else:
         verb, plan = "ablate", _plan(arguments)
         _begin(plan, arguments)
@@ -184,12 +199,16 @@ def slurm(arguments: argparse.Namespace) -> int:
 
 
 def _worker(arguments: argparse.Namespace) -> list[str]:
-    """The words that start one worker of a study, once its plan is read (they hold no address then)."""
+    """The words that start one worker of a study, once its plan is read (they
+    hold no address then).
+    """
     return [sys.executable, "-m", "arinar_lab", "work", *_subject(arguments)]
 
 
 def _subject(arguments: argparse.Namespace) -> list[str]:
-    """A study's file and overrides as words of another command. A file named `-x.yaml` is written `./-x.yaml`."""
+    """A study's file and overrides as words of another command. A file named `-x.yaml` is
+    written `./-x.yaml`.
+    """
     file = str(arguments.file)
     return [f"./{file}" if file.startswith("-") else file, *arguments.overrides]
 
@@ -208,7 +227,9 @@ def sync(arguments: argparse.Namespace) -> int:
         there = [folder.path for folder, recipe in cells if folder.report(recipe)]
         sent = [path for path in there if path not in unsent]
     else:
-        sent, unsent = mlflow_sync.send_runs([Path(word) for word in words] or mlflow_sync.all_runs())
+        sent, unsent = mlflow_sync.send_runs(
+            [Path(word) for word in words] or mlflow_sync.all_runs()
+        )
     say(f"MLflow holds {len(sent)} of {len(sent) + len(unsent)} runs")
     for path in unsent:
         say(f"not sent: {path}")
@@ -229,19 +250,25 @@ def check(arguments: argparse.Namespace) -> int:
     for file in map(Path, files):
         content = read_yaml(file)
         if "search" in content:
-            from arinar_lab.sweep.sweep_file import read_sweep  # and Optuna, which studies are checked without
+            # and Optuna, which studies are checked without
+            from arinar_lab.sweep.sweep_file import read_sweep
 
             sweep = read_sweep(file, read_overrides(overrides))
-            say(f"{file}: {len(sweep.parameters)} parameters to search, {len(sweep.targets)} × {sweep.trials} trials")
+            say(
+                f"{file}: {len(sweep.parameters)} parameters to search, {len(sweep.targets)} × "
+                f"{sweep.trials} trials"
+            )
             for line in sweep.unreached:
                 say(f"  {line}")
         elif {"base", "axes", "arms", "vary"} & content.keys():
             plan = read_plan(file, read_overrides(overrides))
-            say(f"{file}: {len(plan.arms)} arms × {len(plan.seeds)} seeds, baseline {plan.baseline}")
+            say(
+                f"{file}: {len(plan.arms)} arms × {len(plan.seeds)} seeds, baseline {plan.baseline}"
+            )
             for arm in plan.arms:
                 say(
-                    f"  {arm.name:<40} {arm.parameters:>12,} parameters  {arm.recipe.training_signature}"
-                    f"{arm.matched and '  ' + arm.matched}"
+                    f"  {arm.name:<40} {arm.parameters:>12,} parameters  "
+                    f"{arm.recipe.training_signature}{arm.matched and '  ' + arm.matched}"
                 )
             for line in plan.unreached:
                 say(f"  {line}")

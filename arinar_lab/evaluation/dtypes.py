@@ -1,4 +1,6 @@
-"""In which numbers a recipe's likelihood and images are computed: `evaluation.precision`, see `hardware/precision.py`."""
+"""In which numbers a recipe's likelihood and images are computed: `evaluation.precision`, see
+`hardware/precision.py`.
+"""
 
 from __future__ import annotations
 
@@ -19,4 +21,6 @@ def generation_dtype(recipe: Recipe, experiment: Experiment) -> MatmulDtype:
     asked = recipe.evaluation.precision
     if asked != "auto":
         return asked
-    return faster_dtype(experiment.device) if experiment.model.outer.width >= MIN_WIDTH else "float32"
+    return (
+        faster_dtype(experiment.device) if experiment.model.outer.width >= MIN_WIDTH else "float32"
+    )

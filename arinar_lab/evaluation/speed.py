@@ -5,7 +5,8 @@
     head      densities made, guided, tempered and drawn from
     codec     tokens decoded to images
 
-The device is synchronised at the bounds of each part, so their sum is a little more than a batch takes unwatched.
+The device is synchronised at the bounds of each part, so their sum is a little more than a
+batch takes unwatched.
 """
 
 from __future__ import annotations
@@ -70,7 +71,9 @@ class PhaseTimer:
 
 @torch.no_grad()
 def seconds_by_phase(recipe: Recipe, experiment: Experiment, repeats: int) -> dict[str, float]:
-    """Median seconds of each part over repeats of one batch, as `measure_speed` generates it. Warm up before."""
+    """Median seconds of each part over repeats of one batch, as `measure_speed`
+    generates it. Warm up before.
+    """
     device = experiment.device
     with (
         autocast_to(generation_dtype(recipe, experiment), device),
@@ -82,7 +85,9 @@ def seconds_by_phase(recipe: Recipe, experiment: Experiment, repeats: int) -> di
 
 
 def _generate(recipe: Recipe, experiment: Experiment) -> PhaseTimer:
-    """One batch, with a clock: the walk of `bilevel.generate_tokens`, its visits timed, and the trunk's calls inside them."""
+    """One batch, with a clock: the walk of `bilevel.generate_tokens`, its visits timed, and the
+    trunk's calls inside them.
+    """
     model, device, batch = experiment.model, experiment.device, recipe.evaluation.speed_batch
     clock, noise = PhaseTimer(device), Noise.of(torch.arange(batch, device=device), "sample")
     inner = "inner" if isinstance(model.inner, Nested) else "head"
@@ -112,7 +117,10 @@ def _timed(trunk: torch.nn.Module | None, clock: PhaseTimer) -> Iterator[None]:
     def end(*_: Any) -> None:
         clock.stop()
 
-    hooks = [trunk.register_forward_pre_hook(lambda *_: clock.start("inner")), trunk.register_forward_hook(end)]
+    hooks = [
+        trunk.register_forward_pre_hook(lambda *_: clock.start("inner")),
+        trunk.register_forward_hook(end),
+    ]
     try:
         yield
     finally:

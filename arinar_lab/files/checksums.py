@@ -1,4 +1,6 @@
-"""Files with a SHA-256 beside them, as `sha256sum -c` reads it: written whole, looked at again, removed together."""
+"""Files with a SHA-256 beside them, as `sha256sum -c` reads it: written whole, looked at
+again, removed together.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], kept: str = "") -> None
     draft.touch()
     usual = draft.stat().st_mode
     with atomic.disk_full_guard(path, draft, kept):
-        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, draft)
+        save_file(
+            {name: value.detach().cpu().contiguous() for name, value in tensors.items()}, draft
+        )
         draft.chmod(usual)  # safetensors lets nobody else read it
         seal(draft, path)
 
@@ -53,9 +57,13 @@ def _sum_of(path: Path) -> Path:
 
 
 def is_altered(path: Path) -> bool:
-    """Whether a file is not the one that its checksum is of; older versions wrote none for final weights."""
+    """Whether a file is not the one that its checksum is of; older versions wrote
+    none for final weights.
+    """
     file = _sum_of(path)
-    return file.is_file() and file.read_text(encoding="utf-8", errors="replace").split()[:1] != [file_digest(path)]
+    return file.is_file() and file.read_text(encoding="utf-8", errors="replace").split()[:1] != [
+        file_digest(path)
+    ]
 
 
 def remove_sealed(path: Path) -> None:

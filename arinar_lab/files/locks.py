@@ -23,8 +23,11 @@ def hold_lock(lock: BaseFileLock, purpose: str) -> Iterator[None]:
     try:
         lock.acquire(timeout=QUIET_SECONDS)
     except Timeout:
-        say(f"waiting for another process, which {purpose} ({lock.lock_file} is locked)", sys.stderr)
+        say(
+            f"waiting for another process, which {purpose} ({lock.lock_file} is locked)", sys.stderr
+        )
         lock.acquire()
+
     try:
         yield
     finally:

@@ -1,7 +1,7 @@
 """Where a batch does not fit into the memory: which one would.
 
-What was asked for is tried again with fewer images, half as many each time, until it goes through once. So the number that
-is named was measured, beside the weights and whatever else takes room.
+What was asked for is tried again with fewer images, half as many each time, until it goes through
+once. So the number that is named was measured, beside the weights and whatever else takes room.
 """
 
 from __future__ import annotations
@@ -20,8 +20,12 @@ class OutOfMemory(RunFailed, RuntimeError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the memory is full: of a GPU, of Python, or of torch on the CPU."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    """Whether an error says that the memory is full: of a GPU, of Python, or
+    of torch on the CPU.
+    """
+    return isinstance(
+        error, torch.OutOfMemoryError | MemoryError
+    ) or "can't allocate memory" in str(error)
 
 
 def halves(batch: int) -> Iterator[int]:
@@ -41,6 +45,7 @@ def largest_that_fits(attempt: Callable[[int], object], batches: Iterable[int]) 
             if not is_out_of_memory(error):
                 raise
             traceback.clear_frames(error.__traceback__)
+
     return 0
 
 
@@ -62,4 +67,6 @@ def oom_guard(key: str, batch: int, attempt: Callable[[int], object]) -> Iterato
         traceback.clear_frames(error.__traceback__)  # which hold what did not fit
         found = largest_that_fits(attempt, halves(batch))
         said = f"{found} would: say {key}={found}" if found else "nor does a single one"
-        raise OutOfMemory(f"{key}: {batch} images at a time do not fit into the memory; {said}") from None
+        raise OutOfMemory(
+            f"{key}: {batch} images at a time do not fit into the memory; {said}"
+        ) from None

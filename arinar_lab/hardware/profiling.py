@@ -14,16 +14,27 @@ from ..model.packed_linear import Packable, packed_weights
 MatmulDtype = Literal["float32", "bfloat16"]
 
 
-def peak_flops(device: torch.device, precision: MatmulDtype, size: int = 2048, repeats: int = 20) -> float:
-    """FLOP/s of the quickest of some products of two square matrices, one of them packed where that can be."""
+def peak_flops(
+    device: torch.device, precision: MatmulDtype, size: int = 2048, repeats: int = 20
+) -> float:
+    """FLOP/s of the quickest of some products of two square matrices, one of them
+    packed where that can be.
+    """
     numbers = getattr(torch, precision)
-    a, weights = torch.randn(size, size, device=device, dtype=numbers), Packable(size, size, bias=False, device=device)
+    a, weights = (
+        torch.randn(size, size, device=device, dtype=numbers),
+        Packable(size, size, bias=False, device=device),
+    )
     half = nullcontext() if precision == "float32" else torch.autocast(device.type, numbers)
     with torch.no_grad(), half, packed_weights(weights):
         return (
             2
             * size**3
-            / min(seconds_to_run(work, device) for work in (lambda: a @ a, lambda: weights(a)) for _ in range(repeats))
+            / min(
+                seconds_to_run(work, device)
+                for work in (lambda: a @ a, lambda: weights(a))
+                for _ in range(repeats)
+            )
         )
 
 

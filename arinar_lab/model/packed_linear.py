@@ -1,12 +1,14 @@
 """Linear maps in the layout that a CPU multiplies by, while a model draws.
 
-A matrix product first copies the weights into blocks that fit the processor's caches. Where the same weights serve hundreds of
-products of few rows, that copy is a large part of the time; so it is made once for a whole generation. oneDNN, which torch
-brings, does both. Where it has AVX-512 it applies GELU to each block of the result while that is still in the cache; where it
-has not, its GELU costs more than torch's own does afterwards (128 rows of 768 → 3072: 6.3 and 4.7 ms).
+A matrix product first copies the weights into blocks that fit the processor's caches. Where the
+same weights serve hundreds of products of few rows, that copy is a large part of the time; so it is
+made once for a whole generation. oneDNN, which torch brings, does both. Where it has AVX-512 it
+applies GELU to each block of the result while that is still in the cache; where it has not, its
+GELU costs more than torch's own does afterwards (128 rows of 768 → 3072: 6.3 and 4.7 ms).
 
-Under autocast to bfloat16 the copy is of bfloat16. On other devices, for other numbers and where gradients are wanted nothing
-changes. While packed, the weights take memory twice (half as much again in bfloat16).
+Under autocast to bfloat16 the copy is of bfloat16. On other devices, for other numbers and
+where gradients are wanted nothing changes. While packed, the weights take memory twice (half as
+much again in bfloat16).
 """
 
 from __future__ import annotations
@@ -33,23 +35,35 @@ class Packable(nn.Linear):
     packed: Tensor | None = None
 
     def forward(self, x: Tensor, bias: Tensor | None = None, gelu: nn.GELU | None = None) -> Tensor:
-        """x [*, inputs] → [*, outputs], with a bias in place of its own if one is given, and GELU behind it."""
+        """x [*, inputs] → [*, outputs], with a bias in place of its own if one is
+        given, and GELU behind it.
+        """
         bias = self.bias if bias is None else bias
-        if self.packed is None or torch.is_grad_enabled() or self.packed.dtype != (numbers := _numbers()):
+        if (
+            self.packed is None
+            or torch.is_grad_enabled()
+            or self.packed.dtype != (numbers := _numbers())
+        ):
             y = f.linear(x, self.weight, bias)
             return y if gelu is None else gelu(y)
+
         name, kind = "none", ""
         if gelu is not None and fuses_gelu():
             name, kind, gelu = "gelu", gelu.approximate, None
         bias = None if bias is None else bias.to(numbers)
         y = torch.ops.mkldnn._linear_pointwise(x.to(numbers), self.packed, bias, name, [], kind)
+
         return y if gelu is None else gelu(y)
 
 
 @contextmanager
 def packed_weights(model: nn.Module) -> Iterator[None]:
-    """Within, the linear maps of `model` multiply by packed weights, which must not change meanwhile."""
-    maps = [m for m in model.modules() if isinstance(m, Packable) and _fits(m)] if _available() else []
+    """Within, the linear maps of `model` multiply by packed weights, which must
+    not change meanwhile.
+    """
+    maps = (
+        [m for m in model.modules() if isinstance(m, Packable) and _fits(m)] if _available() else []
+    )
     for m in maps:
         m.packed = torch.ops.mkldnn._reorder_linear_weight(m.weight.detach().to(_numbers()))
     try:
@@ -76,7 +90,9 @@ def fuses_gelu() -> bool:
     return "AVX512" in torch.backends.cpu.get_cpu_capability()
 
 
-def on_packed_weights(method: Callable[Concatenate[_Model, _P], _T]) -> Callable[Concatenate[_Model, _P], _T]:
+def on_packed_weights(
+    method: Callable[Concatenate[_Model, _P], _T],
+) -> Callable[Concatenate[_Model, _P], _T]:
     """A method of a model, run while the model is `packed_weights`."""
 
     @wraps(method)
@@ -103,7 +119,9 @@ def _numbers() -> torch.dtype:
 
 
 def _fits(m: Packable) -> bool:
-    """Whether a map has weights of its own (a sharded one has not) that are worth packing, and are not packed yet."""
+    """Whether a map has weights of its own (a sharded one has not) that are worth packing,
+    and are not packed yet.
+    """
     w = m.weight.data
     plain = type(w) is Tensor and w.device.type == "cpu" and w.dtype == torch.float32
     return plain and m.packed is None and w.numel() >= SMALLEST

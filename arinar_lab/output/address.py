@@ -1,4 +1,5 @@
-"""Addresses of servers as texts for people: no password is shown, wherever it stands and whatever characters it has.
+"""Addresses of servers as texts for people: no password is shown, wherever it stands and
+whatever characters it has.
 
 A password stands before the host (http://me:secret@host) or in the query (?password=secret).
 """
@@ -13,7 +14,8 @@ from urllib.parse import parse_qsl, unquote
 def without_login(address: str) -> str:
     """Return an address without its login and its query: http://me:secret@host?x=1 is http://host.
 
-    An @ behind a question mark may be of a login or of a query. Only the scheme of such an address is shown.
+    An @ behind a question mark may be of a login or of a query. Only the scheme of such
+    an address is shown.
     """
     scheme, login, place = _parts(address)
 

@@ -1,7 +1,8 @@
 """Images from anywhere, as the evaluation reads them: bytes of three colours, by index.
 
 recipe.yaml     the training images of its data (or its held-out ones)
-folder          image files of one size, in sub-folders, too; links are followed (`image_datasets.image_files`)
+folder          image files of one size, in sub-folders, too; links are followed
+                (`image_datasets.image_files`)
 file.npz        arr_0 [n, H, W, 3], bytes: how ADM hands out samples and reference batches
 """
 
@@ -16,7 +17,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.image_datasets import DAMAGE, ENDINGS, LazyImages, UnknownScale, files_fingerprint, image_files, read_image
+from ..data.image_datasets import (
+    DAMAGE,
+    ENDINGS,
+    LazyImages,
+    UnknownScale,
+    files_fingerprint,
+    image_files,
+    read_image,
+)
 from ..data.latent_cache import tensors_fingerprint
 from ..data.sources import Source
 from ..errors import ConfigError
@@ -48,10 +57,14 @@ class ImageSet:
 
     @property
     def fingerprint(self) -> str:
-        """What tells them from others: number and size, 64 of them spread evenly, and what is known otherwise."""
+        """What tells them from others: number and size, 64 of them spread evenly, and
+        what is known otherwise.
+        """
         n = len(self)
         some = self[torch.linspace(0, n - 1, min(_LOOKED_AT, n)).long()]
-        return hashlib.sha256(f"{n} {tensors_fingerprint(some)} {self.known_by}".encode()).hexdigest()
+        return hashlib.sha256(
+            f"{n} {tensors_fingerprint(some)} {self.known_by}".encode()
+        ).hexdigest()
 
 
 class EqualSizeFiles:
@@ -78,11 +91,13 @@ class EqualSizeFiles:
             raise ConfigError(f"{file}: {error}") from None
         except DAMAGE as error:
             raise ConfigError(f"{file}: damaged, or no image ({error})") from None
+
         if hasattr(self, "size") and pixels.shape != self.size:
             raise ConfigError(
-                f"{file}: is {pixels.shape[1]}×{pixels.shape[2]}, and the others {self.size[1]}×{self.size[2]}; name a recipe,"
-                " whose data are cropped alike"
+                f"{file}: is {pixels.shape[1]}×{pixels.shape[2]}, and the others"
+                f" {self.size[1]}×{self.size[2]}; name a recipe, whose data are cropped alike"
             )
+
         return pixels
 
 
@@ -92,11 +107,15 @@ def image_set_of_folder(path: Path) -> ImageSet:
         files = sorted(path / name for name in image_files(path))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: {error}") from None
+
     if not files:
         raise ConfigError(f"{path}: holds no {', '.join(ENDINGS)}")
     for file in files:
         if not file.is_file():
-            raise ConfigError(f"{file}: a link to a missing file; fetch the file, or remove the link")
+            raise ConfigError(
+                f"{file}: a link to a missing file; fetch the file, or remove the link"
+            )
+
     known_by = files_fingerprint((str(file.relative_to(path)), file) for file in files)
     return ImageSet(EqualSizeFiles(files), path.resolve().name, known_by=known_by)
 
@@ -121,13 +140,17 @@ def image_set_of_recipe(path: Path, part: str, overrides: list[str]) -> ImageSet
     if not source.pictures:
         raise ConfigError(f"{path}: its data are no images")
     try:
-        return image_set_of_source(source, part, path.stem if part == "train" else f"{path.stem}-{part}")
+        return image_set_of_source(
+            source, part, path.stem if part == "train" else f"{path.stem}-{part}"
+        )
     except ValueError as error:
         raise ConfigError(f"{path}: data.{error}") from None
 
 
 def image_set_of_source(source: Source, part: str, name: str) -> ImageSet:
-    """The images of a part of the data, known by their labels, and by all their pixels or by what their store says of them."""
+    """The images of a part of the data, known by their labels, and by all their pixels or by what
+    their store says of them.
+    """
     images, labels = getattr(source, part)
     known_by = images.fingerprint if isinstance(images, LazyImages) else tensors_fingerprint(images)
     return ImageSet(images, name, source.levels, f"{known_by} {tensors_fingerprint(labels)}")
@@ -147,4 +170,5 @@ def open_image_set(path: Path, part: str = "train", overrides: list[str] | None 
         return image_set_of_npz(path)
     if path.suffix == ".yaml":
         return image_set_of_recipe(path, part, overrides or [])
+
     raise ConfigError(f"{path}: neither a folder of images, an npz nor a recipe")

@@ -1,18 +1,23 @@
-"""The latent cache: what a codec's posterior says about each image and its flip, so that training reads it and encodes nothing.
+"""The latent cache: what a codec's posterior says about each image and its flip, so that training
+reads it and encodes nothing.
 
     caches/<recipe>-<signature>/
-      cache.json                     what was encoded, with what; written last, so that a cache that has it is whole
-      train-00000.safetensors        moments [n, V, 2D, H, W] in half precision, labels [n]; and its SHA-256 beside it
+      cache.json                     what was encoded, with what; written last, so that a cache
+                                     that has it is whole
+      train-00000.safetensors        moments [n, V, 2D, H, W] in half precision, labels [n]; and
+                                     its SHA-256 beside it
       held_out-00000.safetensors
 
-V is 2 where the recipe's data are flipped in training (an image, its mirror image), else 1. Moments are means, then
-log-variances: tokens are drawn from them anew in each epoch, with the noise that would have been drawn without a cache.
-They are read by memory map, so that what the system does not need for other things holds them.
+V is 2 where the recipe's data are flipped in training (an image, its mirror image), else 1. Moments
+are means, then log-variances: tokens are drawn from them anew in each epoch, with the noise that
+would have been drawn without a cache. They are read by memory map, so that what the system does not
+need for other things holds them.
 
-ImageNet 256×256 with KL-16: 1,281,167 · 2 · (2·16·16·16) · 2 bytes = 42.0 GB, and 0.8 GB of 50,000 held-out images.
+ImageNet 256×256 with KL-16: 1,281,167 · 2 · (2·16·16·16) · 2 bytes = 42.0 GB, and 0.8 GB of
+50,000 held-out images.
 
-The signature hashes data, codec weights and the codec's arguments (its latent statistic among them). A cache is opened
-only with the codec that made it.
+The signature hashes data, codec weights and the codec's arguments (its latent statistic among
+them). A cache is opened only with the codec that made it.
 """
 
 from __future__ import annotations
@@ -28,12 +33,18 @@ from torch import Tensor
 
 from ..config.recipe import Recipe
 from ..config.schema import to_plain
-from ..data.latent_cache import SPLITS, LatentCacheSource, codec_fingerprint, data_fingerprint, shard_ranges
+from ..data.latent_cache import (
+    SPLITS,
+    LatentCacheSource,
+    codec_fingerprint,
+    data_fingerprint,
+    shard_ranges,
+)
 from ..data.sources import Source
 from ..errors import ConfigError
 from ..files.checksums import save_tensors
 from ..files.shards import ProgressCallback, make_shards
-from ..hardware.device import device_of, configure_cpu
+from ..hardware.device import configure_cpu, device_of
 from ..hardware.memory import oom_guard
 from ..model.codecs.codec import Codec
 from ..runs.folder import write_json
@@ -73,13 +84,19 @@ class CacheBuilder:
             source.prepare()
         except ValueError as error:
             raise ConfigError(f"data.{error}") from None
+
         try:
             codec.moments(source.train[0][torch.tensor([0])].to(codec.mean.device))
         except ValueError as error:
             raise ConfigError(f"codec.{error}") from None
-        prints = {"data": data_fingerprint(source), "codec": codec_fingerprint(codec, to_plain(recipe.codec))}
+
+        prints = {
+            "data": data_fingerprint(source),
+            "codec": codec_fingerprint(codec, to_plain(recipe.codec)),
+        }
         views = 2 if source.flip else 1
         signature = hashlib.sha256(json.dumps([prints, views]).encode()).hexdigest()[:8]
+
         return cls(root / f"{name}-{signature}", source, codec, views, prints)
 
     @property
@@ -101,10 +118,17 @@ class CacheBuilder:
         """The content of cache.json."""
         source = self.source
         counts = {part: len(getattr(source, part)[1]) for part in SPLITS}
+
         return {
-            "shape": list(source.shape), "levels": source.levels, "classes": source.classes, **counts, "shard": SHARD_SIZE,
-            "views": self.views, **self.prints, "images": image_set_of_source(source, "train", "").fingerprint,
-        }  # fmt: skip
+            "shape": list(source.shape),
+            "levels": source.levels,
+            "classes": source.classes,
+            **counts,
+            "shard": SHARD_SIZE,
+            "views": self.views,
+            **self.prints,
+            "images": image_set_of_source(source, "train", "").fingerprint,
+        }
 
 
 def write_cache(plan: CacheBuilder, batch: int, told: ProgressCallback) -> None:
@@ -124,7 +148,9 @@ def write_cache(plan: CacheBuilder, batch: int, told: ProgressCallback) -> None:
 
 
 @torch.no_grad()
-def _encoded(plan: CacheBuilder, part: tuple[Tensor, Tensor], span: range, batch: int) -> dict[str, Tensor]:
+def _encoded(
+    plan: CacheBuilder, part: tuple[Tensor, Tensor], span: range, batch: int
+) -> dict[str, Tensor]:
     def moments(i: Tensor) -> Tensor:
         image = part[0][i].to(plan.codec.mean.device)
         sides = [image, image.flip(-1)][: plan.views]
@@ -136,5 +162,8 @@ def _encoded(plan: CacheBuilder, part: tuple[Tensor, Tensor], span: range, batch
 
     whole = torch.cat([fitting(i) for i in torch.tensor(span).split(batch)])
     if not whole.isfinite().all():
-        raise ConfigError(f"codec.moments: of items {span.start} … {span.stop - 1} are not finite in half precision")
+        raise ConfigError(
+            f"codec.moments: of items {span.start} … {span.stop - 1} are not finite in "
+            "half precision"
+        )
     return {"moments": whole, "labels": part[1][span.start : span.stop]}

@@ -1,8 +1,10 @@
-"""Reference statistics: `arinar reference DATA` writes references/<data>-<hash of data, size and extractor>.npz.
+"""Reference statistics: `arinar reference DATA` writes references/<data>-<hash of data,
+size and extractor>.npz.
 
-The name tells what is in it, so that statistics of other images, of another size or of other weights are never taken for
-it; `own_reference` finds those of a run's training images by it. Features are kept in blocks until all are there: what is
-stopped goes on, and several processes share the work.
+The name tells what is in it, so that statistics of other images, of another size or of other
+weights are never taken for it; `own_reference` finds those of a run's training images by it.
+Features are kept in blocks until all are there: what is stopped goes on, and several
+processes share the work.
 """
 
 from __future__ import annotations
@@ -19,7 +21,15 @@ from ..data.latent_cache import LatentCacheSource, shard_ranges
 from ..data.sources import Source
 from ..errors import ConfigError
 from ..files.checksums import save_tensors
-from ..files.shards import ProgressCallback, block_name, assemble, damaged_shards, discard, refuse_foreign, make_shards
+from ..files.shards import (
+    ProgressCallback,
+    assemble,
+    block_name,
+    damaged_shards,
+    discard,
+    make_shards,
+    refuse_foreign,
+)
 from ..hardware.memory import oom_guard
 from .distances import check_image_count, write_reference
 from .extractors import Extractor
@@ -40,28 +50,41 @@ def _signature(images: str, extractor: Extractor) -> str:
 
 
 def own_reference(source: Source, extractor: Extractor, root: Path = REFERENCES) -> Path:
-    """The reference statistics of the images that a run was trained on, also where it read them from a latent cache.
+    """The reference statistics of the images that a run was trained on, also where it read them
+    from a latent cache.
 
     Raises:
-        ConfigError: if there is none for these images, their size and this extractor, or nobody knows the images.
+        ConfigError: if there is none for these images, their size and this extractor, or
+            nobody knows the images.
     """
     try:
-        images = source.about.get("images") if isinstance(source, LatentCacheSource) else image_set_of_source(source, "train", "").fingerprint
+        images = (
+            source.about.get("images")
+            if isinstance(source, LatentCacheSource)
+            else image_set_of_source(source, "train", "").fingerprint
+        )
     except ValueError as error:
         raise ConfigError(
-            f"--reference: missing, and the run's training images are not there to tell theirs: {error}"
+            "--reference: missing, and the run's training images are not there to tell "
+            f"theirs: {error}"
         ) from None
+
     found = sorted(root.glob(f"*-{_signature(images, extractor)}.npz")) if images else []
     if not found:
         raise ConfigError(
-            f"--reference: missing, and {root}/ holds none of the run's training images for {extractor.signature};"
-            " name an npz with mu and sigma, or make one by arinar reference RECIPE, whose data are these images"
+            f"--reference: missing, and {root}/ holds none of the run's training images for"
+            f" {extractor.signature}; name an npz with mu and sigma, or make one by arinar"
+            " reference RECIPE, whose data are these images"
         )
+
     return found[0]
 
 
-def make_reference(images: ImageSet, extractor: Extractor, root: Path, batch: int, told: ProgressCallback) -> Path:
-    """Make the reference statistics of some images, beside others who do the same; nothing where they are there.
+def make_reference(
+    images: ImageSet, extractor: Extractor, root: Path, batch: int, told: ProgressCallback
+) -> Path:
+    """Make the reference statistics of some images, beside others who do the same; nothing
+    where they are there.
 
     Raises:
         ConfigError: if there are too few for a covariance of full rank.
@@ -69,11 +92,19 @@ def make_reference(images: ImageSet, extractor: Extractor, root: Path, batch: in
     path = reference_path(images, extractor, root)
     if path.is_file():
         return path
+
     check_image_count(len(images), extractor.dims)
     parts = path.with_suffix(".parts")
     refuse_foreign(parts, path)
-    blocks = compute_in_shards(parts, len(images), lambda i: extractor(images[i]), batch, told, "--batch")
-    assemble(path, lambda draft: write_reference(draft, concatenate_shards(blocks)["features"], extractor), parts)
+    blocks = compute_in_shards(
+        parts, len(images), lambda i: extractor(images[i]), batch, told, "--batch"
+    )
+    assemble(
+        path,
+        lambda draft: write_reference(draft, concatenate_shards(blocks)["features"], extractor),
+        parts,
+    )
+
     return path
 
 
@@ -91,7 +122,8 @@ def compute_in_shards(
         found: what is found of the images of indices i [B]; batch: B; key: the option that says so.
 
     Raises:
-        OutOfMemory: if a batch does not fit the device; the blocks that are finished stay, but for damaged ones.
+        OutOfMemory: if a batch does not fit the device; the blocks that are finished stay,
+            but for damaged ones.
     """
     spans = shard_ranges(n, FEATURE_SHARD)
     blocks = [folder / block_name(span) for span in spans]
@@ -103,7 +135,9 @@ def compute_in_shards(
 
     def make(k: int) -> None:
         batches = [fitting(i) for i in torch.tensor(spans[k]).split(batch)]
-        save_tensors(blocks[k], {name: torch.cat([part[name] for part in batches]) for name in batches[0]})
+        save_tensors(
+            blocks[k], {name: torch.cat([part[name] for part in batches]) for name in batches[0]}
+        )
 
     make_shards(blocks, make, told)
     return blocks

@@ -1,10 +1,12 @@
 """Images of a run in any number: `arinar sample RUN --count 50000 --out FOLDER | FILE.npz`.
 
-Image i is drawn from seed i with label i modulo the classes, whatever the batch, the device or the number of processes.
-They are made in blocks: what is stopped goes on, and the same command in several processes shares the work.
+Image i is drawn from seed i with label i modulo the classes, whatever the batch, the device or the
+number of processes. They are made in blocks: what is stopped goes on, and the same command in
+several processes shares the work.
 
     FOLDER      000000.png, …; samples.json says which run, sampler and seeds
-    FILE.npz    arr_0 [n, H, W, 3] bytes, arr_1 [n] labels: ADM's layout; FILE.json says the same, FILE.parts are its blocks
+    FILE.npz    arr_0 [n, H, W, 3] bytes, arr_1 [n] labels: ADM's layout; FILE.json says the same,
+                FILE.parts are its blocks
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from ..evaluation.dtypes import generation_dtype
 from ..evaluation.evaluate import generate_images, save_grid
 from ..files.atomic import atomic_draft, write_atomically
 from ..files.checksums import file_digest
-from ..files.shards import ProgressCallback, assemble, refuse_foreign, make_shards
+from ..files.shards import ProgressCallback, assemble, make_shards, refuse_foreign
 from ..runs.folder import RunFolder, read_json, write_json
 from .distances import colour_bytes
 from .reference import compute_in_shards
@@ -38,22 +40,37 @@ MAX_PICTURE = 10_000  # most images in one picture
 _END = b"\0\0\0\0IEND\xaeB`\x82"  # the last chunk of a PNG
 
 
-def write_samples(recipe: Recipe, folder: RunFolder, experiment: Experiment, seeds: range, out: Path, told: ProgressCallback) -> None:
+def write_samples(
+    recipe: Recipe,
+    folder: RunFolder,
+    experiment: Experiment,
+    seeds: range,
+    out: Path,
+    told: ProgressCallback,
+) -> None:
     """Draw the images of some seeds into a folder or an npz, beside others who do the same.
 
     Raises:
         ConfigError: if there are images of another run, sampler, precision or range of seeds.
     """
     about = {
-        "training_signature": recipe.training_signature, "seed": recipe.seed, "weights_sha256": file_digest(folder.weights),
-        "sampler": signature_fields(recipe.sampler), "seeds": [seeds.start, seeds.stop],
+        "training_signature": recipe.training_signature,
+        "seed": recipe.seed,
+        "weights_sha256": file_digest(folder.weights),
+        "sampler": signature_fields(recipe.sampler),
+        "seeds": [seeds.start, seeds.stop],
         "precision": generation_dtype(recipe, experiment),
-    }  # fmt: skip
+    }
     archive = out.suffix == ".npz"
-    place, note = (out.with_suffix(".parts"), out.with_suffix(".json")) if archive else (out, out / "samples.json")
+    place, note = (
+        (out.with_suffix(".parts"), out.with_suffix(".json"))
+        if archive
+        else (out, out / "samples.json")
+    )
     if read_json(note) not in ({}, about) or (_occupied(out) and not note.exists()):
         raise ConfigError(
-            f"--out: {str(out)!r} holds something else, or images of another run, sampler, precision or range of seeds"
+            f"--out: {str(out)!r} holds something else, or images of another run, sampler, "
+            "precision or range of seeds"
         )
     if archive:
         refuse_foreign(place, out)
@@ -64,7 +81,10 @@ def write_samples(recipe: Recipe, folder: RunFolder, experiment: Experiment, see
         i = seeds.start + i
         y = i % experiment.source.classes
         images, _ = generate_images(recipe, experiment, y, i)
-        return {"images": colour_bytes(images, experiment.source.levels).permute(0, 2, 3, 1), "labels": y}
+        return {
+            "images": colour_bytes(images, experiment.source.levels).permute(0, 2, 3, 1),
+            "labels": y,
+        }
 
     batch = recipe.evaluation.batch
     if not archive:
@@ -75,7 +95,11 @@ def write_samples(recipe: Recipe, folder: RunFolder, experiment: Experiment, see
 
 
 def _occupied(out: Path) -> bool:
-    return any(not file.name.startswith(".") for file in out.iterdir()) if out.is_dir() else out.exists()
+    return (
+        any(not file.name.startswith(".") for file in out.iterdir())
+        if out.is_dir()
+        else out.exists()
+    )
 
 
 def _write_npz(path: Path, blocks: list[Path]) -> None:
@@ -83,6 +107,7 @@ def _write_npz(path: Path, blocks: list[Path]) -> None:
     labels = torch.cat([load_file(block)["labels"] for block in blocks]).numpy()
     size = load_file(blocks[0])["images"].shape[1:]
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(labels), *size)}
+
     with zipfile.ZipFile(path, "w") as archive:
         with archive.open("arr_0.npy", "w", force_zip64=True) as member:
             np.lib.format.write_array_header_1_0(member, header)
@@ -92,7 +117,13 @@ def _write_npz(path: Path, blocks: list[Path]) -> None:
             np.lib.format.write_array(member, labels, allow_pickle=False)
 
 
-def _write_pngs(out: Path, seeds: range, drawn: Callable[[Tensor], dict[str, Tensor]], batch: int, told: ProgressCallback) -> None:
+def _write_pngs(
+    out: Path,
+    seeds: range,
+    drawn: Callable[[Tensor], dict[str, Tensor]],
+    batch: int,
+    told: ProgressCallback,
+) -> None:
     spans = shard_ranges(len(seeds), PNG_SHARD)
     done = [out / f".{seeds[span.start]:06}.done" for span in spans]
     for mark, span in zip(done, spans, strict=True):
@@ -133,5 +164,15 @@ def draw_grid(recipe: Recipe, experiment: Experiment, seeds: range, out: Path) -
     """A picture with a row for each class."""
     i, source = torch.tensor(seeds), experiment.source
     y = (i - seeds.start) % source.classes
-    drawn = [generate_images(recipe, experiment, y[k], i[k])[0] for k in torch.arange(len(i)).split(recipe.evaluation.batch)]
-    save_grid(torch.cat(drawn), y, source.levels, source.classes, out, columns=-(-len(y) // source.classes))
+    drawn = [
+        generate_images(recipe, experiment, y[k], i[k])[0]
+        for k in torch.arange(len(i)).split(recipe.evaluation.batch)
+    ]
+    save_grid(
+        torch.cat(drawn),
+        y,
+        source.levels,
+        source.classes,
+        out,
+        columns=-(-len(y) // source.classes),
+    )

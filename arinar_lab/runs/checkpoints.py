@@ -1,11 +1,13 @@
 """Checkpoints on disk: written whole with a checksum, or not at all.
 
-    checkpoints/step=200.ckpt  step=200.ckpt.sha256     the newest, and its SHA-256 as `sha256sum -c` reads it
-    checkpoints/step=100.ckpt  step=100.ckpt.sha256     the one before it, used where the newest is damaged
+    checkpoints/step=200.ckpt  step=200.ckpt.sha256     the newest, and its SHA-256 as
+                                                        `sha256sum -c` reads it
+    checkpoints/step=100.ckpt  step=100.ckpt.sha256     the one before it, used where
+                                                        the newest is damaged
     checkpoints/final.safetensors  ….sha256             the averaged weights after training
 
-The checksum is written before the file gets its name, so that a named file without one is of an older version; that is
-used where it can be read.
+The checksum is written before the file gets its name, so that a named file without one is of an
+older version; that is used where it can be read.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ TRAIN_AGAIN = "delete the run's DONE to train it again from its last checkpoint"
 
 def newest_first(folder: Path) -> list[Path]:
     """The checkpoints of a folder, the newest first."""
-    return sorted(folder.glob("step=*.ckpt"), key=lambda path: int(path.stem.split("=")[1]), reverse=True)
+    return sorted(
+        folder.glob("step=*.ckpt"), key=lambda path: int(path.stem.split("=")[1]), reverse=True
+    )
 
 
 def refuse_altered(path: Path) -> None:
@@ -42,7 +46,8 @@ def refuse_altered(path: Path) -> None:
 
 @contextmanager
 def checkpoint_guard(path: Path) -> Iterator[None]:
-    """Where the disk is full, say so with path and space, name the checkpoint that is intact, and leave no draft behind.
+    """Where the disk is full, say so with path and space, name the checkpoint that is intact, and
+    leave no draft behind.
 
     Raises:
         DiskFull: naming them.
@@ -52,7 +57,9 @@ def checkpoint_guard(path: Path) -> Iterator[None]:
 
 
 def intact_checkpoint(path: Path) -> str:
-    """Which checkpoint is intact where another file in its folder cannot be written; empty where there is none."""
+    """Which checkpoint is intact where another file in its folder cannot be written; empty
+    where there is none.
+    """
     older = [p.name for p in newest_first(path.parent) if p != path]
     return f"{older[0]} is intact" if older else ""
 
@@ -69,10 +76,13 @@ def newest_checkpoint(folder: RunFolder) -> Path | None:
         if not fault:
             return path
         say(f"{path}: damaged ({fault}), trying the one before it")
+
     if paths:
         raise ConfigError(
-            f"{paths[0]}: damaged, and no older checkpoint is whole; delete it to train from the beginning"
+            f"{paths[0]}: damaged, and no older checkpoint is whole; delete it to train "
+            "from the beginning"
         )
+
     return None
 
 

@@ -1,7 +1,8 @@
 """The run folder, which is the truth: MLflow and Optuna are views of it.
 
     runs/<what differs>-<training signature>/seed_<n>/
-      config.yaml  metrics.csv  log.txt  progress.json  checkpoints/{step=*.ckpt, final.safetensors}  DONE | FAILED
+      config.yaml  metrics.csv  log.txt  progress.json  DONE | FAILED
+      checkpoints/  {step=*.ckpt, final.safetensors}
       evaluations/<evaluation signature>/  report.json  samples/{grid.png, images.npy}
 
 Files are written whole or not at all. `metrics.csv` is long: step,name,value.
@@ -69,7 +70,9 @@ def refuse_other_than_file(path: Path) -> None:
 
 
 def slug(name: str) -> str:
-    """A name as a folder's. Of a long one the beginning and a hash: systems take 255 bytes, and more is put behind it."""
+    """A name as a folder's. Of a long one the beginning and a hash: systems take 255 bytes, and
+    more is put behind it.
+    """
     plain = re.sub(r"[^\w.,=+-]+", "_", name).strip("_")
     plain = plain if plain.strip(".") else ""  # `.` and `..` are folders that exist
     if len(plain.encode()) <= MAX_NAME_BYTES:
@@ -79,7 +82,8 @@ def slug(name: str) -> str:
 
 
 def _arm(recipe: Recipe, own: Path) -> Path:
-    """The folder that holds the seeds of a training: `own` where it exists, or the only one with its signature.
+    """The folder that holds the seeds of a training: `own` where it exists, or the only
+    one with its signature.
 
     Raises:
         ConfigError: if several folders have its signature, as after a copy, and none is `own`.
@@ -87,14 +91,21 @@ def _arm(recipe: Recipe, own: Path) -> Path:
     folders = sorted(own.parent.glob(f"*-{recipe.training_signature}"))
     if own in folders or not folders:
         return own
+
     if len(folders) > 1:
         names = ", ".join(map(str, folders))
-        raise ConfigError(f"{own}: {names} hold the same training; keep one of them, and move the others elsewhere")
+        raise ConfigError(
+            f"{own}: {names} hold the same training; keep one of them, and move the "
+            "others elsewhere"
+        )
+
     return folders[0]
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """A JSON file that is made anew while its run goes on; empty where there is none, or it is damaged."""
+    """A JSON file that is made anew while its run goes on; empty where there is
+    none, or it is damaged.
+    """
     try:
         return read_json(path)
     except ConfigError:
@@ -114,7 +125,9 @@ def read_sealed(path: Path) -> dict[str, Any]:
     """
     content = read_json(path)
     if content.pop("sha256", None) not in (None, _digest(content)):
-        raise ConfigError(f"{path}: damaged or edited (its sha256 differs); delete it, and it is made again")
+        raise ConfigError(
+            f"{path}: damaged or edited (its sha256 differs); delete it, and it is made again"
+        )
     return content
 
 
@@ -136,7 +149,9 @@ class RunFolder:
 
     @classmethod
     def of(cls, recipe: Recipe, name: str, root: Path = Path("runs")) -> RunFolder:
-        """The folder of a recipe; a run that exists under another name keeps it, so that studies share runs."""
+        """The folder of a recipe; a run that exists under another name keeps it, so
+        that studies share runs.
+        """
         arm = _arm(recipe, root / f"{slug(name)}-{recipe.training_signature}")
         return cls(arm / f"seed_{recipe.seed}")
 
@@ -153,9 +168,14 @@ class RunFolder:
         with hold_lock(FileLock(arm.parent / ".names"), "names a run folder"):
             folder = RunFolder(_arm(recipe, arm) / self.path.name)
             folder.path.mkdir(parents=True, exist_ok=True)
+
         names = (*_FINAL, "DONE", "log.txt", "progress.json")
-        for file in (*(folder.path / name for name in names), folder.evaluation(recipe) / "report.json"):
+        for file in (
+            *(folder.path / name for name in names),
+            folder.evaluation(recipe) / "report.json",
+        ):
             refuse_other_than_file(file)
+
         return folder
 
     @property
@@ -189,7 +209,8 @@ class RunFolder:
         return file.read_text(encoding="utf-8").strip() if file.is_file() else ""
 
     def report(self, recipe: Recipe) -> dict[str, Any]:
-        """The evaluation's report.json; empty before it exists, and where it is damaged, so that it is made again.
+        """The evaluation's report.json; empty before it exists, and where it is damaged, so
+        that it is made again.
 
         Raises:
             ConfigError: if something else stands in its place.
@@ -207,7 +228,9 @@ class RunFolder:
         """Write the evaluation's report.json."""
         write_sealed(self.evaluation(recipe) / "report.json", report)
 
-    def update_report(self, recipe: Recipe, change: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+    def update_report(
+        self, recipe: Recipe, change: Callable[[dict[str, Any]], dict[str, Any]]
+    ) -> dict[str, Any]:
         """Change the evaluation's report.json beside others who do the same, and return it.
 
         Where there is none, nothing is written and the result is empty.
@@ -219,6 +242,7 @@ class RunFolder:
             if report:
                 report = change(report)
                 self.write_report(recipe, report)
+
         return report
 
     def mark_done(self, content: dict[str, Any]) -> None:
@@ -230,7 +254,8 @@ class RunFolder:
         write_sealed(self.path / "DONE", {**content, "files": sums})
 
     def refuse_edited(self, name: str) -> None:
-        """Refuse a file of a finished run that was edited or damaged since it ended; older versions noted no checksums.
+        """Refuse a file of a finished run that was edited or damaged since it ended; older
+        versions noted no checksums.
 
         Raises:
             ConfigError: naming it.
@@ -238,8 +263,9 @@ class RunFolder:
         noted = read_sealed(self.path / "DONE").get("files", {}).get(name)
         if noted and (self.path / name).is_file() and _sum(self.path / name) != noted:
             raise ConfigError(
-                f"{self.path / name}: damaged or edited since the run ended (its sha256 differs from that in DONE);"
-                " restore it, or delete DONE to train the run again from its last checkpoint"
+                f"{self.path / name}: damaged or edited since the run ended (its sha256 differs"
+                " from that in DONE); restore it, or delete DONE to train the run again from its"
+                " last checkpoint"
             )
 
     def write_config(self, recipe: Recipe) -> None:
@@ -251,7 +277,9 @@ class RunFolder:
 
     def fail(self, error: Exception) -> None:
         """Mark the run failed: the reason in a line in FAILED, the traceback in log.txt."""
-        write_atomically(self.path / "FAILED", f"{type(error).__name__}: {' '.join(str(error).split())}\n")
+        write_atomically(
+            self.path / "FAILED", f"{type(error).__name__}: {' '.join(str(error).split())}\n"
+        )
         self.log("failed\n" + "".join(traceback.format_exception(error)))
 
     def progress(self, phase: str, step: int = 0, steps: int = 0, **numbers: float) -> None:
@@ -286,7 +314,9 @@ def git_state() -> dict[str, Any]:
 
     def git(*words: str) -> str:
         here = Path(__file__).parent
-        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", *words], cwd=here, capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
         return {

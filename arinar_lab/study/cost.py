@@ -1,12 +1,15 @@
-"""What an arm costs, before it is trained: parameters, floating-point operations and hours; and arms of equal cost.
+"""What an arm costs, before it is trained: parameters, floating-point operations and hours;
+and arms of equal cost.
 
     parameters    trained ones
-    GFLOPs        10^9 floating-point operations of matrix products and attention, by torch's own counter: of one generated
-                  image under the recipe's sampler, and of one training step (forward and backward, a whole batch)
+    GFLOPs        10^9 floating-point operations of matrix products and attention, by torch's own
+                  counter: of one generated image under the recipe's sampler, and of one training
+                  step (forward and backward, a whole batch)
     seconds       of a run, from a few timed steps of training and one generated batch, here and now
 
-A comparison of two designs at one width compares two budgets, too. `Match` therefore gives each arm the width w at which
-cost(w) is the target's. The cost rises with w, so w is found by bracketing it among the multiples of the number of heads.
+A comparison of two designs at one width compares two budgets, too. `Match` therefore gives each arm
+the width w at which cost(w) is the target's. The cost rises with w, so w is found by bracketing it
+among the multiples of the number of heads.
 """
 
 from __future__ import annotations
@@ -20,7 +23,15 @@ from typing import Any, Literal
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..config.recipe import Experiment, Recipe, build, merge, unflatten, parse_recipe, prepare_experiment
+from ..config.recipe import (
+    Experiment,
+    Recipe,
+    build,
+    merge,
+    parse_recipe,
+    prepare_experiment,
+    unflatten,
+)
 from ..config.schema import flatten, to_plain
 from ..errors import ConfigError, did_you_mean
 from ..evaluation.evaluate import count_flops, generate_images
@@ -63,11 +74,13 @@ def probe(recipe: Recipe, steps: int = 4) -> Cost:
     an_image = (time.perf_counter() - begun) / len(few) if source.levels else 0.0
     seconds = 1.3 * recipe.training.steps * a_step + recipe.evaluation.images * an_image + 5
     image = count_flops(recipe, experiment) / 1e9
+
     return Cost(experiment.parameters, image, counter.get_total_flops() / 1e9, seconds)
 
 
 def probe_or_reason(recipe: Recipe) -> Cost | str:
-    """The cost of a run, or why it is unknown: an arm that fails here may fail alone, and say so in its own folder.
+    """The cost of a run, or why it is unknown: an arm that fails here may fail alone, and say
+    so in its own folder.
 
     Raises:
         ConfigError: if the data is not there.
@@ -133,8 +146,8 @@ class Match:
         cost = self.cost_of(at(found))
         if abs(cost - target) > self.tolerance * target:
             raise ConfigError(
-                f"match: no {self.by} has {target:,.0f} {self._unit_of_cost} within {self.tolerance:.1%};"
-                f" {found * unit} comes nearest with {cost:,.0f}"
+                f"match: no {self.by} has {target:,.0f} {self._unit_of_cost} within"
+                f" {self.tolerance:.1%}; {found * unit} comes nearest with {cost:,.0f}"
             )
         return at(found), found * unit
 
@@ -147,14 +160,18 @@ class Match:
         there = flatten(to_plain(recipe))
         if type(there.get(self.by)) is not int:
             whole = [key for key, value in there.items() if type(value) is int]
-            raise ConfigError(f"match.by: {self.by!r} is no whole number of this arm{did_you_mean(self.by, whole)}")
+            raise ConfigError(
+                f"match.by: {self.by!r} is no whole number of this "
+                f"arm{did_you_mean(self.by, whole)}"
+            )
         return int(there.get(f"{self.by.rpartition('.')[0]}.heads", 1))
 
 
 def nearest_multiple(cost: Callable[[int], float], target: float, start: int = 1) -> int:
     """The whole number n ≥ 1 whose cost, which rises with n about as n², is nearest to the target.
 
-    Counting is slow, so each guess is n · √(target / cost), kept inside what is known to be too little and too much.
+    Counting is slow, so each guess is n · √(target / cost), kept inside what is known to be too
+    little and too much.
     """
     low, high, n = 0, MAX_MULTIPLE, start
     known: dict[int, float] = {}

@@ -6,9 +6,10 @@
     failed     with its reason, and the last line of its log
     lost       begun, and nobody is at it: the next worker goes on from its last checkpoint
 
-Building every arm of a large study takes seconds, and so does importing torch. So the commands that build a study write its
-cells into `studies/<name>/cells.json`, and this module reads that as long as none of the files it came from is newer. What is
-damaged, be it a report or the cells of a study, counts as not there: it is made again.
+Building every arm of a large study takes seconds, and so does importing torch. So the commands that
+build a study write its cells into `studies/<name>/cells.json`, and this module reads that as long
+as none of the files it came from is newer. What is damaged, be it a report or the cells of a study,
+counts as not there: it is made again.
 """
 
 from __future__ import annotations
@@ -72,30 +73,44 @@ def study_file(folder: Path) -> tuple[Path, list[str]]:
 
     known = read_json(folder / "cells.json")
     if not known:
-        raise ConfigError(f"{folder}: not a study's folder; it holds no cells.json. Name the study's file instead")
+        raise ConfigError(
+            f"{folder}: not a study's folder; it holds no cells.json. Name the study's file instead"
+        )
     return Path(known["file"]), known["words"]
 
 
 def save_cells(plan: Plan, file: Path, words: list[str]) -> dict[str, Any]:
-    """Write the cells of a study where `status` finds them; returns them. The storage's address is not among them."""
+    """Write the cells of a study where `status` finds them; returns them. The storage's
+    address is not among them.
+    """
     from ..config.recipe import source_files
     from ..runs.folder import write_json
 
     cells = [
-        {"arm": job.arm, "seed": job.recipes[0].seed, "key": job.key, "folder": str(job.folder.path),
-         "evaluations": [recipe.evaluation_signature for recipe in job.recipes]}
+        {
+            "arm": job.arm,
+            "seed": job.recipes[0].seed,
+            "key": job.key,
+            "folder": str(job.folder.path),
+            "evaluations": [recipe.evaluation_signature for recipe in job.recipes],
+        }
         for job in plan.jobs
-    ]  # fmt: skip
+    ]
     content = {
-        "name": plan.name, "file": _from_here(file), "sources": [str(source) for source in source_files(file)],
-        "words": words, "cells": cells,
-    }  # fmt: skip
+        "name": plan.name,
+        "file": _from_here(file),
+        "sources": [str(source) for source in source_files(file)],
+        "words": words,
+        "cells": cells,
+    }
     write_json(plan.folder / "cells.json", content)
     return content
 
 
 def _from_here(file: Path) -> str:
-    """A file's path from the folder of work, so that this may be moved or copied with all that is in it."""
+    """A file's path from the folder of work, so that this may be moved or copied
+    with all that is in it.
+    """
     return os.path.relpath(os.path.realpath(file))
 
 
@@ -109,16 +124,24 @@ def refuse_other_file(folder: Path, file: Path) -> None:
 
     owner = read_status_file(folder / "cells.json").get("file", "")
     if owner and os.path.exists(owner) and not os.path.samefile(owner, file):
-        raise ConfigError(f"{file}: {folder} belongs to {owner}, a file of the same name; rename one of the two")
+        raise ConfigError(
+            f"{file}: {folder} belongs to {owner}, a file of the same name; rename one of the two"
+        )
 
 
 def load_cells(file: Path, words: list[str], root: Path = Path("studies")) -> dict[str, Any] | None:
-    """The cells of a study as they were written last; None where a file that they came from is newer, or gone."""
+    """The cells of a study as they were written last; None where a file that they came
+    from is newer, or gone.
+    """
     for path in sorted(root.glob("*/cells.json")):
         content = read_status_file(path)
         if (content.get("file"), content.get("words")) == (_from_here(file), words):
-            changed = [Path(s).stat().st_mtime if Path(s).is_file() else math.inf for s in content.get("sources", [""])]
+            changed = [
+                Path(s).stat().st_mtime if Path(s).is_file() else math.inf
+                for s in content.get("sources", [""])
+            ]
             return content if max(changed) < path.stat().st_mtime else None
+
     return None
 
 
@@ -129,10 +152,13 @@ def run_statuses(content: dict[str, Any], study: optuna.Study | None = None) -> 
 
 
 def run_status(cell: dict[str, Any], queue: dict[str, Any] | None = None) -> RunStatus:
-    """What is known of one cell, given as `save_cells` writes it, by its run folder and by what a server's queue says."""
+    """What is known of one cell, given as `save_cells` writes it, by its run folder and by what a
+    server's queue says.
+    """
     path = Path(cell["folder"])
     reports = [path / "evaluations" / name / "report.json" for name in cell["evaluations"]]
     base = {"arm": cell["arm"], "seed": cell["seed"], "folder": cell["folder"]}
+
     trained = (path / "DONE").is_file()
     if trained and all(read_status_file(report).get("metrics") for report in reports):
         return RunStatus(**base, state="done")
@@ -140,18 +166,30 @@ def run_status(cell: dict[str, Any], queue: dict[str, Any] | None = None) -> Run
     said = queue.get(cell["key"]) if queue is not None else None
     if said is None:
         begun_and_left = "lost" if lines and not trained else "waiting"
-        state = "running" if _held(path) else "failed" if (path / "FAILED").is_file() else begun_and_left
+        state = (
+            "running"
+            if _held(path)
+            else "failed"
+            if (path / "FAILED").is_file()
+            else begun_and_left
+        )
         begun = [line for line in lines if ", process " in line]
         said = (
             {"state": state, "since": begun[-1][:19], "where": begun[-1].rpartition(", ")[2]}
             if begun
             else {"state": state}
         )
+
     if said["state"] == "failed":
         file = path / "FAILED"
-        reason = file.read_text(encoding="utf-8").strip() if file.is_file() else said.pop("reason", "")
+        reason = (
+            file.read_text(encoding="utf-8").strip() if file.is_file() else said.pop("reason", "")
+        )
         return RunStatus(**base, state="failed", reason=reason, log=lines[-1] if lines else "")
-    return RunStatus(**base, **(progress(path) if said["state"] in ("running", "lost") else {}), **said)
+
+    return RunStatus(
+        **base, **(progress(path) if said["state"] in ("running", "lost") else {}), **said
+    )
 
 
 def progress(path: Path) -> dict[str, Any]:
@@ -171,7 +209,11 @@ def _held(path: Path) -> bool:
 
 
 def _lines(path: Path) -> list[str]:
-    return [line for line in path.read_text(encoding="utf-8").splitlines() if line] if path.is_file() else []
+    return (
+        [line for line in path.read_text(encoding="utf-8").splitlines() if line]
+        if path.is_file()
+        else []
+    )
 
 
 def read_status_file(path: Path) -> dict[str, Any]:
@@ -184,7 +226,9 @@ def read_status_file(path: Path) -> dict[str, Any]:
 
 
 def _queue(study: optuna.Study) -> dict[str, Any]:
-    """What a server says of the cells that are not done here: key → state, worker, since when, reason."""
+    """What a server says of the cells that are not done here: key → state,
+    worker, since when, reason.
+    """
     from optuna.trial import TrialState
 
     from .worker import failure_reason
@@ -192,16 +236,25 @@ def _queue(study: optuna.Study) -> dict[str, Any]:
     store: Any = study._storage
     silent, found = store._backend._get_stale_trial_ids(study._study_id), {}
     for trial in study.get_trials(deepcopy=False):
-        states = {TrialState.WAITING: "waiting", TrialState.RUNNING: "running", TrialState.FAIL: "failed"}
+        states = {
+            TrialState.WAITING: "waiting",
+            TrialState.RUNNING: "running",
+            TrialState.FAIL: "failed",
+        }
         state = states.get(trial.state, "done")
-        told: dict[str, Any] = {"state": "lost" if state == "running" and trial._trial_id in silent else state}
+        told: dict[str, Any] = {
+            "state": "lost" if state == "running" and trial._trial_id in silent else state
+        }
         if state == "failed":
             told["reason"] = failure_reason(trial)
             told["state"] = "failed" if "failed" in trial.user_attrs else "lost"
         elif state == "done" and "evaluations" not in trial.user_attrs:
             continue  # withdrawn
         elif trial.datetime_start:
-            told |= {"where": trial.user_attrs.get("worker", ""), "since": f"{trial.datetime_start:%F %T}"}
+            told |= {
+                "where": trial.user_attrs.get("worker", ""),
+                "since": f"{trial.datetime_start:%F %T}",
+            }
         found[trial.user_attrs.get("key", "")] = told
     return found
 
@@ -230,8 +283,12 @@ def _detail(cell: RunStatus) -> str:
     return ", ".join(word for word in (far, whose) if word)
 
 
-def print_status(file: Path, words: list[str], plan: Callable[[], Plan], watch: bool, machine: bool) -> int:
-    """Print the status of a study, see `print_statuses`; `plan` reads its file, where that is needed."""
+def print_status(
+    file: Path, words: list[str], plan: Callable[[], Plan], watch: bool, machine: bool
+) -> int:
+    """Print the status of a study, see `print_statuses`; `plan` reads its file,
+    where that is needed.
+    """
     shared = _shared(file)
     content, study = None if shared else load_cells(file, words), None
     if content is None:
@@ -241,8 +298,12 @@ def print_status(file: Path, words: list[str], plan: Callable[[], Plan], watch: 
     return print_statuses(content["name"], lambda: _look_patiently(content, study), watch, machine)
 
 
-def print_statuses(name: str, look: Callable[[], list[RunStatus]], watch: bool, machine: bool, seconds: float = 2.0) -> int:
-    """Print cells, once or until everything has ended; returns 1 where something failed. machine: as JSON."""
+def print_statuses(
+    name: str, look: Callable[[], list[RunStatus]], watch: bool, machine: bool, seconds: float = 2.0
+) -> int:
+    """Print cells, once or until everything has ended; returns 1 where something
+    failed. machine: as JSON.
+    """
     cells, console = look(), Terminal()
     if machine:
         say(as_json(name, cells))
@@ -254,6 +315,7 @@ def print_statuses(name: str, look: Callable[[], list[RunStatus]], watch: bool, 
                 time.sleep(seconds)
                 cells = look()
                 live.update(as_text(name, cells))
+
     return int(any(cell.state == "failed" for cell in cells))
 
 
@@ -273,7 +335,9 @@ def _look_patiently(content: dict[str, Any], study: optuna.Study | None) -> list
 
 
 def _shared(file: Path) -> bool:
-    """Whether the queue is on a server: then it is asked. ARINAR_STORAGE comes before what the file says."""
+    """Whether the queue is on a server: then it is asked. ARINAR_STORAGE comes
+    before what the file says.
+    """
     from ..config.yaml_reader import read_yaml
 
     address = os.environ.get("ARINAR_STORAGE") or read_yaml(file).get("storage", "")

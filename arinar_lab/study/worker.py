@@ -1,15 +1,19 @@
 """Workers take jobs from an Optuna study until none is left: train → evaluate → DONE.
 
-The run folder and its DONE are the truth; the queue only says who does what. Any number of processes run `run_worker`, on one
-machine or on many (`optuna_storage.py`). Neither GridSampler nor BruteForceSampler would do: they repeat arms that are still
-running, or lose those of a killed worker.
+The run folder and its DONE are the truth; the queue only says who does what. Any number of
+processes run `run_worker`, on one machine or on many (`optuna_storage.py`). Neither
+GridSampler nor BruteForceSampler would do: they repeat arms that are still running, or lose
+those of a killed worker.
 
     WAITING ─claimed→ RUNNING ─┬→ COMPLETE
-                               ├→ FAIL with `failed`, its reason: it is told, and not tried again by this command
-                               └→ FAIL without a reason: its worker was lost, or asked to end; the job goes back
+                               ├→ FAIL with `failed`, its reason: it is told, and not tried again
+                               │       by this command
+                               └→ FAIL without a reason: its worker was lost, or asked to end;
+                                       the job goes back
 
-A worker is lost when the lock of its run folder is free (on one machine: the system frees it when a process dies, however
-it dies), or when its heartbeat stops (on a server). A lost job goes back three times, then it is set aside as failed.
+A worker is lost when the lock of its run folder is free (on one machine: the system frees it when a
+process dies, however it dies), or when its heartbeat stops (on a server). A lost job goes back
+three times, then it is set aside as failed.
 """
 
 from __future__ import annotations
@@ -39,7 +43,14 @@ from ..errors import ConfigError
 from ..files.atomic import write_atomically
 from ..output.text import say
 from ..pipeline import run_experiment
-from .optuna_storage import FAULTS, StorageUnusable, storage_address, shared_lock, retry_while_unavailable, open_storage
+from .optuna_storage import (
+    FAULTS,
+    StorageUnusable,
+    open_storage,
+    retry_while_unavailable,
+    shared_lock,
+    storage_address,
+)
 from .plan import Job, Plan
 
 _CLAIM_SECONDS = 15  # a worker that has taken a trial holds its folder's lock well before this
@@ -72,8 +83,12 @@ def open_queue(plan: Plan) -> optuna.Study:
         load_if_exists=True,
         direction="minimize",
     )
+
     if "fingerprint" in study.user_attrs or (plan.folder / "trials").is_dir():
-        raise ConfigError(f"{plan.folder}: holds a sweep of this name; rename the file, or delete what is there")
+        raise ConfigError(
+            f"{plan.folder}: holds a sweep of this name; rename the file, or delete what is there"
+        )
+
     return study
 
 
@@ -86,10 +101,12 @@ def queue_lock(plan: Plan) -> AbstractContextManager[None]:
 def enqueue(plan: Plan, again: bool = True) -> list[Job]:
     """Put every unfinished job into the queue that is not in it; returns the unfinished jobs.
 
-    On a server, what a machine that shares no files with this one has finished is finished, wherever its files are.
+    On a server, what a machine that shares no files with this one has finished is finished,
+    wherever its files are.
 
     Arguments:
-        again: the failed ones, too. A worker that joins adds only what the queue has never heard of.
+        again: the failed ones, too. A worker that joins adds only what the
+            queue has never heard of.
     """
     with queue_lock(plan):
         study, jobs = open_queue(plan), {job.key: job for job in plan.jobs}
@@ -97,27 +114,37 @@ def enqueue(plan: Plan, again: bool = True) -> list[Job]:
         for trial in trials:
             if trial.state == TrialState.WAITING and trial.user_attrs.get("key") not in jobs:
                 study._storage.set_trial_state_values(trial._trial_id, TrialState.PRUNED)
+
         known = {t.user_attrs.get("key") for t in trials if not again or t.state in _OPEN}
         elsewhere = finished_elsewhere(study, jobs, plan)
+
         unfinished = [job for job in jobs.values() if not job.done and job.key not in elsewhere]
         for job in unfinished:
             if job.key not in known:
                 study.enqueue_trial({}, user_attrs={"key": job.key, "arm": job.arm})
+
         study.set_user_attr("file", study_signatures(plan))
+
     return unfinished
 
 
 def finished_elsewhere(study: optuna.Study, jobs: Mapping[str, Job], plan: Plan) -> set[str]:
-    """Keys of the jobs that a machine without our files has finished by a server's queue, evaluated as they ask.
+    """Keys of the jobs that a machine without our files has finished by a server's queue,
+    evaluated as they ask.
 
-    What was finished among our files is not among them: the run folder is the truth, also where it was damaged since.
+    What was finished among our files is not among them: the run folder is the truth, also where
+    it was damaged since.
     """
     if not is_heartbeat_enabled(study._storage):
         return set()
+
     here = (study_folder_name(plan), platform.node())
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    elsewhere = [t.user_attrs for t in trials if "key" in t.user_attrs and not _finished_at(t, here)]
+    elsewhere = [
+        t.user_attrs for t in trials if "key" in t.user_attrs and not _finished_at(t, here)
+    ]
     evaluated = {attributes["key"]: attributes.get("evaluations") for attributes in elsewhere}
+
     return {key for key, job in jobs.items() if evaluated.get(key) == evaluation_signatures(job)}
 
 
@@ -129,7 +156,9 @@ def _finished_at(trial: FrozenTrial, here: tuple[str, str]) -> bool:
 
 
 def study_folder_name(plan: Plan) -> str:
-    """Return the name of the study's folder among those of all machines; made once, and shared by who shares the files."""
+    """Return the name of the study's folder among those of all machines; made once, and shared by
+    who shares the files.
+    """
     file = plan.folder / ".place"
     plan.folder.mkdir(parents=True, exist_ok=True)
     with FileLock(plan.folder / ".place.lock"):
@@ -145,15 +174,21 @@ def evaluation_signatures(job: Job) -> list[str]:
 
 def study_signatures(plan: Plan) -> dict[str, Any]:
     """What the study's file asks for: signatures by arm, and the seeds."""
-    arms = {arm.name: f"{arm.recipe.training_signature}/{arm.recipe.evaluation_signature}" for arm in plan.arms}
+    arms = {
+        arm.name: f"{arm.recipe.training_signature}/{arm.recipe.evaluation_signature}"
+        for arm in plan.arms
+    }
     return {"arms": arms, "seeds": list(plan.seeds)}
 
 
 def changes(study: optuna.Study, plan: Plan) -> list[str]:
-    """How the study's file differs from the one by which the queue was filled last; empty where it does not."""
+    """How the study's file differs from the one by which the queue was filled last;
+    empty where it does not.
+    """
     before, now = study.user_attrs.get("file"), study_signatures(plan)
     if not before or before == now:
         return []
+
     then, arms = before["arms"], now["arms"]
     found = {
         "added": [name for name in arms if name not in then],
@@ -162,6 +197,7 @@ def changes(study: optuna.Study, plan: Plan) -> list[str]:
     }
     lines = [f"{word}: {', '.join(names)}" for word, names in found.items() if names]
     seeds = f"seeds: {before['seeds']} became {now['seeds']}"
+
     return [*lines, seeds] if before["seeds"] != now["seeds"] else lines
 
 
@@ -187,33 +223,47 @@ def is_queue_empty(plan: Plan) -> bool:
 
 def active_workers(study: optuna.Study, plan: Plan) -> list[str]:
     """Who works on the study at the moment: host and process of each."""
-    running, jobs = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)), {job.key: job for job in plan.jobs}
+    running, jobs = (
+        study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)),
+        {job.key: job for job in plan.jobs},
+    )
     if not is_heartbeat_enabled(study._storage):  # the dead hold no lock
         running = [
-            t for t in running if (job := jobs.get(t.user_attrs.get("key", ""))) and not is_lock_free(job.folder.lock)
+            t
+            for t in running
+            if (job := jobs.get(t.user_attrs.get("key", ""))) and not is_lock_free(job.folder.lock)
         ]
+
     return sorted({str(t.user_attrs["worker"]) for t in running if "worker" in t.user_attrs})
 
 
 def requeue_lost(study: optuna.Study, jobs: dict[str, Job], plan: Plan) -> None:
-    """Fail every running trial whose worker is lost, and put its job into the queue again, three times at most."""
+    """Fail every running trial whose worker is lost, and put its job into the queue again,
+    three times at most.
+    """
     if is_heartbeat_enabled(study._storage):
         begin_heartbeats(study)
         optuna.storages.fail_stale_trials(study)
     else:
         _fail_unlocked(study, jobs)
+
     if _returning(study, jobs):
         with queue_lock(plan):  # others may see the same
             for trial in _returning(study, jobs):
                 lost = trial.user_attrs.get("lost", 0) + ("handed back" not in trial.user_attrs)
                 kept = {name: trial.user_attrs[name] for name in ("key", "arm")}
                 study.enqueue_trial({}, user_attrs={**kept, "lost": lost} if lost else kept)
+
     for trial in _newest(study, jobs):
         job = jobs[trial.user_attrs["key"]]
         if _set_aside(trial) and not job.done and not (job.folder.path / "FAILED").is_file():
             who = trial.user_attrs.get("worker", "unknown")
             job.folder.path.mkdir(parents=True, exist_ok=True)
-            job.folder.fail(WorkersLost(f"its worker died {_RETURNS + 1} times, the last time as {who}; see log.txt"))
+            job.folder.fail(
+                WorkersLost(
+                    f"its worker died {_RETURNS + 1} times, the last time as {who}; see log.txt"
+                )
+            )
 
 
 def _fail_unlocked(study: optuna.Study, jobs: dict[str, Job]) -> None:
@@ -223,7 +273,8 @@ def _fail_unlocked(study: optuna.Study, jobs: dict[str, Job]) -> None:
         age = (now - trial.datetime_start).total_seconds() if trial.datetime_start else 0.0
         claimed = abs(age) > _CLAIM_SECONDS  # the clock may have been set back since
         if job and claimed and is_lock_free(job.folder.claim_name(job.recipes[0]).lock):
-            with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # another worker was quicker
+            # another worker was quicker
+            with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
                 study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
 
 
@@ -237,7 +288,9 @@ def is_lock_free(lock: BaseFileLock) -> bool:
 
 
 def begin_heartbeats(study: optuna.Study) -> None:
-    """A worker may die before its first heartbeat, and Optuna would wait for ever: the first one is made for it."""
+    """A worker may die before its first heartbeat, and Optuna would wait for ever: the
+    first one is made for it.
+    """
     store: Any = study._storage
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         with store._backend.scoped_session() as session:
@@ -253,13 +306,21 @@ def _newest(study: optuna.Study, jobs: dict[str, Job]) -> list[FrozenTrial]:
 
 
 def _set_aside(trial: FrozenTrial) -> bool:
-    silent = trial.state == TrialState.FAIL and not {"failed", "handed back"} & set(trial.user_attrs)
+    silent = trial.state == TrialState.FAIL and not {"failed", "handed back"} & set(
+        trial.user_attrs
+    )
     return silent and trial.user_attrs.get("lost", 0) >= _RETURNS
 
 
 def _returning(study: optuna.Study, jobs: dict[str, Job]) -> list[FrozenTrial]:
-    """Trials that ended without a reason and have no successor. They are found again, should this worker die, too."""
-    ended = [t for t in _newest(study, jobs) if t.state == TrialState.FAIL and "failed" not in t.user_attrs]
+    """Trials that ended without a reason and have no successor. They are found again, should
+    this worker die, too.
+    """
+    ended = [
+        t
+        for t in _newest(study, jobs)
+        if t.state == TrialState.FAIL and "failed" not in t.user_attrs
+    ]
     return [trial for trial in ended if not _set_aside(trial)]
 
 
@@ -271,27 +332,39 @@ def run_job(job: Job, plan: Plan) -> float:
 
 
 def run_worker(plan: Plan) -> list[str]:
-    """Take jobs until the queue is empty and nobody works on one any more; returns what failed, with its reason.
+    """Take jobs until the queue is empty and nobody works on one any more; returns what
+    failed, with its reason.
 
     Raises:
-        ConfigError: if the queue was filled by another version of the study's file, also while this worker runs.
+        ConfigError: if the queue was filled by another version of the study's file, also
+            while this worker runs.
     """
-    study, jobs = retry_while_unavailable(lambda: open_queue(plan)), {job.key: job for job in plan.jobs}
+    study, jobs = (
+        retry_while_unavailable(lambda: open_queue(plan)),
+        {job.key: job for job in plan.jobs},
+    )
     with exit_on_sigterm():
         while True:
             if changed := retry_while_unavailable(lambda: changes(study, plan)):
                 raise ConfigError(
-                    f"{plan.name}: the queue was filled by another version of the study's file ({'; '.join(changed)});"
-                    " arinar ablate with the file as it shall be, then start the workers again"
+                    f"{plan.name}: the queue was filled by another version of the study's file"
+                    f" ({'; '.join(changed)}); arinar ablate with the file as it shall be, then"
+                    " start the workers again"
                 )
-            if retry_while_unavailable(lambda: study.get_trials(deepcopy=False, states=(TrialState.WAITING,))):
+            if retry_while_unavailable(
+                lambda: study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+            ):
                 _take(study, jobs, plan)
                 continue
-            retry_while_unavailable(lambda: requeue_lost(study, jobs, plan))  # when nothing else waits: it reads the whole queue
+            # when nothing else waits: it reads the whole queue
+            retry_while_unavailable(lambda: requeue_lost(study, jobs, plan))
             newest = retry_while_unavailable(lambda: _newest(study, jobs))
             if not any(trial.state in _OPEN for trial in newest):
-                return [f"{t.user_attrs['arm']} {t.user_attrs['key']}: {failure_reason(t)}" for t in newest
-                        if t.state == TrialState.FAIL]  # fmt: skip
+                return [
+                    f"{t.user_attrs['arm']} {t.user_attrs['key']}: {failure_reason(t)}"
+                    for t in newest
+                    if t.state == TrialState.FAIL
+                ]
             if not any(trial.state == TrialState.WAITING for trial in newest):
                 time.sleep(1)
 
@@ -302,7 +375,9 @@ def failure_reason(trial: FrozenTrial) -> str:
 
 
 def _take(study: optuna.Study, jobs: dict[str, Job], plan: Plan) -> None:
-    """Claim the next job and do it. What goes wrong in it is its reason; being asked to end hands it back."""
+    """Claim the next job and do it. What goes wrong in it is its reason; being asked
+    to end hands it back.
+    """
     trial = retry_while_unavailable(study.ask)
     job = jobs.get(trial.user_attrs.get("key", ""))
     if job is None:  # lost the race for the last entry
@@ -310,7 +385,9 @@ def _take(study: optuna.Study, jobs: dict[str, Job], plan: Plan) -> None:
     say(f"{time.strftime('%T')} {job.arm} {job.key}")
     try:
         with heartbeats(study, trial):
-            retry_while_unavailable(lambda: trial.set_user_attr("worker", f"{platform.node()} {os.getpid()}"))
+            retry_while_unavailable(
+                lambda: trial.set_user_attr("worker", f"{platform.node()} {os.getpid()}")
+            )
             value = run_job(job, plan)
             if not math.isfinite(value):
                 raise ValueError(f"{plan.criterion} is {value}")
@@ -326,14 +403,25 @@ def _take(study: optuna.Study, jobs: dict[str, Job], plan: Plan) -> None:
             study.tell(trial, state=TrialState.FAIL)
         raise
     else:
-        report_trial(study, trial, TrialState.COMPLETE, value, {"evaluations": evaluation_signatures(job), "place": study_folder_name(plan)})
+        report_trial(
+            study,
+            trial,
+            TrialState.COMPLETE,
+            value,
+            {"evaluations": evaluation_signatures(job), "place": study_folder_name(plan)},
+        )
 
 
 def report_trial(
-    study: optuna.Study, trial: optuna.Trial, state: TrialState, values: float | list[float] | None = None,
+    study: optuna.Study,
+    trial: optuna.Trial,
+    state: TrialState,
+    values: float | list[float] | None = None,
     said: Mapping[str, Any] = MappingProxyType({}),
-) -> None:  # fmt: skip
-    """Tell Optuna, with attributes. Who was silent for too long may have been given up already, and is not heard."""
+) -> None:
+    """Tell Optuna, with attributes. Who was silent for too long may have been given up
+    already, and is not heard.
+    """
 
     def act() -> None:
         for name, value in said.items():
@@ -346,7 +434,9 @@ def report_trial(
 
 @contextmanager
 def heartbeats(study: optuna.Study, trial: optuna.Trial) -> Iterator[None]:
-    """Tell a server that this worker lives, also when the server was away in between (Optuna's own thread would end)."""
+    """Tell a server that this worker lives, also when the server was away in between (Optuna's
+    own thread would end).
+    """
     store, stop = study._storage, threading.Event()
     if not isinstance(store, BaseHeartbeat) or not is_heartbeat_enabled(store):
         yield
@@ -370,7 +460,9 @@ def heartbeats(study: optuna.Study, trial: optuna.Trial) -> Iterator[None]:
 
 @contextmanager
 def exit_on_sigterm() -> Iterator[None]:
-    """SIGTERM leaves by an exception, so that the job at hand goes back. (While it trains, Lightning saves it first.)"""
+    """SIGTERM leaves by an exception, so that the job at hand goes back. (While it trains,
+    Lightning saves it first.)
+    """
 
     def leave(*_: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -17,9 +17,9 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from ..study.optuna_storage import retry_while_unavailable
-from ..study.status import RunStatus, run_status, print_statuses, progress
+from ..study.status import RunStatus, print_statuses, progress, run_status
 from .sweep_file import Sweep, Target
-from .trials import lost_trials, open_search, repeats, is_replaced, seconds_spent
+from .trials import is_replaced, lost_trials, open_search, repeats, seconds_spent
 
 _STATES = {
     TrialState.COMPLETE: "done",
@@ -32,7 +32,9 @@ _STATES = {
 
 def print_sweep_status(sweep: Sweep, watch: bool, machine: bool) -> int:
     """Print the status of a sweep, see `print_statuses`."""
-    return print_statuses(sweep.name, lambda: retry_while_unavailable(lambda: sweep_statuses(sweep)), watch, machine)
+    return print_statuses(
+        sweep.name, lambda: retry_while_unavailable(lambda: sweep_statuses(sweep)), watch, machine
+    )
 
 
 def sweep_statuses(sweep: Sweep) -> list[RunStatus]:
@@ -57,9 +59,13 @@ def _cell(study: optuna.Study, trial: FrozenTrial, seed: int, gone: bool) -> Run
     told, state = trial.user_attrs, "lost" if gone else _STATES[trial.state]
     folder = told.get("folder", "")
     base = {"arm": f"{study.study_name} trial {trial.number}", "folder": folder, "state": state}
+
     if state in ("running", "lost"):
         since = f"{trial.datetime_start:%F %T}" if trial.datetime_start else ""
-        return RunStatus(**base, seed=seed, where=told.get("worker", ""), since=since, **progress(Path(folder)))
+        return RunStatus(
+            **base, seed=seed, where=told.get("worker", ""), since=since, **progress(Path(folder))
+        )
+
     return RunStatus(**base, seed=seed, reason=told.get("reason", "") if state == "failed" else "")
 
 
@@ -68,6 +74,14 @@ def _repeats(sweep: Sweep) -> list[RunStatus]:
     for again in repeats(sweep):
         for seed, cell in again.cells.items():
             arm, folder = f"{again.target.name} re-run of {again.name}", str(cell.folder.path)
-            asked = {"arm": arm, "seed": seed, "folder": folder, "evaluations": [cell.recipe.evaluation_signature]}
-            cells.append(RunStatus(arm, seed, folder, "done") if seed in again.results else run_status(asked))
+            asked = {
+                "arm": arm,
+                "seed": seed,
+                "folder": folder,
+                "evaluations": [cell.recipe.evaluation_signature],
+            }
+            cells.append(
+                RunStatus(arm, seed, folder, "done") if seed in again.results else run_status(asked)
+            )
+
     return cells

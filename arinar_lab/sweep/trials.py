@@ -1,13 +1,15 @@
-"""Workers of a sweep: take a trial → train → evaluate → tell Optuna, until none may begin; then re-run the best.
+"""Workers of a sweep: take a trial → train → evaluate → tell Optuna, until none may begin;
+then re-run the best.
 
-Optuna's storage proposes and remembers, also what the re-runs measured; the run folders hold everything else. A worker takes a
-trial and the trial's own lock under one lock of the sweep, so a running trial whose lock is free (on a server: whose
-heart has stopped) has lost its worker: its parameters go back into the queue, at most three times. The sampler is made
-anew for each trial, seeded by how many there are, so that one worker proposes the same whether or not it was stopped in
+Optuna's storage proposes and remembers, also what the re-runs measured; the run folders hold
+everything else. A worker takes a trial and the trial's own lock under one lock of the sweep, so a
+running trial whose lock is free (on a server: whose heart has stopped) has lost its worker: its
+parameters go back into the queue, at most three times. The sampler is made anew for each trial,
+seeded by how many there are, so that one worker proposes the same whether or not it was stopped in
 between. Machines that share no files each train what their trials need, and count their own hours.
 
-Optuna does not prune studies of several objectives. `early_stopping` is our own rule; it asks the finished trainings what
-their bits/dim were at the same step.
+Optuna does not prune studies of several objectives. `early_stopping` is our own rule; it asks the
+finished trainings what their bits/dim were at the same step.
 """
 
 from __future__ import annotations
@@ -34,16 +36,25 @@ from ..analysis.statistics import pareto_indices
 from ..errors import ConfigError
 from ..evaluation.evaluate import is_timed, measure_speed
 from ..files.locks import hold_lock
+from ..metrics import BITS
 from ..output.text import say
 from ..pipeline import run_experiment
 from ..quality.measure import evaluate_with_reference
 from ..runs.folder import read_json
 from ..runs.history import read_metrics
-from ..study.optuna_storage import FAULTS, StorageUnavailable, storage_address, shared_lock, retry_while_unavailable, is_shared, without_password, open_storage
+from ..study.optuna_storage import (
+    FAULTS,
+    StorageUnavailable,
+    is_shared,
+    open_storage,
+    retry_while_unavailable,
+    shared_lock,
+    storage_address,
+    without_password,
+)
 from ..study.worker import begin_heartbeats, exit_on_sigterm, heartbeats, is_lock_free, report_trial
 from ..training.divergence import Diverged
-from ..training.train import StoppedEarly, StepCallback
-from ..metrics import BITS
+from ..training.train import StepCallback, StoppedEarly
 from .sweep_file import EvaluationJob, Sweep, Target
 
 _TRIES = 3
@@ -51,7 +62,8 @@ _STARTUP = 4  # trainings that finish before any is stopped
 
 
 def open_search(sweep: Sweep, target: Target) -> optuna.Study:
-    """The target's trials, made if they are not there. One process makes them before the workers start.
+    """The target's trials, made if they are not there. One process makes them
+    before the workers start.
 
     Raises:
         ConfigError: if they were begun under another file.
@@ -63,18 +75,31 @@ def open_search(sweep: Sweep, target: Target) -> optuna.Study:
         storage=open_storage(trials_address(sweep)),
         directions=["maximize" if o.maximize else "minimize" for o in sweep.objectives],
         load_if_exists=True,
-        pruner=optuna.pruners.MedianPruner(_STARTUP) if sweep.pruner == "median" else optuna.pruners.NopPruner(),
+        pruner=optuna.pruners.MedianPruner(_STARTUP)
+        if sweep.pruner == "median"
+        else optuna.pruners.NopPruner(),
     )
     if "file" in study.user_attrs or (sweep.folder / "cells.json").is_file():
-        raise ConfigError(f"{sweep.folder}: holds an ablation of this name; rename the file, or delete what is there")
+        raise ConfigError(
+            f"{sweep.folder}: holds an ablation of this name; rename the file, or delete "
+            "what is there"
+        )
+
     begun = study.user_attrs.get("fingerprint", sweep.fingerprint)
     if begun != sweep.fingerprint:
-        kept = f"the study {study.study_name!r} in {without_password(trials_address(sweep))}" if is_shared(trials_address(sweep)) else "that folder"
-        raise ConfigError(
-            f"{sweep.folder}: was begun with another space, base or objectives; rename the file, or delete {kept}"
+        kept = (
+            f"the study {study.study_name!r} in {without_password(trials_address(sweep))}"
+            if is_shared(trials_address(sweep))
+            else "that folder"
         )
+        raise ConfigError(
+            f"{sweep.folder}: was begun with another space, base or objectives; rename the file, "
+            f"or delete {kept}"
+        )
+
     if "fingerprint" not in study.user_attrs:
         study.set_user_attr("fingerprint", sweep.fingerprint)
+
     return study
 
 
@@ -84,7 +109,9 @@ def trials_address(sweep: Sweep) -> sqlalchemy.URL:
 
 
 def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """Trials that count: measured, stopped, or failed with a reason (a lost one has none, and is tried again)."""
+    """Trials that count: measured, stopped, or failed with a reason (a lost one has none,
+    and is tried again).
+    """
     over = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
     return [t for t in study.get_trials(deepcopy=False, states=over) if not is_replaced(t)]
 
@@ -98,8 +125,13 @@ def _sampler(sweep: Sweep, seed: int) -> optuna.samplers.BaseSampler:
     if sweep.sampler == "random":
         return optuna.samplers.RandomSampler(seed=seed)
     if sweep.sampler == "nsga2":
-        return optuna.samplers.NSGAIISampler(seed=seed, population_size=max(4, min(50, sweep.trials // 4)))
-    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(4, min(10, sweep.trials // 4)))
+        return optuna.samplers.NSGAIISampler(
+            seed=seed, population_size=max(4, min(50, sweep.trials // 4))
+        )
+
+    return optuna.samplers.TPESampler(
+        seed=seed, n_startup_trials=max(4, min(10, sweep.trials // 4))
+    )
 
 
 def trial_lock(sweep: Sweep, study: optuna.Study, number: int) -> FileLock:
@@ -114,24 +146,33 @@ def claim_trial(sweep: Sweep, study: optuna.Study) -> tuple[optuna.Trial, FileLo
         return_lost(sweep, study)
         states = Counter(t.state for t in study.get_trials(deepcopy=False))
         begun = len(finished_trials(study)) + states[TrialState.RUNNING]
-        if not states[TrialState.WAITING] and (begun >= sweep.trials or seconds_spent(sweep) >= 3600 * sweep.hours):
+        if not states[TrialState.WAITING] and (
+            begun >= sweep.trials or seconds_spent(sweep) >= 3600 * sweep.hours
+        ):
             return None
+
         study.sampler = _sampler(sweep, sum(states.values()))
         trial = study.ask()
         lock = trial_lock(sweep, study, trial.number)
         lock.acquire()
+
         return trial, lock
 
 
 def return_lost(sweep: Sweep, study: optuna.Study) -> None:
-    """Enqueue the parameters of every running trial whose worker is gone; the third time it is set aside."""
+    """Enqueue the parameters of every running trial whose worker is gone; the third
+    time it is set aside.
+    """
     for trial in lost_trials(sweep, study):
         tries = trial.user_attrs.get("tries", 1)
         if tries < _TRIES:
             hand_back(study, trial, {"tries": tries + 1})
         else:
-            with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # it has come back in time
-                study._storage.set_trial_user_attr(trial._trial_id, "reason", f"lost its worker {tries} times")
+            # it has come back in time
+            with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+                study._storage.set_trial_user_attr(
+                    trial._trial_id, "reason", f"lost its worker {tries} times"
+                )
                 study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
 
 
@@ -163,7 +204,9 @@ def seconds_spent(sweep: Sweep) -> float:
 
 @contextmanager
 def _machine(sweep: Sweep, alone: bool) -> Iterator[None]:
-    """Work beside this sweep's other workers on this machine, or alone: then nobody begins, and who works is waited for."""
+    """Work beside this sweep's other workers on this machine, or alone: then nobody begins, and who
+    works is waited for.
+    """
     place = sweep.folder / f".{platform.node()}"
     with open(f"{place}.busy", "w", encoding="utf-8") as file:
         with FileLock(f"{place}.turn"):
@@ -175,7 +218,9 @@ def run_trial(sweep: Sweep, target: Target, study: optuna.Study, trial: optuna.T
     """Train what is not trained, measure, and tell Optuna."""
     try:
         cell = sweep.trial_cell(target, sweep.suggest(trial))
-        _note(trial, {"folder": str(cell.folder.path), "worker": f"{platform.node()} {os.getpid()}"})
+        _note(
+            trial, {"folder": str(cell.folder.path), "worker": f"{platform.node()} {os.getpid()}"}
+        )
         say(f"{time.strftime('%T')} {study.study_name} {trial.number} {cell.label}")
         if not cell.folder.done and str(cell.folder.path) in _stopped(study):
             raise StoppedEarly("its training was stopped in an earlier trial")
@@ -186,25 +231,39 @@ def run_trial(sweep: Sweep, target: Target, study: optuna.Study, trial: optuna.T
         retry_while_unavailable(lambda: _remember(sweep, trial, metrics, cell))
         report_trial(study, trial, TrialState.COMPLETE, values)
     except optuna.exceptions.UpdateFinishedTrialError:
-        say(f"{time.strftime('%T')} {trial.number} was given to another worker while this one was silent")
+        say(
+            f"{time.strftime('%T')} {trial.number} was given to another worker while this "
+            "one was silent"
+        )
     except (StoppedEarly, Diverged) as error:
         saved = {"reason": _line(error), "saved_seconds": getattr(error, "saved", 0.0)}
         report_trial(study, trial, TrialState.PRUNED, said=saved)
     except FAULTS:  # the storage is gone for good: the trial counts as lost
         raise
     except Exception as error:
-        report_trial(study, trial, TrialState.FAIL, said={"reason": f"{type(error).__name__}: {_line(error)}"})
+        report_trial(
+            study,
+            trial,
+            TrialState.FAIL,
+            said={"reason": f"{type(error).__name__}: {_line(error)}"},
+        )
     except BaseException:  # the user stops: no try is spent on that
         (running,) = [t for t in study.get_trials(deepcopy=False) if t.number == trial.number]
         hand_back(study, running, {"tries": trial.user_attrs.get("tries", 1)})
         raise
 
 
-def _remember(sweep: Sweep, trial: optuna.Trial, metrics: dict[str, float], cell: EvaluationJob) -> None:
+def _remember(
+    sweep: Sweep, trial: optuna.Trial, metrics: dict[str, float], cell: EvaluationJob
+) -> None:
     """What the report and later trials ask of a measured trial, wherever they are."""
     for metric, ceiling in sweep.constraints.items():
         trial.set_constraint(metric, metrics[metric] - ceiling)
-    curve = {str(step): value for step, name, value in read_metrics(cell.folder.path / "metrics.csv") if name == BITS}
+    curve = {
+        str(step): value
+        for step, name, value in read_metrics(cell.folder.path / "metrics.csv")
+        if name == BITS
+    }
     _note(trial, {"metrics": metrics, "curve": curve})
 
 
@@ -217,7 +276,9 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
 
 
-def measure_job(sweep: Sweep, target: Target, cell: EvaluationJob, watch: StepCallback | None = None) -> dict[str, float]:
+def measure_job(
+    sweep: Sweep, target: Target, cell: EvaluationJob, watch: StepCallback | None = None
+) -> dict[str, float]:
     """The metrics of a cell, its speed among them where that is an objective."""
     with _machine(sweep, alone=False):
         report = _evaluate(sweep, target, cell, watch)
@@ -227,8 +288,12 @@ def measure_job(sweep: Sweep, target: Target, cell: EvaluationJob, watch: StepCa
     return dict(report["metrics"])
 
 
-def _evaluate(sweep: Sweep, target: Target, cell: EvaluationJob, watch: StepCallback | None = None) -> dict[str, Any]:
-    """The report of a cell; a finished run is not told to MLflow, which would mix its tuning with its results."""
+def _evaluate(
+    sweep: Sweep, target: Target, cell: EvaluationJob, watch: StepCallback | None = None
+) -> dict[str, Any]:
+    """The report of a cell; a finished run is not told to MLflow, which would mix its
+    tuning with its results.
+    """
     if not target.runs:
         return run_experiment([cell.recipe], cell.folder, sweep.name, cell.label, watch=watch)[0]
     with hold_lock(cell.folder.lock, f"works on {cell.folder.path}"):
@@ -237,10 +302,15 @@ def _evaluate(sweep: Sweep, target: Target, cell: EvaluationJob, watch: StepCall
 
 def _stopped(study: optuna.Study) -> set[str]:
     """Run folders whose training was not worth its end."""
-    return {t.user_attrs["folder"] for t in study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))}
+    return {
+        t.user_attrs["folder"]
+        for t in study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
+    }
 
 
-def _watch(sweep: Sweep, study: optuna.Study, trial: optuna.Trial, cell: EvaluationJob) -> StepCallback | None:
+def _watch(
+    sweep: Sweep, study: optuna.Study, trial: optuna.Trial, cell: EvaluationJob
+) -> StepCallback | None:
     """Who stops a training that will not be among the best; None where the file asks for none."""
     rule, steps = sweep.early_stopping, cell.recipe.training.steps
 
@@ -250,7 +320,11 @@ def _watch(sweep: Sweep, study: optuna.Study, trial: optuna.Trial, cell: Evaluat
 
     def worst(step: int, bits: float) -> bool:
         after, share = rule or (1.0, 0.0)
-        others = retry_while_unavailable(lambda: _at_step(study, step)) if after * steps <= step + 1 < steps else []
+        others = (
+            retry_while_unavailable(lambda: _at_step(study, step))
+            if after * steps <= step + 1 < steps
+            else []
+        )
         return len(others) >= _STARTUP and bool(bits > np.quantile(others, 1 - share))
 
     return median if sweep.pruner == "median" else worst if rule else None
@@ -259,12 +333,15 @@ def _watch(sweep: Sweep, study: optuna.Study, trial: optuna.Trial, cell: Evaluat
 def _at_step(study: optuna.Study, step: int) -> list[float]:
     """val/bits_per_dim of the finished trainings at one step."""
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    curves = {t.user_attrs["folder"]: t.user_attrs["curve"] for t in done}  # trials that share a training count once
+    # trials that share a training count once
+    curves = {t.user_attrs["folder"]: t.user_attrs["curve"] for t in done}
     return [curve[str(step)] for curve in curves.values() if str(step) in curve]
 
 
 def run_sweep_worker(sweep: Sweep) -> None:
-    """Be one worker: take trials until none may begin and none is under way, then re-run the best."""
+    """Be one worker: take trials until none may begin and none is under way,
+    then re-run the best.
+    """
     with exit_on_sigterm():
         _search(sweep)
         rerun(sweep)
@@ -306,7 +383,9 @@ def best_trials(sweep: Sweep, study: optuna.Study) -> list[FrozenTrial]:
 
 
 def chosen_settings(sweep: Sweep, study: optuna.Study) -> dict[str, dict[str, Any]]:
-    """Name → values of what is re-run: the front's end for each objective, and beside a study's arm its shared setting."""
+    """Name → values of what is re-run: the front's end for each objective, and beside a study's
+    arm its shared setting.
+    """
     best = best_trials(sweep, study)
     found: dict[str, dict[str, Any]] = {}
     for o, objective in enumerate(sweep.objectives):
@@ -345,7 +424,15 @@ def repeats(sweep: Sweep) -> list[Repeat]:
         for name, values in chosen_settings(sweep, study).items():
             cells = sweep.repeats(target, values)
             known = {seed: _metrics(cell) or told.get(cell.key, {}) for seed, cell in cells.items()}
-            found.append(Repeat(target, name, cells, {seed: metrics for seed, metrics in known.items() if metrics}))
+            found.append(
+                Repeat(
+                    target,
+                    name,
+                    cells,
+                    {seed: metrics for seed, metrics in known.items() if metrics},
+                )
+            )
+
     return found
 
 
@@ -355,11 +442,15 @@ def _metrics(cell: EvaluationJob) -> dict[str, float]:
 
 def tell_repeat(sweep: Sweep, target: Target, cell: EvaluationJob) -> None:
     """Leave what a re-run measured where other machines find it."""
-    retry_while_unavailable(lambda: open_search(sweep, target).set_user_attr(cell.key, _metrics(cell)))
+    retry_while_unavailable(
+        lambda: open_search(sweep, target).set_user_attr(cell.key, _metrics(cell))
+    )
 
 
 def rerun(sweep: Sweep) -> None:
-    """Train and evaluate the best under other seeds. Who holds a cell's lock does it, and tells when it is done."""
+    """Train and evaluate the best under other seeds. Who holds a cell's lock does it, and
+    tells when it is done.
+    """
     failed: set[str] = set()
     while waiting := [
         (again.target, cell)
@@ -368,7 +459,12 @@ def rerun(sweep: Sweep) -> None:
         if seed not in again.results and cell.key not in failed
     ]:
         for target, cell in waiting:
-            mine = shared_lock(trials_address(sweep), f"arinar: {cell.key}", sweep.folder / "trials" / f"{cell.key}.lock", wait=False)
+            mine = shared_lock(
+                trials_address(sweep),
+                f"arinar: {cell.key}",
+                sweep.folder / "trials" / f"{cell.key}.lock",
+                wait=False,
+            )
             with contextlib.suppress(Timeout, StorageUnavailable), mine:
                 if not _repeat(sweep, target, cell):
                     failed.add(cell.key)
@@ -378,8 +474,10 @@ def rerun(sweep: Sweep) -> None:
 
 
 def _repeat(sweep: Sweep, target: Target, cell: EvaluationJob) -> bool:
-    if retry_while_unavailable(lambda: open_search(sweep, target).user_attrs.get(cell.key)):  # another machine was quicker
+    # another machine was quicker
+    if retry_while_unavailable(lambda: open_search(sweep, target).user_attrs.get(cell.key)):
         return True
+
     say(f"{time.strftime('%T')} re-run {cell.folder.path} {cell.label}")
     try:
         with _machine(sweep, alone=False):
@@ -387,5 +485,6 @@ def _repeat(sweep: Sweep, target: Target, cell: EvaluationJob) -> bool:
     except Exception as error:  # the run folder says why; the others go on
         say(f"failed: {_line(error)}")
         return False
+
     tell_repeat(sweep, target, cell)
     return True

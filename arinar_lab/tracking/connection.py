@@ -12,7 +12,8 @@ from typing import TypeVar
 
 TRACKING_FOLDER = Path("tracking")
 _T = TypeVar("_T")
-PATIENCE = 30.0  # seconds that a run may wait for MLflow in total, and that anybody may wait for one call
+# seconds that a run may wait for MLflow in total, and that anybody may wait for one call
+PATIENCE = 30.0
 TIMEOUT = 5.0  # seconds that one request may wait for a byte
 LIMITS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
@@ -29,7 +30,9 @@ _LEVELS = {
 
 def tracking_uri() -> str:
     """MLFLOW_TRACKING_URI, or a SQLite file in tracking/."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{TRACKING_FOLDER.absolute()}/mlflow.db"
+    return (
+        os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{TRACKING_FOLDER.absolute()}/mlflow.db"
+    )
 
 
 def set_limits() -> None:
@@ -40,9 +43,11 @@ def set_limits() -> None:
 
 
 def call_within(seconds: float, act: Callable[[], _T]) -> _T:
-    """Return what a call to MLflow returns; a call that takes longer goes on in a thread that nobody waits for.
+    """Return what a call to MLflow returns; a call that takes longer goes on in a thread
+    that nobody waits for.
 
-    A timeout of a request is not enough: it begins anew with each byte, and stores in a database retry by themselves.
+    A timeout of a request is not enough: it begins anew with each byte, and stores in a database
+    retry by themselves.
 
     Raises:
         TimeoutError: after so many seconds.

@@ -1,10 +1,11 @@
 """MLflow as a view of the run folders: study = experiment, arm = parent run, seed = child run.
 
-Written to directly (a local SQLite store by default; the server is only a viewer). No fault of tracking stops a run, and
-none makes it wait: a run spends at most `PATIENCE` seconds on MLflow, and a hundredth of its time. One request waits
-`TIMEOUT` seconds for each byte, and a call that takes longer than all of that is left behind in a thread. After a
-failure tracking is quiet for a while. What is missing is sent from the run folders when the run is published, or by
-`arinar sync`; sending again what is there adds nothing.
+Written to directly (a local SQLite store by default; the server is only a viewer). No fault of
+tracking stops a run, and none makes it wait: a run spends at most `PATIENCE` seconds on MLflow, and
+a hundredth of its time. One request waits `TIMEOUT` seconds for each byte, and a call that takes
+longer than all of that is left behind in a thread. After a failure tracking is quiet for a while.
+What is missing is sent from the run folders when the run is published, or by `arinar sync`; sending
+again what is there adds nothing.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from typing import Any
 from filelock import FileLock
 
 from ..config.recipe import Recipe, parse_recipe
-from ..config.schema import flatten, to_plain, signature_fields
+from ..config.schema import flatten, signature_fields, to_plain
 from ..output.address import conceal_password
 from ..output.text import say
 from ..runs.folder import RunFolder, git_state, read_state, write_json
-from .connection import PATIENCE, TRACKING_FOLDER, _T, is_off, set_limits, tracking_uri, call_within
+from .connection import _T, PATIENCE, TRACKING_FOLDER, call_within, is_off, set_limits, tracking_uri
 
 AFTERWARDS = 10.0  # seconds more, to send what is measured once the run is over
 QUIET = 30.0  # seconds without a request after one that failed
@@ -36,7 +37,9 @@ MetricRows = list[tuple[int, str, float]]
 
 
 class Unavailable(Exception):
-    """Nothing is asked of MLflow now: it is off, has just failed, or the run has waited for it long enough."""
+    """Nothing is asked of MLflow now: it is off, has just failed, or the run has
+    waited for it long enough.
+    """
 
 
 class BudgetedClient:
@@ -46,7 +49,8 @@ class BudgetedClient:
         patience: seconds for all calls; a hundredth of the time that passes is added to them.
 
     Raises:
-        Quiet: instead of a call, once that is spent, and for `QUIET` seconds after a call that failed.
+        Quiet: instead of a call, once that is spent, and for `QUIET` seconds
+            after a call that failed.
     """
 
     def __init__(self, patience: float) -> None:
@@ -57,13 +61,18 @@ class BudgetedClient:
     def left(self) -> float:
         """Seconds that may still be waited."""
         now = time.monotonic()
-        return 0.0 if is_off() or now < self.quiet_until else self.patience + 0.01 * (now - self.begun) - self.spent
+        return (
+            0.0
+            if is_off() or now < self.quiet_until
+            else self.patience + 0.01 * (now - self.begun) - self.spent
+        )
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
         """Count the time of what is done inside."""
         if self.left <= 0:
             raise Unavailable
+
         begun = time.monotonic()
         try:
             yield
@@ -108,14 +117,16 @@ class Tracker:
         except Exception as error:  # a view may fail in any way; the run goes on
             if not self.warned:
                 say(
-                    f"MLflow: {conceal_password(str(error), tracking_uri())[:160]} (the run goes on; its folder holds everything,"
-                    " and arinar sync sends it)",
+                    f"MLflow: {conceal_password(str(error), tracking_uri())[:160]} (the run goes"
+                    " on; its folder holds everything, and arinar sync sends it)",
                 )
             self.warned = True
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Hold the lock under which things are made: MLflow's own creation is not safe among processes."""
+        """Hold the lock under which things are made: MLflow's own creation is not
+        safe among processes.
+        """
         TRACKING_FOLDER.mkdir(exist_ok=True)
         lock = FileLock(TRACKING_FOLDER / ".lock")
         with self._client.waiting():
@@ -136,44 +147,78 @@ class Tracker:
                 client, local = self._client, tracking_uri().startswith("sqlite")
                 client.client = client.within(lambda: MlflowClient(tracking_uri()))
                 there = client.get_experiment_by_name(self.experiment)
-                place = (TRACKING_FOLDER / "artifacts" / self.experiment).absolute().as_uri() if local else None
-                self._experiment_id = there.experiment_id if there else client.create_experiment(self.experiment, place)
+                place = (
+                    (TRACKING_FOLDER / "artifacts" / self.experiment).absolute().as_uri()
+                    if local
+                    else None
+                )
+                self._experiment_id = (
+                    there.experiment_id
+                    if there
+                    else client.create_experiment(self.experiment, place)
+                )
         yield self._client
 
-    def _get_or_create(self, name: str, tags: dict[str, str], extra: dict[str, str]) -> tuple[str, bool]:
+    def _get_or_create(
+        self, name: str, tags: dict[str, str], extra: dict[str, str]
+    ) -> tuple[str, bool]:
         """The id of the run with these tags, and whether it is new."""
         with self._connected() as client, self._alone():
-            key = hashlib.sha256(json.dumps(tags, sort_keys=True).encode()).hexdigest()[:16]  # names may hold quotes
-            found = client.search_runs([self._experiment_id], f"tags.`arinar.key` = '{key}'", max_results=1)
+            # names may hold quotes
+            key = hashlib.sha256(json.dumps(tags, sort_keys=True).encode()).hexdigest()[:16]
+            found = client.search_runs(
+                [self._experiment_id], f"tags.`arinar.key` = '{key}'", max_results=1
+            )
             if found:
                 return found[0].info.run_id, False
-            run = client.create_run(self._experiment_id, tags={**tags, **extra, "arinar.key": key}, run_name=name)
+            run = client.create_run(
+                self._experiment_id, tags={**tags, **extra, "arinar.key": key}, run_name=name
+            )
+
             return run.info.run_id, True
 
-    def start(self, recipe: Recipe, arm: str, factors: Mapping[str, Any] = MappingProxyType({})) -> None:
-        """Open the run of one seed (below its arm's), made if it is not there; factors as for `publish`."""
+    def start(
+        self, recipe: Recipe, arm: str, factors: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
+        """Open the run of one seed (below its arm's), made if it is not there;
+        factors as for `publish`.
+        """
         with self._guard():
             self._start(recipe, arm, factors)
 
-    def _start(self, recipe: Recipe, arm: str, factors: Mapping[str, Any], git: dict[str, Any] | None = None) -> None:
+    def _start(
+        self,
+        recipe: Recipe,
+        arm: str,
+        factors: Mapping[str, Any],
+        git: dict[str, Any] | None = None,
+    ) -> None:
         """git: of the code that trains or trained; by default of this one."""
         asked = repr((recipe.training_signature, recipe.seed, arm, dict(factors)))
         if self._open == asked:
             return
-        signature, config = recipe.training_signature, {**factors, **flatten(to_plain(recipe)), "arm": arm}
+
+        signature, config = (
+            recipe.training_signature,
+            {**factors, **flatten(to_plain(recipe)), "arm": arm},
+        )
         config.pop("seed")
         state = {f"git.{key}": str(value) for key, value in (git or git_state()).items()}
         tags = {"arinar.role": "arm", "arinar.signature": signature, "arinar.arm": arm}
         arm_id, _ = self._get_or_create(arm, tags, state)
         self._parameters(arm_id, config)
         tags |= {"arinar.role": "seed", "arinar.seed": str(recipe.seed)}
-        run_id, _ = self._get_or_create(f"{arm} seed {recipe.seed}", tags, {**state, "mlflow.parentRunId": arm_id})
+        run_id, _ = self._get_or_create(
+            f"{arm} seed {recipe.seed}", tags, {**state, "mlflow.parentRunId": arm_id}
+        )
         self._parameters(run_id, {**config, "seed": recipe.seed})
         self._client.update_run(run_id, status="RUNNING")
         self.run_id, self._open = run_id, asked
 
     def _parameters(self, run_id: str, values: dict[str, Any]) -> None:
-        """Set the parameters that the run lacks: all of them if it is new, or was cut off from the store then."""
+        """Set the parameters that the run lacks: all of them if it is new, or was cut off
+        from the store then.
+        """
         from mlflow.entities import Param
 
         there = self._client.get_run(run_id).data.params
@@ -184,7 +229,9 @@ class Tracker:
     def log(self, values: dict[str, float], step: int = 0, run_id: str = "") -> None:
         """Metrics of the open run, or of another."""
         with self._guard():
-            self._log([(step, name, value) for name, value in values.items()], run_id or self.run_id)
+            self._log(
+                [(step, name, value) for name, value in values.items()], run_id or self.run_id
+            )
 
     def _log(self, rows: MetricRows, run_id: str) -> None:
         if run_id and rows:
@@ -213,7 +260,8 @@ class Tracker:
         """Send a run's history, and its evaluation once for each state of its report.
 
         Arguments:
-            factors: what tells the arm from the others, by short names, as parameters that charts group by.
+            factors: what tells the arm from the others, by short names, as parameters
+                that charts group by.
 
         Returns:
             whether the store holds now all that the run folder does.
@@ -234,23 +282,33 @@ class Tracker:
                 for path in sorted((report.parent / "samples").glob("*.png")):
                     self._client.log_artifact(self.run_id, str(path), "samples")
                 self._client.set_tag(self.run_id, "arinar.published", stamp)
+
             failed = (folder.path / "FAILED").is_file()
-            self._client.set_terminated(self.run_id, "FINISHED" if content else "FAILED" if failed else "KILLED")
+            self._client.set_terminated(
+                self.run_id, "FINISHED" if content else "FAILED" if failed else "KILLED"
+            )
             self._open = ""
+
             return True
+
         return False
 
     def published(self) -> dict[tuple[str, str, str], set[str]]:
-        """(arm, seed, stamp) → names of the parameters, of every run of a seed that is there and finished."""
+        """(arm, seed, stamp) → names of the parameters, of every run of a seed that
+        is there and finished.
+        """
         found: dict[tuple[str, str, str], set[str]] = {}
         with self._guard(), self._connected() as client:
             query, page = "tags.`arinar.role` = 'seed' and attributes.status = 'FINISHED'", None
             while page != "":
-                runs = client.search_runs([self._experiment_id], query, max_results=1000, page_token=page)
+                runs = client.search_runs(
+                    [self._experiment_id], query, max_results=1000, page_token=page
+                )
                 for tags, params in ((run.data.tags, run.data.params) for run in runs):
                     key = tags["arinar.arm"], tags["arinar.seed"], tags.get("arinar.published", "")
                     found[key] = set(params)
                 page = runs.token or ""
+
         return found
 
     def _missing(self, rows: MetricRows) -> MetricRows:
@@ -272,14 +330,21 @@ class Tracker:
         return [row for row in rows if key(*row) not in there]
 
     def fetch(self, recipe: Recipe, folder: RunFolder) -> bool:
-        """Bring configuration, report and samples of an evaluation that another machine has published; whether it was there."""
+        """Bring configuration, report and samples of an evaluation that another machine has
+        published; whether it was there.
+        """
         with self._guard(), self._connected() as client:
             asked = {"signature": recipe.training_signature, "seed": recipe.seed, "role": "seed"}
-            query = " and ".join(f"tags.`arinar.{name}` = '{value}'" for name, value in asked.items())
+            query = " and ".join(
+                f"tags.`arinar.{name}` = '{value}'" for name, value in asked.items()
+            )
             for run in client.search_runs([self._experiment_id], query):
-                if run.data.tags.get("arinar.published", "").startswith(f"{recipe.evaluation_signature} "):
+                if run.data.tags.get("arinar.published", "").startswith(
+                    f"{recipe.evaluation_signature} "
+                ):
                     self._download(run.info.run_id, folder, folder.evaluation(recipe))
                     return True
+
         return False
 
     def _download(self, run_id: str, folder: RunFolder, where: Path) -> None:
@@ -293,24 +358,43 @@ class Tracker:
                 Path(draft, "config.yaml").replace(folder.path / "config.yaml")
             if Path(draft, "samples").is_dir() and not (where / "samples").exists():
                 Path(draft, "samples").replace(where / "samples")
-            Path(draft, "report.json").replace(where / "report.json")  # last: what has a report is whole
+            # last: what has a report is whole
+            Path(draft, "report.json").replace(where / "report.json")
 
     def publish_arm(
-        self, recipe: Recipe, arm: str, metrics: dict[str, float], samples: Path | None = None, note: str = ""
+        self,
+        recipe: Recipe,
+        arm: str,
+        metrics: dict[str, float],
+        samples: Path | None = None,
+        note: str = "",
     ) -> None:
-        """Means over seeds and their intervals, as metrics of the arm's run; a picture of samples; and its description."""
+        """Means over seeds and their intervals, as metrics of the arm's run; a picture of samples;
+        and its description.
+        """
         with self._guard():
-            tags = {"arinar.role": "arm", "arinar.signature": recipe.training_signature, "arinar.arm": arm}
+            tags = {
+                "arinar.role": "arm",
+                "arinar.signature": recipe.training_signature,
+                "arinar.arm": arm,
+            }
             run_id, _ = self._get_or_create(arm, tags, {})
             there = self._client.get_run(run_id).data.metrics
-            self._log([(0, name, value) for name, value in metrics.items() if there.get(name) != value], run_id)
+            self._log(
+                [(0, name, value) for name, value in metrics.items() if there.get(name) != value],
+                run_id,
+            )
             self._client.set_tag(run_id, "mlflow.note.content", note)
             if samples:
                 self._client.log_artifact(run_id, str(samples))
             self._client.set_terminated(run_id)
 
-    def publish_study(self, files: list[Path], tags: Mapping[str, str] = MappingProxyType({})) -> None:
-        """The study's table and figures, as artifacts of a run of their own; its note and views, as tags of the experiment."""
+    def publish_study(
+        self, files: list[Path], tags: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        """The study's table and figures, as artifacts of a run of their own; its note and views, as
+        tags of the experiment.
+        """
         with self._guard():
             with self._connected() as client:
                 for name, value in tags.items():
@@ -321,8 +405,10 @@ class Tracker:
             self._client.set_terminated(run_id)
 
     def link(self, view: str = "") -> str:
-        """Where the dashboard shows the experiment, among training runs: at the server, or at `make mlflow`."""
-        from .server import server_address, experiment_link
+        """Where the dashboard shows the experiment, among training runs: at the server,
+        or at `make mlflow`.
+        """
+        from .server import experiment_link, server_address
 
         with self._guard(), self._connected():
             return experiment_link(self._experiment_id, view)
@@ -336,7 +422,9 @@ def report_stamp(recipe: Recipe, folder: RunFolder) -> str:
 
 
 def note_view(recipe: Recipe, arm: str, folder: RunFolder, experiment: str) -> None:
-    """Note in tracking.json under which experiment and arm MLflow shows an evaluation of the run."""
+    """Note in tracking.json under which experiment and arm MLflow shows an
+    evaluation of the run.
+    """
     file = folder.path / "tracking.json"
     views = read_state(file).get("views", [])
     view = {"experiment": experiment, "arm": arm}
@@ -349,5 +437,10 @@ def noted_views(recipe: Recipe, folder: RunFolder) -> list[tuple[str, str, Recip
     """(experiment, arm, recipe) of every evaluation of the run that MLflow shows, or should."""
     plain, found = to_plain(recipe), read_state(folder.path / "tracking.json").get("views", [])
     return [
-        (v["experiment"], v["arm"], parse_recipe({**plain, **{k: v[k] for k in ("sampler", "evaluation")}})) for v in found
+        (
+            v["experiment"],
+            v["arm"],
+            parse_recipe({**plain, **{k: v[k] for k in ("sampler", "evaluation")}}),
+        )
+        for v in found
     ]

@@ -1,11 +1,11 @@
 """Averaged weights: what is validated, saved and sampled.
 
     after step 1    a = w, or where the average starts at the initial weights, as after any other
-    after step t    a ← decay · a + (1 - decay) · w          of every trained parameter, on its own device
+    after step t    a ← decay · a + (1 - decay) · w    of every trained parameter, on its own device
 
-Buffers are constants and are not averaged. Where weights are sharded (`sharding.py`), every process averages its own shards.
-Lightning's callback averages a copy of the whole module, which cannot be sharded, and waits for the device in every step;
-this one rounds as it does.
+Buffers are constants and are not averaged. Where weights are sharded (`sharding.py`), every process
+averages its own shards. Lightning's callback averages a copy of the whole module, which cannot be
+sharded, and waits for the device in every step; this one rounds as it does.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ from .sharding import gather_slices, local_slice, shard_of
 
 
 class EMA(Callback):
-    """Exponential moving average of the weights, which stands in for them in validation and after training.
+    """Exponential moving average of the weights, which stands in for them in
+    validation and after training.
 
     Arguments:
         decay: of the average.
-        from_initial: whether it starts at the initial weights, as in the published models, or at those after step 1.
+        from_initial: whether it starts at the initial weights, as in the published models, or
+            at those after step 1.
 
     Attributes:
         weights: name → trained parameter, or this process's shard of it.
@@ -48,7 +50,10 @@ class EMA(Callback):
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
-        averages, weights = list(self.averages.values()), [local_slice(p) for p in self.weights.values()]
+        averages, weights = (
+            list(self.averages.values()),
+            [local_slice(p) for p in self.weights.values()],
+        )
         if trainer.global_step == 1 and not self.from_initial:
             torch._foreach_copy_(averages, weights)
         else:
@@ -65,12 +70,19 @@ class EMA(Callback):
         for name, p in self.weights.items():
             local_slice(p).copy_(self.averages[name])
 
-    def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["averaged_weights"] = {name: gather_slices(a, self.weights[name]) for name, a in self.averages.items()}
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["averaged_weights"] = {
+            name: gather_slices(a, self.weights[name]) for name, a in self.averages.items()
+        }
 
-    def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         self._restored = checkpoint.get("averaged_weights")
-        if "current_model_state" in checkpoint:  # an earlier version kept the averages in the weights' place
+        # an earlier version kept the averages in the weights' place
+        if "current_model_state" in checkpoint:
             self._restored = checkpoint["state_dict"]
             module.load_state_dict(checkpoint["current_model_state"])
 

@@ -1,13 +1,17 @@
 """How fast and how large a training is, logged with its metrics.
 
-    throughput/images_per_second     of all processes, since it was logged last; validation and checkpoints left out
-    throughput/mfu                   the model's FLOPs a second over what the devices' matrix products reach, measured once:
-                                     model-FLOPs utilisation (arXiv 2204.02311, appendix B)
-    throughput/peak_memory_gb        10^9 bytes: allocated on a GPU, else resident; of the first process
+    throughput/images_per_second     of all processes, since it was logged last; validation and
+                                     checkpoints left out
+    throughput/mfu                   the model's FLOPs a second over what the devices' matrix
+                                     products reach, measured once: model-FLOPs utilisation
+                                     (arXiv 2204.02311, appendix B)
+    throughput/peak_memory_gb        10^9 bytes: allocated on a GPU, else resident;
+                                     of the first process
 
-The model's FLOPs are three times those of a forward pass, of linear maps and attention, counted once for an image before the
-first step: what `recompute` adds is no use to anybody and is not counted. Time is read where the metrics are read anyway, so
-no step waits for it. Being times, the three differ between two runs of the same numbers.
+The model's FLOPs are three times those of a forward pass, of linear maps and attention, counted
+once for an image before the first step: what `recompute` adds is no use to anybody and is not
+counted. Time is read where the metrics are read anyway, so no step waits for it. Being times, the
+three differ between two runs of the same numbers.
 """
 
 from __future__ import annotations
@@ -47,7 +51,9 @@ class Throughput(Callback):
         self.rested: float | None = None
         self.peak: float | None = None
 
-    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, *_: Any) -> None:
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, *_: Any
+    ) -> None:
         if self.begun == 0:
             self.flops = flops_of_an_image(cast(ArinarModule, module), batch)
         if self.rested is not None:
@@ -91,12 +97,16 @@ def allocated_bytes(device: torch.device) -> int:
     """Bytes that this process took at most."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
 
 
 @torch.no_grad()
 def flops_of_an_image(module: ArinarModule, batch: tuple[Tensor, ...]) -> float:
-    """The model's floating-point operations for one image of a batch, forward and backward, at the mean masked share."""
+    """The model's floating-point operations for one image of a batch, forward and backward, at
+    the mean masked share.
+    """
     counted = 0.0
 
     def count(part: nn.Module, words: tuple[Any, ...], result: Any) -> None:

@@ -1,4 +1,6 @@
-"""The latent cache: what it holds, who makes it, who may read it, and that training does not notice."""
+"""The latent cache: what it holds, who makes it, who may read it, and that
+training does not notice.
+"""
 
 import json
 import multiprocessing
@@ -18,7 +20,7 @@ from tiny import content, tiny
 
 from arinar_lab.cli import main
 from arinar_lab.config import schema
-from arinar_lab.config.recipe import build, merge, parse_recipe, read_overrides, prepare_experiment
+from arinar_lab.config.recipe import build, merge, parse_recipe, prepare_experiment, read_overrides
 from arinar_lab.data.latent_cache import LatentCacheSource
 from arinar_lab.data.loader import EpochOrder
 from arinar_lab.data.sources import Digits
@@ -81,16 +83,25 @@ def copy(plan):
 
 
 def content_of(folder):
-    return {file.name: file.read_bytes() for file in sorted(folder.iterdir()) if not file.name.startswith(".")}
+    return {
+        file.name: file.read_bytes()
+        for file in sorted(folder.iterdir())
+        if not file.name.startswith(".")
+    }
 
 
 def test_a_cache_holds_the_moments_of_each_image_and_of_its_mirror_image(plan):
     source, codec = LatentCacheSource(path=str(plan.folder)), plan.codec
     images, y = Mirrored().train
-    assert source.counts == (150, 50) and (source.shape, source.levels, source.classes) == ((1, 8, 8), 17, 10)
+    assert source.counts == (150, 50) and (source.shape, source.levels, source.classes) == (
+        (1, 8, 8),
+        17,
+        10,
+    )
     some, n = torch.tensor([0, 39, 40, 149]), 150
     with torch.no_grad():
         straight, mirrored = codec.moments(images[some]), codec.moments(images[some].flip(-1))
+
     assert torch.allclose(source.train[0][some].float(), straight, rtol=1e-3, atol=1e-3)
     assert torch.allclose(source.train[0][some + n].float(), mirrored, rtol=1e-3, atol=1e-3)
     assert not torch.allclose(straight, mirrored, atol=0.1)
@@ -104,8 +115,13 @@ def test_tokens_are_drawn_from_a_cache_with_the_noise_of_the_images(plan):
     images, noise = Mirrored().held_out[0], Noise.of(torch.arange(50), "any")
     with torch.no_grad():
         x, log_det = plan.codec.encode(images, noise)
-        cached, same = plan.codec.encode(LatentCacheSource(path=str(plan.folder)).held_out[0][:], noise)
-        other, _ = plan.codec.encode(LatentCacheSource(path=str(plan.folder)).held_out[0][:], noise.at(1))
+        cached, same = plan.codec.encode(
+            LatentCacheSource(path=str(plan.folder)).held_out[0][:], noise
+        )
+        other, _ = plan.codec.encode(
+            LatentCacheSource(path=str(plan.folder)).held_out[0][:], noise.at(1)
+        )
+
     assert (x - cached).abs().max() < 5e-3 and torch.equal(log_det, same)
     assert (other - cached).abs().mean() > 0.05  # another epoch, another sample
 
@@ -117,7 +133,14 @@ def test_training_reads_the_same_numbers_with_a_cache_and_without(plan):
         folder = RunFolder(Path(f"runs/{len(losses)}"))
         folder.path.mkdir(parents=True)
         train(run, folder)
-        losses.append([value for _, name, value in read_metrics(folder.path / "metrics.csv") if name == "val/loss"])
+        losses.append(
+            [
+                value
+                for _, name, value in read_metrics(folder.path / "metrics.csv")
+                if name == "val/loss"
+            ]
+        )
+
     assert losses[0] and losses[0] == pytest.approx(losses[1], abs=2e-3)
 
 
@@ -130,6 +153,7 @@ def test_a_run_outlives_its_cache(plan, copy, capsys):
         assert arinar("sample", "run", "--count", 3, "--out", f"{name}.npz") == 0
         drawn.append(np.load(f"{name}.npz")["arr_0"])
         shutil.rmtree(copy, ignore_errors=True)
+
     assert np.array_equal(*drawn) and drawn[0].std() > 0
     assert arinar("evaluate", "run") == 2  # a likelihood asks for the held-out moments
     assert f"data.path: {str(copy)!r} holds no finished latent cache" in capsys.readouterr().err
@@ -177,6 +201,7 @@ def test_two_processes_make_the_cache_of_one_and_one_that_is_killed_is_no_loss(p
     _until(lambda: len(list(Path("caches").glob("*/*.safetensors"))) >= 3)
     os.kill(slow.pid, signal.SIGKILL)
     quick.join(30)
+
     assert quick.exitcode == 0
     assert content_of(next(Path("caches").iterdir())) == whole
     assert not list(Path("caches").glob("*/.*"))
@@ -220,18 +245,33 @@ def test_bad_caches_are_told_in_one_line(copy):
         prepare_experiment(build(recipe(path)))
     shutil.copy(copy / "train-00000.safetensors", copy / "train-00001.safetensors")
     prepare_experiment(build(recipe(path)))
-    (copy / "train-00001.safetensors").write_bytes((copy / "train-00001.safetensors").read_bytes()[:-9])
-    with pytest.raises(ConfigError, match=r"data\.path: .*train-00001\.safetensors is damaged .*--verify"):
+    (copy / "train-00001.safetensors").write_bytes(
+        (copy / "train-00001.safetensors").read_bytes()[:-9]
+    )
+    with pytest.raises(
+        ConfigError, match=r"data\.path: .*train-00001\.safetensors is damaged .*--verify"
+    ):
         prepare_experiment(build(recipe(path)))
-    with pytest.raises(ValueError, match=r"^path: .*train-00001\.safetensors is missing or damaged .*--verify"):
+
+    with pytest.raises(
+        ValueError, match=r"^path: .*train-00001\.safetensors is missing or damaged .*--verify"
+    ):
         _ = recipe(path).data().train  # as notebooks read it, which check nothing before
-    shutil.copy(copy / "train-00003.safetensors", copy / "train-00001.safetensors")  # the last one, which is shorter
-    with pytest.raises(ConfigError, match=r"train-00001\.safetensors holds 30 items in 2 views, .* says 40 in 2"):
+
+    # the last one, which is shorter
+    shutil.copy(copy / "train-00003.safetensors", copy / "train-00001.safetensors")
+    with pytest.raises(
+        ConfigError, match=r"train-00001\.safetensors holds 30 items in 2 views, .* says 40 in 2"
+    ):
         prepare_experiment(build(recipe(path)))
+
     for content_, lack in [("{}", "shape"), ("[]", "shape")]:
         (copy / "cache.json").write_text(content_)
-        with pytest.raises(ConfigError, match=rf"data\.path: .* damaged cache\.json, without {lack}"):
+        with pytest.raises(
+            ConfigError, match=rf"data\.path: .* damaged cache\.json, without {lack}"
+        ):
             recipe(path).data()
+
     (copy / "cache.json").write_text("{")
     with pytest.raises(ConfigError, match=r"data\.path: .* damaged cache\.json"):
         recipe(path).data()
@@ -244,6 +284,7 @@ def test_damage_is_found_and_made_anew(copy, capsys):
     whole = content_of(folder)
     file = folder / "train-00001.safetensors"
     file.write_bytes(whole[file.name][:-1] + b"\x7f")
+
     assert damaged_shards([file]) == [file]
     assert _run([*words, "--verify"]) == 0
     assert f"{file}: damaged, made anew" in capsys.readouterr().out
@@ -267,13 +308,15 @@ def test_half_of_the_images_are_mirrored_and_others_in_each_epoch(plan):
     first = list(order)
     order.epoch = 1
     mirrored = [{i - 1000 for i in epoch if i >= 1000} for epoch in (first, list(order))]
+
     assert all(400 < len(some) < 600 for some in mirrored) and mirrored[0] != mirrored[1]
     assert [i % 1000 for i in first] == list(EpochOrder(1000, 0))
 
 
 def test_mirrored_images_are_those_of_a_cache(plan):
     straight, cached = (
-        DataModule(source, 30, 3).train_dataloader() for source in (Mirrored(), LatentCacheSource(path=str(plan.folder)))
+        DataModule(source, 30, 3).train_dataloader()
+        for source in (Mirrored(), LatentCacheSource(path=str(plan.folder)))
     )
     for (image, y, index), (moments, same, again) in zip(straight, cached, strict=True):
         assert torch.equal(index, again) and torch.equal(y, same)

@@ -1,4 +1,6 @@
-"""The time of generation by its parts: a part is charged for itself alone, and all parts for what a batch takes."""
+"""The time of generation by its parts: a part is charged for itself alone, and all parts
+for what a batch takes.
+"""
 
 import time
 
@@ -43,21 +45,33 @@ def test_all_parts_take_what_the_batch_takes(one_run, monkeypatch):
 
 def test_what_is_timed_is_what_is_generated(one_run):
     """The same tokens as generate draws: the parts are those of the real path."""
-    recipe, experiment = tiny("evaluation.speed_batch=4", "sampler.guidance=2"), load_trained(tiny(), one_run)
+    recipe, experiment = (
+        tiny("evaluation.speed_batch=4", "sampler.guidance=2"),
+        load_trained(tiny(), one_run),
+    )
     seen = []
     decode = experiment.codec.decode
     experiment.codec.decode = lambda x: seen.append(x) or decode(x)
     speed._generate(recipe, experiment)
     generate_images(recipe, experiment, torch.arange(4), torch.arange(4))
+
     assert torch.equal(seen[0], seen[1])
 
 
 @pytest.mark.parametrize(
     ("inner", "idle"),
-    [("inner={kind: gmm, components: 2}", "inner"),
-     ("inner={kind: nested, tokens: 2, outer: {kind: causal, width: 16, depth: 1, heads: 2}, inner: gmm}", "head")],
+    [
+        ("inner={kind: gmm, components: 2}", "inner"),
+        (
+            (
+                "inner={kind: nested, tokens: 2, outer: {kind: causal, width: 16, depth: 1, "
+                "heads: 2}, inner: gmm}"
+            ),
+            "head",
+        ),
+    ],
     ids=["on z", "nested"],
-)  # fmt: skip
+)
 def test_a_model_without_a_part_spends_nothing_on_it(inner, idle):
     found = seconds_by_phase(*experiment_of(inner), 1)
     assert found[idle] == 0

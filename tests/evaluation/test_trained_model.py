@@ -1,4 +1,6 @@
-"""A trained run that is asked: its samples are those of its evaluation, and what it cannot do is refused in one line."""
+"""A trained run that is asked: its samples are those of its evaluation, and what it cannot do is
+refused in one line.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,12 @@ from tiny import tiny
 
 from arinar_lab.errors import ConfigError
 from arinar_lab.evaluation.notebook_figures import conditionals_figure, samples_figure
-from arinar_lab.evaluation.trained_model import TrainedModel, conditionals_of_runs, open_run, sampler_variants
+from arinar_lab.evaluation.trained_model import (
+    TrainedModel,
+    conditionals_of_runs,
+    open_run,
+    sampler_variants,
+)
 from arinar_lab.runs.folder import RunFolder
 
 MASKED = "outer={kind: masked, width: 16, encoder_depth: 1, decoder_depth: 1, heads: 2}"
@@ -43,15 +50,21 @@ def test_samples_are_those_of_the_evaluation(run, one_run):
 def test_another_sampler_leaves_the_first_as_it_was(run):
     cool = run.with_sampler(temperature=0.3, guidance=2.0)
     assert (cool.recipe.sampler.temperature, run.recipe.sampler.temperature) == (0.3, 1.0)
-    assert cool.experiment is run.experiment and cool.recipe.training_signature == run.recipe.training_signature
+    assert (
+        cool.experiment is run.experiment
+        and cool.recipe.training_signature == run.recipe.training_signature
+    )
     assert not torch.equal(cool.samples([0], [0])[0], run.samples([0], [0])[0])
 
 
 @pytest.mark.parametrize(
     ("settings", "word"),
-    [({"temperature": 0}, "temperature: 0 is not above 0"), ({"steps": 4}, "steps: 4 does not fit"),
-     ({"colour": 1}, "colour")],
-)  # fmt: skip
+    [
+        ({"temperature": 0}, "temperature: 0 is not above 0"),
+        ({"steps": 4}, "steps: 4 does not fit"),
+        ({"colour": 1}, "colour"),
+    ],
+)
 def test_what_it_cannot_do_is_refused(run, settings, word):
     with pytest.raises(ConfigError, match=word):
         run.with_sampler(**settings)
@@ -79,6 +92,7 @@ def test_each_run_is_asked_as_learned_and_as_it_is_drawn_from(unable):
         "energy": ["as learned"],  # can neither; other patches are other tokens
     }
     learned, drawn_from = rows["gmm"].values()
+
     assert np.array_equal(learned["true"], drawn_from["true"])
     assert not np.allclose(learned["density"], drawn_from["density"], rtol=0.1)
 
@@ -92,6 +106,7 @@ def test_the_picture_of_a_token_has_a_row_for_each_run_and_says_the_bits(unable)
     (frame,) = image.patches
     assert frame.get_xy() == (1.5, 1.5) and (frame.get_width(), frame.get_height()) == (2, 2)
     bits = [curves["bits"][0, 0] for curves in rows["gmm"].values()]
+
     assert panels[0].get_title() == f"feature 0\n{bits[0]:.1f} → {bits[1]:.1f} bits"
     assert [len(panel.get_lines()) for panel in panels] == [3] * 4 + [2] * 4
     assert panels[4].get_title() == "(draws)"

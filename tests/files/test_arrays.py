@@ -1,4 +1,6 @@
-"""Files of arrays: what is no npz of plain arrays is refused in one line that names it, wherever an npz is read."""
+"""Files of arrays: what is no npz of plain arrays is refused in one line that names it,
+wherever an npz is read.
+"""
 
 import io
 import struct
@@ -32,7 +34,9 @@ def archive(**members):
 def npy(shape, body=b""):
     """An npy whose header says `shape`, whatever is in it."""
     content = io.BytesIO()
-    np.lib.format.write_array_header_1_0(content, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    np.lib.format.write_array_header_1_0(
+        content, {"descr": "|u1", "fortran_order": False, "shape": shape}
+    )
     return content.getvalue() + body
 
 
@@ -49,7 +53,9 @@ def single(array):
 
 
 def altered(raw, offset, value):
-    """An archive with 16 bits changed in the headers of its first member, at the start and in the directory."""
+    """An archive with 16 bits changed in the headers of its first member, at the start
+    and in the directory.
+    """
     changed = bytearray(raw)
     for signature, shift in ((b"PK\3\4", 0), (b"PK\1\2", 2)):
         struct.pack_into("<H", changed, changed.index(signature) + offset + shift, value)

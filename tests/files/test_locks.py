@@ -13,8 +13,7 @@ from tiny import tiny
 
 from arinar_lab.evaluation import evaluate
 from arinar_lab.evaluation.evaluate import measure_speed
-from arinar_lab.files import locks
-from arinar_lab.files import shards
+from arinar_lab.files import locks, shards
 from arinar_lab.files.locks import hold_lock
 from arinar_lab.files.shards import end_processes, make_shards
 
@@ -61,8 +60,10 @@ def test_a_speed_pass_that_waits_says_so(a_run, tmp_path, monkeypatch, impatient
     hold_for(tmp_path / evaluate.SPEED_LOCK, 0.6)
     with pytest.raises(pytest.fail.Exception, match="its turn"):
         measure_speed(tiny("machine.threads=2"), a_run)
+
     assert re.fullmatch(
-        r"waiting for another process, which measures speed \(.*speed-of-all.lock is locked\)\n", capfd.readouterr().err
+        r"waiting for another process, which measures speed \(.*speed-of-all.lock is locked\)\n",
+        capfd.readouterr().err,
     )
 
 
@@ -72,16 +73,23 @@ def test_work_that_others_do_is_waited_for_with_a_line(tmp_path, impatient, capf
     assert capfd.readouterr().err == "waiting for other processes, which make 1 of 1 blocks\n"
 
 
-@pytest.mark.parametrize("act", ["", "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)"], ids=["calm", "frozen"])
+@pytest.mark.parametrize(
+    "act", ["", "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)"], ids=["calm", "frozen"]
+)
 def test_helpers_end_even_where_one_is_frozen(act):
-    helper = subprocess.Popen([sys.executable, "-S", "-c", f"import time; {act or 'pass'}; time.sleep(60)"])
+    helper = subprocess.Popen(
+        [sys.executable, "-S", "-c", f"import time; {act or 'pass'}; time.sleep(60)"]
+    )
     time.sleep(0.3)
     end_processes([helper], 0.2)
     assert helper.wait(10) in (-15, -9)
 
 
 def test_a_second_ctrl_c_kills_helpers_at_once(monkeypatch):
-    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
+    code = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); "
+        "time.sleep(60)"
+    )
     helper = subprocess.Popen([sys.executable, "-S", "-c", code], stdout=subprocess.PIPE)
     helper.stdout.readline()
 

@@ -70,8 +70,13 @@ def test_a_report_says_it_and_samples_of_another_precision_are_refused(a_run, ca
     assert arinar("evaluate", a_run.path, "evaluation.precision=bfloat16") == 0
     said = [json.loads(file.read_text()) for file in a_run.path.glob("evaluations/*/report.json")]
     assert {each["likelihood"].get("precision") for each in said} >= {"bfloat16"}
-    assert {each["quality"]["precision"] for each in said if "precision" in each["quality"]} >= {"bfloat16"}
+    assert {each["quality"]["precision"] for each in said if "precision" in each["quality"]} >= {
+        "bfloat16"
+    }
     assert arinar("sample", a_run.path, "--count", 4, "--out", "some") == 0
     assert json.loads(Path("some/samples.json").read_text())["precision"] == "float32"
-    assert arinar("sample", a_run.path, "--count", 4, "--out", "some", "evaluation.precision=bfloat16") == 2
+    assert (
+        arinar("sample", a_run.path, "--count", 4, "--out", "some", "evaluation.precision=bfloat16")
+        == 2
+    )
     assert "another run, sampler, precision or range of seeds" in capsys.readouterr().err

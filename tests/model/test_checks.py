@@ -1,4 +1,6 @@
-"""The laws as a user measures them: shipped heads pass, and each way to be wrong is found by the law it breaks."""
+"""The laws as a user measures them: shipped heads pass, and each way to be wrong is found
+by the law it breaks.
+"""
 
 from __future__ import annotations
 
@@ -58,15 +60,17 @@ def test_a_cdf_of_another_density_is_found():
 def test_samples_of_another_density_are_found():
     shifted = broken(sample=lambda self, noise: Mixture1D.sample(self, noise) + 0.5)
     found = failed(shifted)
-    assert any("samples from p" in name for name in found) and not any("∫" in name for name in found)
+    assert any("samples from p" in name for name in found) and not any(
+        "∫" in name for name in found
+    )
 
 
 def test_a_temperature_that_does_nothing_to_the_samples_is_found():
     def tempered(self, t):
         cold = Mixture1D.tempered(self, t)
-        return type("Cold", (Mixture1D,), {"sample": lambda cold, noise: Mixture1D.sample(self, noise)})(
-            cold.mean, cold.log_std, cold.log_weight, cold.shape
-        )
+        return type(
+            "Cold", (Mixture1D,), {"sample": lambda cold, noise: Mixture1D.sample(self, noise)}
+        )(cold.mean, cold.log_std, cold.log_weight, cold.shape)
 
     assert failed(broken(tempered=tempered)) == ["the same at temperature 0.5"]
 
@@ -81,7 +85,9 @@ def test_parameters_that_learn_nothing_are_counted():
 
 
 def test_a_density_of_a_whole_token_has_no_such_laws():
-    with pytest.raises(ValueError, match="Diffusion: its density is not walked one feature at a time"):
+    with pytest.raises(
+        ValueError, match="Diffusion: its density is not walked one feature at a time"
+    ):
         check(partial(HEADS["diffusion"], width=8, depth=1, sampling_steps=2))
 
 
@@ -90,4 +96,6 @@ def test_the_distance_from_uniform_is_scipys():
 
     for power in (1, 2):
         u = Noise.of(torch.tensor(0)).uniform(500) ** power
-        assert ks_from_uniform(u) == pytest.approx(kstest(u.numpy(), "uniform").statistic, abs=1e-12)
+        assert ks_from_uniform(u) == pytest.approx(
+            kstest(u.numpy(), "uniform").statistic, abs=1e-12
+        )

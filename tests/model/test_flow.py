@@ -1,4 +1,6 @@
-"""Flow: its likelihood against densities that are known, its error by doubled steps, its samples."""
+"""Flow: its likelihood against densities that are known, its error by
+doubled steps, its samples.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,8 @@ STD = torch.tensor([[0.5, 0.6], [0.4, 1.0], [0.7, 0.5]]).double()
 class Known:
     """The exact velocity of the flow to a mixture of three Gaussians with equal weights.
 
-    Given component k, x_s is normal with mean s·μ and variance V = s²σ² + (1-s)², and the mean of x - ε is
-    μ + (sσ² - (1-s))/V · (x_s - s·μ).
+    Given component k, x_s is normal with mean s·μ and variance V = s²σ² + (1-s)², and the mean of
+    x - ε is μ + (sσ² - (1-s))/V · (x_s - s·μ).
     """
 
     inputs = 2
@@ -48,7 +50,10 @@ def known(n: int, steps: int) -> FlowDensity:
 @torch.no_grad()
 def test_the_likelihood_of_a_known_flow_converges_at_fourth_order():
     x = 1.5 * normal_numbers(500, 2)
-    errors = [(known(500, steps).log_prob(x) - Known.log_prob(x)).abs().max().item() for steps in (10, 20, 40)]
+    errors = [
+        (known(500, steps).log_prob(x) - Known.log_prob(x)).abs().max().item()
+        for steps in (10, 20, 40)
+    ]
     assert errors[0] < 0.02 and errors[2] < 1e-4
     assert errors[0] / errors[1] > 8 and errors[1] / errors[2] > 8
 
@@ -67,7 +72,10 @@ def test_doubled_steps_tell_the_error():
 @pytest.mark.parametrize("inside", [False, True])
 def test_a_refined_chain_refines_its_blocks(inside):
     head, x = make_head("flow", inside), normal_numbers(4, 4, seed=3)
-    density, finer = head(normal_numbers(4, 8)), make_head("flow", inside, steps=6)(normal_numbers(4, 8))
+    density, finer = (
+        head(normal_numbers(4, 8)),
+        make_head("flow", inside, steps=6)(normal_numbers(4, 8)),
+    )
     assert torch.allclose(density.refined().log_prob(x), finer.log_prob(x), atol=1e-12)
     assert not torch.equal(density.refined().log_prob(x), density.log_prob(x))
 
@@ -75,12 +83,22 @@ def test_a_refined_chain_refines_its_blocks(inside):
 @torch.no_grad()
 @pytest.mark.parametrize(
     ("temperature", "weight"),
-    [(1.0, 1.0), pytest.param(0.7, 1.0, marks=pytest.mark.slow), pytest.param(0.8, 2.0, marks=pytest.mark.slow)],
+    [
+        (1.0, 1.0),
+        pytest.param(0.7, 1.0, marks=pytest.mark.slow),
+        pytest.param(0.8, 2.0, marks=pytest.mark.slow),
+    ],
 )
 def test_log_prob_is_the_density_of_the_samples(temperature, weight):
-    """Of a network, guided and tempered: log p of a sample is log N(ε) - log |det ∂x/∂ε| along its own path."""
+    """Of a network, guided and tempered: log p of a sample is log N(ε) - log |det
+    ∂x/∂ε| along its own path.
+    """
     head = make_head("flow", False, features=2, steps=200)
-    density = head(normal_numbers(1, 8)).guided(head(normal_numbers(1, 8, seed=1)), weight).tempered(temperature)
+    density = (
+        head(normal_numbers(1, 8))
+        .guided(head(normal_numbers(1, 8, seed=1)), weight)
+        .tempered(temperature)
+    )
     for seed in range(2):
         start = normal_numbers(1, 2, seed=seed)
 
@@ -89,7 +107,11 @@ def test_log_prob_is_the_density_of_the_samples(temperature, weight):
 
         with torch.enable_grad():
             jacobian = torch.autograd.functional.jacobian(path, start).reshape(2, 2)
-        expected = -0.5 * (start**2).sum() - math.log(2 * math.pi) - torch.linalg.slogdet(jacobian).logabsdet
+        expected = (
+            -0.5 * (start**2).sum()
+            - math.log(2 * math.pi)
+            - torch.linalg.slogdet(jacobian).logabsdet
+        )
         assert abs(density.log_prob(path(start)) - expected).item() < 1e-5
 
 
@@ -108,23 +130,40 @@ def test_the_divergence_is_exact_in_every_mode(mode):
         x = normal_numbers(5, 2, 3)
         value, divergence = with_divergence(lambda x: (x @ matrix).sin(), x)
         expected = ((x @ matrix).cos() * matrix.diagonal()).sum(-1)
-        assert torch.allclose(value, (x @ matrix).sin()) and torch.allclose(divergence, expected, atol=1e-12)
+        assert torch.allclose(value, (x @ matrix).sin()) and torch.allclose(
+            divergence, expected, atol=1e-12
+        )
 
 
 @torch.no_grad()
 def test_the_loss_is_least_for_the_exact_velocity():
-    """The exact velocity leaves only the spread of the lines; adding to it costs the square of what is added."""
+    """The exact velocity leaves only the spread of the lines; adding to it costs the
+    square of what is added.
+    """
     n = 20_000
     noise = Noise.of(torch.arange(n))
     which = (3 * noise.at(0).uniform(1).squeeze(-1)).long()
     x = MEAN[which] + STD[which] * noise.at(1).normal(2, torch.float64)
     exact = known(n, 1)
-    moved = replace(exact, network=cast(ConditionedMLP, type("Moved", (Known,), {
-        "__call__": lambda self, x, z, time: Known.__call__(self, x, z, time) + 0.3})()))  # fmt: skip
+    moved = replace(
+        exact,
+        network=cast(
+            ConditionedMLP,
+            type(
+                "Moved",
+                (Known,),
+                {"__call__": lambda self, x, z, time: Known.__call__(self, x, z, time) + 0.3},
+            )(),
+        ),
+    )
 
     def loss(density: FlowDensity) -> Tensor:
         network = density.network  # times [n, 1] of the draws need an axis for the components
-        spread = type("Spread", (), {"inputs": 2, "__call__": lambda self, x, z, t: network(x, z, t[..., None, None])})
+        spread = type(
+            "Spread",
+            (),
+            {"inputs": 2, "__call__": lambda self, x, z, t: network(x, z, t[..., None, None])},
+        )
         return replace(density, network=cast(ConditionedMLP, spread())).loss(x, noise.at(2))
 
     assert abs((loss(moved) - loss(exact)).mean() - 0.09) < 0.01

@@ -27,11 +27,16 @@ def block(**options) -> Block:
 def test_a_packed_block_computes_the_same(gelu, options, joins, monkeypatch):
     monkeypatch.setattr(packed_linear, "fuses_gelu", lambda: joins)
     made = block(gelu=gelu, **options)
-    x, z = laws.normal_numbers(3, 5, WIDTH, dtype=torch.float32), laws.normal_numbers(3, WIDTH, dtype=torch.float32)
+    x, z = (
+        laws.normal_numbers(3, 5, WIDTH, dtype=torch.float32),
+        laws.normal_numbers(3, WIDTH, dtype=torch.float32),
+    )
     expected = made(x, z)[0]
+
     with packed_weights(made):
         assert all(m.packed is not None for m in made.modules() if isinstance(m, Linear))
         assert (made(x, z)[0] - expected).abs().max() < 1e-5
+
     assert torch.equal(made(x, z)[0], expected)
 
 
@@ -46,11 +51,15 @@ def test_gradients_autocast_and_other_numbers_go_by_the_weights_themselves():
             by_autocast = made.attention.qkv(x)
         with torch.no_grad(), packed_weights(made), torch.autocast("cpu", torch.bfloat16):
             assert torch.equal(made.attention.qkv(x), by_autocast)
+
     with packed_weights(made.double()):
         assert not any(getattr(m, "packed", None) is not None for m in made.modules())
 
 
-@pytest.mark.skipif(not has_native_matmul(torch.device("cpu"), torch.bfloat16), reason="this processor knows no bfloat16")
+@pytest.mark.skipif(
+    not has_native_matmul(torch.device("cpu"), torch.bfloat16),
+    reason="this processor knows no bfloat16",
+)
 @torch.no_grad()
 def test_under_autocast_weights_of_bfloat16_are_packed():
     made, x = block(), laws.normal_numbers(3, 5, WIDTH, dtype=torch.float32)
@@ -86,7 +95,9 @@ def test_generation_packs_and_unpacks():
 def test_a_processor_without_bfloat16_goes_by_the_weights_themselves(monkeypatch):
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
     made, x = block(), laws.normal_numbers(3, 5, WIDTH, dtype=torch.float32)
-    assert has_native_matmul(torch.device("cpu"), torch.float32) and not has_native_matmul(torch.device("cpu"), torch.bfloat16)
+    assert has_native_matmul(torch.device("cpu"), torch.float32) and not has_native_matmul(
+        torch.device("cpu"), torch.bfloat16
+    )
     with torch.autocast("cpu", torch.bfloat16):
         expected = made(x)[0]
         with packed_weights(made):

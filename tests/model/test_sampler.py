@@ -8,10 +8,71 @@ from arinar_lab.model.sampler import Sampler, masked_counts
 KEPT_16_8 = [15, 14, 13, 11, 8, 6, 3, 0]
 WEIGHT_16_8 = [1.21875, 1.4375, 1.65625, 2.09375, 2.75, 3.1875, 3.84375, 4.28125]
 KEPT_256_64 = [
-    255, 254, 253, 252, 251, 250, 249, 248, 247, 246, 245, 244, 243, 241, 238, 236, 234, 231, 228, 225, 222, 219, 216,
-    212, 209, 205, 201, 197, 193, 189, 185, 181, 176, 171, 167, 162, 157, 152, 147, 142, 136, 131, 126, 120, 115, 109,
-    103, 97, 92, 86, 80, 74, 68, 62, 56, 49, 43, 37, 31, 25, 18, 12, 6, 0,
-]  # fmt: skip
+    255,
+    254,
+    253,
+    252,
+    251,
+    250,
+    249,
+    248,
+    247,
+    246,
+    245,
+    244,
+    243,
+    241,
+    238,
+    236,
+    234,
+    231,
+    228,
+    225,
+    222,
+    219,
+    216,
+    212,
+    209,
+    205,
+    201,
+    197,
+    193,
+    189,
+    185,
+    181,
+    176,
+    171,
+    167,
+    162,
+    157,
+    152,
+    147,
+    142,
+    136,
+    131,
+    126,
+    120,
+    115,
+    109,
+    103,
+    97,
+    92,
+    86,
+    80,
+    74,
+    68,
+    62,
+    56,
+    49,
+    43,
+    37,
+    31,
+    25,
+    18,
+    12,
+    6,
+    0,
+]
 
 
 def test_the_cosine_schedule_is_the_published_one():
@@ -30,7 +91,10 @@ def test_every_step_draws_at_least_one_token(tokens, schedule):
 
 
 def test_the_schedules_differ_in_where_the_tokens_are_drawn():
-    drawn = {name: [a - b for a, b in pairwise([64, *masked_counts(64, 8, name)])] for name in ("linear", "square", "cubic")}
+    drawn = {
+        name: [a - b for a, b in pairwise([64, *masked_counts(64, 8, name)])]
+        for name in ("linear", "square", "cubic")
+    }
     assert drawn["linear"] == [8] * 8
     assert drawn["square"] == [1, 3, 5, 7, 9, 11, 13, 15]  # 64 - (s + 1)² are left
     assert drawn["cubic"][-1] > drawn["square"][-1]
@@ -38,7 +102,9 @@ def test_the_schedules_differ_in_where_the_tokens_are_drawn():
 
 def test_the_linear_weight_is_the_published_one():
     sampler = Sampler(guidance=4.5, schedule="linear")
-    assert [sampler.weight(1 - max(left, 1) / 16) for left in KEPT_16_8] == pytest.approx(WEIGHT_16_8)
+    assert [sampler.weight(1 - max(left, 1) / 16) for left in KEPT_16_8] == pytest.approx(
+        WEIGHT_16_8
+    )
 
 
 def test_the_constant_weight_stays():

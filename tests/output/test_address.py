@@ -27,7 +27,13 @@ def test_an_address_is_shown_without_its_password(address):
 
 @pytest.mark.parametrize("address", [address for address in ADDRESSES if "secret" in address])
 @pytest.mark.parametrize(
-    "text", ["cannot reach {0}\n  at all", "cannot reach {0}/api/2.0", "no host 'secret@host'", "port: 'secret'"]
+    "text",
+    [
+        "cannot reach {0}\n  at all",
+        "cannot reach {0}/api/2.0",
+        "no host 'secret@host'",
+        "port: 'secret'",
+    ],
 )
 def test_a_message_holds_no_password(address, text):
     line = conceal_password(text.format(address), address)
@@ -36,5 +42,7 @@ def test_a_message_holds_no_password(address, text):
 
 def test_a_message_without_a_password_is_kept():
     assert conceal_password("a\n  word", "http://me:secret@host") == "a word"
-    assert "pa%20secret" not in conceal_password("sent to me:pa%20secret at host", "http://me:pa secret@host")
+    assert "pa%20secret" not in conceal_password(
+        "sent to me:pa%20secret at host", "http://me:pa secret@host"
+    )
     assert conceal_password("the word secretary", "http://me:secret@host") == "the word secretary"

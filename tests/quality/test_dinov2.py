@@ -1,4 +1,6 @@
-"""DINOv2's features: the network is the published one, read from a file of weights alone, and measures runs by name."""
+"""DINOv2's features: the network is the published one, read from a file of weights alone, and
+measures runs by name.
+"""
 
 from pathlib import Path
 
@@ -23,7 +25,9 @@ def weights(width, depth, side):
     state = VisionTransformer(width, depth, side).state_dict()
     waves = enumerate(sorted(state.items()))
     return {
-        name: ((torch.arange(p.numel(), dtype=torch.float64) * (0.7 + 0.1 * i)).sin() * 0.3).reshape(p.shape).float()
+        name: ((torch.arange(p.numel(), dtype=torch.float64) * (0.7 + 0.1 * i)).sin() * 0.3)
+        .reshape(p.shape)
+        .float()
         for i, (name, p) in waves
     }
 
@@ -50,12 +54,18 @@ def test_positions_are_resized_and_the_class_tokens_is_not():
 def test_the_published_layout_is_built_and_others_are_refused():
     with torch.device("meta"):
         names = VisionTransformer(LARGE, 24, 37).state_dict()
-    assert sum(p.numel() for p in names.values()) == 304_367_616  # ViT-L/14 less its mask token, of 1,024
+    # ViT-L/14 less its mask token, of 1,024
+    assert sum(p.numel() for p in names.values()) == 304_367_616
     small = weights(64, 1, 2)
     swiglu = {name.replace("fc1", "w12"): value for name, value in small.items()}
-    for state, said in ((swiglu, "holds no such DINOv2"), ({"weight": torch.zeros(3)}, "holds no DINOv2")):
+    for state, said in (
+        (swiglu, "holds no such DINOv2"),
+        ({"weight": torch.zeros(3)}, "holds no DINOv2"),
+    ):
         torch.save(state, "other.pth")
-        with pytest.raises(ConfigError, match=rf"^other\.pth: no weights of dinov2, or damaged: other\.pth: {said}"):
+        with pytest.raises(
+            ConfigError, match=rf"^other\.pth: no weights of dinov2, or damaged: other\.pth: {said}"
+        ):
             _ = Extractor(DINOV2, weights=Path("other.pth")).network
 
 
@@ -75,8 +85,20 @@ def test_a_run_is_measured_in_its_features(a_run, monkeypatch, capsys):
     told = capsys.readouterr().out
     for name in ("fd_dinov2_64", "fd_dinov2_64_floor", "kid_dinov2_64", "precision_dinov2_64"):
         assert f"quality/{name} " in told
+
     assert "inception_score" not in told
     assert (
-        arinar("evaluate", a_run.path, "--quality", "--features", "dinov2", "--layer", "64", "--reference", path) == 2
+        arinar(
+            "evaluate",
+            a_run.path,
+            "--quality",
+            "--features",
+            "dinov2",
+            "--layer",
+            "64",
+            "--reference",
+            path,
+        )
+        == 2
     )
     assert "--layer: dinov2 has dinov2, and no 64" in capsys.readouterr().err

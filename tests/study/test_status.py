@@ -13,11 +13,10 @@ from tiny import tiny, write_study
 
 from arinar_lab import cli
 from arinar_lab.runs.folder import write_json
-from arinar_lab.study import optuna_storage
-from arinar_lab.study import status
+from arinar_lab.study import optuna_storage, status
 from arinar_lab.study.collect import collect
 from arinar_lab.study.plan import read_plan
-from arinar_lab.study.status import run_statuses, load_cells, save_cells
+from arinar_lab.study.status import load_cells, run_statuses, save_cells
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -38,10 +37,13 @@ def begin(job):
 
 @pytest.fixture
 def study():
-    """One cell in each state: done, running, failed, lost, waiting. The running one is held until the test ends."""
+    """One cell in each state: done, running, failed, lost, waiting. The running one is held
+    until the test ends.
+    """
     path = write_study(**STUDY)
     plan = read_plan(path)
     done, running, failed, lost, _ = plan.jobs
+
     finish(done)
     for job in (running, failed, lost):
         begin(job)
@@ -57,7 +59,8 @@ def test_every_state_is_told(study):
     running, failed = cells[1], cells[2]
     assert (running.phase, running.step, running.steps) == ("train", 3, 6)
     assert running.where == "process 12 on a-host" and running.since.startswith("20")
-    assert failed.reason == "RuntimeError: the disk is full" and failed.log == "is full"  # the last line of its log
+    # the last line of its log
+    assert failed.reason == "RuntimeError: the disk is full" and failed.log == "is full"
 
 
 def say(capsys, *words):
@@ -70,9 +73,13 @@ def test_the_command_tells_people_and_machines(study, capsys):
     code, text = say(capsys)
     assert code == 1  # one has failed
     assert "5 runs: 1 done, 1 running, 1 waiting, 1 failed, 1 lost" in text
-    assert "train 3 of 6, process 12 on a-host, since 20" in text and "RuntimeError: the disk is full" in text
+    assert (
+        "train 3 of 6, process 12 on a-host, since 20" in text
+        and "RuntimeError: the disk is full" in text
+    )
     _, text = say(capsys, "--json")
     told = json.loads(text)
+
     assert told["states"] == {"done": 1, "running": 1, "waiting": 1, "failed": 1, "lost": 1}
     assert [cell["arm"] for cell in told["cells"]] == [f"components={k}" for k in range(1, 6)]
 
@@ -100,6 +107,7 @@ def test_five_hundred_finished_runs_answer_without_torch():
     path = write_study(**STUDY)
     plan = read_plan(path)
     content = save_cells(plan, path, [])
+
     content["cells"] = []
     for i in range(500):
         folder = Path(f"runs/{i}-abc/seed_0")
@@ -108,17 +116,23 @@ def test_five_hundred_finished_runs_answer_without_torch():
         content["cells"].append(
             {"arm": f"{i}", "seed": 0, "key": f"{i}", "folder": str(folder), "evaluations": ["def"]}
         )
+
     write_json(plan.folder / "cells.json", content)
     program = (
-        "import sys, time; begun = time.process_time(); sys.argv = ['arinar', 'status', 'study.yaml']\n"
+        "import sys, time; begun = time.process_time(); sys.argv = ['arinar', 'status', "
+        "'study.yaml']\n"
         "from arinar_lab.cli import main\n"
         "try: main()\n"
-        "finally: print([m for m in ('torch', 'optuna') if m in sys.modules], time.process_time() - begun)"
+        "finally: print([m for m in ('torch', 'optuna') if m in sys.modules], "
+        "time.process_time() - begun)"
     )
     root = str(Path(cli.__file__).parents[2])
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env={"PYTHONPATH": root})
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env={"PYTHONPATH": root}
+    )
     first, *_, last = run.stdout.splitlines()
     assert first == "study: 500 runs: 500 done" and run.returncode == 0
+
     imported, seconds = last.rsplit(" ", 1)
     assert imported == "[]" and float(seconds) < 3
 
@@ -139,7 +153,9 @@ def test_what_is_trained_and_asked_for_another_evaluation_waits():
     begin(plan.jobs[0])
     finish(plan.jobs[0])
     path = write_study(**{**STUDY, "base": tiny("evaluation.images=61")})
-    assert [cell.state for cell in run_statuses(save_cells(read_plan(path), path, []))] == ["waiting"] * 5
+    assert [cell.state for cell in run_statuses(save_cells(read_plan(path), path, []))] == [
+        "waiting"
+    ] * 5
 
 
 def test_cells_of_any_study_may_be_damaged(study, capsys):
@@ -162,6 +178,7 @@ def test_a_base_in_another_folder_that_is_edited_is_seen(tmp_path):
     assert load_cells(path, []) is not None
     later = time.time() + 5
     os.utime(far, (later, later))
+
     assert load_cells(path, []) is None
 
 
@@ -184,4 +201,10 @@ def test_watching_outlasts_a_server_that_is_restarted(study, monkeypatch):
 
     monkeypatch.setattr(status, "_queue", queue)
     cells = status._look_patiently(save_cells(plan, path, []), SimpleNamespace())
-    assert [cell.state for cell in cells] == ["done", "running", "failed", "lost", "waiting"] and answers == []
+    assert [cell.state for cell in cells] == [
+        "done",
+        "running",
+        "failed",
+        "lost",
+        "waiting",
+    ] and answers == []

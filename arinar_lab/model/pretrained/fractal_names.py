@@ -1,9 +1,10 @@
 """The published FractalMAR checkpoints (arXiv 2502.17437) in our names.
 
-    fractalmar_names(model)      published key → our key, complete in both directions, for a model built by the preset
+    fractalmar_names(model)      published key → our key, complete in both directions, for a
+                                 model built by the preset
 
-The released code keeps a level's parts under `generator`, and what is below it under `next_fractal`; our levels are the
-pair at the top, and `Nested` after `Nested` in it.
+The released code keeps a level's parts under `generator`, and what is below it under
+`next_fractal`; our levels are the pair at the top, and `Nested` after `Nested` in it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from ..arinar import Arinar
 from ..heads.colour import ColourAR
 from ..heads.nested import Nested
 from ..outer import MaskedStack
-from .pairs import weight_and_bias, transformer_blocks
+from .pairs import transformer_blocks, weight_and_bias
 
 _COLOURS = "rgb"
 
@@ -39,6 +40,7 @@ def _colour(head: ColourAR, theirs: str, ours: str) -> dict[str, str]:
     for f, colour in enumerate(_COLOURS):
         names[f"{theirs}.{colour}_codebook.weight"] = f"{ours}.trunk.codebooks.{f}.weight"
         names[f"{theirs}.{colour}_mlm.bias"] = f"{ours}.trunk.codebooks.{f}.bias"
+
     return names
 
 
@@ -66,4 +68,7 @@ def fractalmar_names(model: Arinar) -> dict[str, str]:
             names |= weight_and_bias(f"{theirs}generator.pix_proj", f"{ours}guide_of")
             names |= _colour(inner.guide, f"{theirs}generator.guiding_pixel_loss", f"{ours}guide")
         outer, inner = inner.outer, inner.inner
-    raise ValueError(f"{ours or 'outer'}: no published checkpoint has a {type(inner).__name__} like this")
+
+    raise ValueError(
+        f"{ours or 'outer'}: no published checkpoint has a {type(inner).__name__} like this"
+    )
