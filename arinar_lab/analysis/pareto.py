@@ -20,11 +20,11 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..metrics import BITS, DISTANCES, GAP, SPEED, Column
-from .comparison import commensurable, compare, unlike_bounds
-from .conditions import unreliable_speeds
+from .comparison import Effect, compare
+from .conditions import commensurable, unlike_bounds, unreliable_speeds
 from .results import Results
 from .statistics import Interval, hypervolume, interval, pareto
 from .text import listed
@@ -34,14 +34,6 @@ Point = tuple[float, float]
 Points = Mapping[str, Mapping[int, Point]]
 """Arm → seed → point."""
 _NAMED = 6  # dominated arms beyond which they are counted
-
-PROTOCOL = (
-    "An arm is on the front of quality against speed where no other arm's means are at least as good in both and better in"
-    " one; in brackets is its attainment, the share of seeds in whose own front it stands. The front bends at the arm farthest"
-    " below the line through its ends, both axes scaled to [0, 1] (knee). Hypervolume is the share of the box from the best to"
-    " the worst value seen that a seed's front dominates, with its 95 % t-interval over seeds. The best of several arms"
-    " was chosen by the numbers shown: over other seeds it will look a little worse."
-)
 
 
 def front(points: Mapping[str, Point]) -> list[str]:
@@ -139,7 +131,10 @@ class Frontier:
         front: arms on the front of means, the fastest first; dominated: arm → those that are better.
         attained: arm → share of the seeds; empty where fewer than two have all arms. knee: an arm, or None.
         hypervolume: None where no seed has all arms.
-        doubt: why the speeds are unreliable, so that no front may be told or drawn; empty where they are not.
+        doubt: why the speeds are unreliable, so that no front may be drawn; empty where they are not.
+        budget, baseline: of the arms; empty in a sweep.
+        concluded: arms whose quality differs from the baseline's for sure.
+        bounds: arms whose quality is a bound, where those of other arms are not such a bound.
     """
 
     quality: Column
@@ -153,6 +148,10 @@ class Frontier:
     knee: str | None
     hypervolume: Interval | None
     doubt: str = ""
+    budget: str = ""
+    baseline: str = ""
+    concluded: frozenset[str] = frozenset()
+    bounds: tuple[str, ...] = ()
 
     @property
     def highlighted(self) -> list[str]:
@@ -178,20 +177,51 @@ class Frontier:
         ]
 
 
-def frontier(results: Results, quality: str | None = None, speed: str = SPEED) -> Frontier | None:
-    """Quality against speed: by the Fréchet distance where there is one, else bits/dim; None where no arm has both."""
-    there = {c.metric: c for c in results.columns}
-    quality = quality or next((metric for metric in DISTANCES if metric in there), BITS)
-    if quality not in there or speed not in there:
+def frontiers(results: Results, effects: Sequence[Effect]) -> list[Frontier]:
+    """Every quality against images/s; in a study with budgets each budget's arms by themselves.
+
+    effects: the comparison of the arms in those qualities.
+    """
+    placed = []
+    for part in results.by_budget:
+        for quality in qualities(part):
+            found = frontier(part, quality, effects=effects)
+            placed += [found] if found else []
+    return placed
+
+
+def frontier(
+    results: Results,
+    quality: str | None = None,
+    speed: str = SPEED,
+    effects: Sequence[Effect] | None = None,
+) -> Frontier | None:
+    """Quality against speed: by the Fréchet distance where there is one, else bits/dim; None where no arm has both.
+
+    effects: the comparison of the arms, if it is known already.
+    """
+    columns = {column.metric: column for column in results.columns}
+    quality = quality or next((metric for metric in DISTANCES if metric in columns), BITS)
+    if quality not in columns or speed not in columns:
         return None
-    q, s = there[quality], there[speed]
-    readings: dict[str, dict[int, tuple[float, float]]] = {}
-    for arm in results.plan.arms:
-        costs, losses = results.values(arm, speed), results.values(arm, quality)
-        if not commensurable(results, arm, quality):
-            losses = {}
-        readings[arm.name] = {seed: (costs[seed], losses[seed]) for seed in sorted(costs.keys() & losses.keys())}
-    return placed(q, s, readings, unreliable_speeds(results) if speed.startswith("speed/") else "")
+
+    measured: dict[str, dict[int, tuple[float, float]]] = {}
+    for arm in results.arms:
+        costs = arm.values(speed)
+        losses = arm.values(quality) if commensurable(results, arm, quality) else {}
+        common = sorted(costs.keys() & losses.keys())
+        measured[arm.name] = {seed: (costs[seed], losses[seed]) for seed in common}
+
+    doubt = unreliable_speeds(results) if speed.startswith("speed/") else ""
+    found = placed(columns[quality], columns[speed], measured, doubt)
+    if found is None:
+        return None
+
+    effects = compare(results, [quality]) if effects is None else effects
+    concluded = frozenset(effect.arm for effect in effects if effect.metric == quality and effect.concluded)
+    bounds = unlike_bounds(results) if quality.startswith("val/") else []
+    budget = results.baseline_arm.budget
+    return replace(found, budget=budget, baseline=results.baseline, concluded=concluded, bounds=tuple(bounds))
 
 
 def placed(
@@ -229,47 +259,31 @@ def _back(column: Column, cost: float) -> float:
     return 1000 / cost if column.metric == SPEED else -cost
 
 
-def lines(results: Results, quality: str | None = None, speed: str = SPEED) -> list[str]:
-    """What a study says of quality against speed, in sentences; nothing where no arm has both."""
-    found = frontier(results, quality, speed)
-    if found is None:
-        return []
-    loose = unlike_bounds(results) if found.quality.metric.startswith("val/") else []
-    resolved = {effect.arm for effect in compare(results, [found.quality.metric]) if effect.concluded}
-    shown = sentences(found, _matched(found, results.plan.baseline, resolved))
-    if loose and not found.doubt:
-        shown.append(f"Of {listed(loose)} bits/dim is a bound, and how loose is unknown: no place by it is concluded.")
-    return shown
-
-
-def conclusions(results: Results) -> list[str]:
-    """The same by every quality; in a study with budgets each budget's arms by themselves."""
-    return [
-        f"{part.plan.arms[0].budget}: {line}" if results.plan.budgets else line
-        for part in results.by_budget for quality in qualities(part) for line in lines(part, quality)
-    ]  # fmt: skip
-
-
 def qualities(results: Results) -> list[str]:
     """The metrics of quality that are set against speed: bits/dim, or the gap to the truth, and the Fréchet distances."""
     there = {c.metric for c in results.columns}
     return [metric for metric in (GAP if GAP in there else BITS, *DISTANCES) if metric in there]
 
 
-def sentences(found: Frontier, matched: Sequence[str] = ()) -> list[str]:
-    """The front and how sure it is, who is dominated, the matched readings, the hypervolume, and who has no place there.
+def sentences(f: Frontier) -> list[str]:
+    """The front and how sure it is, who is dominated, the matched values, the hypervolume, and who has no place there.
 
     Of unreliable speeds, why there is no front.
     """
-    if found.doubt:
-        return [f"{found.quality.heading} against {found.speed.heading}: no front, for {found.doubt}."]
-    shown = [_front_line(found), *_dominated_line(found), *matched, *_volume_line(found)]
-    if found.missing:
-        shown.append(
-            "Without a place there, for want of one of the two readings, or because it is of other data:"
-            f" {listed(found.missing)}."
-        )
-    return shown
+    if f.doubt:
+        lines = [f"{f.quality.heading} against {f.speed.heading}: no front, for {f.doubt}."]
+    else:
+        lines = [_front_line(f), *_dominated_line(f), *_matched(f), *_volume_line(f)]
+        if f.missing:
+            lines.append(
+                "Without a place there, for want of one of the two readings, or because it is of other data:"
+                f" {listed(f.missing)}."
+            )
+        if f.bounds:
+            lines.append(
+                f"Of {listed(f.bounds)} bits/dim is a bound, and how loose is unknown: no place by it is concluded."
+            )
+    return [f"{f.budget}: {line}" for line in lines] if f.budget else lines
 
 
 def _front_line(f: Frontier) -> str:
@@ -289,8 +303,9 @@ def _dominated_line(f: Frontier) -> list[str]:
     return [f"Others are at least as good in both readings as {worse}.{but}"]
 
 
-def _matched(f: Frontier, baseline: str, resolved: set[str]) -> list[str]:
+def _matched(f: Frontier) -> list[str]:
     """The best quality at the baseline's speed, and the fastest at its quality; whose quality differs is resolved or not."""
+    baseline = f.baseline
     if baseline not in f.means:
         return []
     cost, loss = f.means[baseline]
@@ -298,7 +313,7 @@ def _matched(f: Frontier, baseline: str, resolved: set[str]) -> list[str]:
     speed, quality = _number(f.speed, cost), _number(f.quality, loss)
 
     def sure(arm: str | None) -> str:
-        return "" if arm in resolved else f" (by the means: its difference in {f.quality.heading} is not resolved)"
+        return "" if arm in f.concluded else f" (by the means: its difference in {f.quality.heading} is not resolved)"
 
     return [
         f"No arm as fast as {baseline} ({speed}) has a better mean {f.quality.heading} ({quality})."

@@ -5,8 +5,8 @@
     experiments/ablations/head.yaml:gmm      an arm of a study's file
     studies/head:gmm                         an arm of a study's folder, with the overrides that it was run with
 
-What is named becomes the arms of a study that has no file, the first of them its baseline. So intervals, pairing by seed, tests
-and verdicts are those of every report. Where all are arms of one study, the spread and Holm's correction are over all arms of
+What is named becomes results like a study's, with the first as the baseline. So intervals, pairing by seed, tests and
+verdicts are those of every report. Where all are arms of one study, the spread and Holm's correction are over all arms of
 that study, and against its baseline the numbers are those of its report. A run counts as it was evaluated by its own
 config.yaml; what was measured under other conditions is said, and never averaged.
 """
@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +24,17 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from ..analysis.comparison import compare, effects
-from ..analysis.results import Results
+from ..analysis.analyse import Analysis, analyse, far_off
+from ..analysis.conditions import commit
+from ..analysis.results import ArmResult, Folders, Results
 from ..config.recipe import Recipe, parse, read_overrides, read_recipe
 from ..config.schema import flatten, resolved
 from ..errors import ConfigError, nearest
-from ..output.text import markdown_line, markdown_row, say
-from ..report.notes import commit, far_off
-from ..report.tables import rows
+from ..output.text import markdown_list, markdown_table, say
+from ..report.tables import headings_of, row_of
 from ..runs.folder import RunFolder
-from ..study.collect import collect
-from ..study.plan import Arm, Plan, read_plan
+from ..study.collect import collect, inexact_parts
+from ..study.plan import Plan, read_plan
 from ..study.status import named
 
 Sheet = list[list[str]]
@@ -59,11 +59,11 @@ class Entry:
     folders: dict[int, RunFolder]
     plan: Plan | None = None
 
-    @property
+    @cached_property
     def reports(self) -> dict[int, dict[str, Any]]:
         """Seed → report.json, of those that are finished."""
-        found = {seed: folder.report(self.recipe) for seed, folder in self.folders.items()}
-        return {seed: report for seed, report in found.items() if report}
+        reports = {seed: folder.report(self.recipe) for seed, folder in self.folders.items()}
+        return {seed: report for seed, report in reports.items() if report}
 
     @property
     def missing(self) -> list[str]:
@@ -71,22 +71,22 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Compared(Results):
-    """What is compared, as the results of a study.
+class Comparison:
+    """What is compared.
 
     Arguments:
-        study: the whole study (of one budget) with the first as its baseline, where all are arms of one; else None.
-        report: name of the study whose report has these very numbers; empty where none has.
-        folders: arm → seed → run folder.
+        results: of what is named, the first of it the baseline.
+        analysis: over all arms of their study, with the first as its baseline, where all are arms of one; else of the results.
+        family: over which arms spreads and Holm's correction are, in words.
     """
 
-    study: Results | None = None
-    report: str = ""
-    folders: dict[str, dict[int, RunFolder]] = field(default_factory=dict)
+    results: Results
+    analysis: Analysis
+    family: str
 
 
-def gather(words: list[str]) -> tuple[Compared, list[str]]:
-    """What is named, as the results of a study whose baseline is the first; and the runs that are not finished.
+def gather(words: list[str]) -> tuple[Comparison, list[str]]:
+    """What is named, with the first as the baseline; and the runs that are not finished.
 
     Raises:
         ConfigError: if there are fewer than two, one is no run or arm, has nothing finished, or is named twice.
@@ -97,26 +97,32 @@ def gather(words: list[str]) -> tuple[Compared, list[str]]:
     names = [entry.name for entry in entries]
     entries = [replace(e, name=e.word) if names.count(e.name) > 1 else e for e in entries]
     _refuse_twins(entries)
-    arms = tuple(_arm(entry) for entry in entries)
+
     seeds = tuple(sorted({seed for entry in entries for seed in entry.reports}))
-    plan = Plan("compare", "", (), arms, arms[0].name, seeds)
-    reports = {entry.name: entry.reports for entry in entries}
-    folders = {entry.name: entry.folders for entry in entries}
-    study, report = _study_of(entries)
-    return Compared(plan, reports, {}, study, report, folders), [name for entry in entries for name in entry.missing]
+    results = Results("compare", tuple(map(_arm, entries)), entries[0].name, seeds)
+    missing = [name for entry in entries for name in entry.missing]
+    plan = _shared_plan(entries)
+    if plan is None:
+        family = "what is named here; a study's report has them over all its arms, and its ± and p may differ"
+        return Comparison(results, analyse(results), family), missing
+
+    family = "their study, against the first; its report has another baseline, and so other spreads and p"
+    if plan.baseline == results.baseline:
+        family = f"the study {plan.name}, as in its report"
+    study = collect(replace(plan, baseline=results.baseline))
+    return Comparison(results, analyse(study), family), missing
 
 
-def _study_of(entries: list[Entry]) -> tuple[Results | None, str]:
-    """The study that all are arms of, the first its baseline; and its name where that is the baseline of its report, too."""
+def _shared_plan(entries: list[Entry]) -> Plan | None:
+    """The study that all are arms of, at one budget; None where there is none."""
     plan = entries[0].plan
     if plan is None or any(entry.plan is not plan for entry in entries):
-        return None, ""
-    budgets = {arm.budget for arm in plan.arms if arm.name in {entry.name for entry in entries}}
+        return None
+    names = {entry.name for entry in entries}
+    budgets = {arm.budget for arm in plan.arms if arm.name in names}
     if len(budgets) > 1:
-        return None, ""
-    part = plan.at(budgets.pop()) if plan.budgets else plan
-    first = entries[0].name
-    return collect(replace(part, baseline=first)), plan.name if first == part.baseline else ""
+        return None
+    return plan.at(budgets.pop()) if plan.budgets else plan
 
 
 def _entry(word: str) -> Entry:
@@ -186,10 +192,18 @@ def _refuse_twins(entries: list[Entry]) -> None:
             seen[key] = entry.word
 
 
-def _arm(entry: Entry) -> Arm:
+def _arm(entry: Entry) -> ArmResult:
     report = next(iter(entry.reports.values()))
-    count, kind = report["metrics"].get("cost/parameters", 0), report["likelihood"]["kind"]
-    return Arm(entry.name, (), entry.recipe, count, kind)
+    folders = {seed: Folders(folder.path, folder.evaluation(entry.recipe)) for seed, folder in entry.folders.items()}
+    return ArmResult(
+        entry.name,
+        resolved(entry.recipe),
+        entry.reports,
+        folders,
+        report["likelihood"]["kind"],
+        inexact_parts(entry.recipe),
+        signature=entry.recipe.training_signature,
+    )
 
 
 # What differs
@@ -197,36 +211,38 @@ def _arm(entry: Entry) -> Arm:
 
 def configuration(results: Results) -> Sheet:
     """The keys in which the recipes differ, and the value of each; the seed and the machine are no part of a recipe."""
-    plain = [flatten({**resolved(arm.recipe), "seed": None, "machine": None}) for arm in results.plan.arms]
-    parts = {key.removesuffix(".kind") for one in plain for key in one if key.endswith(".kind")}
-    aligned = [{f"{k}.kind" if k in parts else k: v for k, v in one.items()} for one in plain]
-    keys = list(dict.fromkeys(key for one in aligned for key in one))
-    body = [[key, *(str(one.get(key, ABSENT)) for one in aligned)] for key in keys]
-    return [["", *(arm.name for arm in results.plan.arms)], *(row for row in body if len(set(row[1:])) > 1)]
+    recipes = [flatten({**arm.settings, "seed": None, "machine": None}) for arm in results.arms]
+    parts = {key.removesuffix(".kind") for recipe in recipes for key in recipe if key.endswith(".kind")}
+    aligned = []
+    for recipe in recipes:
+        aligned.append({f"{key}.kind" if key in parts else key: value for key, value in recipe.items()})
+
+    sheet = [["", *(arm.name for arm in results.arms)]]
+    for key in dict.fromkeys(key for recipe in aligned for key in recipe):
+        values = [str(recipe.get(key, ABSENT)) for recipe in aligned]
+        if len(set(values)) > 1:
+            sheet.append([key, *values])
+    return sheet
 
 
 def readings(results: Results) -> Sheet:
     """Every metric of each arm, with its interval over seeds; and which seeds those are."""
-    headings, body = rows(results, results.columns)
-    seeds = [", ".join(map(str, results.reports[arm.name])) for arm in results.plan.arms]
-    sheet = [list(line) for line in zip(headings, *body[: len(seeds)], strict=True)]
+    columns = results.columns
+    lines = [headings_of(columns), *(row_of(results, arm, columns).texts() for arm in results.arms)]
+    sheet = [list(line) for line in zip(*lines, strict=True)]
     sheet[0][0] = ""
-    return [["seeds", *seeds] if line[0] == "seeds" else line for line in sheet]
+    sheet[1][1:] = [", ".join(map(str, arm.reports)) for arm in results.arms]
+    return sheet
 
 
-def conclusions(results: Compared) -> list[str]:
+def conclusions(compared: Comparison) -> list[str]:
     """A line for each difference to the first, by the tests of every report; and over which arms they are corrected."""
-    whole = results.study or results
-    lines = effects(whole, [arm.name for arm in results.plan.arms])
-    if not any(effect.spread for effect in compare(whole)):
-        return lines
-    if results.report:
-        family = f"the study {results.report}, as in its report"
-    elif results.study:
-        family = "their study, against the first; its report has another baseline, and so other spreads and p"
-    else:
-        family = "what is named here; a study's report has them over all its arms, and its ± and p may differ"
-    return [*lines, f"Spreads and Holm's correction are over all arms of {family}."]
+    names = compared.results.reports
+    effects = compared.analysis.effects
+    lines = [effect.line for effect in effects if effect.arm in names]
+    if any(effect.spread for effect in effects):
+        lines.append(f"Spreads and Holm's correction are over all arms of {compared.family}.")
+    return lines
 
 
 # Under which conditions
@@ -262,23 +278,20 @@ def _protocol(speed: dict[str, Any]) -> str:
     return ", ".join([speed.get("device", ""), *(f"{name} {speed[name]}" for name in names)]) if speed else ""
 
 
-def cautions(results: Compared, missing: list[str]) -> list[str]:
+def cautions(compared: Comparison, missing: list[str]) -> list[str]:
     """What stands between the numbers and a conclusion: unfinished runs, and conditions that were not the same."""
+    results = compared.results
     lines = [f"Missing: {', '.join(missing)}: not finished, or not evaluated alike."] if missing else []
     keys = [row[0] for row in configuration(results)[1:]]
-    for section, said in _SECTIONS.items():
+    for section, text in _SECTIONS.items():
         if differing := [key for key in keys if key.split(".")[0] == section]:
-            lines.append(f"Caution: {said} ({', '.join(differing)}).")
-    for said, of in _CONDITIONS.items():
-        told = {arm: {of(report) for report in found.values()} - {""} for arm, found in results.reports.items()}
-        if len(set().union(*told.values())) > 1:
-            lines.append(f"Caution: {said}: " + "; ".join(f"{a}: {', '.join(sorted(v))}" for a, v in told.items()))
-
-    def folder(arm: Arm, seed: int) -> Path | None:
-        run = results.folders.get(arm.name, {}).get(seed)
-        return run.path if run else None
-
-    return lines + [caution.text for caution in far_off(results.study or results, folder)]
+            lines.append(f"Caution: {text} ({', '.join(differing)}).")
+    for text, of in _CONDITIONS.items():
+        stated = {arm.name: {of(report) for report in arm.reports.values()} - {""} for arm in results.arms}
+        if len(set().union(*stated.values())) > 1:
+            named = [f"{arm}: {', '.join(sorted(values))}" for arm, values in stated.items()]
+            lines.append(f"Caution: {text}: {'; '.join(named)}")
+    return lines + [caution.text for caution in far_off(results, compared.analysis.outlying)]
 
 
 # Shown
@@ -290,9 +303,9 @@ def show(words: list[str], console: Console, markdown: bool = False) -> None:
     Raises:
         ConfigError: as `gather`.
     """
-    results, missing = gather(words)
-    sheets = {"Configuration": configuration(results), "Result": readings(results)}
-    lines = {"Differences to the first": conclusions(results), "Conditions": cautions(results, missing)}
+    compared, missing = gather(words)
+    sheets = {"Configuration": configuration(compared.results), "Result": readings(compared.results)}
+    lines = {"Differences to the first": conclusions(compared), "Conditions": cautions(compared, missing)}
     if markdown:
         say(_as_markdown(sheets, lines))
         return
@@ -312,11 +325,10 @@ def _as_table(title: str, sheet: Sheet) -> Table:
 
 
 def _as_markdown(sheets: dict[str, Sheet], lines: dict[str, list[str]]) -> str:
-    said: list[str] = []
+    blocks: list[str] = []
     for title, sheet in sheets.items():
-        table = [markdown_row(row) for row in sheet]
-        table.insert(1, "|:--" + "|--:" * (len(sheet[0]) - 1) + "|")
-        said += [f"## {title}", "", *(table if len(sheet) > 1 else ["No difference."]), ""]
+        table = markdown_table(sheet[0], sheet[1:]) if len(sheet) > 1 else ["No difference."]
+        blocks += [f"## {title}", "", *table, ""]
     for title, part in lines.items():
-        said += [f"## {title}", "", *(f"- {markdown_line(line)}" for line in part), ""] if part else []
-    return "\n".join(said).rstrip()
+        blocks += [f"## {title}", "", *markdown_list(part), ""] if part else []
+    return "\n".join(blocks).rstrip()

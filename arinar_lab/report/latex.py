@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import unicodedata
 
+from ..analysis.analyse import Analysis
 from ..analysis.results import Results
 from ..analysis.text import spaced
-from .notes import against
+from .statements import caption
 from .tables import Cell, Row, table_of
 
 WIDE = 4  # metrics beside each other
@@ -36,13 +37,14 @@ def _plain(letter: str) -> str:
     return "".join(_SPECIAL.get(part, part) for part in bare) or f"U+{ord(letter):04X}"
 
 
-def latex(results: Results) -> str:
+def latex(analysis: Analysis) -> str:
     """table.tex: tables of at most `WIDE` metrics, the first with the caption."""
-    headings, rows = table_of(results, results.columns)
+    results = analysis.results
+    headings, rows = table_of(analysis, analysis.columns)
     names, columns = headings[:3], list(enumerate(headings[3:]))
     parts = [columns[i : i + WIDE] for i in range(0, len(columns), WIDE)] or [[]]
     lines = [
-        f"% The table of the study {escaped(results.plan.name)}, written by arinar report. It needs \\usepackage{{booktabs}}"
+        f"% The table of the study {escaped(results.name)}, written by arinar report. It needs \\usepackage{{booktabs}}"
         " and a page 17 cm wide."
     ]
     for number, part in enumerate(parts):
@@ -50,7 +52,7 @@ def latex(results: Results) -> str:
             "",
             r"\begin{table*}",
             r"\centering\small\setlength{\tabcolsep}{4pt}",
-            rf"\caption{{{_caption(results) if number == 0 else _more(results)}}}",
+            rf"\caption{{{_caption(analysis) if number == 0 else _more(results)}}}",
             r"\vspace{4pt}",
             rf"\label{{tab:{_label(results)}{f'-{number + 1}' if number else ''}}}",
             *_tabular(names, part, rows),
@@ -97,19 +99,14 @@ def _cell(cell: Cell) -> str:
     )
 
 
-def _caption(results: Results) -> str:
-    noise = any(r.get("noise") for by_seed in results.reports.values() for r in by_seed.values())
-    said = [results.plan.question or results.plan.name, "Mean ± half-width of the 95 % t-interval over n seeds."]
-    said += ["In brackets, the half-width of the 95 % interval of one value over images."] if noise else []
-    said += [
-        f"Bold: better, italic: worse than {against(results.plan)}, both resolved (paired by seed, Holm's correction)."
-    ]
-    return escaped(" ".join(said))
+def _caption(analysis: Analysis) -> str:
+    results = analysis.results
+    return escaped(" ".join([results.question or results.name, *caption(analysis)]))
 
 
 def _more(results: Results) -> str:
-    return escaped(f"More of {results.plan.name}: notation as in Table ") + rf"\ref{{tab:{_label(results)}}}."
+    return escaped(f"More of {results.name}: notation as in Table ") + rf"\ref{{tab:{_label(results)}}}."
 
 
 def _label(results: Results) -> str:
-    return "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in results.plan.name)
+    return "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in results.name)

@@ -21,94 +21,112 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
-from ..analysis import pareto as frontier
-from ..analysis import rank_agreement as ranking
-from ..analysis.comparison import Effect, compare_all, p_text, summary, verdict
-from ..analysis.results import Results
+from ..analysis.analyse import Analysis
+from ..analysis.comparison import Effect, p_text
 from ..analysis.text import spaced
 from ..files.atomic import room_for, write
-from ..metrics import Column
-from ..study.plan import Plan
 from .figures import DPI, FIGURES, Figure
 from .latex import latex
-from .methods import methods, paragraphs
-from .notes import against, missing, reading
+from .statements import baseline_in_words, caption, methods, missing, paragraphs, reading
 from .tables import Row, csv_of, markdown, table_of
 
+WIDTH = 130  # pixels on the screen of an inch of a picture
 
-def write_report(results: Results) -> list[Path]:
+
+def write_report(analysis: Analysis) -> list[Path]:
     """Write the report into the study's folder; returns the paths of its files, the page first."""
-    folder = results.plan.folder / "report"
+    folder = analysis.results.folder / "report"
     with room_for(folder):
-        return _written(results, folder)
+        return _written(analysis, folder)
 
 
-def _written(results: Results, folder: Path) -> list[Path]:
+def _written(analysis: Analysis, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = {figure.name: paths for figure in FIGURES if (paths := figure.write(results, folder))}
+    drawn = {figure.name: paths for figure in FIGURES if (paths := figure.write(analysis, folder))}
     texts = {
-        "report.html": page(results, {name: paths[0] for name, paths in drawn.items()}),
-        "table.md": markdown(results),
-        "table.tex": latex(results),
-        "table.csv": csv_of(results),
-        "methods.md": methods(results),
+        "report.html": page(analysis, {name: paths[0] for name, paths in drawn.items()}),
+        "table.md": markdown(analysis),
+        "table.tex": latex(analysis),
+        "table.csv": csv_of(analysis),
+        "methods.md": methods(analysis),
     }
     for name, text in texts.items():
         write(folder / name, text)
     return [*(folder / name for name in texts), *(path for paths in drawn.values() for path in paths)]
 
 
-WIDTH = 130  # pixels on the screen of an inch of a picture
-
-
-def page(results: Results, pictures: Mapping[str, Path]) -> str:
+def page(analysis: Analysis, pictures: Mapping[str, Path]) -> str:
     """The page of a study. pictures: figure's name → its PNG; the others are named as left out."""
-    headings, rows = table_of(results, results.columns)
-    columns = {column.metric: column for column in results.columns}
-    found = compare_all(results)
+    results = analysis.results
+    headings, rows = table_of(analysis, analysis.columns)
     template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(
         Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     )
+    absent = [figure for figure in FIGURES if figure.name not in pictures and figure.asked(results)]
     return template.render(
-        name=results.plan.name, question=results.plan.question, baseline=against(results.plan),
-        sections=_sections(bool(found)), missing=missing(results),
-        verdicts=[*summary(found, results.columns), *frontier.conclusions(results), *ranking.conclusions(results)],
-        headings=headings, rows=[_row(row, results.plan) for row in rows],
-        effects=[_effect(effect, columns[effect.metric]) for effect in found],
+        name=results.name,
+        question=results.question,
+        baseline=baseline_in_words(results),
+        sections=_sections(bool(analysis.effects)),
+        missing=missing(analysis),
+        verdicts=[*analysis.verdicts, *analysis.against_speed, *analysis.ranking],
+        caption=caption(analysis),
+        headings=headings,
+        rows=[_row(row, analysis) for row in rows],
+        effects=[_effect(effect) for effect in analysis.effects],
         figures=[_picture(figure, pictures[figure.name]) for figure in FIGURES if figure.name in pictures],
-        left_out=[figure for figure in FIGURES if figure.name not in pictures and figure.asked(results)],
-        reading=reading(results), methods=paragraphs(results),
-    )  # fmt: skip
+        left_out=absent,
+        reading=reading(analysis),
+        methods=paragraphs(analysis),
+    )
 
 
 def _sections(compared: bool) -> list[tuple[str, str]]:
-    titles = {"answer": "What may be concluded", "table": "Table", "differences": "Differences", "figures": "Figures",
-              "reading": "How to read it", "methods": "Methods"}  # fmt: skip
+    titles = {
+        "answer": "What may be concluded",
+        "table": "Table",
+        "differences": "Differences",
+        "figures": "Figures",
+        "reading": "How to read it",
+        "methods": "Methods",
+    }
     return [(name, title) for name, title in titles.items() if compared or name != "differences"]
 
 
-def _row(row: Row, plan: Plan) -> dict[str, Any]:
-    baseline = row.name in {f"{name} (baseline)" for name in plan.baselines}
-    kind = "baseline" if baseline else "" if row.seeds else "reference"
+def _row(row: Row, analysis: Analysis) -> dict[str, Any]:
+    is_baseline = row.name.endswith(" (baseline)") and analysis.is_baseline(row.name.removesuffix(" (baseline)"))
+    kind = "baseline" if is_baseline else "" if row.seeds else "reference"
     return {
-        "kind": kind, "name": spaced(row.name), "seeds": row.seeds, "likelihood": row.likelihood, "cells": row.cells
-    }  # fmt: skip
+        "kind": kind,
+        "name": spaced(row.name),
+        "seeds": row.seeds,
+        "likelihood": row.likelihood,
+        "cells": row.cells,
+    }
 
 
-def _effect(effect: Effect, column: Column) -> dict[str, Any]:
+def _effect(effect: Effect) -> dict[str, Any]:
     """A row of the table of differences, as text."""
-    d, many = effect.difference, effect.difference.n > 1
-    size, low, high = (f"{round(end, 1) + 0:.1f}" for end in (effect.size, *effect.size_interval))
-    half = f" ± {d.half:.{column.digits}f}" if many else ""
-    said = verdict(effect, column)
+    has_test = effect.difference.n > 1
     return {
-        "heading": column.heading, "arm": spaced(effect.arm), "difference": f"{d.mean:+.{column.digits}f}{half}", "n": d.n,
-        "spread": effect.spread_of, "df": f"{effect.spread.df:.1f}" if effect.spread else "",
-        "p": p_text(effect.p).removeprefix("p ").removeprefix("= ") if many else "",
-        "adjusted": p_text(effect.adjusted).removeprefix("p ").removeprefix("= ") if many else "",
-        "size": f"{size} [{low}, {high}]" if many else "",
-        "mark": said if effect.concluded else "", "verdict": said, "caution": effect.caution,
-    }  # fmt: skip
+        "heading": effect.column.heading,
+        "arm": spaced(effect.arm),
+        "difference": effect.difference_text,
+        "n": effect.difference.n,
+        "spread": effect.spread_of,
+        "df": f"{effect.spread.df:.1f}" if effect.spread else "",
+        "p": _bare(effect.p) if has_test else "",
+        "adjusted": _bare(effect.adjusted) if has_test else "",
+        "size": effect.size_text if has_test else "",
+        "mark": effect.verdict if effect.concluded else "",
+        "verdict": effect.verdict,
+        "caution": effect.caution,
+    }
+
+
+def _bare(p: float) -> str:
+    """`0.04`, `< 0.001`."""
+    return p_text(p).removeprefix("p ").removeprefix("= ")
 
 
 def _picture(figure: Figure, path: Path) -> dict[str, Any]:
