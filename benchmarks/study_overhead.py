@@ -23,6 +23,7 @@ from arinar_lab.cli import ablate
 from arinar_lab.output.terminal import Terminal
 from arinar_lab.runs.folder import RunFolder, git_state, write_json
 from arinar_lab.study import worker
+from arinar_lab.study.collect import collect
 from arinar_lab.study.cost import Cost
 from arinar_lab.study.plan import Plan, read_plan
 from arinar_lab.study.status import look, remember
@@ -57,7 +58,7 @@ def main() -> None:
         with _timed(seconds, "status"):
             done = sum(cell.state == "done" for cell in look(content))
         with _timed(seconds, "report"), open("output.txt", "a") as output:
-            ablate.finish(plan, Terminal(file=output))
+            ablate.finish(plan, collect(plan), Terminal(file=output))
         os.chdir("/")
     assert status == 0 and done == words.arms, f"{done} of {words.arms} arms are done"
     whole = seconds["read"] + seconds["ablate"]

@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from reports import analysed
 from tiny import tiny, write_study
 
 from arinar_lab import api as reading
@@ -17,7 +18,6 @@ from arinar_lab.errors import ConfigError
 from arinar_lab.files.atomic import write
 from arinar_lab.report.tables import csv_of, rows
 from arinar_lab.runs.folder import read_json, write_json
-from arinar_lab.study.collect import collect
 from arinar_lab.study.plan import read_plan
 from arinar_lab.study.status import remember
 
@@ -48,7 +48,7 @@ def study(name="study", seeds=(0, 1, 2), done=lambda arm, seed: True, **keys):
             write(folder.path / "metrics.csv", f"step,name,value\n2,train/loss,{3 + seed}\n4,val/loss,{i}\n")
             write_json(folder.evaluation(recipe) / "report.json", report_of(2 + i + seed / 10))
     remember(plan, file, [])
-    write(plan.folder / "report" / "table.csv", csv_of(collect(plan)))
+    write(plan.folder / "report" / "table.csv", csv_of(analysed(plan)))
     return plan
 
 
@@ -60,9 +60,9 @@ def test_a_study_is_opened_by_its_folder_or_its_file_from_anywhere_below(monkeyp
     Path("notebooks").mkdir()
     monkeypatch.chdir("notebooks")
     for name in ("studies/study", "study.yaml", Path.cwd().parent / "studies" / "study"):
-        results = reading.open_study(name)
+        results = reading.open_study(name).results
         assert [len(by_seed) for by_seed in results.reports.values()] == [3, 3]
-        assert results.plan.folder == Path.cwd().parent / "studies" / plan.name
+        assert results.folder == Path.cwd().parent / "studies" / plan.name
     assert Path.cwd().name == "notebooks"
 
 
@@ -72,7 +72,7 @@ def test_overridden_studies_are_opened_as_they_were_run():
     remember(plan, file, ["seeds=[7]"])
     folder, recipe = plan.cell(plan.arms[0], 7)
     write_json(folder.evaluation(recipe) / "report.json", report_of(2.0))
-    assert reading.open_study(plan.folder).plan.seeds == (7,)
+    assert reading.open_study(plan.folder).results.seeds == (7,)
 
 
 def test_the_newest_finished_study_is_read_where_none_is_named():
@@ -81,9 +81,9 @@ def test_the_newest_finished_study_is_read_where_none_is_named():
             name, seeds=(0,), done=lambda arm, _, done=done: done or arm == "one", base=tiny(f"training.warmup={i}")
         )
         os.utime(plan.folder / "report" / "table.csv", (i, i))
-    assert reading.open_study().plan.name == "new"
+    assert reading.open_study().results.name == "new"
     os.utime("studies/old/report/table.csv", (9, 9))
-    assert reading.open_study().plan.name == "old"
+    assert reading.open_study().results.name == "old"
 
 
 def test_no_study_is_one_clear_line():
@@ -107,7 +107,7 @@ def test_what_is_not_finished_is_named():
 
 
 def test_the_frame_of_runs_is_the_reports_csv():
-    results = collect(study())
+    results = analysed(study())
     frame, lines = reading.runs(results), list(csv.DictReader(io.StringIO(csv_of(results))))
     assert list(frame.columns) == list(lines[0]) and len(frame) == len(lines) == 6
     assert list(frame.arm) == ["one"] * 3 + ["None"] * 3
@@ -115,14 +115,14 @@ def test_the_frame_of_runs_is_the_reports_csv():
 
 
 def test_the_table_is_the_reports():
-    results = collect(study())
+    results = analysed(study())
     headings, body = rows(results, results.columns)
     table = reading.table(results)
     assert [table.index.name, *table.columns] == headings and table.reset_index().to_numpy().tolist() == body
 
 
 def test_summaries_keep_both_error_bars_apart():
-    frame = reading.summaries(collect(study())).set_index(["arm", "metric"])
+    frame = reading.summaries(analysed(study())).set_index(["arm", "metric"])
     bits, distance = frame.loc["one", BITS], frame.loc["one", "quality/fd_digits"]
     assert bits["mean"] == pytest.approx(2.1) and bits.n == 3 and bits.heading == "bits/dim"
     assert bits.seeds == pytest.approx(4.302653 * 0.1 / math.sqrt(3), rel=1e-5)  # t of two degrees of freedom
@@ -136,17 +136,17 @@ def test_noise_that_nobody_measured_is_not_a_number():
             folder, recipe = plan.cell(arm, seed)
             report = read_json(folder.evaluation(recipe) / "report.json")
             write_json(folder.evaluation(recipe) / "report.json", {**report, "noise": {}})
-    frame = reading.summaries(collect(plan))
+    frame = reading.summaries(analysed(plan))
     assert frame.images.dtype == float and frame.images.isna().all()
 
 
 def test_one_seed_says_nothing_of_training_noise():
-    frame = reading.summaries(collect(study(seeds=(0,))))
+    frame = reading.summaries(analysed(study(seeds=(0,))))
     assert frame.seeds.isna().all() and (frame.n == 1).all() and frame["mean"].notna().all()
 
 
 def test_what_was_logged_is_a_row_for_each_number():
-    frame = reading.curves(collect(study()))
+    frame = reading.curves(analysed(study()))
     assert len(frame) == 12
     assert frame.query("name == 'val/loss'").groupby("arm").value.mean().to_dict() == {"one": 0, "None": 1}
     assert frame.query("name == 'train/loss' and arm == 'one'")[["seed", "step", "value"]].to_numpy().tolist() == [
@@ -160,9 +160,9 @@ def test_the_breakdown_is_the_mean_over_seeds_of_the_arms_that_have_one():
         folder, recipe = plan.cell(plan.arms[1], seed)
         report = read_json(folder.evaluation(recipe) / "report.json")
         write_json(folder.evaluation(recipe) / "report.json", {**report, "diagnosis": {}})
-    frame = reading.breakdown(collect(plan), "feature")
+    frame = reading.breakdown(analysed(plan), "feature")
     assert frame.index.tolist() == ["one"] and frame.loc["one"].tolist() == pytest.approx([1.1, 3.1])
-    assert reading.breakdown(collect(plan), "token").shape == (1, 3)
+    assert reading.breakdown(analysed(plan), "token").shape == (1, 3)
 
 
 # Trained models
@@ -179,7 +179,7 @@ def test_the_trained_models_are_opened_and_the_others_left_out(trained):
     results, _ = trained
     runs = reading.open_runs(results)
     assert list(runs) == ["tiny"] == list(reading.open_runs(results, "tiny"))
-    assert runs["tiny"].experiment.parameters == results.plan.arms[0].parameters
+    assert runs["tiny"].recipe.training_signature == tiny().training_signature
 
 
 def test_reports_without_their_weights_are_told(trained):

@@ -1,9 +1,9 @@
 """The analysis of a study: everything that follows from its results, computed once. Every renderer shows this value.
 
-    effects       each arm against the baseline, in every metric that claims are made of
-    fronts        quality against speed, of each budget by itself
-    agreements    whether the ranking of arms at the first budget lasts at the others
-    cautions      what is missing, what may therefore not be concluded, and what is not alike among the runs
+effects       each arm against the baseline, in every metric that claims are made of
+fronts        quality against speed, of each budget by itself
+agreements    whether the ranking of arms at the first budget lasts at the others
+cautions      what is missing, what may therefore not be concluded, and what is not alike among the runs
 """
 
 from __future__ import annotations

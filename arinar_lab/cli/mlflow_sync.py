@@ -29,9 +29,7 @@ from ..tracking.tracker import Tracker, remember, stamp_of, views
 _NOTE = 15_000  # characters of an experiment's note; MLflow takes 20,000 of a tag
 
 
-def send_study(
-    plan: Plan, analysis: Analysis, files: list[Path], patience: float = PATIENCE
-) -> tuple[str, list[Path]]:
+def send_study(plan: Plan, analysis: Analysis, files: list[Path], patience: float = PATIENCE) -> tuple[str, list[Path]]:
     """Show a study in MLflow as its run folders tell it; returns the dashboard's address and the runs not sent.
 
     Arguments:

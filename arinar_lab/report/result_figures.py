@@ -114,9 +114,7 @@ def _along(results: Results, panels: list[list[str]], scale: list[float]) -> Any
 
 def _series(ax: Any, results: Results, metric: str, places: Sequence[float], look: Look) -> list[Bar]:
     """One metric of every arm at its place on the x axis; returns its intervals."""
-    there = [
-        (x, arm, s) for x, arm in zip(places, results.arms, strict=True) if (s := arm.summary(metric))
-    ]
+    there = [(x, arm, s) for x, arm in zip(places, results.arms, strict=True) if (s := arm.summary(metric))]
     if not there:
         return []
     x, mean = [x for x, _, _ in there], [s.mean for _, _, s in there]
@@ -134,8 +132,7 @@ def _arm_by_arm(results: Results, panels: list[list[str]]) -> Any:
     arms, wide = results.arms, len(results.arms) > MANY
     names = [wrapped(arm.name, 34 if wide else 22, 1 if wide else 2) for arm in arms]
     names = [
-        f"{name} (baseline)" if arm.name in results.baselines else name
-        for name, arm in zip(names, arms, strict=True)
+        f"{name} (baseline)" if arm.name in results.baselines else name for name, arm in zip(names, arms, strict=True)
     ]
     height = max(1.6, 0.5 + (0.2 if wide else 0.24) * len(arms))
     shape = (1, len(panels)) if wide else (len(panels), 1)

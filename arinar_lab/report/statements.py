@@ -333,7 +333,9 @@ def _floor(report: Report) -> list[Statement]:
 
 def _sampler(arm: ArmResult) -> str:
     sampler = arm.settings["sampler"]
-    guidance = f"guidance {sampler['guidance']:g} ({sampler['schedule']})" if sampler["guidance"] != 1 else "no guidance"
+    guidance = (
+        f"guidance {sampler['guidance']:g} ({sampler['schedule']})" if sampler["guidance"] != 1 else "no guidance"
+    )
     steps = f", {sampler['steps']} steps" if sampler["steps"] else ""
     candidates = f", {sampler['candidates']} candidates" if sampler["candidates"] else ""
     accelerators = "".join(f", {name} {value}" for name, value in arm.accelerators.items())

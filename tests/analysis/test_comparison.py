@@ -7,22 +7,20 @@ import pytest
 from scipy.stats import chi2, ttest_ind
 from tiny import write_study
 
+from arinar_lab.analysis.analyse import analyse
 from arinar_lab.analysis.comparison import (
     CLAIMS,
-    LOOSER,
     Effect,
     compare,
     concluded_pairs,
-    effects,
-    mixed,
     summary,
-    verdict,
 )
+from arinar_lab.analysis.conditions import LOOSER, mixed
 from arinar_lab.analysis.pooled_variance import agreeing, homogeneity, pooled, spreads
-from arinar_lab.analysis.results import Results
 from arinar_lab.analysis.statistics import MOST, Interval, between, cohen, freedom, holm, interval, more_seeds, p_value
-from arinar_lab.metrics import BITS, COLUMNS, DISTANCE, LEVEL
-from arinar_lab.report.notes import missing
+from arinar_lab.metrics import BITS, DISTANCE, LEVEL
+from arinar_lab.report.statements import missing
+from arinar_lab.study.collect import results_of as collected
 from arinar_lab.study.plan import read_plan
 
 ENVIRONMENT = {"device": "a CPU", "torch": "2.15.0", "lightning": "2.6.6"}
@@ -56,7 +54,11 @@ def results_of(plan, table, **said):
             for seed, value in enumerate(values):
                 if value is not None:
                     reports[arm].setdefault(seed, report_of({}, **said))["metrics"][metric] = float(value)
-    return Results(plan, reports, {})
+    return collected(plan, reports)
+
+
+def lines_of(results):
+    return [effect.line for effect in compare(results)]
 
 
 def of(effects, arm):
@@ -163,7 +165,7 @@ def test_arms_that_agree_share_their_spread(plan):
     assert shared and own and len({effect.difference.half for effect in shared}) == 1
     assert all(effect.spread.df == pytest.approx(4) and effect.spread_of == "4 arms" for effect in shared)
     assert all(effect.spread.df < 4 and effect.spread_of == "the pair, above that of 4 arms" for effect in own)
-    assert {line.split(": ")[1].split()[0] for line in effects(results) if "(n = 3, spread of 4 arms" in line} == {
+    assert {line.split(": ")[1].split()[0] for line in lines_of(results) if "(n = 3, spread of 4 arms" in line} == {
         effect.arm for effect in shared
     }
 
@@ -175,7 +177,7 @@ def test_a_wild_arm_is_judged_by_its_own_seeds(plan):
     assert a.spread.arms == b.spread.arms == 3 and c.spread_of == "the pair"
     own = interval(np.subtract(table["c"], table["base"]).tolist())
     assert c.difference.half == pytest.approx(own.half)
-    assert ["of 3 arms" in line for line in effects(results)] == [True, True, False]
+    assert ["of 3 arms" in line for line in lines_of(results)] == [True, True, False]
 
 
 def test_a_wild_baseline_is_in_every_difference(plan):
@@ -253,13 +255,13 @@ def test_a_tiny_effect_would_need_more_seeds_than_anybody_has(plan):
     results = results_of(plan, rows)
     effect = of(compare(results), "a")
     assert effect.more_seeds == (MOST + 1, MOST + 1)
-    assert f"more than {MOST} more seeds would be needed" in effects(results)[0]
+    assert f"more than {MOST} more seeds would be needed" in lines_of(results)[0]
 
 
 def test_the_same_in_every_seed_is_said_plainly(plan):
     rows = {"base": [1.1, 2.2, 3.3], "a": [1.1, 2.2, 3.3], "b": [1.2, 2.3, 3.4], "c": [1.0, 2.1, 3.2]}
     results = results_of(plan, rows)
-    same, worse, better = effects(results)
+    same, worse, better = lines_of(results)
     assert (
         same.endswith("the same in every seed")
         and worse.endswith("worse")
@@ -274,10 +276,10 @@ def test_the_same_in_every_seed_is_said_plainly(plan):
 def test_different_code_devices_and_versions_are_said(plan):
     table = noisy(np.random.default_rng(10), EQUAL)
     results = results_of(plan, table)
-    assert all("Caution" not in line for line in effects(results) if " c against" not in line)
+    assert all("Caution" not in line for line in lines_of(results) if " c against" not in line)
     results.reports["a"][3] = report_of({BITS: 0.1}, commit="def")
     results.reports["b"][0] = report_of({BITS: 0.1}, environment={**ENVIRONMENT, "device": "a GPU", "torch": "3"})
-    a, b, c = effects(results)
+    a, b, c = lines_of(results)
     assert a.endswith("Caution: the runs differ in the code's version")
     assert b.endswith("Caution: the runs differ in device; torch")
     assert c.endswith("Caution: the runs differ in evaluation.draws (2 against 1)")
@@ -290,7 +292,7 @@ def test_a_bound_against_an_exact_likelihood_is_said(plan):
     )
     for report in results.reports["a"].values():
         report["likelihood"]["kind"] = "bound"
-    said = [line for line in effects(results) if " a against" in line]
+    said = [line for line in lines_of(results) if " a against" in line]
     assert (
         said[0].endswith("Caution: the runs differ in likelihoods (bound against exact)") and "Caution" not in said[1]
     )
@@ -307,8 +309,7 @@ def test_a_bound_that_reads_worse_shows_nothing(plan, bound, verdicts):
     for report in results.reports[bound].values():
         report["likelihood"]["kind"] = "bound"
     found = compare(results)
-    column = next(c for c in results.columns if c.metric == BITS)
-    assert [verdict(effect, column) for effect in found] == verdicts
+    assert [effect.verdict for effect in found] == verdicts
     assert all(effect.resolved for effect in found)
     assert [effect.concluded for effect in found] == ["not concluded" not in said for said in verdicts]
 
@@ -327,11 +328,10 @@ BOUNDS = {"base": [1.1, 2.2, 3.3], "a": [1.3, 2.4, 3.5], "b": [1.2, 2.3, 3.4], "
 def test_two_bounds_are_told_apart_only_where_their_steps_are_the_same(plan):
     results = kinds(results_of(plan, BOUNDS), base=16, a=16, b=8, c=16)
     found = compare(results)
-    column = next(c for c in results.columns if c.metric == BITS)
     loose = "bounds differ by how loose they are, too (bound, 16 steps against bound, 8 steps)"
-    assert [verdict(e, column) for e in found] == ["worse", f"reads worse: not concluded, for {loose}", "better"]
+    assert [e.verdict for e in found] == ["worse", f"reads worse: not concluded, for {loose}", "better"]
     assert [effect.concluded for effect in found] == [True, False, True]
-    assert summary(found, [column])[0].endswith(f"better: c; worse: a; not concluded, for {loose}: b.")
+    assert summary(found)[0].endswith(f"better: c; worse: a; not concluded, for {loose}: b.")
 
 
 def test_two_bounds_are_told_apart_only_where_one_kind_of_model_makes_them(tmp_path, monkeypatch):
@@ -376,7 +376,7 @@ def test_distances_to_two_references_or_of_two_networks_are_not_concluded(plan, 
     found = compare(results)
     assert [effect.doubt for effect in found] == ["", reason, ""] and all(effect.resolved for effect in found)
     assert not any("b" in pair for pair in concluded_pairs(results, metric)) and concluded_pairs(results, metric)
-    (caution,) = [line for line in missing(results) if reason in line]
+    (caution,) = [line for line in missing(analyse(results)) if reason in line]
     assert caution == f"Not concluded, and on no front and in no ranking: FD Inception 64: {reason}: b."
 
 
@@ -396,25 +396,23 @@ def test_the_seeds_to_add_are_a_range(plan):
     assert effect.size == pytest.approx(0.6 / math.sqrt(0.12)) and effect.spread.df == 2
     few, most = (more_seeds(effect.size * math.sqrt(chi2.ppf(q, 2) / 2), 3) for q in (0.9, 0.1))
     assert effect.more_seeds == (few, most) and few < more_seeds(effect.size, 3) < most
-    (line,) = effects(results_of(plan, rows))
+    (line,) = lines_of(results_of(plan, rows))
     assert line.endswith(f"not resolved; about {few} to {most} more seeds would resolve an effect of this size")
 
 
 def test_the_sum_of_many_differences_names_what_is_resolved():
     def effect(i, adjusted, doubt=""):
         mean = -1.0 if i % 2 else 1.0
-        return Effect(f"arm {i}", BITS, Interval(mean, 0.1, 3), adjusted, adjusted, None, adjusted < 0.05, 9, doubt)
+        return Effect(
+            f"arm {i}", "base", BITS, Interval(mean, 0.1, 3), adjusted, adjusted, None, adjusted < 0.05, 9, doubt
+        )
 
     found = [effect(1, 0.01), effect(2, 0.01), effect(3, 0.01, LOOSER), *(effect(i, 0.5) for i in range(4, 14))]
-    column = next(column for column in COLUMNS if column.metric == BITS)
-    assert summary(found, [column]) == [
+    assert summary(found) == [
         "bits/dim, against the baseline: better: arm 1; worse: arm 2; not concluded, for a bound that reads worse shows"
         " nothing: arm 3; not resolved: 10 arms."
     ]
-    assert (
-        summary(found[:1], [column]) == ["bits/dim, against the baseline: better: arm 1."]
-        and summary([], [column]) == []
-    )
+    assert summary(found[:1]) == ["bits/dim, against the baseline: better: arm 1."] and summary([]) == []
 
 
 def test_arms_that_are_one_model_tell_the_spread_once(plan):

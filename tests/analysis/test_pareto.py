@@ -1,31 +1,30 @@
 """Quality against speed: the front, how sure it is, its bend, and what is to be had at a given cost."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from optuna._hypervolume import compute_hypervolume
 from tiny import write_study
 
+from arinar_lab.analysis.analyse import analyse
 from arinar_lab.analysis.pareto import (
     attained,
     best_at,
     cheapest_at,
-    conclusions,
     dominators,
     front,
     frontier,
     fronts,
     knee,
-    lines,
     placed,
     sentences,
     surface,
     volume,
 )
-from arinar_lab.analysis.results import Results
 from arinar_lab.metrics import BITS, DISTANCE, FID, SPEED, Column
-from arinar_lab.report.notes import touching
+from arinar_lab.study.collect import results_of
 from arinar_lab.study.plan import read_plan
 
 MEANS = {"slow": (10.0, 1.0), "bent": (3.0, 2.0), "fast": (1.0, 6.0), "poor": (4.0, 5.0), "twin": (3.0, 2.0)}
@@ -35,6 +34,11 @@ POINTS = {
     "fast": {0: (1.0, 6.0), 1: (1.0, 2.0)},
     "poor": {0: (4.0, 5.0), 1: (4.0, 4.0), 2: (0.0, 0.0)},
 }
+
+
+def lines(results, quality=None):
+    found = frontier(results, quality)
+    return sentences(found) if found else []
 
 
 def random_points(arms, seeds, seed=0):
@@ -143,7 +147,7 @@ def results(plan):
         }
         for arm, (speed, loss) in values.items()
     }
-    return Results(plan, reports, {})
+    return results_of(plan, reports)
 
 
 def test_a_study_has_its_front_by_distance_and_speed(results):
@@ -189,10 +193,12 @@ def test_speeds_of_a_busy_machine_make_no_front(results):
         report |= {"speed": {"load_average": 5.5}, "environment": {"cpus": 2}}
     (said,) = lines(results)
     assert said.startswith("FD digits against images/s: no front, for other programs were at work while 3 of 9 speeds")
-    assert "% of seeds" not in " ".join(conclusions(results))
+    assert "% of seeds" not in " ".join(analyse(results).against_speed)
     assert frontier(results, speed=BITS).doubt == ""  # no speed, no doubt
-    (caution,) = touching(results, SPEED)[-1:]
-    assert caution.startswith("Caution: other programs were at work") and caution not in touching(results, DISTANCE)
+    (caution,) = analyse(results).touching(SPEED)[-1:]
+    assert caution.startswith("Caution: other programs were at work") and caution not in analyse(results).touching(
+        DISTANCE
+    )
 
 
 def test_speeds_that_differ_from_seed_to_seed_make_no_front(results):
@@ -225,9 +231,13 @@ def test_one_seed_has_a_front_and_no_attainment(results):
     assert not any("% of seeds" in line for line in said)
 
 
-def test_each_budget_has_its_own_front(results, monkeypatch):
-    monkeypatch.setattr(Results, "by_budget", [results, results])
-    assert conclusions(results) == 2 * [*lines(results, BITS), *lines(results, DISTANCE)]
+def test_each_budget_has_its_own_front(results):
+    results = replace(
+        results, arms=tuple(replace(arm, name=f"{arm.name} @ {k}", budget=k) for k in "ab" for arm in results.arms),
+        baseline="base @ a", budgets=("a", "b"),
+    )  # fmt: skip
+    parts = [line for part in results.by_budget for metric in (BITS, DISTANCE) for line in lines(part, metric)]
+    assert analyse(results).against_speed == parts and parts[0].startswith("a: bits/dim against images/s: the front")
 
 
 def test_many_dominated_arms_are_counted():
@@ -239,14 +249,14 @@ def test_many_dominated_arms_are_counted():
 
 
 def test_what_is_missing_is_named(results):
-    results.reports["idle"] = {}
+    results.reports["idle"].clear()
     results.reports["fast"].pop(0)
     results.reports["fast"].pop(1)
     said = lines(results)
     assert said[-1].endswith("or because it is of other data: idle.")
     results.reports["base"].pop(2)
     assert "Fewer than two seeds have all arms" in lines(results)[0] and frontier(results).hypervolume is None
-    results.reports["fast"] = results.reports["base"] = {}
+    results.reports["fast"].clear(), results.reports["base"].clear()
     assert lines(results) == [] and frontier(results) is None
 
 

@@ -13,6 +13,7 @@ from tiny import finished, tiny, write_study
 
 from arinar_lab import api as reading
 from arinar_lab import cli
+from arinar_lab.analysis.analyse import analyse
 from arinar_lab.analysis.pareto import frontier
 from arinar_lab.cli.notebooks import NOTEBOOKS, execute
 from arinar_lab.output.terminal import Terminal
@@ -88,7 +89,7 @@ def small(tmp_path_factory):
                 folder, recipe = plan.cell(arm, seed)
                 finished(recipe, folder)
         remember(plan, file, [])
-        write_report(collect(plan))
+        write_report(analyse(collect(plan)))
         yield plan
 
 
@@ -113,11 +114,11 @@ def test_every_notebook_becomes_a_page_that_says_what_it_read(pages):
 
 @pytest.mark.slow
 def test_the_pages_show_the_studys_numbers(pages, small):
-    pages, results = pages[0], collect(small)
+    pages, results = pages[0], analyse(collect(small))
     for value in reading.table(results)["FD digits ↓"]:
         assert value in pages["02_read_an_ablation"]
     assert "3 of 3 arms have both" in pages["03_quality_against_speed"]
-    is_unreliable = bool(frontier(results).doubt)  # as on a busy machine
+    is_unreliable = bool(frontier(results.results).doubt)  # as on a busy machine
     front = "UNRELIABLE SPEEDS" if is_unreliable else "the front of means is"
     assert front in pages["03_quality_against_speed"]
     assert "left out: sampler.steps: 2 does not fit" in pages["04_samples_and_sampler_settings"]

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from reports import study, whole_and_full
+from reports import analysed, study, whole_and_full
 
 from arinar_lab.report.figures import DPI, FIGURES
 from arinar_lab.report.report import page, write_report
 from arinar_lab.report.style import COLUMN
-from arinar_lab.study.collect import collect
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 WIDTHS = (1280, 400)
@@ -54,7 +53,7 @@ def results():
     names = ["a", "an arm with a long name,that=1,goes_on_and_on_without_a_single_space_in_it=2", "c"]
     reports = dict(zip([(name, seed) for name in names for seed in (0, 1, 2)], whole_and_full().values(), strict=True))
     arms = {name: {"inner.head.components": 1 + i} for i, name in enumerate(names)}
-    return collect(study(reports, full=True, axes=None, arms=arms))
+    return analysed(study(reports, full=True, axes=None, arms=arms))
 
 
 def undrawn(results):

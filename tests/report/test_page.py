@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from reports import full_report, report_of, study, whole, whole_and_full
+from reports import analysed, full_report, report_of, study, whole, whole_and_full
 
 from arinar_lab.report.figures import FIGURES
 from arinar_lab.report.latex import escaped, latex
-from arinar_lab.report.methods import methods, varied
 from arinar_lab.report.report import page, write_report
-from arinar_lab.study.collect import collect
+from arinar_lab.report.statements import methods
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -51,7 +50,7 @@ def strange(names=NAMES, seeds=(0, 1)):
 def page_of(plan, drawn=()):
     """The page with a picture of one pixel for each figure that is drawn."""
     Image.new("RGB", (1, 1)).save("pixel.png")
-    return page(collect(plan), {name: Path("pixel.png") for name in drawn})
+    return page(analysed(plan), {name: Path("pixel.png") for name in drawn})
 
 
 # The page
@@ -127,9 +126,9 @@ def test_latex_escapes_what_it_would_read_as_commands():
 
 
 def test_latex_has_every_arm_and_every_column_once():
-    results = collect(study(whole_and_full()))
+    results = analysed(study(whole_and_full()))
     text = latex(results)
-    assert all(text.count(escaped(arm.name)) == text.count(r"\toprule") for arm in results.plan.arms[1:])
+    assert all(text.count(escaped(arm.name)) == text.count(r"\toprule") for arm in results.results.arms[1:])
     for column in results.columns:
         assert len(re.findall(rf"& {re.escape(escaped(column.heading))}( \$|  *\\\\| &)", text)) == 1, column
     assert r"\textbf{2.434} $\pm$ 0.624" in text and r"\scriptsize ($\pm$ 0.004)" in text
@@ -146,7 +145,7 @@ def document(table):
 @pytest.mark.parametrize("make", [lambda: study(whole_and_full()), strange, lambda: study({})],
                          ids=["whole", "strange names", "nothing finished"])  # fmt: skip
 def test_latex_compiles_and_fits_the_page(make):
-    Path("table.tex").write_text(latex(collect(make())))
+    Path("table.tex").write_text(latex(analysed(make())))
     Path("document.tex").write_text(document("table.tex"))
     done = subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "document.tex"],
                           capture_output=True, text=True, errors="replace", timeout=60)  # fmt: skip
@@ -158,7 +157,7 @@ def test_latex_compiles_and_fits_the_page(make):
 
 
 def test_methods_say_what_was_done():
-    text = methods(collect(study(whole_and_full())))
+    text = methods(analysed(study(whole_and_full())))
     for words in ("differ in inner.head.components", "3 seeds (0, 1, 2); 9 of 9 runs are finished", "6 steps of AdamW",
                   "360 held-out items", "100 generated images", "torch 2.15.0", "a CPU, 2 CPUs", "commit abc",
                   "Holm", "t-interval", "batch 4 and batch 1"):  # fmt: skip
@@ -171,44 +170,44 @@ def test_methods_name_what_differs_and_where():
     for seed in (0, 1, 2):
         reports["components=4", seed]["environment"]["device"] = "a GPU"
     reports["components=2", 1]["steps"] = 7
-    text = methods(collect(study(reports)))
+    text = methods(analysed(study(reports)))
     assert "a CPU (but a GPU in components=4)" in text
     assert "6 (but 7 in components=2 seed 1) steps" in text
 
 
 def test_methods_of_one_run_claim_nothing_of_many():
     plan = study({("components=1", 0): full_report(2.0)}, seeds=(0,), axes={"inner.head.components": [1]})
-    text = methods(collect(plan))
+    text = methods(analysed(plan))
     assert "1 arm, each trained with 1 seed (0); 1 of 1 runs" in text
     assert "Holm" not in text and "baseline" not in text and "no difference is called resolved" in text
 
 
 def test_methods_of_older_reports_leave_out_what_those_do_not_say():
     reports = {("components=1", seed): {"metrics": {"val/bits_per_dim": 2.0}} for seed in (0, 1)}
-    text = methods(collect(study(reports, seeds=(0, 1))))
+    text = methods(analysed(study(reports, seeds=(0, 1))))
     assert "None" not in text and "2 of 6 runs are finished" in text
 
 
 def test_of_parts_that_differ_in_kind_the_kind_alone_is_named():
     heads = {"a": {}, "b": {"inner.head": "discrete"}, "c": {"inner.head": "byte", "training.lr": 0.01}}
-    assert varied(study({}, axes=None, arms=heads)) == ["inner.head.kind", "training.lr"]
+    assert list(analysed(study({}, axes=None, arms=heads)).results.varied) == ["inner.head.kind", "training.lr"]
 
 
 def test_what_differs_within_a_kind_is_named_beside_it():
     masked = {"kind": "masked", "width": 16, "encoder_depth": 1, "decoder_depth": 1, "heads": 2}
     outers = {"a": {}, "b": {"outer": masked}, "c": {"outer": {**masked, "steps": 3}}}
-    assert varied(study({}, axes=None, arms=outers)) == ["outer.kind", "outer.steps"]
+    assert list(analysed(study({}, axes=None, arms=outers)).results.varied) == ["outer.kind", "outer.steps"]
 
 
 def test_arms_that_share_a_training_are_named():
     arms = {"a": {}, "b": {"sampler.guidance": 2.0}, "c": {"training.lr": 0.01}}
     plan = study({}, axes=None, arms=arms)
-    assert "One training serves a, b, which differ in sampling or evaluation alone." in methods(collect(plan))
+    assert "One training serves a, b, which differ in sampling or evaluation alone." in methods(analysed(plan))
 
 
 def test_the_whole_report_of_an_old_study_is_written():
     """Of runs whose reports lack all that later versions added."""
     old = {"metrics": {"val/bits_per_dim": 2.0}, "likelihood": {"kind": "exact"}, "git": {}}
     reports = {("components=1", 0): old, ("components=1", 1): old, ("components=2", 0): report_of(2.0)}
-    paths = write_report(collect(study(reports, seeds=(0, 1))))
+    paths = write_report(analysed(study(reports, seeds=(0, 1))))
     assert all(path.is_file() for path in paths) and len(paths) > 5

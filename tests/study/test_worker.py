@@ -20,12 +20,13 @@ from tiny import tiny, write_study
 
 from arinar_lab import cli
 from arinar_lab import pipeline as perform
+from arinar_lab.analysis.analyse import analyse
 from arinar_lab.cli import ablate
 from arinar_lab.cli.ablate import _outcome
 from arinar_lab.cli.processes import end_with
 from arinar_lab.errors import ConfigError
-from arinar_lab.report.notes import notes
 from arinar_lab.report.report import write_report
+from arinar_lab.report.statements import notes
 from arinar_lab.report.tables import rows
 from arinar_lab.runs.folder import RunFolder
 from arinar_lab.study import processes as crew
@@ -449,7 +450,7 @@ def test_a_study_with_an_arm_without_likelihood_is_ranked_by_distance():
     assert reports["energy"]["likelihood"]["kind"] == "none"
     values = {trial.user_attrs["arm"]: trial.value for trial in open_queue(plan).get_trials()}
     assert values == {name: report["metrics"]["quality/fd_digits"] for name, report in reports.items()}
-    results = collect(plan)
+    results = analyse(collect(plan))
     headings, body = rows(results, results.columns)
     cell = dict(zip(headings, body[1], strict=True))
     assert (cell["arm"], cell["likelihood"], cell["bits/dim ↓"]) == ("energy", "none", "n/a")
