@@ -149,8 +149,10 @@ class Effect:
         """`bits/dim: a against b: -0.036 ± 0.041 (n = 3, …): not resolved; about 12 more seeds would resolve it`."""
         details = [self.seeds]
         if self.spread:
+            p = p_value_text(self.adjusted)
+            p = p if p.startswith("<") else f"= {p}"
             details += [f"spread of {self.spread_of}"] if self.spread.arms > 2 else []
-            details += [f"df = {self.spread.df:.1f}", f"Holm {p_text(self.adjusted)}"]
+            details += [f"df = {self.spread.df:.1f}", f"Holm p {p}"]
             details += [f"d = {self.size_text}"] if math.isfinite(self.size) else []
 
         pair = f"{self.column.heading}: {self.arm} against {self.baseline}"
@@ -158,8 +160,9 @@ class Effect:
         return line + (f". Caution: {self.caution}" if self.caution else "")
 
 
-def p_text(p: float) -> str:
-    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}" if p < 0.1 else f"p = {p:.2f}"
+def p_value_text(p: float) -> str:
+    """`< 0.001`, `0.042`, `0.35`."""
+    return "< 0.001" if p < 0.001 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
 
 
 def _to_add(fewest: int, most: int) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -137,7 +137,7 @@ class Results:
     varied: tuple[str, ...] = ()
     budgets: tuple[str, ...] = ()
     papers: tuple[PaperRow, ...] = ()
-    references: dict[str, float] = field(default_factory=dict)
+    references: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def reports(self) -> dict[str, dict[int, Report]]:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -48,26 +47,13 @@ class Entry:
     """One thing that is compared.
 
     Arguments:
-        word: what the user called it; name: the last of it.
-        recipe: of all its seeds; folders: seed → run folder.
-        plan: of the study that it was named as an arm of; None of a folder.
+        word: what the user called it. arm: its results.
+        study: that it was named as an arm of, at its budget; None of a folder.
     """
 
     word: str
-    name: str
-    recipe: Recipe
-    folders: dict[int, RunFolder]
-    plan: Plan | None = None
-
-    @cached_property
-    def reports(self) -> dict[int, dict[str, Any]]:
-        """Seed → report.json, of those that are finished."""
-        reports = {seed: folder.report(self.recipe) for seed, folder in self.folders.items()}
-        return {seed: report for seed, report in reports.items() if report}
-
-    @property
-    def missing(self) -> list[str]:
-        return [f"{self.name} seed {seed}" for seed in self.folders if seed not in self.reports]
+    arm: ArmResult
+    study: Results | None = None
 
 
 @dataclass(frozen=True)
@@ -85,56 +71,50 @@ class Comparison:
     family: str
 
 
-def gather(words: list[str]) -> tuple[Comparison, list[str]]:
-    """What is named, with the first as the baseline; and the runs that are not finished.
+def gather(words: list[str]) -> Comparison:
+    """What is named, with the first as the baseline.
 
     Raises:
         ConfigError: if there are fewer than two, one is no run or arm, has nothing finished, or is named twice.
     """
     if len(words) < 2:
         raise ConfigError(f"compare: needs at least two to put side by side; {HINT}")
-    entries = [_entry(word) for word in words]
-    names = [entry.name for entry in entries]
-    entries = [replace(e, name=e.word) if names.count(e.name) > 1 else e for e in entries]
+    studies: dict[Path, Results] = {}
+    entries = [_entry(word, studies) for word in words]
+    names = [entry.arm.name for entry in entries]
     _refuse_twins(entries)
 
-    seeds = tuple(sorted({seed for entry in entries for seed in entry.reports}))
-    results = Results("compare", tuple(map(_arm, entries)), entries[0].name, seeds)
-    missing = [name for entry in entries for name in entry.missing]
-    plan = _shared_plan(entries)
-    if plan is None:
+    arms = []
+    for entry in entries:
+        is_ambiguous = names.count(entry.arm.name) > 1
+        arms.append(replace(entry.arm, name=entry.word) if is_ambiguous else entry.arm)
+    seeds = tuple(sorted({seed for arm in arms for seed in arm.reports}))
+    results = Results("compare", tuple(arms), arms[0].name, seeds)
+
+    study = entries[0].study
+    if study is None or any(entry.study != study for entry in entries):
         family = "what is named here; a study's report has them over all its arms, and its ± and p may differ"
-        return Comparison(results, analyse(results), family), missing
-
+        return Comparison(results, analyse(results), family)
     family = "their study, against the first; its report has another baseline, and so other spreads and p"
-    if plan.baseline == results.baseline:
-        family = f"the study {plan.name}, as in its report"
-    study = collect(replace(plan, baseline=results.baseline))
-    return Comparison(results, analyse(study), family), missing
+    if study.baseline == results.baseline:
+        family = f"the study {study.name}, as in its report"
+    return Comparison(results, analyse(replace(study, baseline=results.baseline)), family)
 
 
-def _shared_plan(entries: list[Entry]) -> Plan | None:
-    """The study that all are arms of, at one budget; None where there is none."""
-    plan = entries[0].plan
-    if plan is None or any(entry.plan is not plan for entry in entries):
-        return None
-    names = {entry.name for entry in entries}
-    budgets = {arm.budget for arm in plan.arms if arm.name in names}
-    if len(budgets) > 1:
-        return None
-    return plan.at(budgets.pop()) if plan.budgets else plan
+def _entry(word: str, studies: dict[Path, Results]) -> Entry:
+    """studies: file or folder → its results, read once for all its arms that are named."""
+    file, colon, name = word.partition(":")
+    if colon and not Path(word).exists():
+        entry = _of_study(word, Path(file).absolute(), name, studies)
+    else:
+        entry = Entry(word, _of_folder(word))
+    if not entry.arm.reports:
+        seeds = "no seed of it is finished" if len(entry.arm.folders) > 1 else "is not finished"
+        raise ConfigError(f"{word}: {seeds}, or evaluated as its configuration says; arinar evaluate RUN does that")
+    return entry
 
 
-def _entry(word: str) -> Entry:
-    file, colon, arm = word.partition(":")
-    found = _of_study(word, Path(file), arm) if colon and not Path(word).exists() else _of_folder(word)
-    if not found.reports:
-        asked = "no seed of it is finished" if len(found.folders) > 1 else "is not finished"
-        raise ConfigError(f"{word}: {asked}, or evaluated as its configuration says; arinar evaluate RUN does that")
-    return found
-
-
-def _of_folder(word: str) -> Entry:
+def _of_folder(word: str) -> ArmResult:
     path = Path(word)
     if (path.suffix == ".yaml" and path.is_file()) or (path / "cells.json").is_file():
         raise ConfigError(f"{word}: a study; name one of its arms, as in {word}:ARM")
@@ -144,11 +124,25 @@ def _of_folder(word: str) -> Entry:
         raise ConfigError(f"{word}: no run and no arm; {HINT}")
     for file in files:
         RunFolder(file.parent).refuse_edited(file.name)
+
     recipes = {file.parent: _recipe(file) for file in files}
-    folders = {recipe.seed: RunFolder(folder) for folder, recipe in recipes.items()}
+    paths = {recipe.seed: path for path, recipe in recipes.items()}
     where = path.resolve()
     name = f"{_unsigned(where.parent)}/{where.name}" if single else _unsigned(where)
-    return Entry(word, name, next(iter(recipes.values())), dict(sorted(folders.items())))
+    return _arm_of(name, next(iter(recipes.values())), dict(sorted(paths.items())))
+
+
+def _arm_of(name: str, recipe: Recipe, paths: dict[int, Path]) -> ArmResult:
+    """The results of one recipe. paths: seed → run folder."""
+    reports, folders = {}, {}
+    for seed, path in paths.items():
+        folder = RunFolder(path)
+        folders[seed] = Folders(path, folder.evaluation(recipe))
+        if report := folder.report(recipe):
+            reports[seed] = report
+    kind = next((report["likelihood"]["kind"] for report in reports.values()), "none")
+    signature = recipe.training_signature
+    return ArmResult(name, resolved(recipe), reports, folders, kind, inexact_parts(recipe), signature=signature)
 
 
 def _unsigned(arm: Path) -> str:
@@ -163,18 +157,19 @@ def _recipe(file: Path) -> Recipe:
         raise ConfigError(f"{file}: {str(error).removeprefix(f'{file}: ')}") from None
 
 
-def _of_study(word: str, path: Path, name: str) -> Entry:
-    plan = _plan(path.absolute())
-    arms = {arm.name: arm for arm in plan.arms}
+def _of_study(word: str, path: Path, name: str, studies: dict[Path, Results]) -> Entry:
+    if path not in studies:
+        studies[path] = collect(_plan(path))
+    study = studies[path]
+    arms = {arm.name: arm for arm in study.arms}
     if name not in arms:
         raise ConfigError(f"{word}: {name!r} is no arm; one of {', '.join(arms)}{nearest(name, list(arms))}")
-    folders = {seed: plan.cell(arms[name], seed)[0] for seed in plan.seeds}
-    return Entry(word, name, arms[name].recipe, folders, plan)
+    arm = arms[name]
+    return Entry(word, arm, study.at(arm.budget) if arm.budget else study)
 
 
-@cache
 def _plan(path: Path) -> Plan:
-    """A study, read once for all its arms that are named."""
+    """A study, named by its file or by its folder."""
     if not path.is_dir():
         return read_plan(path)
     file, words = named(path)
@@ -183,27 +178,13 @@ def _plan(path: Path) -> Plan:
 
 
 def _refuse_twins(entries: list[Entry]) -> None:
-    seen: dict[tuple[str, str, int], str] = {}
+    words: dict[tuple[str, str, int], str] = {}
     for entry in entries:
-        for seed in entry.folders:
-            key = (entry.recipe.training_signature, entry.recipe.evaluation_signature, seed)
-            if key in seen:
-                raise ConfigError(f"{entry.word}: seed {seed} is the same run as in {seen[key]}; name it once")
-            seen[key] = entry.word
-
-
-def _arm(entry: Entry) -> ArmResult:
-    report = next(iter(entry.reports.values()))
-    folders = {seed: Folders(folder.path, folder.evaluation(entry.recipe)) for seed, folder in entry.folders.items()}
-    return ArmResult(
-        entry.name,
-        resolved(entry.recipe),
-        entry.reports,
-        folders,
-        report["likelihood"]["kind"],
-        inexact_parts(entry.recipe),
-        signature=entry.recipe.training_signature,
-    )
+        for seed, folders in entry.arm.folders.items():
+            key = (entry.arm.signature, folders.evaluation.name, seed)
+            if key in words:
+                raise ConfigError(f"{entry.word}: seed {seed} is the same run as in {words[key]}; name it once")
+            words[key] = entry.word
 
 
 # What differs
@@ -278,9 +259,12 @@ def _protocol(speed: dict[str, Any]) -> str:
     return ", ".join([speed.get("device", ""), *(f"{name} {speed[name]}" for name in names)]) if speed else ""
 
 
-def cautions(compared: Comparison, missing: list[str]) -> list[str]:
+def cautions(compared: Comparison) -> list[str]:
     """What stands between the numbers and a conclusion: unfinished runs, and conditions that were not the same."""
     results = compared.results
+    missing = []
+    for arm in results.arms:
+        missing += [f"{arm.name} seed {seed}" for seed in arm.folders if seed not in arm.reports]
     lines = [f"Missing: {', '.join(missing)}: not finished, or not evaluated alike."] if missing else []
     keys = [row[0] for row in configuration(results)[1:]]
     for section, text in _SECTIONS.items():
@@ -303,9 +287,9 @@ def show(words: list[str], console: Console, markdown: bool = False) -> None:
     Raises:
         ConfigError: as `gather`.
     """
-    compared, missing = gather(words)
+    compared = gather(words)
     sheets = {"Configuration": configuration(compared.results), "Result": readings(compared.results)}
-    lines = {"Differences to the first": conclusions(compared), "Conditions": cautions(compared, missing)}
+    lines = {"Differences to the first": conclusions(compared), "Conditions": cautions(compared)}
     if markdown:
         say(_as_markdown(sheets, lines))
         return

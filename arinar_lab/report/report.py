@@ -22,13 +22,13 @@ from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
 from ..analysis.analyse import Analysis
-from ..analysis.comparison import Effect, p_text
+from ..analysis.comparison import p_value_text
 from ..analysis.text import spaced
 from ..files.atomic import room_for, write
 from .figures import DPI, FIGURES, Figure
 from .latex import latex
 from .statements import baseline_in_words, caption, methods, missing, paragraphs, reading
-from .tables import Row, csv_of, markdown, table_of
+from .tables import csv_of, markdown, table_of
 
 WIDTH = 130  # pixels on the screen of an inch of a picture
 
@@ -59,9 +59,9 @@ def page(analysis: Analysis, pictures: Mapping[str, Path]) -> str:
     """The page of a study. pictures: figure's name → its PNG; the others are named as left out."""
     results = analysis.results
     headings, rows = table_of(analysis, analysis.columns)
-    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(
-        Path(__file__).with_name("page.html").read_text(encoding="utf-8")
-    )
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment.filters |= {"spaced": spaced, "p": p_value_text}
+    template = environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
     absent = [figure for figure in FIGURES if figure.name not in pictures and figure.asked(results)]
     return template.render(
         name=results.name,
@@ -72,8 +72,8 @@ def page(analysis: Analysis, pictures: Mapping[str, Path]) -> str:
         verdicts=[*analysis.verdicts, *analysis.against_speed, *analysis.ranking],
         caption=caption(analysis),
         headings=headings,
-        rows=[_row(row, analysis) for row in rows],
-        effects=[_effect(effect) for effect in analysis.effects],
+        rows=rows,
+        effects=analysis.effects,
         figures=[_picture(figure, pictures[figure.name]) for figure in FIGURES if figure.name in pictures],
         left_out=absent,
         reading=reading(analysis),
@@ -82,51 +82,9 @@ def page(analysis: Analysis, pictures: Mapping[str, Path]) -> str:
 
 
 def _sections(compared: bool) -> list[tuple[str, str]]:
-    titles = {
-        "answer": "What may be concluded",
-        "table": "Table",
-        "differences": "Differences",
-        "figures": "Figures",
-        "reading": "How to read it",
-        "methods": "Methods",
-    }
+    titles = {"answer": "What may be concluded", "table": "Table", "differences": "Differences", "figures": "Figures",
+              "reading": "How to read it", "methods": "Methods"}  # fmt: skip
     return [(name, title) for name, title in titles.items() if compared or name != "differences"]
-
-
-def _row(row: Row, analysis: Analysis) -> dict[str, Any]:
-    is_baseline = row.name.endswith(" (baseline)") and analysis.is_baseline(row.name.removesuffix(" (baseline)"))
-    kind = "baseline" if is_baseline else "" if row.seeds else "reference"
-    return {
-        "kind": kind,
-        "name": spaced(row.name),
-        "seeds": row.seeds,
-        "likelihood": row.likelihood,
-        "cells": row.cells,
-    }
-
-
-def _effect(effect: Effect) -> dict[str, Any]:
-    """A row of the table of differences, as text."""
-    has_test = effect.difference.n > 1
-    return {
-        "heading": effect.column.heading,
-        "arm": spaced(effect.arm),
-        "difference": effect.difference_text,
-        "n": effect.difference.n,
-        "spread": effect.spread_of,
-        "df": f"{effect.spread.df:.1f}" if effect.spread else "",
-        "p": _bare(effect.p) if has_test else "",
-        "adjusted": _bare(effect.adjusted) if has_test else "",
-        "size": effect.size_text if has_test else "",
-        "mark": effect.verdict if effect.concluded else "",
-        "verdict": effect.verdict,
-        "caution": effect.caution,
-    }
-
-
-def _bare(p: float) -> str:
-    """`0.04`, `< 0.001`."""
-    return p_text(p).removeprefix("p ").removeprefix("= ")
 
 
 def _picture(figure: Figure, path: Path) -> dict[str, Any]:

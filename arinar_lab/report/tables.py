@@ -79,12 +79,16 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A row: of an arm, or of a reference that is not ours."""
+    """A row: of an arm, or of a reference that is not ours.
+
+    kind: `baseline`, `arm` or `reference`.
+    """
 
     name: str
     seeds: str
     likelihood: str
     cells: tuple[Cell, ...]
+    kind: Literal["baseline", "arm", "reference"] = "reference"
 
     def texts(self, better: str = "", worse: str = "") -> list[str]:
         return [self.name, self.seeds, self.likelihood, *(cell.text(better, worse) for cell in self.cells)]
@@ -124,8 +128,11 @@ def row_of(
         verdict = verdicts.get((arm.name, column.metric), "")
         cells.append(Cell(value, noise, verdict, column.digits, partial, absent))
 
-    name = f"{arm.name} (baseline)" if arm.name in results.baselines else arm.name
-    return Row(name, f"{len(arm.reports)} of {len(results.seeds)}", " / ".join(kinds_of(arm)), tuple(cells))
+    seeds = f"{len(arm.reports)} of {len(results.seeds)}"
+    likelihood = " / ".join(kinds_of(arm))
+    if arm.name in results.baselines:
+        return Row(f"{arm.name} (baseline)", seeds, likelihood, tuple(cells), "baseline")
+    return Row(arm.name, seeds, likelihood, tuple(cells), "arm")
 
 
 def _not_ours(name: str, likelihood: str, values: Mapping[str, float], columns: Sequence[Column]) -> Row:

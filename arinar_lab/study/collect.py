@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ..analysis.results import ArmResult, Folders, Report, Results
@@ -21,38 +22,29 @@ def collect(plan: Plan) -> Results:
     Raises:
         ConfigError: if a report holds a metric that is no number, or a history was edited since its run ended.
     """
-    arms = []
+    reports: dict[str, dict[int, Report]] = {}
     for arm in plan.arms:
-        reports = {}
+        reports[arm.name] = {}
         for seed in plan.seeds:
             folder, recipe = plan.cell(arm, seed)
             if report := folder.report(recipe):
                 refuse_malformed(report, folder.evaluation(recipe) / "report.json")
                 folder.refuse_edited("metrics.csv")
-                reports[seed] = report
-        arms.append(_arm_result(plan, arm, reports))
-    return _results(plan, arms, read_json(plan.folder / "references.json"))
+                reports[arm.name][seed] = report
+    return results_of(plan, reports, read_json(plan.folder / "references.json"))
 
 
-def results_of(plan: Plan, reports: Mapping[str, dict[int, Report]]) -> Results:
-    """Results of a study whose reports are known: arm → seed → report."""
-    return _results(plan, [_arm_result(plan, arm, reports[arm.name]) for arm in plan.arms], {})
-
-
-def _results(plan: Plan, arms: list[ArmResult], references: dict[str, float]) -> Results:
+def results_of(
+    plan: Plan,
+    reports: Mapping[str, dict[int, Report]],
+    references: Mapping[str, float] = MappingProxyType({}),
+) -> Results:
+    """Results of a study whose reports are read: arm → seed → report."""
+    arms = tuple(_arm_result(plan, arm, reports[arm.name]) for arm in plan.arms)
     return Results(
-        plan.name,
-        tuple(arms),
-        plan.baseline,
-        plan.seeds,
-        plan.question,
-        plan.folder,
-        plan.axes,
-        tuple(varied([arm.settings for arm in arms])),
-        plan.budgets,
-        plan.papers,
-        references,
-    )
+        plan.name, arms, plan.baseline, plan.seeds, plan.question, plan.folder, plan.axes,
+        varied([arm.settings for arm in arms]), plan.budgets, plan.papers, references,
+    )  # fmt: skip
 
 
 def _arm_result(plan: Plan, arm: Arm, reports: dict[int, Report]) -> ArmResult:
@@ -61,28 +53,15 @@ def _arm_result(plan: Plan, arm: Arm, reports: dict[int, Report]) -> ArmResult:
         folder, recipe = plan.cell(arm, seed)
         folders[seed] = Folders(folder.path, folder.evaluation(recipe))
         file = folder.evaluation(recipe) / "report.json"
-        if seed in reports:
-            continue
-        if folder.failure:
+        if seed not in reports and folder.failure:
             failures[seed] = folder.failure
-        elif file.is_file():
+        elif seed not in reports and file.is_file():
             unreadable[seed] = file
 
     return ArmResult(
-        arm.name,
-        resolved(arm.recipe),
-        reports,
-        folders,
-        arm.likelihood,
-        inexact_parts(arm.recipe),
-        arm.values,
-        arm.recipe.sampler.accelerators,
-        arm.matched,
-        arm.budget,
-        arm.recipe.training_signature,
-        failures,
-        unreadable,
-    )
+        arm.name, resolved(arm.recipe), reports, folders, arm.likelihood, inexact_parts(arm.recipe), arm.values,
+        arm.recipe.sampler.accelerators, arm.matched, arm.budget, arm.recipe.training_signature, failures, unreadable,
+    )  # fmt: skip
 
 
 def inexact_parts(recipe: Recipe) -> str:
@@ -117,7 +96,7 @@ def refuse_malformed(report: Report, path: Path) -> None:
         raise ConfigError(f"{path}: metrics.{SPEED}: not above 0; remove the file to evaluate anew")
 
 
-def varied(settings: list[dict[str, Any]]) -> list[str]:
+def varied(settings: list[dict[str, Any]]) -> tuple[str, ...]:
     """The keys in which recipes differ; below a part that differs in kind, those that differ within one kind."""
     recipes = [flatten(recipe) for recipe in settings]
     keys = sorted({key for recipe in recipes for key in recipe} - {"seed"})
@@ -129,7 +108,7 @@ def varied(settings: list[dict[str, Any]]) -> list[str]:
         above = [kind for kind in kinds if key != kind and key.startswith(kind.removesuffix("kind"))]
         if _differs_itself(key, above, recipes):
             varied.append(key)
-    return varied
+    return tuple(varied)
 
 
 def _differ(recipes: list[dict[str, Any]], key: str) -> bool:

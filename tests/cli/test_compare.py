@@ -67,8 +67,8 @@ def sheet(rows):
 
 
 def compared(*words):
-    comparison, missing = gather([str(word) for word in words])
-    return comparison, cautions(comparison, missing)
+    comparison = gather([str(word) for word in words])
+    return comparison, cautions(comparison)
 
 
 # What differs

@@ -188,15 +188,19 @@ def test_methods_of_older_reports_leave_out_what_those_do_not_say():
     assert "None" not in text and "2 of 6 runs are finished" in text
 
 
+def varied(arms):
+    return list(analysed(study({}, axes=None, arms=arms)).results.varied)
+
+
 def test_of_parts_that_differ_in_kind_the_kind_alone_is_named():
     heads = {"a": {}, "b": {"inner.head": "discrete"}, "c": {"inner.head": "byte", "training.lr": 0.01}}
-    assert list(analysed(study({}, axes=None, arms=heads)).results.varied) == ["inner.head.kind", "training.lr"]
+    assert varied(arms=heads) == ["inner.head.kind", "training.lr"]
 
 
 def test_what_differs_within_a_kind_is_named_beside_it():
     masked = {"kind": "masked", "width": 16, "encoder_depth": 1, "decoder_depth": 1, "heads": 2}
     outers = {"a": {}, "b": {"outer": masked}, "c": {"outer": {**masked, "steps": 3}}}
-    assert list(analysed(study({}, axes=None, arms=outers)).results.varied) == ["outer.kind", "outer.steps"]
+    assert varied(arms=outers) == ["outer.kind", "outer.steps"]
 
 
 def test_arms_that_share_a_training_are_named():
