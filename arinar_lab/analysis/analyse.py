@@ -253,12 +253,12 @@ def _unlike(results: Results) -> list[Caution]:
     if len({estimator_of_kid(report) for report in reports} - {""}) > 1:
         differ.setdefault("quality", []).append("the estimator of KID")
 
-    found = []
+    cautions = []
     for kind, names in differ.items():
         text = f"Caution: these runs differ in {', '.join(names)}. Means and differences over them mix the two."
         if "the code's version" in names:
             text += f" Code at commit {stated(results, lambda arm, report: commit(report))}."
-        found += [Caution(kind, text)] if names else []
+        cautions += [Caution(kind, text)] if names else []
 
     foreign = []
     for arm, seed, report in results.runs:
@@ -266,8 +266,8 @@ def _unlike(results: Results) -> list[Caution]:
             foreign.append(f"{arm.name} seed {seed}")
     if foreign:
         text = f"Caution: these reports are of another training than the arm's: {listed(foreign)}."
-        found.append(Caution("runs", text))
-    return found
+        cautions.append(Caution("runs", text))
+    return cautions
 
 
 def _two_references(results: Results) -> list[Caution]:
@@ -286,7 +286,7 @@ def _two_references(results: Results) -> list[Caution]:
 
 def far_off(results: Results, outlying: Mapping[str, Sequence[Run]]) -> list[Caution]:
     """Runs of these arms that lie far from the other seeds of their arm, with their folder."""
-    found = []
+    cautions = []
     for part in results.by_budget:
         arms = {arm.name: arm for arm in part.arms}
         metrics: dict[Run, list[str]] = {}
@@ -295,8 +295,8 @@ def far_off(results: Results, outlying: Mapping[str, Sequence[Run]]) -> list[Cau
                 metrics.setdefault(run, []).append(metric)
         for (name, seed), of_run in metrics.items():
             if name in arms:
-                found.append(_far_off(arms[name], seed, of_run))
-    return found
+                cautions.append(_far_off(arms[name], seed, of_run))
+    return cautions
 
 
 def _far_off(arm: ArmResult, seed: int, metrics: list[str]) -> Caution:

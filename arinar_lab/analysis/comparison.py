@@ -183,7 +183,7 @@ def compare(
 ) -> list[Effect]:
     """Every arm against the baseline (of its budget), for the metrics that were measured, in the order of the table.
 
-    outlying: the runs that lie far from their arm's other seeds by metric, if they are known already.
+    outlying: the runs that lie far from their arm's other seeds by metric; computed if it is None.
     """
     measured = [column.metric for column in results.columns if column.metric in metrics]
     outlying = outlying_runs(results, measured) if outlying is None else outlying

@@ -1,7 +1,7 @@
 """The conditions under which numbers were taken, as the reports state them, and what they leave to be concluded.
 
 Two arms may differ because their runs differ otherwise than by design: in their data, in the reference of a distance, in
-how loose a bound is, in the code, the device, or the way of measuring. Here is what can be told of that.
+how loose a bound is, in the code, the device, or the way of measuring. This module reads that from their reports.
 """
 
 from __future__ import annotations

@@ -182,12 +182,12 @@ def frontiers(results: Results, effects: Sequence[Effect]) -> list[Frontier]:
 
     effects: the comparison of the arms in those qualities.
     """
-    placed = []
+    fronts = []
     for part in results.by_budget:
         for quality in qualities(part):
-            found = frontier(part, quality, effects=effects)
-            placed += [found] if found else []
-    return placed
+            front = frontier(part, quality, effects=effects)
+            fronts += [front] if front else []
+    return fronts
 
 
 def frontier(
@@ -198,7 +198,7 @@ def frontier(
 ) -> Frontier | None:
     """Quality against speed: by the Fréchet distance where there is one, else bits/dim; None where no arm has both.
 
-    effects: the comparison of the arms, if it is known already.
+    effects: the comparison of the arms, computed if it is None.
     """
     columns = {column.metric: column for column in results.columns}
     quality = quality or next((metric for metric in DISTANCES if metric in columns), BITS)
@@ -213,15 +213,15 @@ def frontier(
         measured[arm.name] = {seed: (costs[seed], losses[seed]) for seed in common}
 
     doubt = unreliable_speeds(results) if speed.startswith("speed/") else ""
-    found = placed(columns[quality], columns[speed], measured, doubt)
-    if found is None:
+    front = placed(columns[quality], columns[speed], measured, doubt)
+    if front is None:
         return None
 
     effects = compare(results, [quality]) if effects is None else effects
     concluded = frozenset(effect.arm for effect in effects if effect.metric == quality and effect.concluded)
     bounds = unlike_bounds(results) if quality.startswith("val/") else []
     budget = results.baseline_arm.budget
-    return replace(found, budget=budget, baseline=results.baseline, concluded=concluded, bounds=tuple(bounds))
+    return replace(front, budget=budget, baseline=results.baseline, concluded=concluded, bounds=tuple(bounds))
 
 
 def placed(

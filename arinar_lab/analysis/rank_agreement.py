@@ -66,12 +66,12 @@ class Agreement:
 
 def agreements(results: Results) -> list[Agreement]:
     """One for each metric by which arms are ranked and each budget after the first; none without budgets."""
-    found = []
+    agreements = []
     for metric in RANKED:
         for large in results.budgets[1:]:
             agreement = _agreement(results, metric, results.budgets[0], large)
-            found += [agreement] if agreement else []
-    return found
+            agreements += [agreement] if agreement else []
+    return agreements
 
 
 def means(results: Results, metric: str, budget: str) -> dict[str, float]:
@@ -110,8 +110,8 @@ def _correlations(x: list[float], y: list[float]) -> tuple[tuple[float, float], 
     def covariance(a: Any, axis: int) -> Any:
         return (rankdata(a, axis=axis) * ranks).sum(axis)  # ρ but for a factor that no order changes
 
-    found = permutation_test((x,), covariance, permutation_type="pairings", vectorized=True, rng=0)
-    return (float(tau.statistic), float(tau.pvalue)), (float(rho), float(found.pvalue))
+    permuted = permutation_test((x,), covariance, permutation_type="pairings", vectorized=True, rng=0)
+    return (float(tau.statistic), float(tau.pvalue)), (float(rho), float(permuted.pvalue))
 
 
 def _concluded(results: Results, metric: str, budget: str) -> set[frozenset[str]]:

@@ -23,26 +23,26 @@ Curves = Mapping[str, Mapping[str, np.ndarray]]
 
 def calibration(analysis: Analysis) -> Any | None:
     """Histograms of the probability integral transform, an arm a panel: flat where the densities are right."""
-    found = {arm.name: rows for arm in analysis.results.arms if (rows := _pit(arm))}
-    if not found:
+    histograms = {arm.name: rows for arm in analysis.results.arms if (rows := _pit(arm))}
+    if not histograms:
         return None
-    columns = min(COLUMNS, len(found))
-    height = -(-len(found) // columns)
+    columns = min(COLUMNS, len(histograms))
+    height = -(-len(histograms) // columns)
     with paper() as plt:
         figure, axes = plt.subplots(
             height, columns, figsize=(PAGE * columns / COLUMNS if columns > 2 else 3.3, 0.45 + 1.2 * height),
             squeeze=False, sharex=True, sharey=True,
         )  # fmt: skip
-        bins = max(shares.shape[1] for shares, _ in found.values())
-        for ax, (name, (shares, distance)) in zip(axes.flat, found.items(), strict=False):
+        bins = max(shares.shape[1] for shares, _ in histograms.values())
+        for ax, (name, (shares, distance)) in zip(axes.flat, histograms.items(), strict=False):
             edges = np.linspace(0, 1, bins + 1)
             ax.stairs(bins * shares.mean(0), edges, fill=True, color=SKY, alpha=0.6)
             ax.stairs(bins * shares.max(0), edges, baseline=bins * shares.min(0), fill=True, color=BLUE, alpha=0.5)
             ax.axhline(1, color=BLACK, linestyle="--", linewidth=0.8)
             ax.set_title(f"{wrapped(name, 24, 1)}\nKS {distance:.3f}", fontsize=7)
             ax.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
-        axes[0, 0].set_ylim(0, min(HIGHEST, 1.05 * max(bins * shares.max() for shares, _ in found.values())))
-        for ax in axes.flat[len(found) :]:
+        axes[0, 0].set_ylim(0, min(HIGHEST, 1.05 * max(bins * shares.max() for shares, _ in histograms.values())))
+        for ax in axes.flat[len(histograms) :]:
             ax.axis("off")
         figure.supxlabel("F(x | what precedes)", fontsize=8)
         figure.supylabel("density", fontsize=8)
@@ -118,19 +118,19 @@ def _first_file(arm: ArmResult, name: str) -> Path | None:
 
 def samples(analysis: Analysis) -> Any | None:
     """The first images of each arm, unchosen: a row an arm; a column has one seed and one label in all of them."""
-    found = _images(analysis.results)
-    if not found:
+    by_arm = _images(analysis.results)
+    if not by_arm:
         return None
-    count = min(20, *(len(images) for images in found.values()))
-    first = next(iter(found.values()))
-    white = max(int(images.max()) for images in found.values()) or 1
+    count = min(20, *(len(images) for images in by_arm.values()))
+    first = next(iter(by_arm.values()))
+    white = max(int(images.max()) for images in by_arm.values()) or 1
     if first.shape[-1] > 16:
         count = min(count, 10)
     with paper() as plt:
         height = (PAGE - 1.4) / count * first.shape[-2] / first.shape[-1]
-        figure, axes = plt.subplots(len(found), 1, figsize=(PAGE, 0.1 + (height + 0.03) * len(found)), squeeze=False)
+        figure, axes = plt.subplots(len(by_arm), 1, figsize=(PAGE, 0.1 + (height + 0.03) * len(by_arm)), squeeze=False)
         figure.get_layout_engine().set(h_pad=0.015, w_pad=0.02, hspace=0)
-        for ax, (name, images) in zip(axes[:, 0], found.items(), strict=True):
+        for ax, (name, images) in zip(axes[:, 0], by_arm.items(), strict=True):
             ax.imshow(_strip(images[:count], white), cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
             ax.set(xticks=[], yticks=[])
             ax.grid(visible=False)

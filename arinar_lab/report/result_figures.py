@@ -62,8 +62,8 @@ def panels_of(results: Results) -> list[list[str]]:
     """The metrics that are drawn, in panels of one unit each, as far as somebody has them."""
     distances = ((DISTANCE, FEW), *((m,) for m in DISTANCES if m != DISTANCE))
     asked = ((BITS, LEVEL), (GAP,), *distances)
-    there = {m for panel in asked for m in panel if any(arm.values(m) for arm in results.arms)}
-    panels = [[m for m in panel if m in there] for panel in asked]
+    measured = {m for panel in asked for m in panel if any(arm.values(m) for arm in results.arms)}
+    panels = [[m for m in panel if m in measured] for panel in asked]
     return [panel for panel in panels if panel]
 
 
@@ -114,17 +114,17 @@ def _along(results: Results, panels: list[list[str]], scale: list[float]) -> Any
 
 def _series(ax: Any, results: Results, metric: str, places: Sequence[float], look: Look) -> list[Bar]:
     """One metric of every arm at its place on the x axis; returns its intervals."""
-    there = [(x, arm, s) for x, arm in zip(places, results.arms, strict=True) if (s := arm.summary(metric))]
-    if not there:
+    drawn = [(x, arm, s) for x, arm in zip(places, results.arms, strict=True) if (s := arm.summary(metric))]
+    if not drawn:
         return []
-    x, mean = [x for x, _, _ in there], [s.mean for _, _, s in there]
-    images = [arm.evaluation_noise(metric) or 0.0 for _, arm, _ in there]
+    x, mean = [x for x, _, _ in drawn], [s.mean for _, _, s in drawn]
+    images = [arm.evaluation_noise(metric) or 0.0 for _, arm, _ in drawn]
     ax.errorbar(x, mean, images, fmt="none", ecolor=look.colour, elinewidth=5, capsize=0, alpha=0.35)
-    ax.errorbar(x, mean, [_half(s) for _, _, s in there], **look.of_line, elinewidth=0.9, label=HEADINGS[metric])
-    for place, arm, _ in there:
+    ax.errorbar(x, mean, [_half(s) for _, _, s in drawn], **look.of_line, elinewidth=0.9, label=HEADINGS[metric])
+    for place, arm, _ in drawn:
         values = list(arm.values(metric).values())
         ax.plot([place] * len(values), values, look.marker, color=look.colour, alpha=0.4, markersize=2)
-    return [Bar((place, s.mean), (0.0, _half(s)), look.colour) for place, _, s in there]
+    return [Bar((place, s.mean), (0.0, _half(s)), look.colour) for place, _, s in drawn]
 
 
 def _arm_by_arm(results: Results, panels: list[list[str]]) -> Any:
@@ -231,21 +231,21 @@ def against_speed(analysis: Analysis) -> Any | None:
     Of unreliable speeds the arms alone are drawn, none in grey, and the title says so.
     """
     results = analysis.results
-    found = analysis.panels
-    if not found:
+    panels = analysis.panels
+    if not panels:
         return None
-    several, best = len(results.arms) > MANY, {name for f in found for name in f.highlighted}
+    several, best = len(results.arms) > MANY, {name for f in panels for name in f.highlighted}
     named = [
         (i, arm) for i, arm in enumerate(results.arms)
-        if any(arm.name in f.means for f in found) and (len(results.arms) <= _NAMED or arm.name in best)
+        if any(arm.name in f.means for f in panels) and (len(results.arms) <= _NAMED or arm.name in best)
     ]  # fmt: skip
     with paper() as plt:
-        shape = (1, len(found)) if several else (len(found), 1)
-        size = (PAGE, max(2.9, 0.2 + 0.15 * len(named))) if several else (COLUMN, 2.2 * len(found) + 0.15 * len(named))
+        shape = (1, len(panels)) if several else (len(panels), 1)
+        size = (PAGE, max(2.9, 0.2 + 0.15 * len(named))) if several else (COLUMN, 2.2 * len(panels) + 0.15 * len(named))
         figure, axes = plt.subplots(*shape, figsize=size, squeeze=False)
-        for ax, one in zip(axes.flat, found, strict=True):
+        for ax, one in zip(axes.flat, panels, strict=True):
             _front(ax, results, one, several)
-        if found[0].doubt:
+        if panels[0].doubt:
             figure.suptitle("unreliable speeds: no front")
         handles = [
             plt.Line2D([], [], linestyle="none", **_point(results, i, arm.name in best, several),
@@ -262,13 +262,13 @@ def _point(results: Results, i: int, front: bool, several: bool) -> dict[str, An
     return {"marker": look.marker, "color": look.colour if front else PALE}
 
 
-def _front(ax: Any, results: Results, found: Frontier, several: bool) -> None:
+def _front(ax: Any, results: Results, front: Frontier, several: bool) -> None:
     """A panel: every arm with its intervals, and the front of means."""
-    quality, means, best = found.quality.metric, {}, found.highlighted
+    quality, means, best = front.quality.metric, {}, front.highlighted
     drawn: list[Bar] = []
     for i, arm in enumerate(results.arms):
         speed, value = arm.summary(SPEED), arm.summary(quality)
-        if arm.name not in found.means or speed is None or value is None:
+        if arm.name not in front.means or speed is None or value is None:
             continue
         means[i] = speed.mean, value.mean
         style, z = _point(results, i, arm.name in best, several), 3 if arm.name in best else 2
@@ -278,10 +278,10 @@ def _front(ax: Any, results: Results, found: Frontier, several: bool) -> None:
     _scaled(ax.set_xscale, ax.xaxis, ax.set_xlim, ax.get_xlim, [x for x, _ in means.values()])
     _scaled(ax.set_yscale, ax.yaxis, ax.set_ylim, ax.get_ylim, [y for _, y in means.values()])
     if several:
-        front = {i for i, arm in enumerate(results.arms) if arm.name in best}
-        _number(ax, means if len(means) <= _NAMED else {i: means[i] for i in front}, front)
-    if not found.doubt:
-        line = sorted(point for i, point in means.items() if results.arms[i].name in found.front)
+        coloured = {i for i, arm in enumerate(results.arms) if arm.name in best}
+        _number(ax, means if len(means) <= _NAMED else {i: means[i] for i in coloured}, coloured)
+    if not front.doubt:
+        line = sorted(point for i, point in means.items() if results.arms[i].name in front.front)
         ax.plot(*zip(*line, strict=True), color=BLACK, linewidth=0.8, linestyle="--", zorder=1)
     ax.set(xlabel=label_of(SPEED), ylabel=label_of(quality))
     _arrows(ax, drawn)

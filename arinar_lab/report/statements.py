@@ -209,24 +209,24 @@ def _statistics(analysis: Analysis) -> list[Statement]:
         return [Statement(text, section)]
 
     count = f"n is {len(results.seeds)} where all are finished"
-    found = [Statement(f"± is the {TRAINING_NOISE}; {count}.", section, in_caption=True)]
+    statements = [Statement(f"± is the {TRAINING_NOISE}; {count}.", section, in_caption=True)]
     if _any(results, lambda report: report.get("noise")):
-        found.append(Statement(f"In brackets is the {EVALUATION_NOISE}.", section, in_caption=True))
+        statements.append(Statement(f"In brackets is the {EVALUATION_NOISE}.", section, in_caption=True))
     if seeds < CLAIM:
-        found.append(Statement(f"A claim should rest on {CLAIM} seeds."))
+        statements.append(Statement(f"A claim should rest on {CLAIM} seeds."))
 
     if analysis.effects:
         against = baseline_in_words(results)
         metrics = ", ".join(dict.fromkeys(effect.column.heading for effect in analysis.effects))
         marks = f"Bold is better and italic is worse than {against}, resolved at 5 % after Holm's correction."
-        found += [
+        statements += [
             Statement(f"{marks} All else is not resolved, or not tested.", in_caption=True),
             Statement(f"An arm is compared with {against} in {metrics}. {TESTS}", section),
             Statement("What is not resolved is called so; no best of n is reported.", section, in_notes=False),
         ]
     if analysis.fronts:
-        found.append(Statement(FRONTS, section, in_notes=False))
-    return found
+        statements.append(Statement(FRONTS, section, in_notes=False))
+    return statements
 
 
 def _budgets(results: Results) -> list[Statement]:
@@ -245,11 +245,11 @@ def _budgets(results: Results) -> list[Statement]:
 
 def _likelihood(analysis: Analysis) -> list[Statement]:
     results = analysis.results
-    found = []
+    statements = []
     if kinds := stated(results, lambda arm, report: kind_of(report)):
         images, draws = _stated(results, "likelihood", "images"), _stated(results, "likelihood", "draws")
         text = f"Likelihood ({kinds}) is taken on {images} held-out items, {draws} draw(s) of the noise for each."
-        found.append(Statement(text, "Evaluation", in_notes=False))
+        statements.append(Statement(text, "Evaluation", in_notes=False))
 
     texts = []
     if any(arm.values(LEVEL) for arm in results.arms):
@@ -269,7 +269,7 @@ def _likelihood(analysis: Analysis) -> list[Statement]:
             "An estimate of bits/dim comes from integrating an equation; its error is how far the mean moves when the"
             " steps are doubled."
         )
-    return found + [Statement(text) for text in [*texts, *_units(results)]]
+    return statements + [Statement(text) for text in [*texts, *_units(results)]]
 
 
 def _units(results: Results) -> list[str]:
@@ -286,7 +286,7 @@ def _units(results: Results) -> list[str]:
 
 def _distances(results: Results) -> list[Statement]:
     """What the distances are of, their floor, and how images were drawn for them."""
-    found = _published(results.any_report)
+    statements = _published(results.any_report)
     if _any(results, lambda report: DISTANCE in report["metrics"]):
         kid = stated(results, lambda arm, report: estimator_of_kid(report))
         text = (
@@ -294,12 +294,12 @@ def _distances(results: Results) -> list[Statement]:
             f" {_stated(results, 'quality', 'reference')} training images, whose labels they have, in the features of a digits"
             f" classifier (not Inception, so no FID){f'; KID {kid}' if kid else ''}."
         )
-        found.append(Statement(text, "Evaluation"))
-    found += _floor(results.any_report)
+        statements.append(Statement(text, "Evaluation"))
+    statements += _floor(results.any_report)
     if _any(results, lambda report: any(name.startswith("quality/") for name in report["metrics"])):
         sampler = stated(results, lambda arm, report: _sampler(arm))
-        found.append(Statement(f"Sampler: {sampler}.", "Evaluation", in_notes=False))
-    return found
+        statements.append(Statement(f"Sampler: {sampler}.", "Evaluation", in_notes=False))
+    return statements
 
 
 def _published(report: Report) -> list[Statement]:

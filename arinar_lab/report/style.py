@@ -73,10 +73,10 @@ def facets(results: Results) -> list[list[ArmResult]]:
 
 def looks(results: Results) -> dict[str, Look]:
     """Arm → how it is drawn; the baseline is black. Within a facet no two are alike."""
-    found = {results.baseline: Look(BLACK, "D", "-")}
+    looks = {results.baseline: Look(BLACK, "D", "-")}
     for facet in facets(results):
-        found |= {arm.name: look for arm, look in zip(facet[1:], SERIES, strict=False)}
-    return found
+        looks |= {arm.name: look for arm, look in zip(facet[1:], SERIES, strict=False)}
+    return looks
 
 
 def readable_log(axis: Any) -> None:
