@@ -10,7 +10,7 @@ import pytest
 from rich.table import Table
 
 from arinar_lab.output.terminal import Terminal, failed
-from arinar_lab.output.text import accept_any_letter, csv_text, markdown_line, markdown_row, one_line, printable, say
+from arinar_lab.output.text import accept_any_letter, csv_text, markdown_line, markdown_table, one_line, printable, say
 
 HOSTILE = "\x1b[2J\x1b]0;title\x07 [red]a[/red] \x9b31m\r\u202e :bomb: seeds=[4, 5]"
 SHOWN = r"\x1b[2J\x1b]0;title\x07 [red]a[/red] \x9b31m\r\u202e :bomb: seeds=[4, 5]"
@@ -67,7 +67,7 @@ def test_the_terminal_takes_text_literally():
 )
 def test_markdown_is_one_line_of_text(text, line):
     assert markdown_line(text) == line
-    assert markdown_row([text, "b"]) == f"| {line} | b |"
+    assert markdown_table(["a", "b"], [[text, "b"]])[2] == f"| {line} | b |"
 
 
 @pytest.mark.parametrize("formula", ["=1+1", "+A1", "-A1", "@SUM(A1)", "\t=1", "=\"'\n|"])
