@@ -1,12 +1,15 @@
 """A finished study, opened in Python: what the notebooks read, and any script may.
 
-    open_study("studies/gmm_k")      → Analysis, of a study's folder or file; of the newest finished study without a name
-    table, runs, summaries           → frames: the report's table; a row a run; a row for each arm and metric
-    curves, breakdown                → frames: what was logged in training; bits/dim by feature or by token
+    open_study("studies/gmm_k")      → Analysis, of a study's folder or file; of the newest finished
+                                     study without a name
+    table, runs, summaries           → frames: the report's table; a row a run; a row
+                                     for each arm and metric
+    curves, breakdown                → frames: what was logged in training; bits/dim
+                                     by feature or by token
     open_runs(study)                 → arm → Trained: a model that can be asked and sampled
 
-Frames are pandas' (which MLflow brings): they show themselves in a notebook, and group, pivot and draw in one line.
-Nothing here trains or writes.
+Frames are pandas' (which MLflow brings): they show themselves in a notebook, and group, pivot and
+draw in one line. Nothing here trains or writes.
 """
 
 from __future__ import annotations
@@ -20,32 +23,44 @@ import numpy as np
 import pandas as pd
 
 from .analysis.analyse import Analysis, analyse
-from .config.recipe import parse, read_overrides
+from .config.recipe import parse_recipe, read_overrides
 from .errors import ConfigError
-from .evaluation.trained_model import Trained, open_run
-from .report.tables import csv_of, rows
+from .evaluation.trained_model import TrainedModel, open_run
+from .report.tables import plain_table, runs_csv
 from .runs.folder import RunFolder
 from .runs.history import read_metrics
 from .study.collect import collect
 from .study.plan import read_plan
-from .study.status import look, named, read
+from .study.status import read_status_file, run_statuses, study_file
 
 
 def root() -> Path:
-    """Where commands are run: the nearest folder, here or above, that holds `studies/`; else this one."""
+    """Where commands are run: the nearest folder, here or above, that holds
+    `studies/`; else this one.
+    """
     here = Path.cwd()
     return next((folder for folder in (here, *here.parents) if (folder / "studies").is_dir()), here)
 
 
 def newest(where: Path) -> Path | None:
-    """The folder of the ablation whose report was written last, of those that are finished; None where there is none."""
+    """The folder of the ablation whose report was written last, of those that are finished; None
+    where there is none.
+    """
     with chdir(where):
-        known = {path.parent: cells for path in Path("studies").glob("*/cells.json") if (cells := read(path))}
+        known = {
+            path.parent: cells
+            for path in Path("studies").glob("*/cells.json")
+            if (cells := read_status_file(path))
+        }
         reports = {folder: folder / "report" / "table.csv" for folder in known}
-        there = {folder: report.stat().st_mtime for folder, report in reports.items() if report.is_file()}
+
+        there = {
+            folder: report.stat().st_mtime for folder, report in reports.items() if report.is_file()
+        }
         for folder in sorted(there, key=lambda folder: there[folder], reverse=True):
-            if all(cell.state == "done" for cell in look(known[folder])):
+            if all(cell.state == "done" for cell in run_statuses(known[folder])):
                 return where / folder
+
     return None
 
 
@@ -53,7 +68,8 @@ def open_study(name: str | Path = "") -> Analysis:
     """Results of the finished runs of a study, and what follows from them.
 
     Arguments:
-        name: a folder `studies/<name>`, or a study's file, from where commands are run; empty for the newest finished one.
+        name: a folder `studies/<name>`, or a study's file, from where commands are run; empty for
+            the newest finished one.
 
     Raises:
         ConfigError: if there is no such study, or nothing of it is finished.
@@ -61,17 +77,27 @@ def open_study(name: str | Path = "") -> Analysis:
     top = root()
     path = top / name if name else newest(top)
     if path is None:
-        raise ConfigError(f"{top / 'studies'}: holds no finished study; make one, as in make ablation-gmm-k")
+        raise ConfigError(
+            f"{top / 'studies'}: holds no finished study; make one, as in make ablation-gmm-k"
+        )
+
     if path.suffix == ".yaml":
         file, words = path, list[str]()
     else:
-        file, words = named(path)
+        file, words = study_file(path)
         top = path.resolve().parents[1]
+
     with chdir(top):  # paths in recipes are relative to it
-        plan = replace(read_plan(file, read_overrides(words)), roots=(top / "studies", top / "runs"))
+        plan = replace(
+            read_plan(file, read_overrides(words)), roots=(top / "studies", top / "runs")
+        )
+
     results = collect(plan)
     if not results.any_report:
-        raise ConfigError(f"{plan.folder}: nothing of this study is finished; run it first: arinar ablate {file}")
+        raise ConfigError(
+            f"{plan.folder}: nothing of this study is finished; run it first: arinar ablate {file}"
+        )
+
     return analyse(results)
 
 
@@ -82,19 +108,23 @@ def missing(study: Analysis) -> list[str]:
 
 def table(study: Analysis) -> pd.DataFrame:
     """The report's table, as text: an arm a row."""
-    headings, body = rows(study, study.columns)
+    headings, body = plain_table(study, study.columns)
     return pd.DataFrame(body, columns=headings).set_index("arm")
 
 
 def runs(study: Analysis) -> pd.DataFrame:
     """The report's table.csv: a row a run, with arm, the axes' values, seed and every metric."""
-    return pd.read_csv(io.StringIO(csv_of(study, literal=True)), keep_default_na=False, na_values=[""])
+    return pd.read_csv(
+        io.StringIO(runs_csv(study, literal=True)), keep_default_na=False, na_values=[""]
+    )
 
 
 def summaries(study: Analysis) -> pd.DataFrame:
-    """A row for each arm and metric: its mean over n seeds, and the half-widths of both 95 % intervals.
+    """A row for each arm and metric: its mean over n seeds, and the half-widths of
+    both 95 % intervals.
 
-    `seeds` is training noise, `images` evaluation noise; NaN for one seed, or where nothing was measured.
+    `seeds` is training noise, `images` evaluation noise; NaN for one seed, or where
+    nothing was measured.
     """
     lines = []
     for arm in study.results.arms:
@@ -102,8 +132,14 @@ def summaries(study: Analysis) -> pd.DataFrame:
             if summary := arm.summary(column.metric):
                 half = summary.half if summary.n > 1 else None
                 images = arm.evaluation_noise(column.metric)
-                lines.append((arm.name, column.metric, column.heading, summary.mean, half, images, summary.n))
-    frame = pd.DataFrame(lines, columns=["arm", "metric", "heading", "mean", "seeds", "images", "n"])
+                lines.append(
+                    (arm.name, column.metric, column.heading, summary.mean, half, images, summary.n)
+                )
+
+    frame = pd.DataFrame(
+        lines, columns=["arm", "metric", "heading", "mean", "seeds", "images", "n"]
+    )
+
     return frame.astype({"seeds": float, "images": float})
 
 
@@ -117,7 +153,9 @@ def curves(study: Analysis) -> pd.DataFrame:
 
 
 def breakdown(study: Analysis, by: str) -> pd.DataFrame:
-    """Bits/dim of each arm, the mean over its seeds, split `by` "feature" or "token": an arm a row, a place a column."""
+    """Bits/dim of each arm, the mean over its seeds, split `by` "feature" or "token": an arm a
+    row, a place a column.
+    """
     means = {}
     for arm in study.results.arms:
         parts = [report.get("diagnosis", {}).get(f"by_{by}") for report in arm.reports.values()]
@@ -126,8 +164,9 @@ def breakdown(study: Analysis, by: str) -> pd.DataFrame:
     return pd.DataFrame(means).T.rename_axis(index="arm", columns=by)
 
 
-def open_runs(study: Analysis, *arms: str) -> dict[str, Trained]:
-    """The trained models of some arms (of all, if none is named), each of its first seed whose weights are here.
+def open_runs(study: Analysis, *arms: str) -> dict[str, TrainedModel]:
+    """The trained models of some arms (of all, if none is named), each of its first seed
+    whose weights are here.
 
     An arm without such a seed is left out.
 
@@ -137,7 +176,9 @@ def open_runs(study: Analysis, *arms: str) -> dict[str, Trained]:
     results = study.results
     by_name = {arm.name: arm for arm in results.arms}
     if unknown := [name for name in arms if name not in by_name]:
-        raise ConfigError(f"{unknown[0]!r} is no arm of {results.name}; one of {', '.join(by_name)}")
+        raise ConfigError(
+            f"{unknown[0]!r} is no arm of {results.name}; one of {', '.join(by_name)}"
+        )
 
     models = {}
     with chdir(results.folder.parents[1]):  # paths in recipes are relative to it
@@ -146,7 +187,7 @@ def open_runs(study: Analysis, *arms: str) -> dict[str, Trained]:
             for seed in arm.reports:
                 folder = RunFolder(arm.folders[seed].run)
                 if folder.done and folder.weights.is_file():
-                    models[name] = open_run(parse({**arm.settings, "seed": seed}), folder)
+                    models[name] = open_run(parse_recipe({**arm.settings, "seed": seed}), folder)
                     break
     if not models:
         raise ConfigError(f"{results.name}: no weights of {', '.join(arms) or 'its arms'} are here")

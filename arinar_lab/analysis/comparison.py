@@ -1,13 +1,21 @@
-"""Arms against the baseline: the difference in every metric, paired by seed, and what may be concluded from it.
+"""Arms against the baseline: the difference in every metric, paired by seed, and what may
+be concluded from it.
 
-    difference      mean over the seeds that both have, with its 95 % t-interval; of arms without a common seed: Welch's
-    spread          of all arms that agree on it, or of the difference's own seeds where they stray more: `pooled_variance.py`
-    p               two-sided, and Holm's over the arms of one metric; several metrics are several families
-    resolved        Holm's p is below 5 %. An interval that excludes zero is not enough where many arms are compared
-    concluded       and nothing but the models can make the difference: no bound, no other reference of a distance
-    more seeds      that would resolve the effect as it is seen, in 80 % of studies, at 5 % over the arms not resolved yet
+    difference      mean over the seeds that both have, with its 95 % t-interval; of arms without a
+                    common seed: Welch's
+    spread          of all arms that agree on it, or of the difference's own seeds where they stray
+                    more: `pooled_variance.py`
+    p               two-sided, and Holm's over the arms of one metric; several metrics
+                    are several families
+    resolved        Holm's p is below 5 %. An interval that excludes zero is not enough where
+                    many arms are compared
+    concluded       and nothing but the models can make the difference: no bound, no other
+                    reference of a distance
+    more seeds      that would resolve the effect as it is seen, in 80 % of studies, at 5 % over the
+                    arms not resolved yet
 
-Runs of other code, another device or another way of measuring are compared all the same, and the line says so.
+Runs of other code, another device or another way of measuring are compared all the same,
+and the line says so.
 """
 
 from __future__ import annotations
@@ -18,26 +26,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..metrics import BITS, COLUMNS, DISTANCES, LEVEL, RESOLUTION, Column
-from .conditions import caution, commensurable, doubt, same_data
+from .conditions import condition_caution, doubt, is_comparable, same_data
 from .outliers import Run, outliers
 from .pooled_variance import spreads
 from .results import ArmResult, Results
 from .statistics import (
     ALPHA,
-    MOST,
+    MAX_SEEDS,
     Interval,
-    Spread,
-    around,
-    cohen,
+    PooledSD,
+    cohens_d,
     difference,
     holm,
     interval,
+    interval_around,
     p_value,
     seeds_to_add,
     size_interval,
     welch,
 )
-from .text import listed
+from .text import join_names
 
 CLAIMS = (BITS, LEVEL, RESOLUTION, *DISTANCES)
 _COLUMNS = {column.metric: column for column in COLUMNS}
@@ -50,14 +58,18 @@ class Effect:
 
     Arguments:
         arm, baseline: their names. metric: its name.
-        difference: mean and 95 % interval, paired by seed (not corrected for the number of arms); n is of the pairs.
-        p: two-sided; adjusted: Holm's, over the arms of that metric. Both 1 where one seed resolves nothing.
+        difference: mean and 95 % interval, paired by seed (not corrected for the number of
+            arms); n is of the pairs.
+        p: two-sided; adjusted: Holm's, over the arms of that metric. Both 1 where one
+            seed resolves nothing.
         spread: of the difference under one seed; None for one seed.
         resolved: whether the adjusted p is below 5 %.
         unresolved: how many arms of that metric are not resolved.
-        doubt: why nothing is concluded even where it is resolved, as two bounds may differ by how loose they are; else empty.
+        doubt: why nothing is concluded even where it is resolved, as two bounds may differ by how
+            loose they are; else empty.
         caution: how the runs of the two differ otherwise than by design; empty where they do not.
-        unpaired: runs of the arm and of the baseline, where they have no seed in common; n is the smaller one then.
+        unpaired: runs of the arm and of the baseline, where they have no seed in common; n is
+            the smaller one then.
     """
 
     arm: str
@@ -66,7 +78,7 @@ class Effect:
     difference: Interval
     p: float
     adjusted: float
-    spread: Spread | None
+    spread: PooledSD | None
     resolved: bool
     unresolved: int
     doubt: str = ""
@@ -79,7 +91,7 @@ class Effect:
         return _COLUMNS[self.metric]
 
     @property
-    def concluded(self) -> bool:
+    def supported(self) -> bool:
         """Whether one of the two arms is better, as far as can be told."""
         return self.resolved and not self.doubt
 
@@ -92,15 +104,19 @@ class Effect:
 
     @property
     def spread_of(self) -> str:
-        """Whose spread it is: `4 arms`, `the pair, above that of 4 arms`, `the pair`; empty for one seed."""
+        """Whose spread it is: `4 arms`, `the pair, above that of 4 arms`,
+        `the pair`; empty for one seed.
+        """
         if self.spread is None or self.spread.arms == 2:
             return "the pair" if self.spread else ""
-        return f"{'the pair, above that of ' if self.spread.shared < 1 else ''}{self.spread.arms} arms"
+        return (
+            f"{'the pair, above that of ' if self.spread.shared < 1 else ''}{self.spread.arms} arms"
+        )
 
     @property
     def size(self) -> float:
         """Cohen's d of the paired differences; nan for one seed."""
-        return cohen(self.difference.mean, self.spread) if self.spread else math.nan
+        return cohens_d(self.difference.mean, self.spread) if self.spread else math.nan
 
     @property
     def size_interval(self) -> tuple[float, float]:
@@ -112,7 +128,9 @@ class Effect:
     @property
     def size_text(self) -> str:
         """`-1.2 [-2.6, 0.2]`: Cohen's d with its 95 % interval."""
-        size, low, high = (f"{round(value, 1) + 0:.1f}" for value in (self.size, *self.size_interval))
+        size, low, high = (
+            f"{round(value, 1) + 0:.1f}" for value in (self.size, *self.size_interval)
+        )
         return f"{size} [{low}, {high}]"
 
     @property
@@ -124,8 +142,8 @@ class Effect:
 
     @property
     def more_seeds(self) -> tuple[int, int] | None:
-        """The least and the most that would resolve it, MOST + 1 for more than MOST; None where it is resolved, or has
-        one seed."""
+        """The least and the most that would resolve it, MOST + 1 for more than MOST; None where it
+        is resolved, or has one seed."""
         if self.resolved or self.spread is None:
             return None
         return seeds_to_add(self.size, self.difference.n, self.spread, ALPHA / self.unresolved)
@@ -135,18 +153,23 @@ class Effect:
         """`better`, `worse`, or `not resolved` and what would resolve it."""
         if self.difference.n < 2:
             return "one seed resolves nothing"
+
         if self.resolved:
             reads = "better" if (self.difference.mean < 0) == bool(self.column.less) else "worse"
             return f"reads {reads}: not concluded, for {self.doubt}" if self.doubt else reads
+
         if self.size == 0 and self.difference.half == 0:
             return "the same in every seed"
         if self.doubt:
             return f"not resolved, nor could it be concluded, for {self.doubt}"
+
         return f"not resolved; {_to_add(*self.more_seeds)}" if self.more_seeds else "not resolved"
 
     @property
     def line(self) -> str:
-        """`bits/dim: a against b: -0.036 ± 0.041 (n = 3, …): not resolved; about 12 more seeds would resolve it`."""
+        """`bits/dim: a against b: -0.036 ± 0.041 (n = 3, …): not resolved; about 12 more
+        seeds would resolve it`.
+        """
         details = [self.seeds]
         if self.spread:
             p = p_value_text(self.adjusted)
@@ -167,21 +190,27 @@ def p_value_text(p: float) -> str:
 
 def _to_add(fewest: int, most: int) -> str:
     """How many more seeds would do, as a range."""
-    if fewest > MOST:
-        return f"more than {MOST} more seeds would be needed"
+    if fewest > MAX_SEEDS:
+        return f"more than {MAX_SEEDS} more seeds would be needed"
+
     if fewest == most:
         seeds = "one more seed" if most == 1 else f"about {most} more seeds"
     else:
-        seeds = f"about {fewest} to {most if most <= MOST else f'more than {MOST}'} more seeds"
+        seeds = (
+            f"about {fewest} to "
+            f"{most if most <= MAX_SEEDS else f'more than {MAX_SEEDS}'} more seeds"
+        )
+
     return f"{seeds} would resolve an effect of this size"
 
 
-def compare(
+def compare_arms(
     results: Results,
     metrics: Sequence[str] = CLAIMS,
     outlying: Mapping[str, Sequence[Run]] | None = None,
 ) -> list[Effect]:
-    """Every arm against the baseline (of its budget), for the metrics that were measured, in the order of the table.
+    """Every arm against the baseline (of its budget), for the metrics that were measured, in
+    the order of the table.
 
     outlying: the runs that lie far from their arm's other seeds by metric; computed if it is None.
     """
@@ -218,7 +247,7 @@ def _effects(results: Results, metric: str, outlying: Sequence[Run]) -> list[Eff
             p < ALPHA,
             unresolved,
             doubt(arm, baseline, metric, test.difference.mean),
-            caution(arm, baseline, metric, outlying),
+            condition_caution(arm, baseline, metric, outlying),
             test.unpaired,
         )
         effects.append(effect)
@@ -226,12 +255,14 @@ def _effects(results: Results, metric: str, outlying: Sequence[Run]) -> list[Eff
 
 
 def outlying_runs(results: Results, metrics: Sequence[str] = CLAIMS) -> dict[str, list[Run]]:
-    """Metric → arm and seed of the runs that lie far from the other seeds of their arm (`outliers.py`)."""
+    """Metric → arm and seed of the runs that lie far from the other seeds of their
+    arm (`outliers.py`).
+    """
     runs: dict[str, list[Run]] = {}
     for metric in metrics:
         runs[metric] = []
         for part in results.by_budget:
-            arms = [arm for arm in part.arms if commensurable(part, arm, metric)]
+            arms = [arm for arm in part.arms if is_comparable(part, arm, metric)]
             runs[metric] += outliers({arm.name: arm.values(metric) for arm in arms})
     return runs
 
@@ -244,13 +275,15 @@ class _Test:
     """A difference before the correction for their number; p is None where there is one seed."""
 
     difference: Interval
-    spread: Spread | None
+    spread: PooledSD | None
     p: float | None
     unpaired: tuple[int, int] | None = None
 
 
 def _tests(results: Results, metric: str, baseline: ArmResult) -> dict[str, _Test]:
-    """Every other arm of the same data against a baseline: by seed where they share one, else by Welch's test."""
+    """Every other arm of the same data against a baseline: by seed where they share one,
+    else by Welch's test.
+    """
     of_baseline = baseline.values(metric)
     of_arms = {}
     pairs: dict[str, dict[int, float]] = {}
@@ -271,8 +304,10 @@ def _tests(results: Results, metric: str, baseline: ArmResult) -> dict[str, _Tes
     return tests
 
 
-def _spreads(pairs: dict[str, dict[int, float]]) -> dict[str, Spread]:
-    """The spread of each arm's differences; arms that are one model under this metric count once."""
+def _spreads(pairs: dict[str, dict[int, float]]) -> dict[str, PooledSD]:
+    """The spread of each arm's differences; arms that are one model under
+    this metric count once.
+    """
     first: dict[str, str] = {}
     for arm, pair in pairs.items():
         first[arm] = next((other for other in first if pairs[other] == pair), arm)
@@ -280,21 +315,28 @@ def _spreads(pairs: dict[str, dict[int, float]]) -> dict[str, Spread]:
     return {arm: distinct[first[arm]] for arm in pairs if first[arm] in distinct}
 
 
-def _paired(pair: list[float], spread: Spread | None) -> _Test:
+def _paired(pair: list[float], spread: PooledSD | None) -> _Test:
     if spread is None:
         return _Test(interval(pair), None, None)
-    size = cohen(statistics.fmean(pair), spread)
+    size = cohens_d(statistics.fmean(pair), spread)
     return _Test(difference(pair, spread), spread, p_value(size, len(pair), spread.df))
 
 
 def _unpaired(values: list[float], of_baseline: list[float]) -> _Test:
     mean = statistics.fmean(values) - statistics.fmean(of_baseline)
     counts = (len(values), len(of_baseline))
+
     n = min(counts)
     if n < 2:
         return _Test(Interval(mean, math.inf, 1), None, None, counts)
     spread = welch(values, of_baseline)
-    return _Test(around(mean, n, spread), spread, p_value(cohen(mean, spread), n, spread.df), counts)
+
+    return _Test(
+        interval_around(mean, n, spread),
+        spread,
+        p_value(cohens_d(mean, spread), n, spread.df),
+        counts,
+    )
 
 
 def _less(a: float, b: float) -> float:
@@ -302,10 +344,12 @@ def _less(a: float, b: float) -> float:
     return 0.0 if math.isclose(a, b, rel_tol=1e-12) else a - b
 
 
-def concluded_pairs(results: Results, metric: str) -> set[frozenset[str]]:
-    """The pairs of arms that differ, whichever of all they are: by the tests of every report, Holm's over all pairs.
+def resolved_pairs(results: Results, metric: str) -> set[frozenset[str]]:
+    """The pairs of arms that differ, whichever of all they are: by the tests of every report,
+    Holm's over all pairs.
 
-    Either arm of a pair may be the baseline of its test, and pools other differences then; the larger p counts.
+    Either arm of a pair may be the baseline of its test, and pools other differences then;
+    the larger p counts.
     """
     arms = {arm.name: arm for arm in results.arms}
     ps: dict[frozenset[str], float] = {}
@@ -325,21 +369,32 @@ def concluded_pairs(results: Results, metric: str) -> set[frozenset[str]]:
 
 
 def summary(effects: Sequence[Effect]) -> list[str]:
-    """For each metric, which arms are better and worse than the baseline, and of which nothing is resolved."""
+    """For each metric, which arms are better and worse than the baseline, and of which
+    nothing is resolved.
+    """
     lines = []
     for metric in sorted({effect.metric for effect in effects}, key=list(_COLUMNS).index):
         of_metric = [effect for effect in effects if effect.metric == metric]
-        doubts = dict.fromkeys(effect.doubt for effect in of_metric if effect.resolved and effect.doubt)
-        keys = ["better", "worse", *(f"not concluded, for {doubt}" for doubt in doubts), "not resolved"]
+        doubts = dict.fromkeys(
+            effect.doubt for effect in of_metric if effect.resolved and effect.doubt
+        )
+        keys = [
+            "better",
+            "worse",
+            *(f"not concluded, for {doubt}" for doubt in doubts),
+            "not resolved",
+        ]
 
         named: dict[str, list[str]] = {key: [] for key in keys}
         for effect in of_metric:
-            settled = effect.verdict if effect.concluded else f"not concluded, for {effect.doubt}"
+            settled = effect.verdict if effect.supported else f"not concluded, for {effect.doubt}"
             named[settled if effect.resolved else "not resolved"].append(effect.arm)
 
         parts = []
         for key, arms in named.items():
             if arms:
-                parts.append(f"{key}: {listed(arms) if len(arms) <= _NAMED else f'{len(arms)} arms'}")
+                parts.append(
+                    f"{key}: {join_names(arms) if len(arms) <= _NAMED else f'{len(arms)} arms'}"
+                )
         lines.append(f"{_COLUMNS[metric].heading}, against the baseline: {'; '.join(parts)}.")
     return lines

@@ -1,7 +1,9 @@
-"""The conditions under which numbers were taken, as the reports state them, and what they leave to be concluded.
+"""The conditions under which numbers were taken, as the reports state them, and what they
+leave to be concluded.
 
-Two arms may differ because their runs differ otherwise than by design: in their data, in the reference of a distance, in
-how loose a bound is, in the code, the device, or the way of measuring. This module reads that from their reports.
+Two arms may differ because their runs differ otherwise than by design: in their data, in the
+reference of a distance, in how loose a bound is, in the code, the device, or the way of measuring.
+This module reads that from their reports.
 """
 
 from __future__ import annotations
@@ -11,16 +13,16 @@ from typing import Any
 
 from ..metrics import DISTANCE, DISTANCES, SPEED
 from .results import ArmResult, Report, Results
-from .text import listed, short
+from .text import join_names, short_value
 
-LOOSER = "a bound that reads worse shows nothing"
+LOOSER_BOUND = "a bound that reads worse shows nothing"
 _UNEVEN = 1.3  # times as fast, beyond which speeds of one thing were not taken alike
 
 
 # What reports state
 
 
-def at(report: Report, *keys: str) -> Any:
+def report_value(report: Report, *keys: str) -> Any:
     """report[key][key]…, None where an older report lacks it."""
     value: Any = report
     for key in keys:
@@ -28,13 +30,15 @@ def at(report: Report, *keys: str) -> Any:
     return value
 
 
-def stated(results: Results, of: Callable[[ArmResult, Report], Any]) -> str:
-    """The value that all runs state; else the most common one, and the others with who has them. Empty where none does."""
+def shared_value(results: Results, of: Callable[[ArmResult, Report], Any]) -> str:
+    """The value that all runs state; else the most common one, and the others with who has them.
+    Empty where none does.
+    """
     runs: dict[str, list[tuple[str, int]]] = {}
     for arm, seed, report in results.runs:
         value = of(arm, report)
         if value not in (None, ""):
-            text = f"{value:,}" if type(value) is int else short(value)
+            text = f"{value:,}" if type(value) is int else short_value(value)
             runs.setdefault(text, []).append((arm.name, seed))
 
     if not runs:
@@ -53,12 +57,16 @@ def _named(results: Results, runs: list[tuple[str, int]]) -> str:
         seeds = [seed for name, seed in runs if name == arm]
         complete = len(seeds) == len(results.reports[arm])
         names.append(arm if complete else f"{arm} seed {', '.join(map(str, seeds))}")
-    return listed(names)
+    return join_names(names)
 
 
-def kind_of(report: Report) -> str:
-    """What bits/dim are: exact, a bound or an estimate, with the outer's steps; of pixels, or of latents."""
-    kind, steps, unit = (at(report, "likelihood", key) for key in ("kind", "steps", "unit"))
+def likelihood_kind(report: Report) -> str:
+    """What bits/dim are: exact, a bound or an estimate, with the outer's steps; of
+    pixels, or of latents.
+    """
+    kind, steps, unit = (
+        report_value(report, "likelihood", key) for key in ("kind", "steps", "unit")
+    )
     if kind in (None, "none"):
         return kind or ""
     text = f"{kind}, {steps} steps" if steps else kind
@@ -67,76 +75,102 @@ def kind_of(report: Report) -> str:
 
 def kinds_of(arm: ArmResult) -> list[str]:
     """What the runs of an arm call their bits/dim, each name once."""
-    kinds = dict.fromkeys(kind_of(report) for report in arm.reports.values())
+    kinds = dict.fromkeys(likelihood_kind(report) for report in arm.reports.values())
     return [kind for kind in kinds if kind]
 
 
 def units_of(arm: ArmResult) -> set[str]:
     """What the bits/dim of an arm are of, as its runs state it."""
-    return {at(report, "likelihood", "unit") for report in arm.reports.values()} - {None}
+    return {report_value(report, "likelihood", "unit") for report in arm.reports.values()} - {None}
 
 
-def commit(report: Report) -> str:
+def commit_of(report: Report) -> str:
     """The code that made a run."""
-    name = at(report, "git", "commit")
-    return f"{name[:10]}{' with changes' if at(report, 'git', 'dirty') else ''}" if name else ""
+    name = report_value(report, "git", "commit")
+    return (
+        f"{name[:10]}{' with changes' if report_value(report, 'git', 'dirty') else ''}"
+        if name
+        else ""
+    )
 
 
 def estimator_of_kid(report: Report) -> str:
-    """How the digits' KID was taken: over all images, or, by older code, as the mean over random subsets."""
+    """How the digits' KID was taken: over all images, or, by older code, as the mean
+    over random subsets.
+    """
     if "quality/kid_digits" not in report["metrics"]:
         return ""
-    subset = at(report, "quality", "kid_subset")
-    return at(report, "quality", "kid") or (f"over subsets of {subset} images" if subset else "")
+    subset = report_value(report, "quality", "kid_subset")
+    return report_value(report, "quality", "kid") or (
+        f"over subsets of {subset} images" if subset else ""
+    )
 
 
 # What may be compared
 
 
-def commensurable(results: Results, arm: ArmResult, metric: str) -> bool:
-    """Whether an arm's numbers are of the same data as the baseline's, and a distance to the same reference."""
+def is_comparable(results: Results, arm: ArmResult, metric: str) -> bool:
+    """Whether an arm's numbers are of the same data as the baseline's, and a distance
+    to the same reference.
+    """
     baseline = results.baseline_arm
-    return same_data(arm, baseline, metric) and not other_reference(arm, baseline, metric)
+    return same_data(arm, baseline, metric) and not references_differ(arm, baseline, metric)
 
 
 def same_data(arm: ArmResult, baseline: ArmResult, metric: str) -> bool:
     """Whether two arms' bits/dim are of the same data: those of latents are not those of pixels."""
     reports = [*arm.reports.values(), *baseline.reports.values()]
-    units = {at(report, "likelihood", "unit") for report in reports}
+    units = {report_value(report, "likelihood", "unit") for report in reports}
     return not metric.startswith(("val/", "train/")) or len(units) < 2
 
 
-def other_reference(arm: ArmResult, baseline: ArmResult, metric: str) -> str:
-    """Whether a published distance of two arms is to two references, or in the features of two networks; else empty."""
+def references_differ(arm: ArmResult, baseline: ArmResult, metric: str) -> str:
+    """Whether a published distance of two arms is to two references, or in the features of two
+    networks; else empty.
+    """
     if metric not in DISTANCES or metric == DISTANCE:
         return ""
     reports = [*arm.reports.values(), *baseline.reports.values()]
-    measured = [report["fidelity"] for report in reports if "fidelity" in report and metric in report["metrics"]]
+    measured = [
+        report["fidelity"]
+        for report in reports
+        if "fidelity" in report and metric in report["metrics"]
+    ]
 
     networks = {fidelity.get("extractor") for fidelity in measured}
-    files = {(fidelity["reference"].get("file"), fidelity["reference"].get("images")) for fidelity in measured}
+    files = {
+        (fidelity["reference"].get("file"), fidelity["reference"].get("images"))
+        for fidelity in measured
+    }
     checksums = {fidelity.get("reference_sha256") for fidelity in measured}
 
     if len(networks) > 1:
         return f"distances are of two networks ({' and '.join(sorted(map(str, networks)))})"
     if len(files if None in checksums else checksums) > 1:
-        return f"distances are to two references ({' and '.join(sorted({str(file) for file, _ in files}))})"
+        return (
+            "distances are to two references "
+            f"({' and '.join(sorted({str(file) for file, _ in files}))})"
+        )
     return ""
 
 
-def bounds(arm: ArmResult) -> set[str]:
-    """What makes an arm's likelihood a bound, with its steps, as in `masked, 8 steps`; an empty name of what is none."""
+def bound_label(arm: ArmResult) -> set[str]:
+    """What makes an arm's likelihood a bound, with its steps, as in `masked, 8 steps`; an empty
+    name of what is none.
+    """
     names = set()
     for report in arm.reports.values():
-        steps = at(report, "likelihood", "steps")
+        steps = report_value(report, "likelihood", "steps")
         name = f"{arm.inexact or 'bound'}{f', {steps} steps' if steps else ''}"
-        names.add(name if at(report, "likelihood", "kind") == "bound" else "")
+        names.add(name if report_value(report, "likelihood", "kind") == "bound" else "")
     return names
 
 
-def unlike_bounds(results: Results) -> list[str]:
-    """Arms whose likelihood is a bound, where not all arms' are one kind of bound at one number of steps."""
-    kinds = {arm.name: bounds(arm) for arm in results.arms if arm.reports}
+def incomparable_bounds(results: Results) -> list[str]:
+    """Arms whose likelihood is a bound, where not all arms' are one kind of bound at
+    one number of steps.
+    """
+    kinds = {arm.name: bound_label(arm) for arm in results.arms if arm.reports}
     if len(set().union(*kinds.values())) < 2:
         return []
     return [name for name, of_arm in kinds.items() if of_arm != {""}]
@@ -145,16 +179,18 @@ def unlike_bounds(results: Results) -> list[str]:
 def doubt(arm: ArmResult, baseline: ArmResult, metric: str, difference: float) -> str:
     """Why a difference may not be one of the models; empty where it can only be that."""
     if not metric.startswith("val/"):
-        return other_reference(arm, baseline, metric)
-    of_arm, of_baseline = bounds(arm), bounds(baseline)
+        return references_differ(arm, baseline, metric)
+    of_arm, of_baseline = bound_label(arm), bound_label(baseline)
     if of_arm == of_baseline and len(of_arm) < 2:
         return ""
+
     names = of_arm | of_baseline
     if len(of_arm) > 1 or len(of_baseline) > 1 or all(names):
         named = " against ".join(name or "exact" for name in sorted(names))
         return f"bounds differ by how loose they are, too ({named})"
+
     is_looser = "" not in of_arm
-    return LOOSER if (difference > 0) == is_looser else ""
+    return LOOSER_BOUND if (difference > 0) == is_looser else ""
 
 
 # Runs that differ otherwise than by design
@@ -172,8 +208,11 @@ _MEASURED = {
 """Where a report states what a metric is of, and in which words."""
 
 
-def caution(arm: ArmResult, baseline: ArmResult, metric: str, outliers: Sequence[tuple[str, int]] = ()) -> str:
-    """How the runs that a comparison rests on differ, where they should not; empty where they do not.
+def condition_caution(
+    arm: ArmResult, baseline: ArmResult, metric: str, outliers: Sequence[tuple[str, int]] = ()
+) -> str:
+    """How the runs that a comparison rests on differ, where they should not;
+    empty where they do not.
 
     outliers: the runs that lie far from their arm's other seeds; those of the two arms are named.
     """
@@ -182,9 +221,14 @@ def caution(arm: ArmResult, baseline: ArmResult, metric: str, outliers: Sequence
         sentences.append(f"the runs differ in {'; '.join(differences)}")
     for each in (arm, baseline):
         if seeds := each.not_finite(metric):
-            sentences.append(f"{each.name} seed {', '.join(map(str, seeds))} is not finite and left out")
+            sentences.append(
+                f"{each.name} seed {', '.join(map(str, seeds))} is not finite and left out"
+            )
         if seeds := sorted(seed for name, seed in outliers if name == each.name):
-            sentences.append(f"{each.name} seed {', '.join(map(str, seeds))} is far from its arm's other seeds")
+            sentences.append(
+                f"{each.name} seed {', '.join(map(str, seeds))} is far from its arm's other seeds"
+            )
+
     return "; ".join(sentences)
 
 
@@ -192,20 +236,24 @@ def _differences(arm: ArmResult, baseline: ArmResult, metric: str) -> list[str]:
     """In what the runs of two arms differ: code, device, versions, evaluation."""
     reports = [*arm.reports.values(), *baseline.reports.values()]
     family = metric.split("/")[0]
-    differ = {name: name for name in mixed(reports)}
+    differ = {name: name for name in differing_conditions(reports)}
 
     kinds = [", ".join(_likelihoods(each)) for each in (arm, baseline)]
     if family == "val" and kinds[0] != kinds[1]:
         differ["kind"] = f"likelihoods ({' against '.join(kinds)})"
 
     for name in _SETTINGS.get(family, ()):
-        values = [at(each.settings, "evaluation", name) for each in (arm, baseline)]
+        values = [report_value(each.settings, "evaluation", name) for each in (arm, baseline)]
         if values[0] != values[1]:
-            differ[name.removeprefix("speed_")] = f"evaluation.{name} ({values[0]} against {values[1]})"
+            differ[name.removeprefix("speed_")] = (
+                f"evaluation.{name} ({values[0]} against {values[1]})"
+            )
 
     section, words = _MEASURED.get(family, ("", ()))
     for word in words:
-        measured = {str(report[section][word]) for report in reports if word in report.get(section, {})}
+        measured = {
+            str(report[section][word]) for report in reports if word in report.get(section, {})
+        }
         if len(measured) > 1:
             differ.setdefault(word, f"{section}.{word} ({', '.join(sorted(measured))})")
     return list(differ.values())
@@ -213,16 +261,22 @@ def _differences(arm: ArmResult, baseline: ArmResult, metric: str) -> list[str]:
 
 def _likelihoods(arm: ArmResult) -> list[str]:
     """What the reports of an arm call their likelihood: exact, bound, estimate."""
-    return sorted({report.get("likelihood", {}).get("kind", "unknown") for report in arm.reports.values()})
+    return sorted(
+        {report.get("likelihood", {}).get("kind", "unknown") for report in arm.reports.values()}
+    )
 
 
-def mixed(reports: Sequence[Report]) -> list[str]:
-    """In which of code, device and versions some runs differ; a report that does not state one is not counted."""
+def differing_conditions(reports: Sequence[Report]) -> list[str]:
+    """In which of code, device and versions some runs differ; a report that does not
+    state one is not counted.
+    """
     stated: dict[str, set[Any]] = {"the code's version": set()}
     for report in reports:
-        stated["the code's version"].add((at(report, "git", "commit"), at(report, "git", "dirty")))
+        stated["the code's version"].add(
+            (report_value(report, "git", "commit"), report_value(report, "git", "dirty"))
+        )
     for name in ("device", "torch", "lightning"):
-        stated[name] = {at(report, "environment", name) for report in reports} - {None}
+        stated[name] = {report_value(report, "environment", name) for report in reports} - {None}
     return [name for name, values in stated.items() if len(values) > 1]
 
 
@@ -230,30 +284,41 @@ def mixed(reports: Sequence[Report]) -> list[str]:
 
 
 def unreliable(reports: Sequence[Report], speeds: Mapping[str, Sequence[float]]) -> str:
-    """Why speeds say little: others computed beside them, or they differ from seed to seed, or between days, as if so.
+    """Why speeds say little: others computed beside them, or they differ from seed to seed, or
+    between days, as if so.
 
     Arguments:
         speeds: arm → of each seed, in images/s.
     """
-    loads = [(at(report, "speed", "load_average"), at(report, "environment", "cpus")) for report in reports]
+    loads = [
+        (report_value(report, "speed", "load_average"), report_value(report, "environment", "cpus"))
+        for report in reports
+    ]
     busy = [load for load, cpus in loads if load is not None and cpus and load > 1.25 * cpus]
-    throughputs = [value for report in reports if (value := at(report, "speed", "gflops"))]
-    uneven = [arm for arm, values in speeds.items() if len(values) > 1 and max(values) > _UNEVEN * min(values)]
+    throughputs = [
+        value for report in reports if (value := report_value(report, "speed", "gflops"))
+    ]
+    uneven = [
+        arm
+        for arm, values in speeds.items()
+        if len(values) > 1 and max(values) > _UNEVEN * min(values)
+    ]
 
     reasons = []
     if busy:
         reasons.append(
-            f"other programs were at work while {len(busy)} of {len(loads)} speeds were taken (load average up to"
-            f" {max(busy):.1f} on {loads[0][1]} CPUs)"
+            f"other programs were at work while {len(busy)} of {len(loads)} speeds were taken"
+            f" (load average up to {max(busy):.1f} on {loads[0][1]} CPUs)"
         )
     if uneven:
         reasons.append(
-            f"the speeds of one arm differ from seed to seed by more than {_UNEVEN - 1:.0%} ({listed(uneven)})"
+            f"the speeds of one arm differ from seed to seed by more than {_UNEVEN - 1:.0%} "
+            f"({join_names(uneven)})"
         )
     if throughputs and max(throughputs) > _UNEVEN * min(throughputs):
         reasons.append(
-            f"the machine itself was not as fast at all times (its matrix product {min(throughputs):,.0f} to"
-            f" {max(throughputs):,.0f} GFLOP/s when speeds were taken)"
+            "the machine itself was not as fast at all times (its matrix product"
+            f" {min(throughputs):,.0f} to {max(throughputs):,.0f} GFLOP/s when speeds were taken)"
         )
     return "; ".join(reasons)
 

@@ -1,7 +1,8 @@
 """Results of a study: of every arm its settings, and one report.json for each finished seed.
 
-Results hold numbers, labels and paths. They know no plan, no recipe and no run folder: `study/collect.py` makes them of
-a study, `cli/compare.py` of the runs that a user names. What follows from them is in `analyse.py`.
+Results hold numbers, labels and paths. They know no plan, no recipe and no run folder:
+`study/collect.py` makes them of a study, `cli/compare.py` of the runs that a user names. What
+follows from them is in `analyse.py`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ _TRUNCATED = "quality/truncated_share"
 
 @dataclass(frozen=True)
 class Folders:
-    """Where the files of one run are: those of its training, and those of the evaluation that is reported."""
+    """Where the files of one run are: those of its training, and those of the
+    evaluation that is reported.
+    """
 
     run: Path
     evaluation: Path
@@ -92,9 +95,11 @@ class ArmResult:
         return interval(values) if values else None
 
     def floor(self, metric: str) -> tuple[float, int | None] | None:
-        """What held-out images reach in a metric, and how many they are where the arm's images are not as many.
+        """What held-out images reach in a metric, and how many they are where the arm's
+        images are not as many.
 
-        A distance falls as images are added, so a floor is that of its own number. None where it was not measured.
+        A distance falls as images are added, so a floor is that of its own number. None where
+        it was not measured.
         """
         name = f"{DISTANCE if metric == FEW else metric}_floor"
         floors = list(self.values(name).values())
@@ -109,7 +114,9 @@ class ArmResult:
         return statistics.fmean(floors), held_out if unequal else None
 
     def evaluation_noise(self, metric: str) -> float | None:
-        """Half-width of a value's 95 % interval over images, root mean square over seeds; None where not measured."""
+        """Half-width of a value's 95 % interval over images, root mean square over seeds;
+        None where not measured.
+        """
         halves = [report.get("noise", {}).get(metric, math.nan) for report in self.reports.values()]
         squares = [half**2 for half in halves if math.isfinite(half)]
         return math.sqrt(statistics.fmean(squares)) if squares else None
@@ -122,7 +129,8 @@ class Results:
     Arguments:
         name: of the study; question: that it answers; folder: of its files.
         arms: in the order of the table; baseline: an arm's name; seeds: that every arm should have.
-        axes: the keys that were varied on a grid; varied: all keys in which the recipes of the arms differ.
+        axes: the keys that were varied on a grid; varied: all keys in which the
+            recipes of the arms differ.
         budgets: labels of the budgets at which every arm stands, the smallest first.
         papers: rows from papers; references: bits/dim of outside estimators by name.
     """
@@ -163,14 +171,18 @@ class Results:
 
     @property
     def columns(self) -> list[Column]:
-        """Columns of the table that hold something; `truncated` only where something was truncated."""
+        """Columns of the table that hold something; `truncated` only where
+        something was truncated.
+        """
         in_papers = {metric for row in self.papers for metric in row.values}
         truncated = any(any(arm.values(_TRUNCATED).values()) for arm in self.arms)
 
         columns = []
         for column in COLUMNS:
             measured = any(arm.values(column.metric) for arm in self.arms)
-            if (measured or column.metric in in_papers) and (truncated or column.metric != _TRUNCATED):
+            if (measured or column.metric in in_papers) and (
+                truncated or column.metric != _TRUNCATED
+            ):
                 columns.append(column)
         return columns
 
@@ -186,15 +198,21 @@ class Results:
 
     @property
     def by_budget(self) -> list[Results]:
-        """The arms of each budget by themselves, since those are compared; all arms in a study without budgets."""
+        """The arms of each budget by themselves, since those are compared; all arms in a
+        study without budgets.
+        """
         return [self.at(budget) for budget in self.budgets] or [self]
 
     def at(self, budget: str) -> Results:
         """The arms of one budget, and the baseline among them."""
         arms = tuple(arm for arm in self.arms if arm.budget == budget)
-        return replace(self, arms=arms, baseline=f"{self.baseline_arm.design} @ {budget}", budgets=())
+        return replace(
+            self, arms=arms, baseline=f"{self.baseline_arm.design} @ {budget}", budgets=()
+        )
 
     @property
     def criterion(self) -> str:
-        """The metric by which arms are ranked: bits/dim, or a Fréchet distance where an arm has no likelihood."""
+        """The metric by which arms are ranked: bits/dim, or a Fréchet distance where an
+        arm has no likelihood.
+        """
         return DISTANCE if any(arm.likelihood == "none" for arm in self.arms) else BITS

@@ -1,14 +1,17 @@
-"""Runs and arms side by side: what differs in how they were made and in what they reached, and whether that is resolved.
+"""Runs and arms side by side: what differs in how they were made and in what they reached, and
+whether that is resolved.
 
     runs/<arm>/seed_<n>                      one run
     runs/<arm>                               an arm: all its finished seeds
     experiments/ablations/head.yaml:gmm      an arm of a study's file
-    studies/head:gmm                         an arm of a study's folder, with the overrides that it was run with
+    studies/head:gmm                         an arm of a study's folder, with the overrides
+                                             that it was run with
 
-What is named becomes results like a study's, with the first as the baseline. So intervals, pairing by seed, tests and
-verdicts are those of every report. Where all are arms of one study, the spread and Holm's correction are over all arms of
-that study, and against its baseline the numbers are those of its report. A run counts as it was evaluated by its own
-config.yaml; what was measured under other conditions is said, and never averaged.
+What is named becomes results like a study's, with the first as the baseline. So intervals, pairing
+by seed, tests and verdicts are those of every report. Where all are arms of one study, the spread
+and Holm's correction are over all arms of that study, and against its baseline the numbers are
+those of its report. A run counts as it was evaluated by its own config.yaml; what was measured
+under other conditions is said, and never averaged.
 """
 
 from __future__ import annotations
@@ -23,22 +26,22 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from ..analysis.analyse import Analysis, analyse, far_off
-from ..analysis.conditions import commit
+from ..analysis.analyse import Analysis, analyse, outlier_lines
+from ..analysis.conditions import commit_of
 from ..analysis.results import ArmResult, Folders, Results
-from ..config.recipe import Recipe, parse, read_overrides, read_recipe
-from ..config.schema import flatten, resolved
-from ..errors import ConfigError, nearest
+from ..config.recipe import Recipe, parse_recipe, read_overrides, read_recipe
+from ..config.schema import flatten, to_plain
+from ..errors import ConfigError, did_you_mean
 from ..output.text import markdown_list, markdown_table, say
 from ..report.tables import headings_of, row_of
 from ..runs.folder import RunFolder
 from ..study.collect import collect, inexact_parts
 from ..study.plan import Plan, read_plan
-from ..study.status import named
+from ..study.status import study_file
 
 Sheet = list[list[str]]
 """A table as text, its headings first."""
-ABSENT = "–"
+NO_VALUE = "–"
 HINT = "name runs/ARM, runs/ARM/seed_N, FILE.yaml:ARM or studies/NAME:ARM"
 
 
@@ -62,7 +65,8 @@ class Comparison:
 
     Arguments:
         results: of what is named, the first of it the baseline.
-        analysis: over all arms of their study, with the first as its baseline, where all are arms of one; else of the results.
+        analysis: over all arms of their study, with the first as its baseline, where all are arms
+            of one; else of the results.
         family: over which arms spreads and Holm's correction are, in words.
     """
 
@@ -71,11 +75,12 @@ class Comparison:
     family: str
 
 
-def gather(words: list[str]) -> Comparison:
+def gather_runs(words: list[str]) -> Comparison:
     """What is named, with the first as the baseline.
 
     Raises:
-        ConfigError: if there are fewer than two, one is no run or arm, has nothing finished, or is named twice.
+        ConfigError: if there are fewer than two, one is no run or arm, has nothing
+            finished, or is named twice.
     """
     if len(words) < 2:
         raise ConfigError(f"compare: needs at least two to put side by side; {HINT}")
@@ -93,9 +98,15 @@ def gather(words: list[str]) -> Comparison:
 
     study = entries[0].study
     if study is None or any(entry.study != study for entry in entries):
-        family = "what is named here; a study's report has them over all its arms, and its ± and p may differ"
+        family = (
+            "what is named here; a study's report has them over all its arms, and its ± "
+            "and p may differ"
+        )
         return Comparison(results, analyse(results), family)
-    family = "their study, against the first; its report has another baseline, and so other spreads and p"
+    family = (
+        "their study, against the first; its report has another baseline, and so other "
+        "spreads and p"
+    )
     if study.baseline == results.baseline:
         family = f"the study {study.name}, as in its report"
     return Comparison(results, analyse(replace(study, baseline=results.baseline)), family)
@@ -108,9 +119,14 @@ def _entry(word: str, studies: dict[Path, Results]) -> Entry:
         entry = _of_study(word, Path(file).absolute(), name, studies)
     else:
         entry = Entry(word, _of_folder(word))
+
     if not entry.arm.reports:
         seeds = "no seed of it is finished" if len(entry.arm.folders) > 1 else "is not finished"
-        raise ConfigError(f"{word}: {seeds}, or evaluated as its configuration says; arinar evaluate RUN does that")
+        raise ConfigError(
+            f"{word}: {seeds}, or evaluated as its configuration says; arinar evaluate "
+            "RUN does that"
+        )
+
     return entry
 
 
@@ -140,9 +156,13 @@ def _arm_of(name: str, recipe: Recipe, paths: dict[int, Path]) -> ArmResult:
         folders[seed] = Folders(path, folder.evaluation(recipe))
         if report := folder.report(recipe):
             reports[seed] = report
+
     kind = next((report["likelihood"]["kind"] for report in reports.values()), "none")
     signature = recipe.training_signature
-    return ArmResult(name, resolved(recipe), reports, folders, kind, inexact_parts(recipe), signature=signature)
+
+    return ArmResult(
+        name, to_plain(recipe), reports, folders, kind, inexact_parts(recipe), signature=signature
+    )
 
 
 def _unsigned(arm: Path) -> str:
@@ -152,7 +172,7 @@ def _unsigned(arm: Path) -> str:
 
 def _recipe(file: Path) -> Recipe:
     try:
-        return parse(read_recipe(file))
+        return parse_recipe(read_recipe(file))
     except ConfigError as error:
         raise ConfigError(f"{file}: {str(error).removeprefix(f'{file}: ')}") from None
 
@@ -163,7 +183,10 @@ def _of_study(word: str, path: Path, name: str, studies: dict[Path, Results]) ->
     study = studies[path]
     arms = {arm.name: arm for arm in study.arms}
     if name not in arms:
-        raise ConfigError(f"{word}: {name!r} is no arm; one of {', '.join(arms)}{nearest(name, list(arms))}")
+        raise ConfigError(
+            f"{word}: {name!r} is no arm; one of {', '.join(arms)}{did_you_mean(name, list(arms))}"
+        )
+
     arm = arms[name]
     return Entry(word, arm, study.at(arm.budget) if arm.budget else study)
 
@@ -172,7 +195,7 @@ def _plan(path: Path) -> Plan:
     """A study, named by its file or by its folder."""
     if not path.is_dir():
         return read_plan(path)
-    file, words = named(path)
+    file, words = study_file(path)
     plan = read_plan(file, read_overrides(words))
     return replace(plan, roots=(path.parent, path.parent.parent / "runs"))
 
@@ -183,30 +206,38 @@ def _refuse_twins(entries: list[Entry]) -> None:
         for seed, folders in entry.arm.folders.items():
             key = (entry.arm.signature, folders.evaluation.name, seed)
             if key in words:
-                raise ConfigError(f"{entry.word}: seed {seed} is the same run as in {words[key]}; name it once")
+                raise ConfigError(
+                    f"{entry.word}: seed {seed} is the same run as in {words[key]}; name it once"
+                )
             words[key] = entry.word
 
 
 # What differs
 
 
-def configuration(results: Results) -> Sheet:
-    """The keys in which the recipes differ, and the value of each; the seed and the machine are no part of a recipe."""
+def differing_keys(results: Results) -> Sheet:
+    """The keys in which the recipes differ, and the value of each; the seed and the machine are
+    no part of a recipe.
+    """
     recipes = [flatten({**arm.settings, "seed": None, "machine": None}) for arm in results.arms]
-    parts = {key.removesuffix(".kind") for recipe in recipes for key in recipe if key.endswith(".kind")}
+    parts = {
+        key.removesuffix(".kind") for recipe in recipes for key in recipe if key.endswith(".kind")
+    }
     aligned = []
     for recipe in recipes:
-        aligned.append({f"{key}.kind" if key in parts else key: value for key, value in recipe.items()})
+        aligned.append(
+            {f"{key}.kind" if key in parts else key: value for key, value in recipe.items()}
+        )
 
     sheet = [["", *(arm.name for arm in results.arms)]]
     for key in dict.fromkeys(key for recipe in aligned for key in recipe):
-        values = [str(recipe.get(key, ABSENT)) for recipe in aligned]
+        values = [str(recipe.get(key, NO_VALUE)) for recipe in aligned]
         if len(set(values)) > 1:
             sheet.append([key, *values])
     return sheet
 
 
-def readings(results: Results) -> Sheet:
+def metric_rows(results: Results) -> Sheet:
     """Every metric of each arm, with its interval over seeds; and which seeds those are."""
     columns = results.columns
     lines = [headings_of(columns), *(row_of(results, arm, columns).texts() for arm in results.arms)]
@@ -216,8 +247,10 @@ def readings(results: Results) -> Sheet:
     return sheet
 
 
-def conclusions(compared: Comparison) -> list[str]:
-    """A line for each difference to the first, by the tests of every report; and over which arms they are corrected."""
+def comparison_lines(compared: Comparison) -> list[str]:
+    """A line for each difference to the first, by the tests of every report; and over which
+    arms they are corrected.
+    """
     names = compared.results.reports
     effects = compared.analysis.effects
     lines = [effect.line for effect in effects if effect.arm in names]
@@ -229,12 +262,14 @@ def conclusions(compared: Comparison) -> list[str]:
 # Under which conditions
 
 _CONDITIONS: dict[str, Callable[[dict[str, Any]], str]] = {
-    "Versions of the code differ": lambda r: commit(r) or "unknown",
+    "Versions of the code differ": lambda r: commit_of(r) or "unknown",
     "Versions of torch differ": lambda r: r.get("environment", {}).get("torch", ""),
     "Devices differ": lambda r: r.get("environment", {}).get("device", ""),
     "Speed was measured differently": lambda r: _protocol(r.get("speed", {})),
     "Readings are of other numbers of items": lambda r: _items(r),
-    "Likelihoods are of different kinds": lambda r: " of ".join((r["likelihood"]["kind"], r["likelihood"]["unit"])),
+    "Likelihoods are of different kinds": lambda r: " of ".join(
+        (r["likelihood"]["kind"], r["likelihood"]["unit"])
+    ),
 }
 _SECTIONS = {
     "data": "The data differ: these are not one task",
@@ -256,43 +291,63 @@ def _items(report: dict[str, Any]) -> str:
 
 def _protocol(speed: dict[str, Any]) -> str:
     names = [name for name in ("batch", "threads", "precision") if name in speed]
-    return ", ".join([speed.get("device", ""), *(f"{name} {speed[name]}" for name in names)]) if speed else ""
+    return (
+        ", ".join([speed.get("device", ""), *(f"{name} {speed[name]}" for name in names)])
+        if speed
+        else ""
+    )
 
 
-def cautions(compared: Comparison) -> list[str]:
-    """What stands between the numbers and a conclusion: unfinished runs, and conditions that were not the same."""
+def comparison_cautions(compared: Comparison) -> list[str]:
+    """What stands between the numbers and a conclusion: unfinished runs, and conditions
+    that were not the same.
+    """
     results = compared.results
     missing = []
     for arm in results.arms:
         missing += [f"{arm.name} seed {seed}" for seed in arm.folders if seed not in arm.reports]
-    lines = [f"Missing: {', '.join(missing)}: not finished, or not evaluated alike."] if missing else []
-    keys = [row[0] for row in configuration(results)[1:]]
+    lines = (
+        [f"Missing: {', '.join(missing)}: not finished, or not evaluated alike."] if missing else []
+    )
+    keys = [row[0] for row in differing_keys(results)[1:]]
     for section, text in _SECTIONS.items():
         if differing := [key for key in keys if key.split(".")[0] == section]:
             lines.append(f"Caution: {text} ({', '.join(differing)}).")
+
     for text, of in _CONDITIONS.items():
-        stated = {arm.name: {of(report) for report in arm.reports.values()} - {""} for arm in results.arms}
+        stated = {
+            arm.name: {of(report) for report in arm.reports.values()} - {""} for arm in results.arms
+        }
         if len(set().union(*stated.values())) > 1:
             named = [f"{arm}: {', '.join(sorted(values))}" for arm, values in stated.items()]
             lines.append(f"Caution: {text}: {'; '.join(named)}")
-    return lines + [caution.text for caution in far_off(results, compared.analysis.outlying)]
+
+    return lines + [caution.text for caution in outlier_lines(results, compared.analysis.outlying)]
 
 
 # Shown
 
 
-def show(words: list[str], console: Console, markdown: bool = False) -> None:
+def print_comparison(words: list[str], console: Console, markdown: bool = False) -> None:
     """Print the comparison: for the terminal, or as Markdown.
 
     Raises:
-        ConfigError: as `gather`.
+        ConfigError: as `gather_runs`.
     """
-    compared = gather(words)
-    sheets = {"Configuration": configuration(compared.results), "Result": readings(compared.results)}
-    lines = {"Differences to the first": conclusions(compared), "Conditions": cautions(compared)}
+    compared = gather_runs(words)
+    sheets = {
+        "Configuration": differing_keys(compared.results),
+        "Result": metric_rows(compared.results),
+    }
+    lines = {
+        "Differences to the first": comparison_lines(compared),
+        "Conditions": comparison_cautions(compared),
+    }
+
     if markdown:
         say(_as_markdown(sheets, lines))
         return
+
     for title, sheet in sheets.items():
         console.print(_as_table(title, sheet) if len(sheet) > 1 else f"{title}: no difference")
     for line in [line for part in lines.values() for line in part]:
@@ -302,7 +357,9 @@ def show(words: list[str], console: Console, markdown: bool = False) -> None:
 def _as_table(title: str, sheet: Sheet) -> Table:
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     for i, heading in enumerate(sheet[0]):
-        table.add_column(heading, justify="left" if i == 0 else "right", overflow="fold", no_wrap=i == 0)
+        table.add_column(
+            heading, justify="left" if i == 0 else "right", overflow="fold", no_wrap=i == 0
+        )
     for row in sheet[1:]:
         table.add_row(*row)
     return table

@@ -16,9 +16,14 @@ def read_history(file: Path) -> list[tuple[int, str, float]]:
     """
     if not file.is_file():
         return []
+
     try:
         with file.open(newline="", encoding="utf-8") as lines:
-            return [(int(r["step"]), r["name"], float(r["value"])) for r in csv.DictReader(lines) if r["value"]]
+            return [
+                (int(r["step"]), r["name"], float(r["value"]))
+                for r in csv.DictReader(lines)
+                if r["value"]
+            ]
     except (ValueError, KeyError, csv.Error) as error:
         raise ConfigError(
             f"{file}: damaged ({error}); delete it: its curves are lost, the run's results are not"

@@ -3,10 +3,12 @@
     table.md  table.tex  table.csv      the table; as CSV one row a run
     methods.md                          how the numbers came about, for a paper
     <figure>.png  <figure>.pdf          see `figures.py`
-    report.html                         all of it as one page that opens from disk, asks the network for nothing, and prints
+    report.html                         all of it as one page that opens from disk, asks the network
+                                        for nothing, and prints
 
-Every number carries its interval over seeds, and that over images where it was measured; what a paired test does not
-resolve is called not resolved. A study that is not finished is reported, too, and what is missing is named.
+Every number carries its interval over seeds, and that over images where it was measured; what a
+paired test does not resolve is called not resolved. A study that is not finished is reported, too,
+and what is missing is named.
 
 The page's template is `page.html`; pictures are inlined, and every text is escaped.
 """
@@ -23,12 +25,19 @@ from PIL import Image
 
 from ..analysis.analyse import Analysis
 from ..analysis.comparison import p_value_text
-from ..analysis.text import spaced
-from ..files.atomic import room_for, write
+from ..analysis.text import breakable_name
+from ..files.atomic import disk_full_guard, write_atomically
 from .figures import DPI, FIGURES, Figure
-from .latex import latex
-from .statements import baseline_in_words, caption, methods, missing, paragraphs, reading
-from .tables import csv_of, markdown, table_of
+from .latex import latex_table
+from .statements import (
+    baseline_in_words,
+    caption,
+    caution_lines,
+    methods_markdown,
+    paragraphs,
+    reading_notes,
+)
+from .tables import report_markdown, runs_csv, table_of
 
 WIDTH = 130  # pixels on the screen of an inch of a picture
 
@@ -36,7 +45,7 @@ WIDTH = 130  # pixels on the screen of an inch of a picture
 def write_report(analysis: Analysis) -> list[Path]:
     """Write the report into the study's folder; returns the paths of its files, the page first."""
     folder = analysis.results.folder / "report"
-    with room_for(folder):
+    with disk_full_guard(folder):
         return _written(analysis, folder)
 
 
@@ -45,14 +54,18 @@ def _written(analysis: Analysis, folder: Path) -> list[Path]:
     drawn = {figure.name: paths for figure in FIGURES if (paths := figure.write(analysis, folder))}
     texts = {
         "report.html": page(analysis, {name: paths[0] for name, paths in drawn.items()}),
-        "table.md": markdown(analysis),
-        "table.tex": latex(analysis),
-        "table.csv": csv_of(analysis),
-        "methods.md": methods(analysis),
+        "table.md": report_markdown(analysis),
+        "table.tex": latex_table(analysis),
+        "table.csv": runs_csv(analysis),
+        "methods.md": methods_markdown(analysis),
     }
     for name, text in texts.items():
-        write(folder / name, text)
-    return [*(folder / name for name in texts), *(path for paths in drawn.values() for path in paths)]
+        write_atomically(folder / name, text)
+
+    return [
+        *(folder / name for name in texts),
+        *(path for paths in drawn.values() for path in paths),
+    ]
 
 
 def page(analysis: Analysis, pictures: Mapping[str, Path]) -> str:
@@ -60,30 +73,41 @@ def page(analysis: Analysis, pictures: Mapping[str, Path]) -> str:
     results = analysis.results
     headings, rows = table_of(analysis, analysis.columns)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters |= {"spaced": spaced, "p": p_value_text}
-    template = environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
+    environment.filters |= {"spaced": breakable_name, "p": p_value_text}
+    template = environment.from_string(
+        Path(__file__).with_name("page.html").read_text(encoding="utf-8")
+    )
     absent = [figure for figure in FIGURES if figure.name not in pictures and figure.asked(results)]
+
     return template.render(
         name=results.name,
         question=results.question,
         baseline=baseline_in_words(results),
         sections=_sections(bool(analysis.effects)),
-        missing=missing(analysis),
+        missing=caution_lines(analysis),
         verdicts=[*analysis.verdicts, *analysis.against_speed, *analysis.ranking],
         caption=caption(analysis),
         headings=headings,
         rows=rows,
         effects=analysis.effects,
-        figures=[_picture(figure, pictures[figure.name]) for figure in FIGURES if figure.name in pictures],
+        figures=[
+            _picture(figure, pictures[figure.name]) for figure in FIGURES if figure.name in pictures
+        ],
         left_out=absent,
-        reading=reading(analysis),
+        reading=reading_notes(analysis),
         methods=paragraphs(analysis),
     )
 
 
 def _sections(compared: bool) -> list[tuple[str, str]]:
-    titles = {"answer": "What may be concluded", "table": "Table", "differences": "Differences", "figures": "Figures",
-              "reading": "How to read it", "methods": "Methods"}  # fmt: skip
+    titles = {
+        "answer": "What may be concluded",
+        "table": "Table",
+        "differences": "Differences",
+        "figures": "Figures",
+        "reading": "How to read it",
+        "methods": "Methods",
+    }
     return [(name, title) for name, title in titles.items() if compared or name != "differences"]
 
 

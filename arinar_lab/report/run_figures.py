@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from ..files.atomic import whole
+from ..files.atomic import atomic_draft
 from .style import BLUE, GREEN, VERMILION
 
 
 def draw_diagnosis(report: Mapping[str, Any], found: Mapping[str, Any], path: Path) -> None:
-    """Likelihood by token and feature, calibration, error accumulation and guidance of one run, a panel each."""
+    """Likelihood by token and feature, calibration, error accumulation and guidance of
+    one run, a panel each.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -21,21 +23,27 @@ def draw_diagnosis(report: Mapping[str, Any], found: Mapping[str, Any], path: Pa
 
     said = report["diagnosis"]
     panels: list[tuple[Any, Callable[[Any, Any], None]]] = [
-        (said.get("by_token"), _by_token), (said.get("by_feature"), _by_feature), (said.get("pit"), _pit),
-        (found.get("prefix"), _prefix), (found.get("guidance"), _guidance),
-    ]  # fmt: skip
+        (said.get("by_token"), _by_token),
+        (said.get("by_feature"), _by_feature),
+        (said.get("pit"), _pit),
+        (found.get("prefix"), _prefix),
+        (found.get("guidance"), _guidance),
+    ]
     drawn = [(content, draw) for content, draw in panels if content]
     columns = min(3, len(drawn))
     figure, axes = plt.subplots(
-        -(-len(drawn) // columns), columns, figsize=(4.2 * columns, 3.4 * -(-len(drawn) // columns)),
-        layout="constrained", squeeze=False,
-    )  # fmt: skip
+        -(-len(drawn) // columns),
+        columns,
+        figsize=(4.2 * columns, 3.4 * -(-len(drawn) // columns)),
+        layout="constrained",
+        squeeze=False,
+    )
     for ax, (content, draw) in zip(axes.flat, drawn, strict=False):
         draw(ax, content)
         ax.grid(alpha=0.25)
     for ax in axes.flat[len(drawn) :]:
         ax.axis("off")
-    with whole(path) as draft:
+    with atomic_draft(path) as draft:
         figure.savefig(draft, dpi=160)
     plt.close(figure)
 
@@ -53,7 +61,14 @@ def _by_feature(ax: Any, bits: list[float]) -> None:
 
 def _pit(ax: Any, shares: list[float]) -> None:
     n = len(shares)
-    ax.bar((np.arange(n) + 0.5) / n, np.asarray(shares) * n, width=1 / n, color=BLUE, edgecolor="white", linewidth=0.5)
+    ax.bar(
+        (np.arange(n) + 0.5) / n,
+        np.asarray(shares) * n,
+        width=1 / n,
+        color=BLUE,
+        edgecolor="white",
+        linewidth=0.5,
+    )
     ax.axhline(1, color="black", linestyle="--", linewidth=1)
     ax.set(xlabel="F(x | what precedes)", ylabel="density (flat where right)")
 
@@ -61,15 +76,37 @@ def _pit(ax: Any, shares: list[float]) -> None:
 def _prefix(ax: Any, rows: list[dict[str, float]]) -> None:
     shares = [row["share"] for row in rows]
     if "true" in rows[0]:
-        ax.plot(shares, [row["true"] for row in rows], marker="o", color=BLUE, label="bits/dim, true rest")
-        ax.plot(shares, [row["own"] for row in rows], "--", marker="s", color=VERMILION, label="bits/dim, own rest")
+        ax.plot(
+            shares,
+            [row["true"] for row in rows],
+            marker="o",
+            color=BLUE,
+            label="bits/dim, true rest",
+        )
+        ax.plot(
+            shares,
+            [row["own"] for row in rows],
+            "--",
+            marker="s",
+            color=VERMILION,
+            label="bits/dim, own rest",
+        )
         ax.set(ylabel="bits/dim")
+
     if "fd_digits" in rows[0]:
         right = ax.twinx() if "true" in rows[0] else ax
-        right.plot(shares, [row["fd_digits"] for row in rows], ":", marker="^", color=GREEN, label="FD digits")
+        right.plot(
+            shares,
+            [row["fd_digits"] for row in rows],
+            ":",
+            marker="^",
+            color=GREEN,
+            label="FD digits",
+        )
         right.set(ylabel="FD digits")
         lines = [line for part in {ax, right} for line in part.get_lines()]
         ax.legend(lines, [line.get_label() for line in lines], fontsize=7)
+
     ax.set(xlabel="share of true tokens")
 
 
@@ -77,8 +114,21 @@ def _guidance(ax: Any, found: dict[str, list[float]]) -> None:
     ax.xaxis.get_major_locator().set_params(integer=True)
     steps = np.arange(1, len(found["kl_by_step"]) + 1)
     ax.plot(
-        steps, found["kl_by_step"], marker="o", markersize=3, color=BLUE, label="KL(drawn ‖ conditional), nats a token"
+        steps,
+        found["kl_by_step"],
+        marker="o",
+        markersize=3,
+        color=BLUE,
+        label="KL(drawn ‖ conditional), nats a token",
     )
-    ax.plot(steps, found["truncated_by_step"], "--", marker="s", markersize=3, color=VERMILION, label="share truncated")
+    ax.plot(
+        steps,
+        found["truncated_by_step"],
+        "--",
+        marker="s",
+        markersize=3,
+        color=VERMILION,
+        label="share truncated",
+    )
     ax.set(xlabel="step")
     ax.legend(fontsize=7)

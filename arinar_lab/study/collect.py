@@ -9,7 +9,7 @@ from typing import Any
 
 from ..analysis.results import ArmResult, Folders, Report, Results
 from ..config.recipe import Recipe
-from ..config.schema import Part, flatten, resolved
+from ..config.schema import Component, flatten, to_plain
 from ..errors import ConfigError
 from ..metrics import SPEED
 from ..runs.folder import read_json
@@ -20,7 +20,8 @@ def collect(plan: Plan) -> Results:
     """Read the report of every finished run of a study.
 
     Raises:
-        ConfigError: if a report holds a metric that is no number, or a history was edited since its run ended.
+        ConfigError: if a report holds a metric that is no number, or a history was edited
+            since its run ended.
     """
     reports: dict[str, dict[int, Report]] = {}
     for arm in plan.arms:
@@ -31,6 +32,7 @@ def collect(plan: Plan) -> Results:
                 refuse_malformed(report, folder.evaluation(recipe) / "report.json")
                 folder.refuse_edited("metrics.csv")
                 reports[arm.name][seed] = report
+
     return results_of(plan, reports, read_json(plan.folder / "references.json"))
 
 
@@ -42,9 +44,18 @@ def results_of(
     """Results of a study whose reports are read: arm → seed → report."""
     arms = tuple(_arm_result(plan, arm, reports[arm.name]) for arm in plan.arms)
     return Results(
-        plan.name, arms, plan.baseline, plan.seeds, plan.question, plan.folder, plan.axes,
-        varied([arm.settings for arm in arms]), plan.budgets, plan.papers, references,
-    )  # fmt: skip
+        plan.name,
+        arms,
+        plan.baseline,
+        plan.seeds,
+        plan.question,
+        plan.folder,
+        plan.axes,
+        varied_keys([arm.settings for arm in arms]),
+        plan.budgets,
+        plan.papers,
+        references,
+    )
 
 
 def _arm_result(plan: Plan, arm: Arm, reports: dict[int, Report]) -> ArmResult:
@@ -59,9 +70,20 @@ def _arm_result(plan: Plan, arm: Arm, reports: dict[int, Report]) -> ArmResult:
             unreadable[seed] = file
 
     return ArmResult(
-        arm.name, resolved(arm.recipe), reports, folders, arm.likelihood, inexact_parts(arm.recipe), arm.values,
-        arm.recipe.sampler.accelerators, arm.matched, arm.budget, arm.recipe.training_signature, failures, unreadable,
-    )  # fmt: skip
+        arm.name,
+        to_plain(arm.recipe),
+        reports,
+        folders,
+        arm.likelihood,
+        inexact_parts(arm.recipe),
+        arm.values,
+        arm.recipe.sampler.accelerators,
+        arm.matched,
+        arm.budget,
+        arm.recipe.training_signature,
+        failures,
+        unreadable,
+    )
 
 
 def inexact_parts(recipe: Recipe) -> str:
@@ -71,9 +93,9 @@ def inexact_parts(recipe: Recipe) -> str:
 
 def _inexact(part: Any) -> list[str]:
     """The kinds of a part, and of the parts within it, whose likelihood is not exact."""
-    if not isinstance(part, Part):
+    if not isinstance(part, Component):
         return []
-    own = [part.kind] if getattr(part.maker, "likelihood", "exact") != "exact" else []
+    own = [part.kind] if getattr(part.factory, "likelihood", "exact") != "exact" else []
     return own + [kind for value in part.arguments.values() for kind in _inexact(value)]
 
 
@@ -85,19 +107,27 @@ def refuse_malformed(report: Report, path: Path) -> None:
     """
     for section in ("metrics", "noise", "likelihood", "quality", "speed", "environment", "git"):
         if not isinstance(report.get(section, {}), dict):
-            raise ConfigError(f"{path}: {section}: not a mapping of names to values; remove the file to evaluate anew")
+            raise ConfigError(
+                f"{path}: {section}: not a mapping of names to values; remove the file to "
+                "evaluate anew"
+            )
+
     for section in ("metrics", "noise"):
         for name, value in report.get(section, {}).items():
             if not isinstance(value, int | float) or isinstance(value, bool):
                 raise ConfigError(
-                    f"{path}: {section}.{name}: {value!r} is not a number; remove the file to evaluate anew"
+                    f"{path}: {section}.{name}: {value!r} is not a number; remove the file to "
+                    "evaluate anew"
                 )
+
     if report["metrics"].get(SPEED, 1) <= 0:
         raise ConfigError(f"{path}: metrics.{SPEED}: not above 0; remove the file to evaluate anew")
 
 
-def varied(settings: list[dict[str, Any]]) -> tuple[str, ...]:
-    """The keys in which recipes differ; below a part that differs in kind, those that differ within one kind."""
+def varied_keys(settings: list[dict[str, Any]]) -> tuple[str, ...]:
+    """The keys in which recipes differ; below a part that differs in kind, those that
+    differ within one kind.
+    """
     recipes = [flatten(recipe) for recipe in settings]
     keys = sorted({key for recipe in recipes for key in recipe} - {"seed"})
     differ = [key for key in keys if _differ(recipes, key)]
@@ -105,7 +135,9 @@ def varied(settings: list[dict[str, Any]]) -> tuple[str, ...]:
 
     varied = []
     for key in differ:
-        above = [kind for kind in kinds if key != kind and key.startswith(kind.removesuffix("kind"))]
+        above = [
+            kind for kind in kinds if key != kind and key.startswith(kind.removesuffix("kind"))
+        ]
         if _differs_itself(key, above, recipes):
             varied.append(key)
     return tuple(varied)
@@ -120,5 +152,7 @@ def _differs_itself(key: str, kinds: list[str], recipes: list[dict[str, Any]]) -
     alike: dict[str, list[dict[str, Any]]] = {}
     for recipe in recipes:
         alike.setdefault(repr([recipe.get(kind) for kind in kinds]), []).append(recipe)
-    several = key.endswith(".kind") and len({recipe[key] for recipe in recipes if key in recipe}) > 1
+    several = (
+        key.endswith(".kind") and len({recipe[key] for recipe in recipes if key in recipe}) > 1
+    )
     return several or any(_differ(group, key) for group in alike.values())
