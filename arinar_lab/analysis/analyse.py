@@ -153,7 +153,7 @@ def cautions(results: Results, outlying: Mapping[str, Sequence[Run]]) -> list[Ca
         *_loose_likelihoods(results),
         *_unlike(results),
         *_two_references(results),
-        *outlier_lines(results, outlying),
+        *outlier_cautions(results, outlying),
         *_busy(results),
     ]
 
@@ -334,7 +334,7 @@ def _two_references(results: Results) -> list[Caution]:
     ]
 
 
-def outlier_lines(results: Results, outlying: Mapping[str, Sequence[Run]]) -> list[Caution]:
+def outlier_cautions(results: Results, outlying: Mapping[str, Sequence[Run]]) -> list[Caution]:
     """Runs of these arms that lie far from the other seeds of their arm, with their folder."""
     cautions = []
     for part in results.by_budget:

@@ -179,7 +179,7 @@ class Frontier:
         doubt: why the speeds are unreliable, so that no front may be drawn;
             empty where they are not.
         budget, baseline: of the arms; empty in a sweep.
-        concluded: arms whose quality differs from the baseline's for sure.
+        supported: arms whose quality differs from the baseline's for sure.
         bounds: arms whose quality is a bound, where those of other arms are not such a bound.
     """
 
@@ -269,13 +269,13 @@ def frontier(
         return None
 
     effects = compare_arms(results, [quality]) if effects is None else effects
-    concluded = frozenset(
+    supported = frozenset(
         effect.arm for effect in effects if effect.metric == quality and effect.supported
     )
     bounds = incomparable_bounds(results) if quality.startswith("val/") else []
     budget = results.baseline_arm.budget
     return replace(
-        front, budget=budget, baseline=results.baseline, concluded=concluded, bounds=tuple(bounds)
+        front, budget=budget, baseline=results.baseline, supported=supported, bounds=tuple(bounds)
     )
 
 

@@ -26,7 +26,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from ..analysis.analyse import Analysis, analyse, outlier_lines
+from ..analysis.analyse import Analysis, analyse, outlier_cautions
 from ..analysis.conditions import commit_of
 from ..analysis.results import ArmResult, Folders, Results
 from ..config.recipe import Recipe, parse_recipe, read_overrides, read_recipe
@@ -322,7 +322,9 @@ def comparison_cautions(compared: Comparison) -> list[str]:
             named = [f"{arm}: {', '.join(sorted(values))}" for arm, values in stated.items()]
             lines.append(f"Caution: {text}: {'; '.join(named)}")
 
-    return lines + [caution.text for caution in outlier_lines(results, compared.analysis.outlying)]
+    return lines + [
+        caution.text for caution in outlier_cautions(results, compared.analysis.outlying)
+    ]
 
 
 # Shown

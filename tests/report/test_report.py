@@ -664,9 +664,9 @@ def test_a_report_compares_the_arms_once_and_reads_each_report_once(monkeypatch)
         monkeypatch.setattr(place, name, counted)
 
     count(RunFolder, "report")
-    for name in ("compare", "outlying_runs", "agreements"):
+    for name in ("compare_arms", "outlying_runs", "agreements"):
         for module in (analyse, comparison, pareto):
             if name in vars(module):
                 count(module, name)
     assert ablate.fetch_and_report(plan, Terminal(width=200)) == 0
-    assert calls == {"compare": 1, "outlying_runs": 1, "agreements": 1, "report": 9}
+    assert calls == {"compare_arms": 1, "outlying_runs": 1, "agreements": 1, "report": 9}
