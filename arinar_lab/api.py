@@ -1,6 +1,6 @@
 """A finished study, opened in Python: what the notebooks read, and any script may.
 
-    open_study("studies/gmm_k")      → Results, of a study's folder or file; of the newest finished
+    open_study("studies/gmm_k")      → Analysis, of a study's folder or file; of the newest finished
                                      study without a name
     table, runs, summaries           → frames: the report's table; a row a run; a row
                                      for each arm and metric
@@ -22,11 +22,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .analysis.results import Results
-from .config.recipe import read_overrides
+from .analysis.analyse import Analysis, analyse
+from .config.recipe import parse_recipe, read_overrides
 from .errors import ConfigError
 from .evaluation.trained_model import TrainedModel, open_run
 from .report.tables import plain_table, runs_csv
+from .runs.folder import RunFolder
 from .runs.history import read_metrics
 from .study.collect import collect
 from .study.plan import read_plan
@@ -63,8 +64,8 @@ def newest(where: Path) -> Path | None:
     return None
 
 
-def open_study(name: str | Path = "") -> Results:
-    """What the finished cells of a study say.
+def open_study(name: str | Path = "") -> Analysis:
+    """Results of the finished runs of a study, and what follows from them.
 
     Arguments:
         name: a folder `studies/<name>`, or a study's file, from where commands are run; empty for
@@ -97,79 +98,73 @@ def open_study(name: str | Path = "") -> Results:
             f"{plan.folder}: nothing of this study is finished; run it first: arinar ablate {file}"
         )
 
-    return results
+    return analyse(results)
 
 
-def missing(results: Results) -> list[str]:
-    """The cells that are not finished, by name."""
-    every = [(arm.name, seed) for arm in results.plan.arms for seed in results.plan.seeds]
-    return [f"{arm} seed {seed}" for arm, seed in every if seed not in results.reports[arm]]
+def missing(study: Analysis) -> list[str]:
+    """The runs that are not finished, by name."""
+    return [f"{arm.name} seed {seed}" for arm, seed in study.results.missing]
 
 
-def table(results: Results) -> pd.DataFrame:
+def table(study: Analysis) -> pd.DataFrame:
     """The report's table, as text: an arm a row."""
-    headings, body = plain_table(results, results.columns)
+    headings, body = plain_table(study, study.columns)
     return pd.DataFrame(body, columns=headings).set_index("arm")
 
 
-def runs(results: Results) -> pd.DataFrame:
+def runs(study: Analysis) -> pd.DataFrame:
     """The report's table.csv: a row a run, with arm, the axes' values, seed and every metric."""
     return pd.read_csv(
-        io.StringIO(runs_csv(results, literal=True)), keep_default_na=False, na_values=[""]
+        io.StringIO(runs_csv(study, literal=True)), keep_default_na=False, na_values=[""]
     )
 
 
-def summaries(results: Results) -> pd.DataFrame:
+def summaries(study: Analysis) -> pd.DataFrame:
     """A row for each arm and metric: its mean over n seeds, and the half-widths of
     both 95 % intervals.
 
-    `seeds` is training noise, `images` evaluation noise; NaN where one seed, or no
-    measurement, says nothing of it.
+    `seeds` is training noise, `images` evaluation noise; NaN for one seed, or where
+    nothing was measured.
     """
-    found = []
-    for arm in results.plan.arms:
-        for column in results.columns:
-            if s := results.summary(arm, column.metric):
-                seeds, images = (
-                    s.half if s.n > 1 else None,
-                    results.evaluation_noise(arm, column.metric),
+    lines = []
+    for arm in study.results.arms:
+        for column in study.columns:
+            if summary := arm.summary(column.metric):
+                half = summary.half if summary.n > 1 else None
+                images = arm.evaluation_noise(column.metric)
+                lines.append(
+                    (arm.name, column.metric, column.heading, summary.mean, half, images, summary.n)
                 )
-                found.append((arm.name, column.metric, column.heading, s.mean, seeds, images, s.n))
 
     frame = pd.DataFrame(
-        found, columns=["arm", "metric", "heading", "mean", "seeds", "images", "n"]
+        lines, columns=["arm", "metric", "heading", "mean", "seeds", "images", "n"]
     )
 
     return frame.astype({"seeds": float, "images": float})
 
 
-def curves(results: Results) -> pd.DataFrame:
+def curves(study: Analysis) -> pd.DataFrame:
     """What was logged in training: a row for each arm, seed, step and name, with its value."""
-    found = []
-    for arm in results.plan.arms:
-        for seed in results.reports[arm.name]:
-            folder, _ = results.plan.cell(arm, seed)
-            found += [(arm.name, seed, *line) for line in read_metrics(folder.path / "metrics.csv")]
-    return pd.DataFrame(found, columns=["arm", "seed", "step", "name", "value"])
+    lines = []
+    for arm, seed, _ in study.results.runs:
+        history = read_metrics(arm.folders[seed].run / "metrics.csv")
+        lines += [(arm.name, seed, *line) for line in history]
+    return pd.DataFrame(lines, columns=["arm", "seed", "step", "name", "value"])
 
 
-def breakdown(results: Results, by: str) -> pd.DataFrame:
+def breakdown(study: Analysis, by: str) -> pd.DataFrame:
     """Bits/dim of each arm, the mean over its seeds, split `by` "feature" or "token": an arm a
     row, a place a column.
     """
-    found = {}
-    for arm in results.plan.arms:
-        parts = [
-            report.get("diagnosis", {}).get(f"by_{by}")
-            for report in results.reports[arm.name].values()
-        ]
-        if there := [part for part in parts if part]:
-            found[arm.name] = np.mean(there, 0)
-
-    return pd.DataFrame(found).T.rename_axis(index="arm", columns=by)
+    means = {}
+    for arm in study.results.arms:
+        parts = [report.get("diagnosis", {}).get(f"by_{by}") for report in arm.reports.values()]
+        if measured := [part for part in parts if part]:
+            means[arm.name] = np.mean(measured, 0)
+    return pd.DataFrame(means).T.rename_axis(index="arm", columns=by)
 
 
-def open_runs(results: Results, *arms: str) -> dict[str, TrainedModel]:
+def open_runs(study: Analysis, *arms: str) -> dict[str, TrainedModel]:
     """The trained models of some arms (of all, if none is named), each of its first seed
     whose weights are here.
 
@@ -178,30 +173,22 @@ def open_runs(results: Results, *arms: str) -> dict[str, TrainedModel]:
     Raises:
         ConfigError: if an arm is unknown, weights are damaged, or none are here.
     """
-    known = {arm.name: arm for arm in results.plan.arms}
-    if unknown := [name for name in arms if name not in known]:
+    results = study.results
+    by_name = {arm.name: arm for arm in results.arms}
+    if unknown := [name for name in arms if name not in by_name]:
         raise ConfigError(
-            f"{unknown[0]!r} is no arm of {results.plan.name}; one of {', '.join(known)}"
+            f"{unknown[0]!r} is no arm of {results.name}; one of {', '.join(by_name)}"
         )
 
-    found = {}
-    for name in arms or known:
-        cells = [results.plan.cell(known[name], seed) for seed in results.reports[name]]
-        here = next(
-            (
-                (recipe, folder)
-                for folder, recipe in cells
-                if folder.done and folder.weights.is_file()
-            ),
-            None,
-        )
-        if here:
-            with chdir(results.plan.roots[0].parent):
-                found[name] = open_run(*here)
-
-    if not found:
-        raise ConfigError(
-            f"{results.plan.name}: no weights of {', '.join(arms) or 'its arms'} are here"
-        )
-
-    return found
+    models = {}
+    with chdir(results.folder.parents[1]):  # paths in recipes are relative to it
+        for name in arms or by_name:
+            arm = by_name[name]
+            for seed in arm.reports:
+                folder = RunFolder(arm.folders[seed].run)
+                if folder.done and folder.weights.is_file():
+                    models[name] = open_run(parse_recipe({**arm.settings, "seed": seed}), folder)
+                    break
+    if not models:
+        raise ConfigError(f"{results.name}: no weights of {', '.join(arms) or 'its arms'} are here")
+    return models

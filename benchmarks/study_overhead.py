@@ -24,6 +24,7 @@ from arinar_lab.cli import ablate
 from arinar_lab.output.terminal import Terminal
 from arinar_lab.runs.folder import RunFolder, git_state, write_json
 from arinar_lab.study import worker
+from arinar_lab.study.collect import collect
 from arinar_lab.study.cost import Cost
 from arinar_lab.study.plan import Plan, read_plan
 from arinar_lab.study.status import run_statuses, save_cells
@@ -58,7 +59,7 @@ def main() -> None:
         with _timed(seconds, "status"):
             done = sum(cell.state == "done" for cell in run_statuses(content))
         with _timed(seconds, "report"), open("output.txt", "a") as output:
-            ablate.report_study(plan, Terminal(file=output))
+            ablate.report_study(plan, collect(plan), Terminal(file=output))
         os.chdir("/")
 
     assert status == 0 and done == words.arms, f"{done} of {words.arms} arms are done"

@@ -5,6 +5,7 @@ with numbers of ours.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,11 @@ from typing import Any
 import numpy as np
 from tiny import write_study
 
+from arinar_lab.analysis.analyse import Analysis, analyse
+from arinar_lab.analysis.results import Results
 from arinar_lab.files.atomic import write_atomically
 from arinar_lab.runs.folder import write_json
+from arinar_lab.study.collect import collect
 from arinar_lab.study.plan import Plan, read_plan
 
 BITS, FD = "val/bits_per_dim", "quality/fd_digits"
@@ -130,6 +134,18 @@ def study(
                     _fill(folder.path, folder.evaluation(recipe), seed)
 
     return plan
+
+
+def analysed(plan: Plan) -> Analysis:
+    """The analysis of what the run folders of a study hold."""
+    return analyse(collect(plan))
+
+
+def with_reports(results: Results, reports: dict[str, dict[int, dict[str, Any]]]) -> Results:
+    """Results with other reports: arm → seed → report."""
+    return replace(
+        results, arms=tuple(replace(arm, reports=reports[arm.name]) for arm in results.arms)
+    )
 
 
 @cache

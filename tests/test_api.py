@@ -12,6 +12,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from reports import analysed
 from tiny import tiny, write_study
 
 from arinar_lab import api
@@ -19,7 +20,6 @@ from arinar_lab.errors import ConfigError
 from arinar_lab.files.atomic import write_atomically
 from arinar_lab.report.tables import plain_table, runs_csv
 from arinar_lab.runs.folder import read_json, write_json
-from arinar_lab.study.collect import collect
 from arinar_lab.study.plan import read_plan
 from arinar_lab.study.status import save_cells
 
@@ -63,7 +63,7 @@ def study(name="study", seeds=(0, 1, 2), done=lambda arm, seed: True, **keys):
             write_json(folder.evaluation(recipe) / "report.json", report_of(2 + i + seed / 10))
 
     save_cells(plan, file, [])
-    write_atomically(plan.folder / "report" / "table.csv", runs_csv(collect(plan)))
+    write_atomically(plan.folder / "report" / "table.csv", runs_csv(analysed(plan)))
 
     return plan
 
@@ -76,9 +76,9 @@ def test_a_study_is_opened_by_its_folder_or_its_file_from_anywhere_below(monkeyp
     Path("notebooks").mkdir()
     monkeypatch.chdir("notebooks")
     for name in ("studies/study", "study.yaml", Path.cwd().parent / "studies" / "study"):
-        results = api.open_study(name)
+        results = api.open_study(name).results
         assert [len(by_seed) for by_seed in results.reports.values()] == [3, 3]
-        assert results.plan.folder == Path.cwd().parent / "studies" / plan.name
+        assert results.folder == Path.cwd().parent / "studies" / plan.name
     assert Path.cwd().name == "notebooks"
 
 
@@ -88,7 +88,7 @@ def test_overridden_studies_are_opened_as_they_were_run():
     save_cells(plan, file, ["seeds=[7]"])
     folder, recipe = plan.cell(plan.arms[0], 7)
     write_json(folder.evaluation(recipe) / "report.json", report_of(2.0))
-    assert api.open_study(plan.folder).plan.seeds == (7,)
+    assert api.open_study(plan.folder).results.seeds == (7,)
 
 
 def test_the_newest_finished_study_is_read_where_none_is_named():
@@ -101,10 +101,10 @@ def test_the_newest_finished_study_is_read_where_none_is_named():
         )
         os.utime(plan.folder / "report" / "table.csv", (i, i))
 
-    assert api.open_study().plan.name == "new"
+    assert api.open_study().results.name == "new"
     os.utime("studies/old/report/table.csv", (9, 9))
 
-    assert api.open_study().plan.name == "old"
+    assert api.open_study().results.name == "old"
 
 
 def test_no_study_is_one_clear_line():
@@ -133,7 +133,7 @@ def test_what_is_not_finished_is_named():
 
 
 def test_the_frame_of_runs_is_the_reports_csv():
-    results = collect(study())
+    results = analysed(study())
     frame, lines = api.runs(results), list(csv.DictReader(io.StringIO(runs_csv(results))))
     assert list(frame.columns) == list(lines[0]) and len(frame) == len(lines) == 6
     assert list(frame.arm) == ["one"] * 3 + ["None"] * 3
@@ -141,7 +141,7 @@ def test_the_frame_of_runs_is_the_reports_csv():
 
 
 def test_the_table_is_the_reports():
-    results = collect(study())
+    results = analysed(study())
     headings, body = plain_table(results, results.columns)
     table = api.table(results)
     assert [
@@ -151,7 +151,7 @@ def test_the_table_is_the_reports():
 
 
 def test_summaries_keep_both_error_bars_apart():
-    frame = api.summaries(collect(study())).set_index(["arm", "metric"])
+    frame = api.summaries(analysed(study())).set_index(["arm", "metric"])
     bits, distance = frame.loc["one", BITS], frame.loc["one", "quality/fd_digits"]
     assert bits["mean"] == pytest.approx(2.1) and bits.n == 3 and bits.heading == "bits/dim"
     # t of two degrees of freedom
@@ -166,17 +166,17 @@ def test_noise_that_nobody_measured_is_not_a_number():
             folder, recipe = plan.cell(arm, seed)
             report = read_json(folder.evaluation(recipe) / "report.json")
             write_json(folder.evaluation(recipe) / "report.json", {**report, "noise": {}})
-    frame = api.summaries(collect(plan))
+    frame = api.summaries(analysed(plan))
     assert frame.images.dtype == float and frame.images.isna().all()
 
 
 def test_one_seed_says_nothing_of_training_noise():
-    frame = api.summaries(collect(study(seeds=(0,))))
+    frame = api.summaries(analysed(study(seeds=(0,))))
     assert frame.seeds.isna().all() and (frame.n == 1).all() and frame["mean"].notna().all()
 
 
 def test_what_was_logged_is_a_row_for_each_number():
-    frame = api.curves(collect(study()))
+    frame = api.curves(analysed(study()))
     assert len(frame) == 12
     assert frame.query("name == 'val/loss'").groupby("arm").value.mean().to_dict() == {
         "one": 0,
@@ -193,12 +193,12 @@ def test_the_breakdown_is_the_mean_over_seeds_of_the_arms_that_have_one():
         folder, recipe = plan.cell(plan.arms[1], seed)
         report = read_json(folder.evaluation(recipe) / "report.json")
         write_json(folder.evaluation(recipe) / "report.json", {**report, "diagnosis": {}})
-    frame = api.breakdown(collect(plan), "feature")
+    frame = api.breakdown(analysed(plan), "feature")
 
     assert frame.index.tolist() == ["one"] and frame.loc["one"].tolist() == pytest.approx(
         [1.1, 3.1]
     )
-    assert api.breakdown(collect(plan), "token").shape == (1, 3)
+    assert api.breakdown(analysed(plan), "token").shape == (1, 3)
 
 
 # Trained models
@@ -215,7 +215,7 @@ def test_the_trained_models_are_opened_and_the_others_left_out(trained):
     results, _ = trained
     runs = api.open_runs(results)
     assert list(runs) == ["tiny"] == list(api.open_runs(results, "tiny"))
-    assert runs["tiny"].experiment.parameters == results.plan.arms[0].parameters
+    assert runs["tiny"].recipe.training_signature == tiny().training_signature
 
 
 def test_reports_without_their_weights_are_told(trained):

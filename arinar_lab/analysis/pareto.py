@@ -27,11 +27,11 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..metrics import BITS, DISTANCES, GAP, SPEED, Column
-from .comparison import compare_arms, incomparable_bounds, is_comparable
-from .conditions import unreliable_speeds
+from .comparison import Effect, compare_arms
+from .conditions import incomparable_bounds, is_comparable, unreliable_speeds
 from .results import Results
 from .statistics import Interval, hypervolume, interval, pareto_indices
 from .text import join_names
@@ -41,16 +41,6 @@ Point = tuple[float, float]
 Points = Mapping[str, Mapping[int, Point]]
 """Arm → seed → point."""
 _NAMED = 6  # dominated arms beyond which they are counted
-
-FRONT_PROTOCOL = (
-    "An arm is on the front of quality against speed where no other arm's means are at"
-    " least as good in both and better in one; in brackets is its attainment, the share of"
-    " seeds in whose own front it stands. The front bends at the arm farthest below the"
-    " line through its ends, both axes scaled to [0, 1] (knee). Hypervolume is the share"
-    " of the box from the best to the worst value seen that a seed's front dominates, with"
-    " its 95 % t-interval over seeds. The best of several arms was chosen by the numbers"
-    " shown: over other seeds it will look a little worse."
-)
 
 
 def pareto_front(points: Mapping[str, Point]) -> list[str]:
@@ -186,8 +176,11 @@ class Frontier:
         attained: arm → share of the seeds; empty where fewer than two have all arms.
             knee: an arm, or None.
         hypervolume: None where no seed has all arms.
-        doubt: why the speeds are unreliable, so that no front may be told or drawn;
+        doubt: why the speeds are unreliable, so that no front may be drawn;
             empty where they are not.
+        budget, baseline: of the arms; empty in a sweep.
+        supported: arms whose quality differs from the baseline's for sure.
+        bounds: arms whose quality is a bound, where those of other arms are not such a bound.
     """
 
     quality: Column
@@ -201,6 +194,10 @@ class Frontier:
     knee: str | None
     hypervolume: Interval | None
     doubt: str = ""
+    budget: str = ""
+    baseline: str = ""
+    supported: frozenset[str] = frozenset()
+    bounds: tuple[str, ...] = ()
 
     @property
     def highlighted(self) -> list[str]:
@@ -230,26 +227,55 @@ class Frontier:
         ]
 
 
-def frontier(results: Results, quality: str | None = None, speed: str = SPEED) -> Frontier | None:
+def frontiers(results: Results, effects: Sequence[Effect]) -> list[Frontier]:
+    """Every quality against images/s; in a study with budgets each budget's arms by themselves.
+
+    effects: the comparison of the arms in those qualities.
+    """
+    fronts = []
+    for part in results.by_budget:
+        for quality in quality_metrics(part):
+            front = frontier(part, quality, effects=effects)
+            fronts += [front] if front else []
+    return fronts
+
+
+def frontier(
+    results: Results,
+    quality: str | None = None,
+    speed: str = SPEED,
+    effects: Sequence[Effect] | None = None,
+) -> Frontier | None:
     """Quality against speed: by the Fréchet distance where there is one, else bits/dim; None
     where no arm has both.
-    """
-    there = {c.metric: c for c in results.columns}
-    quality = quality or next((metric for metric in DISTANCES if metric in there), BITS)
-    if quality not in there or speed not in there:
-        return None
-    q, s = there[quality], there[speed]
-    readings: dict[str, dict[int, tuple[float, float]]] = {}
-    for arm in results.plan.arms:
-        costs, losses = results.values(arm, speed), results.values(arm, quality)
-        if not is_comparable(results, arm, quality):
-            losses = {}
-        readings[arm.name] = {
-            seed: (costs[seed], losses[seed]) for seed in sorted(costs.keys() & losses.keys())
-        }
 
-    return frontier_from_readings(
-        q, s, readings, unreliable_speeds(results) if speed.startswith("speed/") else ""
+    effects: the comparison of the arms, computed if it is None.
+    """
+    columns = {column.metric: column for column in results.columns}
+    quality = quality or next((metric for metric in DISTANCES if metric in columns), BITS)
+    if quality not in columns or speed not in columns:
+        return None
+
+    measured: dict[str, dict[int, tuple[float, float]]] = {}
+    for arm in results.arms:
+        costs = arm.values(speed)
+        losses = arm.values(quality) if is_comparable(results, arm, quality) else {}
+        common = sorted(costs.keys() & losses.keys())
+        measured[arm.name] = {seed: (costs[seed], losses[seed]) for seed in common}
+
+    doubt = unreliable_speeds(results) if speed.startswith("speed/") else ""
+    front = frontier_from_readings(columns[quality], columns[speed], measured, doubt)
+    if front is None:
+        return None
+
+    effects = compare_arms(results, [quality]) if effects is None else effects
+    supported = frozenset(
+        effect.arm for effect in effects if effect.metric == quality and effect.supported
+    )
+    bounds = incomparable_bounds(results) if quality.startswith("val/") else []
+    budget = results.baseline_arm.budget
+    return replace(
+        front, budget=budget, baseline=results.baseline, supported=supported, bounds=tuple(bounds)
     )
 
 
@@ -305,37 +331,6 @@ def _back(column: Column, cost: float) -> float:
     return 1000 / cost if column.metric == SPEED else -cost
 
 
-def frontier_lines(results: Results, quality: str | None = None, speed: str = SPEED) -> list[str]:
-    """What a study says of quality against speed, in sentences; nothing where no arm has both."""
-    found = frontier(results, quality, speed)
-    if found is None:
-        return []
-
-    loose = incomparable_bounds(results) if found.quality.metric.startswith("val/") else []
-    resolved = {
-        effect.arm for effect in compare_arms(results, [found.quality.metric]) if effect.supported
-    }
-    shown = frontier_sentences(found, _matched(found, results.plan.baseline, resolved))
-
-    if loose and not found.doubt:
-        shown.append(
-            f"Of {join_names(loose)} bits/dim is a bound, and how loose is unknown: no place by "
-            "it is concluded."
-        )
-
-    return shown
-
-
-def frontier_conclusions(results: Results) -> list[str]:
-    """The same by every quality; in a study with budgets each budget's arms by themselves."""
-    return [
-        f"{part.plan.arms[0].budget}: {line}" if results.plan.budgets else line
-        for part in results.by_budget
-        for quality in quality_metrics(part)
-        for line in frontier_lines(part, quality)
-    ]
-
-
 def quality_metrics(results: Results) -> list[str]:
     """The metrics of quality that are set against speed: bits/dim, or the gap to the truth, and
     the Fréchet distances.
@@ -344,25 +339,28 @@ def quality_metrics(results: Results) -> list[str]:
     return [metric for metric in (GAP if GAP in there else BITS, *DISTANCES) if metric in there]
 
 
-def frontier_sentences(found: Frontier, matched: Sequence[str] = ()) -> list[str]:
-    """The front and how sure it is, who is dominated, the matched readings, the hypervolume, and
+def frontier_sentences(f: Frontier) -> list[str]:
+    """The front and how sure it is, who is dominated, the matched values, the hypervolume, and
     who has no place there.
 
     Of unreliable speeds, why there is no front.
     """
-    if found.doubt:
-        return [
-            f"{found.quality.heading} against {found.speed.heading}: no front, for {found.doubt}."
-        ]
+    if f.doubt:
+        lines = [f"{f.quality.heading} against {f.speed.heading}: no front, for {f.doubt}."]
+    else:
+        lines = [_front_line(f), *_dominated_line(f), *_matched(f), *_volume_line(f)]
+        if f.missing:
+            lines.append(
+                "Without a place there, for want of one of the two readings, or because it is of"
+                f" other data: {join_names(f.missing)}."
+            )
+        if f.bounds:
+            lines.append(
+                f"Of {join_names(f.bounds)} bits/dim is a bound, and how loose is unknown: no "
+                "place by it is concluded."
+            )
 
-    shown = [_front_line(found), *_dominated_line(found), *matched, *_volume_line(found)]
-    if found.missing:
-        shown.append(
-            "Without a place there, for want of one of the two readings, or because it is of other"
-            f" data: {join_names(found.missing)}."
-        )
-
-    return shown
+    return [f"{f.budget}: {line}" for line in lines] if f.budget else lines
 
 
 def _front_line(f: Frontier) -> str:
@@ -400,10 +398,11 @@ def _dominated_line(f: Frontier) -> list[str]:
     return [f"Others are at least as good in both readings as {worse}.{but}"]
 
 
-def _matched(f: Frontier, baseline: str, resolved: set[str]) -> list[str]:
+def _matched(f: Frontier) -> list[str]:
     """The best quality at the baseline's speed, and the fastest at its quality; whose quality
     differs is resolved or not.
     """
+    baseline = f.baseline
     if baseline not in f.means:
         return []
     cost, loss = f.means[baseline]
@@ -413,7 +412,7 @@ def _matched(f: Frontier, baseline: str, resolved: set[str]) -> list[str]:
     def sure(arm: str | None) -> str:
         return (
             ""
-            if arm in resolved
+            if arm in f.supported
             else f" (by the means: its difference in {f.quality.heading} is not resolved)"
         )
 

@@ -16,14 +16,15 @@ Correlation Methods, 1948.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy.stats import kendalltau, permutation_test, rankdata, spearmanr
 
 from ..metrics import BITS, DISTANCES, GAP, HEADINGS, LEVEL
-from .comparison import is_comparable, resolved_pairs
+from .comparison import resolved_pairs
+from .conditions import is_comparable
 from .results import Results
 
 RANKED = (BITS, LEVEL, GAP, *DISTANCES)
@@ -72,24 +73,25 @@ class Agreement:
 
 
 def agreements(results: Results) -> list[Agreement]:
-    """One for each metric by which arms are ranked and each budget after the first."""
-    budgets = results.plan.budgets
-    return [
-        found
-        for metric in RANKED
-        for large in budgets[1:]
-        if (found := _agreement(results, metric, budgets[0], large)) is not None
-    ]
+    """One for each metric by which arms are ranked and each budget after the first;
+    none without budgets.
+    """
+    agreements = []
+    for metric in RANKED:
+        for large in results.budgets[1:]:
+            agreement = _agreement(results, metric, results.budgets[0], large)
+            agreements += [agreement] if agreement else []
+    return agreements
 
 
 def mean_by_arm(results: Results, metric: str, budget: str) -> dict[str, float]:
     """Arm, without its budget → mean over seeds."""
-    arms = [
-        arm
-        for arm in results.plan.arms
-        if arm.budget == budget and is_comparable(results, arm, metric)
-    ]
-    return {arm.design: summary.mean for arm in arms if (summary := results.summary(arm, metric))}
+    means: dict[str, float] = {}
+    for arm in results.arms:
+        if arm.budget == budget and is_comparable(results, arm, metric):
+            summary = arm.summary(metric)
+            means |= {arm.design: summary.mean} if summary else {}
+    return means
 
 
 def _agreement(results: Results, metric: str, small: str, large: str) -> Agreement | None:
@@ -97,17 +99,16 @@ def _agreement(results: Results, metric: str, small: str, large: str) -> Agreeme
     arms = tuple(name for name in before if name in after)
     if len(arms) < 2:
         return None
-    x, y = [before[name] for name in arms], [after[name] for name in arms]
-    pairs = [
-        (i, j)
-        for i, j in itertools.combinations(range(len(arms)), 2)
-        if (x[i] - x[j]) * (y[i] - y[j]) < 0
-    ]
-    swapped = tuple((arms[i], arms[j]) for i, j in pairs)
-    sure = [_concluded(results, metric, budget) for budget in (small, large)] if swapped else []
-    reversed_ = tuple(pair for pair in swapped if all(frozenset(pair) in pairs for pairs in sure))
-    tau, rho = (_correlations(x, y)) if len(arms) > 2 else ((np.nan, np.nan), (np.nan, np.nan))
 
+    x = [before[name] for name in arms]
+    y = [after[name] for name in arms]
+    pairs = itertools.combinations(range(len(arms)), 2)
+    swapped = tuple((arms[i], arms[j]) for i, j in pairs if (x[i] - x[j]) * (y[i] - y[j]) < 0)
+    reversed_: tuple[Pair, ...] = ()
+    if swapped:
+        concluded = _concluded(results, metric, small) & _concluded(results, metric, large)
+        reversed_ = tuple(pair for pair in swapped if frozenset(pair) in concluded)
+    tau, rho = (_correlations(x, y)) if len(arms) > 2 else ((np.nan, np.nan), (np.nan, np.nan))
     return Agreement(metric, small, large, arms, *tau, *rho, swapped, reversed_)
 
 
@@ -122,17 +123,14 @@ def _correlations(
         # ρ but for a factor that no order changes
         return (rankdata(a, axis=axis) * ranks).sum(axis)
 
-    found = permutation_test((x,), covariance, permutation_type="pairings", vectorized=True, rng=0)
-    return (float(tau.statistic), float(tau.pvalue)), (float(rho), float(found.pvalue))
+    permuted = permutation_test(
+        (x,), covariance, permutation_type="pairings", vectorized=True, rng=0
+    )
+    return (float(tau.statistic), float(tau.pvalue)), (float(rho), float(permuted.pvalue))
 
 
 def _concluded(results: Results, metric: str, budget: str) -> set[frozenset[str]]:
     """The pairs of arms that differ at a budget, by their names without it."""
-    part = replace(results, plan=results.plan.at(budget))
-    designs = {arm.name: arm.design for arm in part.plan.arms}
+    part = results.at(budget)
+    designs = {arm.name: arm.design for arm in part.arms}
     return {frozenset(designs[name] for name in pair) for pair in resolved_pairs(part, metric)}
-
-
-def rank_conclusions(results: Results) -> list[str]:
-    """A line for each finding; nothing for a study without budgets."""
-    return [found.text() for found in agreements(results)]

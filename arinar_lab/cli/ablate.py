@@ -23,14 +23,14 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from ..analysis import pareto, rank_agreement
-from ..analysis.comparison import compare_all, effect_lines, summary
+from ..analysis.analyse import Analysis, analyse
+from ..analysis.results import Results
 from ..errors import ConfigError, StorageUnusable
 from ..evaluation.evaluate import is_timed, measure_speed
 from ..output.terminal import description_column, failure_line
 from ..quality.measure import named_reference
-from ..report.notes import notes
 from ..report.report import write_report
+from ..report.statements import notes
 from ..report.tables import terminal_table
 from ..runs.folder import read_state, write_json
 from ..study.baselines import baseline_bits
@@ -125,62 +125,65 @@ def _tell_of_others(plan: Plan, console: Console) -> None:
 
 
 def fetch_and_report(plan: Plan, console: Console) -> int:
-    """Fetch what other machines have finished and told MLflow, then `report_study`."""
-    for folder in fetch(plan):
+    """Fetch what other machines have finished and sent to MLflow, then `report_study`."""
+    results = collect(plan)
+    fetched = fetch(plan, results)
+    for folder in fetched:
         console.print(f"fetched from MLflow: {folder.path}", soft_wrap=True)
-    return report_study(plan, console)
+    return report_study(plan, collect(plan) if fetched else results, console)
 
 
-def report_study(plan: Plan, console: Console) -> int:
-    """Write and print the report of what is there, and send it to MLflow; returns 1 where something
+def report_study(plan: Plan, results: Results, console: Console) -> int:
+    """Write and print the report of some results, and send it to MLflow; returns 1 where a run
     failed or is missing.
     """
-    results = collect(plan)
-    console.print(terminal_table(results, console.width))
-    differences = [line for part in results.by_budget for line in effect_lines(part)]
-    if len(differences) > _LINES:
-        differences = [
-            *summary(compare_all(results), results.columns),
-            "Each difference with its interval: in report.html.",
-        ]
-
-    found = [
-        *differences,
+    analysis = analyse(results)
+    console.print(terminal_table(analysis, console.width))
+    for line in [
+        *_differences(analysis),
         "",
-        *pareto.frontier_conclusions(results),
-        *rank_agreement.rank_conclusions(results),
+        *analysis.against_speed,
+        *analysis.ranking,
         "",
-        *notes(results),
-    ]
-    for line in found:
+        *notes(analysis),
+    ]:
         console.print(line, soft_wrap=True)
     console.print()
     with console.status("drawing figures, and telling MLflow"):
-        paths = write_report(results)
-        link, unsent = send_study(plan, paths)
+        paths = write_report(analysis)
+        link, unsent = send_study(plan, analysis, paths)
 
     pictures = [path for path in paths if path.suffix in (".png", ".pdf")]
     for path in paths:
         if path not in pictures:
             console.print(f"{path}", soft_wrap=True)
-
     if pictures:
         console.print(f"{len(pictures) // 2} figures beside them, each as PNG and PDF")
-    folder, recipe = plan.cell(results.baseline, plan.seeds[0])
-    grid = folder.evaluation(recipe) / "samples" / "grid.png"
+    grid = results.baseline_arm.folders[plan.seeds[0]].evaluation / "samples" / "grid.png"
     if grid.is_file():
         console.print(f"{grid}  (samples of {plan.baseline})", soft_wrap=True)
     if link:
         console.print(f"Dashboard (the local one by make mlflow): {link}", soft_wrap=True)
     for path in unsent:
         console.print(f"not sent to MLflow (arinar sync {path}): {path}", soft_wrap=True)
-    unreported = [job for job in plan.jobs if not job.reported]
-    for job in unreported:
-        reason = job.folder.failure
-        path = job.folder.path
-        console.print(
-            failure_line(f"{path}: {reason}") if reason else f"not run: {path}", soft_wrap=True
-        )
+    return _tell_unreported(plan, results, console)
+
+
+def _differences(analysis: Analysis) -> list[str]:
+    """Each difference in a line, or their sum where the terminal would not hold them."""
+    if len(analysis.differences) <= _LINES:
+        return analysis.differences
+    return [*analysis.verdicts, "Each difference with its interval: in report.html."]
+
+
+def _tell_unreported(plan: Plan, results: Results, console: Console) -> int:
+    """Print which runs have no report, and why; returns 1 where there is one."""
+    missing = {arm.folders[seed].run for arm, seed in results.missing}
+    unreported = [job.folder for job in plan.jobs if job.folder.path in missing]
+    for folder in unreported:
+        reason = folder.failure
+        line = failure_line(f"{folder.path}: {reason}") if reason else f"not run: {folder.path}"
+        console.print(line, soft_wrap=True)
 
     if unreported:
         if any(plan.folder.glob("worker_*.log")):

@@ -60,8 +60,8 @@ def execute_notebooks(
         return status
 
     study = open_study(name)
-    os.environ["ARINAR_STUDY"] = name or str(study.plan.folder)
-    console.print(f"reading {study.plan.folder}", soft_wrap=True)
+    os.environ["ARINAR_STUDY"] = name or str(study.results.folder)
+    console.print(f"reading {study.results.folder}", soft_wrap=True)
 
     return max(
         _execute(file, Path("studies/notebooks") / f"{file.stem}.html", seconds, console)

@@ -214,18 +214,20 @@ def _subject(arguments: argparse.Namespace) -> list[str]:
 
 
 def sync(arguments: argparse.Namespace) -> int:
+    from arinar_lab.analysis.analyse import analyse
     from arinar_lab.cli import mlflow_sync
     from arinar_lab.config.recipe import read_overrides
+    from arinar_lab.study.collect import collect
     from arinar_lab.study.plan import read_plan
 
     words = arguments.words
     if words and words[0].endswith(".yaml"):
         plan = read_plan(Path(words[0]), read_overrides(words[1:]))
         files = sorted((plan.folder / "report").glob("*"))
-        cells = [plan.cell(arm, seed) for arm in plan.arms for seed in plan.seeds]
-        _, unsent = mlflow_sync.send_study(plan, files, float("inf"))
-        there = [folder.path for folder, recipe in cells if folder.report(recipe)]
-        sent = [path for path in there if path not in unsent]
+        analysis = analyse(collect(plan))
+        _, unsent = mlflow_sync.send_study(plan, analysis, files, float("inf"))
+        finished = [arm.folders[seed].run for arm, seed, _ in analysis.results.runs]
+        sent = [path for path in finished if path not in unsent]
     else:
         sent, unsent = mlflow_sync.send_runs(
             [Path(word) for word in words] or mlflow_sync.all_runs()

@@ -14,10 +14,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-_BLUE, _ORANGE, _GREEN = "#0072B2", "#D55E00", "#009E73"
-STYLES = ((_BLUE, "-"), (_ORANGE, "--"), (_GREEN, ":"))
-Curves = Mapping[str, Mapping[str, np.ndarray]]
-"""Name of the curve → `conditionals.conditionals` of one item."""
+from ..report.density_figures import DENSITY_AXIS, Curves, density_panel
+from ..report.style import VERMILION
 
 
 def conditionals_figure(
@@ -45,7 +43,8 @@ def conditionals_figure(
     axes = right.subplots(len(rows), columns, squeeze=False, sharex="col")
     for row, (name, curves) in zip(axes, rows.items(), strict=True):
         for f, ax in enumerate(row):
-            _believed(ax, curves, f)
+            density_panel(ax, curves, f)
+            ax.set_title(_costs(curves, f), fontsize=8, pad=3)
         row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
 
     for f, ax in enumerate(axes[0]):
@@ -59,40 +58,15 @@ def conditionals_figure(
         fontsize=8,
         frameon=False,
     )
-    right.supxlabel("value, in units of the tokens; height: square root of the density", fontsize=9)
+    right.supxlabel(DENSITY_AXIS, fontsize=9)
 
     return figure
 
 
-def _believed(ax: Any, curves: Curves, f: int) -> None:
-    """One feature: its curves, its true value, and what that costs under each curve."""
-    bits, top = [], 0.0
-    for (name, found), (colour, line) in zip(curves.items(), STYLES, strict=False):
-        x, y, drawn = found["grid"][f], np.sqrt(found["density"][0, f]), bool(found["drawn"])
-        ax.plot(
-            x,
-            y,
-            line,
-            color=colour,
-            linewidth=1.3,
-            label=name,
-            drawstyle="steps-mid" if drawn else "default",
-        )
-        ax.fill_between(x, y, color=colour, alpha=0.12, linewidth=0, step="mid" if drawn else None)
-        top = max(top, float(y.max()))
-        if "bits" in found:
-            bits.append(f"{found['bits'][0, f]:.1f}")
-
-    ax.axvline(
-        next(iter(curves.values()))["true"][0, f],
-        color="black",
-        linestyle="-.",
-        linewidth=1,
-        label="true value",
-    )
-    ax.set_title(" → ".join(bits) + " bits" if bits else "(draws)", fontsize=8, pad=3)
-    ax.set(yticks=[], ylim=(0, 1.08 * top or 1))
-    ax.tick_params(labelsize=7)
+def _costs(curves: Curves, feature: int) -> str:
+    """What the true value of a feature costs under each curve, in bits."""
+    bits = [f"{curve['bits'][0, feature]:.1f}" for curve in curves.values() if "bits" in curve]
+    return " → ".join(bits) + " bits" if bits else "(draws)"
 
 
 def _token_in_image(ax: Any, image: np.ndarray, token: int, tokens: int) -> None:
@@ -102,7 +76,10 @@ def _token_in_image(ax: Any, image: np.ndarray, token: int, tokens: int) -> None
     if image.ndim == 3 and side**2 == tokens:
         height, width = (n / side for n in image.shape[1:])
         corner = (token % side * width - 0.5, token // side * height - 0.5)
-        ax.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=_ORANGE, linewidth=2.5))
+        ax.add_patch(
+            Rectangle(corner, width, height, fill=False, edgecolor=VERMILION, linewidth=2.5)
+        )
+
     ax.set_title(f"token {token}", fontsize=9)
 
 

@@ -12,7 +12,7 @@ import csv
 import io
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -54,9 +54,19 @@ def markdown_line(text: str) -> str:
     return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", line).replace("](", "]\\(")
 
 
-def markdown_row(cells: Iterable[str]) -> str:
-    """A row of a table in Markdown."""
+def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a table in Markdown: the first column to the left, numbers to the right."""
+    rule = "|:--" + "|--:" * (len(headings) - 1) + "|"
+    return [_markdown_row(headings), rule, *map(_markdown_row, rows)]
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(map(markdown_line, cells))} |"
+
+
+def markdown_list(sentences: Iterable[str]) -> list[str]:
+    """The lines of a list in Markdown."""
+    return [f"- {markdown_line(sentence)}" for sentence in sentences]
 
 
 def csv_text(rows: Iterable[Iterable[Any]], literal: bool = False) -> str:

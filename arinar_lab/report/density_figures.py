@@ -4,31 +4,37 @@ believe, and what they draw.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..analysis.results import Results
-from ..files.arrays import map_array
-from ..study.plan import Arm
-from .run_figures import draw_conditionals
-from .style import BLACK, BLUE, PAGE, SKY, paper_pyplot, wrap_label
+from ..analysis.analyse import Analysis
+from ..analysis.results import ArmResult, Results
+from ..files.arrays import map_array, read_npz
+from .style import BLACK, BLUE, GREEN, PAGE, SKY, VERMILION, paper_pyplot, wrap_label
 
 PANEL_COLUMNS = 5  # of small multiples
 MAX_DENSITY = 3.0  # density of a histogram's bar; higher ones leave the axes
+FEATURES = 4  # columns of the figure of beliefs
+STYLES = ((BLUE, "-"), (VERMILION, "--"), (GREEN, ":"))
+Curves = Mapping[str, Mapping[str, np.ndarray]]
+"""Name of a curve → grid [features, points], density [items, features, points], true
+[items, features], drawn.
+"""
 
 
-def calibration_histograms(results: Results) -> Any | None:
+def calibration_histograms(analysis: Analysis) -> Any | None:
     """Histograms of the probability integral transform, an arm a panel: flat where the
     densities are right.
     """
-    found = {arm.name: rows for arm in results.plan.arms if (rows := _pit(results, arm))}
-    if not found:
+    histograms = {arm.name: rows for arm in analysis.results.arms if (rows := _pit(arm))}
+    if not histograms:
         return None
 
-    columns = min(PANEL_COLUMNS, len(found))
-    height = -(-len(found) // columns)
+    columns = min(PANEL_COLUMNS, len(histograms))
+    height = -(-len(histograms) // columns)
     with paper_pyplot() as plt:
         figure, axes = plt.subplots(
             height,
@@ -38,8 +44,8 @@ def calibration_histograms(results: Results) -> Any | None:
             sharex=True,
             sharey=True,
         )
-        bins = max(shares.shape[1] for shares, _ in found.values())
-        for ax, (name, (shares, distance)) in zip(axes.flat, found.items(), strict=False):
+        bins = max(shares.shape[1] for shares, _ in histograms.values())
+        for ax, (name, (shares, distance)) in zip(axes.flat, histograms.items(), strict=False):
             edges = np.linspace(0, 1, bins + 1)
             ax.stairs(bins * shares.mean(0), edges, fill=True, color=SKY, alpha=0.6)
             ax.stairs(
@@ -55,9 +61,10 @@ def calibration_histograms(results: Results) -> Any | None:
             ax.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
 
         axes[0, 0].set_ylim(
-            0, min(MAX_DENSITY, 1.05 * max(bins * shares.max() for shares, _ in found.values()))
+            0,
+            min(MAX_DENSITY, 1.05 * max(bins * shares.max() for shares, _ in histograms.values())),
         )
-        for ax in axes.flat[len(found) :]:
+        for ax in axes.flat[len(histograms) :]:
             ax.axis("off")
         figure.supxlabel("F(x | what precedes)", fontsize=8)
         figure.supylabel("density", fontsize=8)
@@ -65,59 +72,116 @@ def calibration_histograms(results: Results) -> Any | None:
     return figure
 
 
-def _pit(results: Results, arm: Arm) -> tuple[np.ndarray, float] | None:
+def _pit(arm: ArmResult) -> tuple[np.ndarray, float] | None:
     """A histogram for each seed [seeds, bins], and the mean of their distances from uniform."""
-    said = [report.get("diagnosis", {}) for report in results.reports[arm.name].values()]
-    rows = [
-        one for one in said if one.get("pit") and len(one["pit"]) == len(said[0].get("pit", []))
+    diagnoses = [
+        report["diagnosis"]
+        for report in arm.reports.values()
+        if report.get("diagnosis", {}).get("pit")
     ]
-    if not rows:
+    alike = [
+        diagnosis for diagnosis in diagnoses if len(diagnosis["pit"]) == len(diagnoses[0]["pit"])
+    ]
+    if not alike:
         return None
+    histograms = np.asarray([diagnosis["pit"] for diagnosis in alike])
 
-    return np.asarray([one["pit"] for one in rows]), float(
-        np.mean([one["pit_distance"] for one in rows])
-    )
+    return histograms, float(np.mean([diagnosis["pit_distance"] for diagnosis in alike]))
 
 
-def conditional_densities(results: Results) -> Any | None:
+def conditional_densities(analysis: Analysis) -> Any | None:
     """What each arm believes about the same features, of the arms that see the same
     tokens as the baseline.
     """
-    found: dict[str, Path] = {}
-    for arm in results.plan.arms:
-        same = arm.recipe.codec == results.baseline.recipe.codec
-        cells = (results.plan.cell(arm, seed) for seed in results.reports[arm.name] if same)
-        files = (folder.evaluation(recipe) / "beliefs.npz" for folder, recipe in cells)
-        if file := next((file for file in files if file.is_file()), None):
-            found[arm.name] = file
+    results = analysis.results
+    files: dict[str, Path] = {}
+    for arm in results.arms:
+        file = _first_file(arm, "beliefs.npz")
+        if file and arm.settings["codec"] == results.baseline_arm.settings["codec"]:
+            files[arm.name] = file
 
-    if not found:
+    if not files:
         return None
+    contents = {name: read_npz(file) for name, file in files.items()}
+    columns = min(FEATURES, *(len(content["grid"]) for content in contents.values()))
     with paper_pyplot() as plt:
-        return draw_conditionals(plt, found, PAGE)
+        size = (PAGE, 0.62 * len(files) + 0.5)
+        figure, axes = plt.subplots(len(files), columns, figsize=size, squeeze=False, sharex="col")
+        for row, (name, content) in zip(axes, contents.items(), strict=True):
+            for feature, ax in enumerate(row):
+                density_panel(ax, {name: content}, feature)
+            label = f"{name}\n(draws)" if content["drawn"] else name
+            row[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=7)
+        for feature, ax in enumerate(axes[0]):
+            ax.set_title(f"feature {feature}", fontsize=8)
+        figure.supxlabel(f"{DENSITY_AXIS}; dash-dotted: the true value", fontsize=8)
+
+    return figure
 
 
-def sample_grid(results: Results) -> Any | None:
+DENSITY_AXIS = "value, in units of the tokens; height: square root of the density"
+
+
+def density_panel(ax: Any, curves: Curves, feature: int, item: int = 0) -> None:
+    """Draw densities of one feature of a held-out token, and its true value.
+
+    The square root of a density is drawn, so that a narrow one does not flatten a broad one.
+    """
+    top = 0.0
+    for (name, curve), (colour, line) in zip(curves.items(), STYLES, strict=False):
+        x = curve["grid"][feature]
+        y = np.sqrt(np.maximum(curve["density"][item, feature], 0))
+        is_histogram = bool(curve["drawn"])
+        drawstyle = "steps-mid" if is_histogram else "default"
+        ax.plot(
+            x,
+            y,
+            color=colour,
+            linestyle=line,
+            linewidth=1,
+            label=name,
+            drawstyle=drawstyle,
+            marker="",
+        )
+        ax.fill_between(
+            x, y, color=colour, alpha=0.15, linewidth=0, step="mid" if is_histogram else None
+        )
+        top = max(top, float(y.max()))
+
+    true = next(iter(curves.values()))["true"][item, feature]
+    ax.axvline(true, color=BLACK, linestyle="-.", linewidth=1, label="true value")
+    ax.set(yticks=[], ylim=(0, 1.08 * top or 1))
+    ax.grid(visible=False)
+    ax.tick_params(labelsize=7)
+
+
+def _first_file(arm: ArmResult, name: str) -> Path | None:
+    """A file of the arm's evaluation, of the first finished seed that has it."""
+    files = [arm.folders[seed].evaluation / name for seed in arm.reports]
+    return next((file for file in files if file.is_file()), None)
+
+
+def sample_grid(analysis: Analysis) -> Any | None:
     """The first images of each arm, unchosen: a row an arm; a column has one seed and one
     label in all of them.
     """
-    found = _images(results)
-    if not found:
+    by_arm = _images(analysis.results)
+    if not by_arm:
         return None
 
-    count = min(20, *(len(images) for images in found.values()))
-    first = next(iter(found.values()))
-    white = max(int(images.max()) for images in found.values()) or 1
+    count = min(20, *(len(images) for images in by_arm.values()))
+    first = next(iter(by_arm.values()))
+    white = max(int(images.max()) for images in by_arm.values()) or 1
 
     if first.shape[-1] > 16:
         count = min(count, 10)
     with paper_pyplot() as plt:
         height = (PAGE - 1.4) / count * first.shape[-2] / first.shape[-1]
         figure, axes = plt.subplots(
-            len(found), 1, figsize=(PAGE, 0.1 + (height + 0.03) * len(found)), squeeze=False
+            len(by_arm), 1, figsize=(PAGE, 0.1 + (height + 0.03) * len(by_arm)), squeeze=False
         )
         figure.get_layout_engine().set(h_pad=0.015, w_pad=0.02, hspace=0)
-        for ax, (name, images) in zip(axes[:, 0], found.items(), strict=True):
+        for ax, (name, images) in zip(axes[:, 0], by_arm.items(), strict=True):
             ax.imshow(
                 _strip(images[:count], white),
                 cmap="gray_r",
@@ -156,13 +220,18 @@ def _images(results: Results) -> dict[str, np.ndarray]:
     data and images' seeds.
     """
     files: dict[int, dict[str, Path]] = {}
-    like = results.baseline.recipe
-    for arm in results.plan.arms:
-        if arm.recipe.data == like.data and arm.recipe.evaluation.seed == like.evaluation.seed:
-            for seed in results.reports[arm.name]:
-                folder, recipe = results.plan.cell(arm, seed)
-                if (file := folder.evaluation(recipe) / "samples" / "images.npy").is_file():
+    for arm in results.arms:
+        if _drawn_alike(arm, results.baseline_arm):
+            for seed in arm.reports:
+                file = arm.folders[seed].evaluation / "samples" / "images.npy"
+                if file.is_file():
                     files.setdefault(seed, {})[arm.name] = file
 
     most = max(files.values(), key=len, default={})
     return {name: map_array(file) for name, file in most.items()}
+
+
+def _drawn_alike(arm: ArmResult, other: ArmResult) -> bool:
+    """Whether images of two arms at one place have one label and one noise."""
+    seeds = [each.settings["evaluation"]["seed"] for each in (arm, other)]
+    return seeds[0] == seeds[1] and arm.settings["data"] == other.settings["data"]

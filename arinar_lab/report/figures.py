@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..analysis.analyse import Analysis
 from ..analysis.results import Results
 from ..files.atomic import atomic_draft
 from .density_figures import calibration_histograms, conditional_densities, sample_grid
 from .diagnostic_figures import learning_curves, where_the_bits_go
 from .result_figures import against_factor, against_speed, cost_breakdown, ranks_by_budget
+from .statements import EVALUATION_NOISE, TRAINING_NOISE
 
 DPI = 320  # of the PNG: a column's width is 1,056 pixels, a page's 2,208
 
@@ -35,15 +37,15 @@ class Figure:
     title: str
     caption: str
     needs: str
-    draw: Callable[[Results], Any | None]
+    draw: Callable[[Analysis], Any | None]
     asked: Callable[[Results], bool] = lambda results: True
 
-    def write(self, results: Results, folder: Path) -> list[Path]:
+    def write(self, analysis: Analysis, folder: Path) -> list[Path]:
         """Draw it into the folder; returns the paths of PNG and PDF, or none."""
         import matplotlib.pyplot as plt
 
         paths = [folder / f"{self.name}.png", folder / f"{self.name}.pdf"]
-        figure = self.draw(results) if results.any_report else None
+        figure = self.draw(analysis) if analysis.results.any_report else None
         if figure is None:
             for path in paths:
                 path.unlink(missing_ok=True)
@@ -61,11 +63,10 @@ FIGURES = (
     Figure(
         "factor",
         "Likelihood and sample quality against what was varied",
-        "Marker: mean over seeds. Thin bar with caps: 95 % t-interval over seeds (training noise)."
-        " Broad pale bar, where measured: 95 % interval of a value over images (evaluation noise)."
-        " Small marks: single seeds. Dotted line: the baseline's mean. Dashed: held-out images,"
-        " beside the distance of as many images. An arrow at the edge: the interval goes on beyond"
-        " it, for it comes from few seeds.",
+        f"Marker: mean over seeds. Thin bar with caps: {TRAINING_NOISE}. Broad pale bar, where"
+        f" measured: {EVALUATION_NOISE}. Small marks: single seeds. Dotted line: the baseline's"
+        " mean. Dashed: held-out images, beside the distance of as many images. An arrow at the"
+        " edge: the interval goes on beyond it, for it comes from few seeds.",
         "bits/dim or Fréchet distance of a finished run",
         against_factor,
     ),
@@ -142,6 +143,6 @@ FIGURES = (
         " change places; whether a pair differs at both budgets for sure is said in the text.",
         "at least two arms at two budgets",
         ranks_by_budget,
-        lambda results: bool(results.plan.budgets),
+        lambda results: bool(results.budgets),
     ),
 )

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import unicodedata
 
+from ..analysis.analyse import Analysis
 from ..analysis.results import Results
 from ..analysis.text import breakable_name
-from .notes import baseline_text
+from .statements import caption
 from .tables import TableCell, TableRow, table_of
 
 MAX_METRICS = 4  # metrics beside each other
@@ -73,15 +74,16 @@ def _plain(letter: str) -> str:
     return "".join(_SPECIAL.get(part, part) for part in bare) or f"U+{ord(letter):04X}"
 
 
-def latex_table(results: Results) -> str:
+def latex_table(analysis: Analysis) -> str:
     """table.tex: tables of at most `MAX_METRICS` metrics, the first with the caption."""
-    headings, rows = table_of(results, results.columns)
+    results = analysis.results
+    headings, rows = table_of(analysis, analysis.columns)
     names, columns = headings[:3], list(enumerate(headings[3:]))
     parts = [columns[i : i + MAX_METRICS] for i in range(0, len(columns), MAX_METRICS)] or [[]]
     lines = [
         (
-            f"% The table of the study {escape_latex(results.plan.name)}, written by arinar"
-            " report. It needs \\usepackage{booktabs} and a page 17 cm wide."
+            f"% The table of the study {escape_latex(results.name)}, written by arinar report. It"
+            " needs \\usepackage{booktabs} and a page 17 cm wide."
         )
     ]
 
@@ -90,7 +92,7 @@ def latex_table(results: Results) -> str:
             "",
             r"\begin{table*}",
             r"\centering\small\setlength{\tabcolsep}{4pt}",
-            rf"\caption{{{_caption(results) if number == 0 else _more(results)}}}",
+            rf"\caption{{{_caption(analysis) if number == 0 else _more(results)}}}",
             r"\vspace{4pt}",
             rf"\label{{tab:{_label(results)}{f'-{number + 1}' if number else ''}}}",
             *_tabular(names, part, rows),
@@ -144,35 +146,19 @@ def _cell(cell: TableCell) -> str:
     )
 
 
-def _caption(results: Results) -> str:
-    noise = any(r.get("noise") for by_seed in results.reports.values() for r in by_seed.values())
-    said = [
-        results.plan.question or results.plan.name,
-        "Mean ± half-width of the 95 % t-interval over n seeds.",
-    ]
-    said += (
-        ["In brackets, the half-width of the 95 % interval of one value over images."]
-        if noise
-        else []
-    )
-    said += [
-        (
-            f"Bold: better, italic: worse than {baseline_text(results.plan)}, both resolved "
-            "(paired by seed, Holm's correction)."
-        )
-    ]
-
-    return escape_latex(" ".join(said))
+def _caption(analysis: Analysis) -> str:
+    results = analysis.results
+    return escape_latex(" ".join([results.question or results.name, *caption(analysis)]))
 
 
 def _more(results: Results) -> str:
     return (
-        escape_latex(f"More of {results.plan.name}: notation as in Table ")
+        escape_latex(f"More of {results.name}: notation as in Table ")
         + rf"\ref{{tab:{_label(results)}}}."
     )
 
 
 def _label(results: Results) -> str:
     return "".join(
-        letter if letter.isascii() and letter.isalnum() else "-" for letter in results.plan.name
+        letter if letter.isascii() and letter.isalnum() else "-" for letter in results.name
     )

@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata
 
-from ..analysis.pareto import Frontier, frontier, quality_metrics
-from ..analysis.rank_agreement import agreements, mean_by_arm
-from ..analysis.results import Results
+from ..analysis.analyse import Analysis
+from ..analysis.pareto import Frontier
+from ..analysis.rank_agreement import mean_by_arm
+from ..analysis.results import ArmResult, Results
 from ..analysis.statistics import Interval
 from ..metrics import BITS, COLUMNS, DISTANCE, DISTANCES, FEW, GAP, HEADINGS, LEVEL, SPEED
-from ..study.plan import Arm, Plan
 from .style import (
     BLACK,
     BLUE,
@@ -66,14 +66,8 @@ def panels_of(results: Results) -> list[list[str]]:
     """The metrics that are drawn, in panels of one unit each, as far as somebody has them."""
     distances = ((DISTANCE, FEW), *((m,) for m in DISTANCES if m != DISTANCE))
     asked = ((BITS, LEVEL), (GAP,), *distances)
-    there = {
-        m
-        for panel in asked
-        for m in panel
-        if any(results.values(arm, m) for arm in results.plan.arms)
-    }
-    panels = [[m for m in panel if m in there] for panel in asked]
-
+    measured = {m for panel in asked for m in panel if any(arm.values(m) for arm in results.arms)}
+    panels = [[m for m in panel if m in measured] for panel in asked]
     return [panel for panel in panels if panel]
 
 
@@ -83,24 +77,30 @@ def axis_label(metric: str) -> str:
     return HEADINGS.get(metric, metric) + better[_LESS.get(metric)]
 
 
-def against_factor(results: Results) -> Any | None:
+def against_factor(analysis: Analysis) -> Any | None:
     """Each metric against the varied factor: along a scale where it is one
     number, else arm by arm.
     """
+    results = analysis.results
     panels = panels_of(results)
     if not panels:
         return None
-    scale = _scale(results.plan)
+    scale = _scale(results)
     return _along(results, panels, scale) if scale else _arm_by_arm(results, panels)
 
 
-def _scale(plan: Plan) -> list[float]:
+def _scale(results: Results) -> list[float]:
     """The arms' values where one numeric axis of at least two values is varied, else nothing."""
-    values = [arm.values[0] for arm in plan.arms if len(arm.values) == 1 and not plan.budgets]
-    number = all(
+    values = [
+        arm.factors[0] for arm in results.arms if len(arm.factors) == 1 and not results.budgets
+    ]
+    are_numbers = all(
         isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in values
     )
-    return [float(v) for v in values] if number and len(values) == len(plan.arms) > 1 else []
+
+    return (
+        [float(v) for v in values] if are_numbers and len(values) == len(results.arms) > 1 else []
+    )
 
 
 def _along(results: Results, panels: list[list[str]], scale: list[float]) -> Any:
@@ -127,7 +127,7 @@ def _along(results: Results, panels: list[list[str]], scale: list[float]) -> Any
                 ax.set_xscale("log", base=2)
             ax.set_xticks(scale, [f"{value:g}" for value in scale])
             ax.minorticks_off()
-            ax.set(xlabel=results.plan.axes[0], ylabel=axis_label(metrics[0]))
+            ax.set(xlabel=results.axes[0], ylabel=axis_label(metrics[0]))
             _arrows(ax, drawn)
             _legend(ax, metrics, floor)
 
@@ -138,45 +138,45 @@ def _series(
     ax: Any, results: Results, metric: str, places: Sequence[float], look: Look
 ) -> list[IntervalBar]:
     """One metric of every arm at its place on the x axis; returns its intervals."""
-    there = [
+    drawn = [
         (x, arm, s)
-        for x, arm in zip(places, results.plan.arms, strict=True)
-        if (s := results.summary(arm, metric))
+        for x, arm in zip(places, results.arms, strict=True)
+        if (s := arm.summary(metric))
     ]
 
-    if not there:
+    if not drawn:
         return []
 
-    x, mean = [x for x, _, _ in there], [s.mean for _, _, s in there]
-    images = [results.evaluation_noise(arm, metric) or 0.0 for _, arm, _ in there]
+    x, mean = [x for x, _, _ in drawn], [s.mean for _, _, s in drawn]
+    images = [arm.evaluation_noise(metric) or 0.0 for _, arm, _ in drawn]
     ax.errorbar(
         x, mean, images, fmt="none", ecolor=look.colour, elinewidth=5, capsize=0, alpha=0.35
     )
     ax.errorbar(
         x,
         mean,
-        [_half(s) for _, _, s in there],
+        [_half(s) for _, _, s in drawn],
         **look.of_line,
         elinewidth=0.9,
         label=HEADINGS[metric],
     )
-    for place, arm, _ in there:
-        values = list(results.values(arm, metric).values())
+    for place, arm, _ in drawn:
+        values = list(arm.values(metric).values())
         ax.plot(
             [place] * len(values), values, look.marker, color=look.colour, alpha=0.4, markersize=2
         )
 
-    return [IntervalBar((place, s.mean), (0.0, _half(s)), look.colour) for place, _, s in there]
+    return [IntervalBar((place, s.mean), (0.0, _half(s)), look.colour) for place, _, s in drawn]
 
 
 def _arm_by_arm(results: Results, panels: list[list[str]]) -> Any:
     """Arms from top to bottom, a panel for each unit; the baseline's mean as a line beside the
     arms compared with it.
     """
-    arms, wide = results.plan.arms, len(results.plan.arms) > MANY_ARMS
+    arms, wide = results.arms, len(results.arms) > MANY_ARMS
     names = [wrap_label(arm.name, 34 if wide else 22, 1 if wide else 2) for arm in arms]
     names = [
-        f"{name} (baseline)" if arm.name in results.plan.baselines else name
+        f"{name} (baseline)" if arm.name in results.baselines else name
         for name, arm in zip(names, arms, strict=True)
     ]
     height = max(1.6, 0.5 + (0.2 if wide else 0.24) * len(arms))
@@ -191,10 +191,10 @@ def _arm_by_arm(results: Results, panels: list[list[str]]) -> Any:
                 shift = 0.26 * (i - (len(metrics) - 1) / 2)
                 for row, arm in enumerate(arms):
                     label = HEADINGS[metric] if row == 0 else None
-                    drawn += _dot(ax, results, arm, metric, row + shift, SERIES[i], label)
+                    drawn += _dot(ax, arm, metric, row + shift, SERIES[i], label)
                 for part in results.by_budget:
-                    if baseline := part.summary(part.baseline, metric):
-                        of = [row for row, arm in enumerate(arms) if arm in part.plan.arms]
+                    if baseline := part.baseline_arm.summary(metric):
+                        of = [row for row, arm in enumerate(arms) if arm in part.arms]
                         ends = min(of) - 0.5, max(of) + 0.5
                         ax.plot(
                             [baseline.mean] * 2,
@@ -217,15 +217,15 @@ def _arm_by_arm(results: Results, panels: list[list[str]]) -> Any:
 
 
 def _dot(
-    ax: Any, results: Results, arm: Arm, metric: str, y: float, look: Look, label: str | None
+    ax: Any, arm: ArmResult, metric: str, y: float, look: Look, label: str | None
 ) -> list[IntervalBar]:
     """One metric of one arm, in its row; returns its interval."""
-    summary = results.summary(arm, metric)
+    summary = arm.summary(metric)
     if summary is None:
         ax.errorbar([], [], fmt=look.marker, color=look.colour, label=label)
         return []
 
-    images = results.evaluation_noise(arm, metric) or 0.0
+    images = arm.evaluation_noise(metric) or 0.0
     ax.errorbar(
         summary.mean,
         y,
@@ -245,7 +245,7 @@ def _dot(
         elinewidth=0.9,
         label=label,
     )
-    values = list(results.values(arm, metric).values())
+    values = list(arm.values(metric).values())
     ax.plot(values, [y] * len(values), look.marker, color=look.colour, alpha=0.4, markersize=2)
 
     return [IntervalBar((summary.mean, y), (_half(summary), 0.0), look.colour)]
@@ -257,7 +257,7 @@ def _half(summary: Interval) -> float:
 
 
 def _all(results: Results, metric: str) -> list[float]:
-    return [value for arm in results.plan.arms for value in results.values(arm, metric).values()]
+    return [value for arm in results.arms for value in arm.values(metric).values()]
 
 
 def _in_view(set_limits: Any, limits: Any, values: list[float]) -> None:
@@ -298,7 +298,7 @@ def _floor(line: Any, results: Results, metrics: Sequence[str]) -> list[float]:
     many images; returns it.
     """
     for metric in metrics:
-        floors = [floor for arm in results.plan.arms if (floor := results.floor(arm, metric))]
+        floors = [floor for arm in results.arms if (floor := arm.floor(metric))]
         if floors and floors[0][1] is None:
             look = SERIES[metrics.index(metric)]
             line(
@@ -316,45 +316,42 @@ def _floor(line: Any, results: Results, metrics: Sequence[str]) -> list[float]:
 _NAMED = 40  # arms beyond which only those on the front are named
 
 
-def against_speed(results: Results) -> Any | None:
+def against_speed(analysis: Analysis) -> Any | None:
     """Quality against images/s, a panel for each quality: dominated arms in grey, the front
     drawn through the others.
 
     Of unreliable speeds the arms alone are drawn, none in grey, and the title says so.
     """
-    found = [f for metric in quality_metrics(results) if (f := frontier(results, metric))]
-    if not found:
+    results = analysis.results
+    panels = analysis.panels
+    if not panels:
         return None
-
-    several, best = (
-        len(results.plan.arms) > MANY_ARMS,
-        {name for f in found for name in f.highlighted},
-    )
+    several, best = len(results.arms) > MANY_ARMS, {name for f in panels for name in f.highlighted}
     named = [
         (i, arm)
-        for i, arm in enumerate(results.plan.arms)
-        if any(arm.name in f.means for f in found)
-        and (len(results.plan.arms) <= _NAMED or arm.name in best)
+        for i, arm in enumerate(results.arms)
+        if any(arm.name in f.means for f in panels)
+        and (len(results.arms) <= _NAMED or arm.name in best)
     ]
     with paper_pyplot() as plt:
-        shape = (1, len(found)) if several else (len(found), 1)
+        shape = (1, len(panels)) if several else (len(panels), 1)
         size = (
             (PAGE, max(2.9, 0.2 + 0.15 * len(named)))
             if several
-            else (COLUMN, 2.2 * len(found) + 0.15 * len(named))
+            else (COLUMN, 2.2 * len(panels) + 0.15 * len(named))
         )
 
         figure, axes = plt.subplots(*shape, figsize=size, squeeze=False)
-        for ax, one in zip(axes.flat, found, strict=True):
+        for ax, one in zip(axes.flat, panels, strict=True):
             _front(ax, results, one, several)
-        if found[0].doubt:
+        if panels[0].doubt:
             figure.suptitle("unreliable speeds: no front")
         handles = [
             plt.Line2D(
                 [],
                 [],
                 linestyle="none",
-                **_point(results.plan, i, arm.name in best, several),
+                **_point(results, i, arm.name in best, several),
                 label=f"{i + 1}  {wrap_label(arm.name, 40, 1)}"
                 if several
                 else wrap_label(arm.name, 44, 1),
@@ -370,29 +367,29 @@ def against_speed(results: Results) -> Any | None:
     return figure
 
 
-def _point(plan: Plan, i: int, front: bool, several: bool) -> dict[str, Any]:
+def _point(results: Results, i: int, front: bool, several: bool) -> dict[str, Any]:
     """How the i-th arm is marked: of many arms by a dot that has its number beside it, of
     few as in every figure.
     """
     look = (
         Look(SERIES[i % len(SERIES)].colour, "o", "-")
         if several
-        else looks(plan)[plan.arms[i].name]
+        else looks(results)[results.arms[i].name]
     )
     return {"marker": look.marker, "color": look.colour if front else PALE}
 
 
-def _front(ax: Any, results: Results, found: Frontier, several: bool) -> None:
+def _front(ax: Any, results: Results, front: Frontier, several: bool) -> None:
     """A panel: every arm with its intervals, and the front of means."""
-    quality, means, best = found.quality.metric, {}, found.highlighted
+    quality, means, best = front.quality.metric, {}, front.highlighted
     drawn: list[IntervalBar] = []
-    for i, arm in enumerate(results.plan.arms):
-        speed, value = results.summary(arm, SPEED), results.summary(arm, quality)
-        if arm.name not in found.means or speed is None or value is None:
+    for i, arm in enumerate(results.arms):
+        speed, value = arm.summary(SPEED), arm.summary(quality)
+        if arm.name not in front.means or speed is None or value is None:
             continue
 
         means[i] = speed.mean, value.mean
-        style, z = _point(results.plan, i, arm.name in best, several), 3 if arm.name in best else 2
+        style, z = _point(results, i, arm.name in best, several), 3 if arm.name in best else 2
         ax.errorbar(
             *means[i],
             _half(value),
@@ -407,13 +404,11 @@ def _front(ax: Any, results: Results, found: Frontier, several: bool) -> None:
     _scaled(ax.set_xscale, ax.xaxis, ax.set_xlim, ax.get_xlim, [x for x, _ in means.values()])
     _scaled(ax.set_yscale, ax.yaxis, ax.set_ylim, ax.get_ylim, [y for _, y in means.values()])
     if several:
-        front = {i for i, arm in enumerate(results.plan.arms) if arm.name in best}
-        _number(ax, means if len(means) <= _NAMED else {i: means[i] for i in front}, front)
+        coloured = {i for i, arm in enumerate(results.arms) if arm.name in best}
+        _number(ax, means if len(means) <= _NAMED else {i: means[i] for i in coloured}, coloured)
 
-    if not found.doubt:
-        line = sorted(
-            point for i, point in means.items() if results.plan.arms[i].name in found.front
-        )
+    if not front.doubt:
+        line = sorted(point for i, point in means.items() if results.arms[i].name in front.front)
         ax.plot(*zip(*line, strict=True), color=BLACK, linewidth=0.8, linestyle="--", zorder=1)
 
     ax.set(xlabel=axis_label(SPEED), ylabel=axis_label(quality))
@@ -459,9 +454,9 @@ def _number(ax: Any, points: dict[int, tuple[float, float]], front: set[int]) ->
         )
 
 
-def cost_breakdown(results: Results) -> Any | None:
+def cost_breakdown(analysis: Analysis) -> Any | None:
     """Milliseconds of each part for one generated image, in a batch: the mean over seeds."""
-    rows = {arm.name: split for arm in results.plan.arms if (split := _milliseconds(results, arm))}
+    rows = {arm.name: split for arm in analysis.results.arms if (split := _milliseconds(arm))}
     if not rows:
         return None
 
@@ -498,11 +493,11 @@ def cost_breakdown(results: Results) -> Any | None:
     return figure
 
 
-def _milliseconds(results: Results, arm: Arm) -> dict[str, float]:
+def _milliseconds(arm: ArmResult) -> dict[str, float]:
     """Part → milliseconds for an image, the mean over the seeds that measured it."""
     splits = [
         (parts, 1000 / report["metrics"][SPEED])
-        for report in results.reports[arm.name].values()
+        for report in arm.reports.values()
         if (parts := report.get("speed", {}).get("seconds_by_part"))
     ]
     shares = [{part: total * s[part] / sum(s.values()) for part in _PARTS} for s, total in splits]
@@ -514,17 +509,17 @@ def _milliseconds(results: Results, arm: Arm) -> dict[str, float]:
     )
 
 
-def ranks_by_budget(results: Results) -> Any | None:
+def ranks_by_budget(analysis: Analysis) -> Any | None:
     """Each arm's rank against the budget, a panel for each metric; lines that cross are
     arms that change places.
     """
-    metrics = list(dict.fromkeys(found.metric for found in agreements(results)))
+    results = analysis.results
+    metrics = list(dict.fromkeys(agreement.metric for agreement in analysis.agreements))
     if not metrics:
         return None
-
     with paper_pyplot() as plt:
-        arms = {arm.design for arm in results.plan.arms}
-        narrow = len(metrics) * len(results.plan.budgets) <= 9
+        arms = {arm.design for arm in results.arms}
+        narrow = len(metrics) * len(results.budgets) <= 9
         size = (COLUMN if narrow else PAGE, 1.0 + (0.36 if narrow else 0.22) * len(arms))
         figure, axes = plt.subplots(1, len(metrics), figsize=size, squeeze=False)
         for ax, metric in zip(axes[0], metrics, strict=True):
@@ -537,7 +532,7 @@ def ranks_by_budget(results: Results) -> Any | None:
 
 
 def _ranks(ax: Any, results: Results, metric: str) -> None:
-    by_budget = [mean_by_arm(results, metric, budget) for budget in results.plan.budgets]
+    by_budget = [mean_by_arm(results, metric, budget) for budget in results.budgets]
     arms = [name for name in by_budget[0] if all(name in found for found in by_budget)]
     ranks = np.array(
         [rankdata([found[name] for name in arms]) for found in by_budget]
@@ -557,7 +552,7 @@ def _ranks(ax: Any, results: Results, metric: str) -> None:
             label=wrap_label(name, 24, 1),
         )
 
-    ax.set_xticks(at, results.plan.budgets, rotation=30, ha="right", rotation_mode="anchor")
+    ax.set_xticks(at, results.budgets, rotation=30, ha="right", rotation_mode="anchor")
     ax.set_xlim(-0.2, len(by_budget) - 0.8)
     ax.set_yticks(range(1, len(arms) + 1))
     ax.invert_yaxis()

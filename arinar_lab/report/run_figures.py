@@ -1,4 +1,4 @@
-"""Pictures of one run: its diagnosis, and what several runs believe about the same features."""
+"""The picture of one run: its diagnosis, a panel for each part of it."""
 
 from __future__ import annotations
 
@@ -8,26 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from ..files.arrays import read_npz
 from ..files.atomic import atomic_draft
-
-_BLUE, _ORANGE, _GREEN = "#0072B2", "#D55E00", "#009E73"
-
-
-def _pyplot() -> Any:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    return plt
+from .style import BLUE, GREEN, VERMILION
 
 
 def draw_diagnosis(report: Mapping[str, Any], found: Mapping[str, Any], path: Path) -> None:
     """Likelihood by token and feature, calibration, error accumulation and guidance of
     one run, a panel each.
     """
-    plt, said = _pyplot(), report["diagnosis"]
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    said = report["diagnosis"]
     panels: list[tuple[Any, Callable[[Any, Any], None]]] = [
         (said.get("by_token"), _by_token),
         (said.get("by_feature"), _by_feature),
@@ -37,7 +31,6 @@ def draw_diagnosis(report: Mapping[str, Any], found: Mapping[str, Any], path: Pa
     ]
     drawn = [(content, draw) for content, draw in panels if content]
     columns = min(3, len(drawn))
-
     figure, axes = plt.subplots(
         -(-len(drawn) // columns),
         columns,
@@ -48,7 +41,6 @@ def draw_diagnosis(report: Mapping[str, Any], found: Mapping[str, Any], path: Pa
     for ax, (content, draw) in zip(axes.flat, drawn, strict=False):
         draw(ax, content)
         ax.grid(alpha=0.25)
-
     for ax in axes.flat[len(drawn) :]:
         ax.axis("off")
     with atomic_draft(path) as draft:
@@ -57,13 +49,13 @@ def draw_diagnosis(report: Mapping[str, Any], found: Mapping[str, Any], path: Pa
 
 
 def _by_token(ax: Any, bits: list[float]) -> None:
-    ax.plot(range(len(bits)), bits, marker="o", markersize=3, color=_BLUE)
+    ax.plot(range(len(bits)), bits, marker="o", markersize=3, color=BLUE)
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set(xlabel="token", ylabel="bits/dim")
 
 
 def _by_feature(ax: Any, bits: list[float]) -> None:
-    ax.bar(range(len(bits)), bits, color=_BLUE)
+    ax.bar(range(len(bits)), bits, color=BLUE)
     ax.set(xlabel="feature", ylabel="bits/dim")
 
 
@@ -73,7 +65,7 @@ def _pit(ax: Any, shares: list[float]) -> None:
         (np.arange(n) + 0.5) / n,
         np.asarray(shares) * n,
         width=1 / n,
-        color=_BLUE,
+        color=BLUE,
         edgecolor="white",
         linewidth=0.5,
     )
@@ -88,7 +80,7 @@ def _prefix(ax: Any, rows: list[dict[str, float]]) -> None:
             shares,
             [row["true"] for row in rows],
             marker="o",
-            color=_BLUE,
+            color=BLUE,
             label="bits/dim, true rest",
         )
         ax.plot(
@@ -96,7 +88,7 @@ def _prefix(ax: Any, rows: list[dict[str, float]]) -> None:
             [row["own"] for row in rows],
             "--",
             marker="s",
-            color=_ORANGE,
+            color=VERMILION,
             label="bits/dim, own rest",
         )
         ax.set(ylabel="bits/dim")
@@ -108,7 +100,7 @@ def _prefix(ax: Any, rows: list[dict[str, float]]) -> None:
             [row["fd_digits"] for row in rows],
             ":",
             marker="^",
-            color=_GREEN,
+            color=GREEN,
             label="FD digits",
         )
         right.set(ylabel="FD digits")
@@ -126,7 +118,7 @@ def _guidance(ax: Any, found: dict[str, list[float]]) -> None:
         found["kl_by_step"],
         marker="o",
         markersize=3,
-        color=_BLUE,
+        color=BLUE,
         label="KL(drawn ‖ conditional), nats a token",
     )
     ax.plot(
@@ -135,75 +127,8 @@ def _guidance(ax: Any, found: dict[str, list[float]]) -> None:
         "--",
         marker="s",
         markersize=3,
-        color=_ORANGE,
+        color=VERMILION,
         label="share truncated",
     )
     ax.set(xlabel="step")
     ax.legend(fontsize=7)
-
-
-def save_conditionals_figure(arms: Mapping[str, Path], path: Path) -> None:
-    """Save the figure of what each arm believes."""
-    plt = _pyplot()
-    figure = draw_conditionals(plt, arms)
-    with atomic_draft(path) as draft:
-        figure.savefig(draft, dpi=160)
-    plt.close(figure)
-
-
-def draw_conditionals(
-    plt: Any, arms: Mapping[str, Path], width: float = 6.9, features: int = 4, item: int = 0
-) -> Any:
-    """What each arm believes about the same features of the same held-out token: a row an
-    arm, a column a feature.
-
-    Arguments:
-        plt: matplotlib's pyplot.
-        arms: name → `beliefs.npz`.
-        width: inches; features: columns at most; item: which of the held-out items.
-    """
-    loaded = {name: read_npz(file) for name, file in arms.items()}
-    columns = min(features, *(len(content["grid"]) for content in loaded.values()))
-
-    figure, axes = plt.subplots(
-        len(loaded),
-        columns,
-        figsize=(width, 0.62 * len(loaded) + 0.5),
-        layout="constrained",
-        squeeze=False,
-        sharex="col",
-    )
-    for row, (name, content) in zip(axes, loaded.items(), strict=True):
-        for f, ax in enumerate(row[:columns]):
-            _belief(ax, content, f, item)
-        label = f"{name}\n(draws)" if content["drawn"] else name
-        row[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=7)
-
-    for f, ax in enumerate(axes[0][:columns]):
-        ax.set_title(f"feature {f}", fontsize=8)
-    figure.supxlabel(
-        "value, in units of the tokens; dashed: the true one; height: root of the density",
-        fontsize=8,
-    )
-
-    return figure
-
-
-def _belief(ax: Any, content: Mapping[str, np.ndarray], f: int, item: int) -> None:
-    """One density; its square root is drawn, so that what is narrow does not
-    flatten what is broad.
-    """
-    grid, density = content["grid"][f], content["density"][item, f]
-    ax.plot(
-        grid,
-        density,
-        color=_BLUE,
-        linewidth=1,
-        **({"drawstyle": "steps-mid"} if content["drawn"] else {}),
-    )
-    ax.fill_between(grid, density, color=_BLUE, alpha=0.15, linewidth=0)
-    ax.axvline(content["true"][item, f], color=_ORANGE, linestyle="--", linewidth=1)
-    ax.set_yscale("function", functions=(lambda y: np.sqrt(np.clip(y, 0, None)), np.square))
-    ax.set(yticks=[], ylim=(0, 1.05 * float(density.max()) or 1))
-    ax.grid(visible=False)
-    ax.tick_params(labelsize=7)

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from ..analysis.results import ArmResult, Results
 from ..analysis.text import breakable_name
-from ..study.plan import Arm, Plan
 
 COLUMN, PAGE = 3.3, 6.9  # inches: widths of one column and of both
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
@@ -84,21 +84,21 @@ def paper_pyplot() -> Iterator[Any]:
         yield plt
 
 
-def facets(plan: Plan) -> list[list[Arm]]:
+def facets(results: Results) -> list[list[ArmResult]]:
     """The arms in groups of at most `FACET`, evenly filled, in each the baseline first."""
-    baseline = next(arm for arm in plan.arms if arm.name == plan.baseline)
-    others = [arm for arm in plan.arms if arm != baseline]
+    baseline = results.baseline_arm
+    others = [arm for arm in results.arms if arm.name != baseline.name]
     count = max(1, -(-len(others) // FACET))
     size = -(-len(others) // count)
     return [[baseline, *others[i * size : (i + 1) * size]] for i in range(count)]
 
 
-def looks(plan: Plan) -> dict[str, Look]:
+def looks(results: Results) -> dict[str, Look]:
     """Arm → how it is drawn; the baseline is black. Within a facet no two are alike."""
-    found = {plan.baseline: Look(BLACK, "D", "-")}
-    for facet in facets(plan):
-        found |= {arm.name: look for arm, look in zip(facet[1:], SERIES, strict=False)}
-    return found
+    looks = {results.baseline: Look(BLACK, "D", "-")}
+    for facet in facets(results):
+        looks |= {arm.name: look for arm, look in zip(facet[1:], SERIES, strict=False)}
+    return looks
 
 
 def readable_log(axis: Any) -> None:

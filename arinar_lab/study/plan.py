@@ -163,17 +163,6 @@ class Plan:
         recipe = arm.recipe.with_seed(seed)
         return RunFolder.of(recipe, arm.name, self.roots[1]), recipe
 
-    def at(self, budget: str) -> Plan:
-        """The arms of one budget, and the baseline among them."""
-        arms = tuple(arm for arm in self.arms if arm.budget == budget)
-        design = next(arm.design for arm in self.arms if arm.name == self.baseline)
-        return replace(self, arms=arms, baseline=f"{design} @ {budget}", budgets=())
-
-    @property
-    def baselines(self) -> tuple[str, ...]:
-        """The baseline, or that of each budget."""
-        return tuple(self.at(budget).baseline for budget in self.budgets) or (self.baseline,)
-
     def factors(self, arm: Arm) -> dict[str, Any]:
         """What tells an arm from the others, by short names."""
         values = dict(zip(axis_labels(self.axes), arm.values, strict=False))

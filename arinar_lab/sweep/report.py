@@ -26,7 +26,7 @@ from ..analysis.statistics import Interval, hypervolume, interval
 from ..files.atomic import atomic_draft, write_atomically
 from ..metrics import BITS, COLUMNS, DISTANCE, SPEED
 from ..output.terminal import failure_line
-from ..output.text import csv_text, markdown_line, markdown_row
+from ..output.text import csv_text, markdown_line, markdown_list, markdown_table
 from ..runs.folder import write_json
 from . import front
 from .sweep_file import Sweep
@@ -218,10 +218,10 @@ def sweep_markdown(sweep: Sweep) -> str:
         "",
         "## The best, re-run",
         "",
-        *_table(headings, body),
+        *markdown_table(headings, body),
         "",
     ]
-    lines += [f"- {markdown_line(line)}" for line in sweep_notes(sweep)]
+    lines += markdown_list(sweep_notes(sweep))
     doubt = front.speed_doubt(sweep)
 
     for name, study in searches(sweep).items():
@@ -238,21 +238,16 @@ def sweep_markdown(sweep: Sweep) -> str:
             + (f" Unreliable speeds: {doubt}." if doubt else ""),
             "",
         ]
-        lines += _table(["trial", "setting", *(o.metric for o in sweep.objectives)], rows)
+        lines += markdown_table(["trial", "setting", *(o.metric for o in sweep.objectives)], rows)
         shares = [[path, f"{share:.2f}"] for path, share in importances(study).items()]
         lines += [
             "",
             f"## Importances{markdown_line(of)}",
             "",
-            *(_table(["parameter", "share"], shares) if shares else ["Too few trials."]),
+            *(markdown_table(["parameter", "share"], shares) if shares else ["Too few trials."]),
         ]
 
     return "\n".join([*lines, ""])
-
-
-def _table(headings: list[str], body: list[list[str]]) -> list[str]:
-    rule = "|:--" * len(headings) + "|"
-    return [markdown_row(headings), rule, *map(markdown_row, body)]
 
 
 def trials_csv(sweep: Sweep) -> str:

@@ -256,19 +256,21 @@ class Tracker:
         folder: RunFolder,
         history: Callable[[Path], MetricRows],
         factors: Mapping[str, Any] = MappingProxyType({}),
+        content: Mapping[str, Any] | None = None,
     ) -> bool:
         """Send a run's history, and its evaluation once for each state of its report.
 
         Arguments:
             factors: what tells the arm from the others, by short names, as parameters
                 that charts group by.
+            content: of the report, if it is read already.
 
         Returns:
             whether the store holds now all that the run folder does.
         """
         with self._guard():
             report = folder.evaluation(recipe) / "report.json"
-            content = folder.report(recipe)
+            content = folder.report(recipe) if content is None else content
             self._start(recipe, arm, factors, content.get("git"))
             rows = history(folder.path / "metrics.csv")
             stamp = report_stamp(recipe, folder) or f"{len(rows)} rows"

@@ -9,19 +9,16 @@ import pytest
 from scipy.stats import chi2, ttest_ind
 from tiny import write_study
 
+from arinar_lab.analysis.analyse import analyse
 from arinar_lab.analysis.comparison import (
     CLAIMS,
-    LOOSER_BOUND,
     Effect,
     compare_arms,
-    differing_conditions,
-    effect_lines,
     resolved_pairs,
     summary,
-    verdict,
 )
+from arinar_lab.analysis.conditions import LOOSER_BOUND, differing_conditions
 from arinar_lab.analysis.pooled_variance import homogeneity, homogeneous_arms, pool_spread, spreads
-from arinar_lab.analysis.results import Results
 from arinar_lab.analysis.statistics import (
     MAX_SEEDS,
     Interval,
@@ -33,8 +30,9 @@ from arinar_lab.analysis.statistics import (
     more_seeds,
     p_value,
 )
-from arinar_lab.metrics import BITS, COLUMNS, DISTANCE, LEVEL
-from arinar_lab.report.notes import caution_lines
+from arinar_lab.metrics import BITS, DISTANCE, LEVEL
+from arinar_lab.report.statements import caution_lines
+from arinar_lab.study.collect import results_of as collected
 from arinar_lab.study.plan import read_plan
 
 ENVIRONMENT = {"device": "a CPU", "torch": "2.15.0", "lightning": "2.6.6"}
@@ -76,7 +74,11 @@ def results_of(plan, table, **said):
                         value
                     )
 
-    return Results(plan, reports, {})
+    return collected(plan, reports)
+
+
+def lines_of(results):
+    return [effect.line for effect in compare_arms(results)]
 
 
 def of(effects, arm):
@@ -209,7 +211,7 @@ def test_arms_that_agree_share_their_spread(plan):
     )
     assert {
         line.split(": ")[1].split()[0]
-        for line in effect_lines(results)
+        for line in lines_of(results)
         if "(n = 3, spread of 4 arms" in line
     } == {effect.arm for effect in shared}
 
@@ -221,7 +223,7 @@ def test_a_wild_arm_is_judged_by_its_own_seeds(plan):
     assert a.spread.arms == b.spread.arms == 3 and c.spread_of == "the pair"
     own = interval(np.subtract(table["c"], table["base"]).tolist())
     assert c.difference.half == pytest.approx(own.half)
-    assert ["of 3 arms" in line for line in effect_lines(results)] == [True, True, False]
+    assert ["of 3 arms" in line for line in lines_of(results)] == [True, True, False]
 
 
 def test_a_wild_baseline_is_in_every_difference(plan):
@@ -330,7 +332,7 @@ def test_a_tiny_effect_would_need_more_seeds_than_anybody_has(plan):
     effect = of(compare_arms(results), "a")
 
     assert effect.more_seeds == (MAX_SEEDS + 1, MAX_SEEDS + 1)
-    assert f"more than {MAX_SEEDS} more seeds would be needed" in effect_lines(results)[0]
+    assert f"more than {MAX_SEEDS} more seeds would be needed" in lines_of(results)[0]
 
 
 def test_the_same_in_every_seed_is_said_plainly(plan):
@@ -341,7 +343,7 @@ def test_the_same_in_every_seed_is_said_plainly(plan):
         "c": [1.0, 2.1, 3.2],
     }
     results = results_of(plan, rows)
-    same, worse, better = effect_lines(results)
+    same, worse, better = lines_of(results)
 
     assert (
         same.endswith("the same in every seed")
@@ -357,12 +359,12 @@ def test_the_same_in_every_seed_is_said_plainly(plan):
 def test_different_code_devices_and_versions_are_said(plan):
     table = noisy(np.random.default_rng(10), EQUAL)
     results = results_of(plan, table)
-    assert all("Caution" not in line for line in effect_lines(results) if " c against" not in line)
+    assert all("Caution" not in line for line in lines_of(results) if " c against" not in line)
     results.reports["a"][3] = report_of({BITS: 0.1}, commit="def")
     results.reports["b"][0] = report_of(
         {BITS: 0.1}, environment={**ENVIRONMENT, "device": "a GPU", "torch": "3"}
     )
-    a, b, c = effect_lines(results)
+    a, b, c = lines_of(results)
 
     assert a.endswith("Caution: the runs differ in the code's version")
     assert b.endswith("Caution: the runs differ in device; torch")
@@ -384,7 +386,7 @@ def test_a_bound_against_an_exact_likelihood_is_said(plan):
     for report in results.reports["a"].values():
         report["likelihood"]["kind"] = "bound"
 
-    said = [line for line in effect_lines(results) if " a against" in line]
+    said = [line for line in lines_of(results) if " a against" in line]
     assert (
         said[0].endswith("Caution: the runs differ in likelihoods (bound against exact)")
         and "Caution" not in said[1]
@@ -411,9 +413,8 @@ def test_a_bound_that_reads_worse_shows_nothing(plan, bound, verdicts):
     for report in results.reports[bound].values():
         report["likelihood"]["kind"] = "bound"
     found = compare_arms(results)
-    column = next(c for c in results.columns if c.metric == BITS)
 
-    assert [verdict(effect, column) for effect in found] == verdicts
+    assert [effect.verdict for effect in found] == verdicts
     assert all(effect.resolved for effect in found)
     assert [effect.supported for effect in found] == [
         "not concluded" not in said for said in verdicts
@@ -434,18 +435,15 @@ BOUNDS = {"base": [1.1, 2.2, 3.3], "a": [1.3, 2.4, 3.5], "b": [1.2, 2.3, 3.4], "
 def test_two_bounds_are_told_apart_only_where_their_steps_are_the_same(plan):
     results = kinds(results_of(plan, BOUNDS), base=16, a=16, b=8, c=16)
     found = compare_arms(results)
-    column = next(c for c in results.columns if c.metric == BITS)
     loose = "bounds differ by how loose they are, too (bound, 16 steps against bound, 8 steps)"
 
-    assert [verdict(e, column) for e in found] == [
+    assert [e.verdict for e in found] == [
         "worse",
         f"reads worse: not concluded, for {loose}",
         "better",
     ]
     assert [effect.supported for effect in found] == [True, False, True]
-    assert summary(found, [column])[0].endswith(
-        f"better: c; worse: a; not concluded, for {loose}: b."
-    )
+    assert summary(found)[0].endswith(f"better: c; worse: a; not concluded, for {loose}: b.")
 
 
 def test_two_bounds_are_told_apart_only_where_one_kind_of_model_makes_them(tmp_path, monkeypatch):
@@ -525,7 +523,7 @@ def test_distances_to_two_references_or_of_two_networks_are_not_concluded(plan, 
         results, metric
     )
 
-    (caution,) = [line for line in caution_lines(results) if reason in line]
+    (caution,) = [line for line in caution_lines(analyse(results)) if reason in line]
     assert (
         caution
         == f"Not concluded, and on no front and in no ranking: FD Inception 64: {reason}: b."
@@ -551,7 +549,7 @@ def test_the_seeds_to_add_are_a_range(plan):
     few, most = (more_seeds(effect.size * math.sqrt(chi2.ppf(q, 2) / 2), 3) for q in (0.9, 0.1))
     assert effect.more_seeds == (few, most) and few < more_seeds(effect.size, 3) < most
 
-    (line,) = effect_lines(results_of(plan, rows))
+    (line,) = lines_of(results_of(plan, rows))
     assert line.endswith(
         f"not resolved; about {few} to {most} more seeds would resolve an effect of this size"
     )
@@ -562,6 +560,7 @@ def test_the_sum_of_many_differences_names_what_is_resolved():
         mean = -1.0 if i % 2 else 1.0
         return Effect(
             f"arm {i}",
+            "base",
             BITS,
             Interval(mean, 0.1, 3),
             adjusted,
@@ -578,16 +577,15 @@ def test_the_sum_of_many_differences_names_what_is_resolved():
         effect(3, 0.01, LOOSER_BOUND),
         *(effect(i, 0.5) for i in range(4, 14)),
     ]
-    column = next(column for column in COLUMNS if column.metric == BITS)
-    assert summary(found, [column]) == [
+    assert summary(found) == [
         (
             "bits/dim, against the baseline: better: arm 1; worse: arm 2; not concluded, for a"
             " bound that reads worse shows nothing: arm 3; not resolved: 10 arms."
         )
     ]
     assert (
-        summary(found[:1], [column]) == ["bits/dim, against the baseline: better: arm 1."]
-        and summary([], [column]) == []
+        summary(found[:1]) == ["bits/dim, against the baseline: better: arm 1."]
+        and summary([]) == []
     )
 
 

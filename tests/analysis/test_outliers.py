@@ -4,15 +4,13 @@ where they are told.
 
 import numpy as np
 import pytest
-from reports import BITS, FD, report_of, study, whole
+from reports import BITS, FD, analysed, report_of, study, whole
 from scipy.stats import t as student
 
-from arinar_lab.analysis.comparison import effect_lines
 from arinar_lab.analysis.outliers import outliers
-from arinar_lab.report.notes import notes
 from arinar_lab.report.report import page
+from arinar_lab.report.statements import notes
 from arinar_lab.report.tables import report_markdown
-from arinar_lab.study.collect import collect
 
 CALM = {"base": [1.0, 1.1, 0.9], "a": [2.0, 2.1, 2.05], "b": [3.1, 3.0, 3.05]}
 
@@ -88,17 +86,17 @@ def test_it_is_told_with_its_folder_in_terminal_table_and_page():
         }[arm]
 
     plan = study(reports)
-    results, folder = collect(plan), plan.cell(plan.arms[0], 1)[0].path
-    terminal = "\n".join([*effect_lines(results), *notes(results)])
+    analysis, folder = analysed(plan), plan.cell(plan.arms[0], 1)[0].path
+    terminal = "\n".join([*analysis.differences, *notes(analysis)])
     said = (
         "Caution: components=1 seed 1 is far from its arm's other seeds in FD digits: "
         f"look at {folder}."
     )
 
-    for text in (terminal, report_markdown(results), page(results, {}).replace("&#39;", "'")):
+    for text in (terminal, report_markdown(analysis), page(analysis, {}).replace("&#39;", "'")):
         assert (
             said in text
             and "components=1 seed 1 is far from its arm's other seeds" in text.replace(said, "")
         )
 
-    assert results.values(results.baseline, FD)[1] == 500.0  # and is kept
+    assert analysis.results.baseline_arm.values(FD)[1] == 500.0  # and is kept

@@ -3,12 +3,14 @@ had at a given cost.
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from optuna._hypervolume import compute_hypervolume
 from tiny import write_study
 
+from arinar_lab.analysis.analyse import analyse
 from arinar_lab.analysis.pareto import (
     attainment,
     attainment_surface,
@@ -16,18 +18,15 @@ from arinar_lab.analysis.pareto import (
     cheapest_at,
     dominators,
     frontier,
-    frontier_conclusions,
     frontier_from_readings,
-    frontier_lines,
     frontier_sentences,
     fronts,
     knee,
     pareto_front,
     volume,
 )
-from arinar_lab.analysis.results import Results
 from arinar_lab.metrics import BITS, DISTANCE, FID, SPEED, Column
-from arinar_lab.report.notes import cautions_for
+from arinar_lab.study.collect import results_of
 from arinar_lab.study.plan import read_plan
 
 MEANS = {
@@ -43,6 +42,11 @@ POINTS = {
     "fast": {0: (1.0, 6.0), 1: (1.0, 2.0)},
     "poor": {0: (4.0, 5.0), 1: (4.0, 4.0), 2: (0.0, 0.0)},
 }
+
+
+def lines(results, quality=None):
+    found = frontier(results, quality)
+    return frontier_sentences(found) if found else []
 
 
 def random_points(arms, seeds, seed=0):
@@ -181,7 +185,7 @@ def results(plan):
         for arm, (speed, loss) in values.items()
     }
 
-    return Results(plan, reports, {})
+    return results_of(plan, reports)
 
 
 def test_a_study_has_its_front_by_distance_and_speed(results):
@@ -201,7 +205,7 @@ def test_more_is_better_where_it_is(results):
 
 
 def test_the_sentences_say_what_is_worth_having(results):
-    said = frontier_lines(results)
+    said = lines(results)
     assert said[0] == (
         "FD digits against images/s: the front of means is fast (100 % of seeds), "
         "base (100 % of seeds)."
@@ -218,7 +222,7 @@ def test_the_sentences_say_what_is_worth_having(results):
 def test_matched_readings_name_who_is_better(results):
     for seed, report in results.reports["fast"].items():
         report["metrics"][DISTANCE] = 4 + seed / 10
-    said = " ".join(frontier_lines(results))
+    said = " ".join(lines(results))
     assert (
         "At the speed of base (101 images/s) or faster, fast has the best mean FD digits: 4.10 "
         "against 5.10." in said
@@ -232,7 +236,7 @@ def test_matched_readings_name_who_is_better(results):
 
     unsure = [
         line
-        for line in frontier_lines(results)
+        for line in lines(results)
         if line.endswith("its difference in FD digits is not resolved).")
     ]
     assert len(unsure) == 2
@@ -241,22 +245,22 @@ def test_matched_readings_name_who_is_better(results):
 def test_speeds_of_a_busy_machine_make_no_front(results):
     for report in results.reports["fast"].values():
         report |= {"speed": {"load_average": 5.5}, "environment": {"cpus": 2}}
-    (said,) = frontier_lines(results)
+    (said,) = lines(results)
     assert said.startswith(
         "FD digits against images/s: no front, for other programs were at work while 3 of 9 speeds"
     )
-    assert "% of seeds" not in " ".join(frontier_conclusions(results))
+    assert "% of seeds" not in " ".join(analyse(results).against_speed)
     assert frontier(results, speed=BITS).doubt == ""  # no speed, no doubt
 
-    (caution,) = cautions_for(results, SPEED)[-1:]
-    assert caution.startswith(
-        "Caution: other programs were at work"
-    ) and caution not in cautions_for(results, DISTANCE)
+    (caution,) = analyse(results).touching(SPEED)[-1:]
+    assert caution.startswith("Caution: other programs were at work") and caution not in analyse(
+        results
+    ).touching(DISTANCE)
 
 
 def test_speeds_that_differ_from_seed_to_seed_make_no_front(results):
     results.reports["idle"][0]["metrics"][SPEED] = 99.0
-    (said,) = frontier_lines(results)
+    (said,) = lines(results)
     assert said.endswith(
         "no front, for the speeds of one arm differ from seed to seed by more than 30% (idle)."
     )
@@ -264,12 +268,10 @@ def test_speeds_that_differ_from_seed_to_seed_make_no_front(results):
 
 def test_no_place_by_a_bound_is_concluded(results):
     said = "Of fast bits/dim is a bound, and how loose is unknown: no place by it is concluded."
-    assert said not in frontier_lines(results, BITS)
+    assert said not in lines(results, BITS)
     for report in results.reports["fast"].values():
         report["likelihood"]["kind"] = "bound"
-    assert frontier_lines(results, BITS)[-1] == said and said not in frontier_lines(
-        results, DISTANCE
-    )
+    assert lines(results, BITS)[-1] == said and said not in lines(results, DISTANCE)
 
 
 def test_distances_to_two_references_have_no_place_on_one_front(results):
@@ -286,19 +288,31 @@ def test_distances_to_two_references_have_no_place_on_one_front(results):
 def test_one_seed_has_a_front_and_no_attainment(results):
     for by_seed in results.reports.values():
         del by_seed[1], by_seed[2]
-    said = frontier_lines(results)
+    said = lines(results)
     assert said[0].startswith(
         "FD digits against images/s: the front of means is fast, base. Fewer than two seeds"
     )
     assert not any("% of seeds" in line for line in said)
 
 
-def test_each_budget_has_its_own_front(results, monkeypatch):
-    monkeypatch.setattr(Results, "by_budget", [results, results])
-    assert frontier_conclusions(results) == 2 * [
-        *frontier_lines(results, BITS),
-        *frontier_lines(results, DISTANCE),
+def test_each_budget_has_its_own_front(results):
+    results = replace(
+        results,
+        arms=tuple(
+            replace(arm, name=f"{arm.name} @ {k}", budget=k) for k in "ab" for arm in results.arms
+        ),
+        baseline="base @ a",
+        budgets=("a", "b"),
+    )
+    parts = [
+        line
+        for part in results.by_budget
+        for metric in (BITS, DISTANCE)
+        for line in lines(part, metric)
     ]
+    assert analyse(results).against_speed == parts and parts[0].startswith(
+        "a: bits/dim against images/s: the front"
+    )
 
 
 def test_many_dominated_arms_are_counted():
@@ -310,19 +324,19 @@ def test_many_dominated_arms_are_counted():
 
 
 def test_what_is_missing_is_named(results):
-    results.reports["idle"] = {}
+    results.reports["idle"].clear()
     results.reports["fast"].pop(0)
     results.reports["fast"].pop(1)
-    said = frontier_lines(results)
+    said = lines(results)
     assert said[-1].endswith("or because it is of other data: idle.")
     results.reports["base"].pop(2)
     assert (
-        "Fewer than two seeds have all arms" in frontier_lines(results)[0]
+        "Fewer than two seeds have all arms" in lines(results)[0]
         and frontier(results).hypervolume is None
     )
+    results.reports["fast"].clear(), results.reports["base"].clear()
 
-    results.reports["fast"] = results.reports["base"] = {}
-    assert frontier_lines(results) == [] and frontier(results) is None
+    assert lines(results) == [] and frontier(results) is None
 
 
 def test_without_a_distance_it_is_by_likelihood(results):

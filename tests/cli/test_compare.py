@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 from command import arinar
-from reports import BITS, report_of, study, whole
+from reports import BITS, analysed, report_of, study, whole
 from scipy.stats import ttest_ind
 from tiny import tiny, write_study
 
-from arinar_lab.analysis.comparison import compare_arms, effect_lines
 from arinar_lab.analysis.statistics import holm
 from arinar_lab.cli.compare import (
     comparison_cautions,
@@ -23,7 +22,6 @@ from arinar_lab.cli.compare import (
     metric_rows,
 )
 from arinar_lab.runs.folder import RunFolder, write_json
-from arinar_lab.study.collect import collect
 from arinar_lab.study.plan import read_plan
 from arinar_lab.study.status import save_cells
 
@@ -79,8 +77,8 @@ def sheet(rows):
 
 
 def compared(*words):
-    results, missing = gather_runs([str(word) for word in words])
-    return results, comparison_cautions(results, missing)
+    comparison = gather_runs([str(word) for word in words])
+    return comparison, comparison_cautions(comparison)
 
 
 # What differs
@@ -88,7 +86,7 @@ def compared(*words):
 
 def test_only_the_keys_that_differ_are_shown(arms):
     results, _ = compared(*list(arms.values())[:2])
-    assert differing_keys(results) == [
+    assert differing_keys(results.results) == [
         ["", "components=1", "components=2"],
         ["inner.head.components", "1", "2"],
     ]
@@ -96,7 +94,7 @@ def test_only_the_keys_that_differ_are_shown(arms):
 
 def test_parts_of_another_kind_are_aligned_by_their_key():
     results, _ = compared(run(), run("inner.head={kind: byte}"))
-    rows = sheet(differing_keys(results))
+    rows = sheet(differing_keys(results.results))
     assert rows["inner.head.kind"] == ["gmm", "byte"]
     assert rows["inner.head.components"] == ["4", "–"]
     assert "inner.head" not in rows and "inner.width" not in rows
@@ -104,12 +102,12 @@ def test_parts_of_another_kind_are_aligned_by_their_key():
 
 def test_neither_seed_nor_machine_is_a_difference():
     results, _ = compared(run(), run("machine.threads=2", seed=1))
-    assert len(differing_keys(results)) == 1
+    assert len(differing_keys(results.results)) == 1
 
 
 def test_readings_are_side_by_side_with_their_seeds(arms):
     results, _ = compared(*arms.values())
-    rows = sheet(metric_rows(results))
+    rows = sheet(metric_rows(results.results))
     assert rows["seeds"] == ["0, 1, 2"] * 3
     assert rows["bits/dim ↓"][1] == "2.434 ± 0.624"  # as in the study's own table
     assert rows["parameters"] == ["12,345"] * 3
@@ -152,7 +150,7 @@ def test_without_a_common_seed_holm_is_over_all_that_is_named():
         for seed, off in enumerate((0.0, 0.1, 0.24, 0.3)):
             path = run(f"outer.width={16 + 16 * i}", seed=10 * i + seed, bits=bits + off)
         paths.append(path.parent)
-    found = compare_arms(compared(*paths)[0], [BITS])
+    found = [effect for effect in compared(*paths)[0].analysis.effects if effect.metric == BITS]
 
     assert [effect.unpaired for effect in found] == [(4, 4)] * 3
     assert [effect.adjusted for effect in found] == holm([effect.p for effect in found])
@@ -163,7 +161,7 @@ def test_arms_of_a_study_have_the_numbers_of_its_report(arms):
     """Of two of its three arms, in the same spread and family; with another baseline,
     in the family of that.
     """
-    ours = effect_lines(collect(read_plan(Path("study.yaml"))))
+    ours = analysed(read_plan(Path("study.yaml"))).differences
     said = comparison_lines(compared("study.yaml:components=1", "study.yaml:components=4")[0])
     assert (
         said[:-1] == [line for line in ours if "components=4 against components=1" in line]
@@ -229,7 +227,10 @@ def test_single_runs_resolve_nothing():
 def test_one_seed_of_each_is_paired_and_resolves_nothing(arms):
     first, second, _ = arms.values()
     results, _ = compared(first / "seed_0", second / "seed_0")
-    assert [arm.name for arm in results.plan.arms] == ["components=1/seed_0", "components=2/seed_0"]
+    assert [arm.name for arm in results.results.arms] == [
+        "components=1/seed_0",
+        "components=2/seed_0",
+    ]
     assert all(
         line.endswith("(n = 1): one seed resolves nothing") for line in comparison_lines(results)
     )
@@ -241,8 +242,8 @@ def test_one_seed_of_each_is_paired_and_resolves_nothing(arms):
 def test_an_arm_is_named_by_its_studys_file_or_folder(arms):
     for place in ("study.yaml", "studies/study"):
         results, _ = compared(f"{place}:components=2", f"{place}:components=4")
-        assert [arm.name for arm in results.plan.arms] == ["components=2", "components=4"]
-        assert results.values(results.plan.arms[0], BITS)[0] == pytest.approx(2.4)
+        assert [arm.name for arm in results.results.arms] == ["components=2", "components=4"]
+        assert results.results.arms[0].values(BITS)[0] == pytest.approx(2.4)
 
 
 def test_a_studys_folder_knows_its_overrides():
@@ -255,7 +256,7 @@ def test_a_studys_folder_knows_its_overrides():
     save_cells(plan, Path("study.yaml"), ["training.steps=8"])
 
     results, _ = compared(f"{plan.folder}:components=1", f"{plan.folder}:components=2")
-    assert results.plan.arms[0].recipe.training.steps == 8
+    assert results.results.arms[0].settings["training"]["steps"] == 8
 
 
 def test_arms_of_one_name_are_told_apart(arms):
@@ -269,7 +270,7 @@ def test_arms_of_one_name_are_told_apart(arms):
     first = next(iter(arms.values()))
 
     results, _ = compared(first / "seed_1", "other.yaml:components=1")
-    assert sheet(differing_keys(results))["sampler.temperature"] == ["1.0", "0.9"]
+    assert sheet(differing_keys(results.results))["sampler.temperature"] == ["1.0", "0.9"]
 
 
 # Under which conditions
@@ -338,7 +339,7 @@ def test_unfinished_seeds_are_named_and_the_others_compared(arms):
     report.unlink()
     results, said = compared(first, second)
     assert said == ["Missing: components=2 seed 2: not finished, or not evaluated alike."]
-    assert sheet(metric_rows(results))["seeds"] == ["0, 1, 2", "0, 1"]
+    assert sheet(metric_rows(results.results))["seeds"] == ["0, 1, 2", "0, 1"]
     assert any("(n = 2, " in line for line in comparison_lines(results))
 
 
@@ -350,7 +351,7 @@ def test_a_seed_that_was_evaluated_otherwise_is_no_part_of_the_mean():
     folder.write_config(other)
     write_json(folder.evaluation(other) / "report.json", report_of(1.0))
     results, said = compared(folder.path.parent, run("outer.width=32"))
-    assert list(results.reports["a_run"]) == [0, 1] and "seed 2" in said[0]
+    assert list(results.results.reports["a_run"]) == [0, 1] and "seed 2" in said[0]
 
 
 # Shown, and refused

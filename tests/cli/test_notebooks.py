@@ -14,6 +14,7 @@ import pytest
 from tiny import finished, tiny, write_study
 
 from arinar_lab import api, cli
+from arinar_lab.analysis.analyse import analyse
 from arinar_lab.analysis.pareto import frontier
 from arinar_lab.cli.notebooks import NOTEBOOKS, execute_notebooks
 from arinar_lab.output.terminal import Terminal
@@ -100,7 +101,7 @@ def small(tmp_path_factory):
                 finished(recipe, folder)
 
         save_cells(plan, file, [])
-        write_report(collect(plan))
+        write_report(analyse(collect(plan)))
         yield plan
 
 
@@ -127,11 +128,11 @@ def test_every_notebook_becomes_a_page_that_says_what_it_read(pages):
 
 @pytest.mark.slow
 def test_the_pages_show_the_studys_numbers(pages, small):
-    pages, results = pages[0], collect(small)
+    pages, results = pages[0], analyse(collect(small))
     for value in api.table(results)["FD digits ↓"]:
         assert value in pages["02_read_an_ablation"]
     assert "3 of 3 arms have both" in pages["03_quality_against_speed"]
-    is_unreliable = bool(frontier(results).doubt)  # as on a busy machine
+    is_unreliable = bool(frontier(results.results).doubt)  # as on a busy machine
     front = "UNRELIABLE SPEEDS" if is_unreliable else "the front of means is"
 
     assert front in pages["03_quality_against_speed"]

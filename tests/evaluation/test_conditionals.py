@@ -9,12 +9,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from test_diagnostics import experiment_of
 
 from arinar_lab.evaluation.conditionals import _condition_of, conditionals, most_varied_conditionals
 from arinar_lab.evaluation.evaluate import likelihood
 from arinar_lab.model.noise import Noise
-from arinar_lab.report.run_figures import save_conditionals_figure
+from arinar_lab.report.density_figures import density_panel
 
 
 def under(recipe, **sampler):
@@ -31,7 +32,7 @@ def moments(found, item=0):
     return mass, mean, np.sqrt((p * (x - mean[:, None]) ** 2).sum(-1))
 
 
-def test_beliefs_are_densities_and_know_the_true_value(tmp_path):
+def test_beliefs_are_densities_and_know_the_true_value():
     recipe, experiment = experiment_of("sampler.guidance=3")
     found = most_varied_conditionals(recipe, experiment)
     step = found["grid"][:, 1] - found["grid"][:, 0]
@@ -50,12 +51,12 @@ def test_beliefs_are_densities_and_know_the_true_value(tmp_path):
             near = np.interp(found["true"][b, f], found["grid"][f], found["density"][b, f])
             assert near == pytest.approx(exact[b, f].item(), rel=0.05)
 
-    np.savez(tmp_path / "beliefs.npz", **found)
-    save_conditionals_figure(
-        {"one": tmp_path / "beliefs.npz", "two": tmp_path / "beliefs.npz"}, tmp_path / "beliefs.png"
-    )
+    ax = Figure().subplots()
+    density_panel(ax, {"one": found}, feature=1)
+    curve, true = ax.lines
 
-    assert (tmp_path / "beliefs.png").stat().st_size > 10_000
+    assert np.allclose(curve.get_ydata() ** 2, found["density"][0, 1])
+    assert true.get_xdata()[0] == found["true"][0, 1]
 
 
 def test_the_bits_of_all_tokens_add_up_to_the_bits_per_dim():

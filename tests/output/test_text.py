@@ -16,7 +16,7 @@ from arinar_lab.output.text import (
     accept_any_letter,
     csv_text,
     markdown_line,
-    markdown_row,
+    markdown_table,
     one_line,
     printable,
     say,
@@ -84,7 +84,7 @@ def test_the_terminal_takes_text_literally():
 )
 def test_markdown_is_one_line_of_text(text, line):
     assert markdown_line(text) == line
-    assert markdown_row([text, "b"]) == f"| {line} | b |"
+    assert markdown_table(["a", "b"], [[text, "b"]])[2] == f"| {line} | b |"
 
 
 @pytest.mark.parametrize("formula", ["=1+1", "+A1", "-A1", "@SUM(A1)", "\t=1", "=\"'\n|"])

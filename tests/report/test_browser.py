@@ -11,12 +11,11 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from reports import study, whole_and_full
+from reports import analysed, study, whole_and_full
 
 from arinar_lab.report.figures import DPI, FIGURES
 from arinar_lab.report.report import page, write_report
 from arinar_lab.report.style import COLUMN
-from arinar_lab.study.collect import collect
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -82,7 +81,7 @@ def results():
     )
     arms = {name: {"inner.head.components": 1 + i} for i, name in enumerate(names)}
 
-    return collect(study(reports, full=True, axes=None, arms=arms))
+    return analysed(study(reports, full=True, axes=None, arms=arms))
 
 
 def undrawn(results):

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from reports import full_report, report_of, study, whole, whole_and_full
+from reports import analysed, full_report, report_of, study, whole, whole_and_full
 
 from arinar_lab.report.figures import FIGURES
 from arinar_lab.report.latex import escape_latex, latex_table
-from arinar_lab.report.methods import methods_markdown, varied_keys
 from arinar_lab.report.report import page, write_report
-from arinar_lab.study.collect import collect
+from arinar_lab.report.statements import methods_markdown
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -58,7 +57,7 @@ def strange(names=NAMES, seeds=(0, 1)):
 def page_of(plan, drawn=()):
     """The page with a picture of one pixel for each figure that is drawn."""
     Image.new("RGB", (1, 1)).save("pixel.png")
-    return page(collect(plan), {name: Path("pixel.png") for name in drawn})
+    return page(analysed(plan), {name: Path("pixel.png") for name in drawn})
 
 
 # The page
@@ -145,11 +144,11 @@ def test_latex_escapes_what_it_would_read_as_commands():
 
 
 def test_latex_has_every_arm_and_every_column_once():
-    results = collect(study(whole_and_full()))
+    results = analysed(study(whole_and_full()))
     text = latex_table(results)
     assert all(
         text.count(escape_latex(arm.name)) == text.count(r"\toprule")
-        for arm in results.plan.arms[1:]
+        for arm in results.results.arms[1:]
     )
     for column in results.columns:
         assert (
@@ -181,7 +180,7 @@ def document(table):
     ids=["whole", "strange names", "nothing finished"],
 )
 def test_latex_compiles_and_fits_the_page(make):
-    Path("table.tex").write_text(latex_table(collect(make())))
+    Path("table.tex").write_text(latex_table(analysed(make())))
     Path("document.tex").write_text(document("table.tex"))
     done = subprocess.run(
         ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "document.tex"],
@@ -199,7 +198,7 @@ def test_latex_compiles_and_fits_the_page(make):
 
 
 def test_methods_say_what_was_done():
-    text = methods_markdown(collect(study(whole_and_full())))
+    text = methods_markdown(analysed(study(whole_and_full())))
     for words in (
         "differ in inner.head.components",
         "3 seeds (0, 1, 2); 9 of 9 runs are finished",
@@ -223,7 +222,7 @@ def test_methods_name_what_differs_and_where():
     for seed in (0, 1, 2):
         reports["components=4", seed]["environment"]["device"] = "a GPU"
     reports["components=2", 1]["steps"] = 7
-    text = methods_markdown(collect(study(reports)))
+    text = methods_markdown(analysed(study(reports)))
     assert "a CPU (but a GPU in components=4)" in text
     assert "6 (but 7 in components=2 seed 1) steps" in text
 
@@ -232,7 +231,7 @@ def test_methods_of_one_run_claim_nothing_of_many():
     plan = study(
         {("components=1", 0): full_report(2.0)}, seeds=(0,), axes={"inner.head.components": [1]}
     )
-    text = methods_markdown(collect(plan))
+    text = methods_markdown(analysed(plan))
     assert "1 arm, each trained with 1 seed (0); 1 of 1 runs" in text
     assert (
         "Holm" not in text and "baseline" not in text and "no difference is called resolved" in text
@@ -241,8 +240,12 @@ def test_methods_of_one_run_claim_nothing_of_many():
 
 def test_methods_of_older_reports_leave_out_what_those_do_not_say():
     reports = {("components=1", seed): {"metrics": {"val/bits_per_dim": 2.0}} for seed in (0, 1)}
-    text = methods_markdown(collect(study(reports, seeds=(0, 1))))
+    text = methods_markdown(analysed(study(reports, seeds=(0, 1))))
     assert "None" not in text and "2 of 6 runs are finished" in text
+
+
+def varied(arms):
+    return list(analysed(study({}, axes=None, arms=arms)).results.varied)
 
 
 def test_of_parts_that_differ_in_kind_the_kind_alone_is_named():
@@ -251,13 +254,13 @@ def test_of_parts_that_differ_in_kind_the_kind_alone_is_named():
         "b": {"inner.head": "discrete"},
         "c": {"inner.head": "byte", "training.lr": 0.01},
     }
-    assert varied_keys(study({}, axes=None, arms=heads)) == ["inner.head.kind", "training.lr"]
+    assert varied(arms=heads) == ["inner.head.kind", "training.lr"]
 
 
 def test_what_differs_within_a_kind_is_named_beside_it():
     masked = {"kind": "masked", "width": 16, "encoder_depth": 1, "decoder_depth": 1, "heads": 2}
     outers = {"a": {}, "b": {"outer": masked}, "c": {"outer": {**masked, "steps": 3}}}
-    assert varied_keys(study({}, axes=None, arms=outers)) == ["outer.kind", "outer.steps"]
+    assert varied(arms=outers) == ["outer.kind", "outer.steps"]
 
 
 def test_arms_that_share_a_training_are_named():
@@ -265,7 +268,7 @@ def test_arms_that_share_a_training_are_named():
     plan = study({}, axes=None, arms=arms)
     assert (
         "One training serves a, b, which differ in sampling or evaluation alone."
-        in methods_markdown(collect(plan))
+        in methods_markdown(analysed(plan))
     )
 
 
@@ -277,5 +280,5 @@ def test_the_whole_report_of_an_old_study_is_written():
         ("components=1", 1): old,
         ("components=2", 0): report_of(2.0),
     }
-    paths = write_report(collect(study(reports, seeds=(0, 1))))
+    paths = write_report(analysed(study(reports, seeds=(0, 1))))
     assert all(path.is_file() for path in paths) and len(paths) > 5

@@ -2,22 +2,23 @@
 
 import csv
 import math
+from collections import Counter
 from pathlib import Path
 
 import pytest
-from reports import BITS, FD, full_report, report_of, study, whole, whole_and_full
+from reports import BITS, FD, analysed, full_report, report_of, study, whole, whole_and_full
 from tiny import tiny, write_study
 
-from arinar_lab.analysis.comparison import effect_lines
+from arinar_lab.analysis import analyse, comparison, pareto
 from arinar_lab.analysis.text import breakable_name, join_names
 from arinar_lab.cli import ablate
 from arinar_lab.cli.ablate import report_study
 from arinar_lab.errors import ConfigError, Diverged
 from arinar_lab.output.terminal import Terminal
-from arinar_lab.report.notes import notes
 from arinar_lab.report.report import write_report
+from arinar_lab.report.statements import notes
 from arinar_lab.report.tables import plain_table, report_markdown, runs_csv, terminal_table
-from arinar_lab.runs.folder import write_json
+from arinar_lab.runs.folder import RunFolder, write_json
 from arinar_lab.study.collect import collect
 from arinar_lab.study.plan import read_plan
 
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("alone")
 
 
 def text_of(plan):
-    return report_markdown(collect(plan))
+    return report_markdown(analysed(plan))
 
 
 def lines(text, start):
@@ -34,7 +35,7 @@ def lines(text, start):
 
 def table(plan):
     """Table of the report: arm → heading → cell."""
-    results = collect(plan)
+    results = analysed(plan)
     headings, body = plain_table(results, results.columns)
     return {row[0]: dict(zip(headings, row, strict=True)) for row in body}
 
@@ -74,7 +75,7 @@ def test_distances_and_their_floor_stand_in_the_table_and_under_it():
         "against adm_in256_stats.npz; " in said
         and "Floor: 4,000 held-out images, encoded and decoded" in said
     )
-    assert "FID" in str([column.header for column in terminal_table(collect(plan), 200).columns])
+    assert "FID" in str([column.header for column in terminal_table(analysed(plan), 200).columns])
 
 
 def test_precision_and_recall_have_their_floor_and_a_distance_that_of_as_many_images():
@@ -120,12 +121,12 @@ def test_each_codec_has_its_own_floor():
 
 def test_a_whole_study_writes_its_files():
     plan = study(whole())
-    paths = write_report(collect(plan))
+    paths = write_report(analysed(plan))
     texts = ["report.html", "table.md", "table.tex", "table.csv", "methods.md"]
     pictures = ["factor.png", "factor.pdf", "speed.png", "speed.pdf"]
     assert paths == [plan.folder / "report" / name for name in texts + pictures]
     assert all(path.is_file() for path in paths)
-    assert (plan.folder / "report" / "table.md").read_text() == report_markdown(collect(plan))
+    assert (plan.folder / "report" / "table.md").read_text() == report_markdown(analysed(plan))
 
 
 def test_each_arm_has_its_mean_and_interval():
@@ -143,7 +144,7 @@ def test_the_baseline_is_marked():
 
 def test_differences_are_paired_by_seed():
     """The spread over seeds is 0.5, and yet a tenth is resolved."""
-    said = effect_lines(collect(study(whole())))
+    said = analysed(study(whole())).differences
     better, same = (line for line in said if "components=2 against" in line and "at Δ" not in line)
     assert better.startswith(
         "bits/dim: components=2 against components=1: -0.099 ± 0.003 (n = 3, spread of 3 arms"
@@ -157,7 +158,7 @@ def test_differences_are_paired_by_seed():
 
 
 def test_worse_is_worse():
-    said = effect_lines(collect(study(whole(), baseline="components=4")))
+    said = analysed(study(whole(), baseline="components=4")).differences
     assert any(
         line.startswith("bits/dim: components=1 against components=4: +0.19")
         and line.endswith("worse")
@@ -166,7 +167,7 @@ def test_worse_is_worse():
 
 
 def test_the_csv_has_a_row_for_each_run_and_a_column_for_each_metric():
-    read = list(csv.DictReader(runs_csv(collect(study(whole_and_full()))).splitlines()))
+    read = list(csv.DictReader(runs_csv(analysed(study(whole_and_full()))).splitlines()))
     assert len(read) == 9
     assert (
         read[3]["arm"] == "components=2"
@@ -189,12 +190,12 @@ def test_markdown_has_a_table_with_as_many_cells_in_each_row():
 
 
 def test_the_notes_say_how_to_read_the_numbers():
-    said = " ".join(notes(collect(study(whole()))))
+    said = " ".join(notes(analysed(study(whole()))))
     for words in (
         "95 % t-interval",
         "not Inception, so no FID",
         "FD of 360 held-out images against the same is 2.17",
-        "100 generated against 1,437",
+        "compare 100 generated images with 1,437",
         "a bound for the integers",
         "batch 4 and batch 1",
     ):
@@ -207,8 +208,8 @@ def test_the_notes_say_how_to_read_the_numbers():
 def test_what_is_not_finite_is_in_no_mean_and_is_said(value):
     reports = whole_and_full()
     reports["components=2", 1]["metrics"][BITS] = value
-    results = collect(study(reports))
-    (line,) = [line for line in effect_lines(results) if line.startswith("bits/dim: components=2 ")]
+    results = analysed(study(reports))
+    (line,) = [line for line in results.differences if line.startswith("bits/dim: components=2 ")]
 
     assert "nan" not in line and "(n = 2," in line
     assert line.endswith("Caution: components=2 seed 1 is not finite and left out")
@@ -226,13 +227,13 @@ def test_an_arm_without_a_common_seed_is_said_not_to_be_compared():
         if cell not in {("components=2", 0), ("components=2", 1)}
     }
     del reports["components=1", 2]
-    said = " ".join(notes(collect(study(reports))))
+    said = " ".join(notes(analysed(study(reports))))
 
     assert (
         "Compared without pairs, which resolves less, for want of a seed in common with the "
         "baseline: components=2." in said
     )
-    assert "Not compared" not in " ".join(notes(collect(study(whole()))))
+    assert "Not compared" not in " ".join(notes(analysed(study(whole()))))
 
 
 @pytest.mark.parametrize(
@@ -242,7 +243,7 @@ def test_an_arm_without_a_common_seed_is_said_not_to_be_compared():
 def test_other_settings_of_a_measurement_are_said(part, key, said):
     reports = whole_and_full()
     reports["components=2", 1][part][key] += 1
-    assert any("Caution" in note and said in note for note in notes(collect(study(reports))))
+    assert any("Caution" in note and said in note for note in notes(analysed(study(reports))))
 
 
 def test_a_cell_has_both_kinds_of_noise_and_n():
@@ -283,7 +284,7 @@ def test_nothing_finished_says_so_and_draws_nothing():
     plan = study({})
     assert all(
         path.is_file() and path.suffix not in (".png", ".pdf")
-        for path in write_report(collect(plan))
+        for path in write_report(analysed(plan))
     )
     text = (plan.folder / "report" / "table.md").read_text()
     assert "No cell is finished." in text and "| components=1 (baseline) | 0 of 3 |" in text
@@ -302,28 +303,28 @@ def test_an_unfinished_arm_is_named():
 
 def test_an_unfinished_baseline_leaves_nothing_to_compare_with():
     plan = study({cell: report for cell, report in whole().items() if cell[0] != "components=1"})
-    assert effect_lines(collect(plan)) == []
+    assert analysed(plan).differences == []
     assert "Missing: components=1 seed 0" in text_of(plan)
 
 
 def test_a_single_seed_resolves_nothing():
     plan = study({cell: report for cell, report in whole().items() if cell[1] == 0})
     assert table(plan)["components=2"]["bits/dim ↓"] == "2.400"
-    said = effect_lines(collect(plan))
+    said = analysed(plan).differences
     assert said and all(line.endswith("(n = 1): one seed resolves nothing") for line in said)
     assert "Nothing may be concluded about arms with fewer than two seeds" in text_of(plan)
 
 
 def test_a_study_of_one_seed_is_told_the_same():
     plan = study({cell: report for cell, report in whole().items() if cell[1] == 0}, seeds=(0,))
-    assert all(line.endswith("one seed resolves nothing") for line in effect_lines(collect(plan)))
+    assert all(line.endswith("one seed resolves nothing") for line in analysed(plan).differences)
     assert "Missing" not in text_of(plan)
 
 
 def test_only_common_seeds_are_compared():
     reports = whole()
     del reports["components=2", 2]
-    said = effect_lines(collect(study(reports)))
+    said = analysed(study(reports)).differences
     assert any("components=2 against" in line and "(n = 2" in line for line in said)
     assert any("components=4 against" in line and "(n = 3" in line for line in said)
 
@@ -333,7 +334,7 @@ def test_a_failed_arm_is_told_with_its_reason_and_status_one(capsys):
     plan = study(reports, seeds=(0, 1))
     for seed in (0, 1):
         plan.cell(plan.arms[2], seed)[0].fail(Diverged("the loss became nan at step 3"))
-    assert report_study(plan, Terminal(width=200)) == 1
+    assert report_study(plan, collect(plan), Terminal(width=200)) == 1
     said = capsys.readouterr().out
 
     # in the notes, and at the end with their folders
@@ -344,7 +345,7 @@ def test_a_failed_arm_is_told_with_its_reason_and_status_one(capsys):
 
 def test_a_whole_study_has_status_zero_and_shows_where_to_look(capsys):
     plan = study(whole())
-    assert report_study(plan, Terminal(width=200)) == 0
+    assert report_study(plan, collect(plan), Terminal(width=200)) == 0
     said = capsys.readouterr().out
     assert "report/report.html" in said and "report/table.md" in said and "make mlflow" in said
     assert "2 figures beside them" in said
@@ -375,7 +376,7 @@ def test_what_are_no_pixels_is_labelled(unit):
     reports = {cell: report_of(2.0 + cell[1] / 10, unit=unit) for cell in whole()}
     plan = study(reports)
     assert table(plan)["components=2"]["likelihood"] == f"exact, {unit}"
-    assert any(f"of the raw {unit}s, not of pixels" in note for note in notes(collect(plan)))
+    assert any(f"of the raw {unit}s, not of pixels" in note for note in notes(analysed(plan)))
 
 
 def test_references_are_not_ours():
@@ -393,7 +394,7 @@ def test_references_are_not_ours():
         "",
     )
     assert "| scikit-learn KernelDensity (not ours) |" in text_of(plan)
-    assert not any("scikit-learn" in line for line in effect_lines(collect(plan)))
+    assert not any("scikit-learn" in line for line in analysed(plan).differences)
 
 
 def test_references_are_fitted_once(monkeypatch):
@@ -429,7 +430,7 @@ def test_a_report_without_likelihood_and_origin_is_compared_all_the_same():
     reports = whole()
     for name in ("likelihood", "git"):
         reports["components=2", 1].pop(name)
-    assert effect_lines(collect(study(reports)))
+    assert analysed(study(reports)).differences
 
 
 def test_references_are_asked_for(monkeypatch):
@@ -486,7 +487,7 @@ def test_reports_of_another_form_are_refused_in_one_line(section, value, said):
     reports = whole()
     reports["components=1", 0][section] = value
     with pytest.raises(ConfigError, match=said):
-        collect(study(reports))
+        analysed(study(reports))
 
 
 def test_a_report_that_lacks_parts_is_told_all_the_same():
@@ -494,7 +495,7 @@ def test_a_report_that_lacks_parts_is_told_all_the_same():
     first = reports["components=1", 0]
     del first["speed"]["threads"], first["quality"]["floor_images"]
     plan = study(reports)
-    write_report(collect(plan))
+    write_report(analysed(plan))
     assert "images/s: the front of means" in text_of(plan)
 
 
@@ -534,7 +535,7 @@ def test_what_was_measured_on_other_numbers_of_images_is_said_at_the_difference(
     reports = whole()
     for seed in range(3):
         reports["components=2", seed]["quality"]["images"] = 50
-    said = [line for line in effect_lines(collect(study(reports))) if "Caution" in line]
+    said = [line for line in analysed(study(reports)).differences if "Caution" in line]
     assert [line.split(":")[:2] for line in said] == [
         ["FD digits", " components=2 against components=1"]
     ]
@@ -560,7 +561,7 @@ def test_a_metric_that_is_no_number_is_refused(capsys):
 
 @pytest.mark.parametrize("width", [40, 60, 80, 100, 120, 200])
 def test_the_terminal_keeps_the_arms_and_as_many_columns_as_fit(capsys, width):
-    Terminal(width=width).print(terminal_table(collect(study(whole())), width))
+    Terminal(width=width).print(terminal_table(analysed(study(whole())), width))
     shown = capsys.readouterr().out
     assert max(map(len, shown.splitlines())) <= width
     for words in ("components=4", "2.335 ± 0.623", "bits/dim"):
@@ -578,8 +579,10 @@ def test_a_name_can_be_broken_behind_its_commas():
 
 def test_a_report_of_many_differences_says_their_sum(monkeypatch, capsys):
     monkeypatch.setattr(ablate, "_LINES", 3)
-    report_study(study(whole()), Terminal(width=200))
+    plan = study(whole())
+    report_study(plan, collect(plan), Terminal(width=200))
     said = capsys.readouterr().out
+
     assert "bits/dim, against the baseline: better: components=2, components=4." in said
     assert (
         "Each difference with its interval: in report.html." in said
@@ -623,7 +626,7 @@ def test_square_brackets_in_names_are_no_markup(capsys):
         arms=arms,
         question="[1, 2]?",
     )
-    Terminal(width=200).print(terminal_table(collect(plan), 200))
+    Terminal(width=200).print(terminal_table(analysed(plan), 200))
 
     said = capsys.readouterr().out
     assert "[red]x[/red]" in said and "[1, 2]?" in said
@@ -641,5 +644,28 @@ def test_a_guidance_study_compares_evaluations_of_one_run():
     assert len(list(Path("runs").glob("*"))) == 1
     assert (
         "FD digits: guidance=2.0 against guidance=1.0: +10.00 ± 0.00 (n = 2, df = 1.0, Holm p < "
-        "0.001): worse" in effect_lines(collect(plan))
+        "0.001): worse" in analysed(plan).differences
     )
+
+
+def test_a_report_compares_the_arms_once_and_reads_each_report_once(monkeypatch):
+    """From the run folders to the terminal, the files and MLflow."""
+    plan = study(whole_and_full(), full=True)
+    calls = Counter()
+
+    def count(place, name):
+        original = getattr(place, name)
+
+        def counted(*words, **keys):
+            calls[name] += 1
+            return original(*words, **keys)
+
+        monkeypatch.setattr(place, name, counted)
+
+    count(RunFolder, "report")
+    for name in ("compare_arms", "outlying_runs", "agreements"):
+        for module in (analyse, comparison, pareto):
+            if name in vars(module):
+                count(module, name)
+    assert ablate.fetch_and_report(plan, Terminal(width=200)) == 0
+    assert calls == {"compare_arms": 1, "outlying_runs": 1, "agreements": 1, "report": 9}

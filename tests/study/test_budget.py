@@ -13,16 +13,15 @@ from PIL import Image
 from reports import BITS, FD, report_of
 from tiny import tiny, write_study
 
-from arinar_lab.analysis.comparison import effect_lines
-from arinar_lab.analysis.rank_agreement import agreements, rank_conclusions
-from arinar_lab.analysis.results import Results
+from arinar_lab.analysis.analyse import analyse
+from arinar_lab.analysis.rank_agreement import agreements
 from arinar_lab.analysis.statistics import interval
 from arinar_lab.errors import ConfigError
-from arinar_lab.report.notes import notes
 from arinar_lab.report.report import write_report
+from arinar_lab.report.statements import notes
 from arinar_lab.report.tables import plain_table, report_markdown
 from arinar_lab.study.budget import read_budgets, scaled
-from arinar_lab.study.collect import collect
+from arinar_lab.study.collect import collect, results_of
 from arinar_lab.study.plan import read_plan
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -59,7 +58,7 @@ def finished(plan, bits):
     for arm, seed in itertools.product(plan.arms, plan.seeds):
         value = bits(arm.design, plan.budgets.index(arm.budget) if arm.budget else 0, seed)
         reports[arm.name][seed] = report_of(value, distance=100 * value)
-    return Results(plan, reports, {})
+    return results_of(plan, reports)
 
 
 # The plan
@@ -144,19 +143,19 @@ def test_bad_budgets_are_refused(budget, words):
 
 def test_each_budget_has_its_own_baseline(four):
     results = finished(four, lambda name, k, seed: 20 + "abcd".index(name) - 5 * k + seed / 7)
-    said = [line for part in results.by_budget for line in effect_lines(part)]
+    said = analyse(results).differences
     against = {
         (line.split(" against ")[0].split(": ")[1], line.split(" against ")[1].split(": ")[0])
         for line in said
     }
     assert against == {(f"{name} @ steps×{k}", f"b @ steps×{k}") for name in "acd" for k in (1, 4)}
-    assert all(line.split(": ")[1] in report_markdown(results) for line in said)
+    assert all(line.split(": ")[1] in report_markdown(analyse(results)) for line in said)
 
 
 def test_without_budgets_all_arms_are_one_part():
     results = finished(plan_of(), lambda name, k, seed: 2.0)
     assert results.by_budget == [results] and agreements(results) == []
-    assert "ranking last" not in report_markdown(results)
+    assert "ranking last" not in report_markdown(analyse(results))
 
 
 # Whether the ranking lasts
@@ -261,8 +260,8 @@ def test_bounds_of_other_steps_reverse_nothing(ranked):
 
 def test_what_is_said_is_in_the_report_with_a_figure(ranked):
     results = ranked([1, 2, 3, 4], [1, 3, 2, 4])
-    paths = write_report(results)
-    text = (results.plan.folder / "report" / "table.md").read_text()
+    paths = write_report(analyse(results))
+    text = (results.folder / "report" / "table.md").read_text()
     said = (
         "bits/dim: 4 arms at steps×1 against steps×4: Kendall's τ = +0.67 (p = 0.33), "
         "Spearman's ρ = +0.80"
@@ -279,18 +278,18 @@ def test_what_is_said_is_in_the_report_with_a_figure(ranked):
 
 def test_two_arms_have_no_correlation(ranked):
     two = ranked([1, 2], [2, 1], plan=plan_of(budget=STEPS))
-    assert "2 arms at steps×1 against steps×4: too few" in rank_conclusions(two)[0]
+    assert "2 arms at steps×1 against steps×4: too few" in analyse(two).ranking[0]
 
 
 def test_only_arms_of_both_budgets_are_ranked(ranked):
     results = ranked([1, 2, 3, 4], [1, 2, 3, 4])
     results.reports["d @ steps×4"].clear()
     assert found(results).arms == ("a", "b", "c") and found(results, FD).tau == pytest.approx(1)
-    assert [path.name for path in write_report(results)].count("ranks.png") == 1
+    assert [path.name for path in write_report(analyse(results))].count("ranks.png") == 1
 
 
 def test_a_study_with_nothing_finished_still_reports(four):
-    assert not [path for path in write_report(collect(four)) if path.suffix == ".png"]
+    assert not [path for path in write_report(analyse(collect(four))) if path.suffix == ".png"]
 
 
 # Rows from papers
@@ -308,8 +307,8 @@ GIVT = {
 
 def test_rows_from_papers_stand_in_the_table_and_their_protocol_in_the_notes():
     results = finished(plan_of(references=[GIVT, "scikit-learn"]), lambda name, k, seed: 2.0)
-    assert results.plan.references and len(results.plan.papers) == 1
-    headings, body = plain_table(results, results.columns)
+    assert len(results.papers) == 1
+    headings, body = plain_table(analyse(results), results.columns)
     cells = dict(zip(headings, body[-1], strict=True))
     assert (cells["arm"], cells["bits/dim ↓"], cells["FD digits ↓"]) == (
         "GIVT (not ours)",
@@ -321,20 +320,22 @@ def test_rows_from_papers_stand_in_the_table_and_their_protocol_in_the_notes():
     } == {""}
     note = "GIVT (not ours; arXiv 2312.02116): 50k images; trained for 500 epochs on 16 TPUv4."
 
-    assert note in notes(results) and "| GIVT (not ours) |" in report_markdown(results)
-    assert not any("GIVT" in line for line in effect_lines(results))
+    assert note in notes(analyse(results)) and "| GIVT (not ours) |" in report_markdown(
+        analyse(results)
+    )
+    assert not any("GIVT" in line for line in analyse(results).differences)
 
 
 def test_a_column_that_only_a_paper_fills_is_shown():
     row = {"name": "X", "latency ms": 3.0, "protocol": "batch 1", "source": "a paper"}
     results = finished(plan_of(references=[row]), lambda name, k, seed: 2.0)
-    headings, body = plain_table(results, results.columns)
+    headings, body = plain_table(analyse(results), results.columns)
     assert (
         body[-1][headings.index("latency ms ↓")] == "3.0"
         and body[0][headings.index("latency ms ↓")] == ""
     )
-    assert any("unstated steps on unstated hardware" in note for note in notes(results))
-    write_report(results)
+    assert any("unstated steps on unstated hardware" in note for note in notes(analyse(results)))
+    write_report(analyse(results))
 
     assert Path("studies/study/report/table.md").is_file()
 

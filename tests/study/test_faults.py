@@ -26,6 +26,7 @@ from server import PASSWORD
 from tiny import tiny, write_study
 
 from arinar_lab import cli, pipeline
+from arinar_lab.analysis.analyse import analyse
 from arinar_lab.cli import ablate
 from arinar_lab.errors import ConfigError
 from arinar_lab.report.tables import plain_table
@@ -196,7 +197,7 @@ def test_workers_killed_at_any_moment_change_no_number(
     assert sorted(complete) == sorted(job.key for job in plan.jobs)
     assert all(job.done for job in plan.jobs) and trainings(plan) == [1] * len(plan.jobs)
     assert numbers(plan) == expected
-    table = plain_table(collect(plan), [])[1]
+    table = plain_table(analyse(collect(plan)), [])[1]
     assert [row[1] for row in table] == [f"{seeds} of {seeds}"] * 3
     seconds = recovery(study, killed)
     with capsys.disabled():

@@ -19,12 +19,13 @@ from safetensors.torch import load_file
 from tiny import tiny, write_study
 
 from arinar_lab import cli, pipeline
+from arinar_lab.analysis.analyse import analyse
 from arinar_lab.cli import ablate
 from arinar_lab.cli.ablate import _outcome
 from arinar_lab.cli.processes import end_with_parent
 from arinar_lab.errors import ConfigError
-from arinar_lab.report.notes import notes
 from arinar_lab.report.report import write_report
+from arinar_lab.report.statements import notes
 from arinar_lab.report.tables import plain_table
 from arinar_lab.runs.folder import RunFolder
 from arinar_lab.study import processes as crew
@@ -483,7 +484,7 @@ def test_a_study_with_an_arm_without_likelihood_is_ranked_by_distance():
     assert values == {
         name: report["metrics"]["quality/fd_digits"] for name, report in reports.items()
     }
-    results = collect(plan)
+    results = analyse(collect(plan))
     headings, body = plain_table(results, results.columns)
     cell = dict(zip(headings, body[1], strict=True))
 

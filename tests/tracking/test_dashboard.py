@@ -17,7 +17,7 @@ from wsgiref.simple_server import make_server
 import pytest
 from mlflow import MlflowClient
 from optuna_dashboard import wsgi
-from reports import BITS, FD, study, whole
+from reports import BITS, FD, analysed, study, whole
 from sqlalchemy import make_url
 from tiny import write_study
 
@@ -25,7 +25,6 @@ from arinar_lab import cli
 from arinar_lab.cli.mlflow_sync import _numbers, _tags, send_study
 from arinar_lab.report.report import write_report
 from arinar_lab.report.tables import report_markdown
-from arinar_lab.study.collect import collect
 from arinar_lab.study.optuna_storage import open_storage
 from arinar_lab.sweep import dashboard as optuna_board
 from arinar_lab.tracking import server as dashboard
@@ -55,7 +54,7 @@ def sent(tmp_path_factory, empty_store):
         grid = folder.evaluation(recipe) / "samples" / "grid.png"
         grid.parent.mkdir()
         grid.write_bytes(b"a picture")
-        link, unsent = send_study(plan, write_report(collect(plan)))
+        link, unsent = send_study(plan, analysed(plan), write_report(analysed(plan)))
         assert not unsent
         yield plan, link
 
@@ -72,24 +71,25 @@ def runs_of(plan, role):
 
 def test_an_arm_carries_means_intervals_and_their_number(sent):
     plan, _ = sent
-    results, arms = collect(plan), runs_of(plan, "arm")
+    results, arms = analysed(plan).results, runs_of(plan, "arm")
     assert set(arms) == {arm.name for arm in plan.arms}
-    for arm in plan.arms:
+    for arm in results.arms:
         numbers = arms[arm.name].data.metrics
         for metric in (BITS, FD, "speed/images_per_second"):
-            summary = results.summary(arm, metric)
+            summary = arm.summary(metric)
             assert numbers[metric] == pytest.approx(summary.mean)
             assert numbers[f"{metric}.half95"] == pytest.approx(summary.half)
         assert numbers["n"] == 2
 
 
 def test_noise_over_images_stands_beside_the_noise_of_training(sent):
-    results = collect(sent[0])
+    analysis = analysed(sent[0])
+    results = analysis.results
     for found in results.reports.values():
         for report in found.values():
             report["noise"] = {BITS: 0.01}
 
-    numbers = _numbers(results, results.plan.arms[0])
+    numbers = _numbers(analysis, results.arms[0])
     assert (
         numbers[f"{BITS}.half95_images"] == pytest.approx(0.01)
         and f"{FD}.half95_images" not in numbers
@@ -97,9 +97,11 @@ def test_noise_over_images_stands_beside_the_noise_of_training(sent):
 
 
 def test_one_seed_has_no_interval(sent):
-    results = collect(sent[0])
+    analysis = analysed(sent[0])
+    results = analysis.results
     del results.reports["components=2"][1]
-    numbers = _numbers(results, results.plan.arms[1])
+
+    numbers = _numbers(analysis, results.arms[1])
     assert (
         numbers["n"] == 1
         and BITS in numbers
@@ -123,14 +125,14 @@ def test_the_note_is_the_reports_table(sent):
 
 
 def test_a_long_note_is_cut_at_a_line_and_says_so(sent, monkeypatch):
-    results = collect(sent[0])
+    analysis = analysed(sent[0])
     monkeypatch.setattr("arinar_lab.cli.mlflow_sync._NOTE", 1500)
-    note = _tags(results, ["components"])["mlflow.note.content"]
+    note = _tags(analysis, ["components"])["mlflow.note.content"]
     assert (
-        1000 < len(note) < 1600 < len(report_markdown(results))
+        1000 < len(note) < 1600 < len(report_markdown(analysis))
         and "The rest stands in table.md" in note
     )
-    assert report_markdown(results).startswith(note.rpartition("\n\n(")[0] + "\n")
+    assert report_markdown(analysis).startswith(note.rpartition("\n\n(")[0] + "\n")
 
 
 def test_samples_of_an_arm_are_its_own_artifact(sent):
@@ -144,7 +146,7 @@ def test_samples_of_an_arm_are_its_own_artifact(sent):
 def test_sending_again_adds_nothing(sent):
     plan, _ = sent
     before = {name: run.data for name, run in runs_of(plan, "arm").items()}
-    send_study(plan, [])
+    send_study(plan, analysed(plan), [])
     after = runs_of(plan, "arm")
     assert {name: run.data.metrics for name, run in after.items()} == {
         n: d.metrics for n, d in before.items()

@@ -26,6 +26,7 @@ from arinar_lab.evaluation.evaluate import evaluate_run
 from arinar_lab.pipeline import run_experiment
 from arinar_lab.runs.folder import RunFolder, git_state
 from arinar_lab.runs.history import read_metrics
+from arinar_lab.study.collect import collect
 from arinar_lab.study.plan import read_plan
 from arinar_lab.tracking import server as dashboard
 from arinar_lab.tracking import tracker as tracking
@@ -500,7 +501,7 @@ def test_a_study_is_sent_and_fetched_where_no_files_are_shared(run, monkeypatch,
     assert "MLflow holds 1 of 1 runs" in capsys.readouterr().out
     before = run.report(tiny())
     shutil.move("runs", "elsewhere")
-    (there,) = fetch(plan)
+    (there,) = fetch(plan, collect(plan))
 
     assert there.report(tiny()) == before and not there.done and not there.weights.exists()
     assert plan.jobs[0].reported and not plan.jobs[1].reported
@@ -508,7 +509,7 @@ def test_a_study_is_sent_and_fetched_where_no_files_are_shared(run, monkeypatch,
     assert (there.path / "config.yaml").read_text() == Path(
         "elsewhere", *run.path.parts[1:], "config.yaml"
     ).read_text()
-    assert fetch(plan) == []
+    assert fetch(plan, collect(plan)) == []
     assert sorted(path.name for path in there.path.iterdir()) == ["config.yaml", "evaluations"]
 
 
@@ -526,7 +527,7 @@ def test_unsent_runs_are_named_at_the_end_of_a_study(a_run, capsys):
     from arinar_lab.output.terminal import Terminal
 
     plan = read_plan(write_study(arms={"plain": {}}, seeds=[0]))
-    assert report_study(plan, Terminal(width=200)) == 0
+    assert report_study(plan, collect(plan), Terminal(width=200)) == 0
     assert f"not sent to MLflow (arinar sync {a_run.path})" in capsys.readouterr().out
     assert all_runs() == [a_run.path]
     assert arinar("sync") == 1
