@@ -24,7 +24,7 @@ from ..hardware.precision import under
 from ..hardware.profiling import clock, seconds_of
 from ..model.arinar import Arinar
 from ..model.density import Density, compiled_quantiles
-from ..model.noise import Noise
+from ..model.noise import Noise, Stream
 from ..model.packed_linear import packed
 from ..runs.folder import environment
 from ..training.module import ArinarModule
@@ -83,13 +83,13 @@ def training_step(case: Case, how: How) -> Result:
     optimizer: Any = module.configure_optimizers()["optimizer"]
     y = torch.arange(case.batch, device=device) % len(module.model.labels.classes())
     noise, shape = Noise.of(y, "bench"), (experiment.codec.tokens, experiment.codec.features)
-    x = noise.at(0).normal(shape[0] * shape[1]).unflatten(-1, shape)
+    x = noise.at(Stream.CODEC).normal(shape[0] * shape[1]).unflatten(-1, shape)
 
     def step(loss: Callable[..., Tensor], repeat: int) -> float:
         begun = clock(device)
         optimizer.zero_grad()
         with under(case.precision, device):
-            nats = loss(x, y, noise.at(1 + repeat))
+            nats = loss(x, y, noise.at(Stream.MODEL + repeat))
         nats.backward()
         optimizer.step()
         return clock(device) - begun

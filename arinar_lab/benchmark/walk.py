@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..model.arinar import Arinar
+from ..model.bilevel import token_noise
 from ..model.noise import Noise
 from ..model.outer import Masked
 from ..model.sampler import Sampler, kept
@@ -129,7 +130,7 @@ def published(model: Arinar, sampler: Sampler, batch: int, steps: Sequence[int],
     y, noise = _asked(model, batch)
     outer, guided = plain.parts(model).outer, sampler.guidance != 1
     c = torch.cat([model.labels(y), *([model.labels.null(batch)] if guided else [])])
-    x, order = c.new_zeros(len(c), outer.tokens, outer.features), noise.at(0).permutation(outer.tokens)
+    x, order = c.new_zeros(len(c), outer.tokens, outer.features), outer.order(noise)
     generator, released = torch.Generator(c.device), replace(sampler, candidates=CANDIDATES)
     ends = [0, *(outer.tokens - left for left in kept(outer.tokens, outer.check_steps(sampler.steps)))]
     found: dict[int, float] = {}
@@ -138,7 +139,7 @@ def published(model: Arinar, sampler: Sampler, batch: int, steps: Sequence[int],
         masked, where = (known == 0), (now > known)
         begun = clock()
         z = plain.condition(model, x, c, masked.repeat(len(c) // batch, 1))[where.repeat(len(c) // batch, 1)]
-        keys = Noise(noise.at(1).at(order.argsort(-1)).key[where])
+        keys = Noise(token_noise(noise, order.argsort(-1)).key[where])
         plain.draw(model, z, keys, released, 1 - max(outer.tokens - ends[step + 1], 1) / outer.tokens, generator)
         found[step] = clock() - begun
     return Seen(0.0, found)

@@ -25,7 +25,7 @@ from torch import Tensor
 from ..config.recipe import Experiment, Recipe
 from ..model.checks import from_uniform
 from ..model.heads.mixture import use
-from ..model.noise import Noise
+from ..model.noise import Noise, Stream
 from ..model.outer import put, take
 from ..model.sampler import Sampler
 from .classifier_distance import compare
@@ -42,9 +42,9 @@ def _batches(
     device = experiment.device
     for i in torch.arange(len(part[0]) if first is None else first).split(recipe.evaluation.batch):
         image, y = part[0][i].to(device), part[1][i].to(device)
-        noise = Noise.of(i.to(device), stream).at(0)
-        x, log_det = experiment.codec.encode(image, noise.at(0))
-        yield x, y, noise.at(1), log_det
+        noise = Noise.of(i.to(device), stream).at(Stream.FIRST_DRAW)
+        x, log_det = experiment.codec.encode(image, noise.at(Stream.CODEC))
+        yield x, y, noise.at(Stream.MODEL), log_det
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ from ..hardware.device import device_of, use_processor
 from ..hardware.memory import room_on_device
 from ..hardware.precision import rate, under
 from ..metrics import UNITS
-from ..model.noise import Noise
+from ..model.noise import Noise, Stream
 from ..output.text import say
 from ..runs.folder import RunFolder, environment, git_state, read_sealed
 from ..training.block_transforms import quick_draws
@@ -217,15 +217,16 @@ def by_image(recipe: Recipe, experiment: Experiment) -> dict[str, Tensor]:
         i = i[:most]
         image, y = (part[i].to(device) for part in source.held_out)
         noise = Noise.of(i.to(device), "held out").at(draw)
-        x, log_det = codec.encode(image, noise.at(0))
-        log_prob = model.log_prob(x, y, noise.at(1), recipe.sampler.steps) + log_det
+        x, log_det = codec.encode(image, noise.at(Stream.CODEC))
+        walk = (noise.at(Stream.MODEL), recipe.sampler.steps)
+        log_prob = model.log_prob(x, y, *walk) + log_det
         add("val/bits_per_dim", i, log_prob)
         if model.inner.likelihood == "estimate":
-            finer = model.log_prob(x, y, noise.at(1), recipe.sampler.steps, refined=True) + log_det
+            finer = model.log_prob(x, y, *walk, refined=True) + log_det
             add("val/bits_per_dim_error", i, finer.double() - log_prob.double())
         box = codec.box(image) if delta is None else codec.around(x, delta)
         if box is not None and "pit" in model.inner.can:
-            add(reading, i, model.log_interval(x, y, *box, noise.at(1), recipe.sampler.steps))
+            add(reading, i, model.log_interval(x, y, *box, *walk))
         truth = source.log_prob(image, y)
         if truth is not None:
             add("val/gap_bits_per_dim", i, log_prob - truth)

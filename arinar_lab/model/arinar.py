@@ -22,7 +22,7 @@ from . import bilevel
 from .density import Density
 from .inner.head import Head, HeadMaker, Likelihood
 from .layers import Vectors, initialise
-from .noise import Noise
+from .noise import Noise, Stream
 from .outer import Outer, OuterMaker, take
 from .packed_linear import on_packed_weights
 from .sampler import Sampler
@@ -97,15 +97,29 @@ class Arinar(nn.Module):
 
         Where the outer model has a `mask_group`, that of one group of its images.
         """
-        return self.outer.mask_ratio(noise.at(0), group)
+        return self.outer.mask_ratio(noise.at(Stream.ORDER), group)
 
     def loss(self, x: Tensor, y: Tensor, noise: Noise, ratio: float | None = None) -> Tensor:
         """Mean training loss of the predicted tokens in nats a token. x [B, N, D], y [B], noise [B].
 
         Of a part of a batch it is told the `mask_ratio` of the whole.
         """
-        z, where = self.outer(x, self.labels(y, noise.at(2)), noise.at(0), ratio)
-        return self.inner(z).loss(take(x, where), noise.at(1).at(where)).mean()
+        z, where = self.conditions(x, y, noise, ratio)
+        return self.inner_loss(z, take(x, where), where, noise)
+
+    def conditions(
+        self, x: Tensor, y: Tensor, noise: Noise, ratio: float | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """z [B, m, E] of the tokens that training predicts, and their places where [B, m].
+
+        Arguments: of `loss`.
+        """
+        c = self.labels(y, noise.at(Stream.LABELS))
+        return self.outer(x, c, noise.at(Stream.ORDER), ratio)
+
+    def inner_loss(self, z: Tensor, tokens: Tensor, where: Tensor, noise: Noise) -> Tensor:
+        """Mean training loss of tokens [B, m, D] at where [B, m] given z [B, m, E], in nats a token; noise [B]."""
+        return self.inner(z).loss(tokens, bilevel.token_noise(noise, where)).mean()
 
     def log_prob(self, x: Tensor, y: Tensor, noise: Noise, steps: int | None = None, refined: bool = False) -> Tensor:
         """log p(x | y) in nats an image, [B]: exact, or a bound over the orders of `steps` steps (see `likelihood`).
@@ -115,7 +129,7 @@ class Arinar(nn.Module):
 
         def term(z: Tensor, where: Tensor) -> Tensor:
             density = self.inner(z).refined() if refined else self.inner(z)
-            return density.log_prob(take(x, where), noise.at(1).at(where))
+            return density.log_prob(take(x, where), bilevel.token_noise(noise, where))
 
         return bilevel.answered(self.outer, x, self.labels(y), noise, steps, term)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .density import Density
 from .inner.head import Likelihood
-from .noise import Noise
+from .noise import Noise, Stream
 from .outer import Outer, put, take
 from .sampler import Sampler
 
@@ -28,6 +28,11 @@ _ORDER = ("none", "surrogate", "estimate", "bound", "exact")
 def weaker(*likelihoods: Likelihood) -> Likelihood:
     """What a pair's likelihood is, given what its parts' are."""
     return min(likelihoods, key=_ORDER.index)
+
+
+def token_noise(noise: Noise, where: Tensor) -> Noise:
+    """The noise [B, m] of the tokens at where [B, m], from that of their images [B]."""
+    return noise.at(Stream.TOKENS).at(where)
 
 
 def answered(
@@ -68,7 +73,7 @@ def generate(
         known += where.shape[1]
         if prefix is not None and known <= prefix[1] * prefix[0].shape[1] + 1e-9:
             return take(prefix[0], where)
-        x, cut = density(z, z_null, where, progress).draw(noise.at(1).at(where))
+        x, cut = density(z, z_null, where, progress).draw(token_noise(noise, where))
         truncated = truncated + cut.sum(-1)
         return x.to(z.dtype)
 

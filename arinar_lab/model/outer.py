@@ -31,7 +31,7 @@ from .layers import (
     layer,
     positions_of,
 )
-from .noise import Noise
+from .noise import Noise, Stream
 from .sampler import PLAIN, Sampler, kept
 
 Visit = Callable[[Tensor, Tensor | None, Tensor, float], Tensor]
@@ -231,7 +231,7 @@ class RandomCausalAR(CausalAR):
         self.targets = Vectors(tokens, width)
 
     def _order(self, batch: int, noise: Noise) -> Tensor:
-        return noise.at(0).permutation(self.steps)
+        return noise.at(Stream.ORDER).permutation(self.steps)
 
     def _placed(self, y: Tensor, order: Tensor, done: int) -> tuple[Tensor, Tensor]:
         end, start = done + y.shape[1], self.prefix
@@ -320,7 +320,7 @@ class Masked(Outer):
 
     def walk(self, c: Tensor, null: Tensor | None, visit: Visit, noise: Noise, sampler: Sampler = PLAIN) -> Tensor:
         batch, both = c.shape[0], c if null is None else torch.cat([c, null])
-        order = noise.at(0).permutation(self.tokens)
+        order = self.order(noise)
         x = c.new_zeros(batch, self.tokens, self.features)
         masked = kept(self.tokens, self.check_steps(sampler.steps), sampler.mask_schedule)
         ends = [0, *(self.tokens - left for left in masked)]
@@ -349,10 +349,14 @@ class Masked(Outer):
         """z [B, m, context] of the tokens `known` … `end` of an order [B, N], and what the next step may use."""
         return self._condition(x, c, order[:, :known], order[:, known:end]), None
 
+    def order(self, noise: Noise) -> Tensor:
+        """A random order of the tokens for each of the noise [B]: [B, N]."""
+        return noise.at(Stream.ORDER).permutation(self.tokens)
+
     def mask_ratios(self, noise: Noise, draw: int = 0) -> Tensor:
         """A draw of the truncated normal for each of the noise [B], by its inverse CDF: [B]. Draws are numbered."""
         low = torch.special.ndtr(torch.tensor((self.mask_min - 1) / self.mask_std, dtype=torch.float64)).item()
-        u = low + (0.5 - low) * noise.at(2).uniform(draw + 1)[..., draw]
+        u = low + (0.5 - low) * noise.at(Stream.MASKED_SHARE).uniform(draw + 1)[..., draw]
         return (1 + self.mask_std * torch.special.ndtri(u)).clamp(max=1.0)
 
     def _condition(self, x: Tensor, c: Tensor, known: Tensor, where: Tensor) -> Tensor:
@@ -425,7 +429,7 @@ class MaskedAR(Masked):
 
     def forward(self, x: Tensor, c: Tensor, noise: Noise, ratio: float | None = None) -> tuple[Tensor, Tensor]:
         masked = math.ceil(self.tokens * (self.mask_ratio(noise) if ratio is None else ratio))
-        order = noise.at(0).permutation(self.tokens)
+        order = self.order(noise)
         return self._condition(x, c, order[:, masked:], order[:, :masked]), order[:, :masked]
 
     def mask_ratio(self, noise: Noise, group: int = 0) -> float:
@@ -529,7 +533,7 @@ class MaskedStack(Masked):
 
     def forward(self, x: Tensor, c: Tensor, noise: Noise, ratio: float | None = None) -> tuple[Tensor, Tensor]:
         count = (self.tokens * self.mask_ratios(noise)).ceil().long().clamp(1, self.tokens).unsqueeze(-1)
-        order = noise.at(0).permutation(self.tokens)
+        order = self.order(noise)
         place = torch.arange(self.tokens, device=x.device).expand_as(order)
         masked = torch.zeros_like(order, dtype=torch.bool).scatter(1, order, place < count)
         where = order.gather(1, place[:, : int(count.max())] % count)

@@ -25,7 +25,7 @@ from ..config.schema import flatten, resolved
 from ..errors import ConfigError, nearest
 from ..evaluation.evaluate import count_flops, generate
 from ..hardware.device import use_processor
-from ..model.noise import Noise
+from ..model.noise import Noise, Stream
 from ..training.module import ArinarModule
 
 WIDEST = 2**16  # of the multiples that are tried
@@ -84,8 +84,8 @@ def _step(recipe: Recipe, experiment: Experiment, step: int) -> None:
     """One training step of the first images, forward and backward."""
     index, source = torch.arange(recipe.training.batch), experiment.source
     noise = Noise.of(index).at(step)
-    x, _ = experiment.codec.encode(source.train[0][index], noise.at(0))
-    experiment.model.loss(x, source.train[1][index], noise.at(1)).backward()
+    x, _ = experiment.codec.encode(source.train[0][index], noise.at(Stream.CODEC))
+    experiment.model.loss(x, source.train[1][index], noise.at(Stream.MODEL)).backward()
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from ..config.recipe import Decayed, Experiment, Training
 from ..data.loader import ResumableLoader
 from ..data.sources import some
 from ..model.layers import Vectors
-from ..model.noise import Noise
+from ..model.noise import Noise, Stream
 from .divergence import Diverged, Finite
 from .sharding import shard, whole
 from .warm_start import Conditions
@@ -137,7 +137,7 @@ class ArinarModule(LightningModule):
             loader = self.trainer.train_dataloader
             first = loader.first_of(batch[2]) if isinstance(loader, ResumableLoader) else batch[2][:1]
             noise = Noise.of(torch.full_like(first, self.seed), "train").at(self.global_step).at(first)
-            ratios = [self.model.mask_ratio(noise.at(1), group) for group in self.groups]
+            ratios = [self.model.mask_ratio(noise.at(Stream.MODEL), group) for group in self.groups]
             self.ratios = [ratio for ratio in ratios for _ in range(self.parts // len(self.groups))]
         return batch
 
@@ -154,14 +154,15 @@ class ArinarModule(LightningModule):
         With the masked share of the part, where one is drawn for many images.
         """
         index = part[-1]
-        noise = Noise.of(torch.full_like(index, self.seed), "train").at(self.global_step)
+        seeds = torch.full_like(index, self.seed)
+        noise = Noise.of(seeds, "train").at(self.global_step).at(index)
+
         if self.conditions is not None:
             z, x, where, _ = part
-            return self.model.inner(z).loss(x, noise.at(index).at(1).at(1).at(where)).mean()
+            return self.model.inner_loss(z, x, where, noise.at(Stream.MODEL))
         image, y, _ = part
-        noise = noise.at(index)
-        x, _ = self.codec.encode(image, noise.at(0))
-        return self.model.loss(x, y, noise.at(1), ratio)
+        x, _ = self.codec.encode(image, noise.at(Stream.CODEC))
+        return self.model.loss(x, y, noise.at(Stream.MODEL), ratio)
 
     def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:
         """The loss of the batch, or of its last part over the number of parts: the gradients of the others are added here."""
@@ -238,13 +239,15 @@ class ArinarModule(LightningModule):
     def validate(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor | None]:
         """The mean loss of held-out images, all with one masked share, and log p of each in nats, where there is one."""
         image, y, index = batch
-        noise = Noise.of(index, "held out").at(0)
-        x, log_det = self.codec.encode(image, noise.at(0))
-        first = Noise.of(torch.zeros_like(index[:1]), "held out").at(0).at(2)
-        loss = self.model.loss(x, y, noise.at(2), self.model.mask_ratio(first))
+        noise = Noise.of(index, "held out").at(Stream.FIRST_DRAW)
+        first = Noise.of(torch.zeros_like(index[:1]), "held out").at(Stream.FIRST_DRAW)
+        ratio = self.model.mask_ratio(first.at(Stream.VALIDATION_LOSS))
+
+        x, log_det = self.codec.encode(image, noise.at(Stream.CODEC))
+        loss = self.model.loss(x, y, noise.at(Stream.VALIDATION_LOSS), ratio)
         if self.model.likelihood == "none":
             return loss, None
-        return loss, self.model.log_prob(x, y, noise.at(1)) + log_det
+        return loss, self.model.log_prob(x, y, noise.at(Stream.MODEL)) + log_det
 
     def validation_step(self, batch: tuple[Tensor, ...], batch_index: int) -> None:
         loss, log_prob = self.validate(batch)

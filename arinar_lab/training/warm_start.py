@@ -19,7 +19,7 @@ from ..config.recipe import Experiment, Recipe, parse, read_recipe
 from ..config.schema import flatten, resolved
 from ..data.loader import Items, ResumableLoader
 from ..errors import ConfigError
-from ..model.noise import Noise
+from ..model.noise import Noise, Stream
 from ..model.outer import take
 from ..model.weight_files import read_safetensors
 from ..runs.checkpoints import refuse_altered
@@ -136,8 +136,8 @@ def conditions(recipe: Recipe, experiment: Experiment, device: torch.device) -> 
         for image, y, index in loader:
             image, y, index = image.to(device), y.to(device), index.to(device)
             noise = Noise.of(torch.full_like(index, recipe.seed), "train").at(len(batches)).at(index)
-            x, _ = codec.encode(image, noise.at(0))
-            z, where = model.outer(x, model.labels(y, noise.at(1).at(2)), noise.at(1).at(0))
+            x, _ = codec.encode(image, noise.at(Stream.CODEC))
+            z, where = model.conditions(x, y, noise.at(Stream.MODEL))
             batches.append((z, take(x, where), where, index))
             if len(batches) == steps:
                 break

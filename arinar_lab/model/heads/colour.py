@@ -21,7 +21,7 @@ from ..inner.feature_ar import Chain, FeatureAR
 from ..inner.head import Head
 from ..inner.trunks import Steps
 from ..layers import Block, BlockOptions, Blocks, Caches, Linear, Vectors, at_least, layer
-from ..noise import Noise
+from ..noise import Noise, Stream
 from .bins import Histogram, HistogramRow
 
 _NEVER = -1e4  # logit outside the levels; finite, so that the product of two such densities is one too
@@ -47,7 +47,7 @@ class Levels(Histogram):
 
     def sample(self, noise: Noise) -> Tensor:
         cumulative = self.log_mass.double()[..., 1:-1].softmax(-1).cumsum(-1)
-        which = noise.at(0).uniform(self.features).unsqueeze(-1)
+        which = noise.at(Stream.CHOICE).uniform(self.features).unsqueeze(-1)
         level = (cumulative < which).sum(-1, keepdim=True).clamp(max=cumulative.shape[-1] - 1)
         centre = (self.edges[..., 1:] + self.edges[..., :-1]) / 2
         return centre.gather(-1, level).squeeze(-1).to(self.log_mass.dtype)
