@@ -29,7 +29,7 @@ from ..model.packed_linear import packed
 from ..runs.folder import environment
 from ..training.module import ArinarModule
 from . import released_arinar as plain
-from .generation import PUBLISHED, Case, How, Result, each_alone, highest, in_turns, is_published
+from .generation import PUBLISHED, Case, How, Result, each_alone, highest, in_turns, is_published, last_two
 from .walk import CANDIDATES, ours
 
 OPERATIONS = 25  # of a profile
@@ -131,15 +131,16 @@ def profile(case: Case, model: Arinar, how: How) -> str:
     """A table of the operations in the middle step of a walk, those that take most time first; weights are packed already."""
     sampler, device = case.recipe().sampler, how.device
     middle = (model.outer.check_steps(sampler.steps) - 1) // 2
-    steps = [middle] if each_alone(model, sampler) else range(middle + 1)
+    steps = last_two(middle) if each_alone(model, sampler) else range(middle + 1)
     activities = [torch.profiler.ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)
-    seen, readings = torch.profiler.profile(activities=activities), count(-1)  # two before the first step
+    seen = torch.profiler.profile(activities=activities)
+    readings = count(-1)  # two before the first step
 
     def reading() -> float:
         now = clock(device)
-        if next(readings) == middle:
+        if next(readings) == len(steps) - 1:
             seen.start()
         return now
 

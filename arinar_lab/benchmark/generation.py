@@ -194,6 +194,11 @@ def needed(model: Arinar, sampler: Sampler, chosen: list[int], steps: int) -> fl
         return whole(ours(model, sampler, 1, chosen, lambda: float(counter.get_total_flops())), steps)
 
 
+def last_two(step: int) -> range:
+    """A step and the one before it, which leaves its z in memory; step 0 has none before it."""
+    return range(max(0, step - 1), step + 1)
+
+
 def highest(model: Arinar, sampler: Sampler, batch: int) -> int:
     """Bytes at the highest point of a walk, weights included: up to its last step; of a masked one whose caches are made in
     the first, in that."""
@@ -202,8 +207,8 @@ def highest(model: Arinar, sampler: Sampler, batch: int) -> int:
     step = 0 if cached else model.outer.check_steps(sampler.steps) - 1
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-        ours(model, sampler, batch, [step], lambda: 0.0)
+        ours(model, sampler, batch, last_two(step), lambda: 0.0)
         return torch.cuda.max_memory_allocated(device)
     with PeakMemory() as memory:
-        ours(model, sampler, batch, [step], lambda: 0.0)
+        ours(model, sampler, batch, last_two(step), lambda: 0.0)
     return memory.peak + sum(t.nbytes for t in model.state_dict().values())

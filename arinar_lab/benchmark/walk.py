@@ -5,8 +5,8 @@ An image takes seconds and its steps change slowly, so that a few of them, sprea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from ..model.arinar import Arinar
-from ..model.bilevel import token_noise
+from ..model.bilevel import Observer, token_noise
 from ..model.noise import Noise
-from ..model.outer import Masked
+from ..model.packed_linear import packed
 from ..model.sampler import Sampler, kept
 from . import released_arinar as plain
 
@@ -47,76 +47,41 @@ class Enough(Exception):
     """The last step that was asked for is done."""
 
 
-class Watch:
-    """One batch of `Arinar.generate` of which only some steps are computed and measured; the rest is passed over.
-
-    Only a masked walk can pass over the conditions of a step; a causal one carries each on to the next.
+class StepClock(Observer):
+    """Reads a clock after each of some steps of a generation, and ends it after the last of them.
 
     Arguments:
-        steps: those that are measured. clock: a reading that grows, such as seconds.
+        steps: numbers of the steps, in order. clock: a reading that grows, such as seconds.
     """
 
-    def __init__(self, model: Arinar, steps: Sequence[int], clock: Callable[[], float]) -> None:
-        self.outer: Any = model.outer
-        self.chosen, self.last, self.clock = set(steps), max(steps), clock
-        self.step, self.since = 0, clock()
-        self.before, self.found = 0.0, dict[int, float]()
+    def __init__(self, steps: Sequence[int], clock: Callable[[], float]) -> None:
+        self.waiting, self.clock, self.since = list(steps), clock, clock()
+        self.before = 0.0
+        self.readings: dict[int, float] = {}
 
-    def visit(self, asked: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        """The visit that the walk makes in place of the one it was asked for."""
+    def read(self) -> float:
+        """By how much the clock has gone on since it was read last."""
+        now = self.clock()
+        passed, self.since = now - self.since, now
+        return passed
 
-        def answer(z: Tensor, z_null: Tensor | None, where: Tensor, progress: float) -> Tensor:
-            chosen = self.step in self.chosen
-            x = asked(z, z_null, where, progress) if chosen else z.new_zeros(*where.shape, self.outer.features)
-            now = self.clock()
-            if chosen:
-                self.found[self.step] = now - self.since
-            if self.step == self.last:
-                raise Enough
-            self.step, self.since = self.step + 1, now
-            return x
-
-        return answer
-
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Inside, the model's walk is this one."""
-        outer, own = self.outer, {"walk": self._begun(self.outer.walk)}
-        if isinstance(outer, Masked):
-            own["_condition"] = self._conditions(outer._condition)
-        vars(outer).update(own)
-        try:
-            yield
-        except Enough:
-            pass
-        finally:
-            for name in own:
-                del vars(outer)[name]
-
-    def _begun(self, walk: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def begin(c: Tensor, null: Tensor | None, visit: Callable[..., Tensor], *rest: Any) -> Tensor:
-            now = self.clock()
-            self.before, self.since = now - self.since, now
-            return walk(c, null, self.visit(visit), *rest)
-
-        return begin
-
-    def _conditions(self, computed: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def condition(x: Tensor, c: Tensor, known: Tensor, where: Tensor) -> Tensor:
-            if self.step in self.chosen:
-                return computed(x, c, known, where)
-            return x.new_zeros(*where.shape, self.outer.context)
-
-        return condition
+    def after_draw(self, *_: Any) -> None:
+        self.readings[self.waiting.pop(0)] = self.read()
+        if not self.waiting:
+            raise Enough
 
 
 def ours(model: Arinar, sampler: Sampler, batch: int, steps: Sequence[int], clock: Callable[[], float]) -> Seen:
-    """Generate a batch as far as those steps go; by how much the clock went on in each of them."""
+    """Generate a batch as far as those steps go; by how much the clock went on in each of them.
+
+    Weights are packed before the first step, once for all; the generation itself finds them packed.
+    """
     y, noise = _asked(model, batch)
-    watch = Watch(model, steps, clock)
-    with watch.watching():
-        model.generate(y, noise, sampler)
-    return Seen(watch.before, watch.found)
+    watch = StepClock(steps, clock)
+    with suppress(Enough), packed(model):
+        watch.before = watch.read()
+        model.generate(y, noise, sampler, observe=watch, only=steps)
+    return Seen(watch.before, watch.readings)
 
 
 def _asked(model: Arinar, batch: int) -> tuple[Tensor, Noise]:

@@ -13,7 +13,7 @@ Letters: B images, N tokens an image, m of them at a time, D features a token, E
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import torch
 from torch import Tensor, nn
@@ -152,15 +152,24 @@ class Arinar(nn.Module):
     @torch.no_grad()
     @on_packed_weights
     def generate(
-        self, y: Tensor, noise: Noise, sampler: Sampler, prefix: tuple[Tensor, float] | None = None
+        self,
+        y: Tensor,
+        noise: Noise,
+        sampler: Sampler,
+        prefix: tuple[Tensor, float] | None = None,
+        observe: bilevel.Observer = bilevel.UNOBSERVED,
+        only: Collection[int] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Tokens [B, N, D] for labels y [B] from the images' noise [B], and truncated conditionals of each image [B].
 
-        With a prefix (x [B, N, D], share) the tokens of the walk's first steps are taken from x, until `share` of all is known.
+        Arguments:
+            prefix, observe, only: see `bilevel.generate`.
         """
 
         def density(z: Tensor, z_null: Tensor | None, where: Tensor, progress: float) -> Density:
             return sampler.apply(self.inner(z), None if z_null is None else self.inner(z_null), progress)
 
         null = self.labels.null(y.shape[0]) if sampler.guidance != 1 else None
-        return bilevel.generate(self.outer, self.labels(y), null, noise, sampler, density, prefix)
+        return bilevel.generate(
+            self.outer, self.labels(y), null, noise, sampler, density, prefix, observe, only
+        )

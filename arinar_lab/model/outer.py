@@ -10,7 +10,7 @@ Letters: B images, N tokens, m of them at a time, D features a token, E width, C
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Annotated, NamedTuple, Unpack
 
 import torch
@@ -86,8 +86,20 @@ class Outer(nn.Module):
         """
         return None
 
-    def walk(self, c: Tensor, null: Tensor | None, visit: Visit, noise: Noise, sampler: Sampler = PLAIN) -> Tensor:
+    def walk(
+        self,
+        c: Tensor,
+        null: Tensor | None,
+        visit: Visit,
+        noise: Noise,
+        sampler: Sampler = PLAIN,
+        only: Collection[int] | None = None,
+    ) -> Tensor:
         """Generate tokens [B, N, D], step by step; `null` is the null condition, or None where nothing is guided.
+
+        Arguments:
+            only: numbers of the steps that are visited; the tokens of the others are zero. A benchmark computes a
+                few of them: a masked walk then passes over the others, a causal one still computes their conditions.
 
         Raises:
             ValueError: if the sampler's steps do not fit the number of tokens.
@@ -164,7 +176,15 @@ class CausalAR(Outer):
         self.check_steps(steps)
         return [self(x, c, noise)]
 
-    def walk(self, c: Tensor, null: Tensor | None, visit: Visit, noise: Noise, sampler: Sampler = PLAIN) -> Tensor:
+    def walk(
+        self,
+        c: Tensor,
+        null: Tensor | None,
+        visit: Visit,
+        noise: Noise,
+        sampler: Sampler = PLAIN,
+        only: Collection[int] | None = None,
+    ) -> Tensor:
         self.check_steps(sampler.steps)
         batch, order = c.shape[0], self._order(c.shape[0], noise)
         y, repeat = (c, 1) if null is None else (torch.cat([c, null]), 2)
@@ -176,7 +196,9 @@ class CausalAR(Outer):
             y, at = self._placed(y, orders, done)
             y, caches = self.blocks(y, causal=True, caches=caches, at=at if self.rotary else None)
             z, done, progress = self.norm(y[:, -1:]), done + rows, (n + 1) / self.steps
-            x = visit(z[:batch], z[batch:] if repeat == 2 else None, order[:, n : n + 1], progress)
+            where, z_null = order[:, n : n + 1], z[batch:] if repeat == 2 else None
+            visited = only is None or n in only
+            x = visit(z[:batch], z_null, where, progress) if visited else z.new_zeros(batch, 1, self.features)
             tokens.append(x)
             if (n + 2) / self.steps > sampler.guided_to:  # the null branch is needed no more
                 repeat, orders, caches = 1, order, of_first(caches, batch)
@@ -318,7 +340,15 @@ class Masked(Outer):
         self.steps = tokens
         self.steps = self.check_steps(steps)
 
-    def walk(self, c: Tensor, null: Tensor | None, visit: Visit, noise: Noise, sampler: Sampler = PLAIN) -> Tensor:
+    def walk(
+        self,
+        c: Tensor,
+        null: Tensor | None,
+        visit: Visit,
+        noise: Noise,
+        sampler: Sampler = PLAIN,
+        only: Collection[int] | None = None,
+    ) -> Tensor:
         batch, both = c.shape[0], c if null is None else torch.cat([c, null])
         order = self.order(noise)
         x = c.new_zeros(batch, self.tokens, self.features)
@@ -327,6 +357,8 @@ class Masked(Outer):
         gap: Gap | None = None
         memory: Memory | None = None
         for s, left in enumerate(masked):
+            if only is not None and s not in only:
+                continue
             known, until = ends[s], ends[s + 1]
             progress = 1 - max(left, 1) / self.tokens  # the release counts at least one token as unknown
             guided = null is not None and sampler.guides(progress)

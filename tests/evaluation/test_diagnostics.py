@@ -92,8 +92,9 @@ def test_the_half_width_of_the_effective_number_is_a_bootstrap_s():
 def test_a_prefix_is_kept_and_the_rest_is_drawn():
     recipe, experiment = experiment_of()
     x, y, noise, _ = next(diagnose._batches(recipe, experiment, experiment.source.held_out, "prefix"))
-    drawn, _ = experiment.model.generate(y, noise, recipe.sampler, (x, 0.5))
-    given = diagnose._given(experiment, y, noise, x, 0.5, None)
+    tokens = diagnose.DrawnTokens(x.shape[:2], x.device)
+    drawn, _ = experiment.model.generate(y, noise, recipe.sampler, (x, 0.5), observe=tokens)
+    given = ~tokens.at
     assert given.sum(1).eq(8).all()
     assert torch.equal(drawn[given], x[given])
     assert not (drawn[~given] == x[~given]).any()
