@@ -19,9 +19,8 @@ import torch
 from torch import Tensor
 
 from ..config.recipe import build
-from ..evaluation.evaluate import flop_counter
 from ..hardware.precision import under
-from ..hardware.profiling import clock, seconds_of
+from ..hardware.profiling import clock, flops_of, seconds_of
 from ..model.arinar import Arinar
 from ..model.density import Density, compiled_quantiles
 from ..model.noise import Noise, Stream
@@ -61,14 +60,13 @@ def inner_loop(case: Case, model: Arinar, how: How) -> Result:
 
     other = (lambda: seconds_of(released, device)) if is_published(model) else None
     with under(case.precision, device), packed(model):
-        with flop_counter() as counter:
-            draw()
+        flops = flops_of(draw)
         mine = quick if case.compiled else draw
         mine()
         seconds, others = in_turns(lambda: seconds_of(mine, device), other, how.repeats)
     return Result(
         "inner loop", case.preset, tokens, sampler.guidance, 1, seconds, others, PUBLISHED if other else "",
-        float(counter.get_total_flops()), precision=case.precision, compiled=case.compiled,
+        flops, precision=case.precision, compiled=case.compiled,
     )  # fmt: skip
 
 
@@ -97,8 +95,7 @@ def training_step(case: Case, how: How) -> Result:
     def released(*words: Any) -> Tensor:
         return plain.loss(module.model, *words)
 
-    with flop_counter() as counter:
-        step(module.model.loss, 0)
+    flops = flops_of(lambda: step(module.model.loss, 0))
     both = is_published(module.model)
     if both:
         step(released, 0)
@@ -107,7 +104,7 @@ def training_step(case: Case, how: How) -> Result:
     seconds, others = in_turns(lambda: step(module.model.loss, next(mine)), other, how.repeats)
     return Result(
         "training step", case.preset, case.batch, 1.0, 1, seconds, others, PUBLISHED if both else "",
-        float(counter.get_total_flops()), precision=case.precision,
+        flops, precision=case.precision,
     )  # fmt: skip
 
 

@@ -20,9 +20,9 @@ from dataclasses import dataclass, field
 import torch
 
 from ..config.recipe import Recipe, build, merge, parse, preset, read_recipe
-from ..evaluation.evaluate import PeakMemory, flop_counter
+from ..evaluation.evaluate import PeakMemory
 from ..hardware.precision import under
-from ..hardware.profiling import Precision, clock
+from ..hardware.profiling import Precision, clock, flop_counter
 from ..model.arinar import Arinar
 from ..model.layers import ZeroLinear
 from ..model.outer import Masked

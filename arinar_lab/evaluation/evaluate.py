@@ -34,7 +34,6 @@ from filelock import FileLock
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..config.recipe import Experiment, Machine, Recipe, build, ready
 from ..config.schema import Part
@@ -44,6 +43,7 @@ from ..files.locks import held
 from ..hardware.device import device_of, use_processor
 from ..hardware.memory import room_on_device
 from ..hardware.precision import rate, under
+from ..hardware.profiling import flops_of
 from ..metrics import UNITS
 from ..model.noise import Noise, Stream
 from ..output.text import say
@@ -77,7 +77,12 @@ def load(recipe: Recipe, folder: RunFolder, data: bool = False) -> Experiment:
     experiment = build(recipe if data else _without_cache(recipe, folder))
     load_weights(folder.weights, experiment)
     ready(experiment, data)
-    device = device_of(recipe.machine)
+    return on_device(experiment, recipe.machine)
+
+
+def on_device(experiment: Experiment, machine: Machine) -> Experiment:
+    """Move a trained codec and model, in place, to where they are evaluated, and into evaluation mode."""
+    device = device_of(machine)
     experiment.codec.to(device).eval()
     experiment.model.to(device).eval()
     return experiment
@@ -92,11 +97,17 @@ def _without_cache(recipe: Recipe, folder: RunFolder) -> Recipe:
     return replace(recipe, data=replace(data, arguments={"path": str(folder.path)})) if kept else recipe
 
 
-def evaluate(recipe: Recipe, folder: RunFolder, published: dict[str, Any] | None = None) -> dict[str, Any]:
+def evaluate(
+    recipe: Recipe,
+    folder: RunFolder,
+    published: dict[str, Any] | None = None,
+    trained: Experiment | None = None,
+) -> dict[str, Any]:
     """Measure likelihood and quality, once for each evaluation signature; the report is written and returned.
 
     Arguments:
         published: what `quality/measure.py` reports, which becomes a part of it.
+        trained: the run's trained model and its data; None loads them.
 
     Raises:
         ConfigError: if the weights are missing, damaged or do not fit.
@@ -105,7 +116,8 @@ def evaluate(recipe: Recipe, folder: RunFolder, published: dict[str, Any] | None
     if report:
         return report
     begun = time.perf_counter()
-    experiment, where = load(recipe, folder, data=True), folder.evaluation(recipe)
+    experiment = trained or load(recipe, folder, data=True)
+    where = folder.evaluation(recipe)
     folder.progress("likelihood")
     images, generated = by_image(recipe, experiment), None
     metrics, noise = means(images), {name: half_width(values) for name, values in images.items()}
@@ -323,10 +335,13 @@ def save_grid(images: Tensor, y: Tensor, levels: int, classes: int, path: Path, 
         save_image(picture, draft)
 
 
-def measure_speed(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
+def measure_speed(recipe: Recipe, folder: RunFolder, trained: Experiment | None = None) -> dict[str, Any]:
     """Time generation alone on the machine, and add it to the report: medians after a warm-up, device synchronised.
 
     A speed that was measured under other settings of the machine is replaced.
+
+    Arguments:
+        trained: the run's trained model; None loads it.
 
     Raises:
         ConfigError: if the weights are missing, damaged or do not fit.
@@ -341,7 +356,7 @@ def measure_speed(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
             return report
         if _SPEED in report["metrics"]:
             say(f"{folder.path}: the speed was measured under other settings of machine; measured anew")
-        experiment, e = load(recipe, folder), recipe.evaluation
+        experiment, e = trained or load(recipe, folder), recipe.evaluation
         before = rate(experiment.device, "float32")
         throughput = [e.speed_batch / s for s in _time(recipe, experiment, e.speed_batch, e.speed_repeats)]
         latency = [1000 * s for s in _time(recipe, experiment, 1, e.speed_repeats)]
@@ -457,19 +472,7 @@ def peak_memory(recipe: Recipe, experiment: Experiment) -> int:
     return memory.peak + sum(t.nbytes for module in modules for t in module.state_dict().values())
 
 
-def flop_counter() -> FlopCounterMode:
-    """Torch's counter of matrix products and attention, told what packed weights take (`model/packed_linear.py`)."""
-    product = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
-    return FlopCounterMode(display=False, custom_mapping={product: _product} if product is not None else {})
-
-
-def _product(x: torch.Size, weight: torch.Size, *_: Any, **__: Any) -> int:
-    """Operations of x [*, inputs] times weight [outputs, inputs]."""
-    return 2 * math.prod(x) * weight[0]
-
-
 def count_flops(recipe: Recipe, experiment: Experiment) -> float:
-    """Floating-point operations of one image's generation, by torch's own counter (matrix products and attention)."""
-    with flop_counter() as counter:
-        generate(recipe, experiment, torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long))
-    return float(counter.get_total_flops())
+    """Floating-point operations of one image's generation (matrix products and attention)."""
+    first = torch.zeros(1, dtype=torch.long)
+    return flops_of(lambda: generate(recipe, experiment, first, first))

@@ -107,9 +107,7 @@ class Arinar(nn.Module):
         z, where = self.conditions(x, y, noise, ratio)
         return self.inner_loss(z, take(x, where), where, noise)
 
-    def conditions(
-        self, x: Tensor, y: Tensor, noise: Noise, ratio: float | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def conditions(self, x: Tensor, y: Tensor, noise: Noise, ratio: float | None = None) -> tuple[Tensor, Tensor]:
         """z [B, m, E] of the tokens that training predicts, and their places where [B, m].
 
         Arguments: of `loss`.
@@ -170,6 +168,4 @@ class Arinar(nn.Module):
             return sampler.apply(self.inner(z), None if z_null is None else self.inner(z_null), progress)
 
         null = self.labels.null(y.shape[0]) if sampler.guidance != 1 else None
-        return bilevel.generate(
-            self.outer, self.labels(y), null, noise, sampler, density, prefix, observe, only
-        )
+        return bilevel.generate(self.outer, self.labels(y), null, noise, sampler, density, prefix, observe, only)

@@ -45,17 +45,37 @@ ABOUT = {
 """Units, by the first word of a metric's name; the others are distances."""
 
 
-def measured(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
+NamedReference = tuple[Reference, Extractor]
+
+
+def measured(
+    recipe: Recipe,
+    folder: RunFolder,
+    trained: Experiment | None = None,
+    reference: NamedReference | None = None,
+) -> dict[str, Any]:
     """The report of `evaluate`, and in it the distance to the recipe's reference, where that names one.
 
-    The distance is measured first, so that a report that is there is whole.
+    The distance is measured first, so that a report that exists is complete.
+
+    Arguments:
+        trained: the run's trained model and its data; reference: what `named_reference` gives; None reads them.
     """
-    named = None if folder.report(recipe) else named_reference(recipe)
-    found = named and measure_quality(recipe, folder, *named, 1, lambda done, n: folder.progress("quality", done, n))
-    return evaluate(recipe, folder, found)
+    report = folder.report(recipe)
+    if report:
+        return report
+    reference = reference or named_reference(recipe)
+    if reference is None:
+        return evaluate(recipe, folder, None, trained)
+
+    trained = trained or load(recipe, folder, data=True)
+    distance = measure_quality(
+        recipe, folder, *reference, 1, lambda done, n: folder.progress("quality", done, n), trained
+    )
+    return evaluate(recipe, folder, distance, trained)
 
 
-def named_reference(recipe: Recipe) -> tuple[Reference, Extractor] | None:
+def named_reference(recipe: Recipe) -> NamedReference | None:
     """The reference that a recipe names, and the extractor that it was made with; None where it names none.
 
     Raises:
@@ -81,9 +101,18 @@ def _fitting(recipe: Recipe, reference: Reference, extractor: Extractor) -> None
 
 
 def measure_quality(
-    recipe: Recipe, folder: RunFolder, reference: Reference, extractor: Extractor, ranges: int, told: Told
+    recipe: Recipe,
+    folder: RunFolder,
+    reference: Reference,
+    extractor: Extractor,
+    ranges: int,
+    told: Told,
+    trained: Experiment | None = None,
 ) -> dict[str, Any]:
     """Measure quality against a reference, once for each evaluation signature, reference, extractor and number of ranges.
+
+    Arguments:
+        trained: the run's trained model; None loads it.
 
     Returns:
         the report: metrics, units, and what they depend on.
@@ -98,7 +127,7 @@ def measure_quality(
         _add_to(recipe, folder, report)
         return report
     _fitting(recipe, reference, extractor)
-    experiment = load(recipe, folder)
+    experiment = trained or load(recipe, folder)
     if not experiment.source.levels:
         raise ConfigError(f"{folder.path}: models tokens, which have no picture")
     parts = where / f"features-{hashlib.sha256(extractor.signature.encode()).hexdigest()[:8]}"

@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..config.recipe import Experiment, Recipe, build, merge, nest, parse, ready
 from ..config.schema import flatten, resolved
 from ..errors import ConfigError, nearest
 from ..evaluation.evaluate import count_flops, generate
 from ..hardware.device import use_processor
+from ..hardware.profiling import flops_of
 from ..model.noise import Noise, Stream
 from ..training.module import ArinarModule
 
@@ -52,8 +52,7 @@ def probe(recipe: Recipe, steps: int = 4) -> Cost:
     module, source = ArinarModule(experiment, recipe.training, recipe.seed), experiment.source
     ready(experiment)
     module.fit_to(source.train[0])
-    with FlopCounterMode(display=False) as counter:
-        _step(recipe, experiment, 0)
+    step_flops = flops_of(lambda: _step(recipe, experiment, 0))
     begun = time.perf_counter()
     for step in range(1, steps + 1):
         _step(recipe, experiment, step)
@@ -63,7 +62,7 @@ def probe(recipe: Recipe, steps: int = 4) -> Cost:
     an_image = (time.perf_counter() - begun) / len(few) if source.levels else 0.0
     seconds = 1.3 * recipe.training.steps * a_step + recipe.evaluation.images * an_image + 5
     image = count_flops(recipe, experiment) / 1e9
-    return Cost(experiment.parameters, image, counter.get_total_flops() / 1e9, seconds)
+    return Cost(experiment.parameters, image, step_flops / 1e9, seconds)
 
 
 def attempt(recipe: Recipe) -> Cost | str:

@@ -24,6 +24,7 @@ from ..data.loader import ResumableLoader
 from ..data.sources import some
 from ..model.layers import Vectors
 from ..model.noise import Noise, Stream
+from .block_transforms import undo_economies
 from .divergence import Diverged, Finite
 from .sharding import shard, whole
 from .warm_start import Conditions
@@ -78,6 +79,7 @@ class ArinarModule(LightningModule):
         self.optimisation, self.seed, self.parts = optimisation, seed, parts
         self.bits_per_dim = BitsPerDim(self.codec.dims)
         self.conditions: Conditions | None = None
+        self.frozen: list[nn.Parameter] = []
         self._compute: Callable[[torch.device], Conditions | None] | None = None
         self._finite, self._begun = Finite(), 0
         self.groups = [0]
@@ -100,8 +102,17 @@ class ArinarModule(LightningModule):
     def freeze_outer(self, compute: Callable[[torch.device], Conditions | None]) -> None:
         """Train the inner model alone, on conditions that `compute` makes when training starts."""
         self._compute = compute
-        for part in (self.model.outer, self.model.labels):
-            part.requires_grad_(False)
+        parts = (self.model.outer, self.model.labels)
+        self.frozen = [p for part in parts for p in part.parameters() if p.requires_grad]
+        for p in self.frozen:
+            p.requires_grad_(False)
+
+    def release(self) -> None:
+        """Leave codec and model as loading their weights from a file gives them: nothing of the training stays."""
+        self.zero_grad()
+        for p in self.frozen:
+            p.requires_grad_(True)
+        undo_economies(self.model)
 
     def on_fit_start(self) -> None:
         """Split the batch so that the images of a part share a masked ratio.
