@@ -137,10 +137,10 @@ def evaluate(
     densities = beliefs(recipe, experiment)
     with whole(where / "beliefs.npz", durable=True) as draft:
         np.savez_compressed(draft, **densities)  # type: ignore[arg-type]
-    trained = read_sealed(folder.path / "DONE")
+    done = read_sealed(folder.path / "DONE")
     metrics |= {
         "cost/parameters": experiment.parameters,
-        "time/train_seconds": trained["seconds"],
+        "time/train_seconds": done["seconds"],
         "time/evaluate_seconds": round(time.perf_counter() - begun, 1),
     }
     report = {
@@ -167,7 +167,7 @@ def evaluate(
         "training_signature": recipe.training_signature,
         "evaluation_signature": recipe.evaluation_signature,
         "seed": recipe.seed,
-        "steps": trained["steps"],
+        "steps": done["steps"],
         "git": git_state(),
         "environment": environment(),
     }
