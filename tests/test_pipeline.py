@@ -1,4 +1,6 @@
-"""One run from its recipe to its reports: how often it builds its model, and what training hands on."""
+"""One run from its recipe to its reports: how often it builds its model, and
+what training hands on.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +18,19 @@ from tiny import tiny
 
 from arinar_lab import pipeline
 from arinar_lab.config import recipe as config
-from arinar_lab.config.schema import resolved
+from arinar_lab.config.schema import to_plain
 from arinar_lab.data.sources import Source
-from arinar_lab.evaluation.evaluate import load, measure_speed, peak_memory
+from arinar_lab.evaluation.evaluate import load_trained, measure_speed, peak_memory
 from arinar_lab.model.arinar import Arinar
-from arinar_lab.runs.folder import RunFolder, find, read_json
+from arinar_lab.runs.folder import RunFolder, open_run_folder, read_json
 from arinar_lab.training.module import ArinarModule
 
 pytestmark = pytest.mark.usefixtures("alone")
 
-MASKED = "outer={kind: masked, width: 16, encoder_depth: 1, decoder_depth: 1, heads: 2, steps: 8, dropout: 0.1}"
+MASKED = (
+    "outer={kind: masked, width: 16, encoder_depth: 1, decoder_depth: 1, heads: 2, steps: 8, "
+    "dropout: 0.1}"
+)
 CASES = {
     "guided": ["sampler.guidance=2"],
     "recomputed": [MASKED, "machine.recompute=true", "machine.accumulate=2"],
@@ -56,13 +61,17 @@ def builds(monkeypatch):
 
 
 def write(recipe) -> Path:
-    Path("tiny.yaml").write_text(yaml.safe_dump(resolved(recipe)))
+    Path("tiny.yaml").write_text(yaml.safe_dump(to_plain(recipe)))
     return Path("tiny.yaml")
 
 
 def numbers(report):
     """A report without times."""
-    metrics = {name: value for name, value in report["metrics"].items() if not name.startswith(("time/", "speed/"))}
+    metrics = {
+        name: value
+        for name, value in report["metrics"].items()
+        if not name.startswith(("time/", "speed/"))
+    }
     parts = ("noise", "likelihood", "quality", "diagnosis", "steps")
     return {"metrics": metrics} | {part: report[part] for part in parts}
 
@@ -86,7 +95,9 @@ def test_an_evaluation_and_a_diagnosis_build_it_once(builds, a_run):
 
 @pytest.mark.parametrize("words", CASES.values(), ids=CASES)
 def test_what_is_handed_on_is_what_the_folder_holds(words):
-    """Every tensor, every flag, every number of the report and every pixel; and the memory that drawing takes."""
+    """Every tensor, every flag, every number of the report and every pixel; and the
+    memory that drawing takes.
+    """
     recipe = tiny(*words)
     folder = RunFolder.of(recipe, "tiny")
     (report,), trained = pipeline.train_and_evaluate([recipe], folder, "tiny", "tiny")
@@ -94,8 +105,8 @@ def test_what_is_handed_on_is_what_the_folder_holds(words):
     images = np.load(folder.evaluation(recipe) / "samples" / "images.npy")
     shutil.rmtree(folder.path / "evaluations")
 
-    loaded = load(recipe, folder, data=True)
-    (again,) = pipeline.perform([recipe], folder, "tiny", "tiny")
+    loaded = load_trained(recipe, folder, data=True)
+    (again,) = pipeline.run_experiment([recipe], folder, "tiny", "tiny")
     assert numbers(again) == numbers(report)
     assert numbers(measure_speed(recipe, folder)) == numbers(timed)
     assert np.array_equal(np.load(folder.evaluation(recipe) / "samples" / "images.npy"), images)
@@ -105,7 +116,11 @@ def test_what_is_handed_on_is_what_the_folder_holds(words):
         tensors = dict(theirs.named_parameters()) | dict(theirs.named_buffers())
         for name, tensor in (dict(ours.named_parameters()) | dict(ours.named_buffers())).items():
             other = tensors.pop(name)
-            assert torch.equal(tensor, other) and tensor.dtype == other.dtype and tensor.stride() == other.stride()
+            assert (
+                torch.equal(tensor, other)
+                and tensor.dtype == other.dtype
+                and tensor.stride() == other.stride()
+            )
             assert (tensor.requires_grad, tensor.device) == (other.requires_grad, other.device)
             assert tensor.grad is None
         assert not tensors
@@ -117,13 +132,14 @@ def test_what_is_handed_on_is_what_the_folder_holds(words):
 def test_a_frozen_outer_model_is_handed_on_as_any_other():
     base = tiny()
     folder = RunFolder.of(base, "base")
-    pipeline.perform([base], folder, "base", "base")
+    pipeline.run_experiment([base], folder, "base", "base")
     recipe = tiny(f"init_from={folder.path}", "freeze=outer", "inner.head.components=2")
     own = RunFolder.of(recipe, "frozen")
     (report,), trained = pipeline.train_and_evaluate([recipe], own, "frozen", "frozen")
     assert trained is not None and all(p.requires_grad for p in trained.model.parameters())
     shutil.rmtree(own.path / "evaluations")
-    (again,) = pipeline.perform([recipe], own, "frozen", "frozen")
+
+    (again,) = pipeline.run_experiment([recipe], own, "frozen", "frozen")
     assert numbers(again) == numbers(report)
 
 
@@ -135,7 +151,7 @@ def test_double_precision_is_loaded_since_the_folder_is_read_in_single():
 
 
 def test_nothing_of_the_optimiser_is_left_when_the_evaluation_begins(monkeypatch):
-    modules, left, measured = [], [], pipeline.measured
+    modules, left, measured = [], [], pipeline.evaluate_with_reference
     init = ArinarModule.__init__
 
     def note(self, *words, **options):
@@ -148,9 +164,9 @@ def test_nothing_of_the_optimiser_is_left_when_the_evaluation_begins(monkeypatch
         return measured(*words)
 
     monkeypatch.setattr(ArinarModule, "__init__", note)
-    monkeypatch.setattr(pipeline, "measured", look)
+    monkeypatch.setattr(pipeline, "evaluate_with_reference", look)
     recipe = tiny()
-    pipeline.perform([recipe], RunFolder.of(recipe, "tiny"), "tiny", "tiny")
+    pipeline.run_experiment([recipe], RunFolder.of(recipe, "tiny"), "tiny", "tiny")
     assert len(modules) == 1 and left == [[], []]
 
 
@@ -158,11 +174,14 @@ def test_data_and_codec_of_a_check_are_those_of_the_run():
     recipe = tiny()
     checked = pipeline.check(recipe)
     experiment = config.build(recipe, checked=checked.experiment)
-    assert experiment.source is checked.experiment.source and experiment.codec is checked.experiment.codec
+    assert (
+        experiment.source is checked.experiment.source
+        and experiment.codec is checked.experiment.codec
+    )
     assert experiment.device.type == "cpu" and checked.experiment.device.type == "meta"
 
 
 def test_a_finished_run_is_left_alone(a_run, builds):
     recipe = tiny()
-    _, trained = pipeline.train_and_evaluate([recipe], find(a_run.path), "tiny", "tiny")
+    _, trained = pipeline.train_and_evaluate([recipe], open_run_folder(a_run.path), "tiny", "tiny")
     assert trained is None and builds["models"] == []
