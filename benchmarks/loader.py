@@ -28,10 +28,10 @@ import numpy as np
 import torch
 from latent_cache import SHAPE, anonymous, forget, read_ours, timed, write_ours
 from PIL import Image
-from torch.utils.flop_counter import FlopCounterMode
 
 from arinar_lab.config.recipe import build, parse_recipe, preset_path, read_recipe
 from arinar_lab.data.image_datasets import ImageFolder
+from arinar_lab.hardware.profiling import flops_of
 from arinar_lab.model.noise import Noise
 from arinar_lab.training.datamodule import DataModule
 
@@ -55,10 +55,9 @@ def operations(name: str) -> tuple[float, float]:
     model.inner.register_forward_pre_hook(
         lambda _, given: masked.append(given[0].shape[-2] / x.shape[1])
     )
-    with FlopCounterMode(display=False) as counter:
-        model.loss(x, torch.zeros(1, dtype=torch.long), noise).backward()
+    flops = flops_of(lambda: model.loss(x, torch.zeros(1, dtype=torch.long), noise).backward())
 
-    return float(counter.get_total_flops()), masked[0]
+    return flops, masked[0]
 
 
 def write_jpegs(folder: Path) -> None:

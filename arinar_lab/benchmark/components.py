@@ -20,12 +20,11 @@ import torch
 from torch import Tensor
 
 from ..config.recipe import build
-from ..evaluation.evaluate import flop_counter
 from ..hardware.precision import autocast_to
-from ..hardware.profiling import seconds_to_run, synchronised_time
+from ..hardware.profiling import flops_of, seconds_to_run, synchronised_time
 from ..model.arinar import Arinar
 from ..model.density import Density, compiled_quantiles
-from ..model.noise import Noise
+from ..model.noise import Noise, Stream
 from ..model.packed_linear import packed_weights
 from ..runs.folder import environment
 from ..training.module import ArinarModule
@@ -37,6 +36,7 @@ from .generation import (
     Result,
     has_independent_steps,
     is_published,
+    last_two,
     peak_bytes,
     time_alternately,
 )
@@ -77,8 +77,7 @@ def inner_loop(case: Case, model: Arinar, how: BenchmarkOptions) -> Result:
 
     other = (lambda: seconds_to_run(released, device)) if is_published(model) else None
     with autocast_to(case.precision, device), packed_weights(model):
-        with flop_counter() as counter:
-            draw()
+        flops = flops_of(draw)
         mine = quick if case.compiled else draw
         mine()
         seconds, others = time_alternately(lambda: seconds_to_run(mine, device), other, how.repeats)
@@ -91,7 +90,7 @@ def inner_loop(case: Case, model: Arinar, how: BenchmarkOptions) -> Result:
         seconds,
         others,
         PUBLISHED if other else "",
-        float(counter.get_total_flops()),
+        flops,
         precision=case.precision,
         compiled=case.compiled,
     )
@@ -109,13 +108,13 @@ def training_step(case: Case, how: BenchmarkOptions) -> Result:
     optimizer: Any = module.configure_optimizers()["optimizer"]
     y = torch.arange(case.batch, device=device) % len(module.model.labels.classes())
     noise, shape = Noise.of(y, "bench"), (experiment.codec.tokens, experiment.codec.features)
-    x = noise.at(0).normal(shape[0] * shape[1]).unflatten(-1, shape)
+    x = noise.at(Stream.CODEC).normal(shape[0] * shape[1]).unflatten(-1, shape)
 
     def step(loss: Callable[..., Tensor], repeat: int) -> float:
         begun = synchronised_time(device)
         optimizer.zero_grad()
         with autocast_to(case.precision, device):
-            nats = loss(x, y, noise.at(1 + repeat))
+            nats = loss(x, y, noise.at(Stream.MODEL + repeat))
         nats.backward()
         optimizer.step()
         return synchronised_time(device) - begun
@@ -123,8 +122,7 @@ def training_step(case: Case, how: BenchmarkOptions) -> Result:
     def released(*words: Any) -> Tensor:
         return released_arinar.loss(module.model, *words)
 
-    with flop_counter() as counter:
-        step(module.model.loss, 0)
+    flops = flops_of(lambda: step(module.model.loss, 0))
     both = is_published(module.model)
     if both:
         step(released, 0)
@@ -142,7 +140,7 @@ def training_step(case: Case, how: BenchmarkOptions) -> Result:
         seconds,
         others,
         PUBLISHED if both else "",
-        float(counter.get_total_flops()),
+        flops,
         precision=case.precision,
     )
 
@@ -174,16 +172,16 @@ def profile(case: Case, model: Arinar, how: BenchmarkOptions) -> str:
     """
     sampler, device = case.recipe().sampler, how.device
     middle = (model.outer.check_steps(sampler.steps) - 1) // 2
-    steps = [middle] if has_independent_steps(model, sampler) else range(middle + 1)
+    steps = last_two(middle) if has_independent_steps(model, sampler) else range(middle + 1)
     activities = [torch.profiler.ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)
-    # two before the first step
-    seen, readings = torch.profiler.profile(activities=activities), count(-1)
+    seen = torch.profiler.profile(activities=activities)
+    readings = count(-1)  # two before the first step
 
     def reading() -> float:
         now = synchronised_time(device)
-        if next(readings) == middle:
+        if next(readings) == len(steps) - 1:
             seen.start()
         return now
 

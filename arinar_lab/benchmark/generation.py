@@ -25,9 +25,9 @@ from dataclasses import dataclass, field
 import torch
 
 from ..config.recipe import Recipe, build, merge, parse_recipe, preset_path, read_recipe
-from ..evaluation.evaluate import PeakMemory, flop_counter
+from ..evaluation.evaluate import PeakMemory
 from ..hardware.precision import autocast_to
-from ..hardware.profiling import MatmulDtype, synchronised_time
+from ..hardware.profiling import MatmulDtype, flop_counter, synchronised_time
 from ..model.arinar import Arinar
 from ..model.layers import ZeroLinear
 from ..model.outer import MaskedOuter
@@ -245,6 +245,11 @@ def flops_per_image(model: Arinar, sampler: Sampler, chosen: list[int], steps: i
         )
 
 
+def last_two(step: int) -> range:
+    """A step and the one before it, which leaves its z in memory; step 0 has none before it."""
+    return range(max(0, step - 1), step + 1)
+
+
 def peak_bytes(model: Arinar, sampler: Sampler, batch: int) -> int:
     """Bytes at the highest point of a walk, weights included: up to its last step; of a masked one
     whose caches are made in the first, in that."""
@@ -254,10 +259,10 @@ def peak_bytes(model: Arinar, sampler: Sampler, batch: int) -> int:
 
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-        package_step_seconds(model, sampler, batch, [step], lambda: 0.0)
+        package_step_seconds(model, sampler, batch, last_two(step), lambda: 0.0)
         return torch.cuda.max_memory_allocated(device)
 
     with PeakMemory() as memory:
-        package_step_seconds(model, sampler, batch, [step], lambda: 0.0)
+        package_step_seconds(model, sampler, batch, last_two(step), lambda: 0.0)
 
     return memory.peak + sum(t.nbytes for t in model.state_dict().values())

@@ -29,11 +29,12 @@ from torch import Tensor, nn
 from torch.nn import functional as f
 
 from ..model.arinar import Arinar
+from ..model.bilevel import token_noise
 from ..model.heads.mixture import GMM, Mixture
 from ..model.inner.feature_ar import FeatureAR
 from ..model.inner.trunks import Transformer
 from ..model.layers import Attention, Block
-from ..model.noise import Noise
+from ..model.noise import Noise, Stream
 from ..model.outer import MaskedAR
 from ..model.sampler import Sampler, masked_counts
 
@@ -80,8 +81,8 @@ def generate_released(model: Arinar, y: Tensor, noise: Noise, sampler: Sampler) 
     outer = parts(model).outer
     null = [model.labels.null(len(y))] if sampler.guidance != 1 else []
     c = torch.cat([model.labels(y), *null])
-    turn = noise.at(0).permutation(outer.tokens).argsort(-1)
-    keys = noise.at(1).at(torch.arange(outer.tokens, device=y.device).expand_as(turn))
+    turn = outer.order(noise).argsort(-1)
+    keys = token_noise(noise, torch.arange(outer.tokens, device=y.device).expand_as(turn))
     generator = torch.Generator(y.device).manual_seed(int(noise.key[0]))
     x, masked = (
         c.new_zeros(len(y), outer.tokens, outer.features),
@@ -111,10 +112,11 @@ def loss(model: Arinar, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
     noise [B] → nats a token.
     """
     outer = parts(model).outer
-    masked = outer.mask_ratios(noise.at(0))[0].mul(outer.tokens).ceil()
-    turn = noise.at(0).at(0).permutation(outer.tokens).argsort(-1)
+    order = noise.at(Stream.ORDER)
+    masked = outer.mask_ratios(order)[0].mul(outer.tokens).ceil()
+    turn = outer.order(order).argsort(-1)
     mask = turn < masked
-    z = released_condition(model, x, model.labels(y, noise.at(2)), mask)
+    z = released_condition(model, x, model.labels(y, noise.at(Stream.LABELS)), mask)
     each = teacher_forced_loss(model, z.flatten(0, 1), x.flatten(0, 1))
     return (each * mask.flatten()).sum() / mask.sum()
 

@@ -6,8 +6,8 @@ what all take together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from ..model.arinar import Arinar
+from ..model.bilevel import Observer, token_noise
 from ..model.noise import Noise
-from ..model.outer import MaskedOuter
+from ..model.packed_linear import packed_weights
 from ..model.sampler import Sampler, masked_counts
 from . import released_arinar
 
@@ -53,88 +54,43 @@ class LastStepDone(Exception):
     """The last step that was asked for is done."""
 
 
-class StepProbe:
-    """One batch of `Arinar.generate` of which only some steps are computed and measured; the
-    rest is passed over.
-
-    Only a masked walk can pass over the conditions of a step; a causal one carries
-    each on to the next.
+class StepClock(Observer):
+    """Reads a clock after each of some steps of a generation, and ends it after the last of them.
 
     Arguments:
-        steps: those that are measured. clock: a reading that grows, such as seconds.
+        steps: numbers of the steps, in order. clock: a reading that grows, such as seconds.
     """
 
-    def __init__(self, model: Arinar, steps: Sequence[int], clock: Callable[[], float]) -> None:
-        self.outer: Any = model.outer
-        self.chosen, self.last, self.clock = set(steps), max(steps), clock
-        self.step, self.since = 0, clock()
-        self.before, self.found = 0.0, dict[int, float]()
+    def __init__(self, steps: Sequence[int], clock: Callable[[], float]) -> None:
+        self.waiting, self.clock, self.since = list(steps), clock, clock()
+        self.before = 0.0
+        self.readings: dict[int, float] = {}
 
-    def visit(self, asked: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        """The visit that the walk makes in place of the one it was asked for."""
+    def read(self) -> float:
+        """By how much the clock has gone on since it was read last."""
+        now = self.clock()
+        passed, self.since = now - self.since, now
+        return passed
 
-        def answer(z: Tensor, z_null: Tensor | None, where: Tensor, progress: float) -> Tensor:
-            chosen = self.step in self.chosen
-            x = (
-                asked(z, z_null, where, progress)
-                if chosen
-                else z.new_zeros(*where.shape, self.outer.features)
-            )
-
-            now = self.clock()
-            if chosen:
-                self.found[self.step] = now - self.since
-            if self.step == self.last:
-                raise LastStepDone
-            self.step, self.since = self.step + 1, now
-
-            return x
-
-        return answer
-
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Inside, the model's walk is this one."""
-        outer, own = self.outer, {"walk": self._begun(self.outer.walk)}
-        if isinstance(outer, MaskedOuter):
-            own["_condition"] = self._conditions(outer._condition)
-        vars(outer).update(own)
-        try:
-            yield
-        except LastStepDone:
-            pass
-        finally:
-            for name in own:
-                del vars(outer)[name]
-
-    def _begun(self, walk: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def begin(
-            c: Tensor, null: Tensor | None, visit: Callable[..., Tensor], *rest: Any
-        ) -> Tensor:
-            now = self.clock()
-            self.before, self.since = now - self.since, now
-            return walk(c, null, self.visit(visit), *rest)
-
-        return begin
-
-    def _conditions(self, computed: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def condition(x: Tensor, c: Tensor, known: Tensor, where: Tensor) -> Tensor:
-            if self.step in self.chosen:
-                return computed(x, c, known, where)
-            return x.new_zeros(*where.shape, self.outer.context)
-
-        return condition
+    def after_draw(self, *_: Any) -> None:
+        self.readings[self.waiting.pop(0)] = self.read()
+        if not self.waiting:
+            raise LastStepDone
 
 
 def package_step_seconds(
     model: Arinar, sampler: Sampler, batch: int, steps: Sequence[int], clock: Callable[[], float]
 ) -> StepMeasurements:
-    """Generate a batch as far as those steps go; by how much the clock went on in each of them."""
+    """Generate a batch as far as those steps go; by how much the clock went on in each of them.
+
+    Weights are packed before the first step, once for all; the generation itself finds them packed.
+    """
     y, noise = _asked(model, batch)
-    watch = StepProbe(model, steps, clock)
-    with watch.watching():
-        model.generate(y, noise, sampler)
-    return StepMeasurements(watch.before, watch.found)
+    watch = StepClock(steps, clock)
+    with suppress(LastStepDone), packed_weights(model):
+        watch.before = watch.read()
+        model.generate(y, noise, sampler, observe=watch, only=steps)
+    return StepMeasurements(watch.before, watch.readings)
 
 
 def _asked(model: Arinar, batch: int) -> tuple[Tensor, Noise]:
@@ -150,10 +106,7 @@ def released_step_seconds(
     y, noise = _asked(model, batch)
     outer, guided = released_arinar.parts(model).outer, sampler.guidance != 1
     c = torch.cat([model.labels(y), *([model.labels.null(batch)] if guided else [])])
-    x, order = (
-        c.new_zeros(len(c), outer.tokens, outer.features),
-        noise.at(0).permutation(outer.tokens),
-    )
+    x, order = c.new_zeros(len(c), outer.tokens, outer.features), outer.order(noise)
     generator, released = torch.Generator(c.device), replace(sampler, candidates=CANDIDATES)
     ends = [
         0,
@@ -173,7 +126,7 @@ def released_step_seconds(
         z = released_arinar.released_condition(model, x, c, masked.repeat(len(c) // batch, 1))[
             where.repeat(len(c) // batch, 1)
         ]
-        keys = Noise(noise.at(1).at(order.argsort(-1)).key[where])
+        keys = Noise(token_noise(noise, order.argsort(-1)).key[where])
         released_arinar.draw_token(
             model,
             z,

@@ -23,28 +23,21 @@ def _recipe(path: Path, overrides: list[str]) -> Any:
 
 def train(arguments: argparse.Namespace) -> int:
     recipe = _recipe(arguments.file, arguments.overrides)
-    from arinar_lab.config.recipe import build, check_resolution, prepare_experiment
     from arinar_lab.evaluation.evaluate import measure_speed
-    from arinar_lab.pipeline import run_experiment
-    from arinar_lab.quality.measure import named_reference
+    from arinar_lab.pipeline import check, train_and_evaluate
     from arinar_lab.runs.folder import RunFolder
     from arinar_lab.runs.history import read_metrics
     from arinar_lab.tracking.tracker import AFTERWARDS, Tracker
-    from arinar_lab.training.train import check_machine
-    from arinar_lab.training.warm_start import matching_weights
 
-    check_machine(recipe)
-    experiment = build(recipe, "meta")
-    check_resolution(recipe, experiment)
-    matching_weights(recipe, experiment)
-    prepare_experiment(experiment)
-    named_reference(recipe)
+    checked = check(recipe)
     name = arguments.file.stem
     folder = RunFolder.of(recipe, name)
     say(f"run folder: {folder.path}")
-    if not run_experiment([recipe], folder, name, name, bar=sys.stdout.isatty()):
+    bar = sys.stdout.isatty()
+    reports, trained = train_and_evaluate([recipe], folder, name, name, bar=bar, checked=checked)
+    if not reports:
         return 0
-    report = measure_speed(recipe, folder)
+    report = measure_speed(recipe, folder, trained)
     if not Tracker(name, AFTERWARDS).publish(recipe, name, folder, read_metrics):
         say(f"not sent to MLflow: {folder.path}; arinar sync {folder.path} sends it")
     _show(report, folder.evaluation(recipe))
@@ -53,7 +46,7 @@ def train(arguments: argparse.Namespace) -> int:
 
 def evaluate(arguments: argparse.Namespace) -> int:
     from arinar_lab.errors import ConfigError
-    from arinar_lab.evaluation.evaluate import is_timed, measure_speed
+    from arinar_lab.evaluation.evaluate import is_timed, load_trained, measure_speed
     from arinar_lab.files.locks import hold_lock
     from arinar_lab.quality.measure import evaluate_with_reference
 
@@ -75,8 +68,9 @@ def evaluate(arguments: argparse.Namespace) -> int:
     report = folder.report(recipe)
     if not is_timed(report, recipe.machine):
         with hold_lock(folder.lock, f"works on {folder.path}"):
-            evaluate_with_reference(recipe, folder)
-            report = measure_speed(recipe, folder)
+            trained = load_trained(recipe, folder, data=not report)
+            evaluate_with_reference(recipe, folder, trained)
+            report = measure_speed(recipe, folder, trained)
     _show(report, folder.evaluation(recipe))
     return 0
 
@@ -252,8 +246,9 @@ def diagnose(arguments: argparse.Namespace) -> int:
 
     folder, recipe = _trained(arguments)
     with hold_lock(folder.lock, f"works on {folder.path}"):
-        report, where = evaluate_with_reference(recipe, folder), folder.evaluation(recipe)
-        experiment = load_trained(recipe, folder)
+        where = folder.evaluation(recipe)
+        experiment = load_trained(recipe, folder, data=not folder.report(recipe))
+        report = evaluate_with_reference(recipe, folder, experiment)
         found = {"prefix": prefix(recipe, experiment), "guidance": guidance(recipe, experiment)}
         write_json(where / "diagnosis.json", found)
         draw_diagnosis(report, found, where / "diagnosis.png")

@@ -470,7 +470,9 @@ def parse_recipe(content: dict[str, Any]) -> Recipe:
 
 @dataclass(frozen=True)
 class Experiment:
-    """What a recipe builds: the data, the codec and the model (not yet fitted or trained)."""
+    """What a recipe builds: the data, the codec and the model. `build` gives it untrained,
+    `train` and `load` trained.
+    """
 
     source: Source
     codec: Codec
@@ -513,17 +515,19 @@ def _check_depth(recipe: Recipe) -> None:
             raise ConfigError(f"{key}: {value} is more than {_DEEPEST} blocks")
 
 
-def build(recipe: Recipe, device: str = "cpu") -> Experiment:
+def build(recipe: Recipe, device: str = "cpu", checked: Experiment | None = None) -> Experiment:
     """Build a recipe, and refuse what its parts cannot do together. On the device `meta`
     parameters have no values.
+
+    Arguments:
+        checked: what the same recipe has built on `meta`, and `prepare_experiment` has read; its
+            data and its codec are used again.
 
     Raises:
         ConfigError: naming the key.
     """
     _check_depth(recipe)
-    source = recipe.data()
-    codec = recipe.codec(source.shape, source.levels)
-    _check_cache(recipe, source, codec)
+    source, codec = _data_and_codec(recipe) if checked is None else (checked.source, checked.codec)
     try:
         with MetaParameters() if device == "meta" else torch.device(device):
             model = Arinar(
@@ -550,6 +554,13 @@ def build(recipe: Recipe, device: str = "cpu") -> Experiment:
     check_sampler(recipe.sampler, model)
 
     return Experiment(source, codec, model)
+
+
+def _data_and_codec(recipe: Recipe) -> tuple[Source, Codec]:
+    source = recipe.data()
+    codec = recipe.codec(source.shape, source.levels)
+    _check_cache(recipe, source, codec)
+    return source, codec
 
 
 def _check_cache(recipe: Recipe, source: Source, codec: Codec) -> None:

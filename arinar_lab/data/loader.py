@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ..model.noise import Noise
+from ..model.noise import Noise, Stream
 
 
 class BatchDataset(Dataset):
@@ -96,7 +96,7 @@ class EpochOrder(Sampler[int]):
         noise = Noise.of(torch.tensor(self.seed), "order").at(self.epoch)
         order = noise.permutation(self.n)
         if self.flip:
-            order = order + self.n * (noise.at(1).uniform(self.n)[order] < 0.5)
+            order = order + self.n * (noise.at(Stream.MIRRORED).uniform(self.n)[order] < 0.5)
         return order[self.start : self.end]
 
     def __len__(self) -> int:

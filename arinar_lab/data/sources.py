@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ..model.layers import require_at_least
-from ..model.noise import Noise
+from ..model.noise import Noise, Stream
 from ..model.weight_files import read_safetensors
 
 
@@ -170,15 +170,16 @@ class Synthetic(Source):
     def _all(self) -> tuple[Tensor, Tensor]:
         """Drawn when it is first needed: an arm that is only checked needs none."""
         noise = Noise.of(torch.arange(sum(self.sizes)) + 1_000_003 * self.seed, "synthetic")
-        y = (noise.at(0).uniform(1).squeeze(-1) * self.classes).long()
-        return self._draw(y, noise.at(1)), y
+        y = (noise.at(Stream.LABEL).uniform(1).squeeze(-1) * self.classes).long()
+        return self._draw(y, noise.at(Stream.ITEM)), y
 
     def _weight(self, s: Tensor, y: Tensor) -> Tensor:
         return torch.sigmoid(2 * s + y - (self.classes - 1) / 2)
 
     def _draw(self, y: Tensor, noise: Noise) -> Tensor:
         steps = math.prod(self.shape)
-        u, e = noise.at(0).uniform(steps), noise.at(1).normal(steps, torch.float64)
+        u = noise.at(Stream.CHOICE).uniform(steps)
+        e = noise.at(Stream.PLACE).normal(steps, torch.float64)
         row = [torch.zeros(len(y), dtype=torch.float64)]
         for t in range(steps):
             sign = torch.where(u[:, t] < self._weight(row[-1], y), 1.0, -1.0)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..config.recipe import Experiment, Recipe
 from ..model.density import Density
-from ..model.noise import Noise
+from ..model.noise import Noise, Stream
 from ..model.sampler import Sampler
 
 CURVE_DRAWS, BARS = 2000, 30
@@ -68,13 +68,12 @@ def conditionals(
             "out of range"
         )
     i = torch.tensor(items)
-    noise = Noise.of(i.to(device), "held out").at(0)
-    x, log_det = experiment.codec.encode(source.held_out[0][i].to(device), noise.at(0))
+    noise = Noise.of(i.to(device), "held out").at(Stream.FIRST_DRAW)
+    images = source.held_out[0][i].to(device)
+    x, log_det = experiment.codec.encode(images, noise.at(Stream.CODEC))
     true, grid = x[:, token], _range(_reference(experiment)[:, token], points)
-    sampler, walk = (
-        replace(recipe.sampler, candidates=0),
-        (noise.at(1), token, recipe.sampler.steps),
-    )
+    sampler = replace(recipe.sampler, candidates=0)
+    walk = (noise.at(Stream.MODEL), token, recipe.sampler.steps)
     z, null = (
         _condition_of(experiment, x, model.labels(source.held_out[1][i].to(device)), *walk),
         None,

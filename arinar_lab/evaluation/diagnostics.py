@@ -29,9 +29,12 @@ import torch
 from torch import Tensor
 
 from ..config.recipe import Experiment, Recipe
+from ..model.arinar import Arinar
+from ..model.bilevel import Observer
 from ..model.checks import ks_from_uniform
+from ..model.density import Density
 from ..model.heads.mixture import component_usage
-from ..model.noise import Noise
+from ..model.noise import Noise, Stream
 from ..model.outer import put, take
 from ..model.sampler import Sampler
 from .classifier_distance import digits_distances
@@ -54,9 +57,9 @@ def _batches(
     device = experiment.device
     for i in torch.arange(len(part[0]) if first is None else first).split(recipe.evaluation.batch):
         image, y = part[0][i].to(device), part[1][i].to(device)
-        noise = Noise.of(i.to(device), stream).at(0)
-        x, log_det = experiment.codec.encode(image, noise.at(0))
-        yield x, y, noise.at(1), log_det
+        noise = Noise.of(i.to(device), stream).at(Stream.FIRST_DRAW)
+        x, log_det = experiment.codec.encode(image, noise.at(Stream.CODEC))
+        yield x, y, noise.at(Stream.MODEL), log_det
 
 
 @dataclass(frozen=True)
@@ -229,8 +232,9 @@ def prefix(recipe: Recipe, experiment: Experiment) -> list[dict[str, float]]:
                     codec.decode(model.generate(y, noise, recipe.sampler, (x, share))[0]).cpu()
                 )
             if "pit" in model.inner.capabilities:
-                own, _ = model.generate(y, noise, Sampler(steps=steps), (x, share))
-                free = ~_given(experiment, y, noise, x, share, steps)
+                drawn = DrawnTokens(x.shape[:2], x.device)
+                own, _ = model.generate(y, noise, Sampler(steps=steps), (x, share), observe=drawn)
+                free = drawn.at
                 for name, tokens in (("true", x), ("own", own)):
                     nats = model.by_place(
                         tokens, y, noise, steps, lambda density, t: density.by_feature(t)
@@ -248,23 +252,35 @@ def prefix(recipe: Recipe, experiment: Experiment) -> list[dict[str, float]]:
     return rows
 
 
-def _given(
-    experiment: Experiment, y: Tensor, noise: Noise, x: Tensor, share: float, steps: int | None
-) -> Tensor:
-    """Which tokens [B, N] a prefix of that share holds, in the order of the walk."""
-    given, known = torch.zeros(*x.shape[:2], 1, dtype=torch.bool, device=x.device), 0
+class DrawnTokens(Observer):
+    """Notes which tokens a generation draws: `at` [B, N] is true there, and false where
+    they come from a prefix.
+    """
 
-    def visit(z: Tensor, null: Tensor | None, where: Tensor, progress: float) -> Tensor:
-        nonlocal given, known
-        known += where.shape[1]
-        if known <= share * x.shape[1] + 1e-9:
-            given = put(given, where, torch.ones_like(where, dtype=torch.bool).unsqueeze(-1))
-        return take(x, where)
+    def __init__(self, shape: torch.Size, device: torch.device) -> None:
+        self.at = torch.zeros(shape, dtype=torch.bool, device=device)
 
-    experiment.model.outer.walk(
-        experiment.model.labels(y), None, visit, noise, Sampler(steps=steps)
-    )
-    return given.squeeze(-1)
+    def after_draw(self, z: Tensor, where: Tensor, drawn_from: Density, x: Tensor) -> None:
+        self.at.scatter_(1, where, True)
+
+
+class GuidedSteps(Observer):
+    """Compares, at each step, the density that tokens are drawn from with the conditional.
+
+    Attributes:
+        shift: the mean of log drawn_from(x) - log conditional(x), by feature [D], of each step.
+        cut: the share of truncated conditionals, likewise.
+    """
+
+    def __init__(self, model: Arinar) -> None:
+        self.model = model
+        self.shift: list[Tensor] = []
+        self.truncated: list[Tensor] = []
+
+    def after_draw(self, z: Tensor, where: Tensor, drawn_from: Density, x: Tensor) -> None:
+        conditional = self.model.inner(z)
+        self.shift.append((drawn_from.by_feature(x) - conditional.by_feature(x)).mean((0, 1)))
+        self.truncated.append(drawn_from.truncated(x).double().mean((0, 1)))
 
 
 @torch.no_grad()
@@ -278,26 +294,13 @@ def guidance(recipe: Recipe, experiment: Experiment, images: int = 256) -> dict[
     model, sampler = experiment.model, recipe.sampler
     if "pit" not in model.inner.capabilities or sampler.candidates:
         return {}
-    device = experiment.device
-    noise, y = (
-        Noise.of(torch.arange(images, device=device), "sample"),
-        torch.arange(images, device=device),
+    seeds = torch.arange(images, device=experiment.device)
+    steps = GuidedSteps(model)
+    model.generate(
+        seeds % experiment.source.classes, Noise.of(seeds, "sample"), sampler, observe=steps
     )
-    y = y % experiment.source.classes
-    shift: list[Tensor] = []
-    cut: list[Tensor] = []
 
-    def visit(z: Tensor, z_null: Tensor | None, where: Tensor, progress: float) -> Tensor:
-        conditional, null = model.inner(z), None if z_null is None else model.inner(z_null)
-        drawn = sampler.apply(conditional, null, progress)
-        x = drawn.sample(noise.at(1).at(where)).to(z.dtype)
-        shift.append((drawn.by_feature(x) - conditional.by_feature(x)).mean((0, 1)))
-        cut.append(drawn.truncated(x).double().mean((0, 1)))
-        return x
-
-    null = model.labels.null(images) if sampler.guidance != 1 else None
-    model.outer.walk(model.labels(y), null, visit, noise, sampler)
-    kl, truncated = torch.stack(shift).cpu(), torch.stack(cut).cpu()
+    kl, truncated = torch.stack(steps.shift).cpu(), torch.stack(steps.truncated).cpu()
     return {
         "kl_by_step": kl.sum(1).tolist(),
         "kl_by_feature": kl.mean(0).tolist(),

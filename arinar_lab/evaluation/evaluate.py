@@ -38,7 +38,6 @@ from filelock import FileLock
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..config.recipe import Experiment, Machine, Recipe, build, prepare_experiment
 from ..config.schema import Component
@@ -48,8 +47,9 @@ from ..files.locks import hold_lock
 from ..hardware.device import configure_cpu, device_of
 from ..hardware.memory import oom_guard
 from ..hardware.precision import autocast_to, matmul_flops
+from ..hardware.profiling import flops_of
 from ..metrics import UNITS
-from ..model.noise import Noise
+from ..model.noise import Noise, Stream
 from ..output.text import say
 from ..runs.folder import RunFolder, environment, git_state, read_sealed
 from ..training.block_transforms import compiled_draws
@@ -78,15 +78,20 @@ def load_trained(recipe: Recipe, folder: RunFolder, data: bool = False) -> Exper
     """
     if not folder.done:
         raise ConfigError(f"{folder.path}: has not finished training; train it to its end first")
-
     configure_cpu(recipe.machine)
     experiment = build(recipe if data else _without_cache(recipe, folder))
     load_weights(folder.weights, experiment)
     prepare_experiment(experiment, data)
-    device = device_of(recipe.machine)
+    return on_device(experiment, recipe.machine)
+
+
+def on_device(experiment: Experiment, machine: Machine) -> Experiment:
+    """Move a trained codec and model, in place, to where they are evaluated, and
+    into evaluation mode.
+    """
+    device = device_of(machine)
     experiment.codec.to(device).eval()
     experiment.model.to(device).eval()
-
     return experiment
 
 
@@ -105,13 +110,17 @@ def _without_cache(recipe: Recipe, folder: RunFolder) -> Recipe:
 
 
 def evaluate_run(
-    recipe: Recipe, folder: RunFolder, published: dict[str, Any] | None = None
+    recipe: Recipe,
+    folder: RunFolder,
+    published: dict[str, Any] | None = None,
+    trained: Experiment | None = None,
 ) -> dict[str, Any]:
     """Measure likelihood and quality, once for each evaluation signature; the report is
     written and returned.
 
     Arguments:
         published: what `quality/measure.py` reports, which becomes a part of it.
+        trained: the run's trained model and its data; None loads them.
 
     Raises:
         ConfigError: if the weights are missing, damaged or do not fit.
@@ -121,7 +130,8 @@ def evaluate_run(
         return report
 
     begun = time.perf_counter()
-    experiment, where = load_trained(recipe, folder, data=True), folder.evaluation(recipe)
+    experiment = trained or load_trained(recipe, folder, data=True)
+    where = folder.evaluation(recipe)
     folder.progress("likelihood")
     images, generated = metrics_by_image(recipe, experiment), None
     metrics, noise = (
@@ -149,10 +159,10 @@ def evaluate_run(
     densities = most_varied_conditionals(recipe, experiment)
     with atomic_draft(where / "beliefs.npz", durable=True) as draft:
         np.savez_compressed(draft, **densities)  # type: ignore[arg-type]
-    trained = read_sealed(folder.path / "DONE")
+    done = read_sealed(folder.path / "DONE")
     metrics |= {
         "cost/parameters": experiment.parameters,
-        "time/train_seconds": trained["seconds"],
+        "time/train_seconds": done["seconds"],
         "time/evaluate_seconds": round(time.perf_counter() - begun, 1),
     }
     report = {
@@ -179,7 +189,7 @@ def evaluate_run(
         "training_signature": recipe.training_signature,
         "evaluation_signature": recipe.evaluation_signature,
         "seed": recipe.seed,
-        "steps": trained["steps"],
+        "steps": done["steps"],
         "git": git_state(),
         "environment": environment(),
     }
@@ -257,16 +267,17 @@ def metrics_by_image(recipe: Recipe, experiment: Experiment) -> dict[str, Tensor
         i = i[:most]
         image, y = (part[i].to(device) for part in source.held_out)
         noise = Noise.of(i.to(device), "held out").at(draw)
-        x, log_det = codec.encode(image, noise.at(0))
-        log_prob = model.log_prob(x, y, noise.at(1), recipe.sampler.steps) + log_det
+        x, log_det = codec.encode(image, noise.at(Stream.CODEC))
+        walk = (noise.at(Stream.MODEL), recipe.sampler.steps)
+        log_prob = model.log_prob(x, y, *walk) + log_det
         add("val/bits_per_dim", i, log_prob)
         if model.inner.likelihood == "estimate":
-            finer = model.log_prob(x, y, noise.at(1), recipe.sampler.steps, refined=True) + log_det
+            finer = model.log_prob(x, y, *walk, refined=True) + log_det
             add("val/bits_per_dim_error", i, finer.double() - log_prob.double())
 
         box = codec.box(image) if delta is None else codec.around(x, delta)
         if box is not None and "pit" in model.inner.capabilities:
-            add(reading, i, model.log_interval(x, y, *box, noise.at(1), recipe.sampler.steps))
+            add(reading, i, model.log_interval(x, y, *box, *walk))
         truth = source.log_prob(image, y)
         if truth is not None:
             add("val/gap_bits_per_dim", i, log_prob - truth)
@@ -394,11 +405,16 @@ def save_grid(
         save_image(picture, draft)
 
 
-def measure_speed(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
+def measure_speed(
+    recipe: Recipe, folder: RunFolder, trained: Experiment | None = None
+) -> dict[str, Any]:
     """Time generation alone on the machine, and add it to the report: medians after a warm-up,
     device synchronised.
 
     A speed that was measured under other settings of the machine is replaced.
+
+    Arguments:
+        trained: the run's trained model; None loads it.
 
     Raises:
         ConfigError: if the weights are missing, damaged or do not fit.
@@ -417,7 +433,7 @@ def measure_speed(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
                 f"{folder.path}: the speed was measured under other settings of machine; "
                 "measured anew"
             )
-        experiment, e = load_trained(recipe, folder), recipe.evaluation
+        experiment, e = trained or load_trained(recipe, folder), recipe.evaluation
         before = matmul_flops(experiment.device, "float32")
         throughput = [
             e.speed_batch / s for s in _time(recipe, experiment, e.speed_batch, e.speed_repeats)
@@ -552,27 +568,7 @@ def peak_memory(recipe: Recipe, experiment: Experiment) -> int:
     return memory.peak + sum(t.nbytes for module in modules for t in module.state_dict().values())
 
 
-def flop_counter() -> FlopCounterMode:
-    """Torch's counter of matrix products and attention, told what packed weights take
-    (`model/packed_linear.py`).
-    """
-    product = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
-    return FlopCounterMode(
-        display=False, custom_mapping={product: _product} if product is not None else {}
-    )
-
-
-def _product(x: torch.Size, weight: torch.Size, *_: Any, **__: Any) -> int:
-    """Operations of x [*, inputs] times weight [outputs, inputs]."""
-    return 2 * math.prod(x) * weight[0]
-
-
 def count_flops(recipe: Recipe, experiment: Experiment) -> float:
-    """Floating-point operations of one image's generation, by torch's own counter (matrix
-    products and attention).
-    """
-    with flop_counter() as counter:
-        generate_images(
-            recipe, experiment, torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long)
-        )
-    return float(counter.get_total_flops())
+    """Floating-point operations of one image's generation (matrix products and attention)."""
+    first = torch.zeros(1, dtype=torch.long)
+    return flops_of(lambda: generate_images(recipe, experiment, first, first))

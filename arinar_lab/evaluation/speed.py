@@ -19,10 +19,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..config.recipe import Experiment, Recipe
 from ..hardware.precision import autocast_to
+from ..model.bilevel import Observer
 from ..model.heads.nested import Nested
 from ..model.noise import Noise
 from ..model.packed_linear import packed_weights
@@ -84,24 +84,29 @@ def seconds_by_phase(recipe: Recipe, experiment: Experiment, repeats: int) -> di
     return {name: statistics.median(clock.seconds[name] for clock in clocks) for name in PHASES}
 
 
-def _generate(recipe: Recipe, experiment: Experiment) -> PhaseTimer:
-    """One batch, with a clock: the walk of `bilevel.generate_tokens`, its visits timed, and the
-    trunk's calls inside them.
-    """
-    model, device, batch = experiment.model, experiment.device, recipe.evaluation.speed_batch
-    clock, noise = PhaseTimer(device), Noise.of(torch.arange(batch, device=device), "sample")
-    inner = "inner" if isinstance(model.inner, Nested) else "head"
+class DrawClock(Observer):
+    """Charges the draws of a generation to one part of a clock."""
 
-    def visit(z: Tensor, z_null: Tensor | None, where: Tensor, progress: float) -> Tensor:
-        with clock.part(inner):
-            null = None if z_null is None else model.inner(z_null)
-            x, _ = recipe.sampler.apply(model.inner(z), null, progress).draw(noise.at(1).at(where))
-            return x.to(z.dtype)
+    def __init__(self, clock: PhaseTimer, part: str) -> None:
+        self.clock, self.part = clock, part
+
+    def before_draw(self) -> None:
+        self.clock.start(self.part)
+
+    def after_draw(self, *_: Any) -> None:
+        self.clock.stop()
+
+
+def _generate(recipe: Recipe, experiment: Experiment) -> PhaseTimer:
+    """Time one batch: its draws, and the calls of the trunk inside them."""
+    model, device, batch = experiment.model, experiment.device, recipe.evaluation.speed_batch
+    y = (torch.arange(batch) % experiment.source.classes).to(device)
+    noise = Noise.of(torch.arange(batch, device=device), "sample")
+    clock = PhaseTimer(device)
+    draws = DrawClock(clock, "inner" if isinstance(model.inner, Nested) else "head")
 
     with clock.part("outer"), _timed(getattr(model.inner, "trunk", None), clock):
-        c = model.labels((torch.arange(batch) % experiment.source.classes).to(device))
-        null = model.labels.null(batch) if recipe.sampler.guidance != 1 else None
-        x = model.outer.walk(c, null, visit, noise, recipe.sampler)
+        x, _ = model.generate(y, noise, recipe.sampler, observe=draws)
     with clock.part("codec"):
         experiment.codec.decode(x).cpu()
     return clock

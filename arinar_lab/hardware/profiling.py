@@ -1,13 +1,17 @@
-"""What a device can do at most: the rate of its matrix products, measured."""
+"""What a device can do at most, and what a computation asks of it: FLOP/s,
+measured, and FLOPs, counted.
+"""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from ..model.packed_linear import Packable, packed_weights
 
@@ -49,3 +53,24 @@ def seconds_to_run(work: Callable[[], object], device: torch.device) -> float:
     begun = synchronised_time(device)
     work()
     return synchronised_time(device) - begun
+
+
+def flop_counter() -> FlopCounterMode:
+    """Torch's counter of matrix products and attention, which also counts
+    products by packed weights.
+    """
+    packed_product = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    mapping = {} if packed_product is None else {packed_product: _flops_of_packed_product}
+    return FlopCounterMode(display=False, custom_mapping=mapping)
+
+
+def _flops_of_packed_product(x: torch.Size, weight: torch.Size, *_: Any, **__: Any) -> int:
+    """Operations of x [*, inputs] times weight [outputs, inputs]."""
+    return 2 * math.prod(x) * weight[0]
+
+
+def flops_of(work: Callable[[], object]) -> float:
+    """Floating-point operations of some work, by `flop_counter`."""
+    with flop_counter() as counter:
+        work()
+    return float(counter.get_total_flops())

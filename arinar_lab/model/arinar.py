@@ -15,7 +15,7 @@ z, C prefix rows of c.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ from . import bilevel
 from .density import Density
 from .inner.head import Head, HeadFactory, Likelihood
 from .layers import LearnedVectors, initialise
-from .noise import Noise
+from .noise import Noise, Stream
 from .outer import Outer, OuterFactory, take
 from .packed_linear import on_packed_weights
 from .sampler import Sampler
@@ -100,7 +100,7 @@ class Arinar(nn.Module):
 
         Where the outer model has a `mask_group`, that of one group of its images.
         """
-        return self.outer.mask_ratio(noise.at(0), group)
+        return self.outer.mask_ratio(noise.at(Stream.ORDER), group)
 
     def loss(self, x: Tensor, y: Tensor, noise: Noise, ratio: float | None = None) -> Tensor:
         """Mean training loss of the predicted tokens in nats a token.
@@ -108,8 +108,24 @@ class Arinar(nn.Module):
 
         Of a part of a batch it is told the `mask_ratio` of the whole.
         """
-        z, where = self.outer(x, self.labels(y, noise.at(2)), noise.at(0), ratio)
-        return self.inner(z).loss(take(x, where), noise.at(1).at(where)).mean()
+        z, where = self.conditions(x, y, noise, ratio)
+        return self.inner_loss(z, take(x, where), where, noise)
+
+    def conditions(
+        self, x: Tensor, y: Tensor, noise: Noise, ratio: float | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """z [B, m, E] of the tokens that training predicts, and their places where [B, m].
+
+        Arguments: of `loss`.
+        """
+        c = self.labels(y, noise.at(Stream.LABELS))
+        return self.outer(x, c, noise.at(Stream.ORDER), ratio)
+
+    def inner_loss(self, z: Tensor, tokens: Tensor, where: Tensor, noise: Noise) -> Tensor:
+        """Mean training loss of tokens [B, m, D] at where [B, m] given z [B, m, E], in
+        nats a token; noise [B].
+        """
+        return self.inner(z).loss(tokens, bilevel.token_noise(noise, where)).mean()
 
     def log_prob(
         self, x: Tensor, y: Tensor, noise: Noise, steps: int | None = None, refined: bool = False
@@ -122,7 +138,7 @@ class Arinar(nn.Module):
 
         def term(z: Tensor, where: Tensor) -> Tensor:
             density = self.inner(z).refined() if refined else self.inner(z)
-            return density.log_prob(take(x, where), noise.at(1).at(where))
+            return density.log_prob(take(x, where), bilevel.token_noise(noise, where))
 
         return bilevel.sum_over_walk(self.outer, x, self.labels(y), noise, steps, term)
 
@@ -162,13 +178,19 @@ class Arinar(nn.Module):
     @torch.no_grad()
     @on_packed_weights
     def generate(
-        self, y: Tensor, noise: Noise, sampler: Sampler, prefix: tuple[Tensor, float] | None = None
+        self,
+        y: Tensor,
+        noise: Noise,
+        sampler: Sampler,
+        prefix: tuple[Tensor, float] | None = None,
+        observe: bilevel.Observer = bilevel.UNOBSERVED,
+        only: Collection[int] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Tokens [B, N, D] for labels y [B] from the images' noise [B], and truncated
         conditionals of each image [B].
 
-        With a prefix (x [B, N, D], share) the tokens of the walk's first steps are taken from x,
-        until `share` of all is known.
+        Arguments:
+            prefix, observe, only: see `bilevel.generate_tokens`.
         """
 
         def density(z: Tensor, z_null: Tensor | None, where: Tensor, progress: float) -> Density:
@@ -178,5 +200,5 @@ class Arinar(nn.Module):
 
         null = self.labels.null(y.shape[0]) if sampler.guidance != 1 else None
         return bilevel.generate_tokens(
-            self.outer, self.labels(y), null, noise, sampler, density, prefix
+            self.outer, self.labels(y), null, noise, sampler, density, prefix, observe, only
         )

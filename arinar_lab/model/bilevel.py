@@ -13,14 +13,14 @@ prefix rows, E width of z.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import torch
 from torch import Tensor
 
 from .density import Density
 from .inner.head import Likelihood
-from .noise import Noise
+from .noise import Noise, Stream
 from .outer import Outer, put, take
 from .sampler import Sampler
 
@@ -30,6 +30,11 @@ _ORDER = ("none", "surrogate", "estimate", "bound", "exact")
 def weaker_likelihood(*likelihoods: Likelihood) -> Likelihood:
     """What a pair's likelihood is, given what its parts' are."""
     return min(likelihoods, key=_ORDER.index)
+
+
+def token_noise(noise: Noise, where: Tensor) -> Noise:
+    """The noise [B, m] of the tokens at where [B, m], from that of their images [B]."""
+    return noise.at(Stream.TOKENS).at(where)
 
 
 def sum_over_walk(
@@ -64,6 +69,23 @@ def scatter_over_walk(
     return result
 
 
+class Observer:
+    """Watches a generation: both methods are called at every step that draws,
+    and do nothing here.
+    """
+
+    def before_draw(self) -> None:
+        """The outer model has computed z; now densities are made of it and drawn from."""
+
+    def after_draw(self, z: Tensor, where: Tensor, drawn_from: Density, x: Tensor) -> None:
+        """Tokens x [B, m, D] for the places where [B, m] were drawn from a density
+        made of z [B, m, E].
+        """
+
+
+UNOBSERVED = Observer()
+
+
 def generate_tokens(
     outer: Outer,
     c: Tensor,
@@ -72,12 +94,16 @@ def generate_tokens(
     sampler: Sampler,
     density: Callable[[Tensor, Tensor | None, Tensor, float], Density],
     prefix: tuple[Tensor, float] | None = None,
+    observe: Observer = UNOBSERVED,
+    only: Collection[int] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Tokens [B, N, D] drawn from density(z, z_null, where, progress), and truncated
     conditionals of each image [B].
 
-    With a prefix (x [B, N, D], share) the first steps take their tokens from x, until
-    `share` of all is known.
+    Arguments:
+        prefix: (x [B, N, D], share). The first steps take their tokens from x, until
+            `share` of all is known.
+        observe: watches the steps; only: the steps that are computed, see `Outer.walk`.
     """
     truncated, known = torch.zeros_like(noise.key), 0
 
@@ -86,8 +112,14 @@ def generate_tokens(
         known += where.shape[1]
         if prefix is not None and known <= prefix[1] * prefix[0].shape[1] + 1e-9:
             return take(prefix[0], where)
-        x, cut = density(z, z_null, where, progress).draw(noise.at(1).at(where))
-        truncated = truncated + cut.sum(-1)
-        return x.to(z.dtype)
 
-    return outer.walk(c, null, visit, noise, sampler), truncated
+        observe.before_draw()
+        drawn_from = density(z, z_null, where, progress)
+        x, cut = drawn_from.draw(token_noise(noise, where))
+        x = x.to(z.dtype)
+        observe.after_draw(z, where, drawn_from, x)
+
+        truncated = truncated + cut.sum(-1)
+        return x
+
+    return outer.walk(c, null, visit, noise, sampler, only), truncated

@@ -14,7 +14,7 @@ rows of the condition.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Annotated, NamedTuple, Unpack
 
 import torch
@@ -35,7 +35,7 @@ from .layers import (
     positions_of,
     require_at_least,
 )
-from .noise import Noise
+from .noise import Noise, Stream
 from .sampler import PLAIN, Sampler, masked_counts
 
 Visit = Callable[[Tensor, Tensor | None, Tensor, float], Tensor]
@@ -97,10 +97,21 @@ class Outer(nn.Module):
         return None
 
     def walk(
-        self, c: Tensor, null: Tensor | None, visit: Visit, noise: Noise, sampler: Sampler = PLAIN
+        self,
+        c: Tensor,
+        null: Tensor | None,
+        visit: Visit,
+        noise: Noise,
+        sampler: Sampler = PLAIN,
+        only: Collection[int] | None = None,
     ) -> Tensor:
         """Generate tokens [B, N, D], step by step; `null` is the null condition, or None
         where nothing is guided.
+
+        Arguments:
+            only: numbers of the steps that are visited; the tokens of the others are zero. A
+                benchmark computes a few of them: a masked walk then passes over the others, a
+                causal one still computes their conditions.
 
         Raises:
             ValueError: if the sampler's steps do not fit the number of tokens.
@@ -186,7 +197,13 @@ class CausalAR(Outer):
         return [self(x, c, noise)]
 
     def walk(
-        self, c: Tensor, null: Tensor | None, visit: Visit, noise: Noise, sampler: Sampler = PLAIN
+        self,
+        c: Tensor,
+        null: Tensor | None,
+        visit: Visit,
+        noise: Noise,
+        sampler: Sampler = PLAIN,
+        only: Collection[int] | None = None,
     ) -> Tensor:
         self.check_steps(sampler.steps)
         batch, order = c.shape[0], self._order(c.shape[0], noise)
@@ -200,7 +217,13 @@ class CausalAR(Outer):
             y, at = self._placed(y, orders, done)
             y, caches = self.blocks(y, causal=True, caches=caches, at=at if self.rotary else None)
             z, done, progress = self.norm(y[:, -1:]), done + rows, (n + 1) / self.steps
-            x = visit(z[:batch], z[batch:] if repeat == 2 else None, order[:, n : n + 1], progress)
+            where, z_null = order[:, n : n + 1], z[batch:] if repeat == 2 else None
+            visited = only is None or n in only
+            x = (
+                visit(z[:batch], z_null, where, progress)
+                if visited
+                else z.new_zeros(batch, 1, self.features)
+            )
             tokens.append(x)
             if (n + 2) / self.steps > sampler.guided_to:  # the null branch is needed no more
                 repeat, orders, caches = 1, order, first_sequences(caches, batch)
@@ -271,7 +294,7 @@ class RandomCausalAR(CausalAR):
         self.targets = LearnedVectors(tokens, width)
 
     def _order(self, batch: int, noise: Noise) -> Tensor:
-        return noise.at(0).permutation(self.steps)
+        return noise.at(Stream.ORDER).permutation(self.steps)
 
     def _placed(self, y: Tensor, order: Tensor, done: int) -> tuple[Tensor, Tensor]:
         end, start = done + y.shape[1], self.prefix
@@ -369,10 +392,16 @@ class MaskedOuter(Outer):
         self.steps = self.check_steps(steps)
 
     def walk(
-        self, c: Tensor, null: Tensor | None, visit: Visit, noise: Noise, sampler: Sampler = PLAIN
+        self,
+        c: Tensor,
+        null: Tensor | None,
+        visit: Visit,
+        noise: Noise,
+        sampler: Sampler = PLAIN,
+        only: Collection[int] | None = None,
     ) -> Tensor:
         batch, both = c.shape[0], c if null is None else torch.cat([c, null])
-        order = noise.at(0).permutation(self.tokens)
+        order = self.order(noise)
         x = c.new_zeros(batch, self.tokens, self.features)
         masked = masked_counts(self.tokens, self.check_steps(sampler.steps), sampler.mask_schedule)
         ends = [0, *(self.tokens - left for left in masked)]
@@ -380,6 +409,9 @@ class MaskedOuter(Outer):
         gap: NullOffset | None = None
         memory: TokenCache | None = None
         for s, left in enumerate(masked):
+            if only is not None and s not in only:
+                continue
+
             known, until = ends[s], ends[s + 1]
             # the release counts at least one token as unknown
             progress = 1 - max(left, 1) / self.tokens
@@ -416,6 +448,10 @@ class MaskedOuter(Outer):
         """
         return self._condition(x, c, order[:, :known], order[:, known:end]), None
 
+    def order(self, noise: Noise) -> Tensor:
+        """A random order of the tokens for each of the noise [B]: [B, N]."""
+        return noise.at(Stream.ORDER).permutation(self.tokens)
+
     def mask_ratios(self, noise: Noise, draw: int = 0) -> Tensor:
         """A draw of the truncated normal for each of the noise [B], by its inverse CDF:
         [B]. Draws are numbered.
@@ -423,7 +459,7 @@ class MaskedOuter(Outer):
         low = torch.special.ndtr(
             torch.tensor((self.mask_min - 1) / self.mask_std, dtype=torch.float64)
         ).item()
-        u = low + (0.5 - low) * noise.at(2).uniform(draw + 1)[..., draw]
+        u = low + (0.5 - low) * noise.at(Stream.MASKED_SHARE).uniform(draw + 1)[..., draw]
         return (1 + self.mask_std * torch.special.ndtri(u)).clamp(max=1.0)
 
     def _condition(self, x: Tensor, c: Tensor, known: Tensor, where: Tensor) -> Tensor:
@@ -510,7 +546,7 @@ class MaskedAR(MaskedOuter):
         self, x: Tensor, c: Tensor, noise: Noise, ratio: float | None = None
     ) -> tuple[Tensor, Tensor]:
         masked = math.ceil(self.tokens * (self.mask_ratio(noise) if ratio is None else ratio))
-        order = noise.at(0).permutation(self.tokens)
+        order = self.order(noise)
         return self._condition(x, c, order[:, masked:], order[:, :masked]), order[:, :masked]
 
     def mask_ratio(self, noise: Noise, group: int = 0) -> float:
@@ -648,7 +684,7 @@ class MaskedStack(MaskedOuter):
             .clamp(1, self.tokens)
             .unsqueeze(-1)
         )
-        order = noise.at(0).permutation(self.tokens)
+        order = self.order(noise)
         place = torch.arange(self.tokens, device=x.device).expand_as(order)
         masked = torch.zeros_like(order, dtype=torch.bool).scatter(1, order, place < count)
         where = order.gather(1, place[:, : int(count.max())] % count)

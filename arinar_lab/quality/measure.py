@@ -60,20 +60,39 @@ UNITS_BY_KIND = {
 """Units, by the first word of a metric's name; the others are distances."""
 
 
-def evaluate_with_reference(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
+NamedReference = tuple[Reference, Extractor]
+
+
+def evaluate_with_reference(
+    recipe: Recipe,
+    folder: RunFolder,
+    trained: Experiment | None = None,
+    reference: NamedReference | None = None,
+) -> dict[str, Any]:
     """The report of `evaluate_run`, and in it the distance to the recipe's reference,
     where that names one.
 
-    The distance is measured first, so that a report that is there is whole.
+    The distance is measured first, so that a report that exists is complete.
+
+    Arguments:
+        trained: the run's trained model and its data; reference: what `named_reference`
+            gives; None reads them.
     """
-    named = None if folder.report(recipe) else named_reference(recipe)
-    found = named and measure_quality(
-        recipe, folder, *named, 1, lambda done, n: folder.progress("quality", done, n)
+    report = folder.report(recipe)
+    if report:
+        return report
+    reference = reference or named_reference(recipe)
+    if reference is None:
+        return evaluate_run(recipe, folder, None, trained)
+
+    trained = trained or load_trained(recipe, folder, data=True)
+    distance = measure_quality(
+        recipe, folder, *reference, 1, lambda done, n: folder.progress("quality", done, n), trained
     )
-    return evaluate_run(recipe, folder, found)
+    return evaluate_run(recipe, folder, distance, trained)
 
 
-def named_reference(recipe: Recipe) -> tuple[Reference, Extractor] | None:
+def named_reference(recipe: Recipe) -> NamedReference | None:
     """The reference that a recipe names, and the extractor that it was made with; None
     where it names none.
 
@@ -108,9 +127,13 @@ def measure_quality(
     extractor: Extractor,
     ranges: int,
     told: ProgressCallback,
+    trained: Experiment | None = None,
 ) -> dict[str, Any]:
     """Measure quality against a reference, once for each evaluation signature, reference, extractor
     and number of ranges.
+
+    Arguments:
+        trained: the run's trained model; None loads it.
 
     Returns:
         the report: metrics, units, and what they depend on.
@@ -128,7 +151,7 @@ def measure_quality(
         return report
 
     _fitting(recipe, reference, extractor)
-    experiment = load_trained(recipe, folder)
+    experiment = trained or load_trained(recipe, folder)
     if not experiment.source.levels:
         raise ConfigError(f"{folder.path}: models tokens, which have no picture")
     parts = where / f"features-{hashlib.sha256(extractor.signature.encode()).hexdigest()[:8]}"

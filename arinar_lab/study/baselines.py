@@ -19,7 +19,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KernelDensity
 
 from ..config.recipe import Recipe, build
-from ..model.noise import Noise
+from ..model.noise import Noise, Stream
 
 
 def _mixture() -> GridSearchCV:
@@ -49,7 +49,7 @@ def baseline_bits(recipe: Recipe) -> dict[str, float]:
     draws = []
     for draw in range(recipe.evaluation.draws):
         noise = Noise.of(torch.arange(len(source.held_out[0])), "held out").at(draw)
-        draws.append(codec.encode(source.held_out[0], noise.at(0)))
+        draws.append(codec.encode(source.held_out[0], noise.at(Stream.CODEC)))
 
     held_out, log_det = (
         torch.cat([d[0] for d in draws]).flatten(1).numpy(),

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..config.recipe import (
     Experiment,
@@ -36,7 +35,8 @@ from ..config.schema import flatten, to_plain
 from ..errors import ConfigError, did_you_mean
 from ..evaluation.evaluate import count_flops, generate_images
 from ..hardware.device import configure_cpu
-from ..model.noise import Noise
+from ..hardware.profiling import flops_of
+from ..model.noise import Noise, Stream
 from ..training.module import ArinarModule
 
 MAX_MULTIPLE = 2**16  # of the multiples that are tried
@@ -63,8 +63,7 @@ def probe(recipe: Recipe, steps: int = 4) -> Cost:
     module, source = ArinarModule(experiment, recipe.training, recipe.seed), experiment.source
     prepare_experiment(experiment)
     module.fit_to(source.train[0])
-    with FlopCounterMode(display=False) as counter:
-        _step(recipe, experiment, 0)
+    step_flops = flops_of(lambda: _step(recipe, experiment, 0))
     begun = time.perf_counter()
     for step in range(1, steps + 1):
         _step(recipe, experiment, step)
@@ -75,7 +74,7 @@ def probe(recipe: Recipe, steps: int = 4) -> Cost:
     seconds = 1.3 * recipe.training.steps * a_step + recipe.evaluation.images * an_image + 5
     image = count_flops(recipe, experiment) / 1e9
 
-    return Cost(experiment.parameters, image, counter.get_total_flops() / 1e9, seconds)
+    return Cost(experiment.parameters, image, step_flops / 1e9, seconds)
 
 
 def probe_or_reason(recipe: Recipe) -> Cost | str:
@@ -97,8 +96,8 @@ def _step(recipe: Recipe, experiment: Experiment, step: int) -> None:
     """One training step of the first images, forward and backward."""
     index, source = torch.arange(recipe.training.batch), experiment.source
     noise = Noise.of(index).at(step)
-    x, _ = experiment.codec.encode(source.train[0][index], noise.at(0))
-    experiment.model.loss(x, source.train[1][index], noise.at(1)).backward()
+    x, _ = experiment.codec.encode(source.train[0][index], noise.at(Stream.CODEC))
+    experiment.model.loss(x, source.train[1][index], noise.at(Stream.MODEL)).backward()
 
 
 @dataclass(frozen=True)

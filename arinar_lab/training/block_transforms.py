@@ -42,6 +42,13 @@ def transform_blocks(
             setattr(module, "forward", _economical(module.forward, compiled, machine.recompute))  # noqa: B010
 
 
+def undo_economies(model: nn.Module) -> None:
+    """Give a model's blocks their own forward again."""
+    for module in model.modules():
+        if isinstance(module, SHARDED_BLOCKS):
+            vars(module).pop("forward", None)
+
+
 def _economical(plain: Callable[..., Any], compiled: bool, recompute: bool) -> Callable[..., Any]:
     """A block's forward, and the economical one for where gradients are taken: caches of a
     walk have many lengths.

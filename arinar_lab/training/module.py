@@ -25,7 +25,8 @@ from ..data.loader import ResumableLoader
 from ..data.sources import subsample
 from ..errors import Diverged
 from ..model.layers import LearnedVectors
-from ..model.noise import Noise
+from ..model.noise import Noise, Stream
+from .block_transforms import undo_economies
 from .divergence import FiniteCheck
 from .sharding import full_tensor, shard_model
 from .warm_start import FrozenOuterCache
@@ -83,6 +84,7 @@ class ArinarModule(LightningModule):
         self.optimisation, self.seed, self.parts = optimisation, seed, parts
         self.bits_per_dim = BitsPerDim(self.codec.dims)
         self.conditions: FrozenOuterCache | None = None
+        self.frozen: list[nn.Parameter] = []
         self._compute: Callable[[torch.device], FrozenOuterCache | None] | None = None
         self._finite, self._begun = FiniteCheck(), 0
         self.groups = [0]
@@ -108,8 +110,19 @@ class ArinarModule(LightningModule):
     def freeze_outer(self, compute: Callable[[torch.device], FrozenOuterCache | None]) -> None:
         """Train the inner model alone, on conditions that `compute` makes when training starts."""
         self._compute = compute
-        for part in (self.model.outer, self.model.labels):
-            part.requires_grad_(False)
+        parts = (self.model.outer, self.model.labels)
+        self.frozen = [p for part in parts for p in part.parameters() if p.requires_grad]
+        for p in self.frozen:
+            p.requires_grad_(False)
+
+    def release(self) -> None:
+        """Leave codec and model as loading their weights from a file gives them: nothing
+        of the training stays.
+        """
+        self.zero_grad()
+        for p in self.frozen:
+            p.requires_grad_(True)
+        undo_economies(self.model)
 
     def on_fit_start(self) -> None:
         """Split the batch so that the images of a part share a masked ratio.
@@ -154,7 +167,7 @@ class ArinarModule(LightningModule):
             noise = (
                 Noise.of(torch.full_like(first, self.seed), "train").at(self.global_step).at(first)
             )
-            ratios = [self.model.mask_ratio(noise.at(1), group) for group in self.groups]
+            ratios = [self.model.mask_ratio(noise.at(Stream.MODEL), group) for group in self.groups]
             self.ratios = [ratio for ratio in ratios for _ in range(self.parts // len(self.groups))]
 
         return batch
@@ -178,16 +191,15 @@ class ArinarModule(LightningModule):
         With the masked share of the part, where one is drawn for many images.
         """
         index = part[-1]
-        noise = Noise.of(torch.full_like(index, self.seed), "train").at(self.global_step)
+        seeds = torch.full_like(index, self.seed)
+        noise = Noise.of(seeds, "train").at(self.global_step).at(index)
+
         if self.conditions is not None:
             z, x, where, _ = part
-            return self.model.inner(z).loss(x, noise.at(index).at(1).at(1).at(where)).mean()
-
+            return self.model.inner_loss(z, x, where, noise.at(Stream.MODEL))
         image, y, _ = part
-        noise = noise.at(index)
-        x, _ = self.codec.encode(image, noise.at(0))
-
-        return self.model.loss(x, y, noise.at(1), ratio)
+        x, _ = self.codec.encode(image, noise.at(Stream.CODEC))
+        return self.model.loss(x, y, noise.at(Stream.MODEL), ratio)
 
     def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:
         """The loss of the batch, or of its last part over the number of parts: the gradients of the
@@ -282,13 +294,15 @@ class ArinarModule(LightningModule):
         nats, where there is one.
         """
         image, y, index = batch
-        noise = Noise.of(index, "held out").at(0)
-        x, log_det = self.codec.encode(image, noise.at(0))
-        first = Noise.of(torch.zeros_like(index[:1]), "held out").at(0).at(2)
-        loss = self.model.loss(x, y, noise.at(2), self.model.mask_ratio(first))
+        noise = Noise.of(index, "held out").at(Stream.FIRST_DRAW)
+        first = Noise.of(torch.zeros_like(index[:1]), "held out").at(Stream.FIRST_DRAW)
+        ratio = self.model.mask_ratio(first.at(Stream.VALIDATION_LOSS))
+
+        x, log_det = self.codec.encode(image, noise.at(Stream.CODEC))
+        loss = self.model.loss(x, y, noise.at(Stream.VALIDATION_LOSS), ratio)
         if self.model.likelihood == "none":
             return loss, None
-        return loss, self.model.log_prob(x, y, noise.at(1)) + log_det
+        return loss, self.model.log_prob(x, y, noise.at(Stream.MODEL)) + log_det
 
     def validation_step(self, batch: tuple[Tensor, ...], batch_index: int) -> None:
         loss, log_prob = self.validate(batch)

@@ -8,10 +8,10 @@
     throughput/peak_memory_gb        10^9 bytes: allocated on a GPU, else resident;
                                      of the first process
 
-The model's FLOPs are three times those of a forward pass, of linear maps and attention, counted
-once for an image before the first step: what `recompute` adds is no use to anybody and is not
-counted. Time is read where the metrics are read anyway, so no step waits for it. Being times, the
-three differ between two runs of the same numbers.
+The model's FLOPs are three times those of a forward pass, of matrix products and attention. They
+are counted once, for one image before the first step; what `recompute` adds is not counted. Time is
+read where the metrics are read anyway, so no step waits for it. Being times, the three differ
+between two runs of the same numbers.
 """
 
 from __future__ import annotations
@@ -24,12 +24,11 @@ from typing import Any, cast
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..config.recipe import Recipe
 from ..hardware.precision import MATMUL_DTYPES, matmul_flops
-from ..hardware.profiling import synchronised_time
-from ..model.layers import Attention
+from ..hardware.profiling import flops_of, synchronised_time
 from ..model.noise import Noise
 from .module import ArinarModule
 
@@ -107,22 +106,9 @@ def flops_of_an_image(module: ArinarModule, batch: tuple[Tensor, ...]) -> float:
     """The model's floating-point operations for one image of a batch, forward and backward, at
     the mean masked share.
     """
-    counted = 0.0
-
-    def count(part: nn.Module, words: tuple[Any, ...], result: Any) -> None:
-        nonlocal counted
-        if isinstance(part, nn.Linear):
-            counted += 2.0 * result.numel() * part.in_features
-        elif isinstance(part, nn.GRUCell):
-            counted += 6.0 * result.numel() * (part.input_size + part.hidden_size)
-        elif isinstance(part, Attention):  # queries times keys, weights times values
-            counted += 4.0 * words[0].numel() * words[0].shape[1]
-
     one = tuple(part[:1] for part in next(module.parts_of(batch)))
     shares = [module.model.mask_ratio(Noise.of(torch.tensor([i]), "flops")) for i in range(16)]
-    hooks = [part.register_forward_hook(count) for part in module.model.modules()]
+    share = None if shares[0] is None else sum(filter(None, shares)) / len(shares)
+
     with torch.random.fork_rng():  # of dropout
-        module.loss_of(one, None if shares[0] is None else sum(filter(None, shares)) / len(shares))
-    for hook in hooks:
-        hook.remove()
-    return 3 * counted
+        return 3 * flops_of(lambda: module.loss_of(one, share))

@@ -347,8 +347,19 @@ def train(
     tracker: MetricSink | None = None,
     bar: bool = False,
     watch: StepCallback | None = None,
-) -> None:
+    checked: Experiment | None = None,
+) -> Experiment | None:
     """Train a recipe in its folder until DONE. Does nothing where it is done.
+
+    Arguments:
+        checked: what the recipe has built on `meta`, if `pipeline.check` was here: its data and
+            codec are used again.
+
+    Returns:
+        the trained data, codec and model, just as loading the folder gives them. None where
+            the folder has to be
+        loaded: it was done before, several processes trained it, or its weights are
+            of double precision.
 
     Raises:
         Stopped: if `watch` says so; the run can be resumed.
@@ -357,14 +368,16 @@ def train(
         OutOfMemory: if a batch does not fit, naming one that would.
     """
     if folder.done:
-        return
+        return None
 
     configure_cpu(recipe.machine)
-    check_machine(recipe)
+    if checked is None:
+        check_machine(recipe)
     if is_alone(recipe.machine):
         ignore_launchers()
-    experiment = build(recipe)
-    prepare_experiment(experiment)
+    experiment = build(recipe, checked=checked)
+    if checked is None:
+        prepare_experiment(experiment)
     checkpoint = newest_checkpoint(folder)
     taken = load_initial_weights(recipe, experiment)
     folder.path.mkdir(parents=True, exist_ok=True)  # torchrun starts all at once
@@ -428,6 +441,12 @@ def train(
     if trainer.is_global_zero:
         _finish(folder, weights, resume.seconds, trainer.global_step)
         folder.log(f"done, {trainer.global_step} steps in {resume.seconds:.1f} s")
+
+    if not is_alone(recipe.machine) or recipe.training.precision == "64-true":
+        return None
+    module.release()
+
+    return experiment
 
 
 def _fit(

@@ -20,7 +20,7 @@ from ..config.recipe import Experiment, Recipe, parse_recipe, read_recipe
 from ..config.schema import flatten, to_plain
 from ..data.loader import BatchDataset, ResumableLoader
 from ..errors import ConfigError, located
-from ..model.noise import Noise
+from ..model.noise import Noise, Stream
 from ..model.outer import take
 from ..model.weight_files import read_safetensors
 from ..runs.checkpoints import refuse_altered
@@ -180,8 +180,8 @@ def cache_frozen_outer(
             noise = (
                 Noise.of(torch.full_like(index, recipe.seed), "train").at(len(batches)).at(index)
             )
-            x, _ = codec.encode(image, noise.at(0))
-            z, where = model.outer(x, model.labels(y, noise.at(1).at(2)), noise.at(1).at(0))
+            x, _ = codec.encode(image, noise.at(Stream.CODEC))
+            z, where = model.conditions(x, y, noise.at(Stream.MODEL))
             batches.append((z, take(x, where), where, index))
             if len(batches) == steps:
                 break

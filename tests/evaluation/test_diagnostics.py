@@ -118,8 +118,9 @@ def test_a_prefix_is_kept_and_the_rest_is_drawn():
     x, y, noise, _ = next(
         diagnostics._batches(recipe, experiment, experiment.source.held_out, "prefix")
     )
-    drawn, _ = experiment.model.generate(y, noise, recipe.sampler, (x, 0.5))
-    given = diagnostics._given(experiment, y, noise, x, 0.5, None)
+    tokens = diagnostics.DrawnTokens(x.shape[:2], x.device)
+    drawn, _ = experiment.model.generate(y, noise, recipe.sampler, (x, 0.5), observe=tokens)
+    given = ~tokens.at
     assert given.sum(1).eq(8).all()
     assert torch.equal(drawn[given], x[given])
     assert not (drawn[~given] == x[~given]).any()

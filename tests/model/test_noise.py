@@ -1,7 +1,7 @@
 import torch
 from scipy.stats import kstest
 
-from arinar_lab.model.noise import Noise
+from arinar_lab.model.noise import Noise, Stream
 
 MANY = Noise.of(torch.arange(20_000))
 
@@ -62,3 +62,15 @@ def test_a_permutation_holds_every_place_once():
         torch.stack([order[:, 0] == i for i in range(6)]).float().mean(1).sub(1 / 6).abs().max()
         < 0.015
     )
+
+
+def test_the_numbers_of_the_streams_never_change():
+    """Every order, mask and sample depends on them; names with one number stand
+    below different keys.
+    """
+    zero = {"CODEC", "FIRST_DRAW", "ORDER", "CHOICE", "TIME", "LABEL"}
+    one = {"MODEL", "TOKENS", "PLACE", "START", "MIRRORED", "ITEM"}
+    two = {"VALIDATION_LOSS", "LABELS", "GUIDE", "MASKED_SHARE"}
+    names = [{name for name, stream in Stream.__members__.items() if stream == k} for k in range(3)]
+    assert names == [zero, one, two] and len(Stream.__members__) == len(zero | one | two)
+    assert torch.equal(MANY.at(Stream.LABELS).key, MANY.at(2).key)

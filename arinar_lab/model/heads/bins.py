@@ -22,7 +22,7 @@ from torch import Tensor
 from ..density import Density, Density1D, FeaturewiseDensity, Resampled
 from ..inner.head import Head
 from ..layers import DensityParameters
-from ..noise import Noise
+from ..noise import Noise, Stream
 
 _NARROWEST = 1e-4  # the least width of a bin, as a share of the range
 
@@ -83,7 +83,8 @@ class Histogram(FeaturewiseDensity):
 
     def sample(self, noise: Noise) -> Tensor:
         """A symbol by one uniform number, a place in it by another."""
-        which, place = noise.at(0).uniform(self.features), noise.at(1).uniform(self.features)
+        which = noise.at(Stream.CHOICE).uniform(self.features)
+        place = noise.at(Stream.PLACE).uniform(self.features)
         cumulative = self.log_mass.double().softmax(-1).cumsum(-1)
         symbol = (cumulative < which.unsqueeze(-1)).sum(-1).clamp(max=cumulative.shape[-1] - 1)
         edges, last = self.edges.double(), self.edges.shape[-1] - 1

@@ -33,7 +33,7 @@ from ..layers import (
     layer,
     require_at_least,
 )
-from ..noise import Noise
+from ..noise import Noise, Stream
 from .bins import Histogram, Histogram1D
 
 # logit outside the levels; finite, so that the product of two such densities is one too
@@ -62,7 +62,7 @@ class Levels(Histogram):
 
     def sample(self, noise: Noise) -> Tensor:
         cumulative = self.log_mass.double()[..., 1:-1].softmax(-1).cumsum(-1)
-        which = noise.at(0).uniform(self.features).unsqueeze(-1)
+        which = noise.at(Stream.CHOICE).uniform(self.features).unsqueeze(-1)
         level = (cumulative < which).sum(-1, keepdim=True).clamp(max=cumulative.shape[-1] - 1)
         centre = (self.edges[..., 1:] + self.edges[..., :-1]) / 2
         return centre.gather(-1, level).squeeze(-1).to(self.log_mass.dtype)

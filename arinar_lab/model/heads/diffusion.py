@@ -24,7 +24,7 @@ from torch import Tensor
 from ..density import Density
 from ..inner.head import Head, Likelihood
 from ..layers import require_at_least
-from ..noise import Noise
+from ..noise import Noise, Stream
 from .conditioned import ConditionedMLP
 
 TRAINING_STEPS = 1000
@@ -193,10 +193,9 @@ class DiffusionDensity(Density):
         """
         repeats = torch.arange(self.repeats, device=x.device)[(None,) * noise.key.dim()]
         noise = noise.at(repeats)
-        step = (noise.at(0).uniform(1).squeeze(-1) * TRAINING_STEPS).long()
-        error, variational = self.terms(
-            x.unsqueeze(-2), step, noise.at(1).normal(x.shape[-1], x.dtype)
-        )
+        step = (noise.at(Stream.TIME).uniform(1).squeeze(-1) * TRAINING_STEPS).long()
+        drawn = noise.at(Stream.START).normal(x.shape[-1], x.dtype)
+        error, variational = self.terms(x.unsqueeze(-2), step, drawn)
         return (error + variational).mean(-1)
 
     def terms(self, x: Tensor, step: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
@@ -224,11 +223,11 @@ class DiffusionDensity(Density):
         return (drawn - predicted).square().mean(-1), torch.where(step == 0, last, kl) / math.log(2)
 
     def sample(self, noise: Noise) -> Tensor:
-        """Ancestral: the first draw is `noise.at(0)`, the i-th step's `noise.at(i)`; the
+        """Ancestral: the first draw is the start, the i-th step's is `noise.at(i)`; the
         last step is its mean.
         """
         features = self.network.inputs
-        x = noise.at(0).normal(features, self.z.dtype)
+        x = noise.at(Stream.FIRST_DRAW).normal(features, self.z.dtype)
         process = DiffusionProcess.spaced(self.steps, x)
         for s in reversed(range(self.steps)):
             mean, log_var = self._reverse(process, x, s)

@@ -27,7 +27,7 @@ from torch.func import jvp, vmap
 from ..density import Density
 from ..inner.head import Head, Likelihood
 from ..layers import require_at_least
-from ..noise import Noise
+from ..noise import Noise, Stream
 from .conditioned import ConditionedMLP
 
 # what the network is told at s = 1: its fastest frequency is then slow enough to be integrated
@@ -82,7 +82,8 @@ class FlowDensity(Density):
         noise: [*, F] → [*].
         """
         noise = noise.at(torch.arange(self.repeats, device=x.device)[(None,) * noise.key.dim()])
-        s, start = noise.at(0).uniform(1, x.dtype), noise.at(1).normal(x.shape[-1], x.dtype)
+        s = noise.at(Stream.TIME).uniform(1, x.dtype)
+        start = noise.at(Stream.START).normal(x.shape[-1], x.dtype)
         x = x.unsqueeze(-2)
         v = self.network(torch.lerp(start, x, s), self.z.unsqueeze(-2), _TIME * s.squeeze(-1))
         return (v - (x - start)).square().mean((-1, -2))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..density import Density, Factorised, FeaturewiseDensity
 from ..inner.head import Head
 from ..layers import DensityParameters, require_at_least
-from ..noise import Noise
+from ..noise import Noise, Stream
 from .shapes import NORMAL, Mixture1D, bounded_log_var, check_bounds
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
@@ -65,7 +65,7 @@ class Mixture(FeaturewiseDensity):
         """Ancestral: a component by one uniform number, then a normal number for each feature."""
         pick = _component(self.log_weight, noise)[..., None, None].expand(*self.mean.shape[:-1], 1)
         mean, log_std = (value.gather(-1, pick).squeeze(-1) for value in (self.mean, self.log_std))
-        return mean + log_std.exp() * noise.at(1).normal(self.features, mean.dtype)
+        return mean + log_std.exp() * noise.at(Stream.PLACE).normal(self.features, mean.dtype)
 
     def draw(self, noise: Noise) -> tuple[Tensor, Tensor]:
         return Density.draw(self, noise)
@@ -134,7 +134,7 @@ class FullMixture(FeaturewiseDensity):
             -2
         )
         which = k[..., None, None, None].expand(*k.shape, 1, self.features, self.features)
-        epsilon = noise.at(1).normal(self.features, mean.dtype).unsqueeze(-1)
+        epsilon = noise.at(Stream.PLACE).normal(self.features, mean.dtype).unsqueeze(-1)
         return mean + (self.factor.gather(-3, which).squeeze(-3) @ epsilon).squeeze(-1)
 
     def draw(self, noise: Noise) -> tuple[Tensor, Tensor]:
@@ -147,7 +147,11 @@ class FullMixture(FeaturewiseDensity):
 def _component(log_weight: Tensor, noise: Noise) -> Tensor:
     """A component drawn by the weights [*, K]: [*]."""
     cumulative = log_weight.double().softmax(-1).cumsum(-1)
-    return (cumulative < noise.at(0).uniform(1)).sum(-1).clamp(max=cumulative.shape[-1] - 1)
+    return (
+        (cumulative < noise.at(Stream.CHOICE).uniform(1))
+        .sum(-1)
+        .clamp(max=cumulative.shape[-1] - 1)
+    )
 
 
 def component_usage(weights: Tensor) -> tuple[float, int]:

@@ -26,7 +26,7 @@ from ..density import Density
 from ..inner.conditional import Conditional
 from ..inner.head import Head, HeadFactory
 from ..layers import Linear, require_at_least
-from ..noise import Noise
+from ..noise import Noise, Stream
 from ..outer import OuterFactory, take
 from ..sampler import PLAIN
 from .colour import ColourAR, WeightedChain
@@ -209,12 +209,14 @@ class NestedDensity(Conditional[Nested]):
             self._flat(noise),
         )
         tokens, guide = model.split(flat), model.mean_colour(flat)
-        z_next, where = model.outer(tokens, model.condition(z, guide), noise.at(0))
-        loss = self._density(z_next, None, where).loss(take(tokens, where), noise.at(1).at(where))
+        z_next, where = model.outer(tokens, model.condition(z, guide), noise.at(Stream.ORDER))
+        loss = self._density(z_next, None, where).loss(
+            take(tokens, where), bilevel.token_noise(noise, where)
+        )
         loss = model.tokens * loss.mean(-1)
 
         if guide is not None:
-            loss = loss + model.guide_weight * self._guide(z).loss(guide, noise.at(2))
+            loss = loss + model.guide_weight * self._guide(z).loss(guide, noise.at(Stream.GUIDE))
 
         return loss.reshape(x.shape[:-1])
 
@@ -227,7 +229,7 @@ class NestedDensity(Conditional[Nested]):
         branches = z.shape[0] // own.key.shape[0]
         truncated = torch.zeros_like(own.key)
         if model.guide is not None:
-            guide, truncated = self._guide(z).draw(own.at(2))
+            guide, truncated = self._guide(z).draw(own.at(Stream.GUIDE))
             guide = guide.to(z.dtype).repeat(branches, 1)
         c, *null = model.condition(z, guide).chunk(branches)
 
@@ -319,7 +321,7 @@ class NestedDensity(Conditional[Nested]):
         def each(z: Tensor, where: Tensor) -> Tensor:
             (z, *null), where = z.chunk(branches), where[: flat.shape[0]]
             density = self._density(z, null[0] if null else None, where)
-            terms = term(density, where, split, own.at(1).at(where))
+            terms = term(density, where, split, bilevel.token_noise(own, where))
             return terms if not null else terms.repeat(branches, 1)
 
         c, known = model.condition(z, guide), split(x).repeat(branches, 1, 1)

@@ -25,7 +25,7 @@ from torch.nn import functional as f
 from ..density import REACH, Density1D, Factorised
 from ..inner.head import Head
 from ..layers import DensityParameters, require_at_least
-from ..noise import Noise
+from ..noise import Noise, Stream
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 _BEND = 1.2  # scale within which knots lie evenly; further out they lie ever wider apart
@@ -226,13 +226,12 @@ class Mixture1D(Density1D):
     def sample(self, noise: Noise) -> Tensor:
         """Ancestral: a component by one uniform number, a place in it by two more."""
         cumulative = self.log_weight.double().softmax(-1).cumsum(-1)
-        k = (
-            (cumulative < noise.at(0).uniform(1))
-            .sum(-1, keepdim=True)
-            .clamp(max=cumulative.shape[-1] - 1)
-        )
+        below = cumulative < noise.at(Stream.CHOICE).uniform(1)
+        k = below.sum(-1, keepdim=True).clamp(max=cumulative.shape[-1] - 1)
         mean, log_std = (value.gather(-1, k).squeeze(-1) for value in (self.mean, self.log_std))
-        return mean + log_std.exp() * self.shape.draw(noise.at(1).uniform(2)).to(mean.dtype)
+        return mean + log_std.exp() * self.shape.draw(noise.at(Stream.PLACE).uniform(2)).to(
+            mean.dtype
+        )
 
     def knots(self, n: int) -> Tensor:
         base = self.shape.knots(n).to(self.mean)
