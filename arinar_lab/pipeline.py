@@ -40,20 +40,33 @@ def perform(
         return []
     folder = folder.settled(recipes[0])
     with held(folder.lock, f"works on {folder.path}"):
-        tracker = Tracker(experiment)
-        remember(recipes[0], arm, folder, experiment)
-        tracker.start(recipes[0], arm, factors)
-        try:
-            with room_for(folder.path):
-                train(recipes[0], folder, tracker, bar, watch)
-                reports = [measured(recipe, folder) for recipe in recipes]
-        except BaseException as error:
-            failed = isinstance(error, Exception) and not isinstance(error, Stopped)
-            tracker.finish("FAILED" if failed else "KILLED")
-            if isinstance(error, Exception) and failed:
-                folder.fail(error)
-                error.add_note(f"its traceback is in {folder.path / 'log.txt'}")  # one line of it is shown
-            raise
-        (folder.path / "FAILED").unlink(missing_ok=True)
-        tracker.publish(recipes[0], arm, folder, read_metrics, factors)
-        return reports
+        return perform_locked(recipes, folder, experiment, arm, factors, bar, watch)
+
+
+def perform_locked(
+    recipes: Sequence[Recipe],
+    folder: RunFolder,
+    experiment: str,
+    arm: str,
+    factors: Mapping[str, Any] = MappingProxyType({}),
+    bar: bool = False,
+    watch: Watch | None = None,
+) -> list[dict[str, Any]]:
+    """Do what `perform` does, for a caller that holds the lock of the run folder."""
+    tracker = Tracker(experiment)
+    remember(recipes[0], arm, folder, experiment)
+    tracker.start(recipes[0], arm, factors)
+    try:
+        with room_for(folder.path):
+            train(recipes[0], folder, tracker, bar, watch)
+            reports = [measured(recipe, folder) for recipe in recipes]
+    except BaseException as error:
+        failed = isinstance(error, Exception) and not isinstance(error, Stopped)
+        tracker.finish("FAILED" if failed else "KILLED")
+        if isinstance(error, Exception) and failed:
+            folder.fail(error)
+            error.add_note(f"its traceback is in {folder.path / 'log.txt'}")  # one line of it is shown
+        raise
+    (folder.path / "FAILED").unlink(missing_ok=True)
+    tracker.publish(recipes[0], arm, folder, read_metrics, factors)
+    return reports

@@ -33,7 +33,7 @@ from ..study.cost import Cost, attempt, counted
 from ..study.optuna_storage import Unusable
 from ..study.plan import Arm, Job, Plan
 from ..study.processes import Worker, all_ended, run_workers
-from ..study.worker import at_work, changes, enqueue, is_empty, locked, open_queue
+from ..study.worker import changes, open_board, prepare
 from .mlflow_sync import fetch, send_study
 
 _LINES = 24  # differences beyond which the terminal shows their sum
@@ -49,7 +49,7 @@ def ablate(plan: Plan, command: list[str], workers: int, console: Console) -> in
     """
     _tell_of_others(plan, console)
     show_plan(plan, workers, console)
-    todo = enqueue(plan)
+    todo = prepare(plan)
     done = len(plan.jobs) - len(todo)
     if done:
         console.print(f"{done} of {len(plan.jobs)} runs are finished already and stay as they are.")
@@ -57,7 +57,7 @@ def ablate(plan: Plan, command: list[str], workers: int, console: Console) -> in
         if not _work(plan, todo, command, min(workers, len(todo)), console):
             console.print("Stopped. The same command goes on where it stopped.")
             return 130
-        todo = _left_by_a_lost_queue(plan, todo, console)
+        todo = _left_by_a_lost_server(plan, todo, console)
     faults = _measure(plan, console)
     status = gather(plan, console)
     for line in faults:
@@ -65,15 +65,15 @@ def ablate(plan: Plan, command: list[str], workers: int, console: Console) -> in
     return 1 if faults else status
 
 
-def _left_by_a_lost_queue(plan: Plan, todo: list[Job], console: Console) -> list[Job]:
-    """Fill the queue again if it was deleted under its workers; return what is left to do then."""
+def _left_by_a_lost_server(plan: Plan, todo: list[Job], console: Console) -> list[Job]:
+    """Return what is left to do where the tables of a server were deleted under the workers; else nothing."""
     if all(job.done for job in todo):
         return []
     try:
-        if not is_empty(plan):
+        if open_board(plan).arms():
             return []
-        console.print("The queue was deleted while it was in use. It is made anew; what is finished stays.")
-        return enqueue(plan)
+        console.print("What the workers ran by was deleted. It is made anew; what is finished stays.")
+        return prepare(plan)
     except (ConfigError, Unusable) as error:
         console.print(str(error), markup=False, highlight=False, soft_wrap=True)
         return []
@@ -91,11 +91,11 @@ def check_references(plan: Plan) -> None:
 
 def _tell_of_others(plan: Plan, console: Console) -> None:
     """Say that the study's file has changed since its jobs were queued, and that another command works on it, too."""
-    with locked(plan):
-        study = open_queue(plan)
-    changed, others = changes(study, plan), at_work(study, plan)
+    board = open_board(plan)
+    changed = changes(board)
+    others = board.at_work()
     if changed:
-        console.print(f"The study's file has changed since it was queued: {'; '.join(changed)}.")
+        console.print(f"The study's file has changed since its workers were started: {'; '.join(changed)}.")
         console.print("What was edited is run anew in folders of its own; what was removed is no longer in the report.")
         if others:
             console.print("Workers that began with the old file end after the run that they are at.")

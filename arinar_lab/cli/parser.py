@@ -171,9 +171,9 @@ def _views(verbs: Verbs) -> None:
     mlflow.add_argument("--port", type=_port, default=5000, metavar="N", help="on 127.0.0.1 (default 5000)")
     mlflow.set_defaults(verb=study.mlflow)
     dashboard = verbs.add_parser(
-        "dashboard", help="open optuna-dashboard over a study's queue; it runs until you stop it"
+        "dashboard", help="open optuna-dashboard over a sweep's trials; it runs until you stop it"
     )
-    dashboard.add_argument("file", type=Path, nargs="?", help="of the study (default: all that ARINAR_STORAGE holds)")
+    dashboard.add_argument("file", type=Path, nargs="?", help="of the sweep (default: all that ARINAR_STORAGE holds)")
     dashboard.add_argument("overrides", nargs="*", default=[], metavar="key=value")
     dashboard.add_argument("--port", type=_port, default=8080, metavar="N", help="on 127.0.0.1 (default 8080)")
     dashboard.set_defaults(verb=study.dashboard)

@@ -29,3 +29,12 @@ def held(lock: BaseFileLock, purpose: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def is_free(lock: BaseFileLock) -> bool:
+    """Whether nobody holds a lock."""
+    try:
+        with lock.acquire(timeout=0):
+            return True
+    except Timeout:
+        return False

@@ -11,7 +11,7 @@
     budget: {training.steps: [1, 4]}              every arm at each of these multiples, to see whether the ranking lasts
     references: true                              density estimators of scikit-learn in the table, marked as not ours;
                                                   or a list of rows from papers, see `analysis/paper_rows.py`
-    storage: postgresql+psycopg://…               where the queue is kept, see optuna_storage.py; a local file by default
+    storage: postgresql+psycopg://…               the server of machines that share no files, see worker.py
 
 `vary` changes the arm that `baseline` names; without one it adds the base recipe as it is, as the arm `base`. A value that
 the baseline has already is the baseline. `match` also takes `to:` (another arm) and `tolerance:`, see `cost.py`. Under a
@@ -92,6 +92,10 @@ class Job:
     def key(self) -> str:
         return f"{self.recipes[0].training_signature}/seed_{self.recipes[0].seed}"
 
+    def settled(self) -> Job:
+        """Return the job with the folder that its training has by now, made; see `RunFolder.settled`."""
+        return replace(self, folder=self.folder.settled(self.recipes[0]))
+
     @property
     def done(self) -> bool:
         """Whether it is trained and every evaluation reported."""
@@ -112,7 +116,7 @@ class Plan:
         axes: the varied keys; arms; baseline: an arm's name; seeds.
         references: whether scikit-learn's estimators stand beside the arms; papers: rows that are not ours.
         budgets: labels of the budgets at which every arm stands, the smallest first; none without `budget`.
-        storage: address of the queue; empty for a local file. It is no part of the name, and never printed.
+        storage: address of a server; empty where workers share files. It is no part of the name, and never printed.
         unreached: lines that tell which overrides some arms do not have.
     """
 

@@ -45,7 +45,7 @@ def look(sweep: Sweep) -> list[Cell]:
 
 def _trials(sweep: Sweep, target: Target) -> list[Cell]:
     study, seed = open_search(sweep, target), sweep.recipe(target, {}).seed
-    gone = {trial.number for trial in lost(sweep, study)}
+    gone = {trial.number for trial in lost(sweep, study).values()}
     trials = [trial for trial in study.get_trials(deepcopy=False) if not replaced(trial)]
     cells = [_cell(study, trial, seed, trial.number in gone) for trial in trials]
     over = spent(sweep) >= 3600 * sweep.hours

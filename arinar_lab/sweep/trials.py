@@ -1,8 +1,8 @@
 """Workers of a sweep: take a trial → train → evaluate → tell Optuna, until none may begin; then re-run the best.
 
 Optuna's storage proposes and remembers, also what the re-runs measured; the run folders hold everything else. A worker takes a
-trial and the trial's own lock under one lock of the sweep, so a running trial whose lock is free (on a server: whose
-heart has stopped) has lost its worker: its parameters go back into the queue, at most three times. The sampler is made
+trial and the trial's own lock under one lock of the sweep, so a running trial whose lock is free (on a server: for a
+grace) has lost its worker: its parameters go back into the queue, at most three times. The sampler is made
 anew for each trial, seeded by how many there are, so that one worker proposes the same whether or not it was stopped in
 between. Machines that share no files each train what their trials need, and count their own hours.
 
@@ -19,9 +19,11 @@ import os
 import platform
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -39,14 +41,27 @@ from ..pipeline import perform
 from ..quality.measure import measured
 from ..runs.folder import read_json
 from ..runs.history import read_metrics
-from ..study.optuna_storage import FAULTS, Silent, address, alone, patiently, shared, shown, storage
-from ..study.worker import begin_heartbeats, ending_in_order, heartbeats, is_free, tell
+from ..study.optuna_storage import (
+    FAULTS,
+    AbandonedLocks,
+    Silent,
+    address,
+    alone,
+    free_locks,
+    patiently,
+    shared,
+    shown,
+    storage,
+)
+from ..study.worker import ending_in_order
 from ..training.divergence import Diverged
 from ..training.train import Stopped, Watch
 from .sweep_file import BITS, Cell, Sweep, Target
 
 _TRIES = 3
 _STARTUP = 4  # trainings that finish before any is stopped
+_FINISHED = (ValueError, optuna.exceptions.UpdateFinishedTrialError)  # Optuna's, at telling what has ended
+_abandoned_locks = AbandonedLocks()  # of trials on a server, as this process has seen them
 
 
 def open_search(sweep: Sweep, target: Target) -> optuna.Study:
@@ -56,7 +71,9 @@ def open_search(sweep: Sweep, target: Target) -> optuna.Study:
         ConfigError: if they were begun under another file.
     """
     where(sweep)  # refuses an address that is none before a folder is made
-    sweep.folder.mkdir(parents=True, exist_ok=True)
+    if any((sweep.folder / name).is_file() for name in ("arms.json", "cells.json")):
+        raise _name_taken(sweep)
+    (sweep.folder / "trials").mkdir(parents=True, exist_ok=True)
     study = optuna.create_study(
         study_name=target.name if target.name == sweep.name else f"{sweep.name} {target.name}",
         storage=storage(where(sweep)),
@@ -64,8 +81,8 @@ def open_search(sweep: Sweep, target: Target) -> optuna.Study:
         load_if_exists=True,
         pruner=optuna.pruners.MedianPruner(_STARTUP) if sweep.pruner == "median" else optuna.pruners.NopPruner(),
     )
-    if "file" in study.user_attrs or (sweep.folder / "cells.json").is_file():
-        raise ConfigError(f"{sweep.folder}: holds an ablation of this name; rename the file, or delete what is there")
+    if "file" in study.user_attrs:
+        raise _name_taken(sweep)
     begun = study.user_attrs.get("fingerprint", sweep.fingerprint)
     if begun != sweep.fingerprint:
         kept = f"the study {study.study_name!r} in {shown(where(sweep))}" if shared(where(sweep)) else "that folder"
@@ -75,6 +92,10 @@ def open_search(sweep: Sweep, target: Target) -> optuna.Study:
     if "fingerprint" not in study.user_attrs:
         study.set_user_attr("fingerprint", sweep.fingerprint)
     return study
+
+
+def _name_taken(sweep: Sweep) -> ConfigError:
+    return ConfigError(f"{sweep.folder}: holds an ablation of this name; rename the file, or delete what is there")
 
 
 def where(sweep: Sweep) -> sqlalchemy.URL:
@@ -101,13 +122,12 @@ def _sampler(sweep: Sweep, seed: int) -> optuna.samplers.BaseSampler:
     return optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(4, min(10, sweep.trials // 4)))
 
 
-def trial_lock(sweep: Sweep, study: optuna.Study, number: int) -> FileLock:
-    folder = sweep.folder / "trials"
-    folder.mkdir(parents=True, exist_ok=True)
-    return FileLock(folder / f"{study.study_name}-{number}.lock")
+def trial_lock(sweep: Sweep, study: optuna.Study, number: int) -> Path:
+    """The lock of a trial, held by its worker: a file, or one of that name on a server."""
+    return sweep.folder / "trials" / f"{study.study_name}-{number}.lock"
 
 
-def claim(sweep: Sweep, study: optuna.Study) -> tuple[optuna.Trial, FileLock] | None:
+def claim(sweep: Sweep, study: optuna.Study) -> tuple[optuna.Trial, ExitStack] | None:
     """Take the next trial, and its lock; None where none may begin."""
     with alone(where(sweep), f"arinar: {sweep.name}", sweep.folder / ".lock"):
         return_lost(sweep, study)
@@ -117,31 +137,33 @@ def claim(sweep: Sweep, study: optuna.Study) -> tuple[optuna.Trial, FileLock] | 
             return None
         study.sampler = _sampler(sweep, sum(states.values()))
         trial = study.ask()
-        lock = trial_lock(sweep, study, trial.number)
-        lock.acquire()
+        lock = ExitStack()
+        file = trial_lock(sweep, study, trial.number)
+        lock.enter_context(alone(where(sweep), file.name, file, wait=False))
         return trial, lock
 
 
 def return_lost(sweep: Sweep, study: optuna.Study) -> None:
     """Enqueue the parameters of every running trial whose worker is gone; the third time it is set aside."""
-    for trial in lost(sweep, study):
+    gone = lost(sweep, study)
+    if shared(where(sweep)):
+        abandoned = _abandoned_locks.among(set(gone))
+        gone = {name: trial for name, trial in gone.items() if name in abandoned}
+    for trial in gone.values():
         tries = trial.user_attrs.get("tries", 1)
         if tries < _TRIES:
             hand_back(study, trial, {"tries": tries + 1})
         else:
-            with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # it has come back in time
+            with contextlib.suppress(*_FINISHED):  # it has come back in time
                 study._storage.set_trial_user_attr(trial._trial_id, "reason", f"lost its worker {tries} times")
-                study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+                study.tell(trial.number, state=TrialState.FAIL)
 
 
-def lost(sweep: Sweep, study: optuna.Study) -> list[FrozenTrial]:
-    """Running trials whose worker is gone."""
-    if shared(where(sweep)):
-        begin_heartbeats(study)
-        store: Any = study._storage
-        silent = set(store._backend._get_stale_trial_ids(study._study_id))
-        return [t for t in _running(study) if t._trial_id in silent]
-    return [t for t in _running(study) if is_free(trial_lock(sweep, study, t.number))]
+def lost(sweep: Sweep, study: optuna.Study) -> dict[str, FrozenTrial]:
+    """Running trials whose lock nobody holds, by the names of the locks."""
+    trials = {trial_lock(sweep, study, trial.number): trial for trial in _running(study)}
+    free = free_locks(where(sweep), {file.name: file for file in trials})
+    return {file.name: trial for file, trial in trials.items() if file.name in free}
 
 
 def _running(study: optuna.Study) -> list[FrozenTrial]:
@@ -150,9 +172,9 @@ def _running(study: optuna.Study) -> list[FrozenTrial]:
 
 def hand_back(study: optuna.Study, trial: FrozenTrial, attributes: dict[str, Any]) -> None:
     """Fail a lost trial, and enqueue its parameters again under these attributes."""
-    with contextlib.suppress(Exception):  # another worker may have been quicker
-        if study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL):
-            study.enqueue_trial(trial.params, user_attrs=attributes)
+    with contextlib.suppress(*_FINISHED):  # another worker may have been quicker
+        study.tell(trial.number, state=TrialState.FAIL)
+        study.enqueue_trial(trial.params, user_attrs=attributes)
 
 
 def spent(sweep: Sweep) -> float:
@@ -197,6 +219,21 @@ def run_trial(sweep: Sweep, target: Target, study: optuna.Study, trial: optuna.T
         (running,) = [t for t in study.get_trials(deepcopy=False) if t.number == trial.number]
         hand_back(study, running, {"tries": trial.user_attrs.get("tries", 1)})
         raise
+
+
+def tell(
+    study: optuna.Study, trial: optuna.Trial, state: TrialState, values: float | list[float] | None = None,
+    said: Mapping[str, Any] = MappingProxyType({}),
+) -> None:  # fmt: skip
+    """Tell Optuna, with attributes. Who was silent for too long may have been given up already, and is not heard."""
+
+    def act() -> None:
+        for name, value in said.items():
+            trial.set_user_attr(name, value)
+        study.tell(trial, values, state, skip_if_finished=True)
+
+    with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+        patiently(act)
 
 
 def _remember(sweep: Sweep, trial: optuna.Trial, metrics: dict[str, float], cell: Cell) -> None:
@@ -275,11 +312,8 @@ def _search(sweep: Sweep) -> None:
         while True:
             if (taken := patiently(lambda: claim(sweep, study))) is not None:  # noqa: B023 it is called at once
                 trial, lock = taken
-                try:
-                    with heartbeats(study, trial):
-                        run_trial(sweep, target, study, trial)
-                finally:
-                    lock.release()
+                with lock:
+                    run_trial(sweep, target, study, trial)
             elif patiently(lambda: _running(study)):  # noqa: B023
                 time.sleep(1)
             else:
