@@ -18,7 +18,6 @@ from tiny import finished, tiny
 from arinar_lab.evaluation import evaluate as evaluation
 from arinar_lab.runs.folder import RunFolder
 from arinar_lab.study import processes as crew
-from arinar_lab.study import worker
 
 torch.set_num_threads(1)
 os.environ.update(MLFLOW_DISABLE_TELEMETRY="true", CUDA_VISIBLE_DEVICES="", MPLBACKEND="Agg")
@@ -88,14 +87,13 @@ def a_run(alone, one_run):
 
 @pytest.fixture
 def forked(monkeypatch):
-    """Let studies fork their workers, who wait little for lost jobs; gives the list of those that were started."""
+    """Let studies fork their workers; gives the list of those that were started."""
     import mlflow  # noqa: F401 once, not in every fork
 
     def too_long(*_):
         raise TimeoutError("the study does not end")
 
     started = []
-    monkeypatch.setattr(worker, "_CLAIM_SECONDS", 2)
     signal.signal(signal.SIGALRM, too_long)
     signal.alarm(120)
 
