@@ -15,7 +15,7 @@ from tiny import tiny, write_study
 
 from arinar_lab.study.plan import read_plan
 from arinar_lab.study.slurm import Options, seconds_of, write_script
-from arinar_lab.study.worker import open_queue
+from arinar_lab.study.worker import open_board
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -70,7 +70,7 @@ def test_the_script_is_valid_and_asks_for_what_was_given(capsys):
     for line in ("--array=1-7", "--time=2-12:00", "--gpus=2", "--partition=long", "--requeue", "--signal=B:USR1@120"):
         assert f"#SBATCH {line}\n" in text
     assert f"-m arinar_lab work {file} &\n" in text
-    assert len(open_queue(read_plan(file)).get_trials()) == 2  # the workers find their cells
+    assert len(open_board(read_plan(file)).arms()["arms"]) == 2  # by which the workers run
 
 
 def test_overrides_go_to_the_workers():
