@@ -90,7 +90,7 @@ def check_references(plan: Plan) -> None:
 
 
 def _tell_of_others(plan: Plan, console: Console) -> None:
-    """Say that the study's file has changed since its jobs were queued, and that another command works on it, too."""
+    """Say that the study's file has changed since workers were started by it, and that another command works on it, too."""
     board = open_board(plan)
     changed = changes(board)
     others = board.at_work()

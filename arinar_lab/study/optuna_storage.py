@@ -63,7 +63,7 @@ FAULTS = (*AWAY, Unusable)
 
 
 def address(given: str, file: Path) -> sqlalchemy.URL:
-    """The address of a queue: ARINAR_STORAGE, what the study's file says, or a SQLite file.
+    """The address of a storage: ARINAR_STORAGE, what the study's file says, or a SQLite file.
 
     Raises:
         ConfigError: if it is none, or of a database that is not supported.
@@ -88,7 +88,7 @@ def shown(url: sqlalchemy.URL) -> str:
 
 
 def shared(url: sqlalchemy.URL) -> bool:
-    """Whether machines without a common file system may share the queue."""
+    """Whether machines without a common file system may share the storage."""
     return url.get_backend_name() != "sqlite"
 
 

@@ -312,15 +312,12 @@ def work(plan: Plan) -> list[str]:
 
 def _go_through(board: Board, outcomes: dict[str, str]) -> bool:
     """Note the jobs that are over, and do the first one that is free; returns False where others are at all that is left."""
-    waiting = []
     for job in board.jobs:
-        if job.key not in outcomes:
-            outcome = board.outcome(job)
-            if outcome is None:
-                waiting.append(job)
-            else:
-                outcomes[job.key] = outcome
+        outcome = None if job.key in outcomes else board.outcome(job)
+        if outcome is not None:
+            outcomes[job.key] = outcome
 
+    waiting = [job for job in board.jobs if job.key not in outcomes]
     for job in waiting:
         outcome = _take(board, job)
         if outcome is not None:

@@ -170,7 +170,7 @@ def _running(study: optuna.Study) -> list[FrozenTrial]:
     return study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
 
 
-def hand_back(study: optuna.Study, trial: FrozenTrial, attributes: dict[str, Any]) -> None:
+def hand_back(study: optuna.Study, trial: optuna.Trial | FrozenTrial, attributes: dict[str, Any]) -> None:
     """Fail a lost trial, and enqueue its parameters again under these attributes."""
     with contextlib.suppress(*_FINISHED):  # another worker may have been quicker
         study.tell(trial.number, state=TrialState.FAIL)
@@ -216,8 +216,7 @@ def run_trial(sweep: Sweep, target: Target, study: optuna.Study, trial: optuna.T
     except Exception as error:
         tell(study, trial, TrialState.FAIL, said={"reason": f"{type(error).__name__}: {_line(error)}"})
     except BaseException:  # the user stops: no try is spent on that
-        (running,) = [t for t in study.get_trials(deepcopy=False) if t.number == trial.number]
-        hand_back(study, running, {"tries": trial.user_attrs.get("tries", 1)})
+        hand_back(study, trial, {"tries": trial.user_attrs.get("tries", 1)})
         raise
 
 

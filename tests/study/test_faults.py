@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import traceback
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -704,6 +705,73 @@ def test_a_frozen_process_keeps_a_servers_lock_for_no_longer_than_its_grace(post
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+
+
+def test_a_lock_whose_connection_breaks_is_taken_again_and_is_not_abandoned_before_its_grace(database, monkeypatch):
+    address, act = database
+    for name, value in {"HEARTBEAT": "1", "GRACE": "3"}.items():
+        monkeypatch.setenv(f"ARINAR_{name}", value)
+    url = sqlalchemy.make_url(address)
+    cut = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND database = {}"
+    here = "(SELECT oid FROM pg_database WHERE datname = current_database())"
+    files = {name: Path(name) for name in ("a lock", "another")}
+    seen = storing.AbandonedLocks()
+
+    assert storing.free_locks(url, files) == set(files)
+    with storing.alone(url, "a lock"):
+        assert storing.free_locks(url, files) == {"another"}
+        act(cut.format(here))
+        assert storing.free_locks(url, files) == set(files) and seen.among(set(files)) == set()
+        until(lambda: storing.free_locks(url, files) == {"another"}, 10)
+        with pytest.raises(Timeout), storing.alone(url, "a lock", wait=False):
+            pass
+    assert seen.among({"another"}) == set()
+    until(lambda: seen.among(storing.free_locks(url, files)) == {"another"}, 10)  # "a lock" has been free for less
+    until(lambda: seen.among(storing.free_locks(url, files)) == set(files), 10)
+
+
+def machine(name, plan):
+    """A worker in a folder of its own, as on another machine."""
+    Path(name).mkdir()
+
+    def act():
+        os.chdir(name)
+        failed = work(plan)
+        sys.exit(len(failed))
+
+    return fork(act)
+
+
+@pytest.mark.parametrize("fault", ["none", "restarted", "killed"])
+def test_machines_without_common_files_do_each_job_once(fault, postgresql, monkeypatch):
+    for name, value in {"STORAGE": postgresql.url(), "HEARTBEAT": "1", "GRACE": "5"}.items():
+        monkeypatch.setenv(f"ARINAR_{name}", value)
+    plan, log = plan_of(), Path("log").absolute()
+
+    def run_job(job, plan):
+        with log.open("a") as file:
+            file.write(f"{job.key}\n")
+        time.sleep(4 if len(log.read_text().split()) <= 2 else 0.1)
+        pretend(job)
+        return 1.0
+
+    monkeypatch.setattr(worker, "run_job", run_job)
+    prepare(plan)
+    log.touch()
+    one, other = machine("here", plan), machine("there", plan)
+    until(lambda: len(log.read_text().split()) == 2)
+    if fault == "restarted":
+        postgresql.stop()
+        postgresql.start()
+    if fault == "killed":
+        os.kill(one, signal.SIGKILL)
+    assert ended(other, 60) == 0
+    assert ended(one, 60) == (-9 if fault == "killed" else 0)
+    counts = Counter(log.read_text().split())
+    assert counts.keys() == {job.key for job in plan.jobs} and counts.total() == (7 if fault == "killed" else 6)
+    assert len(list(Path().glob("*/runs/*/seed_*/DONE"))) == 6
+    monkeypatch.setattr(worker.platform, "node", lambda: "a third machine")
+    assert prepare(plan) == []
 
 
 def test_a_grace_that_one_late_heartbeat_uses_up_is_refused(monkeypatch):
