@@ -333,7 +333,9 @@ def harm_a_file(study: Study, chance: random.Random, repetitions: int, duration:
     return repetitions
 
 
-def delete_the_records(study: Study, chance: random.Random, repetitions: int, duration: float) -> int:
+def delete_the_records(
+    study: Study, chance: random.Random, repetitions: int, duration: float
+) -> int:
     """Delete what the workers of a study have noted, while they are at work."""
     done = 0
     for _ in range(repetitions):

@@ -253,7 +253,9 @@ def alone(url: sqlalchemy.URL, name: str, file: Path | None = None, wait: bool =
         return
     with _answering(url):
         connection = _connect(url)
-        held = connection.execute(_lock("pg_advisory_lock" if wait else "pg_try_advisory_lock"), {"name": name}).scalar()
+        held = connection.execute(
+            _lock("pg_advisory_lock" if wait else "pg_try_advisory_lock"), {"name": name}
+        ).scalar()
     try:
         if held is False:
             raise Timeout(name)

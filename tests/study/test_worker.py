@@ -396,7 +396,9 @@ def test_an_arm_that_diverges_is_told_and_the_others_go_on(forked, uncounted, ca
     before = stamps(tame)
     assert run() == 1  # it is tried again, and the other is not
     assert stamps(tame) == before
-    begun = [line.split()[-1] for line in Path("studies/study/worker_0.log").read_text().splitlines() if "seed_0" in line]
+    begun = [
+        line.split()[-1] for line in Path("studies/study/worker_0.log").read_text().splitlines() if "seed_0" in line
+    ]
     assert begun.count(wild.key) == 2 and begun.count(tame.key) == 1
 
 

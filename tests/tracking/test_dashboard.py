@@ -248,7 +248,9 @@ def test_a_storage_that_is_not_there_is_not_made(served, capsys):
 
 def test_an_ablation_has_no_trials_to_show(served, capsys):
     assert board(str(write_study(axes={"inner.head.components": [1]}))) == 2
-    assert "study.yaml: is no sweep, and has no trials; look at it by arinar status study.yaml" in capsys.readouterr().err
+    assert (
+        "study.yaml: is no sweep, and has no trials; look at it by arinar status study.yaml" in capsys.readouterr().err
+    )
 
 
 @pytest.fixture
