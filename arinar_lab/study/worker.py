@@ -4,10 +4,11 @@
     is its lock held?               another worker is at it; look again later
     otherwise                       lock → count the attempt → train and evaluate → unlock
 
-Any number of processes run `work`. The lock is that of the run folder: the system frees it when its holder dies, however it
-dies. The run folder's attempts.json names the worker that is at it, and those that died at it before; it goes away when the
-job is done or has failed. After four deaths a job counts as failed. What has failed (FAILED) is tried again by the next
-`arinar ablate`, and by no worker before.
+Any number of processes run `run_worker`. The lock is that of the run folder: the system frees it
+when its holder dies, however it dies. The run folder's attempts.json names the worker that is at
+it, and those that died at it before; it goes away when the job is done or has failed. After four
+deaths a job counts as failed. What has failed (FAILED) is tried again by the next `arinar ablate`,
+and by no worker before.
 
 Machines that share no files share a PostgreSQL server, see `ServerBoard`.
 """
@@ -30,21 +31,21 @@ import sqlalchemy
 from filelock import FileLock, Timeout
 
 from ..errors import ConfigError
-from ..files.atomic import write
-from ..files.locks import is_free
+from ..files.atomic import write_atomically
+from ..files.locks import is_lock_free
 from ..output.text import say
 from ..pipeline import perform_locked
 from ..runs.folder import read_state, write_json
 from .optuna_storage import (
     FAULTS,
     AbandonedLocks,
-    Unusable,
-    address,
-    alone,
+    StorageUnusable,
     free_locks,
-    patiently,
-    shared,
-    storage,
+    is_shared,
+    open_storage,
+    retry_while_unavailable,
+    shared_lock,
+    storage_address,
 )
 from .plan import Job, Plan
 
@@ -53,14 +54,15 @@ _ATTEMPTS = "attempts.json"  # in a run folder
 _ARMS = "arms.json"  # in the study's folder
 
 
-class Lost(Exception):
+class WorkersLost(Exception):
     """The workers of a job died, again and again."""
 
 
 class Board:
     """What the workers of a study tell each other of its jobs, where they share the run folders.
 
-    A record of a job is {attempts: who died at it, and who is at it; since: when that one began}; empty between attempts.
+    A record of a job is {attempts: who died at it, and who is at it; since: when that one began};
+    empty between attempts.
 
     Raises:
         ConfigError: if a sweep of the study's name has its folder.
@@ -76,7 +78,9 @@ class Board:
         """Read what is not read from the run folders at once."""
 
     def arms(self) -> dict[str, Any]:
-        """Return what `describe` gave of the plan by which workers run; empty where nobody has prepared the study."""
+        """Return what `describe` gave of the plan by which workers run; empty where nobody
+        has prepared the study.
+        """
         return read_state(self.plan.folder / _ARMS)
 
     def write_arms(self) -> None:
@@ -84,7 +88,9 @@ class Board:
         write_json(self.plan.folder / _ARMS, describe(self.plan))
 
     def outcome(self, job: Job) -> str | None:
-        """Return why a job has failed, an empty text where it is done, or None where it is still to be done."""
+        """Return why a job has failed, an empty text where it is done, or None where it
+        is still to be done.
+        """
         return "" if job.done else job.folder.failure or None
 
     def reopen(self, job: Job) -> None:
@@ -105,7 +111,7 @@ class Board:
 
     def is_held(self, job: Job) -> bool:
         """Whether somebody is at a job that was begun."""
-        return not is_free(job.folder.lock)
+        return not is_lock_free(job.folder.lock)
 
     def record(self, job: Job) -> dict[str, Any]:
         """Return what is noted of a job."""
@@ -130,12 +136,14 @@ class Board:
 
 
 class ServerBoard(Board):
-    """The same where machines share a PostgreSQL server: an Optuna study there has an attribute for each job.
+    """The same where machines share a PostgreSQL server: an Optuna study there has an
+    attribute for each job.
 
-    A worker takes the server's lock of a job, then that of its run folder, since machines may share files as well. Where its
-    connection breaks, the server frees the lock, and the worker takes it again: so a job that was begun is taken over once
-    its lock was free for the grace. What a machine without our files has finished is done; what was finished among our
-    files and is no longer there is not.
+    A worker takes the server's lock of a job, then that of its run folder, since machines may share
+    files as well. Where its connection breaks, the server frees the lock, and the worker takes it
+    again: so a job that was begun is taken over once its lock was free for the grace. What a
+    machine without our files has finished is done; what was finished among our files and is no
+    longer there is not.
 
     Raises:
         ConfigError: if the server does not answer, or a sweep has the study's name.
@@ -144,15 +152,20 @@ class ServerBoard(Board):
     def __init__(self, plan: Plan, url: sqlalchemy.URL) -> None:
         super().__init__(plan)
         self.url = url
-        self.study = optuna.create_study(study_name=plan.name, storage=storage(url), load_if_exists=True)
+        self.study = optuna.create_study(
+            study_name=plan.name, storage=open_storage(url), load_if_exists=True
+        )
         self.abandoned_locks = AbandonedLocks()
+
         self.refresh()
         if "fingerprint" in self.records:
             raise _name_taken(plan)
 
     def refresh(self) -> None:
         self.records = self.study.user_attrs
-        begun = {self._lock(job): job.folder.path for job in self.jobs if "since" in self.record(job)}
+        begun = {
+            self._lock(job): job.folder.path for job in self.jobs if "since" in self.record(job)
+        }
         self.free = free_locks(self.url, begun)
         self.abandoned = self.abandoned_locks.among(self.free)
 
@@ -164,15 +177,17 @@ class ServerBoard(Board):
 
     def outcome(self, job: Job) -> str | None:
         record = self.record(job)
-        is_elsewhere = record.get("place") != place(self.plan)
-        if job.done or (record.get("evaluations") == evaluations(job) and is_elsewhere):
+        is_elsewhere = record.get("place") != study_folder_name(self.plan)
+        if job.done or (record.get("evaluations") == evaluation_signatures(job) and is_elsewhere):
             return ""
         return record.get("failed")
 
     def reopen(self, job: Job) -> None:
         super().reopen(job)
         record = self.record(job)
-        is_ours = place(self.plan) == record.get("place") or platform.node() == record.get("host")
+        is_ours = study_folder_name(self.plan) == record.get(
+            "place"
+        ) or platform.node() == record.get("host")
         if "failed" in record or ("evaluations" in record and is_ours and not job.done):
             self.write(job, {})
 
@@ -184,7 +199,7 @@ class ServerBoard(Board):
         return locks
 
     def locks(self, job: Job) -> Iterator[AbstractContextManager[Any]]:
-        yield alone(self.url, self._lock(job), wait=False)
+        yield shared_lock(self.url, self._lock(job), wait=False)
         yield from super().locks(job)
 
     def is_held(self, job: Job) -> bool:
@@ -198,7 +213,11 @@ class ServerBoard(Board):
         self.records[job.key] = record
 
     def end(self, job: Job, reason: str) -> None:
-        done = {"evaluations": evaluations(job), "place": place(self.plan), "host": platform.node()}
+        done = {
+            "evaluations": evaluation_signatures(job),
+            "place": study_folder_name(self.plan),
+            "host": platform.node(),
+        }
         self.write(job, {"failed": reason} if reason else done)
 
     def _lock(self, job: Job) -> str:
@@ -206,7 +225,9 @@ class ServerBoard(Board):
 
 
 def _name_taken(plan: Plan) -> ConfigError:
-    return ConfigError(f"{plan.folder}: holds a sweep of this name; rename the file, or delete what is there")
+    return ConfigError(
+        f"{plan.folder}: holds a sweep of this name; rename the file, or delete what is there"
+    )
 
 
 def server_of(plan: Plan) -> sqlalchemy.URL | None:
@@ -215,8 +236,8 @@ def server_of(plan: Plan) -> sqlalchemy.URL | None:
     Raises:
         ConfigError: if it is no address, or of a database that is not supported.
     """
-    url = address(plan.storage, plan.folder / "queue.db")
-    return url if shared(url) else None
+    url = storage_address(plan.storage, plan.folder / "queue.db")
+    return url if is_shared(url) else None
 
 
 def open_board(plan: Plan) -> Board:
@@ -230,7 +251,8 @@ def open_board(plan: Plan) -> Board:
 
 
 def prepare(plan: Plan) -> list[Job]:
-    """Let workers run a study by this plan, and try again what has failed; returns the jobs that are still to be done.
+    """Let workers run a study by this plan, and try again what has failed; returns the jobs that
+    are still to be done.
 
     Raises:
         ConfigError: if its server does not answer, or a sweep has its name.
@@ -242,7 +264,7 @@ def prepare(plan: Plan) -> list[Job]:
     return [job for job in board.jobs if board.outcome(job) is None]
 
 
-def join(plan: Plan) -> None:
+def ensure_queue_filled(plan: Plan) -> None:
     """Prepare a study where nobody has, so that a worker may be the first.
 
     Raises:
@@ -252,29 +274,36 @@ def join(plan: Plan) -> None:
         prepare(plan)
 
 
-def place(plan: Plan) -> str:
-    """Return the name of the study's folder among those of all machines; made once, and shared by who shares the files."""
+def study_folder_name(plan: Plan) -> str:
+    """Return the name of the study's folder among those of all machines; made once, and shared by
+    who shares the files.
+    """
     file = plan.folder / ".place"
     plan.folder.mkdir(parents=True, exist_ok=True)
     with FileLock(plan.folder / ".place.lock"):
         if not file.is_file():
-            write(file, uuid.uuid4().hex)
+            write_atomically(file, uuid.uuid4().hex)
         return file.read_text(encoding="utf-8")
 
 
-def evaluations(job: Job) -> list[str]:
+def evaluation_signatures(job: Job) -> list[str]:
     """Return the signatures of what is measured of a job."""
     return sorted(recipe.evaluation_signature for recipe in job.recipes)
 
 
 def describe(plan: Plan) -> dict[str, Any]:
     """Return what the study's file asks for: signatures by arm, and the seeds."""
-    arms = {arm.name: f"{arm.recipe.training_signature}/{arm.recipe.evaluation_signature}" for arm in plan.arms}
+    arms = {
+        arm.name: f"{arm.recipe.training_signature}/{arm.recipe.evaluation_signature}"
+        for arm in plan.arms
+    }
     return {"arms": arms, "seeds": list(plan.seeds)}
 
 
 def changes(board: Board) -> list[str]:
-    """Return how the study's file differs from the one by which workers run; empty where it does not."""
+    """Return how the study's file differs from the one by which workers run;
+    empty where it does not.
+    """
     before = board.arms()
     now = describe(board.plan)
     if before.keys() != now.keys() or before == now:
@@ -293,25 +322,29 @@ def changes(board: Board) -> list[str]:
     return lines
 
 
-def work(plan: Plan) -> list[str]:
-    """Do jobs until each is done or has failed, by whichever worker; returns what failed, with its reason.
+def run_worker(plan: Plan) -> list[str]:
+    """Do jobs until each is done or has failed, by whichever worker; returns what
+    failed, with its reason.
 
     Raises:
         ConfigError: if workers run by another version of the study's file, also from now on.
     """
-    board = patiently(lambda: open_board(plan))
+    board = retry_while_unavailable(lambda: open_board(plan))
     outcomes: dict[str, str] = {}
-    with ending_in_order():
+    with exit_on_sigterm():
         while len(outcomes) < len(board.jobs):
-            patiently(board.refresh)
+            retry_while_unavailable(board.refresh)
             _refuse_other_file(board)
             if not _go_through(board, outcomes):
                 time.sleep(1)
+
     return [f"{job.arm} {job.key}: {outcomes[job.key]}" for job in board.jobs if outcomes[job.key]]
 
 
 def _go_through(board: Board, outcomes: dict[str, str]) -> bool:
-    """Note the jobs that are over, and do the first one that is free; returns False where others are at all that is left."""
+    """Note the jobs that are over, and do the first one that is free; returns False where others
+    are at all that is left.
+    """
     for job in board.jobs:
         outcome = None if job.key in outcomes else board.outcome(job)
         if outcome is not None:
@@ -327,21 +360,25 @@ def _go_through(board: Board, outcomes: dict[str, str]) -> bool:
 
 
 def _refuse_other_file(board: Board) -> None:
-    changed = patiently(lambda: changes(board))
+    changed = retry_while_unavailable(lambda: changes(board))
     if changed:
         raise ConfigError(
-            f"{board.plan.name}: its workers run by another version of the study's file ({'; '.join(changed)});"
-            " arinar ablate with the file as it shall be, then start the workers again"
+            f"{board.plan.name}: its workers run by another version of the study's file"
+            f" ({'; '.join(changed)}); arinar ablate with the file as it shall be, then start the"
+            " workers again"
         )
 
 
 def _take(board: Board, job: Job) -> str | None:
-    """Do a job; returns its outcome, as `Board.outcome` does, or None where another worker is at it."""
+    """Do a job; returns its outcome, as `Board.outcome` does, or None where
+    another worker is at it.
+    """
     try:
-        job = job.settled()
+        job = job.claim_name()
     except (ConfigError, OSError) as error:
         return _fail(board, job, error)
-    locks = patiently(lambda: board.claim(job))
+
+    locks = retry_while_unavailable(lambda: board.claim(job))
     if locks is None:
         return None
     with locks:
@@ -350,20 +387,31 @@ def _take(board: Board, job: Job) -> str | None:
 
 
 def _attempt(board: Board, job: Job) -> str:
-    """Do a job whose locks are held; returns its outcome. What goes wrong is its reason; being asked to end hands it back."""
+    """Do a job whose locks are held; returns its outcome. What goes wrong is its reason; being
+    asked to end hands it back.
+    """
     died = board.record(job).get("attempts", [])
     if len(died) >= _DEATHS:
-        return _fail(board, job, Lost(f"its worker died {len(died)} times, the last time as {died[-1]}; see log.txt"))
+        return _fail(
+            board,
+            job,
+            WorkersLost(
+                f"its worker died {len(died)} times, the last time as {died[-1]}; see log.txt"
+            ),
+        )
 
     say(f"{time.strftime('%T')} {job.arm} {job.key}")
-    attempt = {"attempts": [*died, f"{platform.node()} {os.getpid()}"], "since": time.strftime("%F %T")}
+    attempt = {
+        "attempts": [*died, f"{platform.node()} {os.getpid()}"],
+        "since": time.strftime("%F %T"),
+    }
     try:
-        patiently(lambda: board.write(job, attempt))
+        retry_while_unavailable(lambda: board.write(job, attempt))
         value = run_job(job, board.plan)
         if not math.isfinite(value):
             raise ValueError(f"{board.plan.criterion} is {value}")
-        patiently(lambda: board.end(job, ""))
-    except Unusable:
+        retry_while_unavailable(lambda: board.end(job, ""))
+    except StorageUnusable:
         raise
     except Exception as error:
         return _fail(board, job, error)
@@ -382,20 +430,24 @@ def _fail(board: Board, job: Job, error: Exception) -> str:
         if not job.done and not job.folder.failure:
             job.folder.path.mkdir(parents=True, exist_ok=True)
             job.folder.fail(error)
-        patiently(lambda: board.end(job, reason))
+        retry_while_unavailable(lambda: board.end(job, reason))
     return reason
 
 
 def run_job(job: Job, plan: Plan) -> float:
-    """Train and evaluate one run whose folder is locked; returns its value of the study's criterion."""
+    """Train and evaluate one run whose folder is locked; returns its value of
+    the study's criterion.
+    """
     arm = next(arm for arm in plan.arms if arm.name == job.arm)
     reports = perform_locked(job.recipes, job.folder, plan.name, job.arm, plan.factors(arm))
     return float(reports[0]["metrics"][plan.criterion])
 
 
 @contextmanager
-def ending_in_order() -> Iterator[None]:
-    """SIGTERM leaves by an exception, so that the job at hand goes back. (While it trains, Lightning saves it first.)"""
+def exit_on_sigterm() -> Iterator[None]:
+    """SIGTERM leaves by an exception, so that the job at hand goes back. (While it trains,
+    Lightning saves it first.)
+    """
 
     def leave(*_: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,7 +1,8 @@
-"""optuna-dashboard over the trials of a sweep, or over all that a server holds: `arinar dashboard FILE`.
+"""optuna-dashboard over the trials of a sweep, or over all that a server holds:
+`arinar dashboard FILE`.
 
-It is served from this process, which opens the storage itself: on a command line everybody on the machine could read the
-address, and the password in it.
+It is served from this process, which opens the storage itself: on a command line everybody on the
+machine could read the address, and the password in it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import optuna
 from ..config.recipe import read_overrides
 from ..errors import ConfigError
 from ..output.text import say
-from ..study.optuna_storage import address, shared, storage
+from ..study.optuna_storage import is_shared, open_storage, storage_address
 from ..study.plan import queue_address, study_name
 from ..tracking.server import refuse_taken
 from .sweep_file import sweep_requested
@@ -27,7 +28,7 @@ from .sweep_file import sweep_requested
 _LOCAL = re.compile(r"(127\.0\.0\.1|localhost)(:\d+)?")
 
 
-def open_board(file: Path | None, words: list[str]) -> optuna.storages.RDBStorage:
+def open_queue_of_file(file: Path | None, words: list[str]) -> optuna.storages.RDBStorage:
     """The storage of a sweep.
 
     Arguments:
@@ -41,17 +42,26 @@ def open_board(file: Path | None, words: list[str]) -> optuna.storages.RDBStorag
         overrides = read_overrides(words)
         content, _, named_by = sweep_requested(file, overrides)
         if "search" not in content:
-            raise ConfigError(f"dashboard: {file}: is no sweep, and has no trials; look at it by arinar status {file}")
+            raise ConfigError(
+                f"dashboard: {file}: is no sweep, and has no trials; look at it by arinar "
+                f"status {file}"
+            )
         given = queue_address(content.get("storage", ""))
         queue = Path("studies") / study_name(file.stem, named_by) / "queue.db"
-    url = address(given, queue)
-    if not shared(url) and not Path(url.database or "").is_file():
-        named = f"{queue}: is not there; run the sweep first: arinar sweep {file}" if file else "name a sweep's file"
+
+    url = storage_address(given, queue)
+    if not is_shared(url) and not Path(url.database or "").is_file():
+        named = (
+            f"{queue}: is not there; run the sweep first: arinar sweep {file}"
+            if file
+            else "name a sweep's file"
+        )
         raise ConfigError(f"dashboard: {named}")
-    return storage(url)
+
+    return open_storage(url)
 
 
-def serve(queue: optuna.storages.RDBStorage, port: int) -> None:
+def serve_dashboard(queue: optuna.storages.RDBStorage, port: int) -> None:
     """Serve the dashboard on 127.0.0.1 until it is stopped.
 
     Raises:
@@ -60,7 +70,10 @@ def serve(queue: optuna.storages.RDBStorage, port: int) -> None:
     try:
         from optuna_dashboard import wsgi
     except ModuleNotFoundError:
-        raise ConfigError("dashboard: needs optuna-dashboard; pip install optuna-dashboard") from None
+        raise ConfigError(
+            "dashboard: needs optuna-dashboard; pip install optuna-dashboard"
+        ) from None
+
     refuse_taken(port)
     with make_server("127.0.0.1", port, local_only(wsgi(queue)), handler_class=_Silent) as server:
         say(f"http://127.0.0.1:{port}")
@@ -76,10 +89,11 @@ class _Silent(WSGIRequestHandler):
 
 
 def local_only(application: WSGIApplication) -> WSGIApplication:
-    """The application, which answers 403 to requests that were meant for another host, or come from another site's page.
+    """The application, which answers 403 to requests that were meant for another host, or come from
+    another site's page.
 
-    A page of another site reaches this machine under its own name (DNS rebinding), and could delete studies. Any port is
-    accepted, for it is another one at the near end of an SSH tunnel.
+    A page of another site reaches this machine under its own name (DNS rebinding), and could delete
+    studies. Any port is accepted, for it is another one at the near end of an SSH tunnel.
     """
 
     def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:

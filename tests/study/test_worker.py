@@ -16,22 +16,21 @@ from filelock import FileLock
 from safetensors.torch import load_file
 from tiny import pretend, tiny, write_study
 
-from arinar_lab import cli
-from arinar_lab import pipeline as perform
+from arinar_lab import cli, pipeline
 from arinar_lab.cli import ablate
 from arinar_lab.cli.ablate import _outcome
-from arinar_lab.cli.processes import end_with
+from arinar_lab.cli.processes import end_with_parent
 from arinar_lab.errors import ConfigError
 from arinar_lab.report.notes import notes
 from arinar_lab.report.report import write_report
-from arinar_lab.report.tables import rows
+from arinar_lab.report.tables import plain_table
 from arinar_lab.runs.folder import RunFolder, write_json
 from arinar_lab.study import processes as crew
 from arinar_lab.study import worker
 from arinar_lab.study.collect import collect
 from arinar_lab.study.cost import Cost
 from arinar_lab.study.plan import read_plan
-from arinar_lab.study.worker import open_board, prepare, work
+from arinar_lab.study.worker import open_board, prepare, run_worker
 from arinar_lab.training.train import train
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -67,9 +66,9 @@ def ran(monkeypatch):
 def test_every_job_is_done_once(ran):
     plan = plan_of()
     assert prepare(plan) == prepare(plan) == plan.jobs
-    assert work(plan) == []
+    assert run_worker(plan) == []
     assert ran == [job.key for job in plan.jobs]
-    assert prepare(plan) == [] and work(plan) == [] and len(ran) == 4
+    assert prepare(plan) == [] and run_worker(plan) == [] and len(ran) == 4
 
 
 def test_a_finished_job_is_left_alone():
@@ -83,7 +82,7 @@ def test_a_longer_study_adds_what_is_new(ran):
     old, plan = plan_of(seeds=[0]), plan_of(seeds=[0, 1])
     for study in (old, plan):
         prepare(study)
-        work(study)
+        run_worker(study)
     assert ran == [job.key for job in plan.jobs]
 
 
@@ -91,7 +90,7 @@ def test_jobs_that_left_the_study_are_not_run(ran):
     prepare(plan_of(seeds=[0, 1]))
     plan = plan_of(seeds=[1])
     prepare(plan)
-    work(plan)
+    run_worker(plan)
     assert ran == [job.key for job in plan.jobs]
 
 
@@ -108,13 +107,13 @@ def test_a_failed_job_is_tried_again_by_the_next_command_and_by_no_worker_before
     monkeypatch.setattr(worker, "run_job", fail_first)
     prepare(plan)
     said = [f"{plan.jobs[0].arm} {keys[0]}: RuntimeError: the disk is full"]
-    assert work(plan) == said
+    assert run_worker(plan) == said
     assert tries == keys  # the failed one is not tried for ever
     for job in plan.jobs[1:]:
         pretend(job)
-    assert work(plan) == said and tries == keys
+    assert run_worker(plan) == said and tries == keys
     assert prepare(plan) == plan.jobs[:1] and plan.jobs[0].folder.failure == ""
-    assert work(plan) == []
+    assert run_worker(plan) == []
     assert tries == [*keys, keys[0]]
 
 
@@ -126,7 +125,7 @@ def test_a_lost_job_is_taken_at_once_whatever_the_clock_says(ran):
     for job, since in zip(plan.jobs, ("2001-01-01 00:00:00", "2999-12-31 23:59:59"), strict=False):
         write_json(job.folder.path / "attempts.json", {"attempts": ["host 1"], "since": since})
     prepare(plan)
-    assert work(plan) == [] and ran == [job.key for job in plan.jobs]
+    assert run_worker(plan) == [] and ran == [job.key for job in plan.jobs]
     assert not list(Path("runs").rglob("attempts.json"))  # what is done has no attempts
 
 
@@ -140,19 +139,23 @@ def test_an_attempt_is_counted_while_it_lasts_and_after_its_worker_died(monkeypa
         return 1.0
 
     monkeypatch.setattr(worker, "run_job", run_job)
-    write_json(job.folder.path / "attempts.json", {"attempts": ["host 1"], "since": "2026-01-01 00:00:00"})
-    assert work(plan) == []
+    write_json(
+        job.folder.path / "attempts.json", {"attempts": ["host 1"], "since": "2026-01-01 00:00:00"}
+    )
+    assert run_worker(plan) == []
     assert seen == [["host 1", f"{os.uname().nodename} {os.getpid()}"]]
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"attempts": 7, "since": "now"}', '{"since": "now"}'])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", '{"attempts": 7, "since": "now"}', '{"since": "now"}']
+)
 def test_attempts_that_are_damaged_are_none(ran, content):
     plan = plan_of()
     file = plan.jobs[0].folder.path / "attempts.json"
     file.parent.mkdir(parents=True)
     file.write_text(content)
     assert open_board(plan).at_work() == []
-    assert work(plan) == [] and len(ran) == 4
+    assert run_worker(plan) == [] and len(ran) == 4
 
 
 @pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/Los_Angeles"])
@@ -169,7 +172,7 @@ def test_a_job_whose_folder_is_locked_is_waited_for_anywhere_in_the_world(ran, m
     monkeypatch.setenv("TZ", zone)
     time.tzset()
     monkeypatch.setattr(worker.time, "sleep", sleep)
-    assert work(plan) == []
+    assert run_worker(plan) == []
     monkeypatch.undo()
     time.tzset()
     assert ran == [job.key for job in (*plan.jobs[1:], plan.jobs[0])] and waits == [1, 1, 1]
@@ -196,7 +199,7 @@ def test_no_two_processes_take_the_same_job(monkeypatch):
 
     def take():
         start.wait()
-        work(plan)
+        run_worker(plan)
 
     processes = [fork.Process(target=take) for _ in range(4)]
     for process in processes:
@@ -214,16 +217,18 @@ def test_a_worker_ends_with_its_parent():
     if parent == 0:
         if os.fork() == 0:
             signal.signal(signal.SIGTERM, lambda *_: (done.write_text("yes"), os._exit(0)))
-            end_with(os.getppid())
+            end_with_parent(os.getppid())
             time.sleep(30)
             os._exit(1)
         time.sleep(0.3)
         os._exit(0)
+
     os.waitpid(parent, 0)
     for _ in range(100):
         if done.exists():
             return
         time.sleep(0.05)
+
     pytest.fail("the worker outlived its parent")
 
 
@@ -252,7 +257,9 @@ def processes(request, monkeypatch):
         started.append(subprocess.Popen(*words, **options))
         return started[-1]
 
-    spawn = SimpleNamespace(Popen=start, STDOUT=subprocess.STDOUT, TimeoutExpired=subprocess.TimeoutExpired)
+    spawn = SimpleNamespace(
+        Popen=start, STDOUT=subprocess.STDOUT, TimeoutExpired=subprocess.TimeoutExpired
+    )
     monkeypatch.setattr(crew, "subprocess", spawn)
     return started
 
@@ -265,7 +272,9 @@ def whenever_it_watches(monkeypatch, act):
         act()
         time.sleep(0.02)
 
-    clock = SimpleNamespace(sleep=sleep, time=time.time, monotonic=time.monotonic, perf_counter=time.perf_counter)
+    clock = SimpleNamespace(
+        sleep=sleep, time=time.time, monotonic=time.monotonic, perf_counter=time.perf_counter
+    )
     with monkeypatch.context() as patch:
         patch.setattr(ablate, "time", clock)
         yield
@@ -299,12 +308,19 @@ def test_a_killed_worker_costs_nothing_that_was_finished(processes, monkeypatch,
     with whenever_it_watches(monkeypatch, once(in_the_middle, lambda: processes[0].kill())):
         assert run() == 0
     assert first.done and second.done and third.done and len(processes) == 2
-    assert f"Worker {processes[0].pid} died of SIGKILL; its log is studies/study/worker_0.log" in capfd.readouterr().out
-    started = Counter(line.split()[-1] for line in Path("studies/study/worker_0.log").read_text().splitlines()
-                      if "components=" in line and line.endswith("seed_0"))  # fmt: skip
+    assert (
+        f"Worker {processes[0].pid} died of SIGKILL; its log is studies/study/worker_0.log"
+        in capfd.readouterr().out
+    )
+    started = Counter(
+        line.split()[-1]
+        for line in Path("studies/study/worker_0.log").read_text().splitlines()
+        if "components=" in line and line.endswith("seed_0")
+    )
     assert started == {first.key: 1, second.key: 2, third.key: 1}
 
-    straight = RunFolder(Path("straight"))  # the killed run went on from its checkpoint, bit for bit
+    # the killed run went on from its checkpoint, bit for bit
+    straight = RunFolder(Path("straight"))
     straight.path.mkdir()
     train(second.recipes[0], straight)
     ours, theirs = load_file(second.folder.weights), load_file(straight.weights)
@@ -327,19 +343,22 @@ def test_a_worker_that_is_killed_is_replaced_and_the_study_goes_on(forked, monke
         return 1.0
 
     monkeypatch.setattr(worker, "run_job", run_job)
-    monkeypatch.setattr(ablate, "attempt", lambda _: Cost(1, 1.0, 1.0, 1.0))
+    monkeypatch.setattr(ablate, "probe_or_reason", lambda _: Cost(1, 1.0, 1.0, 1.0))
     assert run() == 1  # nothing was really trained
     said = capfd.readouterr().out
     assert f"Worker {forked[0].pid} died of SIGKILL; its log is studies/study/worker_0.log." in said
     assert "Another one takes its place" in said and len(forked) == 2
     assert (
-        "Logs of the workers: studies/study/worker_*.log\narinar ablate, with the same file and words, goes on." in said
+        "Logs of the workers: studies/study/worker_*.log\narinar ablate, with the same file and "
+        "words, goes on." in said
     )
     assert Path("done").read_text().split() == [job.key for job in read_plan(path).jobs]
 
 
 def crew_of(script):
-    """One worker that runs a shell's script, watched to its end; its last status, and what was told."""
+    """One worker that runs a shell's script, watched to its end; its last
+    status, and what was told.
+    """
     Path("log").touch()
     told = []
     one = crew.Worker(["sh", "-c", script], Path("log"), dict(os.environ), told.append)
@@ -350,7 +369,7 @@ def crew_of(script):
 
 def test_a_worker_that_always_dies_is_not_replaced_for_ever():
     status, told = crew_of("kill -9 $$")
-    assert status == -9 and len(told) == crew.REPLACED + 1
+    assert status == -9 and len(told) == crew.MAX_RESTARTS + 1
     assert "is not again; the same command goes on" in told[-1] and "its log is log" in told[-1]
 
 
@@ -371,7 +390,9 @@ def test_a_study_that_is_asked_to_end_leaves_no_worker(processes, monkeypatch, c
 
     before = signal.signal(signal.SIGTERM, not_handled)
     try:
-        with whenever_it_watches(monkeypatch, once(in_the_middle, lambda: os.kill(os.getpid(), signal.SIGTERM))):
+        with whenever_it_watches(
+            monkeypatch, once(in_the_middle, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        ):
             assert run() == 130
         assert signal.getsignal(signal.SIGTERM) == not_handled
     finally:
@@ -389,7 +410,10 @@ def test_an_arm_that_diverges_is_told_and_the_others_go_on(forked, uncounted, ca
     assert run() == 1
     assert tame.done and not wild.folder.done
     reason = (wild.folder.path / "FAILED").read_text()
-    assert reason.startswith("Diverged: the loss became nan at step ") and "lower training.lr" in reason
+    assert (
+        reason.startswith("Diverged: the loss became nan at step ")
+        and "lower training.lr" in reason
+    )
     said = " ".join(capfd.readouterr().out.split())
     assert "failed" in said and "the loss became nan" in said and "Missing: wild seed 0" in said
 
@@ -397,7 +421,9 @@ def test_an_arm_that_diverges_is_told_and_the_others_go_on(forked, uncounted, ca
     assert run() == 1  # it is tried again, and the other is not
     assert stamps(tame) == before
     begun = [
-        line.split()[-1] for line in Path("studies/study/worker_0.log").read_text().splitlines() if "seed_0" in line
+        line.split()[-1]
+        for line in Path("studies/study/worker_0.log").read_text().splitlines()
+        if "seed_0" in line
     ]
     assert begun.count(wild.key) == 2 and begun.count(tame.key) == 1
 
@@ -405,25 +431,25 @@ def test_an_arm_that_diverges_is_told_and_the_others_go_on(forked, uncounted, ca
 def test_a_run_that_recovers_is_no_longer_failed(monkeypatch):
     """Trained, not evaluated: the disk was full. The next command evaluates it."""
     plan = plan_of(base=tiny("training.steps=2"), axes={"inner.head.components": [1]}, seeds=[0])
-    job, measured = plan.jobs[0], perform.measured
+    job, measured = plan.jobs[0], pipeline.evaluate_with_reference
 
     def fail(*_):
         raise OSError("no space left")
 
     prepare(plan)
-    monkeypatch.setattr(perform, "measured", fail)
-    work(plan)
+    monkeypatch.setattr(pipeline, "evaluate_with_reference", fail)
+    run_worker(plan)
     assert (job.folder.path / "FAILED").read_text() == "OSError: no space left\n"
-    monkeypatch.setattr(perform, "measured", measured)
+    monkeypatch.setattr(pipeline, "evaluate_with_reference", measured)
     prepare(plan)
-    work(plan)
+    run_worker(plan)
     assert job.done and not (job.folder.path / "FAILED").exists()
 
 
 def test_a_guidance_study_trains_once_and_evaluates_each():
     plan = plan_of(base=tiny("training.steps=2"), axes={"sampler.guidance": [1.0, 2.0]}, seeds=[0])
     prepare(plan)
-    work(plan)
+    run_worker(plan)
     assert plan.jobs[0].done
     assert len(list(Path("runs").glob("*/seed_0"))) == 1
     assert len(list(Path("runs").glob("*/seed_0/evaluations/*/report.json"))) == 2
@@ -431,24 +457,29 @@ def test_a_guidance_study_trains_once_and_evaluates_each():
 
 def test_the_value_of_a_job_is_its_bits_per_dim():
     plan = plan_of(base=tiny("training.steps=2"), axes={"inner.head.components": [1]}, seeds=[0])
-    job = plan.jobs[0].settled()
+    job = plan.jobs[0].claim_name()
     value = worker.run_job(job, plan)
     assert value == pytest.approx(job.folder.report(job.recipes[0])["metrics"]["val/bits_per_dim"])
 
 
 def test_a_study_with_an_arm_without_likelihood_is_ranked_by_distance():
     energy = {"inner": {"kind": "energy", "width": 8, "depth": 1}}
-    plan = plan_of(base=tiny("training.steps=2"), axes={}, arms={"gmm": {}, "energy": energy}, seeds=[0])
-    values = {job.arm: worker.run_job(job.settled(), plan) for job in plan.jobs}
+    plan = plan_of(
+        base=tiny("training.steps=2"), axes={}, arms={"gmm": {}, "energy": energy}, seeds=[0]
+    )
+    values = {job.arm: worker.run_job(job.claim_name(), plan) for job in plan.jobs}
     assert plan.criterion == "quality/fd_digits"
     reports = {arm.name: plan.cell(arm, 0)[0].report(plan.cell(arm, 0)[1]) for arm in plan.arms}
     assert "val/bits_per_dim" in reports["gmm"]["metrics"]
     assert not [name for name in reports["energy"]["metrics"] if "bits_per_dim" in name]
     assert reports["energy"]["likelihood"]["kind"] == "none"
-    assert values == {name: report["metrics"]["quality/fd_digits"] for name, report in reports.items()}
+    assert values == {
+        name: report["metrics"]["quality/fd_digits"] for name, report in reports.items()
+    }
     results = collect(plan)
-    headings, body = rows(results, results.columns)
+    headings, body = plain_table(results, results.columns)
     cell = dict(zip(headings, body[1], strict=True))
+
     assert (cell["arm"], cell["likelihood"], cell["bits/dim ↓"]) == ("energy", "none", "n/a")
     assert "No likelihood (n/a): energy. Arms are ranked by FD digits." in notes(results)
     assert all(path.is_file() for path in write_report(results))
@@ -465,13 +496,16 @@ def test_an_arm_that_nothing_could_compare_is_refused():
 
 
 def test_the_folder_of_the_study_can_be_lost(monkeypatch):
-    """The run folders are the truth: without studies/ nothing is trained again, and an old queue.db is not read."""
+    """The run folders are the truth: without studies/ nothing is trained again, and an old
+    queue.db is not read.
+    """
     plan = plan_of(base=tiny("training.steps=2"), axes={"inner.head.components": [1]}, seeds=[0])
     prepare(plan)
-    work(plan)
+    run_worker(plan)
     shutil.rmtree("studies")
     plan.folder.mkdir(parents=True)
     (plan.folder / "queue.db").write_text("of an earlier version")
     monkeypatch.setattr(worker, "run_job", lambda *_: pytest.fail("trained again"))
+
     assert prepare(plan) == []
-    assert work(plan) == []
+    assert run_worker(plan) == []
