@@ -93,38 +93,52 @@ def train_and_evaluate(
             it was trained before.
     """
     meta = None if checked is None else checked.experiment
-    reference = None if checked is None else checked.reference
     if is_follower(recipes[0].machine):
         train(recipes[0], folder, checked=meta)
         return [], None
 
     folder = folder.claim_name(recipes[0])
     with hold_lock(folder.lock, f"works on {folder.path}"):
-        tracker = Tracker(experiment)
-        note_view(recipes[0], arm, folder, experiment)
-        tracker.start(recipes[0], arm, factors)
-        try:
-            with disk_full_guard(folder.path):
-                trained = train(recipes[0], folder, tracker, bar, watch, meta)
-                if trained is not None:
-                    # optimiser, averages and gradients, which would count as
-                    # memory of the evaluation
-                    gc.collect()
-                    on_device(trained, recipes[0].machine)
-                reports = [
-                    evaluate_with_reference(recipe, folder, trained, reference)
-                    for recipe in recipes
-                ]
-        except BaseException as error:
-            failed = isinstance(error, Exception) and not isinstance(error, StoppedEarly)
-            tracker.finish("FAILED" if failed else "KILLED")
-            if isinstance(error, Exception) and failed:
-                folder.fail(error)
-                # one line of it is shown
-                error.add_note(f"its traceback is in {folder.path / 'log.txt'}")
-            raise
+        return perform_locked(recipes, folder, experiment, arm, factors, bar, watch, checked)
 
-        (folder.path / "FAILED").unlink(missing_ok=True)
-        tracker.publish(recipes[0], arm, folder, read_metrics, factors)
 
-        return reports, trained
+def perform_locked(
+    recipes: Sequence[Recipe],
+    folder: RunFolder,
+    experiment: str,
+    arm: str,
+    factors: Mapping[str, Any] = MappingProxyType({}),
+    bar: bool = False,
+    watch: StepCallback | None = None,
+    checked: Checked | None = None,
+) -> tuple[list[dict[str, Any]], Experiment | None]:
+    """Do what `train_and_evaluate` does, for a caller that holds the lock of the run folder."""
+    meta = None if checked is None else checked.experiment
+    reference = None if checked is None else checked.reference
+    tracker = Tracker(experiment)
+    note_view(recipes[0], arm, folder, experiment)
+    tracker.start(recipes[0], arm, factors)
+    try:
+        with disk_full_guard(folder.path):
+            trained = train(recipes[0], folder, tracker, bar, watch, meta)
+            if trained is not None:
+                # optimiser, averages and gradients, which would count as
+                # memory of the evaluation
+                gc.collect()
+                on_device(trained, recipes[0].machine)
+            reports = [
+                evaluate_with_reference(recipe, folder, trained, reference) for recipe in recipes
+            ]
+    except BaseException as error:
+        failed = isinstance(error, Exception) and not isinstance(error, StoppedEarly)
+        tracker.finish("FAILED" if failed else "KILLED")
+        if isinstance(error, Exception) and failed:
+            folder.fail(error)
+            # one line of it is shown
+            error.add_note(f"its traceback is in {folder.path / 'log.txt'}")
+        raise
+
+    (folder.path / "FAILED").unlink(missing_ok=True)
+    tracker.publish(recipes[0], arm, folder, read_metrics, factors)
+
+    return reports, trained

@@ -4,8 +4,8 @@
 
 Training, evaluation and the pass that measures speed are replaced by the files that they would
 leave. Everything else is what `arinar ablate` does, in a new folder: reading and checking the
-study, the queue, two worker processes, MLflow, tables, figures, and what `arinar status` and
-`arinar report` then take. Prints seconds in all and an arm.
+study, two worker processes, MLflow, tables, figures, and what `arinar status` and `arinar report`
+then take. Prints seconds in all and an arm.
 """
 
 from __future__ import annotations

@@ -344,15 +344,17 @@ def harm_a_file(study: Study, chance: random.Random, repetitions: int, duration:
     return repetitions
 
 
-def delete_the_queue(study: Study, chance: random.Random, repetitions: int, duration: float) -> int:
-    """Delete the study's queue while its workers are at work."""
+def delete_the_records(
+    study: Study, chance: random.Random, repetitions: int, duration: float
+) -> int:
+    """Delete what the workers of a study have noted, while they are at work."""
     done = 0
     for _ in range(repetitions):
         process = study.start()
         time.sleep(chance.uniform(duration / 4, duration))
-        for path in study.folder.glob("studies/study/queue.db*"):
+        for path in [*study.folder.rglob("arms.json"), *study.folder.rglob("attempts.json")]:
             path.unlink(missing_ok=True)
-            done = done + 1 if path.name == "queue.db" else done
+            done = done + 1 if path.name == "arms.json" else done
         study.wait(process, 120)
         _wait_for_workers(study)
 
@@ -497,7 +499,7 @@ FAULTS: dict[str, Callable[[Study, random.Random, int, float], int]] = {
     "SIGHUP": _signalled(signal.SIGHUP, to_all=True),
     "SIGTERM during imports": _signalled(signal.SIGTERM, window=4),
     "a file deleted, emptied, cut or flipped": harm_a_file,
-    "the queue deleted under the workers": delete_the_queue,
+    "the records deleted under the workers": delete_the_records,
     "64 open files": few_handles,
     "a quota of 100 kB a file": small_files,
     "a full disk": full_disk,
@@ -530,9 +532,8 @@ def soak(arms: int, place: Path) -> Iterator[str]:
         sum(path.stat().st_size for path in (study.folder / "runs").rglob("*") if path.is_file())
         / 1e6
     )
-    queue = (study.folder / "studies" / "study" / "queue.db").stat().st_size / 1e6
     yield f"exit status {status}, {study.tracebacks} tracebacks"
-    yield f"runs {size:.1f} MB, queue {queue:.2f} MB"
+    yield f"runs {size:.1f} MB"
 
 
 def _memory(process: int) -> float:

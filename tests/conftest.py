@@ -19,7 +19,7 @@ from tiny import finished, tiny
 
 from arinar_lab.evaluation import evaluate
 from arinar_lab.runs.folder import RunFolder
-from arinar_lab.study import processes, worker
+from arinar_lab.study import processes
 
 torch.set_num_threads(1)
 os.environ.update(MLFLOW_DISABLE_TELEMETRY="true", CUDA_VISIBLE_DEVICES="", MPLBACKEND="Agg")
@@ -91,16 +91,13 @@ def a_run(alone, one_run):
 
 @pytest.fixture
 def forked(monkeypatch):
-    """Let studies fork their workers, who wait little for lost jobs; gives the list of
-    those that were started.
-    """
+    """Let studies fork their workers; gives the list of those that were started."""
     import mlflow  # noqa: F401 once, not in every fork
 
     def too_long(*_):
         raise TimeoutError("the study does not end")
 
     started = []
-    monkeypatch.setattr(worker, "_CLAIM_SECONDS", 2)
     signal.signal(signal.SIGALRM, too_long)
     signal.alarm(120)
 

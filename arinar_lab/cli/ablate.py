@@ -38,7 +38,7 @@ from ..study.collect import collect
 from ..study.cost import Cost, format_count, probe_or_reason
 from ..study.plan import Arm, Job, Plan
 from ..study.processes import Worker, all_ended, run_workers
-from ..study.worker import active_workers, changes, enqueue, is_queue_empty, open_queue, queue_lock
+from ..study.worker import changes, open_board, prepare
 from .mlflow_sync import fetch, send_study
 
 _LINES = 24  # differences beyond which the terminal shows their sum
@@ -55,7 +55,7 @@ def run_study(plan: Plan, command: list[str], workers: int, console: Console) ->
     """
     _tell_of_others(plan, console)
     show_plan(plan, workers, console)
-    todo = enqueue(plan)
+    todo = prepare(plan)
     done = len(plan.jobs) - len(todo)
     if done:
         console.print(f"{done} of {len(plan.jobs)} runs are finished already and stay as they are.")
@@ -63,7 +63,7 @@ def run_study(plan: Plan, command: list[str], workers: int, console: Console) ->
         if not _work(plan, todo, command, min(workers, len(todo)), console):
             console.print("Stopped. The same command goes on where it stopped.")
             return 130
-        todo = _left_by_a_lost_queue(plan, todo, console)
+        todo = _left_by_a_lost_server(plan, todo, console)
 
     faults = _measure(plan, console)
     status = fetch_and_report(plan, console)
@@ -73,18 +73,20 @@ def run_study(plan: Plan, command: list[str], workers: int, console: Console) ->
     return 1 if faults else status
 
 
-def _left_by_a_lost_queue(plan: Plan, todo: list[Job], console: Console) -> list[Job]:
-    """Fill the queue again if it was deleted under its workers; return what is left to do then."""
+def _left_by_a_lost_server(plan: Plan, todo: list[Job], console: Console) -> list[Job]:
+    """Return what is left to do where the tables of a server were deleted under the
+    workers; else nothing.
+    """
     if all(job.done for job in todo):
         return []
 
     try:
-        if not is_queue_empty(plan):
+        if open_board(plan).arms():
             return []
         console.print(
-            "The queue was deleted while it was in use. It is made anew; what is finished stays."
+            "What the workers ran by was deleted. It is made anew; what is finished stays."
         )
-        return enqueue(plan)
+        return prepare(plan)
     except (ConfigError, StorageUnusable) as error:
         console.print(str(error), markup=False, highlight=False, soft_wrap=True)
         return []
@@ -101,14 +103,16 @@ def check_references(plan: Plan) -> None:
 
 
 def _tell_of_others(plan: Plan, console: Console) -> None:
-    """Say that the study's file has changed since its jobs were queued, and that another
+    """Say that the study's file has changed since workers were started by it, and that another
     command works on it, too.
     """
-    with queue_lock(plan):
-        study = open_queue(plan)
-    changed, others = changes(study, plan), active_workers(study, plan)
+    board = open_board(plan)
+    changed = changes(board)
+    others = board.at_work()
     if changed:
-        console.print(f"The study's file has changed since it was queued: {'; '.join(changed)}.")
+        console.print(
+            f"The study's file has changed since its workers were started: {'; '.join(changed)}."
+        )
         console.print(
             "What was edited is run anew in folders of its own; what was removed is no "
             "longer in the report."

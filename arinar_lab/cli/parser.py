@@ -258,10 +258,10 @@ def _views(verbs: Verbs) -> None:
     )
     mlflow.set_defaults(verb=studies.mlflow)
     dashboard = verbs.add_parser(
-        "dashboard", help="open optuna-dashboard over a study's queue; it runs until you stop it"
+        "dashboard", help="open optuna-dashboard over a sweep's trials; it runs until you stop it"
     )
     dashboard.add_argument(
-        "file", type=Path, nargs="?", help="of the study (default: all that ARINAR_STORAGE holds)"
+        "file", type=Path, nargs="?", help="of the sweep (default: all that ARINAR_STORAGE holds)"
     )
     dashboard.add_argument("overrides", nargs="*", default=[], metavar="key=value")
     dashboard.add_argument(

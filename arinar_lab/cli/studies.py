@@ -44,13 +44,13 @@ def _plan(arguments: argparse.Namespace) -> Any:
 
 
 def _begin(plan: Any, arguments: argparse.Namespace) -> None:
-    """Make the study's folder, once the references and the queue's address have been accepted."""
+    """Make the study's folder, once the references and the server's address have been accepted."""
     from arinar_lab.cli.ablate import check_references
     from arinar_lab.study.status import save_cells
-    from arinar_lab.study.worker import study_queue_address
+    from arinar_lab.study.worker import server_of
 
     check_references(plan)
-    study_queue_address(plan)
+    server_of(plan)
     save_cells(plan, arguments.file, arguments.overrides)
 
 
@@ -175,7 +175,7 @@ def dashboard(arguments: argparse.Namespace) -> int:
 
 def slurm(arguments: argparse.Namespace) -> int:
     from arinar_lab.study.slurm import Options, quoted, write_script
-    from arinar_lab.study.worker import enqueue
+    from arinar_lab.study.worker import prepare
     from arinar_lab.sweep.trials import open_search
 
     options = Options(arguments.array, arguments.time, arguments.gpus, arguments.partition)
@@ -190,7 +190,7 @@ def slurm(arguments: argparse.Namespace) -> int:
     else:
         verb, plan = "ablate", _plan(arguments)
         _begin(plan, arguments)
-        work, threads = f"{len(enqueue(plan))} runs", plan.arms[0].recipe.machine.threads
+        work, threads = f"{len(prepare(plan))} runs", plan.arms[0].recipe.machine.threads
     report = ["arinar", verb, *_subject(arguments)]
     path = write_script(plan, work, threads, _worker(arguments), report, options)
     say(f"{path}: {work} for {options.array} workers; submit it with: sbatch {quoted([str(path)])}")

@@ -32,3 +32,12 @@ def hold_lock(lock: BaseFileLock, purpose: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def is_lock_free(lock: BaseFileLock) -> bool:
+    """Whether nobody holds a lock."""
+    try:
+        with lock.acquire(timeout=0):
+            return True
+    except Timeout:
+        return False

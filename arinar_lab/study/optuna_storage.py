@@ -1,14 +1,16 @@
-"""Where the queue of a study is kept: a SQLite file by default, a PostgreSQL
-server for many machines.
+"""The storage of a sweep, and the locks of a server.
 
     ARINAR_STORAGE=postgresql+psycopg://user:password@host/database    or `storage:` in the study's
                                                                        file
 
-SQLite hands out the same trial twice unless the write lock is taken when a transaction begins, so
-that is done here. On a server, Optuna's heartbeats tell which workers live: one every 30 s, and who
-has been silent for 300 s is lost (ARINAR_HEARTBEAT and ARINAR_GRACE change these seconds). On a
-file, the lock of a run folder tells it at once. The server keeps no lock of a silent process for
-longer: its connection is probed, and closed after the same grace.
+A sweep keeps its trials in a SQLite file, or on a PostgreSQL server for many machines.
+SQLite hands out the same trial twice unless the write lock is taken when a transaction
+begins, so that is done here.
+
+A server's lock is held by a connection, and freed when that ends. Its holder speaks on it every
+30 s; the server closes it after 300 s of silence (ARINAR_HEARTBEAT and ARINAR_GRACE change these
+seconds). Where the connection breaks, its holder takes the lock again: so one is abandoned only
+once it was free for the grace (`AbandonedLocks`).
 
 Errors of the database become one of two: `StorageUnavailable` heals by waiting
 (`retry_while_unavailable` waits), `StorageUnusable` does not. No password leaves this module:
@@ -34,12 +36,11 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModu
 
 from ..errors import ConfigError, StorageUnavailable, StorageUnusable
 from ..files.atomic import free_megabytes
+from ..files.locks import is_lock_free
 from ..output.address import conceal_password
 from ..output.text import say
 
 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-# the worker has its own, more patient
-warnings.filterwarnings("ignore", "Heartbeat of storage is supposed to be used")
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 _T = TypeVar("_T")
 _ANSWER_SECONDS = 10  # a server that takes longer to let us in does not answer
@@ -59,7 +60,7 @@ FAULTS = (*UNAVAILABLE, StorageUnusable)
 
 
 def storage_address(given: str, file: Path) -> sqlalchemy.URL:
-    """The address of a queue: ARINAR_STORAGE, what the study's file says, or a SQLite file.
+    """The address of a storage: ARINAR_STORAGE, what the study's file says, or a SQLite file.
 
     Raises:
         ConfigError: if it is none, or of a database that is not supported.
@@ -97,7 +98,7 @@ def without_password(url: sqlalchemy.URL) -> str:
 
 
 def is_shared(url: sqlalchemy.URL) -> bool:
-    """Whether machines without a common file system may share the queue."""
+    """Whether machines without a common file system may share the storage."""
     return url.get_backend_name() != "sqlite"
 
 
@@ -126,11 +127,11 @@ def _on_file(url: sqlalchemy.URL) -> optuna.storages.RDBStorage:
 
 
 def _on_server(url: sqlalchemy.URL) -> optuna.storages.RDBStorage:
-    beat, grace = heartbeat_seconds()
+    grace = heartbeat_seconds()[1]
     with shared_lock(url, "arinar: making the tables"):  # several at once would fail
         waiting = {"lock_timeout": 1000 * grace, "statement_timeout": 1000 * grace}
         engine = {"connect_args": _connecting(url, waiting), "pool_pre_ping": True}
-        return _opened(url, engine, heartbeat_interval=beat, grace_period=grace)
+        return _opened(url, engine)
 
 
 def _connecting(
@@ -157,7 +158,7 @@ def _connecting(
 
 
 def heartbeat_seconds() -> tuple[int, int]:
-    """Seconds between two heartbeats, and of silence after which a worker is lost.
+    """Seconds between two signs of life, and of silence after which a worker is lost.
 
     Raises:
         ConfigError: if one late heartbeat would make a living worker a lost one.
@@ -178,12 +179,10 @@ def _seconds(name: str, default: int) -> int:
     return int(text)
 
 
-def _opened(
-    url: sqlalchemy.URL, engine: dict[str, Any], **options: Any
-) -> optuna.storages.RDBStorage:
+def _opened(url: sqlalchemy.URL, engine: dict[str, Any]) -> optuna.storages.RDBStorage:
     with _answering(url):
         address = url.render_as_string(hide_password=False)
-        result = optuna.storages.RDBStorage(address, engine_kwargs=engine, **options)
+        result = optuna.storages.RDBStorage(address, engine_kwargs=engine)
 
     @sqlalchemy.event.listens_for(result.engine, "handle_error")
     def _translate(context: Any) -> None:
@@ -290,34 +289,52 @@ def shared_lock(
         return
 
     with _answering(url):
-        engine = sqlalchemy.create_engine(
-            url, poolclass=sqlalchemy.pool.NullPool, connect_args=_connecting(url)
-        )
-        connection = engine.connect()
-        lock = "pg_advisory_lock" if wait else "pg_try_advisory_lock"
+        connection = _connect(url)
         held = connection.execute(
-            sqlalchemy.text(f"SELECT {lock}(hashtext(:name))"), {"name": name}
+            _lock("pg_advisory_lock" if wait else "pg_try_advisory_lock"), {"name": name}
         ).scalar()
 
     try:
         if held is False:
             raise Timeout(name)
-        with _kept_alive(connection):
+        with _kept_alive(connection, name):
             yield
     finally:
         connection.invalidate()  # closes it, also where the server has gone away
         connection.close()
 
 
+def _connect(url: sqlalchemy.URL) -> sqlalchemy.Connection:
+    return sqlalchemy.create_engine(
+        url, poolclass=sqlalchemy.pool.NullPool, connect_args=_connecting(url)
+    ).connect()
+
+
+def _lock(function: str) -> sqlalchemy.TextClause:
+    return sqlalchemy.text(f"SELECT {function}(hashtext(:name))")
+
+
 @contextmanager
-def _kept_alive(connection: sqlalchemy.Connection) -> Iterator[None]:
-    """Say something on a connection at every heartbeat. Nobody else may use it meanwhile."""
-    stop, (beat, _) = threading.Event(), heartbeat_seconds()
+def _kept_alive(connection: sqlalchemy.Connection, name: str) -> Iterator[None]:
+    """Take a connection's lock once more at every heartbeat, which keeps both. Nobody else
+    may use it meanwhile.
+
+    Where the connection has broken, that connects anew; and is tried each second
+    until the server answers.
+    """
+    stop = threading.Event()
+    beat, _ = heartbeat_seconds()
 
     def speak() -> None:
-        with suppress(*UNAVAILABLE):
-            while not stop.wait(beat):
-                connection.execute(sqlalchemy.text("SELECT 1"))
+        pause = beat
+        while not stop.wait(pause):
+            try:
+                connection.execute(_lock("pg_try_advisory_lock"), {"name": name})
+                pause = beat
+            except sqlalchemy.exc.SQLAlchemyError:
+                with suppress(sqlalchemy.exc.SQLAlchemyError):
+                    connection.rollback()
+                pause = 1
 
     thread = threading.Thread(target=speak, daemon=True)
     thread.start()
@@ -326,6 +343,51 @@ def _kept_alive(connection: sqlalchemy.Connection) -> Iterator[None]:
     finally:
         stop.set()
         thread.join(_ANSWER_SECONDS)
+
+
+_HELD = """
+SELECT name FROM unnest(CAST(:names AS text[])) AS name
+JOIN pg_locks ON locktype = 'advisory'
+    AND objid = CAST(CAST(hashtext(name) AS bigint) & 4294967295 AS oid)
+JOIN pg_database ON pg_database.oid = database AND datname = current_database()
+"""
+
+
+def free_locks(url: sqlalchemy.URL, files: Mapping[str, Path]) -> set[str]:
+    """Return the locks that nobody holds; files: of each by its name, where
+    they are no server's.
+    """
+    if not is_shared(url):
+        return {name for name, file in files.items() if is_lock_free(FileLock(file))}
+    if not files:
+        return set()
+    with _answering(url), _connect(url) as connection:
+        return set(files) - set(
+            connection.execute(sqlalchemy.text(_HELD), {"names": list(files)}).scalars()
+        )
+
+
+class AbandonedLocks:
+    """Tells locks that nobody will take again from those whose holder may be
+    connecting to a server anew.
+
+    The clock is that of this process, which has to look at least once in a grace.
+    """
+
+    def __init__(self) -> None:
+        self.since: dict[str, float] = {}
+        self.last_look = 0.0
+
+    def among(self, free: set[str]) -> set[str]:
+        """Return which of the locks of a server that are free now were free for a grace, as
+        far as it was looked.
+        """
+        now = time.monotonic()
+        grace = heartbeat_seconds()[1]
+        before = self.since if now - self.last_look < grace else {}
+        self.since = {name: before.get(name, now) for name in free}
+        self.last_look = now
+        return {name for name in free if now - self.since[name] >= grace}
 
 
 def retry_while_unavailable(act: Callable[[], _T]) -> _T:

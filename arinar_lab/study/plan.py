@@ -16,8 +16,8 @@
     references: true                              density estimators of scikit-learn in the table,
                                                   marked as not ours; or a list of rows from papers,
                                                   see `analysis/paper_rows.py`
-    storage: postgresql+psycopg://…               where the queue is kept, see optuna_storage.py; a
-                                                  local file by default
+    storage: postgresql+psycopg://…               the server of machines that share no
+                                                  files, see worker.py
 
 `vary` changes the arm that `baseline` names; without one it adds the base recipe as it is, as the
 arm `base`. A value that the baseline has already is the baseline. `match` also takes `to:` (another
@@ -114,6 +114,12 @@ class Job:
     def key(self) -> str:
         return f"{self.recipes[0].training_signature}/seed_{self.recipes[0].seed}"
 
+    def claim_name(self) -> Job:
+        """Return the job with the folder that its training has by now, made; see
+        `RunFolder.claim_name`.
+        """
+        return replace(self, folder=self.folder.claim_name(self.recipes[0]))
+
     @property
     def done(self) -> bool:
         """Whether it is trained and every evaluation reported."""
@@ -136,7 +142,7 @@ class Plan:
             rows that are not ours.
         budgets: labels of the budgets at which every arm stands, the smallest first;
             none without `budget`.
-        storage: address of the queue; empty for a local file. It is no part of the
+        storage: address of a server; empty where workers share files. It is no part of the
             name, and never printed.
         unreached: lines that tell which overrides some arms do not have.
     """

@@ -1,7 +1,7 @@
 """How far a study is, at a glance: `arinar status FILE`, answered from the run folders in a moment.
 
     done       trained, and every evaluation reported
-    running    somebody holds the lock of its run folder (on a server: its worker's heart beats)
+    running    somebody holds the lock of its run folder (on a server: the server's lock of it)
     waiting    not begun, or trained and to be evaluated
     failed     with its reason, and the last line of its log
     lost       begun, and nobody is at it: the next worker goes on from its last checkpoint
@@ -24,17 +24,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from rich.live import Live
 
+from ..files.locks import is_lock_free
 from ..output.terminal import Terminal
 from ..output.text import say
 
 if TYPE_CHECKING:
-    import optuna
-
     from .plan import Plan
-
+    from .worker import ServerBoard
 
 STATES = ("done", "running", "waiting", "failed", "lost")
 
@@ -145,15 +144,15 @@ def load_cells(file: Path, words: list[str], root: Path = Path("studies")) -> di
     return None
 
 
-def run_statuses(content: dict[str, Any], study: optuna.Study | None = None) -> list[RunStatus]:
-    """What is known of each cell. A queue on a server, if that is given, says who is running."""
-    queue = _queue(study) if study else None
-    return [run_status(cell, queue) for cell in content["cells"]]
+def run_statuses(content: dict[str, Any], server: ServerBoard | None = None) -> list[RunStatus]:
+    """What is known of each cell. A server, if one is named, says who is running."""
+    states = _states(server) if server else {}
+    return [run_status(cell, states.get(cell["key"])) for cell in content["cells"]]
 
 
-def run_status(cell: dict[str, Any], queue: dict[str, Any] | None = None) -> RunStatus:
-    """What is known of one cell, given as `save_cells` writes it, by its run folder and by what a
-    server's queue says.
+def run_status(cell: dict[str, Any], said: dict[str, Any] | None = None) -> RunStatus:
+    """What is known of one cell, given as `save_cells` writes it, by its run folder and
+    by what a server says.
     """
     path = Path(cell["folder"])
     reports = [path / "evaluations" / name / "report.json" for name in cell["evaluations"]]
@@ -163,7 +162,6 @@ def run_status(cell: dict[str, Any], queue: dict[str, Any] | None = None) -> Run
     if trained and all(read_status_file(report).get("metrics") for report in reports):
         return RunStatus(**base, state="done")
     lines = _lines(path / "log.txt")
-    said = queue.get(cell["key"]) if queue is not None else None
     if said is None:
         begun_and_left = "lost" if lines and not trained else "waiting"
         state = (
@@ -183,7 +181,7 @@ def run_status(cell: dict[str, Any], queue: dict[str, Any] | None = None) -> Run
     if said["state"] == "failed":
         file = path / "FAILED"
         reason = (
-            file.read_text(encoding="utf-8").strip() if file.is_file() else said.pop("reason", "")
+            file.read_text(encoding="utf-8").strip() if file.is_file() else said.get("reason", "")
         )
         return RunStatus(**base, state="failed", reason=reason, log=lines[-1] if lines else "")
 
@@ -199,13 +197,7 @@ def progress(path: Path) -> dict[str, Any]:
 
 
 def _held(path: Path) -> bool:
-    if not (path / ".lock").is_file():
-        return False
-    try:
-        with FileLock(path / ".lock", timeout=0):
-            return False
-    except Timeout:
-        return True
+    return (path / ".lock").is_file() and not is_lock_free(FileLock(path / ".lock"))
 
 
 def _lines(path: Path) -> list[str]:
@@ -225,38 +217,28 @@ def read_status_file(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _queue(study: optuna.Study) -> dict[str, Any]:
-    """What a server says of the cells that are not done here: key → state,
-    worker, since when, reason.
+def _states(server: ServerBoard) -> dict[str, dict[str, Any]]:
+    """What a server says of the cells that were begun: key → state, where and since
+    when; or why it failed.
     """
-    from optuna.trial import TrialState
-
-    from .worker import failure_reason
-
-    store: Any = study._storage
-    silent, found = store._backend._get_stale_trial_ids(study._study_id), {}
-    for trial in study.get_trials(deepcopy=False):
-        states = {
-            TrialState.WAITING: "waiting",
-            TrialState.RUNNING: "running",
-            TrialState.FAIL: "failed",
-        }
-        state = states.get(trial.state, "done")
-        told: dict[str, Any] = {
-            "state": "lost" if state == "running" and trial._trial_id in silent else state
-        }
-        if state == "failed":
-            told["reason"] = failure_reason(trial)
-            told["state"] = "failed" if "failed" in trial.user_attrs else "lost"
-        elif state == "done" and "evaluations" not in trial.user_attrs:
-            continue  # withdrawn
-        elif trial.datetime_start:
-            told |= {
-                "where": trial.user_attrs.get("worker", ""),
-                "since": f"{trial.datetime_start:%F %T}",
+    server.refresh()
+    states = {}
+    for job in server.jobs:
+        record = server.record(job)
+        outcome = server.outcome(job)
+        if outcome is not None:
+            states[job.key] = (
+                {"state": "failed", "reason": outcome} if outcome else {"state": "done"}
+            )
+        elif "since" in record:
+            state = "running" if server.is_held(job) else "lost"
+            states[job.key] = {
+                "state": state,
+                "where": record["attempts"][-1],
+                "since": record["since"],
             }
-        found[trial.user_attrs.get("key", "")] = told
-    return found
+
+    return states
 
 
 def as_json(name: str, cells: list[RunStatus]) -> str:
@@ -289,13 +271,13 @@ def print_status(
     """Print the status of a study, see `print_statuses`; `plan` reads its file,
     where that is needed.
     """
-    shared = _shared(file)
-    content, study = None if shared else load_cells(file, words), None
+    content = None if _shared(file) else load_cells(file, words)
+    server = None
     if content is None:
         built = plan()
         content = save_cells(built, file, words)
-        study = _open(built) if shared else None
-    return print_statuses(content["name"], lambda: _look_patiently(content, study), watch, machine)
+        server = _server(built)
+    return print_statuses(content["name"], lambda: _look_patiently(content, server), watch, machine)
 
 
 def print_statuses(
@@ -319,23 +301,25 @@ def print_statuses(
     return int(any(cell.state == "failed" for cell in cells))
 
 
-def _open(plan: Plan) -> optuna.Study:
-    from .worker import open_queue
+def _server(plan: Plan) -> ServerBoard | None:
+    """The study's server; None where its workers share files."""
+    from .worker import ServerBoard, server_of
 
-    return open_queue(plan)
+    url = server_of(plan)
+    return ServerBoard(plan, url) if url is not None else None
 
 
-def _look_patiently(content: dict[str, Any], study: optuna.Study | None) -> list[RunStatus]:
+def _look_patiently(content: dict[str, Any], server: ServerBoard | None) -> list[RunStatus]:
     """The same while a server is restarted."""
-    if study is None:
+    if server is None:
         return run_statuses(content)
     from .optuna_storage import retry_while_unavailable
 
-    return retry_while_unavailable(lambda: run_statuses(content, study))
+    return retry_while_unavailable(lambda: run_statuses(content, server))
 
 
 def _shared(file: Path) -> bool:
-    """Whether the queue is on a server: then it is asked. ARINAR_STORAGE comes
+    """Whether a server is named: then it is asked. ARINAR_STORAGE comes
     before what the file says.
     """
     from ..config.yaml_reader import read_yaml

@@ -1,7 +1,7 @@
-"""optuna-dashboard over the queue of a study, or over all that a server holds:
+"""optuna-dashboard over the trials of a sweep, or over all that a server holds:
 `arinar dashboard FILE`.
 
-It is served from this process, which opens the queue itself: on a command line everybody on the
+It is served from this process, which opens the storage itself: on a command line everybody on the
 machine could read the address, and the password in it.
 """
 
@@ -21,7 +21,7 @@ from ..config.recipe import read_overrides
 from ..errors import ConfigError
 from ..output.text import say
 from ..study.optuna_storage import is_shared, open_storage, storage_address
-from ..study.plan import queue_address, study_name, study_requested
+from ..study.plan import queue_address, study_name
 from ..tracking.server import refuse_taken
 from .sweep_file import sweep_requested
 
@@ -29,29 +29,32 @@ _LOCAL = re.compile(r"(127\.0\.0\.1|localhost)(:\d+)?")
 
 
 def open_queue_of_file(file: Path | None, words: list[str]) -> optuna.storages.RDBStorage:
-    """The queue of a study or sweep.
+    """The storage of a sweep.
 
     Arguments:
-        file: the study's; None where ARINAR_STORAGE names a server. words: its overrides.
+        file: the sweep's; None where ARINAR_STORAGE names a server. words: its overrides.
 
     Raises:
-        ConfigError: if there is no such queue, or it does not answer.
+        ConfigError: if there is no such storage, or it does not answer, or the file is no sweep's.
     """
     given, queue = "", Path("studies") / "queue.db"
     if file:
         overrides = read_overrides(words)
-        content, _, named_by = study_requested(file, overrides)
-        if "search" in content:
-            named_by = sweep_requested(file, overrides).named_by
+        content, _, named_by = sweep_requested(file, overrides)
+        if "search" not in content:
+            raise ConfigError(
+                f"dashboard: {file}: is no sweep, and has no trials; look at it by arinar "
+                f"status {file}"
+            )
         given = queue_address(content.get("storage", ""))
         queue = Path("studies") / study_name(file.stem, named_by) / "queue.db"
 
     url = storage_address(given, queue)
     if not is_shared(url) and not Path(url.database or "").is_file():
         named = (
-            f"{queue}: is not there; run the study first: arinar ablate {file}"
+            f"{queue}: is not there; run the sweep first: arinar sweep {file}"
             if file
-            else "name a study's file"
+            else "name a sweep's file"
         )
         raise ConfigError(f"dashboard: {named}")
 

@@ -47,7 +47,7 @@ def sweep_statuses(sweep: Sweep) -> list[RunStatus]:
 
 def _trials(sweep: Sweep, target: Target) -> list[RunStatus]:
     study, seed = open_search(sweep, target), sweep.recipe(target, {}).seed
-    gone = {trial.number for trial in lost_trials(sweep, study)}
+    gone = {trial.number for trial in lost_trials(sweep, study).values()}
     trials = [trial for trial in study.get_trials(deepcopy=False) if not is_replaced(trial)]
     cells = [_cell(study, trial, seed, trial.number in gone) for trial in trials]
     over = seconds_spent(sweep) >= 3600 * sweep.hours

@@ -3,10 +3,10 @@ then re-run the best.
 
 Optuna's storage proposes and remembers, also what the re-runs measured; the run folders hold
 everything else. A worker takes a trial and the trial's own lock under one lock of the sweep, so a
-running trial whose lock is free (on a server: whose heart has stopped) has lost its worker: its
-parameters go back into the queue, at most three times. The sampler is made anew for each trial,
-seeded by how many there are, so that one worker proposes the same whether or not it was stopped in
-between. Machines that share no files each train what their trials need, and count their own hours.
+running trial whose lock is free (on a server: for a grace) has lost its worker: its parameters go
+back into the queue, at most three times. The sampler is made anew for each trial, seeded by how
+many there are, so that one worker proposes the same whether or not it was stopped in between.
+Machines that share no files each train what their trials need, and count their own hours.
 
 Optuna does not prune studies of several objectives. `early_stopping` is our own rule; it asks the
 finished trainings what their bits/dim were at the same step.
@@ -21,9 +21,11 @@ import os
 import platform
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -44,6 +46,8 @@ from ..runs.folder import read_json
 from ..runs.history import read_metrics
 from ..study.optuna_storage import (
     FAULTS,
+    AbandonedLocks,
+    free_locks,
     is_shared,
     open_storage,
     retry_while_unavailable,
@@ -51,12 +55,15 @@ from ..study.optuna_storage import (
     storage_address,
     without_password,
 )
-from ..study.worker import begin_heartbeats, exit_on_sigterm, heartbeats, is_lock_free, report_trial
+from ..study.worker import exit_on_sigterm
 from ..training.train import StepCallback, StoppedEarly
 from .sweep_file import EvaluationJob, Sweep, Target
 
 _TRIES = 3
 _STARTUP = 4  # trainings that finish before any is stopped
+# Optuna's, at telling what has ended
+_FINISHED = (ValueError, optuna.exceptions.UpdateFinishedTrialError)
+_abandoned_locks = AbandonedLocks()  # of trials on a server, as this process has seen them
 
 
 def open_search(sweep: Sweep, target: Target) -> optuna.Study:
@@ -67,7 +74,9 @@ def open_search(sweep: Sweep, target: Target) -> optuna.Study:
         ConfigError: if they were begun under another file.
     """
     trials_address(sweep)  # refuses an address that is none before a folder is made
-    sweep.folder.mkdir(parents=True, exist_ok=True)
+    if any((sweep.folder / name).is_file() for name in ("arms.json", "cells.json")):
+        raise _name_taken(sweep)
+    (sweep.folder / "trials").mkdir(parents=True, exist_ok=True)
     study = optuna.create_study(
         study_name=target.name if target.name == sweep.name else f"{sweep.name} {target.name}",
         storage=open_storage(trials_address(sweep)),
@@ -77,12 +86,8 @@ def open_search(sweep: Sweep, target: Target) -> optuna.Study:
         if sweep.pruner == "median"
         else optuna.pruners.NopPruner(),
     )
-    if "file" in study.user_attrs or (sweep.folder / "cells.json").is_file():
-        raise ConfigError(
-            f"{sweep.folder}: holds an ablation of this name; rename the file, or delete "
-            "what is there"
-        )
-
+    if "file" in study.user_attrs:
+        raise _name_taken(sweep)
     begun = study.user_attrs.get("fingerprint", sweep.fingerprint)
     if begun != sweep.fingerprint:
         kept = (
@@ -99,6 +104,12 @@ def open_search(sweep: Sweep, target: Target) -> optuna.Study:
         study.set_user_attr("fingerprint", sweep.fingerprint)
 
     return study
+
+
+def _name_taken(sweep: Sweep) -> ConfigError:
+    return ConfigError(
+        f"{sweep.folder}: holds an ablation of this name; rename the file, or delete what is there"
+    )
 
 
 def trials_address(sweep: Sweep) -> sqlalchemy.URL:
@@ -132,13 +143,12 @@ def _sampler(sweep: Sweep, seed: int) -> optuna.samplers.BaseSampler:
     )
 
 
-def trial_lock(sweep: Sweep, study: optuna.Study, number: int) -> FileLock:
-    folder = sweep.folder / "trials"
-    folder.mkdir(parents=True, exist_ok=True)
-    return FileLock(folder / f"{study.study_name}-{number}.lock")
+def trial_lock(sweep: Sweep, study: optuna.Study, number: int) -> Path:
+    """The lock of a trial, held by its worker: a file, or one of that name on a server."""
+    return sweep.folder / "trials" / f"{study.study_name}-{number}.lock"
 
 
-def claim_trial(sweep: Sweep, study: optuna.Study) -> tuple[optuna.Trial, FileLock] | None:
+def claim_trial(sweep: Sweep, study: optuna.Study) -> tuple[optuna.Trial, ExitStack] | None:
     """Take the next trial, and its lock; None where none may begin."""
     with shared_lock(trials_address(sweep), f"arinar: {sweep.name}", sweep.folder / ".lock"):
         return_lost(sweep, study)
@@ -151,8 +161,9 @@ def claim_trial(sweep: Sweep, study: optuna.Study) -> tuple[optuna.Trial, FileLo
 
         study.sampler = _sampler(sweep, sum(states.values()))
         trial = study.ask()
-        lock = trial_lock(sweep, study, trial.number)
-        lock.acquire()
+        lock = ExitStack()
+        file = trial_lock(sweep, study, trial.number)
+        lock.enter_context(shared_lock(trials_address(sweep), file.name, file, wait=False))
 
         return trial, lock
 
@@ -161,38 +172,41 @@ def return_lost(sweep: Sweep, study: optuna.Study) -> None:
     """Enqueue the parameters of every running trial whose worker is gone; the third
     time it is set aside.
     """
-    for trial in lost_trials(sweep, study):
+    gone = lost_trials(sweep, study)
+    if is_shared(trials_address(sweep)):
+        abandoned = _abandoned_locks.among(set(gone))
+        gone = {name: trial for name, trial in gone.items() if name in abandoned}
+
+    for trial in gone.values():
         tries = trial.user_attrs.get("tries", 1)
         if tries < _TRIES:
             hand_back(study, trial, {"tries": tries + 1})
         else:
-            # it has come back in time
-            with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+            with contextlib.suppress(*_FINISHED):  # it has come back in time
                 study._storage.set_trial_user_attr(
                     trial._trial_id, "reason", f"lost its worker {tries} times"
                 )
-                study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+                study.tell(trial.number, state=TrialState.FAIL)
 
 
-def lost_trials(sweep: Sweep, study: optuna.Study) -> list[FrozenTrial]:
-    """Running trials whose worker is gone."""
-    if is_shared(trials_address(sweep)):
-        begin_heartbeats(study)
-        store: Any = study._storage
-        silent = set(store._backend._get_stale_trial_ids(study._study_id))
-        return [t for t in _running(study) if t._trial_id in silent]
-    return [t for t in _running(study) if is_lock_free(trial_lock(sweep, study, t.number))]
+def lost_trials(sweep: Sweep, study: optuna.Study) -> dict[str, FrozenTrial]:
+    """Running trials whose lock nobody holds, by the names of the locks."""
+    trials = {trial_lock(sweep, study, trial.number): trial for trial in _running(study)}
+    free = free_locks(trials_address(sweep), {file.name: file for file in trials})
+    return {file.name: trial for file, trial in trials.items() if file.name in free}
 
 
 def _running(study: optuna.Study) -> list[FrozenTrial]:
     return study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
 
 
-def hand_back(study: optuna.Study, trial: FrozenTrial, attributes: dict[str, Any]) -> None:
+def hand_back(
+    study: optuna.Study, trial: optuna.Trial | FrozenTrial, attributes: dict[str, Any]
+) -> None:
     """Fail a lost trial, and enqueue its parameters again under these attributes."""
-    with contextlib.suppress(Exception):  # another worker may have been quicker
-        if study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL):
-            study.enqueue_trial(trial.params, user_attrs=attributes)
+    with contextlib.suppress(*_FINISHED):  # another worker may have been quicker
+        study.tell(trial.number, state=TrialState.FAIL)
+        study.enqueue_trial(trial.params, user_attrs=attributes)
 
 
 def seconds_spent(sweep: Sweep) -> float:
@@ -246,9 +260,28 @@ def run_trial(sweep: Sweep, target: Target, study: optuna.Study, trial: optuna.T
             said={"reason": f"{type(error).__name__}: {_line(error)}"},
         )
     except BaseException:  # the user stops: no try is spent on that
-        (running,) = [t for t in study.get_trials(deepcopy=False) if t.number == trial.number]
-        hand_back(study, running, {"tries": trial.user_attrs.get("tries", 1)})
+        hand_back(study, trial, {"tries": trial.user_attrs.get("tries", 1)})
         raise
+
+
+def report_trial(
+    study: optuna.Study,
+    trial: optuna.Trial,
+    state: TrialState,
+    values: float | list[float] | None = None,
+    said: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """Tell Optuna, with attributes. Who was silent for too long may have been given up
+    already, and is not heard.
+    """
+
+    def act() -> None:
+        for name, value in said.items():
+            trial.set_user_attr(name, value)
+        study.tell(trial, values, state, skip_if_finished=True)
+
+    with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+        retry_while_unavailable(act)
 
 
 def _remember(
@@ -351,11 +384,8 @@ def _search(sweep: Sweep) -> None:
         while True:
             if (taken := retry_while_unavailable(lambda: claim_trial(sweep, study))) is not None:  # noqa: B023 it is called at once
                 trial, lock = taken
-                try:
-                    with heartbeats(study, trial):
-                        run_trial(sweep, target, study, trial)
-                finally:
-                    lock.release()
+                with lock:
+                    run_trial(sweep, target, study, trial)
             elif retry_while_unavailable(lambda: _running(study)):  # noqa: B023
                 time.sleep(1)
             else:

@@ -241,20 +241,18 @@ def test_different_overrides_have_different_names(one, other):
     assert first != second
 
 
-def test_the_dashboard_opens_the_queue_of_the_same_name(monkeypatch):
-    path = write_study(axes=K)
-    plan = read_plan(path, read_overrides([f"{COMPONENTS}=1,16"]))
-    plan.folder.mkdir(parents=True)
-    (plan.folder / "queue.db").touch()
-    monkeypatch.setattr("arinar_lab.sweep.dashboard.open_storage", lambda url: url.database)
-
-    assert (
-        Path(open_queue_of_file(path, [f"{COMPONENTS}=1,16"]))
-        == (plan.folder / "queue.db").resolve()
-    )
-
-
 # Sweeps
+
+
+def test_the_dashboard_opens_the_storage_of_the_same_name(monkeypatch):
+    words = [f"{COMPONENTS}=[4,8]"]
+    sweep = sweep_of(*words)
+    sweep.folder.mkdir(parents=True)
+    (sweep.folder / "queue.db").touch()
+    monkeypatch.setattr("arinar_lab.sweep.dashboard.open_storage", lambda url: url.database)
+    assert (
+        Path(open_queue_of_file(Path("sweep.yaml"), words)) == (sweep.folder / "queue.db").resolve()
+    )
 
 
 def choices(sweep):

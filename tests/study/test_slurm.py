@@ -17,7 +17,7 @@ from tiny import tiny, write_study
 
 from arinar_lab.study.plan import read_plan
 from arinar_lab.study.slurm import Options, parse_time_limit, write_script
-from arinar_lab.study.worker import open_queue
+from arinar_lab.study.worker import open_board
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -93,7 +93,7 @@ def test_the_script_is_valid_and_asks_for_what_was_given(capsys):
         assert f"#SBATCH {line}\n" in text
 
     assert f"-m arinar_lab work {file} &\n" in text
-    assert len(open_queue(read_plan(file)).get_trials()) == 2  # the workers find their cells
+    assert len(open_board(read_plan(file)).arms()["arms"]) == 2  # by which the workers run
 
 
 def test_overrides_go_to_the_workers():

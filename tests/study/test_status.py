@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,10 +15,11 @@ from tiny import tiny, write_study
 
 from arinar_lab import cli
 from arinar_lab.runs.folder import write_json
-from arinar_lab.study import optuna_storage, status
+from arinar_lab.study import optuna_storage, status, worker
 from arinar_lab.study.collect import collect
 from arinar_lab.study.plan import read_plan
 from arinar_lab.study.status import load_cells, run_statuses, save_cells
+from arinar_lab.study.worker import open_board
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -188,18 +191,45 @@ def test_a_server_among_the_words_is_asked(study, monkeypatch, capsys):
     assert say(capsys, "storage=sqlite:///x.db")[0] == 1  # one has failed
 
 
+def test_a_server_says_what_its_machines_do(study, postgresql, monkeypatch):
+    """Of a study whose files here know nothing of it."""
+    path, _ = study
+    monkeypatch.setenv("ARINAR_STORAGE", postgresql.url())
+    shutil.rmtree("runs")
+    plan = replace(read_plan(path), name=f"status_{time.time_ns()}")
+    content = save_cells(plan, path, [])
+    board = open_board(plan)
+    done, running, failed, lost, waiting = plan.jobs
+    begun = {"attempts": ["a-host 12"], "since": "2026-01-01 00:00:00"}
+    board.write(
+        done,
+        {"evaluations": worker.evaluation_signatures(done), "place": "elsewhere", "host": "a-host"},
+    )
+    board.write(failed, {"failed": "RuntimeError: the disk is full"})
+    board.write(lost, begun)
+    board.write(waiting, {"attempts": []})  # handed back
+    with board.claim(running):
+        board.write(running, begun)
+        cells = run_statuses(content, board)
+        assert board.at_work() == ["a-host 12"]
+
+    assert [cell.state for cell in cells] == ["done", "running", "failed", "lost", "waiting"]
+    assert (cells[1].where, cells[1].since) == ("a-host 12", "2026-01-01 00:00:00")
+    assert cells[2].reason == "RuntimeError: the disk is full"
+
+
 def test_watching_outlasts_a_server_that_is_restarted(study, monkeypatch):
     path, plan = study
     monkeypatch.setattr(optuna_storage.time, "sleep", lambda _: None)
     answers = [optuna_storage.StorageUnavailable("storage: does not answer"), {}]
 
-    def queue(_):
+    def states(_):
         answer = answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    monkeypatch.setattr(status, "_queue", queue)
+    monkeypatch.setattr(status, "_states", states)
     cells = status._look_patiently(save_cells(plan, path, []), SimpleNamespace())
     assert [cell.state for cell in cells] == [
         "done",

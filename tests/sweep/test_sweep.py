@@ -28,7 +28,7 @@ from arinar_lab.config.schema import to_plain
 from arinar_lab.errors import ConfigError
 from arinar_lab.runs.folder import RunFolder, read_json, write_json
 from arinar_lab.study.plan import read_plan
-from arinar_lab.study.worker import enqueue
+from arinar_lab.study.worker import prepare
 from arinar_lab.sweep import front, trials
 from arinar_lab.sweep.report import (
     importances,
@@ -335,7 +335,7 @@ def test_a_sweep_and_an_ablation_of_one_name_are_not_mixed():
     axes = {"inner.head.components": [1, 2]}
     study.write_text(yaml.safe_dump({"base": f"../{base}", "axes": axes, "seeds": [0]}))
     plan = read_plan(study)
-    enqueue(plan)
+    prepare(plan)
     with pytest.raises(
         ConfigError, match="studies/sweep: holds an ablation of this name; rename the file"
     ):
@@ -346,7 +346,7 @@ def test_a_sweep_and_an_ablation_of_one_name_are_not_mixed():
     with pytest.raises(
         ConfigError, match="studies/sweep: holds a sweep of this name; rename the file"
     ):
-        enqueue(plan)
+        prepare(plan)
 
 
 # The search
@@ -427,7 +427,7 @@ def test_no_trial_begins_when_the_hours_are_over(monkeypatch):
     write_json(sweep.folder / "budget.json", {"seconds": 1799.0})
     taken = claim_trial(sweep, open_search(sweep, sweep.targets[0]))
     assert taken is not None
-    taken[1].release()
+    taken[1].close()
     write_json(sweep.folder / "budget.json", {"seconds": 1801.0})
     run_sweep_worker(sweep)
 
@@ -444,7 +444,7 @@ def test_a_lost_trial_is_tried_again_with_its_parameters_three_times(monkeypatch
         trial, lock = claim_trial(sweep, study)
         tried.append(sweep.suggest(trial))
         assert claim_trial(sweep, study) is None  # it runs, and one trial is all there is
-        lock.release()  # as when its worker dies
+        lock.close()  # as when its worker dies
 
     assert tried == tried[:1] * 3
     assert claim_trial(sweep, study) is None
@@ -500,7 +500,7 @@ def test_its_status_tells_every_trial_and_then_every_rerun(monkeypatch, capsys):
     assert states() == {"waiting": 3}
     _, lock = claim_trial(sweep, study)
     assert states() == {"running": 1, "waiting": 2}
-    lock.release()  # as when its worker dies
+    lock.close()  # as when its worker dies
     assert states() == {"lost": 1, "waiting": 2}
     run_sweep_worker(sweep)
     assert states() == {"done": 3, "waiting": 2}  # the best is to be run under two seeds
@@ -607,7 +607,7 @@ def test_a_training_in_the_worst_quarter_is_stopped_at_that_step(monkeypatch):
         trial.set_user_attr("folder", f"runs/{i}")
         trials._remember(sweep, trial, {}, cell)
         study.tell(trial, [1.0, 1.0])
-        lock.release()
+        lock.close()
 
     # the quantile of five is the fourth, 2.3
     assert watch(2, 9.5) and watch(2, 2.31) and not watch(2, 2.29)
@@ -767,7 +767,7 @@ def test_a_silent_worker_on_a_server_loses_its_trial_to_another(server, monkeypa
     study = open_search(sweep, sweep.targets[0])
     trial, lock = claim_trial(sweep, study)
     lost = sweep.suggest(trial)
-    lock.release()
+    lock.close()
     seen = Measured(monkeypatch, trade_off)
     run_sweep_worker(sweep)  # waits until the heart of the other has been silent for 3 s
 

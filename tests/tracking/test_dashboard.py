@@ -271,38 +271,57 @@ def served(alone, monkeypatch):
     return found
 
 
+def write_sweep(**keys):
+    space = {"search": {"sampler.temperature": {"float": [0.5, 1.0]}}, "trials": 1, "seeds": [1]}
+    return write_study(
+        "sweep",
+        objectives=[{"metric": "quality/fd_digits", "direction": "minimize"}],
+        **space,
+        **keys,
+    )
+
+
 @pytest.mark.parametrize(
     "where", ["the local file", "storage in the file", "storage among the words"]
 )
-def test_the_queue_of_a_study_is_shown_wherever_it_is(served, where):
-    keys = {"storage": "sqlite:///elsewhere.db"} if where == "storage in the file" else {}
-    path = write_study(axes={"inner.head.components": [1]}, seeds=[0], **keys)
+def test_the_storage_of_a_sweep_is_shown_wherever_it_is(served, where):
+    path = write_sweep(
+        **{"storage": "sqlite:///elsewhere.db"} if where == "storage in the file" else {}
+    )
     words = ["storage=sqlite:///third.db"] if where == "storage among the words" else []
-    cli_study = [str(path), *words, "training.steps=7"]
+    subject = [str(path), *words, "training.steps=7"]
 
     with pytest.raises(SystemExit):
-        cli.main(["slurm", *cli_study])  # fills the queue
+        cli.main(["slurm", *subject])  # makes it
     os.environ["ARINAR_STORAGE"] = ""
-    assert board(*cli_study, "--port", "8081") in (None, 0)
-    ((queue, host, port),) = served
+    assert board(*subject, "--port", "8081") in (None, 0)
+    ((store, host, port),) = served
 
     assert (host, port) == ("127.0.0.1", 8081)
-    assert [study.study_name for study in queue.get_all_studies()] == ["study-training.steps=7"]
+    assert [study.study_name for study in store.get_all_studies()] == ["sweep-training.steps=7"]
 
 
-def test_a_queue_that_is_not_there_is_not_made(served, capsys):
-    assert board(str(write_study(axes={"inner.head.components": [1]}))) == 2
-    assert "studies/study/queue.db: is not there; run the study first" in capsys.readouterr().err
-    assert board() == 2 and "name a study's file" in capsys.readouterr().err
+def test_a_storage_that_is_not_there_is_not_made(served, capsys):
+    assert board(str(write_sweep())) == 2
+    assert "studies/sweep/queue.db: is not there; run the sweep first" in capsys.readouterr().err
+    assert board() == 2 and "name a sweep's file" in capsys.readouterr().err
     assert not served and not Path("studies").exists()
+
+
+def test_an_ablation_has_no_trials_to_show(served, capsys):
+    assert board(str(write_study(axes={"inner.head.components": [1]}))) == 2
+    assert (
+        "study.yaml: is no sweep, and has no trials; look at it by arinar status study.yaml"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.fixture
 def port(alone):
-    """The port of a dashboard over an empty queue, which is really served."""
-    queue = open_storage(make_url("sqlite:///queue.db"))
+    """The port of a dashboard over an empty storage, which is really served."""
+    store = open_storage(make_url("sqlite:///queue.db"))
     server = make_server(
-        "127.0.0.1", 0, optuna_board.local_only(wsgi(queue)), handler_class=optuna_board._Silent
+        "127.0.0.1", 0, optuna_board.local_only(wsgi(store)), handler_class=optuna_board._Silent
     )
     thread = Thread(target=server.serve_forever)
 
