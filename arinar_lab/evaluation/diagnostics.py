@@ -253,9 +253,7 @@ def prefix(recipe: Recipe, experiment: Experiment) -> list[dict[str, float]]:
 
 
 class DrawnTokens(Observer):
-    """Notes which tokens a generation draws: `at` [B, N] is true there, and false where
-    they come from a prefix.
-    """
+    """Notes which tokens a generation draws: `at` [B, N] is false where a prefix gives them."""
 
     def __init__(self, shape: torch.Size, device: torch.device) -> None:
         self.at = torch.zeros(shape, dtype=torch.bool, device=device)

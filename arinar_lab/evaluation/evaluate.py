@@ -86,9 +86,7 @@ def load_trained(recipe: Recipe, folder: RunFolder, data: bool = False) -> Exper
 
 
 def on_device(experiment: Experiment, machine: Machine) -> Experiment:
-    """Move a trained codec and model, in place, to where they are evaluated, and
-    into evaluation mode.
-    """
+    """Move a trained codec and model, in place, to their device and into evaluation mode."""
     device = device_of(machine)
     experiment.codec.to(device).eval()
     experiment.model.to(device).eval()

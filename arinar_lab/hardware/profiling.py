@@ -1,6 +1,4 @@
-"""What a device can do at most, and what a computation asks of it: FLOP/s,
-measured, and FLOPs, counted.
-"""
+"""FLOP/s that a device reaches at most, measured; FLOPs that a computation needs, counted."""
 
 from __future__ import annotations
 
@@ -56,9 +54,7 @@ def seconds_to_run(work: Callable[[], object], device: torch.device) -> float:
 
 
 def flop_counter() -> FlopCounterMode:
-    """Torch's counter of matrix products and attention, which also counts
-    products by packed weights.
-    """
+    """Torch's counter of matrix products and attention; products by packed weights count, too."""
     packed_product = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
     mapping = {} if packed_product is None else {packed_product: _flops_of_packed_product}
     return FlopCounterMode(display=False, custom_mapping=mapping)

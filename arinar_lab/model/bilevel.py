@@ -70,17 +70,13 @@ def scatter_over_walk(
 
 
 class Observer:
-    """Watches a generation: both methods are called at every step that draws,
-    and do nothing here.
-    """
+    """Watches a generation: both methods are called at every step that draws."""
 
     def before_draw(self) -> None:
         """The outer model has computed z; now densities are made of it and drawn from."""
 
     def after_draw(self, z: Tensor, where: Tensor, drawn_from: Density, x: Tensor) -> None:
-        """Tokens x [B, m, D] for the places where [B, m] were drawn from a density
-        made of z [B, m, E].
-        """
+        """Tokens x [B, m, D] at where [B, m] were drawn from a density made of z [B, m, E]."""
 
 
 UNOBSERVED = Observer()

@@ -42,7 +42,7 @@ def transform_blocks(
             setattr(module, "forward", _economical(module.forward, compiled, machine.recompute))  # noqa: B010
 
 
-def undo_economies(model: nn.Module) -> None:
+def undo_transforms(model: nn.Module) -> None:
     """Give a model's blocks their own forward again."""
     for module in model.modules():
         if isinstance(module, SHARDED_BLOCKS):

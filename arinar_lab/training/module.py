@@ -26,7 +26,7 @@ from ..data.sources import subsample
 from ..errors import Diverged
 from ..model.layers import LearnedVectors
 from ..model.noise import Noise, Stream
-from .block_transforms import undo_economies
+from .block_transforms import undo_transforms
 from .divergence import FiniteCheck
 from .sharding import full_tensor, shard_model
 from .warm_start import FrozenOuterCache
@@ -116,13 +116,11 @@ class ArinarModule(LightningModule):
             p.requires_grad_(False)
 
     def release(self) -> None:
-        """Leave codec and model as loading their weights from a file gives them: nothing
-        of the training stays.
-        """
+        """Leave codec and model as loading their weights from a file would give them."""
         self.zero_grad()
         for p in self.frozen:
             p.requires_grad_(True)
-        undo_economies(self.model)
+        undo_transforms(self.model)
 
     def on_fit_start(self) -> None:
         """Split the batch so that the images of a part share a masked ratio.
@@ -197,6 +195,7 @@ class ArinarModule(LightningModule):
         if self.conditions is not None:
             z, x, where, _ = part
             return self.model.inner_loss(z, x, where, noise.at(Stream.MODEL))
+
         image, y, _ = part
         x, _ = self.codec.encode(image, noise.at(Stream.CODEC))
         return self.model.loss(x, y, noise.at(Stream.MODEL), ratio)

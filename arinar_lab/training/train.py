@@ -356,10 +356,9 @@ def train(
             codec are used again.
 
     Returns:
-        the trained data, codec and model, just as loading the folder gives them. None where
-            the folder has to be
-        loaded: it was done before, several processes trained it, or its weights are
-            of double precision.
+        data, codec and the trained model, just as loading the folder gives them. None where the
+        folder has to be loaded: it was done before, several processes trained it, or its weights
+        are of double precision.
 
     Raises:
         Stopped: if `watch` says so; the run can be resumed.
