@@ -49,7 +49,7 @@ search:
   sampler.temperature: {float: [0.8, 1.1]}
 objectives:
   - {metric: val/bits_per_dim, direction: minimize}
-sampler: random
+algorithm: random
 trials: 2
 hours: 0.01
 seeds: [1]

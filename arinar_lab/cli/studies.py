@@ -83,7 +83,7 @@ def _is_sweep(arguments: argparse.Namespace) -> bool:
 
 def _read_sweep(arguments: argparse.Namespace) -> Any:
     from arinar_lab.config.recipe import read_overrides
-    from arinar_lab.sweep.sweep_file import read_sweep
+    from arinar_lab.sweep.sweep import read_sweep
 
     _settle(arguments)
     return read_sweep(arguments.file, read_overrides(arguments.overrides))
@@ -229,7 +229,7 @@ def check(arguments: argparse.Namespace) -> int:
     for file in map(Path, files):
         content = read_yaml(file)
         if "search" in content:
-            from arinar_lab.sweep.sweep_file import read_sweep  # and Optuna, which studies are checked without
+            from arinar_lab.sweep.sweep import read_sweep  # and Optuna, which studies are checked without
 
             sweep = read_sweep(file, read_overrides(overrides))
             say(f"{file}: {len(sweep.parameters)} parameters to search, {len(sweep.targets)} × {sweep.trials} trials")

@@ -20,7 +20,7 @@ from ..runs.folder import write_json
 from ..study.optuna_storage import patiently
 from ..study.processes import Worker, all_ended, run_workers
 from ..sweep.report import finish, outcome
-from ..sweep.sweep_file import Sweep
+from ..sweep.sweep import Sweep
 from ..sweep.trials import finished, open_search, repeats, spent, tell_repeat
 
 

@@ -42,14 +42,26 @@ _DEPTH = 50  # levels of a key
 _DEEPEST = 1000  # blocks of a model
 
 
-def check_seed(seed: int) -> None:
+def check_seed(seed: int, key: str = "seed") -> None:
     """Refuse a seed that a generator cannot take.
 
     Raises:
         ValueError: naming it.
     """
     if not 0 <= seed < 2**32:
-        raise ValueError(f"seed: {seed} is outside 0 … 2^32 - 1")
+        raise ValueError(f"{key}: {seed} is outside 0 … 2^32 - 1")
+
+
+def check_seeds(seeds: tuple[int, ...]) -> None:
+    """Refuse seeds of repeats that are none, or the same, or that a generator cannot take.
+
+    Raises:
+        ValueError: naming them.
+    """
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds: {list(seeds)} is not a list of different whole numbers, as in [0, 1, 2]")
+    for seed in seeds:
+        check_seed(seed, "seeds")
 
 
 @dataclass(frozen=True)

@@ -242,7 +242,7 @@ def _option(options: tuple[Any, ...], value: Any, path: str) -> Any:
     fitting = [option for option in options if _fits(option, value)]
     several = [option for option in options if option is not type(None)]
     if not fitting and len(several) > 1:
-        wanted = " nor ".join(map(_wanted, options))
+        wanted = " nor ".join(map(_wanted, several))
         raise ConfigError(f"{path}: {_as_written(value)} is neither {wanted}")
     return fitting[0] if fitting else several[0]
 

@@ -17,12 +17,13 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 import optuna
 
 from ..config.recipe import read_overrides
+from ..config.yaml_reader import read_yaml
 from ..errors import ConfigError
 from ..output.text import say
 from ..study.optuna_storage import address, shared, storage
-from ..study.plan import queue_address, study_name, study_requested
+from ..study.plan_file import read_study
 from ..tracking.server import refuse_taken
-from .sweep_file import sweep_requested
+from .sweep_file import read_file
 
 _LOCAL = re.compile(r"(127\.0\.0\.1|localhost)(:\d+)?")
 
@@ -39,11 +40,10 @@ def open_board(file: Path | None, words: list[str]) -> optuna.storages.RDBStorag
     given, queue = "", Path("studies") / "queue.db"
     if file:
         overrides = read_overrides(words)
-        content, _, named_by = study_requested(file, overrides)
-        if "search" in content:
-            named_by = sweep_requested(file, overrides).named_by
-        given = queue_address(content.get("storage", ""))
-        queue = Path("studies") / study_name(file.stem, named_by) / "queue.db"
+        read: Any = read_file if "search" in read_yaml(file) else read_study
+        content, _, name = read(file, overrides)
+        given = content.storage
+        queue = Path("studies") / name / "queue.db"
     url = address(given, queue)
     if not shared(url) and not Path(url.database or "").is_file():
         named = f"{queue}: is not there; run the study first: arinar ablate {file}" if file else "name a study's file"

@@ -26,7 +26,7 @@ from ..output.terminal import failed
 from ..output.text import csv_text, markdown_line, markdown_row
 from ..runs.folder import write_json
 from . import front as sweep_front
-from .sweep_file import Sweep
+from .sweep import Sweep
 from .trials import costs, feasible, finished, front, open_search, repeats
 
 _DIGITS = {column.metric: column.digits for column in COLUMNS}

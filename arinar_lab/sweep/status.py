@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ..study.optuna_storage import patiently
 from ..study.status import Cell, cell_of, present, progress
-from .sweep_file import Sweep, Target
+from .sweep import Sweep, Target
 from .trials import lost, open_search, repeats, replaced, spent
 
 _STATES = {

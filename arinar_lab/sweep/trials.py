@@ -34,6 +34,7 @@ from ..analysis.statistics import pareto
 from ..errors import ConfigError
 from ..evaluation.evaluate import is_timed, measure_speed
 from ..files.locks import held
+from ..metrics import BITS
 from ..output.text import say
 from ..pipeline import perform
 from ..quality.measure import measured
@@ -43,7 +44,7 @@ from ..study.optuna_storage import FAULTS, Silent, address, alone, patiently, sh
 from ..study.worker import begin_heartbeats, ending_in_order, heartbeats, is_free, tell
 from ..training.divergence import Diverged
 from ..training.train import Stopped, Watch
-from .sweep_file import BITS, Cell, Sweep, Target
+from .sweep import Cell, Sweep, Target
 
 _TRIES = 3
 _STARTUP = 4  # trainings that finish before any is stopped
@@ -94,9 +95,9 @@ def replaced(trial: FrozenTrial) -> bool:
 
 
 def _sampler(sweep: Sweep, seed: int) -> optuna.samplers.BaseSampler:
-    if sweep.sampler == "random":
+    if sweep.algorithm == "random":
         return optuna.samplers.RandomSampler(seed=seed)
-    if sweep.sampler == "nsga2":
+    if sweep.algorithm == "nsga2":
         return optuna.samplers.NSGAIISampler(seed=seed, population_size=max(4, min(50, sweep.trials // 4)))
     return optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(4, min(10, sweep.trials // 4)))
 
@@ -248,9 +249,9 @@ def _watch(sweep: Sweep, study: optuna.Study, trial: optuna.Trial, cell: Cell) -
         return step + 1 < steps and patiently(trial.should_prune)
 
     def worst(step: int, bits: float) -> bool:
-        after, share = rule or (1.0, 0.0)
-        others = patiently(lambda: _at_step(study, step)) if after * steps <= step + 1 < steps else []
-        return len(others) >= _STARTUP and bool(bits > np.quantile(others, 1 - share))
+        is_judged = rule is not None and rule.after * steps <= step + 1 < steps
+        others = patiently(lambda: _at_step(study, step)) if is_judged else []
+        return rule is not None and len(others) >= _STARTUP and bool(bits > np.quantile(others, 1 - rule.worst))
 
     return median if sweep.pruner == "median" else worst if rule else None
 
