@@ -204,7 +204,7 @@ def read_file(path: Path, overrides: Mapping[str, Any] | None = None) -> Request
     content = read_yaml(path)
     if "search" not in content and {"axes", "vary", "arms"} & content.keys():
         raise ConfigError(f"{path}: is a study, since it has no search; run it by arinar ablate {path}")
-    for value in (content.get("sampler"), (overrides or {}).get("sampler")):
-        if isinstance(value, str):
-            raise ConfigError(f"{path}: sampler: is called algorithm now; write algorithm: {value}")
+    former = (content.get("sampler"), (overrides or {}).get("sampler"))
+    if any(isinstance(value, str) for value in former):
+        raise ConfigError(f"{path}: sampler: is called algorithm now, as in algorithm: tpe; rename the key")
     return requested(path, content, overrides, SweepFile, "a sweep")

@@ -241,6 +241,7 @@ def test_the_recipes_sampler_is_no_algorithm():
     sweep = sweep_of("sampler.schedule=constant", "trials=3")
     assert (sweep.algorithm, sweep.trials) == ("tpe", 3)
     assert sweep.targets[0].content["sampler"]["schedule"] == "constant"
+    refused(lambda: sweep_of("sampler=random"), "sampler: is called algorithm now")
 
 
 def test_conditions_name_choices_as_people_write_them():

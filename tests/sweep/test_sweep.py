@@ -173,7 +173,7 @@ FAULTS = {
     "part of a trial": ({"trials": 2.5}, "trials: 2.5 is not a whole number"),
     "hours": ({"hours": -1}, "hours: -1 is not above 0"),
     "algorithm": ({"algorithm": "tp"}, "algorithm: 'tp' is not one of tpe, nsga2, random; did you mean tpe?"),
-    "its former word": ({"sampler": "tpe"}, "sampler: is called algorithm now; write algorithm: tpe"),
+    "its former word": ({"sampler": "tpe"}, "sampler: is called algorithm now, as in algorithm: tpe; rename the key"),
     "pruner": ({"pruner": "median"}, "pruner: median needs val/bits_per_dim as the one objective"),
     "early": ({"early_stopping": {"after": 2, "worst": 0.25}}, "early_stopping.after: 2 is not between 0 and 1"),
     "its own seed": ({"seeds": [0, 1]}, "seeds: 0 is the search's own seed"),
