@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from .analysis.results import Results
-from .config.recipe import read_overrides
+from .config.files import read_overrides
 from .errors import ConfigError
 from .evaluation.trained_model import Trained, open_run
 from .report.tables import csv_of, rows

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from .config.recipe import Recipe
+from .config.sections import Recipe
 from .files.atomic import room_for
 from .files.locks import held
 from .quality.measure import measured

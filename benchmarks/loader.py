@@ -26,7 +26,9 @@ from latent_cache import SHAPE, anonymous, forget, read_ours, timed, write_ours
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from arinar_lab.config.recipe import build, parse, preset, read_recipe
+from arinar_lab.config.build import build
+from arinar_lab.config.files import preset, read_recipe
+from arinar_lab.config.sections import parse
 from arinar_lab.data.image_datasets import ImageFolder
 from arinar_lab.model.noise import Noise
 from arinar_lab.training.datamodule import DataModule

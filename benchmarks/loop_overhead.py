@@ -23,7 +23,9 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
-from arinar_lab.config.recipe import Recipe, build, merge, parse, read_overrides, read_recipe
+from arinar_lab.config.build import build
+from arinar_lab.config.files import merge, read_overrides, read_recipe
+from arinar_lab.config.sections import Recipe, parse
 from arinar_lab.data.loader import Items, ResumableLoader
 from arinar_lab.hardware.device import use_processor
 from arinar_lab.runs.folder import RunFolder

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from arinar_lab.config.recipe import parse, read_recipe
+from arinar_lab.config.files import read_recipe
+from arinar_lab.config.sections import parse
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 SIGNATURES = {

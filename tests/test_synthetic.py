@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from arinar_lab.config.recipe import merge, parse, read_overrides, read_recipe
+from arinar_lab.config.files import merge, read_overrides, read_recipe
+from arinar_lab.config.sections import parse
 from arinar_lab.evaluation.evaluate import evaluate
 from arinar_lab.runs.folder import RunFolder
 from arinar_lab.training.train import train

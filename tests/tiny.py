@@ -7,8 +7,9 @@ from typing import Any
 
 import yaml
 
-from arinar_lab.config.recipe import Recipe, merge, parse, read_overrides, read_recipe
+from arinar_lab.config.files import merge, read_overrides, read_recipe
 from arinar_lab.config.schema import resolved
+from arinar_lab.config.sections import Recipe, parse
 from arinar_lab.evaluation.evaluate import evaluate, measure_speed
 from arinar_lab.runs.folder import RunFolder
 from arinar_lab.runs.history import read_metrics

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config.recipe import build
+from ..config.build import build
 from ..evaluation.evaluate import flop_counter
 from ..hardware.precision import under
 from ..hardware.profiling import clock, seconds_of

@@ -19,7 +19,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ..config.recipe import Recipe, build, merge, parse, preset, read_recipe
+from ..config.build import build
+from ..config.files import merge, preset, read_recipe
+from ..config.sections import Recipe, parse
 from ..evaluation.evaluate import PeakMemory, flop_counter
 from ..hardware.precision import under
 from ..hardware.profiling import Precision, clock

@@ -26,8 +26,9 @@ from rich.table import Table
 
 from ..analysis.comparison import compare, effects
 from ..analysis.results import Results
-from ..config.recipe import Recipe, parse, read_overrides, read_recipe
+from ..config.files import read_overrides, read_recipe
 from ..config.schema import flatten, resolved
+from ..config.sections import Recipe, parse
 from ..errors import ConfigError, nearest
 from ..output.text import markdown_line, markdown_row, say
 from ..report.notes import commit, far_off

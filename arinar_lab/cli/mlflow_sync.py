@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..analysis.results import Results
-from ..config.recipe import parse, read_recipe
+from ..config.files import read_recipe
+from ..config.sections import parse
 from ..errors import ConfigError
 from ..metrics import BITS, DISTANCES, GAP, LEVEL, SPEED
 from ..report.tables import markdown

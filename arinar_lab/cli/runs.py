@@ -11,7 +11,8 @@ from ..output.text import say
 
 
 def _recipe(path: Path, overrides: list[str]) -> Any:
-    from arinar_lab.config.recipe import merge, parse, read_overrides, read_recipe
+    from arinar_lab.config.files import merge, read_overrides, read_recipe
+    from arinar_lab.config.sections import parse
     from arinar_lab.errors import ConfigError
 
     content = merge(read_recipe(path), read_overrides(overrides))
@@ -23,7 +24,7 @@ def _recipe(path: Path, overrides: list[str]) -> Any:
 
 def train(arguments: argparse.Namespace) -> int:
     recipe = _recipe(arguments.file, arguments.overrides)
-    from arinar_lab.config.recipe import build, check_resolution, ready
+    from arinar_lab.config.build import build, check_resolution, ready
     from arinar_lab.evaluation.evaluate import measure_speed
     from arinar_lab.pipeline import perform
     from arinar_lab.quality.measure import named_reference
@@ -100,7 +101,7 @@ def _extractor(arguments: argparse.Namespace, machine: Any, reference: Path | No
 
 
 def reference(arguments: argparse.Namespace) -> int:
-    from arinar_lab.config.recipe import Machine
+    from arinar_lab.config.sections import Machine
     from arinar_lab.files.atomic import check_output
     from arinar_lab.files.shards import company, shown
     from arinar_lab.quality.image_sets import collection
@@ -252,7 +253,7 @@ def cache(arguments: argparse.Namespace) -> int:
 
 
 def convert(arguments: argparse.Namespace) -> int:
-    from arinar_lab.config.recipe import preset
+    from arinar_lab.config.files import preset
     from arinar_lab.config.schema import flatten, resolved
     from arinar_lab.runs.convert import AVERAGED, convert
     from arinar_lab.runs.folder import read_json

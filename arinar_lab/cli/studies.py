@@ -31,7 +31,7 @@ def _settle(arguments: argparse.Namespace) -> None:
 
 
 def _plan(arguments: argparse.Namespace) -> Any:
-    from arinar_lab.config.recipe import read_overrides
+    from arinar_lab.config.files import read_overrides
     from arinar_lab.study.plan import read_plan
     from arinar_lab.study.status import refuse_other_file
 
@@ -82,7 +82,7 @@ def _is_sweep(arguments: argparse.Namespace) -> bool:
 
 
 def _read_sweep(arguments: argparse.Namespace) -> Any:
-    from arinar_lab.config.recipe import read_overrides
+    from arinar_lab.config.files import read_overrides
     from arinar_lab.sweep.sweep import read_sweep
 
     _settle(arguments)
@@ -98,7 +98,8 @@ def sweep(arguments: argparse.Namespace) -> int:
 
 
 def work(arguments: argparse.Namespace) -> int:
-    from arinar_lab.config.recipe import parse, read_recipe
+    from arinar_lab.config.files import read_recipe
+    from arinar_lab.config.sections import parse
     from arinar_lab.runs.folder import RunFolder
     from arinar_lab.study import worker
     from arinar_lab.sweep import trials
@@ -196,7 +197,7 @@ def _subject(arguments: argparse.Namespace) -> list[str]:
 
 def sync(arguments: argparse.Namespace) -> int:
     from arinar_lab.cli import mlflow_sync as sync
-    from arinar_lab.config.recipe import read_overrides
+    from arinar_lab.config.files import read_overrides
     from arinar_lab.study.plan import read_plan
 
     words = arguments.words
@@ -216,7 +217,8 @@ def sync(arguments: argparse.Namespace) -> int:
 
 
 def check(arguments: argparse.Namespace) -> int:
-    from arinar_lab.config.recipe import build, check_resolution, read_overrides
+    from arinar_lab.config.build import build, check_resolution
+    from arinar_lab.config.files import read_overrides
     from arinar_lab.config.yaml_reader import read_yaml
     from arinar_lab.errors import ConfigError
     from arinar_lab.study.plan import read_plan
@@ -267,7 +269,7 @@ def bench(arguments: argparse.Namespace) -> int:
     from arinar_lab.benchmark import presets as bench
     from arinar_lab.benchmark import report as bench_report
     from arinar_lab.benchmark.generation import How
-    from arinar_lab.config.recipe import Machine
+    from arinar_lab.config.sections import Machine
     from arinar_lab.errors import ConfigError
     from arinar_lab.files.atomic import check_output
     from arinar_lab.hardware.device import device_of

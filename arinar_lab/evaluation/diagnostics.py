@@ -22,7 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config.recipe import Experiment, Recipe
+from ..config.build import Experiment
+from ..config.sections import Recipe
 from ..model.checks import from_uniform
 from ..model.heads.mixture import use
 from ..model.noise import Noise

@@ -36,8 +36,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..config.recipe import Experiment, Machine, Recipe, build, ready
+from ..config.build import Experiment, build, ready
 from ..config.schema import Part
+from ..config.sections import Machine, Recipe
 from ..errors import ConfigError
 from ..files.atomic import whole
 from ..files.locks import held

@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config.recipe import Experiment, Recipe
+from ..config.build import Experiment
+from ..config.sections import Recipe
 from ..hardware.precision import under
 from ..model.heads.nested import Nested
 from ..model.noise import Noise

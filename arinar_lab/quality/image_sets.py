@@ -115,7 +115,8 @@ def of_npz(path: Path) -> Collection:
 
 def of_recipe(path: Path, part: str, overrides: list[str]) -> Collection:
     """The images of a recipe's data, `train` or `held_out`."""
-    from ..config.recipe import merge, parse, read_overrides, read_recipe
+    from ..config.files import merge, read_overrides, read_recipe
+    from ..config.sections import parse
 
     source = parse(merge(read_recipe(path), read_overrides(overrides))).data()
     if not source.pictures:

@@ -26,8 +26,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config.recipe import Recipe
 from ..config.schema import resolved
+from ..config.sections import Recipe
 from ..data.latent_cache import PARTS, Cached, codec_print, data_print, shards
 from ..data.sources import Source
 from ..errors import ConfigError

@@ -23,7 +23,8 @@ import torch
 from scipy.stats import t as student
 from torch import Tensor
 
-from ..config.recipe import Experiment, Recipe
+from ..config.build import Experiment
+from ..config.sections import Recipe
 from ..errors import ConfigError
 from ..evaluation.dtypes import of_generation
 from ..evaluation.evaluate import evaluate, generate, load, with_distances

@@ -20,8 +20,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..config.recipe import Experiment, Recipe
+from ..config.build import Experiment
 from ..config.schema import signed
+from ..config.sections import Recipe
 from ..data.latent_cache import shards
 from ..errors import ConfigError
 from ..evaluation.dtypes import of_generation

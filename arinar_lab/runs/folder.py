@@ -26,8 +26,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from ..config.recipe import Recipe
 from ..config.schema import resolved
+from ..config.sections import Recipe
 from ..config.yaml_reader import as_yaml
 from ..errors import ConfigError
 from ..files.atomic import LONGEST, append, force, write

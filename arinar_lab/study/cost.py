@@ -20,8 +20,10 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..config.recipe import Experiment, Recipe, build, merge, nest, parse, ready
+from ..config.build import Experiment, build, ready
+from ..config.files import merge, nest
 from ..config.schema import flatten, resolved
+from ..config.sections import Recipe, parse
 from ..errors import ConfigError, nearest
 from ..evaluation.evaluate import count_flops, generate
 from ..hardware.device import use_processor

@@ -25,7 +25,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from ..analysis.text import short
 from ..config import schema
-from ..config.recipe import STUDY_SECTIONS, merge, nest
+from ..config.files import STUDY_SECTIONS, merge, nest
 from ..config.schema import flatten
 from ..config.yaml_reader import as_flow, read_value
 from ..errors import ConfigError, nearest

@@ -18,8 +18,10 @@ from typing import Any
 
 from ..analysis.paper_rows import PaperRow
 from ..analysis.text import listed, short
-from ..config.recipe import Recipe, build, merge, nest, parse, read_recipe
+from ..config.build import build
+from ..config.files import merge, nest, read_recipe
 from ..config.schema import flatten, resolved
+from ..config.sections import Recipe, parse
 from ..config.yaml_reader import means, read_value
 from ..errors import ConfigError, nearest
 from ..model.inner.head import Likelihood

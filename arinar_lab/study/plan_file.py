@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..analysis.paper_rows import PaperRow
-from ..config.recipe import check_seeds
+from ..config.sections import check_seeds
 from ..config.yaml_reader import read_yaml
 from ..errors import ConfigError
 from .override import Request, requested

@@ -78,7 +78,7 @@ def named(folder: Path) -> tuple[Path, list[str]]:
 
 def remember(plan: Plan, file: Path, words: list[str]) -> dict[str, Any]:
     """Write the cells of a study where `status` finds them; returns them. The storage's address is not among them."""
-    from ..config.recipe import sources
+    from ..config.files import sources
     from ..runs.folder import write_json
 
     cells = [

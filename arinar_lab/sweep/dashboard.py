@@ -16,7 +16,7 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import optuna
 
-from ..config.recipe import read_overrides
+from ..config.files import read_overrides
 from ..config.yaml_reader import read_yaml
 from ..errors import ConfigError
 from ..output.text import say

@@ -16,8 +16,10 @@ import torch
 from optuna.trial import Trial
 
 from ..analysis.text import short
-from ..config.recipe import Experiment, Recipe, build, merge, nest, parse, read_recipe
+from ..config.build import Experiment, build
+from ..config.files import merge, nest, read_recipe
 from ..config.schema import resolved
+from ..config.sections import Recipe, parse
 from ..errors import ConfigError
 from ..metrics import BITS
 from ..runs.folder import RunFolder, find, slug

@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ..config.recipe import check_seeds
+from ..config.sections import check_seeds
 from ..config.yaml_reader import read_yaml
 from ..errors import ConfigError, nearest
 from ..metrics import BITS, UNITS

@@ -22,8 +22,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from ..config.recipe import Recipe, parse
 from ..config.schema import flatten, resolved, signed
+from ..config.sections import Recipe, parse
 from ..output.address import concealed
 from ..output.text import say
 from ..runs.folder import RunFolder, git_state, read_state, write_json

@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from ..config.recipe import Recipe
+from ..config.sections import Recipe
 from ..data.loader import Items
 from ..data.sources import Source
 from ..hardware.memory import fitting, halves, is_full

@@ -22,7 +22,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
-from ..config.recipe import Recipe
+from ..config.sections import Recipe
 from ..hardware.precision import PRODUCTS, rate
 from ..hardware.profiling import clock
 from ..model.layers import Attention

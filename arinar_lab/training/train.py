@@ -30,7 +30,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
-from ..config.recipe import Experiment, Recipe, build, ready
+from ..config.build import Experiment, build, ready
+from ..config.sections import Recipe
 from ..data.image_datasets import damaged
 from ..data.latent_cache import Cached
 from ..data.loader import ResumableLoader

@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config.recipe import Experiment, Recipe, parse, read_recipe
+from ..config.build import Experiment
+from ..config.files import read_recipe
 from ..config.schema import flatten, resolved
+from ..config.sections import Recipe, parse
 from ..data.loader import Items, ResumableLoader
 from ..errors import ConfigError
 from ..model.noise import Noise

@@ -6,8 +6,10 @@ import pytest
 import yaml
 from tiny import EXPERIMENTS, content, tiny
 
-from arinar_lab.config.recipe import build, check_resolution, merge, nest, parse, read_overrides, read_recipe
+from arinar_lab.config.build import build, check_resolution
+from arinar_lab.config.files import merge, nest, read_overrides, read_recipe
 from arinar_lab.config.schema import resolved, signed
+from arinar_lab.config.sections import parse
 from arinar_lab.config.yaml_reader import read_yaml
 from arinar_lab.errors import ConfigError
 from arinar_lab.model.heads import HEADS

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from arinar_lab.config.recipe import read_overrides
+from arinar_lab.config.files import read_overrides
 from arinar_lab.config.yaml_reader import as_flow, as_yaml, means, read_value, read_yaml
 from arinar_lab.errors import ConfigError
 

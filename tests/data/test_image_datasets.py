@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
-from arinar_lab.config.recipe import build, parse, ready
+from arinar_lab.config.build import build, ready
+from arinar_lab.config.sections import parse
 from arinar_lab.data.image_datasets import (
     CIFAR10,
     ENDINGS,

@@ -18,7 +18,9 @@ from tiny import content, tiny
 
 from arinar_lab.cli import main
 from arinar_lab.config import schema
-from arinar_lab.config.recipe import build, merge, parse, read_overrides, ready
+from arinar_lab.config.build import build, ready
+from arinar_lab.config.files import merge, read_overrides
+from arinar_lab.config.sections import parse
 from arinar_lab.data.latent_cache import Cached
 from arinar_lab.data.loader import Order
 from arinar_lab.data.sources import Digits

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny import tiny
 
-from arinar_lab.config.recipe import build
+from arinar_lab.config.build import build
 from arinar_lab.evaluation import speed as parts
 from arinar_lab.evaluation.evaluate import generate, load
 from arinar_lab.evaluation.speed import Clock, seconds_of_parts

@@ -10,7 +10,7 @@ import torch
 from command import arinar
 from tiny import tiny
 
-from arinar_lab.config.recipe import build
+from arinar_lab.config.build import build
 from arinar_lab.evaluation.dtypes import of_generation, of_likelihood
 from arinar_lab.evaluation.evaluate import generate, likelihood
 from arinar_lab.hardware import precision

@@ -14,8 +14,9 @@ import yaml
 from laws import numbers
 
 from arinar_lab.cli import main
-from arinar_lab.config.recipe import merge, parse, read_overrides, read_recipe
+from arinar_lab.config.files import merge, read_overrides, read_recipe
 from arinar_lab.config.schema import Part, _parse
+from arinar_lab.config.sections import parse
 from arinar_lab.evaluation.evaluate import load
 from arinar_lab.model.arinar import Arinar
 from arinar_lab.model.codecs.codec import IMAGENET, CodecMaker

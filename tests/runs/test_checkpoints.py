@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Callback
 from safetensors.torch import load_file, save_file
 from tiny import tiny
 
-from arinar_lab.config.recipe import build
+from arinar_lab.config.build import build
 from arinar_lab.errors import ConfigError
 from arinar_lab.files import atomic as disk
 from arinar_lab.files.atomic import DiskFull, write

@@ -8,7 +8,7 @@ import yaml
 from command import arinar
 from tiny import EXPERIMENTS, tiny, write_study
 
-from arinar_lab.config.recipe import read_overrides
+from arinar_lab.config.files import read_overrides
 from arinar_lab.config.schema import resolved
 from arinar_lab.errors import ConfigError
 from arinar_lab.study.override import study_name

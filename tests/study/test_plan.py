@@ -9,7 +9,7 @@ from command import arinar
 from tiny import EXPERIMENTS, tiny, write_study
 
 from arinar_lab.analysis.text import short
-from arinar_lab.config.recipe import read_overrides
+from arinar_lab.config.files import read_overrides
 from arinar_lab.config.schema import resolved
 from arinar_lab.errors import ConfigError
 from arinar_lab.runs.folder import RunFolder, slug, write_json

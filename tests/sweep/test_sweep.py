@@ -21,7 +21,7 @@ from optuna.trial import TrialState
 from tiny import tiny, write_study
 
 from arinar_lab import cli
-from arinar_lab.config.recipe import read_overrides
+from arinar_lab.config.files import read_overrides
 from arinar_lab.config.schema import resolved
 from arinar_lab.errors import ConfigError
 from arinar_lab.runs.folder import RunFolder, read_json, write_json
