@@ -6,14 +6,20 @@ from dataclasses import dataclass
 
 UNITS = {
     "val/bits_per_dim": "bits per raw dimension",
-    "val/bits_per_dim_error": "bits per raw dimension, |difference| when the integration's steps are doubled",
+    "val/bits_per_dim_error": (
+        "bits per raw dimension, |difference| when the integration's steps are doubled"
+    ),
     "val/bits_per_dim_at_level": "bits per raw dimension, at a resolution of one grey level",
-    "val/bits_per_dim_at_resolution": "bits per raw dimension, at a resolution of evaluation.resolution raw units",
+    "val/bits_per_dim_at_resolution": (
+        "bits per raw dimension, at a resolution of evaluation.resolution raw units"
+    ),
     "val/gap_bits_per_dim": "bits per dimension, mean of log p_true - log p_model",
     "val/gap_standard_error": "bits per dimension",
     "quality/fd_digits": "squared distance of the digits classifier's features",
     "quality/fd_digits_floor": "squared distance of the digits classifier's features",
-    "quality/fd_digits_few": "squared distance of the digits classifier's features, of as many images as its floor",
+    "quality/fd_digits_few": (
+        "squared distance of the digits classifier's features, of as many images as its floor"
+    ),
     "quality/kid_digits": "squared MMD of the digits classifier's features",
     "quality/kid_digits_floor": "squared MMD of the digits classifier's features",
     "quality/precision": "share",
@@ -27,7 +33,9 @@ UNITS = {
     "components/dead": "components whose mean weight is below a tenth of its share",
     "train/bits_per_dim": "bits per raw dimension, on training images",
     "train/gap_bits_per_dim": "bits per raw dimension, held-out minus training",
-    "quality/nearest_train_ratio": "distance to the nearest training image, of samples over that of held-out images",
+    "quality/nearest_train_ratio": (
+        "distance to the nearest training image, of samples over that of held-out images"
+    ),
     "cost/peak_memory_gb": "10^9 bytes",
     "cost/gflops_per_image": "10^9 floating-point operations",
     "cost/parameters": "parameters",
@@ -40,12 +48,19 @@ LEVEL, GAP = "val/bits_per_dim_at_level", "val/gap_bits_per_dim"
 RESOLUTION = "val/bits_per_dim_at_resolution"
 DISTANCE, FID, SPEED = "quality/fd_digits", "quality/fid", "speed/images_per_second"
 FEW = "quality/fd_digits_few"
-DISTANCES = (DISTANCE, FID, "quality/fd_dinov2", *(f"quality/fd_inception{layer}" for layer in (64, 192, 768)))
+DISTANCES = (
+    DISTANCE,
+    FID,
+    "quality/fd_dinov2",
+    *(f"quality/fd_inception{layer}" for layer in (64, 192, 768)),
+)
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table: the metric, its heading and digits, and whether less is better (None: neither)."""
+    """A column of the table: the metric, its heading and digits, and whether less is
+    better (None: neither).
+    """
 
     metric: str
     heading: str

@@ -1,11 +1,14 @@
-"""Rows from papers beside ours: numbers that somebody else measured, with the protocol under which they did.
+"""Rows from papers beside ours: numbers that somebody else measured, with the protocol
+under which they did.
 
     references:
-      - {name: GIVT, bits/dim: 3.1, protocol: 50k images, steps: 500 epochs, hardware: 16 TPUv4, source: arXiv 2312.02116}
-      - scikit-learn                 (the same as `references: true`: density estimators on our own data)
+      - {name: GIVT, bits/dim: 3.1, protocol: 50k images, steps: 500 epochs,
+         hardware: 16 TPUv4, source: arXiv 2312.02116}
+      - scikit-learn    (the same as `references: true`: density estimators on our own data)
 
-Metrics are named as ours, by name (`val/bits_per_dim`) or by the table's heading (`bits/dim`). Such a row is marked as not
-ours, its protocol stands in the notes, and it is no part of any interval, test, figure or ranking.
+Metrics are named as ours, by name (`val/bits_per_dim`) or by the table's heading (`bits/dim`). Such
+a row is marked as not ours, its protocol stands in the notes, and it is no part of any interval,
+test, figure or ranking.
 """
 
 from __future__ import annotations
@@ -26,7 +29,8 @@ class PaperRow:
         name: the model, which no arm has as its name.
         protocol: how the numbers were measured.
         source: where they are published.
-        values: metric → number; in a file each metric is a key of the row, and there is at least one.
+        values: metric → number; in a file each metric is a key of the row, and
+            there is at least one.
         steps: length of the training; unstated by default.
         hardware: what the model was trained on; unstated by default.
 
@@ -44,7 +48,10 @@ class PaperRow:
     def __post_init__(self) -> None:
         for key in ("name", "protocol", "source"):
             if not getattr(self, key):
-                raise ValueError(f"{key}: is empty; a number that is not ours says name, protocol, source")
+                raise ValueError(
+                    f"{key}: is empty; a number that is not ours says name, protocol, source"
+                )
+
         if not self.values:
             raise ValueError(f"name: {self.name} has no number of a metric of ours, as bits/dim is")
         by_metric = {METRICS[name]: value for name, value in self.values.items()}
@@ -53,5 +60,8 @@ class PaperRow:
     @property
     def note(self) -> str:
         """What stands behind the row, in a line."""
-        training = f"trained for {self.steps or 'unstated steps'} on {self.hardware or 'unstated hardware'}"
+        training = (
+            f"trained for {self.steps or 'unstated steps'} on "
+            f"{self.hardware or 'unstated hardware'}"
+        )
         return f"{self.name} (not ours; {self.source}): {self.protocol}; {training}."

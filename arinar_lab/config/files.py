@@ -1,4 +1,5 @@
-"""Recipe files and overrides: what they extend, how one is laid over another, and which presets are shipped.
+"""Recipe files and overrides: what they extend, how one is laid over another, and which
+presets are shipped.
 
     recipe.yaml ─extends, overrides (key=value)→ plain dict
 
@@ -11,27 +12,43 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, nearest
+from ..errors import ConfigError, did_you_mean
 from .yaml_reader import read_value, read_yaml
 
-STUDY_SECTIONS = ("axes", "vary", "arms", "match", "budget", "search", "constraints", "early_stopping")
+STUDY_SECTIONS = (
+    "axes",
+    "vary",
+    "arms",
+    "match",
+    "budget",
+    "search",
+    "constraints",
+    "early_stopping",
+)
 """What a study or sweep says in mappings, and a recipe never."""
 _DEPTH = 50  # levels of a key
 
 
 def merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    """base with change laid over it. Where a part changes its kind, the arguments of the former kind are dropped."""
+    """base with change laid over it. Where a part changes its kind, the arguments of the
+    former kind are dropped.
+    """
     result = dict(base)
     for key, value in change.items():
         before = result.get(key)
         if isinstance(value, str) and isinstance(before, dict):
             value = {"kind": value}
         former = {"kind": before} if isinstance(before, str) and isinstance(value, dict) else before
-        switched = isinstance(value, dict) and "kind" in value and _kind(before) not in (None, value["kind"])
+        switched = (
+            isinstance(value, dict)
+            and "kind" in value
+            and _kind(before) not in (None, value["kind"])
+        )
         if isinstance(value, dict) and isinstance(former, dict) and not switched:
             result[key] = merge(former, value)
         else:
             result[key] = value
+
     return result
 
 
@@ -39,32 +56,40 @@ def _kind(value: Any) -> str | None:
     return value.get("kind") if isinstance(value, dict) else None
 
 
-def real(path: Path) -> Path:
-    """The absolute path without links; unlike `Path.resolve`, it raises nothing where links form a loop."""
+def absolute_path(path: Path) -> Path:
+    """The absolute path without links; unlike `Path.resolve`, it raises nothing
+    where links form a loop.
+    """
     return Path(os.path.realpath(path))
 
 
 def read_recipe(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """A recipe file as plain data, laid over the recipe that it `extends` (a path beside it)."""
-    if real(path) in above:
+    if absolute_path(path) in above:
         raise ConfigError(f"{path}: extends itself, by way of {above[-1].name}")
+
     content = read_yaml(path)
     base = content.pop("extends", None)
     if base is None:
         return content
     if not isinstance(base, str):
         raise ConfigError(f"{path}: extends: {base!r} is not the name of a recipe file")
-    return merge(read_recipe(path.parent / base, (*above, real(path))), content)
+
+    return merge(read_recipe(path.parent / base, (*above, absolute_path(path))), content)
 
 
-def sources(path: Path) -> list[Path]:
+def source_files(path: Path) -> list[Path]:
     """A recipe or study file and all that it rests on: its `base`, and what recipes `extends`."""
     content = read_yaml(path)
-    below = [path.parent / content[key] for key in ("base", "extends") if isinstance(content.get(key), str)]
-    return [real(path), *(source for file in below for source in sources(file))]
+    below = [
+        path.parent / content[key]
+        for key in ("base", "extends")
+        if isinstance(content.get(key), str)
+    ]
+    return [absolute_path(path), *(source for file in below for source in source_files(file))]
 
 
-def preset(name: str) -> Path:
+def preset_path(name: str) -> Path:
     """The recipe file of a shipped preset, or the file itself.
 
     Raises:
@@ -74,11 +99,15 @@ def preset(name: str) -> Path:
     for path in (Path(name), Path("experiments") / f"{name}.yaml", shipped / f"{name}.yaml"):
         if path.suffix == ".yaml" and path.is_file():
             return path
+
     there = sorted(path.stem for path in shipped.glob("*.yaml"))
-    raise ConfigError(f"--preset: {name!r} is neither a file nor one of {', '.join(there)}{nearest(name, there)}")
+    raise ConfigError(
+        f"--preset: {name!r} is neither a file nor one of "
+        f"{', '.join(there)}{did_you_mean(name, there)}"
+    )
 
 
-def nest(dotted: dict[str, Any]) -> dict[str, Any]:
+def unflatten(dotted: dict[str, Any]) -> dict[str, Any]:
     """{"inner.head.components": 4} as {"inner": {"head": {"components": 4}}}.
 
     Raises:
@@ -87,17 +116,21 @@ def nest(dotted: dict[str, Any]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for path, value in dotted.items():
         if str(path).count(".") > _DEPTH:
-            raise ConfigError(f"{str(path)[:60]}…: no key; it is nested more than {_DEPTH} levels deep")
+            raise ConfigError(
+                f"{str(path)[:60]}…: no key; it is nested more than {_DEPTH} levels deep"
+            )
         for key in reversed(str(path).split(".")):
             value = {key: value}
         result = merge(result, value)
+
     return result
 
 
 def read_overrides(words: list[str]) -> dict[str, Any]:
     """`key=value` words of the command line as plain data; values are read as YAML.
 
-    A word into a section of a study (`axes.outer.width=[32]`) keeps its dotted key: `study/override.py` lays it over the file.
+    A word into a section of a study (`axes.outer.width=[32]`) keeps its dotted key:
+    `study/override.py` lays it over the file.
 
     Raises:
         ConfigError: naming the word.
@@ -106,17 +139,24 @@ def read_overrides(words: list[str]) -> dict[str, Any]:
     for word in words:
         key, equals, text = word.partition("=")
         if key.count(".") > _DEPTH:
-            raise ConfigError(f"{_short(word)}: no key; it is nested more than {_DEPTH} levels deep")
+            raise ConfigError(
+                f"{_short(word)}: no key; it is nested more than {_DEPTH} levels deep"
+            )
         if not equals or not all(key.split(".")):
-            raise ConfigError(f"{_short(word)}: not an override; write key=value, as in inner.head.components=8")
+            raise ConfigError(
+                f"{_short(word)}: not an override; write key=value, as in inner.head.components=8"
+            )
+
         try:
             value = read_value(text)
         except ConfigError as error:
             raise ConfigError(f"{_short(word)}: {error}") from None
+
         if key.partition(".")[0] in STUDY_SECTIONS:
             result[key] = value
         else:
-            result = merge(result, nest({key: value}))
+            result = merge(result, unflatten({key: value}))
+
     return result
 
 

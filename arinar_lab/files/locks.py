@@ -14,7 +14,7 @@ QUIET_SECONDS = 3.0  # that a lock is waited for without a word
 
 
 @contextmanager
-def held(lock: BaseFileLock, purpose: str) -> Iterator[None]:
+def hold_lock(lock: BaseFileLock, purpose: str) -> Iterator[None]:
     """Hold a lock, and say so where another process makes this one wait.
 
     Arguments:
@@ -23,8 +23,11 @@ def held(lock: BaseFileLock, purpose: str) -> Iterator[None]:
     try:
         lock.acquire(timeout=QUIET_SECONDS)
     except Timeout:
-        say(f"waiting for another process, which {purpose} ({lock.lock_file} is locked)", sys.stderr)
+        say(
+            f"waiting for another process, which {purpose} ({lock.lock_file} is locked)", sys.stderr
+        )
         lock.acquire()
+
     try:
         yield
     finally:

@@ -1,12 +1,15 @@
-"""What an arm costs, before it is trained: parameters, floating-point operations and hours; and arms of equal cost.
+"""What an arm costs, before it is trained: parameters, floating-point operations and hours;
+and arms of equal cost.
 
     parameters    trained ones
-    GFLOPs        10^9 floating-point operations of matrix products and attention, by torch's own counter: of one generated
-                  image under the recipe's sampler, and of one training step (forward and backward, a whole batch)
+    GFLOPs        10^9 floating-point operations of matrix products and attention, by torch's own
+                  counter: of one generated image under the recipe's sampler, and of one training
+                  step (forward and backward, a whole batch)
     seconds       of a run, from a few timed steps of training and one generated batch, here and now
 
-A comparison of two designs at one width compares two budgets, too. `Match` therefore gives each arm the width w at which
-cost(w) is the target's. The cost rises with w, so w is found by bracketing it among the multiples of the number of heads.
+A comparison of two designs at one width compares two budgets, too. `Match` therefore gives each arm
+the width w at which cost(w) is the target's. The cost rises with w, so w is found by bracketing it
+among the multiples of the number of heads.
 """
 
 from __future__ import annotations
@@ -20,18 +23,18 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..config.build import Experiment, build, ready
-from ..config.files import merge, nest
-from ..config.schema import flatten, resolved
-from ..config.sections import Recipe, parse
-from ..errors import ConfigError, nearest
-from ..evaluation.evaluate import count_flops, generate
-from ..hardware.device import use_processor
+from ..config.build import Experiment, build, prepare_experiment
+from ..config.files import merge, unflatten
+from ..config.schema import flatten, to_plain
+from ..config.sections import Recipe, parse_recipe
+from ..errors import ConfigError, did_you_mean
+from ..evaluation.evaluate import count_flops, generate_images
+from ..hardware.device import configure_cpu
 from ..model.noise import Noise
 from ..training.module import ArinarModule
 from .plan_file import Match
 
-WIDEST = 2**16  # of the multiples that are tried
+MAX_MULTIPLE = 2**16  # of the multiples that are tried
 
 
 @dataclass(frozen=True)
@@ -50,10 +53,10 @@ def probe(recipe: Recipe, steps: int = 4) -> Cost:
     Raises:
         ConfigError: if the data is not there.
     """
-    use_processor(recipe.machine)
+    configure_cpu(recipe.machine)
     experiment = build(recipe)
     module, source = ArinarModule(experiment, recipe.training, recipe.seed), experiment.source
-    ready(experiment)
+    prepare_experiment(experiment)
     module.fit_to(source.train[0])
     with FlopCounterMode(display=False) as counter:
         _step(recipe, experiment, 0)
@@ -62,15 +65,17 @@ def probe(recipe: Recipe, steps: int = 4) -> Cost:
         _step(recipe, experiment, step)
     a_step = (time.perf_counter() - begun) / steps
     begun, few = time.perf_counter(), torch.arange(32)
-    generate(recipe, experiment, few % source.classes, few)
+    generate_images(recipe, experiment, few % source.classes, few)
     an_image = (time.perf_counter() - begun) / len(few) if source.levels else 0.0
     seconds = 1.3 * recipe.training.steps * a_step + recipe.evaluation.images * an_image + 5
     image = count_flops(recipe, experiment) / 1e9
+
     return Cost(experiment.parameters, image, counter.get_total_flops() / 1e9, seconds)
 
 
-def attempt(recipe: Recipe) -> Cost | str:
-    """The cost of a run, or why it is unknown: an arm that fails here may fail alone, and say so in its own folder.
+def probe_or_reason(recipe: Recipe) -> Cost | str:
+    """The cost of a run, or why it is unknown: an arm that fails here may fail alone, and say
+    so in its own folder.
 
     Raises:
         ConfigError: if the data is not there.
@@ -107,9 +112,9 @@ def solve(match: Match, recipe: Recipe, target: float) -> tuple[Recipe, int]:
     unit = _unit(match, recipe)
 
     def at(multiple: int) -> Recipe:
-        return parse(merge(resolved(recipe), nest({match.by: multiple * unit})))
+        return parse_recipe(merge(to_plain(recipe), unflatten({match.by: multiple * unit})))
 
-    start = max(1, int(flatten(resolved(recipe))[match.by]) // unit)
+    start = max(1, int(flatten(to_plain(recipe))[match.by]) // unit)
     multiple = nearest_multiple(lambda multiple: matched_cost(match, at(multiple)), target, start)
     cost = matched_cost(match, at(multiple))
 
@@ -124,19 +129,22 @@ def solve(match: Match, recipe: Recipe, target: float) -> tuple[Recipe, int]:
 
 def _unit(match: Match, recipe: Recipe) -> int:
     """What the solved value is a multiple of: the number of heads beside the key."""
-    values = flatten(resolved(recipe))
+    values = flatten(to_plain(recipe))
     if type(values.get(match.by)) is not int:
         whole = [key for key, value in values.items() if type(value) is int]
-        raise ConfigError(f"match.by: {match.by!r} is no whole number of this arm{nearest(match.by, whole)}")
+        raise ConfigError(
+            f"match.by: {match.by!r} is no whole number of this arm{did_you_mean(match.by, whole)}"
+        )
     return int(values.get(f"{match.by.rpartition('.')[0]}.heads", 1))
 
 
 def nearest_multiple(cost: Callable[[int], float], target: float, start: int = 1) -> int:
     """The whole number n ≥ 1 whose cost, which rises with n about as n², is nearest to the target.
 
-    Counting is slow, so each guess is n · √(target / cost), kept inside what is known to be too little and too much.
+    Counting is slow, so each guess is n · √(target / cost), kept inside what is known to be too
+    little and too much.
     """
-    low, high, n = 0, WIDEST, start
+    low, high, n = 0, MAX_MULTIPLE, start
     known: dict[int, float] = {}
     while high - low > 1:
         known[n] = cost(n)
@@ -145,6 +153,6 @@ def nearest_multiple(cost: Callable[[int], float], target: float, start: int = 1
     return min(known, key=lambda n: abs(known[n] - target))
 
 
-def counted(value: Any, digits: int = 3) -> str:
+def format_count(value: Any, digits: int = 3) -> str:
     """A number with a few significant digits, as text."""
     return f"{value:,.{digits}g}" if value < 1000 else f"{value:,.0f}"

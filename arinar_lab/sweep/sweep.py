@@ -1,6 +1,8 @@
-"""A checked sweep: what is searched, by what it is judged, and when it ends. Its file is described in `sweep_file.py`.
+"""A checked sweep: what is searched, by what it is judged, and when it ends. Its file is
+described in `sweep_file.py`.
 
-A trial's values are overrides of a recipe, so trials that differ only in the sampler share one training.
+A trial's values are overrides of a recipe, so trials that differ only in the
+sampler share one training.
 """
 
 from __future__ import annotations
@@ -15,22 +17,24 @@ from typing import Any
 import torch
 from optuna.trial import Trial
 
-from ..analysis.text import short
+from ..analysis.text import short_value
 from ..config.build import Experiment, build
-from ..config.files import merge, nest, read_recipe
-from ..config.schema import resolved
-from ..config.sections import Recipe, parse
+from ..config.files import merge, read_recipe, unflatten
+from ..config.schema import to_plain
+from ..config.sections import Recipe, parse_recipe
 from ..errors import ConfigError
 from ..metrics import BITS
-from ..runs.folder import RunFolder, find, slug
-from ..study.override import unreached, value_at
+from ..runs.folder import RunFolder, open_run_folder, slug
+from ..study.override import unused_overrides, value_at
 from ..study.plan import Plan, read_plan
-from ..training.warm_start import inherited
+from ..training.warm_start import matching_weights
 from .space import Parameter, corners, read_parameters
 from .sweep_file import EarlyStopping, Objective, SweepFile, read_file
 
-TUNING = 2**31
-"""Added to evaluation.seed while a finished run's sampler is tuned: no image that tunes is one that is reported."""
+TUNING_SEED = 2**31
+"""Added to evaluation.seed while a finished run's sampler is tuned: no image that tunes is
+one that is reported.
+"""
 _APART = 10**6  # between the images of two repeats of one run's evaluation
 
 
@@ -49,7 +53,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Cell:
+class EvaluationJob:
     """One evaluation of one run: of a trial, or of a re-run."""
 
     folder: RunFolder
@@ -119,7 +123,8 @@ class Sweep:
         return values
 
     def recipe(self, target: Target, values: Mapping[str, Any]) -> Recipe:
-        """The target's recipe under these values; broad keys (`outer`) before those within them (`outer.width`).
+        """The target's recipe under these values; broad keys (`outer`) before those within
+        them (`outer.width`).
 
         Raises:
             ConfigError: naming the key.
@@ -128,36 +133,62 @@ class Sweep:
         for p in sorted(self.parameters, key=lambda p: p.path.count(".")):
             if p.path in values:
                 value = p.choices[values[p.path]] if p.choices else values[p.path]
-                content = merge(content, nest({p.path: value}))
-        return parse(content)
+                content = merge(content, unflatten({p.path: value}))
+        return parse_recipe(content)
 
-    def trial_cell(self, target: Target, values: Mapping[str, Any]) -> Cell:
-        """What a trial trains and evaluates. A finished run is tuned on images that its report never sees."""
+    def trial_cell(self, target: Target, values: Mapping[str, Any]) -> EvaluationJob:
+        """What a trial trains and evaluates. A finished run is tuned on images that
+        its report never sees.
+        """
         recipe = self.recipe(target, values)
         if target.runs:
-            seed = (recipe.evaluation.seed + TUNING) % 2**32
+            seed = (recipe.evaluation.seed + TUNING_SEED) % 2**32
             recipe = replace(recipe, evaluation=replace(recipe.evaluation, seed=seed))
-            return Cell(target.runs[recipe.seed], recipe, self.label(values))
-        training = {path: value for path, value in values.items() if not path.startswith("sampler.")}
-        return Cell(RunFolder.of(recipe, (self.label(training) or self.name)[:80]), recipe, self.label(values))
+            return EvaluationJob(target.runs[recipe.seed], recipe, self.label(values))
 
-    def repeats(self, target: Target, values: Mapping[str, Any]) -> dict[int, Cell]:
-        """Seed → what is reported of a setting: trainings of other seeds, or other images of a finished run."""
+        training = {
+            path: value for path, value in values.items() if not path.startswith("sampler.")
+        }
+
+        return EvaluationJob(
+            RunFolder.of(recipe, (self.label(training) or self.name)[:80]),
+            recipe,
+            self.label(values),
+        )
+
+    def repeats(self, target: Target, values: Mapping[str, Any]) -> dict[int, EvaluationJob]:
+        """Seed → what is reported of a setting: trainings of other seeds, or other
+        images of a finished run.
+        """
         recipe, label = self.recipe(target, values), self.label(values)
         if self.subject == "run":
             (folder,), e = target.runs.values(), recipe.evaluation
-            others = {seed: replace(e, seed=(e.seed + seed * _APART) % 2**32) for seed in self.seeds}
-            return {seed: Cell(folder, replace(recipe, evaluation=e), label) for seed, e in others.items()}
+            others = {
+                seed: replace(e, seed=(e.seed + seed * _APART) % 2**32) for seed in self.seeds
+            }
+            return {
+                seed: EvaluationJob(folder, replace(recipe, evaluation=e), label)
+                for seed, e in others.items()
+            }
+
         recipes = {seed: replace(recipe, seed=seed) for seed in target.runs or self.seeds}
         return {
-            seed: Cell(target.runs.get(seed) or RunFolder.of(r, label[:80]), r, label) for seed, r in recipes.items()
+            seed: EvaluationJob(target.runs.get(seed) or RunFolder.of(r, label[:80]), r, label)
+            for seed, r in recipes.items()
         }
 
     def label(self, values: Mapping[str, Any]) -> str:
         """The values as text, by the last words of their keys where those differ."""
         last = [p.path.split(".")[-1] for p in self.parameters]
-        names = {p.path: p.path if last.count(n) > 1 else n for p, n in zip(self.parameters, last, strict=True)}
-        texts = {path: f"{value:.4g}" if isinstance(value, float) else short(value) for path, value in values.items()}
+        names = {
+            p.path: p.path if last.count(n) > 1 else n
+            for p, n in zip(self.parameters, last, strict=True)
+        }
+        texts = {
+            path: f"{value:.4g}" if isinstance(value, float) else short_value(value)
+            for path, value in values.items()
+        }
+
         return ",".join(f"{names[path]}={text}" for path, text in texts.items())
 
 
@@ -190,10 +221,12 @@ def read_sweep(path: Path, overrides: dict[str, Any] | None = None) -> Sweep:
             storage=file.storage,
         )
         lines = _unreached(sweep, changes)
+
         for target in sweep.targets:
             _check_space(sweep, target)
     except ConfigError as error:
         raise ConfigError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
+
     return replace(sweep, unreached=lines)
 
 
@@ -206,14 +239,17 @@ def _unreached(sweep: Sweep, changes: dict[str, Any]) -> tuple[str, ...]:
     lines = []
     for p in sweep.parameters:
         variants = {f"{p.path}={name}": {p.path: value} for name, value in p.choices.items()}
-        for key, names in unreached(sweep.targets[0].content, changes, variants).items():
+        for key, names in unused_overrides(sweep.targets[0].content, changes, variants).items():
             if names and len(names) == len(variants) and not p.when:
                 raise ConfigError(
-                    f"{key}: would reach no trial, since each choice of {p.path} sets it or has no such key;"
-                    f" give other choices: 'search.{p.path}={{categorical: …}}'"
+                    f"{key}: would reach no trial, since each choice of {p.path} sets it or has no"
+                    f" such key; give other choices: 'search.{p.path}={{categorical: …}}'"
                 )
             if names:
-                lines.append(f"{key}={short(value_at(changes, key))} does not reach {', '.join(names)}")
+                lines.append(
+                    f"{key}={short_value(value_at(changes, key))} does not reach {', '.join(names)}"
+                )
+
     return tuple(lines)
 
 
@@ -227,16 +263,19 @@ def _targets(
         plan = read_plan(where, changes)
         return tuple(_arm(plan, i) for i in range(len(plan.arms))), plan.seeds
     if subject == "run":
-        folder = find(where if where.exists() else Path(place))
+        folder = open_run_folder(where if where.exists() else Path(place))
         if not folder.done:
-            raise ConfigError(f"run: {folder.path} has not finished training; train it to its end first")
+            raise ConfigError(
+                f"run: {folder.path} has not finished training; train it to its end first"
+            )
         data = merge(read_recipe(folder.path / "config.yaml"), changes)
-        return (Target(name, data, {parse(data).seed: folder}),), file.repeats
+        return (Target(name, data, {parse_recipe(data).seed: folder}),), file.repeats
 
     data = merge(read_recipe(where), changes)
     if data.get("seed", 0) in file.repeats:
         raise ConfigError(
-            f"seeds: {data.get('seed', 0)} is the search's own seed, whose numbers were chosen for being good"
+            f"seeds: {data.get('seed', 0)} is the search's own seed, whose numbers were chosen "
+            "for being good"
         )
     return (Target(name, data, {}),), file.repeats
 
@@ -245,13 +284,18 @@ def _arm(plan: Plan, i: int) -> Target:
     runs = {seed: plan.cell(plan.arms[i], seed)[0] for seed in plan.seeds}
     for folder in runs.values():
         if not folder.done:
-            raise ConfigError(f"study: {plan.arms[i].name} has not finished ({folder.path}); run arinar ablate first")
-    return Target(slug(plan.arms[i].name), resolved(plan.arms[i].recipe), runs)
+            raise ConfigError(
+                f"study: {plan.arms[i].name} has not finished ({folder.path}); run arinar "
+                "ablate first"
+            )
+    return Target(slug(plan.arms[i].name), to_plain(plan.arms[i].recipe), runs)
 
 
 def _check_space(sweep: Sweep, target: Target) -> None:
     """Build the corners of the space, one parameter at a time around the first of all values."""
-    wanted = {o.metric: "objectives" for o in sweep.objectives} | dict.fromkeys(sweep.constraints, "constraints")
+    wanted = {o.metric: "objectives" for o in sweep.objectives} | dict.fromkeys(
+        sweep.constraints, "constraints"
+    )
     if sweep.pruner == "median" or sweep.early_stopping:
         wanted.setdefault(BITS, "early_stopping")
     seen: set[tuple[str, str]] = set()
@@ -262,10 +306,12 @@ def _check_space(sweep: Sweep, target: Target) -> None:
             continue
         seen.add(signature)
         experiment = build(recipe, "meta")
-        inherited(recipe, experiment)
+        matching_weights(recipe, experiment)
         for metric, key in wanted.items():
             if not produces(recipe, experiment, metric):
-                raise ConfigError(f"{key}: no run produces {metric} with {sweep.label(values) or target.name}")
+                raise ConfigError(
+                    f"{key}: no run produces {metric} with {sweep.label(values) or target.name}"
+                )
 
 
 def produces(recipe: Recipe, experiment: Experiment, metric: str) -> bool:
@@ -275,21 +321,28 @@ def produces(recipe: Recipe, experiment: Experiment, metric: str) -> bool:
         return source.digits
     if metric.startswith("val/gap"):
         return (
-            model.likelihood != "none" and source.log_prob(source.held_out[0][:1], source.held_out[1][:1]) is not None
+            model.likelihood != "none"
+            and source.log_prob(source.held_out[0][:1], source.held_out[1][:1]) is not None
         )
+
     if metric == "val/bits_per_dim_error":
         return model.inner.likelihood == "estimate"
     if metric.startswith("val/bits_per_dim_at_"):
         delta = recipe.evaluation.resolution
         level = delta is None and experiment.codec.box(source.held_out[0][:1]) is not None
-        return "pit" in model.inner.can and (level if metric.endswith("_level") else delta is not None)
+        return "pit" in model.inner.capabilities and (
+            level if metric.endswith("_level") else delta is not None
+        )
+
     if metric.startswith("components/"):
         return _mixes(experiment)
     return not metric.startswith(("val/", "train/")) or model.likelihood != "none"
 
 
 def _mixes(experiment: Experiment) -> bool:
-    """Whether the inner model's densities are mixtures, of which the weights of components are told."""
+    """Whether the inner model's densities are mixtures, of which the weights of
+    components are told.
+    """
     model, d = experiment.model, experiment.codec.features
     z = torch.zeros(1, model.outer.context, device=experiment.device)
     density = model.inner(z).given(torch.zeros(1, d, device=experiment.device))

@@ -1,10 +1,10 @@
 """A sweep file, as it is written and checked.
 
     question: What does speed cost in quality?
-    base: ../experiments/digits.yaml               or, without any training, of a finished run or study:
+    base: ../experiments/digits.yaml           or, without any training, of a finished run or study:
     run: ../runs/digits-…/seed_0
     study: ../experiments/ablations/gmm_k.yaml
-    search:                                        key of the recipe → where to look
+    search:                                    key of the recipe → where to look
       training.lr: {log: [1.0e-4, 1.0e-2]}
       inner.head.components: {categorical: [1, 4]}
       outer: {categorical: {causal: {kind: causal}, masked: {kind: masked}}}
@@ -31,10 +31,10 @@ from typing import Any, Literal
 
 from ..config.sections import check_seeds
 from ..config.yaml_reader import read_yaml
-from ..errors import ConfigError, nearest
+from ..errors import ConfigError, did_you_mean
 from ..metrics import BITS, UNITS
-from ..model.layers import at_least
-from ..study.override import Request, requested
+from ..model.layers import require_at_least
+from ..study.override import Request, read_request
 from .space import Dimension
 
 
@@ -72,12 +72,13 @@ class Objective:
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """Ends trainings that fall behind: our rule, for several objectives too, whose trials Optuna does not prune.
+    """Ends trainings that fall behind: our rule, for several objectives too, whose trials
+    Optuna does not prune.
 
     Arguments:
         after: share of the steps after which a training is judged, between 0 and 1.
-        worst: share of the finished trainings, between 0 and 1; a training whose val/bits_per_dim is within the worst of them
-            at its step is stopped.
+        worst: share of the finished trainings, between 0 and 1; a training whose val/bits_per_dim
+            is within the worst of them at its step is stopped.
 
     Raises:
         ValueError: naming the share that is none.
@@ -99,7 +100,8 @@ class SweepFile:
     Arguments:
         search: key of the recipe → where to look, one key or more, see `Dimension`.
         objectives: one metric or more that trials are judged by.
-        base: the recipe that is varied, a path beside this file. One of base, run and study is named.
+        base: the recipe that is varied, a path beside this file. One of base,
+            run and study is named.
         run: folder of a finished run whose sampler is searched; nothing is trained.
         study: file of a finished study; the sampler of each of its arms is searched on its own.
         question: what the sweep answers, in one sentence.
@@ -109,9 +111,10 @@ class SweepFile:
         early_stopping: ends trainings that fall behind; none by default.
         trials: proposals, at least 1; for each arm where a study is named.
         hours: no trial begins later, above 0; counted over all commands, without re-runs.
-        seeds: of the re-run of the best, different whole numbers from 0 to 2^32 - 1, none of them the search's own; by default
-            1, 2, 3, and those of the study where one is named.
-        storage: address of the trials, which is never printed, see `study/optuna_storage.py`; a local file by default.
+        seeds: of the re-run of the best, different whole numbers from 0 to 2^32 - 1, none of them
+            the search's own; by default 1, 2, 3, and those of the study where one is named.
+        storage: address of the trials, which is never printed, see `study/optuna_storage.py`; a
+            local file by default.
 
     Raises:
         ValueError: naming the key whose value is out of its range, or does not go with another.
@@ -135,22 +138,31 @@ class SweepFile:
     def __post_init__(self) -> None:
         if len(self._subjects) != 1:
             raise ValueError(
-                "base: name what is searched, by one of base (a recipe), run (a folder) and study (a file)"
+                "base: name what is searched, by one of base (a recipe), run (a folder) "
+                "and study (a file)"
             )
         if not self.search:
-            raise ValueError("search: missing; name at least one key, as in training.lr: {log: [1.0e-4, 1.0e-2]}")
+            raise ValueError(
+                "search: missing; name at least one key, as in training.lr: {log: [1.0e-4, 1.0e-2]}"
+            )
         if not self.objectives:
-            raise ValueError("objectives: [] names no metric, as in [{metric: quality/fd_digits, direction: minimize}]")
+            raise ValueError(
+                "objectives: [] names no metric, as in [{metric: quality/fd_digits, "
+                "direction: minimize}]"
+            )
         if len({objective.metric for objective in self.objectives}) < len(self.objectives):
             raise ValueError("objectives: a metric stands there twice")
         for metric in self.constraints:
             _check_metric("constraints", metric)
 
-        at_least(1, trials=self.trials)
+        require_at_least(1, trials=self.trials)
         if not self.hours > 0:
             raise ValueError(f"hours: {self.hours:g} is not above 0")
         if self.seeds is not None and self.study is not None:
-            raise ValueError(f"seeds: {list(self.seeds)} is given, and a study's arms are repeated over its own seeds")
+            raise ValueError(
+                f"seeds: {list(self.seeds)} is given, and a study's arms are repeated "
+                "over its own seeds"
+            )
         check_seeds(self.repeats)
         self._check_stopping()
 
@@ -159,18 +171,22 @@ class SweepFile:
         is_bits_alone = [(o.metric, o.maximize) for o in self.objectives] == [(BITS, False)]
         if self.pruner == "median" and not is_bits_alone:
             raise ValueError(
-                f"pruner: median needs {BITS} as the one objective (Optuna prunes no others); use early_stopping"
+                f"pruner: median needs {BITS} as the one objective (Optuna prunes no others); use "
+                "early_stopping"
             )
+
         if self.pruner == "median" and self.early_stopping:
             raise ValueError("early_stopping: is given beside pruner: median; choose one")
         if self.base is not None:
             return
         if self.early_stopping or self.pruner != "none":
             raise ValueError("early_stopping: nothing is trained here that could be stopped")
+
         for path in self.search:
             if path.split(".")[0] != "sampler":
                 raise ValueError(
-                    f"search.{path}: the weights are trained already; only keys of sampler can be searched"
+                    f"search.{path}: the weights are trained already; only keys of "
+                    "sampler can be searched"
                 )
 
     @property
@@ -191,7 +207,7 @@ class SweepFile:
 
 def _check_metric(key: str, metric: str) -> None:
     if metric not in UNITS:
-        hint = nearest(metric, list(UNITS)) or "; as in quality/fd_digits"
+        hint = did_you_mean(metric, list(UNITS)) or "; as in quality/fd_digits"
         raise ValueError(f"{key}: no run produces {metric!r}{hint}")
 
 
@@ -203,8 +219,13 @@ def read_file(path: Path, overrides: Mapping[str, Any] | None = None) -> Request
     """
     content = read_yaml(path)
     if "search" not in content and {"axes", "vary", "arms"} & content.keys():
-        raise ConfigError(f"{path}: is a study, since it has no search; run it by arinar ablate {path}")
+        raise ConfigError(
+            f"{path}: is a study, since it has no search; run it by arinar ablate {path}"
+        )
     former = (content.get("sampler"), (overrides or {}).get("sampler"))
     if any(isinstance(value, str) for value in former):
-        raise ConfigError(f"{path}: sampler: is called algorithm now, as in algorithm: tpe; rename the key")
-    return requested(path, content, overrides, SweepFile, "a sweep")
+        raise ConfigError(
+            f"{path}: sampler: is called algorithm now, as in algorithm: tpe; rename the key"
+        )
+
+    return read_request(path, content, overrides, SweepFile, "a sweep")

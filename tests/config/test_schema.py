@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pytest
 
-from arinar_lab.config.schema import GATHERED, section
+from arinar_lab.config.schema import GATHERED, parse_dataclass
 from arinar_lab.errors import ConfigError
 
 
@@ -40,7 +40,10 @@ class Page:
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ({"points": [{"x": 1}, {"x": 2.5, "colour": "green"}]}, Page(points=(Point(1.0), Point(2.5, "green")))),
+        (
+            {"points": [{"x": 1}, {"x": 2.5, "colour": "green"}]},
+            Page(points=(Point(1.0), Point(2.5, "green"))),
+        ),
         ({"table": {"a.b": [1, 2], "c": []}}, Page(table={"a.b": [1, 2], "c": []})),
         ({"words": ["a"], "pair": [3, 4]}, Page(words=["a"], pair=(3, 4))),
         ({"nearest": None}, Page()),
@@ -52,7 +55,7 @@ class Page:
     ids=str,
 )
 def test_plain_data_becomes_a_section(content, expected):
-    assert section(Page, content, "", "a page") == expected
+    assert parse_dataclass(Page, content, "", "a page") == expected
 
 
 @pytest.mark.parametrize(
@@ -61,8 +64,14 @@ def test_plain_data_becomes_a_section(content, expected):
         ({"points": 3}, "points: 3 is not a list"),
         ({"points": [3]}, "points.0: 3 is not a section; write keys below it"),
         ({"points": [{"x": 1}, {}]}, "points.1.x: missing; points.1 needs it"),
-        ({"points": [{"x": 1, "color": "red"}]}, "points.0.color: unknown key; points.0 takes colour, x; did you mean colour?"),
-        ({"points": [{"x": 1, "colour": "gren"}]}, "points.0.colour: 'gren' is not one of red, green; did you mean green?"),
+        (
+            {"points": [{"x": 1, "color": "red"}]},
+            "points.0.color: unknown key; points.0 takes colour, x; did you mean colour?",
+        ),
+        (
+            {"points": [{"x": 1, "colour": "gren"}]},
+            "points.0.colour: 'gren' is not one of red, green; did you mean green?",
+        ),
         ({"points": [{"x": float("nan")}]}, "points.0.x: nan is not a finite number"),
         ({"pair": [1]}, "pair: [1] is not a list of 2"),
         ({"pair": [1, 2.5]}, "pair.1: 2.5 is not a whole number"),
@@ -73,13 +82,25 @@ def test_plain_data_becomes_a_section(content, expected):
         ({"shown": "no"}, "shown: 'no' is neither true or false nor a list"),
         ({"shown": [{"FID": 2}]}, "shown.0.name: missing; shown.0 needs it"),
         ({"shown": [{"name": "GIVT", "FID": "low"}]}, "shown.0.FID: 'low' is not a number"),
-        ({"shown": [{"name": "GIVT", "FD": 2}]}, "shown.0.FD: unknown key; shown.0 takes FID, bits/dim, name; did"),
-        ({"address": {"postgresql://me:secret@host": 1}}, "address: not a text, which is not shown here"),
-        ({"pages": 1}, "pages: unknown key; a page takes address, anything, nearest, pair, points, shown, table, words"),
+        (
+            {"shown": [{"name": "GIVT", "FD": 2}]},
+            "shown.0.FD: unknown key; shown.0 takes FID, bits/dim, name; did",
+        ),
+        (
+            {"address": {"postgresql://me:secret@host": 1}},
+            "address: not a text, which is not shown here",
+        ),
+        (
+            {"pages": 1},
+            (
+                "pages: unknown key; a page takes address, anything, nearest, pair, points, "
+                "shown, table, words"
+            ),
+        ),
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_a_fault_is_one_line_with_its_key(content, message):
     with pytest.raises(ConfigError) as error:
-        section(Page, content, "", "a page")
+        parse_dataclass(Page, content, "", "a page")
     assert str(error.value).startswith(message)
