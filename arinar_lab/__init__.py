@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .api import open_runs, open_study
-    from .config.recipe import build
+    from .config.build import build
     from .evaluation.trained_model import open_run
     from .model import checks as laws
 
@@ -25,7 +25,7 @@ __version__ = "0.1.0"
 __all__ = ["build", "laws", "open_run", "open_runs", "open_study"]
 
 _PLACES = {
-    "build": "config.recipe",
+    "build": "config.build",
     "laws": "model.checks",
     "open_run": "evaluation.trained_model",
     "open_runs": "api",

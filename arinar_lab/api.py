@@ -23,7 +23,8 @@ import numpy as np
 import pandas as pd
 
 from .analysis.analyse import Analysis, analyse
-from .config.recipe import parse_recipe, read_overrides
+from .config.files import read_overrides
+from .config.sections import parse_recipe
 from .errors import ConfigError
 from .evaluation.trained_model import TrainedModel, open_run
 from .report.tables import plain_table, runs_csv

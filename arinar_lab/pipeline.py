@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from .config.recipe import Experiment, Recipe, build, check_resolution, prepare_experiment
+from .config.build import Experiment, build, check_resolution, prepare_experiment
+from .config.sections import Recipe
 from .evaluation.evaluate import on_device
 from .files.atomic import disk_full_guard
 from .files.locks import hold_lock

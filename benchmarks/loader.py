@@ -29,7 +29,9 @@ import torch
 from latent_cache import SHAPE, anonymous, forget, read_ours, timed, write_ours
 from PIL import Image
 
-from arinar_lab.config.recipe import build, parse_recipe, preset_path, read_recipe
+from arinar_lab.config.build import build
+from arinar_lab.config.files import preset_path, read_recipe
+from arinar_lab.config.sections import parse_recipe
 from arinar_lab.data.image_datasets import ImageFolder
 from arinar_lab.hardware.profiling import flops_of
 from arinar_lab.model.noise import Noise

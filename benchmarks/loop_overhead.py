@@ -25,7 +25,9 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
-from arinar_lab.config.recipe import Recipe, build, merge, parse_recipe, read_overrides, read_recipe
+from arinar_lab.config.build import build
+from arinar_lab.config.files import merge, read_overrides, read_recipe
+from arinar_lab.config.sections import Recipe, parse_recipe
 from arinar_lab.data.loader import BatchDataset, ResumableLoader
 from arinar_lab.hardware.device import configure_cpu
 from arinar_lab.runs.folder import RunFolder

@@ -50,7 +50,7 @@ search:
   sampler.temperature: {float: [0.8, 1.1]}
 objectives:
   - {metric: val/bits_per_dim, direction: minimize}
-sampler: random
+algorithm: random
 trials: 2
 hours: 0.01
 seeds: [1]
@@ -145,7 +145,7 @@ KEYS = (
     "evaluation.resolution", "evaluation.seed", "machine.threads", "machine.devices",
     "machine.workers", "machine.accelerator", "init_from", "freeze", "extends", "axes",
     "baseline", "arms", "vary", "budget", "question", "base", "search", "trials", "hours",
-    "objectives", "constraints", "storage", "references", "axes.inner.head.components",
+    "objectives", "constraints", "storage", "references", "algorithm", "axes.inner.head.components",
     "nonsense", "training.nonsense", "inner.head.components.deep", "__class__",
 )  # fmt: skip
 OPTION_VALUES = (

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from arinar_lab.config.recipe import parse_recipe, read_recipe
+from arinar_lab.config.files import read_recipe
+from arinar_lab.config.sections import parse_recipe
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 SIGNATURES = {

@@ -4,7 +4,8 @@ held-out tokens, paired.
 
 from pathlib import Path
 
-from arinar_lab.config.recipe import merge, parse_recipe, read_overrides, read_recipe
+from arinar_lab.config.files import merge, read_overrides, read_recipe
+from arinar_lab.config.sections import parse_recipe
 from arinar_lab.evaluation.evaluate import evaluate_run
 from arinar_lab.runs.folder import RunFolder
 from arinar_lab.training.train import train

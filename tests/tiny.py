@@ -7,8 +7,9 @@ from typing import Any
 
 import yaml
 
-from arinar_lab.config.recipe import Recipe, merge, parse_recipe, read_overrides, read_recipe
+from arinar_lab.config.files import merge, read_overrides, read_recipe
 from arinar_lab.config.schema import to_plain
+from arinar_lab.config.sections import Recipe, parse_recipe
 from arinar_lab.evaluation.evaluate import evaluate_run, measure_speed
 from arinar_lab.runs.folder import RunFolder, write_json
 from arinar_lab.runs.history import read_metrics

@@ -1,5 +1,5 @@
 """Does the ranking last? The arms of a study ranked at its first budget, and at each other one
-(see `study/budget.py`).
+(see `study/plan.py`).
 
     Kendall's τ     (pairs of arms in the same order - pairs in the opposite order) / all pairs
     Spearman's ρ    the correlation of the ranks

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config.recipe import build
+from ..config.build import build
 from ..hardware.precision import autocast_to
 from ..hardware.profiling import flops_of, seconds_to_run, synchronised_time
 from ..model.arinar import Arinar

@@ -24,7 +24,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ..config.recipe import Recipe, build, merge, parse_recipe, preset_path, read_recipe
+from ..config.build import build
+from ..config.files import merge, preset_path, read_recipe
+from ..config.sections import Recipe, parse_recipe
 from ..evaluation.evaluate import PeakMemory
 from ..hardware.precision import autocast_to
 from ..hardware.profiling import MatmulDtype, flop_counter, synchronised_time

@@ -25,7 +25,7 @@ from filelock import FileLock
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
-from ..config.recipe import build
+from ..config.build import build
 from ..files.atomic import write_atomically
 from ..files.locks import hold_lock
 from ..hardware.device import keep_freed_memory

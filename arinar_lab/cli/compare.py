@@ -29,8 +29,9 @@ from rich.table import Table
 from ..analysis.analyse import Analysis, analyse, outlier_cautions
 from ..analysis.conditions import commit_of
 from ..analysis.results import ArmResult, Folders, Results
-from ..config.recipe import Recipe, parse_recipe, read_overrides, read_recipe
+from ..config.files import read_overrides, read_recipe
 from ..config.schema import flatten, to_plain
+from ..config.sections import Recipe, parse_recipe
 from ..errors import ConfigError, did_you_mean, located
 from ..output.text import markdown_list, markdown_table, say
 from ..report.tables import headings_of, row_of

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from ..analysis.analyse import Analysis
 from ..analysis.results import ArmResult, Results
-from ..config.recipe import parse_recipe, read_recipe
+from ..config.files import read_recipe
+from ..config.sections import parse_recipe
 from ..errors import ConfigError
 from ..metrics import BITS, DISTANCES, GAP, LEVEL, SPEED
 from ..report.statements import EVALUATION_NOISE, TRAINING_NOISE

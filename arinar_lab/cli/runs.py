@@ -13,7 +13,8 @@ from ..output.text import say
 
 
 def _recipe(path: Path, overrides: list[str]) -> Any:
-    from arinar_lab.config.recipe import merge, parse_recipe, read_overrides, read_recipe
+    from arinar_lab.config.files import merge, read_overrides, read_recipe
+    from arinar_lab.config.sections import parse_recipe
     from arinar_lab.errors import located
 
     content = merge(read_recipe(path), read_overrides(overrides))
@@ -104,7 +105,7 @@ def _extractor(arguments: argparse.Namespace, machine: Any, reference: Path | No
 
 
 def reference(arguments: argparse.Namespace) -> int:
-    from arinar_lab.config.recipe import Machine
+    from arinar_lab.config.sections import Machine
     from arinar_lab.files.atomic import check_output
     from arinar_lab.files.shards import helper_processes, progress_bar
     from arinar_lab.quality.image_sets import open_image_set
@@ -285,7 +286,7 @@ def cache(arguments: argparse.Namespace) -> int:
 
 
 def convert(arguments: argparse.Namespace) -> int:
-    from arinar_lab.config.recipe import preset_path
+    from arinar_lab.config.files import preset_path
     from arinar_lab.config.schema import flatten, to_plain
     from arinar_lab.runs.convert import AVERAGED_KEYS, convert_checkpoint
     from arinar_lab.runs.folder import read_json

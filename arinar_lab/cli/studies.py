@@ -33,7 +33,7 @@ def _settle(arguments: argparse.Namespace) -> None:
 
 
 def _plan(arguments: argparse.Namespace) -> Any:
-    from arinar_lab.config.recipe import read_overrides
+    from arinar_lab.config.files import read_overrides
     from arinar_lab.study.plan import read_plan
     from arinar_lab.study.status import refuse_other_file
 
@@ -94,8 +94,8 @@ def _is_sweep(arguments: argparse.Namespace) -> bool:
 
 
 def _read_sweep(arguments: argparse.Namespace) -> Any:
-    from arinar_lab.config.recipe import read_overrides
-    from arinar_lab.sweep.sweep_file import read_sweep
+    from arinar_lab.config.files import read_overrides
+    from arinar_lab.sweep.sweep import read_sweep
 
     _settle(arguments)
     return read_sweep(arguments.file, read_overrides(arguments.overrides))
@@ -110,7 +110,8 @@ def sweep(arguments: argparse.Namespace) -> int:
 
 
 def work(arguments: argparse.Namespace) -> int:
-    from arinar_lab.config.recipe import parse_recipe, read_recipe
+    from arinar_lab.config.files import read_recipe
+    from arinar_lab.config.sections import parse_recipe
     from arinar_lab.runs.folder import RunFolder
     from arinar_lab.study import worker
     from arinar_lab.sweep import trials
@@ -216,7 +217,7 @@ def _subject(arguments: argparse.Namespace) -> list[str]:
 def sync(arguments: argparse.Namespace) -> int:
     from arinar_lab.analysis.analyse import analyse
     from arinar_lab.cli import mlflow_sync
-    from arinar_lab.config.recipe import read_overrides
+    from arinar_lab.config.files import read_overrides
     from arinar_lab.study.collect import collect
     from arinar_lab.study.plan import read_plan
 
@@ -239,7 +240,8 @@ def sync(arguments: argparse.Namespace) -> int:
 
 
 def check(arguments: argparse.Namespace) -> int:
-    from arinar_lab.config.recipe import build, check_resolution, read_overrides
+    from arinar_lab.config.build import build, check_resolution
+    from arinar_lab.config.files import read_overrides
     from arinar_lab.config.yaml_reader import read_yaml
     from arinar_lab.errors import ConfigError
     from arinar_lab.study.plan import read_plan
@@ -253,7 +255,7 @@ def check(arguments: argparse.Namespace) -> int:
         content = read_yaml(file)
         if "search" in content:
             # and Optuna, which studies are checked without
-            from arinar_lab.sweep.sweep_file import read_sweep
+            from arinar_lab.sweep.sweep import read_sweep
 
             sweep = read_sweep(file, read_overrides(overrides))
             say(
@@ -296,7 +298,7 @@ def bench(arguments: argparse.Namespace) -> int:
     from arinar_lab.benchmark import presets
     from arinar_lab.benchmark import report as bench_report
     from arinar_lab.benchmark.generation import BenchmarkOptions
-    from arinar_lab.config.recipe import Machine
+    from arinar_lab.config.sections import Machine
     from arinar_lab.errors import ConfigError
     from arinar_lab.files.atomic import check_output
     from arinar_lab.hardware.device import device_of

@@ -21,7 +21,7 @@ from ..runs.folder import write_json
 from ..study.optuna_storage import retry_while_unavailable
 from ..study.processes import Worker, all_ended, run_workers
 from ..sweep.report import report_sweep, trial_line
-from ..sweep.sweep_file import Sweep
+from ..sweep.sweep import Sweep
 from ..sweep.trials import finished_trials, open_search, repeats, seconds_spent, tell_repeat
 
 

@@ -28,7 +28,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config.recipe import Experiment, Recipe
+from ..config.build import Experiment
+from ..config.sections import Recipe
 from ..model.arinar import Arinar
 from ..model.bilevel import Observer
 from ..model.checks import ks_from_uniform

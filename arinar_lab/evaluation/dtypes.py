@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from ..config.recipe import Experiment, Recipe
+from ..config.build import Experiment
+from ..config.sections import Recipe
 from ..hardware.precision import faster_dtype
 from ..hardware.profiling import MatmulDtype
 

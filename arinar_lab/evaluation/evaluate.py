@@ -39,8 +39,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ..config.recipe import Experiment, Machine, Recipe, build, prepare_experiment
+from ..config.build import Experiment, build, prepare_experiment
 from ..config.schema import Component
+from ..config.sections import Machine, Recipe
 from ..errors import ConfigError
 from ..files.atomic import atomic_draft
 from ..files.locks import hold_lock

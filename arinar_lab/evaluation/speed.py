@@ -20,7 +20,8 @@ from typing import Any
 
 import torch
 
-from ..config.recipe import Experiment, Recipe
+from ..config.build import Experiment
+from ..config.sections import Recipe
 from ..hardware.precision import autocast_to
 from ..model.bilevel import Observer
 from ..model.heads.nested import Nested

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config.recipe import Experiment, Recipe, check_sampler
+from ..config.build import Experiment, check_sampler
+from ..config.sections import Recipe
 from ..errors import ConfigError
 from ..model.sampler import Sampler
 from ..runs.folder import RunFolder

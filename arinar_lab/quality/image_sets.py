@@ -131,7 +131,8 @@ def image_set_of_npz(path: Path) -> ImageSet:
 
 def image_set_of_recipe(path: Path, part: str, overrides: list[str]) -> ImageSet:
     """The images of a recipe's data, `train` or `held_out`."""
-    from ..config.recipe import merge, parse_recipe, read_overrides, read_recipe
+    from ..config.files import merge, read_overrides, read_recipe
+    from ..config.sections import parse_recipe
 
     source = parse_recipe(merge(read_recipe(path), read_overrides(overrides))).data()
     if not source.pictures:

@@ -31,8 +31,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config.recipe import Recipe
 from ..config.schema import to_plain
+from ..config.sections import Recipe
 from ..data.latent_cache import (
     SPLITS,
     LatentCacheSource,

@@ -27,7 +27,8 @@ import torch
 from scipy.stats import t as student
 from torch import Tensor
 
-from ..config.recipe import Experiment, Recipe
+from ..config.build import Experiment
+from ..config.sections import Recipe
 from ..errors import ConfigError, located
 from ..evaluation.dtypes import generation_dtype
 from ..evaluation.evaluate import evaluate_run, generate_images, load_trained, with_distances

@@ -22,8 +22,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..config.recipe import Experiment, Recipe
+from ..config.build import Experiment
 from ..config.schema import signature_fields
+from ..config.sections import Recipe
 from ..data.latent_cache import shard_ranges
 from ..errors import ConfigError
 from ..evaluation.dtypes import generation_dtype

@@ -14,7 +14,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..config.recipe import Experiment, Recipe, build
+from ..config.build import Experiment, build
+from ..config.sections import Recipe
 from ..errors import ConfigError, located
 from ..files.atomic import check_output
 from ..files.checksums import save_tensors

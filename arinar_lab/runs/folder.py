@@ -27,8 +27,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from ..config.recipe import Recipe
 from ..config.schema import to_plain
+from ..config.sections import Recipe
 from ..config.yaml_reader import to_yaml
 from ..errors import ConfigError
 from ..files.atomic import MAX_NAME_BYTES, append_text, sync_to_disk, write_atomically

@@ -11,8 +11,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ..config.recipe import Recipe
 from ..config.schema import flatten, to_plain
+from ..config.sections import Recipe
 from ..errors import ConfigError
 from ..model.codecs.kl_checkpoints import LAYOUTS
 

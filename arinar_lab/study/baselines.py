@@ -18,7 +18,8 @@ from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KernelDensity
 
-from ..config.recipe import Recipe, build
+from ..config.build import build
+from ..config.sections import Recipe
 from ..model.noise import Noise, Stream
 
 

@@ -8,8 +8,8 @@ from types import MappingProxyType
 from typing import Any
 
 from ..analysis.results import ArmResult, Folders, Report, Results
-from ..config.recipe import Recipe
 from ..config.schema import Component, flatten, to_plain
+from ..config.sections import Recipe
 from ..errors import ConfigError
 from ..metrics import SPEED
 from ..runs.folder import read_json

@@ -18,26 +18,21 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-from ..config.recipe import (
-    Experiment,
-    Recipe,
-    build,
-    merge,
-    parse_recipe,
-    prepare_experiment,
-    unflatten,
-)
+from ..config.build import Experiment, build, prepare_experiment
+from ..config.files import merge, unflatten
 from ..config.schema import flatten, to_plain
+from ..config.sections import Recipe, parse_recipe
 from ..errors import ConfigError, did_you_mean
 from ..evaluation.evaluate import count_flops, generate_images
 from ..hardware.device import configure_cpu
 from ..hardware.profiling import flops_of
 from ..model.noise import Noise, Stream
 from ..training.module import ArinarModule
+from .plan_file import Match
 
 MAX_MULTIPLE = 2**16  # of the multiples that are tried
 
@@ -100,70 +95,46 @@ def _step(recipe: Recipe, experiment: Experiment, step: int) -> None:
     experiment.model.loss(x, source.train[1][index], noise.at(Stream.MODEL)).backward()
 
 
-@dataclass(frozen=True)
-class Match:
-    """Arms of equal cost, by one width.
+def matched_cost(match: Match, recipe: Recipe) -> float:
+    """Parameters, or floating-point operations of one image."""
+    if match.cost == "parameters":
+        return build(recipe, "meta").parameters
+    return count_flops(recipe, build(recipe))
 
-    Arguments:
-        cost: what is made equal: the parameters, or the GFLOPs of one generated image.
-        to: the arm whose cost is the target.
-        by: the key that is solved for; its values are multiples of the `heads` beside it.
-        tolerance: share of the target by which a cost may differ.
+
+def solve(match: Match, recipe: Recipe, target: float) -> tuple[Recipe, int]:
+    """The recipe at the width whose cost is nearest to the target, and that width.
 
     Raises:
-        ValueError: if the tolerance is not above 0.
+        ConfigError: if there is no such key, or no width costs the target within the tolerance.
     """
+    unit = _unit(match, recipe)
 
-    to: str
-    cost: Literal["parameters", "gflops"] = "parameters"
-    by: str = "outer.width"
-    tolerance: float = 0.02
+    def at(multiple: int) -> Recipe:
+        return parse_recipe(merge(to_plain(recipe), unflatten({match.by: multiple * unit})))
 
-    def __post_init__(self) -> None:
-        if not self.tolerance > 0:
-            raise ValueError(f"tolerance: {self.tolerance} is not above 0")
+    start = max(1, int(flatten(to_plain(recipe))[match.by]) // unit)
+    multiple = nearest_multiple(lambda multiple: matched_cost(match, at(multiple)), target, start)
+    cost = matched_cost(match, at(multiple))
 
-    def cost_of(self, recipe: Recipe) -> float:
-        """Parameters, or floating-point operations of one image."""
-        if self.cost == "parameters":
-            return build(recipe, "meta").parameters
-        return count_flops(recipe, build(recipe))
+    if abs(cost - target) > match.tolerance * target:
+        what = "parameters" if match.cost == "parameters" else "floating-point operations an image"
+        raise ConfigError(
+            f"match: no {match.by} has {target:,.0f} {what} within {match.tolerance:.1%};"
+            f" {multiple * unit} comes nearest with {cost:,.0f}"
+        )
+    return at(multiple), multiple * unit
 
-    def solve(self, recipe: Recipe, target: float) -> tuple[Recipe, int]:
-        """The recipe at the width whose cost is nearest to the target, and that width.
 
-        Raises:
-            ConfigError: if there is no such key, or no width costs the target within the tolerance.
-        """
-        unit = self._unit(recipe)
-
-        def at(multiple: int) -> Recipe:
-            return parse_recipe(merge(to_plain(recipe), unflatten({self.by: multiple * unit})))
-
-        start = max(1, int(flatten(to_plain(recipe))[self.by]) // unit)
-        found = nearest_multiple(lambda multiple: self.cost_of(at(multiple)), target, start)
-        cost = self.cost_of(at(found))
-        if abs(cost - target) > self.tolerance * target:
-            raise ConfigError(
-                f"match: no {self.by} has {target:,.0f} {self._unit_of_cost} within"
-                f" {self.tolerance:.1%}; {found * unit} comes nearest with {cost:,.0f}"
-            )
-        return at(found), found * unit
-
-    @property
-    def _unit_of_cost(self) -> str:
-        return "parameters" if self.cost == "parameters" else "floating-point operations an image"
-
-    def _unit(self, recipe: Recipe) -> int:
-        """What the solved value is a multiple of: the number of heads beside the key."""
-        there = flatten(to_plain(recipe))
-        if type(there.get(self.by)) is not int:
-            whole = [key for key, value in there.items() if type(value) is int]
-            raise ConfigError(
-                f"match.by: {self.by!r} is no whole number of this "
-                f"arm{did_you_mean(self.by, whole)}"
-            )
-        return int(there.get(f"{self.by.rpartition('.')[0]}.heads", 1))
+def _unit(match: Match, recipe: Recipe) -> int:
+    """What the solved value is a multiple of: the number of heads beside the key."""
+    values = flatten(to_plain(recipe))
+    if type(values.get(match.by)) is not int:
+        whole = [key for key, value in values.items() if type(value) is int]
+        raise ConfigError(
+            f"match.by: {match.by!r} is no whole number of this arm{did_you_mean(match.by, whole)}"
+        )
+    return int(values.get(f"{match.by.rpartition('.')[0]}.heads", 1))
 
 
 def nearest_multiple(cost: Callable[[int], float], target: float, start: int = 1) -> int:

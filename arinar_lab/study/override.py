@@ -16,63 +16,89 @@ some is told with their names (`unused_overrides`).
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import shlex
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
-from ..config.recipe import STUDY_SECTIONS, merge, unflatten
+from ..analysis.text import short_value
+from ..config import schema
+from ..config.files import STUDY_SECTIONS, merge, unflatten
 from ..config.schema import flatten
-from ..config.yaml_reader import read_value, read_yaml, to_flow_yaml
+from ..config.yaml_reader import read_value, to_flow_yaml
 from ..errors import ConfigError, did_you_mean, located
+from ..runs.folder import slug
 
+File = TypeVar("File")
+"""`StudyFile` or `SweepFile`."""
 MISSING: Any = object()
 _VARIED = ("axes", "vary", "search")
+_IN_NAMES = {"algorithm": "sampler"}  # a key's former word, by which folders that resume are named
 
 
-class Request(NamedTuple):
+class Request(NamedTuple, Generic[File]):
     """A study or sweep as it is asked for.
 
     Arguments:
-        content: of the file, with the overrides of its own keys; changes: what is left
+        file: checked, with the overrides of its own keys; changes: what is left
             for the base recipe.
-        named_by: what tells the study's folder from that of the file alone.
+        name: of the study, and of its folder.
     """
 
-    content: dict[str, Any]
+    file: File
     changes: dict[str, Any]
-    named_by: dict[str, Any]
+    name: str
 
 
-def read_request(path: Path, overrides: Mapping[str, Any] | None, keys: tuple[str, ...]) -> Request:
-    """The file of a study or sweep, which knows these keys, under overrides.
+def read_request(
+    path: Path,
+    content: dict[str, Any],
+    overrides: Mapping[str, Any] | None,
+    kind: type[File],
+    owner: str,
+) -> Request[File]:
+    """The content of a study's or sweep's file under overrides. owner: what a message calls it.
 
     Raises:
-        ConfigError: if the file cannot be read, or an override would be in vain.
+        ConfigError: if it is at fault, or an override would be in vain.
     """
-    file = read_yaml(path)
+    keys = tuple(f.name for f in fields(kind))  # type: ignore[arg-type]  # a dataclass
     own, changes = split_overrides(overrides or {}, keys)
     _refuse_two_words(own, changes)
     with located(path):
-        content, changes = override_search(*override_axes(apply_overrides(file, own), changes))
-    named_by = {key: value for key, value in {**changes, **own}.items() if key != "storage"}
-    for section in _VARIED:
-        if section in own:
-            continue  # replaced as a whole, and named by that
+        changed, changes = override_search(*override_axes(apply_overrides(content, own), changes))
+        file = schema.parse_dataclass(kind, changed, "", owner)
 
-        before, now = _mapping(file.get(section)), _mapping(content.get(section))
-        prefix = "" if section == "axes" else f"{section}."
-        named_by = {
-            key: value for key, value in named_by.items() if not key.startswith(f"{section}.")
-        }
+    return Request(file, changes, study_name(path.stem, _named_by(content, changed, own, changes)))
+
+
+def _named_by(
+    before: dict[str, Any], after: dict[str, Any], own: Mapping[str, Any], changes: dict[str, Any]
+) -> dict[str, Any]:
+    """What tells the study's folder from that of the file alone."""
+    named_by = {
+        _IN_NAMES.get(key, key): value
+        for key, value in {**changes, **own}.items()
+        if key != "storage"
+    }
+    for name in _VARIED:
+        if name in own:
+            continue  # replaced as a whole, and named by that
+        former, now = _mapping(before.get(name)), _mapping(after.get(name))
+        prefix = "" if name == "axes" else f"{name}."
+        named_by = {key: value for key, value in named_by.items() if not key.startswith(f"{name}.")}
         named_by |= {
             f"{prefix}{key}": value
             for key, value in now.items()
-            if before.get(key, MISSING) != value
+            if former.get(key, MISSING) != value
         }
-        named_by |= {f"{section}.{key}": None for key in before if key not in now}
+        named_by |= {f"{name}.{key}": None for key in former if key not in now}
 
-    return Request(content, changes, named_by)
+    return named_by
 
 
 def _refuse_two_words(own: Mapping[str, Any], changes: dict[str, Any]) -> None:
@@ -90,18 +116,13 @@ def _refuse_two_words(own: Mapping[str, Any], changes: dict[str, Any]) -> None:
 def split_overrides(
     overrides: Mapping[str, Any], keys: tuple[str, ...]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Overrides of the file's own keys, and those of the base recipe.
-
-    A sweep's `sampler` is the name of its algorithm, and a recipe's a mapping.
-    """
+    """Overrides of the file's own keys, and those of the base recipe."""
     own: dict[str, Any] = {}
     changes: dict[str, Any] = {}
     for key, value in overrides.items():
         section, dot, _ = key.partition(".")
-        recipes = key == "sampler" and isinstance(value, dict)
-        is_own = section in keys and not recipes and (not dot or section in STUDY_SECTIONS)
+        is_own = section in keys and (not dot or section in STUDY_SECTIONS)
         (own if is_own else changes)[key] = value
-
     return own, changes
 
 
@@ -113,6 +134,8 @@ def apply_overrides(content: dict[str, Any], own: Mapping[str, Any]) -> dict[str
         ConfigError: if there is no mapping that could hold the entry, or nothing to take out.
     """
     result = {**content, **{key: value for key, value in own.items() if "." not in key}}
+    if "seeds" in result:
+        result["seeds"] = listed_values("seeds", result["seeds"]) or result["seeds"]
     for key, value in own.items():
         section, dot, entry = key.partition(".")
         if not dot:
@@ -319,3 +342,43 @@ def unused_overrides(
         ]
 
     return missed
+
+
+def study_name(stem: str, changes: dict[str, Any]) -> str:
+    """The study's name: its file's, and what was overridden; different
+    overrides never share a name.
+
+    A hash stands for what is too long for a folder, and behind what the name does not tell exactly.
+    """
+    values = sorted(flatten(changes).items())
+    suffix = "".join(f"-{key}={short_value(value)}" for key, value in values)
+    full = stem + suffix
+    name = slug(full)
+    is_exact = name == full and all(_is_exact(value) for _, value in values)
+    if is_exact and len(name) <= 120:
+        return name
+
+    if len(name) > 120:
+        name = slug(stem)[:80]
+    hashed = stem + json.dumps(values, default=str)
+    digest = hashlib.sha256(os.fsencode(hashed)).hexdigest()[:8]
+
+    return f"{name or 'study'}-{digest}"
+
+
+def _is_exact(value: Any) -> bool:
+    """Whether a value in a name is no other value's, too, as `1+2` is of [1, 2] and of a text."""
+    if isinstance(value, list):
+        return all(not isinstance(item, list | dict) and _is_exact(item) for item in value)
+    if isinstance(value, str):
+        odd = "+" in value or value in ("None", "True", "False") or slug(value) != value
+        return not odd and not _is_other(value)
+    return True
+
+
+def _is_other(text: str) -> bool:
+    """Whether a text without quotes would be no text, as 1 is."""
+    try:
+        return not isinstance(read_value(text), str)
+    except ConfigError:
+        return True

@@ -82,7 +82,7 @@ def save_cells(plan: Plan, file: Path, words: list[str]) -> dict[str, Any]:
     """Write the cells of a study where `status` finds them; returns them. The storage's
     address is not among them.
     """
-    from ..config.recipe import source_files
+    from ..config.files import source_files
     from ..runs.folder import write_json
 
     cells = [

@@ -17,13 +17,13 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import optuna
 
-from ..config.recipe import read_overrides
+from ..config.files import read_overrides
+from ..config.yaml_reader import read_yaml
 from ..errors import ConfigError
 from ..output.text import say
 from ..study.optuna_storage import is_shared, open_storage, storage_address
-from ..study.plan import queue_address, study_name
 from ..tracking.server import refuse_taken
-from .sweep_file import sweep_requested
+from .sweep_file import read_file
 
 _LOCAL = re.compile(r"(127\.0\.0\.1|localhost)(:\d+)?")
 
@@ -40,14 +40,14 @@ def open_queue_of_file(file: Path | None, words: list[str]) -> optuna.storages.R
     given, queue = "", Path("studies") / "queue.db"
     if file:
         overrides = read_overrides(words)
-        content, _, named_by = sweep_requested(file, overrides)
-        if "search" not in content:
+        if "search" not in read_yaml(file):
             raise ConfigError(
                 f"dashboard: {file}: is no sweep, and has no trials; look at it by arinar "
                 f"status {file}"
             )
-        given = queue_address(content.get("storage", ""))
-        queue = Path("studies") / study_name(file.stem, named_by) / "queue.db"
+        content, _, name = read_file(file, overrides)
+        given = content.storage
+        queue = Path("studies") / name / "queue.db"
 
     url = storage_address(given, queue)
     if not is_shared(url) and not Path(url.database or "").is_file():

@@ -15,7 +15,8 @@ from dataclasses import replace
 from ..analysis.conditions import unreliable
 from ..analysis.pareto import Frontier, frontier_from_readings, frontier_sentences
 from ..metrics import COLUMNS, SPEED, Column
-from .sweep_file import Objective, Sweep
+from .sweep import Sweep
+from .sweep_file import Objective
 from .trials import feasible_trials, open_search, repeats
 
 Readings = dict[str, dict[int, tuple[float, float]]]
@@ -25,7 +26,7 @@ Readings = dict[str, dict[int, tuple[float, float]]]
 def frontier_columns(sweep: Sweep) -> tuple[Column, Column]:
     """Quality, the first objective, and speed: the second one, else images/s."""
     quality, *others = sweep.objectives
-    return _column(quality), _column(others[0] if others else Objective(SPEED, maximize=True))
+    return _column(quality), _column(others[0] if others else Objective(SPEED, "maximize"))
 
 
 def _column(objective: Objective) -> Column:

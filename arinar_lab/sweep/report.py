@@ -29,7 +29,7 @@ from ..output.terminal import failure_line
 from ..output.text import csv_text, markdown_line, markdown_list, markdown_table
 from ..runs.folder import write_json
 from . import front
-from .sweep_file import Sweep
+from .sweep import Sweep
 from .trials import (
     best_trials,
     feasible_trials,

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ..study.optuna_storage import retry_while_unavailable
 from ..study.status import RunStatus, print_statuses, progress, run_status
-from .sweep_file import Sweep, Target
+from .sweep import Sweep, Target
 from .trials import is_replaced, lost_trials, open_search, repeats, seconds_spent
 
 _STATES = {

@@ -57,7 +57,7 @@ from ..study.optuna_storage import (
 )
 from ..study.worker import exit_on_sigterm
 from ..training.train import StepCallback, StoppedEarly
-from .sweep_file import EvaluationJob, Sweep, Target
+from .sweep import EvaluationJob, Sweep, Target
 
 _TRIES = 3
 _STARTUP = 4  # trainings that finish before any is stopped
@@ -131,9 +131,9 @@ def is_replaced(trial: FrozenTrial) -> bool:
 
 
 def _sampler(sweep: Sweep, seed: int) -> optuna.samplers.BaseSampler:
-    if sweep.sampler == "random":
+    if sweep.algorithm == "random":
         return optuna.samplers.RandomSampler(seed=seed)
-    if sweep.sampler == "nsga2":
+    if sweep.algorithm == "nsga2":
         return optuna.samplers.NSGAIISampler(
             seed=seed, population_size=max(4, min(50, sweep.trials // 4))
         )
@@ -350,13 +350,13 @@ def _watch(
         return step + 1 < steps and retry_while_unavailable(trial.should_prune)
 
     def worst(step: int, bits: float) -> bool:
-        after, share = rule or (1.0, 0.0)
-        others = (
-            retry_while_unavailable(lambda: _at_step(study, step))
-            if after * steps <= step + 1 < steps
-            else []
+        is_judged = rule is not None and rule.after * steps <= step + 1 < steps
+        others = retry_while_unavailable(lambda: _at_step(study, step)) if is_judged else []
+        return (
+            rule is not None
+            and len(others) >= _STARTUP
+            and bool(bits > np.quantile(others, 1 - rule.worst))
         )
-        return len(others) >= _STARTUP and bool(bits > np.quantile(others, 1 - share))
 
     return median if sweep.pruner == "median" else worst if rule else None
 

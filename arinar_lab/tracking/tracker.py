@@ -23,8 +23,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from ..config.recipe import Recipe, parse_recipe
 from ..config.schema import flatten, signature_fields, to_plain
+from ..config.sections import Recipe, parse_recipe
 from ..output.address import conceal_password
 from ..output.text import say
 from ..runs.folder import RunFolder, git_state, read_state, write_json

@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from ..config.recipe import Recipe
+from ..config.sections import Recipe
 from ..data.loader import BatchDataset
 from ..data.sources import Source
 from ..hardware.memory import halves, is_out_of_memory, largest_that_fits

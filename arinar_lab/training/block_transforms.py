@@ -23,7 +23,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from ..config.recipe import Machine
+from ..config.sections import Machine
 from ..model.density import compiled_quantiles
 from .sharding import SHARDED_BLOCKS
 

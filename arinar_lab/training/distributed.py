@@ -24,7 +24,8 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 
-from ..config.recipe import Machine, Recipe, build
+from ..config.build import build
+from ..config.sections import Machine, Recipe
 from ..errors import ConfigError
 from ..runs.folder import RunFolder
 

@@ -20,7 +20,8 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from ..config.recipe import Decayed, Experiment, Training
+from ..config.build import Experiment
+from ..config.sections import Decayed, Training
 from ..data.loader import ResumableLoader
 from ..data.sources import subsample
 from ..errors import Diverged

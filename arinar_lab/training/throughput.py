@@ -26,7 +26,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from ..config.recipe import Recipe
+from ..config.sections import Recipe
 from ..hardware.precision import MATMUL_DTYPES, matmul_flops
 from ..hardware.profiling import flops_of, synchronised_time
 from ..model.noise import Noise

@@ -31,7 +31,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
-from ..config.recipe import Experiment, Recipe, build, prepare_experiment
+from ..config.build import Experiment, build, prepare_experiment
+from ..config.sections import Recipe
 from ..data.image_datasets import damaged_names
 from ..data.latent_cache import LatentCacheSource
 from ..data.loader import ResumableLoader

@@ -16,8 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config.recipe import Experiment, Recipe, parse_recipe, read_recipe
+from ..config.build import Experiment
+from ..config.files import read_recipe
 from ..config.schema import flatten, to_plain
+from ..config.sections import Recipe, parse_recipe
 from ..data.loader import BatchDataset, ResumableLoader
 from ..errors import ConfigError, located
 from ..model.noise import Noise, Stream

@@ -21,7 +21,7 @@ from tiny import EXPERIMENTS, MEASURES, SMALL, WIDTHS, tiny, write_study
 
 from arinar_lab import pipeline
 from arinar_lab.cli import ablate
-from arinar_lab.config.recipe import read_overrides
+from arinar_lab.config.files import read_overrides
 from arinar_lab.files import locks
 from arinar_lab.runs.folder import RunFolder, read_json
 from arinar_lab.study.cost import Cost

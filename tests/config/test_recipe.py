@@ -8,16 +8,10 @@ import pytest
 import yaml
 from tiny import EXPERIMENTS, content, tiny
 
-from arinar_lab.config.recipe import (
-    build,
-    check_resolution,
-    merge,
-    parse_recipe,
-    read_overrides,
-    read_recipe,
-    unflatten,
-)
+from arinar_lab.config.build import build, check_resolution
+from arinar_lab.config.files import merge, read_overrides, read_recipe, unflatten
 from arinar_lab.config.schema import signature_fields, to_plain
+from arinar_lab.config.sections import parse_recipe
 from arinar_lab.config.yaml_reader import read_yaml
 from arinar_lab.errors import ConfigError
 from arinar_lab.model.heads import HEADS

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from arinar_lab.config.recipe import read_overrides
+from arinar_lab.config.files import read_overrides
 from arinar_lab.config.yaml_reader import is_yaml_for, read_value, read_yaml, to_flow_yaml, to_yaml
 from arinar_lab.errors import ConfigError
 

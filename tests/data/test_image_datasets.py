@@ -16,7 +16,8 @@ import torch
 from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
-from arinar_lab.config.recipe import build, parse_recipe, prepare_experiment
+from arinar_lab.config.build import build, prepare_experiment
+from arinar_lab.config.sections import parse_recipe
 from arinar_lab.data.image_datasets import (
     CIFAR10,
     ENDINGS,

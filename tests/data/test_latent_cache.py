@@ -20,7 +20,9 @@ from tiny import content, tiny
 
 from arinar_lab.cli import main
 from arinar_lab.config import schema
-from arinar_lab.config.recipe import build, merge, parse_recipe, prepare_experiment, read_overrides
+from arinar_lab.config.build import build, prepare_experiment
+from arinar_lab.config.files import merge, read_overrides
+from arinar_lab.config.sections import parse_recipe
 from arinar_lab.data.latent_cache import LatentCacheSource
 from arinar_lab.data.loader import EpochOrder
 from arinar_lab.data.sources import Digits

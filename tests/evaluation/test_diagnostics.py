@@ -11,7 +11,7 @@ import torch
 from tiny import tiny
 
 from arinar_lab.cli import main
-from arinar_lab.config.recipe import build
+from arinar_lab.config.build import build
 from arinar_lab.evaluation import diagnostics
 from arinar_lab.evaluation.evaluate import likelihood
 from arinar_lab.model.heads.mixture import component_usage

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from tiny import finished, tiny
 
-from arinar_lab.config.recipe import build
+from arinar_lab.config.build import build
 from arinar_lab.data.sources import Digits
 from arinar_lab.errors import ConfigError
 from arinar_lab.evaluation import evaluate
@@ -229,7 +229,7 @@ def test_draws_of_one_image_are_no_images_of_their_own():
     """Tokens without dequantisation, in a fixed order: a second draw is the first again,
     and narrows nothing.
     """
-    from arinar_lab.config.recipe import build
+    from arinar_lab.config.build import build
 
     data = ["data={kind: synthetic, train: 50, held_out: 40}", "codec=tokens"]
     experiment = build(tiny(*data))
@@ -520,7 +520,7 @@ def test_a_stated_resolution_is_the_probability_of_an_interval(monkeypatch, tmp_
     """As Δ shrinks, -log2 P(x ± Δ/2) comes to bits/dim - log2 Δ; of latents and of
     pixels, in their raw units.
     """
-    from arinar_lab.config.recipe import build
+    from arinar_lab.config.build import build
     from arinar_lab.evaluation.evaluate import likelihood
     from arinar_lab.model.noise import Noise
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny import tiny
 
-from arinar_lab.config.recipe import build
+from arinar_lab.config.build import build
 from arinar_lab.evaluation import speed
 from arinar_lab.evaluation.evaluate import generate_images, load_trained
 from arinar_lab.evaluation.speed import PhaseTimer, seconds_by_phase

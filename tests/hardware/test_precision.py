@@ -10,7 +10,7 @@ import torch
 from command import arinar
 from tiny import tiny
 
-from arinar_lab.config.recipe import build
+from arinar_lab.config.build import build
 from arinar_lab.evaluation.dtypes import generation_dtype, likelihood_dtype
 from arinar_lab.evaluation.evaluate import generate_images, likelihood
 from arinar_lab.hardware import precision

@@ -16,8 +16,9 @@ import yaml
 from laws import normal_numbers
 
 from arinar_lab.cli import main
-from arinar_lab.config.recipe import merge, parse_recipe, read_overrides, read_recipe
+from arinar_lab.config.files import merge, read_overrides, read_recipe
 from arinar_lab.config.schema import Component, _parse
+from arinar_lab.config.sections import parse_recipe
 from arinar_lab.evaluation.evaluate import load_trained
 from arinar_lab.model.arinar import Arinar
 from arinar_lab.model.codecs.codec import IMAGENET, CodecFactory

@@ -13,7 +13,7 @@ from laws import CONTEXT, images, normal_numbers, randomise
 from tiny import content
 from torch import nn
 
-from arinar_lab.config.recipe import parse_recipe
+from arinar_lab.config.sections import parse_recipe
 from arinar_lab.errors import ConfigError
 from arinar_lab.model.codecs.codec import Pixels
 from arinar_lab.model.heads import HEADS

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from arinar_lab.cli import main
-from arinar_lab.config.recipe import build, merge, parse_recipe, read_overrides, read_recipe
+from arinar_lab.config.build import build
+from arinar_lab.config.files import merge, read_overrides, read_recipe
+from arinar_lab.config.sections import parse_recipe
 from arinar_lab.errors import ConfigError
 from arinar_lab.evaluation.evaluate import load_trained
 from arinar_lab.model.density import Resampled

@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import Callback
 from safetensors.torch import load_file, save_file
 from tiny import tiny
 
-from arinar_lab.config.recipe import build
+from arinar_lab.config.build import build
 from arinar_lab.errors import ConfigError, DiskFull
 from arinar_lab.files import atomic
 from arinar_lab.files.atomic import write_atomically

@@ -20,9 +20,8 @@ from arinar_lab.errors import ConfigError
 from arinar_lab.report.report import write_report
 from arinar_lab.report.statements import notes
 from arinar_lab.report.tables import plain_table, report_markdown
-from arinar_lab.study.budget import read_budgets, scaled
 from arinar_lab.study.collect import collect, results_of
-from arinar_lab.study.plan import read_plan
+from arinar_lab.study.plan import read_plan, scaled
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -97,7 +96,8 @@ def test_several_keys_are_every_combination():
 
 
 def test_keys_of_one_last_word_are_told_apart():
-    assert list(read_budgets({"a.width": [1, 2], "b.width": [1, 2]}))[1] == "a.width×1,b.width×2"
+    plan = plan_of(budget={"outer.width": [1, 2], "inner.width": [1, 2]})
+    assert plan.budgets[1] == "outer.width×1,inner.width×2"
 
 
 def test_a_multiple_is_of_the_arms_own_value():
@@ -118,13 +118,13 @@ def test_fractions_that_come_out_whole_are_taken():
 @pytest.mark.parametrize(
     ("budget", "words"),
     [
-        ([1, 4], "budget: [1, 4] is not a mapping of keys to multiples"),
-        ({}, "budget: {} is not a mapping"),
+        ([1, 4], "budget: [1, 4] is not a mapping"),
+        ({}, "budget: {} names no key to multiply"),
         ({"training.steps": 4}, "budget.training.steps: 4 is not a list"),
         ({"training.steps": [1]}, "two or more different multiples"),
         ({"training.steps": [1, 1]}, "two or more different multiples"),
         ({"training.steps": [1, 0]}, "multiples above 0"),
-        ({"training.steps": [1, True]}, "multiples above 0"),
+        ({"training.steps": [1, True]}, "budget.training.steps.1: true is not a number"),
         (
             {"training.steps": [1, 0.25]},
             "arm a @ steps×0.25: budget.training.steps: 0.25 × 6 is 1.5, which is no whole",
@@ -343,15 +343,15 @@ def test_a_column_that_only_a_paper_fills_is_shown():
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ({**GIVT, "bits": 3}, "references.0.bits: no metric of ours; one of bits/dim"),
+        ({**GIVT, "bits": 3}, "references.0.bits: unknown key; references.0 takes FD DINOv2"),
         ({**GIVT, "bits/dim": "low"}, "references.0.bits/dim: 'low' is not a number"),
         ({k: v for k, v in GIVT.items() if k != "source"}, "references.0.source: missing"),
         ({k: v for k, v in GIVT.items() if k != "protocol"}, "references.0.protocol: missing"),
         (
             {k: v for k, v in GIVT.items() if k not in ("bits/dim", FD)},
-            "references.0: GIVT has no number",
+            "references.0.name: GIVT has no number",
         ),
-        ("GIVT", "references.0: 'GIVT' is no row"),
+        ("GIVT", "references.0: 'GIVT' is neither one of scikit-learn nor a mapping"),
     ],
 )
 def test_rows_that_say_too_little_are_refused(row, words):
@@ -360,4 +360,4 @@ def test_rows_that_say_too_little_are_refused(row, words):
 
 def test_references_are_a_choice_or_rows():
     refused("references: GIVT stands there twice", references=[GIVT, GIVT])
-    refused("references: 'yes please' is not true or false, nor a list", references="yes please")
+    refused("references: 'yes please' is neither true or false nor a list", references="yes please")

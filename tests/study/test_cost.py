@@ -10,7 +10,7 @@ from tiny import tiny, write_study
 
 from arinar_lab import cli
 from arinar_lab.cli import ablate
-from arinar_lab.config.recipe import build
+from arinar_lab.config.build import build
 from arinar_lab.config.schema import to_plain
 from arinar_lab.errors import ConfigError
 from arinar_lab.evaluation.evaluate import count_flops

@@ -10,12 +10,13 @@ import yaml
 from command import arinar
 from tiny import EXPERIMENTS, tiny, write_study
 
-from arinar_lab.config.recipe import read_overrides
+from arinar_lab.config.files import read_overrides
 from arinar_lab.config.schema import to_plain
 from arinar_lab.errors import ConfigError
-from arinar_lab.study.plan import read_plan, study_name
+from arinar_lab.study.override import study_name
+from arinar_lab.study.plan import read_plan
 from arinar_lab.sweep.dashboard import open_queue_of_file
-from arinar_lab.sweep.sweep_file import read_sweep
+from arinar_lab.sweep.sweep import read_sweep
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -317,8 +318,9 @@ def test_a_key_that_every_choice_sets_is_refused_and_one_that_some_set_is_told()
 
 def test_the_recipes_sampler_is_no_algorithm():
     sweep = sweep_of("sampler.schedule=constant", "trials=3")
-    assert (sweep.sampler, sweep.trials) == ("tpe", 3)
+    assert (sweep.algorithm, sweep.trials) == ("tpe", 3)
     assert sweep.targets[0].content["sampler"]["schedule"] == "constant"
+    refused(lambda: sweep_of("sampler=random"), "sampler: is called algorithm now")
 
 
 def test_conditions_name_choices_as_people_write_them():
@@ -332,8 +334,8 @@ def test_conditions_name_choices_as_people_write_them():
 def test_a_range_without_end_is_refused():
     refused(
         lambda: sweep_of(search={"training.lr": {"float": [0.1, float("inf")]}}),
-        "search.training.lr.float",
-        "not [low, high]",
+        "search.training.lr.float.1",
+        "inf is not a finite number",
     )
 
 

@@ -9,11 +9,12 @@ from command import arinar
 from tiny import EXPERIMENTS, tiny, write_study
 
 from arinar_lab.analysis.text import short_value
-from arinar_lab.config.recipe import read_overrides
+from arinar_lab.config.files import read_overrides
 from arinar_lab.config.schema import to_plain
 from arinar_lab.errors import ConfigError
 from arinar_lab.runs.folder import RunFolder, slug, write_json
-from arinar_lab.study.plan import read_plan, study_name
+from arinar_lab.study.override import study_name
+from arinar_lab.study.plan import read_plan
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -448,11 +449,11 @@ def test_an_arm_cannot_take_the_name_of_a_cell():
         ({"axes": K, "seeds": 3}, ["seeds: 3 is not a list"]),
         ({"axes": K, "seeds": []}, ["seeds: [] is not a list"]),
         ({"axes": K, "seeds": [1, 1]}, ["seeds: [1, 1] is not a list of different"]),
-        ({"axes": K, "seeds": [0.5]}, ["seeds: [0.5] is not a list"]),
-        ({"axes": K, "seeds": [True]}, ["seeds: [true] is not a list"]),
+        ({"axes": K, "seeds": [0.5]}, ["seeds.0: 0.5 is not a whole number"]),
+        ({"axes": K, "seeds": [True]}, ["seeds.0: true is not a whole number"]),
         (
             {"axes": K, "references": "yes please"},
-            ["references: 'yes please' is not true or false"],
+            ["references: 'yes please' is neither true or false nor a list"],
         ),
         ({}, ["axes: missing"]),
         ({"axes": {}, "arms": {}}, ["axes: missing"]),
@@ -476,7 +477,7 @@ def test_an_arm_cannot_take_the_name_of_a_cell():
             {"vary": K, "arms": {"components=2": {}}},
             ["vary: the arm components=2 stands there twice"],
         ),
-        ({"axes": K, "match": 3}, ["match: 3 is not a mapping"]),
+        ({"axes": K, "match": 3}, ["match: 3 is not a section"]),
         (
             {"axes": K, "match": {"cost": "gflop"}},
             ["match.cost: 'gflop' is not one of", "did you mean gflops?"],
@@ -493,7 +494,7 @@ def test_an_arm_cannot_take_the_name_of_a_cell():
         ({"axes": K, "match": {"to": "nobody"}}, ["match.to: 'nobody' is no arm"]),
         ({"axes": K, "match": {"tolerance": 0}}, ["match.tolerance: 0.0 is not above 0"]),
         ({"arms": ["a"]}, ["arms: ['a'] is not a mapping"]),
-        ({"arms": {"a": 5}}, ["arms: {'a': 5} is not a mapping"]),
+        ({"arms": {"a": 5}}, ["arms.a: 5 is not a mapping"]),
         (
             {"arms": {"a": {"outer.kind": "casual"}}},
             ["arm a: outer.kind: unknown kind 'casual'", "did you mean causal?"],

@@ -23,7 +23,7 @@ from optuna.trial import TrialState
 from tiny import tiny, write_study
 
 from arinar_lab import cli
-from arinar_lab.config.recipe import read_overrides
+from arinar_lab.config.files import read_overrides
 from arinar_lab.config.schema import to_plain
 from arinar_lab.errors import ConfigError
 from arinar_lab.runs.folder import RunFolder, read_json, write_json
@@ -38,8 +38,8 @@ from arinar_lab.sweep.report import (
     trials_csv,
     volumes,
 )
-from arinar_lab.sweep.space import corners, read_parameters
-from arinar_lab.sweep.sweep_file import read_sweep
+from arinar_lab.sweep.space import Dimension, corners, read_parameters
+from arinar_lab.sweep.sweep import read_sweep
 from arinar_lab.sweep.trials import (
     best_trials,
     chosen_settings,
@@ -161,7 +161,7 @@ def test_the_corners_show_every_extreme_where_its_condition_holds():
         "b": {"int": [1, 9], "when": {"a": "y"}},
         "c": {"log": [0.1, 10]},
     }
-    found = corners(read_parameters(space))
+    found = corners(read_parameters({key: Dimension(**spec) for key, spec in space.items()}))
     assert (
         {"a": "y", "b": 9, "c": 0.1} in found
         and {"a": "x", "c": 10.0} in found
@@ -180,11 +180,30 @@ FAULTS = {
         {"search": {"training.lr": {"log": [0, 1]}}},
         "search.training.lr.log: low, 0, is not above 0",
     ),
-    "int": ({"search": {"training.steps": {"int": [1, 2.5]}}}, "is not [low, high], whole numbers"),
-    "no number": ({"search": {"training.lr": {"float": ["a", "b"]}}}, "is not [low, high]"),
+    "int": (
+        {"search": {"training.steps": {"int": [1, 2.5]}}},
+        "search.training.steps.int.1: 2.5 is not a whole number",
+    ),
+    "no number": (
+        {"search": {"training.lr": {"float": ["a", "b"]}}},
+        "search.training.lr.float.0: 'a' is not a number",
+    ),
+    "one number": (
+        {"search": {"training.lr": {"float": [1]}}},
+        "search.training.lr.float: [1] is not a list of 2",
+    ),
+    "two shapes": (
+        {"search": {"training.lr": {"float": [0, 1], "log": [1, 2]}}},
+        "training.lr.log: is given beside float",
+    ),
+    "no shape": (
+        {"search": {"training.lr": {}}},
+        "search.training.lr.float: missing; write one of float, log, int",
+    ),
+    "no dimension": ({"search": {"training.lr": 5}}, "search.training.lr: 5 is not a section"),
     "shape": (
         {"search": {"training.lr": {"uniform": [0, 1]}}},
-        "is not one of float, log, int, categorical",
+        "search.training.lr.uniform: unknown key; search.training.lr takes categorical, float",
     ),
     "path": ({"search": {"training.lrr": {"float": [0, 1]}}}, "training.lrr: unknown key; "),
     "hint": ({"search": {"training.warmpu": {"int": [0, 1]}}}, "did you mean warmup?"),
@@ -245,7 +264,7 @@ FAULTS = {
     ),
     "no name": (
         {"objectives": [{"metric": ["quality/fd_digits"], "direction": "minimize"}]},
-        "objectives.0.metric: no run",
+        "objectives.0.metric: ['quality/fd_digits'] is not a text",
     ),
     "no mixture": (
         {
@@ -268,7 +287,7 @@ FAULTS = {
     ),
     "direction": (
         {"objectives": [{"metric": "quality/fd_digits"}]},
-        "objectives.0.direction: None is not one of",
+        "objectives.0.direction: missing; objectives.0 needs it, one of minimize, maximize",
     ),
     "constraint": (
         {"constraints": {"cost/memory": 1}},
@@ -280,14 +299,18 @@ FAULTS = {
     ),
     "no ceiling": (
         {"constraints": {"cost/parameters": float("nan")}},
-        "constraints.cost/parameters: nan is not a number",
+        "cost/parameters: nan is not a finite number",
     ),
-    "trials": ({"trials": 0}, "trials: 0 is not a whole number above 0"),
-    "part of a trial": ({"trials": 2.5}, "trials: 2.5 is not a whole number above 0"),
-    "hours": ({"hours": -1}, "hours: -1 is not a number above 0"),
-    "sampler": (
-        {"sampler": "tp"},
-        "sampler: 'tp' is not one of tpe, nsga2, random; did you mean tpe?",
+    "trials": ({"trials": 0}, "trials: 0 is too few; at least 1"),
+    "part of a trial": ({"trials": 2.5}, "trials: 2.5 is not a whole number"),
+    "hours": ({"hours": -1}, "hours: -1 is not above 0"),
+    "algorithm": (
+        {"algorithm": "tp"},
+        "algorithm: 'tp' is not one of tpe, nsga2, random; did you mean tpe?",
+    ),
+    "its former word": (
+        {"sampler": "tpe"},
+        "sampler: is called algorithm now, as in algorithm: tpe; rename the key",
     ),
     "pruner": ({"pruner": "median"}, "pruner: median needs val/bits_per_dim as the one objective"),
     "early": (
@@ -325,6 +348,26 @@ def test_another_space_is_not_mixed_with_what_was_begun():
     other = sweep_of(search={"sampler.temperature": {"float": [0.5, 1.5]}})
     with pytest.raises(ConfigError, match="was begun with another space"):
         open_search(other, other.targets[0])
+
+
+def test_sweeps_that_were_begun_are_resumed_whatever_becomes_of_their_classes_and_keys():
+    """The fingerprint and the folder's name are those of 2026-11-30, when the
+    key was called sampler.
+    """
+    path = write_sweep(
+        objectives=[FD, SPEED],
+        constraints={"cost/peak_memory_gb": 1},
+        early_stopping={"after": 0.5, "worst": 0.25},
+        search={
+            **ARCHITECTURES,
+            **STEPS,
+            "training.lr": {"log": [1e-4, 1]},
+            "inner.depth": {"categorical": [1, 2]},
+        },
+    )
+    sweep = read_sweep(path, {"algorithm": "random"})
+    assert replace(sweep, targets=()).fingerprint == "69dd0123"
+    assert sweep.folder == Path("studies/sweep-sampler=random")
 
 
 def test_a_sweep_and_an_ablation_of_one_name_are_not_mixed():
@@ -373,15 +416,15 @@ def test_two_objectives_give_a_front_and_its_ends(monkeypatch):
     assert ends == [min(temperatures), max(temperatures)]
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
-def test_a_search_goes_on_as_if_it_had_not_been_stopped(monkeypatch, sampler):
+@pytest.mark.parametrize("algorithm", ["tpe", "nsga2", "random"])
+def test_a_search_goes_on_as_if_it_had_not_been_stopped(monkeypatch, algorithm):
     straight = Measured(monkeypatch, trade_off)
-    run_sweep_worker(sweep_of(objectives=[FD, SPEED], trials=8, sampler=sampler))
+    run_sweep_worker(sweep_of(objectives=[FD, SPEED], trials=8, algorithm=algorithm))
     Path("studies").rename("before")
     resumed = Measured(monkeypatch, trade_off)
     for n in (4, 8, 8):
-        run_sweep_worker(sweep_of(objectives=[FD, SPEED], trials=n, sampler=sampler))
-    if sampler == "nsga2":  # its population depends on the number of trials
+        run_sweep_worker(sweep_of(objectives=[FD, SPEED], trials=n, algorithm=algorithm))
+    if algorithm == "nsga2":  # its population depends on the number of trials
         assert len(resumed.asked) == 8
     else:
         assert [c.recipe.sampler for c in resumed.asked] == [
@@ -391,12 +434,15 @@ def test_a_search_goes_on_as_if_it_had_not_been_stopped(monkeypatch, sampler):
 
 def test_tpe_finds_the_best_sooner_than_chance(monkeypatch):
     best = {}
-    for sampler in ("tpe", "random"):
+    for algorithm in ("tpe", "random"):
         seen = Measured(
             monkeypatch, lambda c: {"quality/fd_digits": (c.recipe.sampler.temperature - 0.8) ** 2}
         )
-        run_sweep_worker(read_sweep(write_sweep(trials=24, sampler=sampler), {"question": sampler}))
-        best[sampler] = min(abs(c.recipe.sampler.temperature - 0.8) for c in seen.asked[12:])
+        run_sweep_worker(
+            read_sweep(write_sweep(trials=24, algorithm=algorithm), {"question": algorithm})
+        )
+        best[algorithm] = min(abs(c.recipe.sampler.temperature - 0.8) for c in seen.asked[12:])
+
     assert best["tpe"] < best["random"]
 
 

@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file
 from tiny import logged, tiny
 
-from arinar_lab.config.recipe import Machine, build
+from arinar_lab.config.build import build
+from arinar_lab.config.sections import Machine
 from arinar_lab.errors import ConfigError
 from arinar_lab.evaluation.evaluate import generate_images
 from arinar_lab.model import density

@@ -22,7 +22,9 @@ from safetensors.torch import load_file, save_file
 from tiny import EXPERIMENTS
 from torch import Tensor
 
-from arinar_lab.config.recipe import build, merge, parse_recipe, read_overrides, read_recipe
+from arinar_lab.config.build import build
+from arinar_lab.config.files import merge, read_overrides, read_recipe
+from arinar_lab.config.sections import parse_recipe
 from arinar_lab.data import loader
 from arinar_lab.model.layers import Block
 from arinar_lab.model.noise import Noise

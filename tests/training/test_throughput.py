@@ -12,7 +12,7 @@ import torch
 from tiny import tiny
 from torch.utils.flop_counter import FlopCounterMode
 
-from arinar_lab.config.recipe import build
+from arinar_lab.config.build import build
 from arinar_lab.hardware.precision import matmul_flops
 from arinar_lab.model.noise import Noise
 from arinar_lab.runs.folder import RunFolder

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from tiny import logged, tiny
 from torch import nn
 
-from arinar_lab.config.recipe import Training, build
+from arinar_lab.config.build import build
+from arinar_lab.config.sections import Training
 from arinar_lab.data.loader import BatchDataset, ResumableLoader
 from arinar_lab.errors import ConfigError, Diverged
 from arinar_lab.evaluation.evaluate import load_trained
@@ -675,7 +676,8 @@ def test_the_run_folder_tells_how_far_it_is(short):
 
 
 def test_the_run_folder_holds_its_whole_configuration(short):
-    from arinar_lab.config.recipe import parse_recipe, read_recipe
+    from arinar_lab.config.files import read_recipe
+    from arinar_lab.config.sections import parse_recipe
 
     assert (
         parse_recipe(read_recipe(short.path / "config.yaml")).training_signature

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from tiny import finished, tiny
 
-from arinar_lab.config.recipe import build
+from arinar_lab.config.build import build
 from arinar_lab.errors import ConfigError
 from arinar_lab.runs.folder import RunFolder
 from arinar_lab.training.train import train
