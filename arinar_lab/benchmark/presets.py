@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,13 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from ..config.recipe import build
 from ..files.atomic import write
-from ..files.locks import held
+from ..files.locks import speed_lock
 from ..hardware.device import keep_freed_memory
 from ..hardware.profiling import Precision, peak
 from ..model.packed_linear import multiplies
@@ -124,7 +122,7 @@ def bench(presets: list[str], how: How, out: Path, console: Console) -> Record:
     listed = cases(presets, how.device)
     names = list(dict.fromkeys(case.preset for case in listed))
     load = os.getloadavg()[0]
-    with alone(), _shown(console, len(listed) + PARTS * len(names)) as told:
+    with speed_lock(), _shown(console, len(listed) + PARTS * len(names)) as told:
         keep_freed_memory()
         record = Record(
             how, {precision: peak(how.device, precision) for precision in precisions(how.device)}, load=load
@@ -156,13 +154,6 @@ def _measured(name: str, listed: list[Case], how: How) -> Iterator[Result | dict
 
 
 @contextmanager
-def alone() -> Iterator[None]:
-    """Beside no other measurement of speed on this machine."""
-    with held(FileLock(Path(tempfile.gettempdir()) / "arinar-speed.lock"), "measures speed"):
-        yield
-
-
-@contextmanager
 def _shown(console: Console, total: int) -> Iterator[Callable[[str], None]]:
     """A progress bar: told after each row which preset it is of. The rows that only some presets have may not come."""
     columns = (description(), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -180,7 +171,7 @@ def profiles(presets: list[str], how: How, folder: Path = PROFILES) -> list[Path
     """
     listed = cases(presets, how.device)
     paths: list[Path] = []
-    with alone():
+    with speed_lock():
         for name in dict.fromkeys(case.preset for case in listed):
             case = [case for case in listed if case.preset == name and case.precision == "float32"][-1]
             paths.append(folder / f"{Path(name).stem}.txt")

@@ -20,7 +20,6 @@ from __future__ import annotations
 import math
 import os
 import statistics
-import tempfile
 import time
 import weakref
 from dataclasses import replace
@@ -30,7 +29,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from filelock import FileLock
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -40,7 +38,7 @@ from ..config.recipe import Experiment, Machine, Recipe, build, ready
 from ..config.schema import Part
 from ..errors import ConfigError
 from ..files.atomic import whole
-from ..files.locks import held
+from ..files.locks import speed_lock
 from ..hardware.device import device_of, use_processor
 from ..hardware.memory import room_on_device
 from ..hardware.precision import rate, under
@@ -58,7 +56,6 @@ from .speed import seconds_of_parts
 from .uncertainty import half_width, of_sets
 
 KID = "over all images"  # what a report says of its estimator; older ones took the mean over random subsets
-SPEED_LOCK = "arinar-speed-of-all.lock"
 _SPEED = "speed/images_per_second"
 
 
@@ -333,8 +330,7 @@ def measure_speed(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
     report = folder.report(recipe)
     if is_timed(report, recipe.machine):
         return report
-    lock = FileLock(Path(tempfile.gettempdir()) / SPEED_LOCK, mode=0o666)  # of all users of the machine
-    with held(lock, "measures speed"):
+    with speed_lock():
         report = folder.report(recipe)
         if is_timed(report, recipe.machine):
             return report

@@ -3,6 +3,7 @@
 import math
 import os
 import shutil
+import tempfile
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,6 +30,7 @@ from arinar_lab.evaluation.evaluate import (
     peak_memory,
     save_grid,
 )
+from arinar_lab.files.locks import SPEED_LOCK
 from arinar_lab.model import packed_linear as packing
 from arinar_lab.runs.folder import RunFolder, read_sealed, write_json
 from arinar_lab.runs.history import read_metrics
@@ -475,7 +477,7 @@ def test_packed_weights_are_counted(monkeypatch):
 
 
 def test_all_users_of_a_machine_can_take_the_lock_of_the_speed_pass(a_run, monkeypatch, tmp_path):
-    monkeypatch.setattr(evaluation.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(evaluation, "load", lambda *_: pytest.fail("held"))
     report = a_run.report(tiny())
     del report["metrics"]["speed/images_per_second"]
@@ -486,7 +488,7 @@ def test_all_users_of_a_machine_can_take_the_lock_of_the_speed_pass(a_run, monke
             measure_speed(tiny(), a_run)
     finally:
         os.umask(before)
-    assert (tmp_path / evaluation.SPEED_LOCK).stat().st_mode & 0o777 == 0o666
+    assert (tmp_path / SPEED_LOCK).stat().st_mode & 0o777 == 0o666
 
 
 @pytest.mark.parametrize(
