@@ -370,7 +370,7 @@ def _ranks(ax: Any, results: Results, metric: str) -> None:
     )  # less is better in all of these
     at = range(len(by_budget))
     for i, name in enumerate(arms):
-        look, mark = SERIES[i % len(SERIES)], "osD^vP*X"[i % 8]  # together other for each of two dozen arms
+        look, mark = SERIES[i % len(SERIES)], "osD^vP*X"[i % 8]  # 24 pairs of a look and a marker
         ax.plot(at, ranks[:, i], marker=mark, linestyle=look.line, color=look.colour, clip_on=False,
                 label=wrapped(name, 24, 1))  # fmt: skip
     ax.set_xticks(at, results.plan.budgets, rotation=30, ha="right", rotation_mode="anchor")
