@@ -43,7 +43,7 @@ def _plan(arguments: argparse.Namespace) -> Any:
 
 def _begin(plan: Any, arguments: argparse.Namespace) -> None:
     """Make the study's folder, once the references and the queue's address have been accepted."""
-    from arinar_lab.study.ablate import check_references
+    from arinar_lab.cli.ablate import check_references
     from arinar_lab.study.status import remember
     from arinar_lab.study.worker import queue_of
 
