@@ -22,7 +22,7 @@ def runs(results: Results) -> Iterator[tuple[Arm, int, Report]]:
 
 
 def at(report: Report, *keys: str) -> Any:
-    """report[key][key]…, None where an older report lacks it."""
+    """report[key][key]…, None where the report lacks it."""
     found: Any = report
     for key in keys:
         found = found.get(key) if isinstance(found, dict) else None

@@ -149,7 +149,7 @@ class Evaluation:
         resolution: Δ in raw units, for the probability of x ± Δ/2 beside the density; None is one grey level where there
             are any, else nothing.
         images: generated for quality; batch: at a time.
-        kid_subset: no longer read, for KID is of all images; recipes and signatures of before have it.
+        kid_subset: not read, for KID is of all images; it stands in every evaluation signature.
         speed_batch: images at a time when speed is measured; speed_repeats: of which the median counts.
         seed: first of the seeds of the generated images.
         reference: a file that generated images are compared with by the published protocol, see `quality/measure.py`; None:

@@ -55,7 +55,7 @@ from .dtypes import of_generation, of_likelihood
 from .speed import seconds_of_parts
 from .uncertainty import half_width, of_sets
 
-KID = "over all images"  # what a report says of its estimator; older ones took the mean over random subsets
+KID = "over all images"  # what a report says of its estimator
 _SPEED = "speed/images_per_second"
 
 
@@ -372,15 +372,17 @@ def measure_speed(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
 
 
 def is_timed(report: dict[str, Any], machine: Machine) -> bool:
-    """Whether a report holds the speed under these settings of the machine. Older reports do not say all of them."""
-    speed = report.get("speed", {})
-    kinds = {"cpu": "cpu", "gpu": "cuda", "auto": speed.get("device_type")}
-    alike = (
-        machine.threads in (0, speed.get("threads", machine.threads)),
-        machine.compile == speed.get("compile", machine.compile),
-        kinds[machine.accelerator] == speed.get("device_type", kinds[machine.accelerator]),
+    """Whether a report holds the speed under these settings of the machine."""
+    if _SPEED not in report.get("metrics", {}):
+        return False
+
+    speed = report["speed"]
+    kinds = {"cpu": "cpu", "gpu": "cuda", "auto": speed["device_type"]}
+    return (
+        machine.threads in (0, speed["threads"])
+        and machine.compile == speed["compile"]
+        and kinds[machine.accelerator] == speed["device_type"]
     )
-    return _SPEED in report.get("metrics", {}) and all(alike)
 
 
 def _time(recipe: Recipe, experiment: Experiment, batch: int, repeats: int) -> list[float]:

@@ -16,7 +16,7 @@ from ..config.schema import flatten, resolved
 from ..metrics import DISTANCE
 from ..output.text import markdown_line
 from ..study.plan import Arm, Plan
-from .notes import against, commit, estimator_of_kid, kind_of, load, published, span, stated, timed
+from .notes import against, commit, kind_of, load, published, span, stated, timed
 
 
 def varied(plan: Plan) -> list[str]:
@@ -130,8 +130,7 @@ def _evaluation(results: Results) -> str:
         said.append(
             f"Sample quality is that of {of('quality', 'images')} generated images with the labels of the training images,"
             f" against {of('quality', 'reference')} training images, in the features of a small digits classifier (so no"
-            f" FID)"
-            + (f"; KID {kid}." if (kid := stated(results, lambda arm, report: estimator_of_kid(report))) else ".")
+            " FID); KID over all images."
         )
     said += published(results.any_report)
     if any(name.startswith("quality/") for *_, report in runs(results) for name in report["metrics"]):

@@ -148,12 +148,10 @@ def _absent(results: Results) -> list[str]:
 
 
 def _few(results: Results) -> list[str]:
-    """Noise that cannot be told, or was not measured."""
+    """Noise that cannot be told."""
     said = []
     if any(results.reports.values()) and len(results.plan.seeds) == 1:
         said.append("One seed says nothing of training noise: a difference between two arms may be chance.")
-    if any(results.reports.values()) and not any(report.get("noise") for *_, report in runs(results)):
-        said.append("Evaluation noise (over images) was not measured by the version that made these runs.")
     return said
 
 
@@ -227,8 +225,6 @@ def _unlike(results: Results) -> list[Caution]:
     for name, (kind, *keys) in _ALIKE.items():
         if len({at(report, *keys) for report in reports} - {None}) > 1:
             differ.setdefault(kind, []).append(name)
-    if len({estimator_of_kid(report) for report in reports} - {""}) > 1:
-        differ.setdefault("quality", []).append("the estimator of KID")
 
     found = []
     for kind, names in differ.items():
@@ -395,23 +391,14 @@ def published(report: Report) -> list[str]:
     ]
 
 
-def estimator_of_kid(report: Report) -> str:
-    """How the digits' KID was taken: over all images, or, by older code, as the mean over random subsets."""
-    if "quality/kid_digits" not in report["metrics"]:
-        return ""
-    subset = at(report, "quality", "kid_subset")
-    return at(report, "quality", "kid") or (f"over subsets of {subset} images" if subset else "")
-
-
 def _of_digits(report: Report) -> list[str]:
     floor, quality = report["metrics"].get(f"{DISTANCE}_floor"), report.get("quality", {})
     if floor is None or not quality:
         return []
-    few, kid = quality.get("floor_images", 0), estimator_of_kid(report)
+    few = quality.get("floor_images", 0)
     said = [
         "FD, KID, precision and recall: features of a digits classifier, not Inception, so no FID."
-        f" {quality['images']:,} generated against {quality['reference']:,} training images"
-        + (f", KID {kid}." if kid else "."),
+        f" {quality['images']:,} generated against {quality['reference']:,} training images, KID over all images.",
         f" For scale, FD of {few:,} held-out images against the same is {floor:.2f}",
     ]
     if few < quality.get("images", 0):

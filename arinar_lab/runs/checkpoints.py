@@ -4,8 +4,7 @@
     checkpoints/step=100.ckpt  step=100.ckpt.sha256     the one before it, used where the newest is damaged
     checkpoints/final.safetensors  ….sha256             the averaged weights after training
 
-The checksum is written before the file gets its name, so that a named file without one is of an older version; that is
-used where it can be read.
+The checksum is written before the file gets its name: a file that lacks it, or differs from it, is damaged.
 """
 
 from __future__ import annotations
@@ -14,11 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-
 from ..errors import ConfigError
 from ..files import atomic as disk
-from ..files.checksums import _sum_of, altered
+from ..files.checksums import damage
 from ..output.text import say
 from .folder import RunFolder
 
@@ -36,8 +33,8 @@ def refuse_altered(path: Path) -> None:
     Raises:
         ConfigError: saying what to do.
     """
-    if altered(path):
-        raise ConfigError(f"{path}: damaged or edited (its checksum differs); {TRAIN_AGAIN}")
+    if fault := damage(path):
+        raise ConfigError(f"{path}: damaged or edited ({fault}); {TRAIN_AGAIN}")
 
 
 @contextmanager
@@ -65,7 +62,7 @@ def newest_checkpoint(folder: RunFolder) -> Path | None:
     """
     paths = by_age(folder.checkpoints)
     for path in paths:
-        fault = _fault(path)
+        fault = damage(path)
         if not fault:
             return path
         say(f"{path}: damaged ({fault}), trying the one before it")
@@ -74,14 +71,3 @@ def newest_checkpoint(folder: RunFolder) -> Path | None:
             f"{paths[0]}: damaged, and no older checkpoint is whole; delete it to train from the beginning"
         )
     return None
-
-
-def _fault(path: Path) -> str:
-    """What is wrong with a checkpoint; empty where it is whole."""
-    if _sum_of(path).is_file():
-        return "its checksum differs" if altered(path) else ""
-    try:
-        torch.load(path, map_location="cpu", weights_only=True)
-        return ""
-    except Exception as error:  # whatever a damaged file raises
-        return type(error).__name__

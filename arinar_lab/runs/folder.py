@@ -107,13 +107,13 @@ def write_sealed(path: Path, content: dict[str, Any]) -> None:
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
-    """A JSON file that `write_sealed` has written, without its SHA-256; older versions wrote none.
+    """A JSON file that `write_sealed` has written, without its SHA-256; empty where there is none.
 
     Raises:
         ConfigError: if it is damaged or edited.
     """
     content = read_json(path)
-    if content.pop("sha256", None) not in (None, _digest(content)):
+    if content and content.pop("sha256", None) != _digest(content):
         raise ConfigError(f"{path}: damaged or edited (its sha256 differs); delete it, and it is made again")
     return content
 
@@ -230,7 +230,7 @@ class RunFolder:
         write_sealed(self.path / "DONE", {**content, "files": sums})
 
     def refuse_edited(self, name: str) -> None:
-        """Refuse a file of a finished run that was edited or damaged since it ended; older versions noted no checksums.
+        """Refuse a file of a finished run that was edited or damaged since it ended.
 
         Raises:
             ConfigError: naming it.

@@ -42,8 +42,7 @@ class Averaging(Callback):
         self.weights = {name: p for name, p in module.named_parameters() if p.requires_grad}
         self.averages = {name: local(p).clone() for name, p in self.weights.items()}
         for name, whole in (self._restored or {}).items():
-            if name in self.weights:  # an earlier version averaged what is not trained, too
-                self.averages[name].copy_(shard_of(whole, self.weights[name]))
+            self.averages[name].copy_(shard_of(whole, self.weights[name]))
         self._restored = None
 
     @torch.no_grad()
@@ -70,9 +69,6 @@ class Averaging(Callback):
 
     def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         self._restored = checkpoint.get("averaged_weights")
-        if "current_model_state" in checkpoint:  # an earlier version kept the averages in the weights' place
-            self._restored = checkpoint["state_dict"]
-            module.load_state_dict(checkpoint["current_model_state"])
 
     def _swap(self) -> None:
         """Exchange weights and averages."""

@@ -14,7 +14,7 @@ from tiny import tiny, write_study
 from arinar_lab.analysis.comparison import compare, effects
 from arinar_lab.analysis.statistics import holm
 from arinar_lab.cli.compare import cautions, conclusions, configuration, gather, readings
-from arinar_lab.runs.folder import RunFolder, write_json
+from arinar_lab.runs.folder import RunFolder, write_json, write_sealed
 from arinar_lab.study.collect import collect
 from arinar_lab.study.plan import read_plan
 from arinar_lab.study.status import remember
@@ -42,7 +42,7 @@ def run(*overrides, seed=0, name="a run", **said):
     recipe = tiny(*overrides, f"seed={seed}")
     folder = RunFolder.of(recipe, name)
     folder.write_config(recipe)
-    write_json(folder.evaluation(recipe) / "report.json", report_of(**{"bits": 2.0 + seed / 10, **said}))
+    write_sealed(folder.evaluation(recipe) / "report.json", report_of(**{"bits": 2.0 + seed / 10, **said}))
     return folder.path
 
 
@@ -206,7 +206,7 @@ def test_a_studys_folder_knows_its_overrides():
     plan = read_plan(write_study(axes={"inner.head.components": [1, 2]}), {"training": {"steps": 8}})
     for arm in plan.arms:
         folder, recipe = plan.cell(arm, 0)
-        write_json(folder.evaluation(recipe) / "report.json", report_of(2.0))
+        write_sealed(folder.evaluation(recipe) / "report.json", report_of(2.0))
     remember(plan, Path("study.yaml"), ["training.steps=8"])
     results, _ = compared(f"{plan.folder}:components=1", f"{plan.folder}:components=2")
     assert results.plan.arms[0].recipe.training.steps == 8
@@ -217,7 +217,7 @@ def test_arms_of_one_name_are_told_apart(arms):
     Path("base.yaml").write_text(Path("base.yaml").read_text().replace("temperature: 1.0", "temperature: 0.9"))
     plan = read_plan(Path("other.yaml"))
     folder, recipe = plan.cell(plan.arms[0], 0)
-    write_json(folder.evaluation(recipe) / "report.json", report_of(2.0))
+    write_sealed(folder.evaluation(recipe) / "report.json", report_of(2.0))
     first = next(iter(arms.values()))
     results, _ = compared(first / "seed_1", "other.yaml:components=1")
     assert sheet(configuration(results))["sampler.temperature"] == ["1.0", "0.9"]
@@ -284,7 +284,7 @@ def test_a_seed_that_was_evaluated_otherwise_is_no_part_of_the_mean():
     folder = RunFolder.of(recipe, "a run")
     other = replace(recipe, sampler=replace(recipe.sampler, temperature=0.5))
     folder.write_config(other)
-    write_json(folder.evaluation(other) / "report.json", report_of(1.0))
+    write_sealed(folder.evaluation(other) / "report.json", report_of(1.0))
     results, said = compared(folder.path.parent, run("outer.width=32"))
     assert list(results.reports["a_run"]) == [0, 1] and "seed 2" in said[0]
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from reports import full_report, report_of, study, whole, whole_and_full
+from reports import full_report, study, whole, whole_and_full
 
 from arinar_lab.report.figures import FIGURES
 from arinar_lab.report.latex import escaped, latex
 from arinar_lab.report.methods import methods, varied
-from arinar_lab.report.report import page, write_report
+from arinar_lab.report.report import page
 from arinar_lab.study.collect import collect
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -183,12 +183,6 @@ def test_methods_of_one_run_claim_nothing_of_many():
     assert "Holm" not in text and "baseline" not in text and "no difference is called resolved" in text
 
 
-def test_methods_of_older_reports_leave_out_what_those_do_not_say():
-    reports = {("components=1", seed): {"metrics": {"val/bits_per_dim": 2.0}} for seed in (0, 1)}
-    text = methods(collect(study(reports, seeds=(0, 1))))
-    assert "None" not in text and "2 of 6 runs are finished" in text
-
-
 def test_of_parts_that_differ_in_kind_the_kind_alone_is_named():
     heads = {"a": {}, "b": {"inner.head": "discrete"}, "c": {"inner.head": "byte", "training.lr": 0.01}}
     assert varied(study({}, axes=None, arms=heads)) == ["inner.head.kind", "training.lr"]
@@ -204,11 +198,3 @@ def test_arms_that_share_a_training_are_named():
     arms = {"a": {}, "b": {"sampler.guidance": 2.0}, "c": {"training.lr": 0.01}}
     plan = study({}, axes=None, arms=arms)
     assert "One training serves a, b, which differ in sampling or evaluation alone." in methods(collect(plan))
-
-
-def test_the_whole_report_of_an_old_study_is_written():
-    """Of runs whose reports lack all that later versions added."""
-    old = {"metrics": {"val/bits_per_dim": 2.0}, "likelihood": {"kind": "exact"}, "git": {}}
-    reports = {("components=1", 0): old, ("components=1", 1): old, ("components=2", 0): report_of(2.0)}
-    paths = write_report(collect(study(reports, seeds=(0, 1))))
-    assert all(path.is_file() for path in paths) and len(paths) > 5

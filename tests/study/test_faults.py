@@ -28,7 +28,7 @@ from arinar_lab import pipeline as perform
 from arinar_lab.cli import ablate
 from arinar_lab.errors import ConfigError
 from arinar_lab.report.tables import rows
-from arinar_lab.runs.folder import write_json
+from arinar_lab.runs.folder import write_sealed
 from arinar_lab.study import optuna_storage as storing
 from arinar_lab.study import processes as crew
 from arinar_lab.study import worker
@@ -462,7 +462,7 @@ def test_a_damaged_cell_is_queued_again(queue, fault, monkeypatch):
         ran.append(job.key)
         job.folder.path.mkdir(parents=True, exist_ok=True)
         (job.folder.path / "DONE").touch()
-        write_json(job.folder.evaluation(job.recipes[0]) / "report.json", {"metrics": {"val/bits_per_dim": 1.0}})
+        write_sealed(job.folder.evaluation(job.recipes[0]) / "report.json", {"metrics": {"val/bits_per_dim": 1.0}})
         return 1.0
 
     monkeypatch.setattr(worker, "run_job", run_job)
