@@ -188,3 +188,11 @@ def test_every_shipped_study_is_listed_with_its_question_and_its_command():
 
 def test_no_file_is_a_drawer():
     assert not [p for p in PACKAGE.rglob("*.py") if p.stem in {"utils", "util", "helpers", "helper", "common", "misc"}]
+
+
+def test_packages_whose_private_interface_is_used_have_an_upper_bound():
+    """What is private may change in the next release, so that a fresh install of it would fail in the middle of a run."""
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    required = [*project["dependencies"], *project["optional-dependencies"]["hub"]]
+    bounded = {re.match(r"[\w-]+", line)[0] for line in required if "<" in line}
+    assert bounded == {"lightning", "optuna", "mlflow", "torch-fidelity", "datasets"}
