@@ -58,7 +58,7 @@ def faults(path: Path) -> list[str]:
 def test_no_file_that_is_read_runs_code_and_nothing_extracts_archives():
     files = [*PACKAGE.rglob("*.py"), *(PACKAGE.parent / "benchmarks").glob("*.py")]
     assert not [fault for path in files for fault in faults(path)]
-    assert sum(name == "torch.load" for path in files for name, _ in calls(path)) >= 2
+    assert sum(name == "torch.load" for path in files for name, _ in calls(path)) >= 1
 
 
 @pytest.mark.parametrize(
