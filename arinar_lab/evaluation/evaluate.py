@@ -42,7 +42,7 @@ from ..files.locks import speed_lock
 from ..hardware.device import device_of, use_processor
 from ..hardware.memory import room_on_device
 from ..hardware.precision import rate, under
-from ..metrics import UNITS
+from ..metrics import METRICS
 from ..model.noise import Noise
 from ..output.text import say
 from ..runs.folder import RunFolder, environment, git_state, read_sealed
@@ -130,7 +130,7 @@ def evaluate(recipe: Recipe, folder: RunFolder, published: dict[str, Any] | None
     }
     report = {
         "metrics": metrics,
-        "units": {name: UNITS[name] for name in metrics},
+        "units": {name: METRICS[name].unit for name in metrics},
         "noise": {name: half for name, half in noise.items() if math.isfinite(half)},
         "likelihood": {
             "kind": experiment.model.likelihood,
@@ -365,7 +365,7 @@ def measure_speed(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
     }
 
     def with_speed(report: dict[str, Any]) -> dict[str, Any]:
-        units = {name: UNITS[name] for name in values}
+        units = {name: METRICS[name].unit for name in values}
         return report | {"metrics": report["metrics"] | values, "units": report["units"] | units, "speed": about}
 
     return folder.update_report(recipe, with_speed)

@@ -30,19 +30,12 @@ from ..evaluation.evaluate import evaluate, generate, load, with_distances
 from ..files.checksums import digest
 from ..files.shards import Told
 from ..hardware.device import device_of
+from ..metrics import FID, METRICS
 from ..model.noise import Noise
 from ..runs.folder import RunFolder, environment, git_state, read_json, write_json
 from .distances import KEPT, KID_SUBSET, Reference, colour_bytes, distances, enough, frechet, made_with, statistics
 from .extractors import Extractor
 from .reference import in_blocks, joined
-
-ABOUT = {
-    "inception_score": "e^nats",
-    "kid": "squared MMD of the extractor's features",
-    "precision": "share",
-    "recall": "share",
-}
-"""Units, by the first word of a metric's name; the others are distances."""
 
 
 def measured(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
@@ -168,11 +161,10 @@ def _report(
 ) -> dict[str, Any]:
     e, kept = recipe.evaluation, min(KEPT, recipe.evaluation.images)
     compared = {} if reference.features is None else {"kid_subset": min(KID_SUBSET, kept, len(reference.features))}
-    squared = f"squared distance of features of {extractor.signature}"
     return {
         "file": file,
         "metrics": {f"quality/{name}": value for name, value in values.items()},
-        "units": {f"quality/{name}": ABOUT.get(_kind(name), squared) for name in values},
+        "units": {f"quality/{name}": _unit(name).format(extractor=extractor.signature) for name in values},
         "ranges": each,
         "images": e.images,
         "seed": e.seed,
@@ -185,8 +177,12 @@ def _report(
     }
 
 
-def _kind(name: str) -> str:
-    return name if name in ABOUT else name.partition("_")[0]
+def _unit(name: str) -> str:
+    """The unit of `name` among the metrics, else of its first word; what has neither is a distance."""
+    for known in (f"quality/{name}", f"quality/{name.partition('_')[0]}"):
+        if known in METRICS:
+            return METRICS[known].unit
+    return METRICS[FID].unit
 
 
 def _add_to(recipe: Recipe, folder: RunFolder, compared: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from ..analysis.pareto import Frontier, frontier, qualities
 from ..analysis.rank_agreement import agreements, means
 from ..analysis.results import Results
 from ..analysis.statistics import Interval
-from ..metrics import BITS, COLUMNS, DISTANCE, DISTANCES, FEW, GAP, HEADINGS, LEVEL, SPEED
+from ..metrics import BITS, DISTANCE, DISTANCES, FEW, GAP, HEADINGS, LEVEL, METRICS, SPEED
 from ..study.plan import Arm, Plan
 from .style import (
     BLACK,
@@ -42,7 +42,6 @@ from .style import (
 )
 
 MANY = FACET + 1  # arms beyond which a figure takes both columns, and marks do not tell all of them apart
-_LESS = {column.metric: column.less for column in COLUMNS}
 _PARTS = {
     "outer": (BLUE, "", "outer"), "inner": (SKY, "////", "inner trunk"), "head": (VERMILION, "....", "head"),
     "codec": (GREY, "xxxx", "codec"),
@@ -70,7 +69,8 @@ def panels_of(results: Results) -> list[list[str]]:
 def label_of(metric: str) -> str:
     """A metric as an axis says it, with the direction that is better."""
     better = {True: " (less is better)", False: " (more is better)", None: ""}
-    return HEADINGS.get(metric, metric) + better[_LESS.get(metric)]
+    less = METRICS[metric].less if metric in METRICS else None
+    return HEADINGS.get(metric, metric) + better[less]
 
 
 def against_factor(results: Results) -> Any | None:

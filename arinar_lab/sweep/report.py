@@ -21,15 +21,13 @@ from rich.text import Text
 
 from ..analysis.statistics import Interval, hypervolume, interval
 from ..files.atomic import whole, write
-from ..metrics import BITS, COLUMNS, DISTANCE, SPEED
+from ..metrics import BITS, DISTANCE, METRICS, SPEED
 from ..output.terminal import failed
 from ..output.text import csv_text, markdown_line, markdown_row
 from ..runs.folder import write_json
 from . import front as sweep_front
 from .sweep_file import Sweep
 from .trials import costs, feasible, finished, front, open_search, repeats
-
-_DIGITS = {column.metric: column.digits for column in COLUMNS}
 
 
 def finish(sweep: Sweep, console: Console) -> int:
@@ -80,7 +78,7 @@ def rerun_rows(sweep: Sweep) -> tuple[list[str], list[list[str]]]:
     body = []
     for again in repeats(sweep):
         values = found[again.target.name, again.name]
-        texts = [values[m].text(_DIGITS.get(m, 3)) if m in values else "" for m in shown]
+        texts = [values[m].text(METRICS[m].digits) if m in values else "" for m in shown]
         arm = [again.target.name] if len(sweep.targets) > 1 else []
         body.append([*arm, again.name, again.label, f"{len(again.results)} of {len(again.cells)}", *texts])
     return [*(["arm"] if len(sweep.targets) > 1 else []), "re-run", "setting", "repeats", *shown], body

@@ -41,7 +41,7 @@ from ..analysis.text import short
 from ..config.recipe import Experiment, Recipe, build, merge, nest, parse, read_recipe
 from ..config.schema import resolved
 from ..errors import ConfigError, nearest
-from ..metrics import UNITS
+from ..metrics import BITS, METRICS
 from ..runs.folder import RunFolder, find, slug
 from ..study.override import Request, requested, unreached, value_at
 from ..study.plan import Plan, queue_address, read_plan, study_name
@@ -51,7 +51,6 @@ from .space import Parameter, corners, read_parameters
 _KEYS = ("question", "base", "run", "study", "search", "objectives", "constraints", "sampler", "pruner", "early_stopping",
          "trials", "hours", "seeds", "storage")  # fmt: skip
 _SUBJECTS = ("base", "run", "study")
-BITS = "val/bits_per_dim"
 TUNING = 2**31
 """Added to evaluation.seed while a finished run's sampler is tuned: no image that tunes is one that is reported."""
 _APART = 10**6  # between the images of two repeats of one run's evaluation
@@ -335,10 +334,9 @@ def _early(spec: Any) -> tuple[float, float] | None:
 
 
 def _metric(key: str, metric: Any) -> str:
-    if not isinstance(metric, str) or metric not in UNITS:
-        raise ConfigError(
-            f"{key}: no run produces {metric!r}{nearest(metric, list(UNITS)) or '; as in quality/fd_digits'}"
-        )
+    names = [name for name, known in METRICS.items() if not known.published]
+    if metric not in names:
+        raise ConfigError(f"{key}: no run produces {metric!r}{nearest(metric, names) or '; as in quality/fd_digits'}")
     return str(metric)
 
 

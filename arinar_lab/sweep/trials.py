@@ -34,6 +34,7 @@ from ..analysis.statistics import pareto
 from ..errors import ConfigError
 from ..evaluation.evaluate import is_timed, measure_speed
 from ..files.locks import held
+from ..metrics import BITS
 from ..output.text import say
 from ..pipeline import perform
 from ..quality.measure import measured
@@ -43,7 +44,7 @@ from ..study.optuna_storage import FAULTS, Silent, address, alone, patiently, sh
 from ..study.worker import begin_heartbeats, ending_in_order, heartbeats, is_free, tell
 from ..training.divergence import Diverged
 from ..training.train import Stopped, Watch
-from .sweep_file import BITS, Cell, Sweep, Target
+from .sweep_file import Cell, Sweep, Target
 
 _TRIES = 3
 _STARTUP = 4  # trainings that finish before any is stopped
