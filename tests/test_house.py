@@ -196,3 +196,13 @@ def test_packages_whose_private_interface_is_used_have_an_upper_bound():
     required = [*project["dependencies"], *project["optional-dependencies"]["hub"]]
     bounded = {re.match(r"[\w-]+", line)[0] for line in required if "<" in line}
     assert bounded == {"lightning", "optuna", "mlflow", "torch-fidelity", "datasets"}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "most"),
+    [(r"\btrainer\.(\w+\.)*_[a-z]", 3), (r"\bmlflow\.(_|\w+\._|sharedViewState|store\b|utils\b)", 1)],
+    ids=["lightning", "mlflow"],
+)
+def test_few_lines_touch_a_private_interface(pattern, most):
+    lines = [line for path in PACKAGE.rglob("*.py") for line in path.read_text().splitlines()]
+    assert len([line for line in lines if re.search(pattern, line)]) <= most

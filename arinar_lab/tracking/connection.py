@@ -19,12 +19,10 @@ LIMITS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": str(round(TIMEOUT)),
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # the study has a bar of its own
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # it tells of errors by tracebacks; we do, in a line
 }
-_LEVELS = {
-    "mlflow": logging.WARNING,
-    "alembic": logging.WARNING,
-    "mlflow.store.db.utils": logging.CRITICAL,  # it tells of errors by tracebacks; we do, in a line
-}
+_LEVELS = {"mlflow": logging.CRITICAL, "alembic": logging.WARNING}
+"""Where MLflow is imported already, which reads its level then."""
 
 
 def tracking_uri() -> str:

@@ -115,6 +115,7 @@ def serve(port: int) -> None:
     Raises:
         ConfigError: if the port is taken.
     """
+    own = dict(os.environ)  # before our limits, which are not the server's
     if not tracking_uri().startswith("http"):
         refuse_taken(port)
     ROOT.mkdir(exist_ok=True)
@@ -123,7 +124,7 @@ def serve(port: int) -> None:
     if tracking_uri().startswith("http"):
         return
     environment: dict[str, Any] = {
-        **os.environ,
+        **own,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_BACKEND_STORE_URI": tracking_uri(),  # not among the words: it may be a database's, with a password
     }
