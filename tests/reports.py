@@ -43,8 +43,8 @@ def report_of(
     }
     if speed:
         values["speed/images_per_second"] = 1000 / bits
-        report["speed"] = {"batch": 4, "repeats": 1, "threads": 1, "device": "a CPU", "precision": "32-true",
-                           "load_average": 1.0}  # fmt: skip
+        report["speed"] = {"batch": 4, "repeats": 1, "threads": 1, "compile": False, "device": "a CPU",
+                           "device_type": "cpu", "precision": "32-true", "load_average": 1.0}  # fmt: skip
     return report
 
 

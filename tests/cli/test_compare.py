@@ -14,7 +14,7 @@ from tiny import tiny, write_study
 from arinar_lab.analysis.comparison import compare, effects
 from arinar_lab.analysis.statistics import holm
 from arinar_lab.cli.compare import cautions, conclusions, configuration, gather, readings
-from arinar_lab.runs.folder import RunFolder, write_json, write_sealed
+from arinar_lab.runs.folder import RunFolder, write_sealed
 from arinar_lab.study.collect import collect
 from arinar_lab.study.plan import read_plan
 from arinar_lab.study.status import remember
@@ -172,7 +172,7 @@ def test_two_references_are_not_concluded():
         report["metrics"]["quality/fd_inception64"] = (0.03 if other else 0.01) + 1e-4 * (path.name == "seed_1")
         reference = {"file": "half.npz" if other else "whole.npz", "images": 320}
         report["fidelity"] = {"images": 80, "extractor": "inception/64/a", "reference": reference}
-        write_json(file, report)
+        write_sealed(file, report)
     results, _ = compared(paths[0].parent, paths[2].parent)
     (line,) = [line for line in conclusions(results) if line.startswith("FD Inception 64")]
     reason = "distances are to two references (half.npz and whole.npz)"
@@ -251,7 +251,7 @@ def test_other_numbers_of_items_are_said():
         (file,) = path.glob("evaluations/*/report.json")
         report = report_of(2.0)
         report["likelihood"]["images"] = images
-        write_json(file, report)
+        write_sealed(file, report)
     (said,) = compared(*paths)[1]
     assert "other numbers of items" in said and "360 held-out, 1 draw(s)" in said and "100 held-out" in said
 
@@ -263,7 +263,7 @@ def test_other_devices_are_said():
         report = report_of(2.0)
         report["environment"] = {"device": device, "torch": "2.15"}
         report["speed"]["device"] = device
-        write_json(file, report)
+        write_sealed(file, report)
     said = compared(*paths)[1]
     assert len(said) == 2 and "Devices differ" in said[0] and "a GPU" in said[0] and "Speed was measured" in said[1]
 
