@@ -12,8 +12,6 @@ Nothing here trains or writes.
 from __future__ import annotations
 
 import io
-from contextlib import chdir
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +21,7 @@ from .analysis.results import Results
 from .config.recipe import read_overrides
 from .errors import ConfigError
 from .evaluation.trained_model import Trained, open_run
+from .files.workspace import Workspace
 from .report.tables import csv_of, rows
 from .runs.history import read_metrics
 from .study.collect import collect
@@ -38,13 +37,13 @@ def root() -> Path:
 
 def newest(where: Path) -> Path | None:
     """The folder of the ablation whose report was written last, of those that are finished; None where there is none."""
-    with chdir(where):
-        known = {path.parent: cells for path in Path("studies").glob("*/cells.json") if (cells := read(path))}
-        reports = {folder: folder / "report" / "table.csv" for folder in known}
-        there = {folder: report.stat().st_mtime for folder, report in reports.items() if report.is_file()}
-        for folder in sorted(there, key=lambda folder: there[folder], reverse=True):
-            if all(cell.state == "done" for cell in look(known[folder])):
-                return where / folder
+    workspace = Workspace(where)
+    tables = sorted(workspace.studies.glob("*/report/table.csv"), key=lambda table: table.stat().st_mtime, reverse=True)
+    for table in tables:
+        folder = table.parent.parent
+        content = read(folder / "cells.json")
+        if content and all(cell.state == "done" for cell in look(content, workspace=workspace)):
+            return folder
     return None
 
 
@@ -61,13 +60,11 @@ def open_study(name: str | Path = "") -> Results:
     path = top / name if name else newest(top)
     if path is None:
         raise ConfigError(f"{top / 'studies'}: holds no finished study; make one, as in make ablation-gmm-k")
-    if path.suffix == ".yaml":
-        file, words = path, list[str]()
-    else:
-        file, words = named(path)
-        top = path.resolve().parents[1]
-    with chdir(top):  # paths in recipes are relative to it
-        plan = replace(read_plan(file, read_overrides(words)), roots=(top / "studies", top / "runs"))
+    workspace, file, words = Workspace(top), path, list[str]()
+    if path.suffix != ".yaml":
+        workspace = Workspace(path.resolve().parents[1])
+        file, words = named(path, workspace)
+    plan = read_plan(file, read_overrides(words), workspace)
     results = collect(plan)
     if not results.any_report:
         raise ConfigError(f"{plan.folder}: nothing of this study is finished; run it first: arinar ablate {file}")
@@ -142,8 +139,7 @@ def open_runs(results: Results, *arms: str) -> dict[str, Trained]:
         cells = [results.plan.cell(known[name], seed) for seed in results.reports[name]]
         here = next(((recipe, folder) for folder, recipe in cells if folder.done and folder.weights.is_file()), None)
         if here:
-            with chdir(results.plan.roots[0].parent):
-                found[name] = open_run(*here)
+            found[name] = open_run(*here)
     if not found:
         raise ConfigError(f"{results.plan.name}: no weights of {', '.join(arms) or 'its arms'} are here")
     return found

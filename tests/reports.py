@@ -11,6 +11,7 @@ import numpy as np
 from tiny import write_study
 
 from arinar_lab.files.atomic import write
+from arinar_lab.files.workspace import HERE, Workspace
 from arinar_lab.runs.folder import write_sealed
 from arinar_lab.study.plan import Plan, read_plan
 
@@ -66,15 +67,17 @@ def full_report(bits: float, **said: Any) -> dict[str, Any]:
     return report
 
 
-def study(reports: Reports, seeds: tuple[int, ...] = (0, 1, 2), full: bool = False, **keys: Any) -> Plan:
+def study(
+    reports: Reports, seeds: tuple[int, ...] = (0, 1, 2), full: bool = False, workspace: Workspace = HERE, **keys: Any
+) -> Plan:
     """A plan of three numbers of components, or of other `keys`, and the finished cells among them.
 
     Arguments:
-        full: whether each has its history, samples and beliefs, too.
+        full: whether each has its history, samples and beliefs, too. workspace: where they lie.
     """
     keys = {"axes": {"inner.head.components": [1, 2, 4]}, "question": "How many?", **keys}
     path = write_study(seeds=list(seeds), **keys)
-    plan = _plan(path, path.read_text())
+    plan = _plan(path, path.read_text(), workspace)
     for arm in plan.arms:
         for seed in seeds:
             if (arm.name, seed) in reports:
@@ -90,9 +93,9 @@ def study(reports: Reports, seeds: tuple[int, ...] = (0, 1, 2), full: bool = Fal
 
 
 @cache
-def _plan(path: Path, content: str) -> Plan:
+def _plan(path: Path, content: str, workspace: Workspace) -> Plan:
     """The plan of a study file; to build every arm takes longer than most tests of a report."""
-    return read_plan(path)
+    return read_plan(path, None, workspace)
 
 
 def _fill(run: Path, evaluation: Path, seed: int) -> None:

@@ -206,3 +206,14 @@ def test_packages_whose_private_interface_is_used_have_an_upper_bound():
 def test_few_lines_touch_a_private_interface(pattern, most):
     lines = [line for path in PACKAGE.rglob("*.py") for line in path.read_text().splitlines()]
     assert len([line for line in lines if re.search(pattern, line)]) <= most
+
+
+FOLDERS = "runs|studies|tracking|references|caches|experiments"
+
+
+def test_nothing_changes_directory_and_one_module_names_the_folders_of_work():
+    named = re.compile(rf"""Path\(["']({FOLDERS})["']\)|/ ["']({FOLDERS})["']""")
+    for path in PACKAGE.rglob("*.py"):
+        assert not {name.rpartition(".")[2] for name, _ in calls(path)} & {"chdir", "fchdir"}, path
+        if path.name not in ("workspace.py",):
+            assert not named.search(path.read_text()), path

@@ -29,6 +29,7 @@ from ..analysis.results import Results
 from ..config.recipe import Recipe, parse, read_overrides, read_recipe
 from ..config.schema import flatten, resolved
 from ..errors import ConfigError, nearest
+from ..files.workspace import Workspace
 from ..output.text import markdown_line, markdown_row, say
 from ..report.notes import commit, far_off
 from ..report.tables import rows
@@ -171,9 +172,9 @@ def _plan(path: Path) -> Plan:
     """A study, read once for all its arms that are named."""
     if not path.is_dir():
         return read_plan(path)
-    file, words = named(path)
-    plan = read_plan(file, read_overrides(words))
-    return replace(plan, roots=(path.parent, path.parent.parent / "runs"))
+    workspace = Workspace(path.parent.parent)
+    file, words = named(path, workspace)
+    return read_plan(file, read_overrides(words), workspace)
 
 
 def _refuse_twins(entries: list[Entry]) -> None:

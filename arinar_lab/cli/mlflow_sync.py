@@ -14,6 +14,7 @@ from pathlib import Path
 from ..analysis.results import Results
 from ..config.recipe import parse, read_recipe
 from ..errors import ConfigError
+from ..files.workspace import HERE
 from ..metrics import BITS, DISTANCES, GAP, LEVEL, SPEED
 from ..report.tables import markdown
 from ..runs.folder import RunFolder, find
@@ -114,7 +115,7 @@ def send_runs(paths: Iterable[Path]) -> tuple[list[Path], list[Path]]:
     return sent, unsent
 
 
-def all_runs(root: Path = Path("runs")) -> list[Path]:
+def all_runs(root: Path = HERE.runs) -> list[Path]:
     """Every run folder that MLflow should show.
 
     Raises:

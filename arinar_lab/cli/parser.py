@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ..files.workspace import HERE
 from ..output.text import one_line, say
 from . import runs as run
 from . import studies as study
@@ -214,7 +215,7 @@ def _images(verbs: Verbs) -> None:
         run.cache,
         "encode each image once, for training; the same command resumes, or helps one that runs",
     )
-    cache.add_argument("--out", type=Path, default=Path("caches"), help="folder of caches (default caches)")
+    cache.add_argument("--out", type=Path, default=HERE.caches, help="folder of caches (default caches)")
     cache.add_argument("--batch", type=_count, default=32, metavar="N", help="images at a time (default 32)")
     cache.add_argument("--workers", type=_processes, metavar="N", help="processes (default: one a GPU, or one)")
     cache.add_argument("--verify", action="store_true", help="read it all, and make anew what is damaged")
@@ -222,7 +223,7 @@ def _images(verbs: Verbs) -> None:
     reference.add_argument("data", type=Path, metavar="DATA", help="a folder of images, an npz with arr_0, or a recipe")
     reference.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="of a recipe")
     reference.add_argument("--part", choices=("train", "held_out"), default="train", help="of a recipe (default train)")
-    reference.add_argument("--out", type=Path, default=Path("references"), help="folder (default references)")
+    reference.add_argument("--out", type=Path, default=HERE.references, help="folder (default references)")
     reference.add_argument("--batch", type=_count, default=64, metavar="N", help="images at a time (default 64)")
     _protocol(reference)
     reference.set_defaults(verb=run.reference)

@@ -13,7 +13,7 @@ import os
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import yaml
@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 from ..data.latent_cache import Cached
 from ..data.sources import Source, SourceMaker
 from ..errors import ConfigError, nearest
+from ..files.workspace import HERE, Workspace
 from ..model.arinar import Arinar
 from ..model.codecs.codec import Codec, CodecMaker, Pixels
 from ..model.inner.feature_ar import FeatureAR
@@ -30,7 +31,7 @@ from ..model.layers import at_least
 from ..model.outer import OUTERS, OuterMaker
 from ..model.pretrained.initialisation import initialise_as_published
 from ..model.sampler import LATER, Sampler
-from .schema import flatten, resolved, section, signed
+from .schema import UNWRITTEN, Part, flatten, resolved, section, signed
 from .yaml_reader import read_value
 from .yaml_reader import read_yaml as read_yaml
 
@@ -216,6 +217,7 @@ class Recipe:
     Arguments:
         init_from, freeze: start from another run, see `training/warm_start.py`.
         seed: of weights, data order and noise; no part of a signature.
+        workspace: where the files lie that it names; no part of its file.
 
     Raises:
         ValueError: if the seed is out of range, or freeze is given without init_from.
@@ -233,6 +235,7 @@ class Recipe:
     init_from: str | None = None
     freeze: Literal["none", "outer"] = "none"
     seed: int = 0
+    workspace: Workspace = field(default=HERE, metadata=UNWRITTEN)
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
@@ -319,7 +322,7 @@ def preset(name: str) -> Path:
         ConfigError: if there is neither.
     """
     shipped = Path(__file__).parents[2] / "experiments"
-    for path in (Path(name), Path("experiments") / f"{name}.yaml", shipped / f"{name}.yaml"):
+    for path in (Path(name), HERE.experiments / f"{name}.yaml", shipped / f"{name}.yaml"):
         if path.suffix == ".yaml" and path.is_file():
             return path
     there = sorted(path.stem for path in shipped.glob("*.yaml"))
@@ -374,13 +377,14 @@ def _short(word: str) -> str:
     return line if len(line) <= 200 else f"{line[:200]}…"
 
 
-def parse(content: dict[str, Any]) -> Recipe:
-    """Plain data as a checked recipe.
+def parse(content: dict[str, Any], workspace: Workspace = HERE) -> Recipe:
+    """Plain data as a checked recipe, whose files lie in a workspace.
 
     Raises:
         ConfigError: with the first fault, in one line.
     """
-    return section(Recipe, content, "")
+    recipe: Recipe = section(Recipe, content, "")
+    return recipe if workspace == HERE else replace(recipe, workspace=workspace)
 
 
 @dataclass(frozen=True)
@@ -434,8 +438,8 @@ def build(recipe: Recipe, device: str = "cpu") -> Experiment:
         ConfigError: naming the key.
     """
     _check_depth(recipe)
-    source = recipe.data()
-    codec = recipe.codec(source.shape, source.levels)
+    source = cast(Part, recipe.data).made(recipe.workspace)
+    codec = cast(Part, recipe.codec).made(recipe.workspace, source.shape, source.levels)
     _check_cache(recipe, source, codec)
     try:
         with Shapes() if device == "meta" else torch.device(device):

@@ -21,6 +21,7 @@ from ..data.image_datasets import IMAGES
 from ..data.latent_cache import Cached
 from ..data.sources import SOURCES, SourceMaker
 from ..errors import ConfigError, nearest
+from ..files.workspace import HERE, Workspace
 from ..model.codecs.codec import CODECS, CodecMaker
 from ..model.heads import HEADS
 from ..model.inner.head import HeadMaker
@@ -35,6 +36,8 @@ PARTS: dict[Any, dict[str, Any]] = {
     CodecMaker: CODECS,
     SourceMaker: {**SOURCES, **IMAGES, "cache": Cached},
 }
+FILES = ("path", "weights")  # arguments of parts that name a file or a folder
+UNWRITTEN = {"unwritten": True}  # marks a field that no file may hold
 OPTIONS: dict[Any, Any] = {BlockOptions: Block}
 """Typed dicts that a maker takes as `**options: Unpack[…]`, and the class whose arguments and defaults they are."""
 
@@ -53,12 +56,21 @@ class Part:
     path: str
 
     def __call__(self, *known: Any) -> Any:
+        return self.made(HERE, *known)
+
+    def made(self, workspace: Workspace, *known: Any) -> Any:
+        """Call the class. Files that its arguments name lie in the workspace."""
+        arguments = {name: _located(name, value, workspace) for name, value in self.arguments.items()}
         try:
-            return self.maker(*known, **self.arguments)
+            return self.maker(*known, **arguments)
         except ConfigError:
             raise
         except ValueError as error:
             raise ConfigError(f"{self.path}.{error}") from None
+
+
+def _located(name: str, value: Any, workspace: Workspace) -> Any:
+    return str(workspace.path(value)) if name in FILES and workspace != HERE else value
 
 
 def resolved(value: Any) -> Any:
@@ -84,7 +96,8 @@ def _plain(value: Any, omitted: frozenset[str]) -> Any:
         return {"kind": value.kind, **arguments} if arguments else value.kind
     if dataclasses.is_dataclass(value):
         fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)
-                  if not omitted & f.metadata.keys() or getattr(value, f.name) != f.default}  # fmt: skip
+                  if "unwritten" not in f.metadata
+                  and (not omitted & f.metadata.keys() or getattr(value, f.name) != f.default)}  # fmt: skip
         return {name: _plain(item, omitted) for name, item in fields.items()}
     if isinstance(value, tuple | list):
         return [_plain(item, omitted) for item in value]
@@ -108,7 +121,11 @@ def _marked(maker: Any, marks: frozenset[str]) -> set[str]:
 def _parameters(maker: Any) -> dict[str, inspect.Parameter]:
     """What YAML may say to a maker: its keyword-only arguments, or a dataclass's fields."""
     found: dict[str, inspect.Parameter] = {}
+    fields = dataclasses.fields(maker) if dataclasses.is_dataclass(maker) else ()
+    unwritten = {field.name for field in fields if "unwritten" in field.metadata}
     for name, p in inspect.signature(maker).parameters.items():
+        if name in unwritten:
+            continue
         if p.kind is p.VAR_KEYWORD:
             passed_on = _passed_on(maker, name)
             found |= {n: q for n, q in _parameters(OPTIONS[passed_on]).items() if n in passed_on.__annotations__}

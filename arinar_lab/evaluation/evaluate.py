@@ -83,7 +83,7 @@ def load(recipe: Recipe, folder: RunFolder, data: bool = False) -> Experiment:
 def _without_cache(recipe: Recipe, folder: RunFolder) -> Recipe:
     """The recipe; of a run whose latent cache is gone, with the run's own account of it."""
     data = cast(Part, recipe.data)
-    if data.kind != "cache" or (Path(data.arguments["path"]) / "cache.json").is_file():
+    if data.kind != "cache" or (recipe.workspace.path(data.arguments["path"]) / "cache.json").is_file():
         return recipe
     kept = (folder.path / "cache.json").is_file()
     return replace(recipe, data=replace(data, arguments={"path": str(folder.path)})) if kept else recipe

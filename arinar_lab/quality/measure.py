@@ -57,7 +57,7 @@ def named_reference(recipe: Recipe) -> tuple[Reference, Extractor] | None:
     """
     if recipe.evaluation.reference is None:
         return None
-    path = Path(recipe.evaluation.reference)
+    path = recipe.workspace.path(recipe.evaluation.reference)
     try:
         extractor = Extractor.of(*made_with(path), None, device_of(recipe.machine).type)
         reference = Reference.read(path, extractor)

@@ -20,13 +20,13 @@ from ..data.sources import Source
 from ..errors import ConfigError
 from ..files.checksums import save_tensors
 from ..files.shards import Told, block_name, conclude, damaged, forget, refuse_foreign, share
+from ..files.workspace import HERE
 from ..hardware.memory import room_on_device
 from .distances import enough, write_reference
 from .extractors import Extractor
 from .image_sets import Collection, of_source
 
 BLOCK = 1024  # images
-FOLDER = Path("references")
 
 
 def reference_path(images: Collection, extractor: Extractor, root: Path) -> Path:
@@ -39,7 +39,7 @@ def _signature(images: str, extractor: Extractor) -> str:
     return hashlib.sha256(f"{images} {extractor.signature}".encode()).hexdigest()[:8]
 
 
-def own_reference(source: Source, extractor: Extractor, root: Path = FOLDER) -> Path:
+def own_reference(source: Source, extractor: Extractor, root: Path = HERE.references) -> Path:
     """The reference statistics of the images that a run was trained on, also where it read them from a latent cache.
 
     Raises:

@@ -135,9 +135,9 @@ class RunFolder:
     path: Path
 
     @classmethod
-    def of(cls, recipe: Recipe, name: str, root: Path = Path("runs")) -> RunFolder:
+    def of(cls, recipe: Recipe, name: str) -> RunFolder:
         """The folder of a recipe; a run that exists under another name keeps it, so that studies share runs."""
-        arm = _arm(recipe, root / f"{slug(name)}-{recipe.training_signature}")
+        arm = _arm(recipe, recipe.workspace.runs / f"{slug(name)}-{recipe.training_signature}")
         return cls(arm / f"seed_{recipe.seed}")
 
     def settled(self, recipe: Recipe) -> RunFolder:

@@ -126,7 +126,7 @@ class Match:
         unit = self._unit(recipe)
 
         def at(multiple: int) -> Recipe:
-            return parse(merge(resolved(recipe), nest({self.by: multiple * unit})))
+            return parse(merge(resolved(recipe), nest({self.by: multiple * unit})), recipe.workspace)
 
         start = max(1, int(flatten(resolved(recipe))[self.by]) // unit)
         found = nearest_multiple(lambda multiple: self.cost_of(at(multiple)), target, start)

@@ -40,6 +40,7 @@ from ..config.recipe import Recipe, build, merge, nest, parse, read_recipe
 from ..config.schema import flatten, resolved, section
 from ..config.yaml_reader import as_flow, means, read_value
 from ..errors import ConfigError, nearest
+from ..files.workspace import HERE, Workspace
 from ..model.inner.head import Likelihood
 from ..runs.folder import RunFolder, slug
 from ..training.warm_start import inherited
@@ -114,6 +115,7 @@ class Plan:
         budgets: labels of the budgets at which every arm stands, the smallest first; none without `budget`.
         storage: address of the queue; empty for a local file. It is no part of the name, and never printed.
         unreached: lines that tell which overrides some arms do not have.
+        workspace: where its folder lies, and the runs.
     """
 
     name: str
@@ -126,17 +128,17 @@ class Plan:
     storage: str = field(default="", repr=False)
     papers: tuple[PaperRow, ...] = ()
     budgets: tuple[str, ...] = ()
-    roots: tuple[Path, Path] = field(default=(Path("studies"), Path("runs")))
     unreached: tuple[str, ...] = ()
+    workspace: Workspace = HERE
 
     @property
     def folder(self) -> Path:
-        return self.roots[0] / self.name
+        return self.workspace.studies / self.name
 
     def cell(self, arm: Arm, seed: int) -> tuple[RunFolder, Recipe]:
         """The run folder and the recipe of one arm under one seed."""
         recipe = arm.recipe.under(seed)
-        return RunFolder.of(recipe, arm.name, self.roots[1]), recipe
+        return RunFolder.of(recipe, arm.name), recipe
 
     def at(self, budget: str) -> Plan:
         """The arms of one budget, and the baseline among them."""
@@ -221,8 +223,10 @@ def _around(path: Path, vary: dict[str, list[Any]], baseline: Any, chosen: dict[
     return arms
 
 
-def read_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
+def read_plan(path: Path, overrides: dict[str, Any] | None = None, workspace: Workspace = HERE) -> Plan:
     """Read and check a study file; every arm is built once. `overrides` change the base recipe or the study's own keys.
+
+    What its recipes name, its runs and its folder lie in the workspace.
 
     Raises:
         ConfigError: with the first fault, in one line.
@@ -251,7 +255,9 @@ def read_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
         references, papers = read_references(content.get("references", False))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
-    found = {name: _arm(path, name, base, change, values, seeds[0]) for name, (change, values) in chosen.items()}
+    found = {
+        name: _arm(path, name, base, change, values, seeds[0], workspace) for name, (change, values) in chosen.items()
+    }
     default = BASE if content.get("vary") else next(iter(found))
     baseline = arm_meant(content.get("baseline", default), found)
     if not isinstance(baseline, str) or baseline not in found:
@@ -283,6 +289,7 @@ def read_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
         papers,
         tuple(budgets),
         unreached=lines,
+        workspace=workspace,
     )
 
 
@@ -418,16 +425,22 @@ def _at_budgets(path: Path, arms: dict[str, Arm], budgets: dict[str, Budget]) ->
                 content = scaled(arm.recipe, budget)
             except ConfigError as error:
                 raise ConfigError(f"{path}: arm {name}: {error}") from None
-            spent = _arm(path, name, content, {}, arm.values, arm.recipe.seed)
+            spent = _arm(path, name, content, {}, arm.values, arm.recipe.seed, arm.recipe.workspace)
             found[name] = replace(spent, matched=arm.matched, budget=label)
     return found
 
 
 def _arm(
-    path: Path, name: str, base: dict[str, Any], change: dict[str, Any], values: tuple[Any, ...], seed: int
+    path: Path,
+    name: str,
+    base: dict[str, Any],
+    change: dict[str, Any],
+    values: tuple[Any, ...],
+    seed: int,
+    workspace: Workspace,
 ) -> Arm:
     try:
-        recipe = parse(merge(merge(base, nest(change)), {"seed": seed}))
+        recipe = parse(merge(merge(base, nest(change)), {"seed": seed}), workspace)
         experiment = build(recipe, "meta")
         inherited(recipe, experiment)
     except ConfigError as error:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 from rich.live import Live
 
+from ..files.workspace import HERE, Workspace
 from ..output.terminal import Terminal
 from ..output.text import say
 
@@ -61,8 +62,8 @@ class Cell:
     log: str = ""
 
 
-def named(folder: Path) -> tuple[Path, list[str]]:
-    """The file of the study whose folder this is, and the words that it was run with.
+def named(folder: Path, workspace: Workspace = HERE) -> tuple[Path, list[str]]:
+    """The file of the study whose folder this is, in its workspace, and the words that it was run with.
 
     Raises:
         ConfigError: if it is no study's folder.
@@ -73,7 +74,7 @@ def named(folder: Path) -> tuple[Path, list[str]]:
     known = read_json(folder / "cells.json")
     if not known:
         raise ConfigError(f"{folder}: not a study's folder; it holds no cells.json. Name the study's file instead")
-    return Path(known["file"]), known["words"]
+    return workspace.path(known["file"]), known["words"]
 
 
 def remember(plan: Plan, file: Path, words: list[str]) -> dict[str, Any]:
@@ -112,7 +113,7 @@ def refuse_other_file(folder: Path, file: Path) -> None:
         raise ConfigError(f"{file}: {folder} belongs to {owner}, a file of the same name; rename one of the two")
 
 
-def recall(file: Path, words: list[str], root: Path = Path("studies")) -> dict[str, Any] | None:
+def recall(file: Path, words: list[str], root: Path = HERE.studies) -> dict[str, Any] | None:
     """The cells of a study as they were written last; None where a file that they came from is newer, or gone."""
     for path in sorted(root.glob("*/cells.json")):
         content = read(path)
@@ -122,15 +123,15 @@ def recall(file: Path, words: list[str], root: Path = Path("studies")) -> dict[s
     return None
 
 
-def look(content: dict[str, Any], study: optuna.Study | None = None) -> list[Cell]:
+def look(content: dict[str, Any], study: optuna.Study | None = None, workspace: Workspace = HERE) -> list[Cell]:
     """What is known of each cell. A queue on a server, if that is given, says who is running."""
     queue = _queue(study) if study else None
-    return [cell_of(cell, queue) for cell in content["cells"]]
+    return [cell_of(cell, queue, workspace) for cell in content["cells"]]
 
 
-def cell_of(cell: dict[str, Any], queue: dict[str, Any] | None = None) -> Cell:
+def cell_of(cell: dict[str, Any], queue: dict[str, Any] | None = None, workspace: Workspace = HERE) -> Cell:
     """What is known of one cell, given as `remember` writes it, by its run folder and by what a server's queue says."""
-    path = Path(cell["folder"])
+    path = workspace.root / cell["folder"]
     reports = [path / "evaluations" / name / "report.json" for name in cell["evaluations"]]
     base = {"arm": cell["arm"], "seed": cell["seed"], "folder": cell["folder"]}
     trained = (path / "DONE").is_file()

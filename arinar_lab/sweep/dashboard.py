@@ -18,6 +18,7 @@ import optuna
 
 from ..config.recipe import read_overrides
 from ..errors import ConfigError
+from ..files.workspace import HERE
 from ..output.text import say
 from ..study.optuna_storage import address, shared, storage
 from ..study.plan import queue_address, study_name, study_requested
@@ -36,14 +37,14 @@ def open_board(file: Path | None, words: list[str]) -> optuna.storages.RDBStorag
     Raises:
         ConfigError: if there is no such queue, or it does not answer.
     """
-    given, queue = "", Path("studies") / "queue.db"
+    given, queue = "", HERE.studies / "queue.db"
     if file:
         overrides = read_overrides(words)
         content, _, named_by = study_requested(file, overrides)
         if "search" in content:
             named_by = sweep_requested(file, overrides).named_by
         given = queue_address(content.get("storage", ""))
-        queue = Path("studies") / study_name(file.stem, named_by) / "queue.db"
+        queue = HERE.studies / study_name(file.stem, named_by) / "queue.db"
     url = address(given, queue)
     if not shared(url) and not Path(url.database or "").is_file():
         named = f"{queue}: is not there; run the study first: arinar ablate {file}" if file else "name a study's file"

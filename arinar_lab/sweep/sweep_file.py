@@ -41,6 +41,7 @@ from ..analysis.text import short
 from ..config.recipe import Experiment, Recipe, build, merge, nest, parse, read_recipe
 from ..config.schema import resolved
 from ..errors import ConfigError, nearest
+from ..files.workspace import HERE
 from ..metrics import BITS, METRICS
 from ..runs.folder import RunFolder, find, slug
 from ..study.override import Request, requested, unreached, value_at
@@ -128,7 +129,7 @@ class Sweep:
 
     @property
     def folder(self) -> Path:
-        return Path("studies") / self.name
+        return HERE.studies / self.name
 
     @property
     def timed(self) -> bool:

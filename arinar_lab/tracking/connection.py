@@ -7,10 +7,11 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from pathlib import Path
 from typing import TypeVar
 
-ROOT = Path("tracking")
+from ..files.workspace import HERE
+
+ROOT = HERE.tracking
 T = TypeVar("T")
 PATIENCE = 30.0  # seconds that a run may wait for MLflow in total, and that anybody may wait for one call
 TIMEOUT = 5.0  # seconds that one request may wait for a byte

@@ -9,7 +9,6 @@ freeze: outer      outer model, labels and codec stay as they came, and z is com
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,7 +38,7 @@ def source_of(recipe: Recipe) -> RunFolder | None:
     """
     if recipe.init_from is None:
         return None
-    path = Path(recipe.init_from.replace("{seed}", str(recipe.seed)))
+    path = recipe.workspace.path(recipe.init_from.replace("{seed}", str(recipe.seed)))
     try:
         folder = find(path)
     except ConfigError as error:

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from reports import BITS, FD, full_report, study, whole, whole_and_full
 
+from arinar_lab.files.workspace import Workspace
 from arinar_lab.report.density_figures import calibration, samples
 from arinar_lab.report.diagnostic_figures import where_the_bits_go
 from arinar_lab.report.figures import DPI, FIGURES
@@ -28,8 +29,7 @@ def results(tmp_path_factory):
     """A whole study of three numbers of components, with all that its runs leave."""
     home = tmp_path_factory.mktemp("study")
     with chdir(home):
-        plan = study(whole_and_full(), full=True)
-    return collect(replace(plan, roots=(home / "studies", home / "runs")))
+        return collect(study(whole_and_full(), full=True, workspace=Workspace(home)))
 
 
 @pytest.fixture(scope="module")
