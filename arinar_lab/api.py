@@ -29,15 +29,15 @@ from .study.plan import read_plan
 from .study.status import look, named, read
 
 
-def root() -> Path:
+def nearest_workspace() -> Workspace:
     """Where commands are run: the nearest folder, here or above, that holds `studies/`; else this one."""
     here = Path.cwd()
-    return next((folder for folder in (here, *here.parents) if (folder / "studies").is_dir()), here)
+    above = [Workspace(folder) for folder in (here, *here.parents)]
+    return next((workspace for workspace in above if workspace.studies.is_dir()), above[0])
 
 
-def newest(where: Path) -> Path | None:
+def newest(workspace: Workspace) -> Path | None:
     """The folder of the ablation whose report was written last, of those that are finished; None where there is none."""
-    workspace = Workspace(where)
     tables = sorted(workspace.studies.glob("*/report/table.csv"), key=lambda table: table.stat().st_mtime, reverse=True)
     for table in tables:
         folder = table.parent.parent
@@ -56,11 +56,11 @@ def open_study(name: str | Path = "") -> Results:
     Raises:
         ConfigError: if there is no such study, or nothing of it is finished.
     """
-    top = root()
-    path = top / name if name else newest(top)
+    workspace, words = nearest_workspace(), list[str]()
+    path = workspace.root / name if name else newest(workspace)
     if path is None:
-        raise ConfigError(f"{top / 'studies'}: holds no finished study; make one, as in make ablation-gmm-k")
-    workspace, file, words = Workspace(top), path, list[str]()
+        raise ConfigError(f"{workspace.studies}: holds no finished study; make one, as in make ablation-gmm-k")
+    file = path
     if path.suffix != ".yaml":
         workspace = Workspace(path.resolve().parents[1])
         file, words = named(path, workspace)

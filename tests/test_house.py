@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 import arinar_lab
+from arinar_lab.variables import GRACE, VARIABLES, listing
 
 PACKAGE = Path(__file__).parent.parent / "arinar_lab"
 FORBIDDEN = {"lightning", "omegaconf", "mlflow", "optuna", "torchmetrics", "torch_fidelity", "sklearn", "matplotlib"}
@@ -215,5 +216,26 @@ def test_nothing_changes_directory_and_one_module_names_the_folders_of_work():
     named = re.compile(rf"""Path\(["']({FOLDERS})["']\)|/ ["']({FOLDERS})["']""")
     for path in PACKAGE.rglob("*.py"):
         assert not {name.rpartition(".")[2] for name, _ in calls(path)} & {"chdir", "fchdir"}, path
-        if path.name not in ("workspace.py",):
+        if path.name != "workspace.py":
             assert not named.search(path.read_text()), path
+
+
+def test_one_module_reads_the_variables_of_the_environment_and_each_says_what_it_does():
+    read = re.compile(r"""(environ|getenv)\W[^\n]*(ARINAR_|MLFLOW_TRACKING_URI)""")
+    assert [path.name for path in PACKAGE.rglob("*.py") if read.search(path.read_text())] == []
+    named = {name for path in PACKAGE.rglob("*.py") for name in re.findall(r"\bARINAR_[A-Z]+\b", path.read_text())}
+    assert named == {variable.name for variable in VARIABLES} - {"MLFLOW_TRACKING_URI"}
+    assert all(variable.meaning for variable in VARIABLES)
+
+
+def test_an_empty_variable_counts_as_not_set(monkeypatch):
+    monkeypatch.setenv("ARINAR_GRACE", "")
+    assert GRACE.read() == "300"
+    monkeypatch.setenv("ARINAR_GRACE", "90")
+    assert GRACE.read() == "90"
+
+
+def test_help_lists_the_variables_that_users_may_set():
+    lines = listing().splitlines()
+    assert [line.split()[0] for line in lines] == [v.name for v in VARIABLES if not v.internal]
+    assert max(map(len, lines)) <= 100

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from ..output.text import accept_any_letter, one_line, say
+from ..variables import HELPS
 from .parser import parser
 from .processes import end_with
 
@@ -43,8 +44,8 @@ def main(words: list[str] | None = None) -> None:
 def _status(arguments: argparse.Namespace) -> int:
     """Do what a verb does, and say in a line why it ended early; returns the exit status."""
     try:
-        if "ARINAR_HELPS" in os.environ:  # see files/shards.py
-            end_with(int(os.environ["ARINAR_HELPS"]))
+        if helped := HELPS.read():
+            end_with(int(helped))
         status: int = arguments.verb(arguments) or 0
     except KeyboardInterrupt:
         say("Stopped. The same command goes on where it stopped.", file=sys.stderr)

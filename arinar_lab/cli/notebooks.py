@@ -13,11 +13,13 @@ from typing import Any
 
 from rich.console import Console
 
-from ..api import newest, open_study, root
+from ..api import nearest_workspace, newest, open_study
 from ..errors import ConfigError
 from ..files.atomic import write
+from ..files.workspace import HERE
 from ..study.plan import read_plan
 from ..study.status import remember
+from ..variables import STUDY
 from .ablate import ablate
 
 ATTEMPTS = 2  # of a notebook whose kernel falls silent
@@ -42,12 +44,12 @@ def execute(name: str, console: Console, source: Path = NOTEBOOKS, seconds: int 
     files = sorted(source.glob("*.ipynb"))
     if not files:
         raise ConfigError(f"{source}: holds no notebooks; they come with the repository, not with the package")
-    if not name and newest(root()) is None and (status := _make_small(source / "small.yaml", console)):
+    if not name and newest(nearest_workspace()) is None and (status := _make_small(source / "small.yaml", console)):
         return status
     study = open_study(name)
-    os.environ["ARINAR_STUDY"] = name or str(study.plan.folder)
+    os.environ[STUDY.name] = name or str(study.plan.folder)
     console.print(f"reading {study.plan.folder}", soft_wrap=True)
-    return max(_execute(file, Path("studies/notebooks") / f"{file.stem}.html", seconds, console) for file in files)
+    return max(_execute(file, HERE.studies / "notebooks" / f"{file.stem}.html", seconds, console) for file in files)
 
 
 def _executed(notebook: Any, seconds: int) -> tuple[str, bool]:

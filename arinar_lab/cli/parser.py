@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from ..files.workspace import HERE
 from ..output.text import one_line, say
+from ..variables import listing
 from . import runs as run
 from . import studies as study
 
@@ -69,8 +70,9 @@ class Parser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """The parser of the whole command line. `verb` of what it parses is the function to call."""
+    variables = f"\nenvironment variables:\n{listing()}\n"
     whole = Parser(
-        prog="arinar", description="Ablations of bi-level autoregressive image models.", epilog=EPILOG,
+        prog="arinar", description="Ablations of bi-level autoregressive image models.", epilog=EPILOG + variables,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     verbs = whole.add_subparsers(metavar="verb", required=True)

@@ -321,7 +321,7 @@ def preset(name: str) -> Path:
     Raises:
         ConfigError: if there is neither.
     """
-    shipped = Path(__file__).parents[2] / "experiments"
+    shipped = Workspace(Path(__file__).parents[2]).experiments
     for path in (Path(name), HERE.experiments / f"{name}.yaml", shipped / f"{name}.yaml"):
         if path.suffix == ".yaml" and path.is_file():
             return path

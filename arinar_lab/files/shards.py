@@ -24,12 +24,12 @@ from filelock import FileLock, Timeout
 
 from ..errors import ConfigError
 from ..output.text import say
+from ..variables import HELPS
 from .atomic import whole
 from .checksums import digest, remove
 from .locks import QUIET_SECONDS, held
 
 _BLOCK = re.compile(r"\.?\d{8,}-\d{8,}\.")  # a block, its checksum, its draft, its lock
-HELPS = "ARINAR_HELPS"  # the process that one helps
 Told = Callable[[int, int], None]
 """Is told how many blocks there are, and of how many."""
 
@@ -137,7 +137,7 @@ def company(workers: int | None, device: str = "cpu") -> Iterator[None]:
     """
     command = [sys.executable, "-m", "arinar_lab", *sys.argv[1:]]
     asked = workers or (torch.cuda.device_count() if device == "cuda" else 1)
-    helps = 0 if HELPS in os.environ else asked  # who helps has no helpers
+    helps = 0 if HELPS.read() else asked  # who helps has no helpers
     others = [subprocess.Popen(command, env=_environment(i), stdout=subprocess.DEVNULL) for i in range(1, helps)]
     try:
         yield
@@ -162,7 +162,7 @@ def end(processes: Sequence[subprocess.Popen[bytes]], seconds: float = 20) -> No
 
 
 def _environment(i: int) -> dict[str, str]:
-    environment = {**os.environ, HELPS: str(os.getpid())}
+    environment = {**os.environ, HELPS.name: str(os.getpid())}
     if gpus := torch.cuda.device_count():
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
         environment["CUDA_VISIBLE_DEVICES"] = visible[i % gpus]

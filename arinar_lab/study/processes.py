@@ -17,6 +17,7 @@ from rich.console import Console
 
 from ..files.shards import end
 from ..output.text import one_line
+from ..variables import PARENT
 
 _SECONDS_TO_SAVE = 60  # a step and a checkpoint, before a worker is killed
 REPLACED = 12  # times that one worker is: three cells that kill whoever takes them are set aside by then
@@ -95,7 +96,7 @@ def run_workers(
         command: the words that start one worker; threads: of each.
         watch: asks again and again whether all have ended.
     """
-    environment = {**os.environ, "ARINAR_PARENT": str(os.getpid()), "OMP_NUM_THREADS": str(max(1, threads))}
+    environment = {**os.environ, PARENT.name: str(os.getpid()), "OMP_NUM_THREADS": str(max(1, threads))}
     crew: list[Worker] = []
 
     def tell(line: str) -> None:

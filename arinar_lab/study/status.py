@@ -29,6 +29,7 @@ from rich.live import Live
 from ..files.workspace import HERE, Workspace
 from ..output.terminal import Terminal
 from ..output.text import say
+from ..variables import STORAGE
 
 if TYPE_CHECKING:
     import optuna
@@ -277,5 +278,5 @@ def _shared(file: Path) -> bool:
     """Whether the queue is on a server: then it is asked. ARINAR_STORAGE comes before what the file says."""
     from ..config.yaml_reader import read_yaml
 
-    address = os.environ.get("ARINAR_STORAGE") or read_yaml(file).get("storage", "")
+    address = STORAGE.read() or read_yaml(file).get("storage", "")
     return str(address).startswith("postgresql")

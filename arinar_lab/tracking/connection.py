@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from typing import TypeVar
 
 from ..files.workspace import HERE
+from ..variables import TRACKING, TRACKING_URI
 
 ROOT = HERE.tracking
 T = TypeVar("T")
@@ -28,7 +29,7 @@ _LEVELS = {"mlflow": logging.CRITICAL, "alembic": logging.WARNING}
 
 def tracking_uri() -> str:
     """MLFLOW_TRACKING_URI, or a SQLite file in tracking/."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{ROOT.absolute()}/mlflow.db"
+    return TRACKING_URI.read() or f"sqlite:///{ROOT.absolute()}/mlflow.db"
 
 
 def set_limits() -> None:
@@ -65,4 +66,4 @@ def within(seconds: float, act: Callable[[], T]) -> T:
 
 def off() -> bool:
     """Whether ARINAR_TRACKING=off: nothing is told to MLflow, and nothing counts as unsent."""
-    return os.environ.get("ARINAR_TRACKING", "").lower() == "off"
+    return TRACKING.read().lower() == "off"

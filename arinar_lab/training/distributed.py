@@ -26,12 +26,12 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Str
 from ..config.recipe import Machine, Recipe, build
 from ..errors import ConfigError
 from ..runs.folder import RunFolder
+from ..variables import RUN
 
 _OF_LAUNCHERS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
                  "TORCHELASTIC_RUN_ID", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_NTASKS")  # fmt: skip
 _SET_BY_LIGHTNING = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _OF_TORCHRUN = (("devices", "LOCAL_WORLD_SIZE", 1), ("processes", "WORLD_SIZE", 1))
-RUN = "ARINAR_RUN"  # the folder of the run that the first process trains, for those that it starts
 
 
 def is_alone(machine: Machine) -> bool:
@@ -127,8 +127,8 @@ def strategy(recipe: Recipe) -> Strategy | str:
 @contextmanager
 def together(folder: RunFolder) -> Iterator[None]:
     """Leave the process as it was: the same one evaluates alone, and trains other runs, when the others have ended."""
-    before = {name: os.environ.get(name) for name in (*_SET_BY_LIGHTNING, RUN)}
-    os.environ[RUN] = str(folder.path)
+    before = {name: os.environ.get(name) for name in (*_SET_BY_LIGHTNING, RUN.name)}
+    os.environ[RUN.name] = str(folder.path)
     try:
         yield
     finally:

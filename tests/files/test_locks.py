@@ -70,7 +70,9 @@ def time_presets(_):
 
 
 @pytest.mark.parametrize("measure", [time_a_run, time_presets], ids=["a run", "bench"])
-def test_whatever_measures_speed_waits_for_its_turn_and_says_so(measure, a_run, tmp_path, monkeypatch, impatient, capfd):
+def test_whatever_measures_speed_waits_for_its_turn_and_says_so(
+    measure, a_run, tmp_path, monkeypatch, impatient, capfd
+):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(evaluate, "load", lambda *_: pytest.fail("its turn"))
     monkeypatch.setattr(presets, "cases", lambda *_: [])
