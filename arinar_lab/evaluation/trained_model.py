@@ -64,7 +64,7 @@ class Trained:
 
 
 def open_run(recipe: Recipe, folder: RunFolder) -> Trained:
-    """A finished run, its weights and its data loaded.
+    """A finished run, its weights loaded; its data are read when they are first needed.
 
     Raises:
         ConfigError: if it is not finished, or the weights are missing, damaged or do not fit.
