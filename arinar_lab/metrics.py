@@ -1,4 +1,6 @@
-"""The one table of metrics: what a report measures, in which unit, and how tables, figures and searches take it."""
+"""The one table of metrics: what a report measures, in which unit, and how tables, figures
+and searches take it.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,12 @@ LEVEL, GAP = "val/bits_per_dim_at_level", "val/gap_bits_per_dim"
 RESOLUTION = "val/bits_per_dim_at_resolution"
 DISTANCE, FID, SPEED = "quality/fd_digits", "quality/fid", "speed/images_per_second"
 FEW = "quality/fd_digits_few"
-DISTANCES = (DISTANCE, FID, "quality/fd_dinov2", *(f"quality/fd_inception{layer}" for layer in (64, 192, 768)))
+DISTANCES = (
+    DISTANCE,
+    FID,
+    "quality/fd_dinov2",
+    *(f"quality/fd_inception{layer}" for layer in (64, 192, 768)),
+)
 
 
 @dataclass(frozen=True)
@@ -17,10 +24,13 @@ class Metric:
     """A number that a report may hold.
 
     Arguments:
-        name: its key in the report; unit: in words, where `{extractor}` stands for that of the features.
-        heading: of its column in a study's table; empty where it has none. digits: after the point, in tables.
+        name: its key in the report; unit: in words, where `{extractor}` stands for
+            that of the features.
+        heading: of its column in a study's table; empty where it has none. digits: after
+            the point, in tables.
         less: whether less is better; None where neither is.
-        published: whether only the published protocol measures it (`quality/measure.py`), and not every evaluation.
+        published: whether only the published protocol measures it (`quality/measure.py`), and
+            not every evaluation.
     """
 
     name: str
@@ -38,9 +48,20 @@ _FEATURES = "squared distance of features of {extractor}"
 _KERNEL = "squared MMD of the extractor's features"
 _ALL = (
     Metric(BITS, _BITS, "bits/dim", 3, True),
-    Metric(ERROR, f"{_BITS}, |difference| when the integration's steps are doubled", "error of the estimate", 4),
+    Metric(
+        ERROR,
+        f"{_BITS}, |difference| when the integration's steps are doubled",
+        "error of the estimate",
+        4,
+    ),
     Metric(LEVEL, f"{_BITS}, at a resolution of one grey level", "bits/dim at Δ", 3, True),
-    Metric(RESOLUTION, f"{_BITS}, at a resolution of evaluation.resolution raw units", "bits/dim at stated Δ", 3, True),
+    Metric(
+        RESOLUTION,
+        f"{_BITS}, at a resolution of evaluation.resolution raw units",
+        "bits/dim at stated Δ",
+        3,
+        True,
+    ),
     Metric(GAP, "bits per dimension, mean of log p_true - log p_model", "gap to truth", 4, True),
     Metric("val/gap_standard_error", "bits per dimension"),
     Metric("train/bits_per_dim", f"{_BITS}, on training images"),
@@ -62,7 +83,12 @@ _ALL = (
     Metric("quality/precision_floor", "share"),
     Metric("quality/recall", "share", "recall", 3, False),
     Metric("quality/recall_floor", "share"),
-    Metric("quality/truncated_share", "share of the guided 1-D conditionals that had to be truncated", "truncated", 4),
+    Metric(
+        "quality/truncated_share",
+        "share of the guided 1-D conditionals that had to be truncated",
+        "truncated",
+        4,
+    ),
     Metric(
         "quality/nearest_train_ratio",
         "distance to the nearest training image, of samples over that of held-out images",
@@ -82,7 +108,9 @@ METRICS = {metric.name: metric for metric in _ALL}
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table: the metric, its heading and digits, and whether less is better (None: neither)."""
+    """A column of the table: the metric, its heading and digits, and whether less is
+    better (None: neither).
+    """
 
     metric: str
     heading: str

@@ -1,4 +1,6 @@
-"""The environment variables that the package reads. `arinar --help` shows those that are users' to set."""
+"""The environment variables that the package reads. `arinar --help` shows those
+that are users' to set.
+"""
 
 from __future__ import annotations
 
@@ -24,23 +26,59 @@ class Variable:
         return os.environ.get(self.name) or self.default
 
 
-STORAGE = Variable("ARINAR_STORAGE", "", "address of a queue on a server; before storage: in the study's file")
-HEARTBEAT = Variable("ARINAR_HEARTBEAT", "30", "seconds between two signs of life of a worker, on a server")
-GRACE = Variable("ARINAR_GRACE", "300", "seconds of silence after which a worker is lost, on a server")
+STORAGE = Variable(
+    "ARINAR_STORAGE", "", "address of a queue on a server; before storage: in the study's file"
+)
+HEARTBEAT = Variable(
+    "ARINAR_HEARTBEAT", "30", "seconds between two signs of life of a worker, on a server"
+)
+GRACE = Variable(
+    "ARINAR_GRACE", "300", "seconds of silence after which a worker is lost, on a server"
+)
 TRACKING = Variable("ARINAR_TRACKING", "on", "off sends nothing to MLflow")
-TRACKING_URI = Variable("MLFLOW_TRACKING_URI", "", "MLflow's server or store, instead of a file in tracking/")
-STUDY = Variable("ARINAR_STUDY", "", "the study that notebooks read, instead of the newest finished one")
+TRACKING_URI = Variable(
+    "MLFLOW_TRACKING_URI", "", "MLflow's server or store, instead of a file in tracking/"
+)
+STUDY = Variable(
+    "ARINAR_STUDY", "", "the study that notebooks read, instead of the newest finished one"
+)
 
 PARENT = Variable("ARINAR_PARENT", "", "process with which a worker ends", internal=True)
-HELPS = Variable("ARINAR_HELPS", "", "process that one helps with a large job, and with which it ends", internal=True)
-RUN = Variable("ARINAR_RUN", "", "folder of the run that the first process trains, for the others", internal=True)
+HELPER_VARIABLE = Variable(
+    "ARINAR_HELPS",
+    "",
+    "process that one helps with a large job, and with which it ends",
+    internal=True,
+)
+RUN_VARIABLE = Variable(
+    "ARINAR_RUN",
+    "",
+    "folder of the run that the first process trains, for the others",
+    internal=True,
+)
 
-VARIABLES = (STORAGE, HEARTBEAT, GRACE, TRACKING, TRACKING_URI, STUDY, PARENT, HELPS, RUN)
+VARIABLES = (
+    STORAGE,
+    HEARTBEAT,
+    GRACE,
+    TRACKING,
+    TRACKING_URI,
+    STUDY,
+    PARENT,
+    HELPER_VARIABLE,
+    RUN_VARIABLE,
+)
 
 
 def listing() -> str:
-    """A line for each variable that users may set: its name, its meaning, and its default where there is one."""
+    """A line for each variable that users may set: its name, its meaning, and its
+    default where there is one.
+    """
     shown = [variable for variable in VARIABLES if not variable.internal]
     width = max(len(variable.name) for variable in shown)
-    defaults = {variable: f" (default {variable.default})" if variable.default else "" for variable in shown}
-    return "\n".join(f"  {variable.name:{width}}  {variable.meaning}{defaults[variable]}" for variable in shown)
+    defaults = {
+        variable: f" (default {variable.default})" if variable.default else "" for variable in shown
+    }
+    return "\n".join(
+        f"  {variable.name:{width}}  {variable.meaning}{defaults[variable]}" for variable in shown
+    )

@@ -1,11 +1,13 @@
-"""The one table of metrics: reports, searches and tables take names, units and directions from it."""
+"""The one table of metrics: reports, searches and tables take names, units
+and directions from it.
+"""
 
 import pytest
 
 from arinar_lab.errors import ConfigError
 from arinar_lab.metrics import COLUMNS, METRICS
 from arinar_lab.quality.measure import _unit
-from arinar_lab.report.result_figures import label_of
+from arinar_lab.report.result_figures import axis_label
 from arinar_lab.sweep.sweep_file import _metric
 
 
@@ -37,6 +39,6 @@ def test_a_search_takes_what_every_evaluation_measures_and_nothing_else():
 
 
 def test_an_axis_says_which_direction_is_better():
-    assert label_of("quality/recall") == "recall (more is better)"
-    assert label_of("cost/parameters") == "parameters"
-    assert label_of("a metric of nobody") == "a metric of nobody"
+    assert axis_label("quality/recall") == "recall (more is better)"
+    assert axis_label("cost/parameters") == "parameters"
+    assert axis_label("a metric of nobody") == "a metric of nobody"

@@ -1,8 +1,11 @@
-"""Configuration: a YAML file becomes a checked `Recipe`, and a recipe becomes data, codec and model.
+"""Configuration: a YAML file becomes a checked `Recipe`, and a recipe becomes
+data, codec and model.
 
-    recipe.yaml ─extends, overrides (key=value)→ plain dict ─schema→ Recipe ─build→ source, codec, model
+    recipe.yaml ─extends, overrides (key=value)→ plain dict ─schema→ Recipe
+                ─build→ source, codec, model
 
-The sections are dataclasses; the parts are described by the constructors of the classes they name (`schema.py`).
+The sections are dataclasses; the parts are described by the constructors of the classes
+they name (`schema.py`).
 """
 
 from __future__ import annotations
@@ -19,23 +22,32 @@ import torch
 import yaml
 from torch.overrides import TorchFunctionMode
 
-from ..data.latent_cache import Cached
-from ..data.sources import Source, SourceMaker
-from ..errors import ConfigError, nearest
+from ..data.latent_cache import LatentCacheSource
+from ..data.sources import Source, SourceFactory
+from ..errors import ConfigError, did_you_mean
 from ..files.workspace import HERE, Workspace
 from ..model.arinar import Arinar
-from ..model.codecs.codec import Codec, CodecMaker, Pixels
+from ..model.codecs.codec import Codec, CodecFactory, Pixels
 from ..model.inner.feature_ar import FeatureAR
-from ..model.inner.head import Head, HeadMaker
-from ..model.layers import at_least
-from ..model.outer import OUTERS, OuterMaker
+from ..model.inner.head import Head, HeadFactory
+from ..model.layers import require_at_least
+from ..model.outer import OUTERS, OuterFactory
 from ..model.pretrained.initialisation import initialise_as_published
-from ..model.sampler import LATER, Sampler
-from .schema import UNWRITTEN, Part, flatten, resolved, section, signed
+from ..model.sampler import LATER_FIELD, Sampler
+from .schema import UNWRITTEN, Component, flatten, parse_dataclass, signature_fields, to_plain
 from .yaml_reader import read_value
 from .yaml_reader import read_yaml as read_yaml
 
-STUDY_SECTIONS = ("axes", "vary", "arms", "match", "budget", "search", "constraints", "early_stopping")
+STUDY_SECTIONS = (
+    "axes",
+    "vary",
+    "arms",
+    "match",
+    "budget",
+    "search",
+    "constraints",
+    "early_stopping",
+)
 """What a study or sweep says in mappings, and a recipe never."""
 _DEPTH = 50  # levels of a key
 
@@ -55,7 +67,9 @@ def check_seed(seed: int) -> None:
 
 @dataclass(frozen=True)
 class Labels:
-    """Class labels. drop: share of labels hidden in training, so that the null condition is learned."""
+    """Class labels. drop: share of labels hidden in training, so that the null
+    condition is learned.
+    """
 
     drop: float = 0.1
 
@@ -69,19 +83,22 @@ class Training:
 
     Arguments:
         steps: optimiser steps; batch: images a step.
-        lr: peak learning rate, 2e-3 where neither is said; lr_per_256: the peak is lr_per_256 · batch / 256 (arXiv 1706.02677).
+        lr: peak learning rate, 2e-3 where neither is said; lr_per_256: the peak is
+            lr_per_256 · batch / 256 (arXiv 1706.02677).
         warmup: steps of linear warm-up; schedule: what follows it.
-        warmup_from_zero: whether step i of the warm-up, from 0, has lr · i / warmup, as in the published models, and not
-            lr · (i + 1) / warmup.
+        warmup_from_zero: whether step i of the warm-up, from 0, has lr · i / warmup, as in the
+            published models, and not lr · (i + 1) / warmup.
         betas, weight_decay: of AdamW.
-        weight_decay_on: what decays: `matrices`, the weights of linear maps; `outer`, every parameter of two axes or more
-            that is not in the inner model, as MAR and ARINAR were trained (embeddings, positions and mask vectors decay,
-            the inner model's matrices do not); or `all` of two axes or more, as FractalMAR was. Biases and norms never do.
+        weight_decay_on: what decays: `matrices`, the weights of linear maps; `outer`, every
+            parameter of two axes or more that is not in the inner model, as MAR and ARINAR were
+            trained (embeddings, positions and mask vectors decay, the inner model's matrices do
+            not); or `all` of two axes or more, as FractalMAR was. Biases and norms never do.
         clip: ceiling of the gradient's norm, 0 is none.
         ema: decay of the averaged weights, which are validated, saved and sampled; 0 is no average.
-        ema_from_initial: whether the average starts at the initial weights, as in the published models, and not at the
-            weights after the first step.
-        initialisation: scales of the initial weights, `default` or `published`, see `model/pretrained/initialisation.py`.
+        ema_from_initial: whether the average starts at the initial weights, as in the published
+            models, and not at the weights after the first step.
+        initialisation: scales of the initial weights, `default` or `published`, see
+            `model/pretrained/initialisation.py`.
         precision: Lightning's name of it.
         validate_every, checkpoint_every: in steps.
     """
@@ -89,7 +106,7 @@ class Training:
     steps: int = 400
     batch: int = 128
     lr: float | None = None
-    lr_per_256: float | None = field(default=None, metadata=LATER)
+    lr_per_256: float | None = field(default=None, metadata=LATER_FIELD)
     warmup: int = 40
     schedule: Literal["constant", "cosine"] = "cosine"
     betas: tuple[float, float] = (0.9, 0.95)
@@ -99,19 +116,26 @@ class Training:
     precision: Literal["32-true", "16-mixed", "bf16-mixed", "64-true"] = "32-true"
     validate_every: int = 100
     checkpoint_every: int = 100
-    warmup_from_zero: bool = field(default=False, metadata=LATER)
-    weight_decay_on: Decayed = field(default="matrices", metadata=LATER)
-    ema_from_initial: bool = field(default=False, metadata=LATER)
-    initialisation: Literal["default", "published"] = field(default="default", metadata=LATER)
+    warmup_from_zero: bool = field(default=False, metadata=LATER_FIELD)
+    weight_decay_on: Decayed = field(default="matrices", metadata=LATER_FIELD)
+    ema_from_initial: bool = field(default=False, metadata=LATER_FIELD)
+    initialisation: Literal["default", "published"] = field(default="default", metadata=LATER_FIELD)
 
     def __post_init__(self) -> None:
-        at_least(1, steps=self.steps, batch=self.batch)
-        at_least(1, validate_every=self.validate_every, checkpoint_every=self.checkpoint_every)
+        require_at_least(1, steps=self.steps, batch=self.batch)
+        require_at_least(
+            1, validate_every=self.validate_every, checkpoint_every=self.checkpoint_every
+        )
         for name in ("warmup", "weight_decay", "clip"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: {getattr(self, name)} is negative")
+
         self._set_lr()
-        for name, value in {"ema": self.ema, "betas.0": self.betas[0], "betas.1": self.betas[1]}.items():
+        for name, value in {
+            "ema": self.ema,
+            "betas.0": self.betas[0],
+            "betas.1": self.betas[1],
+        }.items():
             if not 0 <= value < 1:
                 raise ValueError(f"{name}: {value} is outside [0, 1)")
 
@@ -120,10 +144,13 @@ class Training:
         for name, value in given.items():
             if value is not None and not value > 0:
                 raise ValueError(f"{name}: {value} is not above 0")
+
         if None not in given.values():
             raise ValueError(
-                f"lr: {self.lr:g} is said, and lr_per_256: {self.lr_per_256:g}, too; leave one out (null, where a file says it)"
+                f"lr: {self.lr:g} is said, and lr_per_256: {self.lr_per_256:g}, too; leave one "
+                "out (null, where a file says it)"
             )
+
         if self.lr is self.lr_per_256 is None:
             object.__setattr__(self, "lr", 2e-3)
 
@@ -133,11 +160,15 @@ class Training:
         return (self.lr_per_256 or 0.0) * self.batch / 256 if self.lr is None else self.lr
 
     def __str__(self) -> str:
-        """As a recipe has it, in one line, with the peak learning rate; without how often something is done on the way."""
-        options = {**resolved(self), "lr": self.peak}
+        """As a recipe has it, in one line, with the peak learning rate; without how often
+        something is done on the way.
+        """
+        options = {**to_plain(self), "lr": self.peak}
         for name in ("lr_per_256", "validate_every", "checkpoint_every"):
             del options[name]
-        flow = yaml.safe_dump({"training": options}, default_flow_style=True, sort_keys=False, width=10**6)
+        flow = yaml.safe_dump(
+            {"training": options}, default_flow_style=True, sort_keys=False, width=10**6
+        )
         return flow.strip().removeprefix("{").removesuffix("}")
 
 
@@ -147,14 +178,16 @@ class Evaluation:
 
     Arguments:
         draws: dequantisation draws a held-out image, for likelihood.
-        resolution: Δ in raw units, for the probability of x ± Δ/2 beside the density; None is one grey level where there
-            are any, else nothing.
+        resolution: Δ in raw units, for the probability of x ± Δ/2 beside the density; None is one
+            grey level where there are any, else nothing.
         images: generated for quality; batch: at a time.
         kid_subset: not read, for KID is of all images; it stands in every evaluation signature.
-        speed_batch: images at a time when speed is measured; speed_repeats: of which the median counts.
+        speed_batch: images at a time when speed is measured; speed_repeats: of
+            which the median counts.
         seed: first of the seeds of the generated images.
-        reference: a file that generated images are compared with by the published protocol, see `quality/measure.py`; None:
-            they are not. What it was made with says whose features are compared.
+        reference: a file that generated images are compared with by the published protocol,
+            see `quality/measure.py`; None: they are not. What it was made with says whose
+            features are compared.
         precision: of matrix products, see `hardware/precision.py`.
     """
 
@@ -166,13 +199,20 @@ class Evaluation:
     speed_batch: int = 64
     speed_repeats: int = 5
     seed: int = 0
-    reference: str | None = field(default=None, metadata=LATER)
-    precision: Literal["auto", "float32", "bfloat16"] = field(default="auto", metadata=LATER)
+    reference: str | None = field(default=None, metadata=LATER_FIELD)
+    precision: Literal["auto", "float32", "bfloat16"] = field(default="auto", metadata=LATER_FIELD)
 
     def __post_init__(self) -> None:
-        at_least(1, draws=self.draws, batch=self.batch, speed_batch=self.speed_batch, speed_repeats=self.speed_repeats)
-        at_least(2, kid_subset=self.kid_subset)
-        at_least(5, images=self.images)  # precision and recall look at the third nearest neighbour
+        require_at_least(
+            1,
+            draws=self.draws,
+            batch=self.batch,
+            speed_batch=self.speed_batch,
+            speed_repeats=self.speed_repeats,
+        )
+        require_at_least(2, kid_subset=self.kid_subset)
+        # precision and recall look at the third nearest neighbour
+        require_at_least(5, images=self.images)
         check_seed(self.seed)
         if self.resolution is not None and not self.resolution > 0:
             raise ValueError(f"resolution: {self.resolution} is not above 0")
@@ -184,13 +224,17 @@ class Machine:
 
     Arguments:
         accelerator: `auto` is a CUDA GPU where there is one, else the CPU.
-        devices: processes on a machine, one a device; num_nodes: machines; strategy: see `training/distributed.py`.
-        accumulate: equal parts that a process takes its share of a batch in, one after the other; the batch stays what it is.
+        devices: processes on a machine, one a device; num_nodes: machines; strategy: see
+            `training/distributed.py`.
+        accumulate: equal parts that a process takes its share of a batch in, one after the other;
+            the batch stays what it is.
         validation_batch: held-out images that a process takes at a time.
         recompute: whether blocks are computed again on the way back, and need not be remembered.
-        compile: whether blocks of a training step and draws of guided features are compiled, where there is a compiler.
+        compile: whether blocks of a training step and draws of guided features are compiled, where
+            there is a compiler.
         threads: of torch on the CPU; 0 leaves torch's own choice.
-        workers: processes that read images ahead, for each device, no more than processors; 0 reads them between steps.
+        workers: processes that read images ahead, for each device, no more than processors; 0
+            reads them between steps.
     """
 
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
@@ -205,9 +249,9 @@ class Machine:
     workers: int = 0
 
     def __post_init__(self) -> None:
-        at_least(1, devices=self.devices, num_nodes=self.num_nodes)
-        at_least(1, accumulate=self.accumulate, validation_batch=self.validation_batch)
-        at_least(0, threads=self.threads, workers=self.workers)
+        require_at_least(1, devices=self.devices, num_nodes=self.num_nodes)
+        require_at_least(1, accumulate=self.accumulate, validation_batch=self.validation_batch)
+        require_at_least(0, threads=self.threads, workers=self.workers)
 
 
 @dataclass(frozen=True)
@@ -223,10 +267,10 @@ class Recipe:
         ValueError: if the seed is out of range, or freeze is given without init_from.
     """
 
-    data: SourceMaker
-    codec: CodecMaker
-    outer: OuterMaker
-    inner: HeadMaker
+    data: SourceFactory
+    codec: CodecFactory
+    outer: OuterFactory
+    inner: HeadFactory
     labels: Labels = field(default_factory=Labels)
     training: Training = field(default_factory=Training)
     sampler: Sampler = field(default_factory=Sampler)
@@ -240,20 +284,26 @@ class Recipe:
     def __post_init__(self) -> None:
         check_seed(self.seed)
         if self.freeze != "none" and self.init_from is None:
-            raise ValueError(f"freeze: {self.freeze} keeps what init_from brings, and init_from is not given")
+            raise ValueError(
+                f"freeze: {self.freeze} keeps what init_from brings, and init_from is not given"
+            )
 
     @cached_property
     def training_signature(self) -> str:
         """Eight hexadecimal digits of what decides the trained weights, but for the seed."""
-        return _digest(self, ("data", "codec", "labels", "outer", "inner", "training", "init_from", "freeze"))
+        return _digest(
+            self, ("data", "codec", "labels", "outer", "inner", "training", "init_from", "freeze")
+        )
 
     @cached_property
     def evaluation_signature(self) -> str:
         """Eight hexadecimal digits of how the trained model is sampled and measured."""
         return _digest(self, ("sampler", "evaluation"))
 
-    def under(self, seed: int) -> Recipe:
-        """The same recipe under another seed, which is no part of the signatures: they are not computed again."""
+    def with_seed(self, seed: int) -> Recipe:
+        """The same recipe under another seed, which is no part of the signatures: they
+        are not computed again.
+        """
         other = replace(self, seed=seed)
         names = ("training_signature", "evaluation_signature")
         vars(other).update({name: getattr(self, name) for name in names})
@@ -266,23 +316,33 @@ def _digest(recipe: Recipe, names: tuple[str, ...]) -> str:
     sections = replace(
         recipe, training=rate, evaluation=batch
     )  # however the rate is said, and many images are drawn at a time
-    text = json.dumps({name: signed(getattr(sections, name)) for name in names}, sort_keys=True)
+    text = json.dumps(
+        {name: signature_fields(getattr(sections, name)) for name in names}, sort_keys=True
+    )
+
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    """base with change laid over it. Where a part changes its kind, the arguments of the former kind are dropped."""
+    """base with change laid over it. Where a part changes its kind, the arguments of the
+    former kind are dropped.
+    """
     result = dict(base)
     for key, value in change.items():
         before = result.get(key)
         if isinstance(value, str) and isinstance(before, dict):
             value = {"kind": value}
         former = {"kind": before} if isinstance(before, str) and isinstance(value, dict) else before
-        switched = isinstance(value, dict) and "kind" in value and _kind(before) not in (None, value["kind"])
+        switched = (
+            isinstance(value, dict)
+            and "kind" in value
+            and _kind(before) not in (None, value["kind"])
+        )
         if isinstance(value, dict) and isinstance(former, dict) and not switched:
             result[key] = merge(former, value)
         else:
             result[key] = value
+
     return result
 
 
@@ -290,32 +350,40 @@ def _kind(value: Any) -> str | None:
     return value.get("kind") if isinstance(value, dict) else None
 
 
-def real(path: Path) -> Path:
-    """The absolute path without links; unlike `Path.resolve`, it raises nothing where links form a loop."""
+def absolute_path(path: Path) -> Path:
+    """The absolute path without links; unlike `Path.resolve`, it raises nothing
+    where links form a loop.
+    """
     return Path(os.path.realpath(path))
 
 
 def read_recipe(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """A recipe file as plain data, laid over the recipe that it `extends` (a path beside it)."""
-    if real(path) in above:
+    if absolute_path(path) in above:
         raise ConfigError(f"{path}: extends itself, by way of {above[-1].name}")
+
     content = read_yaml(path)
     base = content.pop("extends", None)
     if base is None:
         return content
     if not isinstance(base, str):
         raise ConfigError(f"{path}: extends: {base!r} is not the name of a recipe file")
-    return merge(read_recipe(path.parent / base, (*above, real(path))), content)
+
+    return merge(read_recipe(path.parent / base, (*above, absolute_path(path))), content)
 
 
-def sources(path: Path) -> list[Path]:
+def source_files(path: Path) -> list[Path]:
     """A recipe or study file and all that it rests on: its `base`, and what recipes `extends`."""
     content = read_yaml(path)
-    below = [path.parent / content[key] for key in ("base", "extends") if isinstance(content.get(key), str)]
-    return [real(path), *(source for file in below for source in sources(file))]
+    below = [
+        path.parent / content[key]
+        for key in ("base", "extends")
+        if isinstance(content.get(key), str)
+    ]
+    return [absolute_path(path), *(source for file in below for source in source_files(file))]
 
 
-def preset(name: str) -> Path:
+def preset_path(name: str) -> Path:
     """The recipe file of a shipped preset, or the file itself.
 
     Raises:
@@ -325,11 +393,15 @@ def preset(name: str) -> Path:
     for path in (Path(name), HERE.experiments / f"{name}.yaml", shipped / f"{name}.yaml"):
         if path.suffix == ".yaml" and path.is_file():
             return path
+
     there = sorted(path.stem for path in shipped.glob("*.yaml"))
-    raise ConfigError(f"--preset: {name!r} is neither a file nor one of {', '.join(there)}{nearest(name, there)}")
+    raise ConfigError(
+        f"--preset: {name!r} is neither a file nor one of "
+        f"{', '.join(there)}{did_you_mean(name, there)}"
+    )
 
 
-def nest(dotted: dict[str, Any]) -> dict[str, Any]:
+def unflatten(dotted: dict[str, Any]) -> dict[str, Any]:
     """{"inner.head.components": 4} as {"inner": {"head": {"components": 4}}}.
 
     Raises:
@@ -338,17 +410,21 @@ def nest(dotted: dict[str, Any]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for path, value in dotted.items():
         if str(path).count(".") > _DEPTH:
-            raise ConfigError(f"{str(path)[:60]}…: no key; it is nested more than {_DEPTH} levels deep")
+            raise ConfigError(
+                f"{str(path)[:60]}…: no key; it is nested more than {_DEPTH} levels deep"
+            )
         for key in reversed(str(path).split(".")):
             value = {key: value}
         result = merge(result, value)
+
     return result
 
 
 def read_overrides(words: list[str]) -> dict[str, Any]:
     """`key=value` words of the command line as plain data; values are read as YAML.
 
-    A word into a section of a study (`axes.outer.width=[32]`) keeps its dotted key: `study/override.py` lays it over the file.
+    A word into a section of a study (`axes.outer.width=[32]`) keeps its dotted key:
+    `study/override.py` lays it over the file.
 
     Raises:
         ConfigError: naming the word.
@@ -357,17 +433,24 @@ def read_overrides(words: list[str]) -> dict[str, Any]:
     for word in words:
         key, equals, text = word.partition("=")
         if key.count(".") > _DEPTH:
-            raise ConfigError(f"{_short(word)}: no key; it is nested more than {_DEPTH} levels deep")
+            raise ConfigError(
+                f"{_short(word)}: no key; it is nested more than {_DEPTH} levels deep"
+            )
         if not equals or not all(key.split(".")):
-            raise ConfigError(f"{_short(word)}: not an override; write key=value, as in inner.head.components=8")
+            raise ConfigError(
+                f"{_short(word)}: not an override; write key=value, as in inner.head.components=8"
+            )
+
         try:
             value = read_value(text)
         except ConfigError as error:
             raise ConfigError(f"{_short(word)}: {error}") from None
+
         if key.partition(".")[0] in STUDY_SECTIONS:
             result[key] = value
         else:
-            result = merge(result, nest({key: value}))
+            result = merge(result, unflatten({key: value}))
+
     return result
 
 
@@ -377,13 +460,13 @@ def _short(word: str) -> str:
     return line if len(line) <= 200 else f"{line[:200]}…"
 
 
-def parse(content: dict[str, Any], workspace: Workspace = HERE) -> Recipe:
+def parse_recipe(content: dict[str, Any], workspace: Workspace = HERE) -> Recipe:
     """Plain data as a checked recipe, whose files lie in a workspace.
 
     Raises:
         ConfigError: with the first fault, in one line.
     """
-    recipe: Recipe = section(Recipe, content, "")
+    recipe: Recipe = parse_dataclass(Recipe, content, "")
     return recipe if workspace == HERE else replace(recipe, workspace=workspace)
 
 
@@ -406,11 +489,11 @@ class Experiment:
         return sum(p.numel() for p in self.model.parameters())
 
 
-class Shapes(TorchFunctionMode):
+class MetaParameters(TorchFunctionMode):
     """Parameters made inside have shapes and no values; buffers, which are computed, have both.
 
-    `torch.device("meta")` would put those on the meta device, too, where most operations are written in Python and import
-    torch's compiler first: seven seconds.
+    `torch.device("meta")` would put those on the meta device, too, where most operations are
+    written in Python and import torch's compiler first: seven seconds.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -421,28 +504,30 @@ class Shapes(TorchFunctionMode):
 
 
 def _check_depth(recipe: Recipe) -> None:
-    """Refuse more blocks than anybody stacks, before they are built: even without values, each takes a millisecond.
+    """Refuse more blocks than anybody stacks, before they are built: even without values, each
+    takes a millisecond.
 
     Raises:
         ConfigError: naming the key.
     """
-    for key, value in flatten(resolved(recipe)).items():
+    for key, value in flatten(to_plain(recipe)).items():
         if key.endswith("depth") and isinstance(value, int) and value > _DEEPEST:
             raise ConfigError(f"{key}: {value} is more than {_DEEPEST} blocks")
 
 
 def build(recipe: Recipe, device: str = "cpu") -> Experiment:
-    """Build a recipe, and refuse what its parts cannot do together. On the device `meta` parameters have no values.
+    """Build a recipe, and refuse what its parts cannot do together. On the device `meta`
+    parameters have no values.
 
     Raises:
         ConfigError: naming the key.
     """
     _check_depth(recipe)
-    source = cast(Part, recipe.data).made(recipe.workspace)
-    codec = cast(Part, recipe.codec).made(recipe.workspace, source.shape, source.levels)
+    source = cast(Component, recipe.data).made(recipe.workspace)
+    codec = cast(Component, recipe.codec).made(recipe.workspace, source.shape, source.levels)
     _check_cache(recipe, source, codec)
     try:
-        with Shapes() if device == "meta" else torch.device(device):
+        with MetaParameters() if device == "meta" else torch.device(device):
             model = Arinar(
                 codec.tokens,
                 codec.features,
@@ -459,25 +544,29 @@ def build(recipe: Recipe, device: str = "cpu") -> Experiment:
     except (RuntimeError, OverflowError, TypeError) as error:
         if "overflow" not in str(error).lower():
             raise
-        raise ConfigError("outer: the model is too large for any memory; choose smaller numbers") from None
+        raise ConfigError(
+            "outer: the model is too large for any memory; choose smaller numbers"
+        ) from None
+
     if recipe.training.initialisation == "published":
         initialise_as_published(model, recipe.seed)
     _check_counts(recipe, source)
     _check_mask_group(recipe, model)
     _check_levels(codec, model.inner)
     check_sampler(recipe.sampler, model)
+
     return Experiment(source, codec, model)
 
 
 def _check_cache(recipe: Recipe, source: Source, codec: Codec) -> None:
-    if isinstance(source, Cached):
+    if isinstance(source, LatentCacheSource):
         try:
-            source.check(codec, resolved(recipe.codec))
+            source.check(codec, to_plain(recipe.codec))
         except ValueError as error:
             raise ConfigError(f"data.{error}") from None
 
 
-def ready(experiment: Experiment, data: bool = True) -> None:
+def prepare_experiment(experiment: Experiment, data: bool = True) -> None:
     """Read what a recipe can be checked without: a codec's own weights and the data.
 
     Raises:
@@ -487,6 +576,7 @@ def ready(experiment: Experiment, data: bool = True) -> None:
         experiment.codec.prepare()
     except ValueError as error:
         raise ConfigError(f"codec.{error}") from None
+
     try:
         if data:
             experiment.source.prepare()
@@ -495,16 +585,18 @@ def ready(experiment: Experiment, data: bool = True) -> None:
 
 
 def check_resolution(recipe: Recipe, experiment: Experiment) -> None:
-    """Refuse a resolution at which a run has no likelihood. (Arms of a study may lack a reading that others have.)
+    """Refuse a resolution at which a run has no likelihood. (Arms of a study may lack a
+    reading that others have.)
 
     Raises:
         ConfigError: naming the key.
     """
     inner, whitened = experiment.model.inner, experiment.codec.normalise == "whiten"
-    if recipe.evaluation.resolution is not None and ("pit" not in inner.can or whitened):
+    if recipe.evaluation.resolution is not None and ("pit" not in inner.capabilities or whitened):
         what = "whitened tokens have" if whitened else f"{_described(inner)} has"
         raise ConfigError(
-            f"evaluation.resolution: is asked for, and {what} no likelihood at a resolution; leave it out"
+            f"evaluation.resolution: is asked for, and {what} no likelihood at a resolution; "
+            "leave it out"
         )
 
 
@@ -521,25 +613,35 @@ def _check_mask_group(recipe: Recipe, model: Arinar) -> None:
     batch, size = recipe.training.batch, model.outer.mask_group
     if 0 < size < batch and batch % size:
         raise ConfigError(
-            f"outer.mask_group: {size} does not divide training.batch, {batch}; use 0 for one ratio a batch"
+            f"outer.mask_group: {size} does not divide training.batch, {batch}; use 0 for one "
+            "ratio a batch"
         )
 
 
 def _check_levels(codec: Codec, inner: Head) -> None:
-    """Integers need a model of integers, and one of the levels that the codec gives, where it gives them."""
+    """Integers need a model of integers, and one of the levels that the codec gives,
+    where it gives them.
+    """
     if inner.integers is None:
         if isinstance(codec, Pixels) and not codec.dequantise:
             raise ConfigError(
-                "codec.dequantise: false gives integers, on which a density of real numbers grows without end; leave it"
-                " out, or use an inner model of integer levels (colour)"
+                "codec.dequantise: false gives integers, on which a density of real numbers grows"
+                " without end; leave it out, or use an inner model of integer levels (colour)"
             )
         return
+
     levels, placed = inner.integers
     if not isinstance(codec, Pixels) or codec.placed != placed:
         given = codec.placed if isinstance(codec, Pixels) else type(codec).__name__
-        raise ConfigError(f"codec.normalise: {given}, and the inner model's levels are placed by normalise: {placed}")
+        raise ConfigError(
+            f"codec.normalise: {given}, and the inner model's levels are placed by "
+            f"normalise: {placed}"
+        )
+
     if not codec.dequantise and codec.levels != levels:
-        raise ConfigError(f"codec.dequantise: false gives {codec.levels} levels, and the inner model has {levels}")
+        raise ConfigError(
+            f"codec.dequantise: false gives {codec.levels} levels, and the inner model has {levels}"
+        )
 
 
 def _described(inner: Head) -> str:
@@ -555,31 +657,47 @@ def check_sampler(sampler: Sampler, model: Arinar) -> None:
         ConfigError: naming the key.
     """
     kind = _described(model.inner)
-    if sampler.guidance != 1 and "guide" not in model.inner.can:
-        raise ConfigError(f"sampler.guidance: {sampler.guidance} is asked for, and {kind} cannot be guided; use 1")
+    if sampler.guidance != 1 and "guide" not in model.inner.capabilities:
+        raise ConfigError(
+            f"sampler.guidance: {sampler.guidance} is asked for, and {kind} cannot be guided; use 1"
+        )
     if sampler.guidance != 1 and model.labels.drop == 0:
         raise ConfigError(
-            f"sampler.guidance: {sampler.guidance} is asked for, and labels.drop: 0 never trains the null label; use 1"
+            f"sampler.guidance: {sampler.guidance} is asked for, and labels.drop: 0 never trains "
+            "the null label; use 1"
         )
-    if sampler.temperature != 1 and "temper" not in model.inner.can:
+
+    if sampler.temperature != 1 and "temper" not in model.inner.capabilities:
         raise ConfigError(
-            f"sampler.temperature: {sampler.temperature} is asked for, and {kind} cannot be tempered; use 1"
+            f"sampler.temperature: {sampler.temperature} is asked for, and {kind} cannot be "
+            "tempered; use 1"
         )
-    if sampler.candidates and "pit" not in model.inner.can:
+
+    if sampler.candidates and "pit" not in model.inner.capabilities:
         raise ConfigError(
-            f"sampler.candidates: {sampler.candidates} is asked for, and {kind} cannot be guided by drawing them; use 0"
+            f"sampler.candidates: {sampler.candidates} is asked for, and {kind} cannot be guided "
+            "by drawing them; use 0"
         )
-    able = {"guided_from", "guided_to"} | model.outer.can | model.inner.can
+
+    able = {"guided_from", "guided_to"} | model.outer.capabilities | model.inner.capabilities
     for name, value in sampler.accelerators.items():
         if name not in able:
             inner = "discrete and colour" if name == "filter_threshold" else "feature_ar"
-            who = ", ".join(outer for outer, maker in OUTERS.items() if name in maker.can) or inner
-            raise ConfigError(
-                f"sampler.{name}: {value} is asked for, and neither {type(model.outer).__name__} nor {kind} can do that"
-                f" ({who} can); leave it out"
+            who = (
+                ", ".join(outer for outer, maker in OUTERS.items() if name in maker.capabilities)
+                or inner
             )
+            raise ConfigError(
+                f"sampler.{name}: {value} is asked for, and neither {type(model.outer).__name__}"
+                f" nor {kind} can do that ({who} can); leave it out"
+            )
+
     if isinstance(model.inner, FeatureAR) and sampler.together > model.inner.groups:
-        raise ConfigError(f"sampler.together: {sampler.together} exceeds the {model.inner.groups} groups of a token")
+        raise ConfigError(
+            f"sampler.together: {sampler.together} exceeds the {model.inner.groups} "
+            "groups of a token"
+        )
+
     if sampler.steps is not None:
         try:
             model.outer.check_steps(sampler.steps)

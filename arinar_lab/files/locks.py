@@ -17,7 +17,7 @@ QUIET_SECONDS = 3.0  # that a lock is waited for without a word
 
 
 @contextmanager
-def held(lock: BaseFileLock, purpose: str) -> Iterator[None]:
+def hold_lock(lock: BaseFileLock, purpose: str) -> Iterator[None]:
     """Hold a lock, and say so where another process makes this one wait.
 
     Arguments:
@@ -26,8 +26,11 @@ def held(lock: BaseFileLock, purpose: str) -> Iterator[None]:
     try:
         lock.acquire(timeout=QUIET_SECONDS)
     except Timeout:
-        say(f"waiting for another process, which {purpose} ({lock.lock_file} is locked)", sys.stderr)
+        say(
+            f"waiting for another process, which {purpose} ({lock.lock_file} is locked)", sys.stderr
+        )
         lock.acquire()
+
     try:
         yield
     finally:
@@ -37,4 +40,4 @@ def held(lock: BaseFileLock, purpose: str) -> Iterator[None]:
 def speed_lock() -> AbstractContextManager[None]:
     """Lock the machine for a measurement of speed, of all its users: one measures at a time."""
     path = Path(tempfile.gettempdir()) / SPEED_LOCK
-    return held(FileLock(path, mode=0o666), "measures speed")
+    return hold_lock(FileLock(path, mode=0o666), "measures speed")

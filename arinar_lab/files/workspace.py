@@ -49,7 +49,9 @@ class Workspace:
         return self.root / "experiments"
 
     def path(self, name: str | Path) -> Path:
-        """A path as recipes and studies write it, from here; as it is written where nothing lies there."""
+        """A path as recipes and studies write it, from here; as it is written
+        where nothing lies there.
+        """
         path = self.root / name
         return path if path.exists() else Path(name)
 

@@ -1,4 +1,5 @@
-"""What every pair of an outer and an inner model does, whether the condition comes from labels or from another pair.
+"""What every pair of an outer and an inner model does, whether the condition comes from labels
+or from another pair.
 
     answered    Σ over the steps of the walk of a term of the true tokens: likelihood
     placed      the same, not summed but put where the tokens are
@@ -6,7 +7,8 @@
 
 `Arinar` is such a pair on an image, `Nested` on one token.
 
-Letters: B images (or tokens), N tokens (or sub-tokens), m of them at a time, D features, C prefix rows, E width of z.
+Letters: B images (or tokens), N tokens (or sub-tokens), m of them at a time, D features, C
+prefix rows, E width of z.
 """
 
 from __future__ import annotations
@@ -25,20 +27,27 @@ from .sampler import Sampler
 _ORDER = ("none", "surrogate", "estimate", "bound", "exact")
 
 
-def weaker(*likelihoods: Likelihood) -> Likelihood:
+def weaker_likelihood(*likelihoods: Likelihood) -> Likelihood:
     """What a pair's likelihood is, given what its parts' are."""
     return min(likelihoods, key=_ORDER.index)
 
 
-def answered(
-    outer: Outer, x: Tensor, c: Tensor, noise: Noise, steps: int | None, term: Callable[[Tensor, Tensor], Tensor]
+def sum_over_walk(
+    outer: Outer,
+    x: Tensor,
+    c: Tensor,
+    noise: Noise,
+    steps: int | None,
+    term: Callable[[Tensor, Tensor], Tensor],
 ) -> Tensor:
-    """Σ of term(z [B, m, E], where [B, m]) → [B, m] over the walk answered with the true x [B, N, D]: [B]."""
+    """Σ of term(z [B, m, E], where [B, m]) → [B, m] over the walk answered with the
+    true x [B, N, D]: [B].
+    """
     terms = [term(z, where).sum(-1) for z, where in outer.conditions(x, c, noise, steps)]
     return torch.stack(terms).sum(0)
 
 
-def placed(
+def scatter_over_walk(
     outer: Outer,
     x: Tensor,
     c: Tensor,
@@ -46,20 +55,29 @@ def placed(
     steps: int | None,
     term: Callable[[Tensor, Tensor, Tensor], Tensor],
 ) -> Tensor:
-    """term(z [B, m, E], tokens [B, m, D], where) → [B, m, D] of each step of that walk, at the tokens' places: [B, N, D]."""
+    """term(z [B, m, E], tokens [B, m, D], where) → [B, m, D] of each step of that walk, at the
+    tokens' places: [B, N, D].
+    """
     result = torch.zeros_like(x)
     for z, where in outer.conditions(x, c, noise, steps):
         result = put(result, where, term(z, take(x, where), where).to(x.dtype))
     return result
 
 
-def generate(
-    outer: Outer, c: Tensor, null: Tensor | None, noise: Noise, sampler: Sampler,
-    density: Callable[[Tensor, Tensor | None, Tensor, float], Density], prefix: tuple[Tensor, float] | None = None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Tokens [B, N, D] drawn from density(z, z_null, where, progress), and truncated conditionals of each image [B].
+def generate_tokens(
+    outer: Outer,
+    c: Tensor,
+    null: Tensor | None,
+    noise: Noise,
+    sampler: Sampler,
+    density: Callable[[Tensor, Tensor | None, Tensor, float], Density],
+    prefix: tuple[Tensor, float] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Tokens [B, N, D] drawn from density(z, z_null, where, progress), and truncated
+    conditionals of each image [B].
 
-    With a prefix (x [B, N, D], share) the first steps take their tokens from x, until `share` of all is known.
+    With a prefix (x [B, N, D], share) the first steps take their tokens from x, until
+    `share` of all is known.
     """
     truncated, known = torch.zeros_like(noise.key), 0
 

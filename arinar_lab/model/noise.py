@@ -3,9 +3,10 @@
     image seed ─at(0)→ order of the tokens
                └at(1)─at(n)→ token n ─at(g)→ group g ─uniform / normal→ numbers
 
-A `Noise` holds one 64-bit key for each element of a batch. `at(i)` derives a new key, `uniform(n)` and `normal(n)` hash
-the key with a counter (the SplitMix64 finaliser, Steele et al., OOPSLA 2014). Nothing is consumed and no generator has a
-state, so a sample depends on its own seed alone: not on the batch it is drawn in, nor on what was drawn before.
+A `Noise` holds one 64-bit key for each element of a batch. `at(i)` derives a new key, `uniform(n)`
+and `normal(n)` hash the key with a counter (the SplitMix64 finaliser, Steele et al., OOPSLA 2014).
+Nothing is consumed and no generator has a state, so a sample depends on its own seed alone: not on
+the batch it is drawn in, nor on what was drawn before.
 """
 
 from __future__ import annotations
@@ -45,11 +46,15 @@ class Noise:
 
     @classmethod
     def of(cls, seeds: Tensor, stream: str = "") -> Noise:
-        """Noise of integer seeds [*]; different `stream` names give independent noise for the same seeds."""
+        """Noise of integer seeds [*]; different `stream` names give independent
+        noise for the same seeds.
+        """
         return cls(_mix(_mix(seeds.long() * _GOLDEN + zlib.crc32(stream.encode())) + _CHILD))
 
     def at(self, i: int | Tensor) -> Noise:
-        """Derived noise. An integer keeps the shape [*]; a tensor [*, m] (or [*]) gives noise of its shape."""
+        """Derived noise. An integer keeps the shape [*]; a tensor [*, m] (or [*])
+        gives noise of its shape.
+        """
         i = torch.as_tensor(i)  # its arithmetic wraps at 64 bits; Python's does not
         key = self.key.reshape(self.key.shape + (1,) * (i.dim() - self.key.dim()))
         return Noise(_mix((key ^ _CHILD) + (i + 1) * _GOLDEN))
@@ -76,10 +81,12 @@ class Noise:
 
 
 @dataclass(frozen=True)
-class Given(Noise):
-    """Noise that hands out given numbers, so that a sampling can be repeated with those of other code.
+class FixedNoise(Noise):
+    """Noise that hands out given numbers, so that a sampling can be repeated with
+    those of other code.
 
-    `at(i).normal(n)` is the first n of values[i]; `at` again keeps it; `uniform` is the normal distribution function of it.
+    `at(i).normal(n)` is the first n of values[i]; `at` again keeps it; `uniform` is the normal
+    distribution function of it.
 
     Arguments:
         key: int64, [*]; only its shape counts.
@@ -88,9 +95,9 @@ class Given(Noise):
 
     values: Tensor
 
-    def at(self, i: int | Tensor) -> Given:
+    def at(self, i: int | Tensor) -> FixedNoise:
         inside = self.values.dim() == self.key.dim() + 1
-        return self if inside else Given(self.key, self.values[i])
+        return self if inside else FixedNoise(self.key, self.values[i])
 
     def uniform(self, n: int, dtype: torch.dtype = torch.float64) -> Tensor:
         return torch.special.ndtr(self.normal(n, torch.float64)).to(dtype)

@@ -1,7 +1,9 @@
-"""Text whose author is unknown (questions, names, errors), as output shows it: nothing in it acts as a command.
+"""Text whose author is unknown (questions, names, errors), as output shows it: nothing in
+it acts as a command.
 
-A terminal obeys escape sequences, a spreadsheet computes cells that begin with `=`, Markdown passes HTML on. Everything that
-the package prints or writes goes through this module; `terminal.py` does the same for rich.
+A terminal obeys escape sequences, a spreadsheet computes cells that begin with `=`, Markdown
+passes HTML on. Everything that the package prints or writes goes through this module;
+`terminal.py` does the same for rich.
 """
 
 from __future__ import annotations
@@ -34,15 +36,20 @@ def say(line: Any, file: TextIO | None = None) -> None:
 
 
 def accept_any_letter() -> None:
-    """Let the standard streams write letters that their encoding lacks as escapes, instead of raising an error."""
+    """Let the standard streams write letters that their encoding lacks as escapes, instead
+    of raising an error.
+    """
     for stream in (sys.stdout, sys.stderr):
-        reconfigure = getattr(stream, "reconfigure", None)  # a stream that captures output may have none
+        # a stream that captures output may have none
+        reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")
 
 
 def markdown_line(text: str) -> str:
-    """Text as one line of Markdown, which may be a table's cell: without HTML, links or a column's end."""
+    """Text as one line of Markdown, which may be a table's cell: without HTML,
+    links or a column's end.
+    """
     line = " ".join(printable(text).split("\n")).replace("\\", "\\\\").replace("|", "\\|")
     return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", line).replace("](", "]\\(")
 
@@ -53,7 +60,9 @@ def markdown_row(cells: Iterable[str]) -> str:
 
 
 def csv_text(rows: Iterable[Iterable[Any]], literal: bool = False) -> str:
-    """Rows as CSV. Text that a spreadsheet would compute gets an apostrophe in front, unless `literal`."""
+    """Rows as CSV. Text that a spreadsheet would compute gets an apostrophe in
+    front, unless `literal`.
+    """
     file = io.StringIO()
     csv.writer(file).writerows(rows if literal else (map(_harmless, row) for row in rows))
     return file.getvalue()

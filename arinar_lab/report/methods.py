@@ -1,31 +1,46 @@
-"""The methods paragraphs of a study, generated from its recipes and reports: design, training, evaluation, statistics, machine.
+"""The methods paragraphs of a study, generated from its recipes and reports: design, training,
+evaluation, statistics, machine.
 
-They are right for one run and for many: what all runs share is stated, and what differs is named with who has it.
+They are right for one run and for many: what all runs share is stated, and what differs is
+named with who has it.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from ..analysis import pareto as frontier
-from ..analysis.comparison import PROTOCOL
-from ..analysis.conditions import at, runs
+from ..analysis import pareto
+from ..analysis.comparison import TEST_PROTOCOL
+from ..analysis.conditions import finished_runs, report_value
 from ..analysis.results import Results
-from ..analysis.text import listed
-from ..config.schema import flatten, resolved
+from ..analysis.text import join_names
+from ..config.schema import flatten, to_plain
 from ..metrics import DISTANCE
 from ..output.text import markdown_line
 from ..study.plan import Arm, Plan
-from .notes import against, commit, kind_of, load, published, span, stated, timed
+from .notes import (
+    baseline_text,
+    commit_of,
+    likelihood_kind,
+    load_note,
+    protocol_note,
+    shared_value,
+    timing_note,
+    value_range,
+)
 
 
-def varied(plan: Plan) -> list[str]:
-    """The keys in which the arms' recipes differ; below a part that differs in kind, those that differ within one kind."""
-    recipes = [flatten(resolved(arm.recipe)) for arm in plan.arms]
+def varied_keys(plan: Plan) -> list[str]:
+    """The keys in which the arms' recipes differ; below a part that differs in kind, those that
+    differ within one kind.
+    """
+    recipes = [flatten(to_plain(arm.recipe)) for arm in plan.arms]
     keys = sorted({key for recipe in recipes for key in recipe} - {"seed"})
     differ = [key for key in keys if _differ(recipes, key)]
     kinds = [key for key in differ if key.endswith(".kind")]
-    return [key for key in differ if _own(key, [kind for kind in kinds if _below(key, kind)], recipes)]
+    return [
+        key for key in differ if _own(key, [kind for kind in kinds if _below(key, kind)], recipes)
+    ]
 
 
 def _differ(recipes: list[dict[str, Any]], key: str) -> bool:
@@ -42,11 +57,13 @@ def _own(key: str, kinds: list[str], recipes: list[dict[str, Any]]) -> bool:
     alike: dict[str, list[dict[str, Any]]] = {}
     for recipe in recipes:
         alike.setdefault(repr([recipe.get(kind) for kind in kinds]), []).append(recipe)
-    several = key.endswith(".kind") and len({recipe[key] for recipe in recipes if key in recipe}) > 1
+    several = (
+        key.endswith(".kind") and len({recipe[key] for recipe in recipes if key in recipe}) > 1
+    )
     return several or any(_differ(group, key) for group in alike.values())
 
 
-def methods(results: Results) -> str:
+def methods_markdown(results: Results) -> str:
     """The methods paragraphs as Markdown."""
     said = [f"**{title}.** {markdown_line(text)}\n" for title, text in paragraphs(results)]
     return "\n".join([f"# Methods of {markdown_line(results.plan.name)}\n", *said])
@@ -56,41 +73,54 @@ def paragraphs(results: Results) -> list[tuple[str, str]]:
     """Title and text of each; the design alone where nothing is finished."""
     parts = {"Design": _design}
     if results.any_report:
-        parts |= {"Training": _training, "Evaluation": _evaluation, "Speed": _speed, "Statistics": _statistics,
-                  "Software and hardware": _software}  # fmt: skip
+        parts |= {
+            "Training": _training,
+            "Evaluation": _evaluation,
+            "Speed": _speed,
+            "Statistics": _statistics,
+            "Software and hardware": _software,
+        }
+
     return [(title, text) for title, of in parts.items() if (text := of(results))]
 
 
 def _design(results: Results) -> str:
     plan, done = results.plan, sum(map(len, results.reports.values()))
     cells, seeds = len(plan.arms) * len(plan.seeds), ", ".join(map(str, plan.seeds))
-    keys = varied(plan)
+    keys = varied_keys(plan)
     said = [f"The study asks: {plan.question}"] if plan.question else []
     said += [
         f"It has {_count(len(plan.arms), 'arm')}"
         + (f", which differ in {', '.join(keys)}" if keys else "")
-        + f", each trained with {_count(len(plan.seeds), 'seed')} ({seeds}); {done} of {cells} runs are finished."
+        + f", each trained with {_count(len(plan.seeds), 'seed')} ({seeds}); {done} of {cells} "
+        "runs are finished."
     ]
+
     if len(plan.arms) > 1:
         baselines = "is" if len(plan.baselines) == 1 else "of each budget is, in turn,"
         said.append(
-            f"The baseline {baselines} {listed(plan.baselines)}. Runs of one seed share the order of the data, the masks,"
-            " the dequantisation and, wherever two arms have the same part, its initial weights; generated images"
-            " share labels and noise."
+            f"The baseline {baselines} {join_names(plan.baselines)}. Runs of one seed share the"
+            " order of the data, the masks, the dequantisation and, wherever two arms have the"
+            " same part, its initial weights; generated images share labels and noise."
         )
+
     said += [
-        f"One training serves {listed(names)}, which differ in sampling or evaluation alone."
+        f"One training serves {join_names(names)}, which differ in sampling or evaluation alone."
         for names in _sharing(plan)
     ]
     if matched := [f"{arm.name} {arm.matched}" for arm in plan.arms if arm.matched]:
         said.append(f"Widths were solved for equal cost: {', '.join(matched)}.")
+
     return " ".join(said)
 
 
 def _sharing(plan: Plan) -> list[list[str]]:
     """Arms that are the same trained weights."""
     signatures = [arm.recipe.training_signature for arm in plan.arms]
-    groups = [[a.name for a in plan.arms if a.recipe.training_signature == s] for s in dict.fromkeys(signatures)]
+    groups = [
+        [a.name for a in plan.arms if a.recipe.training_signature == s]
+        for s in dict.fromkeys(signatures)
+    ]
     return [names for names in groups if len(names) > 1]
 
 
@@ -100,41 +130,61 @@ def _count(n: int, what: str) -> str:
 
 def _training(results: Results) -> str:
     def of(name: str) -> str:
-        return stated(results, lambda arm, report: getattr(arm.recipe.training, name))
+        return shared_value(results, lambda arm, report: getattr(arm.recipe.training, name))
 
-    data = stated(results, lambda arm, report: resolved(arm.recipe)["data"])
-    steps = stated(results, lambda arm, report: at(report, "steps"))
+    data = shared_value(results, lambda arm, report: to_plain(arm.recipe)["data"])
+    steps = shared_value(results, lambda arm, report: report_value(report, "steps"))
     said = [
-        f"Data: {data}. Optimisation: {steps or of('steps')} steps of AdamW with batches of {of('batch')}, peak learning rate"
-        f" {of('lr')} after {of('warmup')} steps of warm-up, then {of('schedule')}, weight decay {of('weight_decay')}, gradient"
-        f" norm clipped at {of('clip')}, precision {of('precision')}. Weights averaged with decay {of('ema')} are evaluated."
+        (
+            f"Data: {data}. Optimisation: {steps or of('steps')} steps of AdamW with batches of"
+            f" {of('batch')}, peak learning rate {of('lr')} after {of('warmup')} steps of warm-up,"
+            f" then {of('schedule')}, weight decay {of('weight_decay')}, gradient norm clipped at"
+            f" {of('clip')}, precision {of('precision')}. Weights averaged with decay {of('ema')}"
+            " are evaluated."
+        )
     ]
-    if parameters := span([at(report, "metrics", "cost/parameters") for *_, report in runs(results)], "{:,.0f}"):
+    if parameters := value_range(
+        [
+            report_value(report, "metrics", "cost/parameters")
+            for *_, report in finished_runs(results)
+        ],
+        "{:,.0f}",
+    ):
         said.append(f"Trained parameters: {parameters}.")
-    if seconds := span([at(report, "metrics", "time/train_seconds") for *_, report in runs(results)], "{:,.0f}"):
+    if seconds := value_range(
+        [
+            report_value(report, "metrics", "time/train_seconds")
+            for *_, report in finished_runs(results)
+        ],
+        "{:,.0f}",
+    ):
         said.append(f"Training took {seconds} s a run.")
     return " ".join(said)
 
 
 def _evaluation(results: Results) -> str:
     def of(*keys: str) -> str:
-        return stated(results, lambda arm, report: at(report, *keys))
+        return shared_value(results, lambda arm, report: report_value(report, *keys))
 
     said = []
-    if kinds := stated(results, lambda arm, report: kind_of(report)):
+    if kinds := shared_value(results, lambda arm, report: likelihood_kind(report)):
         said.append(
             f"Likelihood ({kinds}) is taken on {of('likelihood', 'images')} held-out items,"
             f" {of('likelihood', 'draws')} draw(s) of the noise for each."
         )
-    if any(DISTANCE in report["metrics"] for *_, report in runs(results)):
+    if any(DISTANCE in report["metrics"] for *_, report in finished_runs(results)):
         said.append(
-            f"Sample quality is that of {of('quality', 'images')} generated images with the labels of the training images,"
-            f" against {of('quality', 'reference')} training images, in the features of a small digits classifier (so no"
-            " FID); KID over all images."
+            f"Sample quality is that of {of('quality', 'images')} generated images with the labels"
+            f" of the training images, against {of('quality', 'reference')} training images, in"
+            " the features of a small digits classifier (so no FID); KID over all images."
         )
-    said += published(results.any_report)
-    if any(name.startswith("quality/") for *_, report in runs(results) for name in report["metrics"]):
-        said.append(f"Sampler: {stated(results, lambda arm, report: _sampler(arm))}.")
+    said += protocol_note(results.any_report)
+    if any(
+        name.startswith("quality/")
+        for *_, report in finished_runs(results)
+        for name in report["metrics"]
+    ):
+        said.append(f"Sampler: {shared_value(results, lambda arm, report: _sampler(arm))}.")
     return " ".join(said)
 
 
@@ -148,37 +198,64 @@ def _sampler(arm: Arm) -> str:
 
 
 def _speed(results: Results) -> str:
-    if not any("speed" in report for *_, report in runs(results)):
+    if not any("speed" in report for *_, report in finished_runs(results)):
         return ""
     return (
-        "Generation is timed in a pass of its own, with no other run of the study beside it, device synchronised:"
-        f" {timed(results)}{load(results)}. GFLOPs are torch's count of matrix products and attention."
+        "Generation is timed in a pass of its own, with no other run of the study beside it,"
+        f" device synchronised: {timing_note(results)}{load_note(results)}. GFLOPs are torch's"
+        " count of matrix products and attention."
     )
 
 
 def _statistics(results: Results) -> str:
     n, arms = len(results.plan.seeds), len(results.plan.arms)
     if max(map(len, results.reports.values())) < 2:
-        return "Each arm has one seed at most, which says nothing of training noise; no difference is called resolved."
-    said = [f"± is the 95 % t-interval of the mean over seeds (training noise); n is {n} where all are finished."]
-    noisy = any(report.get("noise") for *_, report in runs(results))
+        return (
+            "Each arm has one seed at most, which says nothing of training noise; no difference "
+            "is called resolved."
+        )
+
+    said = [
+        (
+            f"± is the 95 % t-interval of the mean over seeds (training noise); n is {n} where "
+            "all are finished."
+        )
+    ]
+    noisy = any(report.get("noise") for *_, report in finished_runs(results))
     if noisy:
-        said.append("In brackets stands the 95 % interval of one value over images (evaluation noise).")
+        said.append(
+            "In brackets stands the 95 % interval of one value over images (evaluation noise)."
+        )
+
     if arms > 1:
-        said.append(f"An arm is compared with {against(results.plan)}. {PROTOCOL}")
+        said.append(f"An arm is compared with {baseline_text(results.plan)}. {TEST_PROTOCOL}")
         said.append("What is not resolved is called so; no best of n is reported.")
-        said += [frontier.PROTOCOL] if frontier.frontier(results) else []
+        said += [pareto.FRONT_PROTOCOL] if pareto.frontier(results) else []
+
     return " ".join(said)
 
 
 def _software(results: Results) -> str:
     def of(name: str) -> str:
-        return stated(results, lambda arm, report: at(report, "environment", name))
+        return shared_value(results, lambda arm, report: report_value(report, "environment", name))
 
-    code = stated(results, lambda arm, report: commit(report))
-    names = {"arinar_lab": "arinar_lab", "python": "Python", "torch": "torch", "lightning": "Lightning"}
+    code = shared_value(results, lambda arm, report: commit_of(report))
+    names = {
+        "arinar_lab": "arinar_lab",
+        "python": "Python",
+        "torch": "torch",
+        "lightning": "Lightning",
+    }
     versions = [f"{title} {value}" for name, title in names.items() if (value := of(name))]
-    said = [f"{', '.join(versions)}" + (f"; code at commit {code}" if code else "")] if versions or code else []
-    machine = [f"{value}" for value in (of("device"), of("cpus") and f"{of('cpus')} CPUs", of("system")) if value]
+    said = (
+        [f"{', '.join(versions)}" + (f"; code at commit {code}" if code else "")]
+        if versions or code
+        else []
+    )
+    machine = [
+        f"{value}"
+        for value in (of("device"), of("cpus") and f"{of('cpus')} CPUs", of("system"))
+        if value
+    ]
     said += [", ".join(machine)] if machine else []
     return ". ".join(said) + "." if said else ""

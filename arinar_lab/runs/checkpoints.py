@@ -1,10 +1,13 @@
 """Checkpoints on disk: written whole with a checksum, or not at all.
 
-    checkpoints/step=200.ckpt  step=200.ckpt.sha256     the newest, and its SHA-256 as `sha256sum -c` reads it
-    checkpoints/step=100.ckpt  step=100.ckpt.sha256     the one before it, used where the newest is damaged
+    checkpoints/step=200.ckpt  step=200.ckpt.sha256     the newest, and its SHA-256 as
+                                                        `sha256sum -c` reads it
+    checkpoints/step=100.ckpt  step=100.ckpt.sha256     the one before it, used where
+                                                        the newest is damaged
     checkpoints/final.safetensors  ….sha256             the averaged weights after training
 
-The checksum is written before the file gets its name: a file that lacks it, or differs from it, is damaged.
+The checksum is written before the file gets its name: a file that lacks it, or differs
+from it, is damaged.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import ConfigError
-from ..files import atomic as disk
+from ..files import atomic
 from ..files.checksums import damage
 from ..output.text import say
 from .folder import RunFolder
@@ -22,9 +25,11 @@ from .folder import RunFolder
 TRAIN_AGAIN = "delete the run's DONE to train it again from its last checkpoint"
 
 
-def by_age(folder: Path) -> list[Path]:
+def newest_first(folder: Path) -> list[Path]:
     """The checkpoints of a folder, the newest first."""
-    return sorted(folder.glob("step=*.ckpt"), key=lambda path: int(path.stem.split("=")[1]), reverse=True)
+    return sorted(
+        folder.glob("step=*.ckpt"), key=lambda path: int(path.stem.split("=")[1]), reverse=True
+    )
 
 
 def refuse_altered(path: Path) -> None:
@@ -38,19 +43,22 @@ def refuse_altered(path: Path) -> None:
 
 
 @contextmanager
-def room_for(path: Path) -> Iterator[None]:
-    """Where the disk is full, say so with path and space, name the checkpoint that is intact, and leave no draft behind.
+def checkpoint_guard(path: Path) -> Iterator[None]:
+    """Where the disk is full, say so with path and space, name the checkpoint that is intact, and
+    leave no draft behind.
 
     Raises:
         DiskFull: naming them.
     """
-    with disk.room_for(path, path.with_suffix(".draft"), kept_beside(path)):
+    with atomic.disk_full_guard(path, path.with_suffix(".draft"), intact_checkpoint(path)):
         yield
 
 
-def kept_beside(path: Path) -> str:
-    """Which checkpoint is intact where another file in its folder cannot be written; empty where there is none."""
-    older = [p.name for p in by_age(path.parent) if p != path]
+def intact_checkpoint(path: Path) -> str:
+    """Which checkpoint is intact where another file in its folder cannot be written; empty
+    where there is none.
+    """
+    older = [p.name for p in newest_first(path.parent) if p != path]
     return f"{older[0]} is intact" if older else ""
 
 
@@ -60,14 +68,17 @@ def newest_checkpoint(folder: RunFolder) -> Path | None:
     Raises:
         ConfigError: if there are checkpoints and none is whole.
     """
-    paths = by_age(folder.checkpoints)
+    paths = newest_first(folder.checkpoints)
     for path in paths:
         fault = damage(path)
         if not fault:
             return path
         say(f"{path}: damaged ({fault}), trying the one before it")
+
     if paths:
         raise ConfigError(
-            f"{paths[0]}: damaged, and no older checkpoint is whole; delete it to train from the beginning"
+            f"{paths[0]}: damaged, and no older checkpoint is whole; delete it to train "
+            "from the beginning"
         )
+
     return None

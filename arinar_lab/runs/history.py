@@ -17,10 +17,15 @@ def read_metrics(file: Path) -> list[tuple[int, str, float]]:
     """
     if not file.is_file():
         return []
+
     RunFolder(file.parent).refuse_edited(file.name)
     try:
         with file.open(newline="", encoding="utf-8") as lines:
-            return [(int(r["step"]), r["name"], float(r["value"])) for r in csv.DictReader(lines) if r["value"]]
+            return [
+                (int(r["step"]), r["name"], float(r["value"]))
+                for r in csv.DictReader(lines)
+                if r["value"]
+            ]
     except (ValueError, KeyError, csv.Error) as error:
         raise ConfigError(
             f"{file}: damaged ({error}); delete it: its curves are lost, the run's results are not"

@@ -1,9 +1,11 @@
-"""Budgets: every arm again at multiples of what it may spend, to see whether the ranking of arms lasts.
+"""Budgets: every arm again at multiples of what it may spend, to see whether the
+ranking of arms lasts.
 
     budget: {training.steps: [1, 4], outer.width: [1, 2]}      every combination, here four budgets
 
-A multiple is of the arm's own value of the key (the base's, where the arm does not change it). The first combination is
-the budget that the others are ranked against. Nothing else is scaled: neither warm-up nor learning rate.
+A multiple is of the arm's own value of the key (the base's, where the arm does not change it). The
+first combination is the budget that the others are ranked against. Nothing else is scaled: neither
+warm-up nor learning rate.
 """
 
 from __future__ import annotations
@@ -12,8 +14,8 @@ import itertools
 import math
 from typing import Any
 
-from ..config.recipe import Recipe, merge, nest
-from ..config.schema import flatten, resolved
+from ..config.recipe import Recipe, merge, unflatten
+from ..config.schema import flatten, to_plain
 from ..errors import ConfigError
 
 Budget = dict[str, float]
@@ -21,7 +23,8 @@ Budget = dict[str, float]
 
 
 def read_budgets(spec: Any) -> dict[str, Budget]:
-    """Every combination of the multiples, by its label, as in `steps×4,width×2`; none without a `budget`.
+    """Every combination of the multiples, by its label, as in `steps×4,width×2`;
+    none without a `budget`.
 
     Raises:
         ConfigError: if it is no mapping of keys to lists of different numbers above zero.
@@ -29,13 +32,24 @@ def read_budgets(spec: Any) -> dict[str, Budget]:
     if spec is None:
         return {}
     if not isinstance(spec, dict) or not spec:
-        raise ConfigError(f"budget: {spec!r} is not a mapping of keys to multiples, as in {{training.steps: [1, 4]}}")
+        raise ConfigError(
+            f"budget: {spec!r} is not a mapping of keys to multiples, as in "
+            "{training.steps: [1, 4]}"
+        )
+
     for key, multiples in spec.items():
         numbers = isinstance(multiples, list) and all(_is_multiple(value) for value in multiples)
         if not numbers or len(multiples) < 2 or len(set(multiples)) < len(multiples):
-            raise ConfigError(f"budget.{key}: {multiples!r} is not a list of two or more different multiples above 0")
+            raise ConfigError(
+                f"budget.{key}: {multiples!r} is not a list of two or more different "
+                "multiples above 0"
+            )
+
     last = [str(key).split(".")[-1] for key in spec]
-    labels = [str(key) if last.count(name) > 1 else name for key, name in zip(spec, last, strict=True)]
+    labels = [
+        str(key) if last.count(name) > 1 else name for key, name in zip(spec, last, strict=True)
+    ]
+
     return {
         ",".join(f"{label}×{value:g}" for label, value in zip(labels, values, strict=True)): dict(
             zip(map(str, spec), values, strict=True)
@@ -54,7 +68,7 @@ def scaled(recipe: Recipe, budget: Budget) -> dict[str, Any]:
     Raises:
         ConfigError: if a key is no number of this recipe, or a whole number would be broken.
     """
-    plain = resolved(recipe)
+    plain = to_plain(recipe)
     values, changes = flatten(plain), {}
     for key, multiple in budget.items():
         value = values.get(key)
@@ -62,6 +76,9 @@ def scaled(recipe: Recipe, budget: Budget) -> dict[str, Any]:
             raise ConfigError(f"budget.{key}: not the key of a number that this arm has")
         spent = value * multiple
         if isinstance(value, int) and spent != round(spent):
-            raise ConfigError(f"budget.{key}: {multiple:g} × {value} is {spent:g}, which is no whole number")
+            raise ConfigError(
+                f"budget.{key}: {multiple:g} × {value} is {spent:g}, which is no whole number"
+            )
         changes[key] = round(spent) if isinstance(value, int) else spent
-    return merge(plain, nest(changes))
+
+    return merge(plain, unflatten(changes))

@@ -15,13 +15,19 @@ from .plan import Plan
 def _refuse_words(report: dict[str, Any], path: Path) -> None:
     for section in ("metrics", "noise", "likelihood", "quality", "speed", "environment", "git"):
         if not isinstance(report.get(section, {}), dict):
-            raise ConfigError(f"{path}: {section}: not a mapping of names to values; remove the file to evaluate anew")
+            raise ConfigError(
+                f"{path}: {section}: not a mapping of names to values; remove the file to "
+                "evaluate anew"
+            )
+
     for section in ("metrics", "noise"):
         for name, value in report.get(section, {}).items():
             if not isinstance(value, int | float) or isinstance(value, bool):
                 raise ConfigError(
-                    f"{path}: {section}.{name}: {value!r} is not a number; remove the file to evaluate anew"
+                    f"{path}: {section}.{name}: {value!r} is not a number; remove the file to "
+                    "evaluate anew"
                 )
+
     if report["metrics"].get(SPEED, 1) <= 0:
         raise ConfigError(f"{path}: metrics.{SPEED}: not above 0; remove the file to evaluate anew")
 

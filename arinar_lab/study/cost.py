@@ -1,12 +1,15 @@
-"""What an arm costs, before it is trained: parameters, floating-point operations and hours; and arms of equal cost.
+"""What an arm costs, before it is trained: parameters, floating-point operations and hours;
+and arms of equal cost.
 
     parameters    trained ones
-    GFLOPs        10^9 floating-point operations of matrix products and attention, by torch's own counter: of one generated
-                  image under the recipe's sampler, and of one training step (forward and backward, a whole batch)
+    GFLOPs        10^9 floating-point operations of matrix products and attention, by torch's own
+                  counter: of one generated image under the recipe's sampler, and of one training
+                  step (forward and backward, a whole batch)
     seconds       of a run, from a few timed steps of training and one generated batch, here and now
 
-A comparison of two designs at one width compares two budgets, too. `Match` therefore gives each arm the width w at which
-cost(w) is the target's. The cost rises with w, so w is found by bracketing it among the multiples of the number of heads.
+A comparison of two designs at one width compares two budgets, too. `Match` therefore gives each arm
+the width w at which cost(w) is the target's. The cost rises with w, so w is found by bracketing it
+among the multiples of the number of heads.
 """
 
 from __future__ import annotations
@@ -20,15 +23,23 @@ from typing import Any, Literal
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..config.recipe import Experiment, Recipe, build, merge, nest, parse, ready
-from ..config.schema import flatten, resolved
-from ..errors import ConfigError, nearest
-from ..evaluation.evaluate import count_flops, generate
-from ..hardware.device import use_processor
+from ..config.recipe import (
+    Experiment,
+    Recipe,
+    build,
+    merge,
+    parse_recipe,
+    prepare_experiment,
+    unflatten,
+)
+from ..config.schema import flatten, to_plain
+from ..errors import ConfigError, did_you_mean
+from ..evaluation.evaluate import count_flops, generate_images
+from ..hardware.device import configure_cpu
 from ..model.noise import Noise
 from ..training.module import ArinarModule
 
-WIDEST = 2**16  # of the multiples that are tried
+MAX_MULTIPLE = 2**16  # of the multiples that are tried
 
 
 @dataclass(frozen=True)
@@ -47,10 +58,10 @@ def probe(recipe: Recipe, steps: int = 4) -> Cost:
     Raises:
         ConfigError: if the data is not there.
     """
-    use_processor(recipe.machine)
+    configure_cpu(recipe.machine)
     experiment = build(recipe)
     module, source = ArinarModule(experiment, recipe.training, recipe.seed), experiment.source
-    ready(experiment)
+    prepare_experiment(experiment)
     module.fit_to(source.train[0])
     with FlopCounterMode(display=False) as counter:
         _step(recipe, experiment, 0)
@@ -59,15 +70,17 @@ def probe(recipe: Recipe, steps: int = 4) -> Cost:
         _step(recipe, experiment, step)
     a_step = (time.perf_counter() - begun) / steps
     begun, few = time.perf_counter(), torch.arange(32)
-    generate(recipe, experiment, few % source.classes, few)
+    generate_images(recipe, experiment, few % source.classes, few)
     an_image = (time.perf_counter() - begun) / len(few) if source.levels else 0.0
     seconds = 1.3 * recipe.training.steps * a_step + recipe.evaluation.images * an_image + 5
     image = count_flops(recipe, experiment) / 1e9
+
     return Cost(experiment.parameters, image, counter.get_total_flops() / 1e9, seconds)
 
 
-def attempt(recipe: Recipe) -> Cost | str:
-    """The cost of a run, or why it is unknown: an arm that fails here may fail alone, and say so in its own folder.
+def probe_or_reason(recipe: Recipe) -> Cost | str:
+    """The cost of a run, or why it is unknown: an arm that fails here may fail alone, and say
+    so in its own folder.
 
     Raises:
         ConfigError: if the data is not there.
@@ -126,15 +139,17 @@ class Match:
         unit = self._unit(recipe)
 
         def at(multiple: int) -> Recipe:
-            return parse(merge(resolved(recipe), nest({self.by: multiple * unit})), recipe.workspace)
+            return parse_recipe(
+                merge(to_plain(recipe), unflatten({self.by: multiple * unit})), recipe.workspace
+            )
 
-        start = max(1, int(flatten(resolved(recipe))[self.by]) // unit)
+        start = max(1, int(flatten(to_plain(recipe))[self.by]) // unit)
         found = nearest_multiple(lambda multiple: self.cost_of(at(multiple)), target, start)
         cost = self.cost_of(at(found))
         if abs(cost - target) > self.tolerance * target:
             raise ConfigError(
-                f"match: no {self.by} has {target:,.0f} {self._unit_of_cost} within {self.tolerance:.1%};"
-                f" {found * unit} comes nearest with {cost:,.0f}"
+                f"match: no {self.by} has {target:,.0f} {self._unit_of_cost} within"
+                f" {self.tolerance:.1%}; {found * unit} comes nearest with {cost:,.0f}"
             )
         return at(found), found * unit
 
@@ -144,19 +159,23 @@ class Match:
 
     def _unit(self, recipe: Recipe) -> int:
         """What the solved value is a multiple of: the number of heads beside the key."""
-        there = flatten(resolved(recipe))
+        there = flatten(to_plain(recipe))
         if type(there.get(self.by)) is not int:
             whole = [key for key, value in there.items() if type(value) is int]
-            raise ConfigError(f"match.by: {self.by!r} is no whole number of this arm{nearest(self.by, whole)}")
+            raise ConfigError(
+                f"match.by: {self.by!r} is no whole number of this "
+                f"arm{did_you_mean(self.by, whole)}"
+            )
         return int(there.get(f"{self.by.rpartition('.')[0]}.heads", 1))
 
 
 def nearest_multiple(cost: Callable[[int], float], target: float, start: int = 1) -> int:
     """The whole number n ≥ 1 whose cost, which rises with n about as n², is nearest to the target.
 
-    Counting is slow, so each guess is n · √(target / cost), kept inside what is known to be too little and too much.
+    Counting is slow, so each guess is n · √(target / cost), kept inside what is known to be too
+    little and too much.
     """
-    low, high, n = 0, WIDEST, start
+    low, high, n = 0, MAX_MULTIPLE, start
     known: dict[int, float] = {}
     while high - low > 1:
         known[n] = cost(n)
@@ -165,6 +184,6 @@ def nearest_multiple(cost: Callable[[int], float], target: float, start: int = 1
     return min(known, key=lambda n: abs(known[n] - target))
 
 
-def counted(value: Any, digits: int = 3) -> str:
+def format_count(value: Any, digits: int = 3) -> str:
     """A number with a few significant digits, as text."""
     return f"{value:,.{digits}g}" if value < 1000 else f"{value:,.0f}"

@@ -1,26 +1,33 @@
 """An ablation file becomes a plan: arms, seeds, and the jobs that bring them about.
 
     question: How many Gaussians does the inner head need?
-    base: ../digits.yaml                          the recipe that is varied (a path beside this file)
+    base: ../digits.yaml                          the recipe that is varied (a
+                                                  path beside this file)
     axes: {inner.head.components: [1, 2, 4, 8]}   a full grid over one or more keys
     arms: {name: {key: value, …}, …}              and / or arms by name
-    vary: {outer.norm: [rms, dyt]}                and / or one factor at a time: the baseline with each single change
-    match: {cost: parameters, by: outer.width}    every arm is given the width at which it costs what the baseline does
+    vary: {outer.norm: [rms, dyt]}                and / or one factor at a time: the baseline
+                                                  with each single change
+    match: {cost: parameters, by: outer.width}    every arm is given the width at which it costs
+                                                  what the baseline does
     baseline: components=4                        the arm that the others are compared with
     seeds: [0, 1, 2]                              repeats; no part of an arm's signature
-    budget: {training.steps: [1, 4]}              every arm at each of these multiples, to see whether the ranking lasts
-    references: true                              density estimators of scikit-learn in the table, marked as not ours;
-                                                  or a list of rows from papers, see `analysis/paper_rows.py`
-    storage: postgresql+psycopg://…               where the queue is kept, see optuna_storage.py; a local file by default
+    budget: {training.steps: [1, 4]}              every arm at each of these multiples, to see
+                                                  whether the ranking lasts
+    references: true                              density estimators of scikit-learn in the table,
+                                                  marked as not ours; or a list of rows from papers,
+                                                  see `analysis/paper_rows.py`
+    storage: postgresql+psycopg://…               where the queue is kept, see optuna_storage.py; a
+                                                  local file by default
 
-`vary` changes the arm that `baseline` names; without one it adds the base recipe as it is, as the arm `base`. A value that
-the baseline has already is the baseline. `match` also takes `to:` (another arm) and `tolerance:`, see `cost.py`. Under a
-`budget` each arm is compared with the baseline at its own budget, see `budget.py`.
+`vary` changes the arm that `baseline` names; without one it adds the base recipe as it is, as the
+arm `base`. A value that the baseline has already is the baseline. `match` also takes `to:` (another
+arm) and `tolerance:`, see `cost.py`. Under a `budget` each arm is compared with the baseline at its
+own budget, see `budget.py`.
 
 What the command line may change of it: see `override.py`.
 
-An arm is a recipe. Arms that differ only in how they are sampled or measured share their training: a `Job` is one run
-folder (arm × seed) with every evaluation that is asked of it.
+An arm is a recipe. Arms that differ only in how they are sampled or measured share their training:
+a `Job` is one run folder (arm × seed) with every evaluation that is asked of it.
 """
 
 from __future__ import annotations
@@ -35,22 +42,34 @@ from pathlib import Path
 from typing import Any
 
 from ..analysis.paper_rows import PaperRow, read_references
-from ..analysis.text import listed, short
-from ..config.recipe import Recipe, build, merge, nest, parse, read_recipe
-from ..config.schema import flatten, resolved, section
-from ..config.yaml_reader import as_flow, means, read_value
-from ..errors import ConfigError, nearest
+from ..analysis.text import join_names, short_value
+from ..config.recipe import Recipe, build, merge, parse_recipe, read_recipe, unflatten
+from ..config.schema import flatten, parse_dataclass, to_plain
+from ..config.yaml_reader import is_yaml_for, read_value, to_flow_yaml
+from ..errors import ConfigError, did_you_mean
 from ..files.workspace import HERE, Workspace
 from ..model.inner.head import Likelihood
 from ..runs.folder import RunFolder, slug
-from ..training.warm_start import inherited
+from ..training.warm_start import matching_weights
 from .budget import Budget, read_budgets, scaled
-from .override import Request, listed_values, requested, unreached, value_at, word
+from .override import Request, listed_values, read_request, shell_word, unused_overrides, value_at
 
-_KEYS = ("question", "base", "axes", "arms", "vary", "match", "budget", "baseline", "seeds", "references", "storage")
+_KEYS = (
+    "question",
+    "base",
+    "axes",
+    "arms",
+    "vary",
+    "match",
+    "budget",
+    "baseline",
+    "seeds",
+    "references",
+    "storage",
+)
 Change = tuple[dict[str, Any], tuple[Any, ...]]
 """What an arm changes of the base, and its value of each axis."""
-BASE = "base"  # the arm that changes nothing, where one factor at a time is varied around it
+BASE_ARM = "base"  # the arm that changes nothing, where one factor at a time is varied around it
 
 
 @dataclass(frozen=True)
@@ -63,7 +82,8 @@ class Arm:
         recipe: with the study's first seed.
         parameters: trained parameters.
         likelihood: what its bits/dim are; `none` where it has none.
-        matched: the key and the value that were solved for equal cost, as in `outer.width=72`; empty without `match`.
+        matched: the key and the value that were solved for equal cost, as in `outer.width=72`;
+            empty without `match`.
         budget: the label of the budget that it is given, as in `steps×4`; empty without `budget`.
     """
 
@@ -83,7 +103,9 @@ class Arm:
 
 @dataclass(frozen=True)
 class Job:
-    """One run folder and the recipes whose evaluations it holds (they differ in sampler and evaluation alone)."""
+    """One run folder and the recipes whose evaluations it holds (they differ in sampler
+    and evaluation alone).
+    """
 
     folder: RunFolder
     arm: str
@@ -111,9 +133,12 @@ class Plan:
     Arguments:
         name: of the study, and of its folder; question: that it answers.
         axes: the varied keys; arms; baseline: an arm's name; seeds.
-        references: whether scikit-learn's estimators stand beside the arms; papers: rows that are not ours.
-        budgets: labels of the budgets at which every arm stands, the smallest first; none without `budget`.
-        storage: address of the queue; empty for a local file. It is no part of the name, and never printed.
+        references: whether scikit-learn's estimators stand beside the arms; papers:
+            rows that are not ours.
+        budgets: labels of the budgets at which every arm stands, the smallest first;
+            none without `budget`.
+        storage: address of the queue; empty for a local file. It is no part of the
+            name, and never printed.
         unreached: lines that tell which overrides some arms do not have.
         workspace: where its folder lies, and the runs.
     """
@@ -137,7 +162,7 @@ class Plan:
 
     def cell(self, arm: Arm, seed: int) -> tuple[RunFolder, Recipe]:
         """The run folder and the recipe of one arm under one seed."""
-        recipe = arm.recipe.under(seed)
+        recipe = arm.recipe.with_seed(seed)
         return RunFolder.of(recipe, arm.name), recipe
 
     def at(self, budget: str) -> Plan:
@@ -158,13 +183,17 @@ class Plan:
 
     @property
     def criterion(self) -> str:
-        """The metric by which arms are ranked: bits/dim, or a Fréchet distance where an arm has no likelihood."""
+        """The metric by which arms are ranked: bits/dim, or a Fréchet distance where an
+        arm has no likelihood.
+        """
         without = any(arm.likelihood == "none" for arm in self.arms)
         return "quality/fd_digits" if without else "val/bits_per_dim"
 
     @property
     def jobs(self) -> list[Job]:
-        """All runs, seed by seed, so that an interrupted study has every arm at equal numbers of seeds."""
+        """All runs, seed by seed, so that an interrupted study has every arm at
+        equal numbers of seeds.
+        """
         jobs: dict[str, Job] = {}
         for seed, arm in itertools.product(self.seeds, self.arms):
             folder, recipe = self.cell(arm, seed)
@@ -179,10 +208,13 @@ def _grid(path: Path, axes: dict[str, list[Any]]) -> dict[str, Change]:
     labels = axis_labels(axes)
     arms: dict[str, Change] = {}
     for values in itertools.product(*axes.values()):
-        name = ",".join(f"{label}={short(value)}" for label, value in zip(labels, values, strict=True))
+        name = ",".join(
+            f"{label}={short_value(value)}" for label, value in zip(labels, values, strict=True)
+        )
         if name in arms:
             raise ConfigError(f"{path}: axes: the arm {name} stands there twice")
         arms[name] = (dict(zip(axes, values, strict=True)), values)
+
     return arms
 
 
@@ -197,34 +229,47 @@ def _chosen(path: Path, content: dict[str, Any]) -> dict[str, Change]:
     """Every arm that the file asks for, by axes, by name and by one factor at a time."""
     chosen = _grid(path, _axes(path, content, "axes")) if content.get("axes") else {}
     named = content.get("arms") or {}
-    if not isinstance(named, dict) or not all(isinstance(arm, dict | None) for arm in named.values()):
+    if not isinstance(named, dict) or not all(
+        isinstance(arm, dict | None) for arm in named.values()
+    ):
         raise ConfigError(f"{path}: arms: {named!r} is not a mapping of names to changes")
     if twice := sorted(set(map(str, named)) & set(chosen)):
         raise ConfigError(f"{path}: arms: {twice[0]} is an arm of the axes already")
     chosen |= {str(name): (arm or {}, ()) for name, arm in named.items()}
     if content.get("vary"):
-        baseline = arm_meant(content.get("baseline", BASE), chosen)
+        baseline = matching_arm(content.get("baseline", BASE_ARM), chosen)
         chosen |= _around(path, _axes(path, content, "vary"), baseline, chosen)
+
     return chosen
 
 
-def _around(path: Path, vary: dict[str, list[Any]], baseline: Any, chosen: dict[str, Change]) -> dict[str, Change]:
+def _around(
+    path: Path, vary: dict[str, list[Any]], baseline: Any, chosen: dict[str, Change]
+) -> dict[str, Change]:
     """The baseline and every arm that differs from it in one factor."""
-    if not isinstance(baseline, str) or (baseline != BASE and baseline not in chosen):
-        raise ConfigError(f"{path}: baseline: {baseline!r} is no arm to vary; one of {listed([BASE, *chosen])}")
+    if not isinstance(baseline, str) or (baseline != BASE_ARM and baseline not in chosen):
+        raise ConfigError(
+            f"{path}: baseline: {baseline!r} is no arm to vary; one of "
+            f"{join_names([BASE_ARM, *chosen])}"
+        )
+
     centre = chosen.get(baseline, ({}, ()))[0]
-    arms: dict[str, Change] = {} if baseline in chosen else {BASE: ({}, ())}
+    arms: dict[str, Change] = {} if baseline in chosen else {BASE_ARM: ({}, ())}
     for label, (key, values) in zip(axis_labels(vary), vary.items(), strict=True):
         for value in values:
-            name = f"{label}={short(value)}"
+            name = f"{label}={short_value(value)}"
             if name in chosen or name in arms:
                 raise ConfigError(f"{path}: vary: the arm {name} stands there twice")
             arms[name] = ({**centre, key: value}, ())
+
     return arms
 
 
-def read_plan(path: Path, overrides: dict[str, Any] | None = None, workspace: Workspace = HERE) -> Plan:
-    """Read and check a study file; every arm is built once. `overrides` change the base recipe or the study's own keys.
+def read_plan(
+    path: Path, overrides: dict[str, Any] | None = None, workspace: Workspace = HERE
+) -> Plan:
+    """Read and check a study file; every arm is built once. `overrides` change the base recipe or
+    the study's own keys.
 
     What its recipes name, its runs and its folder lie in the workspace.
 
@@ -236,14 +281,23 @@ def read_plan(path: Path, overrides: dict[str, Any] | None = None, workspace: Wo
     if "search" in content:
         raise ConfigError(f"{path}: is a sweep, since it has search; run it by arinar sweep {path}")
     if "seed" in changes:
-        raise ConfigError(f"seed: {changes['seed']!r} is of one run; a study repeats its arms, as in seeds=[0,1,2]")
+        raise ConfigError(
+            f"seed: {changes['seed']!r} is of one run; a study repeats its arms, as in "
+            "seeds=[0,1,2]"
+        )
+
     for key in content:
         if key not in _KEYS:
             raise ConfigError(
-                f"{path}: {key}: unknown key; a study takes {', '.join(_KEYS)}{nearest(key, list(_KEYS))}"
+                f"{path}: {key}: unknown key; a study takes "
+                f"{', '.join(_KEYS)}{did_you_mean(key, list(_KEYS))}"
             )
+
     if not isinstance(content.get("base"), str):
-        raise ConfigError(f"{path}: base: missing; name the recipe that is varied, as in base: ../digits.yaml")
+        raise ConfigError(
+            f"{path}: base: missing; name the recipe that is varied, as in base: ../digits.yaml"
+        )
+
     base = merge(read_recipe(path.parent / content["base"]), changes)
     chosen = _chosen(path, content)
     if not chosen:
@@ -255,27 +309,44 @@ def read_plan(path: Path, overrides: dict[str, Any] | None = None, workspace: Wo
         references, papers = read_references(content.get("references", False))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
+
     found = {
-        name: _arm(path, name, base, change, values, seeds[0], workspace) for name, (change, values) in chosen.items()
+        name: _arm(path, name, base, change, values, seeds[0], workspace)
+        for name, (change, values) in chosen.items()
     }
-    default = BASE if content.get("vary") else next(iter(found))
-    baseline = arm_meant(content.get("baseline", default), found)
+    default = BASE_ARM if content.get("vary") else next(iter(found))
+
+    baseline = matching_arm(content.get("baseline", default), found)
     if not isinstance(baseline, str) or baseline not in found:
-        hint = nearest(baseline, list(found))
+        hint = did_you_mean(baseline, list(found))
         if overrides and "baseline" not in overrides:
-            hint = f"; with these overrides name another, as in {word('baseline', next(iter(found)))}"
-        raise ConfigError(f"{path}: baseline: {baseline!r} is no arm; one of {listed(found)}{hint}")
+            hint = (
+                "; with these overrides name another, as in "
+                f"{shell_word('baseline', next(iter(found)))}"
+            )
+        raise ConfigError(
+            f"{path}: baseline: {baseline!r} is no arm; one of {join_names(found)}{hint}"
+        )
+
     if content.get("vary"):
-        found = _without_twins_of(found[baseline], found, set(chosen) - set(_chosen(path, {**content, "vary": None})))
+        found = _without_twins_of(
+            found[baseline], found, set(chosen) - set(_chosen(path, {**content, "vary": None}))
+        )
+
     if content.get("match") is not None:
         found = _matched(path, found, content["match"], baseline)
     if budgets:
         found = _at_budgets(path, found, budgets)
         baseline = f"{baseline} @ {next(iter(budgets))}"
+
     arms = tuple(found.values())
     _refuse_twins(path, arms)
     if both := [paper.name for paper in papers if paper.name in {arm.name for arm in arms}]:
-        raise ConfigError(f"{path}: references: {both[0]!r} is an arm, too; a row that is not ours needs another name")
+        raise ConfigError(
+            f"{path}: references: {both[0]!r} is an arm, too; a row that is not ours needs "
+            "another name"
+        )
+
     axes = tuple(content.get("axes") or ())
     return Plan(
         study_name(path.stem, request.named_by),
@@ -299,15 +370,23 @@ def study_requested(path: Path, overrides: dict[str, Any] | None) -> Request:
     Raises:
         ConfigError: if it cannot be read, or an override would be in vain.
     """
-    return requested(path, overrides, _KEYS)
+    return read_request(path, overrides, _KEYS)
 
 
-def arm_meant(name: Any, arms: Iterable[str]) -> Any:
-    """The arm that a value names: `1` is the arm "1", and `lr=1e-3` the arm `lr=0.001`; the value itself where none is."""
+def matching_arm(name: Any, arms: Iterable[str]) -> Any:
+    """The arm that a value names: `1` is the arm "1", and `lr=1e-3` the arm `lr=0.001`; the value
+    itself where none is.
+    """
     names = list(arms)
     if name in names:
         return name
-    same = [arm for arm in names if means(arm, name) or (isinstance(name, str) and _reads(arm) == _reads(name))]
+
+    same = [
+        arm
+        for arm in names
+        if is_yaml_for(arm, name) or (isinstance(name, str) and _reads(arm) == _reads(name))
+    ]
+
     return same[0] if len(same) == 1 else name
 
 
@@ -324,14 +403,18 @@ def _reads(name: str) -> list[tuple[str, Any]]:
 
 
 def _unreached(
-    path: Path, content: dict[str, Any], base: dict[str, Any], changes: dict[str, Any], chosen: dict[str, Change]
+    path: Path,
+    content: dict[str, Any],
+    base: dict[str, Any],
+    changes: dict[str, Any],
+    chosen: dict[str, Change],
 ) -> tuple[str, ...]:
     """Lines that tell which overrides do not reach which arms.
 
     Raises:
         ConfigError: if one reaches none, or is a list of what `budget` multiplies.
     """
-    missed = unreached(base, changes, {name: change for name, (change, _) in chosen.items()})
+    missed = unused_overrides(base, changes, {name: change for name, (change, _) in chosen.items()})
     for key, names in missed.items():
         value = value_at(changes, key)
         if len(names) == len(chosen):
@@ -341,12 +424,20 @@ def _unreached(
             if axis is not None:
                 way = f"give {axis} other values: 'axes.{axis}=[…]'"
             elif arm is not None:
-                way = f"write {word(f'arms.{arm}.{key}', value)}"
-            raise ConfigError(f"{path}: {key}: would reach no arm, since each sets it or has no such key; {way}")
+                way = f"write {shell_word(f'arms.{arm}.{key}', value)}"
+            raise ConfigError(
+                f"{path}: {key}: would reach no arm, since each sets it or has no such key; {way}"
+            )
+
         if isinstance(value, list) and key in (content.get("budget") or {}):
-            raise ConfigError(f"{path}: {key}: {value} are no multiples; write {word(f'budget.{key}', [1, 4])}")
+            raise ConfigError(
+                f"{path}: {key}: {value} are no multiples; write "
+                f"{shell_word(f'budget.{key}', [1, 4])}"
+            )
+
     return tuple(
-        f"{key}={short(value_at(changes, key))} does not reach {listed(names)}: set there, or no such key"
+        f"{key}={short_value(value_at(changes, key))} does not reach {join_names(names)}: set "
+        "there, or no such key"
         for key, names in missed.items()
         if names
     )
@@ -368,7 +459,11 @@ def _seeds(path: Path, content: dict[str, Any]) -> tuple[int, ...]:
     seeds = listed_values("seeds", seeds) or seeds
     whole = isinstance(seeds, list) and all(type(s) is int and 0 <= s < 2**32 for s in seeds)
     if not whole or not seeds or len(set(seeds)) < len(seeds):
-        raise ConfigError(f"{path}: seeds: {as_flow(seeds)} is not a list of different whole numbers, as in [0, 1, 2]")
+        raise ConfigError(
+            f"{path}: seeds: {to_flow_yaml(seeds)} is not a list of different whole numbers, as "
+            "in [0, 1, 2]"
+        )
+
     return tuple(seeds)
 
 
@@ -376,17 +471,19 @@ def _axes(path: Path, content: dict[str, Any], name: str) -> dict[str, list[Any]
     axes = content[name]
     if not isinstance(axes, dict):
         raise ConfigError(f"{path}: {name}: {axes!r} is not a mapping of keys to lists of values")
+
     for key, values in axes.items():
         if not isinstance(key, str):
             raise ConfigError(f"{path}: {name}: {key!r} is not the name of a key")
         if not isinstance(values, list) or not values:
             raise ConfigError(f"{path}: {name}.{key}: {values!r} is not a list of values")
+
     return axes
 
 
 def _without_twins_of(baseline: Arm, arms: dict[str, Arm], varied: set[str]) -> dict[str, Arm]:
     """The arms, less those of `varied` whose one change leaves the baseline as it is."""
-    same = {name for name in varied if resolved(arms[name].recipe) == resolved(baseline.recipe)}
+    same = {name for name in varied if to_plain(arms[name].recipe) == to_plain(baseline.recipe)}
     return {name: arm for name, arm in arms.items() if name not in same - {baseline.name}}
 
 
@@ -396,8 +493,10 @@ def _matched(path: Path, arms: dict[str, Arm], spec: Any, baseline: str) -> dict
 
     try:
         if not isinstance(spec, dict):
-            raise ConfigError(f"match: {spec!r} is not a mapping, as in {{cost: parameters, by: outer.width}}")
-        match: Match = section(Match, {"to": baseline, **spec}, "match")
+            raise ConfigError(
+                f"match: {spec!r} is not a mapping, as in {{cost: parameters, by: outer.width}}"
+            )
+        match: Match = parse_dataclass(Match, {"to": baseline, **spec}, "match")
         if match.to not in arms:
             raise ConfigError(f"match.to: {match.to!r} is no arm; one of {', '.join(arms)}")
         target = match.cost_of(arms[match.to].recipe)
@@ -411,7 +510,9 @@ def _matched(path: Path, arms: dict[str, Arm], spec: Any, baseline: str) -> dict
             except ConfigError as error:
                 raise ConfigError(f"{path}: arm {name}: {error}") from None
             parameters = build(recipe, "meta").parameters
-            solved[name] = replace(arm, recipe=recipe, parameters=parameters, matched=f"{match.by}={value}")
+            solved[name] = replace(
+                arm, recipe=recipe, parameters=parameters, matched=f"{match.by}={value}"
+            )
     return solved
 
 
@@ -427,6 +528,7 @@ def _at_budgets(path: Path, arms: dict[str, Arm], budgets: dict[str, Budget]) ->
                 raise ConfigError(f"{path}: arm {name}: {error}") from None
             spent = _arm(path, name, content, {}, arm.values, arm.recipe.seed, arm.recipe.workspace)
             found[name] = replace(spent, matched=arm.matched, budget=label)
+
     return found
 
 
@@ -440,14 +542,19 @@ def _arm(
     workspace: Workspace,
 ) -> Arm:
     try:
-        recipe = parse(merge(merge(base, nest(change)), {"seed": seed}), workspace)
+        recipe = parse_recipe(merge(merge(base, unflatten(change)), {"seed": seed}), workspace)
         experiment = build(recipe, "meta")
-        inherited(recipe, experiment)
+        matching_weights(recipe, experiment)
     except ConfigError as error:
         raise ConfigError(f"{path}: arm {name}: {error}") from None
+
     likelihood = experiment.model.likelihood
     if likelihood == "none" and not experiment.source.levels:
-        raise ConfigError(f"{path}: arm {name}: has no likelihood, and this data no Fréchet distance to compare it by")
+        raise ConfigError(
+            f"{path}: arm {name}: has no likelihood, and this data no Fréchet distance to "
+            "compare it by"
+        )
+
     return Arm(name, values, recipe, experiment.parameters, likelihood)
 
 
@@ -456,17 +563,21 @@ def _refuse_twins(path: Path, arms: tuple[Arm, ...]) -> None:
     for arm in arms:
         signature = (arm.recipe.training_signature, arm.recipe.evaluation_signature)
         if signature in seen:
-            raise ConfigError(f"{path}: arms {seen[signature]} and {arm.name} are the same; give each a difference")
+            raise ConfigError(
+                f"{path}: arms {seen[signature]} and {arm.name} are the same; "
+                "give each a difference"
+            )
         seen[signature] = arm.name
 
 
 def study_name(stem: str, changes: dict[str, Any]) -> str:
-    """The study's name: its file's, and what was overridden; different overrides never share a name.
+    """The study's name: its file's, and what was overridden; different
+    overrides never share a name.
 
     A hash stands for what is too long for a folder, and behind what the name does not tell exactly.
     """
     values = sorted(flatten(changes).items())
-    suffix = "".join(f"-{key}={short(value)}" for key, value in values)
+    suffix = "".join(f"-{key}={short_value(value)}" for key, value in values)
     full = stem + suffix
     name = slug(full)
     is_exact = name == full and all(_is_exact(value) for _, value in values)

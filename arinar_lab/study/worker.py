@@ -1,15 +1,19 @@
 """Workers take jobs from an Optuna study until none is left: train → evaluate → DONE.
 
-The run folder and its DONE are the truth; the queue only says who does what. Any number of processes run `work`, on one
-machine or on many (`optuna_storage.py`). Neither GridSampler nor BruteForceSampler would do: they repeat arms that are still
-running, or lose those of a killed worker.
+The run folder and its DONE are the truth; the queue only says who does what. Any number of
+processes run `run_worker`, on one machine or on many (`optuna_storage.py`). Neither
+GridSampler nor BruteForceSampler would do: they repeat arms that are still running, or lose
+those of a killed worker.
 
     WAITING ─claimed→ RUNNING ─┬→ COMPLETE
-                               ├→ FAIL with `failed`, its reason: it is told, and not tried again by this command
-                               └→ FAIL without a reason: its worker was lost, or asked to end; the job goes back
+                               ├→ FAIL with `failed`, its reason: it is told, and not tried again
+                               │       by this command
+                               └→ FAIL without a reason: its worker was lost, or asked to end;
+                                       the job goes back
 
-A worker is lost when the lock of its run folder is free (on one machine: the system frees it when a process dies, however
-it dies), or when its heartbeat stops (on a server). A lost job goes back three times, then it is set aside as failed.
+A worker is lost when the lock of its run folder is free (on one machine: the system frees it when a
+process dies, however it dies), or when its heartbeat stops (on a server). A lost job goes back
+three times, then it is set aside as failed.
 """
 
 from __future__ import annotations
@@ -36,10 +40,17 @@ from optuna.storages._rdb.models import TrialHeartbeatModel
 from optuna.trial import FrozenTrial, TrialState
 
 from ..errors import ConfigError
-from ..files.atomic import write
+from ..files.atomic import write_atomically
 from ..output.text import say
-from ..pipeline import perform
-from .optuna_storage import FAULTS, Unusable, address, alone, patiently, storage
+from ..pipeline import run_experiment
+from .optuna_storage import (
+    FAULTS,
+    StorageUnusable,
+    open_storage,
+    retry_while_unavailable,
+    shared_lock,
+    storage_address,
+)
 from .plan import Job, Plan
 
 _CLAIM_SECONDS = 15  # a worker that has taken a trial holds its folder's lock well before this
@@ -47,17 +58,17 @@ _RETURNS = 3  # times that a lost job goes back into the queue
 _OPEN = (TrialState.WAITING, TrialState.RUNNING)
 
 
-class Lost(Exception):
+class WorkersLost(Exception):
     """The workers of a job died, again and again."""
 
 
-def queue_of(plan: Plan) -> sqlalchemy.URL:
+def study_queue_address(plan: Plan) -> sqlalchemy.URL:
     """The address of the study's queue.
 
     Raises:
         ConfigError: if it is none, or of a database that is not supported.
     """
-    return address(plan.storage, plan.folder / "queue.db")
+    return storage_address(plan.storage, plan.folder / "queue.db")
 
 
 def open_queue(plan: Plan) -> optuna.Study:
@@ -68,57 +79,73 @@ def open_queue(plan: Plan) -> optuna.Study:
     """
     study = optuna.create_study(
         study_name=plan.name,
-        storage=storage(queue_of(plan)),
+        storage=open_storage(study_queue_address(plan)),
         load_if_exists=True,
         direction="minimize",
     )
+
     if "fingerprint" in study.user_attrs or (plan.folder / "trials").is_dir():
-        raise ConfigError(f"{plan.folder}: holds a sweep of this name; rename the file, or delete what is there")
+        raise ConfigError(
+            f"{plan.folder}: holds a sweep of this name; rename the file, or delete what is there"
+        )
+
     return study
 
 
-def locked(plan: Plan) -> AbstractContextManager[None]:
+def queue_lock(plan: Plan) -> AbstractContextManager[None]:
     """Held while jobs are put into the queue, so that nobody puts one in twice."""
     plan.folder.mkdir(parents=True, exist_ok=True)
-    return alone(queue_of(plan), f"arinar: {plan.name}", plan.folder / ".lock")
+    return shared_lock(study_queue_address(plan), f"arinar: {plan.name}", plan.folder / ".lock")
 
 
 def enqueue(plan: Plan, again: bool = True) -> list[Job]:
     """Put every unfinished job into the queue that is not in it; returns the unfinished jobs.
 
-    On a server, what a machine that shares no files with this one has finished is finished, wherever its files are.
+    On a server, what a machine that shares no files with this one has finished is finished,
+    wherever its files are.
 
     Arguments:
-        again: the failed ones, too. A worker that joins adds only what the queue has never heard of.
+        again: the failed ones, too. A worker that joins adds only what the
+            queue has never heard of.
     """
-    with locked(plan):
+    with queue_lock(plan):
         study, jobs = open_queue(plan), {job.key: job for job in plan.jobs}
         trials = study.get_trials(deepcopy=False)
         for trial in trials:
             if trial.state == TrialState.WAITING and trial.user_attrs.get("key") not in jobs:
                 study._storage.set_trial_state_values(trial._trial_id, TrialState.PRUNED)
+
         known = {t.user_attrs.get("key") for t in trials if not again or t.state in _OPEN}
         elsewhere = finished_elsewhere(study, jobs, plan)
+
         unfinished = [job for job in jobs.values() if not job.done and job.key not in elsewhere]
         for job in unfinished:
             if job.key not in known:
                 study.enqueue_trial({}, user_attrs={"key": job.key, "arm": job.arm})
-        study.set_user_attr("file", described(plan))
+
+        study.set_user_attr("file", study_signatures(plan))
+
     return unfinished
 
 
 def finished_elsewhere(study: optuna.Study, jobs: Mapping[str, Job], plan: Plan) -> set[str]:
-    """Keys of the jobs that a machine without our files has finished by a server's queue, evaluated as they ask.
+    """Keys of the jobs that a machine without our files has finished by a server's queue,
+    evaluated as they ask.
 
-    What was finished among our files is not among them: the run folder is the truth, also where it was damaged since.
+    What was finished among our files is not among them: the run folder is the truth, also where
+    it was damaged since.
     """
     if not is_heartbeat_enabled(study._storage):
         return set()
-    here = (place(plan), platform.node())
+
+    here = (study_folder_name(plan), platform.node())
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    elsewhere = [t.user_attrs for t in trials if "key" in t.user_attrs and not _finished_at(t, here)]
+    elsewhere = [
+        t.user_attrs for t in trials if "key" in t.user_attrs and not _finished_at(t, here)
+    ]
     evaluated = {attributes["key"]: attributes.get("evaluations") for attributes in elsewhere}
-    return {key for key, job in jobs.items() if evaluated.get(key) == evaluations(job)}
+
+    return {key for key, job in jobs.items() if evaluated.get(key) == evaluation_signatures(job)}
 
 
 def _finished_at(trial: FrozenTrial, here: tuple[str, str]) -> bool:
@@ -128,32 +155,40 @@ def _finished_at(trial: FrozenTrial, here: tuple[str, str]) -> bool:
     return trial.user_attrs.get("place") == folder or host == machine
 
 
-def place(plan: Plan) -> str:
-    """Return the name of the study's folder among those of all machines; made once, and shared by who shares the files."""
+def study_folder_name(plan: Plan) -> str:
+    """Return the name of the study's folder among those of all machines; made once, and shared by
+    who shares the files.
+    """
     file = plan.folder / ".place"
     plan.folder.mkdir(parents=True, exist_ok=True)
     with FileLock(plan.folder / ".place.lock"):
         if not file.is_file():
-            write(file, uuid.uuid4().hex)
+            write_atomically(file, uuid.uuid4().hex)
         return file.read_text(encoding="utf-8")
 
 
-def evaluations(job: Job) -> list[str]:
+def evaluation_signatures(job: Job) -> list[str]:
     """The signatures of what is measured of a job."""
     return sorted(recipe.evaluation_signature for recipe in job.recipes)
 
 
-def described(plan: Plan) -> dict[str, Any]:
+def study_signatures(plan: Plan) -> dict[str, Any]:
     """What the study's file asks for: signatures by arm, and the seeds."""
-    arms = {arm.name: f"{arm.recipe.training_signature}/{arm.recipe.evaluation_signature}" for arm in plan.arms}
+    arms = {
+        arm.name: f"{arm.recipe.training_signature}/{arm.recipe.evaluation_signature}"
+        for arm in plan.arms
+    }
     return {"arms": arms, "seeds": list(plan.seeds)}
 
 
 def changes(study: optuna.Study, plan: Plan) -> list[str]:
-    """How the study's file differs from the one by which the queue was filled last; empty where it does not."""
-    before, now = study.user_attrs.get("file"), described(plan)
+    """How the study's file differs from the one by which the queue was filled last;
+    empty where it does not.
+    """
+    before, now = study.user_attrs.get("file"), study_signatures(plan)
     if not before or before == now:
         return []
+
     then, arms = before["arms"], now["arms"]
     found = {
         "added": [name for name in arms if name not in then],
@@ -162,58 +197,73 @@ def changes(study: optuna.Study, plan: Plan) -> list[str]:
     }
     lines = [f"{word}: {', '.join(names)}" for word, names in found.items() if names]
     seeds = f"seeds: {before['seeds']} became {now['seeds']}"
+
     return [*lines, seeds] if before["seeds"] != now["seeds"] else lines
 
 
-def join(plan: Plan) -> None:
+def ensure_queue_filled(plan: Plan) -> None:
     """Fill the queue where that has not been done, so that a worker may be the first on the study.
 
     Raises:
         ConfigError: if the storage does not answer.
     """
-    if is_empty(plan):
+    if is_queue_empty(plan):
         enqueue(plan, again=False)
 
 
-def is_empty(plan: Plan) -> bool:
+def is_queue_empty(plan: Plan) -> bool:
     """Whether nobody has filled the queue: it is new, or was deleted under its workers.
 
     Raises:
         ConfigError: if the storage does not answer.
     """
-    with locked(plan):
+    with queue_lock(plan):
         return not open_queue(plan).user_attrs.get("file")
 
 
-def at_work(study: optuna.Study, plan: Plan) -> list[str]:
+def active_workers(study: optuna.Study, plan: Plan) -> list[str]:
     """Who works on the study at the moment: host and process of each."""
-    running, jobs = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)), {job.key: job for job in plan.jobs}
+    running, jobs = (
+        study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)),
+        {job.key: job for job in plan.jobs},
+    )
     if not is_heartbeat_enabled(study._storage):  # the dead hold no lock
         running = [
-            t for t in running if (job := jobs.get(t.user_attrs.get("key", ""))) and not is_free(job.folder.lock)
+            t
+            for t in running
+            if (job := jobs.get(t.user_attrs.get("key", ""))) and not is_lock_free(job.folder.lock)
         ]
+
     return sorted({str(t.user_attrs["worker"]) for t in running if "worker" in t.user_attrs})
 
 
 def requeue_lost(study: optuna.Study, jobs: dict[str, Job], plan: Plan) -> None:
-    """Fail every running trial whose worker is lost, and put its job into the queue again, three times at most."""
+    """Fail every running trial whose worker is lost, and put its job into the queue again,
+    three times at most.
+    """
     if is_heartbeat_enabled(study._storage):
         begin_heartbeats(study)
         optuna.storages.fail_stale_trials(study)
     else:
         _fail_unlocked(study, jobs)
+
     if _returning(study, jobs):
-        with locked(plan):  # others may see the same
+        with queue_lock(plan):  # others may see the same
             for trial in _returning(study, jobs):
                 lost = trial.user_attrs.get("lost", 0) + ("handed back" not in trial.user_attrs)
                 kept = {name: trial.user_attrs[name] for name in ("key", "arm")}
                 study.enqueue_trial({}, user_attrs={**kept, "lost": lost} if lost else kept)
+
     for trial in _newest(study, jobs):
         job = jobs[trial.user_attrs["key"]]
         if _set_aside(trial) and not job.done and not (job.folder.path / "FAILED").is_file():
             who = trial.user_attrs.get("worker", "unknown")
             job.folder.path.mkdir(parents=True, exist_ok=True)
-            job.folder.fail(Lost(f"its worker died {_RETURNS + 1} times, the last time as {who}; see log.txt"))
+            job.folder.fail(
+                WorkersLost(
+                    f"its worker died {_RETURNS + 1} times, the last time as {who}; see log.txt"
+                )
+            )
 
 
 def _fail_unlocked(study: optuna.Study, jobs: dict[str, Job]) -> None:
@@ -222,12 +272,13 @@ def _fail_unlocked(study: optuna.Study, jobs: dict[str, Job]) -> None:
         job = jobs.get(trial.user_attrs.get("key", ""))
         age = (now - trial.datetime_start).total_seconds() if trial.datetime_start else 0.0
         claimed = abs(age) > _CLAIM_SECONDS  # the clock may have been set back since
-        if job and claimed and is_free(job.folder.settled(job.recipes[0]).lock):
-            with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # another worker was quicker
+        if job and claimed and is_lock_free(job.folder.claim_name(job.recipes[0]).lock):
+            # another worker was quicker
+            with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
                 study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
 
 
-def is_free(lock: BaseFileLock) -> bool:
+def is_lock_free(lock: BaseFileLock) -> bool:
     """Whether nobody holds a lock."""
     try:
         with lock.acquire(timeout=0):
@@ -237,7 +288,9 @@ def is_free(lock: BaseFileLock) -> bool:
 
 
 def begin_heartbeats(study: optuna.Study) -> None:
-    """A worker may die before its first heartbeat, and Optuna would wait for ever: the first one is made for it."""
+    """A worker may die before its first heartbeat, and Optuna would wait for ever: the
+    first one is made for it.
+    """
     store: Any = study._storage
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         with store._backend.scoped_session() as session:
@@ -253,87 +306,122 @@ def _newest(study: optuna.Study, jobs: dict[str, Job]) -> list[FrozenTrial]:
 
 
 def _set_aside(trial: FrozenTrial) -> bool:
-    silent = trial.state == TrialState.FAIL and not {"failed", "handed back"} & set(trial.user_attrs)
+    silent = trial.state == TrialState.FAIL and not {"failed", "handed back"} & set(
+        trial.user_attrs
+    )
     return silent and trial.user_attrs.get("lost", 0) >= _RETURNS
 
 
 def _returning(study: optuna.Study, jobs: dict[str, Job]) -> list[FrozenTrial]:
-    """Trials that ended without a reason and have no successor. They are found again, should this worker die, too."""
-    ended = [t for t in _newest(study, jobs) if t.state == TrialState.FAIL and "failed" not in t.user_attrs]
+    """Trials that ended without a reason and have no successor. They are found again, should
+    this worker die, too.
+    """
+    ended = [
+        t
+        for t in _newest(study, jobs)
+        if t.state == TrialState.FAIL and "failed" not in t.user_attrs
+    ]
     return [trial for trial in ended if not _set_aside(trial)]
 
 
 def run_job(job: Job, plan: Plan) -> float:
     """Train and evaluate one run; returns its value of the study's criterion."""
     arm = next(arm for arm in plan.arms if arm.name == job.arm)
-    reports = perform(job.recipes, job.folder, plan.name, job.arm, plan.factors(arm))
+    reports = run_experiment(job.recipes, job.folder, plan.name, job.arm, plan.factors(arm))
     return float(reports[0]["metrics"][plan.criterion])
 
 
-def work(plan: Plan) -> list[str]:
-    """Take jobs until the queue is empty and nobody works on one any more; returns what failed, with its reason.
+def run_worker(plan: Plan) -> list[str]:
+    """Take jobs until the queue is empty and nobody works on one any more; returns what
+    failed, with its reason.
 
     Raises:
-        ConfigError: if the queue was filled by another version of the study's file, also while this worker runs.
+        ConfigError: if the queue was filled by another version of the study's file, also
+            while this worker runs.
     """
-    study, jobs = patiently(lambda: open_queue(plan)), {job.key: job for job in plan.jobs}
-    with ending_in_order():
+    study, jobs = (
+        retry_while_unavailable(lambda: open_queue(plan)),
+        {job.key: job for job in plan.jobs},
+    )
+    with exit_on_sigterm():
         while True:
-            if changed := patiently(lambda: changes(study, plan)):
+            if changed := retry_while_unavailable(lambda: changes(study, plan)):
                 raise ConfigError(
-                    f"{plan.name}: the queue was filled by another version of the study's file ({'; '.join(changed)});"
-                    " arinar ablate with the file as it shall be, then start the workers again"
+                    f"{plan.name}: the queue was filled by another version of the study's file"
+                    f" ({'; '.join(changed)}); arinar ablate with the file as it shall be, then"
+                    " start the workers again"
                 )
-            if patiently(lambda: study.get_trials(deepcopy=False, states=(TrialState.WAITING,))):
+            if retry_while_unavailable(
+                lambda: study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+            ):
                 _take(study, jobs, plan)
                 continue
-            patiently(lambda: requeue_lost(study, jobs, plan))  # when nothing else waits: it reads the whole queue
-            newest = patiently(lambda: _newest(study, jobs))
+            # when nothing else waits: it reads the whole queue
+            retry_while_unavailable(lambda: requeue_lost(study, jobs, plan))
+            newest = retry_while_unavailable(lambda: _newest(study, jobs))
             if not any(trial.state in _OPEN for trial in newest):
-                return [f"{t.user_attrs['arm']} {t.user_attrs['key']}: {reason(t)}" for t in newest
-                        if t.state == TrialState.FAIL]  # fmt: skip
+                return [
+                    f"{t.user_attrs['arm']} {t.user_attrs['key']}: {failure_reason(t)}"
+                    for t in newest
+                    if t.state == TrialState.FAIL
+                ]
             if not any(trial.state == TrialState.WAITING for trial in newest):
                 time.sleep(1)
 
 
-def reason(trial: FrozenTrial) -> str:
+def failure_reason(trial: FrozenTrial) -> str:
     """Why a trial failed."""
     return str(trial.user_attrs.get("failed", "its worker died, again and again; see its log"))
 
 
 def _take(study: optuna.Study, jobs: dict[str, Job], plan: Plan) -> None:
-    """Claim the next job and do it. What goes wrong in it is its reason; being asked to end hands it back."""
-    trial = patiently(study.ask)
+    """Claim the next job and do it. What goes wrong in it is its reason; being asked
+    to end hands it back.
+    """
+    trial = retry_while_unavailable(study.ask)
     job = jobs.get(trial.user_attrs.get("key", ""))
     if job is None:  # lost the race for the last entry
-        return tell(study, trial, TrialState.PRUNED)
+        return report_trial(study, trial, TrialState.PRUNED)
     say(f"{time.strftime('%T')} {job.arm} {job.key}")
     try:
         with heartbeats(study, trial):
-            patiently(lambda: trial.set_user_attr("worker", f"{platform.node()} {os.getpid()}"))
+            retry_while_unavailable(
+                lambda: trial.set_user_attr("worker", f"{platform.node()} {os.getpid()}")
+            )
             value = run_job(job, plan)
             if not math.isfinite(value):
                 raise ValueError(f"{plan.criterion} is {value}")
-    except Unusable:
+    except StorageUnusable:
         raise
     except Exception as error:
         said = f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
         say(f"{time.strftime('%T')} failed: {said}")
-        tell(study, trial, TrialState.FAIL, said={"failed": said})
+        report_trial(study, trial, TrialState.FAIL, said={"failed": said})
     except BaseException:
         with contextlib.suppress(*FAULTS):  # then it counts as lost
             trial.set_user_attr("handed back", True)
             study.tell(trial, state=TrialState.FAIL)
         raise
     else:
-        tell(study, trial, TrialState.COMPLETE, value, {"evaluations": evaluations(job), "place": place(plan)})
+        report_trial(
+            study,
+            trial,
+            TrialState.COMPLETE,
+            value,
+            {"evaluations": evaluation_signatures(job), "place": study_folder_name(plan)},
+        )
 
 
-def tell(
-    study: optuna.Study, trial: optuna.Trial, state: TrialState, values: float | list[float] | None = None,
+def report_trial(
+    study: optuna.Study,
+    trial: optuna.Trial,
+    state: TrialState,
+    values: float | list[float] | None = None,
     said: Mapping[str, Any] = MappingProxyType({}),
-) -> None:  # fmt: skip
-    """Tell Optuna, with attributes. Who was silent for too long may have been given up already, and is not heard."""
+) -> None:
+    """Tell Optuna, with attributes. Who was silent for too long may have been given up
+    already, and is not heard.
+    """
 
     def act() -> None:
         for name, value in said.items():
@@ -341,12 +429,14 @@ def tell(
         study.tell(trial, values, state, skip_if_finished=True)
 
     with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
-        patiently(act)
+        retry_while_unavailable(act)
 
 
 @contextmanager
 def heartbeats(study: optuna.Study, trial: optuna.Trial) -> Iterator[None]:
-    """Tell a server that this worker lives, also when the server was away in between (Optuna's own thread would end)."""
+    """Tell a server that this worker lives, also when the server was away in between (Optuna's
+    own thread would end).
+    """
     store, stop = study._storage, threading.Event()
     if not isinstance(store, BaseHeartbeat) or not is_heartbeat_enabled(store):
         yield
@@ -358,7 +448,7 @@ def heartbeats(study: optuna.Study, trial: optuna.Trial) -> Iterator[None]:
             with contextlib.suppress(*FAULTS):
                 store.record_heartbeat(trial._trial_id)
 
-    patiently(lambda: store.record_heartbeat(trial._trial_id))
+    retry_while_unavailable(lambda: store.record_heartbeat(trial._trial_id))
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
     try:
@@ -369,8 +459,10 @@ def heartbeats(study: optuna.Study, trial: optuna.Trial) -> Iterator[None]:
 
 
 @contextmanager
-def ending_in_order() -> Iterator[None]:
-    """SIGTERM leaves by an exception, so that the job at hand goes back. (While it trains, Lightning saves it first.)"""
+def exit_on_sigterm() -> Iterator[None]:
+    """SIGTERM leaves by an exception, so that the job at hand goes back. (While it trains,
+    Lightning saves it first.)
+    """
 
     def leave(*_: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

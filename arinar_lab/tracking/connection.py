@@ -12,9 +12,10 @@ from typing import TypeVar
 from ..files.workspace import HERE
 from ..variables import TRACKING, TRACKING_URI
 
-ROOT = HERE.tracking
-T = TypeVar("T")
-PATIENCE = 30.0  # seconds that a run may wait for MLflow in total, and that anybody may wait for one call
+TRACKING_FOLDER = HERE.tracking
+_T = TypeVar("_T")
+# seconds that a run may wait for MLflow in total, and that anybody may wait for one call
+PATIENCE = 30.0
 TIMEOUT = 5.0  # seconds that one request may wait for a byte
 LIMITS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
@@ -29,7 +30,7 @@ _LEVELS = {"mlflow": logging.CRITICAL, "alembic": logging.WARNING}
 
 def tracking_uri() -> str:
     """MLFLOW_TRACKING_URI, or a SQLite file in tracking/."""
-    return TRACKING_URI.read() or f"sqlite:///{ROOT.absolute()}/mlflow.db"
+    return TRACKING_URI.read() or f"sqlite:///{TRACKING_FOLDER.absolute()}/mlflow.db"
 
 
 def set_limits() -> None:
@@ -39,15 +40,17 @@ def set_limits() -> None:
         logging.getLogger(name).setLevel(level)
 
 
-def within(seconds: float, act: Callable[[], T]) -> T:
-    """Return what a call to MLflow returns; a call that takes longer goes on in a thread that nobody waits for.
+def call_within(seconds: float, act: Callable[[], _T]) -> _T:
+    """Return what a call to MLflow returns; a call that takes longer goes on in a thread
+    that nobody waits for.
 
-    A timeout of a request is not enough: it begins anew with each byte, and stores in a database retry by themselves.
+    A timeout of a request is not enough: it begins anew with each byte, and stores in a database
+    retry by themselves.
 
     Raises:
         TimeoutError: after so many seconds.
     """
-    answer: Future[T] = Future()
+    answer: Future[_T] = Future()
 
     def call() -> None:
         try:
@@ -64,6 +67,6 @@ def within(seconds: float, act: Callable[[], T]) -> T:
         raise TimeoutError(f"does not answer within {seconds:.1f} s") from error
 
 
-def off() -> bool:
+def is_off() -> bool:
     """Whether ARINAR_TRACKING=off: nothing is told to MLflow, and nothing counts as unsent."""
     return TRACKING.read().lower() == "off"

@@ -1,13 +1,17 @@
 """How fast and how large a training is, logged with its metrics.
 
-    throughput/images_per_second     of all processes, since it was logged last; validation and checkpoints left out
-    throughput/mfu                   the model's FLOPs a second over what the devices' matrix products reach, measured once:
-                                     model-FLOPs utilisation (arXiv 2204.02311, appendix B)
-    throughput/peak_memory_gb        10^9 bytes: allocated on a GPU, else resident; of the first process
+    throughput/images_per_second     of all processes, since it was logged last; validation and
+                                     checkpoints left out
+    throughput/mfu                   the model's FLOPs a second over what the devices' matrix
+                                     products reach, measured once: model-FLOPs utilisation
+                                     (arXiv 2204.02311, appendix B)
+    throughput/peak_memory_gb        10^9 bytes: allocated on a GPU, else resident;
+                                     of the first process
 
-The model's FLOPs are three times those of a forward pass, of linear maps and attention, counted once for an image before the
-first step: what `recompute` adds is no use to anybody and is not counted. Time is read where the metrics are read anyway, so
-no step waits for it. Being times, the three differ between two runs of the same numbers.
+The model's FLOPs are three times those of a forward pass, of linear maps and attention, counted
+once for an image before the first step: what `recompute` adds is no use to anybody and is not
+counted. Time is read where the metrics are read anyway, so no step waits for it. Being times, the
+three differ between two runs of the same numbers.
 """
 
 from __future__ import annotations
@@ -23,8 +27,8 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
 from ..config.recipe import Recipe
-from ..hardware.precision import PRODUCTS, rate
-from ..hardware.profiling import clock
+from ..hardware.precision import MATMUL_DTYPES, matmul_flops
+from ..hardware.profiling import synchronised_time
 from ..model.layers import Attention
 from ..model.noise import Noise
 from .module import ArinarModule
@@ -47,7 +51,9 @@ class Throughput(Callback):
         self.rested: float | None = None
         self.peak: float | None = None
 
-    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, *_: Any) -> None:
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, *_: Any
+    ) -> None:
         if self.begun == 0:
             self.flops = flops_of_an_image(cast(ArinarModule, module), batch)
         if self.rested is not None:
@@ -64,14 +70,14 @@ class Throughput(Callback):
             self._begin(module.device, step)
 
     def _begin(self, device: torch.device, step: int) -> None:
-        self.begun, self.since = clock(device), step
+        self.begun, self.since = synchronised_time(device), step
 
     def _readings(self, device: torch.device, step: int) -> dict[str, float]:
-        seconds, m = clock(device) - self.begun, self.recipe.machine
+        seconds, m = synchronised_time(device) - self.begun, self.recipe.machine
         images = (step - self.since) * self.recipe.training.batch / seconds
-        found = {"images_per_second": images, "peak_memory_gb": memory(device) / 1e9}
-        if (kind := PRODUCTS.get(self.recipe.training.precision)) and self.flops:
-            self.peak = self.peak or m.devices * m.num_nodes * rate(device, kind)
+        found = {"images_per_second": images, "peak_memory_gb": allocated_bytes(device) / 1e9}
+        if (kind := MATMUL_DTYPES.get(self.recipe.training.precision)) and self.flops:
+            self.peak = self.peak or m.devices * m.num_nodes * matmul_flops(device, kind)
             found["mfu"] = images * self.flops / self.peak
         return found
 
@@ -87,16 +93,20 @@ class Throughput(Callback):
             self.rested = time.perf_counter()
 
 
-def memory(device: torch.device) -> int:
+def allocated_bytes(device: torch.device) -> int:
     """Bytes that this process took at most."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
 
 
 @torch.no_grad()
 def flops_of_an_image(module: ArinarModule, batch: tuple[Tensor, ...]) -> float:
-    """The model's floating-point operations for one image of a batch, forward and backward, at the mean masked share."""
+    """The model's floating-point operations for one image of a batch, forward and backward, at
+    the mean masked share.
+    """
     counted = 0.0
 
     def count(part: nn.Module, words: tuple[Any, ...], result: Any) -> None:

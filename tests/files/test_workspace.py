@@ -11,15 +11,15 @@ from safetensors.torch import save_file
 from tiny import finished, tiny
 
 from arinar_lab.api import open_study
-from arinar_lab.cli.compare import gather
-from arinar_lab.config.recipe import build, parse
-from arinar_lab.config.schema import resolved
+from arinar_lab.cli.compare import gather_runs
+from arinar_lab.config.recipe import build, parse_recipe
+from arinar_lab.config.schema import to_plain
 from arinar_lab.errors import ConfigError
 from arinar_lab.evaluation.trained_model import open_run
 from arinar_lab.files.workspace import HERE, Workspace
 from arinar_lab.runs.folder import RunFolder
-from arinar_lab.study.status import remember
-from arinar_lab.training.warm_start import inherited
+from arinar_lab.study.status import save_cells
+from arinar_lab.training.warm_start import matching_weights
 
 pytestmark = pytest.mark.usefixtures("alone")
 IMAGES = "data={kind: images, path: images, channels: 1, size: 8, classes: 10}"
@@ -47,8 +47,14 @@ def elsewhere(alone, monkeypatch):
 
 def test_folders_lie_in_the_root():
     there = Workspace(Path("/work"))
-    assert [there.runs, there.studies, there.tracking] == [Path(f"/work/{n}") for n in ("runs", "studies", "tracking")]
-    assert HERE.runs == Path("runs") and HERE.references == Path("references") and HERE.caches == Path("caches")
+    assert [there.runs, there.studies, there.tracking] == [
+        Path(f"/work/{n}") for n in ("runs", "studies", "tracking")
+    ]
+    assert (
+        HERE.runs == Path("runs")
+        and HERE.references == Path("references")
+        and HERE.caches == Path("caches")
+    )
 
 
 def test_a_path_that_is_not_there_stays_as_it_is_written(tmp_path):
@@ -65,32 +71,37 @@ def test_a_recipe_reads_its_data_from_its_workspace_and_keeps_its_signature(else
     workspace = elsewhere()
     with pytest.raises(ValueError, match=r"'images/train.safetensors' is not there"):
         build(here).source.prepare()
-    recipe = parse(resolved(here), workspace)
+    recipe = parse_recipe(to_plain(here), workspace)
+
     assert len(build(recipe).source.train[0]) == 8
-    assert (recipe.training_signature, resolved(recipe)) == (here.training_signature, resolved(here))
-    assert recipe.under(3).workspace == workspace
+    assert (recipe.training_signature, to_plain(recipe)) == (
+        here.training_signature,
+        to_plain(here),
+    )
+    assert recipe.with_seed(3).workspace == workspace
 
 
 def test_no_file_may_say_where_the_workspace_is():
     with pytest.raises(ConfigError, match=r"^workspace: unknown key"):
-        parse({**resolved(tiny()), "workspace": "elsewhere"})
+        parse_recipe({**to_plain(tiny()), "workspace": "elsewhere"})
 
 
 def test_a_run_is_found_and_opened_and_started_from_in_its_workspace(elsewhere):
     finished(tiny())
     named = RunFolder.of(tiny(), "tiny").path
     workspace = elsewhere()
-    recipe = parse(resolved(tiny()), workspace)
+    recipe = parse_recipe(to_plain(tiny()), workspace)
     folder = RunFolder.of(recipe, "another name")
     assert folder.path == workspace.root / named
     assert open_run(recipe, folder).experiment.parameters > 0
-    follower = parse({**resolved(tiny()), "init_from": str(named)}, workspace)
-    assert inherited(follower, build(follower))
+
+    follower = parse_recipe({**to_plain(tiny()), "init_from": str(named)}, workspace)
+    assert matching_weights(follower, build(follower))
 
 
 def test_a_study_is_opened_and_nothing_goes_to_its_folder(elsewhere):
     plan = study(whole())
-    remember(plan, Path("study.yaml"), [])
+    save_cells(plan, Path("study.yaml"), [])
     workspace = elsewhere()
     results = open_study(workspace.studies / "study")
     assert [len(by_seed) for by_seed in results.reports.values()] == [3, 3, 3]
@@ -99,11 +110,12 @@ def test_a_study_is_opened_and_nothing_goes_to_its_folder(elsewhere):
 
 def test_arms_of_a_copied_workspace_are_compared_as_its_own_file_says(elsewhere):
     plan = study(whole())
-    remember(plan, Path("study.yaml"), [])
+    save_cells(plan, Path("study.yaml"), [])
     Path("copy").mkdir()
     for name in ("study.yaml", "base.yaml", "studies", "runs"):
         shutil.move(name, "copy")
     workspace = elsewhere()
     word = workspace.root / "copy" / "studies" / "study"
-    results, _ = gather([f"{word}:components=1", f"{word}:components=2"])
+
+    results, _ = gather_runs([f"{word}:components=1", f"{word}:components=2"])
     assert [arm.name for arm in results.plan.arms] == ["components=1", "components=2"]

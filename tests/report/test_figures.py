@@ -1,4 +1,6 @@
-"""Figures: each is drawn from what it needs, left out and named without it, and can be read by everyone."""
+"""Figures: each is drawn from what it needs, left out and named without it, and can
+be read by everyone.
+"""
 
 import io
 import itertools
@@ -14,14 +16,15 @@ from PIL import Image
 from reports import BITS, FD, full_report, study, whole, whole_and_full
 
 from arinar_lab.files.workspace import Workspace
-from arinar_lab.report.density_figures import calibration, samples
+from arinar_lab.report.density_figures import calibration_histograms, sample_grid
 from arinar_lab.report.diagnostic_figures import where_the_bits_go
 from arinar_lab.report.figures import DPI, FIGURES
 from arinar_lab.report.result_figures import against_factor, against_speed
-from arinar_lab.report.style import BLACK, FACET, PALE, facets, looks, paper
+from arinar_lab.report.style import BLACK, FACET, PALE, facets, looks, paper_pyplot
 from arinar_lab.study.collect import collect
 
-HERE = [figure for figure in FIGURES if figure.name != "ranks"]  # which is of studies with budgets, see test_budget.py
+# which is of studies with budgets, see test_budget.py
+HERE = [figure for figure in FIGURES if figure.name != "ranks"]
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +70,8 @@ def test_every_figure_is_written_as_png_and_as_pdf(results, tmp_path):
         png, pdf = figure.write(results, tmp_path)
         assert png.name == f"{figure.name}.png" and pdf.read_bytes().startswith(b"%PDF")
         image = Image.open(png)
-        assert 3.2 < image.width / DPI < 7.6, (figure.name, image.size)  # inches: no wider than a page
+        # inches: no wider than a page
+        assert 3.2 < image.width / DPI < 7.6, (figure.name, image.size)
         assert 0.005 < ink(png) < 0.8, figure.name
 
 
@@ -104,9 +108,11 @@ def test_an_arm_without_likelihood_is_drawn_where_it_can(results):
         report["likelihood"]["kind"], report["diagnosis"] = "none", {}
         for name in (BITS, "val/bits_per_dim_at_level"):
             del report["metrics"][name]
+
     results = replace(results, reports=reports)
-    assert len(calibration(results).get_axes()) == 2
+    assert len(calibration_histograms(results).get_axes()) == 2
     assert "components=2" not in str(where_the_bits_go(results).findobj(plt.Text))
+
     bits, distance = against_speed(results).axes
     assert _offsets(bits) == 2 and _offsets(distance) == 3
 
@@ -120,11 +126,15 @@ def _offsets(ax):
 
 
 def test_both_error_bars_are_drawn_apart(drawn):
-    """Of an arm with s = 0.2517 over three seeds and ± 0.004 over images: thin for the one, broad for the other."""
+    """Of an arm with s = 0.2517 over three seeds and ± 0.004 over images: thin for the one,
+    broad for the other.
+    """
     broad, thin = (container.lines[2][0] for container in drawn["factor"].axes[0].containers[:2])
     assert broad.get_linewidth()[0] > 3 * thin.get_linewidth()[0]
     assert np.ptp(broad.get_segments()[0][:, 1]) == pytest.approx(0.008)
-    assert np.ptp(thin.get_segments()[0][:, 1]) == pytest.approx(2 * 4.3027 * 0.25166 / np.sqrt(3), rel=1e-3)
+    assert np.ptp(thin.get_segments()[0][:, 1]) == pytest.approx(
+        2 * 4.3027 * 0.25166 / np.sqrt(3), rel=1e-3
+    )
 
 
 def test_one_seed_has_no_bar_of_training_noise(results):
@@ -150,14 +160,19 @@ def test_dominated_arms_are_grey_and_the_front_is_drawn(results):
         "components=2": 4.0,
         "components=4": 1.0,
     }  # the second is worse than the first in both
+
     reports = deepcopy(results.reports)
     for name, by_seed in reports.items():
         for report in by_seed.values():
             report["metrics"] |= {"speed/images_per_second": speeds[name], FD: quality[name]}
+
     ax = against_speed(replace(results, reports=reports)).axes[1]
     colours = [c.lines[0].get_color() for c in ax.containers]
     assert [colour == PALE for colour in colours] == [False, True, False]
-    front = next(line for line in ax.lines if line.get_linestyle() == "--" and line.get_color() == BLACK)
+
+    front = next(
+        line for line in ax.lines if line.get_linestyle() == "--" and line.get_color() == BLACK
+    )
     assert front.get_xydata().tolist() == [[1.0, 1.0], [10.0, 3.0]]
 
 
@@ -168,7 +183,9 @@ def test_unreliable_speeds_draw_no_front_and_no_arm_grey(results):
     assert figure.get_suptitle() == "unreliable speeds: no front"
     for ax in figure.axes:
         assert PALE not in [c.lines[0].get_color() for c in ax.containers]
-        assert not [line for line in ax.lines if line.get_linestyle() == "--" and line.get_color() == BLACK]
+        assert not [
+            line for line in ax.lines if line.get_linestyle() == "--" and line.get_color() == BLACK
+        ]
 
 
 def test_a_learning_curve_is_the_mean_over_seeds_with_a_band(drawn):
@@ -197,9 +214,17 @@ def test_the_parts_of_the_cost_add_up_to_the_time_of_an_image(results, drawn):
 
 
 def test_an_interval_that_leaves_the_axes_ends_in_an_arrow(results):
-    reports = {name: {seed: by_seed[seed] for seed in (0, 1)} for name, by_seed in deepcopy(results.reports).items()}
+    reports = {
+        name: {seed: by_seed[seed] for seed in (0, 1)}
+        for name, by_seed in deepcopy(results.reports).items()
+    }
     ax = against_speed(replace(results, reports=reports)).axes[-1]
-    marks = [line.get_marker() for line in ax.lines if line.get_marker() in ("<", ">") and not line.get_clip_on()]
+
+    marks = [
+        line.get_marker()
+        for line in ax.lines
+        if line.get_marker() in ("<", ">") and not line.get_clip_on()
+    ]
     assert sorted(set(marks)) == ["<", ">"]
 
 
@@ -216,8 +241,14 @@ def test_samples_stand_side_by_side_under_one_seed(results, drawn):
 @pytest.mark.usefixtures("alone")
 def test_arms_under_another_sampling_seed_are_not_put_beside():
     reports = {(name, 0): full_report(2.0) for name in ("one", "two")}
-    plan = study(reports, seeds=(0,), full=True, axes=None, arms={"one": {}, "two": {"evaluation.seed": 5000}})
-    assert len(samples(collect(plan)).axes) == 1
+    plan = study(
+        reports,
+        seeds=(0,),
+        full=True,
+        axes=None,
+        arms={"one": {}, "two": {"evaluation.seed": 5000}},
+    )
+    assert len(sample_grid(collect(plan)).axes) == 1
 
 
 # Who can read them
@@ -237,7 +268,11 @@ def test_no_panel_has_more_lines_than_can_be_told_apart(results, count):
     assert {arm.name for group in groups for arm in group} == {arm.name for arm in plan.arms}
     for group in groups:
         drawn = [looks(plan)[arm.name] for arm in group]
-        assert len({look.colour for look in drawn}) == len({look.marker for look in drawn}) == len(drawn)
+        assert (
+            len({look.colour for look in drawn})
+            == len({look.marker for look in drawn})
+            == len(drawn)
+        )
 
 
 @pytest.mark.slow
@@ -283,9 +318,14 @@ def test_a_floor_is_drawn_only_beside_a_distance_of_as_many_images(results, draw
         for report in by_seed.values():
             report["quality"] |= {"images": 1437}
             report["metrics"]["quality/fd_digits_few"] = report["metrics"][FD] + 1.5
+
     few = against_factor(replace(results, reports=reports))
     assert floors(few) == [[2.17, 2.17]]
-    assert few.axes[-1].get_legend_handles_labels()[1] == ["held-out images", "FD digits", "FD digits (few)"]
+    assert few.axes[-1].get_legend_handles_labels()[1] == [
+        "held-out images",
+        "FD digits",
+        "FD digits (few)",
+    ]
     few.canvas.draw()
     legend = few.axes[-1].get_legend().get_window_extent()
     assert few.bbox.x0 <= legend.x0 and legend.x1 <= few.bbox.x1
@@ -293,11 +333,12 @@ def test_a_floor_is_drawn_only_beside_a_distance_of_as_many_images(results, draw
         for report in by_seed.values():
             report["quality"] |= {"floor_images": 1437}
             del report["metrics"]["quality/fd_digits_few"]
+
     assert floors(against_factor(replace(results, reports=reports))) == [[2.17, 2.17]]
 
 
 def test_a_dollar_in_a_name_is_a_letter():
-    with paper():
+    with paper_pyplot():
         figure, ax = plt.subplots()
         ax.plot([0, 1], label="$_$ of $x$")
         ax.set_title("$_$")

@@ -18,22 +18,21 @@ from optuna.trial import TrialState
 from safetensors.torch import load_file
 from tiny import tiny, write_study
 
-from arinar_lab import cli
-from arinar_lab import pipeline as perform
+from arinar_lab import cli, pipeline
 from arinar_lab.cli import ablate
 from arinar_lab.cli.ablate import _outcome
-from arinar_lab.cli.processes import end_with
+from arinar_lab.cli.processes import end_with_parent
 from arinar_lab.errors import ConfigError
 from arinar_lab.report.notes import notes
 from arinar_lab.report.report import write_report
-from arinar_lab.report.tables import rows
+from arinar_lab.report.tables import plain_table
 from arinar_lab.runs.folder import RunFolder
 from arinar_lab.study import processes as crew
 from arinar_lab.study import worker
 from arinar_lab.study.collect import collect
 from arinar_lab.study.cost import Cost
 from arinar_lab.study.plan import read_plan
-from arinar_lab.study.worker import enqueue, open_queue, requeue_lost, work
+from arinar_lab.study.worker import enqueue, open_queue, requeue_lost, run_worker
 from arinar_lab.training.train import train
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -89,7 +88,7 @@ def test_jobs_that_left_the_study_are_not_run(monkeypatch):
     monkeypatch.setattr(worker, "run_job", lambda job, study: ran.append(job.key) or 0.0)
     plan = plan_of(seeds=[1])
     enqueue(plan)
-    work(plan)
+    run_worker(plan)
     assert sorted(ran) == sorted(job.key for job in plan.jobs)
 
 
@@ -105,10 +104,10 @@ def test_a_failed_job_is_queued_again_by_the_next_command(monkeypatch):
 
     monkeypatch.setattr(worker, "run_job", fail_first)
     enqueue(plan)
-    work(plan)
+    run_worker(plan)
     assert tries == keys  # the failed one is not tried for ever
     enqueue(plan)
-    work(plan)
+    run_worker(plan)
     assert tries.count(keys[0]) == 2
 
 
@@ -176,7 +175,9 @@ def test_no_two_processes_take_the_same_job(monkeypatch):
     """Four real processes and forty trials: SQLite alone hands some of them out twice."""
     folder = Path("studies/race").absolute()
     jobs = [
-        EmptyJob(key=f"job {i}", arm="arm", done=False, recipes=(), folder=RunFolder(Path(f"runs/{i}")))
+        EmptyJob(
+            key=f"job {i}", arm="arm", done=False, recipes=(), folder=RunFolder(Path(f"runs/{i}"))
+        )
         for i in range(40)
     ]
     plan = SimpleNamespace(name="race", folder=folder, jobs=jobs, arms=(), seeds=(), storage="")
@@ -194,7 +195,7 @@ def test_no_two_processes_take_the_same_job(monkeypatch):
 
     def take():
         start.wait()
-        work(plan)
+        run_worker(plan)
 
     processes = [fork.Process(target=take) for _ in range(4)]
     for process in processes:
@@ -203,7 +204,9 @@ def test_no_two_processes_take_the_same_job(monkeypatch):
         process.join(60)
     assert [process.exitcode for process in processes] == [0] * 4
     assert sorted(log.read_text().splitlines()) == sorted(job.key for job in jobs)
-    assert {t.state for t in open_queue(plan).get_trials() if "key" in t.user_attrs} == {TrialState.COMPLETE}
+    assert {t.state for t in open_queue(plan).get_trials() if "key" in t.user_attrs} == {
+        TrialState.COMPLETE
+    }
 
 
 def test_a_worker_ends_with_its_parent():
@@ -213,16 +216,18 @@ def test_a_worker_ends_with_its_parent():
     if parent == 0:
         if os.fork() == 0:
             signal.signal(signal.SIGTERM, lambda *_: (done.write_text("yes"), os._exit(0)))
-            end_with(os.getppid())
+            end_with_parent(os.getppid())
             time.sleep(30)
             os._exit(1)
         time.sleep(0.3)
         os._exit(0)
+
     os.waitpid(parent, 0)
     for _ in range(100):
         if done.exists():
             return
         time.sleep(0.05)
+
     pytest.fail("the worker outlived its parent")
 
 
@@ -251,7 +256,9 @@ def processes(request, monkeypatch):
         started.append(subprocess.Popen(*words, **options))
         return started[-1]
 
-    spawn = SimpleNamespace(Popen=start, STDOUT=subprocess.STDOUT, TimeoutExpired=subprocess.TimeoutExpired)
+    spawn = SimpleNamespace(
+        Popen=start, STDOUT=subprocess.STDOUT, TimeoutExpired=subprocess.TimeoutExpired
+    )
     monkeypatch.setattr(crew, "subprocess", spawn)
     return started
 
@@ -264,7 +271,9 @@ def whenever_it_watches(monkeypatch, act):
         act()
         time.sleep(0.02)
 
-    clock = SimpleNamespace(sleep=sleep, time=time.time, monotonic=time.monotonic, perf_counter=time.perf_counter)
+    clock = SimpleNamespace(
+        sleep=sleep, time=time.time, monotonic=time.monotonic, perf_counter=time.perf_counter
+    )
     with monkeypatch.context() as patch:
         patch.setattr(ablate, "time", clock)
         yield
@@ -298,12 +307,19 @@ def test_a_killed_worker_costs_nothing_that_was_finished(processes, monkeypatch,
     with whenever_it_watches(monkeypatch, once(in_the_middle, lambda: processes[0].kill())):
         assert run() == 0
     assert first.done and second.done and third.done and len(processes) == 2
-    assert f"Worker {processes[0].pid} died of SIGKILL; its log is studies/study/worker_0.log" in capfd.readouterr().out
-    started = Counter(line.split()[-1] for line in Path("studies/study/worker_0.log").read_text().splitlines()
-                      if "components=" in line and line.endswith("seed_0"))  # fmt: skip
+    assert (
+        f"Worker {processes[0].pid} died of SIGKILL; its log is studies/study/worker_0.log"
+        in capfd.readouterr().out
+    )
+    started = Counter(
+        line.split()[-1]
+        for line in Path("studies/study/worker_0.log").read_text().splitlines()
+        if "components=" in line and line.endswith("seed_0")
+    )
     assert started == {first.key: 1, second.key: 2, third.key: 1}
 
-    straight = RunFolder(Path("straight"))  # the killed run went on from its checkpoint, bit for bit
+    # the killed run went on from its checkpoint, bit for bit
+    straight = RunFolder(Path("straight"))
     straight.path.mkdir()
     train(second.recipes[0], straight)
     ours, theirs = load_file(second.folder.weights), load_file(straight.weights)
@@ -324,20 +340,23 @@ def test_a_worker_that_is_killed_is_replaced_and_the_study_goes_on(forked, monke
         return 1.0
 
     monkeypatch.setattr(worker, "run_job", run_job)
-    monkeypatch.setattr(ablate, "attempt", lambda _: Cost(1, 1.0, 1.0, 1.0))
+    monkeypatch.setattr(ablate, "probe_or_reason", lambda _: Cost(1, 1.0, 1.0, 1.0))
     assert run() == 1  # nothing was really trained
     said = capfd.readouterr().out
     assert f"Worker {forked[0].pid} died of SIGKILL; its log is studies/study/worker_0.log." in said
     assert "Another one takes its place" in said and len(forked) == 2
     assert (
-        "Logs of the workers: studies/study/worker_*.log\narinar ablate, with the same file and words, goes on." in said
+        "Logs of the workers: studies/study/worker_*.log\narinar ablate, with the same file and "
+        "words, goes on." in said
     )
     ended = Counter(state for key, state in states(read_plan(path)))
     assert ended == {TrialState.COMPLETE: 2, TrialState.FAIL: 1}
 
 
 def crew_of(script):
-    """One worker that runs a shell's script, watched to its end; its last status, and what was told."""
+    """One worker that runs a shell's script, watched to its end; its last
+    status, and what was told.
+    """
     Path("log").touch()
     told = []
     one = crew.Worker(["sh", "-c", script], Path("log"), dict(os.environ), told.append)
@@ -348,7 +367,7 @@ def crew_of(script):
 
 def test_a_worker_that_always_dies_is_not_replaced_for_ever():
     status, told = crew_of("kill -9 $$")
-    assert status == -9 and len(told) == crew.REPLACED + 1
+    assert status == -9 and len(told) == crew.MAX_RESTARTS + 1
     assert "is not again; the same command goes on" in told[-1] and "its log is log" in told[-1]
 
 
@@ -369,7 +388,9 @@ def test_a_study_that_is_asked_to_end_leaves_no_worker(processes, monkeypatch, c
 
     before = signal.signal(signal.SIGTERM, not_handled)
     try:
-        with whenever_it_watches(monkeypatch, once(in_the_middle, lambda: os.kill(os.getpid(), signal.SIGTERM))):
+        with whenever_it_watches(
+            monkeypatch, once(in_the_middle, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        ):
             assert run() == 130
         assert signal.getsignal(signal.SIGTERM) == not_handled
     finally:
@@ -387,7 +408,10 @@ def test_an_arm_that_diverges_is_told_and_the_others_go_on(forked, uncounted, ca
     assert run() == 1
     assert tame.done and not wild.folder.done
     reason = (wild.folder.path / "FAILED").read_text()
-    assert reason.startswith("Diverged: the loss became nan at step ") and "lower training.lr" in reason
+    assert (
+        reason.startswith("Diverged: the loss became nan at step ")
+        and "lower training.lr" in reason
+    )
     said = " ".join(capfd.readouterr().out.split())
     assert "failed" in said and "the loss became nan" in said and "Missing: wild seed 0" in said
 
@@ -401,25 +425,25 @@ def test_an_arm_that_diverges_is_told_and_the_others_go_on(forked, uncounted, ca
 def test_a_run_that_recovers_is_no_longer_failed(monkeypatch):
     """Trained, not evaluated: the disk was full. The next command evaluates it."""
     plan = plan_of(base=tiny("training.steps=2"), axes={"inner.head.components": [1]}, seeds=[0])
-    job, measured = plan.jobs[0], perform.measured
+    job, measured = plan.jobs[0], pipeline.evaluate_with_reference
 
     def fail(*_):
         raise OSError("no space left")
 
     enqueue(plan)
-    monkeypatch.setattr(perform, "measured", fail)
-    work(plan)
+    monkeypatch.setattr(pipeline, "evaluate_with_reference", fail)
+    run_worker(plan)
     assert (job.folder.path / "FAILED").read_text() == "OSError: no space left\n"
-    monkeypatch.setattr(perform, "measured", measured)
+    monkeypatch.setattr(pipeline, "evaluate_with_reference", measured)
     enqueue(plan)
-    work(plan)
+    run_worker(plan)
     assert job.done and not (job.folder.path / "FAILED").exists()
 
 
 def test_a_guidance_study_trains_once_and_evaluates_each():
     plan = plan_of(base=tiny("training.steps=2"), axes={"sampler.guidance": [1.0, 2.0]}, seeds=[0])
     enqueue(plan)
-    work(plan)
+    run_worker(plan)
     assert plan.jobs[0].done
     assert len(list(Path("runs").glob("*/seed_0"))) == 1
     assert len(list(Path("runs").glob("*/seed_0/evaluations/*/report.json"))) == 2
@@ -428,30 +452,41 @@ def test_a_guidance_study_trains_once_and_evaluates_each():
 def test_the_value_of_a_trial_is_its_bits_per_dim():
     plan = plan_of(base=tiny("training.steps=2"), axes={"inner.head.components": [1]}, seeds=[0])
     enqueue(plan)
-    work(plan)
+    run_worker(plan)
     (trial,) = open_queue(plan).get_trials()
     job = plan.jobs[0]
-    assert trial.value == pytest.approx(job.folder.report(job.recipes[0])["metrics"]["val/bits_per_dim"])
+    assert trial.value == pytest.approx(
+        job.folder.report(job.recipes[0])["metrics"]["val/bits_per_dim"]
+    )
     known = {"key": job.key, "arm": "components=1", "worker": f"{platform.node()} {os.getpid()}"}
-    known |= {"evaluations": [job.recipes[0].evaluation_signature], "place": worker.place(plan)}
+
+    known |= {
+        "evaluations": [job.recipes[0].evaluation_signature],
+        "place": worker.study_folder_name(plan),
+    }
     assert trial.user_attrs == known
 
 
 def test_a_study_with_an_arm_without_likelihood_is_ranked_by_distance():
     energy = {"inner": {"kind": "energy", "width": 8, "depth": 1}}
-    plan = plan_of(base=tiny("training.steps=2"), axes={}, arms={"gmm": {}, "energy": energy}, seeds=[0])
+    plan = plan_of(
+        base=tiny("training.steps=2"), axes={}, arms={"gmm": {}, "energy": energy}, seeds=[0]
+    )
     enqueue(plan)
-    work(plan)
+    run_worker(plan)
     assert plan.criterion == "quality/fd_digits"
     reports = {arm.name: plan.cell(arm, 0)[0].report(plan.cell(arm, 0)[1]) for arm in plan.arms}
     assert "val/bits_per_dim" in reports["gmm"]["metrics"]
     assert not [name for name in reports["energy"]["metrics"] if "bits_per_dim" in name]
     assert reports["energy"]["likelihood"]["kind"] == "none"
     values = {trial.user_attrs["arm"]: trial.value for trial in open_queue(plan).get_trials()}
-    assert values == {name: report["metrics"]["quality/fd_digits"] for name, report in reports.items()}
+    assert values == {
+        name: report["metrics"]["quality/fd_digits"] for name, report in reports.items()
+    }
     results = collect(plan)
-    headings, body = rows(results, results.columns)
+    headings, body = plain_table(results, results.columns)
     cell = dict(zip(headings, body[1], strict=True))
+
     assert (cell["arm"], cell["likelihood"], cell["bits/dim ↓"]) == ("energy", "none", "n/a")
     assert "No likelihood (n/a): energy. Arms are ranked by FD digits." in notes(results)
     assert all(path.is_file() for path in write_report(results))
@@ -471,9 +506,9 @@ def test_the_queue_can_be_lost(monkeypatch):
     """The run folders are the truth: without queue.db nothing is trained again."""
     plan = plan_of(base=tiny("training.steps=2"), axes={"inner.head.components": [1]}, seeds=[0])
     enqueue(plan)
-    work(plan)
+    run_worker(plan)
     (plan.folder / "queue.db").unlink()
     monkeypatch.setattr(worker, "run_job", lambda *_: pytest.fail("trained again"))
     assert enqueue(plan) == []
-    work(plan)
+    run_worker(plan)
     assert states(plan) == []
