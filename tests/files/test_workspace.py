@@ -29,7 +29,9 @@ def save_images(folder):
     Path(folder).mkdir()
     for part, n in (("train", 40), ("held_out", 20)):
         images = torch.randint(0, 256, (n, 1, 8, 8), dtype=torch.uint8)
-        save_file({"images": images, "labels": torch.arange(n) % 10}, f"{folder}/{part}.safetensors")
+        save_file(
+            {"images": images, "labels": torch.arange(n) % 10}, f"{folder}/{part}.safetensors"
+        )
 
 
 @pytest.fixture
