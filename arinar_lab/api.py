@@ -15,8 +15,6 @@ draw in one line. Nothing here trains or writes.
 from __future__ import annotations
 
 import io
-from contextlib import chdir
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +25,7 @@ from .config.files import read_overrides
 from .config.sections import parse_recipe
 from .errors import ConfigError
 from .evaluation.trained_model import TrainedModel, open_run
+from .files.workspace import Workspace
 from .report.tables import plain_table, runs_csv
 from .runs.folder import RunFolder
 from .runs.history import read_metrics
@@ -35,32 +34,31 @@ from .study.plan import read_plan
 from .study.status import read_status_file, run_statuses, study_file
 
 
-def root() -> Path:
+def nearest_workspace() -> Workspace:
     """Where commands are run: the nearest folder, here or above, that holds
     `studies/`; else this one.
     """
     here = Path.cwd()
-    return next((folder for folder in (here, *here.parents) if (folder / "studies").is_dir()), here)
+    above = [Workspace(folder) for folder in (here, *here.parents)]
+    return next((workspace for workspace in above if workspace.studies.is_dir()), above[0])
 
 
-def newest(where: Path) -> Path | None:
+def newest(workspace: Workspace) -> Path | None:
     """The folder of the ablation whose report was written last, of those that are finished; None
     where there is none.
     """
-    with chdir(where):
-        known = {
-            path.parent: cells
-            for path in Path("studies").glob("*/cells.json")
-            if (cells := read_status_file(path))
-        }
-        reports = {folder: folder / "report" / "table.csv" for folder in known}
-
-        there = {
-            folder: report.stat().st_mtime for folder, report in reports.items() if report.is_file()
-        }
-        for folder in sorted(there, key=lambda folder: there[folder], reverse=True):
-            if all(cell.state == "done" for cell in run_statuses(known[folder])):
-                return where / folder
+    tables = sorted(
+        workspace.studies.glob("*/report/table.csv"),
+        key=lambda table: table.stat().st_mtime,
+        reverse=True,
+    )
+    for table in tables:
+        folder = table.parent.parent
+        content = read_status_file(folder / "cells.json")
+        if content and all(
+            cell.state == "done" for cell in run_statuses(content, workspace=workspace)
+        ):
+            return folder
 
     return None
 
@@ -75,24 +73,19 @@ def open_study(name: str | Path = "") -> Analysis:
     Raises:
         ConfigError: if there is no such study, or nothing of it is finished.
     """
-    top = root()
-    path = top / name if name else newest(top)
+    workspace, words = nearest_workspace(), list[str]()
+    path = workspace.root / name if name else newest(workspace)
     if path is None:
         raise ConfigError(
-            f"{top / 'studies'}: holds no finished study; make one, as in make ablation-gmm-k"
+            f"{workspace.studies}: holds no finished study; make one, as in make ablation-gmm-k"
         )
 
-    if path.suffix == ".yaml":
-        file, words = path, list[str]()
-    else:
-        file, words = study_file(path)
-        top = path.resolve().parents[1]
+    file = path
+    if path.suffix != ".yaml":
+        workspace = Workspace(path.resolve().parents[1])
+        file, words = study_file(path, workspace)
 
-    with chdir(top):  # paths in recipes are relative to it
-        plan = replace(
-            read_plan(file, read_overrides(words)), roots=(top / "studies", top / "runs")
-        )
-
+    plan = read_plan(file, read_overrides(words), workspace)
     results = collect(plan)
     if not results.any_report:
         raise ConfigError(
@@ -182,14 +175,15 @@ def open_runs(study: Analysis, *arms: str) -> dict[str, TrainedModel]:
         )
 
     models = {}
-    with chdir(results.folder.parents[1]):  # paths in recipes are relative to it
-        for name in arms or by_name:
-            arm = by_name[name]
-            for seed in arm.reports:
-                folder = RunFolder(arm.folders[seed].run)
-                if folder.done and folder.weights.is_file():
-                    models[name] = open_run(parse_recipe({**arm.settings, "seed": seed}), folder)
-                    break
+    workspace = Workspace(results.folder.parents[1])
+    for name in arms or by_name:
+        arm = by_name[name]
+        for seed in arm.reports:
+            folder = RunFolder(arm.folders[seed].run)
+            if folder.done and folder.weights.is_file():
+                recipe = parse_recipe({**arm.settings, "seed": seed}, workspace)
+                models[name] = open_run(recipe, folder)
+                break
     if not models:
         raise ConfigError(f"{results.name}: no weights of {', '.join(arms) or 'its arms'} are here")
     return models

@@ -22,7 +22,7 @@ from typing import Any
 from arinar_lab import pipeline
 from arinar_lab.cli import ablate
 from arinar_lab.output.terminal import Terminal
-from arinar_lab.runs.folder import RunFolder, git_state, write_json
+from arinar_lab.runs.folder import RunFolder, git_state, write_sealed
 from arinar_lab.study import worker
 from arinar_lab.study.collect import collect
 from arinar_lab.study.cost import Cost
@@ -94,7 +94,7 @@ def _forked(
 
 def _train(recipe: Any, folder: RunFolder, *_: Any) -> None:
     folder.path.mkdir(parents=True, exist_ok=True)
-    write_json(folder.path / "DONE", {"steps": recipe.training.steps, "seconds": 0.0})
+    write_sealed(folder.path / "DONE", {"steps": recipe.training.steps, "seconds": 0.0})
 
 
 def _evaluate(recipe: Any, folder: RunFolder) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def _evaluate(recipe: Any, folder: RunFolder) -> dict[str, Any]:
         "steps": recipe.training.steps,
         "git": git_state(),
     }
-    write_json(folder.evaluation(recipe) / "report.json", report)
+    write_sealed(folder.evaluation(recipe) / "report.json", report)
 
     return report
 

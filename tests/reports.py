@@ -16,7 +16,8 @@ from tiny import write_study
 from arinar_lab.analysis.analyse import Analysis, analyse
 from arinar_lab.analysis.results import Results
 from arinar_lab.files.atomic import write_atomically
-from arinar_lab.runs.folder import write_json
+from arinar_lab.files.workspace import HERE, Workspace
+from arinar_lab.runs.folder import write_sealed
 from arinar_lab.study.collect import collect
 from arinar_lab.study.plan import Plan, read_plan
 
@@ -53,7 +54,12 @@ def report_of(
     report: dict[str, Any] = {
         "metrics": values,
         "likelihood": {"kind": kind, "unit": unit, "steps": steps, "images": 360, "draws": 1},
-        "quality": {"images": 100, "reference": 1437, "floor_images": 360, "kid_subset": 10},
+        "quality": {
+            "images": 100,
+            "reference": 1437,
+            "floor_images": 360,
+            "kid": "over all images",
+        },
         "git": {"commit": commit, "dirty": False},
     }
     if speed:
@@ -62,7 +68,9 @@ def report_of(
             "batch": 4,
             "repeats": 1,
             "threads": 1,
+            "compile": False,
             "device": "a CPU",
+            "device_type": "cpu",
             "precision": "32-true",
             "load_average": 1.0,
         }
@@ -110,26 +118,30 @@ def full_report(bits: float, **said: Any) -> dict[str, Any]:
 
 
 def study(
-    reports: Reports, seeds: tuple[int, ...] = (0, 1, 2), full: bool = False, **keys: Any
+    reports: Reports,
+    seeds: tuple[int, ...] = (0, 1, 2),
+    full: bool = False,
+    workspace: Workspace = HERE,
+    **keys: Any,
 ) -> Plan:
     """A plan of three numbers of components, or of other `keys`, and the finished cells among them.
 
     Arguments:
-        full: whether each has its history, samples and beliefs, too.
+        full: whether each has its history, samples and beliefs, too. workspace: where they lie.
     """
     keys = {"axes": {"inner.head.components": [1, 2, 4]}, "question": "How many?", **keys}
     path = write_study(seeds=list(seeds), **keys)
 
-    plan = _plan(path, path.read_text())
+    plan = _plan(path, path.read_text(), workspace)
     for arm in plan.arms:
         for seed in seeds:
             if (arm.name, seed) in reports:
                 folder, recipe = plan.cell(arm, seed)
-                write_json(folder.path / "DONE", {"steps": 6, "seconds": 1.0})
+                write_sealed(folder.path / "DONE", {"steps": 6, "seconds": 1.0})
                 report = dict(reports[arm.name, seed])
                 if report.get("training_signature") == OURS:
                     report["training_signature"] = recipe.training_signature
-                write_json(folder.evaluation(recipe) / "report.json", report)
+                write_sealed(folder.evaluation(recipe) / "report.json", report)
                 if full:
                     _fill(folder.path, folder.evaluation(recipe), seed)
 
@@ -149,9 +161,9 @@ def with_reports(results: Results, reports: dict[str, dict[int, dict[str, Any]]]
 
 
 @cache
-def _plan(path: Path, content: str) -> Plan:
+def _plan(path: Path, content: str, workspace: Workspace) -> Plan:
     """The plan of a study file; to build every arm takes longer than most tests of a report."""
-    return read_plan(path)
+    return read_plan(path, None, workspace)
 
 
 def _fill(run: Path, evaluation: Path, seed: int) -> None:

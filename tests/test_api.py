@@ -19,7 +19,7 @@ from arinar_lab import api
 from arinar_lab.errors import ConfigError
 from arinar_lab.files.atomic import write_atomically
 from arinar_lab.report.tables import plain_table, runs_csv
-from arinar_lab.runs.folder import read_json, write_json
+from arinar_lab.runs.folder import read_json, write_sealed
 from arinar_lab.study.plan import read_plan
 from arinar_lab.study.status import save_cells
 
@@ -38,7 +38,12 @@ def report_of(bits):
         },
         "noise": {BITS: 0.25},
         "likelihood": {"kind": "exact", "unit": "pixel", "steps": None, "images": 360, "draws": 1},
-        "quality": {"images": 100, "reference": 1437, "floor_images": 360, "kid_subset": 10},
+        "quality": {
+            "images": 100,
+            "reference": 1437,
+            "floor_images": 360,
+            "kid": "over all images",
+        },
         "diagnosis": {"by_feature": [bits - 1, bits + 1], "by_token": [bits, bits, bits]},
         "git": {"commit": "abc", "dirty": False},
     }
@@ -55,12 +60,12 @@ def study(name="study", seeds=(0, 1, 2), done=lambda arm, seed: True, **keys):
     for i, arm in enumerate(plan.arms):
         for seed in (seed for seed in seeds if done(arm.name, seed)):
             folder, recipe = plan.cell(arm, seed)
-            write_json(folder.path / "DONE", {"steps": 6, "seconds": 1.0})
+            write_sealed(folder.path / "DONE", {"steps": 6, "seconds": 1.0})
             write_atomically(
                 folder.path / "metrics.csv",
                 f"step,name,value\n2,train/loss,{3 + seed}\n4,val/loss,{i}\n",
             )
-            write_json(folder.evaluation(recipe) / "report.json", report_of(2 + i + seed / 10))
+            write_sealed(folder.evaluation(recipe) / "report.json", report_of(2 + i + seed / 10))
 
     save_cells(plan, file, [])
     write_atomically(plan.folder / "report" / "table.csv", runs_csv(analysed(plan)))
@@ -87,7 +92,7 @@ def test_overridden_studies_are_opened_as_they_were_run():
     plan = read_plan(file, {"seeds": [7]})
     save_cells(plan, file, ["seeds=[7]"])
     folder, recipe = plan.cell(plan.arms[0], 7)
-    write_json(folder.evaluation(recipe) / "report.json", report_of(2.0))
+    write_sealed(folder.evaluation(recipe) / "report.json", report_of(2.0))
     assert api.open_study(plan.folder).results.seeds == (7,)
 
 
@@ -165,7 +170,7 @@ def test_noise_that_nobody_measured_is_not_a_number():
         for seed in plan.seeds:
             folder, recipe = plan.cell(arm, seed)
             report = read_json(folder.evaluation(recipe) / "report.json")
-            write_json(folder.evaluation(recipe) / "report.json", {**report, "noise": {}})
+            write_sealed(folder.evaluation(recipe) / "report.json", {**report, "noise": {}})
     frame = api.summaries(analysed(plan))
     assert frame.images.dtype == float and frame.images.isna().all()
 
@@ -192,7 +197,7 @@ def test_the_breakdown_is_the_mean_over_seeds_of_the_arms_that_have_one():
     for seed in plan.seeds:
         folder, recipe = plan.cell(plan.arms[1], seed)
         report = read_json(folder.evaluation(recipe) / "report.json")
-        write_json(folder.evaluation(recipe) / "report.json", {**report, "diagnosis": {}})
+        write_sealed(folder.evaluation(recipe) / "report.json", {**report, "diagnosis": {}})
     frame = api.breakdown(analysed(plan), "feature")
 
     assert frame.index.tolist() == ["one"] and frame.loc["one"].tolist() == pytest.approx(

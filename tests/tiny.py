@@ -11,7 +11,7 @@ from arinar_lab.config.files import merge, read_overrides, read_recipe
 from arinar_lab.config.schema import to_plain
 from arinar_lab.config.sections import Recipe, parse_recipe
 from arinar_lab.evaluation.evaluate import evaluate_run, measure_speed
-from arinar_lab.runs.folder import RunFolder, write_json
+from arinar_lab.runs.folder import RunFolder, write_sealed
 from arinar_lab.runs.history import read_metrics
 from arinar_lab.study.plan import Job
 from arinar_lab.training.throughput import PREFIX
@@ -58,9 +58,9 @@ def finished(recipe: Recipe, folder: RunFolder | None = None) -> RunFolder:
 
 def pretend(job: Job) -> None:
     """Leave what a worker leaves of a job: DONE, and a report for each evaluation."""
-    write_json(job.folder.path / "DONE", {"steps": 6, "seconds": 1.0})
+    write_sealed(job.folder.path / "DONE", {"steps": 6, "seconds": 1.0})
     for recipe in job.recipes:
-        write_json(
+        write_sealed(
             job.folder.evaluation(recipe) / "report.json", {"metrics": {"val/bits_per_dim": 1.0}}
         )
 

@@ -19,7 +19,6 @@ from .comparison import CLAIMS, Effect, compare_arms, outlying_runs, summary
 from .conditions import (
     commit_of,
     differing_conditions,
-    estimator_of_kid,
     incomparable_bounds,
     kinds_of,
     references_differ,
@@ -228,17 +227,12 @@ def _not_finite(results: Results) -> list[Caution]:
 
 
 def _few(results: Results) -> list[Caution]:
-    """Noise that cannot be told, or was not measured."""
+    """Noise that cannot be told."""
     reports = [report for *_, report in results.runs]
     texts = []
     if reports and len(results.seeds) == 1:
         texts.append(
             "One seed says nothing of training noise: a difference between two arms may be chance."
-        )
-
-    if reports and not any(report.get("noise") for report in reports):
-        texts.append(
-            "Evaluation noise (over images) was not measured by the version that made these runs."
         )
 
     return [Caution("runs", text) for text in texts]
@@ -289,8 +283,6 @@ def _unlike(results: Results) -> list[Caution]:
     for name, (kind, *keys) in _ALIKE.items():
         if len({report_value(report, *keys) for report in reports} - {None}) > 1:
             differ.setdefault(kind, []).append(name)
-    if len({estimator_of_kid(report) for report in reports} - {""}) > 1:
-        differ.setdefault("quality", []).append("the estimator of KID")
 
     cautions = []
     for kind, names in differ.items():

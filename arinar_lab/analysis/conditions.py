@@ -23,7 +23,7 @@ _UNEVEN = 1.3  # times as fast, beyond which speeds of one thing were not taken 
 
 
 def report_value(report: Report, *keys: str) -> Any:
-    """report[key][key]…, None where an older report lacks it."""
+    """report[key][key]…, None where the report lacks it."""
     value: Any = report
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
@@ -91,18 +91,6 @@ def commit_of(report: Report) -> str:
         f"{name[:10]}{' with changes' if report_value(report, 'git', 'dirty') else ''}"
         if name
         else ""
-    )
-
-
-def estimator_of_kid(report: Report) -> str:
-    """How the digits' KID was taken: over all images, or, by older code, as the mean
-    over random subsets.
-    """
-    if "quality/kid_digits" not in report["metrics"]:
-        return ""
-    subset = report_value(report, "quality", "kid_subset")
-    return report_value(report, "quality", "kid") or (
-        f"over subsets of {subset} images" if subset else ""
     )
 
 

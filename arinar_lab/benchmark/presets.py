@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,13 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from ..config.build import build
 from ..files.atomic import write_atomically
-from ..files.locks import hold_lock
+from ..files.locks import speed_lock
 from ..hardware.device import keep_freed_memory
 from ..hardware.profiling import MatmulDtype, peak_flops
 from ..model.packed_linear import has_native_matmul
@@ -184,13 +182,6 @@ def _measured(
             yield training_step(Case(name, 4, precision=precision), how)
 
     yield memory_by_batch(Case(name, 1), model)
-
-
-@contextmanager
-def speed_lock() -> Iterator[None]:
-    """Beside no other measurement of speed on this machine."""
-    with hold_lock(FileLock(Path(tempfile.gettempdir()) / "arinar-speed.lock"), "measures speed"):
-        yield
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 
 from ..errors import ArinarError
 from ..output.text import accept_any_letter, one_line, say
+from ..variables import HELPER_VARIABLE
 from .parser import parser
 from .processes import end_with_parent
 
@@ -46,8 +47,8 @@ def main(words: list[str] | None = None) -> None:
 def _status(arguments: argparse.Namespace) -> int:
     """Do what a verb does, and say in a line why it ended early; returns the exit status."""
     try:
-        if "ARINAR_HELPS" in os.environ:  # see files/shards.py
-            end_with_parent(int(os.environ["ARINAR_HELPS"]))
+        if helped := HELPER_VARIABLE.read():
+            end_with_parent(int(helped))
         status: int = arguments.verb(arguments) or 0
     except KeyboardInterrupt:
         say("Stopped. The same command goes on where it stopped.", file=sys.stderr)

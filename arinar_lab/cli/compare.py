@@ -33,6 +33,7 @@ from ..config.files import read_overrides, read_recipe
 from ..config.schema import flatten, to_plain
 from ..config.sections import Recipe, parse_recipe
 from ..errors import ConfigError, did_you_mean, located
+from ..files.workspace import Workspace
 from ..output.text import markdown_list, markdown_table, say
 from ..report.tables import headings_of, row_of
 from ..runs.folder import RunFolder
@@ -195,9 +196,9 @@ def _plan(path: Path) -> Plan:
     """A study, named by its file or by its folder."""
     if not path.is_dir():
         return read_plan(path)
-    file, words = study_file(path)
-    plan = read_plan(file, read_overrides(words))
-    return replace(plan, roots=(path.parent, path.parent.parent / "runs"))
+    workspace = Workspace(path.parent.parent)
+    file, words = study_file(path, workspace)
+    return read_plan(file, read_overrides(words), workspace)
 
 
 def _refuse_twins(entries: list[Entry]) -> None:

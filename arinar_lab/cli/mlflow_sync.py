@@ -17,6 +17,7 @@ from ..analysis.results import ArmResult, Results
 from ..config.files import read_recipe
 from ..config.sections import parse_recipe
 from ..errors import ConfigError
+from ..files.workspace import HERE
 from ..metrics import BITS, DISTANCES, GAP, LEVEL, SPEED
 from ..report.statements import EVALUATION_NOISE, TRAINING_NOISE
 from ..report.tables import report_markdown
@@ -142,7 +143,7 @@ def send_runs(paths: Iterable[Path]) -> tuple[list[Path], list[Path]]:
     return sent, unsent
 
 
-def all_runs(root: Path = Path("runs")) -> list[Path]:
+def all_runs(root: Path = HERE.runs) -> list[Path]:
     """Every run folder that MLflow should show.
 
     Raises:

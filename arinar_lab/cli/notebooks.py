@@ -14,11 +14,13 @@ from typing import Any
 
 from rich.console import Console
 
-from ..api import newest, open_study, root
+from ..api import nearest_workspace, newest, open_study
 from ..errors import ConfigError
 from ..files.atomic import write_atomically
+from ..files.workspace import HERE
 from ..study.plan import read_plan
 from ..study.status import save_cells
+from ..variables import STUDY
 from .ablate import run_study
 
 ATTEMPTS = 2  # of a notebook whose kernel falls silent
@@ -54,17 +56,17 @@ def execute_notebooks(
         )
     if (
         not name
-        and newest(root()) is None
+        and newest(nearest_workspace()) is None
         and (status := _make_small(source / "small.yaml", console))
     ):
         return status
 
     study = open_study(name)
-    os.environ["ARINAR_STUDY"] = name or str(study.results.folder)
+    os.environ[STUDY.name] = name or str(study.results.folder)
     console.print(f"reading {study.results.folder}", soft_wrap=True)
 
     return max(
-        _execute(file, Path("studies/notebooks") / f"{file.stem}.html", seconds, console)
+        _execute(file, HERE.studies / "notebooks" / f"{file.stem}.html", seconds, console)
         for file in files
     )
 

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ..files.workspace import HERE
 from ..output.text import one_line, say
+from ..variables import listing
 from . import runs, studies
 
 EPILOG = """\
@@ -70,13 +72,15 @@ class Parser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """The parser of the whole command line. `verb` of what it parses is the function to call."""
+    variables = f"\nenvironment variables:\n{listing()}\n"
     whole = Parser(
         prog="arinar",
         description="Ablations of bi-level autoregressive image models.",
-        epilog=EPILOG,
+        epilog=EPILOG + variables,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = whole.add_subparsers(metavar="verb", required=True)
+
     for add in (_runs, _studies, _views, _checks, _speed, _images, _rest):
         add(verbs)
 
@@ -333,7 +337,7 @@ def _images(verbs: Verbs) -> None:
         "encode each image once, for training; the same command resumes, or helps one that runs",
     )
     cache.add_argument(
-        "--out", type=Path, default=Path("caches"), help="folder of caches (default caches)"
+        "--out", type=Path, default=HERE.caches, help="folder of caches (default caches)"
     )
     cache.add_argument(
         "--batch", type=_count, default=32, metavar="N", help="images at a time (default 32)"
@@ -357,7 +361,7 @@ def _images(verbs: Verbs) -> None:
         "--part", choices=("train", "held_out"), default="train", help="of a recipe (default train)"
     )
     reference.add_argument(
-        "--out", type=Path, default=Path("references"), help="folder (default references)"
+        "--out", type=Path, default=HERE.references, help="folder (default references)"
     )
     reference.add_argument(
         "--batch", type=_count, default=64, metavar="N", help="images at a time (default 64)"

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..files.workspace import HERE
 from ..output.text import say
 
 
@@ -292,7 +293,7 @@ def convert(arguments: argparse.Namespace) -> int:
     from arinar_lab.runs.folder import read_json
 
     recipe = _recipe(preset_path(arguments.preset), arguments.overrides)
-    out = arguments.out or Path("runs") / arguments.checkpoint.stem / f"seed_{recipe.seed}"
+    out = arguments.out or HERE.runs / arguments.checkpoint.stem / f"seed_{recipe.seed}"
     folder = convert_checkpoint(arguments.checkpoint, recipe, out, arguments.weights)
     origin = read_json(folder.path / "DONE")
     kind = "averaged weights" if origin["weights"] in AVERAGED_KEYS else "weights"

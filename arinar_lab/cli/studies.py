@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..output.text import say
+from ..variables import PARENT, RUN_VARIABLE, STORAGE
 from .processes import end_with_parent
 from .runs import _recipe
 
@@ -28,7 +29,7 @@ def _settle(arguments: argparse.Namespace) -> None:
         arguments.overrides = [*words, *arguments.overrides]
     for word in arguments.overrides:
         if word.startswith("storage="):
-            os.environ["ARINAR_STORAGE"] = word.removeprefix("storage=")
+            os.environ[STORAGE.name] = word.removeprefix("storage=")
     arguments.overrides = [word for word in arguments.overrides if not word.startswith("storage=")]
 
 
@@ -115,11 +116,11 @@ def work(arguments: argparse.Namespace) -> int:
     from arinar_lab.runs.folder import RunFolder
     from arinar_lab.study import worker
     from arinar_lab.sweep import trials
-    from arinar_lab.training.distributed import RUN_VARIABLE, ignore_launchers
+    from arinar_lab.training.distributed import ignore_launchers
     from arinar_lab.training.train import train
 
-    run = os.environ.get(RUN_VARIABLE)
-    parent = str(os.getppid()) if run else os.environ.get("ARINAR_PARENT")
+    run = RUN_VARIABLE.read()
+    parent = str(os.getppid()) if run else PARENT.read()
     if parent:
         end_with_parent(int(parent))
     if run:  # started by the worker that has claimed the run

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -18,7 +18,7 @@ from ..model.inner.head import Head
 from ..model.outer import OUTERS
 from ..model.pretrained.initialisation import initialise_as_published
 from ..model.sampler import Sampler
-from .schema import flatten, to_plain
+from .schema import Component, flatten, to_plain
 from .sections import Recipe
 
 _DEEPEST = 1000  # blocks of a model
@@ -113,8 +113,8 @@ def build(recipe: Recipe, device: str = "cpu", checked: Experiment | None = None
 
 
 def _data_and_codec(recipe: Recipe) -> tuple[Source, Codec]:
-    source = recipe.data()
-    codec = recipe.codec(source.shape, source.levels)
+    source = cast(Component, recipe.data).made(recipe.workspace)
+    codec = cast(Component, recipe.codec).made(recipe.workspace, source.shape, source.levels)
     _check_cache(recipe, source, codec)
     return source, codec
 

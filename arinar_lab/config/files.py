@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, did_you_mean, located
+from ..files.workspace import HERE, Workspace
 from .yaml_reader import read_value, read_yaml
 
 STUDY_SECTIONS = (
@@ -95,8 +96,8 @@ def preset_path(name: str) -> Path:
     Raises:
         ConfigError: if there is neither.
     """
-    shipped = Path(__file__).parents[2] / "experiments"
-    for path in (Path(name), Path("experiments") / f"{name}.yaml", shipped / f"{name}.yaml"):
+    shipped = Workspace(Path(__file__).parents[2]).experiments
+    for path in (Path(name), HERE.experiments / f"{name}.yaml", shipped / f"{name}.yaml"):
         if path.suffix == ".yaml" and path.is_file():
             return path
 

@@ -30,6 +30,7 @@ from ..data.image_datasets import IMAGES
 from ..data.latent_cache import LatentCacheSource
 from ..data.sources import SOURCES, SourceFactory
 from ..errors import ConfigError, did_you_mean, prefixed
+from ..files.workspace import HERE, Workspace
 from ..model.codecs.codec import CODECS, CodecFactory
 from ..model.heads import HEADS
 from ..model.inner.head import HeadFactory
@@ -45,6 +46,8 @@ COMPONENTS: dict[Any, dict[str, Any]] = {
     SourceFactory: {**SOURCES, **IMAGES, "cache": LatentCacheSource},
 }
 GATHERED = "gathered"
+FILES = ("path", "weights")  # arguments of parts that name a file or a folder
+UNWRITTEN = {"unwritten": True}  # marks a field that no file may hold
 OPTIONS: dict[Any, Any] = {BlockOptions: Block}
 """Typed dicts that a maker takes as `**options: Unpack[…]`, and the class whose arguments
 and defaults they are.
@@ -66,8 +69,19 @@ class Component:
     path: str
 
     def __call__(self, *known: Any) -> Any:
+        return self.made(HERE, *known)
+
+    def made(self, workspace: Workspace, *known: Any) -> Any:
+        """Call the class. Files that its arguments name lie in the workspace."""
+        arguments = {
+            name: _located(name, value, workspace) for name, value in self.arguments.items()
+        }
         with prefixed(self.path):
-            return self.factory(*known, **self.arguments)
+            return self.factory(*known, **arguments)
+
+
+def _located(name: str, value: Any, workspace: Workspace) -> Any:
+    return str(workspace.path(value)) if name in FILES and workspace != HERE else value
 
 
 def to_plain(value: Any) -> Any:
@@ -98,7 +112,8 @@ def _plain(value: Any, omitted: frozenset[str]) -> Any:
         fields = {
             f.name: getattr(value, f.name)
             for f in dataclasses.fields(value)
-            if not omitted & f.metadata.keys() or getattr(value, f.name) != f.default
+            if "unwritten" not in f.metadata
+            and (not omitted & f.metadata.keys() or getattr(value, f.name) != f.default)
         }
         return {name: _plain(item, omitted) for name, item in fields.items()}
 
@@ -130,7 +145,12 @@ def _marked(maker: Any, marks: frozenset[str]) -> set[str]:
 def _parameters(maker: Any) -> dict[str, inspect.Parameter]:
     """What YAML may say to a maker: its keyword-only arguments, or a dataclass's fields."""
     found: dict[str, inspect.Parameter] = {}
+    fields = dataclasses.fields(maker) if dataclasses.is_dataclass(maker) else ()
+    unwritten = {field.name for field in fields if "unwritten" in field.metadata}
+
     for name, p in inspect.signature(maker).parameters.items():
+        if name in unwritten:
+            continue
         if p.kind is p.VAR_KEYWORD:
             passed_on = _passed_on(maker, name)
             found |= {

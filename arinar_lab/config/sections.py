@@ -17,12 +17,13 @@ from typing import Any, Literal
 import yaml
 
 from ..data.sources import SourceFactory
+from ..files.workspace import HERE, Workspace
 from ..model.codecs.codec import CodecFactory
 from ..model.inner.head import HeadFactory
 from ..model.layers import require_at_least
 from ..model.outer import OuterFactory
 from ..model.sampler import LATER_FIELD, Sampler
-from .schema import parse_dataclass, signature_fields, to_plain
+from .schema import UNWRITTEN, parse_dataclass, signature_fields, to_plain
 
 
 def check_seed(seed: int, key: str = "seed") -> None:
@@ -169,8 +170,7 @@ class Evaluation:
         resolution: Δ in raw units, for the probability of x ± Δ/2 beside the density; None is one
             grey level where there are any, else nothing.
         images: generated for quality; batch: at a time.
-        kid_subset: no longer read, for KID is of all images; recipes and
-            signatures of before have it.
+        kid_subset: not read, for KID is of all images; it stands in every evaluation signature.
         speed_batch: images at a time when speed is measured; speed_repeats: of
             which the median counts.
         seed: first of the seeds of the generated images.
@@ -250,6 +250,7 @@ class Recipe:
     Arguments:
         init_from, freeze: start from another run, see `training/warm_start.py`.
         seed: of weights, data order and noise; no part of a signature.
+        workspace: where the files lie that it names; no part of its file.
 
     Raises:
         ValueError: if the seed is out of range, or freeze is given without init_from.
@@ -267,6 +268,7 @@ class Recipe:
     init_from: str | None = None
     freeze: Literal["none", "outer"] = "none"
     seed: int = 0
+    workspace: Workspace = field(default=HERE, metadata=UNWRITTEN)
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
@@ -310,10 +312,11 @@ def _digest(recipe: Recipe, names: tuple[str, ...]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def parse_recipe(content: dict[str, Any]) -> Recipe:
-    """Plain data as a checked recipe.
+def parse_recipe(content: dict[str, Any], workspace: Workspace = HERE) -> Recipe:
+    """Plain data as a checked recipe, whose files lie in a workspace.
 
     Raises:
         ConfigError: with the first fault, in one line.
     """
-    return parse_dataclass(Recipe, content, "")
+    recipe: Recipe = parse_dataclass(Recipe, content, "")
+    return recipe if workspace == HERE else replace(recipe, workspace=workspace)

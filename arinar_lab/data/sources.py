@@ -62,7 +62,7 @@ class Source:
         """Whether items are what the digits classifier knows, whose features
         distances are taken in.
         """
-        return self.pictures and tuple(self.shape) == (1, 8, 8)
+        return (tuple(self.shape), self.levels) == (Digits.shape, Digits.levels)
 
     def prepare(self) -> None:
         """Look for the data now.

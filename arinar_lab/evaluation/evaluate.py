@@ -24,7 +24,6 @@ from __future__ import annotations
 import math
 import os
 import statistics
-import tempfile
 import time
 import weakref
 from dataclasses import replace
@@ -34,7 +33,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from filelock import FileLock
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -44,12 +42,12 @@ from ..config.schema import Component
 from ..config.sections import Machine, Recipe
 from ..errors import ConfigError
 from ..files.atomic import atomic_draft
-from ..files.locks import hold_lock
+from ..files.locks import speed_lock
 from ..hardware.device import configure_cpu, device_of
 from ..hardware.memory import oom_guard
 from ..hardware.precision import autocast_to, matmul_flops
 from ..hardware.profiling import flops_of
-from ..metrics import UNITS
+from ..metrics import METRICS
 from ..model.noise import Noise, Stream
 from ..output.text import say
 from ..runs.folder import RunFolder, environment, git_state, read_sealed
@@ -62,9 +60,7 @@ from .dtypes import generation_dtype, likelihood_dtype
 from .speed import seconds_by_phase
 from .uncertainty import half_width, half_widths_of_sets
 
-# what a report says of its estimator; older ones took the mean over random subsets
-KID = "over all images"
-SPEED_LOCK = "arinar-speed-of-all.lock"
+KID = "over all images"  # what a report says of its estimator
 _SPEED = "speed/images_per_second"
 
 
@@ -97,7 +93,10 @@ def on_device(experiment: Experiment, machine: Machine) -> Experiment:
 def _without_cache(recipe: Recipe, folder: RunFolder) -> Recipe:
     """The recipe; of a run whose latent cache is gone, with the run's own account of it."""
     data = cast(Component, recipe.data)
-    if data.kind != "cache" or (Path(data.arguments["path"]) / "cache.json").is_file():
+    if (
+        data.kind != "cache"
+        or (recipe.workspace.path(data.arguments["path"]) / "cache.json").is_file()
+    ):
         return recipe
 
     kept = (folder.path / "cache.json").is_file()
@@ -166,7 +165,7 @@ def evaluate_run(
     }
     report = {
         "metrics": metrics,
-        "units": {name: UNITS[name] for name in metrics},
+        "units": {name: METRICS[name].unit for name in metrics},
         "noise": {name: half for name, half in noise.items() if math.isfinite(half)},
         "likelihood": {
             "kind": experiment.model.likelihood,
@@ -421,9 +420,7 @@ def measure_speed(
     report = folder.report(recipe)
     if is_timed(report, recipe.machine):
         return report
-    # of all users of the machine
-    lock = FileLock(Path(tempfile.gettempdir()) / SPEED_LOCK, mode=0o666)
-    with hold_lock(lock, "measures speed"):
+    with speed_lock():
         report = folder.report(recipe)
         if is_timed(report, recipe.machine):
             return report
@@ -466,7 +463,7 @@ def measure_speed(
     }
 
     def with_speed(report: dict[str, Any]) -> dict[str, Any]:
-        units = {name: UNITS[name] for name in values}
+        units = {name: METRICS[name].unit for name in values}
         return report | {
             "metrics": report["metrics"] | values,
             "units": report["units"] | units,
@@ -477,17 +474,17 @@ def measure_speed(
 
 
 def is_timed(report: dict[str, Any], machine: Machine) -> bool:
-    """Whether a report holds the speed under these settings of the machine. Older reports do
-    not say all of them.
-    """
-    speed = report.get("speed", {})
-    kinds = {"cpu": "cpu", "gpu": "cuda", "auto": speed.get("device_type")}
-    alike = (
-        machine.threads in (0, speed.get("threads", machine.threads)),
-        machine.compile == speed.get("compile", machine.compile),
-        kinds[machine.accelerator] == speed.get("device_type", kinds[machine.accelerator]),
+    """Whether a report holds the speed under these settings of the machine."""
+    if _SPEED not in report.get("metrics", {}):
+        return False
+
+    speed = report["speed"]
+    kinds = {"cpu": "cpu", "gpu": "cuda", "auto": speed["device_type"]}
+    return (
+        machine.threads in (0, speed["threads"])
+        and machine.compile == speed["compile"]
+        and kinds[machine.accelerator] == speed["device_type"]
     )
-    return _SPEED in report.get("metrics", {}) and all(alike)
 
 
 def _time(recipe: Recipe, experiment: Experiment, batch: int, repeats: int) -> list[float]:

@@ -56,14 +56,16 @@ def _sum_of(path: Path) -> Path:
     return path.with_name(path.name + ".sha256")
 
 
-def is_altered(path: Path) -> bool:
-    """Whether a file is not the one that its checksum is of; older versions wrote
-    none for final weights.
+def damage(path: Path) -> str:
+    """Compare a file with the checksum beside it. The result says what is wrong; it is
+    empty where nothing is.
     """
     file = _sum_of(path)
-    return file.is_file() and file.read_text(encoding="utf-8", errors="replace").split()[:1] != [
-        file_digest(path)
-    ]
+    if not file.is_file():
+        return "its checksum is missing"
+
+    noted = file.read_text(encoding="utf-8", errors="replace").split()[:1]
+    return "" if noted == [file_digest(path)] else "its checksum differs"
 
 
 def remove_sealed(path: Path) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
-from filelock import BaseFileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 from ..output.text import say
 
+SPEED_LOCK = "arinar-speed-of-all.lock"  # in the folder for temporary files
 QUIET_SECONDS = 3.0  # that a lock is waited for without a word
 
 
@@ -41,3 +44,9 @@ def is_lock_free(lock: BaseFileLock) -> bool:
             return True
     except Timeout:
         return False
+
+
+def speed_lock() -> AbstractContextManager[None]:
+    """Lock the machine for a measurement of speed, of all its users: one measures at a time."""
+    path = Path(tempfile.gettempdir()) / SPEED_LOCK
+    return hold_lock(FileLock(path, mode=0o666), "measures speed")

@@ -25,12 +25,12 @@ from filelock import FileLock, Timeout
 
 from ..errors import ConfigError
 from ..output.text import say
+from ..variables import HELPER_VARIABLE
 from .atomic import atomic_draft
 from .checksums import file_digest, remove_sealed
 from .locks import QUIET_SECONDS, hold_lock
 
 _BLOCK = re.compile(r"\.?\d{8,}-\d{8,}\.")  # a block, its checksum, its draft, its lock
-HELPER_VARIABLE = "ARINAR_HELPS"  # the process that one helps
 ProgressCallback = Callable[[int, int], None]
 """Is told how many blocks there are, and of how many."""
 
@@ -154,7 +154,7 @@ def helper_processes(workers: int | None, device: str = "cpu") -> Iterator[None]
     """
     command = [sys.executable, "-m", "arinar_lab", *sys.argv[1:]]
     asked = workers or (torch.cuda.device_count() if device == "cuda" else 1)
-    helps = 0 if HELPER_VARIABLE in os.environ else asked  # who helps has no helpers
+    helps = 0 if HELPER_VARIABLE.read() else asked  # who helps has no helpers
     others = [
         subprocess.Popen(command, env=_environment(i), stdout=subprocess.DEVNULL)
         for i in range(1, helps)
@@ -185,7 +185,7 @@ def end_processes(processes: Sequence[subprocess.Popen[bytes]], seconds: float =
 
 
 def _environment(i: int) -> dict[str, str]:
-    environment = {**os.environ, HELPER_VARIABLE: str(os.getpid())}
+    environment = {**os.environ, HELPER_VARIABLE.name: str(os.getpid())}
     if gpus := torch.cuda.device_count():
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
         environment["CUDA_VISIBLE_DEVICES"] = visible[i % gpus]

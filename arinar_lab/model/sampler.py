@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Literal
 
 from .density import Density
@@ -27,6 +27,15 @@ _LEFT: dict[MaskSchedule, Callable[[int, int, int], float]] = {
 }
 
 
+ACCELERATORS = (
+    "mask_schedule",
+    "guided_from",
+    "guided_to",
+    "together",
+    "token_refresh",
+    "null_refresh",
+    "filter_threshold",
+)
 # marks a field that came after the first runs: at its default it is no part of a signature
 LATER_FIELD = {"later": True}
 
@@ -107,13 +116,9 @@ class Sampler:
 
     @property
     def accelerators(self) -> dict[str, float | str]:
-        """Those that are not at their default."""
-        there = (
-            (option, getattr(self, option.name))
-            for option in fields(self)
-            if option.metadata.get("later")
-        )
-        return {option.name: value for option, value in there if value != option.default}
+        """Return the ACCELERATORS that are not at their default, with their values."""
+        values = {name: getattr(self, name) for name in ACCELERATORS}
+        return {name: value for name, value in values.items() if value != getattr(Sampler, name)}
 
     def guides(self, progress: float) -> bool:
         """Whether a step after which `progress` of the tokens are known lies in the

@@ -35,6 +35,7 @@ from ..evaluation.evaluate import evaluate_run, generate_images, load_trained, w
 from ..files.checksums import file_digest
 from ..files.shards import ProgressCallback
 from ..hardware.device import device_of
+from ..metrics import FID, METRICS
 from ..model.noise import Noise
 from ..runs.folder import RunFolder, environment, git_state, read_json, write_json
 from .distances import (
@@ -51,15 +52,6 @@ from .distances import (
 )
 from .extractors import Extractor
 from .reference import compute_in_shards, concatenate_shards
-
-UNITS_BY_KIND = {
-    "inception_score": "e^nats",
-    "kid": "squared MMD of the extractor's features",
-    "precision": "share",
-    "recall": "share",
-}
-"""Units, by the first word of a metric's name; the others are distances."""
-
 
 NamedReference = tuple[Reference, Extractor]
 
@@ -104,7 +96,7 @@ def named_reference(recipe: Recipe) -> NamedReference | None:
     if recipe.evaluation.reference is None:
         return None
 
-    path = Path(recipe.evaluation.reference)
+    path = recipe.workspace.path(recipe.evaluation.reference)
     with located(KEY):
         extractor = Extractor.of(
             *extractor_of_reference(path), None, device_of(recipe.machine).type
@@ -249,12 +241,13 @@ def _report(
         if reference.features is None
         else {"kid_subset": min(KID_SUBSET, kept, len(reference.features))}
     )
-    squared = f"squared distance of features of {extractor.signature}"
 
     return {
         "file": file,
         "metrics": {f"quality/{name}": value for name, value in values.items()},
-        "units": {f"quality/{name}": UNITS_BY_KIND.get(_kind(name), squared) for name in values},
+        "units": {
+            f"quality/{name}": _unit(name).format(extractor=extractor.signature) for name in values
+        },
         "ranges": each,
         "images": e.images,
         "seed": e.seed,
@@ -267,8 +260,14 @@ def _report(
     }
 
 
-def _kind(name: str) -> str:
-    return name if name in UNITS_BY_KIND else name.partition("_")[0]
+def _unit(name: str) -> str:
+    """The unit of `name` among the metrics, else of its first word; what has
+    neither is a distance.
+    """
+    for known in (f"quality/{name}", f"quality/{name.partition('_')[0]}"):
+        if known in METRICS:
+            return METRICS[known].unit
+    return METRICS[FID].unit
 
 
 def _add_to(recipe: Recipe, folder: RunFolder, compared: dict[str, Any]) -> None:

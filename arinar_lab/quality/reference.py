@@ -30,13 +30,13 @@ from ..files.shards import (
     make_shards,
     refuse_foreign,
 )
+from ..files.workspace import HERE
 from ..hardware.memory import oom_guard
 from .distances import check_image_count, write_reference
 from .extractors import Extractor
 from .image_sets import ImageSet, image_set_of_source
 
 FEATURE_SHARD = 1024  # images
-REFERENCES = Path("references")
 
 
 def reference_path(images: ImageSet, extractor: Extractor, root: Path) -> Path:
@@ -49,7 +49,7 @@ def _signature(images: str, extractor: Extractor) -> str:
     return hashlib.sha256(f"{images} {extractor.signature}".encode()).hexdigest()[:8]
 
 
-def own_reference(source: Source, extractor: Extractor, root: Path = REFERENCES) -> Path:
+def own_reference(source: Source, extractor: Extractor, root: Path = HERE.references) -> Path:
     """The reference statistics of the images that a run was trained on, also where it read them
     from a latent cache.
 

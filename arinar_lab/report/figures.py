@@ -133,7 +133,7 @@ FIGURES = (
         " features (of a nested model: all of it), the head (densities made, guided and drawn"
         " from), the codec. The shares are measured part by part in a pass with clocks between,"
         " and scaled to the time without them. Mean over seeds.",
-        "a speed that was measured part by part (older runs lack it)",
+        "a speed that was measured part by part",
         cost_breakdown,
     ),
     Figure(

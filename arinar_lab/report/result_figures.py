@@ -23,7 +23,7 @@ from ..analysis.pareto import Frontier
 from ..analysis.rank_agreement import mean_by_arm
 from ..analysis.results import ArmResult, Results
 from ..analysis.statistics import Interval
-from ..metrics import BITS, COLUMNS, DISTANCE, DISTANCES, FEW, GAP, HEADINGS, LEVEL, SPEED
+from ..metrics import BITS, DISTANCE, DISTANCES, FEW, GAP, HEADINGS, LEVEL, METRICS, SPEED
 from .style import (
     BLACK,
     BLUE,
@@ -44,7 +44,6 @@ from .style import (
 
 # arms beyond which a figure takes both columns, and marks do not tell all of them apart
 MANY_ARMS = FACET + 1
-_LESS = {column.metric: column.less for column in COLUMNS}
 _PARTS = {
     "outer": (BLUE, "", "outer"),
     "inner": (SKY, "////", "inner trunk"),
@@ -74,7 +73,8 @@ def panels_of(results: Results) -> list[list[str]]:
 def axis_label(metric: str) -> str:
     """A metric as an axis says it, with the direction that is better."""
     better = {True: " (less is better)", False: " (more is better)", None: ""}
-    return HEADINGS.get(metric, metric) + better[_LESS.get(metric)]
+    less = METRICS[metric].less if metric in METRICS else None
+    return HEADINGS.get(metric, metric) + better[less]
 
 
 def against_factor(analysis: Analysis) -> Any | None:
@@ -540,8 +540,7 @@ def _ranks(ax: Any, results: Results, metric: str) -> None:
     at = range(len(by_budget))
 
     for i, name in enumerate(arms):
-        # together other for each of two dozen arms
-        look, mark = SERIES[i % len(SERIES)], "osD^vP*X"[i % 8]
+        look, mark = SERIES[i % len(SERIES)], "osD^vP*X"[i % 8]  # 24 pairs of a look and a marker
         ax.plot(
             at,
             ranks[:, i],

@@ -14,7 +14,6 @@ from typing import Any
 from ..analysis.analyse import Analysis
 from ..analysis.conditions import (
     commit_of,
-    estimator_of_kid,
     likelihood_kind,
     report_value,
     shared_value,
@@ -337,12 +336,11 @@ def _distances(results: Results) -> list[Statement]:
     """What the distances are of, their floor, and how images were drawn for them."""
     statements = _published(results.any_report)
     if _any(results, lambda report: DISTANCE in report["metrics"]):
-        kid = shared_value(results, lambda arm, report: estimator_of_kid(report))
         text = (
             f"FD, KID, precision and recall compare {_stated(results, 'quality', 'images')}"
             f" generated images with {_stated(results, 'quality', 'reference')} training images,"
             " whose labels they have, in the features of a digits classifier (not Inception, so no"
-            f" FID){f'; KID {kid}' if kid else ''}."
+            " FID), KID over all images."
         )
         statements.append(Statement(text, "Evaluation"))
 

@@ -6,8 +6,8 @@
                                                         the newest is damaged
     checkpoints/final.safetensors  ….sha256             the averaged weights after training
 
-The checksum is written before the file gets its name, so that a named file without one is of an
-older version; that is used where it can be read.
+The checksum is written before the file gets its name: a file that lacks it, or differs
+from it, is damaged.
 """
 
 from __future__ import annotations
@@ -16,11 +16,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-
 from ..errors import ConfigError
 from ..files import atomic
-from ..files.checksums import _sum_of, is_altered
+from ..files.checksums import damage
 from ..output.text import say
 from .folder import RunFolder
 
@@ -40,8 +38,8 @@ def refuse_altered(path: Path) -> None:
     Raises:
         ConfigError: saying what to do.
     """
-    if is_altered(path):
-        raise ConfigError(f"{path}: damaged or edited (its checksum differs); {TRAIN_AGAIN}")
+    if fault := damage(path):
+        raise ConfigError(f"{path}: damaged or edited ({fault}); {TRAIN_AGAIN}")
 
 
 @contextmanager
@@ -72,7 +70,7 @@ def newest_checkpoint(folder: RunFolder) -> Path | None:
     """
     paths = newest_first(folder.checkpoints)
     for path in paths:
-        fault = _fault(path)
+        fault = damage(path)
         if not fault:
             return path
         say(f"{path}: damaged ({fault}), trying the one before it")
@@ -84,14 +82,3 @@ def newest_checkpoint(folder: RunFolder) -> Path | None:
         )
 
     return None
-
-
-def _fault(path: Path) -> str:
-    """What is wrong with a checkpoint; empty where it is whole."""
-    if _sum_of(path).is_file():
-        return "its checksum differs" if is_altered(path) else ""
-    try:
-        torch.load(path, map_location="cpu", weights_only=True)
-        return ""
-    except Exception as error:  # whatever a damaged file raises
-        return type(error).__name__

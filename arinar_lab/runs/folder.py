@@ -118,13 +118,13 @@ def write_sealed(path: Path, content: dict[str, Any]) -> None:
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
-    """A JSON file that `write_sealed` has written, without its SHA-256; older versions wrote none.
+    """A JSON file that `write_sealed` has written, without its SHA-256; empty where there is none.
 
     Raises:
         ConfigError: if it is damaged or edited.
     """
     content = read_json(path)
-    if content.pop("sha256", None) not in (None, _digest(content)):
+    if content and content.pop("sha256", None) != _digest(content):
         raise ConfigError(
             f"{path}: damaged or edited (its sha256 differs); delete it, and it is made again"
         )
@@ -148,11 +148,11 @@ class RunFolder:
     path: Path
 
     @classmethod
-    def of(cls, recipe: Recipe, name: str, root: Path = Path("runs")) -> RunFolder:
+    def of(cls, recipe: Recipe, name: str) -> RunFolder:
         """The folder of a recipe; a run that exists under another name keeps it, so
         that studies share runs.
         """
-        arm = _arm(recipe, root / f"{slug(name)}-{recipe.training_signature}")
+        arm = _arm(recipe, recipe.workspace.runs / f"{slug(name)}-{recipe.training_signature}")
         return cls(arm / f"seed_{recipe.seed}")
 
     def claim_name(self, recipe: Recipe) -> RunFolder:
@@ -254,8 +254,7 @@ class RunFolder:
         write_sealed(self.path / "DONE", {**content, "files": sums})
 
     def refuse_edited(self, name: str) -> None:
-        """Refuse a file of a finished run that was edited or damaged since it ended; older
-        versions noted no checksums.
+        """Refuse a file of a finished run that was edited or damaged since it ended.
 
         Raises:
             ConfigError: naming it.

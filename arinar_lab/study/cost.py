@@ -111,7 +111,8 @@ def solve(match: Match, recipe: Recipe, target: float) -> tuple[Recipe, int]:
     unit = _unit(match, recipe)
 
     def at(multiple: int) -> Recipe:
-        return parse_recipe(merge(to_plain(recipe), unflatten({match.by: multiple * unit})))
+        content = merge(to_plain(recipe), unflatten({match.by: multiple * unit}))
+        return parse_recipe(content, recipe.workspace)
 
     start = max(1, int(flatten(to_plain(recipe))[match.by]) // unit)
     multiple = nearest_multiple(lambda multiple: matched_cost(match, at(multiple)), target, start)

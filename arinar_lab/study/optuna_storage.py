@@ -39,6 +39,7 @@ from ..files.atomic import free_megabytes
 from ..files.locks import is_lock_free
 from ..output.address import conceal_password
 from ..output.text import say
+from ..variables import GRACE, HEARTBEAT, STORAGE, Variable
 
 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -65,7 +66,7 @@ def storage_address(given: str, file: Path) -> sqlalchemy.URL:
     Raises:
         ConfigError: if it is none, or of a database that is not supported.
     """
-    text = os.environ.get("ARINAR_STORAGE") or given or f"sqlite:///{file.absolute()}"
+    text = STORAGE.read() or given or f"sqlite:///{file.absolute()}"
     try:
         url = sqlalchemy.make_url(text)
     except (ArgumentError, ValueError):  # their text holds the address
@@ -163,7 +164,7 @@ def heartbeat_seconds() -> tuple[int, int]:
     Raises:
         ConfigError: if one late heartbeat would make a living worker a lost one.
     """
-    beat, grace = _seconds("ARINAR_HEARTBEAT", 30), _seconds("ARINAR_GRACE", 300)
+    beat, grace = _seconds(HEARTBEAT), _seconds(GRACE)
     if grace < 2 * beat:
         raise ConfigError(
             f"ARINAR_GRACE: {grace} s is less than twice ARINAR_HEARTBEAT ({beat} s): the living "
@@ -172,10 +173,10 @@ def heartbeat_seconds() -> tuple[int, int]:
     return beat, grace
 
 
-def _seconds(name: str, default: int) -> int:
-    text = os.environ.get(name, str(default))
+def _seconds(variable: Variable) -> int:
+    text = variable.read()
     if not text.isdigit() or int(text) < 1:
-        raise ConfigError(f"{name}: {text!r} is not a whole number of seconds")
+        raise ConfigError(f"{variable.name}: {text!r} is not a whole number of seconds")
     return int(text)
 
 

@@ -26,6 +26,7 @@ from ..config.schema import flatten, to_plain
 from ..config.sections import Recipe, parse_recipe
 from ..config.yaml_reader import is_yaml_for, read_value
 from ..errors import ConfigError, did_you_mean, located
+from ..files.workspace import HERE, Workspace
 from ..model.inner.head import Likelihood
 from ..runs.folder import RunFolder
 from ..training.warm_start import matching_weights
@@ -113,6 +114,7 @@ class Plan:
         storage: address of a server; empty where workers share files. It is no part of the
             name, and never printed.
         unreached: lines that tell which overrides some arms do not have.
+        workspace: where its folder lies, and the runs.
     """
 
     name: str
@@ -125,17 +127,17 @@ class Plan:
     storage: str = field(default="", repr=False)
     papers: tuple[PaperRow, ...] = ()
     budgets: tuple[str, ...] = ()
-    roots: tuple[Path, Path] = field(default=(Path("studies"), Path("runs")))
     unreached: tuple[str, ...] = ()
+    workspace: Workspace = HERE
 
     @property
     def folder(self) -> Path:
-        return self.roots[0] / self.name
+        return self.workspace.studies / self.name
 
     def cell(self, arm: Arm, seed: int) -> tuple[RunFolder, Recipe]:
         """The run folder and the recipe of one arm under one seed."""
         recipe = arm.recipe.with_seed(seed)
-        return RunFolder.of(recipe, arm.name, self.roots[1]), recipe
+        return RunFolder.of(recipe, arm.name), recipe
 
     def factors(self, arm: Arm) -> dict[str, Any]:
         """What tells an arm from the others, by short names."""
@@ -219,9 +221,13 @@ def _around(file: StudyFile, chosen: dict[str, Change]) -> dict[str, Change]:
     return arms
 
 
-def read_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
+def read_plan(
+    path: Path, overrides: dict[str, Any] | None = None, workspace: Workspace = HERE
+) -> Plan:
     """Read and check a study file; every arm is built once. `overrides` change the base recipe or
     the study's own keys.
+
+    What its recipes name, its runs and its folder lie in the workspace.
 
     Raises:
         ConfigError: with the first fault, in one line.
@@ -234,7 +240,7 @@ def read_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
             raise ConfigError("axes: missing; a study varies something, by axes, arms or vary")
         lines = _unreached(file, base, changes, chosen)
         first = {
-            arm: _arm(arm, base, change, values, file.seeds[0])
+            arm: _arm(arm, base, change, values, file.seeds[0], workspace)
             for arm, (change, values) in chosen.items()
         }
         baseline = _baseline(file, first, bool(overrides) and "baseline" not in (overrides or {}))
@@ -253,6 +259,7 @@ def read_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
         papers=file.papers,
         budgets=tuple(budgets),
         unreached=lines,
+        workspace=workspace,
     )
 
 
@@ -414,7 +421,7 @@ def _at_budgets(arms: dict[str, Arm], budgets: dict[str, Budget]) -> dict[str, A
             name = f"{arm.name} @ {label}"
             with located(f"arm {name}"):
                 content = scaled(arm.recipe, budget)
-            one = _arm(name, content, {}, arm.values, arm.recipe.seed)
+            one = _arm(name, content, {}, arm.values, arm.recipe.seed, arm.recipe.workspace)
             spent[name] = replace(one, matched=arm.matched, budget=label)
 
     return spent
@@ -445,10 +452,15 @@ def scaled(recipe: Recipe, budget: Budget) -> dict[str, Any]:
 
 
 def _arm(
-    name: str, base: dict[str, Any], change: dict[str, Any], values: tuple[Any, ...], seed: int
+    name: str,
+    base: dict[str, Any],
+    change: dict[str, Any],
+    values: tuple[Any, ...],
+    seed: int,
+    workspace: Workspace,
 ) -> Arm:
     with located(f"arm {name}"):
-        recipe = parse_recipe(merge(merge(base, unflatten(change)), {"seed": seed}))
+        recipe = parse_recipe(merge(merge(base, unflatten(change)), {"seed": seed}), workspace)
         experiment = build(recipe, "meta")
         matching_weights(recipe, experiment)
 

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from ..files.shards import end_processes
 from ..output.text import one_line
+from ..variables import PARENT
 
 _SECONDS_TO_SAVE = 60  # a step and a checkpoint, before a worker is killed
 # times that one worker is: three cells that kill whoever takes them are set aside by then
@@ -123,7 +124,7 @@ def run_workers(
     """
     environment = {
         **os.environ,
-        "ARINAR_PARENT": str(os.getpid()),
+        PARENT.name: str(os.getpid()),
         "OMP_NUM_THREADS": str(max(1, threads)),
     }
     crew: list[Worker] = []

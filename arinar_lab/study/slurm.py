@@ -20,6 +20,7 @@ from typing import Protocol
 from ..errors import ConfigError
 from ..files.atomic import write_atomically
 from ..output.text import one_line
+from ..variables import STORAGE
 
 WARNING = 120  # seconds before the time limit at which the worker is asked to end
 _TIME = re.compile(r"\d{1,9}(:\d\d){0,2}|\d{1,9}-\d{1,9}(:\d\d){0,2}", re.ASCII)  # as in sbatch(1)
@@ -176,7 +177,7 @@ def write_script(
         threads=max(1, threads),
         command=quoted(command),
         report=quoted(report),
-        address=_ADDRESS if os.environ.get("ARINAR_STORAGE") else "",
+        address=_ADDRESS if STORAGE.read() else "",
     )
     write_atomically(path, text)
 

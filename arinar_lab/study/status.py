@@ -28,8 +28,10 @@ from filelock import FileLock
 from rich.live import Live
 
 from ..files.locks import is_lock_free
+from ..files.workspace import HERE, Workspace
 from ..output.terminal import Terminal
 from ..output.text import say
+from ..variables import STORAGE
 
 if TYPE_CHECKING:
     from .plan import Plan
@@ -61,8 +63,9 @@ class RunStatus:
     log: str = ""
 
 
-def study_file(folder: Path) -> tuple[Path, list[str]]:
-    """The file of the study whose folder this is, and the words that it was run with.
+def study_file(folder: Path, workspace: Workspace = HERE) -> tuple[Path, list[str]]:
+    """The file of the study whose folder this is, in its workspace, and the words
+    that it was run with.
 
     Raises:
         ConfigError: if it is no study's folder.
@@ -75,7 +78,7 @@ def study_file(folder: Path) -> tuple[Path, list[str]]:
         raise ConfigError(
             f"{folder}: not a study's folder; it holds no cells.json. Name the study's file instead"
         )
-    return Path(known["file"]), known["words"]
+    return workspace.path(known["file"]), known["words"]
 
 
 def save_cells(plan: Plan, file: Path, words: list[str]) -> dict[str, Any]:
@@ -128,7 +131,7 @@ def refuse_other_file(folder: Path, file: Path) -> None:
         )
 
 
-def load_cells(file: Path, words: list[str], root: Path = Path("studies")) -> dict[str, Any] | None:
+def load_cells(file: Path, words: list[str], root: Path = HERE.studies) -> dict[str, Any] | None:
     """The cells of a study as they were written last; None where a file that they came
     from is newer, or gone.
     """
@@ -144,17 +147,21 @@ def load_cells(file: Path, words: list[str], root: Path = Path("studies")) -> di
     return None
 
 
-def run_statuses(content: dict[str, Any], server: ServerBoard | None = None) -> list[RunStatus]:
+def run_statuses(
+    content: dict[str, Any], server: ServerBoard | None = None, workspace: Workspace = HERE
+) -> list[RunStatus]:
     """What is known of each cell. A server, if one is named, says who is running."""
     states = _states(server) if server else {}
-    return [run_status(cell, states.get(cell["key"])) for cell in content["cells"]]
+    return [run_status(cell, states.get(cell["key"]), workspace) for cell in content["cells"]]
 
 
-def run_status(cell: dict[str, Any], said: dict[str, Any] | None = None) -> RunStatus:
+def run_status(
+    cell: dict[str, Any], said: dict[str, Any] | None = None, workspace: Workspace = HERE
+) -> RunStatus:
     """What is known of one cell, given as `save_cells` writes it, by its run folder and
     by what a server says.
     """
-    path = Path(cell["folder"])
+    path = workspace.root / cell["folder"]
     reports = [path / "evaluations" / name / "report.json" for name in cell["evaluations"]]
     base = {"arm": cell["arm"], "seed": cell["seed"], "folder": cell["folder"]}
 
@@ -324,5 +331,5 @@ def _shared(file: Path) -> bool:
     """
     from ..config.yaml_reader import read_yaml
 
-    address = os.environ.get("ARINAR_STORAGE") or read_yaml(file).get("storage", "")
+    address = STORAGE.read() or read_yaml(file).get("storage", "")
     return str(address).startswith("postgresql")

@@ -20,6 +20,7 @@ import optuna
 from ..config.files import read_overrides
 from ..config.yaml_reader import read_yaml
 from ..errors import ConfigError
+from ..files.workspace import HERE
 from ..output.text import say
 from ..study.optuna_storage import is_shared, open_storage, storage_address
 from ..tracking.server import refuse_taken
@@ -37,7 +38,7 @@ def open_queue_of_file(file: Path | None, words: list[str]) -> optuna.storages.R
     Raises:
         ConfigError: if there is no such storage, or it does not answer, or the file is no sweep's.
     """
-    given, queue = "", Path("studies") / "queue.db"
+    given, queue = "", HERE.studies / "queue.db"
     if file:
         overrides = read_overrides(words)
         if "search" not in read_yaml(file):
@@ -47,7 +48,7 @@ def open_queue_of_file(file: Path | None, words: list[str]) -> optuna.storages.R
             )
         content, _, name = read_file(file, overrides)
         given = content.storage
-        queue = Path("studies") / name / "queue.db"
+        queue = HERE.studies / name / "queue.db"
 
     url = storage_address(given, queue)
     if not is_shared(url) and not Path(url.database or "").is_file():

@@ -24,7 +24,7 @@ from rich.text import Text
 
 from ..analysis.statistics import Interval, hypervolume, interval
 from ..files.atomic import atomic_draft, write_atomically
-from ..metrics import BITS, COLUMNS, DISTANCE, SPEED
+from ..metrics import BITS, DISTANCE, METRICS, SPEED
 from ..output.terminal import failure_line
 from ..output.text import csv_text, markdown_line, markdown_list, markdown_table
 from ..runs.folder import write_json
@@ -38,8 +38,6 @@ from .trials import (
     open_search,
     repeats,
 )
-
-_DIGITS = {column.metric: column.digits for column in COLUMNS}
 
 
 def report_sweep(sweep: Sweep, console: Console) -> int:
@@ -118,7 +116,7 @@ def rerun_rows(sweep: Sweep) -> tuple[list[str], list[list[str]]]:
     body = []
     for again in repeats(sweep):
         values = found[again.target.name, again.name]
-        texts = [values[m].text(_DIGITS.get(m, 3)) if m in values else "" for m in shown]
+        texts = [values[m].text(METRICS[m].digits) if m in values else "" for m in shown]
         arm = [again.target.name] if len(sweep.targets) > 1 else []
         body.append(
             [*arm, again.name, again.label, f"{len(again.results)} of {len(again.cells)}", *texts]

@@ -23,6 +23,7 @@ from ..config.files import merge, read_recipe, unflatten
 from ..config.schema import to_plain
 from ..config.sections import Recipe, parse_recipe
 from ..errors import ConfigError, located
+from ..files.workspace import HERE
 from ..metrics import BITS
 from ..runs.folder import RunFolder, open_run_folder, slug
 from ..study.override import unused_overrides, value_at
@@ -97,7 +98,7 @@ class Sweep:
 
     @property
     def folder(self) -> Path:
-        return Path("studies") / self.name
+        return HERE.studies / self.name
 
     @property
     def timed(self) -> bool:

@@ -32,7 +32,7 @@ from typing import Any, Literal
 from ..config.sections import check_seeds
 from ..config.yaml_reader import read_yaml
 from ..errors import ConfigError, did_you_mean
-from ..metrics import BITS, UNITS
+from ..metrics import BITS, METRICS
 from ..model.layers import require_at_least
 from ..study.override import Request, read_request
 from .space import Dimension
@@ -206,8 +206,9 @@ class SweepFile:
 
 
 def _check_metric(key: str, metric: str) -> None:
-    if metric not in UNITS:
-        hint = did_you_mean(metric, list(UNITS)) or "; as in quality/fd_digits"
+    names = [name for name, known in METRICS.items() if not known.published]
+    if metric not in names:
+        hint = did_you_mean(metric, names) or "; as in quality/fd_digits"
         raise ValueError(f"{key}: no run produces {metric!r}{hint}")
 
 

@@ -7,10 +7,12 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from pathlib import Path
 from typing import TypeVar
 
-TRACKING_FOLDER = Path("tracking")
+from ..files.workspace import HERE
+from ..variables import TRACKING, TRACKING_URI
+
+TRACKING_FOLDER = HERE.tracking
 _T = TypeVar("_T")
 # seconds that a run may wait for MLflow in total, and that anybody may wait for one call
 PATIENCE = 30.0
@@ -20,19 +22,15 @@ LIMITS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": str(round(TIMEOUT)),
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # the study has a bar of its own
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # it tells of errors by tracebacks; we do, in a line
 }
-_LEVELS = {
-    "mlflow": logging.WARNING,
-    "alembic": logging.WARNING,
-    "mlflow.store.db.utils": logging.CRITICAL,  # it tells of errors by tracebacks; we do, in a line
-}
+_LEVELS = {"mlflow": logging.CRITICAL, "alembic": logging.WARNING}
+"""Where MLflow is imported already, which reads its level then."""
 
 
 def tracking_uri() -> str:
     """MLFLOW_TRACKING_URI, or a SQLite file in tracking/."""
-    return (
-        os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{TRACKING_FOLDER.absolute()}/mlflow.db"
-    )
+    return TRACKING_URI.read() or f"sqlite:///{TRACKING_FOLDER.absolute()}/mlflow.db"
 
 
 def set_limits() -> None:
@@ -71,4 +69,4 @@ def call_within(seconds: float, act: Callable[[], _T]) -> _T:
 
 def is_off() -> bool:
     """Whether ARINAR_TRACKING=off: nothing is told to MLflow, and nothing counts as unsent."""
-    return os.environ.get("ARINAR_TRACKING", "").lower() == "off"
+    return TRACKING.read().lower() == "off"

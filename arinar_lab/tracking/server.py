@@ -146,6 +146,7 @@ def serve_mlflow(port: int) -> None:
     Raises:
         ConfigError: if the port is taken.
     """
+    own = dict(os.environ)  # before our limits, which are not the server's
     if not tracking_uri().startswith("http"):
         refuse_taken(port)
     TRACKING_FOLDER.mkdir(exist_ok=True)
@@ -154,7 +155,7 @@ def serve_mlflow(port: int) -> None:
     if tracking_uri().startswith("http"):
         return
     environment: dict[str, Any] = {
-        **os.environ,
+        **own,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         # not among the words: it may be a database's, with a password
         "MLFLOW_BACKEND_STORE_URI": tracking_uri(),

@@ -28,6 +28,7 @@ from ..config.build import build
 from ..config.sections import Machine, Recipe
 from ..errors import ConfigError
 from ..runs.folder import RunFolder
+from ..variables import RUN_VARIABLE
 
 _OF_LAUNCHERS = (
     "RANK",
@@ -45,8 +46,6 @@ _OF_LAUNCHERS = (
 )
 _SET_BY_LIGHTNING = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _OF_TORCHRUN = (("devices", "LOCAL_WORLD_SIZE", 1), ("processes", "WORLD_SIZE", 1))
-# the folder of the run that the first process trains, for those that it starts
-RUN_VARIABLE = "ARINAR_RUN"
 
 
 def is_alone(machine: Machine) -> bool:
@@ -165,8 +164,8 @@ def restored_process(folder: RunFolder) -> Iterator[None]:
     """Leave the process as it was: the same one evaluates alone, and trains other runs, when
     the others have ended.
     """
-    before = {name: os.environ.get(name) for name in (*_SET_BY_LIGHTNING, RUN_VARIABLE)}
-    os.environ[RUN_VARIABLE] = str(folder.path)
+    before = {name: os.environ.get(name) for name in (*_SET_BY_LIGHTNING, RUN_VARIABLE.name)}
+    os.environ[RUN_VARIABLE.name] = str(folder.path)
     try:
         yield
     finally:

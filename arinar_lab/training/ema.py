@@ -44,8 +44,7 @@ class EMA(Callback):
         self.weights = {name: p for name, p in module.named_parameters() if p.requires_grad}
         self.averages = {name: local_slice(p).clone() for name, p in self.weights.items()}
         for name, whole in (self._restored or {}).items():
-            if name in self.weights:  # an earlier version averaged what is not trained, too
-                self.averages[name].copy_(shard_of(whole, self.weights[name]))
+            self.averages[name].copy_(shard_of(whole, self.weights[name]))
         self._restored = None
 
     @torch.no_grad()
@@ -81,10 +80,6 @@ class EMA(Callback):
         self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         self._restored = checkpoint.get("averaged_weights")
-        # an earlier version kept the averages in the weights' place
-        if "current_model_state" in checkpoint:
-            self._restored = checkpoint["state_dict"]
-            module.load_state_dict(checkpoint["current_model_state"])
 
     def _swap(self) -> None:
         """Exchange weights and averages."""

@@ -10,7 +10,6 @@ freeze: outer      outer model, labels and codec stay as they came, and z is com
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -49,7 +48,7 @@ def initial_run(recipe: Recipe) -> RunFolder | None:
     if recipe.init_from is None:
         return None
 
-    path = Path(recipe.init_from.replace("{seed}", str(recipe.seed)))
+    path = recipe.workspace.path(recipe.init_from.replace("{seed}", str(recipe.seed)))
     with located("init_from"):
         folder = open_run_folder(path)
     if not folder.weights.is_file():

@@ -21,7 +21,7 @@ from arinar_lab.cli.compare import (
     gather_runs,
     metric_rows,
 )
-from arinar_lab.runs.folder import RunFolder, write_json
+from arinar_lab.runs.folder import RunFolder, write_sealed
 from arinar_lab.study.plan import read_plan
 from arinar_lab.study.status import save_cells
 
@@ -48,7 +48,7 @@ def run(*overrides, seed=0, name="a run", **said):
     recipe = tiny(*overrides, f"seed={seed}")
     folder = RunFolder.of(recipe, name)
     folder.write_config(recipe)
-    write_json(
+    write_sealed(
         folder.evaluation(recipe) / "report.json", report_of(**{"bits": 2.0 + seed / 10, **said})
     )
     return folder.path
@@ -209,7 +209,7 @@ def test_two_references_are_not_concluded():
         )
         reference = {"file": "half.npz" if other else "whole.npz", "images": 320}
         report["fidelity"] = {"images": 80, "extractor": "inception/64/a", "reference": reference}
-        write_json(file, report)
+        write_sealed(file, report)
 
     results, _ = compared(paths[0].parent, paths[2].parent)
     (line,) = [line for line in comparison_lines(results) if line.startswith("FD Inception 64")]
@@ -252,7 +252,7 @@ def test_a_studys_folder_knows_its_overrides():
     )
     for arm in plan.arms:
         folder, recipe = plan.cell(arm, 0)
-        write_json(folder.evaluation(recipe) / "report.json", report_of(2.0))
+        write_sealed(folder.evaluation(recipe) / "report.json", report_of(2.0))
     save_cells(plan, Path("study.yaml"), ["training.steps=8"])
 
     results, _ = compared(f"{plan.folder}:components=1", f"{plan.folder}:components=2")
@@ -266,7 +266,7 @@ def test_arms_of_one_name_are_told_apart(arms):
     )
     plan = read_plan(Path("other.yaml"))
     folder, recipe = plan.cell(plan.arms[0], 0)
-    write_json(folder.evaluation(recipe) / "report.json", report_of(2.0))
+    write_sealed(folder.evaluation(recipe) / "report.json", report_of(2.0))
     first = next(iter(arms.values()))
 
     results, _ = compared(first / "seed_1", "other.yaml:components=1")
@@ -305,7 +305,7 @@ def test_other_numbers_of_items_are_said():
         (file,) = path.glob("evaluations/*/report.json")
         report = report_of(2.0)
         report["likelihood"]["images"] = images
-        write_json(file, report)
+        write_sealed(file, report)
 
     (said,) = compared(*paths)[1]
     assert (
@@ -322,7 +322,7 @@ def test_other_devices_are_said():
         report = report_of(2.0)
         report["environment"] = {"device": device, "torch": "2.15"}
         report["speed"]["device"] = device
-        write_json(file, report)
+        write_sealed(file, report)
 
     said = compared(*paths)[1]
     assert (
@@ -349,7 +349,7 @@ def test_a_seed_that_was_evaluated_otherwise_is_no_part_of_the_mean():
     folder = RunFolder.of(recipe, "a run")
     other = replace(recipe, sampler=replace(recipe.sampler, temperature=0.5))
     folder.write_config(other)
-    write_json(folder.evaluation(other) / "report.json", report_of(1.0))
+    write_sealed(folder.evaluation(other) / "report.json", report_of(1.0))
     results, said = compared(folder.path.parent, run("outer.width=32"))
     assert list(results.results.reports["a_run"]) == [0, 1] and "seed 2" in said[0]
 

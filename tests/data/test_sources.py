@@ -61,6 +61,14 @@ def test_digits_are_grey_levels_of_the_shape_they_claim(digits):
     assert set(y.tolist()) == set(range(digits.classes))
 
 
+def test_images_of_more_grey_levels_are_no_digits(digits):
+    """The digits classifier knows 17 levels, and would see 256 of them as
+    sixteen times too bright.
+    """
+    images = ImageTensors(path="nowhere", channels=1, size=8, classes=10)
+    assert (digits.digits, images.digits) == (True, False)
+
+
 def test_nobody_knows_the_density_of_digits(digits):
     assert digits.log_prob(*digits.held_out) is None
     assert Source().log_prob(torch.zeros(1), torch.zeros(1)) is None

@@ -4,18 +4,24 @@ import fcntl
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from pathlib import Path
 
 import pytest
+import torch
 from filelock import FileLock
 from tiny import tiny
 
+from arinar_lab.benchmark import presets
+from arinar_lab.benchmark.generation import BenchmarkOptions
 from arinar_lab.evaluation import evaluate
 from arinar_lab.evaluation.evaluate import measure_speed
 from arinar_lab.files import locks, shards
 from arinar_lab.files.locks import hold_lock
 from arinar_lab.files.shards import end_processes, make_shards
+from arinar_lab.output.terminal import Terminal
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -54,12 +60,27 @@ def test_a_lock_is_free_again_after_an_error(tmp_path):
         pass
 
 
-def test_a_speed_pass_that_waits_says_so(a_run, tmp_path, monkeypatch, impatient, capfd):
-    monkeypatch.setattr(evaluate.tempfile, "tempdir", str(tmp_path))
+def time_a_run(run):
+    measure_speed(tiny("machine.threads=2"), run)
+
+
+def time_presets(_):
+    presets.run_benchmark(
+        [], BenchmarkOptions(torch.device("cpu")), Path("benchmarks.json"), Terminal()
+    )
+
+
+@pytest.mark.parametrize("measure", [time_a_run, time_presets], ids=["a run", "bench"])
+def test_whatever_measures_speed_waits_for_its_turn_and_says_so(
+    measure, a_run, tmp_path, monkeypatch, impatient, capfd
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(evaluate, "load_trained", lambda *_: pytest.fail("its turn"))
-    hold_for(tmp_path / evaluate.SPEED_LOCK, 0.6)
+    monkeypatch.setattr(presets, "cases", lambda *_: [])
+    monkeypatch.setattr(presets, "keep_freed_memory", lambda: pytest.fail("its turn"))
+    hold_for(tmp_path / "arinar-speed-of-all.lock", 0.6)
     with pytest.raises(pytest.fail.Exception, match="its turn"):
-        measure_speed(tiny("machine.threads=2"), a_run)
+        measure(a_run)
 
     assert re.fullmatch(
         r"waiting for another process, which measures speed \(.*speed-of-all.lock is locked\)\n",

@@ -1,8 +1,9 @@
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import pytest
 
-from arinar_lab.model.sampler import Sampler, masked_counts
+from arinar_lab.model.sampler import LATER_FIELD, Sampler, masked_counts
 
 # Computed by the published code: tokens that stay masked, and guidance weights at 4.5, linear
 KEPT_16_8 = [15, 14, 13, 11, 8, 6, 3, 0]
@@ -128,3 +129,18 @@ def test_the_constant_weight_stays():
 def test_a_number_outside_its_range_is_refused(arguments, key):
     with pytest.raises(ValueError, match=f"^{key}: "):
         Sampler(**arguments)
+
+
+def test_accelerators_are_those_of_the_list_away_from_their_defaults():
+    assert Sampler(temperature=0.9, guidance=2.0).accelerators == {}
+    assert Sampler(together=2, guided_to=0.5).accelerators == {"guided_to": 0.5, "together": 2}
+
+
+def test_a_setting_that_came_later_is_no_accelerator_by_that():
+    """The mark keeps signatures as they are and says nothing of what a setting does."""
+
+    @dataclass(frozen=True)
+    class Warmer(Sampler):
+        warmth: float = field(default=0.0, metadata=LATER_FIELD)
+
+    assert Warmer(warmth=1.0).accelerators == {}

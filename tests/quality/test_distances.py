@@ -38,7 +38,7 @@ from arinar_lab.quality.image_sets import ImageSet, image_set_of_source, open_im
 from arinar_lab.quality.measure import evaluate_with_reference, measure_quality
 from arinar_lab.quality.reference import make_reference, own_reference, reference_path
 from arinar_lab.quality.samples import write_samples
-from arinar_lab.runs.folder import write_json
+from arinar_lab.runs.folder import write_sealed
 
 pytestmark = pytest.mark.usefixtures("alone")
 QUIET = lambda done, total: None  # noqa: E731
@@ -380,7 +380,7 @@ def test_a_run_is_measured_over_ranges_of_seeds_and_goes_on_where_it_stopped(dig
 
     with pytest.raises(KeyboardInterrupt):
         measure_quality(recipe, folder, against, TINY, 2, stop)
-    write_json(
+    write_sealed(
         folder.evaluation(recipe) / "report.json",
         {"metrics": {"val/bits_per_dim": 2.0}, "units": {}},
     )
@@ -506,7 +506,7 @@ def test_the_images_behind_a_cache_are_known_and_a_changed_file_is_seen():
     cached = LatentCacheSource.__new__(LatentCacheSource)
     cached.about = {"images": known}
     assert own_reference(cached, TINY) == path
-    cached.about = {}  # of a cache that is older than this
+    cached.about = {}
     with pytest.raises(ConfigError, match="--reference: missing"):
         own_reference(cached, TINY)
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from reports import analysed, full_report, report_of, study, whole, whole_and_full
+from reports import analysed, full_report, study, whole, whole_and_full
 
 from arinar_lab.report.figures import FIGURES
 from arinar_lab.report.latex import escape_latex, latex_table
-from arinar_lab.report.report import page, write_report
+from arinar_lab.report.report import page
 from arinar_lab.report.statements import methods_markdown
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -238,12 +238,6 @@ def test_methods_of_one_run_claim_nothing_of_many():
     )
 
 
-def test_methods_of_older_reports_leave_out_what_those_do_not_say():
-    reports = {("components=1", seed): {"metrics": {"val/bits_per_dim": 2.0}} for seed in (0, 1)}
-    text = methods_markdown(analysed(study(reports, seeds=(0, 1))))
-    assert "None" not in text and "2 of 6 runs are finished" in text
-
-
 def varied(arms):
     return list(analysed(study({}, axes=None, arms=arms)).results.varied)
 
@@ -270,15 +264,3 @@ def test_arms_that_share_a_training_are_named():
         "One training serves a, b, which differ in sampling or evaluation alone."
         in methods_markdown(analysed(plan))
     )
-
-
-def test_the_whole_report_of_an_old_study_is_written():
-    """Of runs whose reports lack all that later versions added."""
-    old = {"metrics": {"val/bits_per_dim": 2.0}, "likelihood": {"kind": "exact"}, "git": {}}
-    reports = {
-        ("components=1", 0): old,
-        ("components=1", 1): old,
-        ("components=2", 0): report_of(2.0),
-    }
-    paths = write_report(analysed(study(reports, seeds=(0, 1))))
-    assert all(path.is_file() for path in paths) and len(paths) > 5

@@ -90,10 +90,11 @@ def test_where_none_is_whole_the_run_does_not_begin_anew_in_silence():
         newest_checkpoint(run)
 
 
-def test_a_checkpoint_of_an_older_version_has_no_checksum_and_is_used():
-    run = saved(4)
-    (run.checkpoints / "step=4.ckpt.sha256").unlink()
+def test_a_checkpoint_without_its_checksum_gives_way(capfd):
+    run = saved(4, 8)
+    (run.checkpoints / "step=8.ckpt.sha256").unlink()
     assert newest_checkpoint(run).name == "step=4.ckpt"
+    assert "step=8.ckpt: damaged (its checksum is missing), trying" in capfd.readouterr().out
 
 
 def test_a_checkpoint_in_shards_has_a_checksum_too():
@@ -264,9 +265,12 @@ def test_final_weights_have_a_checksum_and_edited_ones_are_refused(a_run):
         matching_weights(tiny(f"init_from={a_run.path}"), build(tiny()))
 
 
-def test_final_weights_of_an_older_version_have_no_checksum_and_are_used(a_run):
+def test_final_weights_without_their_checksum_are_refused(a_run):
     a_run.weights.with_name("final.safetensors.sha256").unlink()
-    training.load_weights(a_run.weights, build(tiny()))
+    with pytest.raises(
+        ConfigError, match=r"damaged or edited \(its checksum is missing\); delete the run's DONE"
+    ):
+        training.load_weights(a_run.weights, build(tiny()))
 
 
 def test_training_again_replaces_edited_weights(a_run):

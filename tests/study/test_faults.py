@@ -36,7 +36,7 @@ from arinar_lab.study.cost import Cost
 from arinar_lab.study.plan import read_plan
 from arinar_lab.study.worker import changes, ensure_queue_filled, open_board, prepare, run_worker
 from arinar_lab.sweep import trials
-from arinar_lab.sweep.sweep_file import read_sweep
+from arinar_lab.sweep.sweep import read_sweep
 
 pytestmark = pytest.mark.usefixtures("alone", "uncounted")
 

@@ -12,7 +12,7 @@ from arinar_lab.analysis.text import short_value
 from arinar_lab.config.files import read_overrides
 from arinar_lab.config.schema import to_plain
 from arinar_lab.errors import ConfigError
-from arinar_lab.runs.folder import RunFolder, slug, write_json
+from arinar_lab.runs.folder import RunFolder, slug, write_sealed
 from arinar_lab.study.override import study_name
 from arinar_lab.study.plan import read_plan
 
@@ -200,16 +200,16 @@ def test_a_run_of_another_study_is_shared_under_its_name():
 def test_a_job_is_done_when_every_evaluation_is():
     job = plan_of(axes={"sampler.guidance": [1.0, 2.0]}).jobs[0]
     assert not job.done
-    write_json(job.folder.path / "DONE", {"steps": 1})
-    write_json(job.folder.evaluation(job.recipes[0]) / "report.json", {"metrics": {"n": 1}})
+    write_sealed(job.folder.path / "DONE", {"steps": 1})
+    write_sealed(job.folder.evaluation(job.recipes[0]) / "report.json", {"metrics": {"n": 1}})
     assert not job.done
-    write_json(job.folder.evaluation(job.recipes[1]) / "report.json", {"metrics": {"n": 1}})
+    write_sealed(job.folder.evaluation(job.recipes[1]) / "report.json", {"metrics": {"n": 1}})
     assert job.done
 
 
 def test_a_report_without_done_is_no_done_job():
     job = plan_of(axes=K).jobs[0]
-    write_json(job.folder.evaluation(job.recipes[0]) / "report.json", {"metrics": {"n": 1}})
+    write_sealed(job.folder.evaluation(job.recipes[0]) / "report.json", {"metrics": {"n": 1}})
     assert not job.done
 
 

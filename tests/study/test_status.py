@@ -14,7 +14,7 @@ import pytest
 from tiny import tiny, write_study
 
 from arinar_lab import cli
-from arinar_lab.runs.folder import write_json
+from arinar_lab.runs.folder import write_json, write_sealed
 from arinar_lab.study import optuna_storage, status, worker
 from arinar_lab.study.collect import collect
 from arinar_lab.study.plan import read_plan
@@ -27,9 +27,9 @@ STUDY = {"axes": {"inner.head.components": [1, 2, 3, 4, 5]}, "seeds": [0]}
 
 
 def finish(job):
-    write_json(job.folder.path / "DONE", {"steps": 6, "seconds": 1.0})
+    write_sealed(job.folder.path / "DONE", {"steps": 6, "seconds": 1.0})
     for recipe in job.recipes:
-        write_json(job.folder.evaluation(recipe) / "report.json", {"metrics": {"n": 1}})
+        write_sealed(job.folder.evaluation(recipe) / "report.json", {"metrics": {"n": 1}})
 
 
 def begin(job):
@@ -114,8 +114,8 @@ def test_five_hundred_finished_runs_answer_without_torch():
     content["cells"] = []
     for i in range(500):
         folder = Path(f"runs/{i}-abc/seed_0")
-        write_json(folder / "DONE", {})
-        write_json(folder / "evaluations" / "def" / "report.json", {"metrics": {"n": 1}})
+        write_sealed(folder / "DONE", {})
+        write_sealed(folder / "evaluations" / "def" / "report.json", {"metrics": {"n": 1}})
         content["cells"].append(
             {"arm": f"{i}", "seed": 0, "key": f"{i}", "folder": str(folder), "evaluations": ["def"]}
         )
