@@ -357,7 +357,7 @@ def _kept_alive(connection: sqlalchemy.Connection, name: str) -> Iterator[None]:
 
 _HELD = """
 SELECT name FROM unnest(CAST(:names AS text[])) AS name
-JOIN pg_locks ON locktype = 'advisory'
+JOIN pg_locks ON locktype = 'advisory' AND granted
     AND objid = CAST(CAST(hashtext(name) AS bigint) & 4294967295 AS oid)
 JOIN pg_database ON pg_database.oid = database AND datname = current_database()
 """

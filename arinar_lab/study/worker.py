@@ -24,6 +24,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -31,7 +32,7 @@ import sqlalchemy
 from filelock import FileLock, Timeout
 
 from ..errors import ConfigError
-from ..files.atomic import write_atomically
+from ..files.atomic import DiskFull, disk_full_guard, write_atomically
 from ..files.locks import is_lock_free
 from ..output.text import say
 from ..pipeline import perform_locked
@@ -39,6 +40,7 @@ from ..runs.folder import read_state, write_json
 from .optuna_storage import (
     FAULTS,
     AbandonedLocks,
+    StorageUnavailable,
     StorageUnusable,
     free_locks,
     is_shared,
@@ -78,14 +80,14 @@ class Board:
         """Read what is not read from the run folders at once."""
 
     def arms(self) -> dict[str, Any]:
-        """Return what `describe` gave of the plan by which workers run; empty where nobody
+        """Return what `study_signatures` gave of the plan by which workers run; empty where nobody
         has prepared the study.
         """
         return read_state(self.plan.folder / _ARMS)
 
     def write_arms(self) -> None:
         """Make this plan the one by which workers run."""
-        write_json(self.plan.folder / _ARMS, describe(self.plan))
+        write_json(self.plan.folder / _ARMS, study_signatures(self.plan))
 
     def outcome(self, job: Job) -> str | None:
         """Return why a job has failed, an empty text where it is done, or None where it
@@ -120,10 +122,11 @@ class Board:
 
     def write(self, job: Job, record: dict[str, Any]) -> None:
         """Note something of a job."""
-        if record.get("attempts"):
-            write_json(job.folder.path / _ATTEMPTS, record)
-        else:
-            (job.folder.path / _ATTEMPTS).unlink(missing_ok=True)
+        with _waiting_for_room(job.folder.path):
+            if record.get("attempts"):
+                write_json(job.folder.path / _ATTEMPTS, record)
+            else:
+                (job.folder.path / _ATTEMPTS).unlink(missing_ok=True)
 
     def end(self, job: Job, reason: str) -> None:
         """Note that a job is done, or why it has failed."""
@@ -156,6 +159,7 @@ class ServerBoard(Board):
             study_name=plan.name, storage=open_storage(url), load_if_exists=True
         )
         self.abandoned_locks = AbandonedLocks()
+        self.place = study_folder_name(plan)
 
         self.refresh()
         if "fingerprint" in self.records:
@@ -170,14 +174,14 @@ class ServerBoard(Board):
         self.abandoned = self.abandoned_locks.among(self.free)
 
     def arms(self) -> dict[str, Any]:
-        return dict(self.study.user_attrs.get("file", {}))
+        return dict(self.records.get("file", {}))
 
     def write_arms(self) -> None:
-        self.study.set_user_attr("file", describe(self.plan))
+        self.study.set_user_attr("file", study_signatures(self.plan))
 
     def outcome(self, job: Job) -> str | None:
         record = self.record(job)
-        is_elsewhere = record.get("place") != study_folder_name(self.plan)
+        is_elsewhere = record.get("place") != self.place
         if job.done or (record.get("evaluations") == evaluation_signatures(job) and is_elsewhere):
             return ""
         return record.get("failed")
@@ -185,18 +189,13 @@ class ServerBoard(Board):
     def reopen(self, job: Job) -> None:
         super().reopen(job)
         record = self.record(job)
-        is_ours = study_folder_name(self.plan) == record.get(
-            "place"
-        ) or platform.node() == record.get("host")
+        is_ours = record.get("place") == self.place or record.get("host") == platform.node()
         if "failed" in record or ("evaluations" in record and is_ours and not job.done):
             self.write(job, {})
 
     def claim(self, job: Job) -> ExitStack | None:
-        if "since" in self.record(job) and self._lock(job) not in self.abandoned:
-            return None
-        locks = super().claim(job)
-        self.records = self.study.user_attrs  # another may have done it since the last look
-        return locks
+        is_begun = "since" in self.record(job)
+        return None if is_begun and self._lock(job) not in self.abandoned else super().claim(job)
 
     def locks(self, job: Job) -> Iterator[AbstractContextManager[Any]]:
         yield shared_lock(self.url, self._lock(job), wait=False)
@@ -215,7 +214,7 @@ class ServerBoard(Board):
     def end(self, job: Job, reason: str) -> None:
         done = {
             "evaluations": evaluation_signatures(job),
-            "place": study_folder_name(self.plan),
+            "place": self.place,
             "host": platform.node(),
         }
         self.write(job, {"failed": reason} if reason else done)
@@ -264,7 +263,7 @@ def prepare(plan: Plan) -> list[Job]:
     return [job for job in board.jobs if board.outcome(job) is None]
 
 
-def ensure_queue_filled(plan: Plan) -> None:
+def ensure_prepared(plan: Plan) -> None:
     """Prepare a study where nobody has, so that a worker may be the first.
 
     Raises:
@@ -291,7 +290,7 @@ def evaluation_signatures(job: Job) -> list[str]:
     return sorted(recipe.evaluation_signature for recipe in job.recipes)
 
 
-def describe(plan: Plan) -> dict[str, Any]:
+def study_signatures(plan: Plan) -> dict[str, Any]:
     """Return what the study's file asks for: signatures by arm, and the seeds."""
     arms = {
         arm.name: f"{arm.recipe.training_signature}/{arm.recipe.evaluation_signature}"
@@ -305,7 +304,7 @@ def changes(board: Board) -> list[str]:
     empty where it does not.
     """
     before = board.arms()
-    now = describe(board.plan)
+    now = study_signatures(board.plan)
     if before.keys() != now.keys() or before == now:
         return []
 
@@ -374,16 +373,32 @@ def _take(board: Board, job: Job) -> str | None:
     another worker is at it.
     """
     try:
-        job = job.claim_name()
+        job = retry_while_unavailable(lambda: _named(job))
+        locks = retry_while_unavailable(lambda: board.claim(job))
     except (ConfigError, OSError) as error:
         return _fail(board, job, error)
 
-    locks = retry_while_unavailable(lambda: board.claim(job))
     if locks is None:
         return None
     with locks:
+        retry_while_unavailable(board.refresh)
         outcome = board.outcome(job)  # another worker may have been quicker
         return _attempt(board, job) if outcome is None else outcome
+
+
+def _named(job: Job) -> Job:
+    with _waiting_for_room(job.folder.path):
+        return job.claim_name()
+
+
+@contextmanager
+def _waiting_for_room(path: Path) -> Iterator[None]:
+    """Make a full disk something that `retry_while_unavailable` waits for."""
+    try:
+        with disk_full_guard(path):
+            yield
+    except DiskFull as error:
+        raise StorageUnavailable(str(error)) from None
 
 
 def _attempt(board: Board, job: Job) -> str:
@@ -426,12 +441,18 @@ def _fail(board: Board, job: Job, error: Exception) -> str:
     """Note why a job has failed, and return it."""
     reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
     say(f"{time.strftime('%T')} failed: {reason}")
-    with suppress(OSError):  # a folder that may not be written, or a full disk
-        if not job.done and not job.folder.failure:
-            job.folder.path.mkdir(parents=True, exist_ok=True)
-            job.folder.fail(error)
+    with suppress(OSError):  # a folder that may not be written
+        if not job.done:
+            retry_while_unavailable(lambda: _mark_failed(job, error))
         retry_while_unavailable(lambda: board.end(job, reason))
     return reason
+
+
+def _mark_failed(job: Job, error: Exception) -> None:
+    with _waiting_for_room(job.folder.path):
+        if not job.folder.failure:
+            job.folder.path.mkdir(parents=True, exist_ok=True)
+            job.folder.fail(error)
 
 
 def run_job(job: Job, plan: Plan) -> float:
