@@ -407,13 +407,8 @@ def _attempt(board: Board, job: Job) -> str:
     """
     died = board.record(job).get("attempts", [])
     if len(died) >= _DEATHS:
-        return _fail(
-            board,
-            job,
-            WorkersLost(
-                f"its worker died {len(died)} times, the last time as {died[-1]}; see log.txt"
-            ),
-        )
+        last = f"the last time as {died[-1]}; see log.txt"
+        return _fail(board, job, WorkersLost(f"its worker died {len(died)} times, {last}"))
 
     say(f"{time.strftime('%T')} {job.arm} {job.key}")
     attempt = {

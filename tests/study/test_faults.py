@@ -239,7 +239,7 @@ def test_a_job_whose_workers_always_die_goes_back_three_times(shared, monkeypatc
         assert ended(fork(lambda: sys.exit(len(run_worker(plan)) != 1)), 60) == status
     assert begun().count(bad.key) == 4
     reason = (bad.folder.path / "FAILED").read_text().strip()
-    assert reason.startswith("Lost: its worker died 4 times, the last time as ")
+    assert reason.startswith("WorkersLost: its worker died 4 times, the last time as ")
     assert bad.folder.path.joinpath("log.txt").is_file()
     assert run_worker(plan) == [f"{bad.arm} {bad.key}: {reason}"]
     prepare(plan)
