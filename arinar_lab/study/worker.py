@@ -24,7 +24,6 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -32,7 +31,7 @@ import sqlalchemy
 from filelock import FileLock, Timeout
 
 from ..errors import ConfigError
-from ..files.atomic import DiskFull, disk_full_guard, write_atomically
+from ..files.atomic import write_atomically
 from ..files.locks import is_lock_free
 from ..output.text import say
 from ..pipeline import perform_locked
@@ -40,7 +39,6 @@ from ..runs.folder import read_state, write_json
 from .optuna_storage import (
     FAULTS,
     AbandonedLocks,
-    StorageUnavailable,
     StorageUnusable,
     free_locks,
     is_shared,
@@ -122,11 +120,10 @@ class Board:
 
     def write(self, job: Job, record: dict[str, Any]) -> None:
         """Note something of a job."""
-        with _waiting_for_room(job.folder.path):
-            if record.get("attempts"):
-                write_json(job.folder.path / _ATTEMPTS, record)
-            else:
-                (job.folder.path / _ATTEMPTS).unlink(missing_ok=True)
+        if record.get("attempts"):
+            write_json(job.folder.path / _ATTEMPTS, record)
+        else:
+            (job.folder.path / _ATTEMPTS).unlink(missing_ok=True)
 
     def end(self, job: Job, reason: str) -> None:
         """Note that a job is done, or why it has failed."""
@@ -373,7 +370,7 @@ def _take(board: Board, job: Job) -> str | None:
     another worker is at it.
     """
     try:
-        job = retry_while_unavailable(lambda: _named(job))
+        job = retry_while_unavailable(job.claim_name)
         locks = retry_while_unavailable(lambda: board.claim(job))
     except (ConfigError, OSError) as error:
         return _fail(board, job, error)
@@ -384,21 +381,6 @@ def _take(board: Board, job: Job) -> str | None:
         retry_while_unavailable(board.refresh)
         outcome = board.outcome(job)  # another worker may have been quicker
         return _attempt(board, job) if outcome is None else outcome
-
-
-def _named(job: Job) -> Job:
-    with _waiting_for_room(job.folder.path):
-        return job.claim_name()
-
-
-@contextmanager
-def _waiting_for_room(path: Path) -> Iterator[None]:
-    """Make a full disk something that `retry_while_unavailable` waits for."""
-    try:
-        with disk_full_guard(path):
-            yield
-    except DiskFull as error:
-        raise StorageUnavailable(str(error)) from None
 
 
 def _attempt(board: Board, job: Job) -> str:
@@ -437,17 +419,10 @@ def _fail(board: Board, job: Job, error: Exception) -> str:
     reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
     say(f"{time.strftime('%T')} failed: {reason}")
     with suppress(OSError):  # a folder that may not be written
-        if not job.done:
-            retry_while_unavailable(lambda: _mark_failed(job, error))
+        if not job.done and not job.folder.failure:
+            retry_while_unavailable(lambda: job.folder.fail(error))
         retry_while_unavailable(lambda: board.end(job, reason))
     return reason
-
-
-def _mark_failed(job: Job, error: Exception) -> None:
-    with _waiting_for_room(job.folder.path):
-        if not job.folder.failure:
-            job.folder.path.mkdir(parents=True, exist_ok=True)
-            job.folder.fail(error)
 
 
 def run_job(job: Job, plan: Plan) -> float:
