@@ -94,7 +94,7 @@ class Board:
         return "" if job.done else job.folder.failure or None
 
     def reopen(self, job: Job) -> None:
-        """Let a failed job be tried again."""
+        """Let a failed job be tried again, and a job be done again whose files were lost."""
         (job.folder.path / "FAILED").unlink(missing_ok=True)
 
     def claim(self, job: Job) -> ExitStack | None:
@@ -187,7 +187,9 @@ class ServerBoard(Board):
         super().reopen(job)
         record = self.record(job)
         is_ours = record.get("place") == self.place or record.get("host") == platform.node()
-        if "failed" in record or ("evaluations" in record and is_ours and not job.done):
+        if job.done and record.get("evaluations") != evaluation_signatures(job):
+            self.end(job, "")  # finished before the server was named
+        elif "failed" in record or ("evaluations" in record and is_ours and not job.done):
             self.write(job, {})
 
     def claim(self, job: Job) -> ExitStack | None:

@@ -505,6 +505,19 @@ def test_what_another_machine_has_finished_is_not_run_again(postgresql, monkeypa
     assert [job.key for job in prepare(asked)] == [job.key for job in plan.jobs]
 
 
+def test_what_was_finished_before_the_server_was_named_is_not_run_by_other_machines(
+    postgresql, monkeypatch
+):
+    plan = plan_of(seeds=[0])
+    pretend(plan.jobs[0])
+    monkeypatch.setenv("ARINAR_STORAGE", postgresql.url())
+    assert prepare(plan) == plan.jobs[1:]
+    shutil.rmtree("runs")
+    (plan.folder / ".place").write_text("elsewhere")
+    monkeypatch.setattr(worker.platform, "node", lambda: "another machine")
+    assert prepare(plan) == plan.jobs[1:]
+
+
 def damage(job, fault):
     """Spoil a finished cell."""
     if fault == "no DONE":
