@@ -133,7 +133,7 @@ def work(arguments: argparse.Namespace) -> int:
         return 0
     plan = _plan(arguments)
     if not parent:
-        worker.ensure_queue_filled(plan)
+        worker.ensure_prepared(plan)
     failed = worker.run_worker(plan)
     for line in failed:
         say(f"failed: {line}")

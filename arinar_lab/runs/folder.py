@@ -31,7 +31,13 @@ from ..config.schema import to_plain
 from ..config.sections import Recipe
 from ..config.yaml_reader import to_yaml
 from ..errors import ConfigError
-from ..files.atomic import MAX_NAME_BYTES, append_text, sync_to_disk, write_atomically
+from ..files.atomic import (
+    MAX_NAME_BYTES,
+    append_text,
+    disk_full_guard,
+    sync_to_disk,
+    write_atomically,
+)
 from ..files.locks import hold_lock
 from ..output.text import say
 
@@ -165,7 +171,8 @@ class RunFolder:
         """
         arm = self.path.parent
         arm.parent.mkdir(parents=True, exist_ok=True)
-        with hold_lock(FileLock(arm.parent / ".names"), "names a run folder"):
+        lock = FileLock(arm.parent / ".names")
+        with disk_full_guard(arm.parent), hold_lock(lock, "names a run folder"):
             folder = RunFolder(_arm(recipe, arm) / self.path.name)
             folder.path.mkdir(parents=True, exist_ok=True)
 

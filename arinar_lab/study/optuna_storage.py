@@ -35,7 +35,7 @@ from filelock import FileLock, Timeout
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
 
 from ..errors import ConfigError, StorageUnavailable, StorageUnusable
-from ..files.atomic import free_megabytes
+from ..files.atomic import DiskFull, free_megabytes
 from ..files.locks import is_lock_free
 from ..output.address import conceal_password
 from ..output.text import say
@@ -348,7 +348,7 @@ def _kept_alive(connection: sqlalchemy.Connection, name: str) -> Iterator[None]:
 
 _HELD = """
 SELECT name FROM unnest(CAST(:names AS text[])) AS name
-JOIN pg_locks ON locktype = 'advisory'
+JOIN pg_locks ON locktype = 'advisory' AND granted
     AND objid = CAST(CAST(hashtext(name) AS bigint) & 4294967295 AS oid)
 JOIN pg_database ON pg_database.oid = database AND datname = current_database()
 """
@@ -392,8 +392,8 @@ class AbandonedLocks:
 
 
 def retry_while_unavailable(act: Callable[[], _T]) -> _T:
-    """Do what needs the storage, again and again while that is away (restarted, say),
-    for at most 15 minutes.
+    """Do what needs the storage, again and again while that is away (restarted, say) or a disk
+    is full, for at most 15 minutes.
 
     Raises:
         Unusable: in one line, if it does not heal, or is still away then.
@@ -402,11 +402,11 @@ def retry_while_unavailable(act: Callable[[], _T]) -> _T:
     while True:
         try:
             return act()
-        except UNAVAILABLE as error:
+        except (*UNAVAILABLE, DiskFull) as error:
             name = type(error.__cause__ or error).__name__
             said = (
                 str(error)
-                if isinstance(error, StorageUnavailable)
+                if isinstance(error, StorageUnavailable | DiskFull)
                 else f"the storage is away ({name})"
             )
             if time.monotonic() - begun > _PATIENCE_SECONDS:

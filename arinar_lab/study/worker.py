@@ -77,14 +77,14 @@ class Board:
         """Read what is not read from the run folders at once."""
 
     def arms(self) -> dict[str, Any]:
-        """Return what `describe` gave of the plan by which workers run; empty where nobody
+        """Return what `study_signatures` gave of the plan by which workers run; empty where nobody
         has prepared the study.
         """
         return read_state(self.plan.folder / _ARMS)
 
     def write_arms(self) -> None:
         """Make this plan the one by which workers run."""
-        write_json(self.plan.folder / _ARMS, describe(self.plan))
+        write_json(self.plan.folder / _ARMS, study_signatures(self.plan))
 
     def outcome(self, job: Job) -> str | None:
         """Return why a job has failed, an empty text where it is done, or None where it
@@ -93,7 +93,7 @@ class Board:
         return "" if job.done else job.folder.failure or None
 
     def reopen(self, job: Job) -> None:
-        """Let a failed job be tried again."""
+        """Let a failed job be tried again, and a job be done again whose files were lost."""
         (job.folder.path / "FAILED").unlink(missing_ok=True)
 
     def claim(self, job: Job) -> ExitStack | None:
@@ -155,6 +155,7 @@ class ServerBoard(Board):
             study_name=plan.name, storage=open_storage(url), load_if_exists=True
         )
         self.abandoned_locks = AbandonedLocks()
+        self.place = study_folder_name(plan)
 
         self.refresh()
         if "fingerprint" in self.records:
@@ -169,14 +170,14 @@ class ServerBoard(Board):
         self.abandoned = self.abandoned_locks.among(self.free)
 
     def arms(self) -> dict[str, Any]:
-        return dict(self.study.user_attrs.get("file", {}))
+        return dict(self.records.get("file", {}))
 
     def write_arms(self) -> None:
-        self.study.set_user_attr("file", describe(self.plan))
+        self.study.set_user_attr("file", study_signatures(self.plan))
 
     def outcome(self, job: Job) -> str | None:
         record = self.record(job)
-        is_elsewhere = record.get("place") != study_folder_name(self.plan)
+        is_elsewhere = record.get("place") != self.place
         if job.done or (record.get("evaluations") == evaluation_signatures(job) and is_elsewhere):
             return ""
         return record.get("failed")
@@ -184,18 +185,15 @@ class ServerBoard(Board):
     def reopen(self, job: Job) -> None:
         super().reopen(job)
         record = self.record(job)
-        is_ours = study_folder_name(self.plan) == record.get(
-            "place"
-        ) or platform.node() == record.get("host")
-        if "failed" in record or ("evaluations" in record and is_ours and not job.done):
+        is_ours = record.get("place") == self.place or record.get("host") == platform.node()
+        if job.done and record.get("evaluations") != evaluation_signatures(job):
+            self.end(job, "")  # finished before the server was named
+        elif "failed" in record or ("evaluations" in record and is_ours and not job.done):
             self.write(job, {})
 
     def claim(self, job: Job) -> ExitStack | None:
-        if "since" in self.record(job) and self._lock(job) not in self.abandoned:
-            return None
-        locks = super().claim(job)
-        self.records = self.study.user_attrs  # another may have done it since the last look
-        return locks
+        is_begun = "since" in self.record(job)
+        return None if is_begun and self._lock(job) not in self.abandoned else super().claim(job)
 
     def locks(self, job: Job) -> Iterator[AbstractContextManager[Any]]:
         yield shared_lock(self.url, self._lock(job), wait=False)
@@ -214,7 +212,7 @@ class ServerBoard(Board):
     def end(self, job: Job, reason: str) -> None:
         done = {
             "evaluations": evaluation_signatures(job),
-            "place": study_folder_name(self.plan),
+            "place": self.place,
             "host": platform.node(),
         }
         self.write(job, {"failed": reason} if reason else done)
@@ -263,7 +261,7 @@ def prepare(plan: Plan) -> list[Job]:
     return [job for job in board.jobs if board.outcome(job) is None]
 
 
-def ensure_queue_filled(plan: Plan) -> None:
+def ensure_prepared(plan: Plan) -> None:
     """Prepare a study where nobody has, so that a worker may be the first.
 
     Raises:
@@ -290,7 +288,7 @@ def evaluation_signatures(job: Job) -> list[str]:
     return sorted(recipe.evaluation_signature for recipe in job.recipes)
 
 
-def describe(plan: Plan) -> dict[str, Any]:
+def study_signatures(plan: Plan) -> dict[str, Any]:
     """Return what the study's file asks for: signatures by arm, and the seeds."""
     arms = {
         arm.name: f"{arm.recipe.training_signature}/{arm.recipe.evaluation_signature}"
@@ -304,7 +302,7 @@ def changes(board: Board) -> list[str]:
     empty where it does not.
     """
     before = board.arms()
-    now = describe(board.plan)
+    now = study_signatures(board.plan)
     if before.keys() != now.keys() or before == now:
         return []
 
@@ -373,14 +371,15 @@ def _take(board: Board, job: Job) -> str | None:
     another worker is at it.
     """
     try:
-        job = job.claim_name()
+        job = retry_while_unavailable(job.claim_name)
+        locks = retry_while_unavailable(lambda: board.claim(job))
     except (ConfigError, OSError) as error:
         return _fail(board, job, error)
 
-    locks = retry_while_unavailable(lambda: board.claim(job))
     if locks is None:
         return None
     with locks:
+        retry_while_unavailable(board.refresh)
         outcome = board.outcome(job)  # another worker may have been quicker
         return _attempt(board, job) if outcome is None else outcome
 
@@ -391,13 +390,8 @@ def _attempt(board: Board, job: Job) -> str:
     """
     died = board.record(job).get("attempts", [])
     if len(died) >= _DEATHS:
-        return _fail(
-            board,
-            job,
-            WorkersLost(
-                f"its worker died {len(died)} times, the last time as {died[-1]}; see log.txt"
-            ),
-        )
+        last = f"the last time as {died[-1]}; see log.txt"
+        return _fail(board, job, WorkersLost(f"its worker died {len(died)} times, {last}"))
 
     say(f"{time.strftime('%T')} {job.arm} {job.key}")
     attempt = {
@@ -425,10 +419,9 @@ def _fail(board: Board, job: Job, error: Exception) -> str:
     """Note why a job has failed, and return it."""
     reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
     say(f"{time.strftime('%T')} failed: {reason}")
-    with suppress(OSError):  # a folder that may not be written, or a full disk
+    with suppress(OSError):  # a folder that may not be written
         if not job.done and not job.folder.failure:
-            job.folder.path.mkdir(parents=True, exist_ok=True)
-            job.folder.fail(error)
+            retry_while_unavailable(lambda: job.folder.fail(error))
         retry_while_unavailable(lambda: board.end(job, reason))
     return reason
 

@@ -163,8 +163,7 @@ def claim_trial(sweep: Sweep, study: optuna.Study) -> tuple[optuna.Trial, ExitSt
         trial = study.ask()
         lock = ExitStack()
         file = trial_lock(sweep, study, trial.number)
-        lock.enter_context(shared_lock(trials_address(sweep), file.name, file, wait=False))
-
+        lock.enter_context(shared_lock(trials_address(sweep), file.name, file))
         return trial, lock
 
 

@@ -5,6 +5,7 @@ Every cell must be in the report exactly once, none lost, and every number but t
 the undisturbed study.
 """
 
+import errno
 import json
 import os
 import random
@@ -15,6 +16,7 @@ import threading
 import time
 import traceback
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,7 +36,7 @@ from arinar_lab.study import optuna_storage, processes, worker
 from arinar_lab.study.collect import collect
 from arinar_lab.study.cost import Cost
 from arinar_lab.study.plan import read_plan
-from arinar_lab.study.worker import changes, ensure_queue_filled, open_board, prepare, run_worker
+from arinar_lab.study.worker import changes, ensure_prepared, open_board, prepare, run_worker
 from arinar_lab.sweep import trials
 from arinar_lab.sweep.sweep import read_sweep
 
@@ -238,7 +240,7 @@ def test_a_job_whose_workers_always_die_goes_back_three_times(shared, monkeypatc
         assert ended(fork(lambda: sys.exit(len(run_worker(plan)) != 1)), 60) == status
     assert begun().count(bad.key) == 4
     reason = (bad.folder.path / "FAILED").read_text().strip()
-    assert reason.startswith("Lost: its worker died 4 times, the last time as ")
+    assert reason.startswith("WorkersLost: its worker died 4 times, the last time as ")
     assert bad.folder.path.joinpath("log.txt").is_file()
     assert run_worker(plan) == [f"{bad.arm} {bad.key}: {reason}"]
     prepare(plan)
@@ -472,7 +474,7 @@ def test_workers_are_told_the_address_by_their_environment(forked, monkeypatch):
 def test_no_password_is_in_any_file(postgresql, monkeypatch):
     monkeypatch.setenv("ARINAR_STORAGE", postgresql.url())
     plan = plan_of(axes={"inner.head.components": [1]}, seeds=[0])
-    ensure_queue_filled(plan)
+    ensure_prepared(plan)
     run_worker(plan)
     files = [path for path in Path().rglob("*") if path.is_file()]
     assert plan.jobs[0].done and not [
@@ -502,6 +504,19 @@ def test_what_another_machine_has_finished_is_not_run_again(postgresql, monkeypa
     )
     # measured otherwise
     assert [job.key for job in prepare(asked)] == [job.key for job in plan.jobs]
+
+
+def test_what_was_finished_before_the_server_was_named_is_not_run_by_other_machines(
+    postgresql, monkeypatch
+):
+    plan = plan_of(seeds=[0])
+    pretend(plan.jobs[0])
+    monkeypatch.setenv("ARINAR_STORAGE", postgresql.url())
+    assert prepare(plan) == plan.jobs[1:]
+    shutil.rmtree("runs")
+    (plan.folder / ".place").write_text("elsewhere")
+    monkeypatch.setattr(worker.platform, "node", lambda: "another machine")
+    assert prepare(plan) == plan.jobs[1:]
 
 
 def damage(job, fault):
@@ -586,6 +601,34 @@ def test_a_queue_on_a_full_disk_is_waited_for_and_said(small_disk, capsys):
     assert told.count("waiting for it") == 1 and "away" not in told
     assert f"storage: {small_disk}/queue.db: the disk is full, 0.0 MB are free; make room" in told
     assert len(study.user_attrs["said"]) == 1_000_000
+
+
+def test_a_worker_waits_for_room_on_a_full_disk(small_disk, monkeypatch, capsys):
+    monkeypatch.chdir(small_disk)
+    plan, ran = plan_of(seeds=[0]), []
+    filling = small_disk / "filling"
+
+    def fill():
+        with filling.open("wb", buffering=0) as file, suppress(OSError):
+            while file.write(b"\0" * 4096):
+                pass
+
+    def run_job(job, plan):
+        ran.append(job.key)
+        if len(ran) == 1:
+            threading.Timer(2.5, filling.unlink).start()
+            fill()
+            raise OSError(errno.ENOSPC, "No space left on device")
+        pretend(job)
+        return 1.0
+
+    monkeypatch.setattr(worker, "run_job", run_job)
+    prepare(plan)
+    (failure,) = run_worker(plan)
+    assert "No space left on device" in failure and "No space left" in plan.jobs[0].folder.failure
+    assert ran == [job.key for job in plan.jobs]  # the others have waited, and not failed
+    said = capsys.readouterr().out
+    assert said.count("waiting for it") == 1 and "the disk is full" in said
 
 
 @pytest.fixture
@@ -993,10 +1036,10 @@ def test_a_worker_may_be_the_first_and_adds_nothing_later(shared, monkeypatch):
     monkeypatch.setattr(
         worker, "run_job", lambda job, _: ran.append(job.key) or pretend(job) or 1.0
     )
-    ensure_queue_filled(plan)
-    ensure_queue_filled(plan)
+    ensure_prepared(plan)
+    ensure_prepared(plan)
     run_worker(plan)
-    ensure_queue_filled(plan)
+    ensure_prepared(plan)
     run_worker(plan)
 
     assert sorted(ran) == sorted(job.key for job in plan.jobs)
@@ -1005,4 +1048,4 @@ def test_a_worker_may_be_the_first_and_adds_nothing_later(shared, monkeypatch):
 def test_what_is_asked_for_survives_json(shared):
     plan = plan_of()
     prepare(plan)
-    assert open_board(plan).arms() == json.loads(json.dumps(worker.describe(plan)))
+    assert open_board(plan).arms() == json.loads(json.dumps(worker.study_signatures(plan)))
