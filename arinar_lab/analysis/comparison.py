@@ -24,6 +24,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from ..metrics import BITS, COLUMNS, DISTANCES, LEVEL, RESOLUTION, Column
 from .conditions import condition_caution, doubt, is_comparable, same_data
@@ -118,7 +119,7 @@ class Effect:
         """Cohen's d of the paired differences; nan for one seed."""
         return cohens_d(self.difference.mean, self.spread) if self.spread else math.nan
 
-    @property
+    @cached_property
     def size_interval(self) -> tuple[float, float]:
         """Its 95 % interval."""
         if self.spread is None:
@@ -140,7 +141,7 @@ class Effect:
         half = f" ± {self.difference.half:.{digits}f}" if self.difference.n > 1 else ""
         return f"{self.difference.mean:+.{digits}f}{half}"
 
-    @property
+    @cached_property
     def more_seeds(self) -> tuple[int, int] | None:
         """The least and the most that would resolve it, MOST + 1 for more than MOST; None where it
         is resolved, or has one seed."""
