@@ -34,8 +34,8 @@ import sqlalchemy
 from filelock import FileLock, Timeout
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
 
-from ..errors import ConfigError, StorageUnavailable, StorageUnusable
-from ..files.atomic import DiskFull, free_megabytes
+from ..errors import ConfigError, DiskFull, StorageUnavailable, StorageUnusable
+from ..files.atomic import free_megabytes
 from ..files.locks import is_lock_free
 from ..output.address import conceal_password
 from ..output.text import say
