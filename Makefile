@@ -30,10 +30,10 @@ test-slow: install ## Run the tests that take longer, too
 mlflow: install ## Open the dashboard on 127.0.0.1:5000, at the newest study
 	@$(BIN)/arinar mlflow $(ARGS)
 
-dashboard: install ## Open optuna-dashboard on 127.0.0.1:8080 (STUDY=gmm-k, or a file) and MLflow on 127.0.0.1:5000
-	@file="$(firstword $(wildcard $(STUDY) $(addsuffix /$(subst -,_,$(STUDY)).yaml,experiments/ablations sweeps)))"; \
+dashboard: install ## Open optuna-dashboard on 127.0.0.1:8080 (STUDY=optimizer, or a sweep's file) and MLflow on 127.0.0.1:5000
+	@file="$(firstword $(wildcard $(STUDY) $(addsuffix /$(subst -,_,$(STUDY)).yaml,sweeps)))"; \
 	if [ -z "$$file$$ARINAR_STORAGE" ]; then \
-		echo "Name a study, as in make dashboard STUDY=gmm-k:"; ls studies 2>/dev/null; exit 2; fi; \
+		echo "Name a sweep, as in make dashboard STUDY=optimizer:"; ls studies 2>/dev/null; exit 2; fi; \
 	trap 'kill 0' EXIT; $(BIN)/arinar dashboard $$file $(ARGS) & $(MAKE) --no-print-directory mlflow ARGS=
 
 bench: install ## Time every preset beside the published algorithm (about 25 minutes); ARGS="--full" times every step

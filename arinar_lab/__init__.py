@@ -6,7 +6,8 @@
     build(recipe)                   a recipe's model, codec and data, untrained
     laws.check(Head)                what every head must satisfy, measured
 
-Each name is imported when it is first asked for, so that `import arinar_lab` imports nothing of weight.
+Each name is imported when it is first asked for, so that `import arinar_lab`
+imports nothing of weight.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .api import open_runs, open_study
-    from .config.recipe import build
+    from .config.build import build
     from .evaluation.trained_model import open_run
     from .model import checks as laws
 
@@ -24,9 +25,12 @@ __version__ = "0.1.0"
 __all__ = ["build", "laws", "open_run", "open_runs", "open_study"]
 
 _PLACES = {
-    "build": "config.recipe", "laws": "model.checks", "open_run": "evaluation.trained_model", "open_runs": "api",
+    "build": "config.build",
+    "laws": "model.checks",
+    "open_run": "evaluation.trained_model",
+    "open_runs": "api",
     "open_study": "api",
-}  # fmt: skip
+}
 
 
 def __getattr__(name: str) -> Any:

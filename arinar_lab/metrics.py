@@ -1,51 +1,116 @@
-"""The names of metrics, their units, and the columns of a study's table."""
+"""The one table of metrics: what a report measures, in which unit, and how tables, figures
+and searches take it.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-UNITS = {
-    "val/bits_per_dim": "bits per raw dimension",
-    "val/bits_per_dim_error": "bits per raw dimension, |difference| when the integration's steps are doubled",
-    "val/bits_per_dim_at_level": "bits per raw dimension, at a resolution of one grey level",
-    "val/bits_per_dim_at_resolution": "bits per raw dimension, at a resolution of evaluation.resolution raw units",
-    "val/gap_bits_per_dim": "bits per dimension, mean of log p_true - log p_model",
-    "val/gap_standard_error": "bits per dimension",
-    "quality/fd_digits": "squared distance of the digits classifier's features",
-    "quality/fd_digits_floor": "squared distance of the digits classifier's features",
-    "quality/fd_digits_few": "squared distance of the digits classifier's features, of as many images as its floor",
-    "quality/kid_digits": "squared MMD of the digits classifier's features",
-    "quality/kid_digits_floor": "squared MMD of the digits classifier's features",
-    "quality/precision": "share",
-    "quality/recall": "share",
-    "quality/precision_floor": "share",
-    "quality/recall_floor": "share",
-    "quality/truncated_share": "share of the guided 1-D conditionals that had to be truncated",
-    "speed/images_per_second": "images per second",
-    "speed/latency_ms_b1": "milliseconds",
-    "components/effective": "components, e^entropy of their mean weights",
-    "components/dead": "components whose mean weight is below a tenth of its share",
-    "train/bits_per_dim": "bits per raw dimension, on training images",
-    "train/gap_bits_per_dim": "bits per raw dimension, held-out minus training",
-    "quality/nearest_train_ratio": "distance to the nearest training image, of samples over that of held-out images",
-    "cost/peak_memory_gb": "10^9 bytes",
-    "cost/gflops_per_image": "10^9 floating-point operations",
-    "cost/parameters": "parameters",
-    "time/train_seconds": "seconds",
-    "time/evaluate_seconds": "seconds",
-}
 
 BITS, ERROR = "val/bits_per_dim", "val/bits_per_dim_error"
 LEVEL, GAP = "val/bits_per_dim_at_level", "val/gap_bits_per_dim"
 RESOLUTION = "val/bits_per_dim_at_resolution"
 DISTANCE, FID, SPEED = "quality/fd_digits", "quality/fid", "speed/images_per_second"
 FEW = "quality/fd_digits_few"
-DISTANCES = (DISTANCE, FID, "quality/fd_dinov2", *(f"quality/fd_inception{layer}" for layer in (64, 192, 768)))
+DISTANCES = (
+    DISTANCE,
+    FID,
+    "quality/fd_dinov2",
+    *(f"quality/fd_inception{layer}" for layer in (64, 192, 768)),
+)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that a report may hold.
+
+    Arguments:
+        name: its key in the report; unit: in words, where `{extractor}` stands for
+            that of the features.
+        heading: of its column in a study's table; empty where it has none. digits: after
+            the point, in tables.
+        less: whether less is better; None where neither is.
+        published: whether only the published protocol measures it (`quality/measure.py`), and
+            not every evaluation.
+    """
+
+    name: str
+    unit: str
+    heading: str = ""
+    digits: int = 3
+    less: bool | None = None
+    published: bool = False
+
+
+_BITS = "bits per raw dimension"
+_DIGITS = "squared distance of the digits classifier's features"
+_MMD = "squared MMD of the digits classifier's features"
+_FEATURES = "squared distance of features of {extractor}"
+_KERNEL = "squared MMD of the extractor's features"
+_ALL = (
+    Metric(BITS, _BITS, "bits/dim", 3, True),
+    Metric(
+        ERROR,
+        f"{_BITS}, |difference| when the integration's steps are doubled",
+        "error of the estimate",
+        4,
+    ),
+    Metric(LEVEL, f"{_BITS}, at a resolution of one grey level", "bits/dim at Δ", 3, True),
+    Metric(
+        RESOLUTION,
+        f"{_BITS}, at a resolution of evaluation.resolution raw units",
+        "bits/dim at stated Δ",
+        3,
+        True,
+    ),
+    Metric(GAP, "bits per dimension, mean of log p_true - log p_model", "gap to truth", 4, True),
+    Metric("val/gap_standard_error", "bits per dimension"),
+    Metric("train/bits_per_dim", f"{_BITS}, on training images"),
+    Metric("train/gap_bits_per_dim", f"{_BITS}, held-out minus training"),
+    Metric(DISTANCE, _DIGITS, "FD digits", 2, True),
+    Metric("quality/fd_digits_floor", _DIGITS),
+    Metric(FEW, f"{_DIGITS}, of as many images as its floor", "FD digits (few)", 2, True),
+    Metric("quality/kid_digits", _MMD, "KID digits", 3, True),
+    Metric("quality/kid_digits_floor", _MMD),
+    Metric(FID, _FEATURES, "FID", 2, True, published=True),
+    Metric("quality/inception_score", "e^nats", "Inception score", 1, False, published=True),
+    Metric("quality/kid", _KERNEL, "KID", 4, True, published=True),
+    Metric("quality/fd_dinov2", _FEATURES, "FD DINOv2", 1, True, published=True),
+    Metric("quality/kid_dinov2", _KERNEL, "KID DINOv2", 3, True, published=True),
+    Metric("quality/fd_inception64", _FEATURES, "FD Inception 64", 3, True, published=True),
+    Metric("quality/fd_inception192", _FEATURES, "FD Inception 192", 3, True, published=True),
+    Metric("quality/fd_inception768", _FEATURES, "FD Inception 768", 3, True, published=True),
+    Metric("quality/precision", "share", "precision", 3, False),
+    Metric("quality/precision_floor", "share"),
+    Metric("quality/recall", "share", "recall", 3, False),
+    Metric("quality/recall_floor", "share"),
+    Metric(
+        "quality/truncated_share",
+        "share of the guided 1-D conditionals that had to be truncated",
+        "truncated",
+        4,
+    ),
+    Metric(
+        "quality/nearest_train_ratio",
+        "distance to the nearest training image, of samples over that of held-out images",
+    ),
+    Metric(SPEED, "images per second", "images/s", 0, False),
+    Metric("speed/latency_ms_b1", "milliseconds", "latency ms", 1, True),
+    Metric("cost/gflops_per_image", "10^9 floating-point operations", "GFLOPs/image", 4, True),
+    Metric("cost/parameters", "parameters", "parameters", 0),
+    Metric("cost/peak_memory_gb", "10^9 bytes"),
+    Metric("components/effective", "components, e^entropy of their mean weights"),
+    Metric("components/dead", "components whose mean weight is below a tenth of its share"),
+    Metric("time/train_seconds", "seconds"),
+    Metric("time/evaluate_seconds", "seconds"),
+)
+METRICS = {metric.name: metric for metric in _ALL}
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table: the metric, its heading and digits, and whether less is better (None: neither)."""
+    """A column of the table: the metric, its heading and digits, and whether less is
+    better (None: neither).
+    """
 
     metric: str
     heading: str
@@ -53,31 +118,5 @@ class Column:
     less: bool | None = None
 
 
-COLUMNS = (
-    Column(BITS, "bits/dim", 3, True),
-    Column(ERROR, "error of the estimate", 4),
-    Column(LEVEL, "bits/dim at Δ", 3, True),
-    Column(RESOLUTION, "bits/dim at stated Δ", 3, True),
-    Column(GAP, "gap to truth", 4, True),
-    Column(DISTANCE, "FD digits", 2, True),
-    Column(FEW, "FD digits (few)", 2, True),
-    Column("quality/kid_digits", "KID digits", 3, True),
-    Column(FID, "FID", 2, True),
-    Column("quality/inception_score", "Inception score", 1, False),
-    Column("quality/kid", "KID", 4, True),
-    Column("quality/fd_dinov2", "FD DINOv2", 1, True),
-    Column("quality/kid_dinov2", "KID DINOv2", 3, True),
-    *(
-        Column(metric, f"FD Inception {metric.removeprefix('quality/fd_inception')}", 3, True)
-        for metric in DISTANCES[3:]
-    ),
-    Column("quality/precision", "precision", 3, False),
-    Column("quality/recall", "recall", 3, False),
-    Column("quality/truncated_share", "truncated", 4),
-    Column(SPEED, "images/s", 0, False),
-    Column("speed/latency_ms_b1", "latency ms", 1, True),
-    Column("cost/gflops_per_image", "GFLOPs/image", 4, True),
-    Column("cost/parameters", "parameters", 0),
-)
-
+COLUMNS = tuple(Column(m.name, m.heading, m.digits, m.less) for m in _ALL if m.heading)
 HEADINGS = {column.metric: column.heading for column in COLUMNS}

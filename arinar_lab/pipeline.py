@@ -1,59 +1,145 @@
-"""One run from its recipe to its reports: train → evaluate → tell MLflow. What is done already is left alone."""
+"""One run from its recipe to its reports: check → train → evaluate → tell MLflow. What is done
+already is left alone.
+
+The model is built twice at most: without values for the check, and once for the run. Evaluation,
+quality and speed use the trained model that training leaves in memory.
+"""
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from .config.recipe import Recipe
-from .files.atomic import room_for
-from .files.locks import held
-from .quality.measure import measured
+from .config.build import Experiment, build, check_resolution, prepare_experiment
+from .config.sections import Recipe
+from .evaluation.evaluate import on_device
+from .files.atomic import disk_full_guard
+from .files.locks import hold_lock
+from .quality.measure import NamedReference, evaluate_with_reference, named_reference
 from .runs.folder import RunFolder
 from .runs.history import read_metrics
-from .tracking.tracker import Tracker, remember
-from .training.distributed import follows
-from .training.train import Stopped, Watch, train
+from .tracking.tracker import Tracker, note_view
+from .training.distributed import is_follower
+from .training.train import StepCallback, StoppedEarly, check_machine, train
+from .training.warm_start import matching_weights
 
 
-def perform(
+@dataclass(frozen=True)
+class Checked:
+    """What the check of a recipe has read, and the run uses again.
+
+    Arguments:
+        experiment: data and codec, and a model without values; reference: the one
+            that the recipe names.
+    """
+
+    experiment: Experiment
+    reference: NamedReference | None
+
+
+def check(recipe: Recipe) -> Checked:
+    """Refuse, before anything is written, what cannot be built, trained here or evaluated.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    check_machine(recipe)
+    experiment = build(recipe, "meta")
+    check_resolution(recipe, experiment)
+    matching_weights(recipe, experiment)
+    prepare_experiment(experiment)
+    return Checked(experiment, named_reference(recipe))
+
+
+def run_experiment(
+    recipes: Sequence[Recipe],
+    folder: RunFolder,
+    experiment: str,
+    arm: str,
+    factors: Mapping[str, Any] = MappingProxyType({}),
+    watch: StepCallback | None = None,
+) -> list[dict[str, Any]]:
+    """Train once and evaluate under each recipe, see `train_and_evaluate`; returns the reports."""
+    reports, _ = train_and_evaluate(recipes, folder, experiment, arm, factors, watch=watch)
+    return reports
+
+
+def train_and_evaluate(
     recipes: Sequence[Recipe],
     folder: RunFolder,
     experiment: str,
     arm: str,
     factors: Mapping[str, Any] = MappingProxyType({}),
     bar: bool = False,
-    watch: Watch | None = None,
-) -> list[dict[str, Any]]:
-    """Train once and evaluate under each recipe (they differ in sampler and evaluation alone); returns the reports.
+    watch: StepCallback | None = None,
+    checked: Checked | None = None,
+) -> tuple[list[dict[str, Any]], Experiment | None]:
+    """Train once and evaluate under each recipe (they differ in sampler and evaluation alone).
 
-    A process that only helps to train (see `training/distributed.py`) does that, and returns nothing.
-    The run folder is locked meanwhile. A failure is written to its FAILED and log.txt, told to MLflow, and raised.
+    A process that only helps to train (see `training/distributed.py`) does that, and returns
+    nothing. The run folder is locked meanwhile. A failure is written to its FAILED and log.txt,
+    told to MLflow, and raised.
 
     Arguments:
-        experiment: MLflow's experiment; arm: the name of the run's arm in it; factors: what tells that from others.
+        experiment: MLflow's experiment; arm: the name of the run's arm in it; factors: what
+            tells that from others.
         bar: whether to show a progress bar; watch: who may stop the training, which is no failure.
+        checked: what `check` has read of the one recipe.
+
+    Returns:
+        the reports, and the trained model; None where the folder has to be loaded, as where
+            it was trained before.
     """
-    if follows(recipes[0].machine):
-        train(recipes[0], folder)
-        return []
-    folder = folder.settled(recipes[0])
-    with held(folder.lock, f"works on {folder.path}"):
-        tracker = Tracker(experiment)
-        remember(recipes[0], arm, folder, experiment)
-        tracker.start(recipes[0], arm, factors)
-        try:
-            with room_for(folder.path):
-                train(recipes[0], folder, tracker, bar, watch)
-                reports = [measured(recipe, folder) for recipe in recipes]
-        except BaseException as error:
-            failed = isinstance(error, Exception) and not isinstance(error, Stopped)
-            tracker.finish("FAILED" if failed else "KILLED")
-            if isinstance(error, Exception) and failed:
-                folder.fail(error)
-                error.add_note(f"its traceback is in {folder.path / 'log.txt'}")  # one line of it is shown
-            raise
-        (folder.path / "FAILED").unlink(missing_ok=True)
-        tracker.publish(recipes[0], arm, folder, read_metrics, factors)
-        return reports
+    meta = None if checked is None else checked.experiment
+    if is_follower(recipes[0].machine):
+        train(recipes[0], folder, checked=meta)
+        return [], None
+
+    folder = folder.claim_name(recipes[0])
+    with hold_lock(folder.lock, f"works on {folder.path}"):
+        return perform_locked(recipes, folder, experiment, arm, factors, bar, watch, checked)
+
+
+def perform_locked(
+    recipes: Sequence[Recipe],
+    folder: RunFolder,
+    experiment: str,
+    arm: str,
+    factors: Mapping[str, Any] = MappingProxyType({}),
+    bar: bool = False,
+    watch: StepCallback | None = None,
+    checked: Checked | None = None,
+) -> tuple[list[dict[str, Any]], Experiment | None]:
+    """Do what `train_and_evaluate` does, for a caller that holds the lock of the run folder."""
+    meta = None if checked is None else checked.experiment
+    reference = None if checked is None else checked.reference
+    tracker = Tracker(experiment)
+    note_view(recipes[0], arm, folder, experiment)
+    tracker.start(recipes[0], arm, factors)
+    try:
+        with disk_full_guard(folder.path):
+            trained = train(recipes[0], folder, tracker, bar, watch, meta)
+            if trained is not None:
+                # optimiser, averages and gradients, which would count as
+                # memory of the evaluation
+                gc.collect()
+                on_device(trained, recipes[0].machine)
+            reports = [
+                evaluate_with_reference(recipe, folder, trained, reference) for recipe in recipes
+            ]
+    except BaseException as error:
+        failed = isinstance(error, Exception) and not isinstance(error, StoppedEarly)
+        tracker.finish("FAILED" if failed else "KILLED")
+        if isinstance(error, Exception) and failed:
+            folder.fail(error)
+            # one line of it is shown
+            error.add_note(f"its traceback is in {folder.path / 'log.txt'}")
+        raise
+
+    (folder.path / "FAILED").unlink(missing_ok=True)
+    tracker.publish(recipes[0], arm, folder, read_metrics, factors)
+
+    return reports, trained

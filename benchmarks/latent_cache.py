@@ -1,11 +1,13 @@
-"""How fast latents are read, and whether reading resumes exactly: memory map (ours), litdata, webdataset.
+"""How fast latents are read, and whether reading resumes exactly: memory map (ours),
+litdata, webdataset.
 
     python benchmarks/latent_cache.py FOLDER [ENTRIES]      needs pip install litdata webdataset
 
-Entries have KL-16's shape: 32×16×16 moments in half precision, 16 KB each, of random bits. Every format has shards of
-16 MB, is read in batches of 256 by the training process itself, shuffled, over one epoch; the first epoch after its pages
-were dropped from memory (cold) and the second (warm). "Resumes exactly": after 50 batches a new loader that is given the
-state of the first hands out the batches that the first would have handed out next.
+Entries have KL-16's shape: 32×16×16 moments in half precision, 16 KB each, of random bits. Every
+format has shards of 16 MB, is read in batches of 256 by the training process itself, shuffled, over
+one epoch; the first epoch after its pages were dropped from memory (cold) and the second (warm).
+"Resumes exactly": after 50 batches a new loader that is given the state of the first hands out the
+batches that the first would have handed out next.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from arinar_lab.data.latent_cache import Cached, shards
+from arinar_lab.data.latent_cache import LatentCacheSource, shard_ranges
 from arinar_lab.files.checksums import save_tensors
 from arinar_lab.training.datamodule import DataModule
 
@@ -30,16 +32,24 @@ SHAPE, SHARD, BATCH, STOP = (32, 16, 16), 1024, 256, 50
 
 def entry(i: int) -> np.ndarray:
     """Moments of entry i; the first two numbers tell i."""
-    bits = np.random.default_rng(i).integers(0, 30_000, SHAPE, dtype=np.uint16)  # finite as half precision
+    # finite as half precision
+    bits = np.random.default_rng(i).integers(0, 30_000, SHAPE, dtype=np.uint16)
     bits[0, 0, :2] = i % 30_000, i // 30_000
     return bits.view(np.float16)
 
 
 def write_ours(folder: Path, n: int) -> None:
-    for k, span in enumerate(shards(n, SHARD)):
+    for k, span in enumerate(shard_ranges(n, SHARD)):
         moments = torch.from_numpy(np.stack([entry(i) for i in span])).unsqueeze(1)
-        save_tensors(folder / f"train-{k:05}.safetensors", {"moments": moments, "labels": torch.tensor(span) % 1000})
-    save_tensors(folder / "held_out-00000.safetensors", {"moments": moments[:1], "labels": torch.zeros(1).long()})
+        save_tensors(
+            folder / f"train-{k:05}.safetensors",
+            {"moments": moments, "labels": torch.tensor(span) % 1000},
+        )
+
+    save_tensors(
+        folder / "held_out-00000.safetensors",
+        {"moments": moments[:1], "labels": torch.zeros(1).long()},
+    )
     about = {
         "shape": [3, 256, 256],
         "levels": 256,
@@ -53,7 +63,7 @@ def write_ours(folder: Path, n: int) -> None:
 
 
 def read_ours(folder: Path) -> Any:
-    return DataModule(Cached(path=str(folder)), BATCH, 0).train_dataloader()
+    return DataModule(LatentCacheSource(path=str(folder)), BATCH, 0).train_dataloader()
 
 
 def write_litdata(folder: Path, n: int) -> None:
@@ -69,7 +79,9 @@ def write_litdata(folder: Path, n: int) -> None:
 def read_litdata(folder: Path) -> Any:
     from litdata import StreamingDataLoader, StreamingDataset
 
-    return StreamingDataLoader(StreamingDataset(str(folder), shuffle=True, seed=0), batch_size=BATCH, num_workers=0)
+    return StreamingDataLoader(
+        StreamingDataset(str(folder), shuffle=True, seed=0), batch_size=BATCH, num_workers=0
+    )
 
 
 def write_webdataset(folder: Path, n: int) -> None:
@@ -84,14 +96,22 @@ def read_webdataset(folder: Path) -> Any:
     from webdataset import WebDataset, WebLoader
 
     files = [str(file) for file in sorted(folder.glob("*.tar"))]
-    data = WebDataset(files, shardshuffle=len(files), seed=0, empty_check=False).shuffle(5000, seed=0).decode()
-    return WebLoader(data.to_tuple("moments.npy", "label.cls").batched(BATCH), batch_size=None, num_workers=0)
+    data = (
+        WebDataset(files, shardshuffle=len(files), seed=0, empty_check=False)
+        .shuffle(5000, seed=0)
+        .decode()
+    )
+    return WebLoader(
+        data.to_tuple("moments.npy", "label.cls").batched(BATCH), batch_size=None, num_workers=0
+    )
 
 
 def told(batch: Any) -> list[int]:
     """Which entries a batch holds."""
     moments = batch["moments"] if isinstance(batch, dict) else batch[0]
-    first = torch.as_tensor(np.ascontiguousarray(moments)[:, 0, 0, :2].view(np.uint16).astype(np.int64))
+    first = torch.as_tensor(
+        np.ascontiguousarray(moments)[:, 0, 0, :2].view(np.uint16).astype(np.int64)
+    )
     return (first[:, 0] + 30_000 * first[:, 1]).tolist()
 
 
@@ -124,10 +144,12 @@ def resumes(read: Callable[[Path], Any], folder: Path) -> bool | None:
             ahead.append(told(batch))
         if i + 1 == STOP + 10:
             break
+
     if state is None:
         return None
     second = read(folder)
     second.load_state_dict(state)
+
     return [told(batch) for _, batch in zip(range(10), second, strict=False)] == ahead
 
 
@@ -139,8 +161,11 @@ def anonymous() -> float:
 
 def main(root: Path, n: int) -> None:
     torch.set_num_threads(1)
-    ways = {"memory map": (write_ours, read_ours), "litdata": (write_litdata, read_litdata),
-            "webdataset": (write_webdataset, read_webdataset)}  # fmt: skip
+    ways = {
+        "memory map": (write_ours, read_ours),
+        "litdata": (write_litdata, read_litdata),
+        "webdataset": (write_webdataset, read_webdataset),
+    }
     for name, (write, read) in ways.items():
         folder = root / name.replace(" ", "_")
         if not folder.exists():
@@ -148,15 +173,20 @@ def main(root: Path, n: int) -> None:
             begun = time.perf_counter()
             write(folder, n)
             print(f"{name}: written in {time.perf_counter() - begun:.0f} s", flush=True)
+
         forget(folder)
         before = anonymous()
         loader = read(folder)
         (cold, entries), (warm, _) = timed(loader, n), timed(loader, n)
         row = {
-            "cold": round(cold), "warm": round(warm), "entries": entries, "resumes": resumes(read, folder),
-            "memory_mb": round(anonymous() - before), "load": os.getloadavg()[0],
+            "cold": round(cold),
+            "warm": round(warm),
+            "entries": entries,
+            "resumes": resumes(read, folder),
+            "memory_mb": round(anonymous() - before),
+            "load": os.getloadavg()[0],
             "gb": sum(file.stat().st_size for file in folder.iterdir()) / 1e9,
-        }  # fmt: skip
+        }
         print(name, json.dumps(row), flush=True)
 
 

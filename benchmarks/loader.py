@@ -1,14 +1,18 @@
-"""Whether reading is ever the bottleneck: images/s of the loaders, beside the rate at which a GPU could train ARINAR-B.
+"""Whether reading is ever the bottleneck: images/s of the loaders, beside the rate at which a GPU
+could train ARINAR-B.
 
     python benchmarks/loader.py FOLDER [ENTRIES]
 
-The loaders are those that training has (`DataModule`), without workers: a latent cache of KL-16's shape, written by
-`latent_cache.py`, its pages dropped before the first epoch; and a folder of JPEGs of ImageNet's mean size, which are read,
-cropped and mirrored. The rate of a GPU is calculated, not measured:
+The loaders are those that training has (`DataModule`), without workers: a latent cache of KL-16's
+shape, written by `latent_cache.py`, its pages dropped before the first epoch; and a folder of
+JPEGs of ImageNet's mean size, which are read, cropped and mirrored. The rate of a GPU is
+calculated, not measured:
 
-    images/s = share of its peak that training reaches · peak / (floating-point operations of an image, forward and backward)
+    images/s = share of its peak that training reaches · peak
+               / (floating-point operations of an image, forward and backward)
 
-Operations are counted by torch (matrix products and attention) in one training step of the preset, on the CPU.
+Operations are counted by torch (matrix products and attention) in one training step of
+the preset, on the CPU.
 """
 
 from __future__ import annotations
@@ -24,28 +28,38 @@ import numpy as np
 import torch
 from latent_cache import SHAPE, anonymous, forget, read_ours, timed, write_ours
 from PIL import Image
-from torch.utils.flop_counter import FlopCounterMode
 
-from arinar_lab.config.recipe import build, parse, preset, read_recipe
+from arinar_lab.config.build import build
+from arinar_lab.config.files import preset_path, read_recipe
+from arinar_lab.config.sections import parse_recipe
 from arinar_lab.data.image_datasets import ImageFolder
+from arinar_lab.hardware.profiling import flops_of
 from arinar_lab.model.noise import Noise
 from arinar_lab.training.datamodule import DataModule
 
-PEAK, SHARE = 989e12, 0.4  # H100 SXM, bf16 without sparsity; a share that well-kept training code reaches
+# H100 SXM, bf16 without sparsity; a share that well-kept training code reaches
+PEAK, SHARE = 989e12, 0.4
 JPEGS, SIZE = 256, (473, 405)
 
 
 def operations(name: str) -> tuple[float, float]:
-    """Floating-point operations of training on one image, and the share of its tokens that were masked."""
-    recipe = parse(read_recipe(preset(name)))
+    """Floating-point operations of training on one image, and the share of its
+    tokens that were masked.
+    """
+    recipe = parse_recipe(read_recipe(preset_path(name)))
     torch.manual_seed(0)
     model = build(recipe).model.train()
-    x, noise = torch.randn(1, SHAPE[1] * SHAPE[2], SHAPE[0] // 2), Noise.of(torch.zeros(1, dtype=torch.long), "loader")
+    x, noise = (
+        torch.randn(1, SHAPE[1] * SHAPE[2], SHAPE[0] // 2),
+        Noise.of(torch.zeros(1, dtype=torch.long), "loader"),
+    )
     masked: list[float] = []
-    model.inner.register_forward_pre_hook(lambda _, given: masked.append(given[0].shape[-2] / x.shape[1]))
-    with FlopCounterMode(display=False) as counter:
-        model.loss(x, torch.zeros(1, dtype=torch.long), noise).backward()
-    return float(counter.get_total_flops()), masked[0]
+    model.inner.register_forward_pre_hook(
+        lambda _, given: masked.append(given[0].shape[-2] / x.shape[1])
+    )
+    flops = flops_of(lambda: model.loss(x, torch.zeros(1, dtype=torch.long), noise).backward())
+
+    return flops, masked[0]
 
 
 def write_jpegs(folder: Path) -> None:
@@ -54,7 +68,9 @@ def write_jpegs(folder: Path) -> None:
         (folder / part / "n0").mkdir(parents=True)
         for k in range(JPEGS if part == "train" else 1):
             coarse = numbers.integers(0, 256, (60, 60, 3), dtype=np.uint8)
-            Image.fromarray(coarse).resize(SIZE).save(folder / part / "n0" / f"{k}.JPEG", quality=90)
+            Image.fromarray(coarse).resize(SIZE).save(
+                folder / part / "n0" / f"{k}.JPEG", quality=90
+            )
 
 
 def rate(batches: Iterable[Any]) -> float:
@@ -71,6 +87,7 @@ def main(root: Path, n: int) -> None:
     if not cache.exists():
         cache.mkdir(parents=True)
         write_ours(cache, n)
+
     if not images.exists():
         write_jpegs(images)
     forget(cache)
@@ -78,14 +95,19 @@ def main(root: Path, n: int) -> None:
     loader = read_ours(cache)
     (cold, entries), (warm, _) = timed(loader, n), timed(loader, n)
     print(
-        f"cache of {n:,}: {cold:,.0f} images/s cold, {warm:,.0f} warm, {anonymous() - before:.0f} MB, {entries:,} different"
+        f"cache of {n:,}: {cold:,.0f} images/s cold, {warm:,.0f} warm, {anonymous() - before:.0f} "
+        f"MB, {entries:,} different"
     )
     folder = DataModule(ImageFolder(path=str(images), classes=1), 64, 0).train_dataloader()
-    print(f"JPEGs of {SIZE[0]}×{SIZE[1]}: {rate(folder):,.0f} images/s, one process; load {os.getloadavg()[0]:.1f}")
+    print(
+        f"JPEGs of {SIZE[0]}×{SIZE[1]}: {rate(folder):,.0f} images/s, one process; load "
+        f"{os.getloadavg()[0]:.1f}"
+    )
     flops, masked = operations("imagenet256_arinar_b")
     gpu = SHARE * PEAK / flops
     print(
-        f"ARINAR-B: {flops / 1e9:,.0f} GFLOPs an image with {masked:.0%} masked: {gpu:,.0f} images/s at {SHARE:.0%} of an H100"
+        f"ARINAR-B: {flops / 1e9:,.0f} GFLOPs an image with {masked:.0%} masked: {gpu:,.0f} "
+        f"images/s at {SHARE:.0%} of an H100"
     )
     print(f"one reader feeds {cold / gpu:.1f} such GPUs cold, {warm / gpu:.1f} warm (calculated)")
 

@@ -2,9 +2,10 @@
 
     .venv/bin/python benchmarks/study_overhead.py [--arms 200] [--workers 2] [--tracking off]
 
-Training, evaluation and the pass that measures speed are replaced by the files that they would leave. Everything else is
-what `arinar ablate` does, in a new folder: reading and checking the study, the queue, two worker processes, MLflow, tables,
-figures, and what `arinar status` and `arinar report` then take. Prints seconds in all and an arm.
+Training, evaluation and the pass that measures speed are replaced by the files that they would
+leave. Everything else is what `arinar ablate` does, in a new folder: reading and checking the
+study, two worker processes, MLflow, tables, figures, and what `arinar status` and `arinar report`
+then take. Prints seconds in all and an arm.
 """
 
 from __future__ import annotations
@@ -18,20 +19,21 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from arinar_lab import pipeline as perform
+from arinar_lab import pipeline
 from arinar_lab.cli import ablate
 from arinar_lab.output.terminal import Terminal
-from arinar_lab.runs.folder import RunFolder, git_state, write_json
+from arinar_lab.runs.folder import RunFolder, git_state, write_sealed
 from arinar_lab.study import worker
+from arinar_lab.study.collect import collect
 from arinar_lab.study.cost import Cost
 from arinar_lab.study.plan import Plan, read_plan
-from arinar_lab.study.status import look, remember
+from arinar_lab.study.status import run_statuses, save_cells
 
 DIGITS = Path(__file__).parents[1] / "experiments" / "digits.yaml"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--arms", type=int, default=200)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--tracking", choices=["on", "off"], default="on")
@@ -39,7 +41,7 @@ def main() -> None:
     os.environ["ARINAR_TRACKING"] = words.tracking
     os.environ.pop("ARINAR_STORAGE", None)
     os.environ.pop("MLFLOW_TRACKING_URI", None)
-    vars(perform).update(train=_train, measured=_evaluate)
+    vars(pipeline).update(train=_train, measured=_evaluate)
     vars(ablate).update(attempt=lambda _: Cost(1, 1.0, 1.0, 0.0), run_workers=_forked)
     seconds: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -49,46 +51,59 @@ def main() -> None:
         file.write_text(f"base: {DIGITS}\nseeds: [0]\naxes: {{training.lr: {rates}}}\n")
         with _timed(seconds, "read"):
             plan = read_plan(file)
-        content = remember(plan, file, [])
+        content = save_cells(plan, file, [])
         global _PLAN
         _PLAN = plan
         with _timed(seconds, "ablate"), open("output.txt", "w") as output:
-            status = ablate.ablate(plan, [], words.workers, Terminal(file=output))
+            status = ablate.run_study(plan, [], words.workers, Terminal(file=output))
         with _timed(seconds, "status"):
-            done = sum(cell.state == "done" for cell in look(content))
+            done = sum(cell.state == "done" for cell in run_statuses(content))
         with _timed(seconds, "report"), open("output.txt", "a") as output:
-            ablate.finish(plan, Terminal(file=output))
+            ablate.report_study(plan, collect(plan), Terminal(file=output))
         os.chdir("/")
+
     assert status == 0 and done == words.arms, f"{done} of {words.arms} arms are done"
     whole = seconds["read"] + seconds["ablate"]
     print(", ".join(f"{name} {value:.2f} s" for name, value in seconds.items()))
-    print(f"{words.arms} arms, {words.workers} workers, tracking {words.tracking}: {whole / words.arms:.3f} s an arm")
+    print(
+        f"{words.arms} arms, {words.workers} workers, tracking {words.tracking}: "
+        f"{whole / words.arms:.3f} s an arm"
+    )
 
 
 _PLAN: Plan
 
 
-def _forked(folder: Path, command: list[str], workers: int, threads: int, watch: Any, console: Terminal) -> bool:
-    """Workers as forks of this process, which hold the replaced training; they end with what `work` says."""
+def _forked(
+    folder: Path, command: list[str], workers: int, threads: int, watch: Any, console: Terminal
+) -> bool:
+    """Workers as forks of this process, which hold the replaced training; they end
+    with what `work` says.
+    """
     children = []
     for _ in range(workers):
         child = os.fork()
         if not child:
             with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
-                failed = worker.work(_PLAN)
+                failed = worker.run_worker(_PLAN)
             os._exit(len(failed))
         children.append(child)
+
     return all(os.waitpid(child, 0)[1] == 0 for child in children)
 
 
 def _train(recipe: Any, folder: RunFolder, *_: Any) -> None:
     folder.path.mkdir(parents=True, exist_ok=True)
-    write_json(folder.path / "DONE", {"steps": recipe.training.steps, "seconds": 0.0})
+    write_sealed(folder.path / "DONE", {"steps": recipe.training.steps, "seconds": 0.0})
 
 
 def _evaluate(recipe: Any, folder: RunFolder) -> dict[str, Any]:
     bits = 2 + recipe.training.lr
-    metrics = {"val/bits_per_dim": bits, "quality/fd_digits": 10 * bits, "quality/fd_digits_floor": 2.0}
+    metrics = {
+        "val/bits_per_dim": bits,
+        "quality/fd_digits": 10 * bits,
+        "quality/fd_digits_floor": 2.0,
+    }
     report = {
         "metrics": {**metrics, "speed/images_per_second": 100.0},
         "likelihood": {"kind": "exact", "unit": "pixel", "steps": None, "images": 360, "draws": 1},
@@ -104,7 +119,8 @@ def _evaluate(recipe: Any, folder: RunFolder) -> dict[str, Any]:
         "steps": recipe.training.steps,
         "git": git_state(),
     }
-    write_json(folder.evaluation(recipe) / "report.json", report)
+    write_sealed(folder.evaluation(recipe) / "report.json", report)
+
     return report
 
 

@@ -66,6 +66,7 @@ class Study:
             recipe.replace("validate_every: 2", f"validate_every: {steps}")
         )
         (folder / "study.yaml").write_text(STUDY)
+
         return cls(folder, dict(keys))
 
     def start(self, *words: str) -> subprocess.Popen[str]:
@@ -119,8 +120,10 @@ class Study:
         path = self.folder / "studies" / "study" / "report" / "table.csv"
         if not path.is_file():
             return {}
+
         with path.open(encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
+
         return {
             (row["arm"], row["seed"]): {k: v for k, v in row.items() if not k.startswith(UNLIKE)}
             for row in rows
@@ -216,6 +219,7 @@ def row_of(
         if key in numbers and key not in lost and numbers[key] != expected[key]
     ]
     repeated = [count for count in study.trainings() if count > 1]
+
     return Row(name, done, len(lost), len(repeated), len(changed), study.tracebacks, seconds)
 
 
@@ -244,6 +248,7 @@ def _signalled(
                     time.sleep(apart)
             study.wait(process, 60)
             _wait_for_workers(study)
+
         return done
 
     return fault
@@ -292,8 +297,10 @@ def kill_a_worker(study: Study, chance: random.Random, repetitions: int, duratio
         if workers := children_of(process.pid):
             _send(chance.choice(workers), signal.SIGKILL)
             done += 1
+
     if process.poll() is None:
         study.wait(process, 300)
+
     return done
 
 
@@ -311,6 +318,7 @@ def harm_a_file(study: Study, chance: random.Random, repetitions: int, duration:
             for path in files
             if path.is_file() and path.suffix not in (".log", ".png", ".pdf", ".lock")
         ]
+
         path, way = chance.choice(files), chance.choice(["delete", "empty", "cut", "flip"])
         before = path.read_bytes()
         if way == "delete":
@@ -322,28 +330,34 @@ def harm_a_file(study: Study, chance: random.Random, repetitions: int, duration:
         elif before:
             place = chance.randrange(len(before))
             path.write_bytes(before[:place] + bytes([before[place] ^ 1]) + before[place + 1 :])
+
         status = study.run()
         if status not in (0, 1, 2) or (
             status and path.is_file()
         ):  # it was named in one line: put it back
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(before)
+
         last = study.printed[-1].strip()[-160:]
         print(f"  {way} {path.relative_to(study.folder)}: status {status}, {last!r}")
+
     return repetitions
 
 
-def delete_the_queue(study: Study, chance: random.Random, repetitions: int, duration: float) -> int:
-    """Delete the study's queue while its workers are at work."""
+def delete_the_records(
+    study: Study, chance: random.Random, repetitions: int, duration: float
+) -> int:
+    """Delete what the workers of a study have noted, while they are at work."""
     done = 0
     for _ in range(repetitions):
         process = study.start()
         time.sleep(chance.uniform(duration / 4, duration))
-        for path in study.folder.glob("studies/study/queue.db*"):
+        for path in [*study.folder.rglob("arms.json"), *study.folder.rglob("attempts.json")]:
             path.unlink(missing_ok=True)
-            done = done + 1 if path.name == "queue.db" else done
+            done = done + 1 if path.name == "arms.json" else done
         study.wait(process, 120)
         _wait_for_workers(study)
+
     return done
 
 
@@ -370,8 +384,10 @@ def full_disk(study: Study, chance: random.Random, repetitions: int, duration: f
         resize("500m")
         study.run()
         shutil.copytree(study.folder / "runs", study.folder.with_suffix(".runs"))
+
     shutil.rmtree(study.folder / "runs", ignore_errors=True)
     shutil.move(study.folder.with_suffix(".runs"), study.folder / "runs")
+
     return repetitions
 
 
@@ -412,6 +428,7 @@ def read_only(study: Study, chance: random.Random, repetitions: int, duration: f
             study.printed.append(done.stdout + done.stderr)
     finally:
         subprocess.run(["umount", study.folder], check=True)
+
     return 3
 
 
@@ -435,6 +452,7 @@ class _Answers(BaseHTTPRequestHandler):
         if self.manner == "error":
             self.send_error(500)
             return
+
         self.send_response(200)
         self.send_header("Content-Length", "100000")
         self.end_headers()
@@ -465,6 +483,7 @@ def _tracked(manner: str) -> Callable[..., int]:
             study.run(seconds=900)
             if manner != "away":
                 server.shutdown()
+
         return 1
 
     return fault
@@ -480,7 +499,7 @@ FAULTS: dict[str, Callable[[Study, random.Random, int, float], int]] = {
     "SIGHUP": _signalled(signal.SIGHUP, to_all=True),
     "SIGTERM during imports": _signalled(signal.SIGTERM, window=4),
     "a file deleted, emptied, cut or flipped": harm_a_file,
-    "the queue deleted under the workers": delete_the_queue,
+    "the records deleted under the workers": delete_the_records,
     "64 open files": few_handles,
     "a quota of 100 kB a file": small_files,
     "a full disk": full_disk,
@@ -507,14 +526,14 @@ def soak(arms: int, place: Path) -> Iterator[str]:
         pids = [process.pid, *children_of(process.pid)]
         memory, handles = max(map(_memory, pids)), max(map(_handles, pids))
         yield f"{time.monotonic() - begun:.0f}, {done}, {memory:.0f}, {handles}"
+
     status = study.wait(process, 1)
     size = (
         sum(path.stat().st_size for path in (study.folder / "runs").rglob("*") if path.is_file())
         / 1e6
     )
-    queue = (study.folder / "studies" / "study" / "queue.db").stat().st_size / 1e6
     yield f"exit status {status}, {study.tracebacks} tracebacks"
-    yield f"runs {size:.1f} MB, queue {queue:.2f} MB"
+    yield f"runs {size:.1f} MB"
 
 
 def _memory(process: int) -> float:

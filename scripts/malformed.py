@@ -17,8 +17,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from arinar_lab.cli.parser import parser
 from PIL import Image
+
+from arinar_lab.cli.parser import parser
 
 Spoil = Callable[[Path, random.Random], None]
 """Changes a copy of the workspace."""
@@ -49,21 +50,89 @@ search:
   sampler.temperature: {float: [0.8, 1.1]}
 objectives:
   - {metric: val/bits_per_dim, direction: minimize}
-sampler: random
+algorithm: random
 trials: 2
 hours: 0.01
 seeds: [1]
 """
 VALUES = (
-    "", " ", "-1", "0", "1e400", "-1e400", ".inf", ".nan", "nan", "1e-3x", "0x", "010", "08",
-    "1:30", "1_000", "+1", "9" * 30, "9" * 5000, "null", "~", "true", "yes", "on", "off", "abc",
-    "[]", "{}", "[1", "{a: b", "[1,2,3]", "{kind: none}", "{kind: gmm, nonsense: 1}", "'", '"',
-    "a: b: c", "- x", "&a [*a]", "*b", "!!python/object:os.system x", "!!binary aGk=",
-    "${nothing}", "${oc.env:NOTHING}", "${", "%", "@", "`id`", "$(id)", "a\nb", "a\tb",
-    "\x1b[31mred", "[" * 3000, "{a: " * 1500, "é", "日本", "../../etc/passwd", "/dev/null",
-    "x" * 5000, "2020-01-01", "1,2", "=", "==", "[bold]x", "1.5", "1e3", "-0", "kind", "{1: 2}",
-    "[[[1]]]", "\x7f", "\u202e", "#", "?", "|", ">", "---", "...",
-)  # fmt: skip
+    "",
+    " ",
+    "-1",
+    "0",
+    "1e400",
+    "-1e400",
+    ".inf",
+    ".nan",
+    "nan",
+    "1e-3x",
+    "0x",
+    "010",
+    "08",
+    "1:30",
+    "1_000",
+    "+1",
+    "9" * 30,
+    "9" * 5000,
+    "null",
+    "~",
+    "true",
+    "yes",
+    "on",
+    "off",
+    "abc",
+    "[]",
+    "{}",
+    "[1",
+    "{a: b",
+    "[1,2,3]",
+    "{kind: none}",
+    "{kind: gmm, nonsense: 1}",
+    "'",
+    '"',
+    "a: b: c",
+    "- x",
+    "&a [*a]",
+    "*b",
+    "!!python/object:os.system x",
+    "!!binary aGk=",
+    "${nothing}",
+    "${oc.env:NOTHING}",
+    "${",
+    "%",
+    "@",
+    "`id`",
+    "$(id)",
+    "a\nb",
+    "a\tb",
+    "\x1b[31mred",
+    "[" * 3000,
+    "{a: " * 1500,
+    "é",
+    "日本",
+    "../../etc/passwd",
+    "/dev/null",
+    "x" * 5000,
+    "2020-01-01",
+    "1,2",
+    "=",
+    "==",
+    "[bold]x",
+    "1.5",
+    "1e3",
+    "-0",
+    "kind",
+    "{1: 2}",
+    "[[[1]]]",
+    "\x7f",
+    "\u202e",
+    "#",
+    "?",
+    "|",
+    ">",
+    "---",
+    "...",
+)
 KEYS = (
     "", ".", "a.", ".a", "a..b", "training", "training.steps", "training.batch", "training.lr",
     "training.warmup", "training.schedule", "training.betas", "training.clip", "training.ema",
@@ -76,18 +145,58 @@ KEYS = (
     "evaluation.resolution", "evaluation.seed", "machine.threads", "machine.devices",
     "machine.workers", "machine.accelerator", "init_from", "freeze", "extends", "axes",
     "baseline", "arms", "vary", "budget", "question", "base", "search", "trials", "hours",
-    "objectives", "constraints", "storage", "references", "axes.inner.head.components",
+    "objectives", "constraints", "storage", "references", "algorithm", "axes.inner.head.components",
     "nonsense", "training.nonsense", "inner.head.components.deep", "__class__",
 )  # fmt: skip
 OPTION_VALUES = (
-    "", "0", "-1", "1.5", "abc", "9" * 30, "9" * 5000, "٣", "²", "1e3", "nan", "/dev/null",
-    "/proc/1/x.png", "x" * 300, ".", "..", "/", "missing/folder/x", "recipe.yaml", "a\nb", "é",
-    "$(id)", "70000", "loop", "x.gif", "x.npz", " ", "\x1b[31m",
-)  # fmt: skip
+    "",
+    "0",
+    "-1",
+    "1.5",
+    "abc",
+    "9" * 30,
+    "9" * 5000,
+    "٣",
+    "²",
+    "1e3",
+    "nan",
+    "/dev/null",
+    "/proc/1/x.png",
+    "x" * 300,
+    ".",
+    "..",
+    "/",
+    "missing/folder/x",
+    "recipe.yaml",
+    "a\nb",
+    "é",
+    "$(id)",
+    "70000",
+    "loop",
+    "x.gif",
+    "x.npz",
+    " ",
+    "\x1b[31m",
+)
 FILE_VERBS = (
-    "train", "ablate", "sweep", "work", "status", "report", "slurm", "dashboard", "check",
-    "cache", "reference", "sync", "evaluate", "sample", "diagnose", "compare", "notebooks",
-)  # fmt: skip
+    "train",
+    "ablate",
+    "sweep",
+    "work",
+    "status",
+    "report",
+    "slurm",
+    "dashboard",
+    "check",
+    "cache",
+    "reference",
+    "sync",
+    "evaluate",
+    "sample",
+    "diagnose",
+    "compare",
+    "notebooks",
+)
 SERVERS = ("mlflow", "dashboard", "retrain", "bench", "notebooks")
 """Verbs that run on when their words are good: their options are spoilt, and nothing else."""
 
@@ -148,6 +257,7 @@ def cases(run: str, seed: int) -> list[Case]:
         *_shapes(),
     ]
     random.Random(seed).shuffle(made)
+
     return made
 
 
@@ -171,6 +281,7 @@ def _overrides(run: str) -> Iterator[Case]:
             verb = list(targets)[(number + shift) % len(targets)]
             if verb != "dashboard":
                 yield Case(verb, "override", (verb, targets[verb], f"{key}={value}"))
+
     del targets["dashboard"]  # it runs on where words after the file are good
     for verb, target in targets.items():
         for word in (
@@ -267,7 +378,7 @@ FILES: dict[str, bytes | Callable[[Path], None]] = {
     "a link to nothing": lambda path: path.symlink_to("nothing"),
     "a pipe": lambda path: os.mkfifo(path),
     "a device": lambda path: path.symlink_to("/dev/null"),
-}  # fmt: skip
+}
 
 
 def _files(run: str) -> Iterator[Case]:
@@ -292,6 +403,7 @@ def _files(run: str) -> Iterator[Case]:
         ):
             if (verb, name) != ("notebooks", ""):  # that is the newest study
                 yield Case(verb, "file: none", (verb, name))
+
     for kind, content in FILES.items():
         words = ("convert", "checkpoint.pth", "--preset", "spoilt.yaml")
         yield Case("convert", f"preset: {kind}", words, _placed("spoilt.yaml", content))
@@ -357,6 +469,7 @@ def _data(run: str) -> Iterator[Case]:
         for verb in ("train", "cache", "reference"):
             words = (verb, "recipe.yaml", folder_of_images, "training.batch=2")
             yield Case(verb, f"image: {kind}", words, _placed(image, content))
+
         for verb, part in (
             ("train", pixels),
             ("train", label),
@@ -366,6 +479,7 @@ def _data(run: str) -> Iterator[Case]:
             yield Case(
                 verb, f"array: {kind}", (verb, "recipe.yaml", stored), _placed(part, content)
             )
+
         reference = ("evaluate", run, "--quality", "--reference", "reference.npz")
         yield Case("evaluate", f"reference: {kind}", reference, _placed("reference.npz", content))
         weights = (
@@ -437,7 +551,7 @@ def _blobs() -> dict[str, bytes | Callable[[Path], None]]:
     blobs["complex"] = _saved(np.zeros(4, dtype=complex))
     blobs["an archive of another method"] = _zipped(zipfile.ZIP_BZIP2)
     blobs["a safetensors header that lies"] = (2**40).to_bytes(8, "little") + b"{}"
-    return blobs  # fmt: skip
+    return blobs
 
 
 def _saved(array: np.ndarray) -> bytes:
@@ -479,6 +593,7 @@ def _run_folders(run: str) -> Iterator[Case]:
                     verb, f"run folder: {name} is {kind}", words, _placed(f"{run}/{name}", content)
                 )
             yield Case(verb, f"run folder: {name} is missing", words, _removed(f"{run}/{name}"))
+
         for pattern in ("evaluations/*/report.json", "checkpoints/*"):
             for kind, content in blobs.items():
                 yield Case(
@@ -521,6 +636,7 @@ def _shapes() -> Iterator[Case]:
         ("\n",),
     ):
         yield Case(words[0] if words else "no verb", "command", words)
+
     for word in (
         "runs/none",
         "study.yaml:none",

@@ -20,18 +20,23 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from arinar_lab.analysis.paper_rows import PaperRow
 from arinar_lab.cli.parser import parser
-from arinar_lab.config import recipe as recipes
-from arinar_lab.config import schema
-from arinar_lab.metrics import COLUMNS, UNITS
+from arinar_lab.config import schema, sections
+from arinar_lab.metrics import METRICS
+from arinar_lab.model.sampler import Sampler
+from arinar_lab.study.plan_file import Match, StudyFile
+from arinar_lab.sweep.space import Dimension
+from arinar_lab.sweep.sweep_file import EarlyStopping, Objective, SweepFile
+from arinar_lab.variables import VARIABLES
 
 ROOT = Path(__file__).parent.parent
 REGISTRIES = {
-    "inner": ("Inner models and heads", schema.HeadMaker, (16, 4, 1)),
-    "outer": ("Outer models", schema.OuterMaker, (16, 4)),
-    "norm": ("Norms", schema.NormMaker, (16, True)),
-    "codec": ("Codecs", schema.CodecMaker, ((3, 8, 8), 256)),
-    "data": ("Data", schema.SourceMaker, ()),
+    "inner": ("Inner models and heads", schema.HeadFactory, (16, 4, 1)),
+    "outer": ("Outer models", schema.OuterFactory, (16, 4)),
+    "norm": ("Norms", schema.NormFactory, (16, True)),
+    "codec": ("Codecs", schema.CodecFactory, ((3, 8, 8), 256)),
+    "data": ("Data", schema.SourceFactory, ()),
 }
 """Key → heading, registry, and what a parent passes by position when a range is measured."""
 NAMES = {int: "whole number", float: "number", bool: "true or false", str: "text"}
@@ -61,7 +66,12 @@ def pages() -> dict[str, str]:
     """Path of each generated page below the documentation's folder → its Markdown."""
     return {
         "reference/recipe.md": _recipe_page(),
+        "reference/study.md": _file_page("study", _STUDY_TEXT, StudyFile, Match, PaperRow),
+        "reference/sweep.md": _file_page(
+            "sweep", _SWEEP_TEXT, SweepFile, Dimension, Objective, EarlyStopping
+        ),
         "reference/commands.md": _commands_page(),
+        "reference/environment.md": _environment_page(),
         "reference/metrics.md": _metrics_page(),
         "changelog.md": (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"),
     }
@@ -89,6 +99,8 @@ def type_name(hint: Any) -> str:
     for key, (_, registry, _) in REGISTRIES.items():
         if hint == registry:
             return f"[{key}](#{key})"
+    if hint is Any:
+        return "any"
     if hint in NAMES:
         return NAMES[hint]
     origin = typing.get_origin(hint)
@@ -97,12 +109,14 @@ def type_name(hint: Any) -> str:
         return " · ".join(f"`{option}`" for option in options)
     if origin in (typing.Union, types.UnionType):
         return " or ".join("null" if o is type(None) else type_name(o) for o in options)
+    if origin is tuple and options[-1] is ...:
+        return f"list of {type_name(options[0])}"
     if origin is tuple:
-        return f"{len(options)} of {type_name(options[0])}"
+        return f"list of {len(options)} × {type_name(options[0])}"
     if origin is list:
         return f"list of {type_name(options[0])}"
     if origin is dict:
-        return f"section of {type_name(options[1])}"
+        return f"mapping of names to {type_name(options[1])}"
     if dataclasses.is_dataclass(hint):
         return f"[section](#{hint.__name__.lower()})"
     return str(getattr(hint, "__name__", hint))
@@ -150,30 +164,33 @@ def _entries(doc: str) -> dict[str, str]:
 
 def _default(maker: Any, parameter: inspect.Parameter) -> str:
     if parameter.default is parameter.empty:
-        return "a section" if schema._has_factory(maker, parameter.name) else "**needed**"
-    if parameter.default is None:
-        return "`null`"
-    value = schema.resolved(parameter.default)
+        return "its defaults" if schema._has_factory(maker, parameter.name) else "**needed**"
+    if parameter.default in (None, ""):
+        return "`null`" if parameter.default is None else "empty"
+    value = schema.to_plain(parameter.default)
     if not isinstance(value, str | int | float | bool | list):
-        return "a section"
+        return "its defaults"
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
 def _range(maker: Any, name: str, hint: Any, parents: tuple[Any, ...]) -> str:
     """The bounds of a number, as the constructor holds them; empty where there are none."""
-    numbers = [option for option in (hint, *typing.get_args(hint)) if option in (int, float)]
-    if not numbers or typing.get_origin(hint) is tuple:
+    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    options = typing.get_args(hint) if is_union else (hint,)
+    numbers = [option for option in options if option in (int, float)]
+    if not numbers:
         return ""
 
     def is_accepted(value: float) -> bool:
         try:
-            maker(*parents, **{**_needed(maker), name: numbers[0](value)})
+            maker(*parents, **{**needed, name: numbers[0](value)})
         except ValueError:
             return False
         except (RuntimeError, TypeError, ZeroDivisionError):
             return True
         return True
 
+    needed = _needed(maker)
     lower = _lower(is_accepted, numbers[0])
     upper = "" if numbers[0] is int else _upper(is_accepted)
     return ", ".join(bound for bound in (lower, upper) if bound)
@@ -198,17 +215,38 @@ def _upper(is_accepted: Callable[[float], bool]) -> str:
 
 def _needed(maker: Any) -> dict[str, Any]:
     """Values for the arguments that have no default, so that a range of another can be measured."""
-    values: dict[str, Any] = {}
+    values = dict(_EXAMPLES.get(maker, {}))
+    hints = schema._hints(maker)
     for name, parameter in schema._parameters(maker).items():
         if parameter.default is parameter.empty and not schema._has_factory(maker, name):
-            hint = schema._hints(maker)[name]
-            values[name] = schema.PARTS[hint][_FIRST[hint]] if hint in schema.PARTS else "random"
+            values.setdefault(name, _example(hints[name]))
     return values
 
 
+def _example(hint: Any) -> Any:
+    """A value that an annotation allows."""
+    if hint in schema.COMPONENTS:
+        return schema.COMPONENTS[hint][_FIRST[hint]]
+    if typing.get_origin(hint) is dict:
+        return {}
+    if typing.get_origin(hint) in (list, tuple):
+        return ()
+    if typing.get_origin(hint) is Literal:
+        return typing.get_args(hint)[0]
+    return 0.5 if hint is float else "random"
+
+
+_EXAMPLES: dict[Any, dict[str, Any]] = {
+    SweepFile: {
+        "base": "recipe.yaml",
+        "search": {"training.lr": Dimension(log=(1e-4, 1e-2))},
+        "objectives": (Objective("quality/fd_digits", "minimize"),),
+    }
+}
+"""Values of classes whose arguments hang together."""
 _FIRST: dict[Any, str] = {
-    schema.HeadMaker: "gmm", schema.OuterMaker: "causal", schema.CodecMaker: "pixels",
-    schema.SourceMaker: "digits", schema.NormMaker: "layer",
+    schema.HeadFactory: "gmm", schema.OuterFactory: "causal", schema.CodecFactory: "pixels",
+    schema.SourceFactory: "digits", schema.NormFactory: "layer",
 }  # fmt: skip
 
 
@@ -233,19 +271,19 @@ def _recipe_page() -> str:
         "own. On the command line a key is written with dots: `inner.head.components=8`. "
         "`extends: other.yaml` lays a recipe over another one.",
         "## The whole recipe",
-        table(keys_of(recipes.Recipe)),
+        table(keys_of(sections.Recipe)),
     ]
     for section in (
-        recipes.Labels,
-        recipes.Training,
-        recipes.Sampler,
-        recipes.Evaluation,
-        recipes.Machine,
+        sections.Labels,
+        sections.Training,
+        Sampler,
+        sections.Evaluation,
+        sections.Machine,
     ):
         parts += [f"## {section.__name__}", _summary(section), table(keys_of(section))]
     for key, (heading, registry, parents) in REGISTRIES.items():
         parts.append(f"## {heading} {{#{key}}}")
-        for kind, maker in schema.PARTS[registry].items():
+        for kind, maker in schema.COMPONENTS[registry].items():
             keys = keys_of(maker, parents)
             parts += [f"### `{kind}` {{#{key}-{kind}}}", _summary(maker)]
             parts += [table(keys)] if keys else []
@@ -263,13 +301,43 @@ def _commands_page() -> str:
 
 
 def _metrics_page() -> str:
-    columns = {column.metric: column for column in COLUMNS}
     rows = ["| metric | heading | unit | better |", "|---|---|---|---|"]
-    for name, unit in UNITS.items():
-        column = columns.get(name)
-        better = {True: "less", False: "more", None: ""}[column.less if column else None]
-        rows.append(f"| `{name}` | {column.heading if column else ''} | {unit} | {better} |")
-    return "# Metrics\n\n" + "\n".join(rows) + "\n"
+    words = {True: "less", False: "more", None: ""}
+    for metric in METRICS.values():
+        unit = metric.unit.replace("|", "\\|").format(extractor="the extractor")
+        rows.append(f"| `{metric.name}` | {metric.heading} | {unit} | {words[metric.less]} |")
+    return f"# Metrics\n\n{_METRICS_TEXT}\n\n" + "\n".join(rows) + "\n"
+
+
+def _environment_page() -> str:
+    rows = ["| variable | default | meaning |", "|---|---|---|"]
+    for variable in VARIABLES:
+        if not variable.internal:
+            rows.append(f"| `{variable.name}` | {variable.default} | {variable.meaning} |")
+    return "# Environment variables\n\n" + "\n".join(rows) + "\n"
+
+
+def _file_page(name: str, text: str, whole: Any, *parts: Any) -> str:
+    """The page of a study's or a sweep's file: its keys, then the keys of its sections."""
+    pieces = [f"# Keys of a {name}", text, table(keys_of(whole))]
+    for part in parts:
+        heading = f"## {part.__name__} {{#{part.__name__.lower()}}}"
+        pieces += [heading, _summary(part), table(keys_of(part))]
+    return "\n\n".join(pieces) + "\n"
+
+
+_STUDY_TEXT = (
+    "A study is a YAML file that says what varies around a base recipe. "
+    "[First ablation](../tutorials/first_ablation.md) writes one."
+)
+_SWEEP_TEXT = (
+    "A sweep is a YAML file that says what is searched, and by what it is judged. "
+    "[First sweep](../tutorials/first_sweep.md) writes one."
+)
+_METRICS_TEXT = (
+    "Names are those of `report.json`, of MLflow and of `table.csv`. "
+    "A metric with a heading is a column of a study's table."
+)
 
 
 def main() -> None:

@@ -39,9 +39,10 @@ BAD = ("traceback", "several lines", "written before refused", "not ended", "sil
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     verbs = parser.add_subparsers(required=True)
     fuzz_verb = verbs.add_parser("fuzz", help="malformed inputs over all verbs")
+
     fuzz_verb.add_argument(
         "--cases", type=int, default=2500, metavar="N", help="at most (default 2500)"
     )
@@ -87,6 +88,7 @@ def do_faults(arguments: argparse.Namespace) -> int:
         ):
             rows.append(row)
             print(row, flush=True)
+
     return int(not all(row.is_clean for row in rows))
 
 
@@ -104,6 +106,7 @@ def fuzz(arguments: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as place:
         template = Path(place, "template")
         run = finished_workspace(template)
+
         chosen = [
             case for case in cases(run, arguments.seed) if arguments.verb in (None, case.verb)
         ][: arguments.cases]
@@ -116,12 +119,14 @@ def fuzz(arguments: argparse.Namespace) -> int:
                 print(outcome, flush=True)
             elif len(outcomes) % 250 == 0:
                 print(f"{len(outcomes)} of {len(chosen)}", flush=True)
+
     write_csv(out, outcomes)
     counts = Counter(outcome.verdict for outcome in outcomes)
     verbs = len({outcome.case.verb for outcome in outcomes})
     print(f"\n{len(outcomes)} malformed inputs over {verbs} verbs, every outcome in {out}")
     for verdict, count in counts.most_common():
         print(f"  {count:>6} {verdict}")
+
     return int(any(counts[verdict] for verdict in BAD))
 
 
@@ -140,18 +145,20 @@ def finished_workspace(folder: Path) -> str:
         if (status := wait(child, 300)) != 0:
             errors = (folder / ".output").read_text()
             sys.exit(f"arinar {' '.join(words)}: exit status {status}\n{errors}")
+
     (folder / ".output").unlink()
     return str(next((folder / "runs").glob("recipe-*/seed_0")).relative_to(folder))
 
 
 def import_everything() -> None:
     """Import what the verbs import, so that a fork need not."""
+    import torch
+
     import arinar_lab.cli.ablate
     import arinar_lab.cli.compare
     import arinar_lab.cli.parser
     import arinar_lab.cli.sweep
     import arinar_lab.pipeline  # noqa: F401
-    import torch
 
     torch.set_num_threads(1)
 
@@ -233,6 +240,7 @@ def judge(status: int | None, errors: str, written: set[tuple[str, int]]) -> str
         return "silent" if status == 2 else FAILED
     if len(lines) > 1:
         return "several lines" if status == 2 else FAILED
+
     return REFUSED if status == 2 else FAILED
 
 

@@ -1,4 +1,6 @@
-"""Fixtures: a folder of its own for each test, one finished run for all, and an MLflow store that is quick to open."""
+"""Fixtures: a folder of its own for each test, one finished run for all, and an MLflow store
+that is quick to open.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,9 @@ from forked import Forked
 from server import Server
 from tiny import finished, tiny
 
-from arinar_lab.evaluation import evaluate as evaluation
+from arinar_lab.evaluation import evaluate
 from arinar_lab.runs.folder import RunFolder
-from arinar_lab.study import processes as crew
-from arinar_lab.study import worker
+from arinar_lab.study import processes
 
 torch.set_num_threads(1)
 os.environ.update(MLFLOW_DISABLE_TELEMETRY="true", CUDA_VISIBLE_DEVICES="", MPLBACKEND="Agg")
@@ -65,9 +66,11 @@ def tracked(alone, empty_store, monkeypatch):
 
 @pytest.fixture
 def uncounted(monkeypatch):
-    """Leave out the counts of memory and operations, half of what a cell costs; they have tests of their own."""
-    monkeypatch.setattr(evaluation, "count_flops", lambda *_: 1e6)
-    monkeypatch.setattr(evaluation, "peak_memory", lambda *_: 1e6)
+    """Leave out the counts of memory and operations, half of what a cell costs; they
+    have tests of their own.
+    """
+    monkeypatch.setattr(evaluate, "count_flops", lambda *_: 1e6)
+    monkeypatch.setattr(evaluate, "peak_memory", lambda *_: 1e6)
 
 
 @pytest.fixture(scope="session")
@@ -88,14 +91,13 @@ def a_run(alone, one_run):
 
 @pytest.fixture
 def forked(monkeypatch):
-    """Let studies fork their workers, who wait little for lost jobs; gives the list of those that were started."""
+    """Let studies fork their workers; gives the list of those that were started."""
     import mlflow  # noqa: F401 once, not in every fork
 
     def too_long(*_):
         raise TimeoutError("the study does not end")
 
     started = []
-    monkeypatch.setattr(worker, "_CLAIM_SECONDS", 2)
     signal.signal(signal.SIGALRM, too_long)
     signal.alarm(120)
 
@@ -103,8 +105,10 @@ def forked(monkeypatch):
         started.append(Forked(*words, **options))
         return started[-1]
 
-    spawn = SimpleNamespace(Popen=start, STDOUT=subprocess.STDOUT, TimeoutExpired=subprocess.TimeoutExpired)
-    monkeypatch.setattr(crew, "subprocess", spawn)
+    spawn = SimpleNamespace(
+        Popen=start, STDOUT=subprocess.STDOUT, TimeoutExpired=subprocess.TimeoutExpired
+    )
+    monkeypatch.setattr(processes, "subprocess", spawn)
     yield started
     signal.alarm(0)
     for process in started:

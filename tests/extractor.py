@@ -1,4 +1,6 @@
-"""A feature extractor without weights to download: sixteen fixed random features, four of them, and ten logits."""
+"""A feature extractor without weights to download: sixteen fixed random features, four of
+them, and ten logits.
+"""
 
 import torch
 import torch_fidelity

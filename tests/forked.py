@@ -1,4 +1,6 @@
-"""Workers as forks of the test's process: separate processes that can be killed, without the seconds of importing torch."""
+"""Workers as forks of the test's process: separate processes that can be killed, without the
+seconds of importing torch.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,24 @@ from arinar_lab import cli
 
 
 class Forked:
-    """What arinar_lab.study.processes needs of subprocess.Popen, for `python -m arinar_lab …` commands."""
+    """What arinar_lab.study.processes needs of subprocess.Popen, for
+    `python -m arinar_lab …` commands.
+    """
 
-    def __init__(self, command: list[str], *, stdout: Any, stderr: int, env: dict[str, str], start_new_session: bool):
-        assert command[:3] == [sys.executable, "-m", "arinar_lab"] and stderr == subprocess.STDOUT and start_new_session
+    def __init__(
+        self,
+        command: list[str],
+        *,
+        stdout: Any,
+        stderr: int,
+        env: dict[str, str],
+        start_new_session: bool,
+    ):
+        assert (
+            command[:3] == [sys.executable, "-m", "arinar_lab"]
+            and stderr == subprocess.STDOUT
+            and start_new_session
+        )
         self.returncode: int | None = None
         self.pid = os.fork()
         if self.pid == 0:

@@ -1,4 +1,6 @@
-"""A real PostgreSQL server of Debian's package: in a temporary folder, on 127.0.0.1, started by an ordinary user."""
+"""A real PostgreSQL server of Debian's package: in a temporary folder, on 127.0.0.1, started
+by an ordinary user.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,14 @@ DRIVER = os.environ.get("ARINAR_TEST_DRIVER", "psycopg")  # of Python, as SQLAlc
 def programs() -> Path:
     """The folder of initdb and postgres, which Debian does not put on the path."""
     found = shutil.which("initdb")
-    folders = [Path(found).resolve().parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    folders = (
+        [Path(found).resolve().parent]
+        if found
+        else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    )
     if not folders:
         pytest.skip("no PostgreSQL here; on Debian, apt-get install postgresql")
+
     return folders[-1]
 
 
@@ -37,6 +44,7 @@ class Server:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
+
         secret = self.folder / "password"
         secret.write_text(PASSWORD)
         secret.chmod(0o644)
@@ -52,12 +60,21 @@ class Server:
         return f"postgresql+{DRIVER}://arinar:{password}@127.0.0.1:{self.port}/{database}"
 
     def _run(self, program: str, *words: str) -> None:
-        subprocess.run([self.programs / program, *words], user=self.user, cwd=self.folder, check=True,
-                       stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, env={"PATH": os.environ["PATH"]})  # fmt: skip
+        subprocess.run(
+            [self.programs / program, *words],
+            user=self.user,
+            cwd=self.folder,
+            check=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.STDOUT,
+            env={"PATH": os.environ["PATH"]},
+        )
 
     def start(self) -> None:
         options = f"-p {self.port} -c listen_addresses=127.0.0.1 -k {self.folder} -c fsync=off"
-        self._run("pg_ctl", "-D", self.data, "-w", "-l", str(self.folder / "log"), "-o", options, "start")
+        self._run(
+            "pg_ctl", "-D", self.data, "-w", "-l", str(self.folder / "log"), "-o", options, "start"
+        )
 
     def stop(self) -> None:
         self._run("pg_ctl", "-D", self.data, "-w", "-m", "immediate", "stop")

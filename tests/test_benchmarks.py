@@ -20,15 +20,26 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
         (
             "loop_overhead",
             ["--steps", "2", "--repeats", "2", *WIDTHS, "training.batch=32"],
-            r"clock +Lightning [\d.]+ ms a step, bare [\d.]+ ms: [\d.]+ times \(.+\)\nprocessor .+ times",
+            (
+                r"clock +Lightning [\d.]+ ms a step, bare [\d.]+ ms: [\d.]+ times "
+                r"\(.+\)\nprocessor .+ times"
+            ),
         ),
-        ("study_overhead", ["--arms", "3", "--workers", "2", "--tracking", "off"], r"3 arms, 2 workers, .+ s an arm"),
+        (
+            "study_overhead",
+            ["--arms", "3", "--workers", "2", "--tracking", "off"],
+            r"3 arms, 2 workers, .+ s an arm",
+        ),
         ("loader", ["{folder}", "300"], r"images/s"),
     ],
     ids=["loop", "study", "loader"],
 )
 def test_a_benchmark_prints_its_figures(tmp_path, script, words, said):
-    line = [sys.executable, BENCHMARKS / f"{script}.py", *(word.format(folder=tmp_path / "x") for word in words)]
+    line = [
+        sys.executable,
+        BENCHMARKS / f"{script}.py",
+        *(word.format(folder=tmp_path / "x") for word in words),
+    ]
     done = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, timeout=300)
     assert done.returncode == 0, done.stderr
     assert re.search(said, done.stdout)

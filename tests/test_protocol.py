@@ -1,7 +1,9 @@
-"""The README's commands from a folder of images to a distance: cache, train, sample, reference, evaluate --quality.
+"""The README's commands from a folder of images to a distance: cache, train, sample,
+reference, evaluate --quality.
 
-Images are 256×256 and tokens 256 of 16 features, as published; the autoencoder is in KL-16's layout, of random weights and
-narrow. In `make test` the model is small, in `make test-slow` it is the preset's own.
+Images are 256×256 and tokens 256 of 16 features, as published; the autoencoder is in KL-16's
+layout, of random weights and narrow. In `make test` the model is small, in `make test-slow` it
+is the preset's own.
 """
 
 import json
@@ -16,7 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from tiny import EXPERIMENTS
 
-from arinar_lab.model.codecs.kl_autoencoder import Shape
+from arinar_lab.model.codecs.kl_autoencoder import AutoencoderShape
 from arinar_lab.model.codecs.kl_checkpoints import random_kl
 
 PRESET = str(EXPERIMENTS / "imagenet256_arinar_b.yaml")
@@ -27,15 +29,30 @@ MEASURES = [
     "machine={accelerator: cpu, threads: 1, workers: 0}",
 ]
 SMALL = [
-    *MEASURES, "outer.width=16", "outer.encoder_depth=1", "outer.decoder_depth=1", "outer.heads=2", "outer.prefix=4",
-    "outer.steps=2", "inner.width=16", "inner.heads=2", "training.steps=5", "training.batch=4",
-    "training.validate_every=5", "sampler={guidance: 1, candidates: 0, steps: 2}",
+    *MEASURES,
+    "outer.width=16",
+    "outer.encoder_depth=1",
+    "outer.decoder_depth=1",
+    "outer.heads=2",
+    "outer.prefix=4",
+    "outer.steps=2",
+    "inner.width=16",
+    "inner.heads=2",
+    "training.steps=5",
+    "training.batch=4",
+    "training.validate_every=5",
+    "sampler={guidance: 1, candidates: 0, steps: 2}",
     "evaluation={images: 5, batch: 5, kid_subset: 5, draws: 1, speed_batch: 1, speed_repeats: 1}",
-]  # fmt: skip
+]
 OWN_SIZE = [
-    *MEASURES, "training.steps=20", "training.batch=2", "training.validate_every=20", "training.checkpoint_every=20",
-    "sampler.steps=2", "evaluation={images: 5, batch: 5, kid_subset: 5, draws: 1, speed_batch: 1, speed_repeats: 1}",
-]  # fmt: skip
+    *MEASURES,
+    "training.steps=20",
+    "training.batch=2",
+    "training.validate_every=20",
+    "training.checkpoint_every=20",
+    "sampler.steps=2",
+    "evaluation={images: 5, batch: 5, kid_subset: 5, draws: 1, speed_batch: 1, speed_repeats: 1}",
+]
 
 
 @pytest.fixture
@@ -45,7 +62,9 @@ def few(monkeypatch):
 
 
 def write_images(each):
-    """`each` images of noise in each of 10 classes to train on, two in each held out; and an autoencoder of random weights."""
+    """`each` images of noise in each of 10 classes to train on, two in each held out; and an
+    autoencoder of random weights.
+    """
     numbers = np.random.default_rng(0)
     for part, count in (("train", each), ("val", 2)):
         for c in range(10):
@@ -54,7 +73,8 @@ def write_images(each):
             for k in range(count):
                 coarse = numbers.integers(0, 256, (8, 8, 3), dtype=np.uint8)
                 Image.fromarray(coarse).resize((256, 256)).save(folder / f"{k}.png")
-    shape = Shape(16, (32, 32, 32, 32, 32), blocks=1, encoder_attention=frozenset({4}))
+
+    shape = AutoencoderShape(16, (32, 32, 32, 32, 32), blocks=1, encoder_attention=frozenset({4}))
     torch.save({"model": random_kl(shape).state_dict()}, "kl16.ckpt")
 
 
@@ -63,7 +83,11 @@ def from_images_to_a_distance(size, each, images):
     assert arinar("cache", PRESET, *images, *size) == 0
     (cache,) = Path("caches").iterdir()
     moments = load_file(cache / "train-00000.safetensors")["moments"]
-    assert moments.shape[0] == 10 * each and moments.shape[2:] == (32, 16, 16) and moments.dtype == torch.float16
+    assert (
+        moments.shape[0] == 10 * each
+        and moments.shape[2:] == (32, 16, 16)
+        and moments.dtype == torch.float16
+    )
     assert arinar("train", PRESET, f"data={{kind: cache, path: {cache}}}", *size) == 0
     (run,) = Path("runs").glob("*/seed_0")
     assert arinar("sample", run, "--per-class", 1, "--out", "samples.npz") == 0
@@ -73,12 +97,15 @@ def from_images_to_a_distance(size, each, images):
     (reference,) = Path("references").glob("train-*.npz")
     assert arinar("evaluate", run, "--quality", "--reference", reference) == 0
     (file,) = run.glob("evaluations/*/quality-*.json")
+
     return run, json.loads(file.read_text())["metrics"]
 
 
 def test_from_images_to_a_distance(alone, few, uncounted):
     write_images(2)
-    run, found = from_images_to_a_distance(SMALL, 2, [*IMAGES, "data.flip=false", "data.held_out=5"])
+    run, found = from_images_to_a_distance(
+        SMALL, 2, [*IMAGES, "data.flip=false", "data.held_out=5"]
+    )
     assert found["quality/fd_tinyfew_floor"] > 0 and found["quality/fd_tinyfew"] > 0
     assert json.loads((run / "DONE").read_text())["steps"] == 5
 

@@ -1,10 +1,13 @@
-"""What names a run or an evaluation stays as published: another signature would train or measure every run anew."""
+"""What names a run or an evaluation stays as published: another signature would train or
+measure every run anew.
+"""
 
 from pathlib import Path
 
 import pytest
 
-from arinar_lab.config.recipe import parse, read_recipe
+from arinar_lab.config.files import read_recipe
+from arinar_lab.config.sections import parse_recipe
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 SIGNATURES = {
@@ -29,5 +32,5 @@ def test_every_shipped_recipe_is_listed():
 
 @pytest.mark.parametrize("name", SIGNATURES)
 def test_signatures_of_training_and_of_evaluation_are_as_published(name):
-    recipe = parse(read_recipe(EXPERIMENTS / f"{name}.yaml"))
+    recipe = parse_recipe(read_recipe(EXPERIMENTS / f"{name}.yaml"))
     assert (recipe.training_signature, recipe.evaluation_signature) == SIGNATURES[name]

@@ -1,9 +1,12 @@
-"""On tokens of known density the model is judged exactly: log p_true - log p_model on held-out tokens, paired."""
+"""On tokens of known density the model is judged exactly: log p_true - log p_model on
+held-out tokens, paired.
+"""
 
 from pathlib import Path
 
-from arinar_lab.config.recipe import merge, parse, read_overrides, read_recipe
-from arinar_lab.evaluation.evaluate import evaluate
+from arinar_lab.config.files import merge, read_overrides, read_recipe
+from arinar_lab.config.sections import parse_recipe
+from arinar_lab.evaluation.evaluate import evaluate_run
 from arinar_lab.runs.folder import RunFolder
 from arinar_lab.training.train import train
 
@@ -13,10 +16,10 @@ STEADY = "outer.qk_norm=true inner.qk_norm=true"
 
 def test_gmm_comes_within_two_hundredths_of_a_bit_of_the_truth(tmp_path):
     overrides = read_overrides(f"{SHORT} {STEADY}".split())
-    recipe = parse(merge(read_recipe(Path("experiments/synthetic.yaml")), overrides))
+    recipe = parse_recipe(merge(read_recipe(Path("experiments/synthetic.yaml")), overrides))
     folder = RunFolder(tmp_path / "seed_0")
     train(recipe, folder)
-    metrics = evaluate(recipe, folder)["metrics"]
+    metrics = evaluate_run(recipe, folder)["metrics"]
     gap, error = metrics["val/gap_bits_per_dim"], metrics["val/gap_standard_error"]
     assert gap <= 0.02
     assert gap > -3 * error  # nothing beats the truth

@@ -1,15 +1,18 @@
 """Runs that lie far from the other seeds of their arm: named, and never removed.
 
-    t = (value - mean of the arm's other seeds) / (s · √(n / (n - 1)))       n seeds of the arm, this one among them
+    t = (value - mean of the arm's other seeds) / (s · √(n / (n - 1)))    n seeds of the arm, this
+                                                                          one among them
 
-s is the spread of single runs around their arm's mean, pooled over all arms of the metric without the run in question: an
-externally studentised residual (Cook and Weisberg, 1982, Residuals and Influence in Regression). An arm whose other seeds
-stray farther than the pool is judged by them, as in `pooled_variance.py`. A run is named where its two-sided p, times the
-number of runs, is below 1 %; then it is left out, and the rest is looked at again.
+s is the spread of single runs around their arm's mean, pooled over all arms of the metric without
+the run in question: an externally studentised residual (Cook and Weisberg, 1982, Residuals and
+Influence in Regression). An arm whose other seeds stray farther than the pool is judged by them, as
+in `pooled_variance.py`. A run is named where its two-sided p, times the number of runs, is below
+1 %; then it is left out, and the rest is looked at again.
 
-In studies of equal arms and normal seeds 1 % at most have a false alarm, by metric, also where arms share what a seed does
-to them. Where one of four arms strays three times as far it is 8 % (three seeds) and 4 % (five). Of broken runs of the
-baseline, 10 standard deviations off, it names 63 % (four arms, three seeds) and 87 % (five). Simulated.
+In studies of equal arms and normal seeds 1 % at most have a false alarm, by metric, also where arms
+share what a seed does to them. Where one of four arms strays three times as far it is 8 % (three
+seeds) and 4 % (five). Of broken runs of the baseline, 10 standard deviations off, it names 63 %
+(four arms, three seeds) and 87 % (five). Simulated.
 """
 
 from __future__ import annotations
@@ -18,11 +21,11 @@ import math
 from collections.abc import Mapping
 from statistics import fmean
 
-from .pooled_variance import at_least
-from .statistics import Spread, cohen, p_value
+from .pooled_variance import larger_spread
+from .statistics import PooledSD, cohens_d, p_value
 
 FALSE_ALARMS = 0.01  # share of the studies, by metric
-LEAST = 3  # seeds of an arm: of two it cannot be told which is the odd one
+MIN_SEEDS = 3  # seeds of an arm: of two it cannot be told which is the odd one
 
 Run = tuple[str, int]
 """Arm and seed."""
@@ -39,6 +42,7 @@ def outliers(values: Mapping[str, Mapping[int, float]]) -> list[Run]:
         named.append(farthest)
         arm, seed = farthest
         left[arm] = {other: value for other, value in left[arm].items() if other != seed}
+
     return named
 
 
@@ -52,25 +56,31 @@ def _distinct(values: Mapping[str, Mapping[int, float]]) -> dict[str, dict[int, 
 
 
 def _chances(values: Mapping[str, Mapping[int, float]]) -> dict[Run, float]:
-    """Two-sided p of each run of an arm of `LEAST` seeds and more, against the other seeds of its arm."""
+    """Two-sided p of each run of an arm of `MIN_SEEDS` seeds and more, against the
+    other seeds of its arm.
+    """
     squares = {arm: _squares(list(by_seed.values())) for arm, by_seed in values.items()}
     df = sum(len(by_seed) - 1 for by_seed in values.values()) - 1  # less the run in question
+
     chances = {}
     for arm, by_seed in values.items():
-        for seed, value in by_seed.items() if len(by_seed) >= LEAST else ():
+        for seed, value in by_seed.items() if len(by_seed) >= MIN_SEEDS else ():
             peers = [other for name, other in by_seed.items() if name != seed]
             own = _squares(peers)
             pooled = math.sqrt(max(0.0, sum(squares.values()) - squares[arm] + own) / df)
-            alone = Spread(math.sqrt(own / (len(peers) - 1)), len(peers) - 1)
-            chances[arm, seed] = _p(value, peers, at_least(alone, Spread(pooled, df, len(values))))
+            alone = PooledSD(math.sqrt(own / (len(peers) - 1)), len(peers) - 1)
+            chances[arm, seed] = _p(
+                value, peers, larger_spread(alone, PooledSD(pooled, df, len(values)))
+            )
+
     return chances
 
 
-def _p(value: float, peers: list[float], spread: Spread) -> float:
+def _p(value: float, peers: list[float], spread: PooledSD) -> float:
     mean = fmean(peers)
     if math.isclose(value, mean, rel_tol=1e-12):
         return 1.0
-    return p_value(cohen(value - mean, spread) / math.sqrt(1 + 1 / len(peers)), 1, spread.df)
+    return p_value(cohens_d(value - mean, spread) / math.sqrt(1 + 1 / len(peers)), 1, spread.df)
 
 
 def _squares(values: list[float]) -> float:

@@ -1,24 +1,24 @@
-"""Rows from papers beside ours: numbers that somebody else measured, with the protocol under which they did.
+"""Rows from papers beside ours: numbers that somebody else measured, with the protocol
+under which they did.
 
     references:
-      - {name: GIVT, bits/dim: 3.1, protocol: 50k images, steps: 500 epochs, hardware: 16 TPUv4, source: arXiv 2312.02116}
-      - scikit-learn                 (the same as `references: true`: density estimators on our own data)
+      - {name: GIVT, bits/dim: 3.1, protocol: 50k images, steps: 500 epochs,
+         hardware: 16 TPUv4, source: arXiv 2312.02116}
+      - scikit-learn    (the same as `references: true`: density estimators on our own data)
 
-Metrics are named as ours, by name (`val/bits_per_dim`) or by the table's heading (`bits/dim`). Such a row is marked as not
-ours, its protocol stands in the notes, and it is no part of any interval, test, figure or ranking.
+Metrics are named as ours, by name (`val/bits_per_dim`) or by the table's heading (`bits/dim`). Such
+a row is marked as not ours, its protocol stands in the notes, and it is no part of any interval,
+test, figure or ranking.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
-from ..errors import ConfigError, nearest
+from ..metrics import COLUMNS
 
-ESTIMATORS = "scikit-learn"
-_SAID = ("protocol", "steps", "hardware", "source")
-_NEEDED = ("name", "protocol", "source")
+METRICS = {name: column.metric for column in COLUMNS for name in (column.heading, column.metric)}
+"""What a row may call a metric → the metric."""
 
 
 @dataclass(frozen=True)
@@ -26,69 +26,42 @@ class PaperRow:
     """A row of a table that is not ours.
 
     Arguments:
-        name: of the model; values: our metric's name → theirs.
-        protocol: how they measured; source: where they say so.
-        steps, hardware: of their training; empty where they are not told.
+        name: the model, which no arm has as its name.
+        protocol: how the numbers were measured.
+        source: where they are published.
+        values: metric → number; in a file each metric is a key of the row, and
+            there is at least one.
+        steps: length of the training; unstated by default.
+        hardware: what the model was trained on; unstated by default.
+
+    Raises:
+        ValueError: if there is no number, or its origin is empty.
     """
 
     name: str
-    values: dict[str, float]
     protocol: str
     source: str
-    steps: str = ""
-    hardware: str = ""
+    values: dict[str, float] = field(metadata={"gathered": METRICS})
+    steps: str | int | None = None
+    hardware: str | None = None
+
+    def __post_init__(self) -> None:
+        for key in ("name", "protocol", "source"):
+            if not getattr(self, key):
+                raise ValueError(
+                    f"{key}: is empty; a number that is not ours says name, protocol, source"
+                )
+
+        if not self.values:
+            raise ValueError(f"name: {self.name} has no number of a metric of ours, as bits/dim is")
+        by_metric = {METRICS[name]: value for name, value in self.values.items()}
+        object.__setattr__(self, "values", by_metric)
 
     @property
     def note(self) -> str:
         """What stands behind the row, in a line."""
-        training = f"trained for {self.steps or 'unstated steps'} on {self.hardware or 'unstated hardware'}"
-        return f"{self.name} (not ours; {self.source}): {self.protocol}; {training}."
-
-
-def read_references(spec: Any) -> tuple[bool, tuple[PaperRow, ...]]:
-    """Whether scikit-learn's estimators are asked for, and the rows from papers.
-
-    Raises:
-        ConfigError: if `references` is neither true, false nor a list of such rows.
-    """
-    if isinstance(spec, bool):
-        return spec, ()
-    if not isinstance(spec, list):
-        raise ConfigError(f"references: {spec!r} is not true or false, nor a list of rows")
-    rows = tuple(_row(row, f"references.{i}") for i, row in enumerate(spec) if row != ESTIMATORS)
-    names = [row.name for row in rows]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise ConfigError(f"references: {twice[0]} stands there twice")
-    return ESTIMATORS in spec, rows
-
-
-def _row(row: Any, path: str) -> PaperRow:
-    from ..metrics import COLUMNS  # which reads plans
-
-    if not isinstance(row, dict):
-        raise ConfigError(f"{path}: {row!r} is no row; write {{name: …, bits/dim: …, protocol: …, source: …}}")
-    if strange := [key for key in row if not isinstance(key, str)]:
-        raise ConfigError(f"{path}: {strange[0]!r} is not a name")
-    if missing := [key for key in _NEEDED if not row.get(key)]:
-        typed = next(
-            (key for key in row if key not in (*_SAID, "name") and missing[0] in nearest(key, [missing[0]])), ""
+        training = (
+            f"trained for {self.steps or 'unstated steps'} on "
+            f"{self.hardware or 'unstated hardware'}"
         )
-        if typed:
-            raise ConfigError(f"{path}.{typed}: unknown{nearest(typed, [missing[0]])}")
-        raise ConfigError(f"{path}.{missing[0]}: missing; a number that is not ours says {', '.join(_NEEDED)}")
-    ours = {name: column.metric for column in COLUMNS for name in (column.metric, column.heading)}
-    values: dict[str, float] = {}
-    for key, value in row.items():
-        if key in (*_SAID, "name"):
-            continue
-        if key not in ours:
-            headings = [column.heading for column in COLUMNS]
-            raise ConfigError(
-                f"{path}.{key}: no metric of ours; one of {', '.join(headings)}{nearest(key, list(ours))}"
-            )
-        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-            raise ConfigError(f"{path}.{key}: {value!r} is not a number")
-        values[ours[key]] = float(value)
-    if not values:
-        raise ConfigError(f"{path}: {row['name']} has no number of a metric of ours")
-    return PaperRow(str(row["name"]), values, **{key: str(row[key]) for key in _SAID if row.get(key) is not None})
+        return f"{self.name} (not ours; {self.source}): {self.protocol}; {training}."

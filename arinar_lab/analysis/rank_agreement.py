@@ -1,27 +1,30 @@
-"""Does the ranking last? The arms of a study ranked at its first budget, and at each other one (see `study/budget.py`).
+"""Does the ranking last? The arms of a study ranked at its first budget, and at each other one
+(see `study/plan.py`).
 
     Kendall's τ     (pairs of arms in the same order - pairs in the opposite order) / all pairs
     Spearman's ρ    the correlation of the ranks
-    p               how often two orders that have nothing to do with each other agree as well or as badly: over all orders of
-                    the arms, or 9,999 random ones
+    p               how often two orders that have nothing to do with each other agree as well or as
+                    badly: over all orders of the arms, or 9,999 random ones
 
-Arms are ranked by their means over seeds. Two arms that are not told apart at one budget swap by chance at the next, so a
-pair that changes its order counts as *reversed* only where its difference is concluded at both: by the tests of every report,
-with Holm's correction over all pairs at a budget, and never where two bounds or two references make it.
-Source: Kendall, Rank Correlation Methods, 1948.
+Arms are ranked by their means over seeds. Two arms that are not told apart at one budget swap by
+chance at the next, so a pair that changes its order counts as *reversed* only where its
+difference is concluded at both: by the tests of every report, with Holm's correction over all
+pairs at a budget, and never where two bounds or two references make it. Source: Kendall, Rank
+Correlation Methods, 1948.
 """
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy.stats import kendalltau, permutation_test, rankdata, spearmanr
 
 from ..metrics import BITS, DISTANCES, GAP, HEADINGS, LEVEL
-from .comparison import commensurable, concluded_pairs
+from .comparison import resolved_pairs
+from .conditions import is_comparable
 from .results import Results
 
 RANKED = (BITS, LEVEL, GAP, *DISTANCES)
@@ -34,7 +37,8 @@ class Agreement:
 
     Arguments:
         metric; small, large: the budgets; arms: those that have the metric at both.
-        tau, tau_p: Kendall's τ (b, for ties) and its p; rho, rho_p: Spearman's ρ and its p; NaN for fewer than three arms.
+        tau, tau_p: Kendall's τ (b, for ties) and its p; rho, rho_p: Spearman's ρ and its p; NaN for
+            fewer than three arms.
         swapped: pairs in another order; reversed: those of them that are concluded at both budgets.
     """
 
@@ -56,63 +60,77 @@ class Agreement:
         if count < 3:
             return f"{start}: too few for a correlation of ranks"
         names = ", ".join(" and ".join(pair) for pair in self.reversed)
-        change = f"{len(self.swapped)} of {pairs} pairs change{'s' if len(self.swapped) == 1 else ''} order"
+        change = (
+            f"{len(self.swapped)} of {pairs} pairs "
+            f"change{'s' if len(self.swapped) == 1 else ''} order"
+        )
+
         return (
-            f"{start}: Kendall's τ = {self.tau:+.2f} (p = {self.tau_p:.2g}), Spearman's ρ = {self.rho:+.2f}"
-            f" (p = {self.rho_p:.2g}); {change} (concluded at both budgets, by Holm over all pairs: {names or 'none'})"
+            f"{start}: Kendall's τ = {self.tau:+.2f} (p = {self.tau_p:.2g}), Spearman's ρ ="
+            f" {self.rho:+.2f} (p = {self.rho_p:.2g}); {change} (concluded at both budgets, by"
+            f" Holm over all pairs: {names or 'none'})"
         )
 
 
 def agreements(results: Results) -> list[Agreement]:
-    """One for each metric by which arms are ranked and each budget after the first."""
-    budgets = results.plan.budgets
-    return [
-        found
-        for metric in RANKED
-        for large in budgets[1:]
-        if (found := _agreement(results, metric, budgets[0], large)) is not None
-    ]
+    """One for each metric by which arms are ranked and each budget after the first;
+    none without budgets.
+    """
+    agreements = []
+    for metric in RANKED:
+        for large in results.budgets[1:]:
+            agreement = _agreement(results, metric, results.budgets[0], large)
+            agreements += [agreement] if agreement else []
+    return agreements
 
 
-def means(results: Results, metric: str, budget: str) -> dict[str, float]:
+def mean_by_arm(results: Results, metric: str, budget: str) -> dict[str, float]:
     """Arm, without its budget → mean over seeds."""
-    arms = [arm for arm in results.plan.arms if arm.budget == budget and commensurable(results, arm, metric)]
-    return {arm.design: summary.mean for arm in arms if (summary := results.summary(arm, metric))}
+    means: dict[str, float] = {}
+    for arm in results.arms:
+        if arm.budget == budget and is_comparable(results, arm, metric):
+            summary = arm.summary(metric)
+            means |= {arm.design: summary.mean} if summary else {}
+    return means
 
 
 def _agreement(results: Results, metric: str, small: str, large: str) -> Agreement | None:
-    before, after = means(results, metric, small), means(results, metric, large)
+    before, after = mean_by_arm(results, metric, small), mean_by_arm(results, metric, large)
     arms = tuple(name for name in before if name in after)
     if len(arms) < 2:
         return None
-    x, y = [before[name] for name in arms], [after[name] for name in arms]
-    pairs = [(i, j) for i, j in itertools.combinations(range(len(arms)), 2) if (x[i] - x[j]) * (y[i] - y[j]) < 0]
-    swapped = tuple((arms[i], arms[j]) for i, j in pairs)
-    sure = [_concluded(results, metric, budget) for budget in (small, large)] if swapped else []
-    reversed_ = tuple(pair for pair in swapped if all(frozenset(pair) in pairs for pairs in sure))
+
+    x = [before[name] for name in arms]
+    y = [after[name] for name in arms]
+    pairs = itertools.combinations(range(len(arms)), 2)
+    swapped = tuple((arms[i], arms[j]) for i, j in pairs if (x[i] - x[j]) * (y[i] - y[j]) < 0)
+    reversed_: tuple[Pair, ...] = ()
+    if swapped:
+        concluded = _concluded(results, metric, small) & _concluded(results, metric, large)
+        reversed_ = tuple(pair for pair in swapped if frozenset(pair) in concluded)
     tau, rho = (_correlations(x, y)) if len(arms) > 2 else ((np.nan, np.nan), (np.nan, np.nan))
     return Agreement(metric, small, large, arms, *tau, *rho, swapped, reversed_)
 
 
-def _correlations(x: list[float], y: list[float]) -> tuple[tuple[float, float], tuple[float, float]]:
+def _correlations(
+    x: list[float], y: list[float]
+) -> tuple[tuple[float, float], tuple[float, float]]:
     """Kendall's τ and Spearman's ρ, each with its p."""
     tau, rho = kendalltau(x, y), spearmanr(x, y).statistic
     ranks = rankdata(y) - (len(y) + 1) / 2
 
     def covariance(a: Any, axis: int) -> Any:
-        return (rankdata(a, axis=axis) * ranks).sum(axis)  # ρ but for a factor that no order changes
+        # ρ but for a factor that no order changes
+        return (rankdata(a, axis=axis) * ranks).sum(axis)
 
-    found = permutation_test((x,), covariance, permutation_type="pairings", vectorized=True, rng=0)
-    return (float(tau.statistic), float(tau.pvalue)), (float(rho), float(found.pvalue))
+    permuted = permutation_test(
+        (x,), covariance, permutation_type="pairings", vectorized=True, rng=0
+    )
+    return (float(tau.statistic), float(tau.pvalue)), (float(rho), float(permuted.pvalue))
 
 
 def _concluded(results: Results, metric: str, budget: str) -> set[frozenset[str]]:
     """The pairs of arms that differ at a budget, by their names without it."""
-    part = replace(results, plan=results.plan.at(budget))
-    designs = {arm.name: arm.design for arm in part.plan.arms}
-    return {frozenset(designs[name] for name in pair) for pair in concluded_pairs(part, metric)}
-
-
-def conclusions(results: Results) -> list[str]:
-    """A line for each finding; nothing for a study without budgets."""
-    return [found.text() for found in agreements(results)]
+    part = results.at(budget)
+    designs = {arm.name: arm.design for arm in part.arms}
+    return {frozenset(designs[name] for name in pair) for pair in resolved_pairs(part, metric)}

@@ -1,13 +1,17 @@
 """What may be concluded from a few seeds: means with t-intervals, and differences paired by seed.
 
     mean ± t(0.975, n-1) · s / √n          95 % interval of the mean over n seeds (training noise)
-    t = mean difference / (s_d / √n)       of a difference paired by seed; s_d from its own n values, or pooled over arms
-    d = mean difference / s_d              Cohen's d of paired differences; √n d has a noncentral t distribution
-    p(i) · (m - i)                         Holm: the i-th smallest of m p-values, from i = 0; at 5 % no more than 5 % of
-                                           studies in which nothing differs call anything resolved, however the tests depend
+    t = mean difference / (s_d / √n)       of a difference paired by seed; s_d from its own n
+                                           values, or pooled over arms
+    d = mean difference / s_d              Cohen's d of paired differences; √n d has a
+                                           noncentral t distribution
+    p(i) · (m - i)                         Holm: the i-th smallest of m p-values, from i = 0; at 5 %
+                                           no more than 5 % of studies in which nothing differs call
+                                           anything resolved, however the tests depend
 
-Seeds are repeats under common random numbers: two arms of one seed share their data order, masks, dequantisation and,
-wherever they have the same part, their initial weights. A difference is therefore taken seed by seed.
+Seeds are repeats under common random numbers: two arms of one seed share their data order, masks,
+dequantisation and, wherever they have the same part, their initial weights. A difference is
+therefore taken seed by seed.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ from scipy.stats import t as student
 
 ALPHA = 0.05
 POWER = 0.8
-MOST = 100  # more seeds than anybody adds; MOST + 1 stands for more than that
+MAX_SEEDS = 100  # more seeds than anybody adds; MOST + 1 stands for more than that
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,9 @@ class Interval:
         return abs(self.mean) > self.half
 
     def text(self, digits: int = 3) -> str:
-        """`2.120 ± 0.013`; `2.120` alone where one value says nothing of its spread, or there is none."""
+        """`2.120 ± 0.013`; `2.120` alone where one value says nothing of its
+        spread, or there is none.
+        """
         mean = f"{self.mean:,.{digits}f}"
         return f"{mean} ± {self.half:.{digits}f}" if self.n > 1 and self.half > 0 else mean
 
@@ -63,7 +69,7 @@ def interval(values: Sequence[float]) -> Interval:
 
 
 @dataclass(frozen=True)
-class Spread:
+class PooledSD:
     """How far the difference of two arms strays from seed to seed.
 
     Arguments:
@@ -79,47 +85,56 @@ class Spread:
     shared: float = 1.0
 
 
-def freedom(arms: int, seeds: int, shared: float = 1.0) -> float:
-    """Degrees of freedom of the spread that differences of arms to one baseline tell together, see `pooled_variance.py`."""
-    return between(shared, 4 * (seeds - 1) * (arms - 1) / (arms + 2), seeds - 1)
+def degrees_of_freedom(arms: int, seeds: int, shared: float = 1.0) -> float:
+    """Degrees of freedom of the spread that differences of arms to one baseline tell together, see
+    `pooled_variance.py`.
+    """
+    return combined_df(shared, 4 * (seeds - 1) * (arms - 1) / (arms + 2), seeds - 1)
 
 
-def between(shared: float, common: float, own: float) -> float:
-    """Degrees of freedom of a variance of which a part is known with `common` of them and the rest with `own`.
+def combined_df(shared: float, common: float, own: float) -> float:
+    """Degrees of freedom of a variance of which a part is known with `common` of them and
+    the rest with `own`.
 
-    The relative error of a variance is √(2 / df). Those of the two parts are added as they are, not as squares, for the same
-    seeds are in both.
+    The relative error of a variance is √(2 / df). Those of the two parts are added as they are, not
+    as squares, for the same seeds are in both.
     """
     return (shared / math.sqrt(common) + (1 - shared) / math.sqrt(own)) ** -2
 
 
-def difference(differences: Sequence[float], of: Spread) -> Interval:
-    """Mean and 95 % interval of paired differences whose spread is known from them or from more arms."""
-    return around(statistics.fmean(differences), len(differences), of)
+def difference(differences: Sequence[float], of: PooledSD) -> Interval:
+    """Mean and 95 % interval of paired differences whose spread is known from
+    them or from more arms.
+    """
+    return interval_around(statistics.fmean(differences), len(differences), of)
 
 
-def around(mean: float, n: int, of: Spread) -> Interval:
+def interval_around(mean: float, n: int, of: PooledSD) -> Interval:
     """95 % interval of the mean of n differences of a known spread."""
     half = float(student.ppf(1 - ALPHA / 2, of.df)) * of.deviation / math.sqrt(n)
     return Interval(mean, half, n)
 
 
-def welch(values: Sequence[float], baseline: Sequence[float]) -> Spread:
-    """Spread of the difference of two independent means, as of n pairs, n the smaller number of the two.
+def welch(values: Sequence[float], baseline: Sequence[float]) -> PooledSD:
+    """Spread of the difference of two independent means, as of n pairs, n the
+    smaller number of the two.
 
-    Its interval and p at that n are those of Welch's test (Welch, 1947, Biometrika 34); each set has two values or more.
+    Its interval and p at that n are those of Welch's test (Welch, 1947, Biometrika 34); each set
+    has two values or more.
     """
     n = min(len(values), len(baseline))
     errors = [statistics.variance(part) / len(part) for part in (values, baseline)]
     if not (square := sum(errors)):
-        return Spread(0.0, n - 1)
+        return PooledSD(0.0, n - 1)
     parts = zip(errors, (values, baseline), strict=True)
     df = square**2 / sum(error**2 / (len(part) - 1) for error, part in parts)
-    return Spread(math.sqrt(n * square), df)
+    return PooledSD(math.sqrt(n * square), df)
 
 
-def cohen(mean: float, of: Spread) -> float:
-    """Cohen's d of a paired difference, mean / deviation; infinite where all seeds say the same, 0 where that is 0."""
+def cohens_d(mean: float, of: PooledSD) -> float:
+    """Cohen's d of a paired difference, mean / deviation; infinite where all seeds say the
+    same, 0 where that is 0.
+    """
     if of.deviation > 1e-12 * abs(mean):
         return mean / of.deviation
     return math.copysign(math.inf, mean) if mean else 0.0
@@ -131,10 +146,12 @@ def p_value(size: float, n: int, df: float) -> float:
 
 
 def size_interval(size: float, n: int, df: float) -> tuple[float, float]:
-    """95 % interval of Cohen's d: the values under which a t as large, or as small, is seen in 2.5 % of studies.
+    """95 % interval of Cohen's d: the values under which a t as large, or as small, is seen
+    in 2.5 % of studies.
 
-    The t of a study is noncentral t with shift √n d (Cumming and Finch, 2001, Educational and Psychological Measurement 61).
-    Above |t| = 100 the spread alone matters, whose square is χ²: d lies as much above or below as the deviation does.
+    The t of a study is noncentral t with shift √n d (Cumming and Finch, 2001, Educational and
+    Psychological Measurement 61). Above |t| = 100 the spread alone matters, whose square is χ²: d
+    lies as much above or below as the deviation does.
     """
     t = size * math.sqrt(n)
     if math.isinf(t):
@@ -143,9 +160,12 @@ def size_interval(size: float, n: int, df: float) -> tuple[float, float]:
         low, high = size_interval(-size, n, df)
         return -high, -low
     if t > 100:
-        return size * math.sqrt(chi2.ppf(0.025, df) / df), size * math.sqrt(chi2.ppf(0.975, df) / df)
+        return size * math.sqrt(chi2.ppf(0.025, df) / df), size * math.sqrt(
+            chi2.ppf(0.975, df) / df
+        )
 
-    above = t * math.sqrt(chi2.ppf(0.99, df) / df) + 3  # more is rarer than 2.5 %, and below -2 no t > 0 is as rare
+    # more is rarer than 2.5 %, and below -2 no t > 0 is as rare
+    above = t * math.sqrt(chi2.ppf(0.99, df) / df) + 3
 
     def shift(share: float) -> float:
         return float(brentq(lambda shift: nct.cdf(t, df, shift) - share, -2, above))
@@ -163,23 +183,26 @@ def power(size: float, n: int, df: float, alpha: float = ALPHA) -> float:
 
 
 def more_seeds(size: float, n: int, arms: int = 2, alpha: float = ALPHA) -> int:
-    """How many more seeds than n resolve a Cohen's d of `size` in 80 % of studies; MOST + 1 where MOST are too few.
+    """How many more seeds than n resolve a Cohen's d of `size` in 80 % of studies; MOST + 1
+    where MOST are too few.
 
-    The spread is taken to be told by as many arms, and half of it to be shared: now the pool's is the larger, now the arm's
-    own. A guess: the size that a few seeds show is itself uncertain, and where it was chosen for being large, too large.
+    The spread is taken to be told by as many arms, and half of it to be shared: now the pool's is
+    the larger, now the arm's own. A guess: the size that a few seeds show is itself uncertain, and
+    where it was chosen for being large, too large.
     """
 
     def enough(more: int) -> bool:
-        return power(size, n + more, freedom(arms, n + more, shared=0.5), alpha) >= POWER
+        return power(size, n + more, degrees_of_freedom(arms, n + more, shared=0.5), alpha) >= POWER
 
-    return bisect.bisect_left(range(1, MOST + 1), True, key=enough) + 1
+    return bisect.bisect_left(range(1, MAX_SEEDS + 1), True, key=enough) + 1
 
 
-def seeds_to_add(size: float, n: int, of: Spread, alpha: float = ALPHA) -> tuple[int, int]:
-    """The least and the most of `more_seeds` over the 80 % interval of the spread, at the effect as it is seen.
+def seeds_to_add(size: float, n: int, of: PooledSD, alpha: float = ALPHA) -> tuple[int, int]:
+    """The least and the most of `more_seeds` over the 80 % interval of the spread, at the
+    effect as it is seen.
 
-    With df degrees of freedom the true square is the seen one times df / χ². A few seeds tell so little of it that one number
-    would promise too much.
+    With df degrees of freedom the true square is the seen one times df / χ². A few seeds tell so
+    little of it that one number would promise too much.
     """
     factors = (math.sqrt(chi2.ppf(share, of.df) / of.df) for share in (0.9, 0.1))
     fewest, most = (more_seeds(size * factor, n, of.arms, alpha) for factor in factors)
@@ -187,7 +210,9 @@ def seeds_to_add(size: float, n: int, of: Spread, alpha: float = ALPHA) -> tuple
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """Adjusted p-values of a family (Holm, 1979, Scandinavian Journal of Statistics 6), in the order given."""
+    """Adjusted p-values of a family (Holm, 1979, Scandinavian Journal of Statistics
+    6), in the order given.
+    """
     adjusted, worst = [0.0] * len(ps), 0.0
     for rank, i in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
         worst = max(worst, min(1.0, (len(ps) - rank) * ps[i]))
@@ -195,28 +220,35 @@ def holm(ps: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def pareto(points: Sequence[Sequence[float]]) -> list[int]:
-    """Indices of the points that no other is at least as good as in everything and better in something; less is better."""
+def pareto_indices(points: Sequence[Sequence[float]]) -> list[int]:
+    """Indices of the points that no other is at least as good as in everything and better in
+    something; less is better.
+    """
 
     def dominates(a: Sequence[float], b: Sequence[float]) -> bool:
-        return all(x <= y for x, y in zip(a, b, strict=True)) and any(x < y for x, y in zip(a, b, strict=True))
+        return all(x <= y for x, y in zip(a, b, strict=True)) and any(
+            x < y for x, y in zip(a, b, strict=True)
+        )
 
     return [i for i, p in enumerate(points) if not any(dominates(q, p) for q in points)]
 
 
 def hypervolume(points: Sequence[Sequence[float]], reference: Sequence[float]) -> float:
-    """Volume of what is worse than a point and better than the reference; less is better in every dimension.
+    """Volume of what is worse than a point and better than the reference; less is
+    better in every dimension.
 
-    Slices the last dimension at the points: within a slice the volume is that of the points below it, in one dimension
-    less. Exact; about n^(d-1) steps for d dimensions, d > 1.
+    Slices the last dimension at the points: within a slice the volume is that of the points below
+    it, in one dimension less. Exact; about n^(d-1) steps for d dimensions, d > 1.
     """
     inside = [p for p in points if all(x < r for x, r in zip(p, reference, strict=True))]
     if not inside:
         return 0.0
     if len(reference) == 1:
         return reference[0] - min(p[0] for p in inside)
+
     inside.sort(key=lambda p: p[-1])
     ends = [*(p[-1] for p in inside[1:]), reference[-1]]
+
     return sum(
         (end - p[-1]) * hypervolume([q[:-1] for q in inside[: i + 1]], reference[:-1])
         for i, (p, end) in enumerate(zip(inside, ends, strict=True))

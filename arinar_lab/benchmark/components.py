@@ -1,4 +1,5 @@
-"""What a whole generation hides, measured alone: the inner loop, a training step, memory by batch, operations by name.
+"""What a whole generation hides, measured alone: the inner loop, a training step, memory by
+batch, operations by name.
 
 inner loop        64 tokens drawn at given conditions, feature after feature
 training step     loss, gradients and optimiser, on tokens of random numbers
@@ -18,34 +19,47 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config.recipe import build
-from ..evaluation.evaluate import flop_counter
-from ..hardware.precision import under
-from ..hardware.profiling import clock, seconds_of
+from ..config.build import build
+from ..hardware.precision import autocast_to
+from ..hardware.profiling import flops_of, seconds_to_run, synchronised_time
 from ..model.arinar import Arinar
 from ..model.density import Density, compiled_quantiles
-from ..model.noise import Noise
-from ..model.packed_linear import packed
+from ..model.noise import Noise, Stream
+from ..model.packed_linear import packed_weights
 from ..runs.folder import environment
 from ..training.module import ArinarModule
-from . import released_arinar as plain
-from .generation import PUBLISHED, Case, How, Result, each_alone, highest, in_turns, is_published
-from .walk import CANDIDATES, ours
+from . import released_arinar
+from .generation import (
+    PUBLISHED,
+    BenchmarkOptions,
+    Case,
+    Result,
+    has_independent_steps,
+    is_published,
+    last_two,
+    peak_bytes,
+    time_alternately,
+)
+from .walk import CANDIDATES, package_step_seconds
 
 OPERATIONS = 25  # of a profile
 
 
 @torch.no_grad()
-def inner_loop(case: Case, model: Arinar, how: How) -> Result:
-    """Time the drawing of as many tokens as the case has images, at given conditions and under its guidance.
+def inner_loop(case: Case, model: Arinar, how: BenchmarkOptions) -> Result:
+    """Time the drawing of as many tokens as the case has images, at given conditions
+    and under its guidance.
 
-    Ours is timed as it runs inside a generation, whose weights are packed once for all of its steps; the published algorithm
-    in float32, as it is released for a CPU.
+    Ours is timed as it runs inside a generation, whose weights are packed once for all of its
+    steps; the published algorithm in float32, as it is released for a CPU.
     """
     sampler, device, tokens = case.recipe().sampler, how.device, case.batch
     guided = sampler.guidance != 1
     z = torch.randn((1 + guided) * tokens, model.outer.context, device=device)
-    noise, generator = Noise.of(torch.arange(tokens, device=device), "sample"), torch.Generator(device)
+    noise, generator = (
+        Noise.of(torch.arange(tokens, device=device), "sample"),
+        torch.Generator(device),
+    )
 
     def draw() -> Tensor:
         null: Density | None = model.inner(z[tokens:]) if guided else None
@@ -57,23 +71,34 @@ def inner_loop(case: Case, model: Arinar, how: How) -> Result:
 
     def released() -> Tensor:
         with torch.autocast(device.type, enabled=False):
-            return plain.draw(model, z, noise, replace(sampler, candidates=CANDIDATES), 1.0, generator)
+            return released_arinar.draw_token(
+                model, z, noise, replace(sampler, candidates=CANDIDATES), 1.0, generator
+            )
 
-    other = (lambda: seconds_of(released, device)) if is_published(model) else None
-    with under(case.precision, device), packed(model):
-        with flop_counter() as counter:
-            draw()
+    other = (lambda: seconds_to_run(released, device)) if is_published(model) else None
+    with autocast_to(case.precision, device), packed_weights(model):
+        flops = flops_of(draw)
         mine = quick if case.compiled else draw
         mine()
-        seconds, others = in_turns(lambda: seconds_of(mine, device), other, how.repeats)
+        seconds, others = time_alternately(lambda: seconds_to_run(mine, device), other, how.repeats)
     return Result(
-        "inner loop", case.preset, tokens, sampler.guidance, 1, seconds, others, PUBLISHED if other else "",
-        float(counter.get_total_flops()), precision=case.precision, compiled=case.compiled,
-    )  # fmt: skip
+        "inner loop",
+        case.preset,
+        tokens,
+        sampler.guidance,
+        1,
+        seconds,
+        others,
+        PUBLISHED if other else "",
+        flops,
+        precision=case.precision,
+        compiled=case.compiled,
+    )
 
 
-def training_step(case: Case, how: How) -> Result:
-    """Time loss, gradients and optimiser of a batch, beside the published loss in the same precision, under the same optimiser.
+def training_step(case: Case, how: BenchmarkOptions) -> Result:
+    """Time loss, gradients and optimiser of a batch, beside the published loss in the same
+    precision, under the same optimiser.
 
     In each repeat both have the same masks. A first step of each is not counted.
     """
@@ -83,40 +108,54 @@ def training_step(case: Case, how: How) -> Result:
     optimizer: Any = module.configure_optimizers()["optimizer"]
     y = torch.arange(case.batch, device=device) % len(module.model.labels.classes())
     noise, shape = Noise.of(y, "bench"), (experiment.codec.tokens, experiment.codec.features)
-    x = noise.at(0).normal(shape[0] * shape[1]).unflatten(-1, shape)
+    x = noise.at(Stream.CODEC).normal(shape[0] * shape[1]).unflatten(-1, shape)
 
     def step(loss: Callable[..., Tensor], repeat: int) -> float:
-        begun = clock(device)
+        begun = synchronised_time(device)
         optimizer.zero_grad()
-        with under(case.precision, device):
-            nats = loss(x, y, noise.at(1 + repeat))
+        with autocast_to(case.precision, device):
+            nats = loss(x, y, noise.at(Stream.MODEL + repeat))
         nats.backward()
         optimizer.step()
-        return clock(device) - begun
+        return synchronised_time(device) - begun
 
     def released(*words: Any) -> Tensor:
-        return plain.loss(module.model, *words)
+        return released_arinar.loss(module.model, *words)
 
-    with flop_counter() as counter:
-        step(module.model.loss, 0)
+    flops = flops_of(lambda: step(module.model.loss, 0))
     both = is_published(module.model)
     if both:
         step(released, 0)
     mine, theirs = iter(range(how.repeats)), iter(range(how.repeats))
     other = (lambda: step(released, next(theirs))) if both else None
-    seconds, others = in_turns(lambda: step(module.model.loss, next(mine)), other, how.repeats)
+    seconds, others = time_alternately(
+        lambda: step(module.model.loss, next(mine)), other, how.repeats
+    )
     return Result(
-        "training step", case.preset, case.batch, 1.0, 1, seconds, others, PUBLISHED if both else "",
-        float(counter.get_total_flops()), precision=case.precision,
-    )  # fmt: skip
+        "training step",
+        case.preset,
+        case.batch,
+        1.0,
+        1,
+        seconds,
+        others,
+        PUBLISHED if both else "",
+        flops,
+        precision=case.precision,
+    )
 
 
-def memory(case: Case, model: Arinar, batches: tuple[int, ...] = (1, 2, 4)) -> dict[str, Any]:
+def memory_by_batch(
+    case: Case, model: Arinar, batches: tuple[int, ...] = (1, 2, 4)
+) -> dict[str, Any]:
     """Bytes of generation at its highest, by batch, and the line through them."""
     sampler = case.recipe().sampler
-    found = [highest(model, sampler, batch) for batch in batches]
+    found = [peak_bytes(model, sampler, batch) for batch in batches]
     slope, base = np.polyfit(batches, found, 1)
-    off = max(abs(base + slope * batch - seen) / seen for batch, seen in zip(batches, found, strict=True))
+    off = max(
+        abs(base + slope * batch - seen) / seen for batch, seen in zip(batches, found, strict=True)
+    )
+
     return {
         "preset": case.preset,
         "guidance": sampler.guidance,
@@ -127,30 +166,35 @@ def memory(case: Case, model: Arinar, batches: tuple[int, ...] = (1, 2, 4)) -> d
     }
 
 
-def profile(case: Case, model: Arinar, how: How) -> str:
-    """A table of the operations in the middle step of a walk, those that take most time first; weights are packed already."""
+def profile(case: Case, model: Arinar, how: BenchmarkOptions) -> str:
+    """A table of the operations in the middle step of a walk, those that take most time first;
+    weights are packed already.
+    """
     sampler, device = case.recipe().sampler, how.device
     middle = (model.outer.check_steps(sampler.steps) - 1) // 2
-    steps = [middle] if each_alone(model, sampler) else range(middle + 1)
+    steps = last_two(middle) if has_independent_steps(model, sampler) else range(middle + 1)
     activities = [torch.profiler.ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)
-    seen, readings = torch.profiler.profile(activities=activities), count(-1)  # two before the first step
+    seen = torch.profiler.profile(activities=activities)
+    readings = count(-1)  # two before the first step
 
     def reading() -> float:
-        now = clock(device)
-        if next(readings) == middle:
+        now = synchronised_time(device)
+        if next(readings) == len(steps) - 1:
             seen.start()
         return now
 
-    with packed(model), under(case.precision, device):
-        ours(model, sampler, case.batch, steps, reading)
+    with packed_weights(model), autocast_to(case.precision, device):
+        package_step_seconds(model, sampler, case.batch, steps, reading)
     seen.stop()
     by = f"self_{device.type}_time_total"
     table = seen.key_averages().table(sort_by=by, row_limit=OPERATIONS, max_name_column_width=48)
     table = "\n".join(line.rstrip() for line in table.splitlines())
     about = environment()
     return (
-        f"{case.preset}: batch {case.batch}, guidance {sampler.guidance:g}, step {middle + 1}, {case.precision}\n"
-        f"{time.strftime('%F')}, {about['device']}, {torch.get_num_threads()} threads, torch {about['torch']}\n\n{table}"
+        f"{case.preset}: batch {case.batch}, guidance {sampler.guidance:g}, step {middle + 1}, "
+        f"{case.precision}\n"
+        f"{time.strftime('%F')}, {about['device']}, {torch.get_num_threads()} threads, torch "
+        f"{about['torch']}\n\n{table}"
     )

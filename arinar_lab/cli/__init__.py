@@ -1,7 +1,8 @@
-"""The command `arinar`. Verbs come first, then a file, then overrides as key=value; dashes are for options of the process.
+"""The command `arinar`. Verbs come first, then a file, then overrides as key=value; dashes are for
+options of the process.
 
-Everything heavy is imported inside the verb that needs it, so that --help answers at once. Bad input is one line on
-standard error and exit status 2, before anything is computed or written.
+Everything heavy is imported inside the verb that needs it, so that --help answers at once. Bad
+input is one line on standard error and exit status 2, before anything is computed or written.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from ..errors import ArinarError
 from ..output.text import accept_any_letter, one_line, say
+from ..variables import HELPER_VARIABLE
 from .parser import parser
-from .processes import end_with
+from .processes import end_with_parent
 
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
 
@@ -32,6 +35,7 @@ def main(words: list[str] | None = None) -> None:
     if rest and (not hasattr(arguments, "overrides") or any(word.startswith("-") for word in rest)):
         whole.prog += f" {next(word for word in words or sys.argv[1:] if word[:1] != '-')}"
         whole.error(f"unrecognized arguments: {' '.join(rest)}")
+
     if rest:
         arguments.overrides = [*arguments.overrides, *rest]
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -43,8 +47,8 @@ def main(words: list[str] | None = None) -> None:
 def _status(arguments: argparse.Namespace) -> int:
     """Do what a verb does, and say in a line why it ended early; returns the exit status."""
     try:
-        if "ARINAR_HELPS" in os.environ:  # see files/shards.py
-            end_with(int(os.environ["ARINAR_HELPS"]))
+        if helped := HELPER_VARIABLE.read():
+            end_with_parent(int(helped))
         status: int = arguments.verb(arguments) or 0
     except KeyboardInterrupt:
         say("Stopped. The same command goes on where it stopped.", file=sys.stderr)
@@ -54,10 +58,15 @@ def _status(arguments: argparse.Namespace) -> int:
         if number is None:
             raise
         with suppress(OSError):  # the terminal that hung up
-            say(f"Stopped by {number.name}. The same command goes on where it stopped.", file=sys.stderr)
+            say(
+                f"Stopped by {number.name}. The same command goes on where it stopped.",
+                file=sys.stderr,
+            )
         status = 128 + number
-    except BrokenPipeError:  # whoever read the output has closed it, as in `arinar status FILE | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the interpreter's last flush
+    except BrokenPipeError:
+        # whoever read the output has closed it, as in `arinar status FILE | head`
+        # for the interpreter's last flush
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141
     except Exception as error:
         outcome = _message_and_status(error)
@@ -66,12 +75,15 @@ def _status(arguments: argparse.Namespace) -> int:
         sys.unraisablehook = lambda _: None  # what torch's half-made loaders say as they go
         message, status = outcome
         say(f"arinar: {one_line(message)}", file=sys.stderr)
+
     return status
 
 
 @contextmanager
 def _ending_in_order() -> Iterator[None]:
-    """Leave by an exception on SIGTERM and SIGHUP, once: another one while the process ends changes nothing."""
+    """Leave by an exception on SIGTERM and SIGHUP, once: another one while the process
+    ends changes nothing.
+    """
 
     def leave(number: int, _: object) -> None:
         signal.signal(number, signal.SIG_IGN)
@@ -90,19 +102,26 @@ def _ending_in_order() -> Iterator[None]:
 
 
 _REFUSED_PATH = (
-    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO,
-)  # fmt: skip
-"""What the system says of a path that the user has named. A missing file is not among them: that may be a bug of ours."""
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENXIO,
+)
+"""What the system says of a path that the user has named. A missing file is not among them: that
+may be a bug of ours.
+"""
 
 
 def _message_and_status(error: Exception) -> tuple[str, int] | None:
-    """The line that reports an error, and the exit status: 2 for bad input, 1 for a run that failed; None for a bug."""
-    from arinar_lab.errors import ConfigError, RunFailed
-
-    if isinstance(error, ConfigError):
-        return str(error), 2
-    if isinstance(error, RunFailed):
-        return str(error), 1
+    """The line that reports an error, and the exit status: 2 for bad input, 1 for a run that
+    failed; None for a bug.
+    """
+    if isinstance(error, ArinarError):
+        return str(error), error.exit_status
     if isinstance(error, OSError) and error.filename and error.errno in _REFUSED_PATH:
         return f"{os.fsdecode(error.filename)}: {error.strerror}", 2
     notes = getattr(error, "__notes__", [])  # of a run that failed, see pipeline.py

@@ -1,7 +1,7 @@
 """An ablation from its file to its report: plan → workers → speed → table, figure, dashboard.
 
-This process only watches while the workers train. When they are done it measures speed, alone, and writes the report.
-Interrupted and run again it goes on where it stopped.
+This process only watches while the workers train. When they are done it measures speed, alone, and
+writes the report. Interrupted and run again it goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -12,36 +12,42 @@ import time
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
-from ..analysis import pareto as frontier
-from ..analysis import rank_agreement as ranking
-from ..analysis.comparison import compare_all, effects, summary
-from ..errors import ConfigError
+from ..analysis.analyse import Analysis, analyse
+from ..analysis.results import Results
+from ..errors import ConfigError, StorageUnusable
 from ..evaluation.evaluate import is_timed, measure_speed
-from ..output.terminal import description, failed
+from ..output.terminal import description_column, failure_line
 from ..quality.measure import named_reference
-from ..report.notes import notes
 from ..report.report import write_report
+from ..report.statements import notes
 from ..report.tables import terminal_table
 from ..runs.folder import read_state, write_json
-from ..study.baselines import references
+from ..study.baselines import baseline_bits
 from ..study.collect import collect
-from ..study.cost import Cost, attempt, counted
-from ..study.optuna_storage import Unusable
+from ..study.cost import Cost, format_count, probe_or_reason
 from ..study.plan import Arm, Job, Plan
 from ..study.processes import Worker, all_ended, run_workers
-from ..study.worker import at_work, changes, enqueue, is_empty, locked, open_queue
+from ..study.worker import changes, open_board, prepare
 from .mlflow_sync import fetch, send_study
 
 _LINES = 24  # differences beyond which the terminal shows their sum
 _TIMING_SECONDS = 20  # beyond it the arms that are not timed yet are taken to be like the others
 
 
-def ablate(plan: Plan, command: list[str], workers: int, console: Console) -> int:
-    """Run a study to its end; returns the exit status: 0, 1 where cells failed, 130 where the user stopped it.
+def run_study(plan: Plan, command: list[str], workers: int, console: Console) -> int:
+    """Run a study to its end; returns the exit status: 0, 1 where cells failed, 130 where
+    the user stopped it.
 
     Arguments:
         command: the words that start one worker of this study.
@@ -49,7 +55,7 @@ def ablate(plan: Plan, command: list[str], workers: int, console: Console) -> in
     """
     _tell_of_others(plan, console)
     show_plan(plan, workers, console)
-    todo = enqueue(plan)
+    todo = prepare(plan)
     done = len(plan.jobs) - len(todo)
     if done:
         console.print(f"{done} of {len(plan.jobs)} runs are finished already and stay as they are.")
@@ -57,24 +63,31 @@ def ablate(plan: Plan, command: list[str], workers: int, console: Console) -> in
         if not _work(plan, todo, command, min(workers, len(todo)), console):
             console.print("Stopped. The same command goes on where it stopped.")
             return 130
-        todo = _left_by_a_lost_queue(plan, todo, console)
+        todo = _left_by_a_lost_server(plan, todo, console)
+
     faults = _measure(plan, console)
-    status = gather(plan, console)
+    status = fetch_and_report(plan, console)
     for line in faults:
         console.print(line, soft_wrap=True)
+
     return 1 if faults else status
 
 
-def _left_by_a_lost_queue(plan: Plan, todo: list[Job], console: Console) -> list[Job]:
-    """Fill the queue again if it was deleted under its workers; return what is left to do then."""
+def _left_by_a_lost_server(plan: Plan, todo: list[Job], console: Console) -> list[Job]:
+    """Return what is left to do where the tables of a server were deleted under the
+    workers; else nothing.
+    """
     if all(job.done for job in todo):
         return []
+
     try:
-        if not is_empty(plan):
+        if open_board(plan).arms():
             return []
-        console.print("The queue was deleted while it was in use. It is made anew; what is finished stays.")
-        return enqueue(plan)
-    except (ConfigError, Unusable) as error:
+        console.print(
+            "What the workers ran by was deleted. It is made anew; what is finished stays."
+        )
+        return prepare(plan)
+    except (ConfigError, StorageUnusable) as error:
         console.print(str(error), markup=False, highlight=False, soft_wrap=True)
         return []
 
@@ -90,66 +103,97 @@ def check_references(plan: Plan) -> None:
 
 
 def _tell_of_others(plan: Plan, console: Console) -> None:
-    """Say that the study's file has changed since its jobs were queued, and that another command works on it, too."""
-    with locked(plan):
-        study = open_queue(plan)
-    changed, others = changes(study, plan), at_work(study, plan)
+    """Say that the study's file has changed since workers were started by it, and that another
+    command works on it, too.
+    """
+    board = open_board(plan)
+    changed = changes(board)
+    others = board.at_work()
     if changed:
-        console.print(f"The study's file has changed since it was queued: {'; '.join(changed)}.")
-        console.print("What was edited is run anew in folders of its own; what was removed is no longer in the report.")
+        console.print(
+            f"The study's file has changed since its workers were started: {'; '.join(changed)}."
+        )
+        console.print(
+            "What was edited is run anew in folders of its own; what was removed is no "
+            "longer in the report."
+        )
         if others:
-            console.print("Workers that began with the old file end after the run that they are at.")
+            console.print(
+                "Workers that began with the old file end after the run that they are at."
+            )
+
     if others:
-        console.print(f"Others work on this study, too: {', '.join(others)}. Each run is done by one of all.")
+        console.print(
+            f"Others work on this study, too: {', '.join(others)}. Each run is done by one of all."
+        )
 
 
-def gather(plan: Plan, console: Console) -> int:
-    """Fetch what other machines have finished and told MLflow, then `finish`."""
-    for folder in fetch(plan):
-        console.print(f"fetched from MLflow: {folder.path}", soft_wrap=True)
-    return finish(plan, console)
-
-
-def finish(plan: Plan, console: Console) -> int:
-    """Write and print the report of what is there, and send it to MLflow; returns 1 where something failed or is missing."""
+def fetch_and_report(plan: Plan, console: Console) -> int:
+    """Fetch what other machines have finished and sent to MLflow, then `report_study`."""
     results = collect(plan)
-    console.print(terminal_table(results, console.width))
-    differences = [line for part in results.by_budget for line in effects(part)]
-    if len(differences) > _LINES:
-        differences = [
-            *summary(compare_all(results), results.columns),
-            "Each difference with its interval: in report.html.",
-        ]
-    found = [*differences, "", *frontier.conclusions(results), *ranking.conclusions(results), "", *notes(results)]
-    for line in found:
+    fetched = fetch(plan, results)
+    for folder in fetched:
+        console.print(f"fetched from MLflow: {folder.path}", soft_wrap=True)
+    return report_study(plan, collect(plan) if fetched else results, console)
+
+
+def report_study(plan: Plan, results: Results, console: Console) -> int:
+    """Write and print the report of some results, and send it to MLflow; returns 1 where a run
+    failed or is missing.
+    """
+    analysis = analyse(results)
+    console.print(terminal_table(analysis, console.width))
+    for line in [
+        *_differences(analysis),
+        "",
+        *analysis.against_speed,
+        *analysis.ranking,
+        "",
+        *notes(analysis),
+    ]:
         console.print(line, soft_wrap=True)
     console.print()
     with console.status("drawing figures, and telling MLflow"):
-        paths = write_report(results)
-        link, unsent = send_study(plan, paths)
+        paths = write_report(analysis)
+        link, unsent = send_study(plan, analysis, paths)
+
     pictures = [path for path in paths if path.suffix in (".png", ".pdf")]
     for path in paths:
         if path not in pictures:
             console.print(f"{path}", soft_wrap=True)
     if pictures:
         console.print(f"{len(pictures) // 2} figures beside them, each as PNG and PDF")
-    folder, recipe = plan.cell(results.baseline, plan.seeds[0])
-    grid = folder.evaluation(recipe) / "samples" / "grid.png"
+    grid = results.baseline_arm.folders[plan.seeds[0]].evaluation / "samples" / "grid.png"
     if grid.is_file():
         console.print(f"{grid}  (samples of {plan.baseline})", soft_wrap=True)
     if link:
         console.print(f"Dashboard (the local one by make mlflow): {link}", soft_wrap=True)
     for path in unsent:
         console.print(f"not sent to MLflow (arinar sync {path}): {path}", soft_wrap=True)
-    unreported = [job for job in plan.jobs if not job.reported]
-    for job in unreported:
-        reason = job.folder.failure
-        path = job.folder.path
-        console.print(failed(f"{path}: {reason}") if reason else f"not run: {path}", soft_wrap=True)
+    return _tell_unreported(plan, results, console)
+
+
+def _differences(analysis: Analysis) -> list[str]:
+    """Each difference in a line, or their sum where the terminal would not hold them."""
+    if len(analysis.differences) <= _LINES:
+        return analysis.differences
+    return [*analysis.verdicts, "Each difference with its interval: in report.html."]
+
+
+def _tell_unreported(plan: Plan, results: Results, console: Console) -> int:
+    """Print which runs have no report, and why; returns 1 where there is one."""
+    missing = {arm.folders[seed].run for arm, seed in results.missing}
+    unreported = [job.folder for job in plan.jobs if job.folder.path in missing]
+    for folder in unreported:
+        reason = folder.failure
+        line = failure_line(f"{folder.path}: {reason}") if reason else f"not run: {folder.path}"
+        console.print(line, soft_wrap=True)
+
     if unreported:
         if any(plan.folder.glob("worker_*.log")):
             console.print(f"Logs of the workers: {plan.folder}/worker_*.log", soft_wrap=True)
         console.print("arinar ablate, with the same file and words, goes on.")
+
     return 1 if unreported else 0
 
 
@@ -161,12 +205,16 @@ def show_plan(plan: Plan, workers: int, console: Console) -> None:
     known = {signature: cost.seconds for signature, cost in timed.items() if isinstance(cost, Cost)}
     title = f"{plan.name}: {plan.question}"
     table = Table("arm", "parameters", "seeds", "seconds a run", title=title, title_justify="left")
+
     for arm in plan.arms:
         signature = arm.recipe.training_signature
         asked = "unknown" if signature in timed else "not timed"
         seconds = f"about {known[signature]:.0f}" if signature in known else asked
         expected = seconds if signature in waiting else "finished"
-        table.add_row(_title(plan, arm), f"{arm.parameters:,}", ", ".join(map(str, plan.seeds)), expected)
+        table.add_row(
+            _title(plan, arm), f"{arm.parameters:,}", ", ".join(map(str, plan.seeds)), expected
+        )
+
     console.print(table)
     for line in plan.unreached:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -176,19 +224,25 @@ def show_plan(plan: Plan, workers: int, console: Console) -> None:
     total = sum(known.get(job.recipes[0].training_signature, mean) for job in unfinished) / workers
     if unfinished:
         console.print(
-            f"{len(unfinished)} runs by {workers} workers: about {total / 60:.1f} minutes by a few timed steps,"
-            " then the speed of each."
+            f"{len(unfinished)} runs by {workers} workers: about {total / 60:.1f} minutes by a few"
+            " timed steps, then the speed of each."
         )
 
 
 def _timed(arms: list[Arm], console: Console) -> dict[str, Cost | str]:
-    """Training signature → cost of a run, or why it is unknown, of as many arms as can be timed in a short while."""
+    """Training signature → cost of a run, or why it is unknown, of as many arms as can be
+    timed in a short while.
+    """
     timed: dict[str, Cost | str] = {}
     begun = time.monotonic()
     with console.status("timing a few steps of each arm"):
         for arm in arms:
-            if arm.recipe.training_signature not in timed and time.monotonic() - begun < _TIMING_SECONDS:
-                timed[arm.recipe.training_signature] = attempt(arm.recipe)
+            if (
+                arm.recipe.training_signature not in timed
+                and time.monotonic() - begun < _TIMING_SECONDS
+            ):
+                timed[arm.recipe.training_signature] = probe_or_reason(arm.recipe)
+
     return timed
 
 
@@ -203,34 +257,42 @@ def dry_run(plan: Plan, workers: int, console: Console) -> int:
     with console.status("timing a few steps of each arm"):
         for arm in plan.arms:
             try:
-                costs[arm.name] = attempt(arm.recipe)
+                costs[arm.name] = probe_or_reason(arm.recipe)
             except ConfigError as error:
                 costs[arm.name] = str(error)
+
     headings = ("arm", "seed", "parameters", "GFLOPs/image", "GFLOPs/step", "hours", "")
     table = Table(*headings, title=f"{plan.name}: {plan.question}", title_justify="left")
     hours, jobs = 0.0, {job.key: job for job in plan.jobs}
+
     for seed, arm in itertools.product(plan.seeds, plan.arms):
         cost = costs[arm.name]
-        job = jobs.pop(f"{arm.recipe.training_signature}/seed_{seed}", None)  # arms that share a training pay it once
+        # arms that share a training pay it once
+        job = jobs.pop(f"{arm.recipe.training_signature}/seed_{seed}", None)
         row = ["unknown"] * 3
         if isinstance(cost, Cost):
-            row = [counted(value) for value in (cost.image, cost.step, cost.seconds / 3600)]
+            row = [format_count(value) for value in (cost.image, cost.step, cost.seconds / 3600)]
             hours += cost.seconds / 3600 if job and not job.done else 0.0
         state = "shares a training" if job is None else "finished" if job.done else ""
         table.add_row(_title(plan, arm), str(seed), f"{arm.parameters:,}", *row, state)
+
     console.print(table)
     for line in plan.unreached:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     for arm in plan.arms:
         _tell_unknown(arm, costs[arm.name], console)
     console.print(
-        f"{len(plan.jobs)} runs by {workers} workers: about {counted(hours / workers)} hours on this machine."
+        f"{len(plan.jobs)} runs by {workers} workers: about {format_count(hours / workers)} hours "
+        "on this machine."
     )
+
     return 0
 
 
 def _title(plan: Plan, arm: Arm) -> str:
-    """An arm in a table: its name, whether it is the baseline, and the width that was solved for it."""
+    """An arm in a table: its name, whether it is the baseline, and the width
+    that was solved for it.
+    """
     baseline = " (baseline)" if arm.name == plan.baseline else ""
     return f"{arm.name}{baseline}{f', {arm.matched}' if arm.matched else ''}"
 
@@ -247,7 +309,7 @@ def _work(plan: Plan, todo: list[Job], command: list[str], workers: int, console
 def _watch(plan: Plan, todo: list[Job], crew: Sequence[Worker], console: Console) -> None:
     """A bar for the study and one for each run under way, until every worker has ended."""
     columns = [
-        description(),
+        description_column(),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -263,13 +325,15 @@ def _watch(plan: Plan, todo: list[Job], crew: Sequence[Worker], console: Console
                 now = read_state(job.folder.path / "progress.json")
                 live = now.get("time", 0) > begun
                 name = f"{job.arm} seed {job.recipes[0].seed}"
+
                 if job.done or (live and (job.folder.path / "FAILED").is_file()):
                     open_jobs.pop(key)
                     if key in tasks:
                         bars.remove_task(tasks.pop(key))
                     bars.advance(study)
                     bars.console.print(
-                        Text(f"{len(plan.jobs) - len(open_jobs)}/{len(plan.jobs)}  ") + _outcome(job, name)
+                        Text(f"{len(plan.jobs) - len(open_jobs)}/{len(plan.jobs)}  ")
+                        + _outcome(job, name)
                     )
                 elif live:
                     if key not in tasks:
@@ -280,6 +344,7 @@ def _watch(plan: Plan, todo: list[Job], crew: Sequence[Worker], console: Console
                         completed=now["step"],
                         total=now["steps"] or None,
                     )
+
             if ended:
                 return
             time.sleep(0.5)
@@ -287,32 +352,51 @@ def _watch(plan: Plan, todo: list[Job], crew: Sequence[Worker], console: Console
 
 def _outcome(job: Job, name: str) -> Text:
     if not job.done:
-        return failed(f"{name}: {job.folder.failure}")
+        return failure_line(f"{name}: {job.folder.failure}")
+
     metrics = job.folder.report(job.recipes[0])["metrics"]
-    distance = f", FD digits {metrics['quality/fd_digits']:.1f}" if "quality/fd_digits" in metrics else ""
+    distance = (
+        f", FD digits {metrics['quality/fd_digits']:.1f}" if "quality/fd_digits" in metrics else ""
+    )
     bits = f"{metrics['val/bits_per_dim']:.3f}" if "val/bits_per_dim" in metrics else "n/a"
-    return Text(f"{name}: {bits} bits/dim{distance}, trained in {metrics['time/train_seconds']:.0f} s")
+
+    return Text(
+        f"{name}: {bits} bits/dim{distance}, trained in {metrics['time/train_seconds']:.0f} s"
+    )
 
 
 def _measure(plan: Plan, console: Console) -> list[str]:
-    """Speed of every finished cell, one after the other, with no worker beside it; and the outside references.
+    """Speed of every finished cell, one after the other, with no worker beside it; and
+    the outside references.
 
     Returns:
         why some could not be measured; one bad run keeps no other from its report.
     """
     faults = []
     cells = [plan.cell(arm, seed) for seed in plan.seeds for arm in plan.arms]
-    waiting = [(f, r) for f, r in cells if f.done and (report := f.report(r)) and not is_timed(report, r.machine)]
-    columns = [description(), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
+    waiting = [
+        (f, r)
+        for f, r in cells
+        if f.done and (report := f.report(r)) and not is_timed(report, r.machine)
+    ]
+
+    columns = [description_column(), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
     with Progress(*columns, console=console, transient=True) as bars:
-        for folder, recipe in bars.track(waiting, description="measuring speed, one run after the other"):
+        for folder, recipe in bars.track(
+            waiting, description="measuring speed, one run after the other"
+        ):
             try:
                 measure_speed(recipe, folder)
             except Exception as error:  # weights that were edited, out of memory, …
-                faults.append(f"The speed of {folder.path} is not measured: {' '.join(str(error).split())[:400]}")
+                faults.append(
+                    f"The speed of {folder.path} is not measured: "
+                    f"{' '.join(str(error).split())[:400]}"
+                )
+
         file = plan.folder / "references.json"
         if plan.references and not file.is_file():
             task = bars.add_task("fitting scikit-learn's estimators", total=1)
-            write_json(file, references(plan.arms[0].recipe))
+            write_json(file, baseline_bits(plan.arms[0].recipe))
             bars.advance(task)
+
     return faults

@@ -1,4 +1,6 @@
-"""What the verbs do that concern one run. Everything heavy is imported inside the verb that needs it."""
+"""What the verbs do that concern one run. Everything heavy is imported inside
+the verb that needs it.
+"""
 
 from __future__ import annotations
 
@@ -7,44 +9,37 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..files.workspace import HERE
 from ..output.text import say
 
 
 def _recipe(path: Path, overrides: list[str]) -> Any:
-    from arinar_lab.config.recipe import merge, parse, read_overrides, read_recipe
-    from arinar_lab.errors import ConfigError
+    from arinar_lab.config.files import merge, read_overrides, read_recipe
+    from arinar_lab.config.sections import parse_recipe
+    from arinar_lab.errors import located
 
     content = merge(read_recipe(path), read_overrides(overrides))
-    try:
-        return parse(content)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
+    with located(path):
+        return parse_recipe(content)
 
 
 def train(arguments: argparse.Namespace) -> int:
     recipe = _recipe(arguments.file, arguments.overrides)
-    from arinar_lab.config.recipe import build, check_resolution, ready
     from arinar_lab.evaluation.evaluate import measure_speed
-    from arinar_lab.pipeline import perform
-    from arinar_lab.quality.measure import named_reference
+    from arinar_lab.pipeline import check, train_and_evaluate
     from arinar_lab.runs.folder import RunFolder
     from arinar_lab.runs.history import read_metrics
     from arinar_lab.tracking.tracker import AFTERWARDS, Tracker
-    from arinar_lab.training.train import check_machine
-    from arinar_lab.training.warm_start import inherited
 
-    check_machine(recipe)
-    experiment = build(recipe, "meta")
-    check_resolution(recipe, experiment)
-    inherited(recipe, experiment)
-    ready(experiment)
-    named_reference(recipe)
+    checked = check(recipe)
     name = arguments.file.stem
     folder = RunFolder.of(recipe, name)
     say(f"run folder: {folder.path}")
-    if not perform([recipe], folder, name, name, bar=sys.stdout.isatty()):
+    bar = sys.stdout.isatty()
+    reports, trained = train_and_evaluate([recipe], folder, name, name, bar=bar, checked=checked)
+    if not reports:
         return 0
-    report = measure_speed(recipe, folder)
+    report = measure_speed(recipe, folder, trained)
     if not Tracker(name, AFTERWARDS).publish(recipe, name, folder, read_metrics):
         say(f"not sent to MLflow: {folder.path}; arinar sync {folder.path} sends it")
     _show(report, folder.evaluation(recipe))
@@ -53,35 +48,46 @@ def train(arguments: argparse.Namespace) -> int:
 
 def evaluate(arguments: argparse.Namespace) -> int:
     from arinar_lab.errors import ConfigError
-    from arinar_lab.evaluation.evaluate import is_timed, measure_speed
-    from arinar_lab.files.locks import held
-    from arinar_lab.quality.measure import measured
+    from arinar_lab.evaluation.evaluate import is_timed, load_trained, measure_speed
+    from arinar_lab.files.locks import hold_lock
+    from arinar_lab.quality.measure import evaluate_with_reference
 
     folder, recipe = _trained(arguments)
     if arguments.quality:
         return _quality(arguments, folder, recipe)
-    asked = {"reference": None, "ranges": 1, "features": None, "layer": None, "weights": None, "workers": None}
-    if given := [name for name, default in asked.items() if getattr(arguments, name, default) != default]:
+    asked = {
+        "reference": None,
+        "ranges": 1,
+        "features": None,
+        "layer": None,
+        "weights": None,
+        "workers": None,
+    }
+    if given := [
+        name for name, default in asked.items() if getattr(arguments, name, default) != default
+    ]:
         raise ConfigError(f"--{given[0]}: goes with --quality")
     report = folder.report(recipe)
     if not is_timed(report, recipe.machine):
-        with held(folder.lock, f"works on {folder.path}"):
-            measured(recipe, folder)
-            report = measure_speed(recipe, folder)
+        with hold_lock(folder.lock, f"works on {folder.path}"):
+            trained = load_trained(recipe, folder, data=not report)
+            evaluate_with_reference(recipe, folder, trained)
+            report = measure_speed(recipe, folder, trained)
     _show(report, folder.evaluation(recipe))
     return 0
 
 
 def _quality(arguments: argparse.Namespace, folder: Any, recipe: Any) -> int:
-    from arinar_lab.files.shards import company, shown
+    from arinar_lab.files.shards import helper_processes, progress_bar
     from arinar_lab.quality.distances import Reference
     from arinar_lab.quality.measure import measure_quality
     from arinar_lab.quality.reference import own_reference
 
     path = arguments.reference or recipe.evaluation.reference
     extractor = _extractor(arguments, recipe.machine, path and Path(path))
-    reference = Reference.read(Path(path or own_reference(recipe.data(), extractor)), extractor)
-    with company(arguments.workers, extractor.device), shown("images") as told:
+    file = Path(path or own_reference(recipe.data(), extractor))
+    reference = Reference.read(file, extractor, "--reference")
+    with helper_processes(arguments.workers, extractor.device), progress_bar("images") as told:
         report = measure_quality(recipe, folder, reference, extractor, arguments.ranges, told)
     _show(report, folder.evaluation(recipe))
     return 0
@@ -90,42 +96,48 @@ def _quality(arguments: argparse.Namespace, folder: Any, recipe: Any) -> int:
 def _extractor(arguments: argparse.Namespace, machine: Any, reference: Path | None = None) -> Any:
     """The one that is asked for, else the one that a reference was made with, else Inception."""
     from arinar_lab.hardware.device import device_of
-    from arinar_lab.quality.distances import made_with
+    from arinar_lab.quality.distances import extractor_of_reference
     from arinar_lab.quality.extractors import DINOV2, INCEPTION, Extractor
 
     name, layer = {"dinov2": DINOV2}.get(arguments.features, INCEPTION), arguments.layer
     if reference and not (arguments.features or layer):
-        name, layer = made_with(reference)
+        name, layer = extractor_of_reference(reference, "--reference")
     return Extractor.of(name, layer, arguments.weights, device_of(machine).type)
 
 
 def reference(arguments: argparse.Namespace) -> int:
-    from arinar_lab.config.recipe import Machine
+    from arinar_lab.config.sections import Machine
     from arinar_lab.files.atomic import check_output
-    from arinar_lab.files.shards import company, shown
-    from arinar_lab.quality.image_sets import collection
+    from arinar_lab.files.shards import helper_processes, progress_bar
+    from arinar_lab.quality.image_sets import open_image_set
     from arinar_lab.quality.reference import make_reference
 
     check_output(arguments.out)
-    images = collection(arguments.data, arguments.part, arguments.overrides)
+    images = open_image_set(arguments.data, arguments.part, arguments.overrides)
     extractor = _extractor(arguments, Machine())
-    with company(arguments.workers, extractor.device), shown(str(arguments.data)) as told:
+    with (
+        helper_processes(arguments.workers, extractor.device),
+        progress_bar(str(arguments.data)) as told,
+    ):
         path = make_reference(images, extractor, arguments.out, arguments.batch, told)
     say(f"{path}: {len(images):,} images, features of {extractor.signature}")
     return 0
 
 
 def _trained(arguments: argparse.Namespace) -> Any:
-    """The run folder that is named, and its recipe under the overrides, none of which may concern training."""
+    """The run folder that is named, and its recipe under the overrides, none of which
+    may concern training.
+    """
     from arinar_lab.errors import ConfigError
-    from arinar_lab.runs.folder import find
+    from arinar_lab.runs.folder import open_run_folder
 
-    folder = find(arguments.file)
+    folder = open_run_folder(arguments.file)
     recipe = _recipe(folder.path / "config.yaml", arguments.overrides)
     trained = _recipe(folder.path / "config.yaml", [])
     if (recipe.training_signature, recipe.seed) != (trained.training_signature, trained.seed):
         raise ConfigError(
-            f"{folder.path}: was trained otherwise; only sampler, evaluation and machine may be overridden here"
+            f"{folder.path}: was trained otherwise; only sampler, evaluation and machine may be "
+            "overridden here"
         )
     if not folder.done:
         raise ConfigError(f"{folder.path}: has not finished training; train it to its end first")
@@ -140,7 +152,9 @@ def _show(report: dict[str, Any], where: Path) -> None:
 
     table = Table("metric", "value", "unit")
     for name, value in report["metrics"].items():
-        table.add_row(name, f"{value:,}" if isinstance(value, int) else f"{value:.4g}", report["units"][name])
+        table.add_row(
+            name, f"{value:,}" if isinstance(value, int) else f"{value:.4g}", report["units"][name]
+        )
     console = Terminal()
     console.print(table)
     if said := report.get("likelihood"):
@@ -153,7 +167,9 @@ def _show(report: dict[str, Any], where: Path) -> None:
         console.print(f"{n} images a range, seeds from {seed} on, against {against['file']}")
         console.print(_of_the_floor(report))
         if "kid_subset" not in against:
-            console.print("KID, precision and recall need the reference's features, and it has none")
+            console.print(
+                "KID, precision and recall need the reference's features, and it has none"
+            )
     for path in (where / report.get("file", "report.json"), where / "samples" / "grid.png"):
         if path.exists():
             console.print(str(path), soft_wrap=True)
@@ -164,27 +180,32 @@ def _of_the_floor(report: dict[str, Any]) -> str:
     n = report["floor_images"]
     if any(name.endswith("_floor") for name in report["metrics"]):
         return f"floor: {n} held-out images, encoded and decoded by the codec, against the same"
-    return f"no floor: {n} held-out images are too few for it" if n else "no floor: the held-out images are not there"
+    return (
+        f"no floor: {n} held-out images are too few for it"
+        if n
+        else "no floor: the held-out images are not there"
+    )
 
 
 def sample(arguments: argparse.Namespace) -> int:
     from arinar_lab.errors import ConfigError
-    from arinar_lab.evaluation.evaluate import load
+    from arinar_lab.evaluation.evaluate import load_trained
     from arinar_lab.files.atomic import check_output
-    from arinar_lab.files.shards import company, shown
-    from arinar_lab.quality.samples import PICTURE, draw_grid, sample
+    from arinar_lab.files.shards import helper_processes, progress_bar
+    from arinar_lab.quality.samples import MAX_PICTURE, draw_grid, write_samples
 
     folder, recipe = _trained(arguments)
     check_output(arguments.out)
     out, picture = arguments.out, arguments.out.suffix.lower() in (".png", ".jpg")
-    folder_of_images = out.is_dir() or not out.suffix.lstrip(".").strip("0123456789")  # as in samples_cfg1.5
+    # as in samples_cfg1.5
+    folder_of_images = out.is_dir() or not out.suffix.lstrip(".").strip("0123456789")
     if folder_of_images and (picture or out.suffix == ".npz"):
         raise ConfigError(f"--out: {str(out)!r} is a folder, and has the name of a file")
     if not (picture or folder_of_images or out.suffix == ".npz"):
         raise ConfigError(f"--out: {str(out)!r} is not a .png, .jpg or .npz file, nor a folder")
     if not out.parent.is_dir():
         raise ConfigError(f"--out: {str(out.parent)!r} is not a folder; make it first")
-    experiment = load(recipe, folder)
+    experiment = load_trained(recipe, folder)
     if not experiment.source.levels:
         raise ConfigError(f"{folder.path}: models tokens, which have no picture")
     count = arguments.count or 100
@@ -192,36 +213,44 @@ def sample(arguments: argparse.Namespace) -> int:
         count = arguments.per_class * experiment.source.classes
         if arguments.count not in (None, count):
             raise ConfigError(
-                f"--count: {arguments.count} is not {arguments.per_class} of each of {experiment.source.classes} classes"
+                f"--count: {arguments.count} is not {arguments.per_class} of each of "
+                f"{experiment.source.classes} classes"
             )
     seeds = range(arguments.seed, arguments.seed + count)
     if seeds.stop > 2**32:
-        raise ConfigError(f"--seed: the last of {count:,} images would have seed {seeds[-1]:,}, beyond 2^32 - 1")
-    if picture and count > PICTURE:
         raise ConfigError(
-            f"--count: {count:,} images do not fit into a picture ({PICTURE:,} do); name an npz or a folder"
+            f"--seed: the last of {count:,} images would have seed {seeds[-1]:,}, beyond 2^32 - 1"
+        )
+    if picture and count > MAX_PICTURE:
+        raise ConfigError(
+            f"--count: {count:,} images do not fit into a picture ({MAX_PICTURE:,} do); name an "
+            "npz or a folder"
         )
     if picture:
         draw_grid(recipe, experiment, seeds, out)
     else:
-        with company(arguments.workers, experiment.device.type), shown(str(out)) as told:
-            sample(recipe, folder, experiment, seeds, out, told)
+        with (
+            helper_processes(arguments.workers, experiment.device.type),
+            progress_bar(str(out)) as told,
+        ):
+            write_samples(recipe, folder, experiment, seeds, out, told)
     say(out)
     return 0
 
 
 def diagnose(arguments: argparse.Namespace) -> int:
     from arinar_lab.evaluation.diagnostics import guidance, prefix
-    from arinar_lab.evaluation.evaluate import load
-    from arinar_lab.files.locks import held
-    from arinar_lab.quality.measure import measured
+    from arinar_lab.evaluation.evaluate import load_trained
+    from arinar_lab.files.locks import hold_lock
+    from arinar_lab.quality.measure import evaluate_with_reference
     from arinar_lab.report.run_figures import draw_diagnosis
     from arinar_lab.runs.folder import write_json
 
     folder, recipe = _trained(arguments)
-    with held(folder.lock, f"works on {folder.path}"):
-        report, where = measured(recipe, folder), folder.evaluation(recipe)
-        experiment = load(recipe, folder)
+    with hold_lock(folder.lock, f"works on {folder.path}"):
+        where = folder.evaluation(recipe)
+        experiment = load_trained(recipe, folder, data=not folder.report(recipe))
+        report = evaluate_with_reference(recipe, folder, experiment)
         found = {"prefix": prefix(recipe, experiment), "guidance": guidance(recipe, experiment)}
         write_json(where / "diagnosis.json", found)
         draw_diagnosis(report, found, where / "diagnosis.png")
@@ -233,47 +262,60 @@ def diagnose(arguments: argparse.Namespace) -> int:
 def cache(arguments: argparse.Namespace) -> int:
     recipe = _recipe(arguments.file, arguments.overrides)
     from arinar_lab.files.atomic import check_output
-    from arinar_lab.files.shards import company, damaged, forget, shown
-    from arinar_lab.quality.latent_cache_builder import Plan, write_cache
+    from arinar_lab.files.shards import damaged_shards, discard, helper_processes, progress_bar
+    from arinar_lab.quality.latent_cache_builder import CacheBuilder, write_cache
 
     check_output(arguments.out)
-    plan = Plan.of(recipe, arguments.file.stem, arguments.out)
+    plan = CacheBuilder.of(recipe, arguments.file.stem, arguments.out)
     files = [file for file, _, _ in plan.files]
     if arguments.verify:
-        for file in damaged(files):
+        for file in damaged_shards(files):
             say(f"{file}: damaged, made anew")
-            forget([file])
-    with company(arguments.workers, plan.codec.mean.device.type), shown(str(plan.folder)) as told:
+            discard([file])
+    with (
+        helper_processes(arguments.workers, plan.codec.mean.device.type),
+        progress_bar(str(plan.folder)) as told,
+    ):
         write_cache(plan, arguments.batch, told)
     size = sum(file.stat().st_size for file in files)
     room = f"{size / 1e9:,.2f} GB" if size > 1e9 else f"{size / 1e6:,.2f} MB"
-    say(f"{plan.folder}: {plan.items:,} images, {room}; 'data={{kind: cache, path: {plan.folder}}}' trains on it")
+    say(
+        f"{plan.folder}: {plan.items:,} images, {room}; 'data={{kind: cache, path: "
+        f"{plan.folder}}}' trains on it"
+    )
     return 0
 
 
 def convert(arguments: argparse.Namespace) -> int:
-    from arinar_lab.config.recipe import preset
-    from arinar_lab.config.schema import flatten, resolved
-    from arinar_lab.runs.convert import AVERAGED, convert
+    from arinar_lab.config.files import preset_path
+    from arinar_lab.config.schema import flatten, to_plain
+    from arinar_lab.runs.convert import AVERAGED_KEYS, convert_checkpoint
     from arinar_lab.runs.folder import read_json
 
-    recipe = _recipe(preset(arguments.preset), arguments.overrides)
-    out = arguments.out or Path("runs") / arguments.checkpoint.stem / f"seed_{recipe.seed}"
-    folder = convert(arguments.checkpoint, recipe, out, arguments.weights)
+    recipe = _recipe(preset_path(arguments.preset), arguments.overrides)
+    out = arguments.out or HERE.runs / arguments.checkpoint.stem / f"seed_{recipe.seed}"
+    folder = convert_checkpoint(arguments.checkpoint, recipe, out, arguments.weights)
     origin = read_json(folder.path / "DONE")
-    kind = "averaged weights" if origin["weights"] in AVERAGED else "weights"
+    kind = "averaged weights" if origin["weights"] in AVERAGED_KEYS else "weights"
     say(folder.path)
     say(f"{kind.capitalize()}: {origin['weights']}")
 
-    heads = {key: value for key, value in flatten(resolved(recipe)).items() if key.endswith(".heads")}
-    open_heads = [f"{key}={value}" for key, value in heads.items() if key not in origin["confirmed"]]
+    heads = {
+        key: value for key, value in flatten(to_plain(recipe)).items() if key.endswith(".heads")
+    }
+    open_heads = [
+        f"{key}={value}" for key, value in heads.items() if key not in origin["confirmed"]
+    ]
     if open_heads:
-        say(f"The checkpoint does not tell these attention heads; the recipe says {', '.join(open_heads)}.")
+        say(
+            "The checkpoint does not tell these attention heads; the recipe says "
+            f"{', '.join(open_heads)}."
+        )
     return 0
 
 
 def retrain(arguments: argparse.Namespace) -> int:
-    from arinar_lab.evaluation.retrain_digits import retrain
+    from arinar_lab.evaluation.retrain_digits import retrain_weights
 
-    say(retrain(arguments.name))
+    say(retrain_weights(arguments.name))
     return 0

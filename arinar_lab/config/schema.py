@@ -1,10 +1,19 @@
 """The constructor's signature is the schema: plain values from YAML, checked against annotations.
 
-A section is a dataclass. A part (`{kind: name, **arguments}`) is a registered class whose keyword-only arguments are what
-YAML may say; its positional arguments are widths that its parent knows. So a part that is read is not built yet: it is a
-`Part`, a maker that its parent calls. An annotation such as `HeadMaker` says which registry a value is looked up in.
+A section is a dataclass: of a recipe, of a study's file, of a sweep's. A part
+(`{kind: name, **arguments}`) is a registered class whose keyword-only arguments are what YAML
+may say; its positional arguments are widths that its parent knows. So a part that is read is not
+built yet: it is a `Component`, a maker that its parent calls. An annotation such as
+`HeadFactory` says which registry a value is looked up in. The other annotations are numbers,
+`str`, `bool`, `Literal`, `list[T]`, `tuple[T, ...]`, `tuple[A, B]`, `dict[str, T]`, `A | B`, and
+`Any`, which is taken as it is.
 
-Every fault is a `ConfigError`: one line with the key, the value, what is allowed and the nearest valid name.
+Two marks of a dataclass's field: `repr=False` keeps a value (an address with its password) out
+of messages, and `field(metadata={GATHERED: names})` makes a dict of the section's keys that
+bear one of these names.
+
+Every fault is a `ConfigError`: one line with the key, the value, what is allowed and
+the nearest valid name.
 """
 
 from __future__ import annotations
@@ -18,78 +27,106 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..data.image_datasets import IMAGES
-from ..data.latent_cache import Cached
-from ..data.sources import SOURCES, SourceMaker
-from ..errors import ConfigError, nearest
-from ..model.codecs.codec import CODECS, CodecMaker
+from ..data.latent_cache import LatentCacheSource
+from ..data.sources import SOURCES, SourceFactory
+from ..errors import ConfigError, did_you_mean, prefixed
+from ..files.workspace import HERE, Workspace
+from ..model.codecs.codec import CODECS, CodecFactory
 from ..model.heads import HEADS
-from ..model.inner.head import HeadMaker
-from ..model.layers import NORMS, Block, BlockOptions, NormMaker
-from ..model.outer import OUTERS, OuterMaker
-from .yaml_reader import as_flow
+from ..model.inner.head import HeadFactory
+from ..model.layers import NORMS, Block, BlockOptions, NormFactory
+from ..model.outer import OUTERS, OuterFactory
+from .yaml_reader import to_flow_yaml
 
-PARTS: dict[Any, dict[str, Any]] = {
-    HeadMaker: HEADS,
-    OuterMaker: OUTERS,
-    NormMaker: NORMS,
-    CodecMaker: CODECS,
-    SourceMaker: {**SOURCES, **IMAGES, "cache": Cached},
+COMPONENTS: dict[Any, dict[str, Any]] = {
+    HeadFactory: HEADS,
+    OuterFactory: OUTERS,
+    NormFactory: NORMS,
+    CodecFactory: CODECS,
+    SourceFactory: {**SOURCES, **IMAGES, "cache": LatentCacheSource},
 }
+GATHERED = "gathered"
+FILES = ("path", "weights")  # arguments of parts that name a file or a folder
+UNWRITTEN = {"unwritten": True}  # marks a field that no file may hold
 OPTIONS: dict[Any, Any] = {BlockOptions: Block}
-"""Typed dicts that a maker takes as `**options: Unpack[…]`, and the class whose arguments and defaults they are."""
+"""Typed dicts that a maker takes as `**options: Unpack[…]`, and the class whose arguments
+and defaults they are.
+"""
 
 
 @dataclass(frozen=True)
-class Part:
+class Component:
     """A registered class and its keyword arguments, to be called with what its parent knows.
 
     Arguments:
-        kind: its name; maker: the class; arguments: checked; path: where it stands in the configuration.
+        kind: its name; maker: the class; arguments: checked; path: where it stands
+            in the configuration.
     """
 
     kind: str
-    maker: Any
+    factory: Any
     arguments: dict[str, Any]
     path: str
 
     def __call__(self, *known: Any) -> Any:
-        try:
-            return self.maker(*known, **self.arguments)
-        except ConfigError:
-            raise
-        except ValueError as error:
-            raise ConfigError(f"{self.path}.{error}") from None
+        return self.made(HERE, *known)
+
+    def made(self, workspace: Workspace, *known: Any) -> Any:
+        """Call the class. Files that its arguments name lie in the workspace."""
+        arguments = {
+            name: _located(name, value, workspace) for name, value in self.arguments.items()
+        }
+        with prefixed(self.path):
+            return self.factory(*known, **arguments)
 
 
-def resolved(value: Any) -> Any:
+def _located(name: str, value: Any, workspace: Workspace) -> Any:
+    return str(workspace.path(value)) if name in FILES and workspace != HERE else value
+
+
+def to_plain(value: Any) -> Any:
     """A recipe, section or part as plain data, with every default written out."""
     return _plain(value, frozenset())
 
 
-def signed(value: Any) -> Any:
-    """The same for a signature: an option that came later counts only where it is not at its default.
+def signature_fields(value: Any) -> Any:
+    """The same for a signature: an option that came later counts only where it
+    is not at its default.
 
-    A section marks such a field by `LATER`, a part's constructor its argument by `Annotated[…, "later"]`.
+    A section marks such a field by `LATER_FIELD`, a part's constructor its argument by
+    `Annotated[…, "later"]`.
     """
     return _plain(value, frozenset({"later"}))
 
 
 def _plain(value: Any, omitted: frozenset[str]) -> Any:
     """Plain data without the options that bear a mark of `omitted` and are at their default."""
-    if isinstance(value, Part):
-        defaults, marked = _defaults(value.maker), _marked(value.maker, omitted)
+    if isinstance(value, Component):
+        defaults, marked = _defaults(value.factory), _marked(value.factory, omitted)
         said = {**defaults, **value.arguments}
         kept = {n: a for n, a in said.items() if n not in marked or a != defaults[n]}
         arguments = {name: _plain(argument, omitted) for name, argument in kept.items()}
         return {"kind": value.kind, **arguments} if arguments else value.kind
+
     if dataclasses.is_dataclass(value):
-        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)
-                  if not omitted & f.metadata.keys() or getattr(value, f.name) != f.default}  # fmt: skip
+        fields = {
+            f.name: getattr(value, f.name)
+            for f in dataclasses.fields(value)
+            if "unwritten" not in f.metadata
+            and (not omitted & f.metadata.keys() or getattr(value, f.name) != f.default)
+        }
         return {name: _plain(item, omitted) for name, item in fields.items()}
+
     if isinstance(value, tuple | list):
         return [_plain(item, omitted) for item in value]
     if callable(value):  # a maker that is a constructor's default
-        return next(name for registry in PARTS.values() for name, maker in registry.items() if maker is value)
+        return next(
+            name
+            for registry in COMPONENTS.values()
+            for name, maker in registry.items()
+            if maker is value
+        )
+
     return value
 
 
@@ -108,17 +145,29 @@ def _marked(maker: Any, marks: frozenset[str]) -> set[str]:
 def _parameters(maker: Any) -> dict[str, inspect.Parameter]:
     """What YAML may say to a maker: its keyword-only arguments, or a dataclass's fields."""
     found: dict[str, inspect.Parameter] = {}
+    fields = dataclasses.fields(maker) if dataclasses.is_dataclass(maker) else ()
+    unwritten = {field.name for field in fields if "unwritten" in field.metadata}
+
     for name, p in inspect.signature(maker).parameters.items():
+        if name in unwritten:
+            continue
         if p.kind is p.VAR_KEYWORD:
             passed_on = _passed_on(maker, name)
-            found |= {n: q for n, q in _parameters(OPTIONS[passed_on]).items() if n in passed_on.__annotations__}
+            found |= {
+                n: q
+                for n, q in _parameters(OPTIONS[passed_on]).items()
+                if n in passed_on.__annotations__
+            }
         elif dataclasses.is_dataclass(maker) or p.kind is p.KEYWORD_ONLY:
             found[name] = p
+
     return found
 
 
 def _hints(maker: Any, extras: bool = False) -> dict[str, Any]:
-    """The annotation of every name that `_parameters` knows; `extras` keeps what `Annotated` adds."""
+    """The annotation of every name that `_parameters` knows; `extras` keeps
+    what `Annotated` adds.
+    """
     init = maker if inspect.isfunction(maker) or dataclasses.is_dataclass(maker) else maker.__init__
     hints = typing.get_type_hints(init, include_extras=extras)
     for name, p in inspect.signature(maker).parameters.items():
@@ -136,22 +185,54 @@ def _arguments(maker: Any, spec: dict[str, Any], path: str, owner: str) -> dict[
     """The values of a dict, each checked against the maker's annotation of that name."""
     parameters = _parameters(maker)
     hints = _hints(maker)
+    gatherer, gathered_names = _gathered(maker)
+    valid = sorted({*parameters, *gathered_names} - {gatherer})
+
     for key in spec:
-        if key not in parameters:
-            valid = sorted(parameters)
+        if key not in valid:
             takes = f"{owner} takes {', '.join(valid) if valid else 'no arguments'}"
-            raise ConfigError(f"{_join(path, key)}: unknown key; {takes}{nearest(key, valid)}")
-    missing = [
-        n for n, p in parameters.items() if p.default is p.empty and not _has_factory(maker, n) and n not in spec
-    ]
-    if missing:
-        raise ConfigError(f"{_join(path, missing[0])}: missing; {owner} needs it")
-    return {key: _parse(hints[key], value, _join(path, key)) for key, value in spec.items()}
+            raise ConfigError(f"{_join(path, key)}: unknown key; {takes}{did_you_mean(key, valid)}")
+    for name, parameter in parameters.items():
+        is_needed = parameter.default is parameter.empty and not _has_factory(maker, name)
+        if is_needed and name not in spec and name != gatherer:
+            raise ConfigError(
+                f"{_join(path, name)}: missing; {owner} needs it{_choices(hints[name])}"
+            )
+    for name in _hidden(maker):
+        if not isinstance(spec.get(name, ""), str):
+            raise ConfigError(f"{_join(path, name)}: not a text, which is not shown here")
+
+    own = {key: value for key, value in spec.items() if key not in gathered_names}
+    arguments = {key: _parse(hints[key], value, _join(path, key)) for key, value in own.items()}
+    if gatherer:
+        gathered = {key: value for key, value in spec.items() if key in gathered_names}
+        arguments[gatherer] = _parse(hints[gatherer], gathered, path)
+    return arguments
+
+
+def _fields(maker: Any) -> tuple[dataclasses.Field[Any], ...]:
+    """The fields of a section; a part has none."""
+    return dataclasses.fields(maker) if dataclasses.is_dataclass(maker) else ()
+
+
+def _gathered(maker: Any) -> tuple[str, tuple[str, ...]]:
+    """The field that gathers further keys of a section, and their names; empty
+    where no field does.
+    """
+    for field in _fields(maker):
+        if GATHERED in field.metadata:
+            return field.name, tuple(field.metadata[GATHERED])
+    return "", ()
+
+
+def _hidden(maker: Any) -> list[str]:
+    """The keys whose values no message shows."""
+    return [field.name for field in _fields(maker) if not field.repr]
 
 
 def _has_factory(maker: Any, name: str) -> bool:
-    return dataclasses.is_dataclass(maker) and any(
-        f.name == name and f.default_factory is not dataclasses.MISSING for f in dataclasses.fields(maker)
+    return any(
+        f.name == name and f.default_factory is not dataclasses.MISSING for f in _fields(maker)
     )
 
 
@@ -160,45 +241,107 @@ def _join(path: str, key: Any) -> str:
 
 
 def _parse(hint: Any, value: Any, path: str) -> Any:
-    """A plain value as the annotation wants it: a part, a section, or a checked number, string or list."""
-    if hint in PARTS:
-        return _part(PARTS[hint], value, path)
+    """A plain value as the annotation wants it: a part, a section, a list, a mapping, or a
+    checked number or text.
+    """
+    if hint is Any:
+        return value
+    if hint in COMPONENTS:
+        return _part(COMPONENTS[hint], value, path)
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
             raise ConfigError(f"{path}: {_as_written(value)} is not a section; write keys below it")
-        return section(hint, value, path)
+        return parse_dataclass(hint, value, path)
+
     origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return _parse(_option(options, value, path), value, path)
+    if origin in (list, tuple):
+        return origin(_items(origin, options, value, path))
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise ConfigError(f"{path}: {_as_written(value)} is not a mapping; write keys below it")
+        return {str(key): _parse(options[1], item, _join(path, key)) for key, item in value.items()}
     if origin is Literal:
         if value not in options:
-            names = ", ".join(map(str, options))
-            raise ConfigError(
-                f"{path}: {_as_written(value)} is not one of {names}{nearest(value, [str(o) for o in options])}"
-            )
+            hint_at = did_you_mean(value, [str(option) for option in options])
+            raise ConfigError(f"{path}: {_as_written(value)} is not {_wanted(hint)}{hint_at}")
         return value
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in options:
-            return None
-        return _parse(next(option for option in options if option is not type(None)), value, path)
-    if origin is tuple:
-        if not isinstance(value, list | tuple) or len(value) != len(options):
-            raise ConfigError(f"{path}: {_as_written(value)} is not a list of {len(options)}")
-        return tuple(_parse(h, v, f"{path}.{i}") for i, (h, v) in enumerate(zip(options, value, strict=True)))
+
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{path}: {_as_written(value)} is not a finite number")
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[hint]
-        raise ConfigError(f"{path}: {_as_written(value)} is not {wanted}")
+        raise ConfigError(f"{path}: {_as_written(value)} is not {_wanted(hint)}")
     return value
+
+
+def _items(origin: Any, options: tuple[Any, ...], value: Any, path: str) -> list[Any]:
+    """The checked items of a list, of any number or of a fixed one."""
+    is_fixed = origin is tuple and options[-1] is not Ellipsis
+    length = f" of {len(options)}" if is_fixed else ""
+    if not isinstance(value, list | tuple) or (is_fixed and len(value) != len(options)):
+        raise ConfigError(f"{path}: {_as_written(value)} is not a list{length}")
+
+    hints = options if is_fixed else options[:1] * len(value)
+    return [
+        _parse(hint, item, f"{path}.{i}")
+        for i, (hint, item) in enumerate(zip(hints, value, strict=True))
+    ]
+
+
+def _option(options: tuple[Any, ...], value: Any, path: str) -> Any:
+    """The one of several annotations that a value is meant for, by its shape."""
+    fitting = [option for option in options if _fits(option, value)]
+    several = [option for option in options if option is not type(None)]
+    if not fitting and len(several) > 1:
+        wanted = " nor ".join(map(_wanted, several))
+        raise ConfigError(f"{path}: {_as_written(value)} is neither {wanted}")
+    return fitting[0] if fitting else several[0]
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    """Whether a value has the shape that an annotation wants, whatever is in it."""
+    origin = typing.get_origin(hint) or hint
+    if origin is Literal:
+        return value in typing.get_args(hint)
+    if origin in (list, tuple):
+        return isinstance(value, list | tuple)
+    if origin is dict or dataclasses.is_dataclass(hint):
+        return isinstance(value, dict)
+    return type(value) is hint
+
+
+def _wanted(hint: Any) -> str:
+    """What an annotation wants, in words."""
+    origin = typing.get_origin(hint) or hint
+    if origin is Literal:
+        return f"one of {', '.join(map(str, typing.get_args(hint)))}"
+
+    words = {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "a text",
+        type(None): "null",
+    }
+    lists = dict.fromkeys((list, tuple), "a list")
+
+    return (words | lists).get(origin, "a mapping")
+
+
+def _choices(hint: Any) -> str:
+    """The names that a missing key may have as its value, where it is one of some."""
+    return f", {_wanted(hint)}" if typing.get_origin(hint) is Literal else ""
 
 
 def _as_written(value: Any) -> str:
     """A value as a message shows it: null, true and false as YAML has them, a text in quotes."""
-    return as_flow(value) if value is None or isinstance(value, bool) else repr(value)
+    return to_flow_yaml(value) if value is None or isinstance(value, bool) else repr(value)
 
 
-def _part(registry: dict[str, Any], spec: Any, path: str) -> Part:
+def _part(registry: dict[str, Any], spec: Any, path: str) -> Component:
     spec = {"kind": spec} if isinstance(spec, str) else spec
     names = ", ".join(registry)
     if not isinstance(spec, dict) or not isinstance(spec.get("kind"), str):
@@ -206,25 +349,27 @@ def _part(registry: dict[str, Any], spec: Any, path: str) -> Part:
     kind = spec["kind"]
     if kind not in registry:
         raise ConfigError(
-            f"{_join(path, 'kind')}: unknown kind {kind!r}; one of {names}{nearest(kind, list(registry))}"
+            f"{_join(path, 'kind')}: unknown kind {kind!r}; one of "
+            f"{names}{did_you_mean(kind, list(registry))}"
         )
-    arguments = _arguments(registry[kind], {k: v for k, v in spec.items() if k != "kind"}, path, kind)
-    return Part(kind, registry[kind], arguments, path)
+
+    arguments = _arguments(
+        registry[kind], {k: v for k, v in spec.items() if k != "kind"}, path, kind
+    )
+
+    return Component(kind, registry[kind], arguments, path)
 
 
-def section(cls: Any, spec: dict[str, Any], path: str) -> Any:
-    """A dict as a dataclass, everything in it checked.
+def parse_dataclass(cls: Any, spec: dict[str, Any], path: str, owner: str = "a recipe") -> Any:
+    """A dict as a dataclass, everything in it checked. owner: what a message calls it
+    where it has no path.
 
     Raises:
         ConfigError: with the first fault, in one line.
     """
-    arguments = _arguments(cls, spec, path, path or "a recipe")
-    try:
+    arguments = _arguments(cls, spec, path, path or owner)
+    with prefixed(path):
         return cls(**arguments)
-    except ConfigError:
-        raise
-    except ValueError as error:
-        raise ConfigError(_join(path, error)) from None
 
 
 def flatten(content: Any, prefix: str = "") -> dict[str, Any]:
@@ -232,5 +377,7 @@ def flatten(content: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(content, dict):
         return {prefix: content}
     return {
-        k: v for key, value in content.items() for k, v in flatten(value, f"{prefix}.{key}" if prefix else key).items()
+        k: v
+        for key, value in content.items()
+        for k, v in flatten(value, f"{prefix}.{key}" if prefix else key).items()
     }

@@ -1,4 +1,5 @@
-"""The one reader of YAML: every verb reads its files and overrides with it, and every file is written for it.
+"""The one reader of YAML: every verb reads its files and overrides with it, and every
+file is written for it.
 
 It reads YAML 1.2, whose numbers and words are what people mean by them:
 
@@ -7,8 +8,9 @@ It reads YAML 1.2, whose numbers and words are what people mean by them:
     yes, no, on, off, none, 1:30         texts
     010, 1e400, 1e-400                   refused: other readers take them for 8, infinity and 0
 
-A key of a mapping is always a text, and appears in it once. Tags (`!!int`) are refused. Interpolations (`${training.batch}`)
-are OmegaConf's. This module imports neither torch nor OmegaConf, so that `arinar status` answers in a moment.
+A key of a mapping is always a text, and appears in it once. Tags (`!!int`) are refused.
+Interpolations (`${training.batch}`) are OmegaConf's. This module imports neither torch nor
+OmegaConf, so that `arinar status` answers in a moment.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from typing import Any
 
 import yaml
 
-from ..errors import ConfigError, nearest
+from ..errors import ConfigError, did_you_mean
 
 _BYTES = 1_000_000  # of a file
 _NODES = 10_000  # values of a text, once its aliases are expanded
@@ -47,7 +49,9 @@ _Loader: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # neither knows a 
 
 
 class _Fault(ValueError):
-    """What is wrong with a text, and in which of its lines (from 1 on; 0 where no line is to blame)."""
+    """What is wrong with a text, and in which of its lines (from 1 on; 0 where
+    no line is to blame).
+    """
 
     def __init__(self, reason: str, line: int = 0) -> None:
         super().__init__(reason)
@@ -61,9 +65,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: if the file is missing or is no YAML mapping.
     """
     if not path.is_file():
-        beside = [str(p) for p in sorted(path.parent.glob("*.yaml"))] if path.parent.is_dir() else []
+        beside = (
+            [str(p) for p in sorted(path.parent.glob("*.yaml"))] if path.parent.is_dir() else []
+        )
         what = "a folder, and no YAML file" if path.is_dir() else "no such file"
-        raise ConfigError(f"{path}: {what}{nearest(path, beside)}")
+        raise ConfigError(f"{path}: {what}{did_you_mean(path, beside)}")
+
     try:
         content = _interpolated(_document(_text(path)))
         if not isinstance(content, dict | None):
@@ -71,6 +78,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except _Fault as fault:
         line = f"line {fault.line}: " if fault.line else ""
         raise ConfigError(f"{path}: not readable as YAML: {line}{fault}") from None
+
     return content or {}
 
 
@@ -94,7 +102,7 @@ def read_value(text: str) -> Any:
         raise ConfigError(f"not readable as YAML: {fault}") from None
 
 
-def means(text: str, value: Any) -> bool:
+def is_yaml_for(text: str, value: Any) -> bool:
     """Whether a text is the value, or YAML for it: "1e-3" means 0.001."""
     try:
         return text == value or bool(read_value(text) == value)
@@ -102,16 +110,23 @@ def means(text: str, value: Any) -> bool:
         return False
 
 
-def as_flow(value: Any) -> str:
+def to_flow_yaml(value: Any) -> str:
     """A value as YAML in one line."""
     text: str = yaml.dump(
-        value, Dumper=_Dumper, default_flow_style=True, sort_keys=False, allow_unicode=True, width=math.inf
+        value,
+        Dumper=_Dumper,
+        default_flow_style=True,
+        sort_keys=False,
+        allow_unicode=True,
+        width=math.inf,
     )
     return text.removesuffix("\n...\n").strip()
 
 
-def as_yaml(content: dict[str, Any]) -> str:
-    """Plain data as a YAML file, which reads back the same here and, but for very odd texts, elsewhere."""
+def to_yaml(content: dict[str, Any]) -> str:
+    """Plain data as a YAML file, which reads back the same here and, but for very
+    odd texts, elsewhere.
+    """
     text: str = yaml.dump(content, Dumper=_Dumper, sort_keys=False)
     return text
 
@@ -120,8 +135,12 @@ class _Dumper(yaml.SafeDumper):
     """Puts a text in quotes where either version of YAML would take it for something else."""
 
 
-_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(rf"{_FLOAT.pattern}$"), list("-+.0123456789"))
-_Dumper.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(rf"{_INT.pattern}$"), list("-+0123456789"))
+_Dumper.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(rf"{_FLOAT.pattern}$"), list("-+.0123456789")
+)
+_Dumper.add_implicit_resolver(
+    "tag:yaml.org,2002:int", re.compile(rf"{_INT.pattern}$"), list("-+0123456789")
+)
 
 
 def _text(path: Path) -> str:
@@ -132,6 +151,7 @@ def _text(path: Path) -> str:
         content = path.read_bytes()
     except OSError as error:
         raise _Fault(error.strerror or str(error)) from None
+
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -156,7 +176,10 @@ def _composed(text: str) -> yaml.Node | None:
             reason = "a tab indents it; indent with spaces"
         raise _Fault(reason, mark.line + 1 if mark else 0) from None
     except (yaml.YAMLError, UnicodeError) as error:  # control characters
-        raise _Fault(" ".join(str(error).replace('in "<unicode string>",', "at").split())[:200]) from None
+        raise _Fault(
+            " ".join(str(error).replace('in "<unicode string>",', "at").split())[:200]
+        ) from None
+
     return node
 
 
@@ -174,11 +197,14 @@ def _check_events(text: str) -> None:
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
+
         if depth > _DEPTH:
             raise _Fault(f"it is nested more than {_DEPTH} levels deep", line)
         if tag := getattr(event, "tag", None):
             tag = tag.replace("tag:yaml.org,2002:", "!!")
-            raise _Fault(f"the tag {_short(tag)} is not read; write the value alone, a text in quotes", line)
+            raise _Fault(
+                f"the tag {_short(tag)} is not read; write the value alone, a text in quotes", line
+            )
 
 
 class _Builder:
@@ -192,21 +218,30 @@ class _Builder:
         """A node, and all below it.
 
         Raises:
-            _Fault: if that is too much or too deep (an alias may hold itself), or a value is refused.
+            _Fault: if that is too much or too deep (an alias may hold itself),
+                or a value is refused.
         """
         line = _line(node)
         self.nodes += 1
         self.depth += 1
         if self.nodes > _NODES:
-            raise _Fault(f"it holds more than {_NODES:,} values, counting what each alias repeats", line)
+            raise _Fault(
+                f"it holds more than {_NODES:,} values, counting what each alias repeats", line
+            )
         if self.depth > _DEPTH:
-            raise _Fault(f"it is nested more than {_DEPTH} levels deep, or an alias stands within what it names", line)
+            raise _Fault(
+                f"it is nested more than {_DEPTH} levels deep, or an alias stands within "
+                "what it names",
+                line,
+            )
+
         if isinstance(node, yaml.MappingNode):
             built: Any = self._mapping(node)
         elif isinstance(node, yaml.SequenceNode):
             built = [self.value(item) for item in node.value]
         else:
             built = node.value if getattr(node, "style", None) else _scalar(node.value, line)
+
         self.depth -= 1
         return built
 
@@ -223,6 +258,7 @@ class _Builder:
                 raise _Fault(f"the key {_short(key.value)} appears twice", line)
             else:
                 own[key.value] = self.value(value)
+
         return {**merged, **own}
 
     def _merged(self, node: yaml.Node, line: int) -> dict[str, Any]:
@@ -243,9 +279,14 @@ def _scalar(text: str, line: int) -> Any:
         return _WORDS[text]
     if not (_INT.fullmatch(text) or _FLOAT.fullmatch(text)):
         return text
+
     if _PADDED.match(text):
         plain = re.sub(r"^([-+]?)[0_]+(?=[0-9])", r"\1", text)
-        raise _Fault(f"{_short(text)} begins with 0; write {_short(plain)}, or '{_short(text)}' for a text", line)
+        raise _Fault(
+            f"{_short(text)} begins with 0; write {_short(plain)}, or '{_short(text)}' for a text",
+            line,
+        )
+
     digits = text.replace("_", "")
     if _WHOLE_POWER.fullmatch(text) and abs(float(digits)) < _LARGEST:
         value: float = int(float(digits))
@@ -253,10 +294,14 @@ def _scalar(text: str, line: int) -> Any:
         value = float(digits)
     else:
         value = int(digits, 0) if len(digits) < _LONGEST else _LARGEST
+
     if abs(value) >= _LARGEST and (isinstance(value, int) or math.isinf(value)):
-        raise _Fault(f"{_short(text)} is too large for a number; put it in quotes if it is a text", line)
+        raise _Fault(
+            f"{_short(text)} is too large for a number; put it in quotes if it is a text", line
+        )
     if value == 0 and re.search(r"[1-9]", re.split("[eE]", text)[0]):
         raise _Fault(f"{_short(text)} is too small for a number; write 0", line)
+
     return value
 
 

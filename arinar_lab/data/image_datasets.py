@@ -1,20 +1,25 @@
-"""Image data: read when it is asked for, since large collections fit no memory, or (CIFAR-10, MNIST) held.
+"""Image data: read when it is asked for, since large collections fit no memory, or
+(CIFAR-10, MNIST) held.
 
-    image_folder    <path>/train and <path>/val, each with a folder of files for each class, as ImageNet is laid out
+    image_folder    <path>/train and <path>/val, each with a folder of files for each class, as
+                    ImageNet is laid out
     hub             a data set of the Hugging Face hub, or a folder in one of its formats, by name
     cifar10, mnist  torchvision's
 
-Images are read as the published models' were (ADM, arXiv 2105.05233): Pillow's `convert("RGB")`, then `centre_crop`.
+Images are read as the published models' were (ADM, arXiv 2105.05233): Pillow's
+`convert("RGB")`, then `centre_crop`.
 
-    16 bits                 grey is scaled to 8 bits, round(v / 257); of colour Pillow keeps the upper 8 bits
+    16 bits                 grey is scaled to 8 bits, round(v / 257); of colour Pillow
+                            keeps the upper 8 bits
     floats, 32-bit integers refused, since nobody knows which value is white
     palette, CMYK           converted
     transparency            ignored: the colour beneath it is read
     EXIF orientation        ignored, as ImageNet's loaders do: pixels are read as they are stored
     several frames, pages   the first one
 
-Damaged images (cut, empty, too large for Pillow, links to missing files) are named and counted. Another image of their class
-stands in for each, always the same, up to a share that the recipe says.
+Damaged images (cut, empty, too large for Pillow, links to missing files) are named and
+counted. Another image of their class stands in for each, always the same, up to a share
+that the recipe says.
 """
 
 from __future__ import annotations
@@ -37,27 +42,19 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from ..errors import RunFailed
-from ..files.atomic import SHARED, room_for
-from ..model.layers import at_least
+from ..errors import Damaged
+from ..files.atomic import SHARED_MEMORY, disk_full_guard
+from ..model.layers import require_at_least
 from ..output.text import say
 from .sources import Source, checked_labels
 
 DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 """What Pillow raises on damaged files."""
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""Endings of image files, those of torchvision's ImageFolder. Files with other endings are ignored."""
+"""Endings of image files, those of torchvision's ImageFolder. Files with other
+endings are ignored.
+"""
 _HEADERS = 64  # images of a part whose headers are read before training
-
-
-class Damaged(RunFailed, RuntimeError):
-    """More images are damaged than the recipe allows, or one cannot be read as 8 bits.
-
-    A process of a DataLoader hands its error over as a traceback; the message is the last line of it.
-    """
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message.strip().rpartition("Damaged: ")[2])
 
 
 class UnknownScale(ValueError):
@@ -67,7 +64,8 @@ class UnknownScale(ValueError):
 def image_files(folder: Path) -> Iterator[str]:
     """List the image files in a folder and its sub-folders, as paths in it, in no order.
 
-    Links are followed; a link to a missing file is listed, so that its reader can name it. Hidden names are left out.
+    Links are followed; a link to a missing file is listed, so that its reader can name it.
+    Hidden names are left out.
 
     Raises:
         ValueError: if a link leads back to a folder that holds it.
@@ -77,9 +75,13 @@ def image_files(folder: Path) -> Iterator[str]:
     def walk(prefix: str, parents: frozenset[tuple[int, int]]) -> Iterator[str]:
         place = folder / prefix
         status = place.stat()
+
         identity = (status.st_dev, status.st_ino)
         if identity in parents:
-            raise ValueError(f"{str(place)!r} leads back to a folder that holds it; remove the link")
+            raise ValueError(
+                f"{str(place)!r} leads back to a folder that holds it; remove the link"
+            )
+
         with os.scandir(place) as entries:
             for entry in entries:
                 name, linked = prefix + entry.name, entry.is_symlink()
@@ -115,25 +117,37 @@ def _sixteen_bits(image: Image.Image) -> bool:
     """
     if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
         return False
+
     tags = getattr(image, "tag_v2", {})  # of a TIFF: bits of a number; whether 0 is black
     stated = (tags.get(258, (1,)), tags.get(262)) == ((16,), 1) if image.format == "TIFF" else True
-    if image.mode == "F" or not stated or (image.mode == "I" and image.format not in ("PNG", "PPM")):
+    if (
+        image.mode == "F"
+        or not stated
+        or (image.mode == "I" and image.format not in ("PNG", "PPM"))
+    ):
         kind = "floats" if image.mode == "F" else "integers of unknown range"
-        raise UnknownScale(f"its pixels are {kind}, so nobody knows which is white; save it with 8 or 16 bits")
+        raise UnknownScale(
+            f"its pixels are {kind}, so nobody knows which is white; save it with 8 or 16 bits"
+        )
+
     return True
 
 
 def centre_crop(image: Image.Image, size: int) -> Image.Image:
-    """ADM's: halved by area while the shorter side is at least 2·size, then bicubic to size, then the square in the centre."""
+    """ADM's: halved by area while the shorter side is at least 2·size, then bicubic to size, then
+    the square in the centre.
+    """
     while min(image.size) >= 2 * size:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = size / min(image.size)
-    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+    image = image.resize(
+        (round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC
+    )
     left, top = (image.width - size) // 2, (image.height - size) // 2
     return image.crop((left, top, left + size, top + size))
 
 
-class Store(Protocol):
+class ImageStore(Protocol):
     """Where encoded images are."""
 
     def name(self, i: int) -> str:
@@ -145,13 +159,15 @@ class Store(Protocol):
         ...
 
     @property
-    def print(self) -> str:
+    def fingerprint(self) -> str:
         """What tells its images from others, without reading them."""
         ...
 
 
-def files_print(files: Iterable[tuple[str, Path]]) -> str:
-    """What tells files from others without reading them: their names, sizes in bytes and times of change."""
+def files_fingerprint(files: Iterable[tuple[str, Path]]) -> str:
+    """What tells files from others without reading them: their names, sizes in bytes
+    and times of change.
+    """
     seen = hashlib.sha256()
     for name, file in files:
         try:
@@ -162,8 +178,9 @@ def files_print(files: Iterable[tuple[str, Path]]) -> str:
     return seen.hexdigest()
 
 
-class Pictures:
-    """Images that are read when they are asked for: pictures[i] are bytes [*, C, S, S] of items i [*]; i + n is i mirrored.
+class LazyImages:
+    """Images that are read when they are asked for: pictures[i] are bytes [*, C, S, S] of items
+    i [*]; i + n is i mirrored.
 
     Arguments:
         store: where they are; labels: [n]; shape: (C, S, S), with C = 1 or 3.
@@ -173,9 +190,11 @@ class Pictures:
         Damaged: on reading, if more are; in the main process alone, where `check` knows of all.
     """
 
-    def __init__(self, store: Store, labels: Tensor, shape: tuple[int, ...], allowed: float) -> None:
+    def __init__(
+        self, store: ImageStore, labels: Tensor, shape: tuple[int, ...], allowed: float
+    ) -> None:
         self.store, self.labels, self.shape, self.allowed = store, labels, shape, allowed
-        with room_for(SHARED):
+        with disk_full_guard(SHARED_MEMORY):
             self.marks = torch.zeros(
                 len(labels), dtype=torch.uint8
             ).share_memory_()  # of damaged ones, for all processes
@@ -188,12 +207,17 @@ class Pictures:
         i = torch.arange(2 * n)[: n if isinstance(i, slice) else None][i]
         if not i.dim():
             return self._one(int(i))
-        return torch.stack([self._one(j) for j in i.tolist()]) if len(i) else torch.zeros(0, *self.shape).byte()
+
+        return (
+            torch.stack([self._one(j) for j in i.tolist()])
+            if len(i)
+            else torch.zeros(0, *self.shape).byte()
+        )
 
     @property
-    def print(self) -> str:
+    def fingerprint(self) -> str:
         """What tells them from others: what their store says, and their shape."""
-        return f"{self.store.print} {self.shape}"
+        return f"{self.store.fingerprint} {self.shape}"
 
     @property
     def damaged(self) -> list[str]:
@@ -204,8 +228,8 @@ class Pictures:
         """Refuse data of which too much was damaged, whoever has read it."""
         if (count := int(self.marks.sum())) > self.allowed * len(self):
             raise Damaged(
-                f"{count} of {len(self)} images are damaged, and data.damaged allows a share of {self.allowed:g}:"
-                f" {', '.join(self.damaged[:3])}"
+                f"{count} of {len(self)} images are damaged, and data.damaged allows a share of"
+                f" {self.allowed:g}: {', '.join(self.damaged[:3])}"
             )
 
     def check_scale(self) -> None:
@@ -239,7 +263,9 @@ class Pictures:
         raise Damaged(f"{self.store.name(i)}: damaged, and so are all of its class")
 
     def _candidates(self, i: int) -> Iterator[int]:
-        """Item i, then the others of its class from it on, but for those that are known to be damaged."""
+        """Item i, then the others of its class from it on, but for those that are
+        known to be damaged.
+        """
         if not self.marks[i]:
             yield i
         alike = (self.labels == self.labels[i]).nonzero().flatten()
@@ -256,18 +282,23 @@ class Pictures:
     def _mark(self, i: int, error: Exception) -> None:
         self.marks[i] = 1
         said = " ".join(str(error).split())[:120]
-        say(f"arinar: {self.store.name(i)}: damaged ({said}); another image of its class stands in", file=sys.stderr)
+        say(
+            f"arinar: {self.store.name(i)}: damaged ({said}); another image of its class stands in",
+            file=sys.stderr,
+        )
         if get_worker_info() is None:
             self.check()
 
 
-def damaged(source: Source) -> list[str]:
+def damaged_names(source: Source) -> list[str]:
     """Names of the images of a source that were found damaged so far, by any process."""
     looked_at = [vars(source).get(part, (None,))[0] for part in ("train", "held_out")]
-    return [name for images in looked_at if isinstance(images, Pictures) for name in images.damaged]
+    return [
+        name for images in looked_at if isinstance(images, LazyImages) for name in images.damaged
+    ]
 
 
-class Lazy(Source):
+class LazySource(Source):
     """Images of a training and a held-out part that are looked for when they are first needed.
 
     Arguments:
@@ -282,12 +313,17 @@ class Lazy(Source):
     levels = 256
 
     def __init__(self, channels: int, size: int, classes: int, flip: bool, damaged: float) -> None:
-        at_least(1, size=size, classes=classes)
+        require_at_least(1, size=size, classes=classes)
         if channels not in (1, 3):
             raise ValueError(f"channels: {channels} is neither 1 nor 3")
         if not 0 <= damaged < 1:
             raise ValueError(f"damaged: {damaged} is outside [0, 1)")
-        self.shape, self.classes, self.flip, self.allowed = (channels, size, size), classes, flip, damaged
+        self.shape, self.classes, self.flip, self.allowed = (
+            (channels, size, size),
+            classes,
+            flip,
+            damaged,
+        )
 
     @property
     def counts(self) -> tuple[int, int] | None:
@@ -309,17 +345,19 @@ class Lazy(Source):
             except ValueError as error:
                 raise ValueError(f"kind: {error}") from None
 
-    def _pictures(self, part: str) -> tuple[Pictures, Tensor]:
+    def _pictures(self, part: str) -> tuple[LazyImages, Tensor]:
         store, labels = self._part(part)
-        return Pictures(store, labels, self.shape, self.allowed), labels
+        return LazyImages(store, labels, self.shape, self.allowed), labels
 
-    def _part(self, part: str) -> tuple[Store, Tensor]:
+    def _part(self, part: str) -> tuple[ImageStore, Tensor]:
         """Where the images of a part are, and their labels."""
         raise NotImplementedError
 
 
-class Files:
-    """Image files. root: a folder; names: paths in it as bytes, one array of which holds a million in little memory."""
+class ImageFiles:
+    """Image files. root: a folder; names: paths in it as bytes, one array of which holds a
+    million in little memory.
+    """
 
     def __init__(self, root: Path, names: np.ndarray) -> None:
         self.root, self.names = root, names
@@ -331,29 +369,39 @@ class Files:
         return self.root / os.fsdecode(self.names[i])
 
     @property
-    def print(self) -> str:
-        return files_print((os.fsdecode(name), self.open(i)) for i, name in enumerate(self.names))
+    def fingerprint(self) -> str:
+        return files_fingerprint(
+            (os.fsdecode(name), self.open(i)) for i, name in enumerate(self.names)
+        )
 
 
-class ImageFolder(Lazy):
-    """Files in <path>/train/<class>/ and <path>/val/<class>/; the classes are numbered by the order of their names.
+class ImageFolder(LazySource):
+    """Files in <path>/train/<class>/ and <path>/val/<class>/; the classes are numbered by the
+    order of their names.
 
     Arguments:
-        path: the folder; channels, size, classes, flip, damaged: see `Lazy`.
+        path: the folder; channels, size, classes, flip, damaged: see `LazySource`.
         held_out: how many of val are used, spread evenly; None are all.
 
     Raises:
-        ValueError: if a number is out of range; on reading, if a folder is missing, a class has no images, or their number
-            is another.
+        ValueError: if a number is out of range; on reading, if a folder is missing, a class has no
+            images, or their number is another.
     """
 
     def __init__(
-        self, *, path: str, channels: int = 3, size: int = 256, classes: int = 1000, flip: bool = True,
-        held_out: int | None = None, damaged: float = 0.001,
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        path: str,
+        channels: int = 3,
+        size: int = 256,
+        classes: int = 1000,
+        flip: bool = True,
+        held_out: int | None = None,
+        damaged: float = 0.001,
+    ) -> None:
         super().__init__(channels, size, classes, flip, damaged)
         if held_out is not None:
-            at_least(1, held_out=held_out)
+            require_at_least(1, held_out=held_out)
         self.path, self.used = Path(path), held_out
 
     @property
@@ -361,27 +409,35 @@ class ImageFolder(Lazy):
         there = "train" in self.__dict__ or (self.path / "train").is_dir()
         return (len(self.train[0]), len(self.held_out[0])) if there else None
 
-    def _part(self, part: str) -> tuple[Store, Tensor]:
+    def _part(self, part: str) -> tuple[ImageStore, Tensor]:
         folder = self.path / {"train": "train", "held_out": "val"}[part]
         names = self._classes(folder)
         if part == "held_out" and names != (trained := self._classes(self.path / "train")):
             other = sorted(set(names) ^ set(trained))[0]
-            raise ValueError(f"path: {str(folder)!r} has other classes than train: {other} is in one of them alone")
+            raise ValueError(
+                f"path: {str(folder)!r} has other classes than train: {other} is in one "
+                "of them alone"
+            )
+
         paths: list[bytes] = []
         counts = []
         for name in names:
             images = self._images(folder / name)
             paths += [os.fsencode(f"{name}/{image}") for image in images]
             counts.append(len(images))
+
         labels = torch.arange(len(names)).repeat_interleave(torch.tensor(counts))
         files = np.array(paths)
         if part == "held_out" and self.used is not None:
             kept = torch.linspace(0, len(labels) - 1, min(self.used, len(labels))).long()
             files, labels = files[kept.numpy()], labels[kept]
-        return Files(folder, files), labels
+
+        return ImageFiles(folder, files), labels
 
     def _images(self, folder: Path) -> list[str]:
-        """The images of a class as paths in its folder, in the order of torchvision's ImageFolder."""
+        """The images of a class as paths in its folder, in the order of
+        torchvision's ImageFolder.
+        """
         try:
             images = sorted(image_files(folder), key=os.path.split)
         except (OSError, ValueError) as error:
@@ -392,45 +448,65 @@ class ImageFolder(Lazy):
 
     def _classes(self, folder: Path) -> list[str]:
         if not folder.is_dir():
-            raise ValueError(f"path: {str(folder)!r} is not a folder; it holds a folder of images for each class")
-        names = sorted(name for name in os.listdir(folder) if name[0] != "." and (folder / name).is_dir())
+            raise ValueError(
+                f"path: {str(folder)!r} is not a folder; it holds a folder of images for each class"
+            )
+        names = sorted(
+            name for name in os.listdir(folder) if name[0] != "." and (folder / name).is_dir()
+        )
         if len(names) != self.classes:
             raise ValueError(
-                f"path: {str(folder)!r} has {len(names)} folders of classes, and classes says {self.classes}"
+                f"path: {str(folder)!r} has {len(names)} folders of classes, and classes says "
+                f"{self.classes}"
             )
+
         places: dict[str, str] = {}
         for name in names:
             other = places.setdefault(os.path.realpath(folder / name), name)
             if other != name:
-                raise ValueError(f"path: the classes {other} and {name} of {str(folder)!r} are one folder")
+                raise ValueError(
+                    f"path: the classes {other} and {name} of {str(folder)!r} are one folder"
+                )
+
         return names
 
 
-class Hub(Lazy):
-    """A data set of images with labels on the Hugging Face hub, or a local folder in one of its formats (extra [hub]).
+class Hub(LazySource):
+    """A data set of images with labels on the Hugging Face hub, or a local folder in one of its
+    formats (extra [hub]).
 
     Arguments:
         name: of the data set, or a folder; subset: its configuration, where it has several.
         train, held_out: names of its splits; image, label: of its columns.
-        channels, size, classes, flip, damaged: see `Lazy`.
+        channels, size, classes, flip, damaged: see `LazySource`.
 
     Raises:
-        ValueError: if the package is not there, or a number is out of range; on reading, if the data set cannot be had, or has
-            other columns or labels.
+        ValueError: if the package is not there, or a number is out of range; on reading, if the
+            data set cannot be had, or has other columns or labels.
     """
 
     def __init__(
-        self, *, name: str, subset: str | None = None, train: str = "train", held_out: str = "validation",
-        image: str = "image", label: str = "label", channels: int = 3, size: int = 256, classes: int = 1000, flip: bool = True,
+        self,
+        *,
+        name: str,
+        subset: str | None = None,
+        train: str = "train",
+        held_out: str = "validation",
+        image: str = "image",
+        label: str = "label",
+        channels: int = 3,
+        size: int = 256,
+        classes: int = 1000,
+        flip: bool = True,
         damaged: float = 0.001,
-    ) -> None:  # fmt: skip
+    ) -> None:
         if importlib.util.find_spec("datasets") is None:
             raise ValueError("kind: hub needs the package datasets; pip install 'arinar_lab[hub]'")
         super().__init__(channels, size, classes, flip, damaged)
         self.name, self.subset, self.columns = name, subset, (image, label)
         self.splits = {"train": train, "held_out": held_out}
 
-    def _part(self, part: str) -> tuple[Store, Tensor]:
+    def _part(self, part: str) -> tuple[ImageStore, Tensor]:
         import datasets
 
         split, (image, label) = self.splits[part], self.columns
@@ -438,19 +514,26 @@ class Hub(Lazy):
             data = datasets.load_dataset(self.name, self.subset, split=split)
             for column in self.columns:
                 if column not in data.column_names:
-                    raise ValueError(f"it has no column {column!r}, but {', '.join(data.column_names)}")
+                    raise ValueError(
+                        f"it has no column {column!r}, but {', '.join(data.column_names)}"
+                    )
             values = np.array(data.data.column(label))
             if values.dtype.kind not in "biuf":
                 kind = getattr(data.features[label], "dtype", data.features[label])
-                raise ValueError(f"its column {label!r} is of {kind}, not of whole numbers; name another by data.label")
+                raise ValueError(
+                    f"its column {label!r} is of {kind}, not of whole numbers; name "
+                    "another by data.label"
+                )
             labels = checked_labels(torch.tensor(values), len(data), self.classes)
             data = data.cast_column(image, datasets.Image(decode=False))
         except Exception as error:  # whatever a hub, its cache or a file format raises
-            raise ValueError(f"name: {self.name!r}, split {split!r}: {' '.join(str(error).split())[:200]}") from None
-        return Rows(data, image, f"{self.name}[{split}]"), labels
+            raise ValueError(
+                f"name: {self.name!r}, split {split!r}: {' '.join(str(error).split())[:200]}"
+            ) from None
+        return HubImages(data, image, f"{self.name}[{split}]"), labels
 
 
-class Rows:
+class HubImages:
     """Encoded images in a column of a data set of the datasets library."""
 
     def __init__(self, data: Any, column: str, called: str) -> None:
@@ -466,21 +549,32 @@ class Rows:
         return Path(row["path"]) if row["bytes"] is None else io.BytesIO(row["bytes"])
 
     @property
-    def print(self) -> str:
-        return f"{self.called} {self.data._fingerprint}"  # the library's own, of its files and of what was done to them
+    def fingerprint(self) -> str:
+        # the library's own, of its files and of what was done to them
+        return f"{self.called} {self.data._fingerprint}"
 
 
 class TorchVision(Source):
-    """A data set of torchvision that is held in memory: its training part, and its test part held out.
+    """A data set of torchvision that is held in memory: its training part, and
+    its test part held out.
 
     Arguments:
-        make: the class in torchvision.datasets; shape: of an image; path: the folder; download: whether it may be fetched.
+        make: the class in torchvision.datasets; shape: of an image; path: the folder; download:
+            whether it may be fetched.
     """
 
     levels, classes = 256, 10
 
-    def __init__(self, make: str, shape: tuple[int, ...], path: str, download: bool, flip: bool) -> None:
-        self.make, self.shape, self.path, self.download, self.flip = make, shape, path, download, flip
+    def __init__(
+        self, make: str, shape: tuple[int, ...], path: str, download: bool, flip: bool
+    ) -> None:
+        self.make, self.shape, self.path, self.download, self.flip = (
+            make,
+            shape,
+            path,
+            download,
+            flip,
+        )
 
     @property
     def counts(self) -> tuple[int, int] | None:
@@ -498,11 +592,14 @@ class TorchVision(Source):
         import torchvision
 
         try:
-            data = getattr(torchvision.datasets, self.make)(self.path, train=train, download=self.download)
+            data = getattr(torchvision.datasets, self.make)(
+                self.path, train=train, download=self.download
+            )
         except (RuntimeError, OSError, ValueError, EOFError, tarfile.TarError) as error:
             said = " ".join(str(error).split())[:160]
             raise ValueError(
-                f"path: {self.make} is not in {self.path!r}, or is damaged; data.download=true fetches it ({said})"
+                f"path: {self.make} is not in {self.path!r}, or is damaged; data.download=true "
+                f"fetches it ({said})"
             ) from None
         pixels = torch.as_tensor(data.data)
         images = pixels.unsqueeze(1) if self.shape[0] == 1 else pixels.permute(0, 3, 1, 2)
@@ -516,10 +613,12 @@ class TorchVision(Source):
 
 
 class CIFAR10(TorchVision):
-    """CIFAR-10 (Krizhevsky, 2009). Its files are pickles; torchvision opens them only if their MD5 is the published one.
+    """CIFAR-10 (Krizhevsky, 2009). Its files are pickles; torchvision opens them only if their MD5
+    is the published one.
 
     Arguments:
-        path: the folder that has or gets cifar-10-batches-py; download: whether it may be fetched; flip: see `Source`.
+        path: the folder that has or gets cifar-10-batches-py; download: whether it may be
+            fetched; flip: see `Source`.
     """
 
     def __init__(self, *, path: str = "data", download: bool = False, flip: bool = True) -> None:
@@ -527,7 +626,9 @@ class CIFAR10(TorchVision):
 
 
 class MNIST(TorchVision):
-    """MNIST (LeCun et al., 1998). path: the folder that has or gets MNIST/raw; download: whether it may be fetched."""
+    """MNIST (LeCun et al., 1998). path: the folder that has or gets MNIST/raw; download:
+    whether it may be fetched.
+    """
 
     def __init__(self, *, path: str = "data", download: bool = False) -> None:
         super().__init__("MNIST", (1, 28, 28), path, download, False)

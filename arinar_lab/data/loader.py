@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ..model.noise import Noise
+from ..model.noise import Noise, Stream
 
 
-class Items(Dataset):
-    """(images, labels, indices) of a part of the data, a batch at a time; item i + n is item i, mirrored.
+class BatchDataset(Dataset):
+    """(images, labels, indices) of a part of the data, a batch at a time; item i + n
+    is item i, mirrored.
 
     Arguments:
         part: (images, labels); flip: whether training asks for mirrored ones.
@@ -34,7 +35,9 @@ class Items(Dataset):
         return not isinstance(self.images, Tensor)
 
     def check(self) -> None:
-        """Refuse images of which too many were damaged (see `image_datasets.py`), whichever process has read them."""
+        """Refuse images of which too many were damaged (see `image_datasets.py`), whichever
+        process has read them.
+        """
         if hasattr(self.images, "check"):
             self.images.check()
 
@@ -47,26 +50,41 @@ class Items(Dataset):
         if self.flip:
             mirrored = (i >= len(self)).reshape(-1, *(1,) * (images.dim() - 1))
             images = torch.where(mirrored, images.flip(-1), images)
+
         return images, self.labels[index], index
 
 
-def as_read(batch: Any) -> Any:
-    """`Items` are read as batches, so that nothing is left to collate."""
+def identity_collate(batch: Any) -> Any:
+    """`BatchDataset` are read as batches, so that nothing is left to collate."""
     return batch
 
 
-class Order(Sampler[int]):
-    """A permutation of n items, keyed by (seed, epoch), from item `start` on, dealt out in turn to those that train together.
+class EpochOrder(Sampler[int]):
+    """A permutation of n items, keyed by (seed, epoch), from item `start` on, dealt out in turn to
+    those that train together.
 
     Arguments:
-        n: items; seed: of the permutation; share: (rank, world); end: items of an epoch that are dealt out.
+        n: items; seed: of the permutation; share: (rank, world); end: items of an
+            epoch that are dealt out.
         flip: whether i + n stands for half of the items i: the same, mirrored.
     """
 
     def __init__(
-        self, n: int, seed: int, share: tuple[int, int] = (0, 1), end: int | None = None, flip: bool = False
+        self,
+        n: int,
+        seed: int,
+        share: tuple[int, int] = (0, 1),
+        end: int | None = None,
+        flip: bool = False,
     ) -> None:
-        self.n, self.seed, self.share, self.flip, self.epoch, self.start = n, seed, share, flip, 0, 0
+        self.n, self.seed, self.share, self.flip, self.epoch, self.start = (
+            n,
+            seed,
+            share,
+            flip,
+            0,
+            0,
+        )
         self.end = n if end is None else end
 
     def __iter__(self) -> Iterator[int]:
@@ -78,7 +96,7 @@ class Order(Sampler[int]):
         noise = Noise.of(torch.tensor(self.seed), "order").at(self.epoch)
         order = noise.permutation(self.n)
         if self.flip:
-            order = order + self.n * (noise.at(1).uniform(self.n)[order] < 0.5)
+            order = order + self.n * (noise.at(Stream.MIRRORED).uniform(self.n)[order] < 0.5)
         return order[self.start : self.end]
 
     def __len__(self) -> int:
@@ -86,23 +104,31 @@ class Order(Sampler[int]):
 
 
 class ResumableLoader(DataLoader):
-    """A loader whose state is (epoch, batches handed out), so that training resumes in mid-epoch with the same batches.
+    """A loader whose state is (epoch, batches handed out), so that training resumes in mid-epoch
+    with the same batches.
 
-    Lightning saves and loads the state of any loader that has these two methods. It calls iter() once an epoch and never
-    exhausts the iterator, therefore the epoch is advanced at its start.
+    Lightning saves and loads the state of any loader that has these two methods. It calls iter()
+    once an epoch and never exhausts the iterator, therefore the epoch is advanced at its start.
 
     Arguments:
-        batch: images a step, of all processes; share: (rank, world) of this one; workers: processes that read ahead.
+        batch: images a step, of all processes; share: (rank, world) of this one; workers:
+            processes that read ahead.
 
     Attributes:
-        first: the first index of each batch of this process that is on its way, by its own first index.
+        first: the first index of each batch of this process that is on its way, by
+            its own first index.
     """
 
     def __init__(
-        self, dataset: Items, batch: int, seed: int, share: tuple[int, int] = (0, 1), workers: int = 0
+        self,
+        dataset: BatchDataset,
+        batch: int,
+        seed: int,
+        share: tuple[int, int] = (0, 1),
+        workers: int = 0,
     ) -> None:
         whole = len(dataset) // batch * batch  # so that every rank has equally many batches
-        self.order = Order(len(dataset), seed, share, whole, dataset.flip)
+        self.order = EpochOrder(len(dataset), seed, share, whole, dataset.flip)
         self.epoch, self.done, self.batch, self.items = 0, 0, batch, dataset
         self.first: dict[int, int] = {}
         super().__init__(
@@ -110,7 +136,7 @@ class ResumableLoader(DataLoader):
             batch_size=batch // share[1],
             sampler=self.order,
             drop_last=True,
-            collate_fn=as_read,
+            collate_fn=identity_collate,
             generator=torch.Generator().manual_seed(seed),
             num_workers=workers,
         )
@@ -119,7 +145,11 @@ class ResumableLoader(DataLoader):
         if self.done >= len(self):
             self.epoch, self.done = self.epoch + 1, 0
         self.order.epoch, self.order.start = self.epoch, self.done * self.batch
-        firsts = (self.order.of_all()[:: self.batch] % len(self.items)).tolist() if self.order.share[1] > 1 else []
+        firsts = (
+            (self.order.of_all()[:: self.batch] % len(self.items)).tolist()
+            if self.order.share[1] > 1
+            else []
+        )
         for k, batch in enumerate(self._read()):
             self.done += 1
             self.items.check()
@@ -132,12 +162,14 @@ class ResumableLoader(DataLoader):
             yield from super().__iter__()
         except (ConnectionError, EOFError) as error:
             raise RuntimeError(
-                "a process that reads images ahead (machine.workers) has died, for want of memory perhaps;"
-                " the same command goes on, machine.workers=0 needs none"
+                "a process that reads images ahead (machine.workers) has died, for want of memory"
+                " perhaps; the same command goes on, machine.workers=0 needs none"
             ) from error
 
     def first_of(self, index: Tensor) -> Tensor:
-        """The first index [1] of the batch of all processes, given those of this process's share [B]."""
+        """The first index [1] of the batch of all processes, given those of this
+        process's share [B].
+        """
         if not self.first:
             return index[:1]
         return index.new_tensor([self.first.pop(int(index[0]))])

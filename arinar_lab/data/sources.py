@@ -2,11 +2,13 @@
 
 A source holds its training and held-out parts as tensors:
 
-    digits      scikit-learn's 1,797 handwritten digits, 1×8×8, 17 grey levels, 10 classes: 1,437 to train on, 360 held out
+    digits      scikit-learn's 1,797 handwritten digits, 1×8×8, 17 grey levels, 10 classes: 1,437 to
+                train on, 360 held out
     synthetic   tokens of a known autoregressive process, so that log p_true is known
     latents     an autoencoder's latents, from files, read when they are first needed
     images      8-bit images, likewise
-    …           image files, the hub's, CIFAR-10 and MNIST: `image_datasets.py`; a latent cache: `latent_cache.py`
+    …           image files, the hub's, CIFAR-10 and MNIST: `image_datasets.py`; a latent
+                cache: `latent_cache.py`
 """
 
 from __future__ import annotations
@@ -19,8 +21,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..model.layers import at_least
-from ..model.noise import Noise
+from ..model.layers import require_at_least
+from ..model.noise import Noise, Stream
 from ..model.weight_files import read_safetensors
 
 
@@ -34,7 +36,8 @@ class Source:
         classes: number of labels.
         flip: whether training mirrors half of the images, others in each epoch.
 
-    What is too large for memory is no tensor, but has `len` and takes indices like one; i + n is then item i mirrored.
+    What is too large for memory is no tensor, but has `len` and takes indices like one; i + n is
+    then item i mirrored.
     """
 
     train: tuple[Tensor, Tensor]
@@ -56,8 +59,10 @@ class Source:
 
     @property
     def digits(self) -> bool:
-        """Whether items are what the digits classifier knows, whose features distances are taken in."""
-        return self.pictures and tuple(self.shape) == (1, 8, 8)
+        """Whether items are what the digits classifier knows, whose features
+        distances are taken in.
+        """
+        return (tuple(self.shape), self.levels) == (Digits.shape, Digits.levels)
 
     def prepare(self) -> None:
         """Look for the data now.
@@ -75,7 +80,9 @@ class Source:
 
 
 class Digits(Source):
-    """The optical recognition of handwritten digits data set (Alpaydin and Kaynak, 1998), as scikit-learn ships it."""
+    """The optical recognition of handwritten digits data set (Alpaydin and Kaynak, 1998), as
+    scikit-learn ships it.
+    """
 
     shape, levels, classes = (1, 8, 8), 17, 10
 
@@ -94,7 +101,9 @@ class Digits(Source):
 
 @cache
 def _read_digits() -> tuple[Tensor, Tensor]:
-    """Images and labels in the order of the split; read once, since every arm of a study is built in one process."""
+    """Images and labels in the order of the split; read once, since every arm of a study is
+    built in one process.
+    """
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -105,9 +114,11 @@ def _read_digits() -> tuple[Tensor, Tensor]:
 
 
 class Synthetic(Source):
-    """Tokens of a known process: features in one long row, each a mixture of two Gaussians given the one before it, s.
+    """Tokens of a known process: features in one long row, each a mixture of two Gaussians given
+    the one before it, s.
 
-        p(x | s, y) = a N(0.6 s + 1, σ²) + (1 - a) N(0.6 s - 1, σ²),    a = sigmoid(2 s + y - (classes - 1)/2)
+        p(x | s, y) = a N(0.6 s + 1, σ²) + (1 - a) N(0.6 s - 1, σ²)
+        a           = sigmoid(2 s + y - (classes - 1)/2)
 
     Arguments:
         tokens, features: N, D.
@@ -133,7 +144,9 @@ class Synthetic(Source):
         std: float = 0.3,
         seed: int = 0,
     ) -> None:
-        at_least(1, tokens=tokens, features=features, classes=classes, train=train, held_out=held_out)
+        require_at_least(
+            1, tokens=tokens, features=features, classes=classes, train=train, held_out=held_out
+        )
         if not std > 0:
             raise ValueError(f"std: {std} is not above 0")
         self.shape, self.classes, self.std = (tokens, features), classes, std
@@ -157,15 +170,16 @@ class Synthetic(Source):
     def _all(self) -> tuple[Tensor, Tensor]:
         """Drawn when it is first needed: an arm that is only checked needs none."""
         noise = Noise.of(torch.arange(sum(self.sizes)) + 1_000_003 * self.seed, "synthetic")
-        y = (noise.at(0).uniform(1).squeeze(-1) * self.classes).long()
-        return self._draw(y, noise.at(1)), y
+        y = (noise.at(Stream.LABEL).uniform(1).squeeze(-1) * self.classes).long()
+        return self._draw(y, noise.at(Stream.ITEM)), y
 
     def _weight(self, s: Tensor, y: Tensor) -> Tensor:
         return torch.sigmoid(2 * s + y - (self.classes - 1) / 2)
 
     def _draw(self, y: Tensor, noise: Noise) -> Tensor:
         steps = math.prod(self.shape)
-        u, e = noise.at(0).uniform(steps), noise.at(1).normal(steps, torch.float64)
+        u = noise.at(Stream.CHOICE).uniform(steps)
+        e = noise.at(Stream.PLACE).normal(steps, torch.float64)
         row = [torch.zeros(len(y), dtype=torch.float64)]
         for t in range(steps):
             sign = torch.where(u[:, t] < self._weight(row[-1], y), 1.0, -1.0)
@@ -178,16 +192,23 @@ class Synthetic(Source):
         a = self._weight(s, y.unsqueeze(-1)).double()
 
         def log_normal(mean: Tensor) -> Tensor:
-            return -0.5 * ((row - mean) / self.std) ** 2 - math.log(self.std) - 0.5 * math.log(2 * math.pi)
+            return (
+                -0.5 * ((row - mean) / self.std) ** 2
+                - math.log(self.std)
+                - 0.5 * math.log(2 * math.pi)
+            )
 
-        return torch.logaddexp(a.log() + log_normal(0.6 * s + 1), (1 - a).log() + log_normal(0.6 * s - 1)).sum(-1)
+        return torch.logaddexp(
+            a.log() + log_normal(0.6 * s + 1), (1 - a).log() + log_normal(0.6 * s - 1)
+        ).sum(-1)
 
 
-class Stored(Source):
-    """Data in `train.safetensors` and `held_out.safetensors` of a folder, each with `labels` [n] and the items.
+class TensorFiles(Source):
+    """Data in `train.safetensors` and `held_out.safetensors` of a folder, each with
+    `labels` [n] and the items.
 
-    They are read when they are first needed, so that a recipe can be checked, and a published checkpoint converted,
-    without them.
+    They are read when they are first needed, so that a recipe can be checked, and a published
+    checkpoint converted, without them.
 
     Arguments:
         path: the folder; name: of the items in the files.
@@ -196,16 +217,21 @@ class Stored(Source):
     Labels may be [n], a column [n, 1] or one-hot rows [n, classes].
 
     Raises:
-        ValueError: if a count is below 1; on reading, if a file is missing, damaged or of another shape or type, or
-            items or labels are no numbers that can be trained on.
+        ValueError: if a count is below 1; on reading, if a file is missing, damaged or of another
+            shape or type, or items or labels are no numbers that can be trained on.
     """
 
     dtypes: tuple[torch.dtype, ...]
     advice = ""
 
     def __init__(self, path: str, name: str, channels: int, size: int, classes: int) -> None:
-        at_least(1, channels=channels, size=size, classes=classes)
-        self.path, self.name, self.shape, self.classes = Path(path), name, (channels, size, size), classes
+        require_at_least(1, channels=channels, size=size, classes=classes)
+        self.path, self.name, self.shape, self.classes = (
+            Path(path),
+            name,
+            (channels, size, size),
+            classes,
+        )
 
     @property
     def counts(self) -> tuple[int, int] | None:
@@ -222,11 +248,16 @@ class Stored(Source):
     def _read(self, part: str) -> tuple[Tensor, Tensor]:
         file = self.path / f"{part}.safetensors"
         if not file.is_file():
-            raise ValueError(f"path: {str(file)!r} is not there; it holds {self.name} [n, C, H, W] and labels [n]")
+            raise ValueError(
+                f"path: {str(file)!r} is not there; it holds {self.name} [n, C, "
+                "H, W] and labels [n]"
+            )
+
         try:
             content = read_safetensors(file)
         except ValueError as error:
             raise ValueError(f"path: {error}") from None
+
         try:
             for name in (self.name, "labels"):
                 if name not in content:
@@ -241,12 +272,15 @@ class Stored(Source):
         if items.dtype not in self.dtypes:
             wanted = " or ".join(map(_name, self.dtypes))
             raise ValueError(f"its {self.name} are {_name(items.dtype)}, not {wanted}{self.advice}")
+
         if items.shape[1:] != self.shape:
             raise ValueError(f"its {self.name} are {tuple(items.shape)}, not [n, {self.shape}]")
         if items.is_floating_point() and (wrong := _not_finite(items)):
             raise ValueError(
-                f"{len(wrong)} of {len(items)} {self.name} hold NaN or infinity; the first is item {wrong[0]}"
+                f"{len(wrong)} of {len(items)} {self.name} hold NaN or infinity; the first is "
+                f"item {wrong[0]}"
             )
+
         return items
 
 
@@ -255,7 +289,9 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _not_finite(items: Tensor) -> list[int]:
-    """The items with NaN or infinity, a part of them at a time, since a mask of all takes much memory."""
+    """The items with NaN or infinity, a part of them at a time, since a mask of
+    all takes much memory.
+    """
     finite = [part.isfinite().flatten(1).all(1) for part in items.split(4096)]
     return (~torch.cat(finite)).nonzero().flatten().tolist()
 
@@ -269,10 +305,17 @@ def checked_labels(labels: Tensor, n: int, classes: int) -> Tensor:
     values = labels.double()
     if values.shape == (n, 1):
         values = values[:, 0]
-    elif values.shape == (n, classes) and ((values == 0) | (values == 1)).all() and (values.sum(1) == 1).all():
+    elif (
+        values.shape == (n, classes)
+        and ((values == 0) | (values == 1)).all()
+        and (values.sum(1) == 1).all()
+    ):
         values = values.argmax(1).double()
     if values.shape != (n,):
-        raise ValueError(f"its labels are {tuple(labels.shape)}; they have to be [{n}], or one-hot [{n}, {classes}]")
+        raise ValueError(
+            f"its labels are {tuple(labels.shape)}; they have to be [{n}], or one-hot "
+            f"[{n}, {classes}]"
+        )
 
     for wrong, fault in (
         (values != values.round(), "labels that are no whole numbers"),
@@ -280,22 +323,28 @@ def checked_labels(labels: Tensor, n: int, classes: int) -> Tensor:
     ):
         if wrong.any():
             i = int(wrong.nonzero()[0])
-            raise ValueError(f"it has {int(wrong.sum())} {fault}; that of item {i} is {values[i]:g}")
+            raise ValueError(
+                f"it has {int(wrong.sum())} {fault}; that of item {i} is {values[i]:g}"
+            )
     return values.long()
 
 
-class Latents(Stored):
-    """Latents of an autoencoder: `latents` [n, channels, size, size] of any float type, in files (see `Stored`)."""
+class LatentTensors(TensorFiles):
+    """Latents of an autoencoder: `latents` [n, channels, size, size] of any float type, in files
+    (see `TensorFiles`).
+    """
 
     levels = 0
     dtypes = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
-    def __init__(self, *, path: str, channels: int = 16, size: int = 16, classes: int = 1000) -> None:
+    def __init__(
+        self, *, path: str, channels: int = 16, size: int = 16, classes: int = 1000
+    ) -> None:
         super().__init__(path, "latents", channels, size, classes)
 
 
-class Images(Stored):
-    """8-bit images: `images` [n, channels, size, size], uint8, in files (see `Stored`).
+class ImageTensors(TensorFiles):
+    """8-bit images: `images` [n, channels, size, size], uint8, in files (see `TensorFiles`).
 
     Other types are refused, since floats may be in [0, 1], in [-1, 1] or in [0, 255].
     """
@@ -304,22 +353,26 @@ class Images(Stored):
     dtypes = (torch.uint8,)
     advice = "; of floats in [0, 1] save (255 * images).round().to(torch.uint8)"
 
-    def __init__(self, *, path: str, channels: int = 3, size: int = 256, classes: int = 1000) -> None:
+    def __init__(
+        self, *, path: str, channels: int = 3, size: int = 256, classes: int = 1000
+    ) -> None:
         super().__init__(path, "images", channels, size, classes)
 
 
 SOURCES: dict[str, Callable[..., Source]] = {
     "digits": Digits,
     "synthetic": Synthetic,
-    "latents": Latents,
-    "images": Images,
+    "latents": LatentTensors,
+    "images": ImageTensors,
 }
-SourceMaker = Callable[[], Source]
+SourceFactory = Callable[[], Source]
 """Called without arguments."""
 
 
-def some(images: Tensor, most: int = 4096) -> Tensor:
-    """All images where they are in memory, else at most so many, spread evenly: what is measured once is measured on them."""
+def subsample(images: Tensor, most: int = 4096) -> Tensor:
+    """All images where they are in memory, else at most so many, spread evenly: what is measured
+    once is measured on them.
+    """
     if isinstance(images, Tensor):
         return images
     return images[torch.linspace(0, len(images) - 1, min(most, len(images))).long()]

@@ -1,7 +1,7 @@
 """Metrics: bits/dim on torchmetrics; Fréchet distance, KID, precision and recall on torch-fidelity.
 
-Distances of digits are taken in the features of a small classifier whose weights ship with the package. They are named
-`fd_digits`, never FID: FID is the Fréchet distance of Inception features.
+Distances of digits are taken in the features of a small classifier whose weights ship with the
+package. They are named `fd_digits`, never FID: FID is the Fréchet distance of Inception features.
 """
 
 from __future__ import annotations
@@ -14,23 +14,36 @@ import torch_fidelity
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
-from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
+from torch_fidelity.metric_fid import (
+    KEY_METRIC_FID,
+    fid_features_to_statistics,
+    fid_statistics_to_metric,
+)
 
-from ..model.codecs.codec import ASSETS, load_weights
+from ..model.codecs.codec import ASSETS, load_safetensors
 
-FEATURES = 64
+FEATURE_COUNT = 64
 
 
 class DigitsClassifier(nn.Module):
-    """Classifier of 1×8×8 digits; the 64 activations before its last layer are the features of `fd_digits`."""
+    """Classifier of 1×8×8 digits; the 64 activations before its last layer are the
+    features of `fd_digits`.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(1, 32, 3, 1, 1), nn.GELU(), nn.Conv2d(32, 64, 3, 2, 1), nn.GELU(), nn.Conv2d(64, 64, 3, 1, 1),
-            nn.GELU(), nn.Flatten(), nn.Linear(64 * 16, FEATURES), nn.GELU(),
-        )  # fmt: skip
-        self.logits = nn.Linear(FEATURES, 10)
+            nn.Conv2d(1, 32, 3, 1, 1),
+            nn.GELU(),
+            nn.Conv2d(32, 64, 3, 2, 1),
+            nn.GELU(),
+            nn.Conv2d(64, 64, 3, 1, 1),
+            nn.GELU(),
+            nn.Flatten(),
+            nn.Linear(64 * 16, FEATURE_COUNT),
+            nn.GELU(),
+        )
+        self.logits = nn.Linear(FEATURE_COUNT, 10)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Grey levels 0 … 16, [B, 1, 8, 8] → features [B, 64], logits [B, 10]."""
@@ -44,7 +57,7 @@ class DigitsExtractor(FeatureExtractorBase):
     def __init__(self, name: str, features_list: list[str], **ignored: Any) -> None:
         super().__init__(name, features_list)
         self.classifier = DigitsClassifier().requires_grad_(False)
-        load_weights(self.classifier, ASSETS / "digits_classifier.safetensors")
+        load_safetensors(self.classifier, ASSETS / "digits_classifier.safetensors")
 
     @staticmethod
     def get_provided_features_list() -> tuple[str, ...]:
@@ -70,7 +83,7 @@ class DigitsExtractor(FeatureExtractorBase):
 torch_fidelity.register_feature_extractor("digits", DigitsExtractor)
 
 
-class Images(Dataset):
+class ByteImages(Dataset):
     """Images [n, C, H, W] of unsigned bytes, one by one, as torch-fidelity reads them."""
 
     def __init__(self, images: Tensor) -> None:
@@ -100,34 +113,48 @@ def mean_within(k: Tensor) -> Tensor:
 
 
 def kernel_distance(features: Tensor, reference: Tensor) -> float:
-    """KID over all images: the unbiased squared MMD (Gretton et al., 2012, equation 3) of features [n, F] and [m, F].
+    """KID over all images: the unbiased squared MMD (Gretton et al., 2012, equation 3) of
+    features [n, F] and [m, F].
 
-    The published KID is the mean of the same over random subsets, which has the same expectation and chance of its own.
+    The published KID is the mean of the same over random subsets, which has the same expectation
+    and chance of its own.
     """
     within = mean_within(kernel(features, features)) + mean_within(kernel(reference, reference))
     return (within - 2 * kernel(features, reference).mean()).item()
 
 
 def distance_of_parts(images: Tensor, reference: Tensor, n: int) -> float:
-    """Mean Fréchet distance of disjoint sets of n images to all of the reference: what n images have, and not more.
+    """Mean Fréchet distance of disjoint sets of n images to all of the reference: what n
+    images have, and not more.
 
-    A Fréchet distance falls as images are added, so two of them compare only where both are of as many.
+    A Fréchet distance falls as images are added, so two of them compare only where
+    both are of as many.
     """
     whole, features = fid_features_to_statistics(features_of(reference)), features_of(images)
     parts = (fid_features_to_statistics(part) for part in features.split(n) if len(part) == n)
-    return statistics.fmean(fid_statistics_to_metric(part, whole, False)[KEY_METRIC_FID] for part in parts)
+    return statistics.fmean(
+        fid_statistics_to_metric(part, whole, False)[KEY_METRIC_FID] for part in parts
+    )
 
 
-def compare(images: Tensor, reference: Tensor) -> dict[str, float]:
+def digits_distances(images: Tensor, reference: Tensor) -> dict[str, float]:
     """Fréchet distance, KID, precision and recall between two sets of digits [n, 1, 8, 8].
 
     Returns:
         fd_digits, kid_digits (of all images, see `kernel_distance`), precision, recall.
     """
     values = torch_fidelity.calculate_metrics(
-        input1=Images(images), input2=Images(reference), feature_extractor="digits", batch_size=256, cuda=False,
-        fid=True, prc=True, cache=False, verbose=False, save_cpu_ram=True,
-    )  # fmt: skip
+        input1=ByteImages(images),
+        input2=ByteImages(reference),
+        feature_extractor="digits",
+        batch_size=256,
+        cuda=False,
+        fid=True,
+        prc=True,
+        cache=False,
+        verbose=False,
+        save_cpu_ram=True,
+    )
     return {
         "fd_digits": float(values["frechet_inception_distance"]),
         "kid_digits": kernel_distance(features_of(images), features_of(reference)),

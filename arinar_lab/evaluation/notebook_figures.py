@@ -1,6 +1,8 @@
-"""Pictures for notebooks: what several runs believe about one token, and samples side by side under the same seeds.
+"""Pictures for notebooks: what several runs believe about one token, and samples side by side
+under the same seeds.
 
-Each function returns a figure that belongs to no window and no backend: a notebook shows it, `savefig` writes it.
+Each function returns a figure that belongs to no window and no backend: a notebook shows it,
+`savefig` writes it.
 """
 
 from __future__ import annotations
@@ -12,55 +14,59 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
-STYLES = ((BLUE, "-"), (ORANGE, "--"), (GREEN, ":"))
-Curves = Mapping[str, Mapping[str, np.ndarray]]
-"""Name of the curve → `conditionals.conditionals` of one item."""
+from ..report.density_figures import DENSITY_AXIS, Curves, density_panel
+from ..report.style import VERMILION
 
 
-def conditionals_figure(rows: Mapping[str, Curves], image: Any, token: int, tokens: int, features: int = 4) -> Figure:
-    """What each row believes about the features of one token, several curves a row, beside the image it is of.
+def conditionals_figure(
+    rows: Mapping[str, Curves], image: Any, token: int, tokens: int, features: int = 4
+) -> Figure:
+    """What each row believes about the features of one token, several curves a row,
+    beside the image it is of.
 
     Above each panel stands what the true value costs under each curve, in bits.
 
     Arguments:
         rows: name → its curves.
-        image: the item, [C, H, W] or [N, D]; token: which of how many `tokens`; features: columns at most.
+        image: the item, [C, H, W] or [N, D]; token: which of how many `tokens`;
+            features: columns at most.
     """
-    columns = min(features, *(len(found["grid"]) for curves in rows.values() for found in curves.values()))
+    columns = min(
+        features, *(len(found["grid"]) for curves in rows.values() for found in curves.values())
+    )
     figure = Figure(figsize=(2.3 * columns + 2.2, 1.3 * len(rows) + 1.1), layout="constrained")
     parts: Any = figure.subfigures(1, 2, width_ratios=[1, 1.2 * columns])
     left, right = parts
-    _token_in_image(left.add_subplot(left.add_gridspec(len(rows), 1)[0]), np.asarray(image), token, tokens)
+    _token_in_image(
+        left.add_subplot(left.add_gridspec(len(rows), 1)[0]), np.asarray(image), token, tokens
+    )
     axes = right.subplots(len(rows), columns, squeeze=False, sharex="col")
     for row, (name, curves) in zip(axes, rows.items(), strict=True):
         for f, ax in enumerate(row):
-            _believed(ax, curves, f)
+            density_panel(ax, curves, f)
+            ax.set_title(_costs(curves, f), fontsize=8, pad=3)
         row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+
     for f, ax in enumerate(axes[0]):
         ax.set_title(f"feature {f}\n{ax.get_title()}", fontsize=8, pad=3)
     handles = {line.get_label(): line for ax in axes[:, 0] for line in ax.get_lines()}
-    right.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=4, fontsize=8, frameon=False)
-    right.supxlabel("value, in units of the tokens; height: square root of the density", fontsize=9)
+    right.legend(
+        handles.values(),
+        handles.keys(),
+        loc="outside upper center",
+        ncols=4,
+        fontsize=8,
+        frameon=False,
+    )
+    right.supxlabel(DENSITY_AXIS, fontsize=9)
+
     return figure
 
 
-def _believed(ax: Any, curves: Curves, f: int) -> None:
-    """One feature: its curves, its true value, and what that costs under each curve."""
-    bits, top = [], 0.0
-    for (name, found), (colour, line) in zip(curves.items(), STYLES, strict=False):
-        x, y, drawn = found["grid"][f], np.sqrt(found["density"][0, f]), bool(found["drawn"])
-        ax.plot(x, y, line, color=colour, linewidth=1.3, label=name, drawstyle="steps-mid" if drawn else "default")
-        ax.fill_between(x, y, color=colour, alpha=0.12, linewidth=0, step="mid" if drawn else None)
-        top = max(top, float(y.max()))
-        if "bits" in found:
-            bits.append(f"{found['bits'][0, f]:.1f}")
-    ax.axvline(
-        next(iter(curves.values()))["true"][0, f], color="black", linestyle="-.", linewidth=1, label="true value"
-    )
-    ax.set_title(" → ".join(bits) + " bits" if bits else "(draws)", fontsize=8, pad=3)
-    ax.set(yticks=[], ylim=(0, 1.08 * top or 1))
-    ax.tick_params(labelsize=7)
+def _costs(curves: Curves, feature: int) -> str:
+    """What the true value of a feature costs under each curve, in bits."""
+    bits = [f"{curve['bits'][0, feature]:.1f}" for curve in curves.values() if "bits" in curve]
+    return " → ".join(bits) + " bits" if bits else "(draws)"
 
 
 def _token_in_image(ax: Any, image: np.ndarray, token: int, tokens: int) -> None:
@@ -70,17 +76,28 @@ def _token_in_image(ax: Any, image: np.ndarray, token: int, tokens: int) -> None
     if image.ndim == 3 and side**2 == tokens:
         height, width = (n / side for n in image.shape[1:])
         corner = (token % side * width - 0.5, token // side * height - 0.5)
-        ax.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=ORANGE, linewidth=2.5))
+        ax.add_patch(
+            Rectangle(corner, width, height, fill=False, edgecolor=VERMILION, linewidth=2.5)
+        )
+
     ax.set_title(f"token {token}", fontsize=9)
 
 
 def _show(ax: Any, image: np.ndarray, levels: int) -> None:
-    """An image [C, H, W] in colour where it has three, else its first channel dark on light; or tokens [N, D]."""
+    """An image [C, H, W] in colour where it has three, else its first channel dark on
+    light; or tokens [N, D].
+    """
     if image.ndim == 3 and len(image) == 3:
-        ax.imshow(image.transpose(1, 2, 0) / (levels - 1 if levels else image.max()), interpolation="nearest")
+        ax.imshow(
+            image.transpose(1, 2, 0) / (levels - 1 if levels else image.max()),
+            interpolation="nearest",
+        )
     else:
         shade = {"vmin": 0, "vmax": levels - 1} if levels else {}
-        ax.imshow(image[0] if image.ndim == 3 else image, cmap="gray_r", interpolation="nearest", **shade)
+        ax.imshow(
+            image[0] if image.ndim == 3 else image, cmap="gray_r", interpolation="nearest", **shade
+        )
+
     ax.set(xticks=[], yticks=[])
 
 
@@ -93,10 +110,12 @@ def samples_figure(rows: Mapping[str, Any], levels: int) -> Figure:
     """
     columns = min(len(images) for images in rows.values())
     figure = Figure(figsize=(0.8 * columns + 1.6, 0.82 * len(rows)), layout="constrained")
+
     axes = figure.subplots(len(rows), columns, squeeze=False)
     for row, (name, images) in zip(axes, rows.items(), strict=True):
         for ax, image in zip(row, np.asarray(images), strict=False):
             _show(ax, image, levels)
             ax.spines[:].set(color="0.85", linewidth=0.6)
         row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+
     return figure

@@ -1,4 +1,5 @@
-"""Retrains the weights that ship with the package, from the digits' training split alone: `arinar retrain NAME`.
+"""Retrains the weights that ship with the package, from the digits' training split alone:
+`arinar retrain NAME`.
 
 digits_classifier   features of fd_digits, precision and recall
 digits_vae          the KL autoencoder of experiments/digits_latent.yaml
@@ -26,7 +27,9 @@ def _batches(count: int, batch: int, steps: int) -> Iterator[Tensor]:
 def _shifted(images: Tensor) -> Tensor:
     """Images moved by at most one pixel."""
     across, down = torch.randint(-1, 2, (2,)).tolist()
-    return nn.functional.pad(images, (1, 1, 1, 1))[..., 1 + down : 9 + down, 1 + across : 9 + across]
+    return nn.functional.pad(images, (1, 1, 1, 1))[
+        ..., 1 + down : 9 + down, 1 + across : 9 + across
+    ]
 
 
 def train_classifier(steps: int = 3000) -> tuple[nn.Module, str]:
@@ -34,6 +37,7 @@ def train_classifier(steps: int = 3000) -> tuple[nn.Module, str]:
     data, model = Digits(), DigitsClassifier()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, steps)
+
     for i in _batches(len(data.train[0]), 128, steps):
         _, logits = model(_shifted(data.train[0][i]))
         loss = nn.functional.cross_entropy(logits, data.train[1][i], label_smoothing=0.05)
@@ -41,16 +45,21 @@ def train_classifier(steps: int = 3000) -> tuple[nn.Module, str]:
         loss.backward()
         optimizer.step()
         schedule.step()
+
     with torch.no_grad():
         right = (model(data.held_out[0])[1].argmax(-1) == data.held_out[1]).float().mean()
+
     return model, f"accuracy on {len(data.held_out[0])} held-out digits: {right:.4f}"
 
 
 def train_vae(steps: int = 6000, kl_weight: float = 3e-3) -> tuple[nn.Module, str]:
-    """An autoencoder of the training digits: squared error + kl_weight · KL(posterior ‖ N(0, 1)), per pixel and latent."""
+    """An autoencoder of the training digits: squared error + kl_weight · KL(posterior ‖ N(0, 1)),
+    per pixel and latent.
+    """
     data, model = Digits(), Autoencoder(1, 4)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, steps)
+
     for i in _batches(len(data.train[0]), 128, steps):
         image = data.train[0][i].float() / 8 - 1
         mean, std = model.posterior(image)
@@ -61,12 +70,15 @@ def train_vae(steps: int = 6000, kl_weight: float = 3e-3) -> tuple[nn.Module, st
         loss.backward()
         optimizer.step()
         schedule.step()
+
     with torch.no_grad():
         image = data.held_out[0].float() / 8 - 1
         mean, std = model.posterior(image)
         error = (model.decoder(mean) - image).square().mean().sqrt() * 8
+
     return model, (
-        f"held-out error {error:.3f} grey levels of 16; latents: deviation {mean.std():.3f}, posterior's own {std.mean():.3f}"
+        f"held-out error {error:.3f} grey levels of 16; latents: deviation {mean.std():.3f}, "
+        f"posterior's own {std.mean():.3f}"
     )
 
 
@@ -76,8 +88,10 @@ TRAINERS: dict[str, Callable[[], tuple[nn.Module, str]]] = {
 }
 
 
-def retrain(name: str, folder: Path = ASSETS) -> str:
-    """Train the named weights from seed 0, save them as safetensors, and tell their size and how good they are."""
+def retrain_weights(name: str, folder: Path = ASSETS) -> str:
+    """Train the named weights from seed 0, save them as safetensors, and tell their size
+    and how good they are.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model, quality = TRAINERS[name]()

@@ -5,7 +5,8 @@
     head      densities made, guided, tempered and drawn from
     codec     tokens decoded to images
 
-The device is synchronised at the bounds of each part, so their sum is a little more than a batch takes unwatched.
+The device is synchronised at the bounds of each part, so their sum is a little more than a
+batch takes unwatched.
 """
 
 from __future__ import annotations
@@ -18,20 +19,21 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from ..config.recipe import Experiment, Recipe
-from ..hardware.precision import under
+from ..config.build import Experiment
+from ..config.sections import Recipe
+from ..hardware.precision import autocast_to
+from ..model.bilevel import Observer
 from ..model.heads.nested import Nested
 from ..model.noise import Noise
-from ..model.packed_linear import packed
-from ..training.block_transforms import quick_draws
-from .dtypes import of_generation
+from ..model.packed_linear import packed_weights
+from ..training.block_transforms import compiled_draws
+from .dtypes import generation_dtype
 
-PARTS = ("outer", "inner", "head", "codec")
+PHASES = ("outer", "inner", "head", "codec")
 
 
-class Clock:
+class PhaseTimer:
     """Seconds by name, each less those of the names measured inside it.
 
     Arguments:
@@ -44,19 +46,19 @@ class Clock:
         self.running: list[str] = []
         self.since = 0.0
 
-    def enter(self, name: str) -> None:
+    def start(self, name: str) -> None:
         self._charge()
         self.running.append(name)
 
-    def leave(self) -> None:
+    def stop(self) -> None:
         self._charge()
         self.running.pop()
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        self.enter(name)
+        self.start(name)
         yield
-        self.leave()
+        self.stop()
 
     def _charge(self) -> None:
         """Give the time since the last bound to the part that runs."""
@@ -69,50 +71,62 @@ class Clock:
 
 
 @torch.no_grad()
-def seconds_of_parts(recipe: Recipe, experiment: Experiment, repeats: int) -> dict[str, float]:
-    """Median seconds of each part over repeats of one batch, as `measure_speed` generates it. Warm up before."""
+def seconds_by_phase(recipe: Recipe, experiment: Experiment, repeats: int) -> dict[str, float]:
+    """Median seconds of each part over repeats of one batch, as `measure_speed`
+    generates it. Warm up before.
+    """
     device = experiment.device
     with (
-        under(of_generation(recipe, experiment), device),
-        packed(experiment.model),
-        quick_draws(recipe.machine, device),
+        autocast_to(generation_dtype(recipe, experiment), device),
+        packed_weights(experiment.model),
+        compiled_draws(recipe.machine, device),
     ):
         clocks = [_generate(recipe, experiment) for _ in range(repeats)]
-    return {name: statistics.median(clock.seconds[name] for clock in clocks) for name in PARTS}
+    return {name: statistics.median(clock.seconds[name] for clock in clocks) for name in PHASES}
 
 
-def _generate(recipe: Recipe, experiment: Experiment) -> Clock:
-    """One batch, with a clock: the walk of `bilevel.generate`, its visits timed, and the trunk's calls inside them."""
+class DrawClock(Observer):
+    """Charges the draws of a generation to one part of a clock."""
+
+    def __init__(self, clock: PhaseTimer, part: str) -> None:
+        self.clock, self.part = clock, part
+
+    def before_draw(self) -> None:
+        self.clock.start(self.part)
+
+    def after_draw(self, *_: Any) -> None:
+        self.clock.stop()
+
+
+def _generate(recipe: Recipe, experiment: Experiment) -> PhaseTimer:
+    """Time one batch: its draws, and the calls of the trunk inside them."""
     model, device, batch = experiment.model, experiment.device, recipe.evaluation.speed_batch
-    clock, noise = Clock(device), Noise.of(torch.arange(batch, device=device), "sample")
-    inner = "inner" if isinstance(model.inner, Nested) else "head"
-
-    def visit(z: Tensor, z_null: Tensor | None, where: Tensor, progress: float) -> Tensor:
-        with clock.part(inner):
-            null = None if z_null is None else model.inner(z_null)
-            x, _ = recipe.sampler.apply(model.inner(z), null, progress).draw(noise.at(1).at(where))
-            return x.to(z.dtype)
+    y = (torch.arange(batch) % experiment.source.classes).to(device)
+    noise = Noise.of(torch.arange(batch, device=device), "sample")
+    clock = PhaseTimer(device)
+    draws = DrawClock(clock, "inner" if isinstance(model.inner, Nested) else "head")
 
     with clock.part("outer"), _timed(getattr(model.inner, "trunk", None), clock):
-        c = model.labels((torch.arange(batch) % experiment.source.classes).to(device))
-        null = model.labels.null(batch) if recipe.sampler.guidance != 1 else None
-        x = model.outer.walk(c, null, visit, noise, recipe.sampler)
+        x, _ = model.generate(y, noise, recipe.sampler, observe=draws)
     with clock.part("codec"):
         experiment.codec.decode(x).cpu()
     return clock
 
 
 @contextmanager
-def _timed(trunk: torch.nn.Module | None, clock: Clock) -> Iterator[None]:
+def _timed(trunk: torch.nn.Module | None, clock: PhaseTimer) -> Iterator[None]:
     """Charge the calls of the trunk to `inner`."""
     if trunk is None:
         yield
         return
 
     def end(*_: Any) -> None:
-        clock.leave()
+        clock.stop()
 
-    hooks = [trunk.register_forward_pre_hook(lambda *_: clock.enter("inner")), trunk.register_forward_hook(end)]
+    hooks = [
+        trunk.register_forward_pre_hook(lambda *_: clock.start("inner")),
+        trunk.register_forward_hook(end),
+    ]
     try:
         yield
     finally:

@@ -13,19 +13,23 @@ def read_npz(path: Path, names: tuple[str, ...] | None = None) -> dict[str, np.n
     """The arrays of an npz by name; of those in `names` alone, where names are given.
 
     Raises:
-        ConfigError: in one line, if the file is missing, damaged or encrypted, or holds anything but plain arrays.
+        ConfigError: in one line, if the file is missing, damaged or encrypted, or holds
+            anything but plain arrays.
     """
     if not path.is_file():
         raise ConfigError(f"{path} is no file")
+
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files if names is None or name in names}
     except Exception as error:  # a damaged archive may fail anywhere in zipfile, zlib or numpy
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise ConfigError(f"{path} is no npz of arrays, or damaged ({reason})") from None
+
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray):  # numpy gives a member that is no array as bytes
             raise ConfigError(f"{path} is no npz of arrays: {name} is none")
+
     return arrays
 
 
@@ -38,5 +42,7 @@ def map_array(path: Path) -> np.ndarray:
     try:
         array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # as above
-        raise ConfigError(f"{path} is no file of an array, or damaged ({' '.join(str(error).split())[:160]})") from None
+        raise ConfigError(
+            f"{path} is no file of an array, or damaged ({' '.join(str(error).split())[:160]})"
+        ) from None
     return array

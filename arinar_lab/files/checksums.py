@@ -1,4 +1,6 @@
-"""Files with a SHA-256 beside them, as `sha256sum -c` reads it: written whole, looked at again, removed together."""
+"""Files with a SHA-256 beside them, as `sha256sum -c` reads it: written whole, looked at
+again, removed together.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +11,11 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
-from . import atomic as disk
-from .atomic import rename, write
+from . import atomic
+from .atomic import rename, write_atomically
 
 
-def digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
     """SHA-256 of a file, or of all files in a folder (a checkpoint in shards)."""
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     sums = []
@@ -25,7 +27,7 @@ def digest(path: Path) -> str:
 
 def seal(draft: Path, path: Path) -> None:
     """Give a draft its name, and a checksum beside it."""
-    write(_sum_of(path), f"{digest(draft)}  {path.name}\n")
+    write_atomically(_sum_of(path), f"{file_digest(draft)}  {path.name}\n")
     rename(draft, path)
 
 
@@ -42,8 +44,10 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], kept: str = "") -> None
     draft = path.with_suffix(".draft")
     draft.touch()
     usual = draft.stat().st_mode
-    with disk.room_for(path, draft, kept):
-        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, draft)
+    with atomic.disk_full_guard(path, draft, kept):
+        save_file(
+            {name: value.detach().cpu().contiguous() for name, value in tensors.items()}, draft
+        )
         draft.chmod(usual)  # safetensors lets nobody else read it
         seal(draft, path)
 
@@ -52,13 +56,19 @@ def _sum_of(path: Path) -> Path:
     return path.with_name(path.name + ".sha256")
 
 
-def altered(path: Path) -> bool:
-    """Whether a file is not the one that its checksum is of; older versions wrote none for final weights."""
+def damage(path: Path) -> str:
+    """Compare a file with the checksum beside it. The result says what is wrong; it is
+    empty where nothing is.
+    """
     file = _sum_of(path)
-    return file.is_file() and file.read_text(encoding="utf-8", errors="replace").split()[:1] != [digest(path)]
+    if not file.is_file():
+        return "its checksum is missing"
+
+    noted = file.read_text(encoding="utf-8", errors="replace").split()[:1]
+    return "" if noted == [file_digest(path)] else "its checksum differs"
 
 
-def remove(path: Path) -> None:
+def remove_sealed(path: Path) -> None:
     """Remove a checkpoint, or what there is of it, and its checksum."""
     if path.is_dir():
         shutil.rmtree(path)

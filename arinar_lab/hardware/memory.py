@@ -1,7 +1,7 @@
 """Where a batch does not fit into the memory: which one would.
 
-What was asked for is tried again with fewer images, half as many each time, until it goes through once. So the number that
-is named was measured, beside the weights and whatever else takes room.
+What was asked for is tried again with fewer images, half as many each time, until it goes through
+once. So the number that is named was measured, beside the weights and whatever else takes room.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from contextlib import contextmanager
 
 import torch
 
-from ..errors import RunFailed
+from ..errors import OutOfMemory
 
 
-class OutOfMemory(RunFailed, RuntimeError):
-    """A batch does not fit into the memory; the message names the key and a value that would."""
-
-
-def is_full(error: BaseException) -> bool:
-    """Whether an error says that the memory is full: of a GPU, of Python, or of torch on the CPU."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the memory is full: of a GPU, of Python, or
+    of torch on the CPU.
+    """
+    return isinstance(
+        error, torch.OutOfMemoryError | MemoryError
+    ) or "can't allocate memory" in str(error)
 
 
 def halves(batch: int) -> Iterator[int]:
@@ -30,7 +30,7 @@ def halves(batch: int) -> Iterator[int]:
         yield batch
 
 
-def fitting(attempt: Callable[[int], object], batches: Iterable[int]) -> int:
+def largest_that_fits(attempt: Callable[[int], object], batches: Iterable[int]) -> int:
     """The first of some batches that an attempt gets through; 0 if none."""
     for batch in batches:
         torch.cuda.empty_cache()
@@ -38,14 +38,15 @@ def fitting(attempt: Callable[[int], object], batches: Iterable[int]) -> int:
             attempt(batch)
             return batch
         except Exception as error:
-            if not is_full(error):
+            if not is_out_of_memory(error):
                 raise
             traceback.clear_frames(error.__traceback__)
+
     return 0
 
 
 @contextmanager
-def room_on_device(key: str, batch: int, attempt: Callable[[int], object]) -> Iterator[None]:
+def oom_guard(key: str, batch: int, attempt: Callable[[int], object]) -> Iterator[None]:
     """Where the memory is too small for what is done inside, raise what would fit.
 
     Arguments:
@@ -57,9 +58,11 @@ def room_on_device(key: str, batch: int, attempt: Callable[[int], object]) -> It
     try:
         yield
     except Exception as error:
-        if not is_full(error):
+        if not is_out_of_memory(error):
             raise
         traceback.clear_frames(error.__traceback__)  # which hold what did not fit
-        found = fitting(attempt, halves(batch))
+        found = largest_that_fits(attempt, halves(batch))
         said = f"{found} would: say {key}={found}" if found else "nor does a single one"
-        raise OutOfMemory(f"{key}: {batch} images at a time do not fit into the memory; {said}") from None
+        raise OutOfMemory(
+            f"{key}: {batch} images at a time do not fit into the memory; {said}"
+        ) from None

@@ -1,9 +1,10 @@
 """In which numbers a trained model is evaluated: `evaluation.precision`.
 
 float32     all of it
-bfloat16    matrix products of the outer model and the trunk, by autocast; densities are float32 all the same
-auto        likelihood in float32; images in bfloat16 where the model is wide and this device multiplies much faster in it,
-            which is measured; else in float32
+bfloat16    matrix products of the outer model and the trunk, by autocast; densities are
+            float32 all the same
+auto        likelihood in float32; images in bfloat16 where the model is wide and this device
+            multiplies much faster in it, which is measured; else in float32
 """
 
 from __future__ import annotations
@@ -14,39 +15,52 @@ from functools import cache
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
-from ..model.packed_linear import multiplies
-from .profiling import Precision, peak
+from ..model.packed_linear import has_native_matmul
+from .profiling import MatmulDtype, peak_flops
 
-MUCH = 1.5  # times as fast
-PRODUCTS: dict[str, Precision] = {"32-true": "float32", "bf16-mixed": "bfloat16", "16-mixed": "bfloat16"}
+MIN_SPEEDUP = 1.5  # times as fast
+MATMUL_DTYPES: dict[str, MatmulDtype] = {
+    "32-true": "float32",
+    "bf16-mixed": "bfloat16",
+    "16-mixed": "bfloat16",
+}
 """What matrix products are computed in, or as fast as, under each of Lightning's precisions."""
 
 
-def under(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
-    """Where matrix products are computed in that precision; a warning where the device has no instructions for it."""
+def autocast_to(precision: MatmulDtype, device: torch.device) -> AbstractContextManager[object]:
+    """Where matrix products are computed in that precision; a warning where the device has no
+    instructions for it.
+    """
     if precision == "float32":
         return nullcontext()
     warn_of_emulation(device, precision)
     return torch.autocast(device.type, getattr(torch, precision))
 
 
-def warn_of_emulation(device: torch.device, precision: Precision) -> None:
+def warn_of_emulation(device: torch.device, precision: MatmulDtype) -> None:
     """Warn, once, that a device has no instructions for products in a precision."""
-    if not multiplies(device, getattr(torch, precision)):
+    if not has_native_matmul(device, getattr(torch, precision)):
         rank_zero_warn(
-            f"this processor has no instructions for {precision}: its products take over a hundred times as long"
+            f"this processor has no instructions for {precision}: its products take over a "
+            "hundred times as long"
         )
 
 
 @cache
-def quicker(device: torch.device) -> Precision:
-    """bfloat16 where products of large matrices are `MUCH` faster in it, else float32."""
-    if not multiplies(device, torch.bfloat16):
+def faster_dtype(device: torch.device) -> MatmulDtype:
+    """bfloat16 where products of large matrices are `MIN_SPEEDUP` faster in it, else float32."""
+    if not has_native_matmul(device, torch.bfloat16):
         return "float32"
-    return "bfloat16" if rate(device, "bfloat16") > MUCH * rate(device, "float32") else "float32"
+    return (
+        "bfloat16"
+        if matmul_flops(device, "bfloat16") > MIN_SPEEDUP * matmul_flops(device, "float32")
+        else "float32"
+    )
 
 
-def rate(device: torch.device, precision: Precision) -> float:
-    """FLOP/s of a device's matrix products, measured briefly; whoever draws after it draws what he would have drawn."""
+def matmul_flops(device: torch.device, precision: MatmulDtype) -> float:
+    """FLOP/s of a device's matrix products, measured briefly; whoever draws after it draws what
+    he would have drawn.
+    """
     with torch.random.fork_rng():
-        return peak(device, precision, *((4096, 10) if device.type == "cuda" else (512, 5)))
+        return peak_flops(device, precision, *((4096, 10) if device.type == "cuda" else (512, 5)))

@@ -1,4 +1,5 @@
-"""What every pair of an outer and an inner model does, whether the condition comes from labels or from another pair.
+"""What every pair of an outer and an inner model does, whether the condition comes from labels
+or from another pair.
 
     answered    Σ over the steps of the walk of a term of the true tokens: likelihood
     placed      the same, not summed but put where the tokens are
@@ -6,39 +7,52 @@
 
 `Arinar` is such a pair on an image, `Nested` on one token.
 
-Letters: B images (or tokens), N tokens (or sub-tokens), m of them at a time, D features, C prefix rows, E width of z.
+Letters: B images (or tokens), N tokens (or sub-tokens), m of them at a time, D features, C
+prefix rows, E width of z.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import torch
 from torch import Tensor
 
 from .density import Density
 from .inner.head import Likelihood
-from .noise import Noise
+from .noise import Noise, Stream
 from .outer import Outer, put, take
 from .sampler import Sampler
 
 _ORDER = ("none", "surrogate", "estimate", "bound", "exact")
 
 
-def weaker(*likelihoods: Likelihood) -> Likelihood:
+def weaker_likelihood(*likelihoods: Likelihood) -> Likelihood:
     """What a pair's likelihood is, given what its parts' are."""
     return min(likelihoods, key=_ORDER.index)
 
 
-def answered(
-    outer: Outer, x: Tensor, c: Tensor, noise: Noise, steps: int | None, term: Callable[[Tensor, Tensor], Tensor]
+def token_noise(noise: Noise, where: Tensor) -> Noise:
+    """The noise [B, m] of the tokens at where [B, m], from that of their images [B]."""
+    return noise.at(Stream.TOKENS).at(where)
+
+
+def sum_over_walk(
+    outer: Outer,
+    x: Tensor,
+    c: Tensor,
+    noise: Noise,
+    steps: int | None,
+    term: Callable[[Tensor, Tensor], Tensor],
 ) -> Tensor:
-    """Σ of term(z [B, m, E], where [B, m]) → [B, m] over the walk answered with the true x [B, N, D]: [B]."""
+    """Σ of term(z [B, m, E], where [B, m]) → [B, m] over the walk answered with the
+    true x [B, N, D]: [B].
+    """
     terms = [term(z, where).sum(-1) for z, where in outer.conditions(x, c, noise, steps)]
     return torch.stack(terms).sum(0)
 
 
-def placed(
+def scatter_over_walk(
     outer: Outer,
     x: Tensor,
     c: Tensor,
@@ -46,20 +60,46 @@ def placed(
     steps: int | None,
     term: Callable[[Tensor, Tensor, Tensor], Tensor],
 ) -> Tensor:
-    """term(z [B, m, E], tokens [B, m, D], where) → [B, m, D] of each step of that walk, at the tokens' places: [B, N, D]."""
+    """term(z [B, m, E], tokens [B, m, D], where) → [B, m, D] of each step of that walk, at the
+    tokens' places: [B, N, D].
+    """
     result = torch.zeros_like(x)
     for z, where in outer.conditions(x, c, noise, steps):
         result = put(result, where, term(z, take(x, where), where).to(x.dtype))
     return result
 
 
-def generate(
-    outer: Outer, c: Tensor, null: Tensor | None, noise: Noise, sampler: Sampler,
-    density: Callable[[Tensor, Tensor | None, Tensor, float], Density], prefix: tuple[Tensor, float] | None = None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Tokens [B, N, D] drawn from density(z, z_null, where, progress), and truncated conditionals of each image [B].
+class Observer:
+    """Watches a generation: both methods are called at every step that draws."""
 
-    With a prefix (x [B, N, D], share) the first steps take their tokens from x, until `share` of all is known.
+    def before_draw(self) -> None:
+        """The outer model has computed z; now densities are made of it and drawn from."""
+
+    def after_draw(self, z: Tensor, where: Tensor, drawn_from: Density, x: Tensor) -> None:
+        """Tokens x [B, m, D] at where [B, m] were drawn from a density made of z [B, m, E]."""
+
+
+UNOBSERVED = Observer()
+
+
+def generate_tokens(
+    outer: Outer,
+    c: Tensor,
+    null: Tensor | None,
+    noise: Noise,
+    sampler: Sampler,
+    density: Callable[[Tensor, Tensor | None, Tensor, float], Density],
+    prefix: tuple[Tensor, float] | None = None,
+    observe: Observer = UNOBSERVED,
+    only: Collection[int] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Tokens [B, N, D] drawn from density(z, z_null, where, progress), and truncated
+    conditionals of each image [B].
+
+    Arguments:
+        prefix: (x [B, N, D], share). The first steps take their tokens from x, until
+            `share` of all is known.
+        observe: watches the steps; only: the steps that are computed, see `Outer.walk`.
     """
     truncated, known = torch.zeros_like(noise.key), 0
 
@@ -68,8 +108,14 @@ def generate(
         known += where.shape[1]
         if prefix is not None and known <= prefix[1] * prefix[0].shape[1] + 1e-9:
             return take(prefix[0], where)
-        x, cut = density(z, z_null, where, progress).draw(noise.at(1).at(where))
-        truncated = truncated + cut.sum(-1)
-        return x.to(z.dtype)
 
-    return outer.walk(c, null, visit, noise, sampler), truncated
+        observe.before_draw()
+        drawn_from = density(z, z_null, where, progress)
+        x, cut = drawn_from.draw(token_noise(noise, where))
+        x = x.to(z.dtype)
+        observe.after_draw(z, where, drawn_from, x)
+
+        truncated = truncated + cut.sum(-1)
+        return x
+
+    return outer.walk(c, null, visit, noise, sampler, only), truncated

@@ -4,10 +4,11 @@
     p.guided(q, w)          ∝ p^w · q^(1-w): classifier-free guidance of a density by its null q
     p.sample(noise)         a pure function of the noise
 
-A density that can be walked one feature at a time (`Rows`) is guided feature by feature: each 1-D conditional
-p(x_f | x_<f)^w · q(x_f | x_<f)^(1-w) is normalised on a grid and drawn by its inverse CDF. The grid is the union of each
-component's own knots, which stays accurate when widths differ a thousandfold; it reaches as far as guidance moves the
-mass, and is refined where that is. The published code draws 1000 candidates instead (`candidates`).
+A density that can be walked one feature at a time (`FeaturewiseDensity`) is guided feature by
+feature: each 1-D conditional p(x_f | x_<f)^w · q(x_f | x_<f)^(1-w) is normalised on a grid and
+drawn by its inverse CDF. The grid is the union of each component's own knots, which stays accurate
+when widths differ a thousandfold; it reaches as far as guidance moves the mass, and is refined
+where that is. The published code draws 1000 candidates instead (`candidates`).
 
 Letters: * batch, F features, K components, M grid points. Unit: nats per event.
 """
@@ -28,41 +29,55 @@ from torch import Tensor
 from .noise import Noise
 
 REACH = 12.0  # the grid's half-width, in standard deviations
-TRUNCATE = 3.3  # half-width, in standard deviations, that is kept where p^w q^(1-w) cannot be normalised
+# half-width, in standard deviations, that is kept where p^w q^(1-w) cannot be normalised
+TRUNCATE = 3.3
 NEGLIGIBLE = 16.0  # nats below the highest density at which a grid may end
 KNOTS = 11  # grid points of one component
-QUANTILES = (24, 48)  # grid points that are put where the mass turns out to be, in each of two rounds
+# grid points that are put where the mass turns out to be, in each of two rounds
+QUANTILES = (24, 48)
 
 
 class Density:
     """p(x) for x [*, F]. A member writes `log_prob` and `sample`, and what it can of the rest."""
 
     def log_prob(self, x: Tensor, noise: Noise | None = None) -> Tensor:
-        """log p(x) in nats, [*, F] → [*]. `noise` serves members whose likelihood is an estimate."""
+        """log p(x) in nats, [*, F] → [*]. `noise` serves members whose
+        likelihood is an estimate.
+        """
         raise NotImplementedError
 
     def loss(self, x: Tensor, noise: Noise) -> Tensor:
-        """What training minimises, [*, F] → [*]: -log p(x), unless the member trains on a surrogate."""
+        """What training minimises, [*, F] → [*]: -log p(x), unless the member
+        trains on a surrogate.
+        """
         return -self.log_prob(x, noise)
 
     def log_interval(self, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        """log Π_f P(low_f < X_f < high_f | x_<f) in nats, three times [*, F] → [*]: likelihood at a finite resolution."""
+        """log Π_f P(low_f < X_f < high_f | x_<f) in nats, three times [*, F] → [*]: likelihood at
+        a finite resolution.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no likelihood at a resolution")
 
     def by_feature(self, x: Tensor) -> Tensor:
-        """log p(x_f | what comes before f) in nats at place f, [*, F] → [*, F]: what `log_prob` is the sum of."""
+        """log p(x_f | what comes before f) in nats at place f, [*, F] → [*, F]: what
+        `log_prob` is the sum of.
+        """
         raise NotImplementedError(f"{type(self).__name__} is not walked one feature at a time")
 
     def pit(self, x: Tensor) -> Tensor:
-        """P(X_f ≤ x_f | what comes before f) at place f, [*, F] → [*, F]: uniform where the density is right."""
+        """P(X_f ≤ x_f | what comes before f) at place f, [*, F] → [*, F]: uniform where
+        the density is right.
+        """
         raise NotImplementedError(f"{type(self).__name__} is not walked one feature at a time")
 
-    def cut(self, x: Tensor) -> Tensor:
+    def truncated(self, x: Tensor) -> Tensor:
         """1 where the 1-D conditional of x_f had to be truncated, [*, F] → [*, F]."""
         return torch.zeros_like(x)
 
     def refined(self) -> Density:
-        """The same density, its likelihood computed with twice the steps where it is integrated numerically."""
+        """The same density, its likelihood computed with twice the steps where it is
+        integrated numerically.
+        """
         return self
 
     def tempered(self, t: float) -> Density:
@@ -70,15 +85,23 @@ class Density:
         raise NotImplementedError(f"{type(self).__name__} cannot be tempered")
 
     def guided(self, null: Density, weight: float, candidates: int = 0) -> Density:
-        """∝ p^weight · null^(1-weight); with `candidates` n, resampled from n draws of p (arXiv 2503.02883)."""
+        """∝ p^weight · null^(1-weight); with `candidates` n, resampled from n draws of
+        p (arXiv 2503.02883).
+        """
         raise NotImplementedError(f"{type(self).__name__} cannot be guided")
 
     def filtered(self, threshold: float, t: float) -> Density:
-        """The same density, whose guidance raises no level that has less than `threshold` once it is tempered by t."""
-        raise NotImplementedError(f"{type(self).__name__} has no levels that guidance could leave out")
+        """The same density, whose guidance raises no level that has less than `threshold` once
+        it is tempered by t.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} has no levels that guidance could leave out"
+        )
 
-    def hastened(self, together: int) -> Density:
-        """The same density, drawn with `together` groups of its features at a time, as though those were independent."""
+    def with_parallel_groups(self, together: int) -> Density:
+        """The same density, drawn with `together` groups of its features at a time, as though
+        those were independent.
+        """
         raise NotImplementedError(f"{type(self).__name__} is not drawn group by group")
 
     def sample(self, noise: Noise) -> Tensor:
@@ -90,7 +113,9 @@ class Density:
         return self.sample(noise), torch.zeros_like(noise.key)
 
     def given(self, x: Tensor) -> Density:
-        """The density whose parameters can be looked at: itself, or its teacher-forced blocks given x [*, F]."""
+        """The density whose parameters can be looked at: itself, or its teacher-forced
+        blocks given x [*, F].
+        """
         return self
 
     def weights(self) -> Tensor | None:
@@ -98,7 +123,7 @@ class Density:
         return None
 
 
-class Row:
+class Density1D:
     """A one-dimensional density for each element of a batch [*]; points are x [*, M]."""
 
     def log_prob(self, x: Tensor) -> Tensor:
@@ -110,16 +135,22 @@ class Row:
         raise NotImplementedError
 
     def knots(self, n: int) -> Tensor:
-        """Points (unsorted) between which the density is nearly linear, n for each component: [*, M]."""
+        """Points (unsorted) between which the density is nearly linear, n for
+        each component: [*, M].
+        """
         raise NotImplementedError
 
     def span(self, sigmas: float) -> tuple[Tensor, Tensor]:
-        """The interval that holds every component's ±sigmas·σ, or the whole support: two tensors [*]."""
+        """The interval that holds every component's ±sigmas·σ, or the whole
+        support: two tensors [*].
+        """
         knots = self.knots(2)
         return knots.amin(-1), knots.amax(-1)
 
     def tail(self) -> Tensor:
-        """σ of the widest Gaussian tail, [*]; 0 where the tails are lighter or the support is bounded."""
+        """σ of the widest Gaussian tail, [*]; 0 where the tails are lighter or
+        the support is bounded.
+        """
         return torch.zeros_like(self.knots(2)[..., 0])
 
     def log_interval(self, low: Tensor, high: Tensor) -> Tensor:
@@ -128,17 +159,23 @@ class Row:
         mass = self.cdf(high.double()) - self.cdf(low.double())
         return mass.clamp(min=tiny).log()
 
-    def beside(self, other: Row) -> Row | None:
-        """This row and another as one, [2, *], whose log_prob takes points [*, M]; None for members that have no such."""
+    def stack_with(self, other: Density1D) -> Density1D | None:
+        """This row and another as one, [2, *], whose log_prob takes points [*, M]; None for
+        members that have no such.
+        """
         return None
 
-    def tempered(self, t: float) -> Row:
-        """The row with every σ multiplied by t; where a member has no σ of its own, drawn together about its median."""
+    def tempered(self, t: float) -> Density1D:
+        """The row with every σ multiplied by t; where a member has no σ of its own, drawn
+        together about its median.
+        """
         half = torch.full_like(self.knots(2)[..., 0], 0.5, dtype=torch.float64)
-        return Stretched(self, Grid.of(self).icdf(half).unsqueeze(-1), t)
+        return Rescaled1D(self, Grid.of(self).icdf(half).unsqueeze(-1), t)
 
     def sample(self, noise: Noise) -> Tensor:
-        """One x [*] for each key of the noise [*]: by the inverse CDF on a grid, unless the member knows better."""
+        """One x [*] for each key of the noise [*]: by the inverse CDF on a grid, unless the
+        member knows better.
+        """
         return Grid.of(self).icdf(noise.uniform(1).squeeze(-1))
 
     def weights(self) -> Tensor | None:
@@ -147,14 +184,14 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Stretched(Row):
+class Rescaled1D(Density1D):
     """The row of c + t (X - c): every distance from the centre c is multiplied by t.
 
     Arguments:
         row: of X; centre: c [*, 1]; factor: t > 0.
     """
 
-    row: Row
+    row: Density1D
     centre: Tensor
     factor: float
 
@@ -174,25 +211,30 @@ class Stretched(Row):
         return self.centre + self.factor * (self.row.knots(n) - self.centre)
 
     def span(self, sigmas: float) -> tuple[Tensor, Tensor]:
-        low, high = (self.centre + self.factor * (end.unsqueeze(-1) - self.centre) for end in self.row.span(sigmas))
+        low, high = (
+            self.centre + self.factor * (end.unsqueeze(-1) - self.centre)
+            for end in self.row.span(sigmas)
+        )
         return low.squeeze(-1), high.squeeze(-1)
 
     def tail(self) -> Tensor:
         return self.factor * self.row.tail()
 
 
-class Rows(Density):
-    """A density that can be walked one feature at a time. A member writes `row`, `features` and `tempered`."""
+class FeaturewiseDensity(Density):
+    """A density that can be walked one feature at a time. A member writes `row`,
+    `features` and `tempered`.
+    """
 
     @property
     def features(self) -> int:
         """F."""
         raise NotImplementedError
 
-    def tempered(self, t: float) -> Rows:
+    def tempered(self, t: float) -> FeaturewiseDensity:
         raise NotImplementedError(f"{type(self).__name__} cannot be tempered")
 
-    def row(self, f: int, past: Tensor) -> Row:
+    def row(self, f: int, past: Tensor) -> Density1D:
         """p(x_f | x_<f) given past [*, f]."""
         raise NotImplementedError
 
@@ -211,23 +253,38 @@ class Rows(Density):
         return torch.cat(each, -1)
 
     def pit(self, x: Tensor) -> Tensor:
-        return torch.cat([self.row(f, x[..., :f]).cdf(x[..., f : f + 1]) for f in range(self.features)], -1)
+        return torch.cat(
+            [self.row(f, x[..., :f]).cdf(x[..., f : f + 1]) for f in range(self.features)], -1
+        )
 
     def guided(self, null: Density, weight: float, candidates: int = 0) -> Density:
-        if not isinstance(null, Rows):
-            raise TypeError(f"the null of a {type(self).__name__} must be Rows, not {type(null).__name__}")
+        if not isinstance(null, FeaturewiseDensity):
+            raise TypeError(
+                f"the null of a {type(self).__name__} must be a FeaturewiseDensity, not "
+                f"{type(null).__name__}"
+            )
+
         if weight == 1:
             return self
-        return Resampled(self, null, weight, candidates) if candidates else Guided(self, null, weight)
+
+        return (
+            Resampled(self, null, weight, candidates) if candidates else Guided(self, null, weight)
+        )
 
     def repeat(self, n: int) -> Self:
         """The same density n times along a new first axis: batch [*] → [n, *]."""
         return each_tensor(self, lambda value: value.expand(n, *value.shape))
 
     def quantile(self, f: int, past: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-        """The x_f [*] with P(X_f ≤ x_f | x_<f) = u [*], and 1 where its density had to be truncated [*]."""
+        """The x_f [*] with P(X_f ≤ x_f | x_<f) = u [*], and 1 where its density had
+        to be truncated [*].
+        """
         row = self.row(f, past)
-        return (row.icdf(u), row.truncated) if isinstance(row, Grid) else _invert.get()(row, row, 1.0, u)
+        return (
+            (row.icdf(u), row.truncated)
+            if isinstance(row, Grid)
+            else _invert.get()(row, row, 1.0, u)
+        )
 
     def sample(self, noise: Noise) -> Tensor:
         return self.draw(noise)[0]
@@ -244,21 +301,26 @@ class Rows(Density):
         return x, truncated
 
 
-def invert(p: Row, q: Row, weight: float, u: Tensor) -> tuple[Tensor, Tensor]:
-    """The x [*] at which the CDF of p^w · q^(1-w) is u [*], and 1 where that product was truncated [*]."""
+def invert(p: Density1D, q: Density1D, weight: float, u: Tensor) -> tuple[Tensor, Tensor]:
+    """The x [*] at which the CDF of p^w · q^(1-w) is u [*], and 1 where that
+    product was truncated [*].
+    """
     grid = Grid.product(p, q, weight)
     return grid.icdf(u), grid.truncated
 
 
-_invert: ContextVar[Callable[[Row, Row, float, Tensor], tuple[Tensor, Tensor]]] = ContextVar("invert", default=invert)
+_invert: ContextVar[Callable[[Density1D, Density1D, float, Tensor], tuple[Tensor, Tensor]]] = (
+    ContextVar("invert", default=invert)
+)
 
 
 @contextmanager
 def compiled_quantiles() -> Iterator[None]:
-    """Within, features are drawn by one compiled function: about twice as fast, and other only by rounding.
+    """Within, features are drawn by one compiled function: about twice as fast, and
+    other only by rounding.
 
-    Compiling takes half a minute of the first two batches that differ in shape. Where a row cannot be compiled, or only in
-    parts, the rest is computed as without.
+    Compiling takes half a minute of the first two batches that differ in shape. Where a row cannot
+    be compiled, or only in parts, the rest is computed as without.
     """
     token = _invert.set(_compiled())
     try:
@@ -268,33 +330,37 @@ def compiled_quantiles() -> Iterator[None]:
 
 
 @cache
-def _compiled() -> Callable[[Row, Row, float, Tensor], tuple[Tensor, Tensor]]:
+def _compiled() -> Callable[[Density1D, Density1D, float, Tensor], tuple[Tensor, Tensor]]:
     return torch.compile(invert)
 
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
-def each_tensor(value: T, change: Callable[[Tensor], Tensor]) -> T:
-    """A dataclass of tensors, and of such dataclasses, with every tensor changed; all else is left as it is."""
+def each_tensor(value: _T, change: Callable[[Tensor], Tensor]) -> _T:
+    """A dataclass of tensors, and of such dataclasses, with every tensor changed; all
+    else is left as it is.
+    """
     parts = {field.name: getattr(value, field.name) for field in fields(value)}  # type: ignore[arg-type]
     changed = {
         name: change(part) if isinstance(part, Tensor) else each_tensor(part, change)
         for name, part in parts.items()
-        if isinstance(part, (Tensor, Row, Density))
+        if isinstance(part, (Tensor, Density1D, Density))
     }
     return replace(value, **changed)  # type: ignore[type-var]
 
 
 @dataclass(frozen=True)
-class Factorised(Rows):
-    """Independent features, p(x) = Π_f p_f(x_f). A head on one feature writes a `Row` and returns this.
+class Factorised(FeaturewiseDensity):
+    """Independent features, p(x) = Π_f p_f(x_f). A head on one feature writes a
+    `Density1D` and returns this.
 
     Arguments:
-        every: the rows of all features in one, with batch [*, F]: a dataclass whose tensors are all [*, F, n].
+        every: the rows of all features in one, with batch [*, F]: a dataclass whose
+            tensors are all [*, F, n].
     """
 
-    every: Row
+    every: Density1D
 
     @property
     def features(self) -> int:
@@ -307,16 +373,18 @@ class Factorised(Rows):
     def log_interval(self, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
         return self.every.log_interval(low.unsqueeze(-1), high.unsqueeze(-1)).squeeze(-1).sum(-1)
 
-    def tempered(self, t: float) -> Rows:
+    def tempered(self, t: float) -> FeaturewiseDensity:
         return replace(self, every=self.every.tempered(t))
 
-    def row(self, f: int, past: Tensor) -> Row:
+    def row(self, f: int, past: Tensor) -> Density1D:
         return each_tensor(self.every, lambda value: value[..., f, :])
 
     def sample(self, noise: Noise) -> Tensor:
         """All features at once, each with noise of its own."""
         return self.every.sample(
-            noise.at(torch.arange(self.features, device=noise.key.device).expand(*noise.key.shape, -1))
+            noise.at(
+                torch.arange(self.features, device=noise.key.device).expand(*noise.key.shape, -1)
+            )
         )
 
     def draw(self, noise: Noise) -> tuple[Tensor, Tensor]:
@@ -327,7 +395,7 @@ class Factorised(Rows):
 
 
 @dataclass(frozen=True)
-class Guided(Rows):
+class Guided(FeaturewiseDensity):
     """Π_f p(x_f | x_<f)^w · q(x_f | x_<f)^(1-w) / Z_f(x_<f), each factor normalised on a grid.
 
     Arguments:
@@ -335,8 +403,8 @@ class Guided(Rows):
         weight: w ≥ 0; 1 gives p, 0 gives q.
     """
 
-    p: Rows
-    q: Rows
+    p: FeaturewiseDensity
+    q: FeaturewiseDensity
     weight: float
 
     @property
@@ -352,7 +420,7 @@ class Guided(Rows):
     def quantile(self, f: int, past: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         return _invert.get()(self.p.row(f, past), self.q.row(f, past), self.weight, u)
 
-    def cut(self, x: Tensor) -> Tensor:
+    def truncated(self, x: Tensor) -> Tensor:
         return torch.stack([self.row(f, x[..., :f]).truncated for f in range(self.features)], -1)
 
 
@@ -360,15 +428,16 @@ class Guided(Rows):
 class Resampled(Density):
     """Guidance as published: draw n candidates from p, keep one with weight ∝ (p/q)^(w-1).
 
-    Under a temperature the candidates come from p.tempered(t), and the weights from p and q as they are (arXiv
-    2503.02883, released code). Its density has no closed form: `log_prob` is refused.
+    Under a temperature the candidates come from p.tempered(t), and the weights from p and q as they
+    are (arXiv 2503.02883, released code). Its density has no closed form: `log_prob` is refused.
 
     Arguments:
-        p, q: the conditional density and its null; weight: w; candidates: n; temperature: of the candidates.
+        p, q: the conditional density and its null; weight: w; candidates: n;
+            temperature: of the candidates.
     """
 
-    p: Rows
-    q: Rows
+    p: FeaturewiseDensity
+    q: FeaturewiseDensity
     weight: float
     candidates: int
     temperature: float = 1.0
@@ -377,12 +446,19 @@ class Resampled(Density):
         return replace(self, temperature=self.temperature * t)
 
     def sample(self, noise: Noise) -> Tensor:
-        keys = noise.at(torch.arange(self.candidates, device=noise.key.device)[(None,) * noise.key.dim()])
+        keys = noise.at(
+            torch.arange(self.candidates, device=noise.key.device)[(None,) * noise.key.dim()]
+        )
         p, q = self.p.repeat(self.candidates), self.q.repeat(self.candidates)
         draws = p.tempered(self.temperature).sample(Noise(keys.key.movedim(-1, 0)))  # [n, *, F]
         log_ratio = p.log_prob(draws) - q.log_prob(draws)
         cumulative = ((self.weight - 1) * log_ratio.double()).softmax(0).cumsum(0)  # [n, *]
-        pick = (cumulative < noise.at(self.candidates).uniform(1).squeeze(-1)).sum(0).clamp(max=self.candidates - 1)
+        pick = (
+            (cumulative < noise.at(self.candidates).uniform(1).squeeze(-1))
+            .sum(0)
+            .clamp(max=self.candidates - 1)
+        )
+
         return draws.gather(0, pick[None, ..., None].expand(1, *draws.shape[1:])).squeeze(0)
 
 
@@ -392,23 +468,26 @@ class Product:
 
     Arguments:
         p, q: rows with batch [*]; weight: w.
-        both: p and q as one row with batch [2, *], where they can be had in one: half the operations.
+        both: p and q as one row with batch [2, *], where they can be had in one:
+            half the operations.
     """
 
-    p: Row
-    q: Row
+    p: Density1D
+    q: Density1D
     weight: float
-    both: Row | None
+    both: Density1D | None
 
     def log_prob(self, x: Tensor) -> Tensor:
         if self.weight == 1:
             return self.p.log_prob(x)
-        log_p, log_q = (self.p.log_prob(x), self.q.log_prob(x)) if self.both is None else self.both.log_prob(x)
+        log_p, log_q = (
+            (self.p.log_prob(x), self.q.log_prob(x)) if self.both is None else self.both.log_prob(x)
+        )
         return torch.add(self.weight * log_p, log_q, alpha=1 - self.weight)
 
 
 @dataclass(frozen=True)
-class Grid(Row):
+class Grid(Density1D):
     """A 1-D density ∝ p^w · q^(1-w) known at sorted points; outside them it is zero.
 
     Arguments:
@@ -428,38 +507,51 @@ class Grid(Row):
     truncated: Tensor
 
     @classmethod
-    def of(cls, row: Row) -> Grid:
+    def of(cls, row: Density1D) -> Grid:
         """The density of one row."""
         return cls.product(row, row, 1.0)
 
     @classmethod
-    def product(cls, p: Row, q: Row, weight: float) -> Grid:
-        """The union of both rows' knots, more points where the mass turns out to be, and Simpson's rule between them.
+    def product(cls, p: Density1D, q: Density1D, weight: float) -> Grid:
+        """The union of both rows' knots, more points where the mass turns out to be, and
+        Simpson's rule between them.
 
-        With w > 1 a null narrower than √((w-1)/w) times the conditional cannot be divided by: the product grows without
-        end. There, and where the mass runs off the grid, it is cut at ±3.3 σ of the conditional, and counted.
+        With w > 1 a null narrower than √((w-1)/w) times the conditional cannot be divided by: the
+        product grows without end. There, and where the mass runs off the grid, it is cut at ±3.3 σ
+        of the conditional, and counted.
         """
-        source = Product(p, q, weight, None if weight == 1 else p.beside(q))
+        source = Product(p, q, weight, None if weight == 1 else p.stack_with(q))
         points = torch.cat([p.knots(KNOTS), *([] if q is p else [q.knots(KNOTS)])], -1)
         if weight > 1:
             points = torch.cat([points, _beyond(p, q, weight)], -1)
         points = points.sort(-1).values
-        log_p, truncated = source.log_prob(points), torch.zeros_like(points[..., 0], dtype=torch.long)
+        log_p, truncated = (
+            source.log_prob(points),
+            torch.zeros_like(points[..., 0], dtype=torch.long),
+        )
         if weight > 1:
             runs_off = torch.maximum(log_p[..., 0], log_p[..., -1]) > log_p.amax(-1) - NEGLIGIBLE
-            cut = runs_off | ((q.tail() > 0) & (q.tail() < math.sqrt((weight - 1) / weight) * p.tail()))
+            cut = runs_off | (
+                (q.tail() > 0) & (q.tail() < math.sqrt((weight - 1) / weight) * p.tail())
+            )
             low, high = (end.unsqueeze(-1) for end in p.span(TRUNCATE))
             truncated = cut.long()
+
             # asking whether any is cut would make a GPU wait, and split a compiled graph
             if points.is_cuda or torch.compiler.is_compiling() or cut.any():
-                points = torch.where(cut.unsqueeze(-1), torch.maximum(torch.minimum(points, high), low), points)
+                points = torch.where(
+                    cut.unsqueeze(-1), torch.maximum(torch.minimum(points, high), low), points
+                )
                 log_p = source.log_prob(points)
+
         for n in QUANTILES:
             more, order = _quantiles(points, log_p, n)
             points = torch.cat([points, more], -1).gather(-1, order)
             log_p = torch.cat([log_p, source.log_prob(more)], -1).gather(-1, order)
+
         middle = (points[..., 1:] + points[..., :-1]) / 2
         density = _simpson(points, log_p, source.log_prob(middle))
+
         return cls(_interleave(points, middle), *density, source, truncated)
 
     def log_prob(self, x: Tensor) -> Tensor:
@@ -481,16 +573,19 @@ class Grid(Row):
         i, step, left, slope, scale = self._cell(torch.searchsorted(self.cumulative, u))
         rest = (u - self.cumulative.gather(-1, i)).clamp(min=0) / scale.clamp(min=_TINY)
         root = (left * left + 2 * slope * rest).clamp(min=0).sqrt()
-        return self.points.gather(-1, i) + torch.minimum(2 * rest / (left + root).clamp(min=_TINY), step)
+        return self.points.gather(-1, i) + torch.minimum(
+            2 * rest / (left + root).clamp(min=_TINY), step
+        )
 
     def _cell(self, right: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Of the cell that ends at index `right`: its left index, its width, the density there, its slope, and what
-        makes the area under that line the cell's mass."""
+        """Of the cell that ends at index `right`: its left index, its width, the density there, its
+        slope, and what makes the area under that line the cell's mass."""
         i = right.clamp(1, self.points.shape[-1] - 1) - 1
         step = self.points.gather(-1, i + 1) - self.points.gather(-1, i)
         left, end = self.density.gather(-1, i), self.density.gather(-1, i + 1)
         mass = self.cumulative.gather(-1, i + 1) - self.cumulative.gather(-1, i)
-        slope = torch.where(step > 0, (end - left) / step.clamp(min=_TINY), 0.0)  # equal points of a narrow spike
+        # equal points of a narrow spike
+        slope = torch.where(step > 0, (end - left) / step.clamp(min=_TINY), 0.0)
         return i, step, left, slope, mass / ((left + end) / 2 * step).clamp(min=_TINY)
 
     def knots(self, n: int) -> Tensor:
@@ -506,8 +601,9 @@ def _interleave(ends: Tensor, middles: Tensor) -> Tensor:
 
 
 def _quantiles(points: Tensor, log_p: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """n points [*, n] at evenly spaced quantiles of log_p at the points [*, M], taken as uniform between two of them; and the
-    order [*, M + n] that sorts the points and these, since in which cell each lies is known."""
+    """n points [*, n] at evenly spaced quantiles of log_p at the points [*, M], taken as uniform
+    between two of them; and the order [*, M + n] that sorts the points and these, since in which
+    cell each lies is known."""
     density = (log_p - log_p.amax(-1, keepdim=True)).exp()
     step = points.diff()
     upto = ((density[..., 1:] + density[..., :-1]) * step).cumsum(-1)
@@ -515,31 +611,44 @@ def _quantiles(points: Tensor, log_p: Tensor, n: int) -> tuple[Tensor, Tensor]:
     i = torch.searchsorted(upto, u).clamp(max=step.shape[-1] - 1)
     end, left, right = upto.gather(-1, i), points.gather(-1, i), points.gather(-1, i + 1)
     mass = torch.nn.functional.pad(upto, (1, 0)).diff().gather(-1, i)
-    more = torch.maximum(left, right - (right - left) * ((end - u) / mass.clamp(min=_LEAST)).clamp(0, 1))
+    more = torch.maximum(
+        left, right - (right - left) * ((end - u) / mass.clamp(min=_LEAST)).clamp(0, 1)
+    )
     place = torch.arange(points.shape[-1] + n, device=points.device)
     new = torch.zeros_like(place).expand(*points.shape[:-1], -1).scatter(-1, i + 1 + place[:n], 1)
     rank = new.cumsum(-1)
+
     return more, torch.where(new == 1, points.shape[-1] - 1 + rank, place - rank)
 
 
 def _simpson(points: Tensor, log_p: Tensor, log_middle: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Normalised density, CDF and log-normaliser by Simpson's rule, at the points and the middles between them in turn."""
+    """Normalised density, CDF and log-normaliser by Simpson's rule, at the points and the middles
+    between them in turn.
+    """
     top = torch.maximum(log_p.amax(-1, keepdim=True), log_middle.amax(-1, keepdim=True))
     ends, middle = (log_p - top).exp(), (log_middle - top).exp()
     left, right, step = ends[..., :-1], ends[..., 1:], points.diff()
     whole = step / 6 * (left + 4 * middle + right)
-    half = (step / 24 * (5 * left + 8 * middle - right)).clamp(min=torch.zeros_like(whole), max=whole)
-    return _normalised(_interleave(ends, middle), torch.stack([half, whole - half], -1).flatten(-2), top)
+    half = (step / 24 * (5 * left + 8 * middle - right)).clamp(
+        min=torch.zeros_like(whole), max=whole
+    )
+
+    return _normalised(
+        _interleave(ends, middle), torch.stack([half, whole - half], -1).flatten(-2), top
+    )
 
 
 def _normalised(density: Tensor, mass: Tensor, top: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     cumulative = mass.double().cumsum(-1)
-    total = cumulative[..., -1:].clamp(min=_TINY)  # no width is left where a spike is narrower than the numbers
+    # no width is left where a spike is narrower than the numbers
+    total = cumulative[..., -1:].clamp(min=_TINY)
     return density / total, torch.nn.functional.pad(cumulative / total, (1, 0)), top + total.log()
 
 
-def _beyond(p: Row, q: Row, weight: float) -> Tensor:
-    """Points on both sides as far as guidance moves the mass: equal widths move a mean by (w-1) times its distance."""
+def _beyond(p: Density1D, q: Density1D, weight: float) -> Tensor:
+    """Points on both sides as far as guidance moves the mass: equal widths move a mean by
+    (w-1) times its distance.
+    """
     ends = [torch.stack(row.span(0.0), -1) for row in (p, q)]
     distance = torch.cat(ends, -1).amax(-1) - torch.cat(ends, -1).amin(-1)
     low, high = p.span(REACH)

@@ -1,14 +1,17 @@
 """Transformer parts, shared by the outer and the inner model.
 
-    block(x, z)     x += g₁ · attention(norm(x)·(1+s₁) + b₁);  x += g₂ · feed_forward(norm(x)·(1+s₂) + b₂)
+    block(x, z)     x += g₁ · attention(norm(x)·(1+s₁) + b₁)
+                    x += g₂ · feed_forward(norm(x)·(1+s₂) + b₂)
 
-With a condition z the gains g, s, b are a linear map of SiLU(z) (adaptive normalisation, DiT, arXiv 2212.09748); without
-one they are 1, 0, 0 and the norms have gains of their own.
+With a condition z the gains g, s, b are a linear map of SiLU(z) (adaptive normalisation, DiT,
+arXiv 2212.09748); without one they are 1, 0, 0 and the norms have gains of their own.
 
-A `Cache` is a value, handed from step to step; the step writes into it and the old value is consumed.
+A `KVCache` is a value, handed from step to step; the step writes into it and the
+old value is consumed.
 
-Where a row stands is told by a vector that is added to it, `learned` or of `sine`s, or by `rotary` attention: queries and keys
-are turned by an angle that grows with their place, so that their product depends on the distance (arXiv 2104.09864).
+Where a row stands is told by a vector that is added to it, `learned` or of `sine`s, or by `rotary`
+attention: queries and keys are turned by an angle that grows with their place, so that their
+product depends on the distance (arXiv 2104.09864).
 
 Letters: B batch, T positions, W width, H attention heads, S head size = W/H.
 """
@@ -29,7 +32,7 @@ from torch.nn import functional as f
 from .packed_linear import Packable
 
 
-def at_least(least: int, **values: int) -> None:
+def require_at_least(least: int, **values: int) -> None:
     """Refuse numbers below `least`, each by its name.
 
     Raises:
@@ -50,15 +53,19 @@ class Linear(Packable):
 
 
 class ZeroLinear(Packable):
-    """Linear map that starts at zero: an adaptive block begins as the identity (arXiv 2212.09748, section 3.2)."""
+    """Linear map that starts at zero: an adaptive block begins as the identity
+    (arXiv 2212.09748, section 3.2).
+    """
 
     def reset_parameters(self) -> None:
         nn.init.zeros_(self.weight)
         nn.init.zeros_(self.bias)
 
 
-class Parameters(Linear):
-    """The linear map from a context to the parameters of a density: in single precision at least, whatever autocast says."""
+class DensityParameters(Linear):
+    """The linear map from a context to the parameters of a density: in single precision at least,
+    whatever autocast says.
+    """
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # has a bias and no GELU
         kind = x.device.type
@@ -68,8 +75,10 @@ class Parameters(Linear):
             return super().forward(x.float())
 
 
-class Vectors(nn.Module):
-    """n learned vectors [n, W] that start with length about two: positions, classes, start and mask tokens."""
+class LearnedVectors(nn.Module):
+    """n learned vectors [n, W] that start with length about two: positions, classes,
+    start and mask tokens.
+    """
 
     def __init__(self, n: int, width: int) -> None:
         super().__init__()
@@ -83,8 +92,8 @@ class Vectors(nn.Module):
         return self.weight
 
 
-class Fixed(nn.Module):
-    """n constant vectors [n, W], no parameters: they stand where `Vectors` would."""
+class FixedVectors(nn.Module):
+    """n constant vectors [n, W], no parameters: they stand where `LearnedVectors` would."""
 
     weight: Tensor
 
@@ -99,15 +108,16 @@ class Fixed(nn.Module):
 Positions = Literal["learned", "sine", "rotary"]
 
 
-def positions_of(kind: Positions, n: int, width: int) -> Vectors | Fixed:
+def positions_of(kind: Positions, n: int, width: int) -> LearnedVectors | FixedVectors:
     """What is added to the rows at n places, [n, W]: nothing where attention is rotary."""
     if kind == "learned":
-        return Vectors(n, width)
-    return Fixed(sine(n, width) if kind == "sine" else torch.zeros(n, width))
+        return LearnedVectors(n, width)
+    return FixedVectors(sine_positions(n, width) if kind == "sine" else torch.zeros(n, width))
 
 
-def sine(n: int, width: int) -> Tensor:
-    """Sines and cosines of n places at frequencies from 1 to 1/10,000 (arXiv 1706.03762, section 3.5): [n, W].
+def sine_positions(n: int, width: int) -> Tensor:
+    """Sines and cosines of n places at frequencies from 1 to 1/10,000 (arXiv 1706.03762,
+    section 3.5): [n, W].
 
     Scaled to length two, the length at which learned vectors start, so that tokens are not drowned.
     """
@@ -117,21 +127,27 @@ def sine(n: int, width: int) -> Tensor:
 
 
 def rotate(x: Tensor, at: Tensor) -> Tensor:
-    """x [B, H, T, S] with the numbers i and i + S/2 turned as a pair by at · 10,000^(-2i/S); at [T] or [B, T]."""
+    """x [B, H, T, S] with the numbers i and i + S/2 turned as a pair by
+    at · 10,000^(-2i/S); at [T] or [B, T].
+    """
     angle = _angles(at, x.shape[-1] // 2).unsqueeze(-3)
     cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
     a, b = x.chunk(2, -1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
 
 
-def turned(x: Tensor, axes: Tensor) -> Tensor:
-    """x [*, D] along the columns of axes [*, D, D]. A sum, since a matrix product is rounded by autocast and TF32."""
+def project_on_axes(x: Tensor, axes: Tensor) -> Tensor:
+    """x [*, D] along the columns of axes [*, D, D]. A sum, since a matrix product is rounded
+    by autocast and TF32.
+    """
     return (x.unsqueeze(-1) * axes.to(x.dtype)).sum(-2)
 
 
 def _angles(at: Tensor, n: int) -> Tensor:
     """at [*] times n frequencies from 1 down to 1/10,000: [*, n]."""
-    return at.unsqueeze(-1) * 10_000.0 ** (-torch.arange(n, dtype=torch.float64, device=at.device) / n)
+    return at.unsqueeze(-1) * 10_000.0 ** (
+        -torch.arange(n, dtype=torch.float64, device=at.device) / n
+    )
 
 
 def is_rotary(kind: Positions, width: int, heads: int) -> bool:
@@ -141,11 +157,13 @@ def is_rotary(kind: Positions, width: int, heads: int) -> bool:
         ValueError: if it is, and a head cannot be split into pairs.
     """
     if kind == "rotary" and (width // heads) % 2:
-        raise ValueError(f"positions: rotary turns pairs of numbers, and a head of size {width // heads} is odd")
+        raise ValueError(
+            f"positions: rotary turns pairs of numbers, and a head of size {width // heads} is odd"
+        )
     return kind == "rotary"
 
 
-def modulated(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+def modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """x · scale + shift, in one pass over x."""
     return torch.addcmul(shift, x, scale)
 
@@ -153,8 +171,8 @@ def modulated(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 def dropout(x: Tensor, p: float) -> Tensor:
     """x with a share p of its numbers set to zero and the others divided by 1 - p.
 
-    On a CPU torch draws one number after the other, for each a word; here a word decides of four, by 16 bits each, so p is
-    rounded to them.
+    On a CPU torch draws one number after the other, for each a word; here a word decides of four,
+    by 16 bits each, so p is rounded to them.
     """
     if p == 0 or x.device.type != "cpu":
         return f.dropout(x, p)
@@ -174,15 +192,26 @@ class Dropout(nn.Dropout):
 class GELU(nn.GELU):
     """GELU, exact or with tanh (arXiv 1606.08415).
 
-    With tanh, and where a CPU takes no gradient, as the sigmoid that it is, ½(1 + tanh u) = σ(2u): torch's own tanh takes
-    two to three times as long.
+    With tanh, and where a CPU takes no gradient, as the sigmoid that it is, ½(1 + tanh u) = σ(2u):
+    torch's own tanh takes two to three times as long.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.approximate == "none" or x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_grad_enabled():
+        if (
+            self.approximate == "none"
+            or x.device.type != "cpu"
+            or x.dtype != torch.float32
+            or torch.is_grad_enabled()
+        ):
             return super().forward(x)
+
         twice = 2 * math.sqrt(2 / math.pi)  # 2u = twice · (x + 0.044715 x³)
-        return torch.addcmul(x.new_tensor(twice), x, x, value=0.044715 * twice).mul_(x).sigmoid_().mul_(x)
+        return (
+            torch.addcmul(x.new_tensor(twice), x, x, value=0.044715 * twice)
+            .mul_(x)
+            .sigmoid_()
+            .mul_(x)
+        )
 
 
 class DyT(nn.Module):
@@ -206,7 +235,7 @@ class DyT(nn.Module):
         return x if self.gain is None or self.shift is None else self.gain * x + self.shift
 
 
-NormMaker = Callable[[int, bool], nn.Module]
+NormFactory = Callable[[int, bool], nn.Module]
 """Called as `maker(width, affine)`."""
 
 
@@ -230,16 +259,17 @@ def none(width: int, affine: bool, /) -> nn.Module:
     return nn.Identity()
 
 
-NORMS: dict[str, NormMaker] = {"layer": layer, "rms": rms, "dyt": dyt, "none": none}
+NORMS: dict[str, NormFactory] = {"layer": layer, "rms": rms, "dyt": dyt, "none": none}
 
 
-class Cache(NamedTuple):
+class KVCache(NamedTuple):
     """What one block keeps from step to step.
 
-    Keys and values of its attention, k, v [B, H, room, S], of which the first `length` positions are filled; and the gains that
-    it reads from z, which are those of the first step as long as z is. Rows may be written anew: what is older, up
-    to `filled`, is read beside them. When k and v are full they join the pieces `before`, and a new one is begun: between the
-    heads of a piece there is no room for rows to come, over which a CPU would read more slowly.
+    Keys and values of its attention, k, v [B, H, room, S], of which the first `length` positions
+    are filled; and the gains that it reads from z, which are those of the first step as long as z
+    is. Rows may be written anew: what is older, up to `filled`, is read beside them. When k and v
+    are full they join the pieces `before`, and a new one is begun: between the heads of a piece
+    there is no room for rows to come, over which a CPU would read more slowly.
     """
 
     k: Tensor
@@ -251,11 +281,13 @@ class Cache(NamedTuple):
 
 
 Gains = tuple[Tensor, ...]
-"""What a block reads from z: the gates of attention and feed-forward, 1 + their scales, their shifts; [B, 1, W] each."""
+"""What a block reads from z: the gates of attention and feed-forward, 1 + their scales, their
+shifts; [B, 1, W] each.
+"""
 Piece = tuple[Tensor, Tensor]
 """Keys and values of some positions, [B, H, T, S] each."""
 PIECE = 64  # rows of a piece
-Caches = list[Cache | None]
+Caches = list[KVCache | None]
 """One for each block; None where nothing is kept."""
 
 
@@ -266,7 +298,8 @@ class Attention(nn.Module):
         width: W; heads: H, must divide W.
         qk_norm: whether queries and keys are RMS-normalised (arXiv 2302.05442).
         softmax_scale: what the usual scale of the products, 1/√S, is multiplied by.
-        k_bias: whether keys have a bias. It changes no output (the softmax cancels it) unless qk_norm is on.
+        k_bias: whether keys have a bias. It changes no output (the softmax cancels it)
+            unless qk_norm is on.
         dropout: on attention weights and on the projection.
     """
 
@@ -289,8 +322,13 @@ class Attention(nn.Module):
         self.heads, self.size, self.dropout = heads, width // heads, dropout
         self.scale = softmax_scale * self.size**-0.5
         self.qkv, self.project = Linear(width, 3 * width, bias=k_bias), Linear(width, width)
+
         if not k_bias:
-            self.q_bias, self.v_bias = nn.Parameter(torch.zeros(width)), nn.Parameter(torch.zeros(width))
+            self.q_bias, self.v_bias = (
+                nn.Parameter(torch.zeros(width)),
+                nn.Parameter(torch.zeros(width)),
+            )
+
         self.q_norm = nn.RMSNorm(self.size, eps=1e-6) if qk_norm else nn.Identity()
         self.k_norm = nn.RMSNorm(self.size, eps=1e-6) if qk_norm else nn.Identity()
 
@@ -298,14 +336,15 @@ class Attention(nn.Module):
         self,
         x: Tensor,
         causal: bool = False,
-        cache: Cache | None = None,
+        cache: KVCache | None = None,
         at: Tensor | None = None,
         where: Tensor | None = None,
-    ) -> tuple[Tensor, Cache | None]:
-        """x [B, T, W] → [B, T, W]. With a cache the rows of x follow those in it, and attention is causal.
+    ) -> tuple[Tensor, KVCache | None]:
+        """x [B, T, W] → [B, T, W]. With a cache the rows of x follow those in it, and
+        attention is causal.
 
-        With places `at`, [T] or [B, T], queries and keys are rotated by them. With `where` [B, m] only these rows ask and all
-        answer, and the result is [B, m, W].
+        With places `at`, [T] or [B, T], queries and keys are rotated by them. With `where` [B, m]
+        only these rows ask and all answer, and the result is [B, m, W].
         """
         bias = self.qkv.bias
         if bias is None:
@@ -322,16 +361,27 @@ class Attention(nn.Module):
         else:
             cache, pieces = self._extend(cache, k, v)
             y = self._answered(q, pieces, drop, causal)
+
         return dropout(self.project(y.transpose(1, 2).flatten(2)), drop), cache
 
     def _answered(self, q: Tensor, pieces: list[Piece], drop: float, causal: bool) -> Tensor:
-        """Attention of the last rows, q [B, H, T, S], to those of all pieces; a single row's piece by piece."""
+        """Attention of the last rows, q [B, H, T, S], to those of all pieces; a single
+        row's piece by piece.
+        """
         if len(pieces) > 1 and q.shape[2] == 1 and not drop:
             return self._by_piece(q, pieces)
-        k, v = pieces[0] if len(pieces) == 1 else (torch.cat(part, 2) for part in zip(*pieces, strict=True))
+
+        k, v = (
+            pieces[0]
+            if len(pieces) == 1
+            else (torch.cat(part, 2) for part in zip(*pieces, strict=True))
+        )
         mask = None
         if causal and q.shape[2] > 1:
-            mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril(k.shape[2] - q.shape[2])
+            mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril(
+                k.shape[2] - q.shape[2]
+            )
+
         return self._attend(q, k, v, mask, drop, False)
 
     def _by_piece(self, q: Tensor, pieces: list[Piece]) -> Tensor:
@@ -342,37 +392,56 @@ class Attention(nn.Module):
             parts = weights.split([k.shape[2] for k, _ in pieces], -1)
             return reduce(torch.add, [part @ v for part, (_, v) in zip(parts, pieces, strict=True)])
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, drop: float, causal: bool) -> Tensor:
-        """The fused attention, or with dropout on a CPU, where there is none, its formula and the `dropout` of here."""
+    def _attend(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, drop: float, causal: bool
+    ) -> Tensor:
+        """The fused attention, or with dropout on a CPU, where there is none, its formula and
+        the `dropout` of here.
+        """
         if not drop or q.device.type != "cpu":
             with _as_kept(q, k):
                 return f.scaled_dot_product_attention(
                     q.to(k.dtype), k, v, mask, drop, is_causal=causal, scale=self.scale
                 )
+
         if causal:
             mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).tril()
         products = q @ k.mT * self.scale
-        weights = (products if mask is None else products.masked_fill(~mask, -torch.inf)).softmax(-1)
+        weights = (products if mask is None else products.masked_fill(~mask, -torch.inf)).softmax(
+            -1
+        )
+
         return dropout(weights, drop).to(v.dtype) @ v
 
     @staticmethod
-    def _extend(cache: Cache, k: Tensor, v: Tensor) -> tuple[Cache, list[Piece]]:
+    def _extend(cache: KVCache, k: Tensor, v: Tensor) -> tuple[KVCache, list[Piece]]:
         """The cache with the rows k, v [B, H, T, S], and all of its pieces."""
         if cache.length + k.shape[2] > cache.k.shape[2]:
             full = cache.k[:, :, : cache.length], cache.v[:, :, : cache.length]
             room = (*cache.k.shape[:2], max(PIECE, k.shape[2]), cache.k.shape[3])
-            cache = Cache(
-                cache.k.new_empty(room), cache.v.new_empty(room), 0, cache.gains, before=(*cache.before, full)
+            cache = KVCache(
+                cache.k.new_empty(room),
+                cache.v.new_empty(room),
+                0,
+                cache.gains,
+                before=(*cache.before, full),
             )
+
         end = cache.length + k.shape[2]
         cache.k[:, :, cache.length : end], cache.v[:, :, cache.length : end] = k, v
         seen = max(end, cache.filled)
-        return cache._replace(length=end), [*cache.before, (cache.k[:, :, :seen], cache.v[:, :, :seen])]
 
-    def cache(self, batch: int, room: int, begin: int | None = None) -> Cache:
-        """An empty cache for `batch` sequences of `room` positions, on a GPU in the numbers of autocast.
+        return cache._replace(length=end), [
+            *cache.before,
+            (cache.k[:, :, :seen], cache.v[:, :, :seen]),
+        ]
 
-        If only `begin` of them come at first, a CPU has room for those, in whole pieces; the others begin pieces of their own.
+    def cache(self, batch: int, room: int, begin: int | None = None) -> KVCache:
+        """An empty cache for `batch` sequences of `room` positions, on a GPU in the
+        numbers of autocast.
+
+        If only `begin` of them come at first, a CPU has room for those, in whole pieces; the others
+        begin pieces of their own.
         """
         weight = self.qkv.weight
         if begin is not None and weight.device.type == "cpu":
@@ -380,18 +449,21 @@ class Attention(nn.Module):
         half = weight.is_cuda and torch.is_autocast_enabled("cuda")
         numbers = torch.get_autocast_dtype("cuda") if half else weight.dtype
         empty = weight.new_empty(2, batch, self.heads, room, self.size, dtype=numbers)
-        return Cache(empty[0], empty[1], 0)
+        return KVCache(empty[0], empty[1], 0)
 
 
 def _as_kept(q: Tensor, k: Tensor) -> AbstractContextManager[object]:
-    """On a CPU one query attends in the numbers that keys are kept in: in bfloat16 it is three to six times slower."""
+    """On a CPU one query attends in the numbers that keys are kept in: in bfloat16 it is three
+    to six times slower.
+    """
     if q.shape[2] > 1 or q.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
         return nullcontext()
     return torch.autocast("cpu", enabled=False)
 
 
 class FeedForward(nn.Sequential):
-    """Linear map, GELU, linear map, dropout. The first two may be one operation where weights are packed.
+    """Linear map, GELU, linear map, dropout. The first two may be one operation
+    where weights are packed.
 
     Attributes:
         drops_hidden: whether the dropout acts behind GELU too.
@@ -409,7 +481,7 @@ class FeedForward(nn.Sequential):
 class BlockOptions(TypedDict, total=False):
     """What YAML may say of a block; see `Block`. Outer and inner models pass it on as `**block`."""
 
-    norm: NormMaker
+    norm: NormFactory
     placement: Literal["pre", "sandwich"]
     mlp_ratio: float
     gelu: Literal["exact", "tanh"]
@@ -423,19 +495,20 @@ class BlockOptions(TypedDict, total=False):
 class Block(nn.Module):
     """Transformer block, conditioned on z by adaptive normalisation where `context` is given.
 
-    The six gains are read from the linear map in the published order: gate, scale and shift, each for attention and
-    feed-forward (arXiv 2503.02883, released code).
+    The six gains are read from the linear map in the published order: gate, scale and shift, each
+    for attention and feed-forward (arXiv 2503.02883, released code).
 
     Arguments:
         width, heads: of attention.
         context: width of z, or None for a block without condition.
         norm: one of `NORMS`.
-        placement: of the norms: `pre`, before attention and feed-forward; `sandwich`, behind them too (CogView, arXiv
-            2105.13290).
+        placement: of the norms: `pre`, before attention and feed-forward; `sandwich`, behind them
+            too (CogView, arXiv 2105.13290).
         mlp_ratio: width of the feed-forward layer over W.
         gelu: `exact`, or its `tanh` approximation.
         qk_norm, softmax_scale, k_bias: of `Attention`.
-        dropout: on attention weights, and behind the last linear map of attention and of feed-forward.
+        dropout: on attention weights, and behind the last linear map of attention
+            and of feed-forward.
         dropout_hidden: whether the dropout acts behind GELU too, as in the published models.
 
     Raises:
@@ -449,7 +522,7 @@ class Block(nn.Module):
         /,
         *,
         context: int | None = None,
-        norm: NormMaker = layer,
+        norm: NormFactory = layer,
         placement: Literal["pre", "sandwich"] = "pre",
         mlp_ratio: float = 4.0,
         gelu: Literal["exact", "tanh"] = "exact",
@@ -469,10 +542,17 @@ class Block(nn.Module):
         after = [norm(width, True) if placement == "sandwich" else nn.Identity() for _ in range(2)]
         self.after1, self.after2 = after
         self.attention = Attention(
-            width, heads, qk_norm=qk_norm, softmax_scale=softmax_scale, k_bias=k_bias, dropout=dropout
+            width,
+            heads,
+            qk_norm=qk_norm,
+            softmax_scale=softmax_scale,
+            k_bias=k_bias,
+            dropout=dropout,
         )
         activation = GELU(approximate="tanh" if gelu == "tanh" else "none")
-        self.feed_forward = FeedForward(Linear(width, hidden), activation, Linear(hidden, width), Dropout(dropout))
+        self.feed_forward = FeedForward(
+            Linear(width, hidden), activation, Linear(hidden, width), Dropout(dropout)
+        )
         self.feed_forward.drops_hidden = dropout_hidden
         self.adapt = nn.Sequential(nn.SiLU(), ZeroLinear(context, 6 * width)) if context else None
 
@@ -481,25 +561,38 @@ class Block(nn.Module):
         x: Tensor,
         z: Tensor | None = None,
         causal: bool = False,
-        cache: Cache | None = None,
+        cache: KVCache | None = None,
         at: Tensor | None = None,
         where: Tensor | None = None,
-    ) -> tuple[Tensor, Cache | None]:
+    ) -> tuple[Tensor, KVCache | None]:
         """x [B, T, W], z [B, context], places [T] or [B, T] → [B, T, W] and the cache after it.
 
-        With `where` [B, m] only those rows are computed, [B, m, W]. z is read where there is no cache, and in the first step
-        of one.
+        With `where` [B, m] only those rows are computed, [B, m, W]. z is read where there is no
+        cache, and in the first step of one.
         """
-        read, x = x, x if where is None else x.gather(1, where.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+        read, x = (
+            x,
+            x if where is None else x.gather(1, where.unsqueeze(-1).expand(-1, -1, x.shape[-1])),
+        )
         if self.adapt is None:
             y, cache = self.attention(self.norm1(read), causal, cache, at, where)
             x = x + self.after1(y)
             return x + self.after2(self.feed_forward(self.norm2(x))), cache
-        gains = cache.gains if cache is not None and cache.gains is not None else self._gains(self.adapt(z))
+
+        gains = (
+            cache.gains
+            if cache is not None and cache.gains is not None
+            else self._gains(self.adapt(z))
+        )
         gate1, gate2, scale1, scale2, shift1, shift2 = gains
-        y, cache = self.attention(modulated(self.norm1(read), scale1, shift1), causal, cache, at, where)
+        y, cache = self.attention(
+            modulate(self.norm1(read), scale1, shift1), causal, cache, at, where
+        )
         x = torch.addcmul(x, gate1, self.after1(y))
-        x = torch.addcmul(x, gate2, self.after2(self.feed_forward(modulated(self.norm2(x), scale2, shift2))))
+        x = torch.addcmul(
+            x, gate2, self.after2(self.feed_forward(modulate(self.norm2(x), scale2, shift2)))
+        )
+
         return x, None if cache is None else cache._replace(gains=gains)
 
     @staticmethod
@@ -523,9 +616,11 @@ class Blocks(nn.ModuleList):
         at: Tensor | None = None,
         where: Tensor | None = None,
     ) -> tuple[Tensor, Caches]:
-        """x [B, T, W], z [B, context], places [T] or [B, T] for rotary attention → [B, T, W] and the caches after it.
+        """x [B, T, W], z [B, context], places [T] or [B, T] for rotary attention → [B, T, W] and
+        the caches after it.
 
-        Where only some rows of the result are read, `where` [B, m], the last block computes no others: [B, m, W].
+        Where only some rows of the result are read, `where` [B, m], the last block computes
+        no others: [B, m, W].
         """
         after: Caches = []
         for i, (block, cache) in enumerate(zip(self, caches or [None] * len(self), strict=True)):
@@ -534,15 +629,22 @@ class Blocks(nn.ModuleList):
         return x, after
 
     def caches(self, batch: int, room: int, begin: int | None = None) -> Caches:
-        """Empty caches for `batch` sequences of `room` positions, of which `begin` come at first; see `Attention.cache`."""
-        return [block.attention.cache(batch, room, begin) for block in self.modules() if isinstance(block, Block)]
+        """Empty caches for `batch` sequences of `room` positions, of which `begin` come at first;
+        see `Attention.cache`.
+        """
+        return [
+            block.attention.cache(batch, room, begin)
+            for block in self.modules()
+            if isinstance(block, Block)
+        ]
 
 
 def initialise(model: nn.Module, seed: int) -> None:
-    """Draw every parameter again, each module from a generator keyed by the seed and the module's name.
+    """Draw every parameter again, each module from a generator keyed by the seed
+    and the module's name.
 
-    Two arms of an ablation thus start with equal values wherever they have the same part under the same name. On the device
-    `meta` there is nothing to draw.
+    Two arms of an ablation thus start with equal values wherever they have the same part under the
+    same name. On the device `meta` there is nothing to draw.
     """
     if any(parameter.is_meta for parameter in model.parameters()):
         return

@@ -1,17 +1,19 @@
 """Randomness as a value: a key that can be drawn from in any amount, always with the same answer.
 
-    image seed ─at(0)→ order of the tokens
-               └at(1)─at(n)→ token n ─at(g)→ group g ─uniform / normal→ numbers
+    image seed ─at(ORDER)→ order of the tokens
+               └at(TOKENS)─at(n)→ token n ─at(g)→ group g ─uniform / normal→ numbers
 
-A `Noise` holds one 64-bit key for each element of a batch. `at(i)` derives a new key, `uniform(n)` and `normal(n)` hash
-the key with a counter (the SplitMix64 finaliser, Steele et al., OOPSLA 2014). Nothing is consumed and no generator has a
-state, so a sample depends on its own seed alone: not on the batch it is drawn in, nor on what was drawn before.
+A `Noise` holds one 64-bit key for each element of a batch. `at(i)` derives a new key, `uniform(n)`
+and `normal(n)` hash the key with a counter (the SplitMix64 finaliser, Steele et al., OOPSLA 2014).
+Nothing is consumed and no generator has a state, so a sample depends on its own seed alone: not on
+the batch it is drawn in, nor on what was drawn before.
 """
 
 from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from enum import IntEnum
 
 import torch
 from torch import Tensor
@@ -33,6 +35,39 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ _shift(x, 31)
 
 
+class Stream(IntEnum):
+    """Names of the noise that is derived from one key.
+
+    Two names have the same number only where they stand below different keys.
+    """
+
+    # below the key of an item of the data, or of one draw of it
+    CODEC = 0  # dequantisation, or the draw from a posterior
+    MODEL = 1
+    VALIDATION_LOSS = 2
+    FIRST_DRAW = 0  # of several, which are numbered
+
+    # below MODEL, and in a nested model below the key of a token
+    ORDER = 0  # of the tokens; below it ORDER again in training, and MASKED_SHARE
+    TOKENS = 1
+    LABELS = 2  # which of them training hides
+    GUIDE = 2  # the guiding pixel of a nested model
+    MASKED_SHARE = 2
+
+    # below the key of a number that is drawn, or of a term of a training loss
+    CHOICE = 0  # a component or a bin
+    PLACE = 1  # in that component or bin
+    TIME = 0  # of a flow or a diffusion
+    START = 1  # of a flow; of a diffusion the noise that is added
+
+    # below the key of an epoch
+    MIRRORED = 1
+
+    # below the key of an item of synthetic data
+    LABEL = 0
+    ITEM = 1
+
+
 @dataclass(frozen=True)
 class Noise:
     """Keyed noise for a batch of shape [*].
@@ -45,11 +80,17 @@ class Noise:
 
     @classmethod
     def of(cls, seeds: Tensor, stream: str = "") -> Noise:
-        """Noise of integer seeds [*]; different `stream` names give independent noise for the same seeds."""
+        """Noise of integer seeds [*]; different `stream` names give independent
+        noise for the same seeds.
+        """
         return cls(_mix(_mix(seeds.long() * _GOLDEN + zlib.crc32(stream.encode())) + _CHILD))
 
     def at(self, i: int | Tensor) -> Noise:
-        """Derived noise. An integer keeps the shape [*]; a tensor [*, m] (or [*]) gives noise of its shape."""
+        """Derived noise, by what JAX calls `fold_in`: a `Stream`, or a number (of a
+        step, a token, an image).
+
+        An integer keeps the shape [*]; a tensor [*, m] (or [*]) gives noise of its shape.
+        """
         i = torch.as_tensor(i)  # its arithmetic wraps at 64 bits; Python's does not
         key = self.key.reshape(self.key.shape + (1,) * (i.dim() - self.key.dim()))
         return Noise(_mix((key ^ _CHILD) + (i + 1) * _GOLDEN))
@@ -76,10 +117,12 @@ class Noise:
 
 
 @dataclass(frozen=True)
-class Given(Noise):
-    """Noise that hands out given numbers, so that a sampling can be repeated with those of other code.
+class FixedNoise(Noise):
+    """Noise that hands out given numbers, so that a sampling can be repeated with
+    those of other code.
 
-    `at(i).normal(n)` is the first n of values[i]; `at` again keeps it; `uniform` is the normal distribution function of it.
+    `at(i).normal(n)` is the first n of values[i]; `at` again keeps it; `uniform` is the normal
+    distribution function of it.
 
     Arguments:
         key: int64, [*]; only its shape counts.
@@ -88,9 +131,9 @@ class Given(Noise):
 
     values: Tensor
 
-    def at(self, i: int | Tensor) -> Given:
+    def at(self, i: int | Tensor) -> FixedNoise:
         inside = self.values.dim() == self.key.dim() + 1
-        return self if inside else Given(self.key, self.values[i])
+        return self if inside else FixedNoise(self.key, self.values[i])
 
     def uniform(self, n: int, dtype: torch.dtype = torch.float64) -> Tensor:
         return torch.special.ndtr(self.normal(n, torch.float64)).to(dtype)

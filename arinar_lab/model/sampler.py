@@ -1,17 +1,19 @@
-"""How a model is sampled: temperature, guidance, steps, their schedules, and what may be saved at a loss.
+"""How a model is sampled: temperature, guidance, steps, their schedules, and what
+may be saved at a loss.
 
 weight(progress) = w                        constant
-                 = 1 + (w - 1) · progress   linear, as published; progress is the share of tokens known after the step
+                 = 1 + (w - 1) · progress   linear, as published; progress is the share of tokens
+                                            known after the step
 
-Accelerators are approximations of generation, off by default. They are no part of likelihood, which is that of the model
-and its steps.
+Accelerators are approximations of generation, off by default. They are no part of likelihood, which
+is that of the model and its steps.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Literal
 
 from .density import Density
@@ -25,7 +27,17 @@ _LEFT: dict[MaskSchedule, Callable[[int, int, int], float]] = {
 }
 
 
-LATER = {"later": True}  # marks a field that came after the first runs: at its default it is no part of a signature
+ACCELERATORS = (
+    "mask_schedule",
+    "guided_from",
+    "guided_to",
+    "together",
+    "token_refresh",
+    "null_refresh",
+    "filter_threshold",
+)
+# marks a field that came after the first runs: at its default it is no part of a signature
+LATER_FIELD = {"later": True}
 
 
 @dataclass(frozen=True)
@@ -39,17 +51,18 @@ class Sampler:
         schedule: of the weight over an image.
         steps: in how many steps a masked outer model draws an image; None is one token a step.
         candidates: draws of published guidance; 0 guides exactly, by inverse CDF.
-        mask_schedule: of the tokens that a masked outer model leaves masked, see `kept`.
-        guided_from, guided_to: of progress; outside, the weight is 1 (arXiv 2404.07724). There a masked outer model computes no
-            null branch, a causal one none behind the interval.
-        filter_threshold: guidance does not raise levels whose conditional probability, under the temperature, is below it
-            (FractalMAR's release); 0 filters nothing.
-        together: groups of features that a `feature_ar` draws from one context, as though they were independent.
-        token_refresh: every how many steps a `masked` outer model computes all of its rows; between them only those of tokens
-            that became known and of those that come next, which attend to the others' old keys and values (arXiv
-            2503.12450, 2506.12035).
-        null_refresh: every how many steps a masked outer model computes the null branch; between them its z is the
-            conditional one plus the difference that there was (arXiv 2503.12450).
+        mask_schedule: of the tokens that a masked outer model leaves masked, see `masked_counts`.
+        guided_from, guided_to: of progress; outside, the weight is 1 (arXiv 2404.07724). There a
+            masked outer model computes no null branch, a causal one none behind the interval.
+        filter_threshold: guidance does not raise levels whose conditional probability, under the
+            temperature, is below it (FractalMAR's release); 0 filters nothing.
+        together: groups of features that a `feature_ar` draws from one context, as though
+            they were independent.
+        token_refresh: every how many steps a `masked` outer model computes all of its rows; between
+            them only those of tokens that became known and of those that come next, which attend to
+            the others' old keys and values (arXiv 2503.12450, 2506.12035).
+        null_refresh: every how many steps a masked outer model computes the null branch; between
+            them its z is the conditional one plus the difference that there was (arXiv 2503.12450).
 
     Raises:
         ValueError: if a number is outside its range.
@@ -61,13 +74,13 @@ class Sampler:
     schedule: Literal["constant", "linear"] = "linear"
     steps: int | None = None
     candidates: int = 0
-    mask_schedule: MaskSchedule = field(default="cosine", metadata=LATER)
-    guided_from: float = field(default=0.0, metadata=LATER)
-    guided_to: float = field(default=1.0, metadata=LATER)
-    together: int = field(default=1, metadata=LATER)
-    token_refresh: int = field(default=1, metadata=LATER)
-    null_refresh: int = field(default=1, metadata=LATER)
-    filter_threshold: float = field(default=0.0, metadata=LATER)
+    mask_schedule: MaskSchedule = field(default="cosine", metadata=LATER_FIELD)
+    guided_from: float = field(default=0.0, metadata=LATER_FIELD)
+    guided_to: float = field(default=1.0, metadata=LATER_FIELD)
+    together: int = field(default=1, metadata=LATER_FIELD)
+    token_refresh: int = field(default=1, metadata=LATER_FIELD)
+    null_refresh: int = field(default=1, metadata=LATER_FIELD)
+    filter_threshold: float = field(default=0.0, metadata=LATER_FIELD)
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
@@ -79,23 +92,38 @@ class Sampler:
         if self.candidates < 0:
             raise ValueError(f"candidates: {self.candidates} is negative; 0 guides by inverse CDF")
         if not 0 <= self.guided_from < self.guided_to <= 1:
-            raise ValueError(f"guided_from: {self.guided_from} … {self.guided_to} is no interval within 0 … 1")
+            raise ValueError(
+                f"guided_from: {self.guided_from} … {self.guided_to} is no interval within 0 … 1"
+            )
+
         if not 0 <= self.filter_threshold < 1:
-            raise ValueError(f"filter_threshold: {self.filter_threshold} is no probability below 1; 0 filters nothing")
+            raise ValueError(
+                f"filter_threshold: {self.filter_threshold} is no probability below 1; 0 "
+                "filters nothing"
+            )
+
         if self.filter_threshold and self.candidates:
-            raise ValueError(f"filter_threshold: {self.filter_threshold} filters no candidates; use candidates: 0")
+            raise ValueError(
+                f"filter_threshold: {self.filter_threshold} filters no candidates; use "
+                "candidates: 0"
+            )
+
         for name in ("together", "token_refresh", "null_refresh"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}: {getattr(self, name)} is too few; at least 1, which is exact")
+                raise ValueError(
+                    f"{name}: {getattr(self, name)} is too few; at least 1, which is exact"
+                )
 
     @property
     def accelerators(self) -> dict[str, float | str]:
-        """Those that are not at their default."""
-        there = ((option, getattr(self, option.name)) for option in fields(self) if option.metadata.get("later"))
-        return {option.name: value for option, value in there if value != option.default}
+        """Return the ACCELERATORS that are not at their default, with their values."""
+        values = {name: getattr(self, name) for name in ACCELERATORS}
+        return {name: value for name, value in values.items() if value != getattr(Sampler, name)}
 
     def guides(self, progress: float) -> bool:
-        """Whether a step after which `progress` of the tokens are known lies in the interval of guidance."""
+        """Whether a step after which `progress` of the tokens are known lies in the
+        interval of guidance.
+        """
         return self.guided_from <= progress <= self.guided_to
 
     def weight(self, progress: float) -> float:
@@ -107,7 +135,7 @@ class Sampler:
     def apply(self, density: Density, null: Density | None, progress: float) -> Density:
         """The density a step draws from: guided, then tempered."""
         if self.together > 1:
-            density = density.hastened(self.together)
+            density = density.with_parallel_groups(self.together)
         t = 1 / self.temperature if self.temperature_divides else self.temperature
         if null is not None and self.filter_threshold:
             density = density.filtered(self.filter_threshold, t)
@@ -120,11 +148,13 @@ PLAIN = Sampler()
 """Drawn as learned, in the outer model's own number of steps."""
 
 
-def kept(tokens: int, steps: int, schedule: MaskSchedule = "cosine") -> list[int]:
-    """How many tokens stay masked after each step of a schedule (MaskGIT, arXiv 2202.04200; MAR has the cosine).
+def masked_counts(tokens: int, steps: int, schedule: MaskSchedule = "cosine") -> list[int]:
+    """How many tokens stay masked after each step of a schedule (MaskGIT, arXiv 2202.04200;
+    MAR has the cosine).
 
-    ⌊N·γ((s+1)/S)⌋, at least 1 and at least one less than before; after the last step nothing is masked. γ(r) is cos(πr/2),
-    1 - r, 1 - r² or 1 - r³: the linear one draws equally many tokens a step, the later ones more and more towards the end.
+    ⌊N·γ((s+1)/S)⌋, at least 1 and at least one less than before; after the last step nothing is
+    masked. γ(r) is cos(πr/2), 1 - r, 1 - r² or 1 - r³: the linear one draws equally many tokens a
+    step, the later ones more and more towards the end.
     """
     plan, before = [], tokens
     for s in range(steps - 1):

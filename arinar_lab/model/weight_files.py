@@ -1,8 +1,8 @@
 """Files of weights, read without running any code that stands in them.
 
-safetensors holds tensors alone. torch's own files are pickles: they are read weights-only, which builds tensors and plain
-values and refuses everything else. Training code leaves numpy numbers and paths beside the weights; neither is built, a
-`StandIn` takes its place.
+safetensors holds tensors alone. torch's own files are pickles: they are read weights-only, which
+builds tensors and plain values and refuses everything else. Training code leaves numpy numbers and
+paths beside the weights; neither is built, a `StandIn` takes its place.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ _MODULES = {
 
 
 class StandIn:
-    """Stands where a torch file asks for a numpy value or a path. It runs none of their code and holds nothing."""
+    """Stands where a torch file asks for a numpy value or a path. It runs none of their
+    code and holds nothing.
+    """
 
     def __init__(self, *arguments: object) -> None:
         pass
@@ -39,21 +41,26 @@ _STAND_INS = [(StandIn, f"{module}.{name}") for module, names in _MODULES.items(
 
 
 def read_torch(path: Path, *allowed: type) -> Any:
-    """The content of a torch file: tensors, plain values, objects of the allowed classes, and stand-ins.
+    """The content of a torch file: tensors, plain values, objects of the allowed
+    classes, and stand-ins.
 
     Raises:
         ValueError: in one line, if the file is missing, damaged or holds anything else.
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
+
     try:
         with torch.serialization.safe_globals([*allowed, *_STAND_INS]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of old formats: what they hold is checked all the same
+            # of old formats: what they hold is checked all the same
+            warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         named = re.search(r"(?:GLOBAL|Unsupported class) ([\w.]+)", str(error))
         reason = f"it asks for {named[1]}" if named else f"{type(error).__name__}"
-        raise ValueError(f"{path}: refused, it is no file of weights alone or is damaged ({reason})") from None
+        raise ValueError(
+            f"{path}: refused, it is no file of weights alone or is damaged ({reason})"
+        ) from None
     except Exception as error:  # a damaged file may fail anywhere in torch
         said = " ".join(str(error).split())[:160] or type(error).__name__
         raise ValueError(f"{path}: damaged ({said})") from None

@@ -1,4 +1,5 @@
-"""Addresses of servers as texts for people: no password is shown, wherever it stands and whatever characters it has.
+"""Addresses of servers as texts for people: no password is shown, wherever it stands and
+whatever characters it has.
 
 A password stands before the host (http://me:secret@host) or in the query (?password=secret).
 """
@@ -10,10 +11,11 @@ from collections.abc import Iterator
 from urllib.parse import parse_qsl, unquote
 
 
-def shown(address: str) -> str:
+def without_login(address: str) -> str:
     """Return an address without its login and its query: http://me:secret@host?x=1 is http://host.
 
-    An @ behind a question mark may be of a login or of a query. Only the scheme of such an address is shown.
+    An @ behind a question mark may be of a login or of a query. Only the scheme of such
+    an address is shown.
     """
     scheme, login, place = _parts(address)
 
@@ -22,9 +24,9 @@ def shown(address: str) -> str:
     return scheme + place.partition("?")[0]
 
 
-def concealed(text: str, address: str) -> str:
+def conceal_password(text: str, address: str) -> str:
     """Return a message about an address in one line, without the address's password."""
-    line = " ".join(text.split()).replace(address, shown(address))
+    line = " ".join(text.split()).replace(address, without_login(address))
     line = re.sub(r"://\S*@", "://", line)
 
     for secret in _secrets(address):

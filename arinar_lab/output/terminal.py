@@ -1,4 +1,6 @@
-"""The terminal by way of rich. Text is printed as it stands: neither rich's markup nor escape sequences in it act."""
+"""The terminal by way of rich. Text is printed as it stands: neither rich's markup nor escape
+sequences in it act.
+"""
 
 from __future__ import annotations
 
@@ -19,17 +21,21 @@ class Terminal(Console):
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"markup": False, "highlight": False, "emoji": False, **options})
 
-    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Render to segments, whose text holds no control characters; rich's own are kept apart from text."""
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """Render to segments, whose text holds no control characters; rich's own are
+        kept apart from text.
+        """
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
 
-def failed(text: str) -> Text:
+def failure_line(text: str) -> Text:
     """A line that says what failed, and begins with that word in red."""
     return Text.assemble(("failed", "red"), f" {text}")
 
 
-def description() -> TextColumn:
+def description_column() -> TextColumn:
     """The column of a progress bar that says what is at work."""
     return TextColumn("{task.description}", markup=False)

@@ -1,7 +1,9 @@
-"""Text whose author is unknown (questions, names, errors), as output shows it: nothing in it acts as a command.
+"""Text whose author is unknown (questions, names, errors), as output shows it: nothing in
+it acts as a command.
 
-A terminal obeys escape sequences, a spreadsheet computes cells that begin with `=`, Markdown passes HTML on. Everything that
-the package prints or writes goes through this module; `terminal.py` does the same for rich.
+A terminal obeys escape sequences, a spreadsheet computes cells that begin with `=`, Markdown
+passes HTML on. Everything that the package prints or writes goes through this module;
+`terminal.py` does the same for rich.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import csv
 import io
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -34,26 +36,43 @@ def say(line: Any, file: TextIO | None = None) -> None:
 
 
 def accept_any_letter() -> None:
-    """Let the standard streams write letters that their encoding lacks as escapes, instead of raising an error."""
+    """Let the standard streams write letters that their encoding lacks as escapes, instead
+    of raising an error.
+    """
     for stream in (sys.stdout, sys.stderr):
-        reconfigure = getattr(stream, "reconfigure", None)  # a stream that captures output may have none
+        # a stream that captures output may have none
+        reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")
 
 
 def markdown_line(text: str) -> str:
-    """Text as one line of Markdown, which may be a table's cell: without HTML, links or a column's end."""
+    """Text as one line of Markdown, which may be a table's cell: without HTML,
+    links or a column's end.
+    """
     line = " ".join(printable(text).split("\n")).replace("\\", "\\\\").replace("|", "\\|")
     return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", line).replace("](", "]\\(")
 
 
-def markdown_row(cells: Iterable[str]) -> str:
-    """A row of a table in Markdown."""
+def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a table in Markdown: the first column to the left, numbers to the right."""
+    rule = "|:--" + "|--:" * (len(headings) - 1) + "|"
+    return [_markdown_row(headings), rule, *map(_markdown_row, rows)]
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(map(markdown_line, cells))} |"
 
 
+def markdown_list(sentences: Iterable[str]) -> list[str]:
+    """The lines of a list in Markdown."""
+    return [f"- {markdown_line(sentence)}" for sentence in sentences]
+
+
 def csv_text(rows: Iterable[Iterable[Any]], literal: bool = False) -> str:
-    """Rows as CSV. Text that a spreadsheet would compute gets an apostrophe in front, unless `literal`."""
+    """Rows as CSV. Text that a spreadsheet would compute gets an apostrophe in
+    front, unless `literal`.
+    """
     file = io.StringIO()
     csv.writer(file).writerows(rows if literal else (map(_harmless, row) for row in rows))
     return file.getvalue()

@@ -1,10 +1,12 @@
-"""Feature extractors of torch-fidelity, and where their weights are: Inception of 2015 (FID) and DINOv2 (FD-DINOv2).
+"""Feature extractors of torch-fidelity, and where their weights are: Inception of 2015 (FID)
+and DINOv2 (FD-DINOv2).
 
-A file of weights is the one that the user names, else torch.hub's own place, where it is downloaded once. No code in it is
-run. What was made with other weights is never compared: each extractor has a signature that hashes them.
+A file of weights is the one that the user names, else torch.hub's own place, where it is downloaded
+once. No code in it is run. What was made with other weights is never compared: each extractor has a
+signature that hashes them.
 
-A distance has its extractor's name: `fid` is of Inception's last features alone, `fd_inception64` of earlier ones, and
-`fd_dinov2` of DINOv2's ViT-L/14.
+A distance has its extractor's name: `fid` is of Inception's last features alone, `fd_inception64`
+of earlier ones, and `fd_dinov2` of DINOv2's ViT-L/14.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 from torch_fidelity.utils import create_feature_extractor
 
 from ..errors import ConfigError
-from ..files.checksums import digest
+from ..files.checksums import file_digest
 from . import dinov2
 
 INCEPTION, DINOV2 = "inception-v3-compat", "dinov2"
@@ -34,7 +36,9 @@ INCEPTION, DINOV2 = "inception-v3-compat", "dinov2"
 
 @dataclass(frozen=True)
 class Weights:
-    """A published file of weights. url: where it is to be had; sha: how its SHA-256 begins, empty where none is published."""
+    """A published file of weights. url: where it is to be had; sha: how its SHA-256 begins, empty
+    where none is published.
+    """
 
     url: str
     sha: str = ""
@@ -54,23 +58,31 @@ class Weights:
             if not path.is_file():
                 raise ConfigError(f"--weights: {path} is not there")
             return path
+
         if self.place.is_file():
             return self.place
         try:
             self.place.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(self.url, str(self.place), self.sha or None, progress=False)
+            torch.hub.download_url_to_file(
+                self.url, str(self.place), self.sha or None, progress=False
+            )
         except (OSError, urllib.error.URLError, RuntimeError) as error:
-            known = f"its SHA-256 begins with {self.sha}" if self.sha else "no hash of it is published"
+            known = (
+                f"its SHA-256 begins with {self.sha}" if self.sha else "no hash of it is published"
+            )
             raise ConfigError(
-                f"{self.place}: these weights are not there, and could not be downloaded ({error}); put {self.url} there"
-                f" ({known}), or name the file by --weights"
+                f"{self.place}: these weights are not there, and could not be downloaded"
+                f" ({error}); put {self.url} there ({known}), or name the file by --weights"
             ) from None
+
         return self.place
 
 
 WEIGHTS: dict[str, Weights | None] = {
     INCEPTION: Weights(URL_INCEPTION_V3, Path(URL_INCEPTION_V3).stem.rsplit("-", 1)[1]),
-    DINOV2: Weights("https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth"),
+    DINOV2: Weights(
+        "https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth"
+    ),
 }
 """By the extractor's name; None has its own."""
 
@@ -123,7 +135,9 @@ class Extractor:
 
     @property
     def layers(self) -> list[str]:
-        """Of the features and, where those are the metric's own and others than the logits, of the logits."""
+        """Of the features and, where those are the metric's own and others than the
+        logits, of the logits.
+        """
         own, logits = self._own("fid"), self._own("isc")
         return list(dict.fromkeys([own, logits])) if self.layer in (None, own) else [self.layer]
 
@@ -144,7 +158,7 @@ class Extractor:
     @cached_property
     def signature(self) -> str:
         """Sixteen hexadecimal digits of the weights, with the extractor's name and layer."""
-        weights = digest(self.weights)[:16] if self.weights else torch_fidelity.__version__
+        weights = file_digest(self.weights)[:16] if self.weights else torch_fidelity.__version__
         return f"{self.name}/{self.layers[0]}/{weights}"
 
     @cached_property
@@ -153,12 +167,16 @@ class Extractor:
         try:
             with _weights_alone():
                 return create_feature_extractor(
-                    self.name, self.layers, cuda=self.device == "cuda", verbose=False,
+                    self.name,
+                    self.layers,
+                    cuda=self.device == "cuda",
+                    verbose=False,
                     feature_extractor_weights_path=self.weights,
-                )  # fmt: skip
+                )
         except Exception as error:  # a file of anything else may fail anywhere in torch
             raise ConfigError(
-                f"{self.weights}: no weights of {self.name}, or damaged: {' '.join(str(error).split())[:160]}"
+                f"{self.weights}: no weights of {self.name}, or damaged: "
+                f"{' '.join(str(error).split())[:160]}"
             ) from None
 
     @property
@@ -169,6 +187,10 @@ class Extractor:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
-        """Images [B, 3, H, W] of bytes → features [B, D] and, if they are to be had, logits [B, classes]."""
+        """Images [B, 3, H, W] of bytes → features [B, D] and, if they are to be had,
+        logits [B, classes].
+        """
         found = self.network(images.to(self.device))
-        return {name: value.cpu() for name, value in zip(("features", "logits"), found, strict=False)}
+        return {
+            name: value.cpu() for name, value in zip(("features", "logits"), found, strict=False)
+        }

@@ -1,7 +1,8 @@
 """Images from anywhere, as the evaluation reads them: bytes of three colours, by index.
 
 recipe.yaml     the training images of its data (or its held-out ones)
-folder          image files of one size, in sub-folders, too; links are followed (`image_datasets.image_files`)
+folder          image files of one size, in sub-folders, too; links are followed
+                (`image_datasets.image_files`)
 file.npz        arr_0 [n, H, W, 3], bytes: how ADM hands out samples and reference batches
 """
 
@@ -16,10 +17,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.image_datasets import DAMAGE, ENDINGS, Pictures, UnknownScale, files_print, image_files, read_image
-from ..data.latent_cache import fingerprint
+from ..data.image_datasets import (
+    DAMAGE,
+    ENDINGS,
+    LazyImages,
+    UnknownScale,
+    files_fingerprint,
+    image_files,
+    read_image,
+)
+from ..data.latent_cache import tensors_fingerprint
 from ..data.sources import Source
-from ..errors import ConfigError
+from ..errors import ConfigError, located, prefixed
 from ..files.arrays import read_npz
 from .distances import colour_bytes
 
@@ -27,7 +36,7 @@ _LOOKED_AT = 64
 
 
 @dataclass(frozen=True)
-class Collection:
+class ImageSet:
     """n images, read when they are asked for.
 
     Arguments:
@@ -47,14 +56,18 @@ class Collection:
         return colour_bytes(self.images[i], self.levels)
 
     @property
-    def print(self) -> str:
-        """What tells them from others: number and size, 64 of them spread evenly, and what is known otherwise."""
+    def fingerprint(self) -> str:
+        """What tells them from others: number and size, 64 of them spread evenly, and
+        what is known otherwise.
+        """
         n = len(self)
         some = self[torch.linspace(0, n - 1, min(_LOOKED_AT, n)).long()]
-        return hashlib.sha256(f"{n} {fingerprint(some)} {self.known_by}".encode()).hexdigest()
+        return hashlib.sha256(
+            f"{n} {tensors_fingerprint(some)} {self.known_by}".encode()
+        ).hexdigest()
 
 
-class Files:
+class EqualSizeFiles:
     """Image files of one size.
 
     Raises:
@@ -75,33 +88,36 @@ class Files:
         try:
             pixels = torch.from_numpy(np.array(read_image(file, "RGB"))).permute(2, 0, 1)
         except UnknownScale as error:
-            raise ConfigError(f"{file}: {error}") from None
+            raise ConfigError(str(error), key=str(file)) from None
         except DAMAGE as error:
             raise ConfigError(f"{file}: damaged, or no image ({error})") from None
+
         if hasattr(self, "size") and pixels.shape != self.size:
             raise ConfigError(
-                f"{file}: is {pixels.shape[1]}×{pixels.shape[2]}, and the others {self.size[1]}×{self.size[2]}; name a recipe,"
-                " whose data are cropped alike"
+                f"{file}: is {pixels.shape[1]}×{pixels.shape[2]}, and the others"
+                f" {self.size[1]}×{self.size[2]}; name a recipe, whose data are cropped alike"
             )
+
         return pixels
 
 
-def of_folder(path: Path) -> Collection:
+def image_set_of_folder(path: Path) -> ImageSet:
     """The images of a folder, known by their names, sizes in bytes and times of change."""
-    try:
+    with located(path, (OSError, ValueError)):
         files = sorted(path / name for name in image_files(path))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: {error}") from None
     if not files:
         raise ConfigError(f"{path}: holds no {', '.join(ENDINGS)}")
     for file in files:
         if not file.is_file():
-            raise ConfigError(f"{file}: a link to a missing file; fetch the file, or remove the link")
-    known_by = files_print((str(file.relative_to(path)), file) for file in files)
-    return Collection(Files(files), path.resolve().name, known_by=known_by)
+            raise ConfigError(
+                f"{file}: a link to a missing file; fetch the file, or remove the link"
+            )
+
+    known_by = files_fingerprint((str(file.relative_to(path)), file) for file in files)
+    return ImageSet(EqualSizeFiles(files), path.resolve().name, known_by=known_by)
 
 
-def of_npz(path: Path) -> Collection:
+def image_set_of_npz(path: Path) -> ImageSet:
     """The images of an npz in ADM's layout."""
     content = read_npz(path, ("arr_0",))
     if "arr_0" not in content:
@@ -110,41 +126,45 @@ def of_npz(path: Path) -> Collection:
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
         raise ConfigError(f"{path}: arr_0 is {images.dtype} {images.shape}, not bytes [n, H, W, 3]")
     stored = torch.from_numpy(images).permute(0, 3, 1, 2)
-    return Collection(stored, path.stem, known_by=fingerprint(torch.from_numpy(images)))
+    return ImageSet(stored, path.stem, known_by=tensors_fingerprint(torch.from_numpy(images)))
 
 
-def of_recipe(path: Path, part: str, overrides: list[str]) -> Collection:
+def image_set_of_recipe(path: Path, part: str, overrides: list[str]) -> ImageSet:
     """The images of a recipe's data, `train` or `held_out`."""
-    from ..config.recipe import merge, parse, read_overrides, read_recipe
+    from ..config.files import merge, read_overrides, read_recipe
+    from ..config.sections import parse_recipe
 
-    source = parse(merge(read_recipe(path), read_overrides(overrides))).data()
+    source = parse_recipe(merge(read_recipe(path), read_overrides(overrides))).data()
     if not source.pictures:
         raise ConfigError(f"{path}: its data are no images")
-    try:
-        return of_source(source, part, path.stem if part == "train" else f"{path.stem}-{part}")
-    except ValueError as error:
-        raise ConfigError(f"{path}: data.{error}") from None
+    with located(path), prefixed("data"):
+        return image_set_of_source(
+            source, part, path.stem if part == "train" else f"{path.stem}-{part}"
+        )
 
 
-def of_source(source: Source, part: str, name: str) -> Collection:
-    """The images of a part of the data, known by their labels, and by all their pixels or by what their store says of them."""
+def image_set_of_source(source: Source, part: str, name: str) -> ImageSet:
+    """The images of a part of the data, known by their labels, and by all their pixels or by what
+    their store says of them.
+    """
     images, labels = getattr(source, part)
-    known_by = images.print if isinstance(images, Pictures) else fingerprint(images)
-    return Collection(images, name, source.levels, f"{known_by} {fingerprint(labels)}")
+    known_by = images.fingerprint if isinstance(images, LazyImages) else tensors_fingerprint(images)
+    return ImageSet(images, name, source.levels, f"{known_by} {tensors_fingerprint(labels)}")
 
 
-def collection(path: Path, part: str = "train", overrides: list[str] | None = None) -> Collection:
+def open_image_set(path: Path, part: str = "train", overrides: list[str] | None = None) -> ImageSet:
     """The images that a path names; overrides are of a recipe.
 
     Raises:
         ConfigError: if it names none.
     """
     if path.is_dir():
-        return of_folder(path)
+        return image_set_of_folder(path)
     if not path.is_file():
         raise ConfigError(f"{path}: no such file or folder")
     if path.suffix == ".npz":
-        return of_npz(path)
+        return image_set_of_npz(path)
     if path.suffix == ".yaml":
-        return of_recipe(path, part, overrides or [])
+        return image_set_of_recipe(path, part, overrides or [])
+
     raise ConfigError(f"{path}: neither a folder of images, an npz nor a recipe")

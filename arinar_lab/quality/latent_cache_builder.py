@@ -1,18 +1,23 @@
-"""The latent cache: what a codec's posterior says about each image and its flip, so that training reads it and encodes nothing.
+"""The latent cache: what a codec's posterior says about each image and its flip, so that training
+reads it and encodes nothing.
 
     caches/<recipe>-<signature>/
-      cache.json                     what was encoded, with what; written last, so that a cache that has it is whole
-      train-00000.safetensors        moments [n, V, 2D, H, W] in half precision, labels [n]; and its SHA-256 beside it
+      cache.json                     what was encoded, with what; written last, so that a cache
+                                     that has it is whole
+      train-00000.safetensors        moments [n, V, 2D, H, W] in half precision, labels [n]; and
+                                     its SHA-256 beside it
       held_out-00000.safetensors
 
-V is 2 where the recipe's data are flipped in training (an image, its mirror image), else 1. Moments are means, then
-log-variances: tokens are drawn from them anew in each epoch, with the noise that would have been drawn without a cache.
-They are read by memory map, so that what the system does not need for other things holds them.
+V is 2 where the recipe's data are flipped in training (an image, its mirror image), else 1. Moments
+are means, then log-variances: tokens are drawn from them anew in each epoch, with the noise that
+would have been drawn without a cache. They are read by memory map, so that what the system does not
+need for other things holds them.
 
-ImageNet 256×256 with KL-16: 1,281,167 · 2 · (2·16·16·16) · 2 bytes = 42.0 GB, and 0.8 GB of 50,000 held-out images.
+ImageNet 256×256 with KL-16: 1,281,167 · 2 · (2·16·16·16) · 2 bytes = 42.0 GB, and 0.8 GB of
+50,000 held-out images.
 
-The signature hashes data, codec weights and the codec's arguments (its latent statistic among them). A cache is opened
-only with the codec that made it.
+The signature hashes data, codec weights and the codec's arguments (its latent statistic among
+them). A cache is opened only with the codec that made it.
 """
 
 from __future__ import annotations
@@ -26,24 +31,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config.recipe import Recipe
-from ..config.schema import resolved
-from ..data.latent_cache import PARTS, Cached, codec_print, data_print, shards
+from ..config.schema import to_plain
+from ..config.sections import Recipe
+from ..data.latent_cache import (
+    SPLITS,
+    LatentCacheSource,
+    codec_fingerprint,
+    data_fingerprint,
+    shard_ranges,
+)
 from ..data.sources import Source
-from ..errors import ConfigError
+from ..errors import ConfigError, prefixed
 from ..files.checksums import save_tensors
-from ..files.shards import Told, share
-from ..hardware.device import device_of, use_processor
-from ..hardware.memory import room_on_device
+from ..files.shards import ProgressCallback, make_shards
+from ..hardware.device import configure_cpu, device_of
+from ..hardware.memory import oom_guard
 from ..model.codecs.codec import Codec
 from ..runs.folder import write_json
-from .image_sets import of_source
+from .image_sets import image_set_of_source
 
-SHARD = 1024  # images
+SHARD_SIZE = 1024  # images
 
 
 @dataclass(frozen=True)
-class Plan:
+class CacheBuilder:
     """A cache to be written.
 
     Arguments:
@@ -58,28 +69,28 @@ class Plan:
     prints: dict[str, str]
 
     @classmethod
-    def of(cls, recipe: Recipe, name: str, root: Path) -> Plan:
+    def of(cls, recipe: Recipe, name: str, root: Path) -> CacheBuilder:
         """The cache of a recipe's data under its codec, both of which are built.
 
         Raises:
             ConfigError: if the codec has no posterior, or the data cannot be read or are a cache.
         """
-        use_processor(recipe.machine)
+        configure_cpu(recipe.machine)
         source = recipe.data()
-        if isinstance(source, Cached):
+        if isinstance(source, LatentCacheSource):
             raise ConfigError("data.kind: cache is a cache already; name the images")
         codec = recipe.codec(source.shape, source.levels).to(device_of(recipe.machine)).eval()
-        try:
+        with prefixed("data"):
             source.prepare()
-        except ValueError as error:
-            raise ConfigError(f"data.{error}") from None
-        try:
+        with prefixed("codec"):
             codec.moments(source.train[0][torch.tensor([0])].to(codec.mean.device))
-        except ValueError as error:
-            raise ConfigError(f"codec.{error}") from None
-        prints = {"data": data_print(source), "codec": codec_print(codec, resolved(recipe.codec))}
+        prints = {
+            "data": data_fingerprint(source),
+            "codec": codec_fingerprint(codec, to_plain(recipe.codec)),
+        }
         views = 2 if source.flip else 1
         signature = hashlib.sha256(json.dumps([prints, views]).encode()).hexdigest()[:8]
+
         return cls(root / f"{name}-{signature}", source, codec, views, prints)
 
     @property
@@ -87,8 +98,8 @@ class Plan:
         """File, part of the data and items of each shard."""
         return [
             (self.folder / f"{part}-{k:05}.safetensors", part, span)
-            for part in PARTS
-            for k, span in enumerate(shards(len(getattr(self.source, part)[1]), SHARD))
+            for part in SPLITS
+            for k, span in enumerate(shard_ranges(len(getattr(self.source, part)[1]), SHARD_SIZE))
         ]
 
     @property
@@ -100,14 +111,21 @@ class Plan:
     def about(self) -> dict[str, Any]:
         """The content of cache.json."""
         source = self.source
-        counts = {part: len(getattr(source, part)[1]) for part in PARTS}
+        counts = {part: len(getattr(source, part)[1]) for part in SPLITS}
+
         return {
-            "shape": list(source.shape), "levels": source.levels, "classes": source.classes, **counts, "shard": SHARD,
-            "views": self.views, **self.prints, "images": of_source(source, "train", "").print,
-        }  # fmt: skip
+            "shape": list(source.shape),
+            "levels": source.levels,
+            "classes": source.classes,
+            **counts,
+            "shard": SHARD_SIZE,
+            "views": self.views,
+            **self.prints,
+            "images": image_set_of_source(source, "train", "").fingerprint,
+        }
 
 
-def write_cache(plan: Plan, batch: int, told: Told) -> None:
+def write_cache(plan: CacheBuilder, batch: int, told: ProgressCallback) -> None:
     """Encode what is missing of a cache, `batch` images at a time, beside others who do the same.
 
     Raises:
@@ -119,22 +137,27 @@ def write_cache(plan: Plan, batch: int, told: Told) -> None:
         file, part, span = files[k]
         save_tensors(file, _encoded(plan, getattr(plan.source, part), span, batch))
 
-    share([file for file, _, _ in files], make, told)
+    make_shards([file for file, _, _ in files], make, told)
     write_json(plan.folder / "cache.json", plan.about)
 
 
 @torch.no_grad()
-def _encoded(plan: Plan, part: tuple[Tensor, Tensor], span: range, batch: int) -> dict[str, Tensor]:
+def _encoded(
+    plan: CacheBuilder, part: tuple[Tensor, Tensor], span: range, batch: int
+) -> dict[str, Tensor]:
     def moments(i: Tensor) -> Tensor:
         image = part[0][i].to(plan.codec.mean.device)
         sides = [image, image.flip(-1)][: plan.views]
         return torch.stack([plan.codec.moments(side) for side in sides], 1).half().cpu()
 
     def fitting(i: Tensor) -> Tensor:
-        with room_on_device("--batch", len(i), lambda n: moments(i[:n])):
+        with oom_guard("--batch", len(i), lambda n: moments(i[:n])):
             return moments(i)
 
     whole = torch.cat([fitting(i) for i in torch.tensor(span).split(batch)])
     if not whole.isfinite().all():
-        raise ConfigError(f"codec.moments: of items {span.start} … {span.stop - 1} are not finite in half precision")
+        raise ConfigError(
+            f"codec.moments: of items {span.start} … {span.stop - 1} are not finite in "
+            "half precision"
+        )
     return {"moments": whole, "labels": part[1][span.start : span.stop]}

@@ -1,117 +1,237 @@
-"""Figures of what is inside the arms: calibration of their conditionals, what they believe, and what they draw."""
+"""Figures of what is inside the arms: calibration of their conditionals, what they
+believe, and what they draw.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..analysis.results import Results
-from ..files.arrays import map_array
-from ..study.plan import Arm
-from .run_figures import beliefs_figure
-from .style import BLACK, BLUE, PAGE, SKY, paper, wrapped
+from ..analysis.analyse import Analysis
+from ..analysis.results import ArmResult, Results
+from ..files.arrays import map_array, read_npz
+from .style import BLACK, BLUE, GREEN, PAGE, SKY, VERMILION, paper_pyplot, wrap_label
 
-COLUMNS = 5  # of small multiples
-HIGHEST = 3.0  # density of a histogram's bar; higher ones leave the axes
+PANEL_COLUMNS = 5  # of small multiples
+MAX_DENSITY = 3.0  # density of a histogram's bar; higher ones leave the axes
+FEATURES = 4  # columns of the figure of beliefs
+STYLES = ((BLUE, "-"), (VERMILION, "--"), (GREEN, ":"))
+Curves = Mapping[str, Mapping[str, np.ndarray]]
+"""Name of a curve → grid [features, points], density [items, features, points], true
+[items, features], drawn.
+"""
 
 
-def calibration(results: Results) -> Any | None:
-    """Histograms of the probability integral transform, an arm a panel: flat where the densities are right."""
-    found = {arm.name: rows for arm in results.plan.arms if (rows := _pit(results, arm))}
-    if not found:
+def calibration_histograms(analysis: Analysis) -> Any | None:
+    """Histograms of the probability integral transform, an arm a panel: flat where the
+    densities are right.
+    """
+    histograms = {arm.name: rows for arm in analysis.results.arms if (rows := _pit(arm))}
+    if not histograms:
         return None
-    columns = min(COLUMNS, len(found))
-    height = -(-len(found) // columns)
-    with paper() as plt:
+
+    columns = min(PANEL_COLUMNS, len(histograms))
+    height = -(-len(histograms) // columns)
+    with paper_pyplot() as plt:
         figure, axes = plt.subplots(
-            height, columns, figsize=(PAGE * columns / COLUMNS if columns > 2 else 3.3, 0.45 + 1.2 * height),
-            squeeze=False, sharex=True, sharey=True,
-        )  # fmt: skip
-        bins = max(shares.shape[1] for shares, _ in found.values())
-        for ax, (name, (shares, distance)) in zip(axes.flat, found.items(), strict=False):
+            height,
+            columns,
+            figsize=(PAGE * columns / PANEL_COLUMNS if columns > 2 else 3.3, 0.45 + 1.2 * height),
+            squeeze=False,
+            sharex=True,
+            sharey=True,
+        )
+        bins = max(shares.shape[1] for shares, _ in histograms.values())
+        for ax, (name, (shares, distance)) in zip(axes.flat, histograms.items(), strict=False):
             edges = np.linspace(0, 1, bins + 1)
             ax.stairs(bins * shares.mean(0), edges, fill=True, color=SKY, alpha=0.6)
-            ax.stairs(bins * shares.max(0), edges, baseline=bins * shares.min(0), fill=True, color=BLUE, alpha=0.5)
+            ax.stairs(
+                bins * shares.max(0),
+                edges,
+                baseline=bins * shares.min(0),
+                fill=True,
+                color=BLUE,
+                alpha=0.5,
+            )
             ax.axhline(1, color=BLACK, linestyle="--", linewidth=0.8)
-            ax.set_title(f"{wrapped(name, 24, 1)}\nKS {distance:.3f}", fontsize=7)
+            ax.set_title(f"{wrap_label(name, 24, 1)}\nKS {distance:.3f}", fontsize=7)
             ax.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
-        axes[0, 0].set_ylim(0, min(HIGHEST, 1.05 * max(bins * shares.max() for shares, _ in found.values())))
-        for ax in axes.flat[len(found) :]:
+
+        axes[0, 0].set_ylim(
+            0,
+            min(MAX_DENSITY, 1.05 * max(bins * shares.max() for shares, _ in histograms.values())),
+        )
+        for ax in axes.flat[len(histograms) :]:
             ax.axis("off")
         figure.supxlabel("F(x | what precedes)", fontsize=8)
         figure.supylabel("density", fontsize=8)
+
     return figure
 
 
-def _pit(results: Results, arm: Arm) -> tuple[np.ndarray, float] | None:
+def _pit(arm: ArmResult) -> tuple[np.ndarray, float] | None:
     """A histogram for each seed [seeds, bins], and the mean of their distances from uniform."""
-    said = [report.get("diagnosis", {}) for report in results.reports[arm.name].values()]
-    rows = [one for one in said if one.get("pit") and len(one["pit"]) == len(said[0].get("pit", []))]
-    if not rows:
+    diagnoses = [
+        report["diagnosis"]
+        for report in arm.reports.values()
+        if report.get("diagnosis", {}).get("pit")
+    ]
+    alike = [
+        diagnosis for diagnosis in diagnoses if len(diagnosis["pit"]) == len(diagnoses[0]["pit"])
+    ]
+    if not alike:
         return None
-    return np.asarray([one["pit"] for one in rows]), float(np.mean([one["pit_distance"] for one in rows]))
+    histograms = np.asarray([diagnosis["pit"] for diagnosis in alike])
+
+    return histograms, float(np.mean([diagnosis["pit_distance"] for diagnosis in alike]))
 
 
-def beliefs(results: Results) -> Any | None:
-    """What each arm believes about the same features, of the arms that see the same tokens as the baseline."""
-    found: dict[str, Path] = {}
-    for arm in results.plan.arms:
-        same = arm.recipe.codec == results.baseline.recipe.codec
-        cells = (results.plan.cell(arm, seed) for seed in results.reports[arm.name] if same)
-        files = (folder.evaluation(recipe) / "beliefs.npz" for folder, recipe in cells)
-        if file := next((file for file in files if file.is_file()), None):
-            found[arm.name] = file
-    if not found:
+def conditional_densities(analysis: Analysis) -> Any | None:
+    """What each arm believes about the same features, of the arms that see the same
+    tokens as the baseline.
+    """
+    results = analysis.results
+    files: dict[str, Path] = {}
+    for arm in results.arms:
+        file = _first_file(arm, "beliefs.npz")
+        if file and arm.settings["codec"] == results.baseline_arm.settings["codec"]:
+            files[arm.name] = file
+
+    if not files:
         return None
-    with paper() as plt:
-        return beliefs_figure(plt, found, PAGE)
+    contents = {name: read_npz(file) for name, file in files.items()}
+    columns = min(FEATURES, *(len(content["grid"]) for content in contents.values()))
+    with paper_pyplot() as plt:
+        size = (PAGE, 0.62 * len(files) + 0.5)
+        figure, axes = plt.subplots(len(files), columns, figsize=size, squeeze=False, sharex="col")
+        for row, (name, content) in zip(axes, contents.items(), strict=True):
+            for feature, ax in enumerate(row):
+                density_panel(ax, {name: content}, feature)
+            label = f"{name}\n(draws)" if content["drawn"] else name
+            row[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=7)
+        for feature, ax in enumerate(axes[0]):
+            ax.set_title(f"feature {feature}", fontsize=8)
+        figure.supxlabel(f"{DENSITY_AXIS}; dash-dotted: the true value", fontsize=8)
+
+    return figure
 
 
-def samples(results: Results) -> Any | None:
-    """The first images of each arm, unchosen: a row an arm; a column has one seed and one label in all of them."""
-    found = _images(results)
-    if not found:
+DENSITY_AXIS = "value, in units of the tokens; height: square root of the density"
+
+
+def density_panel(ax: Any, curves: Curves, feature: int, item: int = 0) -> None:
+    """Draw densities of one feature of a held-out token, and its true value.
+
+    The square root of a density is drawn, so that a narrow one does not flatten a broad one.
+    """
+    top = 0.0
+    for (name, curve), (colour, line) in zip(curves.items(), STYLES, strict=False):
+        x = curve["grid"][feature]
+        y = np.sqrt(np.maximum(curve["density"][item, feature], 0))
+        is_histogram = bool(curve["drawn"])
+        drawstyle = "steps-mid" if is_histogram else "default"
+        ax.plot(
+            x,
+            y,
+            color=colour,
+            linestyle=line,
+            linewidth=1,
+            label=name,
+            drawstyle=drawstyle,
+            marker="",
+        )
+        ax.fill_between(
+            x, y, color=colour, alpha=0.15, linewidth=0, step="mid" if is_histogram else None
+        )
+        top = max(top, float(y.max()))
+
+    true = next(iter(curves.values()))["true"][item, feature]
+    ax.axvline(true, color=BLACK, linestyle="-.", linewidth=1, label="true value")
+    ax.set(yticks=[], ylim=(0, 1.08 * top or 1))
+    ax.grid(visible=False)
+    ax.tick_params(labelsize=7)
+
+
+def _first_file(arm: ArmResult, name: str) -> Path | None:
+    """A file of the arm's evaluation, of the first finished seed that has it."""
+    files = [arm.folders[seed].evaluation / name for seed in arm.reports]
+    return next((file for file in files if file.is_file()), None)
+
+
+def sample_grid(analysis: Analysis) -> Any | None:
+    """The first images of each arm, unchosen: a row an arm; a column has one seed and one
+    label in all of them.
+    """
+    by_arm = _images(analysis.results)
+    if not by_arm:
         return None
-    count = min(20, *(len(images) for images in found.values()))
-    first = next(iter(found.values()))
-    white = max(int(images.max()) for images in found.values()) or 1
+
+    count = min(20, *(len(images) for images in by_arm.values()))
+    first = next(iter(by_arm.values()))
+    white = max(int(images.max()) for images in by_arm.values()) or 1
+
     if first.shape[-1] > 16:
         count = min(count, 10)
-    with paper() as plt:
+    with paper_pyplot() as plt:
         height = (PAGE - 1.4) / count * first.shape[-2] / first.shape[-1]
-        figure, axes = plt.subplots(len(found), 1, figsize=(PAGE, 0.1 + (height + 0.03) * len(found)), squeeze=False)
+        figure, axes = plt.subplots(
+            len(by_arm), 1, figsize=(PAGE, 0.1 + (height + 0.03) * len(by_arm)), squeeze=False
+        )
         figure.get_layout_engine().set(h_pad=0.015, w_pad=0.02, hspace=0)
-        for ax, (name, images) in zip(axes[:, 0], found.items(), strict=True):
-            ax.imshow(_strip(images[:count], white), cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
+        for ax, (name, images) in zip(axes[:, 0], by_arm.items(), strict=True):
+            ax.imshow(
+                _strip(images[:count], white),
+                cmap="gray_r",
+                vmin=0,
+                vmax=1,
+                interpolation="nearest",
+            )
             ax.set(xticks=[], yticks=[])
             ax.grid(visible=False)
             ax.spines[:].set_visible(False)
-            ax.set_ylabel(wrapped(name, 26), rotation=0, ha="right", va="center", fontsize=7)
+            ax.set_ylabel(wrap_label(name, 26), rotation=0, ha="right", va="center", fontsize=7)
+
     return figure
 
 
 def _strip(images: np.ndarray, white: int) -> np.ndarray:
-    """Images [n, C, H, W] of levels 0 … white beside each other, a little apart: [H, W'] or [H, W', 3], in [0, 1]."""
+    """Images [n, C, H, W] of levels 0 … white beside each other, a little apart: [H, W']
+    or [H, W', 3], in [0, 1].
+    """
     gap, paper_white = (
         max(1, images.shape[-1] // 16),
         0.0 if images.shape[1] == 1 else 1.0,
     )  # grey ones are drawn as ink
-    apart = np.pad(images.astype(float) / white, ((0, 0), (0, 0), (0, 0), (0, gap)), constant_values=paper_white)
+    apart = np.pad(
+        images.astype(float) / white,
+        ((0, 0), (0, 0), (0, 0), (0, gap)),
+        constant_values=paper_white,
+    )
     row = np.concatenate(list(apart), -1)
+
     return row[0] if len(row) == 1 else row.transpose(1, 2, 0)
 
 
 def _images(results: Results) -> dict[str, np.ndarray]:
-    """Arm → its generated images under one training seed, of the arms with the baseline's data and images' seeds."""
+    """Arm → its generated images under one training seed, of the arms with the baseline's
+    data and images' seeds.
+    """
     files: dict[int, dict[str, Path]] = {}
-    like = results.baseline.recipe
-    for arm in results.plan.arms:
-        if arm.recipe.data == like.data and arm.recipe.evaluation.seed == like.evaluation.seed:
-            for seed in results.reports[arm.name]:
-                folder, recipe = results.plan.cell(arm, seed)
-                if (file := folder.evaluation(recipe) / "samples" / "images.npy").is_file():
+    for arm in results.arms:
+        if _drawn_alike(arm, results.baseline_arm):
+            for seed in arm.reports:
+                file = arm.folders[seed].evaluation / "samples" / "images.npy"
+                if file.is_file():
                     files.setdefault(seed, {})[arm.name] = file
+
     most = max(files.values(), key=len, default={})
     return {name: map_array(file) for name, file in most.items()}
+
+
+def _drawn_alike(arm: ArmResult, other: ArmResult) -> bool:
+    """Whether images of two arms at one place have one label and one noise."""
+    seeds = [each.settings["evaluation"]["seed"] for each in (arm, other)]
+    return seeds[0] == seeds[1] and arm.settings["data"] == other.settings["data"]

@@ -1,7 +1,7 @@
 """The figures of a study's report: what each shows, how it is read, and what it takes to draw it.
 
-Every figure is written as PNG (for the page and the dashboard) and as PDF (for a paper). One whose data are absent is left
-out and named; its files of an earlier time are removed.
+Every figure is written as PNG (for the page and the dashboard) and as PDF (for a paper). One whose
+data are absent is left out and named; its files of an earlier time are removed.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..analysis.analyse import Analysis
 from ..analysis.results import Results
-from ..files.atomic import whole
-from .density_figures import beliefs, calibration, samples
+from ..files.atomic import atomic_draft
+from .density_figures import calibration_histograms, conditional_densities, sample_grid
 from .diagnostic_figures import learning_curves, where_the_bits_go
 from .result_figures import against_factor, against_speed, cost_breakdown, ranks_by_budget
+from .statements import EVALUATION_NOISE, TRAINING_NOISE
 
 DPI = 320  # of the PNG: a column's width is 1,056 pixels, a page's 2,208
 
@@ -25,7 +27,8 @@ class Figure:
     """A figure of the report.
 
     Arguments:
-        name: of its files; title; caption: how it is read; needs: what is absent where it cannot be drawn.
+        name: of its files; title; caption: how it is read; needs: what is absent
+            where it cannot be drawn.
         draw: makes it, or None where its data are absent.
         asked: whether such a study has it at all; where it has not, it is not missing.
     """
@@ -34,23 +37,23 @@ class Figure:
     title: str
     caption: str
     needs: str
-    draw: Callable[[Results], Any | None]
+    draw: Callable[[Analysis], Any | None]
     asked: Callable[[Results], bool] = lambda results: True
 
-    def write(self, results: Results, folder: Path) -> list[Path]:
+    def write(self, analysis: Analysis, folder: Path) -> list[Path]:
         """Draw it into the folder; returns the paths of PNG and PDF, or none."""
         import matplotlib.pyplot as plt
 
         paths = [folder / f"{self.name}.png", folder / f"{self.name}.pdf"]
-        figure = self.draw(results) if results.any_report else None
+        figure = self.draw(analysis) if analysis.results.any_report else None
         if figure is None:
             for path in paths:
                 path.unlink(missing_ok=True)
             return []
-        with whole(paths[0]) as draft:
+        with atomic_draft(paths[0]) as draft:
             figure.savefig(draft, dpi=DPI)
         figure.set_layout_engine("none")  # it is laid out now, and stays as it is
-        with whole(paths[1]) as draft:
+        with atomic_draft(paths[1]) as draft:
             figure.savefig(draft, metadata={"CreationDate": None})
         plt.close(figure)
         return paths
@@ -60,83 +63,86 @@ FIGURES = (
     Figure(
         "factor",
         "Likelihood and sample quality against what was varied",
-        "Marker: mean over seeds. Thin bar with caps: 95 % t-interval over seeds (training noise). Broad pale bar, where"
-        " measured: 95 % interval of a value over images (evaluation noise). Small marks: single seeds. Dotted line: the"
-        " baseline's mean. Dashed: held-out images, beside the distance of as many images. An arrow at the edge: the interval"
-        " goes on beyond it, for it comes from few seeds.",
+        f"Marker: mean over seeds. Thin bar with caps: {TRAINING_NOISE}. Broad pale bar, where"
+        f" measured: {EVALUATION_NOISE}. Small marks: single seeds. Dotted line: the baseline's"
+        " mean. Dashed: held-out images, beside the distance of as many images. An arrow at the"
+        " edge: the interval goes on beyond it, for it comes from few seeds.",
         "bits/dim or Fréchet distance of a finished run",
         against_factor,
     ),
     Figure(
         "speed",
         "Quality against speed",
-        "Means over seeds with 95 % t-intervals in both directions. Grey: another arm is at least as good and as fast, and"
-        " better in one of both, by the means. Dashed: the front of the others. Whether two neighbours on it differ is said"
-        " by their intervals, not by the line. Axes that span more than a factor of five are logarithmic; an"
-        " arrow at the edge: the interval goes on beyond it. Where the title calls the speeds unreliable, their order may be"
-        " that of the machine's load: no front is drawn, and no arm is grey.",
+        "Means over seeds with 95 % t-intervals in both directions. Grey: another arm is at least"
+        " as good and as fast, and better in one of both, by the means. Dashed: the front of the"
+        " others. Whether two neighbours on it differ is said by their intervals, not by the line."
+        " Axes that span more than a factor of five are logarithmic; an arrow at the edge: the"
+        " interval goes on beyond it. Where the title calls the speeds unreliable, their order may"
+        " be that of the machine's load: no front is drawn, and no arm is grey.",
         "a measured speed",
         against_speed,
     ),
     Figure(
         "curves",
         "Learning curves",
-        "Line: mean over seeds. Band: from the lowest to the highest seed. Held-out bits/dim are of the averaged weights."
-        " Training losses are compared only among arms whose loss is a likelihood (those of diffusion, flow and energy are"
-        " none). The first tenth of the steps may leave the axes.",
+        "Line: mean over seeds. Band: from the lowest to the highest seed. Held-out bits/dim are"
+        " of the averaged weights. Training losses are compared only among arms whose loss is a"
+        " likelihood (those of diffusion, flow and energy are none). The first tenth of the steps"
+        " may leave the axes.",
         "a metrics.csv in the run folders",
         learning_curves,
     ),
     Figure(
         "bits",
         "Where the bits go: by feature and by token",
-        "Held-out bits/dim given all that precedes. The mean over features, and that over tokens, is the arm's bits/dim."
-        " Band: from the lowest to the highest seed.",
+        "Held-out bits/dim given all that precedes. The mean over features, and that over tokens,"
+        " is the arm's bits/dim. Band: from the lowest to the highest seed.",
         "a head that is walked feature by feature, and its diagnosis in report.json",
         where_the_bits_go,
     ),
     Figure(
         "calibration",
         "Calibration of the conditionals",
-        "Histogram of F(x | what precedes) over all held-out features: flat where the densities are right, a hill in the"
-        " middle where they are too wide, high ends where they are too narrow. Pale: mean over seeds; dark: from the lowest"
-        " to the highest seed. KS: largest distance from uniform. Bars above 3 leave the axes.",
+        "Histogram of F(x | what precedes) over all held-out features: flat where the densities"
+        " are right, a hill in the middle where they are too wide, high ends where they are too"
+        " narrow. Pale: mean over seeds; dark: from the lowest to the highest seed. KS: largest"
+        " distance from uniform. Bars above 3 leave the axes.",
         "a head with a distribution function, and its diagnosis in report.json",
-        calibration,
+        calibration_histograms,
     ),
     Figure(
         "beliefs",
         "What each arm believes about the same features",
-        "Density of the first features of one held-out token, each given the true ones before it (of heads that are not"
-        " walked feature by feature: a histogram of draws). One seed.",
+        "Density of the first features of one held-out token, each given the true ones before it"
+        " (of heads that are not walked feature by feature: a histogram of draws). One seed.",
         "a beliefs.npz of the evaluation",
-        beliefs,
+        conditional_densities,
     ),
     Figure(
         "samples",
         "Samples under the same seeds",
-        "The first images that each arm generated, unchosen. A column has the same label and the same noise in all arms. One"
-        " training seed.",
+        "The first images that each arm generated, unchosen. A column has the same label and the"
+        " same noise in all arms. One training seed.",
         "generated images in the run folders",
-        samples,
+        sample_grid,
     ),
     Figure(
         "cost",
         "Where the time of generation goes",
         "Milliseconds for an image of a batch: the outer model's walk, the trunk over a token's"
-        " features (of a nested model: all of it), the head (densities made, guided and drawn from), the codec. The"
-        " shares are measured part by part in a pass with clocks between, and scaled to the time without them. Mean over"
-        " seeds.",
-        "a speed that was measured part by part (older runs lack it)",
+        " features (of a nested model: all of it), the head (densities made, guided and drawn"
+        " from), the codec. The shares are measured part by part in a pass with clocks between,"
+        " and scaled to the time without them. Mean over seeds.",
+        "a speed that was measured part by part",
         cost_breakdown,
     ),
     Figure(
         "ranks",
         "Does the ranking last?",
-        "Rank of each arm by its mean over seeds, at each budget. Lines that cross are arms that change places; whether a pair"
-        " differs at both budgets for sure is said in the text.",
+        "Rank of each arm by its mean over seeds, at each budget. Lines that cross are arms that"
+        " change places; whether a pair differs at both budgets for sure is said in the text.",
         "at least two arms at two budgets",
         ranks_by_budget,
-        lambda results: bool(results.plan.budgets),
+        lambda results: bool(results.budgets),
     ),
 )

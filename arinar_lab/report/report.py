@@ -3,10 +3,12 @@
     table.md  table.tex  table.csv      the table; as CSV one row a run
     methods.md                          how the numbers came about, for a paper
     <figure>.png  <figure>.pdf          see `figures.py`
-    report.html                         all of it as one page that opens from disk, asks the network for nothing, and prints
+    report.html                         all of it as one page that opens from disk, asks the network
+                                        for nothing, and prints
 
-Every number carries its interval over seeds, and that over images where it was measured; what a paired test does not
-resolve is called not resolved. A study that is not finished is reported, too, and what is missing is named.
+Every number carries its interval over seeds, and that over images where it was measured; what a
+paired test does not resolve is called not resolved. A study that is not finished is reported, too,
+and what is missing is named.
 
 The page's template is `page.html`; pictures are inlined, and every text is escaped.
 """
@@ -21,94 +23,92 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
-from ..analysis import pareto as frontier
-from ..analysis import rank_agreement as ranking
-from ..analysis.comparison import Effect, compare_all, p_text, summary, verdict
-from ..analysis.results import Results
-from ..analysis.text import spaced
-from ..files.atomic import room_for, write
-from ..metrics import Column
-from ..study.plan import Plan
+from ..analysis.analyse import Analysis
+from ..analysis.comparison import p_value_text
+from ..analysis.text import breakable_name
+from ..files.atomic import disk_full_guard, write_atomically
 from .figures import DPI, FIGURES, Figure
-from .latex import latex
-from .methods import methods, paragraphs
-from .notes import against, missing, reading
-from .tables import Row, csv_of, markdown, table_of
-
-
-def write_report(results: Results) -> list[Path]:
-    """Write the report into the study's folder; returns the paths of its files, the page first."""
-    folder = results.plan.folder / "report"
-    with room_for(folder):
-        return _written(results, folder)
-
-
-def _written(results: Results, folder: Path) -> list[Path]:
-    folder.mkdir(parents=True, exist_ok=True)
-    drawn = {figure.name: paths for figure in FIGURES if (paths := figure.write(results, folder))}
-    texts = {
-        "report.html": page(results, {name: paths[0] for name, paths in drawn.items()}),
-        "table.md": markdown(results),
-        "table.tex": latex(results),
-        "table.csv": csv_of(results),
-        "methods.md": methods(results),
-    }
-    for name, text in texts.items():
-        write(folder / name, text)
-    return [*(folder / name for name in texts), *(path for paths in drawn.values() for path in paths)]
-
+from .latex import latex_table
+from .statements import (
+    baseline_in_words,
+    caption,
+    caution_lines,
+    methods_markdown,
+    paragraphs,
+    reading_notes,
+)
+from .tables import report_markdown, runs_csv, table_of
 
 WIDTH = 130  # pixels on the screen of an inch of a picture
 
 
-def page(results: Results, pictures: Mapping[str, Path]) -> str:
+def write_report(analysis: Analysis) -> list[Path]:
+    """Write the report into the study's folder; returns the paths of its files, the page first."""
+    folder = analysis.results.folder / "report"
+    with disk_full_guard(folder):
+        return _written(analysis, folder)
+
+
+def _written(analysis: Analysis, folder: Path) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = {figure.name: paths for figure in FIGURES if (paths := figure.write(analysis, folder))}
+    texts = {
+        "report.html": page(analysis, {name: paths[0] for name, paths in drawn.items()}),
+        "table.md": report_markdown(analysis),
+        "table.tex": latex_table(analysis),
+        "table.csv": runs_csv(analysis),
+        "methods.md": methods_markdown(analysis),
+    }
+    for name, text in texts.items():
+        write_atomically(folder / name, text)
+
+    return [
+        *(folder / name for name in texts),
+        *(path for paths in drawn.values() for path in paths),
+    ]
+
+
+def page(analysis: Analysis, pictures: Mapping[str, Path]) -> str:
     """The page of a study. pictures: figure's name → its PNG; the others are named as left out."""
-    headings, rows = table_of(results, results.columns)
-    columns = {column.metric: column for column in results.columns}
-    found = compare_all(results)
-    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(
+    results = analysis.results
+    headings, rows = table_of(analysis, analysis.columns)
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment.filters |= {"spaced": breakable_name, "p": p_value_text}
+    template = environment.from_string(
         Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     )
+    absent = [figure for figure in FIGURES if figure.name not in pictures and figure.asked(results)]
+
     return template.render(
-        name=results.plan.name, question=results.plan.question, baseline=against(results.plan),
-        sections=_sections(bool(found)), missing=missing(results),
-        verdicts=[*summary(found, results.columns), *frontier.conclusions(results), *ranking.conclusions(results)],
-        headings=headings, rows=[_row(row, results.plan) for row in rows],
-        effects=[_effect(effect, columns[effect.metric]) for effect in found],
-        figures=[_picture(figure, pictures[figure.name]) for figure in FIGURES if figure.name in pictures],
-        left_out=[figure for figure in FIGURES if figure.name not in pictures and figure.asked(results)],
-        reading=reading(results), methods=paragraphs(results),
-    )  # fmt: skip
+        name=results.name,
+        question=results.question,
+        baseline=baseline_in_words(results),
+        sections=_sections(bool(analysis.effects)),
+        missing=caution_lines(analysis),
+        verdicts=[*analysis.verdicts, *analysis.against_speed, *analysis.ranking],
+        caption=caption(analysis),
+        headings=headings,
+        rows=rows,
+        effects=analysis.effects,
+        figures=[
+            _picture(figure, pictures[figure.name]) for figure in FIGURES if figure.name in pictures
+        ],
+        left_out=absent,
+        reading=reading_notes(analysis),
+        methods=paragraphs(analysis),
+    )
 
 
 def _sections(compared: bool) -> list[tuple[str, str]]:
-    titles = {"answer": "What may be concluded", "table": "Table", "differences": "Differences", "figures": "Figures",
-              "reading": "How to read it", "methods": "Methods"}  # fmt: skip
+    titles = {
+        "answer": "What may be concluded",
+        "table": "Table",
+        "differences": "Differences",
+        "figures": "Figures",
+        "reading": "How to read it",
+        "methods": "Methods",
+    }
     return [(name, title) for name, title in titles.items() if compared or name != "differences"]
-
-
-def _row(row: Row, plan: Plan) -> dict[str, Any]:
-    baseline = row.name in {f"{name} (baseline)" for name in plan.baselines}
-    kind = "baseline" if baseline else "" if row.seeds else "reference"
-    return {
-        "kind": kind, "name": spaced(row.name), "seeds": row.seeds, "likelihood": row.likelihood, "cells": row.cells
-    }  # fmt: skip
-
-
-def _effect(effect: Effect, column: Column) -> dict[str, Any]:
-    """A row of the table of differences, as text."""
-    d, many = effect.difference, effect.difference.n > 1
-    size, low, high = (f"{round(end, 1) + 0:.1f}" for end in (effect.size, *effect.size_interval))
-    half = f" ± {d.half:.{column.digits}f}" if many else ""
-    said = verdict(effect, column)
-    return {
-        "heading": column.heading, "arm": spaced(effect.arm), "difference": f"{d.mean:+.{column.digits}f}{half}", "n": d.n,
-        "spread": effect.spread_of, "df": f"{effect.spread.df:.1f}" if effect.spread else "",
-        "p": p_text(effect.p).removeprefix("p ").removeprefix("= ") if many else "",
-        "adjusted": p_text(effect.adjusted).removeprefix("p ").removeprefix("= ") if many else "",
-        "size": f"{size} [{low}, {high}]" if many else "",
-        "mark": said if effect.concluded else "", "verdict": said, "caution": effect.caution,
-    }  # fmt: skip
 
 
 def _picture(figure: Figure, path: Path) -> dict[str, Any]:

@@ -1,8 +1,10 @@
-"""How every figure of a report looks: sizes of a two-column paper, and colours that survive greyscale and colour blindness.
+"""How every figure of a report looks: sizes of a two-column paper, and colours that survive
+greyscale and colour blindness.
 
-Colours are Okabe and Ito's (https://jfly.uni-koeln.de/color/), without the yellow, which white paper swallows. A colour
-never stands alone: an arm has a marker and a line style of its own, too, and the same ones in every figure. One panel shows
-at most `FACET` arms beside the baseline; more arms take more panels, each with the baseline in it.
+Colours are Okabe and Ito's (https://jfly.uni-koeln.de/color/), without the yellow, which white
+paper swallows. A colour never stands alone: an arm has a marker and a line style of its own, too,
+and the same ones in every figure. One panel shows at most `FACET` arms beside the baseline; more
+arms take more panels, each with the baseline in it.
 """
 
 from __future__ import annotations
@@ -13,21 +15,37 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from ..analysis.text import spaced
-from ..study.plan import Arm, Plan
+from ..analysis.results import ArmResult, Results
+from ..analysis.text import breakable_name
 
 COLUMN, PAGE = 3.3, 6.9  # inches: widths of one column and of both
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILION, PURPLE, GREY, PALE = "#0072B2", "#D55E00", "#CC79A7", "#8C8C8C", "#BDBDBD"
 FACET = 6
 _RULES: Any = {
-    "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7,
-    "legend.fontsize": 7, "legend.frameon": False, "legend.handlelength": 2.6, "figure.titlesize": 8,
-    "lines.linewidth": 1.2, "lines.markersize": 4, "axes.linewidth": 0.6, "axes.grid": True, "grid.alpha": 0.25,
-    "grid.linewidth": 0.5, "axes.spines.top": False, "axes.spines.right": False, "figure.constrained_layout.use": True,
-    "errorbar.capsize": 2, "pdf.fonttype": 42, "hatch.linewidth": 0.5,
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "legend.handlelength": 2.6,
+    "figure.titlesize": 8,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 4,
+    "axes.linewidth": 0.6,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "grid.linewidth": 0.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.constrained_layout.use": True,
+    "errorbar.capsize": 2,
+    "pdf.fonttype": 42,
+    "hatch.linewidth": 0.5,
     "text.parse_math": False,  # a `$` in a name is a letter
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -44,14 +62,18 @@ class Look:
 
 
 SERIES = (
-    Look(BLUE, "o", "-"), Look(VERMILION, "s", "--"), Look(GREEN, "^", "-."), Look(PURPLE, "v", ":"),
-    Look(ORANGE, "P", (0, (5, 1))), Look(SKY, "X", (0, (3, 1, 1, 1))),
-)  # fmt: skip
+    Look(BLUE, "o", "-"),
+    Look(VERMILION, "s", "--"),
+    Look(GREEN, "^", "-."),
+    Look(PURPLE, "v", ":"),
+    Look(ORANGE, "P", (0, (5, 1))),
+    Look(SKY, "X", (0, (3, 1, 1, 1))),
+)
 """Told apart in colour, in grey, and by their markers."""
 
 
 @contextmanager
-def paper() -> Iterator[Any]:
+def paper_pyplot() -> Iterator[Any]:
     """matplotlib's pyplot, without a screen, under the rules of a paper's figure."""
     import matplotlib
 
@@ -62,25 +84,27 @@ def paper() -> Iterator[Any]:
         yield plt
 
 
-def facets(plan: Plan) -> list[list[Arm]]:
+def facets(results: Results) -> list[list[ArmResult]]:
     """The arms in groups of at most `FACET`, evenly filled, in each the baseline first."""
-    baseline = next(arm for arm in plan.arms if arm.name == plan.baseline)
-    others = [arm for arm in plan.arms if arm != baseline]
+    baseline = results.baseline_arm
+    others = [arm for arm in results.arms if arm.name != baseline.name]
     count = max(1, -(-len(others) // FACET))
     size = -(-len(others) // count)
     return [[baseline, *others[i * size : (i + 1) * size]] for i in range(count)]
 
 
-def looks(plan: Plan) -> dict[str, Look]:
+def looks(results: Results) -> dict[str, Look]:
     """Arm → how it is drawn; the baseline is black. Within a facet no two are alike."""
-    found = {plan.baseline: Look(BLACK, "D", "-")}
-    for facet in facets(plan):
-        found |= {arm.name: look for arm, look in zip(facet[1:], SERIES, strict=False)}
-    return found
+    looks = {results.baseline: Look(BLACK, "D", "-")}
+    for facet in facets(results):
+        looks |= {arm.name: look for arm, look in zip(facet[1:], SERIES, strict=False)}
+    return looks
 
 
 def readable_log(axis: Any) -> None:
-    """Ticks of a logarithmic axis as plain numbers: 1, 2 and 5 of each decade, or a few evenly where it spans little."""
+    """Ticks of a logarithmic axis as plain numbers: 1, 2 and 5 of each decade, or a few evenly
+    where it spans little.
+    """
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
     low, high = sorted(axis.get_view_interval())
@@ -89,6 +113,6 @@ def readable_log(axis: Any) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def wrapped(name: str, width: int, lines: int = 2) -> str:
+def wrap_label(name: str, width: int, lines: int = 2) -> str:
     """A name on at most so many lines of a label."""
-    return "\n".join(textwrap.wrap(spaced(name), width, max_lines=lines, placeholder=" …"))
+    return "\n".join(textwrap.wrap(breakable_name(name), width, max_lines=lines, placeholder=" …"))

@@ -1,11 +1,13 @@
 """Checkpoints on disk: written whole with a checksum, or not at all.
 
-    checkpoints/step=200.ckpt  step=200.ckpt.sha256     the newest, and its SHA-256 as `sha256sum -c` reads it
-    checkpoints/step=100.ckpt  step=100.ckpt.sha256     the one before it, used where the newest is damaged
+    checkpoints/step=200.ckpt  step=200.ckpt.sha256     the newest, and its SHA-256 as
+                                                        `sha256sum -c` reads it
+    checkpoints/step=100.ckpt  step=100.ckpt.sha256     the one before it, used where
+                                                        the newest is damaged
     checkpoints/final.safetensors  ….sha256             the averaged weights after training
 
-The checksum is written before the file gets its name, so that a named file without one is of an older version; that is
-used where it can be read.
+The checksum is written before the file gets its name: a file that lacks it, or differs
+from it, is damaged.
 """
 
 from __future__ import annotations
@@ -14,20 +16,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-
 from ..errors import ConfigError
-from ..files import atomic as disk
-from ..files.checksums import _sum_of, altered
+from ..files import atomic
+from ..files.checksums import damage
 from ..output.text import say
 from .folder import RunFolder
 
 TRAIN_AGAIN = "delete the run's DONE to train it again from its last checkpoint"
 
 
-def by_age(folder: Path) -> list[Path]:
+def newest_first(folder: Path) -> list[Path]:
     """The checkpoints of a folder, the newest first."""
-    return sorted(folder.glob("step=*.ckpt"), key=lambda path: int(path.stem.split("=")[1]), reverse=True)
+    return sorted(
+        folder.glob("step=*.ckpt"), key=lambda path: int(path.stem.split("=")[1]), reverse=True
+    )
 
 
 def refuse_altered(path: Path) -> None:
@@ -36,24 +38,27 @@ def refuse_altered(path: Path) -> None:
     Raises:
         ConfigError: saying what to do.
     """
-    if altered(path):
-        raise ConfigError(f"{path}: damaged or edited (its checksum differs); {TRAIN_AGAIN}")
+    if fault := damage(path):
+        raise ConfigError(f"{path}: damaged or edited ({fault}); {TRAIN_AGAIN}")
 
 
 @contextmanager
-def room_for(path: Path) -> Iterator[None]:
-    """Where the disk is full, say so with path and space, name the checkpoint that is intact, and leave no draft behind.
+def checkpoint_guard(path: Path) -> Iterator[None]:
+    """Where the disk is full, say so with path and space, name the checkpoint that is intact, and
+    leave no draft behind.
 
     Raises:
         DiskFull: naming them.
     """
-    with disk.room_for(path, path.with_suffix(".draft"), kept_beside(path)):
+    with atomic.disk_full_guard(path, path.with_suffix(".draft"), intact_checkpoint(path)):
         yield
 
 
-def kept_beside(path: Path) -> str:
-    """Which checkpoint is intact where another file in its folder cannot be written; empty where there is none."""
-    older = [p.name for p in by_age(path.parent) if p != path]
+def intact_checkpoint(path: Path) -> str:
+    """Which checkpoint is intact where another file in its folder cannot be written; empty
+    where there is none.
+    """
+    older = [p.name for p in newest_first(path.parent) if p != path]
     return f"{older[0]} is intact" if older else ""
 
 
@@ -63,25 +68,17 @@ def newest_checkpoint(folder: RunFolder) -> Path | None:
     Raises:
         ConfigError: if there are checkpoints and none is whole.
     """
-    paths = by_age(folder.checkpoints)
+    paths = newest_first(folder.checkpoints)
     for path in paths:
-        fault = _fault(path)
+        fault = damage(path)
         if not fault:
             return path
         say(f"{path}: damaged ({fault}), trying the one before it")
+
     if paths:
         raise ConfigError(
-            f"{paths[0]}: damaged, and no older checkpoint is whole; delete it to train from the beginning"
+            f"{paths[0]}: damaged, and no older checkpoint is whole; delete it to train "
+            "from the beginning"
         )
+
     return None
-
-
-def _fault(path: Path) -> str:
-    """What is wrong with a checkpoint; empty where it is whole."""
-    if _sum_of(path).is_file():
-        return "its checksum differs" if altered(path) else ""
-    try:
-        torch.load(path, map_location="cpu", weights_only=True)
-        return ""
-    except Exception as error:  # whatever a damaged file raises
-        return type(error).__name__

@@ -1,7 +1,8 @@
 """The run folder, which is the truth: MLflow and Optuna are views of it.
 
     runs/<what differs>-<training signature>/seed_<n>/
-      config.yaml  metrics.csv  log.txt  progress.json  checkpoints/{step=*.ckpt, final.safetensors}  DONE | FAILED
+      config.yaml  metrics.csv  log.txt  progress.json  DONE | FAILED
+      checkpoints/  {step=*.ckpt, final.safetensors}
       evaluations/<evaluation signature>/  report.json  samples/{grid.png, images.npy}
 
 Files are written whole or not at all. `metrics.csv` is long: step,name,value.
@@ -26,12 +27,18 @@ from typing import Any
 
 from filelock import FileLock
 
-from ..config.recipe import Recipe
-from ..config.schema import resolved
-from ..config.yaml_reader import as_yaml
+from ..config.schema import to_plain
+from ..config.sections import Recipe
+from ..config.yaml_reader import to_yaml
 from ..errors import ConfigError
-from ..files.atomic import LONGEST, append, force, write
-from ..files.locks import held
+from ..files.atomic import (
+    MAX_NAME_BYTES,
+    append_text,
+    disk_full_guard,
+    sync_to_disk,
+    write_atomically,
+)
+from ..files.locks import hold_lock
 from ..output.text import say
 
 _FINAL = ("config.yaml", "metrics.csv")  # once a run is done
@@ -39,7 +46,7 @@ _FINAL = ("config.yaml", "metrics.csv")  # once a run is done
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON file atomically."""
-    write(path, json.dumps(content, indent=2) + "\n")
+    write_atomically(path, json.dumps(content, indent=2) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -69,17 +76,20 @@ def refuse_other_than_file(path: Path) -> None:
 
 
 def slug(name: str) -> str:
-    """A name as a folder's. Of a long one the beginning and a hash: systems take 255 bytes, and more is put behind it."""
+    """A name as a folder's. Of a long one the beginning and a hash: systems take 255 bytes, and
+    more is put behind it.
+    """
     plain = re.sub(r"[^\w.,=+-]+", "_", name).strip("_")
     plain = plain if plain.strip(".") else ""  # `.` and `..` are folders that exist
-    if len(plain.encode()) <= LONGEST:
+    if len(plain.encode()) <= MAX_NAME_BYTES:
         return plain
     begin = plain.encode()[:80].decode(errors="ignore")
     return f"{begin}-{hashlib.sha256(plain.encode()).hexdigest()[:8]}"
 
 
 def _arm(recipe: Recipe, own: Path) -> Path:
-    """The folder that holds the seeds of a training: `own` where it exists, or the only one with its signature.
+    """The folder that holds the seeds of a training: `own` where it exists, or the only
+    one with its signature.
 
     Raises:
         ConfigError: if several folders have its signature, as after a copy, and none is `own`.
@@ -87,14 +97,21 @@ def _arm(recipe: Recipe, own: Path) -> Path:
     folders = sorted(own.parent.glob(f"*-{recipe.training_signature}"))
     if own in folders or not folders:
         return own
+
     if len(folders) > 1:
         names = ", ".join(map(str, folders))
-        raise ConfigError(f"{own}: {names} hold the same training; keep one of them, and move the others elsewhere")
+        raise ConfigError(
+            f"{own}: {names} hold the same training; keep one of them, and move the "
+            "others elsewhere"
+        )
+
     return folders[0]
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """A JSON file that is made anew while its run goes on; empty where there is none, or it is damaged."""
+    """A JSON file that is made anew while its run goes on; empty where there is
+    none, or it is damaged.
+    """
     try:
         return read_json(path)
     except ConfigError:
@@ -107,14 +124,16 @@ def write_sealed(path: Path, content: dict[str, Any]) -> None:
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
-    """A JSON file that `write_sealed` has written, without its SHA-256; older versions wrote none.
+    """A JSON file that `write_sealed` has written, without its SHA-256; empty where there is none.
 
     Raises:
         ConfigError: if it is damaged or edited.
     """
     content = read_json(path)
-    if content.pop("sha256", None) not in (None, _digest(content)):
-        raise ConfigError(f"{path}: damaged or edited (its sha256 differs); delete it, and it is made again")
+    if content and content.pop("sha256", None) != _digest(content):
+        raise ConfigError(
+            f"{path}: damaged or edited (its sha256 differs); delete it, and it is made again"
+        )
     return content
 
 
@@ -135,12 +154,14 @@ class RunFolder:
     path: Path
 
     @classmethod
-    def of(cls, recipe: Recipe, name: str, root: Path = Path("runs")) -> RunFolder:
-        """The folder of a recipe; a run that exists under another name keeps it, so that studies share runs."""
-        arm = _arm(recipe, root / f"{slug(name)}-{recipe.training_signature}")
+    def of(cls, recipe: Recipe, name: str) -> RunFolder:
+        """The folder of a recipe; a run that exists under another name keeps it, so
+        that studies share runs.
+        """
+        arm = _arm(recipe, recipe.workspace.runs / f"{slug(name)}-{recipe.training_signature}")
         return cls(arm / f"seed_{recipe.seed}")
 
-    def settled(self, recipe: Recipe) -> RunFolder:
+    def claim_name(self, recipe: Recipe) -> RunFolder:
         """The folder, made; or the one that the same training has got meanwhile under another name.
 
         Two studies that begin at once, with one arm under two names, thus train it once.
@@ -150,12 +171,18 @@ class RunFolder:
         """
         arm = self.path.parent
         arm.parent.mkdir(parents=True, exist_ok=True)
-        with held(FileLock(arm.parent / ".names"), "names a run folder"):
+        lock = FileLock(arm.parent / ".names")
+        with disk_full_guard(arm.parent), hold_lock(lock, "names a run folder"):
             folder = RunFolder(_arm(recipe, arm) / self.path.name)
             folder.path.mkdir(parents=True, exist_ok=True)
+
         names = (*_FINAL, "DONE", "log.txt", "progress.json")
-        for file in (*(folder.path / name for name in names), folder.evaluation(recipe) / "report.json"):
+        for file in (
+            *(folder.path / name for name in names),
+            folder.evaluation(recipe) / "report.json",
+        ):
             refuse_other_than_file(file)
+
         return folder
 
     @property
@@ -189,7 +216,8 @@ class RunFolder:
         return file.read_text(encoding="utf-8").strip() if file.is_file() else ""
 
     def report(self, recipe: Recipe) -> dict[str, Any]:
-        """The evaluation's report.json; empty before it exists, and where it is damaged, so that it is made again.
+        """The evaluation's report.json; empty before it exists, and where it is damaged, so
+        that it is made again.
 
         Raises:
             ConfigError: if something else stands in its place.
@@ -207,30 +235,33 @@ class RunFolder:
         """Write the evaluation's report.json."""
         write_sealed(self.evaluation(recipe) / "report.json", report)
 
-    def update_report(self, recipe: Recipe, change: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+    def update_report(
+        self, recipe: Recipe, change: Callable[[dict[str, Any]], dict[str, Any]]
+    ) -> dict[str, Any]:
         """Change the evaluation's report.json beside others who do the same, and return it.
 
         Where there is none, nothing is written and the result is empty.
         """
         where = self.evaluation(recipe)
         where.mkdir(parents=True, exist_ok=True)
-        with held(FileLock(where / ".report.lock"), "writes report.json"):
+        with hold_lock(FileLock(where / ".report.lock"), "writes report.json"):
             report = self.report(recipe)
             if report:
                 report = change(report)
                 self.write_report(recipe, report)
+
         return report
 
     def mark_done(self, content: dict[str, Any]) -> None:
         """Write DONE, with the SHA-256 of the files that are final now."""
         final = [self.path / name for name in _FINAL if (self.path / name).is_file()]
         for file in final:
-            force(file)
+            sync_to_disk(file)
         sums = {file.name: _sum(file) for file in final}
         write_sealed(self.path / "DONE", {**content, "files": sums})
 
     def refuse_edited(self, name: str) -> None:
-        """Refuse a file of a finished run that was edited or damaged since it ended; older versions noted no checksums.
+        """Refuse a file of a finished run that was edited or damaged since it ended.
 
         Raises:
             ConfigError: naming it.
@@ -238,33 +269,36 @@ class RunFolder:
         noted = read_sealed(self.path / "DONE").get("files", {}).get(name)
         if noted and (self.path / name).is_file() and _sum(self.path / name) != noted:
             raise ConfigError(
-                f"{self.path / name}: damaged or edited since the run ended (its sha256 differs from that in DONE);"
-                " restore it, or delete DONE to train the run again from its last checkpoint"
+                f"{self.path / name}: damaged or edited since the run ended (its sha256 differs"
+                " from that in DONE); restore it, or delete DONE to train the run again from its"
+                " last checkpoint"
             )
 
     def write_config(self, recipe: Recipe) -> None:
-        write(self.path / "config.yaml", as_yaml(resolved(recipe)))
+        write_atomically(self.path / "config.yaml", to_yaml(to_plain(recipe)))
 
     def log(self, text: str) -> None:
         """Append to log.txt, with the time."""
-        append(self.path / "log.txt", f"{time.strftime('%F %T')} {text}\n")
+        append_text(self.path / "log.txt", f"{time.strftime('%F %T')} {text}\n")
 
     def fail(self, error: Exception) -> None:
         """Mark the run failed: the reason in a line in FAILED, the traceback in log.txt."""
-        write(self.path / "FAILED", f"{type(error).__name__}: {' '.join(str(error).split())}\n")
+        write_atomically(
+            self.path / "FAILED", f"{type(error).__name__}: {' '.join(str(error).split())}\n"
+        )
         self.log("failed\n" + "".join(traceback.format_exception(error)))
 
     def progress(self, phase: str, step: int = 0, steps: int = 0, **numbers: float) -> None:
         """Tell whoever watches how far the run is."""
         content = {"phase": phase, "step": step, "steps": steps, "time": time.time(), **numbers}
-        write(self.path / "progress.json", json.dumps(content), durable=False)
+        write_atomically(self.path / "progress.json", json.dumps(content), durable=False)
 
 
 def _sum(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def find(path: Path) -> RunFolder:
+def open_run_folder(path: Path) -> RunFolder:
     """The run folder that the user names: `runs/<arm>/seed_<n>`, or an arm's folder with one seed.
 
     Raises:
@@ -286,7 +320,9 @@ def git_state() -> dict[str, Any]:
 
     def git(*words: str) -> str:
         here = Path(__file__).parent
-        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", *words], cwd=here, capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
         return {

@@ -1,11 +1,10 @@
-"""The rows of a run's metrics.csv: step, name, value."""
+"""The history of a run folder: its metrics.csv, as it was when the run ended."""
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
-from ..errors import ConfigError
+from ..files.history import read_history
 from .folder import RunFolder
 
 
@@ -15,13 +14,6 @@ def read_metrics(file: Path) -> list[tuple[int, str, float]]:
     Raises:
         ConfigError: if it is damaged, or was edited since its run ended.
     """
-    if not file.is_file():
-        return []
-    RunFolder(file.parent).refuse_edited(file.name)
-    try:
-        with file.open(newline="", encoding="utf-8") as lines:
-            return [(int(r["step"]), r["name"], float(r["value"])) for r in csv.DictReader(lines) if r["value"]]
-    except (ValueError, KeyError, csv.Error) as error:
-        raise ConfigError(
-            f"{file}: damaged ({error}); delete it: its curves are lost, the run's results are not"
-        ) from None
+    if file.is_file():
+        RunFolder(file.parent).refuse_edited(file.name)
+    return read_history(file)

@@ -1,8 +1,9 @@
 """The settings that a published checkpoint was trained with, as its own `args` name them.
 
-Shapes tell most of a model. `args` tell what shapes do not: attention heads, by the name of the model; the image size,
-the autoencoder's stride and the patch size; the steps of a diffusion. A recipe that contradicts them is refused.
-Settings of training alone (dropout, masking, learning rate) change nothing that a checkpoint computes, and are not read.
+Shapes tell most of a model. `args` tell what shapes do not: attention heads, by the name of the
+model; the image size, the autoencoder's stride and the patch size; the steps of a diffusion. A
+recipe that contradicts them is refused. Settings of training alone (dropout, masking, learning
+rate) change nothing that a checkpoint computes, and are not read.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ..config.recipe import Recipe
-from ..config.schema import flatten, resolved
+from ..config.schema import flatten, to_plain
+from ..config.sections import Recipe
 from ..errors import ConfigError
 from ..model.codecs.kl_checkpoints import LAYOUTS
 
@@ -24,11 +25,14 @@ _MODELS = {
     "fractalmar_large_in256": [(1024, 16), (512, 8), (256, 4), (64, 4)],
     "fractalmar_huge_in256": [(1280, 16), (640, 8), (320, 4), (64, 4)],
 }
-"""Width and attention heads of each level of the published models, by the name that `args.model` has."""
+"""Width and attention heads of each level of the published models, by the name
+that `args.model` has.
+"""
 
 
 def check_arguments(arguments: object, recipe: Recipe) -> list[str]:
-    """The recipe's keys of attention heads that the arguments confirm; none where they name no published model.
+    """The recipe's keys of attention heads that the arguments confirm; none where they
+    name no published model.
 
     Raises:
         ConfigError: if a setting of the recipe contradicts the arguments, naming both.
@@ -36,20 +40,26 @@ def check_arguments(arguments: object, recipe: Recipe) -> list[str]:
     values = vars(arguments) if isinstance(arguments, argparse.Namespace) else arguments
     if not isinstance(values, dict):
         return []
-    plain = flatten(resolved(recipe))
+    plain = flatten(to_plain(recipe))
 
     for name, key, own in _counterparts(plain):
         value = values.get(name)
         if isinstance(value, int | float | str) and str(value) != str(own):
-            advice = f"; add {key}={value}, or name another preset" if key in plain else "; no recipe of ours has that"
-            raise ConfigError(f"was trained with {name}={value}, and the recipe has {key}={own}{advice}")
+            advice = (
+                f"; add {key}={value}, or name another preset"
+                if key in plain
+                else "; no recipe of ours has that"
+            )
+            raise ConfigError(
+                f"was trained with {name}={value}, and the recipe has {key}={own}{advice}"
+            )
 
     heads = _heads(str(values.get("model")), plain)
     for key, number in heads.items():
         if plain[key] != number:
             raise ConfigError(
-                f"was trained as {values['model']}, which has {number} attention heads where the recipe has"
-                f" {key}={plain[key]}; add {key}={number}"
+                f"was trained as {values['model']}, which has {number} attention heads where the"
+                f" recipe has {key}={plain[key]}; add {key}={number}"
             )
     return list(heads)
 
@@ -60,16 +70,22 @@ def _counterparts(plain: dict[str, Any]) -> list[tuple[str, str, Any]]:
     if plain.get("codec.kind") in ("kl", "latents"):
         pairs += [("patch_size", "latents in a token", 1)]
     if plain.get("codec.kind") == "kl":
-        pairs += [("vae_stride", "stride of codec.layout", LAYOUTS[plain["codec.layout"]].shape.stride)]
+        pairs += [
+            ("vae_stride", "stride of codec.layout", LAYOUTS[plain["codec.layout"]].shape.stride)
+        ]
+
     if plain.get("codec.kind") in ("kl", "pixels"):
         pairs += [("img_size", "data.size", plain["data.size"])]
     if plain.get("inner.kind") == "diffusion":
         pairs += [("num_sampling_steps", "inner.sampling_steps", plain["inner.sampling_steps"])]
+
     return pairs
 
 
 def _heads(name: str, plain: dict[str, Any]) -> dict[str, int]:
-    """The heads of each level by the recipe's key, where the recipe has the widths of the model of that name."""
+    """The heads of each level by the recipe's key, where the recipe has the widths of
+    the model of that name.
+    """
     levels, inner = ["outer"], "inner"
     while plain.get(f"{inner}.kind") == "nested":
         levels, inner = [*levels, f"{inner}.outer"], f"{inner}.inner"

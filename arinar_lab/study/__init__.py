@@ -1,1 +1,1 @@
-"""Studies: the plan of arms and seeds, its workers, its queue, and what the run folders hold."""
+"""Studies: the plan of arms and seeds, its workers, and what the run folders hold."""

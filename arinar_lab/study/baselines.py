@@ -1,7 +1,9 @@
-"""Density estimators of scikit-learn on the same dequantised pixels: what the neural models must beat.
+"""Density estimators of scikit-learn on the same dequantised pixels: what the
+neural models must beat.
 
-Each is fitted class by class (our models know the label too) on one dequantisation of the training images; its one
-setting is chosen by cross-validation on them, and it is scored on the very draws that our models are scored on.
+Each is fitted class by class (our models know the label too) on one dequantisation of the training
+images; its one setting is chosen by cross-validation on them, and it is scored on the very draws
+that our models are scored on.
 """
 
 from __future__ import annotations
@@ -16,8 +18,9 @@ from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KernelDensity
 
-from ..config.recipe import Recipe, build
-from ..model.noise import Noise
+from ..config.build import build
+from ..config.sections import Recipe
+from ..model.noise import Noise, Stream
 
 
 def _mixture() -> GridSearchCV:
@@ -35,8 +38,10 @@ ESTIMATORS: dict[str, Callable[[], GridSearchCV]] = {
 }
 
 
-def references(recipe: Recipe) -> dict[str, float]:
-    """Bits/dim of each estimator on the recipe's held-out images, under the same dequantisation as our models."""
+def baseline_bits(recipe: Recipe) -> dict[str, float]:
+    """Bits/dim of each estimator on the recipe's held-out images, under the same
+    dequantisation as our models.
+    """
     experiment = build(recipe)
     source, codec = experiment.source, experiment.codec
     indices = torch.arange(len(source.train[0]))
@@ -45,7 +50,8 @@ def references(recipe: Recipe) -> dict[str, float]:
     draws = []
     for draw in range(recipe.evaluation.draws):
         noise = Noise.of(torch.arange(len(source.held_out[0])), "held out").at(draw)
-        draws.append(codec.encode(source.held_out[0], noise.at(0)))
+        draws.append(codec.encode(source.held_out[0], noise.at(Stream.CODEC)))
+
     held_out, log_det = (
         torch.cat([d[0] for d in draws]).flatten(1).numpy(),
         torch.cat([d[1] for d in draws]).numpy(),
@@ -55,6 +61,7 @@ def references(recipe: Recipe) -> dict[str, float]:
     for name, make in ESTIMATORS.items():
         log_prob = _by_class(make, x.flatten(1).numpy(), y_train, held_out, y_held_out)
         results[name] = float(-(log_prob + log_det).mean() / (codec.dims * math.log(2)))
+
     return results
 
 

@@ -1,42 +1,158 @@
-"""Reading what the run folders of a study hold, once for all that compare and show it."""
+"""Results of a study: what its run folders hold, read once for all that compare and show it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from ..analysis.results import Results
+from ..analysis.results import ArmResult, Folders, Report, Results
+from ..config.schema import Component, flatten, to_plain
+from ..config.sections import Recipe
 from ..errors import ConfigError
 from ..metrics import SPEED
 from ..runs.folder import read_json
-from .plan import Plan
+from .plan import Arm, Plan
 
 
-def _refuse_words(report: dict[str, Any], path: Path) -> None:
+def collect(plan: Plan) -> Results:
+    """Read the report of every finished run of a study.
+
+    Raises:
+        ConfigError: if a report holds a metric that is no number, or a history was edited
+            since its run ended.
+    """
+    reports: dict[str, dict[int, Report]] = {}
+    for arm in plan.arms:
+        reports[arm.name] = {}
+        for seed in plan.seeds:
+            folder, recipe = plan.cell(arm, seed)
+            if report := folder.report(recipe):
+                refuse_malformed(report, folder.evaluation(recipe) / "report.json")
+                folder.refuse_edited("metrics.csv")
+                reports[arm.name][seed] = report
+
+    return results_of(plan, reports, read_json(plan.folder / "references.json"))
+
+
+def results_of(
+    plan: Plan,
+    reports: Mapping[str, dict[int, Report]],
+    references: Mapping[str, float] = MappingProxyType({}),
+) -> Results:
+    """Results of a study whose reports are read: arm → seed → report."""
+    arms = tuple(_arm_result(plan, arm, reports[arm.name]) for arm in plan.arms)
+    return Results(
+        plan.name,
+        arms,
+        plan.baseline,
+        plan.seeds,
+        plan.question,
+        plan.folder,
+        plan.axes,
+        varied_keys([arm.settings for arm in arms]),
+        plan.budgets,
+        plan.papers,
+        references,
+    )
+
+
+def _arm_result(plan: Plan, arm: Arm, reports: dict[int, Report]) -> ArmResult:
+    folders, failures, unreadable = {}, {}, {}
+    for seed in plan.seeds:
+        folder, recipe = plan.cell(arm, seed)
+        folders[seed] = Folders(folder.path, folder.evaluation(recipe))
+        file = folder.evaluation(recipe) / "report.json"
+        if seed not in reports and folder.failure:
+            failures[seed] = folder.failure
+        elif seed not in reports and file.is_file():
+            unreadable[seed] = file
+
+    return ArmResult(
+        arm.name,
+        to_plain(arm.recipe),
+        reports,
+        folders,
+        arm.likelihood,
+        inexact_parts(arm.recipe),
+        arm.values,
+        arm.recipe.sampler.accelerators,
+        arm.matched,
+        arm.budget,
+        arm.recipe.training_signature,
+        failures,
+        unreadable,
+    )
+
+
+def inexact_parts(recipe: Recipe) -> str:
+    """The kinds of a recipe's parts whose likelihood is not exact, as in `masked+diffusion`."""
+    return "+".join(_inexact(recipe.outer) + _inexact(recipe.inner))
+
+
+def _inexact(part: Any) -> list[str]:
+    """The kinds of a part, and of the parts within it, whose likelihood is not exact."""
+    if not isinstance(part, Component):
+        return []
+    own = [part.kind] if getattr(part.factory, "likelihood", "exact") != "exact" else []
+    return own + [kind for value in part.arguments.values() for kind in _inexact(value)]
+
+
+def refuse_malformed(report: Report, path: Path) -> None:
+    """Refuse a report whose sections are no mappings, or whose metrics are no numbers.
+
+    Raises:
+        ConfigError: naming the entry.
+    """
     for section in ("metrics", "noise", "likelihood", "quality", "speed", "environment", "git"):
         if not isinstance(report.get(section, {}), dict):
-            raise ConfigError(f"{path}: {section}: not a mapping of names to values; remove the file to evaluate anew")
+            raise ConfigError(
+                f"{path}: {section}: not a mapping of names to values; remove the file to "
+                "evaluate anew"
+            )
+
     for section in ("metrics", "noise"):
         for name, value in report.get(section, {}).items():
             if not isinstance(value, int | float) or isinstance(value, bool):
                 raise ConfigError(
-                    f"{path}: {section}.{name}: {value!r} is not a number; remove the file to evaluate anew"
+                    f"{path}: {section}.{name}: {value!r} is not a number; remove the file to "
+                    "evaluate anew"
                 )
+
     if report["metrics"].get(SPEED, 1) <= 0:
         raise ConfigError(f"{path}: metrics.{SPEED}: not above 0; remove the file to evaluate anew")
 
 
-def collect(plan: Plan) -> Results:
-    """Read what the run folders hold; unfinished cells are absent.
-
-    Raises:
-        ConfigError: if a report holds a metric that is no number.
+def varied_keys(settings: list[dict[str, Any]]) -> tuple[str, ...]:
+    """The keys in which recipes differ; below a part that differs in kind, those that
+    differ within one kind.
     """
-    reports: dict[str, dict[int, dict[str, Any]]] = {}
-    for arm in plan.arms:
-        cells = {seed: plan.cell(arm, seed) for seed in plan.seeds}
-        found = {seed: folder.report(recipe) for seed, (folder, recipe) in cells.items()}
-        reports[arm.name] = {seed: report for seed, report in found.items() if report}
-        for seed, report in reports[arm.name].items():
-            _refuse_words(report, cells[seed][0].evaluation(cells[seed][1]) / "report.json")
-    return Results(plan, reports, read_json(plan.folder / "references.json"))
+    recipes = [flatten(recipe) for recipe in settings]
+    keys = sorted({key for recipe in recipes for key in recipe} - {"seed"})
+    differ = [key for key in keys if _differ(recipes, key)]
+    kinds = [key for key in differ if key.endswith(".kind")]
+
+    varied = []
+    for key in differ:
+        above = [
+            kind for kind in kinds if key != kind and key.startswith(kind.removesuffix("kind"))
+        ]
+        if _differs_itself(key, above, recipes):
+            varied.append(key)
+    return tuple(varied)
+
+
+def _differ(recipes: list[dict[str, Any]], key: str) -> bool:
+    return len({repr(recipe.get(key)) for recipe in recipes}) > 1
+
+
+def _differs_itself(key: str, kinds: list[str], recipes: list[dict[str, Any]]) -> bool:
+    """Whether a key differs by itself, not because a part above it is of another kind."""
+    alike: dict[str, list[dict[str, Any]]] = {}
+    for recipe in recipes:
+        alike.setdefault(repr([recipe.get(kind) for kind in kinds]), []).append(recipe)
+    several = (
+        key.endswith(".kind") and len({recipe[key] for recipe in recipes if key in recipe}) > 1
+    )
+    return several or any(_differ(group, key) for group in alike.values())

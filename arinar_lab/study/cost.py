@@ -1,12 +1,15 @@
-"""What an arm costs, before it is trained: parameters, floating-point operations and hours; and arms of equal cost.
+"""What an arm costs, before it is trained: parameters, floating-point operations and hours;
+and arms of equal cost.
 
     parameters    trained ones
-    GFLOPs        10^9 floating-point operations of matrix products and attention, by torch's own counter: of one generated
-                  image under the recipe's sampler, and of one training step (forward and backward, a whole batch)
+    GFLOPs        10^9 floating-point operations of matrix products and attention, by torch's own
+                  counter: of one generated image under the recipe's sampler, and of one training
+                  step (forward and backward, a whole batch)
     seconds       of a run, from a few timed steps of training and one generated batch, here and now
 
-A comparison of two designs at one width compares two budgets, too. `Match` therefore gives each arm the width w at which
-cost(w) is the target's. The cost rises with w, so w is found by bracketing it among the multiples of the number of heads.
+A comparison of two designs at one width compares two budgets, too. `Match` therefore gives each arm
+the width w at which cost(w) is the target's. The cost rises with w, so w is found by bracketing it
+among the multiples of the number of heads.
 """
 
 from __future__ import annotations
@@ -15,20 +18,23 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from ..config.recipe import Experiment, Recipe, build, merge, nest, parse, ready
-from ..config.schema import flatten, resolved
-from ..errors import ConfigError, nearest
-from ..evaluation.evaluate import count_flops, generate
-from ..hardware.device import use_processor
-from ..model.noise import Noise
+from ..config.build import Experiment, build, prepare_experiment
+from ..config.files import merge, unflatten
+from ..config.schema import flatten, to_plain
+from ..config.sections import Recipe, parse_recipe
+from ..errors import ConfigError, did_you_mean
+from ..evaluation.evaluate import count_flops, generate_images
+from ..hardware.device import configure_cpu
+from ..hardware.profiling import flops_of
+from ..model.noise import Noise, Stream
 from ..training.module import ArinarModule
+from .plan_file import Match
 
-WIDEST = 2**16  # of the multiples that are tried
+MAX_MULTIPLE = 2**16  # of the multiples that are tried
 
 
 @dataclass(frozen=True)
@@ -47,27 +53,28 @@ def probe(recipe: Recipe, steps: int = 4) -> Cost:
     Raises:
         ConfigError: if the data is not there.
     """
-    use_processor(recipe.machine)
+    configure_cpu(recipe.machine)
     experiment = build(recipe)
     module, source = ArinarModule(experiment, recipe.training, recipe.seed), experiment.source
-    ready(experiment)
+    prepare_experiment(experiment)
     module.fit_to(source.train[0])
-    with FlopCounterMode(display=False) as counter:
-        _step(recipe, experiment, 0)
+    step_flops = flops_of(lambda: _step(recipe, experiment, 0))
     begun = time.perf_counter()
     for step in range(1, steps + 1):
         _step(recipe, experiment, step)
     a_step = (time.perf_counter() - begun) / steps
     begun, few = time.perf_counter(), torch.arange(32)
-    generate(recipe, experiment, few % source.classes, few)
+    generate_images(recipe, experiment, few % source.classes, few)
     an_image = (time.perf_counter() - begun) / len(few) if source.levels else 0.0
     seconds = 1.3 * recipe.training.steps * a_step + recipe.evaluation.images * an_image + 5
     image = count_flops(recipe, experiment) / 1e9
-    return Cost(experiment.parameters, image, counter.get_total_flops() / 1e9, seconds)
+
+    return Cost(experiment.parameters, image, step_flops / 1e9, seconds)
 
 
-def attempt(recipe: Recipe) -> Cost | str:
-    """The cost of a run, or why it is unknown: an arm that fails here may fail alone, and say so in its own folder.
+def probe_or_reason(recipe: Recipe) -> Cost | str:
+    """The cost of a run, or why it is unknown: an arm that fails here may fail alone, and say
+    so in its own folder.
 
     Raises:
         ConfigError: if the data is not there.
@@ -84,79 +91,60 @@ def _step(recipe: Recipe, experiment: Experiment, step: int) -> None:
     """One training step of the first images, forward and backward."""
     index, source = torch.arange(recipe.training.batch), experiment.source
     noise = Noise.of(index).at(step)
-    x, _ = experiment.codec.encode(source.train[0][index], noise.at(0))
-    experiment.model.loss(x, source.train[1][index], noise.at(1)).backward()
+    x, _ = experiment.codec.encode(source.train[0][index], noise.at(Stream.CODEC))
+    experiment.model.loss(x, source.train[1][index], noise.at(Stream.MODEL)).backward()
 
 
-@dataclass(frozen=True)
-class Match:
-    """Arms of equal cost, by one width.
+def matched_cost(match: Match, recipe: Recipe) -> float:
+    """Parameters, or floating-point operations of one image."""
+    if match.cost == "parameters":
+        return build(recipe, "meta").parameters
+    return count_flops(recipe, build(recipe))
 
-    Arguments:
-        cost: what is made equal: the parameters, or the GFLOPs of one generated image.
-        to: the arm whose cost is the target.
-        by: the key that is solved for; its values are multiples of the `heads` beside it.
-        tolerance: share of the target by which a cost may differ.
+
+def solve(match: Match, recipe: Recipe, target: float) -> tuple[Recipe, int]:
+    """The recipe at the width whose cost is nearest to the target, and that width.
 
     Raises:
-        ValueError: if the tolerance is not above 0.
+        ConfigError: if there is no such key, or no width costs the target within the tolerance.
     """
+    unit = _unit(match, recipe)
 
-    to: str
-    cost: Literal["parameters", "gflops"] = "parameters"
-    by: str = "outer.width"
-    tolerance: float = 0.02
+    def at(multiple: int) -> Recipe:
+        content = merge(to_plain(recipe), unflatten({match.by: multiple * unit}))
+        return parse_recipe(content, recipe.workspace)
 
-    def __post_init__(self) -> None:
-        if not self.tolerance > 0:
-            raise ValueError(f"tolerance: {self.tolerance} is not above 0")
+    start = max(1, int(flatten(to_plain(recipe))[match.by]) // unit)
+    multiple = nearest_multiple(lambda multiple: matched_cost(match, at(multiple)), target, start)
+    cost = matched_cost(match, at(multiple))
 
-    def cost_of(self, recipe: Recipe) -> float:
-        """Parameters, or floating-point operations of one image."""
-        if self.cost == "parameters":
-            return build(recipe, "meta").parameters
-        return count_flops(recipe, build(recipe))
+    if abs(cost - target) > match.tolerance * target:
+        what = "parameters" if match.cost == "parameters" else "floating-point operations an image"
+        raise ConfigError(
+            f"match: no {match.by} has {target:,.0f} {what} within {match.tolerance:.1%};"
+            f" {multiple * unit} comes nearest with {cost:,.0f}"
+        )
+    return at(multiple), multiple * unit
 
-    def solve(self, recipe: Recipe, target: float) -> tuple[Recipe, int]:
-        """The recipe at the width whose cost is nearest to the target, and that width.
 
-        Raises:
-            ConfigError: if there is no such key, or no width costs the target within the tolerance.
-        """
-        unit = self._unit(recipe)
-
-        def at(multiple: int) -> Recipe:
-            return parse(merge(resolved(recipe), nest({self.by: multiple * unit})))
-
-        start = max(1, int(flatten(resolved(recipe))[self.by]) // unit)
-        found = nearest_multiple(lambda multiple: self.cost_of(at(multiple)), target, start)
-        cost = self.cost_of(at(found))
-        if abs(cost - target) > self.tolerance * target:
-            raise ConfigError(
-                f"match: no {self.by} has {target:,.0f} {self._unit_of_cost} within {self.tolerance:.1%};"
-                f" {found * unit} comes nearest with {cost:,.0f}"
-            )
-        return at(found), found * unit
-
-    @property
-    def _unit_of_cost(self) -> str:
-        return "parameters" if self.cost == "parameters" else "floating-point operations an image"
-
-    def _unit(self, recipe: Recipe) -> int:
-        """What the solved value is a multiple of: the number of heads beside the key."""
-        there = flatten(resolved(recipe))
-        if type(there.get(self.by)) is not int:
-            whole = [key for key, value in there.items() if type(value) is int]
-            raise ConfigError(f"match.by: {self.by!r} is no whole number of this arm{nearest(self.by, whole)}")
-        return int(there.get(f"{self.by.rpartition('.')[0]}.heads", 1))
+def _unit(match: Match, recipe: Recipe) -> int:
+    """What the solved value is a multiple of: the number of heads beside the key."""
+    values = flatten(to_plain(recipe))
+    if type(values.get(match.by)) is not int:
+        whole = [key for key, value in values.items() if type(value) is int]
+        raise ConfigError(
+            f"match.by: {match.by!r} is no whole number of this arm{did_you_mean(match.by, whole)}"
+        )
+    return int(values.get(f"{match.by.rpartition('.')[0]}.heads", 1))
 
 
 def nearest_multiple(cost: Callable[[int], float], target: float, start: int = 1) -> int:
     """The whole number n ≥ 1 whose cost, which rises with n about as n², is nearest to the target.
 
-    Counting is slow, so each guess is n · √(target / cost), kept inside what is known to be too little and too much.
+    Counting is slow, so each guess is n · √(target / cost), kept inside what is known to be too
+    little and too much.
     """
-    low, high, n = 0, WIDEST, start
+    low, high, n = 0, MAX_MULTIPLE, start
     known: dict[int, float] = {}
     while high - low > 1:
         known[n] = cost(n)
@@ -165,6 +153,6 @@ def nearest_multiple(cost: Callable[[int], float], target: float, start: int = 1
     return min(known, key=lambda n: abs(known[n] - target))
 
 
-def counted(value: Any, digits: int = 3) -> str:
+def format_count(value: Any, digits: int = 3) -> str:
     """A number with a few significant digits, as text."""
     return f"{value:,.{digits}g}" if value < 1000 else f"{value:,.0f}"

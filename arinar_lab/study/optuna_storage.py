@@ -1,14 +1,20 @@
-"""Where the queue of a study is kept: a SQLite file by default, a PostgreSQL server for many machines.
+"""The storage of a sweep, and the locks of a server.
 
-    ARINAR_STORAGE=postgresql+psycopg://user:password@host/database    or `storage:` in the study's file
+    ARINAR_STORAGE=postgresql+psycopg://user:password@host/database    or `storage:` in the study's
+                                                                       file
 
-SQLite hands out the same trial twice unless the write lock is taken when a transaction begins, so that is done here. On a
-server, Optuna's heartbeats tell which workers live: one every 30 s, and who has been silent for 300 s is lost
-(ARINAR_HEARTBEAT and ARINAR_GRACE change these seconds). On a file, the lock of a run folder tells it at once.
-The server keeps no lock of a silent process for longer: its connection is probed, and closed after the same grace.
+A sweep keeps its trials in a SQLite file, or on a PostgreSQL server for many machines.
+SQLite hands out the same trial twice unless the write lock is taken when a transaction
+begins, so that is done here.
 
-Errors of the database become one of two: `Silent` heals by waiting (`patiently` waits), `Unusable` does not.
-No password leaves this module: addresses are shown by `shown`.
+A server's lock is held by a connection, and freed when that ends. Its holder speaks on it every
+30 s; the server closes it after 300 s of silence (ARINAR_HEARTBEAT and ARINAR_GRACE change these
+seconds). Where the connection breaks, its holder takes the lock again: so one is abandoned only
+once it was free for the grace (`AbandonedLocks`).
+
+Errors of the database become one of two: `StorageUnavailable` heals by waiting
+(`retry_while_unavailable` waits), `StorageUnusable` does not. No password leaves this module:
+addresses are shown by `without_password`.
 """
 
 from __future__ import annotations
@@ -28,18 +34,20 @@ import sqlalchemy
 from filelock import FileLock, Timeout
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
 
-from ..errors import ConfigError, RunFailed
-from ..files.atomic import free
-from ..output.address import concealed
+from ..errors import ConfigError, DiskFull, StorageUnavailable, StorageUnusable
+from ..files.atomic import free_megabytes
+from ..files.locks import is_lock_free
+from ..output.address import conceal_password
 from ..output.text import say
+from ..variables import GRACE, HEARTBEAT, STORAGE, Variable
 
 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-warnings.filterwarnings("ignore", "Heartbeat of storage is supposed to be used")  # the worker has its own, more patient
 optuna.logging.set_verbosity(optuna.logging.ERROR)
-T = TypeVar("T")
+_T = TypeVar("_T")
 _ANSWER_SECONDS = 10  # a server that takes longer to let us in does not answer
 _PATIENCE_SECONDS = 900  # a server that is restarted is waited for
-_PROBES = {"idle": 30, "interval": 10, "count": 3}  # of a connection that says nothing: dead after a minute
+# of a connection that says nothing: dead after a minute
+_PROBES = {"idle": 30, "interval": 10, "count": 3}
 _RESUME = "mend it, and the same command goes on: what is finished is in the run folders"
 _ANEW = (
     "the same command makes it anew and goes on: what is finished is in the run folders"
@@ -48,55 +56,60 @@ _ANEW = (
 _CLOSED_WHEN_IDLE = "25P03"  # SQLSTATE: a frozen process is back, and connects again
 
 
-class Silent(ConfigError):
-    """A storage that does not answer: whoever begins is told so, and whoever is at work waits for it."""
+UNAVAILABLE = (DBAPIError, optuna.exceptions.StorageInternalError, StorageUnavailable)
+FAULTS = (*UNAVAILABLE, StorageUnusable)
 
 
-class Unusable(RunFailed):
-    """A storage that waiting does not mend: deleted, damaged, read-only or closed to this user."""
-
-
-AWAY = (DBAPIError, optuna.exceptions.StorageInternalError, Silent)
-FAULTS = (*AWAY, Unusable)
-
-
-def address(given: str, file: Path) -> sqlalchemy.URL:
-    """The address of a queue: ARINAR_STORAGE, what the study's file says, or a SQLite file.
+def storage_address(given: str, file: Path) -> sqlalchemy.URL:
+    """The address of a storage: ARINAR_STORAGE, what the study's file says, or a SQLite file.
 
     Raises:
         ConfigError: if it is none, or of a database that is not supported.
     """
-    text = os.environ.get("ARINAR_STORAGE") or given or f"sqlite:///{file.absolute()}"
+    text = STORAGE.read() or given or f"sqlite:///{file.absolute()}"
     try:
         url = sqlalchemy.make_url(text)
     except (ArgumentError, ValueError):  # their text holds the address
-        raise ConfigError("storage: not an address, as in postgresql+psycopg://user@host/database") from None
-    if shared(url) and (text.count("@") > 1 or "@" in f"{url.host}{url.database}"):  # where does the password end?
-        raise ConfigError("storage: the address has an @ too many; write one of a name or a password as %40")
+        raise ConfigError(
+            "storage: not an address, as in postgresql+psycopg://user@host/database"
+        ) from None
+
+    # where does the password end?
+    if is_shared(url) and (text.count("@") > 1 or "@" in f"{url.host}{url.database}"):
+        raise ConfigError(
+            "storage: the address has an @ too many; write one of a name or a password as %40"
+        )
     if url.get_backend_name() not in ("sqlite", "postgresql"):
-        raise ConfigError(f"storage: {shown(url)}: {url.get_backend_name()!r} is neither postgresql nor sqlite")
+        raise ConfigError(
+            f"storage: {without_password(url)}: {url.get_backend_name()!r} is neither "
+            "postgresql nor sqlite"
+        )
+
     if not url.database:
-        raise ConfigError(f"storage: {shown(url)}: names no database, as in sqlite:///queue.db")
+        raise ConfigError(
+            f"storage: {without_password(url)}: names no database, as in sqlite:///queue.db"
+        )
+
     return url
 
 
-def shown(url: sqlalchemy.URL) -> str:
+def without_password(url: sqlalchemy.URL) -> str:
     """An address without its password, wherever in it that stands."""
     return url.set(query={}).render_as_string(hide_password=True)
 
 
-def shared(url: sqlalchemy.URL) -> bool:
-    """Whether machines without a common file system may share the queue."""
+def is_shared(url: sqlalchemy.URL) -> bool:
+    """Whether machines without a common file system may share the storage."""
     return url.get_backend_name() != "sqlite"
 
 
-def storage(url: sqlalchemy.URL) -> optuna.storages.RDBStorage:
+def open_storage(url: sqlalchemy.URL) -> optuna.storages.RDBStorage:
     """Optuna's storage, safe for several workers.
 
     Raises:
         ConfigError: in one line, if it does not answer.
     """
-    return _on_server(url) if shared(url) else _on_file(url)
+    return _on_server(url) if is_shared(url) else _on_file(url)
 
 
 def _on_file(url: sqlalchemy.URL) -> optuna.storages.RDBStorage:
@@ -115,61 +128,69 @@ def _on_file(url: sqlalchemy.URL) -> optuna.storages.RDBStorage:
 
 
 def _on_server(url: sqlalchemy.URL) -> optuna.storages.RDBStorage:
-    beat, grace = rhythm()
-    with alone(url, "arinar: making the tables"):  # several at once would fail
+    grace = heartbeat_seconds()[1]
+    with shared_lock(url, "arinar: making the tables"):  # several at once would fail
         waiting = {"lock_timeout": 1000 * grace, "statement_timeout": 1000 * grace}
         engine = {"connect_args": _connecting(url, waiting), "pool_pre_ping": True}
-        return _opened(url, engine, heartbeat_interval=beat, grace_period=grace)
+        return _opened(url, engine)
 
 
-def _connecting(url: sqlalchemy.URL, settings: Mapping[str, int] = MappingProxyType({})) -> dict[str, Any]:
+def _connecting(
+    url: sqlalchemy.URL, settings: Mapping[str, int] = MappingProxyType({})
+) -> dict[str, Any]:
     """Return the driver's options by which both sides notice within a grace that the other is gone.
 
     Arguments:
-        settings: of the session at the server, beside ours. What the address asks for comes before all of them.
+        settings: of the session at the server, beside ours. What the address asks for
+            comes before all of them.
     """
     if url.get_driver_name() not in ("psycopg", "psycopg2"):
         return {}
     client = {f"keepalives_{name}": value for name, value in _PROBES.items()}
     client |= {"connect_timeout": _ANSWER_SECONDS, "tcp_user_timeout": 60_000}
     server = {f"tcp_keepalives_{name}": value for name, value in _PROBES.items()}
-    server |= {"idle_in_transaction_session_timeout": 1000 * rhythm()[1], **settings}
+    server |= {"idle_in_transaction_session_timeout": 1000 * heartbeat_seconds()[1], **settings}
 
     words = [f"-c {name}={value}" for name, value in server.items()]
     options = " ".join([*words, str(url.query.get("options", ""))]).strip()
-    return {name: value for name, value in client.items() if name not in url.query} | {"options": options}
+    return {name: value for name, value in client.items() if name not in url.query} | {
+        "options": options
+    }
 
 
-def rhythm() -> tuple[int, int]:
-    """Seconds between two heartbeats, and of silence after which a worker is lost.
+def heartbeat_seconds() -> tuple[int, int]:
+    """Seconds between two signs of life, and of silence after which a worker is lost.
 
     Raises:
         ConfigError: if one late heartbeat would make a living worker a lost one.
     """
-    beat, grace = _seconds("ARINAR_HEARTBEAT", 30), _seconds("ARINAR_GRACE", 300)
+    beat, grace = _seconds(HEARTBEAT), _seconds(GRACE)
     if grace < 2 * beat:
         raise ConfigError(
-            f"ARINAR_GRACE: {grace} s is less than twice ARINAR_HEARTBEAT ({beat} s): the living count as lost"
+            f"ARINAR_GRACE: {grace} s is less than twice ARINAR_HEARTBEAT ({beat} s): the living "
+            "count as lost"
         )
     return beat, grace
 
 
-def _seconds(name: str, default: int) -> int:
-    text = os.environ.get(name, str(default))
+def _seconds(variable: Variable) -> int:
+    text = variable.read()
     if not text.isdigit() or int(text) < 1:
-        raise ConfigError(f"{name}: {text!r} is not a whole number of seconds")
+        raise ConfigError(f"{variable.name}: {text!r} is not a whole number of seconds")
     return int(text)
 
 
-def _opened(url: sqlalchemy.URL, engine: dict[str, Any], **options: Any) -> optuna.storages.RDBStorage:
+def _opened(url: sqlalchemy.URL, engine: dict[str, Any]) -> optuna.storages.RDBStorage:
     with _answering(url):
         address = url.render_as_string(hide_password=False)
-        result = optuna.storages.RDBStorage(address, engine_kwargs=engine, **options)
+        result = optuna.storages.RDBStorage(address, engine_kwargs=engine)
 
     @sqlalchemy.event.listens_for(result.engine, "handle_error")
     def _translate(context: Any) -> None:
-        error = context.sqlalchemy_exception  # None for what is no error of the database: a SystemExit, say
-        handled = context.is_pre_ping or isinstance(error, IntegrityError)  # by SQLAlchemy, and by Optuna
+        # None for what is no error of the database: a SystemExit, say
+        error = context.sqlalchemy_exception
+        # by SQLAlchemy, and by Optuna
+        handled = context.is_pre_ping or isinstance(error, IntegrityError)
         if isinstance(error, DBAPIError) and not handled:
             raise _fault(url, error) from None
 
@@ -188,25 +209,28 @@ def _answering(url: sqlalchemy.URL) -> Iterator[None]:
     except (ModuleNotFoundError, ImportError, NoSuchModuleError) as error:
         missing = getattr(error, "name", None) or url.get_driver_name()
         raise ConfigError(
-            f"storage: {shown(url)}: needs the Python package {missing}, which is not installed"
+            f"storage: {without_password(url)}: needs the Python package {missing}, which "
+            "is not installed"
         ) from None
-    except Silent:
+    except StorageUnavailable:
         raise
-    except Unusable as error:
+    except StorageUnusable as error:
         raise ConfigError(str(error)) from None
-    except AWAY as error:
+    except UNAVAILABLE as error:
         fault = _fault(url, error)
-        raise (fault if isinstance(fault, Silent) else ConfigError(str(fault))) from None
+        raise (
+            fault if isinstance(fault, StorageUnavailable) else ConfigError(str(fault))
+        ) from None
 
 
-def _fault(url: sqlalchemy.URL, error: Exception) -> Silent | Unusable:
+def _fault(url: sqlalchemy.URL, error: Exception) -> StorageUnavailable | StorageUnusable:
     """Return what an error of a database means, in one line."""
     cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
     original = getattr(cause, "orig", None) or cause or error
-    message = concealed(str(original), url.render_as_string(hide_password=False))[:200]
-    silent = Silent(f"storage: {shown(url)}: does not answer: {message}")
+    message = conceal_password(str(original), url.render_as_string(hide_password=False))[:200]
+    silent = StorageUnavailable(f"storage: {without_password(url)}: does not answer: {message}")
 
-    if not shared(url):
+    if not is_shared(url):
         return _fault_of_file(Path(url.database or ""), message) or silent
     connection_lost = getattr(cause, "connection_invalidated", False)
     state = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
@@ -214,65 +238,104 @@ def _fault(url: sqlalchemy.URL, error: Exception) -> Silent | Unusable:
         cause, sqlalchemy.exc.OperationalError | IntegrityError
     )
     if lasting and not connection_lost and state != _CLOSED_WHEN_IDLE:
-        return Unusable(f"storage: {shown(url)}: {message}; {_RESUME}")
+        return StorageUnusable(f"storage: {without_password(url)}: {message}; {_RESUME}")
     return silent
 
 
-def _fault_of_file(file: Path, message: str) -> Silent | Unusable | None:
-    """Return what SQLite means by an error; None for one that may heal (a lock that is held, say)."""
+def _fault_of_file(file: Path, message: str) -> StorageUnavailable | StorageUnusable | None:
+    """Return what SQLite means by an error; None for one that may heal (a
+    lock that is held, say).
+    """
     unwritten = "disk I/O error" in message or "unable to open" in message
-    if "disk is full" in message or (unwritten and file.parent.is_dir() and free(file) < 1):
-        return Silent(f"storage: {file}: the disk is full, {free(file):.1f} MB are free; make room")
+    if "disk is full" in message or (
+        unwritten and file.parent.is_dir() and free_megabytes(file) < 1
+    ):
+        return StorageUnavailable(
+            f"storage: {file}: the disk is full, {free_megabytes(file):.1f} MB are free; make room"
+        )
+
     if "unable to open" in message:
-        return Unusable(f"storage: {file}: its folder is not there, or may not be written; {_RESUME}")
+        return StorageUnusable(
+            f"storage: {file}: its folder is not there, or may not be written; {_RESUME}"
+        )
     if not file.is_file() or "no such table" in message:
-        return Unusable(f"storage: {file}: was deleted while it was in use; {_ANEW}")
+        return StorageUnusable(f"storage: {file}: was deleted while it was in use; {_ANEW}")
     if "malformed" in message or "not a database" in message:
-        return Unusable(f"storage: {file}: damaged ({message}); delete it, and {_ANEW}")
+        return StorageUnusable(f"storage: {file}: damaged ({message}); delete it, and {_ANEW}")
+
     if "readonly" in message:
         writable = os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)
         reason = "was replaced while it was in use" if writable else "it or its folder is read-only"
-        return Unusable(f"storage: {file}: {reason}; {_RESUME}")
+        return StorageUnusable(f"storage: {file}: {reason}; {_RESUME}")
+
     return None
 
 
 @contextmanager
-def alone(url: sqlalchemy.URL, name: str, file: Path | None = None, wait: bool = True) -> Iterator[None]:
-    """Hold a lock that all machines see: the server's, freed with its holder's connection, or one of a file.
+def shared_lock(
+    url: sqlalchemy.URL, name: str, file: Path | None = None, wait: bool = True
+) -> Iterator[None]:
+    """Hold a lock that all machines see: the server's, freed with its holder's
+    connection, or one of a file.
 
-    The server closes that connection once its holder has been silent for the grace of a worker, be it dead or frozen.
+    The server closes that connection once its holder has been silent for the grace of a worker,
+    be it dead or frozen.
 
     Raises:
         filelock.Timeout: if it is held by another, and that is not waited for.
     """
-    if not shared(url):
+    if not is_shared(url):
         with FileLock(file or f"{url.database}.lock", timeout=-1 if wait else 0):
             yield
         return
+
     with _answering(url):
-        engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool, connect_args=_connecting(url))
-        connection = engine.connect()
-        lock = "pg_advisory_lock" if wait else "pg_try_advisory_lock"
-        held = connection.execute(sqlalchemy.text(f"SELECT {lock}(hashtext(:name))"), {"name": name}).scalar()
+        connection = _connect(url)
+        held = connection.execute(
+            _lock("pg_advisory_lock" if wait else "pg_try_advisory_lock"), {"name": name}
+        ).scalar()
+
     try:
         if held is False:
             raise Timeout(name)
-        with _kept_alive(connection):
+        with _kept_alive(connection, name):
             yield
     finally:
         connection.invalidate()  # closes it, also where the server has gone away
         connection.close()
 
 
+def _connect(url: sqlalchemy.URL) -> sqlalchemy.Connection:
+    return sqlalchemy.create_engine(
+        url, poolclass=sqlalchemy.pool.NullPool, connect_args=_connecting(url)
+    ).connect()
+
+
+def _lock(function: str) -> sqlalchemy.TextClause:
+    return sqlalchemy.text(f"SELECT {function}(hashtext(:name))")
+
+
 @contextmanager
-def _kept_alive(connection: sqlalchemy.Connection) -> Iterator[None]:
-    """Say something on a connection at every heartbeat. Nobody else may use it meanwhile."""
-    stop, (beat, _) = threading.Event(), rhythm()
+def _kept_alive(connection: sqlalchemy.Connection, name: str) -> Iterator[None]:
+    """Take a connection's lock once more at every heartbeat, which keeps both. Nobody else
+    may use it meanwhile.
+
+    Where the connection has broken, that connects anew; and is tried each second
+    until the server answers.
+    """
+    stop = threading.Event()
+    beat, _ = heartbeat_seconds()
 
     def speak() -> None:
-        with suppress(*AWAY):
-            while not stop.wait(beat):
-                connection.execute(sqlalchemy.text("SELECT 1"))
+        pause = beat
+        while not stop.wait(pause):
+            try:
+                connection.execute(_lock("pg_try_advisory_lock"), {"name": name})
+                pause = beat
+            except sqlalchemy.exc.SQLAlchemyError:
+                with suppress(sqlalchemy.exc.SQLAlchemyError):
+                    connection.rollback()
+                pause = 1
 
     thread = threading.Thread(target=speak, daemon=True)
     thread.start()
@@ -283,8 +346,54 @@ def _kept_alive(connection: sqlalchemy.Connection) -> Iterator[None]:
         thread.join(_ANSWER_SECONDS)
 
 
-def patiently(act: Callable[[], T]) -> T:
-    """Do what needs the storage, again and again while that is away (restarted, say), for at most 15 minutes.
+_HELD = """
+SELECT name FROM unnest(CAST(:names AS text[])) AS name
+JOIN pg_locks ON locktype = 'advisory' AND granted
+    AND objid = CAST(CAST(hashtext(name) AS bigint) & 4294967295 AS oid)
+JOIN pg_database ON pg_database.oid = database AND datname = current_database()
+"""
+
+
+def free_locks(url: sqlalchemy.URL, files: Mapping[str, Path]) -> set[str]:
+    """Return the locks that nobody holds; files: of each by its name, where
+    they are no server's.
+    """
+    if not is_shared(url):
+        return {name for name, file in files.items() if is_lock_free(FileLock(file))}
+    if not files:
+        return set()
+    with _answering(url), _connect(url) as connection:
+        return set(files) - set(
+            connection.execute(sqlalchemy.text(_HELD), {"names": list(files)}).scalars()
+        )
+
+
+class AbandonedLocks:
+    """Tells locks that nobody will take again from those whose holder may be
+    connecting to a server anew.
+
+    The clock is that of this process, which has to look at least once in a grace.
+    """
+
+    def __init__(self) -> None:
+        self.since: dict[str, float] = {}
+        self.last_look = 0.0
+
+    def among(self, free: set[str]) -> set[str]:
+        """Return which of the locks of a server that are free now were free for a grace, as
+        far as it was looked.
+        """
+        now = time.monotonic()
+        grace = heartbeat_seconds()[1]
+        before = self.since if now - self.last_look < grace else {}
+        self.since = {name: before.get(name, now) for name in free}
+        self.last_look = now
+        return {name for name in free if now - self.since[name] >= grace}
+
+
+def retry_while_unavailable(act: Callable[[], _T]) -> _T:
+    """Do what needs the storage, again and again while that is away (restarted, say) or a disk
+    is full, for at most 15 minutes.
 
     Raises:
         Unusable: in one line, if it does not heal, or is still away then.
@@ -293,11 +402,17 @@ def patiently(act: Callable[[], T]) -> T:
     while True:
         try:
             return act()
-        except AWAY as error:
+        except (*UNAVAILABLE, DiskFull) as error:
             name = type(error.__cause__ or error).__name__
-            said = str(error) if isinstance(error, Silent) else f"the storage is away ({name})"
+            said = (
+                str(error)
+                if isinstance(error, StorageUnavailable | DiskFull)
+                else f"the storage is away ({name})"
+            )
             if time.monotonic() - begun > _PATIENCE_SECONDS:
-                raise Unusable(f"{said}; waited for {_PATIENCE_SECONDS / 60:.0f} minutes; {_RESUME}") from None
+                raise StorageUnusable(
+                    f"{said}; waited for {_PATIENCE_SECONDS / 60:.0f} minutes; {_RESUME}"
+                ) from None
             if not told:
                 with suppress(OSError):  # a worker's log may be on the disk that is full
                     say(f"{time.strftime('%T')} {said}; waiting for it")

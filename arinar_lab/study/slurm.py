@@ -1,8 +1,10 @@
-"""A study as a Slurm job array: a script whose tasks are workers of the study, all running the same command.
+"""A study as a Slurm job array: a script whose tasks are workers of the study, all
+running the same command.
 
-A worker ends when no cell is left. Before the time limit (SIGUSR1 to the script) and on preemption (SIGTERM) the script passes
-SIGTERM on: the worker writes a checkpoint and hands its cell back, and the task goes back into Slurm's queue. Which
-worker goes on with the cell does not matter. The script is written, and submitted by nobody but the user.
+A worker ends when no cell is left. Before the time limit (SIGUSR1 to the script) and on preemption
+(SIGTERM) the script passes SIGTERM on: the worker writes a checkpoint and hands its cell back, and
+the task goes back into Slurm's queue. Which worker goes on with the cell does not matter. The
+script is written, and submitted by nobody but the user.
 """
 
 from __future__ import annotations
@@ -16,8 +18,9 @@ from pathlib import Path
 from typing import Protocol
 
 from ..errors import ConfigError
-from ..files.atomic import write
+from ..files.atomic import write_atomically
 from ..output.text import one_line
+from ..variables import STORAGE
 
 WARNING = 120  # seconds before the time limit at which the worker is asked to end
 _TIME = re.compile(r"\d{1,9}(:\d\d){0,2}|\d{1,9}-\d{1,9}(:\d\d){0,2}", re.ASCII)  # as in sbatch(1)
@@ -40,7 +43,8 @@ hand_back() {{
     trap '' USR1 TERM
     kill -TERM "$worker" 2>/dev/null
     wait "$worker"
-    scontrol requeue "${{SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}}${{SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}}"
+    job="${{SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}}"
+    scontrol requeue "$job${{SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}}"
     exit 0
 }}
 trap hand_back USR1 TERM
@@ -51,8 +55,10 @@ wait "$worker"
 """
 
 
-_ADDRESS = """
-: "${ARINAR_STORAGE:?is not set: export the address of the queue before sbatch, as it was when this was written}\""""
+_ADDRESS = (
+    '\n: "${ARINAR_STORAGE:?is not set: export the address of the queue before sbatch, '
+    'as it was when this was written}"'
+)
 
 
 @dataclass(frozen=True)
@@ -60,10 +66,12 @@ class Options:
     """What is asked of Slurm.
 
     Arguments:
-        array: tasks, each a worker; time: limit of one, as in sbatch; gpus: of each; partition: its name.
+        array: tasks, each a worker; time: limit of one, as in sbatch; gpus: of each;
+            partition: its name.
 
     Raises:
-        ConfigError: if the time or the partition is none, or no time is left before the warning, in one line.
+        ConfigError: if the time or the partition is none, or no time is left before the
+            warning, in one line.
     """
 
     array: int = 4
@@ -73,17 +81,27 @@ class Options:
 
     def __post_init__(self) -> None:
         if not _TIME.fullmatch(self.time):
-            raise ConfigError(f"--time: {self.time!r} is no time limit; write it as in 90, 24:00:00 or 2-12:00")
-        if 0 < seconds_of(self.time) <= WARNING:  # sbatch takes 0 for no limit
             raise ConfigError(
-                f"--time: {self.time!r} is no more than the {WARNING} s before the limit at which a worker is asked to end"
+                f"--time: {self.time!r} is no time limit; write it as in 90, 24:00:00 or 2-12:00"
             )
+
+        if 0 < parse_time_limit(self.time) <= WARNING:  # sbatch takes 0 for no limit
+            raise ConfigError(
+                f"--time: {self.time!r} is no more than the {WARNING} s before the limit at which "
+                "a worker is asked to end"
+            )
+
         if not re.fullmatch(r"(\w[\w.,-]*)?", self.partition, re.ASCII):
             raise ConfigError(f"--partition: {self.partition!r} is not the name of a partition")
 
     def lines(self, name: str, log: Path) -> str:
         """The options as the script's comments."""
-        values = {"job-name": f"arinar-{name}", "array": f"1-{self.array}", "time": self.time, "output": log}
+        values = {
+            "job-name": f"arinar-{name}",
+            "array": f"1-{self.array}",
+            "time": self.time,
+            "output": log,
+        }
         if self.gpus:
             values["gpus"] = str(self.gpus)
         if self.partition:
@@ -91,23 +109,32 @@ class Options:
         for key, value in values.items():  # sbatch reads a line of them word by word
             if not re.fullmatch(r"[\w.,:=+%/-]+", str(value)):
                 raise ConfigError(
-                    f"slurm: --{key}: {str(value)!r} cannot stand in an #SBATCH line; rename the study's file"
+                    f"slurm: --{key}: {str(value)!r} cannot stand in an #SBATCH line; rename the "
+                    "study's file"
                 )
+
         return "\n".join(f"#SBATCH --{key}={value}" for key, value in values.items())
 
 
 def quoted(words: Sequence[str]) -> str:
-    r"""Words as bash reads them, in one line: a word with a newline or another control character is written as `$'…\n…'`."""
-    return " ".join(shlex.quote(word) if one_line(word) == word else _escaped(word) for word in words)
+    r"""Words as bash reads them, in one line: a word with a newline or another control character is
+    written as `$'…\n…'`.
+    """
+    return " ".join(
+        shlex.quote(word) if one_line(word) == word else _escaped(word) for word in words
+    )
 
 
 def _escaped(word: str) -> str:
     plain = {ord("'"): "\\'", ord("\\"): "\\\\"}
-    letters = [plain.get(byte) or (chr(byte) if 32 <= byte < 127 else f"\\x{byte:02x}") for byte in os.fsencode(word)]
+    letters = [
+        plain.get(byte) or (chr(byte) if 32 <= byte < 127 else f"\\x{byte:02x}")
+        for byte in os.fsencode(word)
+    ]
     return f"$'{''.join(letters)}'"
 
 
-def seconds_of(limit: str) -> int:
+def parse_time_limit(limit: str) -> int:
     """A time limit as sbatch reads it: m, m:s, h:m:s, d-h, d-h:m or d-h:m:s."""
     days, dash, rest = limit.rpartition("-")
     numbers = [int(number) for number in rest.split(":")]
@@ -115,7 +142,7 @@ def seconds_of(limit: str) -> int:
     return 86400 * int(days or 0) + sum(n * unit for n, unit in zip(numbers, units, strict=False))
 
 
-class Named(Protocol):
+class NamedFolder(Protocol):
     """A study or a sweep: its name, and its folder."""
 
     @property
@@ -126,7 +153,12 @@ class Named(Protocol):
 
 
 def write_script(
-    plan: Named, work: str, threads: int, command: Sequence[str], report: Sequence[str], options: Options
+    plan: NamedFolder,
+    work: str,
+    threads: int,
+    command: Sequence[str],
+    report: Sequence[str],
+    options: Options,
 ) -> Path:
     """Write the job array of a study or sweep into its folder; returns its path.
 
@@ -145,7 +177,8 @@ def write_script(
         threads=max(1, threads),
         command=quoted(command),
         report=quoted(report),
-        address=_ADDRESS if os.environ.get("ARINAR_STORAGE") else "",
+        address=_ADDRESS if STORAGE.read() else "",
     )
-    write(path, text)
+    write_atomically(path, text)
+
     return path

@@ -1,14 +1,15 @@
 """How far a study is, at a glance: `arinar status FILE`, answered from the run folders in a moment.
 
     done       trained, and every evaluation reported
-    running    somebody holds the lock of its run folder (on a server: its worker's heart beats)
+    running    somebody holds the lock of its run folder (on a server: the server's lock of it)
     waiting    not begun, or trained and to be evaluated
     failed     with its reason, and the last line of its log
     lost       begun, and nobody is at it: the next worker goes on from its last checkpoint
 
-Building every arm of a large study takes seconds, and so does importing torch. So the commands that build a study write its
-cells into `studies/<name>/cells.json`, and this module reads that as long as none of the files it came from is newer. What is
-damaged, be it a report or the cells of a study, counts as not there: it is made again.
+Building every arm of a large study takes seconds, and so does importing torch. So the commands that
+build a study write its cells into `studies/<name>/cells.json`, and this module reads that as long
+as none of the files it came from is newer. What is damaged, be it a report or the cells of a study,
+counts as not there: it is made again.
 """
 
 from __future__ import annotations
@@ -23,23 +24,24 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from rich.live import Live
 
+from ..files.locks import is_lock_free
+from ..files.workspace import HERE, Workspace
 from ..output.terminal import Terminal
 from ..output.text import say
+from ..variables import STORAGE
 
 if TYPE_CHECKING:
-    import optuna
-
     from .plan import Plan
-
+    from .worker import ServerBoard
 
 STATES = ("done", "running", "waiting", "failed", "lost")
 
 
 @dataclass(frozen=True)
-class Cell:
+class RunStatus:
     """One run of a study.
 
     Arguments:
@@ -61,8 +63,9 @@ class Cell:
     log: str = ""
 
 
-def named(folder: Path) -> tuple[Path, list[str]]:
-    """The file of the study whose folder this is, and the words that it was run with.
+def study_file(folder: Path, workspace: Workspace = HERE) -> tuple[Path, list[str]]:
+    """The file of the study whose folder this is, in its workspace, and the words
+    that it was run with.
 
     Raises:
         ConfigError: if it is no study's folder.
@@ -72,30 +75,44 @@ def named(folder: Path) -> tuple[Path, list[str]]:
 
     known = read_json(folder / "cells.json")
     if not known:
-        raise ConfigError(f"{folder}: not a study's folder; it holds no cells.json. Name the study's file instead")
-    return Path(known["file"]), known["words"]
+        raise ConfigError(
+            f"{folder}: not a study's folder; it holds no cells.json. Name the study's file instead"
+        )
+    return workspace.path(known["file"]), known["words"]
 
 
-def remember(plan: Plan, file: Path, words: list[str]) -> dict[str, Any]:
-    """Write the cells of a study where `status` finds them; returns them. The storage's address is not among them."""
-    from ..config.recipe import sources
+def save_cells(plan: Plan, file: Path, words: list[str]) -> dict[str, Any]:
+    """Write the cells of a study where `status` finds them; returns them. The storage's
+    address is not among them.
+    """
+    from ..config.files import source_files
     from ..runs.folder import write_json
 
     cells = [
-        {"arm": job.arm, "seed": job.recipes[0].seed, "key": job.key, "folder": str(job.folder.path),
-         "evaluations": [recipe.evaluation_signature for recipe in job.recipes]}
+        {
+            "arm": job.arm,
+            "seed": job.recipes[0].seed,
+            "key": job.key,
+            "folder": str(job.folder.path),
+            "evaluations": [recipe.evaluation_signature for recipe in job.recipes],
+        }
         for job in plan.jobs
-    ]  # fmt: skip
+    ]
     content = {
-        "name": plan.name, "file": _from_here(file), "sources": [str(source) for source in sources(file)],
-        "words": words, "cells": cells,
-    }  # fmt: skip
+        "name": plan.name,
+        "file": _from_here(file),
+        "sources": [str(source) for source in source_files(file)],
+        "words": words,
+        "cells": cells,
+    }
     write_json(plan.folder / "cells.json", content)
     return content
 
 
 def _from_here(file: Path) -> str:
-    """A file's path from the folder of work, so that this may be moved or copied with all that is in it."""
+    """A file's path from the folder of work, so that this may be moved or copied
+    with all that is in it.
+    """
     return os.path.relpath(os.path.realpath(file))
 
 
@@ -107,74 +124,98 @@ def refuse_other_file(folder: Path, file: Path) -> None:
     """
     from ..errors import ConfigError
 
-    owner = read(folder / "cells.json").get("file", "")
+    owner = read_status_file(folder / "cells.json").get("file", "")
     if owner and os.path.exists(owner) and not os.path.samefile(owner, file):
-        raise ConfigError(f"{file}: {folder} belongs to {owner}, a file of the same name; rename one of the two")
+        raise ConfigError(
+            f"{file}: {folder} belongs to {owner}, a file of the same name; rename one of the two"
+        )
 
 
-def recall(file: Path, words: list[str], root: Path = Path("studies")) -> dict[str, Any] | None:
-    """The cells of a study as they were written last; None where a file that they came from is newer, or gone."""
+def load_cells(file: Path, words: list[str], root: Path = HERE.studies) -> dict[str, Any] | None:
+    """The cells of a study as they were written last; None where a file that they came
+    from is newer, or gone.
+    """
     for path in sorted(root.glob("*/cells.json")):
-        content = read(path)
+        content = read_status_file(path)
         if (content.get("file"), content.get("words")) == (_from_here(file), words):
-            changed = [Path(s).stat().st_mtime if Path(s).is_file() else math.inf for s in content.get("sources", [""])]
+            changed = [
+                Path(s).stat().st_mtime if Path(s).is_file() else math.inf
+                for s in content.get("sources", [""])
+            ]
             return content if max(changed) < path.stat().st_mtime else None
+
     return None
 
 
-def look(content: dict[str, Any], study: optuna.Study | None = None) -> list[Cell]:
-    """What is known of each cell. A queue on a server, if that is given, says who is running."""
-    queue = _queue(study) if study else None
-    return [cell_of(cell, queue) for cell in content["cells"]]
+def run_statuses(
+    content: dict[str, Any], server: ServerBoard | None = None, workspace: Workspace = HERE
+) -> list[RunStatus]:
+    """What is known of each cell. A server, if one is named, says who is running."""
+    states = _states(server) if server else {}
+    return [run_status(cell, states.get(cell["key"]), workspace) for cell in content["cells"]]
 
 
-def cell_of(cell: dict[str, Any], queue: dict[str, Any] | None = None) -> Cell:
-    """What is known of one cell, given as `remember` writes it, by its run folder and by what a server's queue says."""
-    path = Path(cell["folder"])
+def run_status(
+    cell: dict[str, Any], said: dict[str, Any] | None = None, workspace: Workspace = HERE
+) -> RunStatus:
+    """What is known of one cell, given as `save_cells` writes it, by its run folder and
+    by what a server says.
+    """
+    path = workspace.root / cell["folder"]
     reports = [path / "evaluations" / name / "report.json" for name in cell["evaluations"]]
     base = {"arm": cell["arm"], "seed": cell["seed"], "folder": cell["folder"]}
+
     trained = (path / "DONE").is_file()
-    if trained and all(read(report).get("metrics") for report in reports):
-        return Cell(**base, state="done")
+    if trained and all(read_status_file(report).get("metrics") for report in reports):
+        return RunStatus(**base, state="done")
     lines = _lines(path / "log.txt")
-    said = queue.get(cell["key"]) if queue is not None else None
     if said is None:
         begun_and_left = "lost" if lines and not trained else "waiting"
-        state = "running" if _held(path) else "failed" if (path / "FAILED").is_file() else begun_and_left
+        state = (
+            "running"
+            if _held(path)
+            else "failed"
+            if (path / "FAILED").is_file()
+            else begun_and_left
+        )
         begun = [line for line in lines if ", process " in line]
         said = (
             {"state": state, "since": begun[-1][:19], "where": begun[-1].rpartition(", ")[2]}
             if begun
             else {"state": state}
         )
+
     if said["state"] == "failed":
         file = path / "FAILED"
-        reason = file.read_text(encoding="utf-8").strip() if file.is_file() else said.pop("reason", "")
-        return Cell(**base, state="failed", reason=reason, log=lines[-1] if lines else "")
-    return Cell(**base, **(progress(path) if said["state"] in ("running", "lost") else {}), **said)
+        reason = (
+            file.read_text(encoding="utf-8").strip() if file.is_file() else said.get("reason", "")
+        )
+        return RunStatus(**base, state="failed", reason=reason, log=lines[-1] if lines else "")
+
+    return RunStatus(
+        **base, **(progress(path) if said["state"] in ("running", "lost") else {}), **said
+    )
 
 
 def progress(path: Path) -> dict[str, Any]:
     """How far a run is: phase, step and steps."""
-    now = read(path / "progress.json")
+    now = read_status_file(path / "progress.json")
     return {name: now[name] for name in ("phase", "step", "steps") if name in now}
 
 
 def _held(path: Path) -> bool:
-    if not (path / ".lock").is_file():
-        return False
-    try:
-        with FileLock(path / ".lock", timeout=0):
-            return False
-    except Timeout:
-        return True
+    return (path / ".lock").is_file() and not is_lock_free(FileLock(path / ".lock"))
 
 
 def _lines(path: Path) -> list[str]:
-    return [line for line in path.read_text(encoding="utf-8").splitlines() if line] if path.is_file() else []
+    return (
+        [line for line in path.read_text(encoding="utf-8").splitlines() if line]
+        if path.is_file()
+        else []
+    )
 
 
-def read(path: Path) -> dict[str, Any]:
+def read_status_file(path: Path) -> dict[str, Any]:
     """A JSON file; empty where there is none, or it is damaged."""
     try:
         content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -183,37 +224,38 @@ def read(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _queue(study: optuna.Study) -> dict[str, Any]:
-    """What a server says of the cells that are not done here: key → state, worker, since when, reason."""
-    from optuna.trial import TrialState
+def _states(server: ServerBoard) -> dict[str, dict[str, Any]]:
+    """What a server says of the cells that were begun: key → state, where and since
+    when; or why it failed.
+    """
+    server.refresh()
+    states = {}
+    for job in server.jobs:
+        record = server.record(job)
+        outcome = server.outcome(job)
+        if outcome is not None:
+            states[job.key] = (
+                {"state": "failed", "reason": outcome} if outcome else {"state": "done"}
+            )
+        elif "since" in record:
+            state = "running" if server.is_held(job) else "lost"
+            states[job.key] = {
+                "state": state,
+                "where": record["attempts"][-1],
+                "since": record["since"],
+            }
 
-    from .worker import reason
-
-    store: Any = study._storage
-    silent, found = store._backend._get_stale_trial_ids(study._study_id), {}
-    for trial in study.get_trials(deepcopy=False):
-        states = {TrialState.WAITING: "waiting", TrialState.RUNNING: "running", TrialState.FAIL: "failed"}
-        state = states.get(trial.state, "done")
-        told: dict[str, Any] = {"state": "lost" if state == "running" and trial._trial_id in silent else state}
-        if state == "failed":
-            told["reason"] = reason(trial)
-            told["state"] = "failed" if "failed" in trial.user_attrs else "lost"
-        elif state == "done" and "evaluations" not in trial.user_attrs:
-            continue  # withdrawn
-        elif trial.datetime_start:
-            told |= {"where": trial.user_attrs.get("worker", ""), "since": f"{trial.datetime_start:%F %T}"}
-        found[trial.user_attrs.get("key", "")] = told
-    return found
+    return states
 
 
-def as_json(name: str, cells: list[Cell]) -> str:
+def as_json(name: str, cells: list[RunStatus]) -> str:
     """For machines: the study, how many cells are in each state, and every cell."""
     count = Counter(cell.state for cell in cells)
     told = {"study": name, "states": {state: count[state] for state in STATES}}
     return json.dumps({**told, "cells": [asdict(cell) for cell in cells]}, indent=2)
 
 
-def as_text(name: str, cells: list[Cell]) -> str:
+def as_text(name: str, cells: list[RunStatus]) -> str:
     """For people: one line of counts, and a line for each cell that is not done and not waiting."""
     count = Counter(cell.state for cell in cells)
     first = ", ".join(f"{count[state]} {state}" for state in STATES if count[state])
@@ -222,7 +264,7 @@ def as_text(name: str, cells: list[Cell]) -> str:
     return "\n".join([f"{name}: {len(cells)} runs: {first}", *lines])
 
 
-def _detail(cell: Cell) -> str:
+def _detail(cell: RunStatus) -> str:
     if cell.state == "failed":
         return f"{cell.reason}\n         {cell.folder}/log.txt: {cell.log}"
     far = f"{cell.phase} {cell.step} of {cell.steps}" if cell.steps else cell.phase
@@ -230,19 +272,27 @@ def _detail(cell: Cell) -> str:
     return ", ".join(word for word in (far, whose) if word)
 
 
-def show(file: Path, words: list[str], plan: Callable[[], Plan], watch: bool, machine: bool) -> int:
-    """Print the status of a study, see `present`; `plan` reads its file, where that is needed."""
-    shared = _shared(file)
-    content, study = None if shared else recall(file, words), None
+def print_status(
+    file: Path, words: list[str], plan: Callable[[], Plan], watch: bool, machine: bool
+) -> int:
+    """Print the status of a study, see `print_statuses`; `plan` reads its file,
+    where that is needed.
+    """
+    content = None if _shared(file) else load_cells(file, words)
+    server = None
     if content is None:
         built = plan()
-        content = remember(built, file, words)
-        study = _open(built) if shared else None
-    return present(content["name"], lambda: _look_patiently(content, study), watch, machine)
+        content = save_cells(built, file, words)
+        server = _server(built)
+    return print_statuses(content["name"], lambda: _look_patiently(content, server), watch, machine)
 
 
-def present(name: str, look: Callable[[], list[Cell]], watch: bool, machine: bool, seconds: float = 2.0) -> int:
-    """Print cells, once or until everything has ended; returns 1 where something failed. machine: as JSON."""
+def print_statuses(
+    name: str, look: Callable[[], list[RunStatus]], watch: bool, machine: bool, seconds: float = 2.0
+) -> int:
+    """Print cells, once or until everything has ended; returns 1 where something
+    failed. machine: as JSON.
+    """
     cells, console = look(), Terminal()
     if machine:
         say(as_json(name, cells))
@@ -254,27 +304,32 @@ def present(name: str, look: Callable[[], list[Cell]], watch: bool, machine: boo
                 time.sleep(seconds)
                 cells = look()
                 live.update(as_text(name, cells))
+
     return int(any(cell.state == "failed" for cell in cells))
 
 
-def _open(plan: Plan) -> optuna.Study:
-    from .worker import open_queue
+def _server(plan: Plan) -> ServerBoard | None:
+    """The study's server; None where its workers share files."""
+    from .worker import ServerBoard, server_of
 
-    return open_queue(plan)
+    url = server_of(plan)
+    return ServerBoard(plan, url) if url is not None else None
 
 
-def _look_patiently(content: dict[str, Any], study: optuna.Study | None) -> list[Cell]:
+def _look_patiently(content: dict[str, Any], server: ServerBoard | None) -> list[RunStatus]:
     """The same while a server is restarted."""
-    if study is None:
-        return look(content)
-    from .optuna_storage import patiently
+    if server is None:
+        return run_statuses(content)
+    from .optuna_storage import retry_while_unavailable
 
-    return patiently(lambda: look(content, study))
+    return retry_while_unavailable(lambda: run_statuses(content, server))
 
 
 def _shared(file: Path) -> bool:
-    """Whether the queue is on a server: then it is asked. ARINAR_STORAGE comes before what the file says."""
+    """Whether a server is named: then it is asked. ARINAR_STORAGE comes
+    before what the file says.
+    """
     from ..config.yaml_reader import read_yaml
 
-    address = os.environ.get("ARINAR_STORAGE") or read_yaml(file).get("storage", "")
+    address = STORAGE.read() or read_yaml(file).get("storage", "")
     return str(address).startswith("postgresql")

@@ -1,21 +1,20 @@
-"""Workers take jobs from an Optuna study until none is left: train → evaluate → DONE.
+"""A worker goes through the jobs of a study in order, until each is done or has failed.
 
-The run folder and its DONE are the truth; the queue only says who does what. Any number of processes run `work`, on one
-machine or on many (`optuna_storage.py`). Neither GridSampler nor BruteForceSampler would do: they repeat arms that are still
-running, or lose those of a killed worker.
+    is it done, or has it failed?   the next job
+    is its lock held?               another worker is at it; look again later
+    otherwise                       lock → count the attempt → train and evaluate → unlock
 
-    WAITING ─claimed→ RUNNING ─┬→ COMPLETE
-                               ├→ FAIL with `failed`, its reason: it is told, and not tried again by this command
-                               └→ FAIL without a reason: its worker was lost, or asked to end; the job goes back
+Any number of processes run `run_worker`. The lock is that of the run folder: the system frees it
+when its holder dies, however it dies. The run folder's attempts.json names the worker that is at
+it, and those that died at it before; it goes away when the job is done or has failed. After four
+deaths a job counts as failed. What has failed (FAILED) is tried again by the next `arinar ablate`,
+and by no worker before.
 
-A worker is lost when the lock of its run folder is free (on one machine: the system frees it when a process dies, however
-it dies), or when its heartbeat stops (on a server). A lost job goes back three times, then it is set aside as failed.
+Machines that share no files share a PostgreSQL server, see `ServerBoard`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import datetime
 import math
 import os
 import platform
@@ -23,354 +22,424 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from types import MappingProxyType
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from typing import Any
 
 import optuna
 import sqlalchemy
-from filelock import BaseFileLock, FileLock, Timeout
-from optuna.storages._heartbeat import BaseHeartbeat, is_heartbeat_enabled
-from optuna.storages._rdb.models import TrialHeartbeatModel
-from optuna.trial import FrozenTrial, TrialState
+from filelock import FileLock, Timeout
 
-from ..errors import ConfigError
-from ..files.atomic import write
+from ..errors import ConfigError, StorageUnusable
+from ..files.atomic import write_atomically
+from ..files.locks import is_lock_free
 from ..output.text import say
-from ..pipeline import perform
-from .optuna_storage import FAULTS, Unusable, address, alone, patiently, storage
+from ..pipeline import perform_locked
+from ..runs.folder import read_state, write_json
+from .optuna_storage import (
+    FAULTS,
+    AbandonedLocks,
+    free_locks,
+    is_shared,
+    open_storage,
+    retry_while_unavailable,
+    shared_lock,
+    storage_address,
+)
 from .plan import Job, Plan
 
-_CLAIM_SECONDS = 15  # a worker that has taken a trial holds its folder's lock well before this
-_RETURNS = 3  # times that a lost job goes back into the queue
-_OPEN = (TrialState.WAITING, TrialState.RUNNING)
+_DEATHS = 4  # of its workers after which a job is set aside
+_ATTEMPTS = "attempts.json"  # in a run folder
+_ARMS = "arms.json"  # in the study's folder
 
 
-class Lost(Exception):
+class WorkersLost(Exception):
     """The workers of a job died, again and again."""
 
 
-def queue_of(plan: Plan) -> sqlalchemy.URL:
-    """The address of the study's queue.
+class Board:
+    """What the workers of a study tell each other of its jobs, where they share the run folders.
+
+    A record of a job is {attempts: who died at it, and who is at it; since: when that one began};
+    empty between attempts.
 
     Raises:
-        ConfigError: if it is none, or of a database that is not supported.
+        ConfigError: if a sweep of the study's name has its folder.
     """
-    return address(plan.storage, plan.folder / "queue.db")
+
+    def __init__(self, plan: Plan) -> None:
+        if (plan.folder / "trials").is_dir():
+            raise _name_taken(plan)
+        self.plan = plan
+        self.jobs = plan.jobs
+
+    def refresh(self) -> None:
+        """Read what is not read from the run folders at once."""
+
+    def arms(self) -> dict[str, Any]:
+        """Return what `study_signatures` gave of the plan by which workers run; empty where nobody
+        has prepared the study.
+        """
+        return read_state(self.plan.folder / _ARMS)
+
+    def write_arms(self) -> None:
+        """Make this plan the one by which workers run."""
+        write_json(self.plan.folder / _ARMS, study_signatures(self.plan))
+
+    def outcome(self, job: Job) -> str | None:
+        """Return why a job has failed, an empty text where it is done, or None where it
+        is still to be done.
+        """
+        return "" if job.done else job.folder.failure or None
+
+    def reopen(self, job: Job) -> None:
+        """Let a failed job be tried again, and a job be done again whose files were lost."""
+        (job.folder.path / "FAILED").unlink(missing_ok=True)
+
+    def claim(self, job: Job) -> ExitStack | None:
+        """Return the locks of a job, taken; None where another worker holds one."""
+        with suppress(Timeout), ExitStack() as locks:
+            for lock in self.locks(job):
+                locks.enter_context(lock)
+            return locks.pop_all()
+        return None
+
+    def locks(self, job: Job) -> Iterator[AbstractContextManager[Any]]:
+        """Take the locks of a job, one after the other."""
+        yield job.folder.lock.acquire(timeout=0)
+
+    def is_held(self, job: Job) -> bool:
+        """Whether somebody is at a job that was begun."""
+        return not is_lock_free(job.folder.lock)
+
+    def record(self, job: Job) -> dict[str, Any]:
+        """Return what is noted of a job."""
+        record = read_state(job.folder.path / _ATTEMPTS)
+        return record if isinstance(record.get("attempts"), list) else {}
+
+    def write(self, job: Job, record: dict[str, Any]) -> None:
+        """Note something of a job."""
+        if record.get("attempts"):
+            write_json(job.folder.path / _ATTEMPTS, record)
+        else:
+            (job.folder.path / _ATTEMPTS).unlink(missing_ok=True)
+
+    def end(self, job: Job, reason: str) -> None:
+        """Note that a job is done, or why it has failed."""
+        self.write(job, {"failed": reason} if reason else {})
+
+    def at_work(self) -> list[str]:
+        """Return who is at a job at the moment: host and process of each."""
+        begun = [job for job in self.jobs if "since" in self.record(job)]
+        return sorted({str(self.record(job)["attempts"][-1]) for job in begun if self.is_held(job)})
 
 
-def open_queue(plan: Plan) -> optuna.Study:
-    """The study's queue, made if it is not there. One process makes it before the workers start.
+class ServerBoard(Board):
+    """The same where machines share a PostgreSQL server: an Optuna study there has an
+    attribute for each job.
+
+    A worker takes the server's lock of a job, then that of its run folder, since machines may share
+    files as well. Where its connection breaks, the server frees the lock, and the worker takes it
+    again: so a job that was begun is taken over once its lock was free for the grace. What a
+    machine without our files has finished is done; what was finished among our files and is no
+    longer there is not.
 
     Raises:
-        ConfigError: if the trials of a sweep have its name.
+        ConfigError: if the server does not answer, or a sweep has the study's name.
     """
-    study = optuna.create_study(
-        study_name=plan.name,
-        storage=storage(queue_of(plan)),
-        load_if_exists=True,
-        direction="minimize",
+
+    def __init__(self, plan: Plan, url: sqlalchemy.URL) -> None:
+        super().__init__(plan)
+        self.url = url
+        self.study = optuna.create_study(
+            study_name=plan.name, storage=open_storage(url), load_if_exists=True
+        )
+        self.abandoned_locks = AbandonedLocks()
+        self.place = study_folder_name(plan)
+
+        self.refresh()
+        if "fingerprint" in self.records:
+            raise _name_taken(plan)
+
+    def refresh(self) -> None:
+        self.records = self.study.user_attrs
+        begun = {
+            self._lock(job): job.folder.path for job in self.jobs if "since" in self.record(job)
+        }
+        self.free = free_locks(self.url, begun)
+        self.abandoned = self.abandoned_locks.among(self.free)
+
+    def arms(self) -> dict[str, Any]:
+        return dict(self.records.get("file", {}))
+
+    def write_arms(self) -> None:
+        self.study.set_user_attr("file", study_signatures(self.plan))
+
+    def outcome(self, job: Job) -> str | None:
+        record = self.record(job)
+        is_elsewhere = record.get("place") != self.place
+        if job.done or (record.get("evaluations") == evaluation_signatures(job) and is_elsewhere):
+            return ""
+        return record.get("failed")
+
+    def reopen(self, job: Job) -> None:
+        super().reopen(job)
+        record = self.record(job)
+        is_ours = record.get("place") == self.place or record.get("host") == platform.node()
+        if job.done and record.get("evaluations") != evaluation_signatures(job):
+            self.end(job, "")  # finished before the server was named
+        elif "failed" in record or ("evaluations" in record and is_ours and not job.done):
+            self.write(job, {})
+
+    def claim(self, job: Job) -> ExitStack | None:
+        is_begun = "since" in self.record(job)
+        return None if is_begun and self._lock(job) not in self.abandoned else super().claim(job)
+
+    def locks(self, job: Job) -> Iterator[AbstractContextManager[Any]]:
+        yield shared_lock(self.url, self._lock(job), wait=False)
+        yield from super().locks(job)
+
+    def is_held(self, job: Job) -> bool:
+        return self._lock(job) not in self.free
+
+    def record(self, job: Job) -> dict[str, Any]:
+        return dict(self.records.get(job.key, {}))
+
+    def write(self, job: Job, record: dict[str, Any]) -> None:
+        self.study.set_user_attr(job.key, record)
+        self.records[job.key] = record
+
+    def end(self, job: Job, reason: str) -> None:
+        done = {
+            "evaluations": evaluation_signatures(job),
+            "place": self.place,
+            "host": platform.node(),
+        }
+        self.write(job, {"failed": reason} if reason else done)
+
+    def _lock(self, job: Job) -> str:
+        return f"arinar: {self.plan.name} {job.key}"
+
+
+def _name_taken(plan: Plan) -> ConfigError:
+    return ConfigError(
+        f"{plan.folder}: holds a sweep of this name; rename the file, or delete what is there"
     )
-    if "fingerprint" in study.user_attrs or (plan.folder / "trials").is_dir():
-        raise ConfigError(f"{plan.folder}: holds a sweep of this name; rename the file, or delete what is there")
-    return study
 
 
-def locked(plan: Plan) -> AbstractContextManager[None]:
-    """Held while jobs are put into the queue, so that nobody puts one in twice."""
-    plan.folder.mkdir(parents=True, exist_ok=True)
-    return alone(queue_of(plan), f"arinar: {plan.name}", plan.folder / ".lock")
+def server_of(plan: Plan) -> sqlalchemy.URL | None:
+    """Return the address of the study's server; None where its workers share files.
 
-
-def enqueue(plan: Plan, again: bool = True) -> list[Job]:
-    """Put every unfinished job into the queue that is not in it; returns the unfinished jobs.
-
-    On a server, what a machine that shares no files with this one has finished is finished, wherever its files are.
-
-    Arguments:
-        again: the failed ones, too. A worker that joins adds only what the queue has never heard of.
+    Raises:
+        ConfigError: if it is no address, or of a database that is not supported.
     """
-    with locked(plan):
-        study, jobs = open_queue(plan), {job.key: job for job in plan.jobs}
-        trials = study.get_trials(deepcopy=False)
-        for trial in trials:
-            if trial.state == TrialState.WAITING and trial.user_attrs.get("key") not in jobs:
-                study._storage.set_trial_state_values(trial._trial_id, TrialState.PRUNED)
-        known = {t.user_attrs.get("key") for t in trials if not again or t.state in _OPEN}
-        elsewhere = finished_elsewhere(study, jobs, plan)
-        unfinished = [job for job in jobs.values() if not job.done and job.key not in elsewhere]
-        for job in unfinished:
-            if job.key not in known:
-                study.enqueue_trial({}, user_attrs={"key": job.key, "arm": job.arm})
-        study.set_user_attr("file", described(plan))
-    return unfinished
+    url = storage_address(plan.storage, plan.folder / "queue.db")
+    return url if is_shared(url) else None
 
 
-def finished_elsewhere(study: optuna.Study, jobs: Mapping[str, Job], plan: Plan) -> set[str]:
-    """Keys of the jobs that a machine without our files has finished by a server's queue, evaluated as they ask.
+def open_board(plan: Plan) -> Board:
+    """Return what the workers of a study tell each other.
 
-    What was finished among our files is not among them: the run folder is the truth, also where it was damaged since.
+    Raises:
+        ConfigError: if its server does not answer, or a sweep has its name.
     """
-    if not is_heartbeat_enabled(study._storage):
-        return set()
-    here = (place(plan), platform.node())
-    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    elsewhere = [t.user_attrs for t in trials if "key" in t.user_attrs and not _finished_at(t, here)]
-    evaluated = {attributes["key"]: attributes.get("evaluations") for attributes in elsewhere}
-    return {key for key, job in jobs.items() if evaluated.get(key) == evaluations(job)}
+    url = server_of(plan)
+    return Board(plan) if url is None else ServerBoard(plan, url)
 
 
-def _finished_at(trial: FrozenTrial, here: tuple[str, str]) -> bool:
-    """Whether a trial was finished in this study's folder, or by this machine."""
-    folder, machine = here
-    host = str(trial.user_attrs.get("worker", "")).rpartition(" ")[0]
-    return trial.user_attrs.get("place") == folder or host == machine
+def prepare(plan: Plan) -> list[Job]:
+    """Let workers run a study by this plan, and try again what has failed; returns the jobs that
+    are still to be done.
+
+    Raises:
+        ConfigError: if its server does not answer, or a sweep has its name.
+    """
+    board = open_board(plan)
+    for job in board.jobs:
+        board.reopen(job)
+    board.write_arms()
+    return [job for job in board.jobs if board.outcome(job) is None]
 
 
-def place(plan: Plan) -> str:
-    """Return the name of the study's folder among those of all machines; made once, and shared by who shares the files."""
+def ensure_prepared(plan: Plan) -> None:
+    """Prepare a study where nobody has, so that a worker may be the first.
+
+    Raises:
+        ConfigError: if its server does not answer.
+    """
+    if not open_board(plan).arms():
+        prepare(plan)
+
+
+def study_folder_name(plan: Plan) -> str:
+    """Return the name of the study's folder among those of all machines; made once, and shared by
+    who shares the files.
+    """
     file = plan.folder / ".place"
     plan.folder.mkdir(parents=True, exist_ok=True)
     with FileLock(plan.folder / ".place.lock"):
         if not file.is_file():
-            write(file, uuid.uuid4().hex)
+            write_atomically(file, uuid.uuid4().hex)
         return file.read_text(encoding="utf-8")
 
 
-def evaluations(job: Job) -> list[str]:
-    """The signatures of what is measured of a job."""
+def evaluation_signatures(job: Job) -> list[str]:
+    """Return the signatures of what is measured of a job."""
     return sorted(recipe.evaluation_signature for recipe in job.recipes)
 
 
-def described(plan: Plan) -> dict[str, Any]:
-    """What the study's file asks for: signatures by arm, and the seeds."""
-    arms = {arm.name: f"{arm.recipe.training_signature}/{arm.recipe.evaluation_signature}" for arm in plan.arms}
+def study_signatures(plan: Plan) -> dict[str, Any]:
+    """Return what the study's file asks for: signatures by arm, and the seeds."""
+    arms = {
+        arm.name: f"{arm.recipe.training_signature}/{arm.recipe.evaluation_signature}"
+        for arm in plan.arms
+    }
     return {"arms": arms, "seeds": list(plan.seeds)}
 
 
-def changes(study: optuna.Study, plan: Plan) -> list[str]:
-    """How the study's file differs from the one by which the queue was filled last; empty where it does not."""
-    before, now = study.user_attrs.get("file"), described(plan)
-    if not before or before == now:
+def changes(board: Board) -> list[str]:
+    """Return how the study's file differs from the one by which workers run;
+    empty where it does not.
+    """
+    before = board.arms()
+    now = study_signatures(board.plan)
+    if before.keys() != now.keys() or before == now:
         return []
-    then, arms = before["arms"], now["arms"]
-    found = {
-        "added": [name for name in arms if name not in then],
-        "removed": [name for name in then if name not in arms],
-        "edited": [name for name in arms if name in then and arms[name] != then[name]],
+
+    old = before["arms"]
+    new = now["arms"]
+    names = {
+        "added": [name for name in new if name not in old],
+        "removed": [name for name in old if name not in new],
+        "edited": [name for name in new if name in old and new[name] != old[name]],
     }
-    lines = [f"{word}: {', '.join(names)}" for word, names in found.items() if names]
-    seeds = f"seeds: {before['seeds']} became {now['seeds']}"
-    return [*lines, seeds] if before["seeds"] != now["seeds"] else lines
+    lines = [f"{word}: {', '.join(arms)}" for word, arms in names.items() if arms]
+    if before["seeds"] != now["seeds"]:
+        lines.append(f"seeds: {before['seeds']} became {now['seeds']}")
+    return lines
 
 
-def join(plan: Plan) -> None:
-    """Fill the queue where that has not been done, so that a worker may be the first on the study.
-
-    Raises:
-        ConfigError: if the storage does not answer.
-    """
-    if is_empty(plan):
-        enqueue(plan, again=False)
-
-
-def is_empty(plan: Plan) -> bool:
-    """Whether nobody has filled the queue: it is new, or was deleted under its workers.
+def run_worker(plan: Plan) -> list[str]:
+    """Do jobs until each is done or has failed, by whichever worker; returns what
+    failed, with its reason.
 
     Raises:
-        ConfigError: if the storage does not answer.
+        ConfigError: if workers run by another version of the study's file, also from now on.
     """
-    with locked(plan):
-        return not open_queue(plan).user_attrs.get("file")
+    board = retry_while_unavailable(lambda: open_board(plan))
+    outcomes: dict[str, str] = {}
+    with exit_on_sigterm():
+        while len(outcomes) < len(board.jobs):
+            retry_while_unavailable(board.refresh)
+            _refuse_other_file(board)
+            if not _go_through(board, outcomes):
+                time.sleep(1)
+
+    return [f"{job.arm} {job.key}: {outcomes[job.key]}" for job in board.jobs if outcomes[job.key]]
 
 
-def at_work(study: optuna.Study, plan: Plan) -> list[str]:
-    """Who works on the study at the moment: host and process of each."""
-    running, jobs = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)), {job.key: job for job in plan.jobs}
-    if not is_heartbeat_enabled(study._storage):  # the dead hold no lock
-        running = [
-            t for t in running if (job := jobs.get(t.user_attrs.get("key", ""))) and not is_free(job.folder.lock)
-        ]
-    return sorted({str(t.user_attrs["worker"]) for t in running if "worker" in t.user_attrs})
+def _go_through(board: Board, outcomes: dict[str, str]) -> bool:
+    """Note the jobs that are over, and do the first one that is free; returns False where others
+    are at all that is left.
+    """
+    for job in board.jobs:
+        outcome = None if job.key in outcomes else board.outcome(job)
+        if outcome is not None:
+            outcomes[job.key] = outcome
 
-
-def requeue_lost(study: optuna.Study, jobs: dict[str, Job], plan: Plan) -> None:
-    """Fail every running trial whose worker is lost, and put its job into the queue again, three times at most."""
-    if is_heartbeat_enabled(study._storage):
-        begin_heartbeats(study)
-        optuna.storages.fail_stale_trials(study)
-    else:
-        _fail_unlocked(study, jobs)
-    if _returning(study, jobs):
-        with locked(plan):  # others may see the same
-            for trial in _returning(study, jobs):
-                lost = trial.user_attrs.get("lost", 0) + ("handed back" not in trial.user_attrs)
-                kept = {name: trial.user_attrs[name] for name in ("key", "arm")}
-                study.enqueue_trial({}, user_attrs={**kept, "lost": lost} if lost else kept)
-    for trial in _newest(study, jobs):
-        job = jobs[trial.user_attrs["key"]]
-        if _set_aside(trial) and not job.done and not (job.folder.path / "FAILED").is_file():
-            who = trial.user_attrs.get("worker", "unknown")
-            job.folder.path.mkdir(parents=True, exist_ok=True)
-            job.folder.fail(Lost(f"its worker died {_RETURNS + 1} times, the last time as {who}; see log.txt"))
-
-
-def _fail_unlocked(study: optuna.Study, jobs: dict[str, Job]) -> None:
-    now = datetime.datetime.now()
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        job = jobs.get(trial.user_attrs.get("key", ""))
-        age = (now - trial.datetime_start).total_seconds() if trial.datetime_start else 0.0
-        claimed = abs(age) > _CLAIM_SECONDS  # the clock may have been set back since
-        if job and claimed and is_free(job.folder.settled(job.recipes[0]).lock):
-            with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # another worker was quicker
-                study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-
-
-def is_free(lock: BaseFileLock) -> bool:
-    """Whether nobody holds a lock."""
-    try:
-        with lock.acquire(timeout=0):
+    waiting = [job for job in board.jobs if job.key not in outcomes]
+    for job in waiting:
+        outcome = _take(board, job)
+        if outcome is not None:
+            outcomes[job.key] = outcome
             return True
-    except Timeout:
-        return False
+    return not waiting
 
 
-def begin_heartbeats(study: optuna.Study) -> None:
-    """A worker may die before its first heartbeat, and Optuna would wait for ever: the first one is made for it."""
-    store: Any = study._storage
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        with store._backend.scoped_session() as session:
-            there = TrialHeartbeatModel.where_trial_id(trial._trial_id, session)
-        if there is None:
-            store.record_heartbeat(trial._trial_id)
+def _refuse_other_file(board: Board) -> None:
+    changed = retry_while_unavailable(lambda: changes(board))
+    if changed:
+        raise ConfigError(
+            f"{board.plan.name}: its workers run by another version of the study's file"
+            f" ({'; '.join(changed)}); arinar ablate with the file as it shall be, then start the"
+            " workers again"
+        )
 
 
-def _newest(study: optuna.Study, jobs: dict[str, Job]) -> list[FrozenTrial]:
-    """The last trial of each job."""
-    trials = {t.user_attrs.get("key"): t for t in study.get_trials(deepcopy=False)}
-    return [trial for key, trial in trials.items() if key in jobs]
+def _take(board: Board, job: Job) -> str | None:
+    """Do a job; returns its outcome, as `Board.outcome` does, or None where
+    another worker is at it.
+    """
+    try:
+        job = retry_while_unavailable(job.claim_name)
+        locks = retry_while_unavailable(lambda: board.claim(job))
+    except (ConfigError, OSError) as error:
+        return _fail(board, job, error)
+
+    if locks is None:
+        return None
+    with locks:
+        retry_while_unavailable(board.refresh)
+        outcome = board.outcome(job)  # another worker may have been quicker
+        return _attempt(board, job) if outcome is None else outcome
 
 
-def _set_aside(trial: FrozenTrial) -> bool:
-    silent = trial.state == TrialState.FAIL and not {"failed", "handed back"} & set(trial.user_attrs)
-    return silent and trial.user_attrs.get("lost", 0) >= _RETURNS
+def _attempt(board: Board, job: Job) -> str:
+    """Do a job whose locks are held; returns its outcome. What goes wrong is its reason; being
+    asked to end hands it back.
+    """
+    died = board.record(job).get("attempts", [])
+    if len(died) >= _DEATHS:
+        last = f"the last time as {died[-1]}; see log.txt"
+        return _fail(board, job, WorkersLost(f"its worker died {len(died)} times, {last}"))
+
+    say(f"{time.strftime('%T')} {job.arm} {job.key}")
+    attempt = {
+        "attempts": [*died, f"{platform.node()} {os.getpid()}"],
+        "since": time.strftime("%F %T"),
+    }
+    try:
+        retry_while_unavailable(lambda: board.write(job, attempt))
+        value = run_job(job, board.plan)
+        if not math.isfinite(value):
+            raise ValueError(f"{board.plan.criterion} is {value}")
+        retry_while_unavailable(lambda: board.end(job, ""))
+    except StorageUnusable:
+        raise
+    except Exception as error:
+        return _fail(board, job, error)
+    except BaseException:
+        with suppress(*FAULTS, OSError):  # then it counts as an attempt whose worker died
+            board.write(job, {"attempts": died})
+        raise
+    return ""
 
 
-def _returning(study: optuna.Study, jobs: dict[str, Job]) -> list[FrozenTrial]:
-    """Trials that ended without a reason and have no successor. They are found again, should this worker die, too."""
-    ended = [t for t in _newest(study, jobs) if t.state == TrialState.FAIL and "failed" not in t.user_attrs]
-    return [trial for trial in ended if not _set_aside(trial)]
+def _fail(board: Board, job: Job, error: Exception) -> str:
+    """Note why a job has failed, and return it."""
+    reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
+    say(f"{time.strftime('%T')} failed: {reason}")
+    with suppress(OSError):  # a folder that may not be written
+        if not job.done and not job.folder.failure:
+            retry_while_unavailable(lambda: job.folder.fail(error))
+        retry_while_unavailable(lambda: board.end(job, reason))
+    return reason
 
 
 def run_job(job: Job, plan: Plan) -> float:
-    """Train and evaluate one run; returns its value of the study's criterion."""
+    """Train and evaluate one run whose folder is locked; returns its value of
+    the study's criterion.
+    """
     arm = next(arm for arm in plan.arms if arm.name == job.arm)
-    reports = perform(job.recipes, job.folder, plan.name, job.arm, plan.factors(arm))
+    reports, _ = perform_locked(job.recipes, job.folder, plan.name, job.arm, plan.factors(arm))
     return float(reports[0]["metrics"][plan.criterion])
 
 
-def work(plan: Plan) -> list[str]:
-    """Take jobs until the queue is empty and nobody works on one any more; returns what failed, with its reason.
-
-    Raises:
-        ConfigError: if the queue was filled by another version of the study's file, also while this worker runs.
+@contextmanager
+def exit_on_sigterm() -> Iterator[None]:
+    """SIGTERM leaves by an exception, so that the job at hand goes back. (While it trains,
+    Lightning saves it first.)
     """
-    study, jobs = patiently(lambda: open_queue(plan)), {job.key: job for job in plan.jobs}
-    with ending_in_order():
-        while True:
-            if changed := patiently(lambda: changes(study, plan)):
-                raise ConfigError(
-                    f"{plan.name}: the queue was filled by another version of the study's file ({'; '.join(changed)});"
-                    " arinar ablate with the file as it shall be, then start the workers again"
-                )
-            if patiently(lambda: study.get_trials(deepcopy=False, states=(TrialState.WAITING,))):
-                _take(study, jobs, plan)
-                continue
-            patiently(lambda: requeue_lost(study, jobs, plan))  # when nothing else waits: it reads the whole queue
-            newest = patiently(lambda: _newest(study, jobs))
-            if not any(trial.state in _OPEN for trial in newest):
-                return [f"{t.user_attrs['arm']} {t.user_attrs['key']}: {reason(t)}" for t in newest
-                        if t.state == TrialState.FAIL]  # fmt: skip
-            if not any(trial.state == TrialState.WAITING for trial in newest):
-                time.sleep(1)
-
-
-def reason(trial: FrozenTrial) -> str:
-    """Why a trial failed."""
-    return str(trial.user_attrs.get("failed", "its worker died, again and again; see its log"))
-
-
-def _take(study: optuna.Study, jobs: dict[str, Job], plan: Plan) -> None:
-    """Claim the next job and do it. What goes wrong in it is its reason; being asked to end hands it back."""
-    trial = patiently(study.ask)
-    job = jobs.get(trial.user_attrs.get("key", ""))
-    if job is None:  # lost the race for the last entry
-        return tell(study, trial, TrialState.PRUNED)
-    say(f"{time.strftime('%T')} {job.arm} {job.key}")
-    try:
-        with heartbeats(study, trial):
-            patiently(lambda: trial.set_user_attr("worker", f"{platform.node()} {os.getpid()}"))
-            value = run_job(job, plan)
-            if not math.isfinite(value):
-                raise ValueError(f"{plan.criterion} is {value}")
-    except Unusable:
-        raise
-    except Exception as error:
-        said = f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
-        say(f"{time.strftime('%T')} failed: {said}")
-        tell(study, trial, TrialState.FAIL, said={"failed": said})
-    except BaseException:
-        with contextlib.suppress(*FAULTS):  # then it counts as lost
-            trial.set_user_attr("handed back", True)
-            study.tell(trial, state=TrialState.FAIL)
-        raise
-    else:
-        tell(study, trial, TrialState.COMPLETE, value, {"evaluations": evaluations(job), "place": place(plan)})
-
-
-def tell(
-    study: optuna.Study, trial: optuna.Trial, state: TrialState, values: float | list[float] | None = None,
-    said: Mapping[str, Any] = MappingProxyType({}),
-) -> None:  # fmt: skip
-    """Tell Optuna, with attributes. Who was silent for too long may have been given up already, and is not heard."""
-
-    def act() -> None:
-        for name, value in said.items():
-            trial.set_user_attr(name, value)
-        study.tell(trial, values, state, skip_if_finished=True)
-
-    with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
-        patiently(act)
-
-
-@contextmanager
-def heartbeats(study: optuna.Study, trial: optuna.Trial) -> Iterator[None]:
-    """Tell a server that this worker lives, also when the server was away in between (Optuna's own thread would end)."""
-    store, stop = study._storage, threading.Event()
-    if not isinstance(store, BaseHeartbeat) or not is_heartbeat_enabled(store):
-        yield
-        return
-    interval = store.get_heartbeat_interval()
-
-    def beat() -> None:
-        while not stop.wait(interval):
-            with contextlib.suppress(*FAULTS):
-                store.record_heartbeat(trial._trial_id)
-
-    patiently(lambda: store.record_heartbeat(trial._trial_id))
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(1)
-
-
-@contextmanager
-def ending_in_order() -> Iterator[None]:
-    """SIGTERM leaves by an exception, so that the job at hand goes back. (While it trains, Lightning saves it first.)"""
 
     def leave(*_: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,7 +1,8 @@
-"""optuna-dashboard over the queue of a study, or over all that a server holds: `arinar dashboard FILE`.
+"""optuna-dashboard over the trials of a sweep, or over all that a server holds:
+`arinar dashboard FILE`.
 
-It is served from this process, which opens the queue itself: on a command line everybody on the machine could read the
-address, and the password in it.
+It is served from this process, which opens the storage itself: on a command line everybody on the
+machine could read the address, and the password in it.
 """
 
 from __future__ import annotations
@@ -16,42 +17,52 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import optuna
 
-from ..config.recipe import read_overrides
+from ..config.files import read_overrides
+from ..config.yaml_reader import read_yaml
 from ..errors import ConfigError
+from ..files.workspace import HERE
 from ..output.text import say
-from ..study.optuna_storage import address, shared, storage
-from ..study.plan import queue_address, study_name, study_requested
+from ..study.optuna_storage import is_shared, open_storage, storage_address
 from ..tracking.server import refuse_taken
-from .sweep_file import sweep_requested
+from .sweep_file import read_file
 
 _LOCAL = re.compile(r"(127\.0\.0\.1|localhost)(:\d+)?")
 
 
-def open_board(file: Path | None, words: list[str]) -> optuna.storages.RDBStorage:
-    """The queue of a study or sweep.
+def open_queue_of_file(file: Path | None, words: list[str]) -> optuna.storages.RDBStorage:
+    """The storage of a sweep.
 
     Arguments:
-        file: the study's; None where ARINAR_STORAGE names a server. words: its overrides.
+        file: the sweep's; None where ARINAR_STORAGE names a server. words: its overrides.
 
     Raises:
-        ConfigError: if there is no such queue, or it does not answer.
+        ConfigError: if there is no such storage, or it does not answer, or the file is no sweep's.
     """
-    given, queue = "", Path("studies") / "queue.db"
+    given, queue = "", HERE.studies / "queue.db"
     if file:
         overrides = read_overrides(words)
-        content, _, named_by = study_requested(file, overrides)
-        if "search" in content:
-            named_by = sweep_requested(file, overrides).named_by
-        given = queue_address(content.get("storage", ""))
-        queue = Path("studies") / study_name(file.stem, named_by) / "queue.db"
-    url = address(given, queue)
-    if not shared(url) and not Path(url.database or "").is_file():
-        named = f"{queue}: is not there; run the study first: arinar ablate {file}" if file else "name a study's file"
+        if "search" not in read_yaml(file):
+            raise ConfigError(
+                f"dashboard: {file}: is no sweep, and has no trials; look at it by arinar "
+                f"status {file}"
+            )
+        content, _, name = read_file(file, overrides)
+        given = content.storage
+        queue = HERE.studies / name / "queue.db"
+
+    url = storage_address(given, queue)
+    if not is_shared(url) and not Path(url.database or "").is_file():
+        named = (
+            f"{queue}: is not there; run the sweep first: arinar sweep {file}"
+            if file
+            else "name a sweep's file"
+        )
         raise ConfigError(f"dashboard: {named}")
-    return storage(url)
+
+    return open_storage(url)
 
 
-def serve(queue: optuna.storages.RDBStorage, port: int) -> None:
+def serve_dashboard(queue: optuna.storages.RDBStorage, port: int) -> None:
     """Serve the dashboard on 127.0.0.1 until it is stopped.
 
     Raises:
@@ -60,7 +71,10 @@ def serve(queue: optuna.storages.RDBStorage, port: int) -> None:
     try:
         from optuna_dashboard import wsgi
     except ModuleNotFoundError:
-        raise ConfigError("dashboard: needs optuna-dashboard; pip install optuna-dashboard") from None
+        raise ConfigError(
+            "dashboard: needs optuna-dashboard; pip install optuna-dashboard"
+        ) from None
+
     refuse_taken(port)
     with make_server("127.0.0.1", port, local_only(wsgi(queue)), handler_class=_Silent) as server:
         say(f"http://127.0.0.1:{port}")
@@ -76,10 +90,11 @@ class _Silent(WSGIRequestHandler):
 
 
 def local_only(application: WSGIApplication) -> WSGIApplication:
-    """The application, which answers 403 to requests that were meant for another host, or come from another site's page.
+    """The application, which answers 403 to requests that were meant for another host, or come from
+    another site's page.
 
-    A page of another site reaches this machine under its own name (DNS rebinding), and could delete studies. Any port is
-    accepted, for it is another one at the near end of an SSH tunnel.
+    A page of another site reaches this machine under its own name (DNS rebinding), and could delete
+    studies. Any port is accepted, for it is another one at the near end of an SSH tunnel.
     """
 
     def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:

@@ -1,25 +1,107 @@
 """A search space: the dimensions that a sweep file names, and the settings at its corners.
 
 training.lr: {log: [1.0e-4, 1.0e-2]}                       a number of a range: float, log, int
-inner.head.components: {categorical: [1, 4]}               a choice among values, or among names: {small: {…}, …}
+inner.head.components: {categorical: [1, 4]}               a choice among values, or among
+                                                           names: {small: {…}, …}
 sampler.steps: {int: [2, 16], when: {outer: masked}}       active only where another choice is made
 """
 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 from optuna.trial import Trial
 
-from ..config.yaml_reader import means
-from ..errors import ConfigError, nearest
+from ..config.yaml_reader import is_yaml_for
+from ..errors import ConfigError, did_you_mean
 
 _SHAPES = ("float", "log", "int", "categorical")
+_MEASURING = ("seed", "evaluation", "machine", "data")
+Numbers = tuple[float, float]
+Whole = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """Where to look for the best value of one key: a range of numbers or a choice, one of the four.
+
+    Arguments:
+        float: [low, high].
+        log: [low, high] on a logarithmic scale, low above 0.
+        int: [low, high], whole numbers.
+        categorical: a list of different values, or names and values, as in {small: {…},
+            large: {…}}; one or more.
+        when: another searched key → the choice, or list of choices, with which this key is
+            searched; always by default.
+
+    Raises:
+        ValueError: if not one of the four is given, or it is empty.
+    """
+
+    float: Numbers | None = None
+    log: Numbers | None = None
+    int: Whole | None = None
+    categorical: list[Any] | dict[str, Any] | None = None
+    when: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        shapes = [shape for shape in _SHAPES if getattr(self, shape) is not None]
+        if len(shapes) != 1:
+            second = f"{shapes[1]}: is given beside {shapes[0]}" if shapes else "float: missing"
+            raise ValueError(
+                f"{second}; write one of {', '.join(_SHAPES)}, as in {{float: [0, 1]}}"
+            )
+
+        if self.categorical is not None:
+            self._check_choices()
+            return
+
+        low, high = getattr(self, shapes[0])
+        if not low < high:
+            raise ValueError(f"{shapes[0]}: low, {low:g}, is not below high, {high:g}")
+        if self.log and low <= 0:
+            raise ValueError(f"log: low, {low:g}, is not above 0")
+
+    def _check_choices(self) -> None:
+        values = self.categorical
+        if not values:
+            raise ValueError(f"categorical: {values} is not a list of one value or more")
+        if isinstance(values, dict):
+            return
+
+        for value in values:
+            if isinstance(value, dict | list):
+                raise ValueError(
+                    f"categorical: {value!r} needs a name; write categorical: {{name: value, …}}"
+                )
+
+        if len(set(values)) < len(values):
+            raise ValueError(f"categorical: {values!r} holds a value twice")
+
+    @property
+    def choices(self) -> dict[Any, Any]:
+        """Name → value of each choice; none for a number."""
+        values = self.categorical or {}
+        return values if isinstance(values, dict) else dict(zip(values, values, strict=True))
+
+    @property
+    def distribution(self) -> BaseDistribution:
+        """Where Optuna looks."""
+        if self.categorical:
+            return CategoricalDistribution(tuple(self.choices))
+        if self.int:
+            return IntDistribution(*self.int)
+        low, high = self.log or self.float or (0, 1)
+        return FloatDistribution(low, high, log=self.log is not None)
 
 
 @dataclass(frozen=True)
@@ -38,7 +120,9 @@ class Parameter:
     when: dict[str, tuple[Any, ...]]
 
     def active(self, values: Mapping[str, Any]) -> bool:
-        return all(path in values and values[path] in allowed for path, allowed in self.when.items())
+        return all(
+            path in values and values[path] in allowed for path, allowed in self.when.items()
+        )
 
     def suggest(self, trial: Trial) -> Any:
         d = self.distribution
@@ -52,105 +136,99 @@ class Parameter:
     def extremes(self) -> list[Any]:
         """Every choice, or the lowest and the highest number."""
         d = self.distribution
-        return [d.low, d.high] if isinstance(d, FloatDistribution | IntDistribution) else list(self.choices)
+        return (
+            [d.low, d.high]
+            if isinstance(d, FloatDistribution | IntDistribution)
+            else list(self.choices)
+        )
 
 
-def read_parameters(spec: Any) -> tuple[Parameter, ...]:
+def read_parameters(search: Mapping[str, Dimension]) -> tuple[Parameter, ...]:
     """The parameters, each after those that its conditions name."""
-    if not isinstance(spec, dict) or not spec:
-        raise ConfigError("search: missing; name at least one key, as in training.lr: {log: [1.0e-4, 1.0e-2]}")
-    waiting = {str(path): _parameter(str(path), one) for path, one in spec.items()}
+    waiting = {path: _parameter(path, dimension) for path, dimension in search.items()}
     waiting = {path: replace(p, when=_by_name(p.when, waiting)) for path, p in waiting.items()}
     for p in waiting.values():
         for other, allowed in p.when.items():
             _check_condition(p.path, other, allowed, waiting)
+
     found: dict[str, Parameter] = {}
-    while ready := [p for p in waiting.values() if p.path not in found and set(p.when) <= set(found)]:
+    while ready := [
+        p for p in waiting.values() if p.path not in found and set(p.when) <= set(found)
+    ]:
         found |= {p.path: p for p in ready}
+
     if cycle := sorted(set(waiting) - set(found)):
-        raise ConfigError(f"search.{cycle[0]}.when: waits for itself, by way of {', '.join(waiting[cycle[0]].when)}")
+        raise ConfigError(
+            f"search.{cycle[0]}.when: waits for itself, by way of "
+            f"{', '.join(waiting[cycle[0]].when)}"
+        )
+
     return tuple(found.values())
 
 
-def _by_name(when: dict[str, tuple[Any, ...]], known: dict[str, Parameter]) -> dict[str, tuple[Any, ...]]:
+def _by_name(
+    when: dict[str, tuple[Any, ...]], known: dict[str, Parameter]
+) -> dict[str, tuple[Any, ...]]:
     """Conditions with the names that choices have: 1 names the choice "1"."""
     named: dict[str, tuple[Any, ...]] = {}
     for path, values in when.items():
         names = known[path].choices if path in known else {}
-        same = {str(v): [n for n in names if isinstance(n, str) and means(n, v)] for v in values}
+        same = {
+            str(v): [n for n in names if isinstance(n, str) and is_yaml_for(n, v)] for v in values
+        }
         named[path] = tuple(same[str(v)][0] if len(same[str(v)]) == 1 else v for v in values)
+
     return named
 
 
-def _parameter(path: str, spec: Any) -> Parameter:
-    key = f"search.{path}"
-    if path.split(".")[0] in ("seed", "evaluation", "machine", "data"):
-        raise ConfigError(f"{key}: decides what is measured, not what is designed; it cannot be searched")
-    shapes = [s for s in _SHAPES if isinstance(spec, dict) and s in spec]
-    if len(shapes) != 1:
-        raise ConfigError(f"{key}: {spec!r} is not one of {', '.join(_SHAPES)}, as in {{float: [0, 1]}}")
-    if extra := sorted(set(map(str, spec)) - {shapes[0], "when"}):
-        raise ConfigError(f"{key}.{extra[0]}: unknown key; takes {shapes[0]}, when{nearest(extra[0], ['when'])}")
-    when = spec.get("when", {})
-    if not isinstance(when, dict):
-        raise ConfigError(f"{key}.when: {when!r} is not a mapping of searched keys to values")
-    conditions = {str(p): tuple(v) if isinstance(v, list) else (v,) for p, v in when.items()}
-    if shapes[0] == "categorical":
-        choices = _choices(key, spec["categorical"])
-        return Parameter(path, CategoricalDistribution(tuple(choices)), choices, conditions)
-    return Parameter(path, _range(key, shapes[0], spec[shapes[0]]), {}, conditions)
+def _parameter(path: str, dimension: Dimension) -> Parameter:
+    if path.split(".")[0] in _MEASURING:
+        raise ConfigError(
+            f"search.{path}: decides what is measured, not what is designed; it cannot be searched"
+        )
+    conditions = {
+        key: tuple(v) if isinstance(v, list) else (v,) for key, v in dimension.when.items()
+    }
+    return Parameter(path, dimension.distribution, dimension.choices, conditions)
 
 
-def _choices(key: str, spec: Any) -> dict[Any, Any]:
-    if isinstance(spec, dict) and spec:
-        return {str(name): value for name, value in spec.items()}
-    if not isinstance(spec, list) or not spec:
-        raise ConfigError(f"{key}.categorical: {spec!r} is not a list of values")
-    if odd := [v for v in spec if isinstance(v, dict | list)]:
-        raise ConfigError(f"{key}.categorical: {odd[0]!r} needs a name; write categorical: {{name: value, …}}")
-    if len(set(spec)) < len(spec):
-        raise ConfigError(f"{key}.categorical: {spec!r} holds a value twice")
-    return {value: value for value in spec}
-
-
-def _range(key: str, shape: str, spec: Any) -> BaseDistribution:
-    number = int if shape == "int" else int | float
-    fine = isinstance(spec, list) and len(spec) == 2
-    if not fine or not all(isinstance(v, number) and not isinstance(v, bool) and math.isfinite(v) for v in spec):
-        raise ConfigError(f"{key}.{shape}: {spec!r} is not [low, high]{', whole numbers' if shape == 'int' else ''}")
-    low, high = spec
-    if not low < high:
-        raise ConfigError(f"{key}.{shape}: low, {low}, is not below high, {high}")
-    if shape == "log" and low <= 0:
-        raise ConfigError(f"{key}.log: low, {low}, is not above 0")
-    return IntDistribution(low, high) if shape == "int" else FloatDistribution(low, high, log=shape == "log")
-
-
-def _check_condition(path: str, other: str, allowed: tuple[Any, ...], known: dict[str, Parameter]) -> None:
+def _check_condition(
+    path: str, other: str, allowed: tuple[Any, ...], known: dict[str, Parameter]
+) -> None:
     if other not in known:
-        raise ConfigError(f"search.{path}.when.{other}: is not searched{nearest(other, list(known))}")
+        raise ConfigError(
+            f"search.{path}.when.{other}: is not searched{did_you_mean(other, list(known))}"
+        )
+
     choices = known[other].choices
     if not allowed:
         raise ConfigError(f"search.{path}.when.{other}: names no value")
-    if absent := [value for value in allowed if isinstance(value, dict | list) or value not in choices]:
+    if absent := [
+        value for value in allowed if isinstance(value, dict | list) or value not in choices
+    ]:
         there = ", ".join(map(str, choices)) or "a number, which is no choice"
         raise ConfigError(
-            f"search.{path}.when.{other}: {absent[0]!r} is none of its choices ({there}); search.{path}=null leaves"
-            f" {path} out"
+            f"search.{path}.when.{other}: {absent[0]!r} is none of its choices ({there});"
+            f" search.{path}=null leaves {path} out"
         )
 
 
 def corners(parameters: tuple[Parameter, ...]) -> list[dict[str, Any]]:
-    """Settings that show each extreme of each parameter, the others at their first value where its conditions leave it."""
+    """Settings that show each extreme of each parameter, the others at their first value where its
+    conditions leave it.
+    """
     found = []
     by_path = {p.path: p for p in parameters}
-    for p, extreme in itertools.chain.from_iterable([(p, e) for e in p.extremes] for p in parameters):
+    for p, extreme in itertools.chain.from_iterable(
+        [(p, e) for e in p.extremes] for p in parameters
+    ):
         fixed = _required(p, by_path) | {p.path: extreme}
         values: dict[str, Any] = {}
         for other in parameters:
             if other.active(values):
                 values[other.path] = fixed.get(other.path, other.extremes[0])
         found.append(values)
+
     return found
 
 

@@ -7,29 +7,30 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from pathlib import Path
 from typing import TypeVar
 
-ROOT = Path("tracking")
-T = TypeVar("T")
-PATIENCE = 30.0  # seconds that a run may wait for MLflow in total, and that anybody may wait for one call
+from ..files.workspace import HERE
+from ..variables import TRACKING, TRACKING_URI
+
+TRACKING_FOLDER = HERE.tracking
+_T = TypeVar("_T")
+# seconds that a run may wait for MLflow in total, and that anybody may wait for one call
+PATIENCE = 30.0
 TIMEOUT = 5.0  # seconds that one request may wait for a byte
 LIMITS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": str(round(TIMEOUT)),
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # the study has a bar of its own
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # it tells of errors by tracebacks; we do, in a line
 }
-_LEVELS = {
-    "mlflow": logging.WARNING,
-    "alembic": logging.WARNING,
-    "mlflow.store.db.utils": logging.CRITICAL,  # it tells of errors by tracebacks; we do, in a line
-}
+_LEVELS = {"mlflow": logging.CRITICAL, "alembic": logging.WARNING}
+"""Where MLflow is imported already, which reads its level then."""
 
 
 def tracking_uri() -> str:
     """MLFLOW_TRACKING_URI, or a SQLite file in tracking/."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{ROOT.absolute()}/mlflow.db"
+    return TRACKING_URI.read() or f"sqlite:///{TRACKING_FOLDER.absolute()}/mlflow.db"
 
 
 def set_limits() -> None:
@@ -39,15 +40,17 @@ def set_limits() -> None:
         logging.getLogger(name).setLevel(level)
 
 
-def within(seconds: float, act: Callable[[], T]) -> T:
-    """Return what a call to MLflow returns; a call that takes longer goes on in a thread that nobody waits for.
+def call_within(seconds: float, act: Callable[[], _T]) -> _T:
+    """Return what a call to MLflow returns; a call that takes longer goes on in a thread
+    that nobody waits for.
 
-    A timeout of a request is not enough: it begins anew with each byte, and stores in a database retry by themselves.
+    A timeout of a request is not enough: it begins anew with each byte, and stores in a database
+    retry by themselves.
 
     Raises:
         TimeoutError: after so many seconds.
     """
-    answer: Future[T] = Future()
+    answer: Future[_T] = Future()
 
     def call() -> None:
         try:
@@ -64,6 +67,6 @@ def within(seconds: float, act: Callable[[], T]) -> T:
         raise TimeoutError(f"does not answer within {seconds:.1f} s") from error
 
 
-def off() -> bool:
+def is_off() -> bool:
     """Whether ARINAR_TRACKING=off: nothing is told to MLflow, and nothing counts as unsent."""
-    return os.environ.get("ARINAR_TRACKING", "").lower() == "off"
+    return TRACKING.read().lower() == "off"

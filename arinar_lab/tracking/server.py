@@ -1,9 +1,12 @@
-"""MLflow's dashboard, opened where it is of use: at the newest study, its arms in a table, best first.
+"""MLflow's dashboard, opened where it is of use: at the newest study, its arms in
+a table, best first.
 
-A new browser opens MLflow in its mode for language models, and a table without a single metric. So a study stores two views
-in its experiment, as the dashboard's own "share" button does, and links name them:
+A new browser opens MLflow in its mode for language models, and a table without a single
+metric. So a study stores two views in its experiment, as the dashboard's own "share" button
+does, and links name them:
 
-    arms        the arms, sorted by the study's criterion, with mean, half-width of the 95 % interval, and n
+    arms        the arms, sorted by the study's criterion, with mean, half-width of the
+                95 % interval, and n
     charts      every seed's curves and numbers, averaged by arm
 """
 
@@ -18,33 +21,39 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
-from ..output.address import concealed, shown
+from ..output.address import conceal_password, without_login
 from ..output.text import say
-from .connection import PATIENCE, ROOT, set_limits, tracking_uri, within
+from .connection import PATIENCE, TRACKING_FOLDER, call_within, set_limits, tracking_uri
 
 LOCAL = "http://127.0.0.1:5000"
 VIEW = "mlflow.sharedViewState."  # of an experiment's tag, followed by the view's name in a link
 REPORTED = "arinar.reported"  # when the study was last reported, in seconds
 
 
-def host(port: int = 5000) -> str:
-    """Where the dashboard is: the server that the user names (it asks for a login itself), or the local one."""
-    uri = shown(tracking_uri()).rstrip("/")
+def server_address(port: int = 5000) -> str:
+    """Where the dashboard is: the server that the user names (it asks for a login
+    itself), or the local one.
+    """
+    uri = without_login(tracking_uri()).rstrip("/")
     return uri if uri.startswith("http") else LOCAL.replace("5000", str(port))
 
 
-def link(experiment_id: str, view: str = "", where: str = "") -> str:
+def experiment_link(experiment_id: str, view: str = "", where: str = "") -> str:
     """The address of an experiment among training runs, under one of its views."""
     under = f"&viewStateShareKey={view}" if view else ""
     under += "&compareRunsMode=CHART" if view == "charts" else ""
-    return f"{where or host()}/#/experiments/{experiment_id}/runs?workflowType=machine_learning{under}"
+    page = f"{where or server_address()}/#/experiments/{experiment_id}/runs"
+    return f"{page}?workflowType=machine_learning{under}"
 
 
-def views(criterion: str, metrics: Sequence[str], factors: Sequence[str]) -> dict[str, str]:
+def experiment_views(
+    criterion: str, metrics: Sequence[str], factors: Sequence[str]
+) -> dict[str, str]:
     """The views of a study, as tags of its experiment.
 
     Arguments:
-        criterion: the metric by which arms are sorted, less is better; metrics: shown, each with its interval.
+        criterion: the metric by which arms are sorted, less is better; metrics: shown,
+            each with its interval.
         factors: names of the parameters that tell the arms apart.
     """
     numbers = [f"metrics.`{name}`" for metric in metrics for name in (metric, f"{metric}.half95")]
@@ -62,9 +71,16 @@ def views(criterion: str, metrics: Sequence[str], factors: Sequence[str]) -> dic
         "searchFilter": "tags.`arinar.role` = 'seed'",
         "orderByKey": f"metrics.`{criterion}`",
         "orderByAsc": True,
-        "groupBy": {"aggregateFunction": "average", "groupByKeys": [{"mode": "param", "groupByData": "arm"}]},
+        "groupBy": {
+            "aggregateFunction": "average",
+            "groupByKeys": [{"mode": "param", "groupByData": "arm"}],
+        },
     }
-    return {f"{VIEW}{name}": json.dumps(state) for name, state in {"arms": arms, "charts": charts}.items()}
+
+    return {
+        f"{VIEW}{name}": json.dumps(state)
+        for name, state in {"arms": arms, "charts": charts}.items()
+    }
 
 
 def studies() -> list[tuple[str, str]]:
@@ -78,21 +94,36 @@ def studies() -> list[tuple[str, str]]:
 
     uri = tracking_uri()
     try:
-        every = within(PATIENCE, lambda: MlflowClient(uri).search_experiments())
+        every = call_within(PATIENCE, lambda: MlflowClient(uri).search_experiments())
     except Exception as error:  # of the server, of its database, or of the driver
-        raise ConfigError(f"{shown(uri)}: {concealed(str(error), uri)[:160]}") from None
+        raise ConfigError(
+            f"{without_login(uri)}: {conceal_password(str(error), uri)[:160]}"
+        ) from None
     found = [e for e in every if REPORTED in e.tags]
-    return [(e.name, e.experiment_id) for e in sorted(found, key=lambda e: -float(e.tags[REPORTED]))]
+    return [
+        (e.name, e.experiment_id) for e in sorted(found, key=lambda e: -float(e.tags[REPORTED]))
+    ]
 
 
 def welcome(port: int = 5000) -> list[str]:
     """What to open: the newest study's views, and where the others are."""
-    found, where = studies(), host(port)
+    found, where = studies(), server_address(port)
     if not found:
         return [f"{where}/#/experiments?workflowType=machine_learning  (no study is reported yet)"]
+
     (name, newest), *others = found
-    lines = [f"{name}, arms:    {link(newest, 'arms', where)}", f"{name}, charts:  {link(newest, 'charts', where)}"]
-    return [*lines, *(f"{other}, arms:    {link(number, 'arms', where)}" for other, number in others[:8])]
+    lines = [
+        f"{name}, arms:    {experiment_link(newest, 'arms', where)}",
+        f"{name}, charts:  {experiment_link(newest, 'charts', where)}",
+    ]
+
+    return [
+        *lines,
+        *(
+            f"{other}, arms:    {experiment_link(number, 'arms', where)}"
+            for other, number in others[:8]
+        ),
+    ]
 
 
 def refuse_taken(port: int) -> None:
@@ -109,23 +140,25 @@ def refuse_taken(port: int) -> None:
             raise ConfigError(f"--port: {port}: {error.strerror}; name another one") from None
 
 
-def serve(port: int) -> None:
+def serve_mlflow(port: int) -> None:
     """Print what to open, and become MLflow's server where the store is a local one.
 
     Raises:
         ConfigError: if the port is taken.
     """
+    own = dict(os.environ)  # before our limits, which are not the server's
     if not tracking_uri().startswith("http"):
         refuse_taken(port)
-    ROOT.mkdir(exist_ok=True)
+    TRACKING_FOLDER.mkdir(exist_ok=True)
     for line in welcome(port):
         say(line)
     if tracking_uri().startswith("http"):
         return
     environment: dict[str, Any] = {
-        **os.environ,
+        **own,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "MLFLOW_BACKEND_STORE_URI": tracking_uri(),  # not among the words: it may be a database's, with a password
+        # not among the words: it may be a database's, with a password
+        "MLFLOW_BACKEND_STORE_URI": tracking_uri(),
     }
     words = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     mlflow = [sys.executable, "-m", "mlflow", "server", *words]

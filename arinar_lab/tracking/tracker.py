@@ -1,10 +1,11 @@
 """MLflow as a view of the run folders: study = experiment, arm = parent run, seed = child run.
 
-Written to directly (a local SQLite store by default; the server is only a viewer). No fault of tracking stops a run, and
-none makes it wait: a run spends at most `PATIENCE` seconds on MLflow, and a hundredth of its time. One request waits
-`TIMEOUT` seconds for each byte, and a call that takes longer than all of that is left behind in a thread. After a
-failure tracking is quiet for a while. What is missing is sent from the run folders when the run is published, or by
-`arinar sync`; sending again what is there adds nothing.
+Written to directly (a local SQLite store by default; the server is only a viewer). No fault of
+tracking stops a run, and none makes it wait: a run spends at most `PATIENCE` seconds on MLflow, and
+a hundredth of its time. One request waits `TIMEOUT` seconds for each byte, and a call that takes
+longer than all of that is left behind in a thread. After a failure tracking is quiet for a while.
+What is missing is sent from the run folders when the run is published, or by `arinar sync`; sending
+again what is there adds nothing.
 """
 
 from __future__ import annotations
@@ -22,31 +23,34 @@ from typing import Any
 
 from filelock import FileLock
 
-from ..config.recipe import Recipe, parse
-from ..config.schema import flatten, resolved, signed
-from ..output.address import concealed
+from ..config.schema import flatten, signature_fields, to_plain
+from ..config.sections import Recipe, parse_recipe
+from ..output.address import conceal_password
 from ..output.text import say
 from ..runs.folder import RunFolder, git_state, read_state, write_json
-from .connection import PATIENCE, ROOT, T, off, set_limits, tracking_uri, within
+from .connection import _T, PATIENCE, TRACKING_FOLDER, call_within, is_off, set_limits, tracking_uri
 
 AFTERWARDS = 10.0  # seconds more, to send what is measured once the run is over
 QUIET = 30.0  # seconds without a request after one that failed
-Rows = list[tuple[int, str, float]]
+MetricRows = list[tuple[int, str, float]]
 """Of a history: step, name, value."""
 
 
-class Quiet(Exception):
-    """Nothing is asked of MLflow now: it is off, has just failed, or the run has waited for it long enough."""
+class Unavailable(Exception):
+    """Nothing is asked of MLflow now: it is off, has just failed, or the run has
+    waited for it long enough.
+    """
 
 
-class Patient:
+class BudgetedClient:
     """An MLflow client whose calls together take no longer than was agreed.
 
     Arguments:
         patience: seconds for all calls; a hundredth of the time that passes is added to them.
 
     Raises:
-        Quiet: instead of a call, once that is spent, and for `QUIET` seconds after a call that failed.
+        Quiet: instead of a call, once that is spent, and for `QUIET` seconds
+            after a call that failed.
     """
 
     def __init__(self, patience: float) -> None:
@@ -57,13 +61,18 @@ class Patient:
     def left(self) -> float:
         """Seconds that may still be waited."""
         now = time.monotonic()
-        return 0.0 if off() or now < self.quiet_until else self.patience + 0.01 * (now - self.begun) - self.spent
+        return (
+            0.0
+            if is_off() or now < self.quiet_until
+            else self.patience + 0.01 * (now - self.begun) - self.spent
+        )
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
         """Count the time of what is done inside."""
         if self.left <= 0:
-            raise Quiet
+            raise Unavailable
+
         begun = time.monotonic()
         try:
             yield
@@ -79,10 +88,10 @@ class Patient:
 
         return call
 
-    def within(self, act: Callable[[], T]) -> T:
+    def within(self, act: Callable[[], _T]) -> _T:
         """Return what a call returns, if that does not take longer than may be waited."""
         with self.waiting():
-            return within(min(self.left, PATIENCE), act)
+            return call_within(min(self.left, PATIENCE), act)
 
 
 class Tracker:
@@ -96,28 +105,30 @@ class Tracker:
     def __init__(self, experiment: str, patience: float = PATIENCE) -> None:
         self.experiment, self.run_id = experiment, ""
         self.warned, self._open = False, ""
-        self._client: Any = Patient(patience)
+        self._client: Any = BudgetedClient(patience)
         self._experiment_id = ""
 
     @contextmanager
     def _guard(self) -> Iterator[None]:
         try:
             yield
-        except Quiet:
+        except Unavailable:
             pass
         except Exception as error:  # a view may fail in any way; the run goes on
             if not self.warned:
                 say(
-                    f"MLflow: {concealed(str(error), tracking_uri())[:160]} (the run goes on; its folder holds everything,"
-                    " and arinar sync sends it)",
+                    f"MLflow: {conceal_password(str(error), tracking_uri())[:160]} (the run goes"
+                    " on; its folder holds everything, and arinar sync sends it)",
                 )
             self.warned = True
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Hold the lock under which things are made: MLflow's own creation is not safe among processes."""
-        ROOT.mkdir(exist_ok=True)
-        lock = FileLock(ROOT / ".lock")
+        """Hold the lock under which things are made: MLflow's own creation is not
+        safe among processes.
+        """
+        TRACKING_FOLDER.mkdir(exist_ok=True)
+        lock = FileLock(TRACKING_FOLDER / ".lock")
         with self._client.waiting():
             lock.acquire(timeout=min(self._client.left, 3600))
         try:
@@ -136,44 +147,78 @@ class Tracker:
                 client, local = self._client, tracking_uri().startswith("sqlite")
                 client.client = client.within(lambda: MlflowClient(tracking_uri()))
                 there = client.get_experiment_by_name(self.experiment)
-                place = (ROOT / "artifacts" / self.experiment).absolute().as_uri() if local else None
-                self._experiment_id = there.experiment_id if there else client.create_experiment(self.experiment, place)
+                place = (
+                    (TRACKING_FOLDER / "artifacts" / self.experiment).absolute().as_uri()
+                    if local
+                    else None
+                )
+                self._experiment_id = (
+                    there.experiment_id
+                    if there
+                    else client.create_experiment(self.experiment, place)
+                )
         yield self._client
 
-    def _get_or_create(self, name: str, tags: dict[str, str], extra: dict[str, str]) -> tuple[str, bool]:
+    def _get_or_create(
+        self, name: str, tags: dict[str, str], extra: dict[str, str]
+    ) -> tuple[str, bool]:
         """The id of the run with these tags, and whether it is new."""
         with self._connected() as client, self._alone():
-            key = hashlib.sha256(json.dumps(tags, sort_keys=True).encode()).hexdigest()[:16]  # names may hold quotes
-            found = client.search_runs([self._experiment_id], f"tags.`arinar.key` = '{key}'", max_results=1)
+            # names may hold quotes
+            key = hashlib.sha256(json.dumps(tags, sort_keys=True).encode()).hexdigest()[:16]
+            found = client.search_runs(
+                [self._experiment_id], f"tags.`arinar.key` = '{key}'", max_results=1
+            )
             if found:
                 return found[0].info.run_id, False
-            run = client.create_run(self._experiment_id, tags={**tags, **extra, "arinar.key": key}, run_name=name)
+            run = client.create_run(
+                self._experiment_id, tags={**tags, **extra, "arinar.key": key}, run_name=name
+            )
+
             return run.info.run_id, True
 
-    def start(self, recipe: Recipe, arm: str, factors: Mapping[str, Any] = MappingProxyType({})) -> None:
-        """Open the run of one seed (below its arm's), made if it is not there; factors as for `publish`."""
+    def start(
+        self, recipe: Recipe, arm: str, factors: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
+        """Open the run of one seed (below its arm's), made if it is not there;
+        factors as for `publish`.
+        """
         with self._guard():
             self._start(recipe, arm, factors)
 
-    def _start(self, recipe: Recipe, arm: str, factors: Mapping[str, Any], git: dict[str, Any] | None = None) -> None:
+    def _start(
+        self,
+        recipe: Recipe,
+        arm: str,
+        factors: Mapping[str, Any],
+        git: dict[str, Any] | None = None,
+    ) -> None:
         """git: of the code that trains or trained; by default of this one."""
         asked = repr((recipe.training_signature, recipe.seed, arm, dict(factors)))
         if self._open == asked:
             return
-        signature, config = recipe.training_signature, {**factors, **flatten(resolved(recipe)), "arm": arm}
+
+        signature, config = (
+            recipe.training_signature,
+            {**factors, **flatten(to_plain(recipe)), "arm": arm},
+        )
         config.pop("seed")
         state = {f"git.{key}": str(value) for key, value in (git or git_state()).items()}
         tags = {"arinar.role": "arm", "arinar.signature": signature, "arinar.arm": arm}
         arm_id, _ = self._get_or_create(arm, tags, state)
         self._parameters(arm_id, config)
         tags |= {"arinar.role": "seed", "arinar.seed": str(recipe.seed)}
-        run_id, _ = self._get_or_create(f"{arm} seed {recipe.seed}", tags, {**state, "mlflow.parentRunId": arm_id})
+        run_id, _ = self._get_or_create(
+            f"{arm} seed {recipe.seed}", tags, {**state, "mlflow.parentRunId": arm_id}
+        )
         self._parameters(run_id, {**config, "seed": recipe.seed})
         self._client.update_run(run_id, status="RUNNING")
         self.run_id, self._open = run_id, asked
 
     def _parameters(self, run_id: str, values: dict[str, Any]) -> None:
-        """Set the parameters that the run lacks: all of them if it is new, or was cut off from the store then."""
+        """Set the parameters that the run lacks: all of them if it is new, or was cut off
+        from the store then.
+        """
         from mlflow.entities import Param
 
         there = self._client.get_run(run_id).data.params
@@ -184,9 +229,11 @@ class Tracker:
     def log(self, values: dict[str, float], step: int = 0, run_id: str = "") -> None:
         """Metrics of the open run, or of another."""
         with self._guard():
-            self._log([(step, name, value) for name, value in values.items()], run_id or self.run_id)
+            self._log(
+                [(step, name, value) for name, value in values.items()], run_id or self.run_id
+            )
 
-    def _log(self, rows: Rows, run_id: str) -> None:
+    def _log(self, rows: MetricRows, run_id: str) -> None:
         if run_id and rows:
             from mlflow.entities import Metric
 
@@ -207,23 +254,26 @@ class Tracker:
         recipe: Recipe,
         arm: str,
         folder: RunFolder,
-        history: Callable[[Path], Rows],
+        history: Callable[[Path], MetricRows],
         factors: Mapping[str, Any] = MappingProxyType({}),
+        content: Mapping[str, Any] | None = None,
     ) -> bool:
         """Send a run's history, and its evaluation once for each state of its report.
 
         Arguments:
-            factors: what tells the arm from the others, by short names, as parameters that charts group by.
+            factors: what tells the arm from the others, by short names, as parameters
+                that charts group by.
+            content: of the report, if it is read already.
 
         Returns:
             whether the store holds now all that the run folder does.
         """
         with self._guard():
             report = folder.evaluation(recipe) / "report.json"
-            content = folder.report(recipe)
+            content = folder.report(recipe) if content is None else content
             self._start(recipe, arm, factors, content.get("git"))
             rows = history(folder.path / "metrics.csv")
-            stamp = stamp_of(recipe, folder) or f"{len(rows)} rows"
+            stamp = report_stamp(recipe, folder) or f"{len(rows)} rows"
             if self._client.get_run(self.run_id).data.tags.get("arinar.published") != stamp:
                 steps = int(content.get("steps", 0))
                 rows += [(steps, name, value) for name, value in content.get("metrics", {}).items()]
@@ -234,26 +284,36 @@ class Tracker:
                 for path in sorted((report.parent / "samples").glob("*.png")):
                     self._client.log_artifact(self.run_id, str(path), "samples")
                 self._client.set_tag(self.run_id, "arinar.published", stamp)
+
             failed = (folder.path / "FAILED").is_file()
-            self._client.set_terminated(self.run_id, "FINISHED" if content else "FAILED" if failed else "KILLED")
+            self._client.set_terminated(
+                self.run_id, "FINISHED" if content else "FAILED" if failed else "KILLED"
+            )
             self._open = ""
+
             return True
+
         return False
 
     def published(self) -> dict[tuple[str, str, str], set[str]]:
-        """(arm, seed, stamp) → names of the parameters, of every run of a seed that is there and finished."""
+        """(arm, seed, stamp) → names of the parameters, of every run of a seed that
+        is there and finished.
+        """
         found: dict[tuple[str, str, str], set[str]] = {}
         with self._guard(), self._connected() as client:
             query, page = "tags.`arinar.role` = 'seed' and attributes.status = 'FINISHED'", None
             while page != "":
-                runs = client.search_runs([self._experiment_id], query, max_results=1000, page_token=page)
+                runs = client.search_runs(
+                    [self._experiment_id], query, max_results=1000, page_token=page
+                )
                 for tags, params in ((run.data.tags, run.data.params) for run in runs):
                     key = tags["arinar.arm"], tags["arinar.seed"], tags.get("arinar.published", "")
                     found[key] = set(params)
                 page = runs.token or ""
+
         return found
 
-    def _missing(self, rows: Rows) -> Rows:
+    def _missing(self, rows: MetricRows) -> MetricRows:
         """Those rows of a history that the open run does not have."""
 
         def key(step: int, name: str, value: float) -> tuple[int, str, float | None]:
@@ -272,14 +332,21 @@ class Tracker:
         return [row for row in rows if key(*row) not in there]
 
     def fetch(self, recipe: Recipe, folder: RunFolder) -> bool:
-        """Bring configuration, report and samples of an evaluation that another machine has published; whether it was there."""
+        """Bring configuration, report and samples of an evaluation that another machine has
+        published; whether it was there.
+        """
         with self._guard(), self._connected() as client:
             asked = {"signature": recipe.training_signature, "seed": recipe.seed, "role": "seed"}
-            query = " and ".join(f"tags.`arinar.{name}` = '{value}'" for name, value in asked.items())
+            query = " and ".join(
+                f"tags.`arinar.{name}` = '{value}'" for name, value in asked.items()
+            )
             for run in client.search_runs([self._experiment_id], query):
-                if run.data.tags.get("arinar.published", "").startswith(f"{recipe.evaluation_signature} "):
+                if run.data.tags.get("arinar.published", "").startswith(
+                    f"{recipe.evaluation_signature} "
+                ):
                     self._download(run.info.run_id, folder, folder.evaluation(recipe))
                     return True
+
         return False
 
     def _download(self, run_id: str, folder: RunFolder, where: Path) -> None:
@@ -293,24 +360,43 @@ class Tracker:
                 Path(draft, "config.yaml").replace(folder.path / "config.yaml")
             if Path(draft, "samples").is_dir() and not (where / "samples").exists():
                 Path(draft, "samples").replace(where / "samples")
-            Path(draft, "report.json").replace(where / "report.json")  # last: what has a report is whole
+            # last: what has a report is whole
+            Path(draft, "report.json").replace(where / "report.json")
 
     def publish_arm(
-        self, recipe: Recipe, arm: str, metrics: dict[str, float], samples: Path | None = None, note: str = ""
+        self,
+        recipe: Recipe,
+        arm: str,
+        metrics: dict[str, float],
+        samples: Path | None = None,
+        note: str = "",
     ) -> None:
-        """Means over seeds and their intervals, as metrics of the arm's run; a picture of samples; and its description."""
+        """Means over seeds and their intervals, as metrics of the arm's run; a picture of samples;
+        and its description.
+        """
         with self._guard():
-            tags = {"arinar.role": "arm", "arinar.signature": recipe.training_signature, "arinar.arm": arm}
+            tags = {
+                "arinar.role": "arm",
+                "arinar.signature": recipe.training_signature,
+                "arinar.arm": arm,
+            }
             run_id, _ = self._get_or_create(arm, tags, {})
             there = self._client.get_run(run_id).data.metrics
-            self._log([(0, name, value) for name, value in metrics.items() if there.get(name) != value], run_id)
+            self._log(
+                [(0, name, value) for name, value in metrics.items() if there.get(name) != value],
+                run_id,
+            )
             self._client.set_tag(run_id, "mlflow.note.content", note)
             if samples:
                 self._client.log_artifact(run_id, str(samples))
             self._client.set_terminated(run_id)
 
-    def publish_study(self, files: list[Path], tags: Mapping[str, str] = MappingProxyType({})) -> None:
-        """The study's table and figures, as artifacts of a run of their own; its note and views, as tags of the experiment."""
+    def publish_study(
+        self, files: list[Path], tags: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        """The study's table and figures, as artifacts of a run of their own; its note and views, as
+        tags of the experiment.
+        """
         with self._guard():
             with self._connected() as client:
                 for name, value in tags.items():
@@ -321,33 +407,42 @@ class Tracker:
             self._client.set_terminated(run_id)
 
     def link(self, view: str = "") -> str:
-        """Where the dashboard shows the experiment, among training runs: at the server, or at `make mlflow`."""
-        from .server import host, link
+        """Where the dashboard shows the experiment, among training runs: at the server,
+        or at `make mlflow`.
+        """
+        from .server import experiment_link, server_address
 
         with self._guard(), self._connected():
-            return link(self._experiment_id, view)
-        return host()
+            return experiment_link(self._experiment_id, view)
+        return server_address()
 
 
-def stamp_of(recipe: Recipe, folder: RunFolder) -> str:
+def report_stamp(recipe: Recipe, folder: RunFolder) -> str:
     """What tells one state of a run's report from another; empty where there is none."""
     report = folder.evaluation(recipe) / "report.json"
     return f"{recipe.evaluation_signature} {report.stat().st_mtime_ns}" if report.is_file() else ""
 
 
-def remember(recipe: Recipe, arm: str, folder: RunFolder, experiment: str) -> None:
-    """Note in tracking.json under which experiment and arm MLflow shows an evaluation of the run."""
+def note_view(recipe: Recipe, arm: str, folder: RunFolder, experiment: str) -> None:
+    """Note in tracking.json under which experiment and arm MLflow shows an
+    evaluation of the run.
+    """
     file = folder.path / "tracking.json"
     views = read_state(file).get("views", [])
     view = {"experiment": experiment, "arm": arm}
-    view |= {name: signed(getattr(recipe, name)) for name in ("sampler", "evaluation")}
+    view |= {name: signature_fields(getattr(recipe, name)) for name in ("sampler", "evaluation")}
     if view not in views:
         write_json(file, {"views": [*views, view]})
 
 
-def views(recipe: Recipe, folder: RunFolder) -> list[tuple[str, str, Recipe]]:
+def noted_views(recipe: Recipe, folder: RunFolder) -> list[tuple[str, str, Recipe]]:
     """(experiment, arm, recipe) of every evaluation of the run that MLflow shows, or should."""
-    plain, found = resolved(recipe), read_state(folder.path / "tracking.json").get("views", [])
+    plain, found = to_plain(recipe), read_state(folder.path / "tracking.json").get("views", [])
     return [
-        (v["experiment"], v["arm"], parse({**plain, **{k: v[k] for k in ("sampler", "evaluation")}})) for v in found
+        (
+            v["experiment"],
+            v["arm"],
+            parse_recipe({**plain, **{k: v[k] for k in ("sampler", "evaluation")}}),
+        )
+        for v in found
     ]

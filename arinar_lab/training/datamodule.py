@@ -1,4 +1,6 @@
-"""A LightningDataModule over a source. It stands alone, so that a recipe is checked without importing Lightning."""
+"""A LightningDataModule over a source. It stands alone, so that a recipe is checked without
+importing Lightning.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ import os
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Subset
 
-from ..data.loader import Items, ResumableLoader, as_read
+from ..data.loader import BatchDataset, ResumableLoader, identity_collate
 from ..data.sources import Source
 
 
@@ -20,11 +22,15 @@ class DataModule(LightningDataModule):
         held_out: images of a validation at a time.
     """
 
-    def __init__(self, source: Source, batch: int, seed: int, workers: int = 0, held_out: int = 512) -> None:
+    def __init__(
+        self, source: Source, batch: int, seed: int, workers: int = 0, held_out: int = 512
+    ) -> None:
         super().__init__()
         self.at_a_time = held_out
         self.source, self.batch, self.seed = source, batch, seed
-        self.workers = min(workers, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else workers)
+        self.workers = min(
+            workers, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else workers
+        )
 
     @property
     def share(self) -> tuple[int, int]:
@@ -32,11 +38,13 @@ class DataModule(LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def train_dataloader(self) -> ResumableLoader:
-        part = Items(self.source.train, self.source.flip)
+        part = BatchDataset(self.source.train, self.source.flip)
         return ResumableLoader(part, self.batch, self.seed, self.share, self.workers * part.lazy)
 
     def val_dataloader(self) -> DataLoader:
         rank, world = self.share
-        part = Items(self.source.held_out)
+        part = BatchDataset(self.source.held_out)
         mine, workers = Subset(part, range(rank, len(part), world)), self.workers * part.lazy
-        return DataLoader(mine, batch_size=self.at_a_time, collate_fn=as_read, num_workers=workers)
+        return DataLoader(
+            mine, batch_size=self.at_a_time, collate_fn=identity_collate, num_workers=workers
+        )

@@ -4,10 +4,11 @@
     fsdp2    every process holds a slice of every weight, gradient and average (`sharding.py`)
     auto     ddp where there is more than one process
 
-`training.batch` is the global batch: of W processes the r-th takes every W-th image of it, from the r-th on. Randomness is
-keyed by the image, so one process and several train on the same numbers and differ by the order of sums alone. The first
-process starts the others as copies of its own command; they train, write nothing, and end. Or torchrun or Slurm's srun
-starts them all, which their environment variables say. A run of one process ignores those variables.
+`training.batch` is the global batch: of W processes the r-th takes every W-th image of it, from the
+r-th on. Randomness is keyed by the image, so one process and several train on the same numbers and
+differ by the order of sums alone. The first process starts the others as copies of its own command;
+they train, write nothing, and end. Or torchrun or Slurm's srun starts them all, which their
+environment variables say. A run of one process ignores those variables.
 """
 
 from __future__ import annotations
@@ -23,15 +24,28 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 
-from ..config.recipe import Machine, Recipe, build
+from ..config.build import build
+from ..config.sections import Machine, Recipe
 from ..errors import ConfigError
 from ..runs.folder import RunFolder
+from ..variables import RUN_VARIABLE
 
-_OF_LAUNCHERS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
-                 "TORCHELASTIC_RUN_ID", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_NTASKS")  # fmt: skip
+_OF_LAUNCHERS = (
+    "RANK",
+    "LOCAL_RANK",
+    "NODE_RANK",
+    "GROUP_RANK",
+    "WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "TORCHELASTIC_RUN_ID",
+    "SLURM_PROCID",
+    "SLURM_LOCALID",
+    "SLURM_NODEID",
+    "SLURM_NTASKS",
+)
 _SET_BY_LIGHTNING = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _OF_TORCHRUN = (("devices", "LOCAL_WORLD_SIZE", 1), ("processes", "WORLD_SIZE", 1))
-RUN = "ARINAR_RUN"  # the folder of the run that the first process trains, for those that it starts
 
 
 def is_alone(machine: Machine) -> bool:
@@ -42,15 +56,19 @@ def is_alone(machine: Machine) -> bool:
 def ignore_launchers() -> None:
     """Remove what torchrun or Slurm tells this process of its rank.
 
-    An interactive allocation or a stray variable would otherwise make one process wait for others, or write nothing.
+    An interactive allocation or a stray variable would otherwise make one process wait for
+    others, or write nothing.
     """
     for name in _OF_LAUNCHERS:
         os.environ.pop(name, None)
-    LightningEnvironment().set_global_rank(0)  # Lightning has read the variables when it was imported
+    # Lightning has read the variables when it was imported
+    LightningEnvironment().set_global_rank(0)
 
 
 def launcher(machine: Machine) -> ClusterEnvironment:
-    """Lightning's object for what has started the processes of a run: torchrun, srun, or the first process itself."""
+    """Lightning's object for what has started the processes of a run: torchrun, srun, or the
+    first process itself.
+    """
     if not is_alone(machine) and TorchElasticEnvironment.detect():
         return TorchElasticEnvironment()
     if not is_alone(machine) and SLURMEnvironment.detect():
@@ -58,7 +76,7 @@ def launcher(machine: Machine) -> ClusterEnvironment:
     return LightningEnvironment()
 
 
-def follows(machine: Machine) -> bool:
+def is_follower(machine: Machine) -> bool:
     """Whether another process leads the run that this one helps to train."""
     if is_alone(machine):
         return False
@@ -77,16 +95,25 @@ def check_share(recipe: Recipe) -> None:
     m, batch = recipe.machine, recipe.training.batch
     world = m.devices * m.num_nodes
     if batch % world:
-        raise ConfigError(f"training.batch: {batch} images cannot be shared by {world} processes evenly")
+        raise ConfigError(
+            f"training.batch: {batch} images cannot be shared by {world} processes evenly"
+        )
     if batch // world % m.accumulate:
-        raise ConfigError(f"machine.accumulate: {m.accumulate} parts of {batch // world} images cannot be equal")
+        raise ConfigError(
+            f"machine.accumulate: {m.accumulate} parts of {batch // world} images cannot be equal"
+        )
+
     started = {key: int(os.environ.get(name, value)) for key, name, value in _OF_TORCHRUN}
-    if "TORCHELASTIC_RUN_ID" in os.environ and started != {"devices": m.devices, "processes": world}:
+    if "TORCHELASTIC_RUN_ID" in os.environ and started != {
+        "devices": m.devices,
+        "processes": world,
+    }:
         here, all_ = started.values()
         raise ConfigError(
-            f"machine.devices: torchrun has started {here} processes here; say machine.devices={here}"
-            f" machine.num_nodes={all_ // here}"
+            f"machine.devices: torchrun has started {here} processes here; say"
+            f" machine.devices={here} machine.num_nodes={all_ // here}"
         )
+
     try:
         launcher(m).validate_settings(m.devices, m.num_nodes)
     except (RuntimeError, ValueError) as error:  # of Slurm
@@ -103,19 +130,27 @@ def check_sharding(recipe: Recipe) -> None:
         return
     if recipe.training.precision not in ("32-true", "bf16-mixed"):
         raise ConfigError(
-            f"training.precision: {recipe.training.precision} is not for fsdp2; use 32-true or bf16-mixed"
+            f"training.precision: {recipe.training.precision} is not for fsdp2; use "
+            "32-true or bf16-mixed"
         )
+
     if recipe.freeze == "outer":
         raise ConfigError(
-            "freeze: outer trains a small inner model alone, which needs no fsdp2; use machine.strategy=ddp"
+            "freeze: outer trains a small inner model alone, which needs no fsdp2; use "
+            "machine.strategy=ddp"
         )
+
     for name, p in build(recipe, "meta").model.named_parameters():
         if p.dim() == 0:
-            raise ConfigError(f"machine.strategy: fsdp2 cannot cut {name}, a single number (of dyt); use ddp")
+            raise ConfigError(
+                f"machine.strategy: fsdp2 cannot cut {name}, a single number (of dyt); use ddp"
+            )
 
 
 def strategy(recipe: Recipe) -> Strategy | str:
-    """Lightning's strategy. Buffers are constants, so that nothing is broadcast where ranks have unequal numbers of batches."""
+    """Lightning's strategy. Buffers are constants, so that nothing is broadcast where ranks have
+    unequal numbers of batches.
+    """
     m = recipe.machine
     if m.strategy == "fsdp2":  # a checkpoint is one file, as of any other strategy
         return ModelParallelStrategy(m.devices * m.num_nodes, 1, save_distributed_checkpoint=False)
@@ -125,10 +160,12 @@ def strategy(recipe: Recipe) -> Strategy | str:
 
 
 @contextmanager
-def together(folder: RunFolder) -> Iterator[None]:
-    """Leave the process as it was: the same one evaluates alone, and trains other runs, when the others have ended."""
-    before = {name: os.environ.get(name) for name in (*_SET_BY_LIGHTNING, RUN)}
-    os.environ[RUN] = str(folder.path)
+def restored_process(folder: RunFolder) -> Iterator[None]:
+    """Leave the process as it was: the same one evaluates alone, and trains other runs, when
+    the others have ended.
+    """
+    before = {name: os.environ.get(name) for name in (*_SET_BY_LIGHTNING, RUN_VARIABLE.name)}
+    os.environ[RUN_VARIABLE.name] = str(folder.path)
     try:
         yield
     finally:

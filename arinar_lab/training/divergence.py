@@ -7,18 +7,13 @@ import math
 import torch
 from torch import Tensor
 
-from ..errors import RunFailed
 
-
-class Diverged(RunFailed, RuntimeError):
-    """The loss is no longer finite."""
-
-
-class Finite:
+class FiniteCheck:
     """Watches numbers of every step on their device, and nobody waits for it until it is asked.
 
     Attributes:
-        last: those of the first step in which one was not finite, else of the latest; None before any.
+        last: those of the first step in which one was not finite, else of the
+            latest; None before any.
         count: how many steps were finite before it.
     """
 
@@ -28,11 +23,15 @@ class Finite:
 
     def see(self, *numbers: Tensor) -> None:
         now = torch.stack(numbers)
-        self.last = now if self.last is None else torch.where(self.last.isfinite().all(), now, self.last)
+        self.last = (
+            now if self.last is None else torch.where(self.last.isfinite().all(), now, self.last)
+        )
         self.count = self.count + self.last.isfinite().all()
 
     def fault(self) -> tuple[list[float], int] | None:
-        """The numbers of the first step in which one was not finite, and its place; waits for the device."""
+        """The numbers of the first step in which one was not finite, and its place;
+        waits for the device.
+        """
         if self.last is None or all(map(math.isfinite, last := self.last.tolist())):
             return None
         return last, int(self.count)

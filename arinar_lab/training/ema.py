@@ -1,11 +1,11 @@
 """Averaged weights: what is validated, saved and sampled.
 
     after step 1    a = w, or where the average starts at the initial weights, as after any other
-    after step t    a ← decay · a + (1 - decay) · w          of every trained parameter, on its own device
+    after step t    a ← decay · a + (1 - decay) · w    of every trained parameter, on its own device
 
-Buffers are constants and are not averaged. Where weights are sharded (`sharding.py`), every process averages its own shards.
-Lightning's callback averages a copy of the whole module, which cannot be sharded, and waits for the device in every step;
-this one rounds as it does.
+Buffers are constants and are not averaged. Where weights are sharded (`sharding.py`), every process
+averages its own shards. Lightning's callback averages a copy of the whole module, which cannot be
+sharded, and waits for the device in every step; this one rounds as it does.
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from .sharding import joined, local, shard_of
+from .sharding import gather_slices, local_slice, shard_of
 
 
-class Averaging(Callback):
-    """Exponential moving average of the weights, which stands in for them in validation and after training.
+class EMA(Callback):
+    """Exponential moving average of the weights, which stands in for them in
+    validation and after training.
 
     Arguments:
         decay: of the average.
-        from_initial: whether it starts at the initial weights, as in the published models, or at those after step 1.
+        from_initial: whether it starts at the initial weights, as in the published models, or
+            at those after step 1.
 
     Attributes:
         weights: name → trained parameter, or this process's shard of it.
@@ -40,15 +42,17 @@ class Averaging(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.weights = {name: p for name, p in module.named_parameters() if p.requires_grad}
-        self.averages = {name: local(p).clone() for name, p in self.weights.items()}
+        self.averages = {name: local_slice(p).clone() for name, p in self.weights.items()}
         for name, whole in (self._restored or {}).items():
-            if name in self.weights:  # an earlier version averaged what is not trained, too
-                self.averages[name].copy_(shard_of(whole, self.weights[name]))
+            self.averages[name].copy_(shard_of(whole, self.weights[name]))
         self._restored = None
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
-        averages, weights = list(self.averages.values()), [local(p) for p in self.weights.values()]
+        averages, weights = (
+            list(self.averages.values()),
+            [local_slice(p) for p in self.weights.values()],
+        )
         if trainer.global_step == 1 and not self.from_initial:
             torch._foreach_copy_(averages, weights)
         else:
@@ -63,20 +67,23 @@ class Averaging(Callback):
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         for name, p in self.weights.items():
-            local(p).copy_(self.averages[name])
+            local_slice(p).copy_(self.averages[name])
 
-    def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["averaged_weights"] = {name: joined(a, self.weights[name]) for name, a in self.averages.items()}
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["averaged_weights"] = {
+            name: gather_slices(a, self.weights[name]) for name, a in self.averages.items()
+        }
 
-    def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         self._restored = checkpoint.get("averaged_weights")
-        if "current_model_state" in checkpoint:  # an earlier version kept the averages in the weights' place
-            self._restored = checkpoint["state_dict"]
-            module.load_state_dict(checkpoint["current_model_state"])
 
     def _swap(self) -> None:
         """Exchange weights and averages."""
         for name, p in self.weights.items():
-            weight = local(p).clone()
-            local(p).copy_(self.averages[name])
+            weight = local_slice(p).clone()
+            local_slice(p).copy_(self.averages[name])
             self.averages[name].copy_(weight)

@@ -3,8 +3,8 @@
     every block     gathered when it is called, forwards and backwards, and let go behind it
     the rest        likewise, while the model's loss or likelihood is computed
 
-A parameter is a `DTensor` then: a process holds one slice along the first axis, and so it does of gradient, optimiser state
-and average. Everything is computed as by one process that holds it all.
+A parameter is a `DTensor` then: a process holds one slice along the first axis, and so it does of
+gradient, optimiser state and average. Everything is computed as by one process that holds it all.
 """
 
 from __future__ import annotations
@@ -18,38 +18,50 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from ..model.heads.conditioned import ConditionedBlock
 from ..model.layers import Block
 
-BLOCKS = (Block, ConditionedBlock)
-METHODS = ("loss", "log_prob")  # of the model, which gather what is in no block
+SHARDED_BLOCKS = (Block, ConditionedBlock)
+GATHERED_METHODS = ("loss", "log_prob")  # of the model, which gather what is in no block
 
 
-def shard(model: nn.Module, mesh: DeviceMesh) -> None:
+def shard_model(model: nn.Module, mesh: DeviceMesh) -> None:
     """Cut a model's weights over the processes of a mesh, in place."""
     for module in list(model.modules()):
-        if isinstance(module, BLOCKS):
+        if isinstance(module, SHARDED_BLOCKS):
             fully_shard(module, mesh=mesh)
-    fully_shard(model, mesh=mesh, reshard_after_forward=True)  # between two calls every weight is a shard
-    for name in METHODS:
+    # between two calls every weight is a shard
+    fully_shard(model, mesh=mesh, reshard_after_forward=True)
+    for name in GATHERED_METHODS:
         register_fsdp_forward_method(model, name)
 
 
 @torch.no_grad()
-def local(value: Tensor) -> Tensor:
-    """The slice of a tensor that this process holds; all of it where it is not sharded. It shares its memory."""
+def local_slice(value: Tensor) -> Tensor:
+    """The slice of a tensor that this process holds; all of it where it is not sharded.
+    It shares its memory.
+    """
     return value.to_local().detach() if isinstance(value, DTensor) else value.detach()
 
 
-def whole(value: Tensor) -> Tensor:
+def full_tensor(value: Tensor) -> Tensor:
     """All of a tensor. Every process must ask."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
-def joined(slices: Tensor, like: Tensor) -> Tensor:
-    """The whole of which every process holds a slice as it does of `like`. Every process must ask."""
+def gather_slices(slices: Tensor, like: Tensor) -> Tensor:
+    """The whole of which every process holds a slice as it does of `like`.
+    Every process must ask.
+    """
     if not isinstance(like, DTensor):
         return slices
+
     made = DTensor.from_local(
-        slices, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
+        slices,
+        like.device_mesh,
+        like.placements,
+        run_check=False,
+        shape=like.shape,
+        stride=like.stride(),
     )
+
     return made.full_tensor().cpu()
 
 
@@ -57,5 +69,7 @@ def shard_of(value: Tensor, like: Tensor) -> Tensor:
     """This process's slice of a whole tensor that every process holds."""
     if not isinstance(like, DTensor):
         return value
-    made = distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+    made = distribute_tensor(
+        value.to(like.device), like.device_mesh, like.placements, src_data_rank=None
+    )
     return made.to_local()

@@ -1,13 +1,17 @@
 """How fast and how large a training is, logged with its metrics.
 
-    throughput/images_per_second     of all processes, since it was logged last; validation and checkpoints left out
-    throughput/mfu                   the model's FLOPs a second over what the devices' matrix products reach, measured once:
-                                     model-FLOPs utilisation (arXiv 2204.02311, appendix B)
-    throughput/peak_memory_gb        10^9 bytes: allocated on a GPU, else resident; of the first process
+    throughput/images_per_second     of all processes, since it was logged last; validation and
+                                     checkpoints left out
+    throughput/mfu                   the model's FLOPs a second over what the devices' matrix
+                                     products reach, measured once: model-FLOPs utilisation
+                                     (arXiv 2204.02311, appendix B)
+    throughput/peak_memory_gb        10^9 bytes: allocated on a GPU, else resident;
+                                     of the first process
 
-The model's FLOPs are three times those of a forward pass, of linear maps and attention, counted once for an image before the
-first step: what `recompute` adds is no use to anybody and is not counted. Time is read where the metrics are read anyway, so
-no step waits for it. Being times, the three differ between two runs of the same numbers.
+The model's FLOPs are three times those of a forward pass, of matrix products and attention. They
+are counted once, for one image before the first step; what `recompute` adds is not counted. Time is
+read where the metrics are read anyway, so no step waits for it. Being times, the three differ
+between two runs of the same numbers.
 """
 
 from __future__ import annotations
@@ -20,12 +24,11 @@ from typing import Any, cast
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..config.recipe import Recipe
-from ..hardware.precision import PRODUCTS, rate
-from ..hardware.profiling import clock
-from ..model.layers import Attention
+from ..config.sections import Recipe
+from ..hardware.precision import MATMUL_DTYPES, matmul_flops
+from ..hardware.profiling import flops_of, synchronised_time
 from ..model.noise import Noise
 from .module import ArinarModule
 
@@ -47,7 +50,9 @@ class Throughput(Callback):
         self.rested: float | None = None
         self.peak: float | None = None
 
-    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, *_: Any) -> None:
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, *_: Any
+    ) -> None:
         if self.begun == 0:
             self.flops = flops_of_an_image(cast(ArinarModule, module), batch)
         if self.rested is not None:
@@ -64,14 +69,14 @@ class Throughput(Callback):
             self._begin(module.device, step)
 
     def _begin(self, device: torch.device, step: int) -> None:
-        self.begun, self.since = clock(device), step
+        self.begun, self.since = synchronised_time(device), step
 
     def _readings(self, device: torch.device, step: int) -> dict[str, float]:
-        seconds, m = clock(device) - self.begun, self.recipe.machine
+        seconds, m = synchronised_time(device) - self.begun, self.recipe.machine
         images = (step - self.since) * self.recipe.training.batch / seconds
-        found = {"images_per_second": images, "peak_memory_gb": memory(device) / 1e9}
-        if (kind := PRODUCTS.get(self.recipe.training.precision)) and self.flops:
-            self.peak = self.peak or m.devices * m.num_nodes * rate(device, kind)
+        found = {"images_per_second": images, "peak_memory_gb": allocated_bytes(device) / 1e9}
+        if (kind := MATMUL_DTYPES.get(self.recipe.training.precision)) and self.flops:
+            self.peak = self.peak or m.devices * m.num_nodes * matmul_flops(device, kind)
             found["mfu"] = images * self.flops / self.peak
         return found
 
@@ -87,32 +92,23 @@ class Throughput(Callback):
             self.rested = time.perf_counter()
 
 
-def memory(device: torch.device) -> int:
+def allocated_bytes(device: torch.device) -> int:
     """Bytes that this process took at most."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
 
 
 @torch.no_grad()
 def flops_of_an_image(module: ArinarModule, batch: tuple[Tensor, ...]) -> float:
-    """The model's floating-point operations for one image of a batch, forward and backward, at the mean masked share."""
-    counted = 0.0
-
-    def count(part: nn.Module, words: tuple[Any, ...], result: Any) -> None:
-        nonlocal counted
-        if isinstance(part, nn.Linear):
-            counted += 2.0 * result.numel() * part.in_features
-        elif isinstance(part, nn.GRUCell):
-            counted += 6.0 * result.numel() * (part.input_size + part.hidden_size)
-        elif isinstance(part, Attention):  # queries times keys, weights times values
-            counted += 4.0 * words[0].numel() * words[0].shape[1]
-
+    """The model's floating-point operations for one image of a batch, forward and backward, at
+    the mean masked share.
+    """
     one = tuple(part[:1] for part in next(module.parts_of(batch)))
     shares = [module.model.mask_ratio(Noise.of(torch.tensor([i]), "flops")) for i in range(16)]
-    hooks = [part.register_forward_hook(count) for part in module.model.modules()]
+    share = None if shares[0] is None else sum(filter(None, shares)) / len(shares)
+
     with torch.random.fork_rng():  # of dropout
-        module.loss_of(one, None if shares[0] is None else sum(filter(None, shares)) / len(shares))
-    for hook in hooks:
-        hook.remove()
-    return 3 * counted
+        return 3 * flops_of(lambda: module.loss_of(one, share))

@@ -1,16 +1,16 @@
-"""Runs that lie far from their arm's other seeds: which are named, how often wrongly, and where they are told."""
+"""Runs that lie far from their arm's other seeds: which are named, how often wrongly, and
+where they are told.
+"""
 
 import numpy as np
 import pytest
-from reports import BITS, FD, report_of, study, whole
+from reports import BITS, FD, analysed, report_of, study, whole
 from scipy.stats import t as student
 
-from arinar_lab.analysis.comparison import effects
 from arinar_lab.analysis.outliers import outliers
-from arinar_lab.report.notes import notes
 from arinar_lab.report.report import page
-from arinar_lab.report.tables import markdown
-from arinar_lab.study.collect import collect
+from arinar_lab.report.statements import notes
+from arinar_lab.report.tables import report_markdown
 
 CALM = {"base": [1.0, 1.1, 0.9], "a": [2.0, 2.1, 2.05], "b": [3.1, 3.0, 3.05]}
 
@@ -22,11 +22,16 @@ def named(table):
 def test_one_broken_run_is_named_and_calm_ones_are_not():
     assert named(CALM) == []
     assert named({**CALM, "base": [1.0, 1.1, 9.0]}) == [("base", 2)]
-    assert named({**CALM, "base": [1.0, 1.1, 900.0], "b": [-5.0, 3.0, 3.05]}) == [("base", 2), ("b", 0)]
+    assert named({**CALM, "base": [1.0, 1.1, 900.0], "b": [-5.0, 3.0, 3.05]}) == [
+        ("base", 2),
+        ("b", 0),
+    ]
 
 
 def test_its_p_is_of_an_externally_studentised_residual():
-    """By hand: six others have squares of 0.005 around their means and three degrees of freedom together."""
+    """By hand: six others have squares of 0.005 around their means and three degrees
+    of freedom together.
+    """
     pooled = (0.005 + 0.005 + 0.005) / 3
     table = {"base": [1.0, 1.1, 0.0], "a": [2.0, 2.1], "b": [3.0, 3.1]}
     for off in (0.3, 3.0):
@@ -70,13 +75,28 @@ def test_most_broken_runs_are_named():
 @pytest.mark.usefixtures("alone")
 def test_it_is_told_with_its_folder_in_terminal_table_and_page():
     reports = whole()
-    reports["components=1", 1] = report_of(reports["components=1", 1]["metrics"][BITS], distance=500.0)
+    reports["components=1", 1] = report_of(
+        reports["components=1", 1]["metrics"][BITS], distance=500.0
+    )
     for (arm, seed), report in reports.items():
-        report["metrics"][FD] += {"components=1": 0.0, "components=2": 0.1 * seed**2, "components=4": -0.3 * seed}[arm]
+        report["metrics"][FD] += {
+            "components=1": 0.0,
+            "components=2": 0.1 * seed**2,
+            "components=4": -0.3 * seed,
+        }[arm]
+
     plan = study(reports)
-    results, folder = collect(plan), plan.cell(plan.arms[0], 1)[0].path
-    terminal = "\n".join([*effects(results), *notes(results)])
-    said = f"Caution: components=1 seed 1 is far from its arm's other seeds in FD digits: look at {folder}."
-    for text in (terminal, markdown(results), page(results, {}).replace("&#39;", "'")):
-        assert said in text and "components=1 seed 1 is far from its arm's other seeds" in text.replace(said, "")
-    assert results.values(results.baseline, FD)[1] == 500.0  # and is kept
+    analysis, folder = analysed(plan), plan.cell(plan.arms[0], 1)[0].path
+    terminal = "\n".join([*analysis.differences, *notes(analysis)])
+    said = (
+        "Caution: components=1 seed 1 is far from its arm's other seeds in FD digits: "
+        f"look at {folder}."
+    )
+
+    for text in (terminal, report_markdown(analysis), page(analysis, {}).replace("&#39;", "'")):
+        assert (
+            said in text
+            and "components=1 seed 1 is far from its arm's other seeds" in text.replace(said, "")
+        )
+
+    assert analysis.results.baseline_arm.values(FD)[1] == 500.0  # and is kept

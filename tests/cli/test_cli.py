@@ -1,4 +1,6 @@
-"""The command line: bad input is one line and leaves no trace; every shipped ablation runs from its file to its report."""
+"""The command line: bad input is one line and leaves no trace; every shipped ablation runs from
+its file to its report.
+"""
 
 import csv
 import errno
@@ -17,14 +19,14 @@ from mlflow import MlflowClient
 from PIL import Image
 from tiny import EXPERIMENTS, MEASURES, SMALL, WIDTHS, tiny, write_study
 
-from arinar_lab import pipeline as perform
+from arinar_lab import pipeline
 from arinar_lab.cli import ablate
-from arinar_lab.config.recipe import read_overrides
+from arinar_lab.config.files import read_overrides
 from arinar_lab.files import locks
 from arinar_lab.runs.folder import RunFolder, read_json
 from arinar_lab.study.cost import Cost
 from arinar_lab.study.plan import read_plan
-from arinar_lab.study.status import remember
+from arinar_lab.study.status import save_cells
 from arinar_lab.tracking.connection import tracking_uri
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -38,7 +40,9 @@ def everything():
 
 
 def refused(capsys, words, *command):
-    """Status 2, one line on standard error that holds every word, nothing on standard output, nothing written."""
+    """Status 2, one line on standard error that holds every word, nothing on standard
+    output, nothing written.
+    """
     before = everything()
     assert arinar(*command) == 2
     said = capsys.readouterr()
@@ -55,28 +59,59 @@ def test_help_answers_without_torch():
     code = (
         "import sys\nfrom arinar_lab.cli import main\n"
         "try: main(sys.argv[1:])\n"
-        "except SystemExit: print([m for m in ('torch', 'lightning', 'mlflow', 'optuna') if m in sys.modules])"
+        "except SystemExit: print([m for m in ('torch', 'lightning', 'mlflow', 'optuna') if m in "
+        "sys.modules])"
     )
     for words in (["--help"], ["ablate", "--help"]):
-        done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            [sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=60
+        )
         assert done.stdout.startswith("usage: arinar") and done.stdout.endswith("\n[]\n")
 
 
 def test_check_imports_neither_lightning_nor_a_compiler(tmp_path):
     """Each of them takes longer than everything that is checked."""
-    heavy = ("lightning", "mlflow", "optuna", "sklearn", "torch_fidelity", "torchvision", "torch._dynamo", "sympy")
+    heavy = (
+        "lightning",
+        "mlflow",
+        "optuna",
+        "sklearn",
+        "torch_fidelity",
+        "torchvision",
+        "torch._dynamo",
+        "sympy",
+    )
     code = (
         "import sys\nfrom arinar_lab.cli import main\n"
-        f"try: main(sys.argv[1:])\nexcept SystemExit: print([m for m in {heavy} if m in sys.modules])"
+        f"try: main(sys.argv[1:])\nexcept SystemExit: print([m for m in {heavy} if m in "
+        "sys.modules])"
     )
-    studies = [str(EXPERIMENTS / "ablations" / f"{name}.yaml") for name in ("gmm_k", "head", "feature_order")]
+    studies = [
+        str(EXPERIMENTS / "ablations" / f"{name}.yaml")
+        for name in ("gmm_k", "head", "feature_order")
+    ]
     words = [sys.executable, "-c", code, "check", *studies, str(EXPERIMENTS / "synthetic.yaml")]
+
     done = subprocess.run(words, capture_output=True, text=True, timeout=120)
-    assert "gmm_k.yaml: 4 arms × 3 seeds" in done.stdout and done.stdout.endswith("\n[]\n"), done.stdout
+    assert "gmm_k.yaml: 4 arms × 3 seeds" in done.stdout and done.stdout.endswith("\n[]\n"), (
+        done.stdout
+    )
 
 
 @pytest.mark.parametrize(
-    "verb", ["train", "evaluate", "sample", "ablate", "work", "report", "compare", "mlflow", "check", "retrain"]
+    "verb",
+    [
+        "train",
+        "evaluate",
+        "sample",
+        "ablate",
+        "work",
+        "report",
+        "compare",
+        "mlflow",
+        "check",
+        "retrain",
+    ],
 )
 def test_every_verb_has_help(capsys, verb):
     assert arinar(verb, "--help") == 0
@@ -85,10 +120,19 @@ def test_every_verb_has_help(capsys, verb):
 
 @pytest.mark.parametrize(
     "words",
-    [[], ["frobnicate"], ["train"], ["train", DIGITS, "--fast"], ["ablate", DIGITS, "--workers", "0"],
-     ["ablate", DIGITS, "--workers", "two"], ["sample", "runs", "--count", "-1"], ["retrain", "everything"], ["check"]],
+    [
+        [],
+        ["frobnicate"],
+        ["train"],
+        ["train", DIGITS, "--fast"],
+        ["ablate", DIGITS, "--workers", "0"],
+        ["ablate", DIGITS, "--workers", "two"],
+        ["sample", "runs", "--count", "-1"],
+        ["retrain", "everything"],
+        ["check"],
+    ],
     ids=" ".join,
-)  # fmt: skip
+)
 def test_words_that_make_no_command_are_refused_in_one_line(capsys, words):
     assert arinar(*words) == 2
     said = capsys.readouterr().err
@@ -133,7 +177,9 @@ LATER = [  # what Lightning or torch-fidelity would refuse when something is tra
 ]
 
 
-@pytest.mark.parametrize(("override", "words"), BAD + LATER, ids=[override for override, _ in BAD + LATER])
+@pytest.mark.parametrize(
+    ("override", "words"), BAD + LATER, ids=[override for override, _ in BAD + LATER]
+)
 def test_bad_values_are_refused_before_anything_is_written(capsys, override, words):
     refused(capsys, words, "train", DIGITS, *SMALL, override)
 
@@ -144,22 +190,37 @@ def test_check_tells_the_same(capsys, override, words):
 
 
 def test_a_word_that_is_no_override_is_refused(capsys):
-    refused(capsys, ["training.steps: not an override; write key=value"], "train", DIGITS, "training.steps")
+    refused(
+        capsys,
+        ["training.steps: not an override; write key=value"],
+        "train",
+        DIGITS,
+        "training.steps",
+    )
 
 
 def test_options_may_stand_before_and_after_the_overrides(monkeypatch):
     seen = []
-    monkeypatch.setattr("arinar_lab.cli.studies.ablate", lambda a: seen.append((str(a.file), a.overrides, a.workers)))
+    monkeypatch.setattr(
+        "arinar_lab.cli.studies.ablate",
+        lambda a: seen.append((str(a.file), a.overrides, a.workers)),
+    )
     for words in (
         ["seeds=[0]", "machine.threads=1", "--workers", "3"],
         ["--workers", "3", "seeds=[0]", "machine.threads=1"],
     ):
         assert arinar("ablate", "study.yaml", *words) == 0
+
     assert seen == [("study.yaml", ["seeds=[0]", "machine.threads=1"], 3)] * 2
 
 
 def test_a_study_is_no_recipe_and_a_recipe_no_study(capsys):
-    refused(capsys, ["gmm_k.yaml", "question: unknown key"], "train", EXPERIMENTS / "ablations" / "gmm_k.yaml")
+    refused(
+        capsys,
+        ["gmm_k.yaml", "question: unknown key"],
+        "train",
+        EXPERIMENTS / "ablations" / "gmm_k.yaml",
+    )
     refused(capsys, ["digits.yaml", "data: unknown key; a study takes"], "ablate", DIGITS)
 
 
@@ -167,7 +228,13 @@ def test_a_study_is_no_recipe_and_a_recipe_no_study(capsys):
 def test_faults_of_studies_are_refused_before_anything_is_written(capsys, verb):
     gmm_k = EXPERIMENTS / "ablations" / "gmm_k.yaml"
     refused(capsys, ["nowhere.yaml: no such file"], verb, "nowhere.yaml")
-    refused(capsys, ["gmm_k.yaml: arm components=1: outer.heads: 3 does not divide"], verb, gmm_k, "outer.heads=3")
+    refused(
+        capsys,
+        ["gmm_k.yaml: arm components=1: outer.heads: 3 does not divide"],
+        verb,
+        gmm_k,
+        "outer.heads=3",
+    )
     refused(capsys, ["baseline: 'components=5' is no arm"], verb, gmm_k, "baseline=components=5")
 
 
@@ -216,7 +283,9 @@ def test_a_run_is_evaluated_as_it_was_trained(a_run, capsys, override):
     refused(capsys, ["was trained otherwise"], "evaluate", a_run.path, override)
 
 
-@pytest.mark.parametrize(("out", "word"), [("nowhere/a.png", "nowhere"), ("samples.abc", ".abc"), (".", "'.'")])
+@pytest.mark.parametrize(
+    ("out", "word"), [("nowhere/a.png", "nowhere"), ("samples.abc", ".abc"), (".", "'.'")]
+)
 def test_samples_need_a_place(a_run, capsys, out, word):
     refused(capsys, ["--out: ", word], "sample", a_run.path, "--count", 3, "--out", out)
 
@@ -230,8 +299,13 @@ def test_train_trains_evaluates_and_shows(capsys):
     recipe = tiny()
     folder = RunFolder(Path(f"runs/digits-{recipe.training_signature}/seed_0"))
     assert folder.done and "speed/images_per_second" in folder.report(recipe)["metrics"]
-    assert f"run folder: {folder.path}" in said and "val/bits_per_dim" in said and "likelihood: exact, pixel" in said
+    assert (
+        f"run folder: {folder.path}" in said
+        and "val/bits_per_dim" in said
+        and "likelihood: exact, pixel" in said
+    )
     before = (folder.path / "DONE").stat().st_mtime_ns, folder.weights.stat().st_mtime_ns
+
     assert arinar("train", DIGITS, *SMALL) == 0  # the same command does nothing
     assert ((folder.path / "DONE").stat().st_mtime_ns, folder.weights.stat().st_mtime_ns) == before
 
@@ -240,23 +314,30 @@ def test_a_run_that_diverges_leaves_with_one_line_and_status_one(capsys):
     assert arinar("train", DIGITS, *SMALL, "training.lr=1e30") == 1
     said = capsys.readouterr().err
     assert said.count("\n") == 1
-    assert said.startswith("arinar: the loss became nan at step ") and "lower training.lr (now 1e+30)" in said
+    assert (
+        said.startswith("arinar: the loss became nan at step ")
+        and "lower training.lr (now 1e+30)" in said
+    )
 
 
 def test_a_run_that_fails_leaves_with_one_line_and_its_traceback_in_its_log(monkeypatch, capsys):
     def fail(*_, **__):
         raise RuntimeError("a process that reads images has died")
 
-    monkeypatch.setattr(perform, "train", fail)
+    monkeypatch.setattr(pipeline, "train", fail)
     assert arinar("train", DIGITS, *SMALL) == 1
     said = capsys.readouterr().err
     (log,) = Path("runs").glob("*/seed_0/log.txt")
-    assert said == f"arinar: RuntimeError: a process that reads images has died; its traceback is in {log}\n"
+    assert said == (
+        f"arinar: RuntimeError: a process that reads images has died; its traceback is in {log}\n"
+    )
     assert "Traceback" in log.read_text()
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_a_signal_ends_a_command_in_order_however_often_it_comes(monkeypatch, capsys, number, status):
+def test_a_signal_ends_a_command_in_order_however_often_it_comes(
+    monkeypatch, capsys, number, status
+):
     before = signal.getsignal(number)
 
     def end(*_, **__):
@@ -267,7 +348,7 @@ def test_a_signal_ends_a_command_in_order_however_often_it_comes(monkeypatch, ca
 
     signal.signal(number, signal.SIG_DFL)
     try:
-        monkeypatch.setattr(perform, "train", end)
+        monkeypatch.setattr(pipeline, "train", end)
         assert arinar("train", DIGITS, *SMALL) == status
         assert signal.getsignal(number) is signal.SIG_DFL
     finally:
@@ -289,13 +370,14 @@ def test_an_interrupt_is_no_error(monkeypatch, capsys):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(perform, "train", interrupt)
+    monkeypatch.setattr(pipeline, "train", interrupt)
     assert arinar("train", DIGITS, *SMALL) == 130
     assert capsys.readouterr().err == "Stopped. The same command goes on where it stopped.\n"
 
 
 def test_evaluate_takes_another_sampler(a_run, capsys):
-    assert arinar("evaluate", a_run.path.parent, "sampler.temperature=0.8") == 0  # one seed: the arm's folder will do
+    # one seed: the arm's folder will do
+    assert arinar("evaluate", a_run.path.parent, "sampler.temperature=0.8") == 0
     other = tiny("sampler.temperature=0.8")
     assert set(a_run.report(other)["metrics"]) == set(a_run.report(tiny())["metrics"])
     assert str(a_run.evaluation(other) / "report.json") in capsys.readouterr().out
@@ -336,19 +418,30 @@ def test_report_writes_what_there_is(capsys):
 def test_a_study_is_named_by_its_folder_too(capsys):
     path = write_study("other", axes={"inner.head.components": [1, 2]}, seeds=[0])
     plan = read_plan(path, read_overrides(["training.steps=4"]))
-    remember(plan, path, ["training.steps=4"])
+    save_cells(plan, path, ["training.steps=4"])
     assert arinar("report", plan.folder) == 1
     assert f"{plan.folder}/report/report.html" in capsys.readouterr().out.replace("\n", "")
     assert arinar("status", plan.folder) == 0
     Path("empty").mkdir()
+
     assert arinar("report", "empty") == 2
     assert "empty: not a study's folder; it holds no cells.json" in capsys.readouterr().err
 
 
 # Every shipped ablation, from its file to its report
 
-FEW = [*WIDTHS, *MEASURES, "evaluation.images=20", "evaluation.speed_batch=1", "sampler.guidance=1", "seeds=[0]",
-       "training.steps=20", "training.batch=32", "training.warmup=2", "machine.accelerator=cpu"]  # fmt: skip
+FEW = [
+    *WIDTHS,
+    *MEASURES,
+    "evaluation.images=20",
+    "evaluation.speed_batch=1",
+    "sampler.guidance=1",
+    "seeds=[0]",
+    "training.steps=20",
+    "training.batch=32",
+    "training.warmup=2",
+    "machine.accelerator=cpu",
+]
 ABLATIONS = sorted((EXPERIMENTS / "ablations").glob("*.yaml"))
 QUICK = ("gmm_k",)
 
@@ -368,16 +461,21 @@ def test_a_shipped_ablation_can_be_built(capsys, path):
 
 
 @pytest.mark.parametrize(
-    "path", [p if p.stem in QUICK else pytest.param(p, marks=pytest.mark.slow) for p in ABLATIONS], ids=lambda p: p.stem
+    "path",
+    [p if p.stem in QUICK else pytest.param(p, marks=pytest.mark.slow) for p in ABLATIONS],
+    ids=lambda p: p.stem,
 )
-def test_a_shipped_ablation_runs_to_its_report(tracked, forked, uncounted, monkeypatch, capfd, path):
-    monkeypatch.setattr(ablate, "references", lambda _: {"an estimator": 2.5})
-    monkeypatch.setattr(ablate, "attempt", lambda _: Cost(1, 1.0, 1.0, 1.0))
+def test_a_shipped_ablation_runs_to_its_report(
+    tracked, forked, uncounted, monkeypatch, capfd, path
+):
+    monkeypatch.setattr(ablate, "baseline_bits", lambda _: {"an estimator": 2.5})
+    monkeypatch.setattr(ablate, "probe_or_reason", lambda _: Cost(1, 1.0, 1.0, 1.0))
     study = yaml.safe_load(path.read_text())
     masked = "latent" in study["base"] or "masked" in study["base"]
     few = [word.replace("outer.depth", "outer.encoder_depth") if masked else word for word in FEW]
     few = [word for word in few if word.partition("=")[0] not in study.get("axes", {})]
-    trainings = {"guidance": 1, "accelerators": 1, "precision": 2}.get(path.stem, arms_of(study))  # arms may share one
+    # arms may share one
+    trainings = {"guidance": 1, "accelerators": 1, "precision": 2}.get(path.stem, arms_of(study))
     assert arinar("ablate", path, *few, "--workers", 2) == 0
     said = capfd.readouterr().out
     assert len(forked) == min(trainings, 2)
@@ -405,27 +503,48 @@ def test_a_shipped_ablation_runs_to_its_report(tracked, forked, uncounted, monke
     assert len(runs) == trainings
     assert all((run / "DONE").is_file() and not (run / "FAILED").exists() for run in runs)
     multiples = study.get("budget", {}).get("training.steps", [1])
-    assert {read_json(run / "DONE")["steps"] for run in runs} == {20 * multiple for multiple in multiples}
+    assert {read_json(run / "DONE")["steps"] for run in runs} == {
+        20 * multiple for multiple in multiples
+    }
 
     client = MlflowClient(tracking_uri())
     experiment = client.get_experiment_by_name(folder.name)
-    shown = client.search_runs([experiment.experiment_id], "tags.`arinar.role` = 'seed'", max_results=100)
+    shown = client.search_runs(
+        [experiment.experiment_id], "tags.`arinar.role` = 'seed'", max_results=100
+    )
     assert {run.data.tags["arinar.arm"] for run in shown} == {cell["arm"] for cell in cells}
     (report,) = client.search_runs([experiment.experiment_id], "tags.`arinar.role` = 'report'")
     sent = {file.path for file in client.list_artifacts(report.info.run_id)}
-    assert sent == {file.name for file in (folder / "report").iterdir()} >= {"report.html", "table.tex", "methods.md"}
-    assert all(run.info.status == "FINISHED" and "speed/images_per_second" in run.data.metrics for run in shown)
+    assert (
+        sent
+        == {file.name for file in (folder / "report").iterdir()}
+        >= {"report.html", "table.tex", "methods.md"}
+    )
+    assert all(
+        run.info.status == "FINISHED" and "speed/images_per_second" in run.data.metrics
+        for run in shown
+    )
 
 
 @pytest.mark.slow
 def test_a_study_runs_in_processes_of_its_own():
     """The real command: it starts its workers, and they find their way."""
     write_study(base=tiny("training.steps=4"), axes={"inner.head.components": [1, 2]}, seeds=[0])
-    words = [sys.executable, "-m", "arinar_lab", "ablate", "study.yaml", "evaluation.speed_batch=1", "--workers", "2"]
+    words = [
+        sys.executable,
+        "-m",
+        "arinar_lab",
+        "ablate",
+        "study.yaml",
+        "evaluation.speed_batch=1",
+        "--workers",
+        "2",
+    ]
     done = subprocess.run(words, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stderr) == (0, "")
     (folder,) = Path("studies").iterdir()
     assert (folder / "report" / "factor.png").is_file() and "report.html" in done.stdout
     logs = "".join((folder / f"worker_{i}.log").read_text() for i in (0, 1))
+
     assert "components=1" in logs and "components=2" in logs and "Traceback" not in logs
     assert len(list(Path("runs").glob("*/seed_0/DONE"))) == 2

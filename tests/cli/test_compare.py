@@ -1,4 +1,6 @@
-"""`arinar compare`: what differs, in configuration and result, and what may be concluded; bad input is one line."""
+"""`arinar compare`: what differs, in configuration and result, and what may be concluded;
+bad input is one line.
+"""
 
 import shutil
 from contextlib import chdir
@@ -7,17 +9,21 @@ from pathlib import Path
 
 import pytest
 from command import arinar
-from reports import BITS, report_of, study, whole
+from reports import BITS, analysed, report_of, study, whole
 from scipy.stats import ttest_ind
 from tiny import tiny, write_study
 
-from arinar_lab.analysis.comparison import compare, effects
 from arinar_lab.analysis.statistics import holm
-from arinar_lab.cli.compare import cautions, conclusions, configuration, gather, readings
-from arinar_lab.runs.folder import RunFolder, write_json
-from arinar_lab.study.collect import collect
+from arinar_lab.cli.compare import (
+    comparison_cautions,
+    comparison_lines,
+    differing_keys,
+    gather_runs,
+    metric_rows,
+)
+from arinar_lab.runs.folder import RunFolder, write_sealed
 from arinar_lab.study.plan import read_plan
-from arinar_lab.study.status import remember
+from arinar_lab.study.status import save_cells
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -42,7 +48,9 @@ def run(*overrides, seed=0, name="a run", **said):
     recipe = tiny(*overrides, f"seed={seed}")
     folder = RunFolder.of(recipe, name)
     folder.write_config(recipe)
-    write_json(folder.evaluation(recipe) / "report.json", report_of(**{"bits": 2.0 + seed / 10, **said}))
+    write_sealed(
+        folder.evaluation(recipe) / "report.json", report_of(**{"bits": 2.0 + seed / 10, **said})
+    )
     return folder.path
 
 
@@ -52,7 +60,7 @@ def finished(tmp_path_factory):
     path = tmp_path_factory.mktemp("finished")
     with chdir(path):
         plan = study(whole())
-        remember(plan, Path("study.yaml"), [])
+        save_cells(plan, Path("study.yaml"), [])
         return path, cells_of(plan)
 
 
@@ -69,8 +77,8 @@ def sheet(rows):
 
 
 def compared(*words):
-    results, missing = gather([str(word) for word in words])
-    return results, cautions(results, missing)
+    comparison = gather_runs([str(word) for word in words])
+    return comparison, comparison_cautions(comparison)
 
 
 # What differs
@@ -78,12 +86,15 @@ def compared(*words):
 
 def test_only_the_keys_that_differ_are_shown(arms):
     results, _ = compared(*list(arms.values())[:2])
-    assert configuration(results) == [["", "components=1", "components=2"], ["inner.head.components", "1", "2"]]
+    assert differing_keys(results.results) == [
+        ["", "components=1", "components=2"],
+        ["inner.head.components", "1", "2"],
+    ]
 
 
 def test_parts_of_another_kind_are_aligned_by_their_key():
     results, _ = compared(run(), run("inner.head={kind: byte}"))
-    rows = sheet(configuration(results))
+    rows = sheet(differing_keys(results.results))
     assert rows["inner.head.kind"] == ["gmm", "byte"]
     assert rows["inner.head.components"] == ["4", "–"]
     assert "inner.head" not in rows and "inner.width" not in rows
@@ -91,12 +102,12 @@ def test_parts_of_another_kind_are_aligned_by_their_key():
 
 def test_neither_seed_nor_machine_is_a_difference():
     results, _ = compared(run(), run("machine.threads=2", seed=1))
-    assert len(configuration(results)) == 1
+    assert len(differing_keys(results.results)) == 1
 
 
 def test_readings_are_side_by_side_with_their_seeds(arms):
     results, _ = compared(*arms.values())
-    rows = sheet(readings(results))
+    rows = sheet(metric_rows(results.results))
     assert rows["seeds"] == ["0, 1, 2"] * 3
     assert rows["bits/dim ↓"][1] == "2.434 ± 0.624"  # as in the study's own table
     assert rows["parameters"] == ["12,345"] * 3
@@ -104,7 +115,7 @@ def test_readings_are_side_by_side_with_their_seeds(arms):
 
 def test_arms_of_common_seeds_are_paired(arms):
     first, second, _ = arms.values()
-    said = conclusions(compared(first, second)[0])
+    said = comparison_lines(compared(first, second)[0])
     (line,) = [line for line in said if line.startswith("bits/dim: components=2")]
     assert line.startswith("bits/dim: components=2 against components=1: -0.099 ± 0.002 (n = 3, ")
     assert line.endswith(": better")
@@ -112,7 +123,10 @@ def test_arms_of_common_seeds_are_paired(arms):
 
 def test_the_first_is_the_baseline(arms):
     first, second, _ = arms.values()
-    assert any("components=1 against components=2: +0.099" in line for line in conclusions(compared(second, first)[0]))
+    assert any(
+        "components=1 against components=2: +0.099" in line
+        for line in comparison_lines(compared(second, first)[0])
+    )
 
 
 def test_without_a_common_seed_the_interval_is_welchs():
@@ -122,9 +136,10 @@ def test_without_a_common_seed_the_interval_is_welchs():
     for i, bits in enumerate(b):
         other = run("outer.width=32", seed=10 + i, bits=bits)
     results, _ = compared(one.parent, other.parent)
-    (line,) = [line for line in conclusions(results) if line.startswith("bits/dim:")]
+    (line,) = [line for line in comparison_lines(results) if line.startswith("bits/dim:")]
     bounds = ttest_ind(b, a, equal_var=False).confidence_interval()
     half = (bounds.high - bounds.low) / 2
+
     assert f"+1.100 ± {half:.3f} (no seed in common, n = 2 and 3, df = " in line
     assert half > 1.1 and "): not resolved; " in line
 
@@ -135,21 +150,31 @@ def test_without_a_common_seed_holm_is_over_all_that_is_named():
         for seed, off in enumerate((0.0, 0.1, 0.24, 0.3)):
             path = run(f"outer.width={16 + 16 * i}", seed=10 * i + seed, bits=bits + off)
         paths.append(path.parent)
-    found = compare(compared(*paths)[0], [BITS])
+    found = [effect for effect in compared(*paths)[0].analysis.effects if effect.metric == BITS]
+
     assert [effect.unpaired for effect in found] == [(4, 4)] * 3
     assert [effect.adjusted for effect in found] == holm([effect.p for effect in found])
     assert found[0].adjusted == pytest.approx(3 * found[0].p)
 
 
 def test_arms_of_a_study_have_the_numbers_of_its_report(arms):
-    """Of two of its three arms, in the same spread and family; with another baseline, in the family of that."""
-    ours = effects(collect(read_plan(Path("study.yaml"))))
-    said = conclusions(compared("study.yaml:components=1", "study.yaml:components=4")[0])
-    assert said[:-1] == [line for line in ours if "components=4 against components=1" in line] and len(said) == 4
-    assert said[-1] == "Spreads and Holm's correction are over all arms of the study study, as in its report."
-    other = conclusions(compared("study.yaml:components=4", "study.yaml:components=2")[0])
+    """Of two of its three arms, in the same spread and family; with another baseline,
+    in the family of that.
+    """
+    ours = analysed(read_plan(Path("study.yaml"))).differences
+    said = comparison_lines(compared("study.yaml:components=1", "study.yaml:components=4")[0])
+    assert (
+        said[:-1] == [line for line in ours if "components=4 against components=1" in line]
+        and len(said) == 4
+    )
+    assert (
+        said[-1]
+        == "Spreads and Holm's correction are over all arms of the study study, as in its report."
+    )
+    other = comparison_lines(compared("study.yaml:components=4", "study.yaml:components=2")[0])
     assert "spread of 3 arms" in other[0] and "its report has another baseline" in other[-1]
-    bare = conclusions(compared(*list(arms.values())[:2])[0])
+
+    bare = comparison_lines(compared(*list(arms.values())[:2])[0])
     assert "of 3 arms" not in bare[0] and "over all arms of what is named here" in bare[-1]
 
 
@@ -160,27 +185,41 @@ def test_a_run_that_lies_far_off_is_named_with_its_folder():
         for width, values in bits.items()
         for seed, value in enumerate(values)
     }
-    (said,) = [line for line in compared(*(paths[width, 0].parent for width in bits))[1] if "is far from" in line]
-    assert f"seed 2 is far from its arm's other seeds in bits/dim, bits/dim at Δ: look at {paths[32, 2]}." in said
+
+    (said,) = [
+        line
+        for line in compared(*(paths[width, 0].parent for width in bits))[1]
+        if "is far from" in line
+    ]
+    assert (
+        "seed 2 is far from its arm's other seeds in bits/dim, bits/dim at Δ: look at "
+        f"{paths[32, 2]}." in said
+    )
 
 
 def test_two_references_are_not_concluded():
-    paths = [run(seed=seed) for seed in (0, 1)] + [run("outer.width=32", seed=seed) for seed in (0, 1)]
+    paths = [run(seed=seed) for seed in (0, 1)] + [
+        run("outer.width=32", seed=seed) for seed in (0, 1)
+    ]
     for path in paths:
         (file,) = path.glob("evaluations/*/report.json")
         report, other = report_of(2.0), path in paths[2:]
-        report["metrics"]["quality/fd_inception64"] = (0.03 if other else 0.01) + 1e-4 * (path.name == "seed_1")
+        report["metrics"]["quality/fd_inception64"] = (0.03 if other else 0.01) + 1e-4 * (
+            path.name == "seed_1"
+        )
         reference = {"file": "half.npz" if other else "whole.npz", "images": 320}
         report["fidelity"] = {"images": 80, "extractor": "inception/64/a", "reference": reference}
-        write_json(file, report)
+        write_sealed(file, report)
+
     results, _ = compared(paths[0].parent, paths[2].parent)
-    (line,) = [line for line in conclusions(results) if line.startswith("FD Inception 64")]
+    (line,) = [line for line in comparison_lines(results) if line.startswith("FD Inception 64")]
+
     reason = "distances are to two references (half.npz and whole.npz)"
     assert line.endswith(f"reads worse: not concluded, for {reason}")
 
 
 def test_single_runs_resolve_nothing():
-    said = conclusions(compared(run(seed=0), run(seed=1))[0])
+    said = comparison_lines(compared(run(seed=0), run(seed=1))[0])
     assert len(said) == 3 and all(line.endswith("one seed resolves nothing") for line in said)
     assert "bits/dim: " in said[0] and "+0.100 (no seed in common, n = 1 and 1)" in said[0]
 
@@ -188,8 +227,13 @@ def test_single_runs_resolve_nothing():
 def test_one_seed_of_each_is_paired_and_resolves_nothing(arms):
     first, second, _ = arms.values()
     results, _ = compared(first / "seed_0", second / "seed_0")
-    assert [arm.name for arm in results.plan.arms] == ["components=1/seed_0", "components=2/seed_0"]
-    assert all(line.endswith("(n = 1): one seed resolves nothing") for line in conclusions(results))
+    assert [arm.name for arm in results.results.arms] == [
+        "components=1/seed_0",
+        "components=2/seed_0",
+    ]
+    assert all(
+        line.endswith("(n = 1): one seed resolves nothing") for line in comparison_lines(results)
+    )
 
 
 # How things are named
@@ -198,29 +242,35 @@ def test_one_seed_of_each_is_paired_and_resolves_nothing(arms):
 def test_an_arm_is_named_by_its_studys_file_or_folder(arms):
     for place in ("study.yaml", "studies/study"):
         results, _ = compared(f"{place}:components=2", f"{place}:components=4")
-        assert [arm.name for arm in results.plan.arms] == ["components=2", "components=4"]
-        assert results.values(results.plan.arms[0], BITS)[0] == pytest.approx(2.4)
+        assert [arm.name for arm in results.results.arms] == ["components=2", "components=4"]
+        assert results.results.arms[0].values(BITS)[0] == pytest.approx(2.4)
 
 
 def test_a_studys_folder_knows_its_overrides():
-    plan = read_plan(write_study(axes={"inner.head.components": [1, 2]}), {"training": {"steps": 8}})
+    plan = read_plan(
+        write_study(axes={"inner.head.components": [1, 2]}), {"training": {"steps": 8}}
+    )
     for arm in plan.arms:
         folder, recipe = plan.cell(arm, 0)
-        write_json(folder.evaluation(recipe) / "report.json", report_of(2.0))
-    remember(plan, Path("study.yaml"), ["training.steps=8"])
+        write_sealed(folder.evaluation(recipe) / "report.json", report_of(2.0))
+    save_cells(plan, Path("study.yaml"), ["training.steps=8"])
+
     results, _ = compared(f"{plan.folder}:components=1", f"{plan.folder}:components=2")
-    assert results.plan.arms[0].recipe.training.steps == 8
+    assert results.results.arms[0].settings["training"]["steps"] == 8
 
 
 def test_arms_of_one_name_are_told_apart(arms):
     write_study("other", axes={"inner.head.components": [1, 2, 4]})
-    Path("base.yaml").write_text(Path("base.yaml").read_text().replace("temperature: 1.0", "temperature: 0.9"))
+    Path("base.yaml").write_text(
+        Path("base.yaml").read_text().replace("temperature: 1.0", "temperature: 0.9")
+    )
     plan = read_plan(Path("other.yaml"))
     folder, recipe = plan.cell(plan.arms[0], 0)
-    write_json(folder.evaluation(recipe) / "report.json", report_of(2.0))
+    write_sealed(folder.evaluation(recipe) / "report.json", report_of(2.0))
     first = next(iter(arms.values()))
+
     results, _ = compared(first / "seed_1", "other.yaml:components=1")
-    assert sheet(configuration(results))["sampler.temperature"] == ["1.0", "0.9"]
+    assert sheet(differing_keys(results.results))["sampler.temperature"] == ["1.0", "0.9"]
 
 
 # Under which conditions
@@ -236,7 +286,11 @@ def test_alike_is_said_with_no_word(arms):
         ((), {"commit": "defdef"}, ["Versions of the code differ", "abc", "defdef"]),
         (("evaluation.draws=2",), {}, ["Evaluation settings differ", "evaluation.draws"]),
         (("codec.patch=4",), {}, ["Codecs differ", "codec.patch"]),
-        ((), {"kind": "bound", "steps": 8}, ["Likelihoods are of different kinds", "bound of pixel", "exact of pixel"]),
+        (
+            (),
+            {"kind": "bound", "steps": 8},
+            ["Likelihoods are of different kinds", "bound of pixel", "exact of pixel"],
+        ),
     ],
 )
 def test_other_conditions_are_said(overrides, said, words):
@@ -251,9 +305,14 @@ def test_other_numbers_of_items_are_said():
         (file,) = path.glob("evaluations/*/report.json")
         report = report_of(2.0)
         report["likelihood"]["images"] = images
-        write_json(file, report)
+        write_sealed(file, report)
+
     (said,) = compared(*paths)[1]
-    assert "other numbers of items" in said and "360 held-out, 1 draw(s)" in said and "100 held-out" in said
+    assert (
+        "other numbers of items" in said
+        and "360 held-out, 1 draw(s)" in said
+        and "100 held-out" in said
+    )
 
 
 def test_other_devices_are_said():
@@ -263,9 +322,15 @@ def test_other_devices_are_said():
         report = report_of(2.0)
         report["environment"] = {"device": device, "torch": "2.15"}
         report["speed"]["device"] = device
-        write_json(file, report)
+        write_sealed(file, report)
+
     said = compared(*paths)[1]
-    assert len(said) == 2 and "Devices differ" in said[0] and "a GPU" in said[0] and "Speed was measured" in said[1]
+    assert (
+        len(said) == 2
+        and "Devices differ" in said[0]
+        and "a GPU" in said[0]
+        and "Speed was measured" in said[1]
+    )
 
 
 def test_unfinished_seeds_are_named_and_the_others_compared(arms):
@@ -274,8 +339,8 @@ def test_unfinished_seeds_are_named_and_the_others_compared(arms):
     report.unlink()
     results, said = compared(first, second)
     assert said == ["Missing: components=2 seed 2: not finished, or not evaluated alike."]
-    assert sheet(readings(results))["seeds"] == ["0, 1, 2", "0, 1"]
-    assert any("(n = 2, " in line for line in conclusions(results))
+    assert sheet(metric_rows(results.results))["seeds"] == ["0, 1, 2", "0, 1"]
+    assert any("(n = 2, " in line for line in comparison_lines(results))
 
 
 def test_a_seed_that_was_evaluated_otherwise_is_no_part_of_the_mean():
@@ -284,9 +349,9 @@ def test_a_seed_that_was_evaluated_otherwise_is_no_part_of_the_mean():
     folder = RunFolder.of(recipe, "a run")
     other = replace(recipe, sampler=replace(recipe.sampler, temperature=0.5))
     folder.write_config(other)
-    write_json(folder.evaluation(other) / "report.json", report_of(1.0))
+    write_sealed(folder.evaluation(other) / "report.json", report_of(1.0))
     results, said = compared(folder.path.parent, run("outer.width=32"))
-    assert list(results.reports["a_run"]) == [0, 1] and "seed 2" in said[0]
+    assert list(results.results.reports["a_run"]) == [0, 1] and "seed 2" in said[0]
 
 
 # Shown, and refused
@@ -295,7 +360,14 @@ def test_a_seed_that_was_evaluated_otherwise_is_no_part_of_the_mean():
 def test_the_terminal_shows_all_of_it(arms, capsys):
     assert arinar("compare", *arms.values()) == 0
     said = capsys.readouterr().out
-    for words in ("Configuration", "inner.head.components", "Result", "bits/dim ↓", "FD digits ↓", "better"):
+    for words in (
+        "Configuration",
+        "inner.head.components",
+        "Result",
+        "bits/dim ↓",
+        "FD digits ↓",
+        "better",
+    ):
         assert words in said
 
 
@@ -317,7 +389,9 @@ def test_bad_input_is_one_line(arms, capsys):
     refused(capsys, "needs at least two", first)
     refused(capsys, "nowhere: no run and no arm; name runs/ARM", first, "nowhere")
     refused(capsys, "study.yaml: a study; name one of its arms", first, "study.yaml")
-    refused(capsys, "'components=3' is no arm; one of components=1", first, "study.yaml:components=3")
+    refused(
+        capsys, "'components=3' is no arm; one of components=1", first, "study.yaml:components=3"
+    )
     refused(capsys, "nowhere.yaml: no such file", first, "nowhere.yaml:components=3")
     refused(capsys, "runs: not a study's folder", first, "runs:components=3")
     refused(capsys, "seed 0 is the same run as in", first, first / "seed_0")

@@ -1,4 +1,6 @@
-"""Recipes: what they may say, what is refused and how it is told, and what their signatures stand for."""
+"""Recipes: what they may say, what is refused and how it is told, and what their
+signatures stand for.
+"""
 
 import re
 
@@ -6,8 +8,10 @@ import pytest
 import yaml
 from tiny import EXPERIMENTS, content, tiny
 
-from arinar_lab.config.recipe import build, check_resolution, merge, nest, parse, read_overrides, read_recipe
-from arinar_lab.config.schema import resolved, signed
+from arinar_lab.config.build import build, check_resolution
+from arinar_lab.config.files import merge, read_overrides, read_recipe, unflatten
+from arinar_lab.config.schema import signature_fields, to_plain
+from arinar_lab.config.sections import parse_recipe
 from arinar_lab.config.yaml_reader import read_yaml
 from arinar_lab.errors import ConfigError
 from arinar_lab.model.heads import HEADS
@@ -46,7 +50,9 @@ def test_a_recipe_is_found_beside_the_one_that_extends_it(tmp_path):
 
 def test_a_change_of_kind_drops_the_arguments_of_the_former():
     base = {"head": {"kind": "gmm", "components": 4}}
-    assert merge(base, {"head": {"kind": "discrete", "bins": 9}}) == {"head": {"kind": "discrete", "bins": 9}}
+    assert merge(base, {"head": {"kind": "discrete", "bins": 9}}) == {
+        "head": {"kind": "discrete", "bins": 9}
+    }
     assert merge(base, {"head": "discrete"}) == {"head": {"kind": "discrete"}}
 
 
@@ -69,17 +75,25 @@ def test_merge_leaves_its_arguments_alone():
 
 
 def test_dotted_keys_are_nested():
-    assert nest({"a.b.c": 1, "a.b.d": 2, "e": 3}) == {"a": {"b": {"c": 1, "d": 2}}, "e": 3}
+    assert unflatten({"a.b.c": 1, "a.b.d": 2, "e": 3}) == {"a": {"b": {"c": 1, "d": 2}}, "e": 3}
 
 
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("4", 4), ("4.5", 4.5), ("1e-3", 0.001), ("-2E+3", -2000), ("true", True), ("null", None), ("rms", "rms"),
-        ("[1, 2.5]", [1, 2.5]), ("[a,b]", ["a", "b"]), ("{kind: gmm, components: 2}", {"kind": "gmm", "components": 2}),
+        ("4", 4),
+        ("4.5", 4.5),
+        ("1e-3", 0.001),
+        ("-2E+3", -2000),
+        ("true", True),
+        ("null", None),
+        ("rms", "rms"),
+        ("[1, 2.5]", [1, 2.5]),
+        ("[a,b]", ["a", "b"]),
+        ("{kind: gmm, components: 2}", {"kind": "gmm", "components": 2}),
         ("a=b", "a=b"),
     ],
-)  # fmt: skip
+)
 def test_overrides_are_read_as_yaml(text, value):
     read = read_overrides([f"x.y={text}"])["x"]["y"]
     assert read == value and type(read) is type(value)
@@ -94,7 +108,9 @@ def test_a_later_override_wins():
 
 
 def test_a_kind_by_name_keeps_the_arguments_given_before_it():
-    head = parse(content("inner.head.components=8", "inner.head=gmm")).inner.arguments["head"]
+    head = parse_recipe(content("inner.head.components=8", "inner.head=gmm")).inner.arguments[
+        "head"
+    ]
     assert head.arguments["components"] == 8
 
 
@@ -108,7 +124,11 @@ def test_a_bad_override_is_refused(word):
 
 def test_a_missing_file_is_named_with_its_nearest(tmp_path):
     (tmp_path / "digits.yaml").write_text("seed: 1")
-    refused(lambda: read_recipe(tmp_path / "digit.yaml"), "digit.yaml: no such file; did you mean", "digits.yaml?")
+    refused(
+        lambda: read_recipe(tmp_path / "digit.yaml"),
+        "digit.yaml: no such file; did you mean",
+        "digits.yaml?",
+    )
 
 
 def test_a_missing_base_is_named(tmp_path):
@@ -131,7 +151,9 @@ def test_recipes_that_extend_each_other_are_refused(tmp_path):
 @pytest.mark.parametrize("text", ["a: [1", "\ta: 1", "- 1", "a: ${b}", "a: 1\na: 2"])
 def test_bad_yaml_is_refused_with_its_file(tmp_path, text):
     (tmp_path / "bad.yaml").write_text(text)
-    refused(lambda: parse(read_yaml(tmp_path / "bad.yaml")), "bad.yaml: not readable as YAML: ")
+    refused(
+        lambda: parse_recipe(read_yaml(tmp_path / "bad.yaml")), "bad.yaml: not readable as YAML: "
+    )
 
 
 def test_a_file_of_bytes_is_refused(tmp_path):
@@ -146,14 +168,29 @@ FAULTS = [
     # unknown keys
     ("trainin.steps=5", ["trainin: unknown key", "a recipe takes", "did you mean training?"]),
     ("training.step=5", ["training.step: unknown key", "checkpoint_every", "did you mean steps?"]),
-    ("inner.head.component=5", ["inner.head.component: unknown key",
-                                "gmm takes components, joint, loss_constant, max_std, min_std", "did you mean components?"]),
+    (
+        "inner.head.component=5",
+        [
+            "inner.head.component: unknown key",
+            "gmm takes components, joint, loss_constant, max_std, min_std",
+            "did you mean components?",
+        ],
+    ),
     ("outer.norm={kind: rms, eps: 1}", ["outer.norm.eps: unknown key", "rms takes no arguments"]),
     ("inner.components=3", ["inner.components: unknown key", "feature_ar takes"]),
     # unknown kinds
-    ("data=digit", ["data.kind: unknown kind 'digit'", "digits, synthetic", "did you mean digits?"]),
-    ("outer.kind=casual", ["outer.kind: unknown kind 'casual'", "causal, masked", "did you mean causal?"]),
-    ("inner.head=gm", ["inner.head.kind: unknown kind 'gm'", "fixed_gaussian", "did you mean gmm?"]),
+    (
+        "data=digit",
+        ["data.kind: unknown kind 'digit'", "digits, synthetic", "did you mean digits?"],
+    ),
+    (
+        "outer.kind=casual",
+        ["outer.kind: unknown kind 'casual'", "causal, masked", "did you mean causal?"],
+    ),
+    (
+        "inner.head=gm",
+        ["inner.head.kind: unknown kind 'gm'", "fixed_gaussian", "did you mean gmm?"],
+    ),
     ("inner.norm=layr", ["inner.norm.kind: unknown kind 'layr'", "rms", "did you mean layer?"]),
     ("codec=xyz", ["codec.kind: unknown kind 'xyz'; one of pixels, tokens, vae"]),
     # wrong types
@@ -170,15 +207,20 @@ FAULTS = [
     ("inner.head=[gmm]", ["inner.head.kind: missing", "gmm"]),
     ("outer=null", ["outer.kind: missing", "causal, masked"]),
     ("sampler.steps=few", ["sampler.steps: 'few' is not a whole number"]),
-    ("training.schedule=cosin", ["training.schedule: 'cosin' is not one of constant, cosine",
-                                 "did you mean cosine?"]),
+    (
+        "training.schedule=cosin",
+        ["training.schedule: 'cosin' is not one of constant, cosine", "did you mean cosine?"],
+    ),
     ("inner.order=random", ["inner.order: 'random' is not one of identity, reversed, variance"]),
     # numbers out of range
     ("training.steps=0", ["training.steps: 0 is too few"]),
     ("training.warmup=-1", ["training.warmup: -1 is negative"]),
     ("training.lr=0", ["training.lr: 0.0 is not above 0"]),
     ("training.lr_per_256=-1", ["training.lr_per_256: -1.0 is not above 0"]),
-    ("training.lr_per_256=1e-4", ["training.lr: 0.003 is said, and lr_per_256: 0.0001, too; leave one out"]),
+    (
+        "training.lr_per_256=1e-4",
+        ["training.lr: 0.003 is said, and lr_per_256: 0.0001, too; leave one out"],
+    ),
     ("machine.accumulate=0", ["machine.accumulate: 0 is too few"]),
     ("training.ema=1", ["training.ema: 1.0 is outside [0, 1)"]),
     ("training.betas=[0.9,1]", ["training.betas.1: 1.0 is outside [0, 1)"]),
@@ -192,7 +234,10 @@ FAULTS = [
     ("sampler.guidance=-1", ["sampler.guidance: -1.0 is negative"]),
     ("sampler.candidates=-1", ["sampler.candidates: -1 is negative"]),
     ("sampler.guided_from=1", ["sampler.guided_from: 1.0 … 1.0 is no interval within 0 … 1"]),
-    ("sampler.mask_schedule=cosin", ["sampler.mask_schedule: 'cosin' is not one of", "did you mean cosine?"]),
+    (
+        "sampler.mask_schedule=cosin",
+        ["sampler.mask_schedule: 'cosin' is not one of", "did you mean cosine?"],
+    ),
     ("inner.head.components=0", ["inner.head.components: 0 is too few"]),
     ("inner.head.min_std=-1", ["inner.head.min_std: -1.0 is negative"]),
     ("inner.head={kind: fixed_gaussian, std: 0}", ["inner.head.std: 0.0 is not above 0"]),
@@ -215,16 +260,27 @@ FAULTS = [
     ("codec=tokens", ["codec.kind: tokens", "images", "pixels or vae"]),
     ("data=synthetic", ["codec.kind: pixels", "tokens", "use kind: tokens"]),
     ("codec.patch=3", ["codec.patch: 3 does not divide the image, 8×8"]),
-    ("codec={kind: vae, weights: nowhere.safetensors}", ["codec.weights: 'nowhere.safetensors' is not a file",
-                                                         "digits"]),
+    (
+        "codec={kind: vae, weights: nowhere.safetensors}",
+        ["codec.weights: 'nowhere.safetensors' is not a file", "digits"],
+    ),
     ("codec={kind: vae, latents: 8}", ["codec.weights", "does not fit"]),
     ("sampler.steps=3", ["sampler.steps: 3 does not fit", "16 here"]),
-    ("sampler.mask_schedule=linear", ["sampler.mask_schedule: linear is asked for", "CausalAR", "masked_stack can"]),
-    ("sampler.token_refresh=2", ["sampler.token_refresh: 2 is asked for", "(masked can); leave it out"]),
-    ("sampler.filter_threshold=0.01", ["sampler.filter_threshold: 0.01", "discrete and colour can"]),
+    (
+        "sampler.mask_schedule=linear",
+        ["sampler.mask_schedule: linear is asked for", "CausalAR", "masked_stack can"],
+    ),
+    (
+        "sampler.token_refresh=2",
+        ["sampler.token_refresh: 2 is asked for", "(masked can); leave it out"],
+    ),
+    (
+        "sampler.filter_threshold=0.01",
+        ["sampler.filter_threshold: 0.01", "discrete and colour can"],
+    ),
     ("sampler.together=5", ["sampler.together: 5 exceeds the 4 groups of a token"]),
     ("outer={kind: masked, steps: 17}", ["outer.steps: 17 does not fit", "16 tokens"]),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("override", "words"), FAULTS, ids=[override for override, _ in FAULTS])
@@ -233,8 +289,11 @@ def test_a_fault_is_told_in_one_line(override, words):
 
 
 def test_missing_sections_are_named():
-    refused(lambda: parse({}), "data: missing; a recipe needs it")
-    refused(lambda: parse({**content(), "inner": "feature_ar"}), "inner.head: missing; feature_ar needs it")
+    refused(lambda: parse_recipe({}), "data: missing; a recipe needs it")
+    refused(
+        lambda: parse_recipe({**content(), "inner": "feature_ar"}),
+        "inner.head: missing; feature_ar needs it",
+    )
 
 
 def test_damaged_autoencoder_weights_are_refused(tmp_path):
@@ -252,10 +311,12 @@ def test_steps_of_a_masked_model_lie_between_one_and_its_tokens():
 class Unguided(GMM):
     """A head that can neither be guided nor tempered."""
 
-    can = frozenset({"log_prob"})
+    capabilities = frozenset({"log_prob"})
 
 
-@pytest.mark.parametrize("inner", ["{kind: unguided}", "{kind: feature_ar, width: 8, heads: 2, head: unguided}"])
+@pytest.mark.parametrize(
+    "inner", ["{kind: unguided}", "{kind: feature_ar, width: 8, heads: 2, head: unguided}"]
+)
 @pytest.mark.parametrize("override", ["sampler.guidance=2", "sampler.temperature=0.9"])
 def test_what_a_head_cannot_do_is_refused(monkeypatch, inner, override):
     monkeypatch.setitem(HEADS, "unguided", Unguided)
@@ -267,7 +328,9 @@ def test_what_a_head_cannot_do_is_refused(monkeypatch, inner, override):
 # Signatures
 
 
-@pytest.mark.parametrize("override", ["seed=7", "machine.threads=2", "machine.devices=2", "machine.strategy=fsdp2"])
+@pytest.mark.parametrize(
+    "override", ["seed=7", "machine.threads=2", "machine.devices=2", "machine.strategy=fsdp2"]
+)
 def test_seed_and_machine_change_no_signature(override):
     a, b = tiny(), tiny(override)
     assert a.training_signature == b.training_signature
@@ -276,29 +339,40 @@ def test_seed_and_machine_change_no_signature(override):
 
 def test_a_learning_rate_by_the_batch_is_the_same_run_as_its_value():
     """The peak of MAR's recipe, 1e-4 · 2048 / 256, and of ours."""
-    said = parse(read_recipe(EXPERIMENTS / "imagenet256_mar_b.yaml"))
+    said = parse_recipe(read_recipe(EXPERIMENTS / "imagenet256_mar_b.yaml"))
     assert said.training.peak == 8e-4 and said.training.batch == 2048
     ruled, plain = tiny("training.lr=null", "training.lr_per_256=0.024"), tiny("training.lr=0.003")
-    assert ruled.training.peak == plain.training.peak and ruled.training_signature == plain.training_signature
-    assert parse(resolved(ruled)).training_signature == plain.training_signature
+    assert (
+        ruled.training.peak == plain.training.peak
+        and ruled.training_signature == plain.training_signature
+    )
+    assert parse_recipe(to_plain(ruled)).training_signature == plain.training_signature
     half = tiny("training.lr=null", "training.lr_per_256=0.024", "training.batch=16")
-    assert half.training.peak == plain.training.peak / 2 and half.training_signature != plain.training_signature
+
+    assert (
+        half.training.peak == plain.training.peak / 2
+        and half.training_signature != plain.training_signature
+    )
     assert tiny("training.lr=null").training.peak == 2e-3
 
 
 def test_an_accelerator_at_its_default_is_no_part_of_a_signature():
     """Else the evaluations of runs that were finished before there was one would be done again."""
     first = {"temperature", "temperature_divides", "guidance", "schedule", "steps", "candidates"}
-    assert set(signed(tiny().sampler)) == first
-    assert set(signed(tiny("sampler.together=2").sampler)) == {*first, "together"}
+    assert set(signature_fields(tiny().sampler)) == first
+    assert set(signature_fields(tiny("sampler.together=2").sampler)) == {*first, "together"}
     assert tiny("sampler.together=1").evaluation_signature == tiny().evaluation_signature
 
 
 TRAINED_AS_PUBLISHED = {
-    "training.warmup_from_zero": ("false", "true"), "training.weight_decay_on": ("matrices", "outer"),
-    "training.ema_from_initial": ("false", "true"), "training.initialisation": ("default", "published"),
-    "outer.dropout_hidden": ("false", "true"), "inner.dropout_hidden": ("false", "true"), "outer.mask_group": ("0", "8"),
-}  # fmt: skip
+    "training.warmup_from_zero": ("false", "true"),
+    "training.weight_decay_on": ("matrices", "outer"),
+    "training.ema_from_initial": ("false", "true"),
+    "training.initialisation": ("default", "published"),
+    "outer.dropout_hidden": ("false", "true"),
+    "inner.dropout_hidden": ("false", "true"),
+    "outer.mask_group": ("0", "8"),
+}
 
 
 @pytest.mark.parametrize("key", TRAINED_AS_PUBLISHED)
@@ -310,19 +384,27 @@ def test_an_option_of_training_that_came_later_is_signed_where_it_is_not_at_its_
     same, changed = (tiny(masked, f"{key}={value}") for value in (default, other))
     assert same.training_signature == plain.training_signature != changed.training_signature
     section, name = key.split(".")
-    assert name in resolved(plain)[section] and name not in signed(getattr(plain, section))
-    assert name in signed(getattr(changed, section))
+
+    assert name in to_plain(plain)[section] and name not in signature_fields(
+        getattr(plain, section)
+    )
+    assert name in signature_fields(getattr(changed, section))
 
 
-@pytest.mark.parametrize(("recipe", "signature"), [("digits", "5a7bfb4c"), ("digits_masked", "b438cdd3")])
+@pytest.mark.parametrize(
+    ("recipe", "signature"), [("digits", "5a7bfb4c"), ("digits_masked", "b438cdd3")]
+)
 def test_a_shipped_recipe_of_digits_keeps_its_signature(recipe, signature):
-    assert parse(read_recipe(EXPERIMENTS / f"{recipe}.yaml")).training_signature == signature
+    assert parse_recipe(read_recipe(EXPERIMENTS / f"{recipe}.yaml")).training_signature == signature
 
 
 def test_groups_of_a_masked_ratio_fill_the_batch():
     masked = "outer={kind: masked, width: 16, heads: 2, mask_group: 5}"
-    with pytest.raises(ConfigError, match=r"outer\.mask_group: 5 does not divide training.batch, 32"):
+    with pytest.raises(
+        ConfigError, match=r"outer\.mask_group: 5 does not divide training.batch, 32"
+    ):
         build(tiny(masked))
+
     build(tiny(masked, "outer.mask_group=8"))
     build(tiny(masked, "outer.mask_group=100"))  # one ratio for a smaller batch
     with pytest.raises(ConfigError, match=r"outer\.mask_group: -1 is too few"):
@@ -342,7 +424,12 @@ ACCELERATORS = [
 
 @pytest.mark.parametrize(
     "override",
-    ["sampler.guidance=3", "sampler.temperature=0.9", "evaluation.images=101", *(f"sampler.{a}" for a in ACCELERATORS)],
+    [
+        "sampler.guidance=3",
+        "sampler.temperature=0.9",
+        "evaluation.images=101",
+        *(f"sampler.{a}" for a in ACCELERATORS),
+    ],
 )
 def test_sampler_and_evaluation_change_the_evaluation_signature_alone(override):
     a, b = tiny(), tiny(override)
@@ -352,9 +439,16 @@ def test_sampler_and_evaluation_change_the_evaluation_signature_alone(override):
 
 @pytest.mark.parametrize(
     "override",
-    ["training.steps=7", "outer.norm=rms", "inner.head.components=5", "labels.drop=0.2", "codec.patch=4",
-     "outer.dropout=0.1", "data=synthetic"],
-)  # fmt: skip
+    [
+        "training.steps=7",
+        "outer.norm=rms",
+        "inner.head.components=5",
+        "labels.drop=0.2",
+        "codec.patch=4",
+        "outer.dropout=0.1",
+        "data=synthetic",
+    ],
+)
 def test_what_is_trained_changes_the_training_signature_alone(override):
     a, b = tiny(), tiny(override)
     assert a.training_signature != b.training_signature
@@ -363,16 +457,24 @@ def test_what_is_trained_changes_the_training_signature_alone(override):
 
 @pytest.mark.parametrize(
     "override",
-    ["training.betas=[0.9,0.95]", "outer.norm=layer", "outer.norm={kind: layer}", "inner.mlp_ratio=4",
-     "labels.drop=0.1", "data={kind: digits}", "outer.prefix=1", "codec.normalise=none"],
-)  # fmt: skip
+    [
+        "training.betas=[0.9,0.95]",
+        "outer.norm=layer",
+        "outer.norm={kind: layer}",
+        "inner.mlp_ratio=4",
+        "labels.drop=0.1",
+        "data={kind: digits}",
+        "outer.prefix=1",
+        "codec.normalise=none",
+    ],
+)
 def test_an_explicit_default_equals_the_implicit_one(override):
     assert tiny(override).training_signature == tiny().training_signature
 
 
 def test_the_order_of_the_keys_does_not_matter():
     backwards = dict(reversed(content().items()))
-    assert parse(backwards).training_signature == tiny().training_signature
+    assert parse_recipe(backwards).training_signature == tiny().training_signature
 
 
 RECIPES = sorted(EXPERIMENTS.glob("*.yaml"))
@@ -381,16 +483,16 @@ ABLATIONS = sorted((EXPERIMENTS / "ablations").glob("*.yaml"))
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_resolved_recipe_reads_back_as_itself(path):
-    recipe = parse(read_recipe(path))
-    plain = resolved(recipe)
-    again = parse(yaml.safe_load(yaml.safe_dump(plain)))
-    assert resolved(again) == plain
+    recipe = parse_recipe(read_recipe(path))
+    plain = to_plain(recipe)
+    again = parse_recipe(yaml.safe_load(yaml.safe_dump(plain)))
+    assert to_plain(again) == plain
     assert again.training_signature == recipe.training_signature
     assert again.evaluation_signature == recipe.evaluation_signature
 
 
 def test_a_resolved_recipe_says_every_default():
-    plain = resolved(tiny())
+    plain = to_plain(tiny())
     assert plain["outer"]["norm"] == "layer" and plain["outer"]["dropout"] == 0.0
     assert plain["sampler"]["steps"] is None
     assert plain["data"] == "digits"
@@ -401,7 +503,9 @@ def test_a_resolved_recipe_says_every_default():
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_shipped_recipe_builds(path):
-    experiment = build(parse(read_recipe(path)), "meta" if path.stem.startswith("imagenet") else "cpu")
+    experiment = build(
+        parse_recipe(read_recipe(path)), "meta" if path.stem.startswith("imagenet") else "cpu"
+    )
     assert sum(p.numel() for p in experiment.model.parameters()) > 10_000
 
 
@@ -412,10 +516,17 @@ def test_every_shipped_ablation_builds(path):
 
 
 @pytest.mark.parametrize("head", ["diffusion", "flow", "energy"])
-@pytest.mark.parametrize("inner", ["inner={{kind: {0}, width: 8}}", "inner={{kind: feature_ar, head: {0}}}"])
+@pytest.mark.parametrize(
+    "inner", ["inner={{kind: {0}, width: 8}}", "inner={{kind: feature_ar, head: {0}}}"]
+)
 def test_candidates_are_refused_where_a_head_cannot_draw_them(head, inner):
     overrides = inner.format(head), "sampler.guidance=2", "sampler.candidates=10"
-    refused(lambda: build(tiny(*overrides)), "sampler.candidates: 10 is asked for", head.capitalize(), "use 0")
+    refused(
+        lambda: build(tiny(*overrides)),
+        "sampler.candidates: 10 is asked for",
+        head.capitalize(),
+        "use 0",
+    )
     build(tiny(*overrides[:2], "sampler.temperature=0.9"))
 
 
@@ -426,8 +537,14 @@ def test_candidates_are_refused_where_a_head_cannot_draw_them(head, inner):
     ("words", "said"),
     [
         (["codec.dequantise=false"], "codec.dequantise: false gives integers"),
-        (["codec.dequantise=false", "inner={kind: colour}"], "false gives 17 levels, and the inner model has 256"),
-        (["inner={kind: colour, levels: 17}", "codec.normalise=channel"], "codec.normalise: channel, and"),
+        (
+            ["codec.dequantise=false", "inner={kind: colour}"],
+            "false gives 17 levels, and the inner model has 256",
+        ),
+        (
+            ["inner={kind: colour, levels: 17}", "codec.normalise=channel"],
+            "codec.normalise: channel, and",
+        ),
         (["labels.drop=0", "sampler.guidance=2"], "labels.drop: 0 never trains the null label"),
     ],
 )
@@ -437,7 +554,10 @@ def test_parts_that_do_not_go_together_are_refused(words, said):
 
 
 def test_a_model_of_the_levels_that_are_there_is_built():
-    assert build(tiny("inner={kind: colour, levels: 17}", "codec.dequantise=false"), "meta").parameters > 0
+    assert (
+        build(tiny("inner={kind: colour, levels: 17}", "codec.dequantise=false"), "meta").parameters
+        > 0
+    )
 
 
 def test_true_half_precision_is_no_value():
@@ -446,7 +566,12 @@ def test_true_half_precision_is_no_value():
 
 
 @pytest.mark.parametrize(
-    "words", [["inner={kind: diffusion}"], ["inner.order=principal"], ["codec={kind: vae, normalise: whiten}"]]
+    "words",
+    [
+        ["inner={kind: diffusion}"],
+        ["inner.order=principal"],
+        ["codec={kind: vae, normalise: whiten}"],
+    ],
 )
 def test_a_resolution_that_cannot_be_evaluated_is_refused(words):
     recipe = tiny("evaluation.resolution=0.1", *words)

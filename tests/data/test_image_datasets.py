@@ -1,4 +1,6 @@
-"""Image data: what is cropped, mirrored, skipped and refused; CIFAR-10 and MNIST from files in their formats; a hub's."""
+"""Image data: what is cropped, mirrored, skipped and refused; CIFAR-10 and MNIST from files in
+their formats; a hub's.
+"""
 
 import hashlib
 import os
@@ -14,7 +16,8 @@ import torch
 from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
-from arinar_lab.config.recipe import build, parse, ready
+from arinar_lab.config.build import build, prepare_experiment
+from arinar_lab.config.sections import parse_recipe
 from arinar_lab.data.image_datasets import (
     CIFAR10,
     ENDINGS,
@@ -23,12 +26,12 @@ from arinar_lab.data.image_datasets import (
     Hub,
     ImageFolder,
     centre_crop,
-    damaged,
+    damaged_names,
     read_image,
 )
 from arinar_lab.data.sources import Digits
 from arinar_lab.errors import ConfigError
-from arinar_lab.quality.image_sets import of_folder
+from arinar_lab.quality.image_sets import image_set_of_folder
 from arinar_lab.training.datamodule import DataModule
 
 CLASSES = 4
@@ -102,7 +105,8 @@ def test_grey_images_have_one_channel(folder):
     grey, colour = source(folder, channels=1).train[0][3], source(folder).train[0][3]
     assert grey.shape == (1, 16, 16)
     assert (
-        grey[0].float() - (colour.float() * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(0)
+        grey[0].float()
+        - (colour.float() * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(0)
     ).abs().max() <= 2
 
 
@@ -116,16 +120,24 @@ def test_training_reads_each_image_once_an_epoch_half_of_them_mirrored(folder, w
     data = source(folder)
     whole = data.train[0][:]
     loader = DataModule(data, 4, 0, workers).train_dataloader()
+
     epochs = [list(loader) for _ in range(2 if workers else 4)]
     mirrored = 0
     for batches in epochs:
         assert sorted(int(i) for _, _, index in batches for i in index) == list(range(12))
         for image, y, index in batches:
             assert torch.equal(y, data.train[1][index])
-            straight = [torch.equal(pixels, whole[i]) for pixels, i in zip(image, index.tolist(), strict=True)]
-            turned = [torch.equal(pixels.flip(-1), whole[i]) for pixels, i in zip(image, index.tolist(), strict=True)]
+            straight = [
+                torch.equal(pixels, whole[i])
+                for pixels, i in zip(image, index.tolist(), strict=True)
+            ]
+            turned = [
+                torch.equal(pixels.flip(-1), whole[i])
+                for pixels, i in zip(image, index.tolist(), strict=True)
+            ]
             assert all(a != b for a, b in zip(straight, turned, strict=True))
             mirrored += sum(turned)
+
     assert 3 * len(epochs) < mirrored < 9 * len(epochs)
 
 
@@ -145,7 +157,9 @@ def test_a_loader_with_workers_goes_on_where_its_state_was_saved(folder):
                     break
         return found
 
-    loaders = [DataModule(source(folder), 4, 0, workers).train_dataloader() for workers in (0, 2, 2)]
+    loaders = [
+        DataModule(source(folder), 4, 0, workers).train_dataloader() for workers in (0, 2, 2)
+    ]
     straight, before = taken(loaders[0], 5), taken(loaders[1], 2)
     loaders[2].load_state_dict(loaders[1].state_dict())
     assert before + taken(loaders[2], 3) == straight
@@ -173,7 +187,14 @@ def test_other_classes_in_val_and_empty_classes_are_refused(folder):
         source(folder).prepare()
 
 
-OUT_OF_RANGE = [("size", 0), ("classes", 0), ("channels", 2), ("damaged", 1.0), ("damaged", -0.1), ("held_out", 0)]
+OUT_OF_RANGE = [
+    ("size", 0),
+    ("classes", 0),
+    ("channels", 2),
+    ("damaged", 1.0),
+    ("damaged", -0.1),
+    ("held_out", 0),
+]
 
 
 @pytest.mark.parametrize(("name", "value"), OUT_OF_RANGE)
@@ -199,8 +220,9 @@ def test_a_damaged_image_is_named_and_another_of_its_class_stands_in(folder, cap
     assert torch.equal(data.train[0][5], whole[3])
     assert torch.equal(data.train[0][17], whole[3].flip(-1))
     told = capsys.readouterr().err
+
     assert told.count("class_1/2.png") == 1 and told.count("\n") == 1
-    assert [name.endswith("class_1/2.png") for name in damaged(data)] == [True]
+    assert [name.endswith("class_1/2.png") for name in damaged_names(data)] == [True]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -209,9 +231,12 @@ def test_more_damaged_images_than_allowed_end_it_whoever_reads_them(folder, work
     allowed = DataModule(source(folder, damaged=0.25), 4, 0, workers).train_dataloader()
     assert sum(len(index) for _, _, index in allowed) == 12
     refused = DataModule(source(folder, damaged=0.2), 4, 0, workers).train_dataloader()
-    with pytest.raises(Damaged, match=r"3 of 12 images are damaged, and data.damaged allows a share of 0.2") as caught:
+    with pytest.raises(
+        Damaged, match=r"3 of 12 images are damaged, and data.damaged allows a share of 0.2"
+    ) as caught:
         for _ in range(2):
             list(refused)
+
     assert "\n" not in str(caught.value)
 
 
@@ -228,7 +253,7 @@ def test_text_and_empty_files_are_damaged_images(folder):
     (folder / "train" / "class_0" / "1.JPEG").write_bytes(b"")
     data = source(folder, damaged=0.5)
     data.train[0][:]
-    assert len(damaged(data)) == 2
+    assert len(damaged_names(data)) == 2
 
 
 # What an image file may hold
@@ -261,7 +286,7 @@ def images(tmp_path):
 def test_sixteen_bits_are_scaled_to_eight(images, ending, channels):
     ramp = grey(images, ending, np.uint16)
     assert torch.equal(alone(images.parent, channels).train[0][0], ramp.expand(channels, -1, -1))
-    assert torch.equal(of_folder(images)[torch.tensor([0])][0], ramp.expand(3, -1, -1))
+    assert torch.equal(image_set_of_folder(images)[torch.tensor([0])][0], ramp.expand(3, -1, -1))
 
 
 def test_sixteen_bits_of_colour_keep_the_upper_eight(images):
@@ -289,10 +314,12 @@ UNKNOWN = {
 def test_an_unknown_scale_is_refused_before_training(images, what):
     dtype, options, words = UNKNOWN[what]
     Image.fromarray(np.zeros((16, 16), dtype)).save(images / "0.tif", **options)
-    with pytest.raises(ValueError, match=rf"^kind: .*0\.tif: its pixels {words}.*save it with 8 or 16 bits"):
+    with pytest.raises(
+        ValueError, match=rf"^kind: .*0\.tif: its pixels {words}.*save it with 8 or 16 bits"
+    ):
         alone(images.parent).prepare()
     with pytest.raises(ConfigError, match=rf"0\.tif: its pixels {words}"):
-        of_folder(images)
+        image_set_of_folder(images)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -307,6 +334,7 @@ def test_frames_transparency_orientation_and_palettes_are_read_as_adm_does(image
     first, second = picture(1, 16, 24), picture(2, 16, 24)
     turned = Image.Exif()
     turned[0x0112] = 6
+
     first.save(images / "frames.png", save_all=True, append_images=[second])
     first.save(images / "frames.tif", save_all=True, append_images=[second])
     first.save(images / "frames.webp", save_all=True, append_images=[second], lossless=True)
@@ -317,10 +345,14 @@ def test_frames_transparency_orientation_and_palettes_are_read_as_adm_does(image
     for file in images.iterdir():
         assert np.array_equal(np.asarray(read_image(file, "RGB")), np.asarray(first)), file
     first.convert("P").save(images / "palette.png")
-    assert np.array_equal(np.asarray(read_image(images / "palette.png", "RGB")), first.convert("P").convert("RGB"))
+    assert np.array_equal(
+        np.asarray(read_image(images / "palette.png", "RGB")), first.convert("P").convert("RGB")
+    )
     first.convert("CMYK").save(images / "cmyk.jpg")
     with Image.open(images / "cmyk.jpg") as cmyk:
-        assert np.array_equal(np.asarray(read_image(images / "cmyk.jpg", "RGB")), cmyk.convert("RGB"))
+        assert np.array_equal(
+            np.asarray(read_image(images / "cmyk.jpg", "RGB")), cmyk.convert("RGB")
+        )
 
 
 def _cut(file):
@@ -338,17 +370,22 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("what", DAMAGE)
-def test_a_damaged_file_is_replaced_in_training_and_refused_in_a_reference(images, monkeypatch, capsys, what):
+def test_a_damaged_file_is_replaced_in_training_and_refused_in_a_reference(
+    images, monkeypatch, capsys, what
+):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50_000)
     DAMAGE[what](images / "0.png")
     picture(1).save(images / "1.png")
     data = alone(images.parent, 3)
     data.allowed = 0.5
     data.prepare()
-    assert torch.equal(data.train[0][0], data.train[0][1]) and data.train[0].print
+    assert torch.equal(data.train[0][0], data.train[0][1]) and data.train[0].fingerprint
     assert capsys.readouterr().err.count("\n") == 1
-    with pytest.raises(ConfigError, match=r"images/0\.png: (damaged|a link to a missing file)") as caught:
-        of_folder(images)
+    with pytest.raises(
+        ConfigError, match=r"images/0\.png: (damaged|a link to a missing file)"
+    ) as caught:
+        image_set_of_folder(images)
+
     assert "\n" not in str(caught.value)
 
 
@@ -361,10 +398,12 @@ def test_the_files_of_a_folder_and_their_order_are_torchvisions(folder):
         file = folder / "train" / "class_1" / name
         file.parent.mkdir(exist_ok=True)
         picture(0).save(file)
+
     (folder / "train" / "class_1" / "notes.txt").write_text("")
     picture(0).save(folder / "train" / "class_1" / "0.gif")
     store, labels = source(folder)._part("train")
     names = {f"class_{c}": c for c in range(CLASSES)}
+
     expected = make_dataset(str(folder / "train"), names, IMG_EXTENSIONS)
     assert [(store.name(i), int(y)) for i, y in enumerate(labels)] == expected
 
@@ -374,16 +413,18 @@ def test_links_are_followed_alike_by_training_and_references(folder):
     (folder / "train" / "class_1").symlink_to("../pool")
     (folder / "pool" / "2.png").rename(folder / "kept.png")
     (folder / "pool" / "2.png").symlink_to("../kept.png")
-    assert len(source(folder).train[0]) == len(of_folder(folder / "train")) == 12
+    assert len(source(folder).train[0]) == len(image_set_of_folder(folder / "train")) == 12
 
 
 @pytest.mark.parametrize("target", [".", ".."])
 def test_a_link_to_a_folder_that_holds_it_is_refused(folder, target):
     (folder / "train" / "class_1" / "loop").symlink_to(target)
-    with pytest.raises(ValueError, match=r"^path: '.*class_1/loop.*' leads back to a folder that holds it"):
+    with pytest.raises(
+        ValueError, match=r"^path: '.*class_1/loop.*' leads back to a folder that holds it"
+    ):
         source(folder).prepare()
     with pytest.raises(ConfigError, match="leads back to a folder that holds it"):
-        of_folder(folder / "train")
+        image_set_of_folder(folder / "train")
 
 
 def test_a_link_to_itself_is_a_damaged_image(folder):
@@ -399,7 +440,10 @@ def test_hidden_names_and_folders_named_like_images_are_no_images(folder):
     (folder / "train" / "class_1" / "folder.png").mkdir()
     data = source(folder)
     data.prepare()
-    assert len(data.train[0][:]) == len(of_folder(folder / "train")) == 12 and not damaged(data)
+
+    assert len(data.train[0][:]) == len(
+        image_set_of_folder(folder / "train")
+    ) == 12 and not damaged_names(data)
 
 
 def test_two_classes_in_one_folder_are_refused(folder):
@@ -413,23 +457,27 @@ def test_two_classes_in_one_folder_are_refused(folder):
 
 
 def recipe(data, codec):
-    return parse(
+    return parse_recipe(
         {
-            "data": data, "codec": codec, "outer": {"kind": "causal", "width": 8, "depth": 1, "heads": 1},
-            "inner": {"kind": "gmm", "components": 1}, "training": {"batch": 2}, "sampler": {"guidance": 1},
+            "data": data,
+            "codec": codec,
+            "outer": {"kind": "causal", "width": 8, "depth": 1, "heads": 1},
+            "inner": {"kind": "gmm", "components": 1},
+            "training": {"batch": 2},
+            "sampler": {"guidance": 1},
         }
-    )  # fmt: skip
+    )
 
 
 def test_a_recipe_is_checked_without_data_and_refused_when_they_are_needed(folder):
     here = {"kind": "image_folder", "path": str(folder), "size": 16, "classes": CLASSES}
-    ready(build(recipe(here, {"kind": "pixels", "patch": 4})))
+    prepare_experiment(build(recipe(here, {"kind": "pixels", "patch": 4})))
     missing = build(recipe({**here, "path": "nowhere"}, {"kind": "pixels", "patch": 4}))
     with pytest.raises(ConfigError, match=r"^data.path: 'nowhere/train' is not a folder"):
-        ready(missing)
+        prepare_experiment(missing)
     without = build(recipe(here, {"kind": "kl", "weights": "nowhere.ckpt"}))
     with pytest.raises(ConfigError, match=r"^codec.weights: nowhere.ckpt: no such file"):
-        ready(without)
+        prepare_experiment(without)
 
 
 # MNIST and CIFAR-10, in the formats of their files
@@ -440,8 +488,13 @@ def write_mnist(root, n=20):
     raw.mkdir(parents=True)
     images = np.random.default_rng(0).integers(0, 256, (n, 28, 28), dtype=np.uint8)
     for part in ("train", "t10k"):
-        (raw / f"{part}-images-idx3-ubyte").write_bytes(struct.pack(">4i", 2051, n, 28, 28) + images.tobytes())
-        (raw / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 2049, n) + bytes(i % 10 for i in range(n)))
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(
+            struct.pack(">4i", 2051, n, 28, 28) + images.tobytes()
+        )
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(
+            struct.pack(">2i", 2049, n) + bytes(i % 10 for i in range(n))
+        )
+
     return images
 
 
@@ -471,7 +524,8 @@ def test_cifar10_is_read_from_its_files_if_their_checksum_is_known(tmp_path, mon
         (place / name).write_bytes(pickle.dumps(content))
         sums[name] = hashlib.md5((place / name).read_bytes()).hexdigest()
     with pytest.raises(ValueError, match="path: CIFAR10 is not in"):
-        CIFAR10(path=str(tmp_path)).prepare()  # with the published checksums, nothing of these files is opened
+        # with the published checksums, nothing of these files is opened
+        CIFAR10(path=str(tmp_path)).prepare()
     monkeypatch.setattr(Published, "train_list", [["data_batch_1", sums["data_batch_1"]]])
     monkeypatch.setattr(Published, "test_list", [["test_batch", sums["test_batch"]]])
     monkeypatch.setattr(Published, "meta", {**Published.meta, "md5": sums["batches.meta"]})
@@ -483,19 +537,28 @@ def test_cifar10_is_read_from_its_files_if_their_checksum_is_known(tmp_path, mon
 
 @pytest.mark.parametrize("known", [False, True])
 def test_an_archive_writes_nothing_outside_its_folder(tmp_path, monkeypatch, known):
-    """torchvision unpacks what it downloads: only what has the published checksum, and even that nowhere else."""
+    """torchvision unpacks what it downloads: only what has the published checksum, and
+    even that nowhere else.
+    """
     from torchvision.datasets import CIFAR10 as Published
 
     (tmp_path / "evil").write_text("outside")
     with tarfile.open(tmp_path / "archive", "w:gz") as archive:
         archive.add(tmp_path / "evil", "../outside")
     monkeypatch.setattr("torchvision.datasets.utils._get_redirect_url", lambda url, **_: url)
-    monkeypatch.setattr("torchvision.datasets.utils._urlretrieve", lambda _, to: shutil.copy(tmp_path / "archive", to))
+    monkeypatch.setattr(
+        "torchvision.datasets.utils._urlretrieve",
+        lambda _, to: shutil.copy(tmp_path / "archive", to),
+    )
     if known:
-        monkeypatch.setattr(Published, "tgz_md5", hashlib.md5((tmp_path / "archive").read_bytes()).hexdigest())
+        monkeypatch.setattr(
+            Published, "tgz_md5", hashlib.md5((tmp_path / "archive").read_bytes()).hexdigest()
+        )
     with pytest.raises(ValueError, match=r"path: CIFAR10 is not in"):
         CIFAR10(path=str(tmp_path / "data"), download=True).prepare()
-    assert (tmp_path / "data" / "cifar-10-python.tar.gz").is_file() and not (tmp_path / "outside").exists()
+    assert (tmp_path / "data" / "cifar-10-python.tar.gz").is_file() and not (
+        tmp_path / "outside"
+    ).exists()
 
 
 @pytest.mark.parametrize("kind", [MNIST, CIFAR10])
@@ -510,7 +573,9 @@ def test_what_is_not_there_is_told_with_how_to_fetch_it(tmp_path, kind):
 
 def test_the_hub_says_what_to_install_where_its_package_is_missing(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"^kind: hub needs the package datasets; pip install 'arinar_lab\[hub\]'"):
+    with pytest.raises(
+        ValueError, match=r"^kind: hub needs the package datasets; pip install 'arinar_lab\[hub\]'"
+    ):
         Hub(name="anybody/anything")
 
 
@@ -525,33 +590,47 @@ def hub(tmp_path, folder, monkeypatch):
             "image": [{"bytes": Path(f).read_bytes(), "path": None} for f in files],
             "label": [int(f.split("class_")[1][0]) for f in files],
         }
-        features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(num_classes=CLASSES)})
+        features = datasets.Features(
+            {"image": datasets.Image(), "label": datasets.ClassLabel(num_classes=CLASSES)}
+        )
         datasets.Dataset.from_dict(rows, features=features).to_parquet(
             tmp_path / "hub" / f"{split}-00000-of-00001.parquet"
         )
+
     return tmp_path / "hub"
 
 
 def test_a_hubs_data_set_gives_the_images_of_the_folder_it_was_made_of(hub, folder):
     data = Hub(name=str(hub), size=16, classes=CLASSES)
     data.prepare()
-    for ours, theirs in ((source(folder).train, data.train), (source(folder).held_out, data.held_out)):
+    for ours, theirs in (
+        (source(folder).train, data.train),
+        (source(folder).held_out, data.held_out),
+    ):
         assert torch.equal(ours[0][:], theirs[0][:]) and torch.equal(ours[1], theirs[1])
 
 
-def test_words_as_labels_and_rows_without_an_image_of_a_hubs_data_set_are_named(tmp_path, monkeypatch, capsys):
+def test_words_as_labels_and_rows_without_an_image_of_a_hubs_data_set_are_named(
+    tmp_path, monkeypatch, capsys
+):
     datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    kinds = {"image": datasets.Image(), "label": datasets.Value("int64"), "word": datasets.Value("string")}
+    kinds = {
+        "image": datasets.Image(),
+        "label": datasets.Value("int64"),
+        "word": datasets.Value("string"),
+    }
     rows = {"image": [None, picture(0)], "label": [0, 0], "word": ["cat", "dog"]}
     for split in ("train", "validation"):
         made = datasets.Dataset.from_dict(rows, features=datasets.Features(kinds))
         made.to_parquet(tmp_path / "hub" / f"{split}-00000-of-00001.parquet")
+
     arguments = {"name": str(tmp_path / "hub"), "size": 16, "classes": 1, "damaged": 0.5}
     with pytest.raises(ValueError, match="column 'word' is of string, not of whole numbers"):
         Hub(**arguments, label="word").prepare()
     data = Hub(**arguments)
     data.prepare()
+
     assert torch.equal(data.train[0][0], data.train[0][1])
     assert "damaged (the row has no image)" in capsys.readouterr().err
 

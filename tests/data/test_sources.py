@@ -1,4 +1,6 @@
-"""Data: the fixed split of the digits, batches in a resumable order, tokens whose true density is known, and files."""
+"""Data: the fixed split of the digits, batches in a resumable order, tokens whose true density
+is known, and files.
+"""
 
 import math
 
@@ -10,8 +12,8 @@ from sklearn.datasets import load_digits
 from torch.nn.functional import one_hot
 from torch.utils.data import DataLoader
 
-from arinar_lab.data.loader import Items, Order, ResumableLoader
-from arinar_lab.data.sources import Digits, Images, Latents, Source, Synthetic
+from arinar_lab.data.loader import BatchDataset, EpochOrder, ResumableLoader
+from arinar_lab.data.sources import Digits, ImageTensors, LatentTensors, Source, Synthetic
 from arinar_lab.training.datamodule import DataModule
 
 
@@ -33,10 +35,15 @@ def test_the_split_is_disjoint_and_complete(digits):
     assert (len(train), len(held_out)) == (1437, 360)
 
     def rows(images, y):
-        return [(*image.flatten().tolist(), label) for image, label in zip(images, y.tolist(), strict=True)]
+        return [
+            (*image.flatten().tolist(), label)
+            for image, label in zip(images, y.tolist(), strict=True)
+        ]
 
     data = load_digits()
-    everything = sorted((*map(int, row), int(label)) for row, label in zip(data.data, data.target, strict=True))
+    everything = sorted(
+        (*map(int, row), int(label)) for row, label in zip(data.data, data.target, strict=True)
+    )
     assert sorted(rows(train, y_train) + rows(held_out, y_held_out)) == everything
 
 
@@ -54,6 +61,14 @@ def test_digits_are_grey_levels_of_the_shape_they_claim(digits):
     assert set(y.tolist()) == set(range(digits.classes))
 
 
+def test_images_of_more_grey_levels_are_no_digits(digits):
+    """The digits classifier knows 17 levels, and would see 256 of them as
+    sixteen times too bright.
+    """
+    images = ImageTensors(path="nowhere", channels=1, size=8, classes=10)
+    assert (digits.digits, images.digits) == (True, False)
+
+
 def test_nobody_knows_the_density_of_digits(digits):
     assert digits.log_prob(*digits.held_out) is None
     assert Source().log_prob(torch.zeros(1), torch.zeros(1)) is None
@@ -63,7 +78,7 @@ def test_nobody_knows_the_density_of_digits(digits):
 
 
 def order(seed, epoch, n=40):
-    sampler = Order(n, seed)
+    sampler = EpochOrder(n, seed)
     sampler.epoch = epoch
     return list(sampler)
 
@@ -82,7 +97,9 @@ def loader(digits, seed=0, batch=200):
 
 
 def indices(loader, batches):
-    """The items of so many batches, taken as Lightning does: iter() once an epoch, its end never reached."""
+    """The items of so many batches, taken as Lightning does: iter() once an epoch,
+    its end never reached.
+    """
     taken = []
     while len(taken) < batches:
         for _, _, index in loader:
@@ -156,15 +173,21 @@ def test_the_true_density_integrates_to_one_in_its_last_feature(synthetic):
     grid = torch.linspace(-12, 12, 4001, dtype=torch.float64)
     many = x.repeat_interleave(len(grid), 0)
     many[:, -1, -1] = grid.repeat(len(x))
-    joint = synthetic.log_prob(many, y.repeat_interleave(len(grid))).exp().unflatten(0, (len(x), -1))
-    shorter = Synthetic(tokens=1, features=15, train=1, held_out=1)  # the same process, one step less
+    joint = (
+        synthetic.log_prob(many, y.repeat_interleave(len(grid))).exp().unflatten(0, (len(x), -1))
+    )
+    # the same process, one step less
+    shorter = Synthetic(tokens=1, features=15, train=1, held_out=1)
+
     before = shorter.log_prob(x.flatten(1)[:, :-1].unsqueeze(1), y).exp()
     assert torch.allclose(torch.trapezoid(joint, grid), before, rtol=1e-6)
 
 
 @pytest.mark.parametrize("side", [-1, 1])
 def test_samples_follow_the_documented_process(side):
-    """Their probability integral transform is uniform, given a past on one side (on both, errors would cancel)."""
+    """Their probability integral transform is uniform, given a past on one side (on both,
+    errors would cancel).
+    """
     data = Synthetic(tokens=1, features=3, classes=3, train=8_000, held_out=1)
     normal = torch.distributions.Normal(0.0, data.std)
     row, y = data.train[0].double().flatten(1), data.train[1]
@@ -179,6 +202,7 @@ def test_the_true_density_is_that_of_the_documented_process(synthetic):
     row = x.flatten(1)
     s = torch.cat([torch.zeros(50, 1, dtype=torch.float64), row[:, :-1]], 1)
     a = torch.sigmoid(2 * s + y.unsqueeze(-1) - 1)
+
     mixture = torch.distributions.MixtureSameFamily(
         torch.distributions.Categorical(torch.stack([a, 1 - a], -1)),
         torch.distributions.Normal(torch.stack([0.6 * s + 1, 0.6 * s - 1], -1), 0.3),
@@ -212,12 +236,21 @@ def test_synthetic_data_depend_on_their_seed_alone():
 
 
 def test_synthetic_parts_differ_and_have_the_sizes_asked_for(synthetic):
-    assert synthetic.train[0].shape == (20_000, 4, 4) and synthetic.held_out[0].shape == (1_000, 4, 4)
+    assert synthetic.train[0].shape == (20_000, 4, 4) and synthetic.held_out[0].shape == (
+        1_000,
+        4,
+        4,
+    )
     assert synthetic.train[1].bincount().min() > 6_000
-    assert len(torch.cat([synthetic.train[0], synthetic.held_out[0]]).flatten(1).unique(dim=0)) == 21_000
+    assert (
+        len(torch.cat([synthetic.train[0], synthetic.held_out[0]]).flatten(1).unique(dim=0))
+        == 21_000
+    )
 
 
-@pytest.mark.parametrize(("name", "value"), [("tokens", 0), ("train", 0), ("classes", 0), ("std", 0.0), ("std", -1.0)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("tokens", 0), ("train", 0), ("classes", 0), ("std", 0.0), ("std", -1.0)]
+)
 def test_synthetic_data_refuse_numbers_out_of_range(name, value):
     with pytest.raises(ValueError, match=f"^{name}: {value}"):
         Synthetic(**{"train": 10, "held_out": 10, name: value})
@@ -230,9 +263,16 @@ def store(place, **tensors):
     """Training and held-out files of 6 images 3×4×4, or of other tensors."""
     numbers = torch.Generator().manual_seed(0)
     images = torch.randint(256, (6, 3, 4, 4), generator=numbers, dtype=torch.uint8)
-    content = {"images": images, "latents": images.float(), "labels": torch.arange(6) % 3, **tensors}
+    content = {
+        "images": images,
+        "latents": images.float(),
+        "labels": torch.arange(6) % 3,
+        **tensors,
+    }
+
     for part in ("train", "held_out"):
         save_file(content, place / f"{part}.safetensors")
+
     return content
 
 
@@ -245,12 +285,19 @@ LABELS = torch.arange(6) % 3
 
 @pytest.mark.parametrize(
     "labels",
-    [LABELS, LABELS[:, None], one_hot(LABELS), one_hot(LABELS).float(), LABELS.to(torch.uint8), LABELS.float()],
+    [
+        LABELS,
+        LABELS[:, None],
+        one_hot(LABELS),
+        one_hot(LABELS).float(),
+        LABELS.to(torch.uint8),
+        LABELS.float(),
+    ],
     ids=["labels", "column", "one_hot", "one_hot_floats", "bytes", "floats"],
 )
 def test_labels_may_be_a_column_or_one_hot(tmp_path, labels):
     store(tmp_path, labels=labels.contiguous())
-    _, y = stored(Images, tmp_path).train
+    _, y = stored(ImageTensors, tmp_path).train
     assert y.dtype == torch.int64 and torch.equal(y, LABELS)
 
 
@@ -269,8 +316,14 @@ BAD_LABELS = {
     "one number": (torch.tensor(1), rf"labels are \(\); {SHAPES}"),
     "negative": (changed(LABELS, 4, -1), r"1 labels outside 0 … 2; that of item 4 is -1"),
     "beyond the classes": (LABELS + 1, r"2 labels outside 0 … 2; that of item 2 is 3"),
-    "fractions": (changed(LABELS.float(), 3, 0.5), r"1 labels that are no whole numbers; that of item 3 is 0\.5"),
-    "NaN": (changed(LABELS.float(), 5, math.nan), r"1 labels that are no whole numbers; that of item 5 is nan"),
+    "fractions": (
+        changed(LABELS.float(), 3, 0.5),
+        r"1 labels that are no whole numbers; that of item 3 is 0\.5",
+    ),
+    "NaN": (
+        changed(LABELS.float(), 5, math.nan),
+        r"1 labels that are no whole numbers; that of item 5 is nan",
+    ),
 }
 
 
@@ -279,7 +332,7 @@ def test_labels_of_other_shapes_and_values_are_refused(tmp_path, what):
     labels, words = BAD_LABELS[what]
     store(tmp_path, labels=labels.contiguous())
     with pytest.raises(ValueError, match=rf"^path: .*train\.safetensors.*{words}") as caught:
-        stored(Images, tmp_path).prepare()
+        stored(ImageTensors, tmp_path).prepare()
     assert "\n" not in str(caught.value)
 
 
@@ -287,28 +340,32 @@ def test_labels_of_other_shapes_and_values_are_refused(tmp_path, what):
 def test_images_of_another_type_are_refused_with_how_to_save_them(tmp_path, dtype):
     images = store(tmp_path)["images"]
     store(tmp_path, images=(images / 255).to(dtype))
-    with pytest.raises(ValueError, match=r"train\.safetensors': its images are \w+, not uint8; .*\(255 \* images\)"):
-        stored(Images, tmp_path).prepare()
+    with pytest.raises(
+        ValueError, match=r"train\.safetensors': its images are \w+, not uint8; .*\(255 \* images\)"
+    ):
+        stored(ImageTensors, tmp_path).prepare()
 
 
 def test_latents_have_to_be_finite_floats(tmp_path):
     latents = store(tmp_path)["latents"]
-    assert torch.equal(stored(Latents, tmp_path).train[0], latents)
+    assert torch.equal(stored(LatentTensors, tmp_path).train[0], latents)
     latents[1, 0, 0, 0], latents[4, 2] = math.nan, math.inf
     store(tmp_path, latents=latents)
     with pytest.raises(
-        ValueError, match=r"train\.safetensors': 2 of 6 latents hold NaN or infinity; the first is item 1"
+        ValueError,
+        match=r"train\.safetensors': 2 of 6 latents hold NaN or infinity; the first is item 1",
     ):
-        stored(Latents, tmp_path).prepare()
+        stored(LatentTensors, tmp_path).prepare()
+
     store(tmp_path, latents=latents.nan_to_num(0, 0).long())
     with pytest.raises(ValueError, match=r"its latents are int64, not float32 or"):
-        stored(Latents, tmp_path).prepare()
+        stored(LatentTensors, tmp_path).prepare()
 
 
 def test_missing_damaged_and_misshapen_files_are_refused_in_one_line(tmp_path):
     def refused(words):
         with pytest.raises(ValueError, match=words) as caught:
-            stored(Images, tmp_path).prepare()
+            stored(ImageTensors, tmp_path).prepare()
         assert str(caught.value).startswith("path: ") and "\n" not in str(caught.value)
 
     refused("is not there")
@@ -319,7 +376,14 @@ def test_missing_damaged_and_misshapen_files_are_refused_in_one_line(tmp_path):
     refused("lacks images; it holds pixels")
     store(tmp_path)
     whole = file.read_bytes()
-    for raw in (b"", b"text", whole[:100], whole[:-1], b"\xff" * 8 + whole[8:], whole[:8] + b"[" * len(whole)):
+    for raw in (
+        b"",
+        b"text",
+        whole[:100],
+        whole[:-1],
+        b"\xff" * 8 + whole[8:],
+        whole[:8] + b"[" * len(whole),
+    ):
         file.write_bytes(raw)
         refused(r"train\.safetensors: damaged")
     file.unlink()
@@ -334,7 +398,7 @@ def test_a_reader_that_died_is_named(monkeypatch, error):
     def read(_):
         raise error
 
-    loader = ResumableLoader(Items((torch.arange(10), torch.zeros(10))), 2, 0)
+    loader = ResumableLoader(BatchDataset((torch.arange(10), torch.zeros(10))), 2, 0)
     monkeypatch.setattr(DataLoader, "__iter__", read)
     with pytest.raises(RuntimeError, match=r"reads images ahead \(machine.workers\) has died"):
         next(iter(loader))

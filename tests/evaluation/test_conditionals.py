@@ -1,4 +1,6 @@
-"""What a model believes about one token: densities whose values are known, as learned and as drawn from."""
+"""What a model believes about one token: densities whose values are known, as
+learned and as drawn from.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +9,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from test_diagnostics import experiment_of
 
-from arinar_lab.evaluation.conditionals import _condition_of, beliefs, conditionals
+from arinar_lab.evaluation.conditionals import _condition_of, conditionals, most_varied_conditionals
 from arinar_lab.evaluation.evaluate import likelihood
 from arinar_lab.model.noise import Noise
-from arinar_lab.report.run_figures import draw_beliefs
+from arinar_lab.report.density_figures import density_panel
 
 
 def under(recipe, **sampler):
@@ -29,39 +32,50 @@ def moments(found, item=0):
     return mass, mean, np.sqrt((p * (x - mean[:, None]) ** 2).sum(-1))
 
 
-def test_beliefs_are_densities_and_know_the_true_value(tmp_path):
+def test_beliefs_are_densities_and_know_the_true_value():
     recipe, experiment = experiment_of("sampler.guidance=3")
-    found = beliefs(recipe, experiment)
+    found = most_varied_conditionals(recipe, experiment)
     step = found["grid"][:, 1] - found["grid"][:, 0]
     mass = (found["density"].sum(-1) * step).max()
     assert 0.5 < mass < 1.02
-    x, _ = experiment.codec.encode(experiment.source.held_out[0][:3], Noise.of(torch.arange(3), "held out").at(0).at(0))
+    x, _ = experiment.codec.encode(
+        experiment.source.held_out[0][:3], Noise.of(torch.arange(3), "held out").at(0).at(0)
+    )
     assert np.allclose(found["true"], x[:, int(found["token"])])
     c, token = experiment.model.labels(experiment.source.held_out[1][:3]), int(found["token"])
     z = _condition_of(experiment, x, c, Noise.of(torch.arange(3)), token, None)
+
     exact = experiment.model.inner(z).by_feature(x[:, token]).detach().exp()
     for b in range(3):
         for f in range(4):
             near = np.interp(found["true"][b, f], found["grid"][f], found["density"][b, f])
             assert near == pytest.approx(exact[b, f].item(), rel=0.05)
-    np.savez(tmp_path / "beliefs.npz", **found)
-    draw_beliefs({"one": tmp_path / "beliefs.npz", "two": tmp_path / "beliefs.npz"}, tmp_path / "beliefs.png")
-    assert (tmp_path / "beliefs.png").stat().st_size > 10_000
+
+    ax = Figure().subplots()
+    density_panel(ax, {"one": found}, feature=1)
+    curve, true = ax.lines
+
+    assert np.allclose(curve.get_ydata() ** 2, found["density"][0, 1])
+    assert true.get_xdata()[0] == found["true"][0, 1]
 
 
 def test_the_bits_of_all_tokens_add_up_to_the_bits_per_dim():
     recipe, experiment = experiment_of()
     experiment.source.held_out = tuple(part[:20] for part in experiment.source.held_out)
     each = [conditionals(recipe, experiment, range(20), token, 2)["bits"] for token in range(16)]
-    assert np.mean(each) == pytest.approx(likelihood(recipe, experiment)["val/bits_per_dim"], abs=1e-4)
+    assert np.mean(each) == pytest.approx(
+        likelihood(recipe, experiment)["val/bits_per_dim"], abs=1e-4
+    )
 
 
 def test_temperature_narrows_what_is_drawn_from():
     recipe, experiment = experiment_of("inner.head={kind: fixed_gaussian, std: 0.2}")
     (mass, mean, std), (cool_mass, cool_mean, cool_std) = (
-        moments(conditionals(under(recipe, temperature=t), experiment, range(5, 6), 5, 500)) for t in (1.0, 0.5)
+        moments(conditionals(under(recipe, temperature=t), experiment, range(5, 6), 5, 500))
+        for t in (1.0, 0.5)
     )
     inside = (mass > 0.999) & (cool_mass > 0.999)
+
     assert inside.any()
     assert cool_std[inside] == pytest.approx(std[inside] / 2, rel=0.01)
     assert cool_mean[inside] == pytest.approx(mean[inside], abs=1e-3)
@@ -71,15 +85,21 @@ def test_guidance_moves_away_from_the_null_by_its_weight():
     """Of two Gaussians of one width the guided one has its mean at m + (w - 1)(m - m_null)."""
     recipe, experiment = experiment_of("inner.head={kind: fixed_gaussian, std: 0.1}")
     plain, none, guided = (
-        moments(conditionals(under(recipe, guidance=w), experiment, range(5, 6), 5, 500)) for w in (1.0, 0.0, 1.5)
+        moments(conditionals(under(recipe, guidance=w), experiment, range(5, 6), 5, 500))
+        for w in (1.0, 0.0, 1.5)
     )
     inside = (plain[0] > 0.999) & (none[0] > 0.999) & (guided[0] > 0.999)
+
     assert inside.any()
-    assert guided[1][inside] == pytest.approx((plain[1] + 0.5 * (plain[1] - none[1]))[inside], abs=2e-3)
+    assert guided[1][inside] == pytest.approx(
+        (plain[1] + 0.5 * (plain[1] - none[1]))[inside], abs=2e-3
+    )
 
 
 def test_what_is_not_walked_is_drawn():
-    recipe, experiment = experiment_of("inner={kind: energy, width: 8, depth: 1, noise: 4, draws: 2}")
+    recipe, experiment = experiment_of(
+        "inner={kind: energy, width: 8, depth: 1, noise: 4, draws: 2}"
+    )
     found = conditionals(recipe, experiment, range(2), 5)
     mass, _, _ = moments(found)
     assert found["drawn"] == 1 and "bits" not in found

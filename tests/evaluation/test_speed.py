@@ -1,4 +1,6 @@
-"""The time of generation by its parts: a part is charged for itself alone, and all parts for what a batch takes."""
+"""The time of generation by its parts: a part is charged for itself alone, and all parts
+for what a batch takes.
+"""
 
 import time
 
@@ -6,10 +8,10 @@ import pytest
 import torch
 from tiny import tiny
 
-from arinar_lab.config.recipe import build
-from arinar_lab.evaluation import speed as parts
-from arinar_lab.evaluation.evaluate import generate, load
-from arinar_lab.evaluation.speed import Clock, seconds_of_parts
+from arinar_lab.config.build import build
+from arinar_lab.evaluation import speed
+from arinar_lab.evaluation.evaluate import generate_images, load_trained
+from arinar_lab.evaluation.speed import PhaseTimer, seconds_by_phase
 
 
 def experiment_of(*overrides):
@@ -22,7 +24,7 @@ def experiment_of(*overrides):
 def test_a_part_is_charged_less_what_runs_inside_it(monkeypatch):
     now = iter([0.0, 1.0, 4.0, 6.0, 100.0, 101.0])
     monkeypatch.setattr(time, "perf_counter", lambda: next(now))
-    clock = Clock(torch.device("cpu"))
+    clock = PhaseTimer(torch.device("cpu"))
     with clock.part("outer"), clock.part("head"):
         pass
     with clock.part("codec"):
@@ -31,41 +33,53 @@ def test_a_part_is_charged_less_what_runs_inside_it(monkeypatch):
 
 
 def test_all_parts_take_what_the_batch_takes(one_run, monkeypatch):
-    recipe, experiment = tiny("evaluation.speed_batch=64"), load(tiny(), one_run)
+    recipe, experiment = tiny("evaluation.speed_batch=64"), load_trained(tiny(), one_run)
     y = torch.arange(64) % 10
-    generate(recipe, experiment, y, y)
+    generate_images(recipe, experiment, y, y)
     begun = time.perf_counter()
-    clock = parts._generate(recipe, experiment)
+    clock = speed._generate(recipe, experiment)
     whole = time.perf_counter() - begun
-    assert all(clock.seconds[name] > 0 for name in parts.PARTS)
+    assert all(clock.seconds[name] > 0 for name in speed.PHASES)
     assert 0.5 * whole < sum(clock.seconds.values()) <= whole
 
 
 def test_what_is_timed_is_what_is_generated(one_run):
     """The same tokens as generate draws: the parts are those of the real path."""
-    recipe, experiment = tiny("evaluation.speed_batch=4", "sampler.guidance=2"), load(tiny(), one_run)
+    recipe, experiment = (
+        tiny("evaluation.speed_batch=4", "sampler.guidance=2"),
+        load_trained(tiny(), one_run),
+    )
     seen = []
     decode = experiment.codec.decode
     experiment.codec.decode = lambda x: seen.append(x) or decode(x)
-    parts._generate(recipe, experiment)
-    generate(recipe, experiment, torch.arange(4), torch.arange(4))
+    speed._generate(recipe, experiment)
+    generate_images(recipe, experiment, torch.arange(4), torch.arange(4))
+
     assert torch.equal(seen[0], seen[1])
 
 
 @pytest.mark.parametrize(
     ("inner", "idle"),
-    [("inner={kind: gmm, components: 2}", "inner"),
-     ("inner={kind: nested, tokens: 2, outer: {kind: causal, width: 16, depth: 1, heads: 2}, inner: gmm}", "head")],
+    [
+        ("inner={kind: gmm, components: 2}", "inner"),
+        (
+            (
+                "inner={kind: nested, tokens: 2, outer: {kind: causal, width: 16, depth: 1, "
+                "heads: 2}, inner: gmm}"
+            ),
+            "head",
+        ),
+    ],
     ids=["on z", "nested"],
-)  # fmt: skip
+)
 def test_a_model_without_a_part_spends_nothing_on_it(inner, idle):
-    found = seconds_of_parts(*experiment_of(inner), 1)
+    found = seconds_by_phase(*experiment_of(inner), 1)
     assert found[idle] == 0
     assert all(seconds > 0 for name, seconds in found.items() if name != idle)
 
 
 def test_no_hook_is_left_behind():
     recipe, experiment = experiment_of()
-    seconds_of_parts(recipe, experiment, 1)
+    seconds_by_phase(recipe, experiment, 1)
     trunk = experiment.model.inner.trunk
     assert not trunk._forward_hooks and not trunk._forward_pre_hooks

@@ -1,4 +1,6 @@
-"""A trained run that is asked: its samples are those of its evaluation, and what it cannot do is refused in one line."""
+"""A trained run that is asked: its samples are those of its evaluation, and what it cannot do is
+refused in one line.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,12 @@ from tiny import tiny
 
 from arinar_lab.errors import ConfigError
 from arinar_lab.evaluation.notebook_figures import conditionals_figure, samples_figure
-from arinar_lab.evaluation.trained_model import Trained, believed, open_run, variants
+from arinar_lab.evaluation.trained_model import (
+    TrainedModel,
+    conditionals_of_runs,
+    open_run,
+    sampler_variants,
+)
 from arinar_lab.runs.folder import RunFolder
 
 MASKED = "outer={kind: masked, width: 16, encoder_depth: 1, decoder_depth: 1, heads: 2}"
@@ -23,14 +30,14 @@ def run(one_run):
 
 
 def untrained(*overrides):
-    return Trained(*experiment_of(*overrides))
+    return TrainedModel(*experiment_of(*overrides))
 
 
 @pytest.fixture
 def unable():
     """A model that can be neither guided nor tempered, and is not walked one feature at a time."""
     run = untrained(ENERGY)
-    run.experiment.model.inner.can = frozenset()
+    run.experiment.model.inner.capabilities = frozenset()
     return run
 
 
@@ -41,20 +48,26 @@ def test_samples_are_those_of_the_evaluation(run, one_run):
 
 
 def test_another_sampler_leaves_the_first_as_it_was(run):
-    cool = run.under(temperature=0.3, guidance=2.0)
+    cool = run.with_sampler(temperature=0.3, guidance=2.0)
     assert (cool.recipe.sampler.temperature, run.recipe.sampler.temperature) == (0.3, 1.0)
-    assert cool.experiment is run.experiment and cool.recipe.training_signature == run.recipe.training_signature
+    assert (
+        cool.experiment is run.experiment
+        and cool.recipe.training_signature == run.recipe.training_signature
+    )
     assert not torch.equal(cool.samples([0], [0])[0], run.samples([0], [0])[0])
 
 
 @pytest.mark.parametrize(
     ("settings", "word"),
-    [({"temperature": 0}, "temperature: 0 is not above 0"), ({"steps": 4}, "steps: 4 does not fit"),
-     ({"colour": 1}, "colour")],
-)  # fmt: skip
+    [
+        ({"temperature": 0}, "temperature: 0 is not above 0"),
+        ({"steps": 4}, "steps: 4 does not fit"),
+        ({"colour": 1}, "colour"),
+    ],
+)
 def test_what_it_cannot_do_is_refused(run, settings, word):
     with pytest.raises(ConfigError, match=word):
-        run.under(**settings)
+        run.with_sampler(**settings)
 
 
 def test_a_run_that_is_not_finished_is_refused(tmp_path):
@@ -63,35 +76,37 @@ def test_a_run_that_is_not_finished_is_refused(tmp_path):
 
 
 def test_variants_are_one_setting_at_a_time_and_what_is_refused_is_told():
-    found, refused = variants(untrained(), guidance=[1.0, 2.0], steps=[4])
+    found, refused = sampler_variants(untrained(), guidance=[1.0, 2.0], steps=[4])
     assert list(found) == ["guidance 1.0", "guidance 2.0"]
     assert found["guidance 2.0"].recipe.sampler.guidance == 2
     assert len(refused) == 1 and "steps: 4 does not fit" in refused[0]
-    found, refused = variants(untrained(MASKED), steps=[2, 16, 17])
+    found, refused = sampler_variants(untrained(MASKED), steps=[2, 16, 17])
     assert list(found) == ["steps 2", "steps 16"] and len(refused) == 1
 
 
 def test_each_run_is_asked_as_learned_and_as_it_is_drawn_from(unable):
     runs = {"gmm": untrained(), "energy": unable, "patch": untrained("codec.patch=4")}
-    rows = believed(runs, item=3, token=5, guidance=2.0, temperature=0.5)
+    rows = conditionals_of_runs(runs, item=3, token=5, guidance=2.0, temperature=0.5)
     assert {name: list(curves) for name, curves in rows.items()} == {
         "gmm": ["as learned", "guidance 2, temperature 0.5"],
         "energy": ["as learned"],  # can neither; other patches are other tokens
     }
     learned, drawn_from = rows["gmm"].values()
+
     assert np.array_equal(learned["true"], drawn_from["true"])
     assert not np.allclose(learned["density"], drawn_from["density"], rtol=0.1)
 
 
 def test_the_picture_of_a_token_has_a_row_for_each_run_and_says_the_bits(unable):
     runs = {"gmm": untrained(), "energy": unable}
-    rows = believed(runs, item=0, token=5, guidance=2.0)
+    rows = conditionals_of_runs(runs, item=0, token=5, guidance=2.0)
     figure = conditionals_figure(rows, runs["gmm"].experiment.source.held_out[0][0], 5, 16)
     image, *panels = [ax for part in figure.subfigs for ax in part.axes]
     assert len(panels) == 8
     (frame,) = image.patches
     assert frame.get_xy() == (1.5, 1.5) and (frame.get_width(), frame.get_height()) == (2, 2)
     bits = [curves["bits"][0, 0] for curves in rows["gmm"].values()]
+
     assert panels[0].get_title() == f"feature 0\n{bits[0]:.1f} → {bits[1]:.1f} bits"
     assert [len(panel.get_lines()) for panel in panels] == [3] * 4 + [2] * 4
     assert panels[4].get_title() == "(draws)"

@@ -1,4 +1,6 @@
-"""Files of arrays: what is no npz of plain arrays is refused in one line that names it, wherever an npz is read."""
+"""Files of arrays: what is no npz of plain arrays is refused in one line that names it,
+wherever an npz is read.
+"""
 
 import io
 import struct
@@ -11,8 +13,8 @@ from extractor import TINY
 
 from arinar_lab.errors import ConfigError
 from arinar_lab.files.arrays import map_array, read_npz
-from arinar_lab.quality.distances import Reference, made_with
-from arinar_lab.quality.image_sets import collection
+from arinar_lab.quality.distances import Reference, extractor_of_reference
+from arinar_lab.quality.image_sets import open_image_set
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +34,9 @@ def archive(**members):
 def npy(shape, body=b""):
     """An npy whose header says `shape`, whatever is in it."""
     content = io.BytesIO()
-    np.lib.format.write_array_header_1_0(content, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    np.lib.format.write_array_header_1_0(
+        content, {"descr": "|u1", "fortran_order": False, "shape": shape}
+    )
     return content.getvalue() + body
 
 
@@ -49,7 +53,9 @@ def single(array):
 
 
 def altered(raw, offset, value):
-    """An archive with 16 bits changed in the headers of its first member, at the start and in the directory."""
+    """An archive with 16 bits changed in the headers of its first member, at the start
+    and in the directory.
+    """
     changed = bytearray(raw)
     for signature, shift in ((b"PK\3\4", 0), (b"PK\1\2", 2)):
         struct.pack_into("<H", changed, changed.index(signature) + offset + shift, value)
@@ -80,9 +86,9 @@ BAD = {
     "one_array": lambda name: single(np.zeros((2, 8, 8, 3), np.uint8)),
 }
 READERS = {
-    "arr_0": collection,
+    "arr_0": open_image_set,
     "mu": lambda path: Reference.read(path, TINY),
-    "extractor": made_with,
+    "extractor": extractor_of_reference,
     "anything": read_npz,
 }
 
@@ -99,7 +105,7 @@ def test_a_file_that_is_no_npz_of_arrays_is_refused_in_one_line(fault, array):
 
 def test_a_folder_named_like_a_file_is_refused():
     Path("folder.npz").mkdir()
-    for read in (read_npz, made_with, collection):
+    for read in (read_npz, extractor_of_reference, open_image_set):
         with pytest.raises(ConfigError, match=r"folder\.npz(: holds no| is no file)"):
             read(Path("folder.npz"))
 
@@ -110,7 +116,7 @@ def test_arrays_are_read_by_name_and_an_npz_of_other_arrays_is_named():
     assert read_npz(Path("good.npz"), ("mu", "sigma")).keys() == {"mu"}
     np.savez("other.npz", images=np.zeros(3))
     with pytest.raises(ConfigError, match=r"^other\.npz: has no arr_0"):
-        collection(Path("other.npz"))
+        open_image_set(Path("other.npz"))
 
 
 @pytest.mark.parametrize("dtype", [">f4", np.float64, np.longdouble, np.uint16])

@@ -1,4 +1,6 @@
-"""Where files are written: what is not ours stays, what cannot be written is refused at once, and readers see whole files."""
+"""Where files are written: what is not ours stays, what cannot be written is refused at once, and
+readers see whole files.
+"""
 
 import os
 from pathlib import Path
@@ -7,15 +9,15 @@ import numpy as np
 import pytest
 from command import arinar
 
-from arinar_lab.errors import ConfigError
-from arinar_lab.files.atomic import DiskFull, check_output, room_for, whole, write
+from arinar_lab.errors import ConfigError, DiskFull
+from arinar_lab.files.atomic import atomic_draft, check_output, disk_full_guard, write_atomically
 
 
 @pytest.mark.parametrize("name", ["x.png", "x.npz", "字" * 85, "a" * 255, "noise"])
 def test_a_file_is_written_whole_or_not_at_all(alone, name):
     path = Path(name)
-    write(path, "before")
-    with pytest.raises(RuntimeError), whole(path) as draft:
+    write_atomically(path, "before")
+    with pytest.raises(RuntimeError), atomic_draft(path) as draft:
         assert draft.name.endswith(path.suffix) and draft != path
         draft.write_text("half")
         raise RuntimeError
@@ -23,16 +25,25 @@ def test_a_file_is_written_whole_or_not_at_all(alone, name):
 
 
 def test_text_is_utf_8_and_keeps_names_that_are_not(alone):
-    write(Path("a"), "σ " + os.fsdecode(b"\xff"))
+    write_atomically(Path("a"), "σ " + os.fsdecode(b"\xff"))
     assert Path("a").read_bytes() == "σ ".encode() + b"\xff"
 
 
 def test_a_full_place_is_named(monkeypatch, alone):
     shared = Path("/dev/shm")
-    monkeypatch.setattr("arinar_lab.files.atomic.free", lambda place: 0.0 if place == shared else 1e6)
-    with pytest.raises(DiskFull, match=r"^/dev/shm: shared memory is full"), room_for(Path("runs")):
+    monkeypatch.setattr(
+        "arinar_lab.files.atomic.free_megabytes", lambda place: 0.0 if place == shared else 1e6
+    )
+    with (
+        pytest.raises(DiskFull, match=r"^/dev/shm: shared memory is full"),
+        disk_full_guard(Path("runs")),
+    ):
         raise OSError(28, "No space left on device")
-    with pytest.raises(DiskFull, match=r"^elsewhere: the disk is full"), room_for(Path("runs")):
+
+    with (
+        pytest.raises(DiskFull, match=r"^elsewhere: the disk is full"),
+        disk_full_guard(Path("runs")),
+    ):
         raise OSError(28, "No space left on device", "elsewhere")
 
 
@@ -54,6 +65,7 @@ def test_parts_that_are_not_ours_are_refused_and_those_that_are_go(a_run, capsys
     capsys.readouterr()
     assert arinar("sample", a_run.path, "--count", 4, "--out", "x.npz") == 2
     said = capsys.readouterr().err
+
     assert "x.parts: holds 'thesis.txt'" in said and said.count("\n") == 1
     assert sorted(Path().rglob("*")) == before and foreign.read_text() == "mine"
     assert arinar("sample", a_run.path, "--count", 4, "--out", "y.npz") == 0
@@ -61,11 +73,13 @@ def test_parts_that_are_not_ours_are_refused_and_those_that_are_go(a_run, capsys
 
 
 def test_what_comes_into_the_folder_of_parts_later_stays(alone):
-    from arinar_lab.files.shards import block_name, conclude
+    from arinar_lab.files.shards import assemble, block_name
 
     Path("x.parts").mkdir()
     Path("x.parts", block_name(range(4))).touch()
-    conclude(Path("x.npz"), lambda draft: (draft.touch(), Path("x.parts/late").touch()), Path("x.parts"))
+    assemble(
+        Path("x.npz"), lambda draft: (draft.touch(), Path("x.parts/late").touch()), Path("x.parts")
+    )
     assert Path("x.npz").is_file() and [file.name for file in Path("x.parts").iterdir()] == ["late"]
 
 
@@ -100,7 +114,9 @@ def test_a_word_of_sample_is_refused_in_one_line(a_run, capsys, words, said):
     assert sorted(Path().rglob("*")) == before
 
 
-@pytest.mark.parametrize("verb", ["train", "ablate", "status", "cache", "check", "work", "report", "slurm", "sweep"])
+@pytest.mark.parametrize(
+    "verb", ["train", "ablate", "status", "cache", "check", "work", "report", "slurm", "sweep"]
+)
 @pytest.mark.parametrize("file", ["loop.yaml", "", "a" * 300, "file/x.yaml"])
 def test_a_path_that_is_none_is_one_line(alone, capsys, verb, file):
     Path("loop.yaml").symlink_to("loop.yaml")
@@ -115,4 +131,8 @@ def test_a_path_that_is_none_is_one_line(alone, capsys, verb, file):
 def test_a_port_that_is_none_is_one_line(alone, capsys, verb, port):
     assert arinar(verb, "--port", port) == 2
     told = capsys.readouterr().err
-    assert "is not a whole number of 1 … 65535" in told and told.count("\n") == 1 and not list(Path().iterdir())
+    assert (
+        "is not a whole number of 1 … 65535" in told
+        and told.count("\n") == 1
+        and not list(Path().iterdir())
+    )

@@ -23,11 +23,14 @@ print(min(faults))
 
 
 def faults(call: str) -> int:
-    """Pages that are asked of the system for a tensor of 64 MiB after others like it were freed: the fewest of some.
+    """Pages that are asked of the system for a tensor of 64 MiB after others like it were
+    freed: the fewest of some.
 
     A small block that was put where one of them lay makes the next go elsewhere, now and then.
     """
-    made = subprocess.run([sys.executable, "-c", CODE.format(call=call)], capture_output=True, text=True, check=True)
+    made = subprocess.run(
+        [sys.executable, "-c", CODE.format(call=call)], capture_output=True, text=True, check=True
+    )
     return int(made.stdout)
 
 

@@ -10,11 +10,11 @@ import torch
 from command import arinar
 from tiny import tiny
 
-from arinar_lab.config.recipe import build
-from arinar_lab.evaluation.dtypes import of_generation, of_likelihood
-from arinar_lab.evaluation.evaluate import generate, likelihood
+from arinar_lab.config.build import build
+from arinar_lab.evaluation.dtypes import generation_dtype, likelihood_dtype
+from arinar_lab.evaluation.evaluate import generate_images, likelihood
 from arinar_lab.hardware import precision
-from arinar_lab.hardware.precision import quicker
+from arinar_lab.hardware.precision import faster_dtype
 
 
 @pytest.fixture
@@ -22,12 +22,12 @@ def rates(monkeypatch):
     """Set how fast products of a device seem."""
 
     def seem(**flops):
-        quicker.cache_clear()
-        monkeypatch.setattr(precision, "multiplies", lambda device, numbers: True)
-        monkeypatch.setattr(precision, "rate", lambda _, kind: flops[kind])
+        faster_dtype.cache_clear()
+        monkeypatch.setattr(precision, "has_native_matmul", lambda device, numbers: True)
+        monkeypatch.setattr(precision, "matmul_flops", lambda _, kind: flops[kind])
 
     yield seem
-    quicker.cache_clear()
+    faster_dtype.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -43,8 +43,8 @@ def rates(monkeypatch):
 def test_precision_follows_the_device_and_the_width(asked, width, bfloat16, drawn, likely, rates):
     rates(float32=1.0, bfloat16=bfloat16)
     recipe = tiny(f"evaluation.precision={asked}", f"outer.width={width}")
-    assert of_generation(recipe, build(recipe, "meta")) == drawn
-    assert of_likelihood(recipe) == likely
+    assert generation_dtype(recipe, build(recipe, "meta")) == drawn
+    assert likelihood_dtype(recipe) == likely
 
 
 def test_the_default_is_no_part_of_a_signature_and_a_choice_is():
@@ -62,7 +62,7 @@ def test_half_precision_changes_images_and_likelihood_little():
     full, rounded = (likelihood(each, experiment)["val/bits_per_dim"] for each in (recipe, half))
     assert full != rounded and full == pytest.approx(rounded, abs=0.02)
     y = torch.arange(8)
-    drawn = [generate(each, experiment, y, y)[0].float() for each in (recipe, half)]
+    drawn = [generate_images(each, experiment, y, y)[0].float() for each in (recipe, half)]
     assert not torch.equal(*drawn)
 
 
@@ -70,8 +70,13 @@ def test_a_report_says_it_and_samples_of_another_precision_are_refused(a_run, ca
     assert arinar("evaluate", a_run.path, "evaluation.precision=bfloat16") == 0
     said = [json.loads(file.read_text()) for file in a_run.path.glob("evaluations/*/report.json")]
     assert {each["likelihood"].get("precision") for each in said} >= {"bfloat16"}
-    assert {each["quality"]["precision"] for each in said if "precision" in each["quality"]} >= {"bfloat16"}
+    assert {each["quality"]["precision"] for each in said if "precision" in each["quality"]} >= {
+        "bfloat16"
+    }
     assert arinar("sample", a_run.path, "--count", 4, "--out", "some") == 0
     assert json.loads(Path("some/samples.json").read_text())["precision"] == "float32"
-    assert arinar("sample", a_run.path, "--count", 4, "--out", "some", "evaluation.precision=bfloat16") == 2
+    assert (
+        arinar("sample", a_run.path, "--count", 4, "--out", "some", "evaluation.precision=bfloat16")
+        == 2
+    )
     assert "another run, sampler, precision or range of seeds" in capsys.readouterr().err

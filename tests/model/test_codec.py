@@ -37,7 +37,9 @@ def test_log_det_is_the_autograd_log_determinant(normalise):
 
     jacobian = torch.autograd.functional.jacobian(encode, IMAGES[0].flatten().float())
     _, log_det = codec.encode(IMAGES, NOISE)
-    assert log_det[0].item() == pytest.approx(torch.linalg.slogdet(jacobian).logabsdet.item(), abs=1e-4)
+    assert log_det[0].item() == pytest.approx(
+        torch.linalg.slogdet(jacobian).logabsdet.item(), abs=1e-4
+    )
 
 
 def test_uniform_noise_costs_log2_of_the_levels_per_dimension():
@@ -66,23 +68,35 @@ def test_normalised_training_tokens_have_the_deviation_one():
 
 @pytest.mark.parametrize("patch", [1, 2, 4])
 def test_whitened_training_tokens_have_unit_covariance_and_find_back(patch):
-    codec, noise = pixels(normalise="whiten", patch=patch), Noise.of(torch.arange(len(DIGITS.train[0])), "fit")
+    codec, noise = (
+        pixels(normalise="whiten", patch=patch),
+        Noise.of(torch.arange(len(DIGITS.train[0])), "fit"),
+    )
     x, _ = codec.encode(DIGITS.train[0], noise)
     d = patch**2
-    assert torch.allclose(x.double().flatten(0, 1).T.cov().reshape(d, d), torch.eye(d).double(), atol=1e-4)
+    assert torch.allclose(
+        x.double().flatten(0, 1).T.cov().reshape(d, d), torch.eye(d).double(), atol=1e-4
+    )
     assert x.mean((0, 1)).abs().max() < 1e-4
-    changed = codec.decode(x) != DIGITS.train[0]  # rounding moves a number across a level's edge now and then
+    # rounding moves a number across a level's edge now and then
+    changed = codec.decode(x) != DIGITS.train[0]
     assert changed.float().mean() < 1e-4
     raw, _ = codec._encode(DIGITS.train[0], noise)
     assert (codec.axes.T @ codec.axes - torch.eye(d)).abs().max() < 1e-5
+
     back = ((x @ codec.axes) * codec.std) @ codec.axes.T + codec.mean
     assert (back - raw).abs().max() < 1e-5
 
 
 def test_whitening_moves_the_tokens_least():
-    """Of all maps to unit covariance the symmetric one leaves each feature most like itself (ZCA)."""
+    """Of all maps to unit covariance the symmetric one leaves each feature
+    most like itself (ZCA).
+    """
     codec, noise = pixels(normalise="whiten"), Noise.of(torch.arange(len(DIGITS.train[0])), "fit")
-    x, (raw, _) = codec.encode(DIGITS.train[0], noise)[0].flatten(0, 1), codec._encode(DIGITS.train[0], noise)
+    x, (raw, _) = (
+        codec.encode(DIGITS.train[0], noise)[0].flatten(0, 1),
+        codec._encode(DIGITS.train[0], noise),
+    )
     likeness = torch.corrcoef(torch.cat([raw.flatten(0, 1), x], 1).T)[:4, 4:]
     assert (likeness.argmax(1) == torch.arange(4)).all()
     assert torch.allclose(likeness, likeness.T, atol=0.05)
@@ -90,10 +104,14 @@ def test_whitening_moves_the_tokens_least():
 
 def test_a_whitened_token_has_no_box_and_a_constant_feature_stays_finite():
     assert pixels(normalise="whiten").box(IMAGES) is None
-    codec, x = Tokens((5, 3), 0, normalise="whiten"), torch.randn(200, 5, 3, generator=torch.Generator().manual_seed(0))
+    codec, x = (
+        Tokens((5, 3), 0, normalise="whiten"),
+        torch.randn(200, 5, 3, generator=torch.Generator().manual_seed(0)),
+    )
     x[..., 1] = 0.25
     codec.fit(x, Noise.of(torch.arange(200)))
     encoded, log_det = codec.encode(x, Noise.of(torch.arange(200)))
+
     assert encoded.isfinite().all()
     assert log_det.isfinite().all()
     assert torch.allclose(codec.decode(encoded), x, atol=1e-4)
@@ -134,7 +152,11 @@ def test_weights_that_are_missing_damaged_or_misfit_are_refused_in_one_line(tmp_
     damaged, misfit = tmp_path / "damaged.safetensors", tmp_path / "misfit.safetensors"
     damaged.write_bytes(b"\x08\x00\x00\x00")
     save_file(Autoencoder(1, 3).state_dict(), misfit)
-    for path, reason in [(tmp_path / "none", "is not a file"), (damaged, ": damaged"), (misfit, "does not fit")]:
+    for path, reason in [
+        (tmp_path / "none", "is not a file"),
+        (damaged, ": damaged"),
+        (misfit, "does not fit"),
+    ]:
         with pytest.raises(ValueError, match=reason) as caught:
             VAE((1, 8, 8), 17, weights=str(path))
         assert str(caught.value).startswith("weights: ")

@@ -1,4 +1,6 @@
-"""Diffusion: it computes what MAR's published code computes, and its bound is a bound of what it samples."""
+"""Diffusion: it computes what MAR's published code computes, and its bound is a
+bound of what it samples.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,14 @@ from torch import Tensor
 from arinar_lab.model.heads.conditioned import ConditionedMLP
 from arinar_lab.model.heads.diffusion import (
     TRAINING_STEPS,
-    Diffused,
     Diffusion,
-    Process,
+    DiffusionDensity,
+    DiffusionProcess,
     log_binned,
     log_normal,
     spacing,
 )
-from arinar_lab.model.noise import Given, Noise
+from arinar_lab.model.noise import FixedNoise, Noise
 from arinar_lab.model.pretrained.names import mar_head_names
 
 DATA = Path(__file__).parents[1] / "data"
@@ -37,7 +39,9 @@ def no_gradients():
 @pytest.fixture(scope="module")
 def published() -> dict[str, Tensor]:
     """Weights of a small published head, and what the published code computes with them."""
-    return {name: torch.from_numpy(value) for name, value in np.load(DATA / "mar_tiny_head.npz").items()}
+    return {
+        name: torch.from_numpy(value) for name, value in np.load(DATA / "mar_tiny_head.npz").items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -57,15 +61,23 @@ def test_the_names_and_shapes_of_mar_b_are_the_published_ones():
         ours = Diffusion(768, 16, width=1024, depth=6, clip=False).state_dict()
     rows = [line.split("\t") for line in (DATA / "mar_b_state_dict.txt").read_text().splitlines()]
     listed = {row[0]: row[1] for row in rows if row[0].startswith("diffloss.")}
-    assert {theirs: str(tuple(ours[our].shape)) for theirs, our in mar_head_names(6).items()} == listed
+    assert {
+        theirs: str(tuple(ours[our].shape)) for theirs, our in mar_head_names(6).items()
+    } == listed
 
 
 def test_training_terms_are_the_published_ones(published, head):
     x, t, drawn = published["tokens"].flatten(0, 1), published["timesteps"], published["noise"]
-    density, process = head(published["z"].flatten(0, 1)), Process.spaced(TRAINING_STEPS, x)
+    density, process = (
+        head(published["z"].flatten(0, 1)),
+        DiffusionProcess.spaced(TRAINING_STEPS, x),
+    )
     assert (process.noisy(x, t, drawn) - published["x_t"]).abs().max() < 1e-5
-    assert (head.network(published["x_t"], density.z, t) - published["net_output"]).abs().max() < 1e-5
+    assert (
+        head.network(published["x_t"], density.z, t) - published["net_output"]
+    ).abs().max() < 1e-5
     error, variational = density.terms(x[:, None], t[:, None], drawn[:, None])
+
     assert (error.squeeze(-1) - published["loss_mse"]).abs().max() < 1e-5
     assert (variational.squeeze(-1) - published["loss_vb"]).abs().max() < 1e-5
     assert ((error + variational).squeeze(-1) - published["loss"]).abs().max() < 1e-5
@@ -77,7 +89,9 @@ def test_sampling_steps_are_the_published_ones(published):
 
 
 def test_every_number_of_sampling_steps_is_spaced_as_published():
-    """A stride is added up step by step, in double precision; a product rounds 283 of the numbers otherwise."""
+    """A stride is added up step by step, in double precision; a product rounds 283 of
+    the numbers otherwise.
+    """
     differing = 0
     for steps in range(1, TRAINING_STEPS + 1):
         stride, place, chosen = np.float64(999) / max(steps - 1, 1), np.float64(0), []
@@ -86,17 +100,23 @@ def test_every_number_of_sampling_steps_is_spaced_as_published():
             place = place + stride
         assert spacing(steps) == chosen
         differing += chosen != [round(i * 999 / max(steps - 1, 1)) for i in range(steps)]
+
     assert differing == 283
 
 
 def test_samplings_are_the_published_ones(published, head):
     z, nothing = published["z"].flatten(0, 1)[:6], published["z_null"].flatten(0, 1)[:6]
     key = torch.zeros(6, dtype=torch.long)
-    noise = Given(key, torch.cat([published["sample_initial"][None], published["sample_noises"]]))
+    noise = FixedNoise(
+        key, torch.cat([published["sample_initial"][None], published["sample_noises"]])
+    )
     sample = head(z).tempered(published["sample_temperature"].item()).sample(noise)
     assert (sample - published["sample"]).abs().max() < 1e-4 * published["sample"].abs().max()
-    noise = Given(key, torch.cat([published["guided_initial"][None], published["guided_noises"][:, :6]]))
+    noise = FixedNoise(
+        key, torch.cat([published["guided_initial"][None], published["guided_noises"][:, :6]])
+    )
     sample = head(z).guided(head(nothing), published["guided_weight"].item()).sample(noise)
+
     expected = published["guided_sample"][:6]  # the second half is the null's own chain
     assert (sample - expected).abs().max() < 1e-4 * expected.abs().max()
 
@@ -105,23 +125,31 @@ def test_the_last_training_step_is_a_probability_of_eight_bit_values():
     """At t = 0 the published loss reads x as one of 256 values: their probabilities sum to one."""
     values = torch.linspace(-1, 1, 256, dtype=torch.float64)
     for mean, std in ((0.0, 0.1), (0.95, 0.3), (-1.2, 0.01)):
-        log_p = log_binned(values, torch.tensor(mean).double(), torch.tensor(math.log(std)).double())
+        log_p = log_binned(
+            values, torch.tensor(mean).double(), torch.tensor(math.log(std)).double()
+        )
         assert abs(log_p.exp().sum() - 1) < 1e-6
 
 
 class Known:
     """A network of known answer for tokens from a normal(mean, std²).
 
-    The best ε is √(1-ᾱ)(x_s - √ᾱ·mean) / V, where V = ᾱ·std² + 1-ᾱ, and x given x_s has variance std²(1-ᾱ)/V, so the
-    reverse process is exact. `scale` multiplies ε, and `share` replaces the exact variance: then it is wrong, but linear.
+    The best ε is √(1-ᾱ)(x_s - √ᾱ·mean) / V, where V = ᾱ·std² + 1-ᾱ, and x given x_s has variance
+    std²(1-ᾱ)/V, so the reverse process is exact. `scale` multiplies ε, and `share` replaces the
+    exact variance: then it is wrong, but linear.
     """
 
     inputs = 3
 
     def __init__(
-        self, steps: int, mean: float = 0.0, std: float = 1.0, scale: float = 1.0, share: float | None = None
+        self,
+        steps: int,
+        mean: float = 0.0,
+        std: float = 1.0,
+        scale: float = 1.0,
+        share: float | None = None,
     ) -> None:
-        self.process = Process.spaced(steps, torch.zeros((), dtype=torch.float64))
+        self.process = DiffusionProcess.spaced(steps, torch.zeros((), dtype=torch.float64))
         self.mean, self.std, self.scale, self.share = mean, std, scale, share
 
     def __call__(self, x: Tensor, z: Tensor, t: Tensor) -> Tensor:
@@ -135,23 +163,37 @@ class Known:
         return torch.cat([self.scale * noise, share.expand_as(x)], -1)
 
     def marginal(self, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-        """Mean and variance of what the reverse process, its last step a draw too, ends in: a linear recursion."""
+        """Mean and variance of what the reverse process, its last step a draw too, ends
+        in: a linear recursion.
+        """
         p, mean, variance = self.process, torch.zeros(1).double(), torch.ones(1).double()
         for s in reversed(range(len(p.time))):
-            outputs = torch.cat([self(x.double(), x, p.time[s]) for x in (torch.zeros(1, 1), torch.ones(1, 1))])
-            (at_zero, at_one), log_var = p.reverse(outputs, torch.tensor([[0.0], [1.0]]).double(), s)
+            outputs = torch.cat(
+                [self(x.double(), x, p.time[s]) for x in (torch.zeros(1, 1), torch.ones(1, 1))]
+            )
+            (at_zero, at_one), log_var = p.reverse(
+                outputs, torch.tensor([[0.0], [1.0]]).double(), s
+            )
             slope = at_one - at_zero
-            mean, variance = slope * mean + at_zero, slope**2 * variance + temperature**2 * log_var[0].exp()
+            mean, variance = (
+                slope * mean + at_zero,
+                slope**2 * variance + temperature**2 * log_var[0].exp(),
+            )
+
         return mean, variance
 
 
-def density(known: Known, n: int) -> Diffused:
-    return Diffused(cast(ConditionedMLP, known), torch.zeros(n, 1).double(), len(known.process.time), 1)
+def density(known: Known, n: int) -> DiffusionDensity:
+    return DiffusionDensity(
+        cast(ConditionedMLP, known), torch.zeros(n, 1).double(), len(known.process.time), 1
+    )
 
 
 @pytest.mark.parametrize(("steps", "std"), [(4, 1.0), (100, 1.0), (4, 0.5), (100, 0.5)])
 def test_an_exact_network_makes_the_bound_the_likelihood(steps, std):
-    """Averaged over tokens and noise the bound of the exact reverse process is log p, within its standard error."""
+    """Averaged over tokens and noise the bound of the exact reverse process is log p,
+    within its standard error.
+    """
     n, known = 20_000, Known(steps, mean=1.5, std=std)
     x = 1.5 + std * Noise.of(torch.arange(n), "data").normal(3, torch.float64)
     truth = log_normal(x, torch.tensor(1.5), torch.tensor(2 * math.log(std))).sum(-1)
@@ -163,7 +205,9 @@ def test_an_exact_network_makes_the_bound_the_likelihood(steps, std):
 @pytest.mark.parametrize(("scale", "share"), [(1.0, 0.8), (1.0, 0.0), (1.002, 1.0)])
 @pytest.mark.parametrize("temperature", [1.0, 0.8])
 def test_the_bound_lies_below_the_likelihood_of_what_is_sampled(scale, share, temperature):
-    """A wrong but linear network ends in a Gaussian that is known: at each x the mean bound must not exceed its log p."""
+    """A wrong but linear network ends in a Gaussian that is known: at each x the mean bound must
+    not exceed its log p.
+    """
     known, n = Known(20, scale=scale, share=share), 4000
     mean, variance = known.marginal(temperature)
     for point in (-1.0, 0.0, 2.0):
@@ -182,9 +226,15 @@ def test_samples_have_the_moments_of_the_chain():
 
 
 def test_the_bound_is_keyed_and_needs_noise():
-    head, z, x = Diffusion(4, 2, width=8, depth=1, sampling_steps=3), torch.zeros(5, 4), torch.ones(5, 2)
+    head, z, x = (
+        Diffusion(4, 2, width=8, depth=1, sampling_steps=3),
+        torch.zeros(5, 4),
+        torch.ones(5, 2),
+    )
     one, two = (head(z).log_prob(x, Noise.of(torch.arange(5), stream)) for stream in ("a", "b"))
-    assert torch.equal(one, head(z).log_prob(x, Noise.of(torch.arange(5), "a"))) and not torch.equal(one, two)
+    assert torch.equal(
+        one, head(z).log_prob(x, Noise.of(torch.arange(5), "a"))
+    ) and not torch.equal(one, two)
     with pytest.raises(ValueError, match="noise: "):
         head(z).log_prob(x)
 
@@ -200,9 +250,13 @@ def test_what_a_diffusion_cannot_do_is_refused():
 
 def test_given_noise_hands_out_what_it_was_given():
     values = torch.arange(12.0).reshape(2, 3, 2)
-    noise = Given(torch.zeros(3, dtype=torch.long), values)
-    assert torch.equal(noise.at(1).normal(2), values[1]) and torch.equal(noise.at(0).at(5).normal(1), values[0, :, :1])
-    assert torch.equal(torch.special.ndtri(noise.at(0).uniform(2)).float().round(decimals=4), values[0])
+    noise = FixedNoise(torch.zeros(3, dtype=torch.long), values)
+    assert torch.equal(noise.at(1).normal(2), values[1]) and torch.equal(
+        noise.at(0).at(5).normal(1), values[0, :, :1]
+    )
+    assert torch.equal(
+        torch.special.ndtri(noise.at(0).uniform(2)).float().round(decimals=4), values[0]
+    )
 
 
 def test_a_diffusion_learns_a_conditional_density():

@@ -1,4 +1,6 @@
-"""Energy: the score is strictly proper, the generator learns what it is shown, and it says that it has no likelihood."""
+"""Energy: the score is strictly proper, the generator learns what it is shown, and it says that
+it has no likelihood.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +8,11 @@ from typing import cast
 
 import pytest
 import torch
-from laws import learns, make_head, numbers
+from laws import learns, make_head, normal_numbers
 from torch import Tensor
 
 from arinar_lab.model.heads.conditioned import ConditionedMLP
-from arinar_lab.model.heads.energy import Energy, Generated
+from arinar_lab.model.heads.energy import Energy, GeneratorDensity
 from arinar_lab.model.noise import Noise
 
 
@@ -29,7 +31,9 @@ class Scaled:
 def score(shift: float, scale: float, beta: float, draws: int, n: int = 40_000) -> float:
     """The loss of a generator of normal(shift, scale²) on tokens from N(0, 1)."""
     noise = Noise.of(torch.arange(n))
-    density = Generated(cast(ConditionedMLP, Scaled(shift, scale)), torch.zeros(n, 1).double(), beta, draws)
+    density = GeneratorDensity(
+        cast(ConditionedMLP, Scaled(shift, scale)), torch.zeros(n, 1).double(), beta, draws
+    )
     return density.loss(noise.at(0).normal(2, torch.float64), noise.at(1)).mean().item()
 
 
@@ -41,7 +45,9 @@ def test_the_score_is_least_for_the_true_distribution(beta):
 
 
 def test_the_score_of_a_normal_is_the_known_number():
-    """With β = 1 in two dimensions E|g - x| = E|g - g'| = √π, so the score of the truth is √π/2, for any number of draws."""
+    """With β = 1 in two dimensions E|g - x| = E|g - g'| = √π, so the score of the truth is √π/2,
+    for any number of draws.
+    """
     for draws in (2, 5):
         assert score(0.0, 1.0, 1.0, draws) == pytest.approx(torch.pi**0.5 / 2, abs=0.01)
 
@@ -61,7 +67,7 @@ def test_a_generator_learns_a_conditional_density():
 def test_one_pass_draws_a_token():
     head, calls = make_head("energy", False), []
     handle = head.network.register_forward_hook(lambda *_: calls.append(1))
-    head(numbers(7, 8)).tempered(0.5).sample(Noise.of(torch.arange(7)))
+    head(normal_numbers(7, 8)).tempered(0.5).sample(Noise.of(torch.arange(7)))
     assert len(calls) == 1
     handle.remove()
 
@@ -69,9 +75,11 @@ def test_one_pass_draws_a_token():
 @torch.no_grad()
 def test_guidance_extrapolates_the_context():
     head, noise = make_head("energy", False), Noise.of(torch.arange(3))
-    z, null = numbers(3, 8), numbers(3, 8, seed=1)
+    z, null = normal_numbers(3, 8), normal_numbers(3, 8, seed=1)
     guided = head(z).guided(head(null), 2.5)
-    assert torch.allclose(guided.sample(noise), head(null + 2.5 * (z - null)).sample(noise), atol=1e-12)
+    assert torch.allclose(
+        guided.sample(noise), head(null + 2.5 * (z - null)).sample(noise), atol=1e-12
+    )
 
 
 def test_what_a_generator_cannot_do_is_refused():

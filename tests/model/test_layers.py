@@ -8,13 +8,14 @@ import torch
 
 from arinar_lab.model import layers
 from arinar_lab.model.arinar import Arinar
-from arinar_lab.model.layers import GELU, Attention, Block, Parameters, dropout
+from arinar_lab.model.layers import GELU, Attention, Block, DensityParameters, dropout
 from arinar_lab.model.sampler import Sampler
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
 def test_dropout_drops_that_share_and_keeps_the_mean(p):
-    x = torch.ones(1000, 401, requires_grad=True)  # not a multiple of the four numbers that a word decides of
+    # not a multiple of the four numbers that a word decides of
+    x = torch.ones(1000, 401, requires_grad=True)
     y = dropout(x, p)
     dropped = (y == 0).double().mean().item()
     assert dropped == pytest.approx(p, abs=5 * (p * (1 - p) / x.numel()) ** 0.5)
@@ -41,7 +42,7 @@ def test_without_dropout_nothing_is_drawn():
 def test_attention_with_dropout_is_the_fused_one_where_nothing_is_dropped(causal, monkeypatch):
     monkeypatch.setattr(layers, "dropout", lambda x, p: x)
     attention = Attention(32, 4, dropout=0.1)
-    q, k, v = (laws.numbers(2, 4, 9, 8, seed=s) for s in range(3))
+    q, k, v = (laws.normal_numbers(2, 4, 9, 8, seed=s) for s in range(3))
     mask = None if causal else torch.rand(9, 9) < 0.7
     mask = None if mask is None else mask | torch.eye(9, dtype=torch.bool)
     plain, fused = (attention._attend(q, k, v, mask, drop, causal) for drop in (0.1, 0.0))
@@ -54,10 +55,12 @@ def test_densities_are_single_precision_under_autocast(kind):
     model: Arinar = laws.make_model("masked", kind, True, torch.float32)
     seen: list[torch.dtype] = []
     for module in model.modules():
-        if isinstance(module, Parameters):
+        if isinstance(module, DensityParameters):
             module.register_forward_hook(lambda *words: seen.append(words[-1].dtype))
+
     with torch.autocast("cpu", torch.bfloat16):
         x, _ = model.generate(laws.labels(2), laws.images(2), Sampler(guidance=2.0))
+
     assert seen and set(seen) == {torch.float32}
     assert x.dtype == torch.float32 and x.isfinite().all()
 
@@ -66,19 +69,22 @@ def test_densities_are_single_precision_under_autocast(kind):
 @pytest.mark.parametrize("parts", [[2, *[1] * 8], [2, 1, 4, 1, 1, 1], [1] * 10])
 def test_a_full_cache_begins_another_piece_and_loses_nothing(parts, monkeypatch):
     monkeypatch.setattr(layers, "PIECE", 3)
-    attention, x = laws.randomise(Attention(8, 2), 0.3), laws.numbers(2, 10, 8)
+    attention, x = laws.randomise(Attention(8, 2), 0.3), laws.normal_numbers(2, 10, 8)
     attention.double()
     expected, _ = attention(x, causal=True)
     cache, rows = attention.cache(2, 2), []
     for part in x.split(parts, 1):
         y, cache = attention(part, causal=True, cache=cache)
         rows.append(y)
+
     assert torch.allclose(torch.cat(rows, 1), expected, atol=1e-12)
     assert len(cache.before) >= 2 and sum(k.shape[2] for k, _ in cache.before) + cache.length == 10
 
 
 @pytest.mark.parametrize("outer", ["causal", "random_causal"])
-@pytest.mark.parametrize("sampler", [Sampler(), Sampler(guidance=2.0), Sampler(guidance=2.0, guided_to=0.4)])
+@pytest.mark.parametrize(
+    "sampler", [Sampler(), Sampler(guidance=2.0), Sampler(guidance=2.0, guided_to=0.4)]
+)
 def test_a_walk_over_pieces_draws_what_one_piece_draws(outer, sampler, monkeypatch):
     model, drawn = laws.make_model(outer, "gmm", False), []
     for piece in (64, 2):
@@ -90,14 +96,21 @@ def test_a_walk_over_pieces_draws_what_one_piece_draws(outer, sampler, monkeypat
 @pytest.mark.parametrize("form", ["none", "tanh"])
 def test_gelu_is_that_of_torch_with_a_gradient_and_without(form):
     """Numbers of every size; without a gradient and with tanh it is computed by a sigmoid."""
-    x = torch.cat([torch.linspace(-12, 12, 4001), torch.tensor([0.0, -1e-20, 1e-20, 1e15, -1e15, 1e30, -1e30])])
+    x = torch.cat(
+        [
+            torch.linspace(-12, 12, 4001),
+            torch.tensor([0.0, -1e-20, 1e-20, 1e15, -1e15, 1e30, -1e30]),
+        ]
+    )
     expected = torch.nn.functional.gelu(x.double(), approximate=form)
     given = x.clone().requires_grad_()
     y = GELU(form)(given)
+
     with torch.no_grad():
         drawn = GELU(form)(given)
     for seen in (y, drawn):
         assert torch.allclose(seen.double(), expected, rtol=1e-6, atol=1e-6)
+
     assert y.requires_grad
     assert torch.equal(given.detach(), x)
 
@@ -107,7 +120,10 @@ def test_dropout_acts_behind_gelu_too_where_it_is_asked_for(monkeypatch):
     monkeypatch.setattr(layers.Dropout, "forward", lambda self, x: 3 * x)
     torch.manual_seed(0)
     x = torch.randn(2, 5, 16)
-    once, twice = (Block(16, 2, dropout=0.1, dropout_hidden=hidden).feed_forward for hidden in (False, True))
+    once, twice = (
+        Block(16, 2, dropout=0.1, dropout_hidden=hidden).feed_forward for hidden in (False, True)
+    )
     twice.load_state_dict(once.state_dict())
+
     assert torch.allclose(twice(x), 3 * once(x), atol=1e-5)
     assert torch.allclose(once(x), 3 * once[2](once[1](once[0](x))), atol=1e-5)

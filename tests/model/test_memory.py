@@ -16,7 +16,9 @@ def alive() -> int:
     return sum(issubclass(type(value), torch.Tensor) for value in gc.get_objects())
 
 
-@pytest.mark.parametrize(("outer", "inside", "steps"), [("causal", False, None), ("masked", True, 2)])
+@pytest.mark.parametrize(
+    ("outer", "inside", "steps"), [("causal", False, None), ("masked", True, 2)]
+)
 def test_a_hundred_batches_leave_nothing_behind(outer, inside, steps):
     model, sampler = laws.make_model(outer, "gmm", inside, torch.float32), Sampler(steps=steps)
     laws.samples(model, torch.arange(2), sampler)

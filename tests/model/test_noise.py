@@ -1,7 +1,7 @@
 import torch
 from scipy.stats import kstest
 
-from arinar_lab.model.noise import Noise
+from arinar_lab.model.noise import Noise, Stream
 
 MANY = Noise.of(torch.arange(20_000))
 
@@ -15,19 +15,30 @@ def test_numbers_have_their_distribution_along_seeds_and_along_draws():
 
 
 def test_streams_derived_keys_and_draws_are_uncorrelated():
-    columns = [MANY.uniform(2), MANY.at(0).uniform(2), MANY.at(1).uniform(2), MANY.at(0).at(1).uniform(2)]
+    columns = [
+        MANY.uniform(2),
+        MANY.at(0).uniform(2),
+        MANY.at(1).uniform(2),
+        MANY.at(0).at(1).uniform(2),
+    ]
     columns.append(Noise.of(torch.arange(20_000), "other").uniform(2))
+
     correlation = torch.corrcoef(torch.cat(columns, -1).T)
     assert (correlation - torch.eye(len(correlation))).abs().max() < 0.035  # five standard errors
 
 
 def test_keys_do_not_collide():
-    keys = torch.cat([MANY.at(torch.arange(50)[None]).key.flatten(), MANY.key, MANY.at(1).at(0).key])
+    keys = torch.cat(
+        [MANY.at(torch.arange(50)[None]).key.flatten(), MANY.key, MANY.at(1).at(0).key]
+    )
     assert keys.unique().numel() == keys.numel()
 
 
 def test_a_number_depends_on_its_key_alone():
-    assert torch.equal(Noise.of(torch.tensor([5, 9])).at(2).uniform(7)[1], Noise.of(torch.tensor(9)).at(2).uniform(7))
+    assert torch.equal(
+        Noise.of(torch.tensor([5, 9])).at(2).uniform(7)[1],
+        Noise.of(torch.tensor(9)).at(2).uniform(7),
+    )
     assert torch.equal(MANY.uniform(3), MANY.uniform(5)[:, :3])
 
 
@@ -47,4 +58,19 @@ def test_uniform_numbers_stay_inside_the_open_interval():
 def test_a_permutation_holds_every_place_once():
     order = MANY.permutation(6)
     assert torch.equal(order.sort(-1).values, torch.arange(6).expand(20_000, -1))
-    assert torch.stack([order[:, 0] == i for i in range(6)]).float().mean(1).sub(1 / 6).abs().max() < 0.015
+    assert (
+        torch.stack([order[:, 0] == i for i in range(6)]).float().mean(1).sub(1 / 6).abs().max()
+        < 0.015
+    )
+
+
+def test_the_numbers_of_the_streams_never_change():
+    """Every order, mask and sample depends on them; names with one number stand
+    below different keys.
+    """
+    zero = {"CODEC", "FIRST_DRAW", "ORDER", "CHOICE", "TIME", "LABEL"}
+    one = {"MODEL", "TOKENS", "PLACE", "START", "MIRRORED", "ITEM"}
+    two = {"VALIDATION_LOSS", "LABELS", "GUIDE", "MASKED_SHARE"}
+    names = [{name for name, stream in Stream.__members__.items() if stream == k} for k in range(3)]
+    assert names == [zero, one, two] and len(Stream.__members__) == len(zero | one | two)
+    assert torch.equal(MANY.at(Stream.LABELS).key, MANY.at(2).key)

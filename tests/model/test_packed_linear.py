@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from arinar_lab.model import packed_linear as packing
+from arinar_lab.model import packed_linear
 from arinar_lab.model.layers import Block, Linear
-from arinar_lab.model.packed_linear import SMALLEST, _available, multiplies, packed
+from arinar_lab.model.packed_linear import SMALLEST, _available, has_native_matmul, packed_weights
 from arinar_lab.model.sampler import Sampler
 
 WIDTH = 128
@@ -25,38 +25,47 @@ def block(**options) -> Block:
 @pytest.mark.parametrize("options", [{}, {"k_bias": False}, {"context": WIDTH}])
 @torch.no_grad()
 def test_a_packed_block_computes_the_same(gelu, options, joins, monkeypatch):
-    monkeypatch.setattr(packing, "joins_gelu", lambda: joins)
+    monkeypatch.setattr(packed_linear, "fuses_gelu", lambda: joins)
     made = block(gelu=gelu, **options)
-    x, z = laws.numbers(3, 5, WIDTH, dtype=torch.float32), laws.numbers(3, WIDTH, dtype=torch.float32)
+    x, z = (
+        laws.normal_numbers(3, 5, WIDTH, dtype=torch.float32),
+        laws.normal_numbers(3, WIDTH, dtype=torch.float32),
+    )
     expected = made(x, z)[0]
-    with packed(made):
+
+    with packed_weights(made):
         assert all(m.packed is not None for m in made.modules() if isinstance(m, Linear))
         assert (made(x, z)[0] - expected).abs().max() < 1e-5
+
     assert torch.equal(made(x, z)[0], expected)
 
 
 def test_gradients_autocast_and_other_numbers_go_by_the_weights_themselves():
-    made, x = block(), laws.numbers(3, 5, WIDTH, dtype=torch.float32)
+    made, x = block(), laws.normal_numbers(3, 5, WIDTH, dtype=torch.float32)
     expected = made(x)[0]
-    with packed(made):
+    with packed_weights(made):
         y = made(x)[0]
         y.sum().backward()
         assert torch.equal(y, expected) and made.attention.qkv.weight.grad is not None
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             by_autocast = made.attention.qkv(x)
-        with torch.no_grad(), packed(made), torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad(), packed_weights(made), torch.autocast("cpu", torch.bfloat16):
             assert torch.equal(made.attention.qkv(x), by_autocast)
-    with packed(made.double()):
+
+    with packed_weights(made.double()):
         assert not any(getattr(m, "packed", None) is not None for m in made.modules())
 
 
-@pytest.mark.skipif(not multiplies(torch.device("cpu"), torch.bfloat16), reason="this processor knows no bfloat16")
+@pytest.mark.skipif(
+    not has_native_matmul(torch.device("cpu"), torch.bfloat16),
+    reason="this processor knows no bfloat16",
+)
 @torch.no_grad()
 def test_under_autocast_weights_of_bfloat16_are_packed():
-    made, x = block(), laws.numbers(3, 5, WIDTH, dtype=torch.float32)
+    made, x = block(), laws.normal_numbers(3, 5, WIDTH, dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         expected = made(x)[0]
-        with packed(made):
+        with packed_weights(made):
             assert made.attention.qkv.packed.dtype == torch.bfloat16
             assert (made(x)[0] - expected).abs().max() < 0.02 * expected.abs().max()
 
@@ -68,7 +77,7 @@ def test_weights_that_changed_since_are_packed_anew():
     both, x = nn.ModuleList([small, big]), torch.ones(1, WIDTH)
     for value in (1.0, 2.0):
         big.weight.data.fill_(value)
-        with packed(both), packed(both), torch.no_grad():
+        with packed_weights(both), packed_weights(both), torch.no_grad():
             assert torch.allclose(big(x), torch.full((1, WIDTH), value * WIDTH))
             assert small.packed is None
 
@@ -85,10 +94,12 @@ def test_generation_packs_and_unpacks():
 @torch.no_grad()
 def test_a_processor_without_bfloat16_goes_by_the_weights_themselves(monkeypatch):
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
-    made, x = block(), laws.numbers(3, 5, WIDTH, dtype=torch.float32)
-    assert multiplies(torch.device("cpu"), torch.float32) and not multiplies(torch.device("cpu"), torch.bfloat16)
+    made, x = block(), laws.normal_numbers(3, 5, WIDTH, dtype=torch.float32)
+    assert has_native_matmul(torch.device("cpu"), torch.float32) and not has_native_matmul(
+        torch.device("cpu"), torch.bfloat16
+    )
     with torch.autocast("cpu", torch.bfloat16):
         expected = made(x)[0]
-        with packed(made):
+        with packed_weights(made):
             assert made.attention.qkv.packed is None
             assert torch.equal(made(x)[0], expected)

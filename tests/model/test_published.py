@@ -1,4 +1,6 @@
-"""Published checkpoints in our names compute what the published code computes (tests/data, made by that code)."""
+"""Published checkpoints in our names compute what the published code computes
+(tests/data, made by that code).
+"""
 
 from __future__ import annotations
 
@@ -14,36 +16,53 @@ import torch
 from torch import Tensor
 
 from arinar_lab.cli import main
-from arinar_lab.config.recipe import build, merge, parse, read_overrides, read_recipe
+from arinar_lab.config.build import build
+from arinar_lab.config.files import merge, read_overrides, read_recipe
+from arinar_lab.config.sections import parse_recipe
 from arinar_lab.errors import ConfigError
-from arinar_lab.evaluation.evaluate import load
+from arinar_lab.evaluation.evaluate import load_trained
 from arinar_lab.model.density import Resampled
 from arinar_lab.model.heads.mixture import Mixture
 from arinar_lab.model.noise import Noise
-from arinar_lab.model.pretrained.names import names, translate
-from arinar_lab.model.sampler import Sampler, kept
+from arinar_lab.model.pretrained.names import parameter_names, translate_state
+from arinar_lab.model.sampler import Sampler, masked_counts
 from arinar_lab.runs.folder import RunFolder
 from arinar_lab.runs.training_args import check_arguments
 
 DATA = Path(__file__).parents[1] / "data"
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 TINY = [
-    "data={kind: latents, path: nowhere, size: 4, classes: 10}", "codec={kind: latents, scale: 0.2325}",
-    "outer.width=32", "outer.heads=2", "outer.encoder_depth=1", "outer.decoder_depth=2", "outer.prefix=8",
-    "outer.steps=16", "machine.accelerator=cpu", "machine.threads=1",
-]  # fmt: skip
+    "data={kind: latents, path: nowhere, size: 4, classes: 10}",
+    "codec={kind: latents, scale: 0.2325}",
+    "outer.width=32",
+    "outer.heads=2",
+    "outer.encoder_depth=1",
+    "outer.decoder_depth=2",
+    "outer.prefix=8",
+    "outer.steps=16",
+    "machine.accelerator=cpu",
+    "machine.threads=1",
+]
 ARINAR = [*TINY, "inner.width=32", "inner.head.components=3"]
 PRESET = str(EXPERIMENTS / "imagenet256_arinar_b.yaml")
 PUBLISHED = {"arinar_b": 212_949_516, "mar_b": 207_924_768}
 
 
 def preset(name: str, *overrides: str):
-    return parse(merge(read_recipe(EXPERIMENTS / f"imagenet256_{name}.yaml"), read_overrides(list(overrides))))
+    return parse_recipe(
+        merge(
+            read_recipe(EXPERIMENTS / f"imagenet256_{name}.yaml"), read_overrides(list(overrides))
+        )
+    )
 
 
 def listed(name: str) -> dict[str, tuple[int, ...]]:
     """Key → shape of the trained parameters of a published state dict."""
-    rows = [line.split("\t") for line in (DATA / f"{name}_state_dict.txt").read_text().splitlines() if line.strip()]
+    rows = [
+        line.split("\t")
+        for line in (DATA / f"{name}_state_dict.txt").read_text().splitlines()
+        if line.strip()
+    ]
     return {
         key: tuple(int(n) for n in shape.strip("()").split(",") if n.strip())
         for key, shape, _, kind in rows
@@ -55,7 +74,7 @@ def listed(name: str) -> dict[str, tuple[int, ...]]:
 def test_a_preset_has_the_published_parameters_and_every_key_has_its_place(name):
     model = build(preset(name), device="meta").model
     assert sum(p.numel() for p in model.parameters()) == PUBLISHED[name]
-    known, ours = names(model), dict(model.named_parameters())
+    known, ours = parameter_names(model), dict(model.named_parameters())
     assert set(known) == set(listed(name))
     assert sorted(known.values()) == sorted(ours)
     for key, shape in listed(name).items():
@@ -67,14 +86,32 @@ def arinar(tmp_path_factory):
     """The tiny checkpoint as `arinar convert` writes it, and the numbers of the published code."""
     out = tmp_path_factory.mktemp("converted") / "seed_0"
     with pytest.raises(SystemExit) as left:
-        main(["convert", str(DATA / "arinar_tiny.pth"), "--preset", PRESET,
-              "--weights", "model", "--out", str(out), *ARINAR])  # fmt: skip
+        main(
+            [
+                "convert",
+                str(DATA / "arinar_tiny.pth"),
+                "--preset",
+                PRESET,
+                "--weights",
+                "model",
+                "--out",
+                str(out),
+                *ARINAR,
+            ]
+        )
+
     assert left.value.code == 0
-    expected = {key: torch.from_numpy(value) for key, value in np.load(DATA / "arinar_tiny_expected.npz").items()}
-    return load(preset("arinar_b", *ARINAR), RunFolder(out)), expected
+    expected = {
+        key: torch.from_numpy(value)
+        for key, value in np.load(DATA / "arinar_tiny_expected.npz").items()
+    }
+
+    return load_trained(preset("arinar_b", *ARINAR), RunFolder(out)), expected
 
 
-def conditions(experiment, expected: dict[str, Tensor], null: bool = False) -> tuple[Tensor, Tensor]:
+def conditions(
+    experiment, expected: dict[str, Tensor], null: bool = False
+) -> tuple[Tensor, Tensor]:
     """z [B, N, E] at every position, given the tokens that the mask leaves."""
     model, x = experiment.model, expected["tokens"]
     c = model.labels.null(len(x)) if null else model.labels(expected["labels"].long())
@@ -91,7 +128,8 @@ def test_arinar_computes_the_published_conditions_and_mixtures(arinar):
     z, _ = conditions(experiment, expected)
     assert (z - expected["z"]).abs().max() < 1e-5
     assert (conditions(experiment, expected, null=True)[0] - expected["z_null"]).abs().max() < 1e-5
-    _, mixture = experiment.model.inner(z)._teach(expected["tokens"])
+    _, mixture = experiment.model.inner(z)._teacher_force(expected["tokens"])
+
     assert isinstance(mixture, Mixture)
     assert (mixture.mean.squeeze(-2) - expected["means"]).abs().max() < 1e-5
     assert (2 * mixture.log_std.squeeze(-2) - expected["log_variances"]).abs().max() < 1e-5
@@ -114,7 +152,7 @@ def test_schedules_are_the_published_ones(arinar):
     _, expected = arinar
     sampler = Sampler(guidance=4.5, schedule="linear")
     for tokens, steps in ((16, 8), (256, 64)):
-        left = kept(tokens, steps)
+        left = masked_counts(tokens, steps)
         published = expected[f"kept_{tokens}_{steps}"]
         assert left[:-1] == published[:-1].tolist()
         weights = [sampler.weight(1 - max(k, 1) / tokens) for k in left]
@@ -123,50 +161,100 @@ def test_schedules_are_the_published_ones(arinar):
 
 @torch.no_grad()
 def test_published_sampling_is_an_option(arinar):
-    """`candidates` draws and resamples as released; a temperature above 1 narrows the candidates."""
+    """`candidates` draws and resamples as released; a temperature above 1
+    narrows the candidates.
+    """
     experiment, _ = arinar
-    sampler = preset("arinar_b", *ARINAR, "sampler.candidates=50", "sampler.temperature=1.1").sampler
+    sampler = preset(
+        "arinar_b", *ARINAR, "sampler.candidates=50", "sampler.temperature=1.1"
+    ).sampler
     y, seeds = torch.arange(4), Noise.of(torch.arange(4))
     x, truncated = experiment.model.generate(y, seeds, sampler)
     assert x.shape == (4, 16, 16) and x.isfinite().all() and not truncated.any()
     density = sampler.apply(Mixture(*(torch.zeros(1, 1, 1),) * 2, torch.zeros(1, 1)), None, 1.0)
     assert density.log_std.exp().item() == pytest.approx(1 / 1.1)
-    p, q = (Mixture(torch.full((1, 1, 1), m), torch.zeros(1, 1, 1), torch.zeros(1, 1)) for m in (0.0, 1.0))
+    p, q = (
+        Mixture(torch.full((1, 1, 1), m), torch.zeros(1, 1, 1), torch.zeros(1, 1))
+        for m in (0.0, 1.0)
+    )
+
     guided = sampler.apply(p, q, 1.0)
-    assert isinstance(guided, Resampled) and guided.candidates == 50 and guided.temperature == pytest.approx(1 / 1.1)
+    assert (
+        isinstance(guided, Resampled)
+        and guided.candidates == 50
+        and guided.temperature == pytest.approx(1 / 1.1)
+    )
 
 
 MAR = [*TINY, "inner.width=32", "inner.depth=2"]
-PIXEL = "{kind: colour, width: 16, depth: 1, heads: 2, rows: 5, normalise: imagenet, first_weight: 5.0}"
+PIXEL = (
+    "{kind: colour, width: 16, depth: 1, heads: 2, rows: 5, normalise: imagenet, first_weight: 5.0}"
+)
 FRACTAL = [
-    "data.size=16", "data.classes=10", "codec.patch=4", "outer.width=32", "outer.depth=2", "outer.heads=2", "outer.steps=16",
-    "inner.outer.width=24", "inner.outer.depth=1", "inner.outer.heads=2", "inner.guide.width=16", "inner.guide.depth=1",
-    "inner.guide.heads=2", "inner.guide_weight=16.0", f"inner.inner={PIXEL}", "machine.accelerator=cpu",
-]  # fmt: skip
+    "data.size=16",
+    "data.classes=10",
+    "codec.patch=4",
+    "outer.width=32",
+    "outer.depth=2",
+    "outer.heads=2",
+    "outer.steps=16",
+    "inner.outer.width=24",
+    "inner.outer.depth=1",
+    "inner.outer.heads=2",
+    "inner.guide.width=16",
+    "inner.guide.depth=1",
+    "inner.guide.heads=2",
+    "inner.guide_weight=16.0",
+    f"inner.inner={PIXEL}",
+    "machine.accelerator=cpu",
+]
 
 
 @pytest.mark.parametrize(
     ("file", "recipe", "overrides"),
     [("mar_tiny.pth", "mar_b", MAR), ("fractalmar_tiny.pth", "fractalmar_b", FRACTAL)],
 )
-def test_the_other_published_models_are_converted_and_sampled_too(tmp_path, file, recipe, overrides):
+def test_the_other_published_models_are_converted_and_sampled_too(
+    tmp_path, file, recipe, overrides
+):
     out = tmp_path / "seed_0"
     with pytest.raises(SystemExit) as left:
-        main(["convert", str(DATA / file), "--preset", str(EXPERIMENTS / f"imagenet256_{recipe}.yaml"), "--weights", "model",
-              "--out", str(out), *overrides])  # fmt: skip
+        main(
+            [
+                "convert",
+                str(DATA / file),
+                "--preset",
+                str(EXPERIMENTS / f"imagenet256_{recipe}.yaml"),
+                "--weights",
+                "model",
+                "--out",
+                str(out),
+                *overrides,
+            ]
+        )
+
     assert left.value.code == 0
-    experiment = load(preset(recipe, *overrides), RunFolder(out))
+    experiment = load_trained(preset(recipe, *overrides), RunFolder(out))
     with torch.serialization.safe_globals([argparse.Namespace]):
         state = torch.load(DATA / file, weights_only=True)["model"]
-    theirs = translate(state, experiment.model)
-    assert all(torch.equal(value, theirs[key]) for key, value in experiment.model.state_dict().items())
+    theirs = translate_state(state, experiment.model)
+    assert all(
+        torch.equal(value, theirs[key]) for key, value in experiment.model.state_dict().items()
+    )
     if recipe == "mar_b":
-        expected = {key: torch.from_numpy(value) for key, value in np.load(DATA / "mar_tiny_outer.npz").items()}
+        expected = {
+            key: torch.from_numpy(value)
+            for key, value in np.load(DATA / "mar_tiny_outer.npz").items()
+        }
         with torch.no_grad():
             assert (conditions(experiment, expected)[0] - expected["z"]).abs().max() < 1e-5
-            assert (conditions(experiment, expected, null=True)[0] - expected["z_null"]).abs().max() < 1e-5
+            assert (
+                conditions(experiment, expected, null=True)[0] - expected["z_null"]
+            ).abs().max() < 1e-5
+
     sampler = Sampler(guidance=2.0, steps=4)
     x, _ = experiment.model.generate(torch.arange(2), Noise.of(torch.arange(2)), sampler)
+
     assert x.isfinite().all()
     assert experiment.codec.decode(x).shape[1:] == experiment.source.shape
 
@@ -176,7 +264,9 @@ def test_the_other_published_models_are_converted_and_sampled_too(tmp_path, file
 
 PAGE = Path(__file__).parents[2] / "docs" / "how_to" / "published_checkpoints.md"
 CONVERSIONS = re.findall(
-    r"^arinar (convert \S+\.pth --preset \S+)", PAGE.read_text(encoding="utf-8") if PAGE.exists() else "", re.M
+    r"^arinar (convert \S+\.pth --preset \S+)",
+    PAGE.read_text(encoding="utf-8") if PAGE.exists() else "",
+    re.M,
 )
 COMMANDS = sorted(set(CONVERSIONS))
 RELEASED = {
@@ -196,6 +286,7 @@ def test_a_command_of_the_readme_converts_what_was_released(capsys, tmp_path, mo
     with pytest.raises(SystemExit) as left:
         main([*words, *overrides])
     lines = capsys.readouterr().out.splitlines()
+
     assert left.value.code == 0
     assert lines[:2] == [f"runs/{Path(name).stem}/seed_0", expected]
     assert (tmp_path / lines[0] / "DONE").is_file()
@@ -213,13 +304,31 @@ def averaged() -> dict[str, Tensor]:
 
 
 SAVED = {
-    "parallel": (lambda state: {"model_ema": {f"module.{k}": v for k, v in state.items()}}, "model_ema"),
-    "compiled": (lambda state: {"ema": {f"module._orig_mod.{k}": v for k, v in state.items()}}, "ema"),
-    "lightning": (lambda state: {"state_dict": {f"model.{k}": v for k, v in state.items()}}, "state_dict"),
+    "parallel": (
+        lambda state: {"model_ema": {f"module.{k}": v for k, v in state.items()}},
+        "model_ema",
+    ),
+    "compiled": (
+        lambda state: {"ema": {f"module._orig_mod.{k}": v for k, v in state.items()}},
+        "ema",
+    ),
+    "lightning": (
+        lambda state: {"state_dict": {f"model.{k}": v for k, v in state.items()}},
+        "state_dict",
+    ),
     "bare": (lambda state: state, "the file's own tensors"),
-    "numpy": (lambda state: {"model_ema": state, "epoch": np.int64(7), "fid": np.float64(3.2)}, "model_ema"),
-    "random state": (lambda state: {"model_ema": state, "numpy": np.random.get_state()}, "model_ema"),
-    "path": (lambda state: {"model_ema": state, "args": argparse.Namespace(output=Path("out"))}, "model_ema"),
+    "numpy": (
+        lambda state: {"model_ema": state, "epoch": np.int64(7), "fid": np.float64(3.2)},
+        "model_ema",
+    ),
+    "random state": (
+        lambda state: {"model_ema": state, "numpy": np.random.get_state()},
+        "model_ema",
+    ),
+    "path": (
+        lambda state: {"model_ema": state, "args": argparse.Namespace(output=Path("out"))},
+        "model_ema",
+    ),
     "both": (lambda state: {"model": {}, "ema": state}, "ema"),
 }
 
@@ -232,9 +341,12 @@ def test_weights_are_read_however_training_code_saved_them(capsys, tmp_path, ave
     with pytest.raises(SystemExit) as left:
         main(["convert", str(file), "--preset", PRESET, "--out", str(out), *ARINAR])
     assert left.value.code == 0 and f"eights: {name}\n" in capsys.readouterr().out
-    experiment = load(preset("arinar_b", *ARINAR), RunFolder(out))
-    expected = translate(averaged, experiment.model)
-    assert all(torch.equal(value, expected[key]) for key, value in experiment.model.state_dict().items())
+    experiment = load_trained(preset("arinar_b", *ARINAR), RunFolder(out))
+
+    expected = translate_state(averaged, experiment.model)
+    assert all(
+        torch.equal(value, expected[key]) for key, value in experiment.model.state_dict().items()
+    )
 
 
 # What the file says of itself
@@ -244,11 +356,24 @@ def test_weights_are_read_however_training_code_saved_them(capsys, tmp_path, ave
     ("recipe", "settings", "message"),
     [
         ("arinar_b", {"model": "mar_base"}, None),
-        ("arinar_b", {"model": "mar_base", "img_size": 256, "vae_stride": 16, "patch_size": 1}, None),
-        ("arinar_b", {"num_sampling_steps": "25", "output": None}, None),  # of a head that it does not have
-        ("arinar_b", {"img_size": 512}, "img_size=512, and the recipe has data.size=256; add data.size=512"),
+        (
+            "arinar_b",
+            {"model": "mar_base", "img_size": 256, "vae_stride": 16, "patch_size": 1},
+            None,
+        ),
+        # of a head that it does not have
+        ("arinar_b", {"num_sampling_steps": "25", "output": None}, None),
+        (
+            "arinar_b",
+            {"img_size": 512},
+            "img_size=512, and the recipe has data.size=256; add data.size=512",
+        ),
         ("arinar_b", {"patch_size": 2}, "patch_size=2, and the recipe has latents in a token=1"),
-        ("arinar_b", {"vae_stride": 8}, "vae_stride=8, and the recipe has stride of codec.layout=16"),
+        (
+            "arinar_b",
+            {"vae_stride": 8},
+            "vae_stride=8, and the recipe has stride of codec.layout=16",
+        ),
         ("mar_b", {"num_sampling_steps": "100"}, None),
         ("mar_b", {"num_sampling_steps": "250"}, "add inner.sampling_steps=250"),
         ("fractalmar_b", {"img_size": 64}, "data.size=256; add data.size=64"),
@@ -276,7 +401,9 @@ def test_a_recipe_that_contradicts_what_the_file_says_is_refused(recipe, setting
 )
 def test_heads_other_than_the_named_model_has_are_refused(recipe, model, override):
     key = override.split("=")[0]
-    with pytest.raises(ConfigError, match=f"was trained as {model}, which has .*{override}; add {key}="):
+    with pytest.raises(
+        ConfigError, match=f"was trained as {model}, which has .*{override}; add {key}="
+    ):
         check_arguments(argparse.Namespace(model=model), preset(recipe, override))
     assert key in check_arguments({"model": model}, preset(recipe))
 
@@ -284,10 +411,22 @@ def test_heads_other_than_the_named_model_has_are_refused(recipe, model, overrid
 def test_heads_that_nothing_tells_are_named(capsys, tmp_path):
     """The tiny file calls itself mar_base, whose width it does not have."""
     with pytest.raises(SystemExit) as left:
-        main(["convert", str(DATA / "arinar_tiny.pth"), "--preset", PRESET, "--out", str(tmp_path / "a"), *ARINAR])
+        main(
+            [
+                "convert",
+                str(DATA / "arinar_tiny.pth"),
+                "--preset",
+                PRESET,
+                "--out",
+                str(tmp_path / "a"),
+                *ARINAR,
+            ]
+        )
+
     assert left.value.code == 0
     assert (
-        "does not tell these attention heads; the recipe says outer.heads=2, inner.heads=4" in capsys.readouterr().out
+        "does not tell these attention heads; the recipe says outer.heads=2, inner.heads=4"
+        in capsys.readouterr().out
     )
 
 
@@ -307,10 +446,12 @@ def refused(capsys, checkpoint: Path, out: Path, *words: str) -> str:
                 *words,
             ]
         )
+
     assert left.value.code == 2
     assert not out.exists() and not [p for p in out.parent.iterdir() if p.suffix != ".pth"]
     said = capsys.readouterr().err
     assert said.count("\n") == 1
+
     return said
 
 
@@ -324,23 +465,31 @@ def test_what_does_not_fit_is_refused_by_its_first_keys(capsys, tmp_path):
     assert "encoder_pos_embed_learned (1, 24, 32) for (32, 32)" in refused(
         capsys, tiny, tmp_path / "a", *ARINAR, "outer.prefix=16"
     )
-    assert "lacks encoder_blocks.1." in refused(capsys, tiny, tmp_path / "a", *ARINAR, "outer.encoder_depth=2")
+    assert "lacks encoder_blocks.1." in refused(
+        capsys, tiny, tmp_path / "a", *ARINAR, "outer.encoder_depth=2"
+    )
     assert "has, and the preset does not know, decoder_blocks.1" in refused(
         capsys, tiny, tmp_path / "a", *ARINAR, "outer.decoder_depth=1"
     )
     assert "heads" in refused(capsys, tiny, tmp_path / "a", *ARINAR, "inner.heads=5")
-    assert "holds no weights named best" in refused(capsys, tiny, tmp_path / "a", *ARINAR, "--weights", "best")
+    assert "holds no weights named best" in refused(
+        capsys, tiny, tmp_path / "a", *ARINAR, "--weights", "best"
+    )
 
 
 def test_files_with_code_or_damage_are_refused(capsys, tmp_path):
     file = tmp_path / "code.pth"
     torch.save({"model_ema": Code()}, file)
-    assert "refused" in (message := refused(capsys, file, tmp_path / "a", *ARINAR)) and "asks for print" in message
+    assert (
+        "refused" in (message := refused(capsys, file, tmp_path / "a", *ARINAR))
+        and "asks for print" in message
+    )
     file.write_bytes(pickle.dumps({"model_ema": Code()}, protocol=2))
     assert "refused" in refused(capsys, file, tmp_path / "a", *ARINAR)
     file.write_bytes((DATA / "arinar_tiny.pth").read_bytes()[:100_000])
     assert "damaged" in refused(capsys, file, tmp_path / "a", *ARINAR)
     torch.save([1, 2], file)
+
     assert "no published checkpoint" in refused(capsys, file, tmp_path / "a", *ARINAR)
     assert "no such file" in refused(capsys, tmp_path / "none.pth", tmp_path / "a", *ARINAR)
 
@@ -355,7 +504,10 @@ def test_files_with_code_or_damage_are_refused(capsys, tmp_path):
         (["codec.normalise=channel"], "codec.normalise: channel is measured on training data"),
         (["inner.order=variance"], "inner.order: is measured on training data"),
         (["init_from=runs/x"], "init_from: a checkpoint is converted by itself"),
-        (["inner.group=2"], "inner.group: 2, and the published code orders the means of a group otherwise; use 1"),
+        (
+            ["inner.group=2"],
+            "inner.group: 2, and the published code orders the means of a group otherwise; use 1",
+        ),
     ],
 )
 def test_what_the_checkpoint_does_not_hold_is_no_part_of_the_model(capsys, tmp_path, words, said):
@@ -366,9 +518,9 @@ def test_a_group_of_features_is_read_where_its_order_cannot_differ():
     """The published head output is [K, F], ours [F, K]: with one Gaussian these are the same."""
     grouped = [*ARINAR, "inner.group=2"]
     model = build(preset("arinar_b", *grouped, "inner.head.components=1"), "meta").model
-    assert "arhead.head.weight" in names(model)
+    assert "arhead.head.weight" in parameter_names(model)
     with pytest.raises(ValueError, match=r"inner\.group: 2"):
-        names(build(preset("arinar_b", *grouped), "meta").model)
+        parameter_names(build(preset("arinar_b", *grouped), "meta").model)
 
 
 def test_numbers_that_are_none_are_refused(capsys, tmp_path):
@@ -378,7 +530,9 @@ def test_numbers_that_are_none_are_refused(capsys, tmp_path):
     file = tmp_path / "bad.pth"
     for value in (torch.full_like(content["model_ema"][key], torch.nan), 3, None):
         torch.save({"model_ema": {**content["model_ema"], key: value}}, file)
-        assert f"no arrays of finite real numbers: {key}" in refused(capsys, file, tmp_path / "a", *ARINAR)
+        assert f"no arrays of finite real numbers: {key}" in refused(
+            capsys, file, tmp_path / "a", *ARINAR
+        )
 
 
 @pytest.mark.parametrize("length", [3, 500, 7_636, 20_000, 69_999, 300_000])
@@ -392,7 +546,7 @@ def test_averaged_weights_are_the_default_and_a_folder_is_never_overwritten(caps
     with torch.serialization.safe_globals([argparse.Namespace]):
         content = torch.load(DATA / "arinar_tiny.pth", weights_only=True)
     model = build(preset("arinar_b", *ARINAR)).model
-    averaged = translate(content["model_ema"], model)
+    averaged = translate_state(content["model_ema"], model)
     out = tmp_path / "seed_0"
     words = [
         "convert",
@@ -403,12 +557,14 @@ def test_averaged_weights_are_the_default_and_a_folder_is_never_overwritten(caps
         str(out),
         *ARINAR,
     ]
+
     with pytest.raises(SystemExit):
         main(words)
-    loaded = load(preset("arinar_b", *ARINAR), RunFolder(out)).model.state_dict()
+    loaded = load_trained(preset("arinar_b", *ARINAR), RunFolder(out)).model.state_dict()
     assert all(torch.equal(loaded[key], value) for key, value in averaged.items())
     before = (out / "checkpoints" / "final.safetensors").read_bytes()
     with pytest.raises(SystemExit) as left:
         main(words)
+
     assert left.value.code == 2 and "exists already" in capsys.readouterr().err
     assert (out / "checkpoints" / "final.safetensors").read_bytes() == before

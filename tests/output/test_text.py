@@ -1,4 +1,6 @@
-"""Text of unknown authors: no escape sequence, markup, HTML or formula in it acts where it is shown."""
+"""Text of unknown authors: no escape sequence, markup, HTML or formula in it
+acts where it is shown.
+"""
 
 import csv
 import io
@@ -9,8 +11,16 @@ import sys
 import pytest
 from rich.table import Table
 
-from arinar_lab.output.terminal import Terminal, failed
-from arinar_lab.output.text import accept_any_letter, csv_text, markdown_line, markdown_row, one_line, printable, say
+from arinar_lab.output.terminal import Terminal, failure_line
+from arinar_lab.output.text import (
+    accept_any_letter,
+    csv_text,
+    markdown_line,
+    markdown_table,
+    one_line,
+    printable,
+    say,
+)
 
 HOSTILE = "\x1b[2J\x1b]0;title\x07 [red]a[/red] \x9b31m\r\u202e :bomb: seeds=[4, 5]"
 SHOWN = r"\x1b[2J\x1b]0;title\x07 [red]a[/red] \x9b31m\r\u202e :bomb: seeds=[4, 5]"
@@ -46,11 +56,18 @@ def test_the_terminal_takes_text_literally():
     terminal = Terminal(file=out, width=200, force_terminal=True, color_system="standard")
     table = Table("name", title=HOSTILE)
     table.add_row(HOSTILE)
-    for shown in (HOSTILE, failed(HOSTILE), table):
+    for shown in (HOSTILE, failure_line(HOSTILE), table):
         terminal.print(shown, soft_wrap=True)
     text = out.getvalue()
-    assert text.count(r"\x1b[2J\x1b]0;title") == 4 and text.count("[red]a[/red]") == 4 and ":bomb:" in text
-    assert "\x1b[2J" not in text and "\x9b" not in text and "\u202e" not in text and "\r" not in text
+
+    assert (
+        text.count(r"\x1b[2J\x1b]0;title") == 4
+        and text.count("[red]a[/red]") == 4
+        and ":bomb:" in text
+    )
+    assert (
+        "\x1b[2J" not in text and "\x9b" not in text and "\u202e" not in text and "\r" not in text
+    )
     assert "\x1b[31mfailed" in text  # styles of ours are shown
 
 
@@ -67,7 +84,7 @@ def test_the_terminal_takes_text_literally():
 )
 def test_markdown_is_one_line_of_text(text, line):
     assert markdown_line(text) == line
-    assert markdown_row([text, "b"]) == f"| {line} | b |"
+    assert markdown_table(["a", "b"], [[text, "b"]])[2] == f"| {line} | b |"
 
 
 @pytest.mark.parametrize("formula", ["=1+1", "+A1", "-A1", "@SUM(A1)", "\t=1", "=\"'\n|"])
@@ -78,4 +95,7 @@ def test_a_spreadsheet_computes_nothing(formula):
 
 
 def test_numbers_of_a_table_stay_numbers():
-    assert csv_text([[-1.5, "-1e-3", "+2", "-inf", -1, None, "a-b", "1=2"]]) == "-1.5,-1e-3,+2,-inf,-1,,a-b,1=2\r\n"
+    assert (
+        csv_text([[-1.5, "-1e-3", "+2", "-inf", -1, None, "a-b", "1=2"]])
+        == "-1.5,-1e-3,+2,-inf,-1,,a-b,1=2\r\n"
+    )

@@ -1,4 +1,6 @@
-"""DINOv2's features: the network is the published one, read from a file of weights alone, and measures runs by name."""
+"""DINOv2's features: the network is the published one, read from a file of weights alone, and
+measures runs by name.
+"""
 
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from tiny import tiny
 
 from arinar_lab.errors import ConfigError
 from arinar_lab.quality.dinov2 import LARGE, VisionTransformer, read_dinov2
-from arinar_lab.quality.distances import made_with
+from arinar_lab.quality.distances import extractor_of_reference
 from arinar_lab.quality.extractors import DINOV2, Extractor
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -23,7 +25,9 @@ def weights(width, depth, side):
     state = VisionTransformer(width, depth, side).state_dict()
     waves = enumerate(sorted(state.items()))
     return {
-        name: ((torch.arange(p.numel(), dtype=torch.float64) * (0.7 + 0.1 * i)).sin() * 0.3).reshape(p.shape).float()
+        name: ((torch.arange(p.numel(), dtype=torch.float64) * (0.7 + 0.1 * i)).sin() * 0.3)
+        .reshape(p.shape)
+        .float()
         for i, (name, p) in waves
     }
 
@@ -50,12 +54,18 @@ def test_positions_are_resized_and_the_class_tokens_is_not():
 def test_the_published_layout_is_built_and_others_are_refused():
     with torch.device("meta"):
         names = VisionTransformer(LARGE, 24, 37).state_dict()
-    assert sum(p.numel() for p in names.values()) == 304_367_616  # ViT-L/14 less its mask token, of 1,024
+    # ViT-L/14 less its mask token, of 1,024
+    assert sum(p.numel() for p in names.values()) == 304_367_616
     small = weights(64, 1, 2)
     swiglu = {name.replace("fc1", "w12"): value for name, value in small.items()}
-    for state, said in ((swiglu, "holds no such DINOv2"), ({"weight": torch.zeros(3)}, "holds no DINOv2")):
+    for state, said in (
+        (swiglu, "holds no such DINOv2"),
+        ({"weight": torch.zeros(3)}, "holds no DINOv2"),
+    ):
         torch.save(state, "other.pth")
-        with pytest.raises(ConfigError, match=rf"^other\.pth: no weights of dinov2, or damaged: other\.pth: {said}"):
+        with pytest.raises(
+            ConfigError, match=rf"^other\.pth: no weights of dinov2, or damaged: other\.pth: {said}"
+        ):
             _ = Extractor(DINOV2, weights=Path("other.pth")).network
 
 
@@ -69,14 +79,26 @@ def test_a_run_is_measured_in_its_features(a_run, monkeypatch, capsys):
     np.savez("some.npz", (images * 15).numpy())
     assert arinar("reference", "some.npz", "--features", "dinov2") == 0
     (path,) = Path("references").glob("some-*.npz")
-    assert made_with(path) == ("dinov2", "dinov2")
+    assert extractor_of_reference(path) == ("dinov2", "dinov2")
     capsys.readouterr()
     assert arinar("evaluate", a_run.path, "--quality", "--reference", path, *few) == 0
     told = capsys.readouterr().out
     for name in ("fd_dinov2_64", "fd_dinov2_64_floor", "kid_dinov2_64", "precision_dinov2_64"):
         assert f"quality/{name} " in told
+
     assert "inception_score" not in told
     assert (
-        arinar("evaluate", a_run.path, "--quality", "--features", "dinov2", "--layer", "64", "--reference", path) == 2
+        arinar(
+            "evaluate",
+            a_run.path,
+            "--quality",
+            "--features",
+            "dinov2",
+            "--layer",
+            "64",
+            "--reference",
+            path,
+        )
+        == 2
     )
     assert "--layer: dinov2 has dinov2, and no 64" in capsys.readouterr().err

@@ -1,4 +1,6 @@
-"""Figures: each is drawn from what it needs, left out and named without it, and can be read by everyone."""
+"""Figures: each is drawn from what it needs, left out and named without it, and can
+be read by everyone.
+"""
 
 import io
 import itertools
@@ -11,16 +13,19 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from PIL import Image
-from reports import BITS, FD, full_report, study, whole, whole_and_full
+from reports import BITS, FD, analysed, full_report, study, whole, whole_and_full, with_reports
 
-from arinar_lab.report.density_figures import calibration, samples
+from arinar_lab.analysis.analyse import analyse
+from arinar_lab.files.workspace import Workspace
+from arinar_lab.report.density_figures import calibration_histograms, sample_grid
 from arinar_lab.report.diagnostic_figures import where_the_bits_go
 from arinar_lab.report.figures import DPI, FIGURES
 from arinar_lab.report.result_figures import against_factor, against_speed
-from arinar_lab.report.style import BLACK, FACET, PALE, facets, looks, paper
+from arinar_lab.report.style import BLACK, FACET, PALE, facets, looks, paper_pyplot
 from arinar_lab.study.collect import collect
 
-HERE = [figure for figure in FIGURES if figure.name != "ranks"]  # which is of studies with budgets, see test_budget.py
+# which is of studies with budgets, see test_budget.py
+HERE = [figure for figure in FIGURES if figure.name != "ranks"]
 
 
 @pytest.fixture(scope="module")
@@ -28,14 +33,13 @@ def results(tmp_path_factory):
     """A whole study of three numbers of components, with all that its runs leave."""
     home = tmp_path_factory.mktemp("study")
     with chdir(home):
-        plan = study(whole_and_full(), full=True)
-    return collect(replace(plan, roots=(home / "studies", home / "runs")))
+        return collect(study(whole_and_full(), full=True, workspace=Workspace(home)))
 
 
 @pytest.fixture(scope="module")
 def drawn(results):
     """Figure's name → the figure of that study."""
-    return {figure.name: figure.draw(results) for figure in HERE}
+    return {figure.name: figure.draw(analyse(results)) for figure in HERE}
 
 
 @pytest.fixture(autouse=True)
@@ -64,15 +68,16 @@ def ink(path):
 
 def test_every_figure_is_written_as_png_and_as_pdf(results, tmp_path):
     for figure in HERE:
-        png, pdf = figure.write(results, tmp_path)
+        png, pdf = figure.write(analyse(results), tmp_path)
         assert png.name == f"{figure.name}.png" and pdf.read_bytes().startswith(b"%PDF")
         image = Image.open(png)
-        assert 3.2 < image.width / DPI < 7.6, (figure.name, image.size)  # inches: no wider than a page
+        # inches: no wider than a page
+        assert 3.2 < image.width / DPI < 7.6, (figure.name, image.size)
         assert 0.005 < ink(png) < 0.8, figure.name
 
 
 @pytest.mark.usefixtures("alone")
-def test_reports_of_older_versions_have_the_figures_that_they_can():
+def test_reports_without_diagnoses_have_the_figures_that_they_can():
     results = collect(study(whole()))
     drawn = {figure.name for figure in FIGURES if figure.draw(results) is not None}
     assert drawn == {"factor", "speed"}
@@ -80,7 +85,7 @@ def test_reports_of_older_versions_have_the_figures_that_they_can():
 
 def test_nothing_finished_draws_nothing_and_removes_what_was_there(results, tmp_path):
     (tmp_path / "factor.png").write_bytes(b"of an earlier state")
-    results = replace(results, reports={name: {} for name in results.reports})
+    results = analyse(with_reports(results, {name: {} for name in results.reports}))
     assert not any(figure.write(results, tmp_path) for figure in FIGURES)
     assert not (tmp_path / "factor.png").exists()
 
@@ -88,13 +93,13 @@ def test_nothing_finished_draws_nothing_and_removes_what_was_there(results, tmp_
 @pytest.mark.usefixtures("alone")
 def test_a_study_of_one_arm_and_one_seed_is_drawn():
     reports = {("components=1", 0): full_report(2.0)}
-    results = collect(study(reports, seeds=(0,), full=True, axes={"inner.head.components": [1]}))
+    results = analysed(study(reports, seeds=(0,), full=True, axes={"inner.head.components": [1]}))
     assert all(figure.draw(results) is not None for figure in HERE)
 
 
 @pytest.mark.slow
 def test_a_study_without_its_baseline_is_drawn(results):
-    results = replace(results, reports={**results.reports, "components=1": {}})
+    results = analyse(with_reports(results, {**results.reports, "components=1": {}}))
     assert all(figure.draw(results) is not None for figure in HERE)
 
 
@@ -104,9 +109,11 @@ def test_an_arm_without_likelihood_is_drawn_where_it_can(results):
         report["likelihood"]["kind"], report["diagnosis"] = "none", {}
         for name in (BITS, "val/bits_per_dim_at_level"):
             del report["metrics"][name]
-    results = replace(results, reports=reports)
-    assert len(calibration(results).get_axes()) == 2
+
+    results = analyse(with_reports(results, reports))
+    assert len(calibration_histograms(results).get_axes()) == 2
     assert "components=2" not in str(where_the_bits_go(results).findobj(plt.Text))
+
     bits, distance = against_speed(results).axes
     assert _offsets(bits) == 2 and _offsets(distance) == 3
 
@@ -120,16 +127,20 @@ def _offsets(ax):
 
 
 def test_both_error_bars_are_drawn_apart(drawn):
-    """Of an arm with s = 0.2517 over three seeds and ± 0.004 over images: thin for the one, broad for the other."""
+    """Of an arm with s = 0.2517 over three seeds and ± 0.004 over images: thin for the one,
+    broad for the other.
+    """
     broad, thin = (container.lines[2][0] for container in drawn["factor"].axes[0].containers[:2])
     assert broad.get_linewidth()[0] > 3 * thin.get_linewidth()[0]
     assert np.ptp(broad.get_segments()[0][:, 1]) == pytest.approx(0.008)
-    assert np.ptp(thin.get_segments()[0][:, 1]) == pytest.approx(2 * 4.3027 * 0.25166 / np.sqrt(3), rel=1e-3)
+    assert np.ptp(thin.get_segments()[0][:, 1]) == pytest.approx(
+        2 * 4.3027 * 0.25166 / np.sqrt(3), rel=1e-3
+    )
 
 
 def test_one_seed_has_no_bar_of_training_noise(results):
     reports = {name: {0: by_seed[0]} for name, by_seed in results.reports.items()}
-    ax = against_factor(replace(results, reports=reports)).axes[0]
+    ax = against_factor(analyse(with_reports(results, reports))).axes[0]
     thin = [c.lines[2][0] for c in ax.containers if c.lines[2][0].get_linewidth()[0] < 1]
     assert all(np.ptp(segment[:, 1]) == 0 for bar in thin for segment in bar.get_segments())
 
@@ -139,7 +150,7 @@ def test_a_numeric_factor_is_an_axis_and_names_are_rows(drawn):
     numeric = drawn["factor"].axes[0]
     assert numeric.get_xlabel() == "inner.head.components"
     assert [text.get_text() for text in numeric.get_xticklabels()] == ["1", "2", "4"]
-    rows = against_factor(collect(many(2))).axes[0]
+    rows = against_factor(analysed(many(2))).axes[0]
     assert [text.get_text() for text in rows.get_yticklabels()] == ["arm 0 (baseline)", "arm 1"]
 
 
@@ -150,25 +161,32 @@ def test_dominated_arms_are_grey_and_the_front_is_drawn(results):
         "components=2": 4.0,
         "components=4": 1.0,
     }  # the second is worse than the first in both
+
     reports = deepcopy(results.reports)
     for name, by_seed in reports.items():
         for report in by_seed.values():
             report["metrics"] |= {"speed/images_per_second": speeds[name], FD: quality[name]}
-    ax = against_speed(replace(results, reports=reports)).axes[1]
+
+    ax = against_speed(analyse(with_reports(results, reports))).axes[1]
     colours = [c.lines[0].get_color() for c in ax.containers]
     assert [colour == PALE for colour in colours] == [False, True, False]
-    front = next(line for line in ax.lines if line.get_linestyle() == "--" and line.get_color() == BLACK)
+
+    front = next(
+        line for line in ax.lines if line.get_linestyle() == "--" and line.get_color() == BLACK
+    )
     assert front.get_xydata().tolist() == [[1.0, 1.0], [10.0, 3.0]]
 
 
 def test_unreliable_speeds_draw_no_front_and_no_arm_grey(results):
     reports = deepcopy(results.reports)
     reports["components=2"][0]["speed"]["load_average"] = 5.5
-    figure = against_speed(replace(results, reports=reports))
+    figure = against_speed(analyse(with_reports(results, reports)))
     assert figure.get_suptitle() == "unreliable speeds: no front"
     for ax in figure.axes:
         assert PALE not in [c.lines[0].get_color() for c in ax.containers]
-        assert not [line for line in ax.lines if line.get_linestyle() == "--" and line.get_color() == BLACK]
+        assert not [
+            line for line in ax.lines if line.get_linestyle() == "--" and line.get_color() == BLACK
+        ]
 
 
 def test_a_learning_curve_is_the_mean_over_seeds_with_a_band(drawn):
@@ -188,7 +206,7 @@ def test_where_the_bits_go_is_what_the_reports_say(drawn):
 def test_the_parts_of_the_cost_add_up_to_the_time_of_an_image(results, drawn):
     (ax,) = drawn["cost"].axes
     ends = [max(bar[i].get_x() + bar[i].get_width() for bar in ax.containers) for i in range(3)]
-    speeds = [results.summary(arm, "speed/images_per_second").mean for arm in results.plan.arms]
+    speeds = [arm.summary("speed/images_per_second").mean for arm in results.arms]
     assert ends == pytest.approx(
         [1000 / speed for speed in speeds], rel=0.02
     )  # the mean of a rate is not quite that of its inverse
@@ -197,18 +215,25 @@ def test_the_parts_of_the_cost_add_up_to_the_time_of_an_image(results, drawn):
 
 
 def test_an_interval_that_leaves_the_axes_ends_in_an_arrow(results):
-    reports = {name: {seed: by_seed[seed] for seed in (0, 1)} for name, by_seed in deepcopy(results.reports).items()}
-    ax = against_speed(replace(results, reports=reports)).axes[-1]
-    marks = [line.get_marker() for line in ax.lines if line.get_marker() in ("<", ">") and not line.get_clip_on()]
+    reports = {
+        name: {seed: by_seed[seed] for seed in (0, 1)}
+        for name, by_seed in deepcopy(results.reports).items()
+    }
+    ax = against_speed(analyse(with_reports(results, reports))).axes[-1]
+
+    marks = [
+        line.get_marker()
+        for line in ax.lines
+        if line.get_marker() in ("<", ">") and not line.get_clip_on()
+    ]
     assert sorted(set(marks)) == ["<", ">"]
 
 
 def test_samples_stand_side_by_side_under_one_seed(results, drawn):
     """The image at a place is that of the arm's file, at the same index for all arms."""
     assert len(drawn["samples"].axes) == 3
-    for ax, arm in zip(drawn["samples"].axes, results.plan.arms, strict=True):
-        folder, recipe = results.plan.cell(arm, 0)
-        images = np.load(folder.evaluation(recipe) / "samples" / "images.npy")
+    for ax, arm in zip(drawn["samples"].axes, results.arms, strict=True):
+        images = np.load(arm.folders[0].evaluation / "samples" / "images.npy")
         strip, white = np.asarray(ax.images[0].get_array()), images.max()
         assert np.allclose(strip[:, 9:17], images[1, 0] / white)
 
@@ -216,17 +241,23 @@ def test_samples_stand_side_by_side_under_one_seed(results, drawn):
 @pytest.mark.usefixtures("alone")
 def test_arms_under_another_sampling_seed_are_not_put_beside():
     reports = {(name, 0): full_report(2.0) for name in ("one", "two")}
-    plan = study(reports, seeds=(0,), full=True, axes=None, arms={"one": {}, "two": {"evaluation.seed": 5000}})
-    assert len(samples(collect(plan)).axes) == 1
+    plan = study(
+        reports,
+        seeds=(0,),
+        full=True,
+        axes=None,
+        arms={"one": {}, "two": {"evaluation.seed": 5000}},
+    )
+    assert len(sample_grid(analysed(plan)).axes) == 1
 
 
 # Who can read them
 
 
 def named(results, count):
-    """The plan, with so many arms instead of its own."""
-    arms = tuple(replace(results.plan.arms[0], name=f"arm {i}") for i in range(count))
-    return replace(results.plan, arms=arms, baseline="arm 0")
+    """The results, with so many arms instead of their own."""
+    arms = tuple(replace(results.arms[0], name=f"arm {i}") for i in range(count))
+    return replace(results, arms=arms, baseline="arm 0")
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 8, 20])
@@ -237,13 +268,17 @@ def test_no_panel_has_more_lines_than_can_be_told_apart(results, count):
     assert {arm.name for group in groups for arm in group} == {arm.name for arm in plan.arms}
     for group in groups:
         drawn = [looks(plan)[arm.name] for arm in group]
-        assert len({look.colour for look in drawn}) == len({look.marker for look in drawn}) == len(drawn)
+        assert (
+            len({look.colour for look in drawn})
+            == len({look.marker for look in drawn})
+            == len(drawn)
+        )
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("alone")
 def test_twenty_arms_are_drawn(tmp_path):
-    results = collect(many(20, seeds=(0,)))
+    results = analysed(many(20, seeds=(0,)))
     for figure in FIGURES:
         if figure.name in ("factor", "speed", "bits"):
             png, _ = figure.write(results, tmp_path)
@@ -283,9 +318,14 @@ def test_a_floor_is_drawn_only_beside_a_distance_of_as_many_images(results, draw
         for report in by_seed.values():
             report["quality"] |= {"images": 1437}
             report["metrics"]["quality/fd_digits_few"] = report["metrics"][FD] + 1.5
-    few = against_factor(replace(results, reports=reports))
+
+    few = against_factor(analyse(with_reports(results, reports)))
     assert floors(few) == [[2.17, 2.17]]
-    assert few.axes[-1].get_legend_handles_labels()[1] == ["held-out images", "FD digits", "FD digits (few)"]
+    assert few.axes[-1].get_legend_handles_labels()[1] == [
+        "held-out images",
+        "FD digits",
+        "FD digits (few)",
+    ]
     few.canvas.draw()
     legend = few.axes[-1].get_legend().get_window_extent()
     assert few.bbox.x0 <= legend.x0 and legend.x1 <= few.bbox.x1
@@ -293,11 +333,12 @@ def test_a_floor_is_drawn_only_beside_a_distance_of_as_many_images(results, draw
         for report in by_seed.values():
             report["quality"] |= {"floor_images": 1437}
             del report["metrics"]["quality/fd_digits_few"]
-    assert floors(against_factor(replace(results, reports=reports))) == [[2.17, 2.17]]
+
+    assert floors(against_factor(analyse(with_reports(results, reports)))) == [[2.17, 2.17]]
 
 
 def test_a_dollar_in_a_name_is_a_letter():
-    with paper():
+    with paper_pyplot():
         figure, ax = plt.subplots()
         ax.plot([0, 1], label="$_$ of $x$")
         ax.set_title("$_$")

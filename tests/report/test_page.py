@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from reports import full_report, report_of, study, whole, whole_and_full
+from reports import analysed, full_report, study, whole, whole_and_full
 
 from arinar_lab.report.figures import FIGURES
-from arinar_lab.report.latex import escaped, latex
-from arinar_lab.report.methods import methods, varied
-from arinar_lab.report.report import page, write_report
-from arinar_lab.study.collect import collect
+from arinar_lab.report.latex import escape_latex, latex_table
+from arinar_lab.report.report import page
+from arinar_lab.report.statements import methods_markdown
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -44,14 +43,21 @@ class Elements(HTMLParser):
 def strange(names=NAMES, seeds=(0, 1)):
     """A study whose arms have names that need escaping."""
     arms = {name: {"outer.width": 16 + 2 * i} for i, name in enumerate(names)}
-    reports = {(name, seed): full_report(2.0 + i / 10 + seed / 100) for i, name in enumerate(arms) for seed in seeds}
-    return study(reports, seeds=seeds, axes=None, arms=arms, question="<script>alert(1)</script> & 100 %?")
+    reports = {
+        (name, seed): full_report(2.0 + i / 10 + seed / 100)
+        for i, name in enumerate(arms)
+        for seed in seeds
+    }
+
+    return study(
+        reports, seeds=seeds, axes=None, arms=arms, question="<script>alert(1)</script> & 100 %?"
+    )
 
 
 def page_of(plan, drawn=()):
     """The page with a picture of one pixel for each figure that is drawn."""
     Image.new("RGB", (1, 1)).save("pixel.png")
-    return page(collect(plan), {name: Path("pixel.png") for name in drawn})
+    return page(analysed(plan), {name: Path("pixel.png") for name in drawn})
 
 
 # The page
@@ -62,7 +68,13 @@ def test_the_page_asks_the_network_for_nothing():
     parsed = Elements(text)
     assert not parsed.open
     assert not {"script", "link", "iframe", "object", "base"} & {tag for tag, _ in parsed.tags}
-    links = [value for _, attrs in parsed.tags for name, value in attrs.items() if name in ("src", "href", "srcset")]
+    links = [
+        value
+        for _, attrs in parsed.tags
+        for name, value in attrs.items()
+        if name in ("src", "href", "srcset")
+    ]
+
     assert links and all(link.startswith(("data:image/png;base64,", "#")) for link in links)
     assert not re.search(r"url\(|@import|https?://", text)
 
@@ -75,6 +87,7 @@ def test_the_page_holds_every_arm_every_section_and_every_figure_that_is_there()
     pictures = [attrs for tag, attrs in parsed.tags if tag == "img"]
     assert [picture["alt"] for picture in pictures] == [figure.title for figure in FIGURES]
     targets = {attrs["href"][1:] for tag, attrs in parsed.tags if tag == "a"}
+
     assert targets == {attrs["id"] for tag, attrs in parsed.tags if tag == "section"}
     assert "Left out" not in text
 
@@ -100,7 +113,9 @@ def test_what_is_missing_stands_on_the_page():
 
 def test_a_study_without_a_finished_run_has_a_page():
     text = page_of(study({}))
-    assert "No cell is finished." in text and "components=4" in text and "<h2>Differences" not in text
+    assert (
+        "No cell is finished." in text and "components=4" in text and "<h2>Differences" not in text
+    )
 
 
 def test_names_are_no_markup():
@@ -111,7 +126,9 @@ def test_names_are_no_markup():
 
 def test_both_kinds_of_noise_and_n_stand_in_the_table():
     text = page_of(study(whole_and_full()))
-    assert re.search(r'<td>3 of 3</td><td>exact</td><td><span class="">2\.533</span> ± 0\.625', text)
+    assert re.search(
+        r'<td>3 of 3</td><td>exact</td><td><span class="">2\.533</span> ± 0\.625', text
+    )
     assert '<span class="noise">(± 0.004)</span>' in text
 
 
@@ -119,37 +136,60 @@ def test_both_kinds_of_noise_and_n_stand_in_the_table():
 
 
 def test_latex_escapes_what_it_would_read_as_commands():
-    assert escaped("a_b & 5 % $x$ {y} ~ ^ # \\n") == (
+    assert escape_latex("a_b & 5 % $x$ {y} ~ ^ # \\n") == (
         r"a\_b \& 5 \% \$x\$ \{y\} \textasciitilde{} \textasciicircum{} \# \textbackslash{}n"
     )
-    assert escaped("Δ ± é 漢 ﬁ") == r"$\Delta$ $\pm$ e U+6F22 fi"
-    assert escaped("["[:]) == "{[}"
+    assert escape_latex("Δ ± é 漢 ﬁ") == r"$\Delta$ $\pm$ e U+6F22 fi"
+    assert escape_latex("["[:]) == "{[}"
 
 
 def test_latex_has_every_arm_and_every_column_once():
-    results = collect(study(whole_and_full()))
-    text = latex(results)
-    assert all(text.count(escaped(arm.name)) == text.count(r"\toprule") for arm in results.plan.arms[1:])
+    results = analysed(study(whole_and_full()))
+    text = latex_table(results)
+    assert all(
+        text.count(escape_latex(arm.name)) == text.count(r"\toprule")
+        for arm in results.results.arms[1:]
+    )
     for column in results.columns:
-        assert len(re.findall(rf"& {re.escape(escaped(column.heading))}( \$|  *\\\\| &)", text)) == 1, column
+        assert (
+            len(re.findall(rf"& {re.escape(escape_latex(column.heading))}( \$|  *\\\\| &)", text))
+            == 1
+        ), column
+
     assert r"\textbf{2.434} $\pm$ 0.624" in text and r"\scriptsize ($\pm$ 0.004)" in text
 
 
 def document(table):
-    return "\n".join([
-        r"\documentclass[a4paper,10pt]{article}", r"\usepackage[utf8]{inputenc}", r"\usepackage{booktabs}",
-        r"\usepackage[a4paper,textwidth=17cm]{geometry}", r"\begin{document}", rf"\input{{{table}}}", r"\end{document}",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            r"\documentclass[a4paper,10pt]{article}",
+            r"\usepackage[utf8]{inputenc}",
+            r"\usepackage{booktabs}",
+            r"\usepackage[a4paper,textwidth=17cm]{geometry}",
+            r"\begin{document}",
+            rf"\input{{{table}}}",
+            r"\end{document}",
+        ]
+    )
 
 
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not installed")
-@pytest.mark.parametrize("make", [lambda: study(whole_and_full()), strange, lambda: study({})],
-                         ids=["whole", "strange names", "nothing finished"])  # fmt: skip
+@pytest.mark.parametrize(
+    "make",
+    [lambda: study(whole_and_full()), strange, lambda: study({})],
+    ids=["whole", "strange names", "nothing finished"],
+)
 def test_latex_compiles_and_fits_the_page(make):
-    Path("table.tex").write_text(latex(collect(make())))
+    Path("table.tex").write_text(latex_table(analysed(make())))
     Path("document.tex").write_text(document("table.tex"))
-    done = subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "document.tex"],
-                          capture_output=True, text=True, errors="replace", timeout=60)  # fmt: skip
+    done = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "document.tex"],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=60,
+    )
+
     assert done.returncode == 0, done.stdout[-2000:]
     assert "Overfull" not in done.stdout and Path("document.pdf").stat().st_size > 5000
 
@@ -158,11 +198,22 @@ def test_latex_compiles_and_fits_the_page(make):
 
 
 def test_methods_say_what_was_done():
-    text = methods(collect(study(whole_and_full())))
-    for words in ("differ in inner.head.components", "3 seeds (0, 1, 2); 9 of 9 runs are finished", "6 steps of AdamW",
-                  "360 held-out items", "100 generated images", "torch 2.15.0", "a CPU, 2 CPUs", "commit abc",
-                  "Holm", "t-interval", "batch 4 and batch 1"):  # fmt: skip
+    text = methods_markdown(analysed(study(whole_and_full())))
+    for words in (
+        "differ in inner.head.components",
+        "3 seeds (0, 1, 2); 9 of 9 runs are finished",
+        "6 steps of AdamW",
+        "360 held-out items",
+        "100 generated images",
+        "torch 2.15.0",
+        "a CPU, 2 CPUs",
+        "commit abc",
+        "Holm",
+        "t-interval",
+        "batch 4 and batch 1",
+    ):
         assert words in text, words
+
     assert "but" not in text  # nothing differs
 
 
@@ -171,44 +222,45 @@ def test_methods_name_what_differs_and_where():
     for seed in (0, 1, 2):
         reports["components=4", seed]["environment"]["device"] = "a GPU"
     reports["components=2", 1]["steps"] = 7
-    text = methods(collect(study(reports)))
+    text = methods_markdown(analysed(study(reports)))
     assert "a CPU (but a GPU in components=4)" in text
     assert "6 (but 7 in components=2 seed 1) steps" in text
 
 
 def test_methods_of_one_run_claim_nothing_of_many():
-    plan = study({("components=1", 0): full_report(2.0)}, seeds=(0,), axes={"inner.head.components": [1]})
-    text = methods(collect(plan))
+    plan = study(
+        {("components=1", 0): full_report(2.0)}, seeds=(0,), axes={"inner.head.components": [1]}
+    )
+    text = methods_markdown(analysed(plan))
     assert "1 arm, each trained with 1 seed (0); 1 of 1 runs" in text
-    assert "Holm" not in text and "baseline" not in text and "no difference is called resolved" in text
+    assert (
+        "Holm" not in text and "baseline" not in text and "no difference is called resolved" in text
+    )
 
 
-def test_methods_of_older_reports_leave_out_what_those_do_not_say():
-    reports = {("components=1", seed): {"metrics": {"val/bits_per_dim": 2.0}} for seed in (0, 1)}
-    text = methods(collect(study(reports, seeds=(0, 1))))
-    assert "None" not in text and "2 of 6 runs are finished" in text
+def varied(arms):
+    return list(analysed(study({}, axes=None, arms=arms)).results.varied)
 
 
 def test_of_parts_that_differ_in_kind_the_kind_alone_is_named():
-    heads = {"a": {}, "b": {"inner.head": "discrete"}, "c": {"inner.head": "byte", "training.lr": 0.01}}
-    assert varied(study({}, axes=None, arms=heads)) == ["inner.head.kind", "training.lr"]
+    heads = {
+        "a": {},
+        "b": {"inner.head": "discrete"},
+        "c": {"inner.head": "byte", "training.lr": 0.01},
+    }
+    assert varied(arms=heads) == ["inner.head.kind", "training.lr"]
 
 
 def test_what_differs_within_a_kind_is_named_beside_it():
     masked = {"kind": "masked", "width": 16, "encoder_depth": 1, "decoder_depth": 1, "heads": 2}
     outers = {"a": {}, "b": {"outer": masked}, "c": {"outer": {**masked, "steps": 3}}}
-    assert varied(study({}, axes=None, arms=outers)) == ["outer.kind", "outer.steps"]
+    assert varied(arms=outers) == ["outer.kind", "outer.steps"]
 
 
 def test_arms_that_share_a_training_are_named():
     arms = {"a": {}, "b": {"sampler.guidance": 2.0}, "c": {"training.lr": 0.01}}
     plan = study({}, axes=None, arms=arms)
-    assert "One training serves a, b, which differ in sampling or evaluation alone." in methods(collect(plan))
-
-
-def test_the_whole_report_of_an_old_study_is_written():
-    """Of runs whose reports lack all that later versions added."""
-    old = {"metrics": {"val/bits_per_dim": 2.0}, "likelihood": {"kind": "exact"}, "git": {}}
-    reports = {("components=1", 0): old, ("components=1", 1): old, ("components=2", 0): report_of(2.0)}
-    paths = write_report(collect(study(reports, seeds=(0, 1))))
-    assert all(path.is_file() for path in paths) and len(paths) > 5
+    assert (
+        "One training serves a, b, which differ in sampling or evaluation alone."
+        in methods_markdown(analysed(plan))
+    )

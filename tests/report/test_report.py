@@ -2,31 +2,31 @@
 
 import csv
 import math
+from collections import Counter
 from pathlib import Path
 
 import pytest
-from reports import BITS, FD, full_report, report_of, study, whole, whole_and_full
+from reports import BITS, FD, analysed, full_report, report_of, study, whole, whole_and_full
 from tiny import tiny, write_study
 
-from arinar_lab.analysis.comparison import effects
-from arinar_lab.analysis.text import listed, spaced
+from arinar_lab.analysis import analyse, comparison, pareto
+from arinar_lab.analysis.text import breakable_name, join_names
 from arinar_lab.cli import ablate
-from arinar_lab.cli.ablate import finish
-from arinar_lab.errors import ConfigError
+from arinar_lab.cli.ablate import report_study
+from arinar_lab.errors import ConfigError, Diverged
 from arinar_lab.output.terminal import Terminal
-from arinar_lab.report.notes import notes
 from arinar_lab.report.report import write_report
-from arinar_lab.report.tables import csv_of, markdown, rows, terminal_table
-from arinar_lab.runs.folder import write_json
+from arinar_lab.report.statements import notes
+from arinar_lab.report.tables import plain_table, report_markdown, runs_csv, terminal_table
+from arinar_lab.runs.folder import RunFolder, write_json, write_sealed
 from arinar_lab.study.collect import collect
 from arinar_lab.study.plan import read_plan
-from arinar_lab.training.divergence import Diverged
 
 pytestmark = pytest.mark.usefixtures("alone")
 
 
 def text_of(plan):
-    return markdown(collect(plan))
+    return report_markdown(analysed(plan))
 
 
 def lines(text, start):
@@ -35,8 +35,8 @@ def lines(text, start):
 
 def table(plan):
     """Table of the report: arm → heading → cell."""
-    results = collect(plan)
-    headings, body = rows(results, results.columns)
+    results = analysed(plan)
+    headings, body = plain_table(results, results.columns)
     return {row[0]: dict(zip(headings, row, strict=True)) for row in body}
 
 
@@ -46,9 +46,17 @@ def table(plan):
 def test_distances_and_their_floor_stand_in_the_table_and_under_it():
     reports = whole()
     for (arm, seed), report in reports.items():
-        report["metrics"] |= {"quality/fid": 20.0 + seed + (arm == "components=2"), "quality/fid_floor": 1.25}
-        report["fidelity"] = {"images": 5000, "extractor": "inception-v3-compat/2048/abc", "floor_images": 4000,
-                              "reference": {"file": "adm_in256_stats.npz"}}  # fmt: skip
+        report["metrics"] |= {
+            "quality/fid": 20.0 + seed + (arm == "components=2"),
+            "quality/fid_floor": 1.25,
+        }
+        report["fidelity"] = {
+            "images": 5000,
+            "extractor": "inception-v3-compat/2048/abc",
+            "floor_images": 4000,
+            "reference": {"file": "adm_in256_stats.npz"},
+        }
+
     plan = study(reports)
     found = table(plan)
     assert found["components=2"]["FID ↓"] == "22.00 ± 2.48"
@@ -58,35 +66,38 @@ def test_distances_and_their_floor_stand_in_the_table_and_under_it():
     text = text_of(plan)
     assert lines(text, "- FID: components=2 against components=1: +1.00")
     (said,) = lines(
-        text, "- By the published protocol: features of inception-v3-compat/2048/abc, 5,000 generated images"
+        text,
+        "- By the published protocol: features of inception-v3-compat/2048/abc, 5,000 "
+        "generated images",
     )
-    assert "against adm_in256_stats.npz; " in said and "Floor: 4,000 held-out images, encoded and decoded" in said
-    assert "FID" in str([column.header for column in terminal_table(collect(plan), 200).columns])
+
+    assert (
+        "against adm_in256_stats.npz; " in said
+        and "Floor: 4,000 held-out images, encoded and decoded" in said
+    )
+    assert "FID" in str([column.header for column in terminal_table(analysed(plan), 200).columns])
 
 
 def test_precision_and_recall_have_their_floor_and_a_distance_that_of_as_many_images():
     reports = whole()
     for report in reports.values():
         report["quality"] |= {"images": 1437}
-        report["metrics"] |= {"quality/fd_digits_few": report["metrics"][FD] + 1.5, "quality/precision_floor": 0.917,
-                              "quality/recall_floor": 0.919}  # fmt: skip
+        report["metrics"] |= {
+            "quality/fd_digits_few": report["metrics"][FD] + 1.5,
+            "quality/precision_floor": 0.917,
+            "quality/recall_floor": 0.919,
+        }
     floor = table(study(reports))["held-out images"]
+
     assert (floor["precision ↑"], floor["recall ↑"]) == ("0.917", "0.919")
     assert (floor["FD digits ↓"], floor["FD digits (few) ↓"]) == ("2.17 (360 images)", "2.17")
 
 
-def test_kid_of_other_estimators_is_never_mixed_in_silence():
-    reports = whole()
-    said = "Caution: these runs differ in the estimator of KID."
-    assert said not in text_of(study(reports)) and "KID over subsets of 10 images" in text_of(study(reports))
-    quality = reports["components=2", 1]["quality"]
-    del quality["kid_subset"]
-    quality["kid"] = "over all images"
-    assert said in text_of(study(reports))
-
-
 def test_each_codec_has_its_own_floor():
-    reports = {(f"patch={n}", 0): report_of(2.0, **{"quality/fid": 9.0, "quality/fid_floor": float(n)}) for n in (2, 4)}
+    reports = {
+        (f"patch={n}", 0): report_of(2.0, **{"quality/fid": 9.0, "quality/fid_floor": float(n)})
+        for n in (2, 4)
+    }
     found = table(study(reports, seeds=(0,), axes={"codec.patch": [2, 4]}))
     assert found["held-out images by the codec of patch=4"]["FID ↓"] == "4.00"
     assert found["held-out images by the codec of patch=2"]["FID ↓"] == "2.00"
@@ -97,12 +108,12 @@ def test_each_codec_has_its_own_floor():
 
 def test_a_whole_study_writes_its_files():
     plan = study(whole())
-    paths = write_report(collect(plan))
+    paths = write_report(analysed(plan))
     texts = ["report.html", "table.md", "table.tex", "table.csv", "methods.md"]
     pictures = ["factor.png", "factor.pdf", "speed.png", "speed.pdf"]
     assert paths == [plan.folder / "report" / name for name in texts + pictures]
     assert all(path.is_file() for path in paths)
-    assert (plan.folder / "report" / "table.md").read_text() == markdown(collect(plan))
+    assert (plan.folder / "report" / "table.md").read_text() == report_markdown(analysed(plan))
 
 
 def test_each_arm_has_its_mean_and_interval():
@@ -120,28 +131,43 @@ def test_the_baseline_is_marked():
 
 def test_differences_are_paired_by_seed():
     """The spread over seeds is 0.5, and yet a tenth is resolved."""
-    said = effects(collect(study(whole())))
+    said = analysed(study(whole())).differences
     better, same = (line for line in said if "components=2 against" in line and "at Δ" not in line)
-    assert better.startswith("bits/dim: components=2 against components=1: -0.099 ± 0.003 (n = 3, spread of 3 arms")
+    assert better.startswith(
+        "bits/dim: components=2 against components=1: -0.099 ± 0.003 (n = 3, spread of 3 arms"
+    )
     assert better.endswith("better")
-    assert same.startswith("FD digits: components=2 against components=1: +0.00 ± 0.00 (n = 3, df = 2.0")
+    assert same.startswith(
+        "FD digits: components=2 against components=1: +0.00 ± 0.00 (n = 3, df = 2.0"
+    )
     assert same.endswith("the same in every seed")
     assert not any("components=1 against" in line for line in said)
 
 
 def test_worse_is_worse():
-    said = effects(collect(study(whole(), baseline="components=4")))
-    assert any(line.startswith("bits/dim: components=1 against components=4: +0.19") and line.endswith("worse")
-               for line in said)  # fmt: skip
+    said = analysed(study(whole(), baseline="components=4")).differences
+    assert any(
+        line.startswith("bits/dim: components=1 against components=4: +0.19")
+        and line.endswith("worse")
+        for line in said
+    )
 
 
 def test_the_csv_has_a_row_for_each_run_and_a_column_for_each_metric():
-    read = list(csv.DictReader(csv_of(collect(study(whole_and_full()))).splitlines()))
+    read = list(csv.DictReader(runs_csv(analysed(study(whole_and_full()))).splitlines()))
     assert len(read) == 9
-    assert read[3]["arm"] == "components=2" and read[3]["inner.head.components"] == "2" and read[3]["seed"] == "0"
+    assert (
+        read[3]["arm"] == "components=2"
+        and read[3]["inner.head.components"] == "2"
+        and read[3]["seed"] == "0"
+    )
     assert float(read[3][BITS]) == pytest.approx(2.4)
     assert {FD, "quality/fd_digits_floor", "speed/images_per_second"} <= set(read[0])
-    assert (read[3][f"{BITS} ± over images"], read[3]["commit"], read[3]["device"]) == ("0.004", "abc", "a CPU")
+    assert (read[3][f"{BITS} ± over images"], read[3]["commit"], read[3]["device"]) == (
+        "0.004",
+        "abc",
+        "a CPU",
+    )
 
 
 def test_markdown_has_a_table_with_as_many_cells_in_each_row():
@@ -151,10 +177,17 @@ def test_markdown_has_a_table_with_as_many_cells_in_each_row():
 
 
 def test_the_notes_say_how_to_read_the_numbers():
-    said = " ".join(notes(collect(study(whole()))))
-    for words in ("95 % t-interval", "not Inception, so no FID", "FD of 360 held-out images against the same is 2.17",
-                  "100 generated against 1,437", "a bound for the integers", "batch 4 and batch 1"):  # fmt: skip
+    said = " ".join(notes(analysed(study(whole()))))
+    for words in (
+        "95 % t-interval",
+        "not Inception, so no FID",
+        "FD of 360 held-out images against the same is 2.17",
+        "compare 100 generated images with 1,437",
+        "a bound for the integers",
+        "batch 4 and batch 1",
+    ):
         assert words in said
+
     assert "Missing" not in said and "Caution" not in said
 
 
@@ -162,45 +195,60 @@ def test_the_notes_say_how_to_read_the_numbers():
 def test_what_is_not_finite_is_in_no_mean_and_is_said(value):
     reports = whole_and_full()
     reports["components=2", 1]["metrics"][BITS] = value
-    results = collect(study(reports))
-    (line,) = [line for line in effects(results) if line.startswith("bits/dim: components=2 ")]
+    results = analysed(study(reports))
+    (line,) = [line for line in results.differences if line.startswith("bits/dim: components=2 ")]
+
     assert "nan" not in line and "(n = 2," in line
     assert line.endswith("Caution: components=2 seed 1 is not finite and left out")
-    assert any("Not finite, and in no mean: bits/dim of components=2 seed 1." in note for note in notes(results))
+    assert any(
+        "Not finite, and in no mean: bits/dim of components=2 seed 1." in note
+        for note in notes(results)
+    )
     assert table(study(reports))["components=2"]["bits/dim ↓"].startswith("2.301 ± 1.258, n = 2")
 
 
 def test_an_arm_without_a_common_seed_is_said_not_to_be_compared():
     reports = {
-        cell: report for cell, report in whole().items() if cell not in {("components=2", 0), ("components=2", 1)}
+        cell: report
+        for cell, report in whole().items()
+        if cell not in {("components=2", 0), ("components=2", 1)}
     }
     del reports["components=1", 2]
-    said = " ".join(notes(collect(study(reports))))
+    said = " ".join(notes(analysed(study(reports))))
+
     assert (
-        "Compared without pairs, which resolves less, for want of a seed in common with the baseline: components=2."
-        in said
+        "Compared without pairs, which resolves less, for want of a seed in common with the "
+        "baseline: components=2." in said
     )
-    assert "Not compared" not in " ".join(notes(collect(study(whole()))))
+    assert "Not compared" not in " ".join(notes(analysed(study(whole()))))
 
 
 @pytest.mark.parametrize(
-    ("part", "key", "said"), [("likelihood", "images", "held-out items"), ("speed", "batch", "the speed's batch")]
+    ("part", "key", "said"),
+    [("likelihood", "images", "held-out items"), ("speed", "batch", "the speed's batch")],
 )
 def test_other_settings_of_a_measurement_are_said(part, key, said):
     reports = whole_and_full()
     reports["components=2", 1][part][key] += 1
-    assert any("Caution" in note and said in note for note in notes(collect(study(reports))))
+    assert any("Caution" in note and said in note for note in notes(analysed(study(reports))))
 
 
 def test_a_cell_has_both_kinds_of_noise_and_n():
-    """Evaluation noise over the seeds is its root mean square; training noise of one seed is unknown."""
-    reports = {("components=1", 0): full_report(2.5), ("components=2", 0): full_report(2.4),
-               ("components=2", 1): full_report(2.6)}  # fmt: skip
+    """Evaluation noise over the seeds is its root mean square; training noise of
+    one seed is unknown.
+    """
+    reports = {
+        ("components=1", 0): full_report(2.5),
+        ("components=2", 0): full_report(2.4),
+        ("components=2", 1): full_report(2.6),
+    }
     reports["components=2", 1]["noise"][BITS] = 0.008
     del reports["components=2", 1]["metrics"][FD]
     found = table(study(reports))
+
     assert found["components=1 (baseline)"]["bits/dim ↓"] == "2.500 (± 0.004)"
-    assert found["components=2"]["bits/dim ↓"] == "2.500 ± 1.271 (± 0.006)"  # √((4² + 8²) / 2) = 6.3 thousandths
+    # √((4² + 8²) / 2) = 6.3 thousandths
+    assert found["components=2"]["bits/dim ↓"] == "2.500 ± 1.271 (± 0.006)"
     assert found["components=2"]["FD digits ↓"] == "10.00, n = 1 (± 0.60)"
     assert found["components=2"]["seeds"] == "2 of 3"
 
@@ -221,7 +269,10 @@ def test_of_one_seed_nothing_is_bold():
 
 def test_nothing_finished_says_so_and_draws_nothing():
     plan = study({})
-    assert all(path.is_file() and path.suffix not in (".png", ".pdf") for path in write_report(collect(plan)))
+    assert all(
+        path.is_file() and path.suffix not in (".png", ".pdf")
+        for path in write_report(analysed(plan))
+    )
     text = (plan.folder / "report" / "table.md").read_text()
     assert "No cell is finished." in text and "| components=1 (baseline) | 0 of 3 |" in text
 
@@ -231,33 +282,36 @@ def test_an_unfinished_arm_is_named():
     plan = study(reports)
     text = text_of(plan)
     assert "Missing: components=2 seed 0, components=2 seed 1, components=2 seed 2." in text
-    assert table(plan)["components=2"]["seeds"] == "0 of 3" and table(plan)["components=2"]["bits/dim ↓"] == ""
+    assert (
+        table(plan)["components=2"]["seeds"] == "0 of 3"
+        and table(plan)["components=2"]["bits/dim ↓"] == ""
+    )
 
 
 def test_an_unfinished_baseline_leaves_nothing_to_compare_with():
     plan = study({cell: report for cell, report in whole().items() if cell[0] != "components=1"})
-    assert effects(collect(plan)) == []
+    assert analysed(plan).differences == []
     assert "Missing: components=1 seed 0" in text_of(plan)
 
 
 def test_a_single_seed_resolves_nothing():
     plan = study({cell: report for cell, report in whole().items() if cell[1] == 0})
     assert table(plan)["components=2"]["bits/dim ↓"] == "2.400"
-    said = effects(collect(plan))
+    said = analysed(plan).differences
     assert said and all(line.endswith("(n = 1): one seed resolves nothing") for line in said)
     assert "Nothing may be concluded about arms with fewer than two seeds" in text_of(plan)
 
 
 def test_a_study_of_one_seed_is_told_the_same():
     plan = study({cell: report for cell, report in whole().items() if cell[1] == 0}, seeds=(0,))
-    assert all(line.endswith("one seed resolves nothing") for line in effects(collect(plan)))
+    assert all(line.endswith("one seed resolves nothing") for line in analysed(plan).differences)
     assert "Missing" not in text_of(plan)
 
 
 def test_only_common_seeds_are_compared():
     reports = whole()
     del reports["components=2", 2]
-    said = effects(collect(study(reports)))
+    said = analysed(study(reports)).differences
     assert any("components=2 against" in line and "(n = 2" in line for line in said)
     assert any("components=4 against" in line and "(n = 3" in line for line in said)
 
@@ -267,16 +321,18 @@ def test_a_failed_arm_is_told_with_its_reason_and_status_one(capsys):
     plan = study(reports, seeds=(0, 1))
     for seed in (0, 1):
         plan.cell(plan.arms[2], seed)[0].fail(Diverged("the loss became nan at step 3"))
-    assert finish(plan, Terminal(width=200)) == 1
+    assert report_study(plan, collect(plan), Terminal(width=200)) == 1
     said = capsys.readouterr().out
-    assert said.count("Diverged: the loss became nan at step 3") == 4  # in the notes, and at the end with their folders
+
+    # in the notes, and at the end with their folders
+    assert said.count("Diverged: the loss became nan at step 3") == 4
     assert "Missing: components=4 seed 0, components=4 seed 1" in said
     assert (plan.folder / "report" / "factor.png").is_file()
 
 
 def test_a_whole_study_has_status_zero_and_shows_where_to_look(capsys):
     plan = study(whole())
-    assert finish(plan, Terminal(width=200)) == 0
+    assert report_study(plan, collect(plan), Terminal(width=200)) == 0
     said = capsys.readouterr().out
     assert "report/report.html" in said and "report/table.md" in said and "make mlflow" in said
     assert "2 figures beside them" in said
@@ -307,23 +363,32 @@ def test_what_are_no_pixels_is_labelled(unit):
     reports = {cell: report_of(2.0 + cell[1] / 10, unit=unit) for cell in whole()}
     plan = study(reports)
     assert table(plan)["components=2"]["likelihood"] == f"exact, {unit}"
-    assert any(f"of the raw {unit}s, not of pixels" in note for note in notes(collect(plan)))
+    assert any(f"of the raw {unit}s, not of pixels" in note for note in notes(analysed(plan)))
 
 
 def test_references_are_not_ours():
     plan = study(whole(), references=True)
     write_json(
-        plan.folder / "references.json", {"scikit-learn GaussianMixture": 2.6161, "scikit-learn KernelDensity": 3.2}
+        plan.folder / "references.json",
+        {"scikit-learn GaussianMixture": 2.6161, "scikit-learn KernelDensity": 3.2},
     )
     cell = table(plan)["scikit-learn GaussianMixture (not ours)"]
-    assert (cell["bits/dim ↓"], cell["likelihood"], cell["FD digits ↓"], cell["seeds"]) == ("2.616", "exact", "", "")
+
+    assert (cell["bits/dim ↓"], cell["likelihood"], cell["FD digits ↓"], cell["seeds"]) == (
+        "2.616",
+        "exact",
+        "",
+        "",
+    )
     assert "| scikit-learn KernelDensity (not ours) |" in text_of(plan)
-    assert not any("scikit-learn" in line for line in effects(collect(plan)))
+    assert not any("scikit-learn" in line for line in analysed(plan).differences)
 
 
 def test_references_are_fitted_once(monkeypatch):
     plan, calls = study(whole(), references=True), []
-    monkeypatch.setattr(ablate, "references", lambda recipe: calls.append(recipe) or {"an estimator": 2.5})
+    monkeypatch.setattr(
+        ablate, "baseline_bits", lambda recipe: calls.append(recipe) or {"an estimator": 2.5}
+    )
     for _ in range(2):
         ablate._measure(plan, Terminal())
     assert len(calls) == 1 and "an estimator (not ours)" in table(plan)
@@ -343,18 +408,20 @@ def test_one_bad_run_does_not_keep_the_others_from_their_report(monkeypatch):
 
     monkeypatch.setattr(ablate, "measure_speed", measure)
     (fault,) = ablate._measure(plan, Terminal())
-    assert len(timed) == len(plan.jobs) and fault.endswith("is not measured: final.safetensors: damaged or edited")
+    assert len(timed) == len(plan.jobs) and fault.endswith(
+        "is not measured: final.safetensors: damaged or edited"
+    )
 
 
 def test_a_report_without_likelihood_and_origin_is_compared_all_the_same():
     reports = whole()
     for name in ("likelihood", "git"):
         reports["components=2", 1].pop(name)
-    assert effects(collect(study(reports)))
+    assert analysed(study(reports)).differences
 
 
 def test_references_are_asked_for(monkeypatch):
-    monkeypatch.setattr(ablate, "references", lambda _: pytest.fail("nobody asked"))
+    monkeypatch.setattr(ablate, "baseline_bits", lambda _: pytest.fail("nobody asked"))
     ablate._measure(study(whole()), Terminal())
 
 
@@ -392,15 +459,22 @@ def test_few_seeds_are_no_claim():
 
 @pytest.mark.parametrize(
     ("section", "value", "said"),
-    [("likelihood", "exact", "likelihood: not a mapping"), ("metrics", [1], "metrics: not a mapping"),
-     ("metrics", {BITS: True}, "metrics.val/bits_per_dim: True is not a number"),
-     ("metrics", {"speed/images_per_second": 0.0}, "metrics.speed/images_per_second: not above 0")],
-)  # fmt: skip
+    [
+        ("likelihood", "exact", "likelihood: not a mapping"),
+        ("metrics", [1], "metrics: not a mapping"),
+        ("metrics", {BITS: True}, "metrics.val/bits_per_dim: True is not a number"),
+        (
+            "metrics",
+            {"speed/images_per_second": 0.0},
+            "metrics.speed/images_per_second: not above 0",
+        ),
+    ],
+)
 def test_reports_of_another_form_are_refused_in_one_line(section, value, said):
     reports = whole()
     reports["components=1", 0][section] = value
     with pytest.raises(ConfigError, match=said):
-        collect(study(reports))
+        analysed(study(reports))
 
 
 def test_a_report_that_lacks_parts_is_told_all_the_same():
@@ -408,7 +482,7 @@ def test_a_report_that_lacks_parts_is_told_all_the_same():
     first = reports["components=1", 0]
     del first["speed"]["threads"], first["quality"]["floor_images"]
     plan = study(reports)
-    write_report(collect(plan))
+    write_report(analysed(plan))
     assert "images/s: the front of means" in text_of(plan)
 
 
@@ -419,7 +493,10 @@ def test_speeds_that_were_not_taken_alike_are_said():
     reports = whole_and_full()
     for (_, seed), report in reports.items():
         report["speed"]["gflops"] = 100.0 if seed else 60.0
-    assert "(its matrix product 60 to 100 GFLOP/s when speeds were taken)" in text_of(study(reports))
+
+    assert "(its matrix product 60 to 100 GFLOP/s when speeds were taken)" in text_of(
+        study(reports)
+    )
 
 
 def test_latents_have_no_place_among_pixels():
@@ -434,7 +511,10 @@ def test_a_busy_machine_is_said_where_speeds_are():
     reports = whole_and_full()
     assert "Caution" not in text_of(study(reports))
     reports["components=2", 1]["speed"]["load_average"] = 5.5
-    said = "Caution: other programs were at work while 1 of 9 speeds were taken (load average up to 5.5 on 2 CPUs)"
+    said = (
+        "Caution: other programs were at work while 1 of 9 speeds were taken (load average up "
+        "to 5.5 on 2 CPUs)"
+    )
     assert said in text_of(study(reports))
 
 
@@ -442,27 +522,33 @@ def test_what_was_measured_on_other_numbers_of_images_is_said_at_the_difference(
     reports = whole()
     for seed in range(3):
         reports["components=2", seed]["quality"]["images"] = 50
-    said = [line for line in effects(collect(study(reports))) if "Caution" in line]
-    assert [line.split(":")[:2] for line in said] == [["FD digits", " components=2 against components=1"]]
+    said = [line for line in analysed(study(reports)).differences if "Caution" in line]
+    assert [line.split(":")[:2] for line in said] == [
+        ["FD digits", " components=2 against components=1"]
+    ]
     assert said[0].endswith("Caution: the runs differ in quality.images (100, 50)")
 
 
 def test_units_that_are_mixed_within_an_arm_are_said():
     reports = {**whole(), ("components=4", 2): report_of(2.0, unit="latent")}
-    assert "Caution: these runs differ in what bits/dim are of (within components=4)." in text_of(study(reports))
+    assert "Caution: these runs differ in what bits/dim are of (within components=4)." in text_of(
+        study(reports)
+    )
 
 
 def test_a_metric_that_is_no_number_is_refused(capsys):
     reports = whole()
     reports["components=1", 0]["metrics"][BITS] = "2.0"
     plan = study(reports)
-    with pytest.raises(ConfigError, match=r"report.json: metrics.val/bits_per_dim: '2.0' is not a number; remove"):
+    with pytest.raises(
+        ConfigError, match=r"report.json: metrics.val/bits_per_dim: '2.0' is not a number; remove"
+    ):
         collect(plan)
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 100, 120, 200])
 def test_the_terminal_keeps_the_arms_and_as_many_columns_as_fit(capsys, width):
-    Terminal(width=width).print(terminal_table(collect(study(whole())), width))
+    Terminal(width=width).print(terminal_table(analysed(study(whole())), width))
     shown = capsys.readouterr().out
     assert max(map(len, shown.splitlines())) <= width
     for words in ("components=4", "2.335 ± 0.623", "bits/dim"):
@@ -472,19 +558,31 @@ def test_the_terminal_keeps_the_arms_and_as_many_columns_as_fit(capsys, width):
 
 
 def test_a_name_can_be_broken_behind_its_commas():
-    assert spaced("a=1,b=2") == spaced("a=1, b=2") == "a=1, b=2" and spaced("plain") == "plain"
+    assert (
+        breakable_name("a=1,b=2") == breakable_name("a=1, b=2") == "a=1, b=2"
+        and breakable_name("plain") == "plain"
+    )
 
 
 def test_a_report_of_many_differences_says_their_sum(monkeypatch, capsys):
     monkeypatch.setattr(ablate, "_LINES", 3)
-    finish(study(whole()), Terminal(width=200))
+    plan = study(whole())
+    report_study(plan, collect(plan), Terminal(width=200))
     said = capsys.readouterr().out
+
     assert "bits/dim, against the baseline: better: components=2, components=4." in said
-    assert "Each difference with its interval: in report.html." in said and "components=2 against" not in said
+    assert (
+        "Each difference with its interval: in report.html." in said
+        and "components=2 against" not in said
+    )
 
 
 def test_names_with_commas_are_listed_with_semicolons():
-    assert listed(["a", "b"]) == "a, b" and listed(["a=1,b=2", "c"]) == "a=1,b=2; c" and listed([]) == ""
+    assert (
+        join_names(["a", "b"]) == "a, b"
+        and join_names(["a=1,b=2", "c"]) == "a=1,b=2; c"
+        and join_names([]) == ""
+    )
 
 
 def test_truncation_is_shown_where_there_was_some():
@@ -495,16 +593,28 @@ def test_truncation_is_shown_where_there_was_some():
 
 def test_arms_by_name_are_drawn_side_by_side():
     arms = {"a | b": {}, "wide": {"outer.width": 32}}
-    plan = study({(name, seed): report_of(2.0 + seed / 10) for name in arms for seed in (0, 1)}, seeds=(0, 1),
-                 axes=None, arms=arms)  # fmt: skip
+    plan = study(
+        {(name, seed): report_of(2.0 + seed / 10) for name in arms for seed in (0, 1)},
+        seeds=(0, 1),
+        axes=None,
+        arms=arms,
+    )
+
     text = text_of(plan)
     assert len({line.replace("\\|", "").count("|") for line in lines(text, "|")}) == 1
 
 
 def test_square_brackets_in_names_are_no_markup(capsys):
     arms = {"[red]x[/red]": {}, "wide": {"outer.width": 32}}
-    plan = study({(name, 0): report_of(2.0) for name in arms}, seeds=(0,), axes=None, arms=arms, question="[1, 2]?")
-    Terminal(width=200).print(terminal_table(collect(plan), 200))
+    plan = study(
+        {(name, 0): report_of(2.0) for name in arms},
+        seeds=(0,),
+        axes=None,
+        arms=arms,
+        question="[1, 2]?",
+    )
+    Terminal(width=200).print(terminal_table(analysed(plan), 200))
+
     said = capsys.readouterr().out
     assert "[red]x[/red]" in said and "[1, 2]?" in said
 
@@ -515,10 +625,36 @@ def test_a_guidance_study_compares_evaluations_of_one_run():
         for seed in plan.seeds:
             folder, recipe = plan.cell(arm, seed)
             distance = 10 * recipe.sampler.guidance + seed / 10
-            write_json(folder.path / "DONE", {"steps": 6, "seconds": 1.0})
-            write_json(folder.evaluation(recipe) / "report.json", report_of(2.0, distance=distance))
+            write_sealed(folder.path / "DONE", {"steps": 6, "seconds": 1.0})
+            write_sealed(
+                folder.evaluation(recipe) / "report.json", report_of(2.0, distance=distance)
+            )
+
     assert len(list(Path("runs").glob("*"))) == 1
     assert (
-        "FD digits: guidance=2.0 against guidance=1.0: +10.00 ± 0.00 (n = 2, df = 1.0, Holm p < 0.001): worse"
-        in effects(collect(plan))
+        "FD digits: guidance=2.0 against guidance=1.0: +10.00 ± 0.00 (n = 2, df = 1.0, Holm p < "
+        "0.001): worse" in analysed(plan).differences
     )
+
+
+def test_a_report_compares_the_arms_once_and_reads_each_report_once(monkeypatch):
+    """From the run folders to the terminal, the files and MLflow."""
+    plan = study(whole_and_full(), full=True)
+    calls = Counter()
+
+    def count(place, name):
+        original = getattr(place, name)
+
+        def counted(*words, **keys):
+            calls[name] += 1
+            return original(*words, **keys)
+
+        monkeypatch.setattr(place, name, counted)
+
+    count(RunFolder, "report")
+    for name in ("compare_arms", "outlying_runs", "agreements"):
+        for module in (analyse, comparison, pareto):
+            if name in vars(module):
+                count(module, name)
+    assert ablate.fetch_and_report(plan, Terminal(width=200)) == 0
+    assert calls == {"compare_arms": 1, "outlying_runs": 1, "agreements": 1, "report": 9}

@@ -1,4 +1,6 @@
-"""Checkpoints: cut short, edited, or written on a full disk. The one before is used, and the message says what to do."""
+"""Checkpoints: cut short, edited, or written on a full disk. The one before is used, and the
+message says what to do.
+"""
 
 import errno
 import hashlib
@@ -14,17 +16,17 @@ from lightning.pytorch.callbacks import Callback
 from safetensors.torch import load_file, save_file
 from tiny import tiny
 
-from arinar_lab.config.recipe import build
-from arinar_lab.errors import ConfigError
-from arinar_lab.files import atomic as disk
-from arinar_lab.files.atomic import DiskFull, write
-from arinar_lab.files.checksums import digest, remove, seal
-from arinar_lab.runs.checkpoints import newest_checkpoint, room_for
+from arinar_lab.config.build import build
+from arinar_lab.errors import ConfigError, DiskFull
+from arinar_lab.files import atomic
+from arinar_lab.files.atomic import write_atomically
+from arinar_lab.files.checksums import file_digest, remove_sealed, seal
+from arinar_lab.runs.checkpoints import checkpoint_guard, newest_checkpoint
 from arinar_lab.runs.folder import RunFolder
 from arinar_lab.runs.history import read_metrics
 from arinar_lab.training import train as training
 from arinar_lab.training.train import train
-from arinar_lab.training.warm_start import inherited
+from arinar_lab.training.warm_start import matching_weights
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -43,8 +45,10 @@ def saved(*steps):
 def test_the_checksum_is_what_other_programs_compute():
     run = saved(4)
     path = run.checkpoints / "step=4.ckpt"
-    assert digest(path) == hashlib.sha256(path.read_bytes()).hexdigest()
-    found = subprocess.run(["sha256sum", "-c", "step=4.ckpt.sha256"], cwd=run.checkpoints, capture_output=True)
+    assert file_digest(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+    found = subprocess.run(
+        ["sha256sum", "-c", "step=4.ckpt.sha256"], cwd=run.checkpoints, capture_output=True
+    )
     assert found.returncode == 0
 
 
@@ -54,7 +58,10 @@ def test_a_checkpoint_cut_short_gives_way(at, capfd):
     path = run.checkpoints / "step=8.ckpt"
     path.write_bytes(path.read_bytes()[: int(at * path.stat().st_size)])
     assert newest_checkpoint(run).name == "step=4.ckpt"
-    assert "step=8.ckpt: damaged (its checksum differs), trying the one before it" in capfd.readouterr().out
+    assert (
+        "step=8.ckpt: damaged (its checksum differs), trying the one before it"
+        in capfd.readouterr().out
+    )
 
 
 def test_an_edited_checkpoint_gives_way_though_it_can_be_read():
@@ -77,14 +84,17 @@ def test_every_single_bit_counts():
 def test_where_none_is_whole_the_run_does_not_begin_anew_in_silence():
     run = saved(4)
     (run.checkpoints / "step=4.ckpt").write_bytes(b"")
-    with pytest.raises(ConfigError, match=r"step=4.ckpt: damaged, and no older checkpoint is whole; delete it"):
+    with pytest.raises(
+        ConfigError, match=r"step=4.ckpt: damaged, and no older checkpoint is whole; delete it"
+    ):
         newest_checkpoint(run)
 
 
-def test_a_checkpoint_of_an_older_version_has_no_checksum_and_is_used():
-    run = saved(4)
-    (run.checkpoints / "step=4.ckpt.sha256").unlink()
+def test_a_checkpoint_without_its_checksum_gives_way(capfd):
+    run = saved(4, 8)
+    (run.checkpoints / "step=8.ckpt.sha256").unlink()
     assert newest_checkpoint(run).name == "step=4.ckpt"
+    assert "step=8.ckpt: damaged (its checksum is missing), trying" in capfd.readouterr().out
 
 
 def test_a_checkpoint_in_shards_has_a_checksum_too():
@@ -99,12 +109,13 @@ def test_a_checkpoint_in_shards_has_a_checksum_too():
     (path / "shard_1").write_bytes(b"other")
     with pytest.raises(ConfigError):
         newest_checkpoint(run)
-    remove(path)
+    remove_sealed(path)
+
     assert list(run.checkpoints.iterdir()) == []
 
 
 def test_another_fault_of_the_system_is_told_as_it_is():
-    with pytest.raises(PermissionError), room_for(Path("step=4.ckpt")):
+    with pytest.raises(PermissionError), checkpoint_guard(Path("step=4.ckpt")):
         raise PermissionError(errno.EACCES, "not yours")
 
 
@@ -134,17 +145,28 @@ class Then(Callback):
 
 
 def full(run, monkeypatch, fill, empty):
-    """Train until the disk is full at the second checkpoint; then make room, and train to the end."""
+    """Train until the disk is full at the second checkpoint; then make room,
+    and train to the end.
+    """
     with monkeypatch.context() as patch:
         patch.setattr(training, "Progress", lambda _: Then(3, fill))
         with pytest.raises(OSError, match="the disk is full") as found:
             train(tiny(), run)
+
     empty()
     said = str(found.value)
-    assert str(run.checkpoints / "step=4.ckpt") in said and "MB are free" in said and "step=2.ckpt is intact" in said
-    assert sorted(p.name for p in run.checkpoints.iterdir()) == ["step=2.ckpt", "step=2.ckpt.sha256"]
+    assert (
+        str(run.checkpoints / "step=4.ckpt") in said
+        and "MB are free" in said
+        and "step=2.ckpt is intact" in said
+    )
+    assert sorted(p.name for p in run.checkpoints.iterdir()) == [
+        "step=2.ckpt",
+        "step=2.ckpt.sha256",
+    ]
     assert newest_checkpoint(run).name == "step=2.ckpt"
     train(tiny(), run)
+
     assert run.done and "resumed from step=2.ckpt" in (run.path / "log.txt").read_text()
 
 
@@ -173,14 +195,19 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(small_disk, monkeypatch):
 
 def test_a_text_is_written_whole_or_not_at_all_on_a_full_disk():
     path = Path("some/report.json")
-    write(path, "before")
+    write_atomically(path, "before")
     with (
         small_files(10),
-        pytest.raises(DiskFull, match=r"^some/report.json: the disk is full: .* MB are free") as found,
+        pytest.raises(
+            DiskFull, match=r"^some/report.json: the disk is full: .* MB are free"
+        ) as found,
     ):
-        write(path, "after, and longer than ten bytes")
+        write_atomically(path, "after, and longer than ten bytes")
+
     assert "\n" not in str(found.value) and "the same command goes on" in str(found.value)
-    assert [file.name for file in path.parent.iterdir()] == ["report.json"] and path.read_text() == "before"
+    assert [file.name for file in path.parent.iterdir()] == [
+        "report.json"
+    ] and path.read_text() == "before"
 
 
 def test_logs_that_cannot_grow_are_told_with_their_path():
@@ -202,13 +229,19 @@ def test_the_history_is_rewound_whole_or_not_at_all():
     before = logger.file.read_bytes()
     with small_files(100), pytest.raises(DiskFull, match=r"^run/metrics.csv: the disk is full"):
         logger.rewind(15)
-    assert logger.file.read_bytes() == before and [path.name for path in run.path.iterdir()] == ["metrics.csv"]
+    assert logger.file.read_bytes() == before and [path.name for path in run.path.iterdir()] == [
+        "metrics.csv"
+    ]
     logger.rewind(2)
+
     assert read_metrics(logger.file) == [(0, "train/loss", 0.0), (1, "train/loss", 1.5)]
 
 
 def test_what_numpy_says_of_a_full_disk_is_understood():
-    with pytest.raises(DiskFull, match=r"^run: the disk is full"), disk.room_for(Path("run")):
+    with (
+        pytest.raises(DiskFull, match=r"^run: the disk is full"),
+        atomic.disk_full_guard(Path("run")),
+    ):
         raise OSError("1000 requested and 40 written")
 
 
@@ -221,16 +254,23 @@ def test_final_weights_have_a_checksum_and_edited_ones_are_refused(a_run):
     name = next(iter(weights))
     save_file({**weights, name: weights[name] + 1}, a_run.weights)
     with pytest.raises(
-        ConfigError, match=r"final.safetensors: damaged or edited [^\n]*; delete the run's DONE to train"
+        ConfigError,
+        match=r"final.safetensors: damaged or edited [^\n]*; delete the run's DONE to train",
     ):
         training.load_weights(a_run.weights, build(tiny()))
-    with pytest.raises(ConfigError, match=r"^init_from: [^\n]*final.safetensors: damaged or edited"):
-        inherited(tiny(f"init_from={a_run.path}"), build(tiny()))
+
+    with pytest.raises(
+        ConfigError, match=r"^init_from: [^\n]*final.safetensors: damaged or edited"
+    ):
+        matching_weights(tiny(f"init_from={a_run.path}"), build(tiny()))
 
 
-def test_final_weights_of_an_older_version_have_no_checksum_and_are_used(a_run):
+def test_final_weights_without_their_checksum_are_refused(a_run):
     a_run.weights.with_name("final.safetensors.sha256").unlink()
-    training.load_weights(a_run.weights, build(tiny()))
+    with pytest.raises(
+        ConfigError, match=r"damaged or edited \(its checksum is missing\); delete the run's DONE"
+    ):
+        training.load_weights(a_run.weights, build(tiny()))
 
 
 def test_training_again_replaces_edited_weights(a_run):
@@ -250,8 +290,8 @@ def test_what_a_power_cut_must_not_take_is_forced_to_the_disk_before_it_gets_its
         path = Path(f"/proc/self/fd/{number}").resolve()
         done.append((path.name, Path("place/file").exists()))
 
-    monkeypatch.setattr(disk.os, "fsync", note)
-    write(Path("place/file"), "text")
+    monkeypatch.setattr(atomic.os, "fsync", note)
+    write_atomically(Path("place/file"), "text")
     assert [exists for _, exists in done] == [False, True]
     assert done[0][0].startswith(".file") and done[1][0] == "place"
     done.clear()
@@ -261,13 +301,13 @@ def test_what_a_power_cut_must_not_take_is_forced_to_the_disk_before_it_gets_its
 
 
 def test_checkpoints_histories_and_done_are_forced_to_the_disk(monkeypatch):
-    forced, force = [], disk.os.fsync
+    forced, force = [], atomic.os.fsync
 
     def note(number):
         forced.append(Path(f"/proc/self/fd/{number}").resolve().name)
         force(number)
 
-    monkeypatch.setattr(disk.os, "fsync", note)
+    monkeypatch.setattr(atomic.os, "fsync", note)
     run = RunFolder(Path("run"))
     train(tiny("training.steps=4"), run)
     assert {"step=2.draft", "metrics.csv", "config.yaml", "final.draft"} <= set(forced)

@@ -1,4 +1,6 @@
-"""A file of a finished run that was damaged: one line names it, or the same command makes it again. Never a wrong number."""
+"""A file of a finished run that was damaged: one line names it, or the same command makes it again.
+Never a wrong number.
+"""
 
 import json
 import shutil
@@ -14,7 +16,7 @@ from arinar_lab.errors import ConfigError
 from arinar_lab.runs.folder import RunFolder, read_json
 from arinar_lab.runs.history import read_metrics
 from arinar_lab.study.plan import read_plan
-from arinar_lab.tracking.tracker import remember, views
+from arinar_lab.tracking.tracker import note_view, noted_views
 from arinar_lab.training.train import RunLogger
 
 pytestmark = pytest.mark.usefixtures("alone", "uncounted")
@@ -70,13 +72,16 @@ def test_a_damaged_report_is_made_again(a_run, capsys, damage):
     assert arinar("evaluate", a_run.path) == 0
     assert f"{path}: damaged" in capsys.readouterr().err
     after = a_run.report(tiny())["metrics"]
+
     timed = ("speed/", "time/", "cost/")
     assert {k: v for k, v in after.items() if not k.startswith(timed)} == {
         k: v for k, v in before.items() if not k.startswith(timed)
     }
 
 
-@pytest.mark.parametrize(("name", "damage"), [(REPORT, flip), ("metrics.csv", flip), ("metrics.csv", cut)])
+@pytest.mark.parametrize(
+    ("name", "damage"), [(REPORT, flip), ("metrics.csv", flip), ("metrics.csv", cut)]
+)
 def test_a_report_of_a_study_names_it(a_study, a_run, capsys, name, damage):
     path = damaged(a_run, name, damage)
     assert arinar("report", a_study) in (1, 2)
@@ -104,18 +109,18 @@ def test_a_copied_run_works_and_one_that_may_only_be_read_too(a_run, capsys):
     shutil.copytree(a_run.path, "copy")
     before = {path: path.stat().st_mtime_ns for path in RunFolder(a_run.path).path.rglob("*")}
     assert arinar("evaluate", "copy") == 0
-    assert arinar("evaluate", a_run.path) == 0  # everything is there: nothing is written, no lock is taken
+    # everything is there: nothing is written, no lock is taken
+    assert arinar("evaluate", a_run.path) == 0
     assert {path: path.stat().st_mtime_ns for path in a_run.path.rglob("*")} == before
 
 
-def test_older_runs_have_no_checksums_and_are_read(a_run):
-    for path in (a_run.path / "DONE", a_run.evaluation(tiny()) / "report.json"):
-        content = read_json(path)
-        content.pop("sha256")
-        content.pop("files", None)
-        path.write_text(json.dumps(content))
-    flip(a_run.path / "metrics.csv")
-    assert a_run.report(tiny())["metrics"] and read_metrics(a_run.path / "metrics.csv")
+def test_a_report_without_its_checksum_is_made_again(a_run, capfd):
+    path = a_run.evaluation(tiny()) / "report.json"
+    content = read_json(path)
+    content.pop("sha256")
+    path.write_text(json.dumps(content))
+    assert a_run.report(tiny()) == {}
+    assert "report.json: damaged or edited" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]"])
@@ -124,9 +129,9 @@ def test_state_that_is_made_anew_stops_nothing(a_run, content):
     recipe = tiny()
     for name in ("tracking.json", "progress.json"):
         (a_run.path / name).write_text(content)
-    assert views(recipe, a_run) == []
-    remember(recipe, "arm", a_run, "experiment")
-    assert len(views(recipe, a_run)) == 1
+    assert noted_views(recipe, a_run) == []
+    note_view(recipe, "arm", a_run, "experiment")
+    assert len(noted_views(recipe, a_run)) == 1
 
 
 def test_a_study_is_watched_with_a_damaged_progress_file(a_study, a_run):
@@ -139,7 +144,9 @@ def test_the_history_of_a_stopped_run_is_rewound_past_what_a_power_cut_left():
     folder = RunFolder(Path("run"))
     folder.path.mkdir()
     file = folder.path / "metrics.csv"
-    file.write_bytes(b"step,name,value\r\n0,train/loss,1.5\r\n4,train/loss,1.25\r\n9,tra\r\n\0\0\0\0")
+    file.write_bytes(
+        b"step,name,value\r\n0,train/loss,1.5\r\n4,train/loss,1.25\r\n9,tra\r\n\0\0\0\0"
+    )
     RunLogger(folder, None).rewind(4)
     assert read_metrics(file) == [(0, "train/loss", 1.5)]
 
@@ -160,7 +167,11 @@ def test_a_folder_in_a_files_place_is_named_before_anything_is_computed(a_run, c
     before = sorted(Path().rglob("*"))
     Path("tiny.yaml").write_text((a_run.path / "config.yaml").read_text())
     assert arinar("train", "tiny.yaml") == 2
-    assert capsys.readouterr().err == f"arinar: {path}: a file belongs there, and this is none; remove it\n"
+    assert (
+        capsys.readouterr().err
+        == f"arinar: {path}: a file belongs there, and this is none; remove it\n"
+    )
+
     written = {str(place) for place in set(Path().rglob("*")) - set(before)}
     assert written <= {"tiny.yaml", "runs/.names"}
 

@@ -1,4 +1,6 @@
-"""What an arm costs: counts that can be done by hand, arms of equal cost, and a dry run that writes nothing."""
+"""What an arm costs: counts that can be done by hand, arms of equal cost, and a dry run
+that writes nothing.
+"""
 
 from pathlib import Path
 
@@ -8,12 +10,12 @@ from tiny import tiny, write_study
 
 from arinar_lab import cli
 from arinar_lab.cli import ablate
-from arinar_lab.config.recipe import build
-from arinar_lab.config.schema import resolved
+from arinar_lab.config.build import build
+from arinar_lab.config.schema import to_plain
 from arinar_lab.errors import ConfigError
 from arinar_lab.evaluation.evaluate import count_flops
 from arinar_lab.study import cost
-from arinar_lab.study.cost import Cost, counted, nearest_multiple, probe
+from arinar_lab.study.cost import Cost, format_count, nearest_multiple, probe
 from arinar_lab.study.plan import read_plan
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -25,7 +27,9 @@ def matched(base=None, **match):
 
 
 def test_the_probe_counts_what_a_step_multiplies():
-    """Forward and backward of a linear map are 2 and 4 operations a weight and row; the first layer needs no gradient of x."""
+    """Forward and backward of a linear map are 2 and 4 operations a weight and row; the first layer
+    needs no gradient of x.
+    """
     one, two = probe(tiny("training.batch=16"), 1), probe(tiny("training.batch=32"), 1)
     assert two.step == pytest.approx(2 * one.step, rel=1e-6) and one.step > 0
     assert two.image == pytest.approx(count_flops(tiny(), build(tiny())) / 1e9, rel=1e-9)
@@ -40,16 +44,21 @@ def test_missing_data_is_told_in_one_line():
 def test_arms_of_equal_parameters():
     plain, deep = matched(cost="parameters", by="outer.width", tolerance=0.1)
     width = deep.recipe.outer.arguments["width"]
-    assert resolved(plain.recipe) == resolved(tiny()) and plain.matched == ""
+    assert to_plain(plain.recipe) == to_plain(tiny()) and plain.matched == ""
     assert width % 2 == 0 and width < 16 and deep.matched == f"outer.width={width}"
     assert deep.parameters == build(deep.recipe).parameters
     assert abs(deep.parameters / plain.parameters - 1) <= 0.1
+
     others = [build(tiny("outer.depth=3", f"outer.width={width + d}")).parameters for d in (-2, 2)]
-    assert all(abs(deep.parameters - plain.parameters) <= abs(other - plain.parameters) for other in others)
+    assert all(
+        abs(deep.parameters - plain.parameters) <= abs(other - plain.parameters) for other in others
+    )
 
 
 def test_arms_of_equal_operations():
-    plain, deep = matched(tiny("codec.patch=4", "inner.group=4"), cost="gflops", by="outer.width", tolerance=0.2)
+    plain, deep = matched(
+        tiny("codec.patch=4", "inner.group=4"), cost="gflops", by="outer.width", tolerance=0.2
+    )
     ours, theirs = (count_flops(arm.recipe, build(arm.recipe)) for arm in (deep, plain))
     assert deep.matched and abs(ours / theirs - 1) <= 0.2
 
@@ -69,7 +78,9 @@ def test_no_width_within_the_tolerance_is_one_line_and_status_2(capsys):
 
 
 @pytest.mark.parametrize("start", [1, 7, 1000])
-@pytest.mark.parametrize(("target", "n"), [(1, 1), (0.01, 1), (100.0, 10), (109, 10), (111, 11), (12.3e6, 3507)])
+@pytest.mark.parametrize(
+    ("target", "n"), [(1, 1), (0.01, 1), (100.0, 10), (109, 10), (111, 11), (12.3e6, 3507)]
+)
 def test_the_nearest_multiple_is_found_in_a_few_counts(target, n, start):
     calls = []
     assert nearest_multiple(lambda m: calls.append(m) or m**2, target, start) == n
@@ -82,7 +93,9 @@ def test_the_nearest_multiple_of_any_rising_cost():
 
 
 def test_a_dry_run_shows_every_cell_and_writes_nothing(capsys):
-    file = write_study(vary={"inner.head.components": [1], "sampler.temperature": [0.9]}, seeds=[0, 1])
+    file = write_study(
+        vary={"inner.head.components": [1], "sampler.temperature": [0.9]}, seeds=[0, 1]
+    )
     before = {path: path.stat().st_mtime_ns for path in Path().rglob("*")}
     with pytest.raises(SystemExit) as leave:
         cli.main(["ablate", str(file), "--dry-run"])
@@ -92,13 +105,20 @@ def test_a_dry_run_shows_every_cell_and_writes_nothing(capsys):
     rows = [line for line in said.splitlines() if "│ 0 " in line or "│ 1 " in line]
     assert len(rows) == 6 and sum("shares" in row for row in rows) == 2
     known = probe(tiny(), 1)
-    assert counted(known.image) in rows[0] and counted(known.step) in rows[0] and f"{known.parameters:,}" in rows[0]
+
+    assert (
+        format_count(known.image) in rows[0]
+        and format_count(known.step) in rows[0]
+        and f"{known.parameters:,}" in rows[0]
+    )
     assert "4 runs by 2 workers" in said
 
 
 @pytest.mark.parametrize("words", [["--dry-run"], []])
 def test_an_arm_whose_cost_cannot_be_measured_stops_nothing(words, monkeypatch, capsys):
-    """Out of memory in one arm's few timed steps: its cost is unknown, and the study goes on to its workers."""
+    """Out of memory in one arm's few timed steps: its cost is unknown, and the study
+    goes on to its workers.
+    """
 
     def run_out(recipe):
         if recipe.inner.arguments["head"].arguments["components"] == 2:

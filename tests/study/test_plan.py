@@ -8,12 +8,13 @@ import yaml
 from command import arinar
 from tiny import EXPERIMENTS, tiny, write_study
 
-from arinar_lab.analysis.text import short
-from arinar_lab.config.recipe import read_overrides
-from arinar_lab.config.schema import resolved
+from arinar_lab.analysis.text import short_value
+from arinar_lab.config.files import read_overrides
+from arinar_lab.config.schema import to_plain
 from arinar_lab.errors import ConfigError
-from arinar_lab.runs.folder import RunFolder, slug, write_json
-from arinar_lab.study.plan import read_plan, study_name
+from arinar_lab.runs.folder import RunFolder, slug, write_sealed
+from arinar_lab.study.override import study_name
+from arinar_lab.study.plan import read_plan
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -39,22 +40,35 @@ def test_one_axis_is_an_arm_for_each_value():
     plan = plan_of(axes={"inner.head.components": [1, 2, 4]})
     assert [arm.name for arm in plan.arms] == ["components=1", "components=2", "components=4"]
     assert [arm.values for arm in plan.arms] == [(1,), (2,), (4,)]
-    assert [arm.recipe.inner.arguments["head"].arguments["components"] for arm in plan.arms] == [1, 2, 4]
+    assert [arm.recipe.inner.arguments["head"].arguments["components"] for arm in plan.arms] == [
+        1,
+        2,
+        4,
+    ]
     assert plan.axes == ("inner.head.components",)
 
 
 def test_two_axes_are_a_full_grid():
     plan = plan_of(axes={"outer.norm": ["layer", "rms"], "inner.norm": ["layer", "rms", "dyt"]})
     assert len(plan.arms) == 6
-    assert plan.arms[1].name == "outer.norm=layer,inner.norm=rms"  # the last word alone would not tell them apart
+    # the last word alone would not tell them apart
+    assert plan.arms[1].name == "outer.norm=layer,inner.norm=rms"
     assert len({arm.recipe.training_signature for arm in plan.arms}) == 6
 
 
 def test_arms_have_names_and_any_changes():
-    plan = plan_of(arms={"plain": None, "wide": {"outer.width": 32, "inner.head": {"kind": "gmm", "components": 2}}})
+    plan = plan_of(
+        arms={
+            "plain": None,
+            "wide": {"outer.width": 32, "inner.head": {"kind": "gmm", "components": 2}},
+        }
+    )
     plain, wide = plan.arms
     assert plain.recipe.training_signature == tiny().training_signature
-    assert wide.recipe.training_signature == tiny("outer.width=32", "inner.head.components=2").training_signature
+    assert (
+        wide.recipe.training_signature
+        == tiny("outer.width=32", "inner.head.components=2").training_signature
+    )
     assert plan.axes == () and wide.values == ()
 
 
@@ -70,17 +84,30 @@ def test_an_arm_of_another_kind_drops_the_arguments_of_the_base():
 
 def test_parameters_are_counted():
     one, two = plan_of(axes=K).arms
-    assert two.parameters - one.parameters == 27  # a mean, a variance and a weight more from 8 + 1 inputs
+    # a mean, a variance and a weight more from 8 + 1 inputs
+    assert two.parameters - one.parameters == 27
 
 
 def test_baseline_and_seeds_have_defaults():
     plan = plan_of(axes=K)
-    assert (plan.baseline, plan.seeds, plan.references, plan.question) == ("components=1", (0, 1, 2), False, "")
+    assert (plan.baseline, plan.seeds, plan.references, plan.question) == (
+        "components=1",
+        (0, 1, 2),
+        False,
+        "",
+    )
 
 
 def test_baseline_seeds_question_and_references_are_the_files():
-    plan = plan_of(axes=K, baseline="components=2", seeds=[5, 3], question="Which?", references=True)
-    assert (plan.baseline, plan.seeds, plan.references, plan.question) == ("components=2", (5, 3), True, "Which?")
+    plan = plan_of(
+        axes=K, baseline="components=2", seeds=[5, 3], question="Which?", references=True
+    )
+    assert (plan.baseline, plan.seeds, plan.references, plan.question) == (
+        "components=2",
+        (5, 3),
+        True,
+        "Which?",
+    )
 
 
 def test_the_base_lies_beside_the_study():
@@ -95,12 +122,23 @@ def test_the_base_lies_beside_the_study():
 
 def test_one_factor_at_a_time_is_the_base_and_every_single_change():
     plan = plan_of(vary={"outer.norm": ["rms", "dyt"], "inner.head.components": [1, 2]})
-    assert [arm.name for arm in plan.arms] == ["base", "norm=rms", "norm=dyt", "components=1", "components=2"]
+    assert [arm.name for arm in plan.arms] == [
+        "base",
+        "norm=rms",
+        "norm=dyt",
+        "components=1",
+        "components=2",
+    ]
     assert plan.baseline == "base"
-    assert resolved(plan.arms[0].recipe) == resolved(tiny())
+    assert to_plain(plan.arms[0].recipe) == to_plain(tiny())
     assert [arm.recipe.training_signature for arm in plan.arms[1:]] == [
         tiny(word).training_signature
-        for word in ("outer.norm=rms", "outer.norm=dyt", "inner.head.components=1", "inner.head.components=2")
+        for word in (
+            "outer.norm=rms",
+            "outer.norm=dyt",
+            "inner.head.components=1",
+            "inner.head.components=2",
+        )
     ]
 
 
@@ -130,8 +168,11 @@ def test_a_cell_is_a_run_folder_and_a_recipe_of_its_seed():
 def test_jobs_come_seed_by_seed():
     jobs = plan_of(axes=K, seeds=[0, 7]).jobs
     assert [(job.arm, job.recipes[0].seed) for job in jobs] == [
-        ("components=1", 0), ("components=2", 0), ("components=1", 7), ("components=2", 7),
-    ]  # fmt: skip
+        ("components=1", 0),
+        ("components=2", 0),
+        ("components=1", 7),
+        ("components=2", 7),
+    ]
     assert len({job.key for job in jobs}) == 4
 
 
@@ -159,16 +200,16 @@ def test_a_run_of_another_study_is_shared_under_its_name():
 def test_a_job_is_done_when_every_evaluation_is():
     job = plan_of(axes={"sampler.guidance": [1.0, 2.0]}).jobs[0]
     assert not job.done
-    write_json(job.folder.path / "DONE", {"steps": 1})
-    write_json(job.folder.evaluation(job.recipes[0]) / "report.json", {"metrics": {"n": 1}})
+    write_sealed(job.folder.path / "DONE", {"steps": 1})
+    write_sealed(job.folder.evaluation(job.recipes[0]) / "report.json", {"metrics": {"n": 1}})
     assert not job.done
-    write_json(job.folder.evaluation(job.recipes[1]) / "report.json", {"metrics": {"n": 1}})
+    write_sealed(job.folder.evaluation(job.recipes[1]) / "report.json", {"metrics": {"n": 1}})
     assert job.done
 
 
 def test_a_report_without_done_is_no_done_job():
     job = plan_of(axes=K).jobs[0]
-    write_json(job.folder.evaluation(job.recipes[0]) / "report.json", {"metrics": {"n": 1}})
+    write_sealed(job.folder.evaluation(job.recipes[0]) / "report.json", {"metrics": {"n": 1}})
     assert not job.done
 
 
@@ -192,13 +233,22 @@ def test_a_study_without_overrides_has_its_files_name():
 
 
 @pytest.mark.parametrize(
-    "stems", [("a b", "a_b", "_a_b"), ("…", "?", ".", "..", "_"), ("字" * 100, "字" * 101), ("a" * 250, "a" * 251)]
+    "stems",
+    [
+        ("a b", "a_b", "_a_b"),
+        ("…", "?", ".", "..", "_"),
+        ("字" * 100, "字" * 101),
+        ("a" * 250, "a" * 251),
+    ],
 )
 def test_different_files_have_different_folders(stems):
     names = [study_name(stem, {}) for stem in stems]
     assert len(set(names)) == len(stems)
     for name in names:
-        assert Path("studies", name).resolve().parent == Path("studies").resolve() and slug(name) == name
+        assert (
+            Path("studies", name).resolve().parent == Path("studies").resolve()
+            and slug(name) == name
+        )
         Path("studies", name, "worker_0.log").parent.mkdir(parents=True)
 
 
@@ -221,6 +271,7 @@ def test_a_second_file_of_the_same_name_is_refused(capsys):
         assert "belongs to" in told and "rename one of the two" in told and told.count("\n") == 1
         assert sorted(Path("studies").rglob("*")) == before
     file.unlink()  # the file was moved
+
     assert arinar("slurm", other) == 0
 
 
@@ -241,15 +292,26 @@ def test_a_copy_of_a_run_is_not_taken_for_the_run():
     with pytest.raises(ConfigError, match="hold the same training; keep one of them"):
         RunFolder.of(recipe, "another name")
     copy.rmdir()
+
     assert RunFolder.of(recipe, "another name").path.parent == own
 
 
 def test_an_overridden_study_has_a_folder_of_its_own():
     names = {
         plan_of(*words, axes=K).name
-        for words in ([], ["training.steps=9"], ["training.steps=8"], ["training.steps=9", "seeds=[1]"])
+        for words in (
+            [],
+            ["training.steps=9"],
+            ["training.steps=8"],
+            ["training.steps=9", "seeds=[1]"],
+        )
     }
-    assert names == {"study", "study-training.steps=9", "study-training.steps=8", "study-seeds=1-training.steps=9"}
+    assert names == {
+        "study",
+        "study-training.steps=9",
+        "study-training.steps=8",
+        "study-seeds=1-training.steps=9",
+    }
 
 
 def test_the_order_of_the_overrides_does_not_matter():
@@ -271,38 +333,79 @@ def test_studies_with_different_overrides_never_share_a_folder(one, other):
 
 
 def test_a_study_with_many_overrides_still_has_a_folder():
-    words = [f"{section}.{key}={value!r}" for section, keys in MANY.items() for key, value in keys.items()]
+    words = [
+        f"{section}.{key}={value!r}"
+        for section, keys in MANY.items()
+        for key, value in keys.items()
+    ]
     plan = plan_of(*words, axes=K)
     plan.folder.mkdir(parents=True)
 
 
 MANY = {
-    "training": {"steps": 5, "batch": 16, "lr": 0.001, "warmup": 1, "weight_decay": 0.01, "clip": 0.5, "ema": 0.9},
-    "evaluation": {"draws": 1, "images": 50, "batch": 10, "kid_subset": 10, "speed_batch": 2, "speed_repeats": 1},
-    "outer": {"width": 16, "depth": 1, "heads": 2, "mlp_ratio": 2.5, "prefix": 2, "qk_norm": 1 > 0, "dropout": 0.125},
+    "training": {
+        "steps": 5,
+        "batch": 16,
+        "lr": 0.001,
+        "warmup": 1,
+        "weight_decay": 0.01,
+        "clip": 0.5,
+        "ema": 0.9,
+    },
+    "evaluation": {
+        "draws": 1,
+        "images": 50,
+        "batch": 10,
+        "kid_subset": 10,
+        "speed_batch": 2,
+        "speed_repeats": 1,
+    },
+    "outer": {
+        "width": 16,
+        "depth": 1,
+        "heads": 2,
+        "mlp_ratio": 2.5,
+        "prefix": 2,
+        "qk_norm": 1 > 0,
+        "dropout": 0.125,
+    },
     "inner": {"group": 2, "order": "variance", "mlp_ratio": 3.5},
     "sampler": {"temperature": 0.95, "schedule": "constant", "candidates": 7},
 }
 
 
 def test_a_seed_override_is_not_swallowed():
-    """`seed` is one of `seeds`; a study that takes it in silence runs seeds 0, 1 and 2 all the same."""
+    """`seed` is one of `seeds`; a study that takes it in silence runs seeds 0,
+    1 and 2 all the same.
+    """
     with pytest.raises(ConfigError, match="seeds"):
         plan_of("seed=5", axes=K)
 
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(4, "4"), (0.5, "0.5"), ("rms", "rms"), ([1, "a"], "1+a"), ({"kind": "gmm", "components": 4}, "gmm components=4"),
-     ({"kind": "gmm"}, "gmm"), (None, "None")],
-)  # fmt: skip
+    [
+        (4, "4"),
+        (0.5, "0.5"),
+        ("rms", "rms"),
+        ([1, "a"], "1+a"),
+        ({"kind": "gmm", "components": 4}, "gmm components=4"),
+        ({"kind": "gmm"}, "gmm"),
+        (None, "None"),
+    ],
+)
 def test_values_are_short_in_names(value, text):
-    assert short(value) == text
+    assert short_value(value) == text
 
 
 @pytest.mark.parametrize(
     ("name", "folder"),
-    [("masked, 16 steps", "masked,_16_steps"), ("a/b\\c", "a_b_c"), ("σ ≤ 1", "σ_1"), ("a=1,b=x+y", "a=1,b=x+y")],
+    [
+        ("masked, 16 steps", "masked,_16_steps"),
+        ("a/b\\c", "a_b_c"),
+        ("σ ≤ 1", "σ_1"),
+        ("a=1,b=x+y", "a=1,b=x+y"),
+    ],
 )
 def test_names_of_folders_are_safe(name, folder):
     assert slug(name) == folder
@@ -322,7 +425,9 @@ def test_twins_are_refused():
 
 
 def test_twins_across_axes_and_arms_are_refused():
-    refused(["arms components=2 and b are the same"], axes=K, arms={"b": {"inner.head.components": 2}})
+    refused(
+        ["arms components=2 and b are the same"], axes=K, arms={"b": {"inner.head.components": 2}}
+    )
 
 
 def test_a_value_named_twice_is_refused():
@@ -337,39 +442,66 @@ def test_an_arm_cannot_take_the_name_of_a_cell():
     ("keys", "words"),
     [
         ({"axis": K}, ["axis: unknown key", "axes", "did you mean axes?"]),
-        ({"axes": K, "baseline": "components=3"}, ["baseline: 'components=3' is no arm", "components=1", "did you mean"]),
+        (
+            {"axes": K, "baseline": "components=3"},
+            ["baseline: 'components=3' is no arm", "components=1", "did you mean"],
+        ),
         ({"axes": K, "seeds": 3}, ["seeds: 3 is not a list"]),
         ({"axes": K, "seeds": []}, ["seeds: [] is not a list"]),
         ({"axes": K, "seeds": [1, 1]}, ["seeds: [1, 1] is not a list of different"]),
-        ({"axes": K, "seeds": [0.5]}, ["seeds: [0.5] is not a list"]),
-        ({"axes": K, "seeds": [True]}, ["seeds: [true] is not a list"]),
-        ({"axes": K, "references": "yes please"}, ["references: 'yes please' is not true or false"]),
+        ({"axes": K, "seeds": [0.5]}, ["seeds.0: 0.5 is not a whole number"]),
+        ({"axes": K, "seeds": [True]}, ["seeds.0: true is not a whole number"]),
+        (
+            {"axes": K, "references": "yes please"},
+            ["references: 'yes please' is neither true or false nor a list"],
+        ),
         ({}, ["axes: missing"]),
         ({"axes": {}, "arms": {}}, ["axes: missing"]),
         ({"axes": ["inner.head.components"]}, ["axes: ['inner.head.components'] is not a mapping"]),
         ({"axes": {"inner.head.components": 4}}, ["axes.inner.head.components: 4 is not a list"]),
         ({"axes": {"inner.head.components": []}}, ["axes.inner.head.components: [] is not a list"]),
         ({"axes": {5: [1]}}, ["5"]),
-        ({"axes": {"inner.head.component": [4]}}, ["arm component=4: inner.head.component: unknown key", "components?"]),
-        ({"axes": {"inner.head.components": [0]}}, ["arm components=0: inner.head.components: 0 is too few"]),
+        (
+            {"axes": {"inner.head.component": [4]}},
+            ["arm component=4: inner.head.component: unknown key", "components?"],
+        ),
+        (
+            {"axes": {"inner.head.components": [0]}},
+            ["arm components=0: inner.head.components: 0 is too few"],
+        ),
         ({"axes": {"inner.group": [1, 3]}}, ["arm group=3: inner.group: 3 does not divide"]),
         ({"vary": {"outer.norm": "rms"}}, ["vary.outer.norm: 'rms' is not a list"]),
         ({"vary": K, "baseline": "none"}, ["baseline: 'none' is no arm to vary; one of base"]),
         ({"vary": K, "baseline": ["none"]}, ["baseline: ['none'] is no arm to vary; one of base"]),
-        ({"vary": K, "arms": {"components=2": {}}}, ["vary: the arm components=2 stands there twice"]),
-        ({"axes": K, "match": 3}, ["match: 3 is not a mapping"]),
-        ({"axes": K, "match": {"cost": "gflop"}}, ["match.cost: 'gflop' is not one of", "did you mean gflops?"]),
-        ({"axes": K, "match": {"bye": "outer.width"}}, ["match.bye: unknown key", "did you mean by?"]),
-        ({"axes": K, "match": {"by": "outer.widht"}}, ["match.by: 'outer.widht' is no", "did you mean outer.width?"]),
+        (
+            {"vary": K, "arms": {"components=2": {}}},
+            ["vary: the arm components=2 stands there twice"],
+        ),
+        ({"axes": K, "match": 3}, ["match: 3 is not a section"]),
+        (
+            {"axes": K, "match": {"cost": "gflop"}},
+            ["match.cost: 'gflop' is not one of", "did you mean gflops?"],
+        ),
+        (
+            {"axes": K, "match": {"bye": "outer.width"}},
+            ["match.bye: unknown key", "did you mean by?"],
+        ),
+        (
+            {"axes": K, "match": {"by": "outer.widht"}},
+            ["match.by: 'outer.widht' is no", "did you mean outer.width?"],
+        ),
         ({"axes": K, "match": {"by": "outer.norm"}}, ["match.by: 'outer.norm' is no whole number"]),
         ({"axes": K, "match": {"to": "nobody"}}, ["match.to: 'nobody' is no arm"]),
         ({"axes": K, "match": {"tolerance": 0}}, ["match.tolerance: 0.0 is not above 0"]),
         ({"arms": ["a"]}, ["arms: ['a'] is not a mapping"]),
-        ({"arms": {"a": 5}}, ["arms: {'a': 5} is not a mapping"]),
-        ({"arms": {"a": {"outer.kind": "casual"}}}, ["arm a: outer.kind: unknown kind 'casual'", "did you mean causal?"]),
+        ({"arms": {"a": 5}}, ["arms.a: 5 is not a mapping"]),
+        (
+            {"arms": {"a": {"outer.kind": "casual"}}},
+            ["arm a: outer.kind: unknown kind 'casual'", "did you mean causal?"],
+        ),
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_a_fault_is_told_in_one_line(keys, words):
     refused(words, **keys)
 
@@ -388,7 +520,9 @@ def test_a_missing_base_is_named():
 
 @pytest.mark.parametrize("letter", ["a", "é", "字"])
 def test_a_long_name_is_cut_so_that_a_folder_may_have_it(letter):
-    """255 bytes are what systems take; names that begin alike stay different, and those that fit stay as they are."""
+    """255 bytes are what systems take; names that begin alike stay different, and those that
+    fit stay as they are.
+    """
     long, other, short = (slug(letter * n) for n in (300, 301, 60))
     assert short == letter * 60 and long != other
     for name in (long, other):

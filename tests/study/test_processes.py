@@ -20,7 +20,10 @@ pytestmark = pytest.mark.usefixtures("alone")
             "raise ValueError('no [such] thing')",
             "ended with status 1: ValueError: no [such] thing (its log is worker_0.log)",
         ),
-        ("print('arinar: bad \\x1b[2J'); sys.exit(2)", r"ended with status 2: arinar: bad \x1b[2J (its log"),
+        (
+            "print('arinar: bad \\x1b[2J'); sys.exit(2)",
+            r"ended with status 2: arinar: bad \x1b[2J (its log",
+        ),
         ("print('failed: a seed 0'); sys.exit(1)", ""),  # it is told by the run's folder
         ("print('all is well')", ""),
     ],

@@ -1,4 +1,6 @@
-"""Job arrays: the script is valid, runs the worker, and hands the cell back when Slurm wants the machine."""
+"""Job arrays: the script is valid, runs the worker, and hands the cell back when
+Slurm wants the machine.
+"""
 
 import json
 import os
@@ -14,8 +16,8 @@ from command import arinar
 from tiny import tiny, write_study
 
 from arinar_lab.study.plan import read_plan
-from arinar_lab.study.slurm import Options, seconds_of, write_script
-from arinar_lab.study.worker import open_queue
+from arinar_lab.study.slurm import Options, parse_time_limit, write_script
+from arinar_lab.study.worker import open_board
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -30,7 +32,8 @@ def end(*_):
     open("checkpoint.txt", "w").write("saved")
     sys.exit(143)
 signal.signal(signal.SIGTERM, end)
-open("worker.txt", "w").write(" ".join([*sys.argv[1:], os.environ["OMP_NUM_THREADS"], str("SLURM_NTASKS" in os.environ)]))
+words = [*sys.argv[1:], os.environ["OMP_NUM_THREADS"], str("SLURM_NTASKS" in os.environ)]
+open("worker.txt", "w").write(" ".join(words))
 time.sleep(float(sys.argv[1]))
 sys.exit(int(sys.argv[2]))
 """
@@ -48,12 +51,21 @@ def fakes(alone, monkeypatch):
 
 
 def study():
-    return write_study(base=tiny("training.steps=4"), axes={"inner.head.components": [1, 2]}, seeds=[0])
+    return write_study(
+        base=tiny("training.steps=4"), axes={"inner.head.components": [1, 2]}, seeds=[0]
+    )
 
 
 def script(*words):
     Path("worker.py").write_text(WORKER)
-    return write_script(read_plan(study()), "12 runs", 1, [sys.executable, "worker.py", *words], ["arinar"], Options())
+    return write_script(
+        read_plan(study()),
+        "12 runs",
+        1,
+        [sys.executable, "worker.py", *words],
+        ["arinar"],
+        Options(),
+    )
 
 
 def submit(path):
@@ -62,15 +74,26 @@ def submit(path):
 
 def test_the_script_is_valid_and_asks_for_what_was_given(capsys):
     file = study()
-    assert arinar("slurm", file, "--array", 7, "--time", "2-12:00", "--gpus", 2, "--partition", "long") == 0
+    assert (
+        arinar("slurm", file, "--array", 7, "--time", "2-12:00", "--gpus", 2, "--partition", "long")
+        == 0
+    )
     path = Path("studies/study/slurm.sh")
     assert str(path) in capsys.readouterr().out
     subprocess.run(["bash", "-n", path], check=True)
     text = path.read_text()
-    for line in ("--array=1-7", "--time=2-12:00", "--gpus=2", "--partition=long", "--requeue", "--signal=B:USR1@120"):
+    for line in (
+        "--array=1-7",
+        "--time=2-12:00",
+        "--gpus=2",
+        "--partition=long",
+        "--requeue",
+        "--signal=B:USR1@120",
+    ):
         assert f"#SBATCH {line}\n" in text
+
     assert f"-m arinar_lab work {file} &\n" in text
-    assert len(open_queue(read_plan(file)).get_trials()) == 2  # the workers find their cells
+    assert len(open_board(read_plan(file)).arms()["arms"]) == 2  # by which the workers run
 
 
 def test_overrides_go_to_the_workers():
@@ -86,8 +109,12 @@ def test_the_script_says_what_reports_the_study(capsys):
     assert arinar("slurm", file, "seeds=[4, 5]") == 0
     (path,) = Path("studies").glob("*/slurm.sh")
     said = f"arinar ablate {file} 'seeds=[4, 5]'"
+
     assert f"# When the tasks have ended: {said} " in path.read_text()
-    assert f"When they have ended: {said} measures speed and writes the report" in capsys.readouterr().out
+    assert (
+        f"When they have ended: {said} measures speed and writes the report"
+        in capsys.readouterr().out
+    )
 
 
 def test_the_address_of_the_queue_is_taken_from_the_shell_that_submits(fakes, monkeypatch):
@@ -96,29 +123,56 @@ def test_the_address_of_the_queue_is_taken_from_the_shell_that_submits(fakes, mo
     (path,) = Path("studies").glob("*/slurm.sh")
     assert "topsecret" not in path.read_text() and "storage=" not in path.read_text()
     monkeypatch.delenv("ARINAR_STORAGE")
+
     run = subprocess.run(["sbatch", str(path)], capture_output=True, text=True)
-    assert run.returncode and "ARINAR_STORAGE: is not set: export the address of the queue" in run.stderr
+    assert (
+        run.returncode
+        and "ARINAR_STORAGE: is not set: export the address of the queue" in run.stderr
+    )
 
 
 HOSTILE = [
-    "question=x\n touch PWNED; #", "a b", "$(touch PWNED)", "`touch PWNED`", "'; touch PWNED; '", "--leading", "-", "",
-    "σ ≤ 1", "\r\n#SBATCH --wrap=touch", "{braces}", "%A", "\\n'\t\x01", "a\u2028b", "!x", "*", os.fsdecode(b"\xff\xfe"),
-]  # fmt: skip
+    "question=x\n touch PWNED; #",
+    "a b",
+    "$(touch PWNED)",
+    "`touch PWNED`",
+    "'; touch PWNED; '",
+    "--leading",
+    "-",
+    "",
+    "σ ≤ 1",
+    "\r\n#SBATCH --wrap=touch",
+    "{braces}",
+    "%A",
+    "\\n'\t\x01",
+    "a\u2028b",
+    "!x",
+    "*",
+    os.fsdecode(b"\xff\xfe"),
+]
 
 
 def test_no_word_becomes_a_command(fakes, monkeypatch, tmp_path):
-    Path("worker.py").write_text("import json, sys\njson.dump(sys.argv[1:], open('worker.json', 'w'))")
+    Path("worker.py").write_text(
+        "import json, sys\njson.dump(sys.argv[1:], open('worker.json', 'w'))"
+    )
     place = tmp_path / "it's $(touch PWNED)\n touch PWNED"
     shutil.move("worker.py", place.mkdir() or place / "worker.py")
     file = study()
     monkeypatch.setattr(Path, "cwd", lambda: place)
     path = write_script(
-        read_plan(file), "12 runs", 1, [sys.executable, "worker.py", *HOSTILE], ["arinar", *HOSTILE], Options()
+        read_plan(file),
+        "12 runs",
+        1,
+        [sys.executable, "worker.py", *HOSTILE],
+        ["arinar", *HOSTILE],
+        Options(),
     )
     subprocess.run(["bash", "-n", path], check=True)
     assert submit(path).wait(20) == 0
     assert json.loads((place / "worker.json").read_text()) == HOSTILE
     assert not list(tmp_path.rglob("PWNED"))
+
     begin = path.read_bytes().split(b"\ncd ")[0]
     assert all(line.startswith(b"#") or not line for line in begin.split(b"\n"))
 
@@ -148,6 +202,7 @@ def test_a_task_that_must_end_hands_its_cell_back(fakes, number):
             break
         time.sleep(0.05)
     os.kill(process.pid, number)
+
     assert process.wait(20) == 0
     assert Path("checkpoint.txt").read_text() == "saved"
     assert Path("calls.txt").read_text() == "scontrol requeue 70_1\n"
@@ -188,7 +243,7 @@ def test_what_slurm_would_refuse_is_one_line(capsys, words, said):
     ],
 )
 def test_a_time_limit_is_read_as_sbatch_reads_it(limit, seconds):
-    assert seconds_of(limit) == seconds
+    assert parse_time_limit(limit) == seconds
     assert Options(time=limit).time == limit
 
 

@@ -1,39 +1,37 @@
 """Workers: every job is done once, whoever dies; what fails is told, and the study goes on."""
 
 import os
-import platform
+import shutil
 import signal
 import subprocess
 import time
 from collections import Counter
 from contextlib import contextmanager
-from datetime import datetime, timedelta
 from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from filelock import FileLock
-from optuna.trial import TrialState
 from safetensors.torch import load_file
-from tiny import tiny, write_study
+from tiny import pretend, tiny, write_study
 
-from arinar_lab import cli
-from arinar_lab import pipeline as perform
+from arinar_lab import cli, pipeline
+from arinar_lab.analysis.analyse import analyse
 from arinar_lab.cli import ablate
 from arinar_lab.cli.ablate import _outcome
-from arinar_lab.cli.processes import end_with
+from arinar_lab.cli.processes import end_with_parent
 from arinar_lab.errors import ConfigError
-from arinar_lab.report.notes import notes
 from arinar_lab.report.report import write_report
-from arinar_lab.report.tables import rows
-from arinar_lab.runs.folder import RunFolder
+from arinar_lab.report.statements import notes
+from arinar_lab.report.tables import plain_table
+from arinar_lab.runs.folder import RunFolder, write_json
 from arinar_lab.study import processes as crew
 from arinar_lab.study import worker
 from arinar_lab.study.collect import collect
 from arinar_lab.study.cost import Cost
 from arinar_lab.study.plan import read_plan
-from arinar_lab.study.worker import enqueue, open_queue, requeue_lost, work
+from arinar_lab.study.worker import open_board, prepare, run_worker
 from arinar_lab.training.train import train
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -45,55 +43,59 @@ def plan_of(base=None, **keys):
     return read_plan(write_study(base=base, **{"axes": K, "seeds": [0, 1], **keys}))
 
 
-def states(plan):
-    return [(t.user_attrs.get("key"), t.state) for t in open_queue(plan).get_trials(deepcopy=False)]
-
-
 def stamps(job):
     return [path.stat().st_mtime_ns for path in (job.folder.path / "DONE", job.folder.weights)]
 
 
-# The queue
+@pytest.fixture
+def ran(monkeypatch):
+    """Keys of the jobs that workers of this process do, without training."""
+    keys = []
+
+    def run_job(job, plan):
+        keys.append(job.key)
+        pretend(job)
+        return 1.0
+
+    monkeypatch.setattr(worker, "run_job", run_job)
+    return keys
 
 
-def test_the_queue_holds_every_job_once():
+# Which jobs there are to do
+
+
+def test_every_job_is_done_once(ran):
     plan = plan_of()
-    assert enqueue(plan) == plan.jobs
-    assert states(plan) == [(job.key, TrialState.WAITING) for job in plan.jobs]
+    assert prepare(plan) == prepare(plan) == plan.jobs
+    assert run_worker(plan) == []
+    assert ran == [job.key for job in plan.jobs]
+    assert prepare(plan) == [] and run_worker(plan) == [] and len(ran) == 4
 
 
-def test_enqueueing_twice_adds_nothing():
-    plan = plan_of()
-    enqueue(plan)
-    assert enqueue(plan) == plan.jobs
-    assert len(states(plan)) == 4
-
-
-def test_a_finished_job_is_not_enqueued():
+def test_a_finished_job_is_left_alone():
     plan = plan_of(base=tiny("training.steps=2"))
+    plan.jobs[1].folder.path.mkdir(parents=True)
     worker.run_job(plan.jobs[1], plan)
-    assert enqueue(plan) == [plan.jobs[0], *plan.jobs[2:]]
-    assert plan.jobs[1].key not in dict(states(plan))
+    assert prepare(plan) == [plan.jobs[0], *plan.jobs[2:]]
 
 
-def test_a_longer_study_adds_what_is_new():
-    enqueue(plan_of(seeds=[0]))
-    plan = plan_of(seeds=[0, 1])
-    enqueue(plan)
-    assert Counter(key for key, _ in states(plan)) == {job.key: 1 for job in plan.jobs}
+def test_a_longer_study_adds_what_is_new(ran):
+    old, plan = plan_of(seeds=[0]), plan_of(seeds=[0, 1])
+    for study in (old, plan):
+        prepare(study)
+        run_worker(study)
+    assert ran == [job.key for job in plan.jobs]
 
 
-def test_jobs_that_left_the_study_are_not_run(monkeypatch):
-    enqueue(plan_of(seeds=[0, 1]))
-    ran = []
-    monkeypatch.setattr(worker, "run_job", lambda job, study: ran.append(job.key) or 0.0)
+def test_jobs_that_left_the_study_are_not_run(ran):
+    prepare(plan_of(seeds=[0, 1]))
     plan = plan_of(seeds=[1])
-    enqueue(plan)
-    work(plan)
-    assert sorted(ran) == sorted(job.key for job in plan.jobs)
+    prepare(plan)
+    run_worker(plan)
+    assert ran == [job.key for job in plan.jobs]
 
 
-def test_a_failed_job_is_queued_again_by_the_next_command(monkeypatch):
+def test_a_failed_job_is_tried_again_by_the_next_command_and_by_no_worker_before(monkeypatch):
     plan, tries = plan_of(), []
     keys = [job.key for job in plan.jobs]
 
@@ -104,97 +106,101 @@ def test_a_failed_job_is_queued_again_by_the_next_command(monkeypatch):
         return 0.0
 
     monkeypatch.setattr(worker, "run_job", fail_first)
-    enqueue(plan)
-    work(plan)
+    prepare(plan)
+    said = [f"{plan.jobs[0].arm} {keys[0]}: RuntimeError: the disk is full"]
+    assert run_worker(plan) == said
     assert tries == keys  # the failed one is not tried for ever
-    enqueue(plan)
-    work(plan)
-    assert tries.count(keys[0]) == 2
+    for job in plan.jobs[1:]:
+        pretend(job)
+    assert run_worker(plan) == said and tries == keys
+    assert prepare(plan) == plan.jobs[:1] and plan.jobs[0].folder.failure == ""
+    assert run_worker(plan) == []
+    assert tries == [*keys, keys[0]]
 
 
-# Lost jobs
+# Jobs whose worker died
 
 
-def claimed(plan):
-    """A queue whose first job somebody has taken."""
-    enqueue(plan)
-    study = open_queue(plan)
-    assert study.ask().user_attrs["key"] == plan.jobs[0].key
-    return study, {job.key: job for job in plan.jobs}
-
-
-def test_a_lost_job_goes_back_into_the_queue(monkeypatch):
-    monkeypatch.setattr(worker, "_CLAIM_SECONDS", 0)
+def test_a_lost_job_is_taken_at_once_whatever_the_clock_says(ran):
     plan = plan_of()
-    study, jobs = claimed(plan)
-    requeue_lost(study, jobs, plan)
-    assert Counter(states(plan))[plan.jobs[0].key, TrialState.WAITING] == 1
-    assert Counter(states(plan))[plan.jobs[0].key, TrialState.FAIL] == 1
-    requeue_lost(study, jobs, plan)
-    assert len(states(plan)) == 5
+    for job, since in zip(plan.jobs, ("2001-01-01 00:00:00", "2999-12-31 23:59:59"), strict=False):
+        write_json(job.folder.path / "attempts.json", {"attempts": ["host 1"], "since": since})
+    prepare(plan)
+    assert run_worker(plan) == [] and ran == [job.key for job in plan.jobs]
+    assert not list(Path("runs").rglob("attempts.json"))  # what is done has no attempts
 
 
-def test_a_lost_job_goes_back_also_where_the_clock_was_set_back(monkeypatch):
+def test_an_attempt_is_counted_while_it_lasts_and_after_its_worker_died(monkeypatch):
+    plan = plan_of(axes={"inner.head.components": [1]}, seeds=[0])
+    (job,) = plan.jobs
+    seen = []
+
+    def run_job(job, plan):
+        seen.append(open_board(plan).record(job)["attempts"])
+        return 1.0
+
+    monkeypatch.setattr(worker, "run_job", run_job)
+    write_json(
+        job.folder.path / "attempts.json", {"attempts": ["host 1"], "since": "2026-01-01 00:00:00"}
+    )
+    assert run_worker(plan) == []
+    assert seen == [["host 1", f"{os.uname().nodename} {os.getpid()}"]]
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", '{"attempts": 7, "since": "now"}', '{"since": "now"}']
+)
+def test_attempts_that_are_damaged_are_none(ran, content):
     plan = plan_of()
-    study, jobs = claimed(plan)
-    now = datetime.now()
-    clock = SimpleNamespace(now=lambda: now - timedelta(hours=1))
-    monkeypatch.setattr(worker, "datetime", SimpleNamespace(datetime=clock))
-    requeue_lost(study, jobs, plan)
-    assert Counter(states(plan))[plan.jobs[0].key, TrialState.WAITING] == 1
-
-
-def test_a_job_whose_folder_is_locked_is_not_lost(monkeypatch):
-    monkeypatch.setattr(worker, "_CLAIM_SECONDS", 0)
-    plan = plan_of()
-    study, jobs = claimed(plan)
-    with plan.jobs[0].folder.lock:
-        requeue_lost(study, jobs, plan)
-    assert len(states(plan)) == 4
+    file = plan.jobs[0].folder.path / "attempts.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(content)
+    assert open_board(plan).at_work() == []
+    assert run_worker(plan) == [] and len(ran) == 4
 
 
 @pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/Los_Angeles"])
-def test_a_job_just_claimed_is_not_lost_anywhere_in_the_world(monkeypatch, zone):
+def test_a_job_whose_folder_is_locked_is_waited_for_anywhere_in_the_world(ran, monkeypatch, zone):
+    plan = plan_of()
+    held = plan.jobs[0].folder.lock.acquire()
+    waits = []
+
+    def sleep(seconds):
+        waits.append(seconds)
+        if len(waits) == 3:
+            held.lock.release()
+
     monkeypatch.setenv("TZ", zone)
     time.tzset()
-    plan = plan_of()
-    study, jobs = claimed(plan)
-    requeue_lost(study, jobs, plan)
-    assert len(states(plan)) == 4
+    monkeypatch.setattr(worker.time, "sleep", sleep)
+    assert run_worker(plan) == []
     monkeypatch.undo()
     time.tzset()
+    assert ran == [job.key for job in (*plan.jobs[1:], plan.jobs[0])] and waits == [1, 1, 1]
 
 
 # Many processes
 
 
-class EmptyJob(SimpleNamespace):
-    """A job without work."""
-
-
 def test_no_two_processes_take_the_same_job(monkeypatch):
-    """Four real processes and forty trials: SQLite alone hands some of them out twice."""
-    folder = Path("studies/race").absolute()
-    jobs = [
-        EmptyJob(key=f"job {i}", arm="arm", done=False, recipes=(), folder=RunFolder(Path(f"runs/{i}")))
-        for i in range(40)
-    ]
-    plan = SimpleNamespace(name="race", folder=folder, jobs=jobs, arms=(), seeds=(), storage="")
+    """Four real processes and forty jobs."""
+    plan = plan_of(axes={"inner.head.components": [1, 2]}, seeds=list(range(20)))
     log = Path("log").absolute()
 
     def run_job(job, study):
         with log.open("a") as file:
             file.write(f"{job.key}\n")
+        pretend(job)
         return 0.0
 
     monkeypatch.setattr(worker, "run_job", run_job)
-    enqueue(plan)
+    prepare(plan)
     fork = get_context("fork")
     start = fork.Barrier(4)
 
     def take():
         start.wait()
-        work(plan)
+        run_worker(plan)
 
     processes = [fork.Process(target=take) for _ in range(4)]
     for process in processes:
@@ -202,8 +208,7 @@ def test_no_two_processes_take_the_same_job(monkeypatch):
     for process in processes:
         process.join(60)
     assert [process.exitcode for process in processes] == [0] * 4
-    assert sorted(log.read_text().splitlines()) == sorted(job.key for job in jobs)
-    assert {t.state for t in open_queue(plan).get_trials() if "key" in t.user_attrs} == {TrialState.COMPLETE}
+    assert sorted(log.read_text().splitlines()) == sorted(job.key for job in plan.jobs)
 
 
 def test_a_worker_ends_with_its_parent():
@@ -213,16 +218,18 @@ def test_a_worker_ends_with_its_parent():
     if parent == 0:
         if os.fork() == 0:
             signal.signal(signal.SIGTERM, lambda *_: (done.write_text("yes"), os._exit(0)))
-            end_with(os.getppid())
+            end_with_parent(os.getppid())
             time.sleep(30)
             os._exit(1)
         time.sleep(0.3)
         os._exit(0)
+
     os.waitpid(parent, 0)
     for _ in range(100):
         if done.exists():
             return
         time.sleep(0.05)
+
     pytest.fail("the worker outlived its parent")
 
 
@@ -251,7 +258,9 @@ def processes(request, monkeypatch):
         started.append(subprocess.Popen(*words, **options))
         return started[-1]
 
-    spawn = SimpleNamespace(Popen=start, STDOUT=subprocess.STDOUT, TimeoutExpired=subprocess.TimeoutExpired)
+    spawn = SimpleNamespace(
+        Popen=start, STDOUT=subprocess.STDOUT, TimeoutExpired=subprocess.TimeoutExpired
+    )
     monkeypatch.setattr(crew, "subprocess", spawn)
     return started
 
@@ -264,7 +273,9 @@ def whenever_it_watches(monkeypatch, act):
         act()
         time.sleep(0.02)
 
-    clock = SimpleNamespace(sleep=sleep, time=time.time, monotonic=time.monotonic, perf_counter=time.perf_counter)
+    clock = SimpleNamespace(
+        sleep=sleep, time=time.time, monotonic=time.monotonic, perf_counter=time.perf_counter
+    )
     with monkeypatch.context() as patch:
         patch.setattr(ablate, "time", clock)
         yield
@@ -298,12 +309,19 @@ def test_a_killed_worker_costs_nothing_that_was_finished(processes, monkeypatch,
     with whenever_it_watches(monkeypatch, once(in_the_middle, lambda: processes[0].kill())):
         assert run() == 0
     assert first.done and second.done and third.done and len(processes) == 2
-    assert f"Worker {processes[0].pid} died of SIGKILL; its log is studies/study/worker_0.log" in capfd.readouterr().out
-    started = Counter(line.split()[-1] for line in Path("studies/study/worker_0.log").read_text().splitlines()
-                      if "components=" in line and line.endswith("seed_0"))  # fmt: skip
+    assert (
+        f"Worker {processes[0].pid} died of SIGKILL; its log is studies/study/worker_0.log"
+        in capfd.readouterr().out
+    )
+    started = Counter(
+        line.split()[-1]
+        for line in Path("studies/study/worker_0.log").read_text().splitlines()
+        if "components=" in line and line.endswith("seed_0")
+    )
     assert started == {first.key: 1, second.key: 2, third.key: 1}
 
-    straight = RunFolder(Path("straight"))  # the killed run went on from its checkpoint, bit for bit
+    # the killed run went on from its checkpoint, bit for bit
+    straight = RunFolder(Path("straight"))
     straight.path.mkdir()
     train(second.recipes[0], straight)
     ours, theirs = load_file(second.folder.weights), load_file(straight.weights)
@@ -321,23 +339,27 @@ def test_a_worker_that_is_killed_is_replaced_and_the_study_goes_on(forked, monke
         if not Path("died").exists():
             Path("died").touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        with Path("done").open("a") as file:
+            file.write(f"{job.key}\n")
         return 1.0
 
     monkeypatch.setattr(worker, "run_job", run_job)
-    monkeypatch.setattr(ablate, "attempt", lambda _: Cost(1, 1.0, 1.0, 1.0))
+    monkeypatch.setattr(ablate, "probe_or_reason", lambda _: Cost(1, 1.0, 1.0, 1.0))
     assert run() == 1  # nothing was really trained
     said = capfd.readouterr().out
     assert f"Worker {forked[0].pid} died of SIGKILL; its log is studies/study/worker_0.log." in said
     assert "Another one takes its place" in said and len(forked) == 2
     assert (
-        "Logs of the workers: studies/study/worker_*.log\narinar ablate, with the same file and words, goes on." in said
+        "Logs of the workers: studies/study/worker_*.log\narinar ablate, with the same file and "
+        "words, goes on." in said
     )
-    ended = Counter(state for key, state in states(read_plan(path)))
-    assert ended == {TrialState.COMPLETE: 2, TrialState.FAIL: 1}
+    assert Path("done").read_text().split() == [job.key for job in read_plan(path).jobs]
 
 
 def crew_of(script):
-    """One worker that runs a shell's script, watched to its end; its last status, and what was told."""
+    """One worker that runs a shell's script, watched to its end; its last
+    status, and what was told.
+    """
     Path("log").touch()
     told = []
     one = crew.Worker(["sh", "-c", script], Path("log"), dict(os.environ), told.append)
@@ -348,7 +370,7 @@ def crew_of(script):
 
 def test_a_worker_that_always_dies_is_not_replaced_for_ever():
     status, told = crew_of("kill -9 $$")
-    assert status == -9 and len(told) == crew.REPLACED + 1
+    assert status == -9 and len(told) == crew.MAX_RESTARTS + 1
     assert "is not again; the same command goes on" in told[-1] and "its log is log" in told[-1]
 
 
@@ -369,7 +391,9 @@ def test_a_study_that_is_asked_to_end_leaves_no_worker(processes, monkeypatch, c
 
     before = signal.signal(signal.SIGTERM, not_handled)
     try:
-        with whenever_it_watches(monkeypatch, once(in_the_middle, lambda: os.kill(os.getpid(), signal.SIGTERM))):
+        with whenever_it_watches(
+            monkeypatch, once(in_the_middle, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        ):
             assert run() == 130
         assert signal.getsignal(signal.SIGTERM) == not_handled
     finally:
@@ -387,71 +411,76 @@ def test_an_arm_that_diverges_is_told_and_the_others_go_on(forked, uncounted, ca
     assert run() == 1
     assert tame.done and not wild.folder.done
     reason = (wild.folder.path / "FAILED").read_text()
-    assert reason.startswith("Diverged: the loss became nan at step ") and "lower training.lr" in reason
+    assert (
+        reason.startswith("Diverged: the loss became nan at step ")
+        and "lower training.lr" in reason
+    )
     said = " ".join(capfd.readouterr().out.split())
     assert "failed" in said and "the loss became nan" in said and "Missing: wild seed 0" in said
 
     before = stamps(tame)
     assert run() == 1  # it is tried again, and the other is not
     assert stamps(tame) == before
-    keys = [key for key, _ in states(read_plan(path))]
-    assert keys.count(wild.key) == 2 and keys.count(tame.key) == 1
+    begun = [
+        line.split()[-1]
+        for line in Path("studies/study/worker_0.log").read_text().splitlines()
+        if "seed_0" in line
+    ]
+    assert begun.count(wild.key) == 2 and begun.count(tame.key) == 1
 
 
 def test_a_run_that_recovers_is_no_longer_failed(monkeypatch):
     """Trained, not evaluated: the disk was full. The next command evaluates it."""
     plan = plan_of(base=tiny("training.steps=2"), axes={"inner.head.components": [1]}, seeds=[0])
-    job, measured = plan.jobs[0], perform.measured
+    job, measured = plan.jobs[0], pipeline.evaluate_with_reference
 
     def fail(*_):
         raise OSError("no space left")
 
-    enqueue(plan)
-    monkeypatch.setattr(perform, "measured", fail)
-    work(plan)
+    prepare(plan)
+    monkeypatch.setattr(pipeline, "evaluate_with_reference", fail)
+    run_worker(plan)
     assert (job.folder.path / "FAILED").read_text() == "OSError: no space left\n"
-    monkeypatch.setattr(perform, "measured", measured)
-    enqueue(plan)
-    work(plan)
+    monkeypatch.setattr(pipeline, "evaluate_with_reference", measured)
+    prepare(plan)
+    run_worker(plan)
     assert job.done and not (job.folder.path / "FAILED").exists()
 
 
 def test_a_guidance_study_trains_once_and_evaluates_each():
     plan = plan_of(base=tiny("training.steps=2"), axes={"sampler.guidance": [1.0, 2.0]}, seeds=[0])
-    enqueue(plan)
-    work(plan)
+    prepare(plan)
+    run_worker(plan)
     assert plan.jobs[0].done
     assert len(list(Path("runs").glob("*/seed_0"))) == 1
     assert len(list(Path("runs").glob("*/seed_0/evaluations/*/report.json"))) == 2
 
 
-def test_the_value_of_a_trial_is_its_bits_per_dim():
+def test_the_value_of_a_job_is_its_bits_per_dim():
     plan = plan_of(base=tiny("training.steps=2"), axes={"inner.head.components": [1]}, seeds=[0])
-    enqueue(plan)
-    work(plan)
-    (trial,) = open_queue(plan).get_trials()
-    job = plan.jobs[0]
-    assert trial.value == pytest.approx(job.folder.report(job.recipes[0])["metrics"]["val/bits_per_dim"])
-    known = {"key": job.key, "arm": "components=1", "worker": f"{platform.node()} {os.getpid()}"}
-    known |= {"evaluations": [job.recipes[0].evaluation_signature], "place": worker.place(plan)}
-    assert trial.user_attrs == known
+    job = plan.jobs[0].claim_name()
+    value = worker.run_job(job, plan)
+    assert value == pytest.approx(job.folder.report(job.recipes[0])["metrics"]["val/bits_per_dim"])
 
 
 def test_a_study_with_an_arm_without_likelihood_is_ranked_by_distance():
     energy = {"inner": {"kind": "energy", "width": 8, "depth": 1}}
-    plan = plan_of(base=tiny("training.steps=2"), axes={}, arms={"gmm": {}, "energy": energy}, seeds=[0])
-    enqueue(plan)
-    work(plan)
+    plan = plan_of(
+        base=tiny("training.steps=2"), axes={}, arms={"gmm": {}, "energy": energy}, seeds=[0]
+    )
+    values = {job.arm: worker.run_job(job.claim_name(), plan) for job in plan.jobs}
     assert plan.criterion == "quality/fd_digits"
     reports = {arm.name: plan.cell(arm, 0)[0].report(plan.cell(arm, 0)[1]) for arm in plan.arms}
     assert "val/bits_per_dim" in reports["gmm"]["metrics"]
     assert not [name for name in reports["energy"]["metrics"] if "bits_per_dim" in name]
     assert reports["energy"]["likelihood"]["kind"] == "none"
-    values = {trial.user_attrs["arm"]: trial.value for trial in open_queue(plan).get_trials()}
-    assert values == {name: report["metrics"]["quality/fd_digits"] for name, report in reports.items()}
-    results = collect(plan)
-    headings, body = rows(results, results.columns)
+    assert values == {
+        name: report["metrics"]["quality/fd_digits"] for name, report in reports.items()
+    }
+    results = analyse(collect(plan))
+    headings, body = plain_table(results, results.columns)
     cell = dict(zip(headings, body[1], strict=True))
+
     assert (cell["arm"], cell["likelihood"], cell["bits/dim ↓"]) == ("energy", "none", "n/a")
     assert "No likelihood (n/a): energy. Arms are ranked by FD digits." in notes(results)
     assert all(path.is_file() for path in write_report(results))
@@ -467,13 +496,17 @@ def test_an_arm_that_nothing_could_compare_is_refused():
         )
 
 
-def test_the_queue_can_be_lost(monkeypatch):
-    """The run folders are the truth: without queue.db nothing is trained again."""
+def test_the_folder_of_the_study_can_be_lost(monkeypatch):
+    """The run folders are the truth: without studies/ nothing is trained again, and an old
+    queue.db is not read.
+    """
     plan = plan_of(base=tiny("training.steps=2"), axes={"inner.head.components": [1]}, seeds=[0])
-    enqueue(plan)
-    work(plan)
-    (plan.folder / "queue.db").unlink()
+    prepare(plan)
+    run_worker(plan)
+    shutil.rmtree("studies")
+    plan.folder.mkdir(parents=True)
+    (plan.folder / "queue.db").write_text("of an earlier version")
     monkeypatch.setattr(worker, "run_job", lambda *_: pytest.fail("trained again"))
-    assert enqueue(plan) == []
-    work(plan)
-    assert states(plan) == []
+
+    assert prepare(plan) == []
+    assert run_worker(plan) == []

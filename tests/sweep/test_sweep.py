@@ -1,4 +1,6 @@
-"""Sweeps: the space is checked before anything starts, trials share trainings, and only re-runs are reported."""
+"""Sweeps: the space is checked before anything starts, trials share trainings, and only
+re-runs are reported.
+"""
 
 import contextlib
 import csv
@@ -21,19 +23,34 @@ from optuna.trial import TrialState
 from tiny import tiny, write_study
 
 from arinar_lab import cli
-from arinar_lab.config.recipe import read_overrides
-from arinar_lab.config.schema import resolved
+from arinar_lab.config.files import read_overrides
+from arinar_lab.config.schema import to_plain
 from arinar_lab.errors import ConfigError
 from arinar_lab.runs.folder import RunFolder, read_json, write_json
 from arinar_lab.study.plan import read_plan
-from arinar_lab.study.worker import enqueue
-from arinar_lab.sweep import front as sweep_front
-from arinar_lab.sweep import trials
-from arinar_lab.sweep.report import importances, markdown, rerun_rows, summaries, trials_csv, volumes
-from arinar_lab.sweep.space import corners, read_parameters
-from arinar_lab.sweep.sweep_file import read_sweep
-from arinar_lab.sweep.trials import chosen, claim, feasible, finished, front, open_search, repeats, work
-from arinar_lab.training.train import Stopped, train
+from arinar_lab.study.worker import prepare
+from arinar_lab.sweep import front, trials
+from arinar_lab.sweep.report import (
+    importances,
+    rerun_means,
+    rerun_rows,
+    sweep_markdown,
+    trials_csv,
+    volumes,
+)
+from arinar_lab.sweep.space import Dimension, corners, read_parameters
+from arinar_lab.sweep.sweep import read_sweep
+from arinar_lab.sweep.trials import (
+    best_trials,
+    chosen_settings,
+    claim_trial,
+    feasible_trials,
+    finished_trials,
+    open_search,
+    repeats,
+    run_sweep_worker,
+)
+from arinar_lab.training.train import StoppedEarly, train
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -47,11 +64,18 @@ STEPS = {"sampler.steps": {"int": [2, 8], "when": {"outer": "masked"}}}
 
 
 def write_sweep(base=True, **keys):
-    """A sweep file of two trials in the folder the test works in. base: another recipe than the tiny one; None: no base."""
-    Path("base.yaml").write_text(yaml.safe_dump(resolved(tiny() if base is True else base)) if base else "")
+    """A sweep file of two trials in the folder the test works in. base: another recipe than the
+    tiny one; None: no base.
+    """
+    Path("base.yaml").write_text(
+        yaml.safe_dump(to_plain(tiny() if base is True else base)) if base else ""
+    )
     content = {"search": TEMPERATURE, "objectives": [FD], "trials": 2, "seeds": [1], **keys}
     path = Path("sweep.yaml")
-    path.write_text(yaml.safe_dump({"base": "base.yaml", **content} if base else content, sort_keys=False))
+    path.write_text(
+        yaml.safe_dump({"base": "base.yaml", **content} if base else content, sort_keys=False)
+    )
+
     return path
 
 
@@ -60,7 +84,9 @@ def sweep_of(**keys):
 
 
 class Measured:
-    """Stands for training and evaluation: metrics as a function of the recipe; remembers what it was asked."""
+    """Stands for training and evaluation: metrics as a function of the recipe;
+    remembers what it was asked.
+    """
 
     def __init__(self, monkeypatch, metrics):
         self.asked = []
@@ -69,14 +95,19 @@ class Measured:
             self.asked.append(cell)
             return metrics(cell)
 
-        monkeypatch.setattr(trials, "measure", measure)
+        monkeypatch.setattr(trials, "measure_job", measure)
         monkeypatch.setattr(trials, "rerun", lambda sweep: None)
 
 
 def trade_off(cell):
     """Colder is better and slower."""
     t = cell.recipe.sampler.temperature
-    return {"quality/fd_digits": t, "speed/images_per_second": 100 * t, "cost/peak_memory_gb": t, "val/bits_per_dim": t}
+    return {
+        "quality/fd_digits": t,
+        "speed/images_per_second": 100 * t,
+        "cost/peak_memory_gb": t,
+        "val/bits_per_dim": t,
+    }
 
 
 # The file
@@ -90,7 +121,10 @@ def test_trials_that_differ_in_the_sampler_share_their_training():
         for k in (1, 4)
         for t in (0.6, 0.8)
     ]
-    assert [c.folder for c in cells] == [cells[0].folder] * 2 + [cells[2].folder] * 2 and cells[0] != cells[1]
+
+    assert [c.folder for c in cells] == [cells[0].folder] * 2 + [cells[2].folder] * 2 and cells[
+        0
+    ] != cells[1]
     assert (
         cells[0].folder != cells[2].folder
         and cells[0].recipe.evaluation_signature != cells[1].recipe.evaluation_signature
@@ -99,13 +133,18 @@ def test_trials_that_differ_in_the_sampler_share_their_training():
 
 
 def test_a_parameter_is_suggested_only_where_its_condition_holds():
-    sweep = sweep_of(search={**STEPS, **ARCHITECTURES})  # the condition comes after what waits for it
+    # the condition comes after what waits for it
+    sweep = sweep_of(search={**STEPS, **ARCHITECTURES})
     (target,) = sweep.targets
-    for outer, expected in {"causal": {"outer": "causal"}, "masked": {"outer": "masked", "sampler.steps": 5}}.items():
+    for outer, expected in {
+        "causal": {"outer": "causal"},
+        "masked": {"outer": "masked", "sampler.steps": 5},
+    }.items():
         trial = optuna.trial.FixedTrial({"outer": outer, "sampler.steps": 5})
         assert sweep.suggest(trial) == expected
         recipe = sweep.recipe(target, expected)
         assert recipe.sampler.steps == expected.get("sampler.steps") and recipe.outer.kind == outer
+
     assert sweep.recipe(target, {"outer": "masked"}).outer.arguments["width"] == 16
 
 
@@ -117,63 +156,173 @@ def test_a_key_within_a_part_is_laid_over_the_part():
 
 
 def test_the_corners_show_every_extreme_where_its_condition_holds():
-    space = {"a": {"categorical": ["x", "y"]}, "b": {"int": [1, 9], "when": {"a": "y"}}, "c": {"log": [0.1, 10]}}
-    found = corners(read_parameters(space))
-    assert {"a": "y", "b": 9, "c": 0.1} in found and {"a": "x", "c": 10.0} in found and {"a": "x", "c": 0.1} in found
+    space = {
+        "a": {"categorical": ["x", "y"]},
+        "b": {"int": [1, 9], "when": {"a": "y"}},
+        "c": {"log": [0.1, 10]},
+    }
+    found = corners(read_parameters({key: Dimension(**spec) for key, spec in space.items()}))
+    assert (
+        {"a": "y", "b": 9, "c": 0.1} in found
+        and {"a": "x", "c": 10.0} in found
+        and {"a": "x", "c": 0.1} in found
+    )
     assert all(("b" in values) == (values["a"] == "y") for values in found)
 
 
 FAULTS = {
-    "low": ({"search": {"training.lr": {"float": [2, 1]}}}, "search.training.lr.float: low, 2, is not below high, 1"),
+    "low": (
+        {"search": {"training.lr": {"float": [2, 1]}}},
+        "search.training.lr.float: low, 2, is not below high, 1",
+    ),
     "equal": ({"search": {"training.lr": {"log": [1, 1]}}}, "low, 1, is not below high, 1"),
-    "log of 0": ({"search": {"training.lr": {"log": [0, 1]}}}, "search.training.lr.log: low, 0, is not above 0"),
-    "int": ({"search": {"training.steps": {"int": [1, 2.5]}}}, "is not [low, high], whole numbers"),
-    "no number": ({"search": {"training.lr": {"float": ["a", "b"]}}}, "is not [low, high]"),
-    "shape": ({"search": {"training.lr": {"uniform": [0, 1]}}}, "is not one of float, log, int, categorical"),
+    "log of 0": (
+        {"search": {"training.lr": {"log": [0, 1]}}},
+        "search.training.lr.log: low, 0, is not above 0",
+    ),
+    "int": (
+        {"search": {"training.steps": {"int": [1, 2.5]}}},
+        "search.training.steps.int.1: 2.5 is not a whole number",
+    ),
+    "no number": (
+        {"search": {"training.lr": {"float": ["a", "b"]}}},
+        "search.training.lr.float.0: 'a' is not a number",
+    ),
+    "one number": (
+        {"search": {"training.lr": {"float": [1]}}},
+        "search.training.lr.float: [1] is not a list of 2",
+    ),
+    "two shapes": (
+        {"search": {"training.lr": {"float": [0, 1], "log": [1, 2]}}},
+        "training.lr.log: is given beside float",
+    ),
+    "no shape": (
+        {"search": {"training.lr": {}}},
+        "search.training.lr.float: missing; write one of float, log, int",
+    ),
+    "no dimension": ({"search": {"training.lr": 5}}, "search.training.lr: 5 is not a section"),
+    "shape": (
+        {"search": {"training.lr": {"uniform": [0, 1]}}},
+        "search.training.lr.uniform: unknown key; search.training.lr takes categorical, float",
+    ),
     "path": ({"search": {"training.lrr": {"float": [0, 1]}}}, "training.lrr: unknown key; "),
     "hint": ({"search": {"training.warmpu": {"int": [0, 1]}}}, "did you mean warmup?"),
     "value": ({"search": {"inner.head.components": {"int": [0, 4]}}}, "components: 0 is too few"),
-    "choices": ({"search": {"training.lr": {"categorical": []}}}, "search.training.lr.categorical: [] is not a list"),
-    "unnamed": ({"search": {"outer": {"categorical": [MASKED]}}}, "needs a name; write categorical: {name: value, …}"),
-    "when": ({"search": {**TEMPERATURE, "training.lr": {"log": [1, 2], "when": {"outter": "x"}}, **ARCHITECTURES}},
-             "search.training.lr.when.outter: is not searched; did you mean outer?"),
-    "when value": ({"search": {**ARCHITECTURES, "sampler.steps": {"int": [1, 2], "when": {"outer": "maskd"}}}},
-                   "'maskd' is none of its choices (causal, masked)"),
-    "when nothing": ({"search": {**ARCHITECTURES, "sampler.steps": {"int": [1, 2], "when": {"outer": []}}}},
-                     "search.sampler.steps.when.outer: names no value"),
-    "when a mapping": ({"search": {**ARCHITECTURES, "sampler.steps": {"int": [1, 2], "when": {"outer": {"a": 1}}}}},
-                       "{'a': 1} is none of its choices"),
-    "when a list": ({"search": {**ARCHITECTURES, "sampler.steps": {"int": [1, 2], "when": {"outer": [["masked"]]}}}},
-                    "['masked'] is none of its choices"),
-    "when itself": ({"search": {"outer": {"categorical": {"a": {}, "b": {}}, "when": {"outer": "a"}}}}, "waits for itself"),
+    "choices": (
+        {"search": {"training.lr": {"categorical": []}}},
+        "search.training.lr.categorical: [] is not a list",
+    ),
+    "unnamed": (
+        {"search": {"outer": {"categorical": [MASKED]}}},
+        "needs a name; write categorical: {name: value, …}",
+    ),
+    "when": (
+        {
+            "search": {
+                **TEMPERATURE,
+                "training.lr": {"log": [1, 2], "when": {"outter": "x"}},
+                **ARCHITECTURES,
+            }
+        },
+        "search.training.lr.when.outter: is not searched; did you mean outer?",
+    ),
+    "when value": (
+        {"search": {**ARCHITECTURES, "sampler.steps": {"int": [1, 2], "when": {"outer": "maskd"}}}},
+        "'maskd' is none of its choices (causal, masked)",
+    ),
+    "when nothing": (
+        {"search": {**ARCHITECTURES, "sampler.steps": {"int": [1, 2], "when": {"outer": []}}}},
+        "search.sampler.steps.when.outer: names no value",
+    ),
+    "when a mapping": (
+        {
+            "search": {
+                **ARCHITECTURES,
+                "sampler.steps": {"int": [1, 2], "when": {"outer": {"a": 1}}},
+            }
+        },
+        "{'a': 1} is none of its choices",
+    ),
+    "when a list": (
+        {
+            "search": {
+                **ARCHITECTURES,
+                "sampler.steps": {"int": [1, 2], "when": {"outer": [["masked"]]}},
+            }
+        },
+        "['masked'] is none of its choices",
+    ),
+    "when itself": (
+        {"search": {"outer": {"categorical": {"a": {}, "b": {}}, "when": {"outer": "a"}}}},
+        "waits for itself",
+    ),
     "seed": ({"search": {"seed": {"int": [0, 5]}}}, "search.seed: decides what is measured"),
     "no space": ({"search": {}}, "search: missing"),
-    "objective": ({"objectives": [{"metric": "quality/fd_digit", "direction": "minimize"}]},
-                  "objectives.0.metric: no run produces 'quality/fd_digit'; did you mean quality/fd_digits?"),
-    "no name": ({"objectives": [{"metric": ["quality/fd_digits"], "direction": "minimize"}]}, "objectives.0.metric: no run"),
-    "no mixture": ({"search": {"inner.head": {"categorical": {"gmm": {"kind": "gmm"}, "spline": {"kind": "spline"}}}},
-                    "objectives": [{"metric": "components/dead", "direction": "minimize"}]},
-                   "objectives: no run produces components/dead with head=spline"),
-    "no resolution": ({"objectives": [{"metric": "val/bits_per_dim_at_resolution", "direction": "minimize"}]},
-                      "objectives: no run produces val/bits_per_dim_at_resolution"),
-    "never": ({"objectives": [{"metric": "val/gap_bits_per_dim", "direction": "minimize"}]},
-              "objectives: no run produces val/gap_bits_per_dim"),
-    "direction": ({"objectives": [{"metric": "quality/fd_digits"}]}, "objectives.0.direction: None is not one of"),
-    "constraint": ({"constraints": {"cost/memory": 1}}, "constraints: no run produces 'cost/memory'"),
-    "ceiling": ({"constraints": {"cost/parameters": "few"}}, "constraints.cost/parameters: 'few' is not a number"),
-    "no ceiling": ({"constraints": {"cost/parameters": float("nan")}}, "constraints.cost/parameters: nan is not a number"),
-    "trials": ({"trials": 0}, "trials: 0 is not a whole number above 0"),
-    "part of a trial": ({"trials": 2.5}, "trials: 2.5 is not a whole number above 0"),
-    "hours": ({"hours": -1}, "hours: -1 is not a number above 0"),
-    "sampler": ({"sampler": "tp"}, "sampler: 'tp' is not one of tpe, nsga2, random; did you mean tpe?"),
+    "objective": (
+        {"objectives": [{"metric": "quality/fd_digit", "direction": "minimize"}]},
+        "objectives.0.metric: no run produces 'quality/fd_digit'; did you mean quality/fd_digits?",
+    ),
+    "no name": (
+        {"objectives": [{"metric": ["quality/fd_digits"], "direction": "minimize"}]},
+        "objectives.0.metric: ['quality/fd_digits'] is not a text",
+    ),
+    "no mixture": (
+        {
+            "search": {
+                "inner.head": {
+                    "categorical": {"gmm": {"kind": "gmm"}, "spline": {"kind": "spline"}}
+                }
+            },
+            "objectives": [{"metric": "components/dead", "direction": "minimize"}],
+        },
+        "objectives: no run produces components/dead with head=spline",
+    ),
+    "no resolution": (
+        {"objectives": [{"metric": "val/bits_per_dim_at_resolution", "direction": "minimize"}]},
+        "objectives: no run produces val/bits_per_dim_at_resolution",
+    ),
+    "never": (
+        {"objectives": [{"metric": "val/gap_bits_per_dim", "direction": "minimize"}]},
+        "objectives: no run produces val/gap_bits_per_dim",
+    ),
+    "direction": (
+        {"objectives": [{"metric": "quality/fd_digits"}]},
+        "objectives.0.direction: missing; objectives.0 needs it, one of minimize, maximize",
+    ),
+    "constraint": (
+        {"constraints": {"cost/memory": 1}},
+        "constraints: no run produces 'cost/memory'",
+    ),
+    "ceiling": (
+        {"constraints": {"cost/parameters": "few"}},
+        "constraints.cost/parameters: 'few' is not a number",
+    ),
+    "no ceiling": (
+        {"constraints": {"cost/parameters": float("nan")}},
+        "cost/parameters: nan is not a finite number",
+    ),
+    "trials": ({"trials": 0}, "trials: 0 is too few; at least 1"),
+    "part of a trial": ({"trials": 2.5}, "trials: 2.5 is not a whole number"),
+    "hours": ({"hours": -1}, "hours: -1 is not above 0"),
+    "algorithm": (
+        {"algorithm": "tp"},
+        "algorithm: 'tp' is not one of tpe, nsga2, random; did you mean tpe?",
+    ),
+    "its former word": (
+        {"sampler": "tpe"},
+        "sampler: is called algorithm now, as in algorithm: tpe; rename the key",
+    ),
     "pruner": ({"pruner": "median"}, "pruner: median needs val/bits_per_dim as the one objective"),
-    "early": ({"early_stopping": {"after": 2, "worst": 0.25}}, "early_stopping.after: 2 is not between 0 and 1"),
+    "early": (
+        {"early_stopping": {"after": 2, "worst": 0.25}},
+        "early_stopping.after: 2 is not between 0 and 1",
+    ),
     "its own seed": ({"seeds": [0, 1]}, "seeds: 0 is the search's own seed"),
     "key": ({"trails": 3}, "trails: unknown key; a sweep takes"),
     "nothing": ({"base": None}, "base: name what is searched"),
     "two": ({"run": "runs/x"}, "base: name what is searched"),
     "run": ({"base": None, "run": "runs/x"}, "runs/x: not a run folder; it holds no config.yaml"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -182,7 +331,13 @@ def test_bad_input_is_one_line_before_anything_starts(name, capsys):
     with pytest.raises(SystemExit) as leave:
         cli.main(["sweep", str(write_sweep(**keys))])
     error = capsys.readouterr().err
-    assert leave.value.code == 2 and message in error and error.count("\n") == 1 and "sweep.yaml: " in error
+
+    assert (
+        leave.value.code == 2
+        and message in error
+        and error.count("\n") == 1
+        and "sweep.yaml: " in error
+    )
     assert not Path("studies").exists() and not Path("runs").exists()
 
 
@@ -195,6 +350,26 @@ def test_another_space_is_not_mixed_with_what_was_begun():
         open_search(other, other.targets[0])
 
 
+def test_sweeps_that_were_begun_are_resumed_whatever_becomes_of_their_classes_and_keys():
+    """The fingerprint and the folder's name are those of 2026-11-30, when the
+    key was called sampler.
+    """
+    path = write_sweep(
+        objectives=[FD, SPEED],
+        constraints={"cost/peak_memory_gb": 1},
+        early_stopping={"after": 0.5, "worst": 0.25},
+        search={
+            **ARCHITECTURES,
+            **STEPS,
+            "training.lr": {"log": [1e-4, 1]},
+            "inner.depth": {"categorical": [1, 2]},
+        },
+    )
+    sweep = read_sweep(path, {"algorithm": "random"})
+    assert replace(sweep, targets=()).fingerprint == "69dd0123"
+    assert sweep.folder == Path("studies/sweep-sampler=random")
+
+
 def test_a_sweep_and_an_ablation_of_one_name_are_not_mixed():
     """Their reports and queues would lie in one folder."""
     base, study = Path("base.yaml"), Path("one/sweep.yaml")
@@ -203,13 +378,18 @@ def test_a_sweep_and_an_ablation_of_one_name_are_not_mixed():
     axes = {"inner.head.components": [1, 2]}
     study.write_text(yaml.safe_dump({"base": f"../{base}", "axes": axes, "seeds": [0]}))
     plan = read_plan(study)
-    enqueue(plan)
-    with pytest.raises(ConfigError, match="studies/sweep: holds an ablation of this name; rename the file"):
+    prepare(plan)
+    with pytest.raises(
+        ConfigError, match="studies/sweep: holds an ablation of this name; rename the file"
+    ):
         open_search(sweep, sweep.targets[0])
+
     shutil.rmtree("studies")
     open_search(sweep, sweep.targets[0])
-    with pytest.raises(ConfigError, match="studies/sweep: holds a sweep of this name; rename the file"):
-        enqueue(plan)
+    with pytest.raises(
+        ConfigError, match="studies/sweep: holds a sweep of this name; rename the file"
+    ):
+        prepare(plan)
 
 
 # The search
@@ -218,39 +398,51 @@ def test_a_sweep_and_an_ablation_of_one_name_are_not_mixed():
 def test_two_objectives_give_a_front_and_its_ends(monkeypatch):
     seen = Measured(monkeypatch, trade_off)
     sweep = sweep_of(objectives=[FD, SPEED], trials=8, constraints={"cost/peak_memory_gb": 0.9})
-    work(sweep)
+    run_sweep_worker(sweep)
     study = open_search(sweep, sweep.targets[0])
     assert len(seen.asked) == 8 and len({c.recipe.sampler.temperature for c in seen.asked}) == 8
-    inside = [t for t in finished(study) if t.params["sampler.temperature"] <= 0.9]
-    assert 0 < len(inside) < 8 and {t.number for t in feasible(study)} == {t.number for t in inside}
+    inside = [t for t in finished_trials(study) if t.params["sampler.temperature"] <= 0.9]
+    assert 0 < len(inside) < 8 and {t.number for t in feasible_trials(study)} == {
+        t.number for t in inside
+    }
     assert (
-        {t.number for t in front(sweep, study)} == {t.number for t in inside} == {t.number for t in study.best_trials}
+        {t.number for t in best_trials(sweep, study)}
+        == {t.number for t in inside}
+        == {t.number for t in study.best_trials}
     )
     temperatures = [t.params["sampler.temperature"] for t in inside]
-    ends = [values["sampler.temperature"] for values in chosen(sweep, study).values()]
+
+    ends = [values["sampler.temperature"] for values in chosen_settings(sweep, study).values()]
     assert ends == [min(temperatures), max(temperatures)]
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
-def test_a_search_goes_on_as_if_it_had_not_been_stopped(monkeypatch, sampler):
+@pytest.mark.parametrize("algorithm", ["tpe", "nsga2", "random"])
+def test_a_search_goes_on_as_if_it_had_not_been_stopped(monkeypatch, algorithm):
     straight = Measured(monkeypatch, trade_off)
-    work(sweep_of(objectives=[FD, SPEED], trials=8, sampler=sampler))
+    run_sweep_worker(sweep_of(objectives=[FD, SPEED], trials=8, algorithm=algorithm))
     Path("studies").rename("before")
     resumed = Measured(monkeypatch, trade_off)
     for n in (4, 8, 8):
-        work(sweep_of(objectives=[FD, SPEED], trials=n, sampler=sampler))
-    if sampler == "nsga2":  # its population depends on the number of trials
+        run_sweep_worker(sweep_of(objectives=[FD, SPEED], trials=n, algorithm=algorithm))
+    if algorithm == "nsga2":  # its population depends on the number of trials
         assert len(resumed.asked) == 8
     else:
-        assert [c.recipe.sampler for c in resumed.asked] == [c.recipe.sampler for c in straight.asked]
+        assert [c.recipe.sampler for c in resumed.asked] == [
+            c.recipe.sampler for c in straight.asked
+        ]
 
 
 def test_tpe_finds_the_best_sooner_than_chance(monkeypatch):
     best = {}
-    for sampler in ("tpe", "random"):
-        seen = Measured(monkeypatch, lambda c: {"quality/fd_digits": (c.recipe.sampler.temperature - 0.8) ** 2})
-        work(read_sweep(write_sweep(trials=24, sampler=sampler), {"question": sampler}))
-        best[sampler] = min(abs(c.recipe.sampler.temperature - 0.8) for c in seen.asked[12:])
+    for algorithm in ("tpe", "random"):
+        seen = Measured(
+            monkeypatch, lambda c: {"quality/fd_digits": (c.recipe.sampler.temperature - 0.8) ** 2}
+        )
+        run_sweep_worker(
+            read_sweep(write_sweep(trials=24, algorithm=algorithm), {"question": algorithm})
+        )
+        best[algorithm] = min(abs(c.recipe.sampler.temperature - 0.8) for c in seen.asked[12:])
+
     assert best["tpe"] < best["random"]
 
 
@@ -263,14 +455,14 @@ def test_what_fails_is_told_and_what_is_not_finite_fails(monkeypatch):
 
     seen = Measured(monkeypatch, measure)
     sweep = sweep_of(trials=3)
-    work(sweep)
-    done = finished(open_search(sweep, sweep.targets[0]))
+    run_sweep_worker(sweep)
+    done = finished_trials(open_search(sweep, sweep.targets[0]))
     assert [t.state for t in done] == [TrialState.FAIL, TrialState.FAIL, TrialState.COMPLETE]
     assert (
         done[0].user_attrs["reason"] == "RuntimeError: out of memory"
         and "not a finite number" in done[1].user_attrs["reason"]
     )
-    work(sweep)
+    run_sweep_worker(sweep)
     assert len(seen.asked) == 3  # failures count as trials
 
 
@@ -279,11 +471,12 @@ def test_no_trial_begins_when_the_hours_are_over(monkeypatch):
     sweep = sweep_of(trials=5, hours=0.5)
     sweep.folder.mkdir(parents=True)
     write_json(sweep.folder / "budget.json", {"seconds": 1799.0})
-    taken = claim(sweep, open_search(sweep, sweep.targets[0]))
+    taken = claim_trial(sweep, open_search(sweep, sweep.targets[0]))
     assert taken is not None
-    taken[1].release()
+    taken[1].close()
     write_json(sweep.folder / "budget.json", {"seconds": 1801.0})
-    work(sweep)
+    run_sweep_worker(sweep)
+
     assert len(seen.asked) == 1  # the one that was begun in time, and lost
 
 
@@ -291,15 +484,18 @@ def test_a_lost_trial_is_tried_again_with_its_parameters_three_times(monkeypatch
     Measured(monkeypatch, trade_off)
     sweep = sweep_of(trials=1)
     study = open_search(sweep, sweep.targets[0])
+
     tried = []
     for _ in range(3):
-        trial, lock = claim(sweep, study)
+        trial, lock = claim_trial(sweep, study)
         tried.append(sweep.suggest(trial))
-        assert claim(sweep, study) is None  # it runs, and one trial is all there is
-        lock.release()  # as when its worker dies
+        assert claim_trial(sweep, study) is None  # it runs, and one trial is all there is
+        lock.close()  # as when its worker dies
+
     assert tried == tried[:1] * 3
-    assert claim(sweep, study) is None
-    (over,) = finished(study)
+    assert claim_trial(sweep, study) is None
+
+    (over,) = finished_trials(study)
     assert over.state == TrialState.FAIL and over.user_attrs["reason"] == "lost its worker 3 times"
 
 
@@ -311,11 +507,13 @@ def test_stopping_the_command_spends_no_try(monkeypatch):
     sweep = sweep_of(trials=1)
     for _ in range(4):
         with pytest.raises(SystemExit):
-            work(sweep)
+            run_sweep_worker(sweep)
     seen = Measured(monkeypatch, trade_off)
-    work(sweep)
-    (done,) = finished(open_search(sweep, sweep.targets[0]))
-    assert done.state == TrialState.COMPLETE and len(seen.asked) == 1 and done.user_attrs["tries"] == 1
+    run_sweep_worker(sweep)
+    (done,) = finished_trials(open_search(sweep, sweep.targets[0]))
+    assert (
+        done.state == TrialState.COMPLETE and len(seen.asked) == 1 and done.user_attrs["tries"] == 1
+    )
 
 
 def test_a_worker_that_is_asked_to_end_hands_its_trial_back_and_spends_no_try(monkeypatch):
@@ -323,10 +521,12 @@ def test_a_worker_that_is_asked_to_end_hands_its_trial_back_and_spends_no_try(mo
     sweep = sweep_of(trials=1)
     study = open_search(sweep, sweep.targets[0])
     child = forked_worker(sweep, Path.cwd())
+
     while not Path("begun").exists():
         time.sleep(0.02)
     os.kill(child, signal.SIGTERM)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 143
+
     again = study.get_trials()[-1]
     assert again.state == TrialState.WAITING and again.user_attrs["tries"] == 1
 
@@ -344,11 +544,11 @@ def test_its_status_tells_every_trial_and_then_every_rerun(monkeypatch, capsys):
         return {name: n for name, n in json.loads(capsys.readouterr().out)["states"].items() if n}
 
     assert states() == {"waiting": 3}
-    _, lock = claim(sweep, study)
+    _, lock = claim_trial(sweep, study)
     assert states() == {"running": 1, "waiting": 2}
-    lock.release()  # as when its worker dies
+    lock.close()  # as when its worker dies
     assert states() == {"lost": 1, "waiting": 2}
-    work(sweep)
+    run_sweep_worker(sweep)
     assert states() == {"done": 3, "waiting": 2}  # the best is to be run under two seeds
     (again,) = repeats(sweep)
     study.set_user_attr(again.cells[1].key, {"quality/fd_digits": 1.0})  # told by another machine
@@ -358,7 +558,7 @@ def test_its_status_tells_every_trial_and_then_every_rerun(monkeypatch, capsys):
 def test_a_trial_that_failed_is_told_with_its_reason(monkeypatch, capsys):
     Measured(monkeypatch, lambda cell: {})
     path = write_sweep(trials=1)
-    work(read_sweep(path))
+    run_sweep_worker(read_sweep(path))
     with pytest.raises(SystemExit) as leave:
         cli.main(["status", str(path)])
     assert leave.value.code == 1
@@ -370,13 +570,20 @@ def test_a_job_array_of_a_sweep_runs_its_workers(capsys):
     with pytest.raises(SystemExit) as leave:
         cli.main(["slurm", str(path), "--array", "2"])
     assert leave.value.code == 0 and "3 trials for 2 workers" in capsys.readouterr().out
+
     script = Path("studies/sweep/slurm.sh").read_text()
-    assert f"-m arinar_lab work {path}" in script and f"arinar sweep {path}" in script and "--array=1-2" in script
+    assert (
+        f"-m arinar_lab work {path}" in script
+        and f"arinar sweep {path}" in script
+        and "--array=1-2" in script
+    )
 
 
 @pytest.mark.parametrize("metrics", [trade_off, lambda cell: {}], ids=["measured", "failed"])
 def test_a_worker_that_was_silent_for_too_long_takes_the_next_trial(monkeypatch, metrics, capsys):
-    """Its trial was given to another meanwhile: what it measured is not told, and nothing is wrong."""
+    """Its trial was given to another meanwhile: what it measured is not told,
+    and nothing is wrong.
+    """
     sweep = sweep_of(trials=2)
     study = open_search(sweep, sweep.targets[0])
 
@@ -388,7 +595,7 @@ def test_a_worker_that_was_silent_for_too_long_takes_the_next_trial(monkeypatch,
         return trade_off(cell)
 
     Measured(monkeypatch, silent)
-    work(sweep)
+    run_sweep_worker(sweep)
     states = [t.state for t in study.get_trials()]
     assert states == [TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
     assert "metrics" not in study.get_trials()[0].user_attrs
@@ -408,15 +615,15 @@ def test_a_killed_worker_loses_no_trial_and_repeats_no_finished_one(monkeypatch)
     Measured(monkeypatch, slow)
     child = os.fork()
     if child == 0:
-        work(sweep)
+        run_sweep_worker(sweep)
         os._exit(0)
     while not log.exists():
         time.sleep(0.02)
     time.sleep(0.2)  # in the midst of the second
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    work(sweep)
-    done = finished(open_search(sweep, sweep.targets[0]))
+    run_sweep_worker(sweep)
+    done = finished_trials(open_search(sweep, sweep.targets[0]))
     assert [t.state for t in done] == [TrialState.COMPLETE] * 4
     assert Counter(log.read_text().split()) == Counter(sweep.label(t.params) for t in done)
 
@@ -427,14 +634,17 @@ def test_a_killed_worker_loses_no_trial_and_repeats_no_finished_one(monkeypatch)
 def history(folder, *bits):
     path = Path(folder) / "metrics.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("step,name,value\n" + "".join(f"{3 * i + 2},val/bits_per_dim,{b}\n" for i, b in enumerate(bits)))
+    path.write_text(
+        "step,name,value\n"
+        + "".join(f"{3 * i + 2},val/bits_per_dim,{b}\n" for i, b in enumerate(bits))
+    )
 
 
 def test_a_training_in_the_worst_quarter_is_stopped_at_that_step(monkeypatch):
     sweep = sweep_of(objectives=[FD, SPEED], early_stopping={"after": 0.4, "worst": 0.25}, trials=9)
     study = open_search(sweep, sweep.targets[0])
     for i, b in enumerate([2.0, 2.1, 2.2, 2.3, 9.0]):
-        trial, lock = claim(sweep, study)
+        trial, lock = claim_trial(sweep, study)
         cell = sweep.trial_cell(sweep.targets[0], sweep.suggest(trial))
         watch = trials._watch(sweep, study, trial, cell)
         assert i == 4 or not watch(2, 99.0)  # too few have finished
@@ -443,9 +653,12 @@ def test_a_training_in_the_worst_quarter_is_stopped_at_that_step(monkeypatch):
         trial.set_user_attr("folder", f"runs/{i}")
         trials._remember(sweep, trial, {}, cell)
         study.tell(trial, [1.0, 1.0])
-        lock.release()
-    assert watch(2, 9.5) and watch(2, 2.31) and not watch(2, 2.29)  # the quantile of five is the fourth, 2.3
-    assert not watch(1, 99.0) and not watch(5, 99.0)  # too early; at the end there is nothing to save
+        lock.close()
+
+    # the quantile of five is the fourth, 2.3
+    assert watch(2, 9.5) and watch(2, 2.31) and not watch(2, 2.29)
+    # too early; at the end there is nothing to save
+    assert not watch(1, 99.0) and not watch(5, 99.0)
 
 
 @pytest.mark.slow
@@ -458,13 +671,19 @@ def test_stopping_is_real_saves_time_and_is_no_failure():
     )
     (target,) = sweep.targets
     study = open_search(sweep, target)
-    trial, _ = claim(sweep, study)
+    trial, _ = claim_trial(sweep, study)
     cell = sweep.trial_cell(target, sweep.suggest(trial))
-    with pytest.raises(Stopped) as stopped:
-        trials.measure(sweep, target, cell, lambda step, bits: step >= 5)
-    assert stopped.value.saved > 0 and not cell.folder.done and not (cell.folder.path / "FAILED").exists()
+
+    with pytest.raises(StoppedEarly) as stopped:
+        trials.measure_job(sweep, target, cell, lambda step, bits: step >= 5)
+    assert (
+        stopped.value.saved > 0
+        and not cell.folder.done
+        and not (cell.folder.path / "FAILED").exists()
+    )
     assert "stopped after 6 steps" in (cell.folder.path / "log.txt").read_text()
-    trials.measure(sweep, target, cell)  # whoever wants its end may have it
+    trials.measure_job(sweep, target, cell)  # whoever wants its end may have it
+
     assert cell.folder.done
 
 
@@ -472,15 +691,20 @@ def test_stopping_is_real_saves_time_and_is_no_failure():
 def test_the_median_pruner_stops_the_slow_learners():
     space = {"training.lr": {"categorical": [3e-3, 2e-3, 4e-3, 5e-3, 1e-7]}}
     base = tiny("training.steps=9", "training.ema=0")
-    sweep = sweep_of(base=base, objectives=[BITS], pruner="median", search=space, trials=6, seeds=[1])
+    sweep = sweep_of(
+        base=base, objectives=[BITS], pruner="median", search=space, trials=6, seeds=[1]
+    )
     study = open_search(sweep, sweep.targets[0])
+
     for lr in (3e-3, 2e-3, 4e-3, 5e-3, 1e-7, 1e-7):
         study.enqueue_trial({"training.lr": lr})
-    work(sweep)
-    done = finished(study)
+    run_sweep_worker(sweep)
+    done = finished_trials(study)
+
     assert [t.state for t in done] == [TrialState.COMPLETE] * 4 + [TrialState.PRUNED] * 2
-    assert done[4].user_attrs["saved_seconds"] > 0 and done[5].user_attrs["saved_seconds"] == 0  # it is not begun again
-    assert "2 stopped early, 0 failed" in markdown(sweep)
+    # it is not begun again
+    assert done[4].user_attrs["saved_seconds"] > 0 and done[5].user_attrs["saved_seconds"] == 0
+    assert "2 stopped early, 0 failed" in sweep_markdown(sweep)
 
 
 # From the command to the report
@@ -489,7 +713,9 @@ def test_the_median_pruner_stops_the_slow_learners():
 @pytest.mark.slow
 def test_the_command_searches_reruns_and_reports(forked, uncounted, capsys):
     space = {**TEMPERATURE, "inner.head.components": {"categorical": [1, 2]}}
-    path = write_sweep(base=tiny("training.steps=2"), search=space, objectives=[FD, SPEED], trials=4, seeds=[1, 2])
+    path = write_sweep(
+        base=tiny("training.steps=2"), search=space, objectives=[FD, SPEED], trials=4, seeds=[1, 2]
+    )
     with pytest.raises(SystemExit) as leave:
         cli.main(["sweep", str(path), "--workers", "2"])
     printed = capsys.readouterr().out
@@ -498,14 +724,18 @@ def test_the_command_searches_reruns_and_reports(forked, uncounted, capsys):
     study = open_search(sweep, sweep.targets[0])
     assert [t.state for t in study.get_trials()] == [TrialState.COMPLETE] * 4
     assert len(list(Path("runs").glob("*/seed_0"))) <= 2  # four trials, one training for each K
-    for t in finished(study):  # what Optuna was told is what the run folder says
+    for t in finished_trials(study):  # what Optuna was told is what the run folder says
         cell = sweep.trial_cell(sweep.targets[0], t.params)
         metrics = cell.folder.report(cell.recipe)["metrics"]
         assert t.values == [metrics["quality/fd_digits"], metrics["speed/images_per_second"]]
+
     for again in repeats(sweep):
-        values = [c.folder.report(c.recipe)["metrics"]["quality/fd_digits"] for c in again.cells.values()]
-        mean = summaries(sweep)[again.target.name, again.name]["quality/fd_digits"].mean
+        values = [
+            c.folder.report(c.recipe)["metrics"]["quality/fd_digits"] for c in again.cells.values()
+        ]
+        mean = rerun_means(sweep)[again.target.name, again.name]["quality/fd_digits"].mean
         assert sorted(again.cells) == [1, 2] and mean == pytest.approx(sum(values) / 2)
+
     assert set(os.listdir("studies/sweep/report")) >= {
         "table.md",
         "table.csv",
@@ -516,6 +746,7 @@ def test_the_command_searches_reruns_and_reports(forked, uncounted, capsys):
     before = {p: p.stat().st_mtime_ns for p in Path("runs").rglob("report.json")}
     with pytest.raises(SystemExit) as leave:
         cli.main(["sweep", str(path)])
+
     assert leave.value.code == 0 and len(forked) == 2  # nothing is left to do
     assert {p: p.stat().st_mtime_ns for p in Path("runs").rglob("report.json")} == before
 
@@ -533,10 +764,11 @@ def forked_worker(sweep, folder):
     child = os.fork()
     if child:
         return child
+
     status = 1
     try:
         os.chdir(folder)
-        work(sweep)
+        run_sweep_worker(sweep)
         status = 0
     except SystemExit as leave:
         status = int(leave.code or 0)
@@ -552,20 +784,26 @@ def test_machines_without_common_files_share_a_sweep_on_a_server(server, uncount
     sweep = replace(read_sweep(path), name=f"shared_{time.time_ns()}")
     (target,) = sweep.targets
     study = open_search(sweep, target)
+
     folders = [Path(name).absolute() for name in ("here", "there")]
     for folder in folders:
         folder.mkdir()
     children = [forked_worker(sweep, folder) for folder in folders]
     assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0]
-    trials_of = finished(study)
+    trials_of = finished_trials(study)
     assert [t.state for t in trials_of] == [TrialState.COMPLETE] * 6
     assert len({t.params["sampler.temperature"] for t in trials_of}) == 6
     runs = [path.parts[-2:] for folder in folders for path in folder.glob("runs/*/seed_[12]")]
     assert len(runs) == len(set(runs)) == 2  # each seed of the re-run by one machine
     for folder in folders:
         os.chdir(folder)
-        assert [(again.name, sorted(again.results)) for again in repeats(sweep)] == [("best quality/fd_digits", [1, 2])]
-        assert "| best quality/fd_digits |" in markdown(sweep) and "2 of 2" in markdown(sweep)
+        assert [(again.name, sorted(again.results)) for again in repeats(sweep)] == [
+            ("best quality/fd_digits", [1, 2])
+        ]
+        assert "| best quality/fd_digits |" in sweep_markdown(sweep) and "2 of 2" in sweep_markdown(
+            sweep
+        )
+
     assert not list(folders[0].rglob("queue.db"))
 
 
@@ -573,11 +811,12 @@ def test_machines_without_common_files_share_a_sweep_on_a_server(server, uncount
 def test_a_silent_worker_on_a_server_loses_its_trial_to_another(server, monkeypatch):
     sweep = replace(sweep_of(trials=2), name=f"silent_{time.time_ns()}")
     study = open_search(sweep, sweep.targets[0])
-    trial, lock = claim(sweep, study)
+    trial, lock = claim_trial(sweep, study)
     lost = sweep.suggest(trial)
-    lock.release()
+    lock.close()
     seen = Measured(monkeypatch, trade_off)
-    work(sweep)  # waits until the heart of the other has been silent for 3 s
+    run_sweep_worker(sweep)  # waits until the heart of the other has been silent for 3 s
+
     assert [t.state for t in study.get_trials()].count(TrialState.COMPLETE) == 2
     assert lost["sampler.temperature"] in [cell.recipe.sampler.temperature for cell in seen.asked]
 
@@ -590,8 +829,13 @@ def test_a_finished_run_is_tuned_on_images_that_are_not_reported(one_run):
         sweep.trial_cell(target, {"sampler.temperature": 0.7}),
         sweep.repeats(target, {"sampler.temperature": 0.7}),
     )
+
     assert trial.folder == cells[1].folder == RunFolder(one_run.path)
-    assert trial.recipe.evaluation.seed - 2**31 == tiny().evaluation.seed != cells[1].recipe.evaluation.seed
+    assert (
+        trial.recipe.evaluation.seed - 2**31
+        == tiny().evaluation.seed
+        != cells[1].recipe.evaluation.seed
+    )
     path.write_text(path.read_text().replace("sampler.temperature", "training.lr"))
     with pytest.raises(ConfigError, match="the weights are trained already"):
         read_sweep(path)
@@ -599,7 +843,9 @@ def test_a_finished_run_is_tuned_on_images_that_are_not_reported(one_run):
 
 @pytest.mark.slow
 def test_every_arm_of_a_study_is_tuned_and_shown_at_the_shared_setting_too(uncounted):
-    study = write_study("ablation", tiny("training.steps=2"), axes={"inner.head.components": [1, 2]}, seeds=[0, 1])
+    study = write_study(
+        "ablation", tiny("training.steps=2"), axes={"inner.head.components": [1, 2]}, seeds=[0, 1]
+    )
     content = {"study": study.name, "search": TEMPERATURE, "objectives": [FD], "trials": 1}
     Path("tune.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(ConfigError, match="has not finished"):
@@ -608,8 +854,9 @@ def test_every_arm_of_a_study_is_tuned_and_shown_at_the_shared_setting_too(uncou
         for seed in (0, 1):
             recipe = tiny("training.steps=2", f"inner.head.components={k}", f"seed={seed}")
             train(recipe, RunFolder.of(recipe, f"components={k}"))
+
     sweep = read_sweep(Path("tune.yaml"))
-    work(sweep)
+    run_sweep_worker(sweep)
     cli_status(["report", "tune.yaml"], 0)
     best = read_json(Path("studies/tune/best.json"))
     assert set(best) == {"components=1", "components=2"}
@@ -622,7 +869,10 @@ def test_every_arm_of_a_study_is_tuned_and_shown_at_the_shared_setting_too(uncou
 
 def finished_report(k, seed, temperature):
     recipe = tiny(
-        "training.steps=2", f"inner.head.components={k}", f"seed={seed}", f"sampler.temperature={temperature!r}"
+        "training.steps=2",
+        f"inner.head.components={k}",
+        f"seed={seed}",
+        f"sampler.temperature={temperature!r}",
     )
     return RunFolder.of(recipe, "").report(recipe)["metrics"]["quality/fd_digits"]
 
@@ -637,60 +887,79 @@ def test_the_report_shows_hypervolume_importances_and_every_trial(monkeypatch):
     Measured(monkeypatch, trade_off)
     space = {**TEMPERATURE, "training.ema": {"float": [0.1, 0.9]}}
     sweep = sweep_of(search=space, objectives=[FD, {**FD, "metric": "val/bits_per_dim"}], trials=30)
-    work(sweep)
+    run_sweep_worker(sweep)
     study = open_search(sweep, sweep.targets[0])
     share = importances(study)
-    assert sum(share.values()) == pytest.approx(1) and share["sampler.temperature"] > 0.9  # ema decides nothing
-    growth, worst = volumes(sweep, feasible(study))
+    # ema decides nothing
+    assert sum(share.values()) == pytest.approx(1) and share["sampler.temperature"] > 0.9
+    growth, worst = volumes(sweep, feasible_trials(study))
     assert growth == sorted(growth) and growth[0] < growth[-1]
-    temperatures = [t.params["sampler.temperature"] for t in finished(study)]
+    temperatures = [t.params["sampler.temperature"] for t in finished_trials(study)]
     assert worst == [max(temperatures)] * 2 and growth[-1] == pytest.approx(
         (max(temperatures) - min(temperatures)) ** 2
     )
     rows = list(csv.DictReader(trials_csv(sweep).splitlines()))
+
     assert len(rows) == 30 and {r["state"] for r in rows} == {"COMPLETE"}
     assert all(float(r["quality/fd_digits"]) == float(r["sampler.temperature"]) for r in rows)
 
 
 def test_reruns_and_trials_stand_in_one_front(monkeypatch):
-    """A trial is as good as its temperature, and a re-run a tenth worse under one seed: luck that the search chose."""
+    """A trial is as good as its temperature, and a re-run a tenth worse under one seed: luck
+    that the search chose.
+    """
     Measured(monkeypatch, trade_off)
     sweep = sweep_of(objectives=[FD, SPEED], trials=6, seeds=[1, 2])
-    work(sweep)
-    assert sweep_front.conclusions(sweep) == []  # nothing is re-run yet
+    run_sweep_worker(sweep)
+    assert front.sweep_conclusions(sweep) == []  # nothing is re-run yet
     for again in repeats(sweep):
         for seed, cell in again.cells.items():
-            worse = {**trade_off(cell), "quality/fd_digits": trade_off(cell)["quality/fd_digits"] + (seed - 1) / 10}
+            worse = {
+                **trade_off(cell),
+                "quality/fd_digits": trade_off(cell)["quality/fd_digits"] + (seed - 1) / 10,
+            }
             open_search(sweep, again.target).set_user_attr(cell.key, worse)
-    said = sweep_front.conclusions(sweep)
+    said = front.sweep_conclusions(sweep)
     assert said[0].startswith(
-        "Re-runs: FD digits against images/s: the front of means is best speed/images_per_second (100 %"
+        "Re-runs: FD digits against images/s: the front of means is best "
+        "speed/images_per_second (100 %"
     )
     assert "(hypervolume, n = 2)" in said[-2]
     assert said[-1].startswith(
         "Trials and the means of re-runs together: 6 of 8 on the front, re-runs among them: none."
     )
-    assert all(line in markdown(sweep) for line in said)
+    assert all(line in sweep_markdown(sweep) for line in said)
 
     again = repeats(sweep)[0]
-    slow = {**again.results[2], "speed/images_per_second": again.results[2]["speed/images_per_second"] / 2}
+    slow = {
+        **again.results[2],
+        "speed/images_per_second": again.results[2]["speed/images_per_second"] / 2,
+    }
     open_search(sweep, again.target).set_user_attr(again.cells[2].key, slow)
     why = f"the speeds of one arm differ from seed to seed by more than 30% ({again.name})"
-    assert sweep_front.conclusions(sweep) == [f"Re-runs: FD digits against images/s: no front, for {why}."]
-    assert f"no result. Unreliable speeds: {why}." in markdown(sweep)
+    assert front.sweep_conclusions(sweep) == [
+        f"Re-runs: FD digits against images/s: no front, for {why}."
+    ]
+    assert f"no result. Unreliable speeds: {why}." in sweep_markdown(sweep)
 
 
 def test_what_the_search_saw_is_not_in_the_table(monkeypatch):
     Measured(monkeypatch, trade_off)
     sweep = sweep_of(trials=5)
-    work(sweep)
+    run_sweep_worker(sweep)
+
     headings, body = rerun_rows(sweep)
-    assert headings[:3] == ["re-run", "setting", "repeats"] and body[0][2] == "0 of 1" and len(body[0]) == 3
+    assert (
+        headings[:3] == ["re-run", "setting", "repeats"]
+        and body[0][2] == "0 of 1"
+        and len(body[0]) == 3
+    )
 
 
 @pytest.mark.parametrize("name", ["fid_speed", "optimizer"])
 def test_the_shipped_sweeps_are_sound(name):
-    sweep = read_sweep(Path(__file__).parents[2] / "sweeps" / f"{name}.yaml")  # which builds the corners of the space
+    # which builds the corners of the space
+    sweep = read_sweep(Path(__file__).parents[2] / "sweeps" / f"{name}.yaml")
     assert sweep.question and 0 not in sweep.seeds and len(sweep.seeds) == 3
 
 
@@ -699,11 +968,16 @@ def test_two_processes_train_a_trial_together():
     """The second process trains the run that the first has taken, and takes no trial itself."""
     path = write_sweep(base=tiny("training.steps=4"), trials=1, objectives=[BITS])
     command = [sys.executable, "-m", "arinar_lab", "work", str(path), "machine.devices=2"]
-    environment = {**os.environ, "ARINAR_TRACKING": "off", "PYTHONPATH": str(Path(cli.__file__).parents[2])}
+    environment = {
+        **os.environ,
+        "ARINAR_TRACKING": "off",
+        "PYTHONPATH": str(Path(cli.__file__).parents[2]),
+    }
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     sweep = read_sweep(path, read_overrides(["machine.devices=2"]))
     (target,) = sweep.targets
     trials_of = open_search(sweep, target).get_trials()
+
     assert [t.state for t in trials_of] == [TrialState.COMPLETE]
     assert all(again.results.keys() == {1} for again in repeats(sweep))

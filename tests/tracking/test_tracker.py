@@ -1,4 +1,6 @@
-"""Tracking: MLflow shows what the run folders hold, can be lost and sent again, and never stops a run."""
+"""Tracking: MLflow shows what the run folders hold, can be lost and sent again,
+and never stops a run.
+"""
 
 import os
 import shutil
@@ -17,18 +19,19 @@ from command import arinar
 from mlflow import MlflowClient
 from tiny import tiny, write_study
 
-from arinar_lab.cli.ablate import finish
+from arinar_lab.cli.ablate import report_study
 from arinar_lab.cli.mlflow_sync import all_runs, fetch
-from arinar_lab.config.schema import flatten, resolved
-from arinar_lab.evaluation.evaluate import evaluate
-from arinar_lab.pipeline import perform
+from arinar_lab.config.schema import flatten, to_plain
+from arinar_lab.evaluation.evaluate import evaluate_run
+from arinar_lab.pipeline import run_experiment
 from arinar_lab.runs.folder import RunFolder, git_state
 from arinar_lab.runs.history import read_metrics
+from arinar_lab.study.collect import collect
 from arinar_lab.study.plan import read_plan
 from arinar_lab.tracking import server as dashboard
 from arinar_lab.tracking import tracker as tracking
 from arinar_lab.tracking.connection import PATIENCE, TIMEOUT, tracking_uri
-from arinar_lab.tracking.tracker import Patient, Quiet, Tracker, remember
+from arinar_lab.tracking.tracker import BudgetedClient, Tracker, Unavailable, note_view
 from arinar_lab.training.train import train
 
 LONG = ["training.steps=10"]  # the loss is logged every tenth step
@@ -64,7 +67,9 @@ def history(run, metric):
 
 
 def files(run, below=None):
-    return {item.path for item in MlflowClient(tracking_uri()).list_artifacts(run.info.run_id, below)}
+    return {
+        item.path for item in MlflowClient(tracking_uri()).list_artifacts(run.info.run_id, below)
+    }
 
 
 def test_a_run_lies_below_its_arm(run):
@@ -78,9 +83,11 @@ def test_a_run_lies_below_its_arm(run):
 def test_parameters_of_arm_and_seed_are_the_resolved_recipe(run):
     publish(run)
     arm, seed = only(runs_of("arm")), only(runs_of("seed"))
-    everything = {key: str(value) for key, value in flatten(resolved(tiny())).items()}
+    everything = {key: str(value) for key, value in flatten(to_plain(tiny())).items()}
     assert seed.data.params == {**everything, "arm": "an arm"}
-    assert arm.data.params == {key: value for key, value in seed.data.params.items() if key != "seed"}
+    assert arm.data.params == {
+        key: value for key, value in seed.data.params.items() if key != "seed"
+    }
     assert everything["outer.width"] == "16" and everything["inner.head.components"] == "4"
 
 
@@ -92,7 +99,9 @@ def test_the_code_that_ran_is_told(run):
 def test_two_seeds_share_an_arm(run):
     publish(run)
     publish(run, tiny("seed=1"))
-    assert {s.data.tags["mlflow.parentRunId"] for s in runs_of("seed")} == {only(runs_of("arm")).info.run_id}
+    assert {s.data.tags["mlflow.parentRunId"] for s in runs_of("seed")} == {
+        only(runs_of("arm")).info.run_id
+    }
     assert sorted(s.data.tags["arinar.seed"] for s in runs_of("seed")) == ["0", "1"]
 
 
@@ -123,11 +132,16 @@ def test_a_live_run_and_its_publication_are_one(tracked):
     assert only(runs_of("seed")).info.status == "RUNNING"
     train(recipe, folder, tracker)
     live = only(runs_of("seed"))
-    rows = [(step, value) for step, name, value in read_metrics(folder.path / "metrics.csv") if name == "train/loss"]
+    rows = [
+        (step, value)
+        for step, name, value in read_metrics(folder.path / "metrics.csv")
+        if name == "train/loss"
+    ]
     assert history(live, "train/loss") == rows and len(rows) == 1
-    evaluate(recipe, folder)
+    evaluate_run(recipe, folder)
     publish(folder, recipe)
     after = only(runs_of("seed"))
+
     assert (after.info.run_id, after.info.status) == (live.info.run_id, "FINISHED")
     assert history(after, "train/loss") == rows
 
@@ -142,8 +156,13 @@ def test_a_lost_store_is_restored_from_the_run_folders(run, empty_store, monkeyp
     after = only(runs_of("seed"))
     assert after.data.metrics == before.data.metrics and after.data.params == before.data.params
     assert after.data.tags["mlflow.parentRunId"] == only(runs_of("arm")).info.run_id
-    rows = [(step, value) for step, name, value in read_metrics(run.path / "metrics.csv") if name == "val/bits_per_dim"]
+    rows = [
+        (step, value)
+        for step, name, value in read_metrics(run.path / "metrics.csv")
+        if name == "val/bits_per_dim"
+    ]
     evaluated = (6, run.report(tiny())["metrics"]["val/bits_per_dim"])
+
     assert history(after, "val/bits_per_dim") == [*rows, evaluated]
     assert files(after) == {"config.yaml", "report.json", "samples"}
 
@@ -152,7 +171,11 @@ def test_a_lost_store_is_restored_from_the_run_folders(run, empty_store, monkeyp
 def test_an_arm_may_have_any_name(run, arm):
     publish(run, arm=arm)
     publish(run, arm=arm)
-    assert only(runs_of("seed")).data.tags["arinar.arm"] == only(runs_of("arm")).data.tags["arinar.arm"] == arm
+    assert (
+        only(runs_of("seed")).data.tags["arinar.arm"]
+        == only(runs_of("arm")).data.tags["arinar.arm"]
+        == arm
+    )
 
 
 def test_means_of_an_arm_are_its_own(run):
@@ -182,7 +205,10 @@ def test_the_reports_of_a_study_are_artifacts_of_one_run(run):
 def test_the_link_opens_the_experiment(run):
     tracker = publish(run)
     number = MlflowClient(tracking_uri()).get_experiment_by_name("a study").experiment_id
-    assert tracker.link() == f"http://127.0.0.1:5000/#/experiments/{number}/runs?workflowType=machine_learning"
+    assert (
+        tracker.link()
+        == f"http://127.0.0.1:5000/#/experiments/{number}/runs?workflowType=machine_learning"
+    )
     assert tracker.link("arms") == f"{tracker.link()}&viewStateShareKey=arms"
 
 
@@ -199,13 +225,14 @@ def test_a_dead_server_never_stops_a_run(alone, capsys):
     folder.path.mkdir()
     tracker.start(recipe, "an arm")
     train(recipe, folder, tracker)
-    evaluate(recipe, folder)
+    evaluate_run(recipe, folder)
     tracker.publish(recipe, "an arm", folder, read_metrics)
     tracker.publish_arm(recipe, "an arm", {"x": 1.0})
     tracker.publish_study([Path("nothing.md")])
     tracker.finish()
     assert tracker.link().startswith("http://")
     assert folder.done
+
     said = capsys.readouterr().out
     assert said.count("MLflow: ") == 1 and "the run goes on" in said
 
@@ -225,13 +252,17 @@ def test_a_store_that_dies_in_mid_run_does_not_stop_it_and_is_sent_the_rest(trac
     train(recipe, folder, tracker)
     assert folder.done and tracker.warned
     assert [step for step, _ in history(only(runs_of("seed")), "train/loss")] == [9]
-    evaluate(recipe, folder)
+    evaluate_run(recipe, folder)
     publish(folder, recipe)
     assert [step for step, _ in history(only(runs_of("seed")), "train/loss")] == [9, 19]
 
 
 def test_names_are_flattened():
-    assert flatten({"a": {"b": 1, "c": {"d": [2]}}, "e": None}) == {"a.b": 1, "a.c.d": [2], "e": None}
+    assert flatten({"a": {"b": 1, "c": {"d": [2]}}, "e": None}) == {
+        "a.b": 1,
+        "a.c.d": [2],
+        "e": None,
+    }
 
 
 def test_the_store_is_the_one_of_the_environment(monkeypatch, tmp_path):
@@ -260,7 +291,7 @@ class Slow:
 
 
 def patient(client, patience):
-    result = Patient(patience)
+    result = BudgetedClient(patience)
     result.client = client
     return result
 
@@ -268,7 +299,7 @@ def patient(client, patience):
 def test_a_slow_server_is_asked_until_patience_ends():
     client = patient(Slow(0.05), 0.2)
     begun = time.monotonic()
-    with pytest.raises((Quiet, TimeoutError)):
+    with pytest.raises((Unavailable, TimeoutError)):
         for _ in range(100):
             client.ask()
     assert 4 <= client.client.calls <= 6 and time.monotonic() - begun < 0.2 + 0.05 + 0.2
@@ -286,8 +317,9 @@ def test_after_a_failure_there_is_quiet_for_a_while(monkeypatch):
     with pytest.raises(ConnectionError):
         client.ask()
     for _ in range(3):
-        with pytest.raises(Quiet):
+        with pytest.raises(Unavailable):
             client.ask()
+
     assert client.client.calls == 1
     client.quiet_until = time.monotonic()
     with pytest.raises(ConnectionError):
@@ -306,6 +338,7 @@ def test_a_server_that_never_answers_does_not_hold_up_a_run(alone, monkeypatch, 
         train(tiny(*LONG), folder, tracker)
         assert not tracker.publish(tiny(*LONG), "an arm", folder, read_metrics)
         tracker.finish("FAILED")
+
     assert folder.done and 1 <= tracker._client.spent < 3
     assert capsys.readouterr().out.count("MLflow: ") == 1
     assert TIMEOUT <= PATIENCE / 3
@@ -334,7 +367,9 @@ def dripping():
 
 @contextmanager
 def server_that_is_away():
-    """The address of a database that nobody serves: MLflow tries ten times, here for 5 s in all, under a lock."""
+    """The address of a database that nobody serves: MLflow tries ten times, here for 5 s
+    in all, under a lock.
+    """
     pytest.importorskip("psycopg")
     from mlflow.store.db import utils
 
@@ -360,7 +395,7 @@ def test_no_call_lasts_longer_than_may_be_waited(place, a_run, monkeypatch, caps
         tracker.finish()
         assert 1 <= tracker._client.spent < 2.5 and time.monotonic() - begun < 5
         assert "MLflow: does not answer within " in capsys.readouterr().out
-        remember(tiny(), "an arm", a_run, "a study")
+        note_view(tiny(), "an arm", a_run, "a study")
         begun = time.monotonic()
         assert arinar("sync", a_run.path) == 1
         assert arinar("mlflow") == 2
@@ -375,13 +410,26 @@ def test_no_call_lasts_longer_than_may_be_waited(place, a_run, monkeypatch, caps
 @contextmanager
 def server(port, store):
     """MLflow's server on this machine, until the block ends."""
-    words = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--backend-store-uri", f"sqlite:///{store}"]
+    words = [
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+        "--backend-store-uri",
+        f"sqlite:///{store}",
+    ]
     options = ["--artifacts-destination", str(store.parent / "artifacts"), "--serve-artifacts"]
     with (store.parent / "server.log").open("a") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", *words, *options], stdout=log, stderr=log, start_new_session=True,
+            [sys.executable, "-m", "mlflow", "server", *words, *options],
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
             env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-        )  # fmt: skip
+        )
+
     try:
         for _ in range(600):
             try:
@@ -398,7 +446,9 @@ def server(port, store):
 
 
 @pytest.mark.slow
-def test_a_server_that_stops_in_mid_run_and_comes_back_is_sent_the_rest(alone, empty_store, monkeypatch, capsys):
+def test_a_server_that_stops_in_mid_run_and_comes_back_is_sent_the_rest(
+    alone, empty_store, monkeypatch, capsys
+):
     store = alone / "store" / "mlflow.db"
     store.parent.mkdir()
     shutil.copy(empty_store, store)
@@ -419,11 +469,15 @@ def test_a_server_that_stops_in_mid_run_and_comes_back_is_sent_the_rest(alone, e
 
         with monkeypatch.context() as patch:
             patch.setattr(Tracker, "log", stop_after_step_10)
-            perform([recipe], folder, "a study", "an arm")
+            run_experiment([recipe], folder, "a study", "an arm")
         assert process.poll() is not None and folder.done and folder.report(recipe)
         assert arinar("sync", folder.path) == 1
         assert f"not sent: {folder.path}" in capsys.readouterr().out
-    rows = [(step, value) for step, name, value in read_metrics(folder.path / "metrics.csv") if name == "train/loss"]
+    rows = [
+        (step, value)
+        for step, name, value in read_metrics(folder.path / "metrics.csv")
+        if name == "train/loss"
+    ]
     assert len(rows) == 3
     with server(port, store):
         assert [step for step, _ in history(only(runs_of("seed")), "train/loss")] == [9]
@@ -431,23 +485,31 @@ def test_a_server_that_stops_in_mid_run_and_comes_back_is_sent_the_rest(alone, e
             assert arinar("sync", folder.path) == 0
             found = only(runs_of("seed"))
             assert history(found, "train/loss") == rows and found.info.status == "FINISHED"
-            assert found.data.metrics["quality/fd_digits"] == folder.report(recipe)["metrics"]["quality/fd_digits"]
+            assert (
+                found.data.metrics["quality/fd_digits"]
+                == folder.report(recipe)["metrics"]["quality/fd_digits"]
+            )
             assert files(found) == {"config.yaml", "report.json", "samples"}
 
 
 def test_a_study_is_sent_and_fetched_where_no_files_are_shared(run, monkeypatch, capsys):
-    plan = read_plan(write_study(arms={"plain": {}, "two": {"inner.head.components": 2}}, seeds=[0]))
+    plan = read_plan(
+        write_study(arms={"plain": {}, "two": {"inner.head.components": 2}}, seeds=[0])
+    )
     assert plan.cell(plan.arms[0], 0)[0] == run
     assert arinar("sync", "study.yaml") == 0
     assert "MLflow holds 1 of 1 runs" in capsys.readouterr().out
     before = run.report(tiny())
     shutil.move("runs", "elsewhere")
-    (there,) = fetch(plan)
+    (there,) = fetch(plan, collect(plan))
+
     assert there.report(tiny()) == before and not there.done and not there.weights.exists()
     assert plan.jobs[0].reported and not plan.jobs[1].reported
     assert (there.evaluation(tiny()) / "samples" / "grid.png").is_file()
-    assert (there.path / "config.yaml").read_text() == Path("elsewhere", *run.path.parts[1:], "config.yaml").read_text()
-    assert fetch(plan) == []
+    assert (there.path / "config.yaml").read_text() == Path(
+        "elsewhere", *run.path.parts[1:], "config.yaml"
+    ).read_text()
+    assert fetch(plan, collect(plan)) == []
     assert sorted(path.name for path in there.path.iterdir()) == ["config.yaml", "evaluations"]
 
 
@@ -465,7 +527,7 @@ def test_unsent_runs_are_named_at_the_end_of_a_study(a_run, capsys):
     from arinar_lab.output.terminal import Terminal
 
     plan = read_plan(write_study(arms={"plain": {}}, seeds=[0]))
-    assert finish(plan, Terminal(width=200)) == 0
+    assert report_study(plan, collect(plan), Terminal(width=200)) == 0
     assert f"not sent to MLflow (arinar sync {a_run.path})" in capsys.readouterr().out
     assert all_runs() == [a_run.path]
     assert arinar("sync") == 1

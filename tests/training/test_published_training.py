@@ -1,11 +1,13 @@
 """Twenty steps of our training are twenty steps of ARINAR's released training loop.
 
-`tests/data/arinar_train_*.npz` hold what that loop read and made, in float32 on a CPU: initial weights, batches, orders,
-masked ratios and hidden labels; losses, weights and averaged weights after 20 steps. The small model has dropout 0.
+`tests/data/arinar_train_*.npz` hold what that loop read and made, in float32 on a CPU: initial
+weights, batches, orders, masked ratios and hidden labels; losses, weights and averaged weights
+after 20 steps. The small model has dropout 0.
 
-Adam divides a gradient by its own size, so where that is near zero it enlarges rounding. Hence a mean over all numbers is
-held to 1e-5 of the largest move, and the largest difference to 1e-3; in double precision our own loop is as far from the
-released one. The bias of outer keys is left out: it changes no output, and its gradient is rounding alone.
+Adam divides a gradient by its own size, so where that is near zero it enlarges rounding. Hence a
+mean over all numbers is held to 1e-5 of the largest move, and the largest difference to 1e-3; in
+double precision our own loop is as far from the released one. The bias of outer keys is left out:
+it changes no output, and its gradient is rounding alone.
 """
 
 from __future__ import annotations
@@ -20,24 +22,39 @@ from safetensors.torch import load_file, save_file
 from tiny import EXPERIMENTS
 from torch import Tensor
 
-from arinar_lab.config.recipe import build, merge, parse, read_overrides, read_recipe
+from arinar_lab.config.build import build
+from arinar_lab.config.files import merge, read_overrides, read_recipe
+from arinar_lab.config.sections import parse_recipe
 from arinar_lab.data import loader
 from arinar_lab.model.layers import Block
 from arinar_lab.model.noise import Noise
-from arinar_lab.model.pretrained.names import names, translate
+from arinar_lab.model.pretrained.names import parameter_names, translate_state
 from arinar_lab.runs.folder import RunFolder
 from arinar_lab.training import module as lightning_module
-from arinar_lab.training import train as training
+from arinar_lab.training import train
 
 DATA = Path(__file__).parents[1] / "data"
 STEPS = 20
 SMALL = [
-    "data={kind: latents, path: data, size: 4, classes: 10}", "codec={kind: latents, scale: 0.2325}",
-    "outer.width=48", "outer.heads=3", "outer.encoder_depth=2", "outer.decoder_depth=2", "outer.prefix=8",
-    "outer.steps=16", "outer.dropout=0", "inner.width=64", "training.batch=16", f"training.steps={STEPS}",
-    "training.lr_per_256=null", "training.lr=1e-3", "training.precision=32-true", "evaluation.images=5",
-    "evaluation.kid_subset=2", "machine={accelerator: cpu, threads: 1, workers: 0}",
-]  # fmt: skip
+    "data={kind: latents, path: data, size: 4, classes: 10}",
+    "codec={kind: latents, scale: 0.2325}",
+    "outer.width=48",
+    "outer.heads=3",
+    "outer.encoder_depth=2",
+    "outer.decoder_depth=2",
+    "outer.prefix=8",
+    "outer.steps=16",
+    "outer.dropout=0",
+    "inner.width=64",
+    "training.batch=16",
+    f"training.steps={STEPS}",
+    "training.lr_per_256=null",
+    "training.lr=1e-3",
+    "training.precision=32-true",
+    "evaluation.images=5",
+    "evaluation.kid_subset=2",
+    "machine={accelerator: cpu, threads: 1, workers: 0}",
+]
 CASES = {
     "plain": ["training.warmup=0", "training.ema=0.9999"],
     "warmup": [f"training.warmup={STEPS}", "training.ema=0.9"],
@@ -45,7 +62,9 @@ CASES = {
 
 
 class Recorded:
-    """The random numbers of the released loop in the place of `Noise`, by the path of `at` that leads to them."""
+    """The random numbers of the released loop in the place of `Noise`, by the path of
+    `at` that leads to them.
+    """
 
     def __init__(self, record: dict[str, Tensor], path: tuple[object, ...], images: Tensor) -> None:
         self.record, self.path, self.images = record, path, images
@@ -66,7 +85,8 @@ class Recorded:
     def uniform(self, n: int) -> Tensor:
         if self.path[1:] == ("image", 1, 2):  # of labels
             return self.record["label_uniforms"].flatten()[self._place()].unsqueeze(-1)
-        assert self.path[1:] == ("image", 1, 0, 2) and n == 1  # the inverse of what the masked ratio is made of
+        # the inverse of what the masked ratio is made of
+        assert self.path[1:] == ("image", 1, 0, 2) and n == 1
         ratio = self.record["mask_ratios"][self.path[0]]
         low = torch.special.ndtr(torch.tensor(-0.3 / 0.25, dtype=torch.float64))
         return ((torch.special.ndtr((ratio - 1) / 0.25) - low) / (0.5 - low)).reshape(1, 1)
@@ -91,17 +111,25 @@ class Watched(Callback):
 
 def load(name: str) -> dict[str, Tensor]:
     content = {key: torch.from_numpy(value) for key, value in np.load(DATA / f"{name}.npz").items()}
-    return {key: value if value.is_floating_point() else value.long() for key, value in content.items()}
+    return {
+        key: value if value.is_floating_point() else value.long() for key, value in content.items()
+    }
 
 
-def train_as_recorded(monkeypatch, record: dict[str, Tensor], start: dict[str, Tensor], *overrides: str):
-    """The preset, made small, trained by `train` with what was recorded: (watched, averaged weights, names)."""
+def train_as_recorded(
+    monkeypatch, record: dict[str, Tensor], start: dict[str, Tensor], *overrides: str
+):
+    """The preset, made small, trained by `train` with what was recorded: (watched,
+    averaged weights, names).
+    """
     Path("data").mkdir()
     items = {"latents": record["latents"], "labels": record["labels"]}
     save_file(items, "data/train.safetensors")
-    save_file({name: value[:8].clone() for name, value in items.items()}, "data/held_out.safetensors")
+    save_file(
+        {name: value[:8].clone() for name, value in items.items()}, "data/held_out.safetensors"
+    )
     watched, known = Watched(), {}
-    make_trainer = training._trainer
+    make_trainer = train._trainer
 
     def make_watched(*words):
         trainer = make_trainer(*words)
@@ -109,8 +137,8 @@ def train_as_recorded(monkeypatch, record: dict[str, Tensor], start: dict[str, T
         return trainer
 
     def start_as_released(recipe, experiment):
-        experiment.model.load_state_dict(translate(start, experiment.model))
-        known.update(names(experiment.model))
+        experiment.model.load_state_dict(translate_state(start, experiment.model))
+        known.update(parameter_names(experiment.model))
         return []
 
     class Drawn(Noise):
@@ -118,19 +146,27 @@ def train_as_recorded(monkeypatch, record: dict[str, Tensor], start: dict[str, T
         def of(cls, seeds, stream=""):
             return Recorded(record, (), seeds) if stream == "train" else Noise.of(seeds, stream)
 
-    monkeypatch.setattr(training, "_trainer", make_watched)
-    monkeypatch.setattr(training, "take_over", start_as_released)
+    monkeypatch.setattr(train, "_trainer", make_watched)
+    monkeypatch.setattr(train, "load_initial_weights", start_as_released)
     monkeypatch.setattr(lightning_module, "Noise", Drawn)
-    monkeypatch.setattr(loader.Order, "of_all", lambda self: record["batch_indices"].flatten()[self.start : self.end])
+    monkeypatch.setattr(
+        loader.EpochOrder,
+        "of_all",
+        lambda self: record["batch_indices"].flatten()[self.start : self.end],
+    )
     preset = read_recipe(EXPERIMENTS / "imagenet256_arinar_b.yaml")
     folder = RunFolder(Path("run"))
-    training.train(parse(merge(preset, read_overrides([*SMALL, *overrides]))), folder)
-    averaged = {name.removeprefix("model."): value for name, value in load_file(folder.weights).items()}
+    train.train(parse_recipe(merge(preset, read_overrides([*SMALL, *overrides]))), folder)
+    averaged = {
+        name.removeprefix("model."): value for name, value in load_file(folder.weights).items()
+    }
     return watched, averaged, known
 
 
 def without_key_bias(name: str, difference: Tensor, size: int) -> Tensor:
-    """Differences at every `stride`-th number of a parameter, without those of an outer model's keys."""
+    """Differences at every `stride`-th number of a parameter, without those of
+    an outer model's keys.
+    """
     if not name.endswith("attn.qkv.bias"):
         return difference
     place = torch.arange(size)[:: stride(size)]
@@ -138,7 +174,9 @@ def without_key_bias(name: str, difference: Tensor, size: int) -> Tensor:
 
 
 def stride(size: int) -> int:
-    """Of the numbers of a parameter that the file holds: odd, so that all rows and columns have some."""
+    """Of the numbers of a parameter that the file holds: odd, so that all rows
+    and columns have some.
+    """
     return max(1, size // 64) | 1
 
 
@@ -160,16 +198,19 @@ def test_twenty_steps_are_those_of_the_released_loop(monkeypatch, case):
         assert all_of_them.square().mean().sqrt() < 1e-5, kind
         assert (all_of_them <= 1e-5).double().mean() > 0.95, kind
         assert all_of_them.max() < 1e-3, kind
+
     for published, name in known.items():  # every number counts here
         move = (watched.weights[name].flatten() - start[published].flatten()).double().norm()
-        assert move.item() == pytest.approx(record[f"{case}/move/{published}"].item(), rel=2e-3), published
+        assert move.item() == pytest.approx(record[f"{case}/move/{published}"].item(), rel=2e-3), (
+            published
+        )
 
 
 # What the presets say
 
 
 def preset(name: str):
-    return parse(read_recipe(EXPERIMENTS / f"imagenet256_{name}.yaml"))
+    return parse_recipe(read_recipe(EXPERIMENTS / f"imagenet256_{name}.yaml"))
 
 
 PINNED = {  # batch, peak, steps, warm-up, schedule, decay, clip, average
@@ -184,7 +225,16 @@ PINNED = {  # batch, peak, steps, warm-up, schedule, decay, clip, average
 @pytest.mark.parametrize("name", PINNED)
 def test_a_preset_is_trained_as_released(name):
     t = preset(name).training
-    assert (t.batch, t.peak, t.steps, t.warmup, t.schedule, t.weight_decay, t.clip, t.ema) == PINNED[name]
+    assert (
+        t.batch,
+        t.peak,
+        t.steps,
+        t.warmup,
+        t.schedule,
+        t.weight_decay,
+        t.clip,
+        t.ema,
+    ) == PINNED[name]
     assert t.steps % (1_281_167 // t.batch) == 0  # whole epochs of ImageNet
     assert t.betas == (0.9, 0.95) and t.warmup_from_zero and t.initialisation == "published"
     assert t.ema == 0 or t.ema_from_initial
@@ -196,7 +246,9 @@ HEADS = {"arinar_b": "arhead.", "mar_b": "diffloss.", "fractalmar_b": "no head"}
 
 @pytest.mark.parametrize("name", DECAYING)
 def test_what_decays_is_what_the_release_lets_decay(name):
-    """By the released rule on the released names and shapes: no vector, no bias, nothing of ARINAR's and MAR's heads."""
+    """By the released rule on the released names and shapes: no vector, no bias, nothing of
+    ARINAR's and MAR's heads.
+    """
     recipe = preset(name)
     model = build(recipe, "meta").model
     lines = (DATA / f"{name}_state_dict.txt").read_text().splitlines()
@@ -204,17 +256,24 @@ def test_what_decays_is_what_the_release_lets_decay(name):
     axes = {key: len([n for n in shape.strip("()").split(",") if n]) for key, shape, *_ in rows}
     released = {key for key, n in axes.items() if n > 1 and not key.endswith(".bias")}
     released -= {key for key in released if key.startswith(HEADS[name])}
-    decay, keep = lightning_module.decayed(model, recipe.training.weight_decay_on)
-    known, ours = names(model), dict(model.named_parameters())
+    decay, keep = lightning_module.decay_groups(model, recipe.training.weight_decay_on)
+    known, ours = parameter_names(model), dict(model.named_parameters())
+
     assert {id(p) for p in decay} == {id(ours[known[key]]) for key in released}
     assert len(decay) + len(keep) == len(ours)
     assert sum(p.numel() for p in decay) == DECAYING[name]
 
 
-@pytest.mark.parametrize(("name", "blocks"), [("arinar_b", 28), ("mar_b", 24), ("fractalmar_b", 33)])
+@pytest.mark.parametrize(
+    ("name", "blocks"), [("arinar_b", 28), ("mar_b", 24), ("fractalmar_b", 33)]
+)
 def test_dropout_is_that_of_the_released_blocks(name, blocks):
-    """Twice in the feed-forward of each masked level's blocks; none in the heads and colour models."""
-    parts = [part for part in build(preset(name), "meta").model.modules() if isinstance(part, Block)]
+    """Twice in the feed-forward of each masked level's blocks; none in the
+    heads and colour models.
+    """
+    parts = [
+        part for part in build(preset(name), "meta").model.modules() if isinstance(part, Block)
+    ]
     dropped = [part for part in parts if part.attention.dropout]
     assert len(dropped) == blocks
     for part in parts:
@@ -224,28 +283,43 @@ def test_dropout_is_that_of_the_released_blocks(name, blocks):
 
 
 def test_a_process_of_the_release_holds_the_images_that_share_a_masked_ratio():
-    assert [build(preset(name), "meta").model.outer.mask_group for name in ("arinar_b", "mar_b")] == [64, 64]
+    assert [
+        build(preset(name), "meta").model.outer.mask_group for name in ("arinar_b", "mar_b")
+    ] == [64, 64]
 
 
 def test_initial_weights_have_the_released_scales():
-    """Of each tensor, its deviation, within what chance does to so many numbers; and biases are zero."""
+    """Of each tensor, its deviation, within what chance does to so many numbers;
+    and biases are zero.
+    """
     start = load("arinar_train_start")
     overrides = ["training.initialisation=published", *SMALL]
-    recipe = parse(merge(read_recipe(EXPERIMENTS / "imagenet256_arinar_b.yaml"), read_overrides(overrides)))
+    recipe = parse_recipe(
+        merge(read_recipe(EXPERIMENTS / "imagenet256_arinar_b.yaml"), read_overrides(overrides))
+    )
     model = build(recipe).model
     ours = dict(model.named_parameters())
-    for published, name in names(model).items():
+
+    for published, name in parameter_names(model).items():
         theirs, mine = start[published].flatten().double(), ours[name].detach().flatten().double()
-        if "ada_lin" in published and published.endswith("weight"):  # gates are not of the scale of the others
+        # gates are not of the scale of the others
+        if "ada_lin" in published and published.endswith("weight"):
             third = len(mine) // 3
-            assert mine[:third].std().item() == pytest.approx(theirs[:third].std().item(), rel=0.1), published
+            assert mine[:third].std().item() == pytest.approx(
+                theirs[:third].std().item(), rel=0.1
+            ), published
         spread = theirs.square().mean().sqrt().item()
-        assert mine.square().mean().sqrt().item() == pytest.approx(spread, rel=6 / len(mine) ** 0.5), published
+        assert mine.square().mean().sqrt().item() == pytest.approx(
+            spread, rel=6 / len(mine) ** 0.5
+        ), published
 
 
 def test_mar_heads_start_their_time_embedding_as_released():
-    recipe = parse(
-        merge(read_recipe(EXPERIMENTS / "imagenet256_mar_b.yaml"), read_overrides([*SMALL, "inner.depth=1"]))
+    recipe = parse_recipe(
+        merge(
+            read_recipe(EXPERIMENTS / "imagenet256_mar_b.yaml"),
+            read_overrides([*SMALL, "inner.depth=1"]),
+        )
     )
     network = build(recipe).model.inner.network
     assert network.time[0].weight.std().item() == pytest.approx(0.02, rel=0.05)

@@ -1,4 +1,6 @@
-"""Throughput: the rows, what their numbers are, and that nothing of the training depends on them."""
+"""Throughput: the rows, what their numbers are, and that nothing of the
+training depends on them.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,8 @@ import torch
 from tiny import tiny
 from torch.utils.flop_counter import FlopCounterMode
 
-from arinar_lab.config.recipe import build
-from arinar_lab.hardware.precision import rate
+from arinar_lab.config.build import build
+from arinar_lab.hardware.precision import matmul_flops
 from arinar_lab.model.noise import Noise
 from arinar_lab.runs.folder import RunFolder
 from arinar_lab.runs.history import read_metrics
@@ -37,14 +39,22 @@ def made(*overrides):
 
 
 @pytest.mark.parametrize(
-    "part", ["inner.head=gmm", "inner.head=discrete", RECURRENT], ids=["gmm", "discrete", "recurrent"]
+    "part",
+    ["inner.head=gmm", "inner.head=discrete", RECURRENT],
+    ids=["gmm", "discrete", "recurrent"],
 )
 def test_flops_are_those_of_torchs_own_counter(part):
-    """Three times a forward pass, to a thousandth: the counter also sees the products of a head that are no linear map."""
+    """Three times a forward pass, to a thousandth: the counter also sees the products of a head
+    that are no linear map.
+    """
     module, batch = made(part)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        module.model.loss(module.codec.encode(batch[0], Noise.of(batch[2]))[0], batch[1], Noise.of(batch[2]))
-    assert flops_of_an_image(module, batch) == pytest.approx(3 * counter.get_total_flops() / 8, rel=1e-3)
+        module.model.loss(
+            module.codec.encode(batch[0], Noise.of(batch[2]))[0], batch[1], Noise.of(batch[2])
+        )
+    assert flops_of_an_image(module, batch) == pytest.approx(
+        3 * counter.get_total_flops() / 8, rel=1e-3
+    )
 
 
 def test_flops_of_a_masked_model_are_those_of_the_mean_share():
@@ -62,7 +72,7 @@ def test_counting_draws_nothing_from_the_global_generator():
     module, batch = made("outer.dropout=0.5")
     before = torch.get_rng_state()
     flops_of_an_image(module.train(), batch)
-    rate(torch.device("cpu"), "float32")
+    matmul_flops(torch.device("cpu"), "float32")
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -70,20 +80,36 @@ def test_throughput_is_logged_with_the_metrics():
     run = RunFolder(Path("run"))
     run.path.mkdir()
     train(tiny("training.steps=20"), run)
-    rows = [row for row in read_metrics(run.path / "metrics.csv") if row[1].startswith(throughput.PREFIX)]
+    rows = [
+        row
+        for row in read_metrics(run.path / "metrics.csv")
+        if row[1].startswith(throughput.PREFIX)
+    ]
     assert [(step, name.removeprefix(throughput.PREFIX)) for step, name, _ in rows] == [
         (s, n) for s in (9, 19) for n in NAMES
     ]
-    values = {name.removeprefix(throughput.PREFIX): value for step, name, value in rows if step == 19}
-    assert values["images_per_second"] > 0 and 0 < values["mfu"] < 1 and values["peak_memory_gb"] > 0.05
+
+    values = {
+        name.removeprefix(throughput.PREFIX): value for step, name, value in rows if step == 19
+    }
+    assert (
+        values["images_per_second"] > 0
+        and 0 < values["mfu"] < 1
+        and values["peak_memory_gb"] > 0.05
+    )
 
 
 def test_images_a_second_leave_out_what_is_no_training(monkeypatch):
-    """Ten steps of 32 images take ten seconds here; the five of a checkpoint and a validation are not counted."""
+    """Ten steps of 32 images take ten seconds here; the five of a checkpoint and a
+    validation are not counted.
+    """
     now = [100.0]
-    monkeypatch.setattr(throughput, "clock", lambda device: now[0])
+    monkeypatch.setattr(throughput, "synchronised_time", lambda device: now[0])
     monkeypatch.setattr(throughput.time, "perf_counter", lambda: now[0])
-    watch, module = Throughput(tiny(), 10), SimpleNamespace(device=torch.device("cpu"), log=lambda *_, **__: None)
+    watch, module = (
+        Throughput(tiny(), 10),
+        SimpleNamespace(device=torch.device("cpu"), log=lambda *_, **__: None),
+    )
     watch._begin(module.device, 10)
     for step in range(11, 21):
         watch.on_train_batch_start(None, module, None)
@@ -94,4 +120,5 @@ def test_images_a_second_leave_out_what_is_no_training(monkeypatch):
             now[0] += 3.0
             watch.on_validation_start(None, module)
             now[0] += 2.0
+
     assert watch._readings(module.device, 20)["images_per_second"] == pytest.approx(32)

@@ -15,27 +15,33 @@ from safetensors.torch import load_file
 from tiny import logged, tiny
 from torch import nn
 
-from arinar_lab.config.recipe import Training, build
-from arinar_lab.data.loader import Items, ResumableLoader
-from arinar_lab.errors import ConfigError
-from arinar_lab.evaluation.evaluate import load
+from arinar_lab.config.build import build
+from arinar_lab.config.sections import Training
+from arinar_lab.data.loader import BatchDataset, ResumableLoader
+from arinar_lab.errors import ConfigError, Diverged
+from arinar_lab.evaluation.evaluate import load_trained
 from arinar_lab.files.checksums import save_tensors, seal
-from arinar_lab.hardware.device import use_processor
-from arinar_lab.model.layers import Vectors
-from arinar_lab.runs.checkpoints import by_age, newest_checkpoint
+from arinar_lab.hardware.device import configure_cpu
+from arinar_lab.model.layers import LearnedVectors
+from arinar_lab.runs.checkpoints import newest_checkpoint, newest_first
 from arinar_lab.runs.folder import RunFolder, read_json
 from arinar_lab.runs.history import read_metrics
 from arinar_lab.training import train as training
-from arinar_lab.training.divergence import Diverged
-from arinar_lab.training.ema import Averaging
-from arinar_lab.training.module import ArinarModule, decayed, rate
+from arinar_lab.training.ema import EMA
+from arinar_lab.training.module import ArinarModule, decay_groups, learning_rate_factor
 from arinar_lab.training.train import load_weights, train
 
 pytestmark = pytest.mark.usefixtures("alone")
 
-# 8 batches an epoch, so step 4 is in mid-epoch and 8 at its end; a checkpoint and a validation meet at steps 12 and 24
-LONG = ["training.steps=24", "training.batch=179", "training.checkpoint_every=4", "training.validate_every=6",
-        "outer.dropout=0.1"]  # fmt: skip
+# 8 batches an epoch, so step 4 is in mid-epoch and 8 at its end; a checkpoint and a validation
+# meet at steps 12 and 24
+LONG = [
+    "training.steps=24",
+    "training.batch=179",
+    "training.checkpoint_every=4",
+    "training.validate_every=6",
+    "outer.dropout=0.1",
+]
 
 
 def add_callback(monkeypatch, callback):
@@ -82,7 +88,9 @@ class At(Callback):
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
-    """A run that nobody stops, and what its folder held at each moment: what kill -9 would leave."""
+    """A run that nobody stops, and what its folder held at each moment: what
+    kill -9 would leave.
+    """
     here = tmp_path_factory.mktemp("straight")
     folder, moments = RunFolder(here / "run"), here / "moments"
     folder.path.mkdir()
@@ -105,11 +113,16 @@ def same(folder, straight):
 
 
 def test_the_straight_run_is_worth_comparing_to(straight):
-    """Dropout matters, checkpoints are at hand in mid-epoch, and something was logged before and after each stop."""
+    """Dropout matters, checkpoints are at hand in mid-epoch, and something was logged before
+    and after each stop.
+    """
     folder, moments = straight
     steps = [row[0] for row in logged(folder)]
-    assert steps == [5, 5, 9, 9, 9, 11, 11, 17, 17, 19, 19, 19, 23, 23]  # bits/dim and the loss on held-out data
-    assert [p.name for p in (moments / "after step 6" / "checkpoints").glob("*.ckpt")] == ["step=4.ckpt"]
+    # bits/dim and the loss on held-out data
+    assert steps == [5, 5, 9, 9, 9, 11, 11, 17, 17, 19, 19, 19, 23, 23]
+    assert [p.name for p in (moments / "after step 6" / "checkpoints").glob("*.ckpt")] == [
+        "step=4.ckpt"
+    ]
     other = RunFolder(Path("other"))
     other.path.mkdir()
     train(tiny(*LONG, "outer.dropout=0.0"), other)
@@ -124,11 +137,13 @@ def test_the_straight_run_is_worth_comparing_to(straight):
         "after step 4",  # in mid-epoch, the checkpoint just written
         "after step 6",  # some steps after it, a validation due
         "before step 8",  # the checkpoint is of an epoch's end
-        "after step 12",  # in the second epoch; a validation is due at the very step of the checkpoint
+        # in the second epoch; a validation is due at the very step of the checkpoint
+        "after step 12",
         "before validation 12",
         "after validation 12",
         "after step 20",  # a row of metrics.csv is due at the very step of the checkpoint
-        "after step 24",  # the last checkpoint is written, the last validation and the final weights are not
+        # the last checkpoint is written, the last validation and the final weights are not
+        "after step 24",
         "in validation 24",
         "at the end 24",
     ],
@@ -169,7 +184,10 @@ def hang_up():
 @pytest.fixture
 def own_signals():
     """Lightning leaves SIGINT ignored after an interrupt, and a job in the background begins so."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    handlers = {
+        number: signal.getsignal(number)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
     signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     for number, handler in handlers.items():
@@ -202,6 +220,7 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(straight, monkeypatch, stop, m
         add_callback(patch, At(lambda _: stop(), moment))
         with pytest.raises(BaseException):  # noqa: B017 what is raised is tested below
             train(tiny(*LONG), stopped)
+
     assert not stopped.done
     train(tiny(*LONG), stopped)
     same(stopped, folder)
@@ -274,12 +293,13 @@ def test_a_resumed_run_does_only_what_is_left(straight, monkeypatch):
 def test_seconds_of_training_add_up_over_stops(straight):
     _, moments = straight
     shutil.copytree(moments / "after step 20", "run")
-    path = by_age(Path("run/checkpoints"))[0]
+    path = newest_first(Path("run/checkpoints"))[0]
     checkpoint = torch.load(path, weights_only=True)
     checkpoint["callbacks"]["Resume"]["seconds"] = 1000.0
     torch.save(checkpoint, "draft")
     seal(Path("draft"), path)
     train(tiny(*LONG), RunFolder(Path("run")))
+
     assert 1000 <= read_json(Path("run/DONE"))["seconds"] < 1100
 
 
@@ -317,7 +337,10 @@ def test_done_tells_steps_and_seconds(short):
 
 def test_two_checkpoints_are_kept(short):
     """After the last step nothing is resumed."""
-    assert sorted(p.name for p in short.checkpoints.glob("*.ckpt")) == ["step=2.ckpt", "step=4.ckpt"]
+    assert sorted(p.name for p in short.checkpoints.glob("*.ckpt")) == [
+        "step=2.ckpt",
+        "step=4.ckpt",
+    ]
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(straight):
@@ -364,7 +387,8 @@ def test_a_diverged_run_says_what_to_change():
     run = RunFolder(Path("run"))
     run.path.mkdir()
     with pytest.raises(
-        Diverged, match=r"^the loss became nan at step \d; lower training.lr \(now 1e\+30\) or training"
+        Diverged,
+        match=r"^the loss became nan at step \d; lower training.lr \(now 1e\+30\) or training",
     ):
         train(tiny("training.lr=1e30"), run)
     assert not run.done and not run.weights.exists()
@@ -377,9 +401,11 @@ class Keep(Callback):
     """Keeps what the weights and their averages are after the last step."""
 
     def on_train_batch_end(self, trainer, module, *_):
-        averaging = next(c for c in trainer.callbacks if isinstance(c, Averaging))
+        averaging = next(c for c in trainer.callbacks if isinstance(c, EMA))
         self.raw = {name: value.clone() for name, value in module.state_dict().items()}
-        self.averaged = self.raw | {name: value.clone() for name, value in averaging.averages.items()}
+        self.averaged = self.raw | {
+            name: value.clone() for name, value in averaging.averages.items()
+        }
 
 
 def test_final_weights_are_the_averaged_ones(monkeypatch):
@@ -388,9 +414,11 @@ def test_final_weights_are_the_averaged_ones(monkeypatch):
     run.path.mkdir()
     train(tiny(), run)
     final = load_file(run.weights)
+
     assert all(torch.equal(final[name], keep.averaged[name]) for name in final)
     assert not torch.equal(
-        final["model.inner.head.parameters_of.weight"], keep.raw["model.inner.head.parameters_of.weight"]
+        final["model.inner.head.parameters_of.weight"],
+        keep.raw["model.inner.head.parameters_of.weight"],
     )
 
 
@@ -403,13 +431,14 @@ def test_buffers_of_the_averaged_weights_are_the_models():
     experiment = build(recipe)
     ArinarModule(experiment, recipe.training, 0).fit_to(experiment.source.train[0])
     fitted, saved = experiment.model.inner, load_file(run.weights)
+
     assert torch.equal(saved["model.inner.order_index"], fitted.order_index)
     assert torch.equal(saved["model.inner.head.edges"], fitted.head.edges)
     assert fitted.order_index.tolist() != [list(range(4))]
 
 
 def test_weights_survive_the_way_to_disk_and_back(short):
-    a, b = load(tiny(), short), build(tiny())
+    a, b = load_trained(tiny(), short), build(tiny())
     load_weights(short.weights, b)
     for module, other in ((a.model, b.model), (a.codec, b.codec)):
         assert all(torch.equal(v, other.state_dict()[k]) for k, v in module.state_dict().items())
@@ -420,8 +449,12 @@ def test_saving_weights_leaves_no_draft_and_a_file_like_any_other():
     module = ArinarModule(build(recipe), recipe.training, 0)
     save_tensors(Path("below/final.safetensors"), module.state_dict())
     Path("other").touch()
+
     assert Path("below/final.safetensors").stat().st_mode == Path("other").stat().st_mode
-    assert {p.name for p in Path("below").iterdir()} == {"final.safetensors", "final.safetensors.sha256"}
+    assert {p.name for p in Path("below").iterdir()} == {
+        "final.safetensors",
+        "final.safetensors.sha256",
+    }
 
 
 @pytest.mark.parametrize(
@@ -450,11 +483,14 @@ def test_weights_of_another_model_are_told_in_one_line(short):
 
 def test_matrices_decay_and_nothing_else_does():
     model = build(tiny("inner.head={kind: fixed_gaussian, learned: true}", "inner.norm=dyt")).model
-    decay, keep = decayed(model)
+    decay, keep = decay_groups(model)
     linear = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
-    vectors = {id(m.weight) for m in model.modules() if isinstance(m, Vectors)}
+    vectors = {id(m.weight) for m in model.modules() if isinstance(m, LearnedVectors)}
+
     assert {id(p) for p in decay} == linear
-    assert vectors <= {id(p) for p in keep} and id(model.inner.head.log_std) in {id(p) for p in keep}
+    assert vectors <= {id(p) for p in keep} and id(model.inner.head.log_std) in {
+        id(p) for p in keep
+    }
     assert all(p.dim() < 2 or id(p) in vectors or p is model.inner.head.log_std for p in keep)
 
 
@@ -462,7 +498,7 @@ def test_what_decays_can_be_all_matrices_or_those_outside_the_inner_model():
     model = build(tiny()).model
     matrices = {name for name, p in model.named_parameters() if p.dim() > 1}
     names = {id(p): name for name, p in model.named_parameters()}
-    decay = {on: {names[id(p)] for p in decayed(model, on)[0]} for on in ("all", "outer")}
+    decay = {on: {names[id(p)] for p in decay_groups(model, on)[0]} for on in ("all", "outer")}
     assert decay["all"] == matrices and any("positions" in name for name in matrices)
     assert decay["outer"] == {name for name in matrices if not name.startswith("inner.")}
 
@@ -472,49 +508,59 @@ def test_what_decays_is_asked_of_the_recipe(on):
     recipe = tiny(f"training.weight_decay_on={on}")
     module = ArinarModule(build(recipe), recipe.training, 0)
     decay, _ = module.configure_optimizers()["optimizer"].param_groups
-    assert [id(p) for p in decay["params"]] == [id(p) for p in decayed(module.model, on)[0]]
+    assert [id(p) for p in decay["params"]] == [id(p) for p in decay_groups(module.model, on)[0]]
 
 
 def test_every_trained_parameter_is_in_one_group():
-    recipe = tiny("codec={kind: vae}", "inner.head={kind: fixed_gaussian}", "training.weight_decay=0.3")
+    recipe = tiny(
+        "codec={kind: vae}", "inner.head={kind: fixed_gaussian}", "training.weight_decay=0.3"
+    )
     module = ArinarModule(build(recipe), recipe.training, 0)
     decay, keep = module.configure_optimizers()["optimizer"].param_groups
     assert (decay["weight_decay"], keep["weight_decay"]) == (0.3, 0.0)
     ours = [id(p) for p in decay["params"] + keep["params"]]
+
     assert sorted(ours) == sorted(id(p) for p in module.parameters() if p.requires_grad)
     assert len(ours) < len(list(module.parameters()))  # a frozen autoencoder and a fixed deviation
 
 
 def test_the_learning_rate_rises_linearly_then_falls_by_a_cosine():
     o = Training(steps=100, warmup=10)
-    assert [rate(step, o) for step in (0, 4, 9, 10)] == pytest.approx([0.1, 0.5, 1.0, 1.0])
-    assert rate(55, o) == pytest.approx(0.5)
-    assert rate(32, o) == pytest.approx(0.5 * (1 + math.cos(math.pi * 22 / 90)))
-    assert rate(100, o) == pytest.approx(0.0) and rate(120, o) == pytest.approx(0.0)
+    assert [learning_rate_factor(step, o) for step in (0, 4, 9, 10)] == pytest.approx(
+        [0.1, 0.5, 1.0, 1.0]
+    )
+    assert learning_rate_factor(55, o) == pytest.approx(0.5)
+    assert learning_rate_factor(32, o) == pytest.approx(0.5 * (1 + math.cos(math.pi * 22 / 90)))
+    assert learning_rate_factor(100, o) == pytest.approx(0.0) and learning_rate_factor(
+        120, o
+    ) == pytest.approx(0.0)
 
 
 def test_a_warmup_can_start_at_zero():
     o = Training(steps=100, warmup=10, warmup_from_zero=True)
-    assert [rate(step, o) for step in (0, 1, 9, 10)] == pytest.approx([0.0, 0.1, 0.9, 1.0])
-    assert rate(0, Training(warmup=0, warmup_from_zero=True)) == 1.0
+    assert [learning_rate_factor(step, o) for step in (0, 1, 9, 10)] == pytest.approx(
+        [0.0, 0.1, 0.9, 1.0]
+    )
+    assert learning_rate_factor(0, Training(warmup=0, warmup_from_zero=True)) == 1.0
 
 
 @pytest.mark.parametrize("from_initial", [False, True])
 def test_an_average_starts_after_the_first_step_or_at_the_initial_weights(from_initial):
     model = nn.Linear(1, 1, bias=False)
-    average, trainer = Averaging(0.5, from_initial), SimpleNamespace(global_step=0)
+    average, trainer = EMA(0.5, from_initial), SimpleNamespace(global_step=0)
     model.weight.data.fill_(1.0)
     average.on_train_start(trainer, model)
     for trainer.global_step, value in ((1, 2.0), (2, 4.0)):
         model.weight.data.fill_(value)
         average.on_train_batch_end(trainer, model)
+
     expected = ((1 + 2) / 2 + 4) / 2 if from_initial else (2 + 4) / 2
     assert average.averages["weight"].item() == expected
 
 
 def test_no_average_is_the_weights():
     model = nn.Linear(1, 1, bias=False)
-    average = Averaging(0.0)
+    average = EMA(0.0)
     average.on_train_start(SimpleNamespace(), model)
     for step in (1, 2, 3):
         model.weight.data.fill_(step / 3)
@@ -526,11 +572,13 @@ def test_no_average_is_the_weights():
 
 
 def shared(batch, group, accumulate=1, rank=0, world=1):
-    """{image: masked ratio} of a process's share of a batch, of images 0, 1, 2, …, and how many parts it has."""
+    """{image: masked ratio} of a process's share of a batch, of images 0, 1, 2, …, and
+    how many parts it has.
+    """
     outer = f"outer={{kind: masked, width: 16, heads: 2, mask_group: {group}}}"
     recipe = tiny(outer, f"training.batch={batch}")
     module = ArinarModule(build(recipe), recipe.training, 0, accumulate)
-    loader = ResumableLoader(Items((torch.zeros(batch, 1), torch.zeros(batch))), batch, 0)
+    loader = ResumableLoader(BatchDataset((torch.zeros(batch, 1), torch.zeros(batch))), batch, 0)
     loader.first = {rank: 0}
     module.trainer = SimpleNamespace(
         world_size=world, global_rank=rank, training=True, global_step=3, train_dataloader=loader
@@ -540,11 +588,15 @@ def shared(batch, group, accumulate=1, rank=0, world=1):
     share = module.on_before_batch_transfer((images, images, images), 0)
     parts = list(module.parts_of(share))
     assert len({len(part) for part, *_ in parts}) == 1  # equal
-    return {int(i): r for (*_, part), r in zip(parts, module.ratios, strict=True) for i in part}, len(parts)
+
+    return {
+        int(i): r for (*_, part), r in zip(parts, module.ratios, strict=True) for i in part
+    }, len(parts)
 
 
 @pytest.mark.parametrize(
-    ("group", "accumulate", "parts"), [(6, 1, 4), (6, 2, 4), (6, 8, 8), (8, 4, 12), (0, 3, 3), (24, 1, 1), (99, 1, 1)]
+    ("group", "accumulate", "parts"),
+    [(6, 1, 4), (6, 2, 4), (6, 8, 8), (8, 4, 12), (0, 3, 3), (24, 1, 1), (99, 1, 1)],
 )
 def test_images_of_a_group_share_a_masked_ratio_and_groups_do_not(group, accumulate, parts):
     ratios, count = shared(24, group, accumulate)
@@ -555,7 +607,9 @@ def test_images_of_a_group_share_a_masked_ratio_and_groups_do_not(group, accumul
     assert ratios[0] == shared(24, 0)[0][0]  # the first group has what the batch had
 
 
-@pytest.mark.parametrize(("group", "world", "parts"), [(6, 4, 1), (6, 2, 2), (6, 8, 1), (8, 2, 3), (4, 4, 3)])
+@pytest.mark.parametrize(
+    ("group", "world", "parts"), [(6, 4, 1), (6, 2, 2), (6, 8, 1), (8, 2, 3), (4, 4, 3)]
+)
 def test_how_many_processes_there_are_changes_no_masked_ratio(group, world, parts):
     alone, _ = shared(24, group)
     shares = [shared(24, group, rank=rank, world=world) for rank in range(world)]
@@ -565,12 +619,14 @@ def test_how_many_processes_there_are_changes_no_masked_ratio(group, world, part
 
 def test_a_constant_rate_stays_after_its_warmup():
     o = Training(steps=100, warmup=10, schedule="constant")
-    assert [rate(step, o) for step in (0, 9, 10, 99)] == pytest.approx([0.1, 1.0, 1.0, 1.0])
+    assert [learning_rate_factor(step, o) for step in (0, 9, 10, 99)] == pytest.approx(
+        [0.1, 1.0, 1.0, 1.0]
+    )
 
 
 @pytest.mark.parametrize("steps", [1, 10])
 def test_no_warmup_begins_at_the_peak(steps):
-    assert rate(0, Training(steps=steps, warmup=0)) == 1.0
+    assert learning_rate_factor(0, Training(steps=steps, warmup=0)) == 1.0
 
 
 # What is logged
@@ -583,13 +639,15 @@ def test_bits_per_dim_is_validated_when_asked_and_at_the_end(short):
 
 
 def test_validation_is_of_the_averaged_weights_on_all_held_out_images(short):
-    recipe, experiment = tiny(), load(tiny(), short)
+    recipe, experiment = tiny(), load_trained(tiny(), short)
     module = ArinarModule(experiment, recipe.training, 0)
     images, y = experiment.source.held_out
+
     with torch.no_grad():
         module.log = lambda *_, **__: None
         module.validation_step((images, y, torch.arange(len(y))), 0)
     last = read_metrics(short.path / "metrics.csv")[-1]
+
     assert last[:2] == (5, "val/bits_per_dim")
     assert module.bits_per_dim.compute().item() == pytest.approx(last[2], rel=1e-6)
 
@@ -600,7 +658,7 @@ def test_loss_gradient_and_rate_are_logged(straight):
     assert 0 < rows[19, "train/loss"] < rows[9, "train/loss"]
     assert rows[9, "train/grad_norm"] > 0
     o = tiny(*LONG).training
-    assert rows[9, "train/lr"] == pytest.approx(o.lr * rate(9, o))
+    assert rows[9, "train/lr"] == pytest.approx(o.lr * learning_rate_factor(9, o))
 
 
 def test_metrics_are_a_long_table(straight):
@@ -618,9 +676,13 @@ def test_the_run_folder_tells_how_far_it_is(short):
 
 
 def test_the_run_folder_holds_its_whole_configuration(short):
-    from arinar_lab.config.recipe import parse, read_recipe
+    from arinar_lab.config.files import read_recipe
+    from arinar_lab.config.sections import parse_recipe
 
-    assert parse(read_recipe(short.path / "config.yaml")).training_signature == tiny().training_signature
+    assert (
+        parse_recipe(read_recipe(short.path / "config.yaml")).training_signature
+        == tiny().training_signature
+    )
 
 
 def test_training_is_a_function_of_the_seed(short):
@@ -635,8 +697,8 @@ def test_training_is_a_function_of_the_seed(short):
 
 def test_threads_are_those_of_the_machine():
     before = torch.get_num_threads()
-    use_processor(tiny("machine.threads=2").machine)
+    configure_cpu(tiny("machine.threads=2").machine)
     assert torch.get_num_threads() == 2
-    use_processor(tiny("machine.threads=0").machine)
+    configure_cpu(tiny("machine.threads=0").machine)
     assert torch.get_num_threads() == 2
     torch.set_num_threads(before)

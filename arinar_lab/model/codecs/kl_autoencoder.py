@@ -1,14 +1,19 @@
-"""The KL autoencoder of latent diffusion (arXiv 2112.10752, section 3.1): images ↔ moments of a grid of latents.
+"""The KL autoencoder of latent diffusion (arXiv 2112.10752, section 3.1): images ↔ moments
+of a grid of latents.
 
-    encoder    convolution ─ levels of residual blocks, all but the last halve the grid ─ block, attention, block ─ 2C channels
-    posterior  N(μ, σ²) of each latent, with (μ, log σ²) the 2C channels after a 1×1 map, log σ² clamped to [-30, 20]
-    decoder    1×1 map ─ block, attention, block ─ levels, all but the last double the grid ─ 3 channels
+    encoder    convolution ─ levels of residual blocks, all but the last halve the grid ─ block,
+               attention, block ─ 2C channels
+    posterior  N(μ, σ²) of each latent, with (μ, log σ²) the 2C channels after a 1×1 map, log σ²
+               clamped to [-30, 20]
+    decoder    1×1 map ─ block, attention, block ─ levels, all but the last double
+               the grid ─ 3 channels
 
     block      x + conv(silu(norm(conv(silu(norm(x))))))          norm: of 32 groups of channels
     attention  x + project(softmax(qᵀk/√W) v), one head, over all positions
 
-Parameters have the names of the released code, so that its checkpoints are read as they are; `kl_checkpoints.py` has those of
-the diffusers library. A file of weights says itself how the autoencoder is built (`Shape`).
+Parameters have the names of the released code, so that its checkpoints are read as they are;
+`kl_checkpoints.py` has those of the diffusers library. A file of weights says itself how the
+autoencoder is built (`AutoencoderShape`).
 
 Letters: B images, C latent channels, W channels inside, S stride.
 """
@@ -26,11 +31,12 @@ GROUPS = 32
 
 
 @dataclass(frozen=True)
-class Shape:
+class AutoencoderShape:
     """How an autoencoder is built.
 
     Arguments:
-        channels: C; widths: W of each level, from the image on; blocks: in a level of the encoder (the decoder has one more).
+        channels: C; widths: W of each level, from the image on; blocks: in a level of the encoder
+            (the decoder has one more).
         encoder_attention, decoder_attention: levels whose blocks are each followed by attention.
     """
 
@@ -46,7 +52,7 @@ class Shape:
         return int(2 ** (len(self.widths) - 1))
 
     @classmethod
-    def of(cls, state: Mapping[str, Tensor]) -> Shape:
+    def of(cls, state: Mapping[str, Tensor]) -> AutoencoderShape:
         """The shape of the autoencoder that has these tensors.
 
         Raises:
@@ -57,19 +63,31 @@ class Shape:
             return sorted({int(m[1]) for key in state if (m := re.match(pattern, key))})
 
         try:
-            widths = [len(state[f"encoder.down.{i}.block.0.conv1.weight"]) for i in found(r"encoder\.down\.(\d+)\.")]
+            widths = [
+                len(state[f"encoder.down.{i}.block.0.conv1.weight"])
+                for i in found(r"encoder\.down\.(\d+)\.")
+            ]
             channels = state["decoder.conv_in.weight"].shape[1]
         except (KeyError, IndexError, TypeError) as error:
-            raise ValueError(f"it holds no KL autoencoder: {error} is missing or no weight") from None
+            raise ValueError(
+                f"it holds no KL autoencoder: {error} is missing or no weight"
+            ) from None
         if not widths or any(width % GROUPS for width in widths):
-            raise ValueError(f"it holds no KL autoencoder: its widths are {widths}, not multiples of {GROUPS}")
+            raise ValueError(
+                f"it holds no KL autoencoder: its widths are {widths}, not multiples of {GROUPS}"
+            )
         blocks = len(found(r"encoder\.down\.0\.block\.(\d+)\."))
-        attention = (frozenset(found(rf"{side}\.(\d+)\.attn\.")) for side in (r"encoder\.down", r"decoder\.up"))
+        attention = (
+            frozenset(found(rf"{side}\.(\d+)\.attn\."))
+            for side in (r"encoder\.down", r"decoder\.up")
+        )
         return cls(channels, tuple(widths), blocks, *attention)
 
 
-class Block(nn.Module):
-    """Residual block, W → W' channels: x + conv(silu(norm(conv(silu(norm(x)))))), x through a 1×1 map where W ≠ W'."""
+class ResidualBlock(nn.Module):
+    """Residual block, W → W' channels: x + conv(silu(norm(conv(silu(norm(x)))))), x through a
+    1×1 map where W ≠ W'.
+    """
 
     def __init__(self, width: int, out: int) -> None:
         super().__init__()
@@ -86,7 +104,7 @@ class Block(nn.Module):
         return h + (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x)
 
 
-class Attention(nn.Module):
+class GridAttention(nn.Module):
     """One head of attention over all positions of a grid [B, W, H, H], added to it."""
 
     def __init__(self, width: int) -> None:
@@ -97,11 +115,13 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.norm(x)
         q, k, v = (part(h).flatten(2).transpose(1, 2) for part in (self.q, self.k, self.v))
-        mixed = functional.scaled_dot_product_attention(q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1)).squeeze(1)
+        mixed = functional.scaled_dot_product_attention(
+            q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1)
+        ).squeeze(1)
         return x + self.proj_out(mixed.transpose(1, 2).reshape(x.shape))
 
 
-class Halve(nn.Module):
+class Downsample(nn.Module):
     """Convolution of stride 2. The released code pads below and to the right alone."""
 
     def __init__(self, width: int) -> None:
@@ -112,7 +132,7 @@ class Halve(nn.Module):
         return self.conv(functional.pad(x, (0, 1, 0, 1)))
 
 
-class Double(nn.Module):
+class Upsample(nn.Module):
     """Each position four times, then a convolution."""
 
     def __init__(self, width: int) -> None:
@@ -123,14 +143,21 @@ class Double(nn.Module):
         return self.conv(functional.interpolate(x, scale_factor=2.0))
 
 
-class Level(nn.Module):
-    """Blocks of one grid size, each followed by attention where asked for; then what changes the size, by its released name."""
+class ResolutionLevel(nn.Module):
+    """Blocks of one grid size, each followed by attention where asked for; then what changes the
+    size, by its released name.
+    """
 
-    def __init__(self, width: int, out: int, blocks: int, attention: bool, **resize: nn.Module) -> None:
+    def __init__(
+        self, width: int, out: int, blocks: int, attention: bool, **resize: nn.Module
+    ) -> None:
         super().__init__()
-        self.block = nn.ModuleList(Block(width if i == 0 else out, out) for i in range(blocks))
-        self.attn = nn.ModuleList(Attention(out) for _ in range(blocks if attention else 0))
+        self.block = nn.ModuleList(
+            ResidualBlock(width if i == 0 else out, out) for i in range(blocks)
+        )
+        self.attn = nn.ModuleList(GridAttention(out) for _ in range(blocks if attention else 0))
         self.resize = tuple(resize)
+
         for name, module in resize.items():
             self.add_module(name, module)
 
@@ -144,12 +171,16 @@ class Level(nn.Module):
         return x
 
 
-class Middle(nn.Module):
+class MiddleBlocks(nn.Module):
     """Block, attention, block on the smallest grid."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.block_1, self.attn_1, self.block_2 = Block(width, width), Attention(width), Block(width, width)
+        self.block_1, self.attn_1, self.block_2 = (
+            ResidualBlock(width, width),
+            GridAttention(width),
+            ResidualBlock(width, width),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.block_2(self.attn_1(self.block_1(x)))
@@ -158,18 +189,21 @@ class Middle(nn.Module):
 class Encoder(nn.Module):
     """Images [B, 3, H, H] in [-1, 1] → [B, 2C, H/S, H/S]."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: AutoencoderShape) -> None:
         super().__init__()
         widths, last = shape.widths, len(shape.widths) - 1
         self.conv_in = nn.Conv2d(3, widths[0], 3, padding=1)
         self.down = nn.ModuleList(
-            Level(
-                widths[max(i - 1, 0)], width, shape.blocks, i in shape.encoder_attention,
-                **({} if i == last else {"downsample": Halve(width)}),
+            ResolutionLevel(
+                widths[max(i - 1, 0)],
+                width,
+                shape.blocks,
+                i in shape.encoder_attention,
+                **({} if i == last else {"downsample": Downsample(width)}),
             )
             for i, width in enumerate(widths)
-        )  # fmt: skip
-        self.mid = Middle(widths[-1])
+        )
+        self.mid = MiddleBlocks(widths[-1])
         self.norm_out = _norm(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], 2 * shape.channels, 3, padding=1)
 
@@ -181,20 +215,25 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents [B, C, H/S, H/S] → images [B, 3, H, H]. Levels are numbered from the image on, as released."""
+    """Latents [B, C, H/S, H/S] → images [B, 3, H, H]. Levels are numbered from the
+    image on, as released.
+    """
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: AutoencoderShape) -> None:
         super().__init__()
         widths, last = shape.widths, len(shape.widths) - 1
         self.conv_in = nn.Conv2d(shape.channels, widths[-1], 3, padding=1)
-        self.mid = Middle(widths[-1])
+        self.mid = MiddleBlocks(widths[-1])
         self.up = nn.ModuleList(
-            Level(
-                widths[min(i + 1, last)], width, shape.blocks + 1, i in shape.decoder_attention,
-                **({} if i == 0 else {"upsample": Double(width)}),
+            ResolutionLevel(
+                widths[min(i + 1, last)],
+                width,
+                shape.blocks + 1,
+                i in shape.decoder_attention,
+                **({} if i == 0 else {"upsample": Upsample(width)}),
             )
             for i, width in enumerate(widths)
-        )  # fmt: skip
+        )
         self.norm_out = _norm(widths[0])
         self.conv_out = nn.Conv2d(widths[0], 3, 3, padding=1)
 
@@ -206,9 +245,9 @@ class Decoder(nn.Module):
 
 
 class KLAutoencoder(nn.Module):
-    """Encoder and decoder with their 1×1 maps. shape: see `Shape`."""
+    """Encoder and decoder with their 1×1 maps. shape: see `AutoencoderShape`."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: AutoencoderShape) -> None:
         super().__init__()
         self.shape = shape
         self.encoder, self.decoder = Encoder(shape), Decoder(shape)

@@ -1,10 +1,13 @@
-"""Published KL autoencoders: how they are built, and their files, in either of two formats, as a `KLAutoencoder`.
+"""Published KL autoencoders: how they are built, and their files, in either of two formats,
+as a `KLAutoencoder`.
 
-    read_kl(path)   a folder of the diffusers library (config.json, diffusion_pytorch_model.safetensors), or a checkpoint of the
-                    released code (`kl16.ckpt`; also as safetensors), whose names are ours
+    read_kl(path)   a folder of the diffusers library (config.json,
+                    diffusion_pytorch_model.safetensors), or a checkpoint of the released code
+                    (`kl16.ckpt`; also as safetensors), whose names are ours
     diffusers_names(model)   diffusers' key → ours, complete in both directions
 
-A checkpoint may hold its tensors under `model` or `state_dict`, and more than them (losses, discriminators), which is left.
+A checkpoint may hold its tensors under `model` or `state_dict`, and more than them (losses,
+discriminators), which is left.
 """
 
 from __future__ import annotations
@@ -21,22 +24,27 @@ import torch
 from torch import Tensor
 
 from ..weight_files import read_safetensors, read_torch
-from .kl_autoencoder import GROUPS, KLAutoencoder, Shape
+from .kl_autoencoder import GROUPS, AutoencoderShape, KLAutoencoder
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A published autoencoder. shape: how it is built; scale: what its latents are multiplied by before they are modelled."""
+    """A published autoencoder. shape: how it is built; scale: what its latents are multiplied by
+    before they are modelled.
+    """
 
-    shape: Shape
+    shape: AutoencoderShape
     scale: float
 
 
 _FIVE = (128, 128, 256, 256, 512)
 LAYOUTS: dict[str, Layout] = {
-    "kl16": Layout(Shape(16, _FIVE, encoder_attention=frozenset({4})), 0.2325),  # MAR's, arXiv 2406.11838
-    "sd": Layout(Shape(4, (128, 256, 512, 512)), 0.18215),  # Stable Diffusion's, arXiv 2112.10752
-    "f16d32": Layout(Shape(32, _FIVE, encoder_attention=frozenset({4})), 1.0),  # VA-VAE, arXiv 2501.01423
+    # MAR's, arXiv 2406.11838
+    "kl16": Layout(AutoencoderShape(16, _FIVE, encoder_attention=frozenset({4})), 0.2325),
+    # Stable Diffusion's, arXiv 2112.10752
+    "sd": Layout(AutoencoderShape(4, (128, 256, 512, 512)), 0.18215),
+    # VA-VAE, arXiv 2501.01423
+    "f16d32": Layout(AutoencoderShape(32, _FIVE, encoder_attention=frozenset({4})), 1.0),
 }
 
 _PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
@@ -61,11 +69,15 @@ _FORMER = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_a
 
 
 def diffusers_names(model: KLAutoencoder) -> dict[str, str]:
-    """The diffusers library's key → our key for every parameter. Its decoder counts levels from the latents on."""
+    """The diffusers library's key → our key for every parameter. Its decoder counts levels
+    from the latents on.
+    """
     last = len(model.shape.widths) - 1
 
     def theirs(name: str) -> str:
-        name = re.sub(r"decoder\.up\.(\d+)\.", lambda m: f"decoder.up_blocks.{last - int(m[1])}.", name)
+        name = re.sub(
+            r"decoder\.up\.(\d+)\.", lambda m: f"decoder.up_blocks.{last - int(m[1])}.", name
+        )
         for pattern, replacement in _NAMES:
             name = re.sub(pattern, replacement, name)
         return name
@@ -73,18 +85,28 @@ def diffusers_names(model: KLAutoencoder) -> dict[str, str]:
     return {theirs(name): name for name in model.state_dict()}
 
 
-def diffusers_shape(config: Mapping[str, Any]) -> Shape:
+def diffusers_shape(config: Mapping[str, Any]) -> AutoencoderShape:
     """The shape that a config.json of diffusers describes.
 
     Raises:
         ValueError: if it describes what a `KLAutoencoder` is not.
     """
     ours = {
-        "_class_name": "AutoencoderKL", "in_channels": 3, "out_channels": 3, "norm_num_groups": GROUPS, "act_fn": "silu",
-        "mid_block_add_attention": True, "use_quant_conv": True, "use_post_quant_conv": True, "shift_factor": None,
-        "latents_mean": None, "latents_std": None,
-    }  # fmt: skip
-    other = [f"{key} {config[key]!r}" for key, value in ours.items() if config.get(key, value) != value]
+        "_class_name": "AutoencoderKL",
+        "in_channels": 3,
+        "out_channels": 3,
+        "norm_num_groups": GROUPS,
+        "act_fn": "silu",
+        "mid_block_add_attention": True,
+        "use_quant_conv": True,
+        "use_post_quant_conv": True,
+        "shift_factor": None,
+        "latents_mean": None,
+        "latents_std": None,
+    }
+    other = [
+        f"{key} {config[key]!r}" for key, value in ours.items() if config.get(key, value) != value
+    ]
     if other:
         raise ValueError(f"config.json says {', '.join(other)}, which this autoencoder is not")
     try:
@@ -94,31 +116,42 @@ def diffusers_shape(config: Mapping[str, Any]) -> Shape:
         )
         widths = tuple(int(width) for width in config["block_out_channels"])
         last = len(widths) - 1
-        return Shape(
-            int(config["latent_channels"]), widths, int(config["layers_per_block"]), frozenset(down),
+
+        return AutoencoderShape(
+            int(config["latent_channels"]),
+            widths,
+            int(config["layers_per_block"]),
+            frozenset(down),
             frozenset(last - i for i in up),
-        )  # fmt: skip
+        )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"config.json describes no AutoencoderKL ({type(error).__name__}: {error})") from None
+        raise ValueError(
+            f"config.json describes no AutoencoderKL ({type(error).__name__}: {error})"
+        ) from None
 
 
 def read_kl(path: Path) -> KLAutoencoder:
-    """The autoencoder of a diffusers folder or a released checkpoint, on the CPU, in single precision.
+    """The autoencoder of a diffusers folder or a released checkpoint, on the CPU,
+    in single precision.
 
     Raises:
         ValueError: in one line, if the file is missing, damaged, holds code, or does not fit.
     """
     if path.is_dir():
         return _read_diffusers(path)
+
     content = read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
     for key in ("model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
+
     if not isinstance(content, dict):
         raise ValueError(f"{path}: holds a {type(content).__name__}, no weights by name")
-    state = {k: v for k, v in content.items() if str(k).startswith(_PARTS) and isinstance(v, Tensor)}
+    state = {
+        k: v for k, v in content.items() if str(k).startswith(_PARTS) and isinstance(v, Tensor)
+    }
     try:
-        return _filled(_empty(Shape.of(state)), state)
+        return _filled(_empty(AutoencoderShape.of(state)), state)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -127,25 +160,32 @@ def _read_diffusers(folder: Path) -> KLAutoencoder:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{folder}: has no readable config.json, as a diffusers folder has ({error})") from None
+        raise ValueError(
+            f"{folder}: has no readable config.json, as a diffusers folder has ({error})"
+        ) from None
+
     state = read_safetensors(folder / _DIFFUSERS)
     for former, today in _FORMER.items():
         state = {key.replace(former, today): value for key, value in state.items()}
     try:
         model = _empty(diffusers_shape(config))
-        names, shapes = diffusers_names(model), {key: value.shape for key, value in model.state_dict().items()}
+        names, shapes = (
+            diffusers_names(model),
+            {key: value.shape for key, value in model.state_dict().items()},
+        )
         ours = {names.get(key, key): value for key, value in state.items()}
         # its attention has matrices where ours has 1×1 convolutions
         square = {
             k: v[..., None, None] if k in shapes and v.dim() == 2 and len(shapes[k]) == 4 else v
             for k, v in ours.items()
         }
+
         return _filled(model, square)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from None
 
 
-def _empty(shape: Shape) -> KLAutoencoder:
+def _empty(shape: AutoencoderShape) -> KLAutoencoder:
     """Without values, which would be drawn from the global generator."""
     with torch.device("meta"):
         return KLAutoencoder(shape)
@@ -159,15 +199,19 @@ def _filled(model: KLAutoencoder, state: Mapping[str, Tensor]) -> KLAutoencoder:
     return model
 
 
-def random_kl(shape: Shape) -> KLAutoencoder:
-    """An autoencoder of random weights, always the same, which leaves the global generator as it was."""
+def random_kl(shape: AutoencoderShape) -> KLAutoencoder:
+    """An autoencoder of random weights, always the same, which leaves the global
+    generator as it was.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return KLAutoencoder(shape)
 
 
-def fingerprint(model: KLAutoencoder) -> Tensor:
-    """64 bits of the SHA-256 of names and weights, so that a model is never used with another autoencoder's latents."""
+def weights_fingerprint(model: KLAutoencoder) -> Tensor:
+    """64 bits of the SHA-256 of names and weights, so that a model is never used with another
+    autoencoder's latents.
+    """
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())

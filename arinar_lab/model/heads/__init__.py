@@ -1,4 +1,6 @@
-"""Heads: a module that is called with a context and returns a density. `HEADS` names them for YAML (`inner.kind`)."""
+"""Heads: a module that is called with a context and returns a density. `HEADS` names them for
+YAML (`inner.kind`).
+"""
 
 from __future__ import annotations
 

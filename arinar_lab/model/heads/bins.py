@@ -1,11 +1,14 @@
-"""Discrete heads: a softmax over bins, read as a density, so that it compares with continuous heads.
+"""Discrete heads: a softmax over bins, read as a density, so that it compares
+with continuous heads.
 
-    p(x) = p(bin) / width of the bin                inside the range of the training data
-    p(x) = p(tail) · exp(-distance/s) / s           outside it, s = the mean bin width, unless said otherwise
+    p(x) = p(bin) / width of the bin          inside the range of the training data
+    p(x) = p(tail) · exp(-distance/s) / s     outside it, s = the mean bin width, unless
+                                              said otherwise
 
 Without the two tails a held-out value beyond the training range would have probability zero.
 
-Letters: * batch, E width of the context, F features, S = bins + 2 symbols (tail, bins, tail), M points.
+Letters: * batch, E width of the context, F features, S = bins + 2 symbols (tail,
+bins, tail), M points.
 """
 
 from __future__ import annotations
@@ -16,16 +19,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..density import Density, Resampled, Row, Rows
+from ..density import Density, Density1D, FeaturewiseDensity, Resampled
 from ..inner.head import Head
-from ..layers import Parameters
-from ..noise import Noise
+from ..layers import DensityParameters
+from ..noise import Noise, Stream
 
 _NARROWEST = 1e-4  # the least width of a bin, as a share of the range
 
 
 @dataclass(frozen=True)
-class Histogram(Rows):
+class Histogram(FeaturewiseDensity):
     """Independent histograms with exponential tails.
 
     Arguments:
@@ -53,25 +56,35 @@ class Histogram(Rows):
     def guided(self, null: Density, weight: float, candidates: int = 0) -> Density:
         """In closed form: with common edges the product of two histograms is a histogram.
 
-        At unlikely symbols the null is taken to be at least p · max null / max p (FractalMAR's release). A weight above 1
-        then makes none of them likelier, next to the likeliest symbol of p, than p has it.
+        At unlikely symbols the null is taken to be at least p · max null / max p (FractalMAR's
+        release). A weight above 1 then makes none of them likelier, next to the likeliest symbol
+        of p, than p has it.
         """
         if not isinstance(null, Histogram):
-            raise TypeError(f"the null of a Histogram must be a Histogram, not {type(null).__name__}")
+            raise TypeError(
+                f"the null of a Histogram must be a Histogram, not {type(null).__name__}"
+            )
         if candidates and weight != 1:
             return Resampled(self, null, weight, candidates)
+
         null_mass = null.log_mass
         if self.unlikely is not None:
             peaks = null_mass.amax(-1, keepdim=True) - self.log_mass.amax(-1, keepdim=True)
-            null_mass = torch.where(self.unlikely, torch.maximum(null_mass, self.log_mass + peaks), null_mass)
-        return replace(self, log_mass=(weight * self.log_mass + (1 - weight) * null_mass).log_softmax(-1))
+            null_mass = torch.where(
+                self.unlikely, torch.maximum(null_mass, self.log_mass + peaks), null_mass
+            )
 
-    def row(self, f: int, past: Tensor) -> HistogramRow:
-        return HistogramRow(self.log_mass[..., f, :], self.edges[..., f, :], self.decay)
+        return replace(
+            self, log_mass=(weight * self.log_mass + (1 - weight) * null_mass).log_softmax(-1)
+        )
+
+    def row(self, f: int, past: Tensor) -> Histogram1D:
+        return Histogram1D(self.log_mass[..., f, :], self.edges[..., f, :], self.decay)
 
     def sample(self, noise: Noise) -> Tensor:
         """A symbol by one uniform number, a place in it by another."""
-        which, place = noise.at(0).uniform(self.features), noise.at(1).uniform(self.features)
+        which = noise.at(Stream.CHOICE).uniform(self.features)
+        place = noise.at(Stream.PLACE).uniform(self.features)
         cumulative = self.log_mass.double().softmax(-1).cumsum(-1)
         symbol = (cumulative < which.unsqueeze(-1)).sum(-1).clamp(max=cumulative.shape[-1] - 1)
         edges, last = self.edges.double(), self.edges.shape[-1] - 1
@@ -83,6 +96,7 @@ class Histogram(Rows):
             right + beyond,
             torch.where(symbol > last, left - beyond, torch.lerp(left, right, place)),
         )
+
         return x.to(self.log_mass.dtype)
 
     def draw(self, noise: Noise) -> tuple[Tensor, Tensor]:
@@ -90,7 +104,7 @@ class Histogram(Rows):
 
 
 @dataclass(frozen=True)
-class HistogramRow(Row):
+class Histogram1D(Density1D):
     """One feature of a histogram: log_mass [*, S], edges [*, S - 1]; see `Histogram`."""
 
     log_mass: Tensor
@@ -98,13 +112,19 @@ class HistogramRow(Row):
     decay: float = 1.0
 
     def _tail_scale(self) -> Tensor:
-        return self.decay * (self.edges[..., -1:] - self.edges[..., :1]) / (self.edges.shape[-1] - 1)
+        return (
+            self.decay * (self.edges[..., -1:] - self.edges[..., :1]) / (self.edges.shape[-1] - 1)
+        )
 
     def _place(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The symbol of each point, and the ends of its bin (for a tail: the edge twice)."""
         edges, last = self.edges.to(x.dtype).contiguous(), self.edges.shape[-1] - 1
         symbol = torch.searchsorted(edges, x.contiguous(), right=True)
-        return symbol, edges.gather(-1, (symbol - 1).clamp(0, last)), edges.gather(-1, symbol.clamp(0, last))
+        return (
+            symbol,
+            edges.gather(-1, (symbol - 1).clamp(0, last)),
+            edges.gather(-1, symbol.clamp(0, last)),
+        )
 
     def log_prob(self, x: Tensor) -> Tensor:
         symbol, left, right = self._place(x)
@@ -119,7 +139,10 @@ class HistogramRow(Row):
         below = torch.nn.functional.pad(mass.cumsum(-1), (1, 0)).gather(-1, symbol)
         share = (x - left) / (right - left).clamp(min=torch.finfo(left.dtype).tiny)
         decay = (-(x - left).abs() / self._tail_scale()).exp()
-        share = torch.where(symbol == 0, decay, torch.where(symbol == self.edges.shape[-1], 1 - decay, share))
+        share = torch.where(
+            symbol == 0, decay, torch.where(symbol == self.edges.shape[-1], 1 - decay, share)
+        )
+
         return below + mass.gather(-1, symbol) * share
 
     def knots(self, n: int) -> Tensor:
@@ -127,7 +150,10 @@ class HistogramRow(Row):
         down = self._tail_scale() * torch.linspace(0, 30, n).to(self.edges)
         edges = self.edges.double()  # in double precision, so that the two sides of an edge differ
         gap = 1e-9 * (edges[..., -1:] - edges[..., :1])
-        return torch.cat([edges[..., :1] - gap - down, edges - gap, edges + gap, edges[..., -1:] + gap + down], -1)
+        return torch.cat(
+            [edges[..., :1] - gap - down, edges - gap, edges + gap, edges[..., -1:] + gap + down],
+            -1,
+        )
 
 
 class Discrete(Head):
@@ -135,13 +161,14 @@ class Discrete(Head):
 
     Arguments:
         bins: number of bins, ≥ 2.
-        edges: `uniform` spacing over the range of the training data, or its `quantile`s, for each feature.
+        edges: `uniform` spacing over the range of the training data, or its
+            `quantile`s, for each feature.
 
     Raises:
         ValueError: if bins < 2 or edges is neither of the two.
     """
 
-    can = Head.can | {"filter_threshold"}
+    capabilities = Head.capabilities | {"filter_threshold"}
     edges: Tensor
 
     def __init__(
@@ -160,23 +187,29 @@ class Discrete(Head):
         if edges not in ("uniform", "quantile"):
             raise ValueError(f"edges: {edges!r} is not one of uniform, quantile")
         self.features, self.bins, self.spacing = features, bins, edges
-        self.logits_of = Parameters(context, features * (bins + 2))
+        self.logits_of = DensityParameters(context, features * (bins + 2))
         self.register_buffer("edges", torch.linspace(-1, 1, bins + 1).repeat(groups, features, 1))
 
     def fit(self, x: Tensor) -> None:
-        """Edges of each feature from training data x [n, groups, F], from min to max widened by one mean gap."""
+        """Edges of each feature from training data x [n, groups, F], from min to max
+        widened by one mean gap.
+        """
         values = x.double().sort(0).values.movedim(0, -1)  # [groups, F, n]
         low, high = values[..., :1], values[..., -1:]
         gap = (high - low).clamp(min=1e-6) / values.shape[-1]
         low, high = low - gap, high + gap
         share = torch.linspace(0, 1, self.bins + 1, dtype=torch.float64)
+
         if self.spacing == "uniform":
             edges = low + (high - low) * share
         else:
             edges = torch.quantile(values, share, dim=-1).movedim(0, -1)
             edges[..., :1], edges[..., -1:] = low, high
             steps = edges.diff(dim=-1).clamp(min=_NARROWEST * (high - low))
-            edges = low + (high - low) * torch.nn.functional.pad(steps.cumsum(-1) / steps.sum(-1, keepdim=True), (1, 0))
+            edges = low + (high - low) * torch.nn.functional.pad(
+                steps.cumsum(-1) / steps.sum(-1, keepdim=True), (1, 0)
+            )
+
         self.edges.copy_(edges)
 
     def forward(self, h: Tensor, index: Tensor | int = 0) -> Histogram:

@@ -1,14 +1,18 @@
-"""A number as its floating-point symbols: sign and exponent first, then the mantissa a few bits at a time.
+"""A number as its floating-point symbols: sign and exponent first, then the mantissa
+a few bits at a time.
 
-    x/c  →  s_0 (a tail, or sign and exponent), s_1, s_2, … (mantissa)          c: a power of two, from the data
+    x/c  →  s_0 (a tail, or sign and exponent), s_1, s_2, … (mantissa)    c: a power of two, from
+                                                                          the data
     p(x) = Π_l p(s_l | s_<l, h) / width of the interval that the symbols denote
 
-The first symbol says between which powers of two |x| lies, the least of them bounding one interval around 0 (as subnormal
-numbers do); each later symbol cuts the interval into 2^bits equal parts. Beyond the largest power two exponential tails
-of scale c leave no number impossible. So the density is a histogram of many bins, learned as a tree: it costs as many
-small softmaxes as there are symbols. Guidance and temperature need the histogram itself, all leaves of it.
+The first symbol says between which powers of two |x| lies, the least of them bounding one interval
+around 0 (as subnormal numbers do); each later symbol cuts the interval into 2^bits equal parts.
+Beyond the largest power two exponential tails of scale c leave no number impossible. So the density
+is a histogram of many bins, learned as a tree: it costs as many small softmaxes as there are
+symbols. Guidance and temperature need the histogram itself, all leaves of it.
 
-Letters: * batch, E width of the context, F features, S_0 first symbols, R parts of a cut, W hidden width, M points.
+Letters: * batch, E width of the context, F features, S_0 first symbols, R parts of a cut, W
+hidden width, M points.
 """
 
 from __future__ import annotations
@@ -19,14 +23,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as f
 
-from ..density import Density, Factorised, Resampled, Row
+from ..density import Density, Density1D, Factorised, Resampled
 from ..inner.head import Head
-from ..layers import Parameters, Vectors, at_least
+from ..layers import DensityParameters, LearnedVectors, require_at_least
 from ..noise import Noise
-from .bins import Histogram, HistogramRow
+from .bins import Histogram, Histogram1D
 
 
-class Cut(nn.Module):
+class SymbolLogits(nn.Module):
     """Logits of one mantissa symbol from the context and the symbols before it.
 
     logits = linear(gelu(u + Σ_j v_j[s_j])): u of the context, a learned vector for each symbol.
@@ -34,8 +38,8 @@ class Cut(nn.Module):
 
     def __init__(self, before: list[int], width: int, parts: int) -> None:
         super().__init__()
-        self.symbols = nn.ModuleList(Vectors(n, width) for n in before)
-        self.logits_of = Parameters(width, parts)
+        self.symbols = nn.ModuleList(LearnedVectors(n, width) for n in before)
+        self.logits_of = DensityParameters(width, parts)
 
     def forward(self, u: Tensor, before: Tensor) -> Tensor:
         """u [*, 1, W] and symbols [*, M, l] → normalised log-probabilities [*, M, R]."""
@@ -45,11 +49,12 @@ class Cut(nn.Module):
 
 
 @dataclass(frozen=True)
-class ByteRow(Row):
+class Byte1D(Density1D):
     """The tree of one feature, walked only where it is asked.
 
     Arguments:
-        log_first: normalised log-probabilities of the first symbol (tail, intervals ascending, tail), [*, S_0].
+        log_first: normalised log-probabilities of the first symbol (tail, intervals
+            ascending, tail), [*, S_0].
         hidden: what the cuts read, [*, W].
         edges: of the first symbols' intervals, ascending, [*, S_0 - 1].
         cuts: the l-th gives the l-th mantissa symbol; parts: R.
@@ -67,20 +72,32 @@ class ByteRow(Row):
         return (self.edges.shape[-1] - 1) * self.parts ** len(self.cuts)
 
     def _walk(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of the leaf in which each point lies: log of its mass, mass below it, and how x lies in it (see `_share`)."""
+        """Of the leaf in which each point lies: log of its mass, mass below it, and how x lies
+        in it (see `_share`).
+        """
         edges, last = self.edges.to(x.dtype).contiguous(), self.edges.shape[-1] - 1
         symbol = torch.searchsorted(edges, x.contiguous(), right=True)
         log_mass, below = _pick(self.log_first.unsqueeze(-2), symbol)
         left = edges.gather(-1, (symbol - 1).clamp(0, last))
-        width, tail = edges.gather(-1, symbol.clamp(0, last)) - left, (symbol == 0) | (symbol > last)
+        width, tail = (
+            edges.gather(-1, symbol.clamp(0, last)) - left,
+            (symbol == 0) | (symbol > last),
+        )
         path = (symbol - 1).clamp(0, last - 1).unsqueeze(-1)
+
         for cut in self.cuts:
             width = width / self.parts
-            part = ((x - left) / torch.where(tail, 1.0, width)).floor().clamp(0, self.parts - 1).long()
+            part = (
+                ((x - left) / torch.where(tail, 1.0, width)).floor().clamp(0, self.parts - 1).long()
+            )
             log_part, before = _pick(cut(self.hidden.unsqueeze(-2), path), part)
             below = torch.where(tail, below, below + log_mass.double().exp() * before)
             log_mass = torch.where(tail, log_mass, log_mass + log_part)
-            left, path = torch.where(tail, left, left + part * width), torch.cat([path, part.unsqueeze(-1)], -1)
+            left, path = (
+                torch.where(tail, left, left + part * width),
+                torch.cat([path, part.unsqueeze(-1)], -1),
+            )
+
         return log_mass, below, torch.stack([x - left, torch.where(tail, 0.0, width)])
 
     def _decay(self) -> Tensor:
@@ -89,7 +106,9 @@ class ByteRow(Row):
     def log_prob(self, x: Tensor) -> Tensor:
         log_mass, _, (place, width) = self._walk(x)
         outside = place.abs() / self._decay() + self._decay().log()
-        return log_mass - torch.where(width == 0, outside, torch.where(width == 0, 1.0, width).log())
+        return log_mass - torch.where(
+            width == 0, outside, torch.where(width == 0, 1.0, width).log()
+        )
 
     def cdf(self, x: Tensor) -> Tensor:
         log_mass, below, (place, width) = self._walk(x)
@@ -108,16 +127,21 @@ class ByteRow(Row):
         width = self.edges.gather(-1, symbol.clamp(0, last).unsqueeze(-1)).squeeze(-1) - left
         path, place = (symbol - 1).clamp(0, last - 1)[..., None, None], u[..., -1]
         x = left
+
         for level, cut in enumerate(self.cuts):
             part = _draw(cut(self.hidden.unsqueeze(-2), path).squeeze(-2), u[..., level + 1])
             width, path = width / self.parts, torch.cat([path, part[..., None, None]], -1)
             x = x + part * width
+
         beyond = -decay * place.log()
-        x = torch.where(symbol == 0, left - beyond, torch.where(symbol > last, left + beyond, x + place * width))
+        x = torch.where(
+            symbol == 0, left - beyond, torch.where(symbol > last, left + beyond, x + place * width)
+        )
+
         return x.to(self.log_first.dtype)
 
     def knots(self, n: int) -> Tensor:
-        return HistogramRow(self.log_first, self._leaf_edges(), self.leaves / 2).knots(n)
+        return Histogram1D(self.log_first, self._leaf_edges(), self.leaves / 2).knots(n)
 
     def _leaf_edges(self) -> Tensor:
         share = torch.arange(self.leaves // (self.edges.shape[-1] - 1)).to(self.edges) * (
@@ -135,11 +159,16 @@ class ByteRow(Row):
             log_mass = (log_mass.unsqueeze(-1) + cut(self.hidden.unsqueeze(-2), every)).flatten(-2)
             part = torch.arange(self.parts, device=path.device).repeat(len(path)).unsqueeze(-1)
             path = torch.cat([path.repeat_interleave(self.parts, 0), part], -1)
-        return torch.cat([self.log_first[..., :1], log_mass, self.log_first[..., -1:]], -1), self._leaf_edges()
+
+        return torch.cat(
+            [self.log_first[..., :1], log_mass, self.log_first[..., -1:]], -1
+        ), self._leaf_edges()
 
 
 def _pick(log_p: Tensor, symbol: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probability of a symbol [*, M] under log_p [*, M, n], and the probability of all symbols below it."""
+    """Log-probability of a symbol [*, M] under log_p [*, M, n], and the probability of
+    all symbols below it.
+    """
     log_p = log_p.expand(*symbol.shape, -1)
     below = f.pad(log_p.double().exp().cumsum(-1), (1, 0)).gather(-1, symbol.unsqueeze(-1))
     return log_p.gather(-1, symbol.unsqueeze(-1)).squeeze(-1), below.squeeze(-1)
@@ -153,19 +182,25 @@ def _draw(log_p: Tensor, u: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Leaves(Histogram):
-    """The tree as a histogram of its leaves. Temperature raises the density, not the masses, to the power 1/t²."""
+    """The tree as a histogram of its leaves. Temperature raises the density, not the
+    masses, to the power 1/t².
+    """
 
     def tempered(self, t: float) -> Leaves:
-        tails = self.decay * (self.edges[..., -1:] - self.edges[..., :1]) / (self.edges.shape[-1] - 1)
+        tails = (
+            self.decay * (self.edges[..., -1:] - self.edges[..., :1]) / (self.edges.shape[-1] - 1)
+        )
         log_width = torch.cat([tails, self.edges.diff(), tails], -1).log()
-        return replace(self, log_mass=((self.log_mass - log_width) / t**2 + log_width).log_softmax(-1))
+        return replace(
+            self, log_mass=((self.log_mass - log_width) / t**2 + log_width).log_softmax(-1)
+        )
 
 
 @dataclass(frozen=True)
 class Bytes(Factorised):
     """Independent numbers as symbols; guided and tempered exactly, over all their leaves."""
 
-    every: ByteRow
+    every: Byte1D
 
     def leaves(self) -> Leaves:
         return Leaves(*self.every.table(), self.every.leaves / 2)
@@ -184,16 +219,19 @@ class Bytes(Factorised):
 
 
 class Byte(Head):
-    """A number as the symbols of a small floating-point format: sign and exponent, then mantissa symbols in turn.
+    """A number as the symbols of a small floating-point format: sign and exponent, then
+    mantissa symbols in turn.
 
     Arguments:
-        exponents: number of powers of two told apart, ≥ 1, down from the least power that bounds the training data.
+        exponents: number of powers of two told apart, ≥ 1, down from the least power that
+            bounds the training data.
         symbols: how many mantissa symbols, ≥ 0.
         bits: of each mantissa symbol, ≥ 1: the mantissa has symbols · bits bits.
         width: W, of the network that reads the symbols.
 
-    The tree has (2 · exponents + 1) · 2^(symbols · bits) leaves, all of which guided or tempered sampling computes. Spikes
-    are limited by the width of a leaf, c · 2^(-exponents - symbols · bits) near 0.
+    The tree has (2 · exponents + 1) · 2^(symbols · bits) leaves, all of which guided or tempered
+    sampling computes. Spikes are limited by the width of a leaf,
+    c · 2^(-exponents - symbols · bits) near 0.
 
     Raises:
         ValueError: if a number is too small, or the tree would have more than 2^16 leaves.
@@ -203,28 +241,41 @@ class Byte(Head):
     powers: Tensor
 
     def __init__(
-        self, context: int, features: int, groups: int = 1, /, *, exponents: int = 6, symbols: int = 2, bits: int = 3,
+        self,
+        context: int,
+        features: int,
+        groups: int = 1,
+        /,
+        *,
+        exponents: int = 6,
+        symbols: int = 2,
+        bits: int = 3,
         width: int = 32,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
-        at_least(1, exponents=exponents, bits=bits, width=width)
-        at_least(0, symbols=symbols)
+        require_at_least(1, exponents=exponents, bits=bits, width=width)
+        require_at_least(0, symbols=symbols)
         if (2 * exponents + 1) << (symbols * bits) > 1 << 16:
             raise ValueError(f"bits: {symbols} symbols of {bits} make more than 65536 leaves")
         self.features, self.parts, first = features, 1 << bits, 2 * exponents + 1
-        self.logits_of = Parameters(context, features * (first + 2))
-        self.hidden_of = Parameters(context, features * width)
-        self.cuts = nn.ModuleList(Cut([first] + [self.parts] * j, width, self.parts) for j in range(symbols))
+        self.logits_of = DensityParameters(context, features * (first + 2))
+        self.hidden_of = DensityParameters(context, features * width)
+        self.cuts = nn.ModuleList(
+            SymbolLogits([first] + [self.parts] * j, width, self.parts) for j in range(symbols)
+        )
         powers = 2.0 ** torch.arange(-exponents, 1)
+
         self.register_buffer("powers", torch.cat([-powers.flip(0), powers]), persistent=False)
         self.register_buffer("scale", torch.ones(groups, features, 1))
 
     def fit(self, x: Tensor) -> None:
-        """c of each feature: the least power of two that no training value x [n, groups, F] exceeds."""
+        """c of each feature: the least power of two that no training value
+        x [n, groups, F] exceeds.
+        """
         self.scale.copy_(2 ** x.abs().amax(0).clamp(min=1e-6).log2().ceil().unsqueeze(-1))
 
     def forward(self, h: Tensor, index: Tensor | int = 0) -> Bytes:
         log_first = self.logits_of(h).unflatten(-1, (self.features, -1)).log_softmax(-1)
         hidden = self.hidden_of(h).unflatten(-1, (self.features, -1))
         edges = (self.scale[index] * self.powers).expand(*log_first.shape[:-1], -1)
-        return Bytes(ByteRow(log_first, hidden, edges, self.cuts, self.parts))
+        return Bytes(Byte1D(log_first, hidden, edges, self.cuts, self.parts))

@@ -1,4 +1,5 @@
-"""The network of diffusion, flow and energy heads: an MLP conditioned on z, and on a time, by adaptive LayerNorm.
+"""The network of diffusion, flow and energy heads: an MLP conditioned on z, and on a time,
+by adaptive LayerNorm.
 
     y = time(t) + condition(z)
     h = input(x);   h += gate(y) · mlp(norm(h)·(1 + scale(y)) + shift(y)), for each block
@@ -14,7 +15,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..layers import Linear, ZeroLinear, layer, modulated
+from ..layers import Linear, ZeroLinear, layer, modulate
 
 _FREQUENCIES, _PERIOD = 128, 10_000.0
 
@@ -28,7 +29,9 @@ def embed_time(t: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class ConditionedBlock(nn.Module):
-    """Residual block x += gate · mlp(norm(x)·(1 + scale) + shift); shift, scale and gate are a linear map of SiLU(y)."""
+    """Residual block x += gate · mlp(norm(x)·(1 + scale) + shift); shift, scale and gate are a
+    linear map of SiLU(y).
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -39,24 +42,34 @@ class ConditionedBlock(nn.Module):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """x, y [*, W] → [*, W]."""
         shift, scale, gate = self.adapt(y).chunk(3, -1)
-        return torch.addcmul(x, gate, self.mlp(modulated(self.norm(x), 1 + scale, shift)))
+        return torch.addcmul(x, gate, self.mlp(modulate(self.norm(x), 1 + scale, shift)))
 
 
 class ConditionedMLP(nn.Module):
-    """Residual MLP conditioned on z and, where it is `timed`, on a time (the network of MAR, arXiv 2406.11838).
+    """Residual MLP conditioned on z and, where it is `timed`, on a time (the network of
+    MAR, arXiv 2406.11838).
 
     Arguments:
         context: E; inputs: I; outputs: O; width: W; depth: number of blocks.
         timed: whether it takes a time; a generator does not.
     """
 
-    def __init__(self, context: int, inputs: int, outputs: int, width: int, depth: int, timed: bool = True) -> None:
+    def __init__(
+        self, context: int, inputs: int, outputs: int, width: int, depth: int, timed: bool = True
+    ) -> None:
         super().__init__()
         self.inputs = inputs
-        self.time = nn.Sequential(Linear(2 * _FREQUENCIES, width), nn.SiLU(), Linear(width, width)) if timed else None
+        self.time = (
+            nn.Sequential(Linear(2 * _FREQUENCIES, width), nn.SiLU(), Linear(width, width))
+            if timed
+            else None
+        )
         self.condition, self.input = Linear(context, width), Linear(inputs, width)
         self.blocks = nn.ModuleList(ConditionedBlock(width) for _ in range(depth))
-        self.norm, self.adapt = layer(width, False), nn.Sequential(nn.SiLU(), ZeroLinear(width, 2 * width))
+        self.norm, self.adapt = (
+            layer(width, False),
+            nn.Sequential(nn.SiLU(), ZeroLinear(width, 2 * width)),
+        )
         self.output = ZeroLinear(width, outputs)
 
     def forward(self, x: Tensor, z: Tensor, t: Tensor | None = None) -> Tensor:
@@ -68,4 +81,4 @@ class ConditionedMLP(nn.Module):
         for block in self.blocks:
             h = block(h, y)
         shift, scale = self.adapt(y).chunk(2, -1)
-        return self.output(modulated(self.norm(h), 1 + scale, shift))
+        return self.output(modulate(self.norm(h), 1 + scale, shift))

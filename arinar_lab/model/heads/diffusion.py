@@ -2,11 +2,12 @@
 
     q(x_s | x)         = N(√ᾱ_s x, 1 - ᾱ_s)                            noise is added in S steps
     p(x_{s-1} | x_s)   = N(μ(x_s, ε), σ²),  (ε, v) = network(x_s, z, time_s)
-    log σ²             = ½(1+v) log β_s + ½(1-v) log β̃_s                arXiv 2102.09672, equation 15
-    log p(x)           ≥ -KL(q(x_S|x) ‖ N(0, 1)) - Σ_s KL(q(x_{s-1}|x_s, x) ‖ p(x_{s-1}|x_s)) + log p(x|x_0)
+    log σ²             = ½(1+v) log β_s + ½(1-v) log β̃_s              arXiv 2102.09672, equation 15
+    log p(x)           ≥ -KL(q(x_S|x) ‖ N(0, 1)) - Σ_s KL(q(x_{s-1}|x_s, x) ‖ p(x_{s-1}|x_s))
+                         + log p(x|x_0)
 
-It is trained with 1000 steps, and sampled and evaluated with fewer of them, evenly spaced. x_0 here is the least noisy of
-the S noisy states, as the published code counts.
+It is trained with 1000 steps, and sampled and evaluated with fewer of them, evenly spaced. x_0 here
+is the least noisy of the S noisy states, as the published code counts.
 
 Letters: * batch, E width of the context, F features, S steps, s one of them, R repeats.
 """
@@ -22,26 +23,28 @@ from torch import Tensor
 
 from ..density import Density
 from ..inner.head import Head, Likelihood
-from ..layers import at_least
-from ..noise import Noise
+from ..layers import require_at_least
+from ..noise import Noise, Stream
 from .conditioned import ConditionedMLP
 
 TRAINING_STEPS = 1000
 _LARGEST_BETA, _OFFSET = 0.999, 0.008
 Range = tuple[Tensor, Tensor] | None
 """Least and greatest value of each feature that a network may predict."""
-_HALF_BIN, _EDGE = 1 / 255, 0.999  # the published loss reads the last step as a probability of 8-bit values in [-1, 1]
+# the published loss reads the last step as a probability of 8-bit values in [-1, 1]
+_HALF_BIN, _EDGE = 1 / 255, 0.999
 
 
 @dataclass(frozen=True)
-class Process:
+class DiffusionProcess:
     """The noise of S steps, each table [S, 1].
 
     Arguments:
         time: what the network is told, 0 … 999.
         signal, spread: √ᾱ and √(1 - ᾱ).
         of_x, of_noisy: the mean of q(x_{s-1} | x_s, x) is of_x · x + of_noisy · x_s.
-        low, high: the bounds log β̃ and log β of the log-variance; β̃ of the first step, which is 0, is the second's.
+        low, high: the bounds log β̃ and log β of the log-variance; β̃ of the first step, which
+            is 0, is the second's.
     """
 
     time: Tensor
@@ -53,9 +56,14 @@ class Process:
     high: Tensor
 
     @classmethod
-    def spaced(cls, steps: int, like: Tensor) -> Process:
-        """`steps` of the 1000 of the cosine schedule (arXiv 2102.09672, equation 17), evenly spaced from 0 to 999."""
-        grid = torch.arange(TRAINING_STEPS + 1, dtype=torch.float64, device=like.device) / TRAINING_STEPS
+    def spaced(cls, steps: int, like: Tensor) -> DiffusionProcess:
+        """`steps` of the 1000 of the cosine schedule (arXiv 2102.09672, equation 17), evenly
+        spaced from 0 to 999.
+        """
+        grid = (
+            torch.arange(TRAINING_STEPS + 1, dtype=torch.float64, device=like.device)
+            / TRAINING_STEPS
+        )
         kept = ((grid + _OFFSET) / (1 + _OFFSET) * math.pi / 2).cos() ** 2
         time = torch.tensor(spacing(steps), device=like.device)
         alpha = (1 - (1 - kept[1:] / kept[:-1]).clamp(max=_LARGEST_BETA)).cumprod(0)[time]
@@ -64,9 +72,14 @@ class Process:
         variance = beta * (1 - before) / (1 - alpha)
         variance[0] = variance[1]
         tables = (
-            alpha.sqrt(), (1 - alpha).sqrt(), beta * before.sqrt() / (1 - alpha),
-            (1 - before) * (1 - beta).sqrt() / (1 - alpha), variance.log(), beta.log(),
-        )  # fmt: skip
+            alpha.sqrt(),
+            (1 - alpha).sqrt(),
+            beta * before.sqrt() / (1 - alpha),
+            (1 - before) * (1 - beta).sqrt() / (1 - alpha),
+            variance.log(),
+            beta.log(),
+        )
+
         return cls(time, *(table.unsqueeze(-1).to(like.dtype) for table in tables))
 
     def noisy(self, x: Tensor, s: Tensor | int, noise: Tensor) -> Tensor:
@@ -77,7 +90,9 @@ class Process:
         """The mean of q(x_{s-1} | x_s, x); its log-variance is `low[s]`."""
         return self.of_x[s] * x + self.of_noisy[s] * noisy
 
-    def reverse(self, output: Tensor, noisy: Tensor, s: Tensor | int, within: Range = None) -> tuple[Tensor, Tensor]:
+    def reverse(
+        self, output: Tensor, noisy: Tensor, s: Tensor | int, within: Range = None
+    ) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of p(x_{s-1} | x_s) from the network's output (ε, v) [*, 2F]."""
         noise, share = output.to(noisy.dtype).chunk(2, -1)
         x = (noisy - self.spread[s] * noise) / self.signal[s]
@@ -86,21 +101,25 @@ class Process:
 
 
 def spacing(steps: int) -> list[int]:
-    """The published choice of `steps` of the 1000 training steps: a stride is added up in double precision, and rounded.
+    """The published choice of `steps` of the 1000 training steps: a stride is added up in double
+    precision, and rounded.
 
-    A product i · stride rounds a half otherwise, which moves the middle step of 283 of the odd counts by one.
+    A product i · stride rounds a half otherwise, which moves the middle step of 283 of
+    the odd counts by one.
     """
     stride = (TRAINING_STEPS - 1) / max(steps - 1, 1)
     return [round(place) for place in accumulate(repeat(stride, steps - 1), initial=0.0)]
 
 
 @dataclass(frozen=True)
-class Diffused(Density):
-    """The density that ancestral sampling of a diffusion draws from, and its guided and tempered versions.
+class DiffusionDensity(Density):
+    """The density that ancestral sampling of a diffusion draws from, and its guided
+    and tempered versions.
 
-    Guidance extrapolates the predicted noise, ε∅ + w(ε - ε∅), and keeps the conditional variance; a temperature
-    multiplies the noise of every step but the first draw (both as published). Their `log_prob` is the bound of that process.
-    The last step is a Gaussian in the bound; a sample is its mean, as published (σ is about 0.006 there).
+    Guidance extrapolates the predicted noise, ε∅ + w(ε - ε∅), and keeps the conditional variance; a
+    temperature multiplies the noise of every step but the first draw (both as published). Their
+    `log_prob` is the bound of that process. The last step is a Gaussian in the bound; a sample is
+    its mean, as published (σ is about 0.006 there).
 
     Arguments:
         network: (x [*, F], z [*, E], time [*]) → (ε, v) [*, 2F].
@@ -118,17 +137,19 @@ class Diffused(Density):
     weight: float = 1.0
     temperature: float = 1.0
 
-    def tempered(self, t: float) -> Diffused:
+    def tempered(self, t: float) -> DiffusionDensity:
         return replace(self, temperature=self.temperature * t)
 
-    def guided(self, null: Density, weight: float, candidates: int = 0) -> Diffused:
-        if not isinstance(null, Diffused) or self.null is not None:
+    def guided(self, null: Density, weight: float, candidates: int = 0) -> DiffusionDensity:
+        if not isinstance(null, DiffusionDensity) or self.null is not None:
             raise TypeError("a diffusion is guided once, by a diffusion")
         if candidates:
-            raise ValueError("candidates: a diffusion cannot be guided by drawing candidates; use 0")
+            raise ValueError(
+                "candidates: a diffusion cannot be guided by drawing candidates; use 0"
+            )
         return self if weight == 1 else replace(self, null=null.z, weight=weight)
 
-    def _reverse(self, process: Process, noisy: Tensor, s: int) -> tuple[Tensor, Tensor]:
+    def _reverse(self, process: DiffusionProcess, noisy: Tensor, s: int) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of p(x_{s-1} | x_s), guided and tempered."""
         output = self.network(noisy, self.z, process.time[s])
         if self.null is not None:
@@ -139,49 +160,75 @@ class Diffused(Density):
         return mean, log_var + 2 * math.log(self.temperature)
 
     def log_prob(self, x: Tensor, noise: Noise | None = None) -> Tensor:
-        """An unbiased estimate of the variational bound in nats, one draw of noise a step: [*, F] → [*]."""
+        """An unbiased estimate of the variational bound in nats, one draw of noise
+        a step: [*, F] → [*].
+        """
         if noise is None:
-            raise ValueError("noise: the variational bound is an expectation over noise, and none was given")
-        process = Process.spaced(self.steps, x)
+            raise ValueError(
+                "noise: the variational bound is an expectation over noise, and none was given"
+            )
+
+        process = DiffusionProcess.spaced(self.steps, x)
         last_mean, last_var = process.signal[-1] * x, process.spread[-1] ** 2
-        total = -normal_kl(last_mean, last_var.log(), torch.zeros_like(x), torch.zeros_like(x)).sum(-1)
+        total = -normal_kl(last_mean, last_var.log(), torch.zeros_like(x), torch.zeros_like(x)).sum(
+            -1
+        )
+
         for s in range(self.steps):
             noisy = process.noisy(x, s, noise.at(s).normal(x.shape[-1], x.dtype))
             mean, log_var = self._reverse(process, noisy, s)
             true = process.posterior(x, noisy, s)
-            term = -normal_kl(true, process.low[s], mean, log_var) if s > 0 else log_normal(x, mean, log_var)
+            term = (
+                -normal_kl(true, process.low[s], mean, log_var)
+                if s > 0
+                else log_normal(x, mean, log_var)
+            )
             total = total + term.sum(-1)
+
         return total
 
     def loss(self, x: Tensor, noise: Noise) -> Tensor:
-        """Mean of squared error and variational term, each a mean over features, over R draws of step and noise."""
+        """Mean of squared error and variational term, each a mean over features, over R
+        draws of step and noise.
+        """
         repeats = torch.arange(self.repeats, device=x.device)[(None,) * noise.key.dim()]
         noise = noise.at(repeats)
-        step = (noise.at(0).uniform(1).squeeze(-1) * TRAINING_STEPS).long()
-        error, variational = self.terms(x.unsqueeze(-2), step, noise.at(1).normal(x.shape[-1], x.dtype))
+        step = (noise.at(Stream.TIME).uniform(1).squeeze(-1) * TRAINING_STEPS).long()
+        drawn = noise.at(Stream.START).normal(x.shape[-1], x.dtype)
+        error, variational = self.terms(x.unsqueeze(-2), step, drawn)
         return (error + variational).mean(-1)
 
     def terms(self, x: Tensor, step: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
-        """Squared error of ε, and the variational term in bits with ε detached, as published: x [*, 1, F] → two [*, R].
+        """Squared error of ε, and the variational term in bits with ε detached, as published:
+        x [*, 1, F] → two [*, R].
 
-        The variational term trains the variance alone. It is the probability of an 8-bit value at the last step, a KL at
-        all others, and weighs as much as it is.
+        The variational term trains the variance alone. It is the probability of an 8-bit value at
+        the last step, a KL at all others, and weighs as much as it is.
         """
-        process = Process.spaced(TRAINING_STEPS, x)
+        process = DiffusionProcess.spaced(TRAINING_STEPS, x)
         noisy = process.noisy(x, step, drawn)
         output = self.network(noisy, self.z.unsqueeze(-2), process.time[step])
         predicted, share = output.chunk(2, -1)
-        within = None if self.within is None else (self.within[0].unsqueeze(-2), self.within[1].unsqueeze(-2))
-        mean, log_var = process.reverse(torch.cat([predicted.detach(), share], -1), noisy, step, within)
+        within = (
+            None
+            if self.within is None
+            else (self.within[0].unsqueeze(-2), self.within[1].unsqueeze(-2))
+        )
+        mean, log_var = process.reverse(
+            torch.cat([predicted.detach(), share], -1), noisy, step, within
+        )
         kl = normal_kl(process.posterior(x, noisy, step), process.low[step], mean, log_var).mean(-1)
         last = -log_binned(x, mean, log_var / 2).mean(-1)
+
         return (drawn - predicted).square().mean(-1), torch.where(step == 0, last, kl) / math.log(2)
 
     def sample(self, noise: Noise) -> Tensor:
-        """Ancestral: the first draw is `noise.at(0)`, the i-th step's `noise.at(i)`; the last step is its mean."""
+        """Ancestral: the first draw is the start, the i-th step's is `noise.at(i)`; the
+        last step is its mean.
+        """
         features = self.network.inputs
-        x = noise.at(0).normal(features, self.z.dtype)
-        process = Process.spaced(self.steps, x)
+        x = noise.at(Stream.FIRST_DRAW).normal(features, self.z.dtype)
+        process = DiffusionProcess.spaced(self.steps, x)
         for s in reversed(range(self.steps)):
             mean, log_var = self._reverse(process, x, s)
             drawn = noise.at(self.steps - s).normal(features, x.dtype)
@@ -201,7 +248,9 @@ def log_normal(x: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
 
 
 def log_binned(x: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
-    """Log-probability of the 8-bit value of x in [-1, 1] under a Gaussian, whose CDF is approximated as published."""
+    """Log-probability of the 8-bit value of x in [-1, 1] under a Gaussian, whose CDF is
+    approximated as published.
+    """
 
     def cdf(value: Tensor) -> Tensor:
         return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (value + 0.044715 * value**3)))
@@ -212,31 +261,41 @@ def log_binned(x: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
 
 
 class Diffusion(Head):
-    """Diffusion conditioned on z (MAR, arXiv 2406.11838, equation 1), with learned variance (arXiv 2102.09672).
+    """Diffusion conditioned on z (MAR, arXiv 2406.11838, equation 1), with learned
+    variance (arXiv 2102.09672).
 
     Arguments:
         width, depth: of the network.
         sampling_steps: S, of sampling and of the bound, 2 … 1000.
         repeats: R ≥ 1, draws of step and noise a token in training.
-        clip: whether the x that a predicted noise stands for is held within the range of the training data, widened by
-            half on each side. The first of 100 steps divides the error of ε by √ᾱ = 5e-5; only long training, as
-            published (without clip), makes it small enough.
+        clip: whether the x that a predicted noise stands for is held within the range of the
+            training data, widened by half on each side. The first of 100 steps divides the error of
+            ε by √ᾱ = 5e-5; only long training, as published (without clip), makes it small enough.
 
     Raises:
         ValueError: if a number is outside its range.
     """
 
     likelihood: Likelihood = "bound"
-    can = frozenset({"log_prob", "temper", "guide"})
+    capabilities = frozenset({"log_prob", "temper", "guide"})
     low: Tensor
     high: Tensor
 
     def __init__(
-        self, context: int, features: int, groups: int = 1, /, *, width: int = 64, depth: int = 3,
-        sampling_steps: int = 100, repeats: int = 4, clip: bool = True,
-    ) -> None:  # fmt: skip
+        self,
+        context: int,
+        features: int,
+        groups: int = 1,
+        /,
+        *,
+        width: int = 64,
+        depth: int = 3,
+        sampling_steps: int = 100,
+        repeats: int = 4,
+        clip: bool = True,
+    ) -> None:
         super().__init__()
-        at_least(1, width=width, depth=depth, repeats=repeats)
+        require_at_least(1, width=width, depth=depth, repeats=repeats)
         if not 2 <= sampling_steps <= TRAINING_STEPS:
             raise ValueError(f"sampling_steps: {sampling_steps} is outside 2 … {TRAINING_STEPS}")
         self.steps, self.repeats, self.clip = sampling_steps, repeats, clip
@@ -253,9 +312,9 @@ class Diffusion(Head):
             self.high.copy_(high + (high - low) / 2)
 
     @property
-    def measures(self) -> bool:
+    def needs_fit(self) -> bool:
         return self.clip
 
-    def forward(self, h: Tensor, index: Tensor | int = 0) -> Diffused:
+    def forward(self, h: Tensor, index: Tensor | int = 0) -> DiffusionDensity:
         within = (self.low[index], self.high[index]) if self.clip else None
-        return Diffused(self.network, h, self.steps, self.repeats, within)
+        return DiffusionDensity(self.network, h, self.steps, self.repeats, within)

@@ -1,11 +1,14 @@
 """A noise-driven generator of a whole token, trained with the energy score (arXiv 2505.07812).
 
-    x = g(ε, z),  ε ~ N(0, 1)                                      one pass of the network draws a token
-    loss = E|g(ε) - x|^β - ½ E|g(ε) - g(ε')|^β,  0 < β < 2         strictly proper: least where g draws from p(x | z)
+    x = g(ε, z),  ε ~ N(0, 1)                                 one pass of the network draws a token
+    loss = E|g(ε) - x|^β - ½ E|g(ε) - g(ε')|^β,  0 < β < 2    strictly proper: least where
+                                                              g draws from p(x | z)
 
-The second term keeps the draws apart; without it they would all be the median of x. There is no density to evaluate.
+The second term keeps the draws apart; without it they would all be the median of x. There is no
+density to evaluate.
 
-Letters: * batch, E width of the context, F features, I numbers of noise a token, R draws a token in training.
+Letters: * batch, E width of the context, F features, I numbers of noise a token, R draws
+a token in training.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from torch import Tensor
 
 from ..density import Density
 from ..inner.head import Head, Likelihood
-from ..layers import at_least
+from ..layers import require_at_least
 from ..noise import Noise
 from .conditioned import ConditionedMLP
 
@@ -25,8 +28,9 @@ _TINY = 1e-12  # least squared distance: the power β/2 has no gradient at 0
 
 
 @dataclass(frozen=True)
-class Generated(Density):
-    """What a generator draws: no density, but a sample is a function of its noise, and can be guided and tempered.
+class GeneratorDensity(Density):
+    """What a generator draws: no density, but a sample is a function of its noise, and can be
+    guided and tempered.
 
     Guidance extrapolates the context, z∅ + w(z - z∅); a temperature multiplies ε.
 
@@ -42,24 +46,32 @@ class Generated(Density):
     draws: int
     temperature: float = 1.0
 
-    def tempered(self, t: float) -> Generated:
+    def tempered(self, t: float) -> GeneratorDensity:
         return replace(self, temperature=self.temperature * t)
 
-    def guided(self, null: Density, weight: float, candidates: int = 0) -> Generated:
-        if not isinstance(null, Generated):
-            raise TypeError(f"the null of a generator must be a generator, not {type(null).__name__}")
+    def guided(self, null: Density, weight: float, candidates: int = 0) -> GeneratorDensity:
+        if not isinstance(null, GeneratorDensity):
+            raise TypeError(
+                f"the null of a generator must be a generator, not {type(null).__name__}"
+            )
         if candidates:
-            raise ValueError("candidates: a generator cannot be guided by drawing candidates; use 0")
+            raise ValueError(
+                "candidates: a generator cannot be guided by drawing candidates; use 0"
+            )
+
         return self if weight == 1 else replace(self, z=torch.lerp(null.z, self.z, weight))
 
     def log_prob(self, x: Tensor, noise: Noise | None = None) -> Tensor:
-        raise NotImplementedError("a generator trained with the energy score has no likelihood; compare its samples")
+        raise NotImplementedError(
+            "a generator trained with the energy score has no likelihood; compare its samples"
+        )
 
     def loss(self, x: Tensor, noise: Noise) -> Tensor:
         """Unbiased estimate of the energy score by R draws: [*, F] → [*]."""
         noise = noise.at(torch.arange(self.draws, device=x.device)[(None,) * noise.key.dim()])
         drawn = self.network(noise.normal(self.network.inputs, self.z.dtype), self.z.unsqueeze(-2))
-        drawn = drawn.to(x.dtype)  # [*, R, F], and out of half precision before small distances are taken
+        # [*, R, F], and out of half precision before small distances are taken
+        drawn = drawn.to(x.dtype)
         to_x = self._distance(drawn, x.unsqueeze(-2)).mean(-1)
         i, j = torch.triu_indices(self.draws, self.draws, 1, device=x.device)
         return to_x - 0.5 * self._distance(drawn[..., i, :], drawn[..., j, :]).mean(-1)
@@ -69,7 +81,9 @@ class Generated(Density):
         return (a - b).square().sum(-1).clamp(min=_TINY) ** (self.beta / 2)
 
     def sample(self, noise: Noise) -> Tensor:
-        return self.network(self.temperature * noise.normal(self.network.inputs, self.z.dtype), self.z)
+        return self.network(
+            self.temperature * noise.normal(self.network.inputs, self.z.dtype), self.z
+        )
 
 
 class Energy(Head):
@@ -86,19 +100,31 @@ class Energy(Head):
     """
 
     likelihood: Likelihood = "none"
-    can = frozenset({"temper", "guide"})
+    capabilities = frozenset({"temper", "guide"})
 
     def __init__(
-        self, context: int, features: int, groups: int = 1, /, *, width: int = 64, depth: int = 3, noise: int = 64,
-        beta: float = 1.0, draws: int = 2,
-    ) -> None:  # fmt: skip
+        self,
+        context: int,
+        features: int,
+        groups: int = 1,
+        /,
+        *,
+        width: int = 64,
+        depth: int = 3,
+        noise: int = 64,
+        beta: float = 1.0,
+        draws: int = 2,
+    ) -> None:
         super().__init__()
-        at_least(1, width=width, depth=depth, noise=noise)
-        at_least(2, draws=draws)
+        require_at_least(1, width=width, depth=depth, noise=noise)
+        require_at_least(2, draws=draws)
         if not 0 < beta < 2:
-            raise ValueError(f"beta: {beta} is outside (0, 2), where the energy score is strictly proper")
+            raise ValueError(
+                f"beta: {beta} is outside (0, 2), where the energy score is strictly proper"
+            )
+
         self.beta, self.draws = beta, draws
         self.network = ConditionedMLP(context, noise, features, width, depth, timed=False)
 
-    def forward(self, h: Tensor, index: Tensor | int = 0) -> Generated:
-        return Generated(self.network, h, self.beta, self.draws)
+    def forward(self, h: Tensor, index: Tensor | int = 0) -> GeneratorDensity:
+        return GeneratorDensity(self.network, h, self.beta, self.draws)

@@ -2,8 +2,8 @@
 
     u = (x - shift)/scale,  y = f(u)          p(x) = N(y; 0, 1) · f'(u)/scale,   P(X ≤ x) = Φ(y)
 
-On [-B, B] f is a ratio of quadratics in each of S bins; outside it is the identity, so that the tails are Gaussian. Its
-inverse is the root of a quadratic: density, CDF and sample are exact.
+On [-B, B] f is a ratio of quadratics in each of S bins; outside it is the identity, so that the
+tails are Gaussian. Its inverse is the root of a quadratic: density, CDF and sample are exact.
 
 Letters: * batch, E width of the context, F features, S bins, B the bound, M points.
 """
@@ -17,15 +17,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as f
 
-from ..density import REACH, Factorised, Row, normal_knots
+from ..density import REACH, Density1D, Factorised, normal_knots
 from ..inner.head import Head
-from ..layers import Parameters, at_least
+from ..layers import DensityParameters, require_at_least
 from ..noise import Noise
-from .shapes import NORMAL, bounded, check_bounds, log_interval
+from .shapes import NORMAL, bounded_log_var, check_bounds, log_interval
 
 
 @dataclass(frozen=True)
-class SplineRow(Row):
+class Spline1D(Density1D):
     """A spline flow of one feature.
 
     Arguments:
@@ -43,19 +43,28 @@ class SplineRow(Row):
     log_base: Tensor
 
     def _bin(self, knots: Tensor, at: Tensor) -> tuple[Tensor, ...]:
-        """Of the bin in which `at` [*, M] lies among the knots: its u, width, y, height, and its slopes at both ends."""
+        """Of the bin in which `at` [*, M] lies among the knots: its u, width, y, height, and its
+        slopes at both ends.
+        """
         last = self.u.shape[-1] - 2
-        i = (torch.searchsorted(knots.detach().to(at.dtype).contiguous(), at.detach().contiguous()) - 1).clamp(0, last)
+        i = (
+            torch.searchsorted(knots.detach().to(at.dtype).contiguous(), at.detach().contiguous())
+            - 1
+        ).clamp(0, last)
         values = [
-            v.to(at.dtype) for v in (self.u, self.u.diff(), self.y, self.y.diff(), self.slope, self.slope[..., 1:])
+            v.to(at.dtype)
+            for v in (self.u, self.u.diff(), self.y, self.y.diff(), self.slope, self.slope[..., 1:])
         ]
+
         return tuple(v.gather(-1, i) for v in values)
 
     def _outside(self, u: Tensor) -> Tensor:
         return (u <= self.u[..., :1]) | (u >= self.u[..., -1:])
 
     def forth(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """y = f(u) and log dy/dx (equations 4 and 5), two tensors [*, M]; y in deviations of the base."""
+        """y = f(u) and log dy/dx (equations 4 and 5), two tensors [*, M]; y in
+        deviations of the base.
+        """
         at = (x - self.shift) * (-self.log_scale).exp()
         u, width, y, height, left, right = self._bin(self.u, at)
         t, mean = ((at - u) / width).clamp(0, 1), height / width
@@ -65,6 +74,7 @@ class SplineRow(Row):
         log_slope = 2 * mean.log() + top.log() - 2 * below.log()
         outside = self._outside(at)
         value = torch.where(outside, at, inside) * (-self.log_base).exp()
+
         return value, torch.where(outside, 0.0, log_slope) - self.log_scale - self.log_base
 
     def back(self, y: Tensor) -> Tensor:
@@ -85,16 +95,20 @@ class SplineRow(Row):
         return torch.special.ndtr(self.forth(x)[0])
 
     def log_interval(self, low: Tensor, high: Tensor) -> Tensor:
-        return log_interval(NORMAL.log_cdf, self.forth(low.double())[0], self.forth(high.double())[0])
+        return log_interval(
+            NORMAL.log_cdf, self.forth(low.double())[0], self.forth(high.double())[0]
+        )
 
-    def tempered(self, t: float) -> SplineRow:
+    def tempered(self, t: float) -> Spline1D:
         return replace(self, log_base=self.log_base + math.log(t))
 
     def sample(self, noise: Noise) -> Tensor:
         return self.back(noise.normal(1, self.shift.dtype)).squeeze(-1)
 
     def knots(self, n: int) -> Tensor:
-        """The images of a normal's knots, and each bin cut into equal parts: density can bend at their ends."""
+        """The images of a normal's knots, and each bin cut into equal parts: density
+        can bend at their ends.
+        """
         normal = self.back(normal_knots(n).to(self.shift).expand(*self.shift.shape[:-1], -1))
         parts = torch.linspace(0, 1, 4 + n // 8).to(self.u)
         bins = (self.u[..., :-1, None] + self.u.diff().unsqueeze(-1) * parts).flatten(-2)
@@ -110,36 +124,52 @@ class SplineRow(Row):
 
 
 class Spline(Head):
-    """Rational-quadratic spline flow of a standard normal on each feature (arXiv 1906.04032, section 3).
+    """Rational-quadratic spline flow of a standard normal on each feature
+    (arXiv 1906.04032, section 3).
 
-    A temperature t draws the base from N(0, t²): where the spline is straight every deviation is multiplied by t, and a
-    curved one is followed, so that no sample leaves the places where the density is.
+    A temperature t draws the base from N(0, t²): where the spline is straight every deviation
+    is multiplied by t, and a curved one is followed, so that no sample leaves the places
+    where the density is.
 
     Arguments:
         bins: S ≥ 1.
         bound: B > 0, in deviations about the centre.
         min_std, max_std: bounds of `scale`, the deviation of the tails; see `GMM`.
-        min_bin: least width and height of a bin as a share of 2B; slopes at the knots lie in (min_bin, 1/min_bin). With
-            min_std it limits how narrow a spike can be, to about min_bin · scale.
+        min_bin: least width and height of a bin as a share of 2B; slopes at the knots lie
+            in (min_bin, 1/min_bin). With min_std it limits how narrow a spike can be, to
+            about min_bin · scale.
 
     Raises:
-        ValueError: if S < 1, B ≤ 0, min_bin ≤ 0 or min_bin · S ≥ 1, min_std < 0 or max_std ≤ min_std.
+        ValueError: if S < 1, B ≤ 0, min_bin ≤ 0 or min_bin · S ≥ 1, min_std < 0
+            or max_std ≤ min_std.
     """
 
     def __init__(
-        self, context: int, features: int, groups: int = 1, /, *, bins: int = 8, bound: float = 4.0,
-        min_std: float = 1e-3, max_std: float | None = None, min_bin: float = 1e-2,
-    ) -> None:  # fmt: skip
+        self,
+        context: int,
+        features: int,
+        groups: int = 1,
+        /,
+        *,
+        bins: int = 8,
+        bound: float = 4.0,
+        min_std: float = 1e-3,
+        max_std: float | None = None,
+        min_bin: float = 1e-2,
+    ) -> None:
         super().__init__()
-        at_least(1, bins=bins)
+        require_at_least(1, bins=bins)
         check_bounds("std", min_std, max_std)
         if not bound > 0:
             raise ValueError(f"bound: {bound} is not above 0")
         if not 0 < min_bin < 1 / bins:
-            raise ValueError(f"min_bin: {min_bin} is outside (0, 1/bins); the least shares would fill the whole")
+            raise ValueError(
+                f"min_bin: {min_bin} is outside (0, 1/bins); the least shares would fill the whole"
+            )
+
         self.bins, self.bound, self.bounds, self.min_bin = bins, bound, (min_std, max_std), min_bin
         self.features, self.sizes = features, [1, 1, bins, bins, bins - 1]
-        self.parameters_of = Parameters(context, features * sum(self.sizes))
+        self.parameters_of = DensityParameters(context, features * sum(self.sizes))
 
     def _ends(self, logits: Tensor) -> Tensor:
         """Knots from -B to B, from the logits of their distances, [*, S] → [*, S + 1]."""
@@ -152,8 +182,15 @@ class Spline(Head):
         shift, log_var, widths, heights, slopes = each.split(self.sizes, -1)
         steepest = -math.log(self.min_bin)
         slope = (steepest * torch.tanh(slopes / steepest)).exp()  # 1 where nothing is learned
-        log_scale = bounded(log_var, *self.bounds) / 2
+        log_scale = bounded_log_var(log_var, *self.bounds) / 2
+
         return Factorised(
-            SplineRow(shift, log_scale, self._ends(widths), self._ends(heights), f.pad(slope, (1, 1), value=1.0),
-                      torch.zeros_like(shift))
-        )  # fmt: skip
+            Spline1D(
+                shift,
+                log_scale,
+                self._ends(widths),
+                self._ends(heights),
+                f.pad(slope, (1, 1), value=1.0),
+                torch.zeros_like(shift),
+            )
+        )

@@ -1,4 +1,6 @@
-"""Densities that a model gives for contexts, guided and tempered part by part: what `Chain` and `Walk` have in common."""
+"""Densities that a model gives for contexts, guided and tempered part by part: what `Chain` and
+`NestedDensity` have in common.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +13,13 @@ from torch import Tensor
 from ..density import Density
 from .head import Head
 
-M = TypeVar("M", bound=Head)
+_Model = TypeVar("_Model", bound=Head)
 
 
 @dataclass(frozen=True)
-class Conditional(Density, Generic[M]):
-    """A model's density at contexts z, and its guided, tempered and refined versions: those of every part are.
+class Conditional(Density, Generic[_Model]):
+    """A model's density at contexts z, and its guided, tempered and refined versions:
+    those of every part are.
 
     One call serves condition and null together.
 
@@ -30,7 +33,7 @@ class Conditional(Density, Generic[M]):
         threshold: what the parts are `filtered` by, or None.
     """
 
-    model: M
+    model: _Model
     z: Tensor
     index: Tensor | int = 0
     null: Tensor | None = None
@@ -50,9 +53,18 @@ class Conditional(Density, Generic[M]):
         return replace(self, temperature=self.temperature * t)
 
     def guided(self, null: Density, weight: float, candidates: int = 0) -> Self:
-        if not isinstance(null, type(self)) or null.model is not self.model or self.null is not None:
+        if (
+            not isinstance(null, type(self))
+            or null.model is not self.model
+            or self.null is not None
+        ):
             raise TypeError(f"a {type(self).__name__} is guided once, by one of the same model")
-        return self if weight == 1 else replace(self, null=null.z, weight=weight, candidates=candidates)
+
+        return (
+            self
+            if weight == 1
+            else replace(self, null=null.z, weight=weight, candidates=candidates)
+        )
 
     def _contexts(self) -> Tensor:
         """z, and the null's below it: [M, E] or [2M, E]."""

@@ -1,12 +1,15 @@
 """The inner autoregressive model: p(token | z) = Π_g p(group g | groups before it, z).
 
-    x [*, D] ─order, group→ [*, G, F] ─trunk(shifted, z)→ h [*, G, W] ─head(h, index)→ density over F ─Σ_g→ [*]
+    x [*, D] ─order, group→ [*, G, F] ─trunk(shifted, z)→ h [*, G, W]
+             ─head(h, index)→ density over F ─Σ_g→ [*]
 
-`FeatureAR` is itself a head over D features, built from a head over F features; its density is a `Chain`. The features
-come in the order of their index, or of what training data say: by variance, or turned to their principal axes,
-x R with R orthogonal, which leaves the density as it is (|det R| = 1).
+`FeatureAR` is itself a head over D features, built from a head over F features; its density is a
+`Chain`. The features come in the order of their index, or of what training data say: by
+variance, or turned to their principal axes, x R with R orthogonal, which leaves the density as
+it is (|det R| = 1).
 
-Letters: * batch (M when flat), D features, G groups, F = D/G features a group, E width of z, W width of the trunk.
+Letters: * batch (M when flat), D features, G groups, F = D/G features a group, E width of z,
+W width of the trunk.
 """
 
 from __future__ import annotations
@@ -18,10 +21,10 @@ import torch
 from torch import Tensor
 
 from ..density import Density
-from ..layers import BlockOptions, at_least, turned
+from ..layers import BlockOptions, project_on_axes, require_at_least
 from ..noise import Noise
 from .conditional import Conditional
-from .head import Head, HeadMaker
+from .head import Head, HeadFactory
 from .trunks import TRUNKS, refuse_options
 
 
@@ -33,13 +36,15 @@ class FeatureAR(Head):
         trunk: `transformer`, `recurrent` or `masked_mlp`, see `trunks.py`.
         width, depth: of the trunk; heads: of a transformer, others have none.
         group: F, must divide D.
-        order: in which order the features come: `identity`, `reversed`, or as measured on the training data: `variance`,
-            descending, or `principal`, along the principal axes, the widest first. A box of features is none along other
-            axes, so `principal` has no likelihood at a resolution.
+        order: in which order the features come: `identity`, `reversed`, or as measured on the
+            training data: `variance`, descending, or `principal`, along the principal axes, the
+            widest first. A box of features is none along other axes, so `principal` has no
+            likelihood at a resolution.
         block: of the transformer's blocks, see `Block`; other trunks read the norm alone.
 
     Raises:
-        ValueError: if depth < 1, group does not divide D, heads does not divide width, or the trunk lacks an option.
+        ValueError: if depth < 1, group does not divide D, heads does not divide width, or the
+            trunk lacks an option.
     """
 
     order_index: Tensor
@@ -52,7 +57,7 @@ class FeatureAR(Head):
         groups: int = 1,
         /,
         *,
-        head: HeadMaker,
+        head: HeadFactory,
         trunk: Literal["transformer", "recurrent", "masked_mlp"] = "transformer",
         width: int = 64,
         depth: int = 1,
@@ -62,23 +67,34 @@ class FeatureAR(Head):
         **block: Unpack[BlockOptions],
     ) -> None:
         super().__init__()
-        at_least(1, width=width, depth=depth)
+        require_at_least(1, width=width, depth=depth)
         if group < 1 or features % group:
             choices = ", ".join(str(n) for n in range(1, features + 1) if features % n == 0)
             raise ValueError(
-                f"group: {group} does not divide the {features} features of a token; choose one of {choices}"
+                f"group: {group} does not divide the {features} features of a token; choose one "
+                f"of {choices}"
             )
-        self.features, self.group, self.groups, self.order = features, group, features // group, order
+        self.features, self.group, self.groups, self.order = (
+            features,
+            group,
+            features // group,
+            order,
+        )
         if trunk != "transformer":
             refuse_options(trunk, block)
         self.trunk = TRUNKS[trunk](context, group, self.groups, width, depth, heads, block)
         self.head = head(width, group, groups * self.groups)
-        self.likelihood, self.can = self.head.likelihood, self.head.can | {"together"}
+        self.likelihood, self.capabilities = (
+            self.head.likelihood,
+            self.head.capabilities | {"together"},
+        )
         index = torch.arange(features)
-        self.register_buffer("order_index", (index.flip(0) if order == "reversed" else index).repeat(groups, 1))
+        self.register_buffer(
+            "order_index", (index.flip(0) if order == "reversed" else index).repeat(groups, 1)
+        )
 
         if order == "principal":
-            self.can = self.can - {"pit"}
+            self.capabilities = self.capabilities - {"pit"}
             self.register_buffer("rotation", torch.eye(features).repeat(groups, 1, 1))
 
     def forward(self, h: Tensor, index: Tensor | int = 0) -> Chain:
@@ -94,28 +110,35 @@ class FeatureAR(Head):
         self.head.fit(ordered.flatten(1, 2))
 
     @property
-    def measures(self) -> bool:
-        return self.order in ("variance", "principal") or self.head.measures
+    def needs_fit(self) -> bool:
+        return self.order in ("variance", "principal") or self.head.needs_fit
 
     def arranged(self, x: Tensor, index: Tensor | int) -> Tensor:
         """Features in the model's order, or along its axes, and grouped: [*, D] → [*, G, F]."""
         shape = self.groups, self.group
         if self.order == "principal":
-            return turned(x, self.rotation[index]).unflatten(-1, shape)
+            return project_on_axes(x, self.rotation[index]).unflatten(-1, shape)
         return x.gather(-1, self.order_index[index].expand_as(x)).unflatten(-1, shape)
 
     def restored(self, x: Tensor, index: Tensor | int) -> Tensor:
         """The inverse of `arranged`: [*, G, F] → [*, D]."""
         x = x.flatten(-2)
-        return turned(x, self.rotation[index].mT) if self.order == "principal" else self.unordered(x, index)
+        return (
+            project_on_axes(x, self.rotation[index].mT)
+            if self.order == "principal"
+            else self.unordered(x, index)
+        )
 
     def unordered(self, x: Tensor, index: Tensor | int) -> Tensor:
-        """Numbers of each feature (or axis) in the model's order, at their own places: [*, D] → [*, D]."""
+        """Numbers of each feature (or axis) in the model's order, at their own
+        places: [*, D] → [*, D].
+        """
         return torch.empty_like(x).scatter(-1, self.order_index[index].expand_as(x), x)
 
 
 def principal_axes(x: Tensor) -> Tensor:
-    """R [groups, D, D] of data x [n, groups, D]: the principal axes as columns, orthonormal, widest first.
+    """R [groups, D, D] of data x [n, groups, D]: the principal axes as columns,
+    orthonormal, widest first.
 
     An axis has two directions; the one is taken in which its largest number is positive.
     """
@@ -127,51 +150,54 @@ def principal_axes(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Chain(Conditional[FeatureAR]):
-    """The density of a FeatureAR: block after block, each guided and tempered given the groups drawn before it.
+    """The density of a FeatureAR: block after block, each guided and tempered given the
+    groups drawn before it.
 
     Arguments:
-        together: groups that are drawn at a time, each told zeros in place of those it is drawn with. Likelihood knows
-            nothing of it.
+        together: groups that are drawn at a time, each told zeros in place of those it is drawn
+            with. Likelihood knows nothing of it.
     """
 
     together: int = 1
 
-    def hastened(self, together: int) -> Chain:
+    def with_parallel_groups(self, together: int) -> Chain:
         return replace(self, together=together)
 
     def log_prob(self, x: Tensor, noise: Noise | None = None) -> Tensor:
         return self.terms(x, noise).sum(-1)
 
     def given(self, x: Tensor) -> Density:
-        groups, blocks = self._teach(x)
+        groups, blocks = self._teacher_force(x)
         return blocks.given(groups)
 
     def terms(self, x: Tensor, noise: Noise | None = None) -> Tensor:
         """log p of each group in the model's order, [*, D] → [*, G]."""
-        groups, blocks = self._teach(x)
+        groups, blocks = self._teacher_force(x)
         return blocks.log_prob(groups, None if noise is None else noise.at(self._places(groups)))
 
     def by_feature(self, x: Tensor) -> Tensor:
-        groups, blocks = self._teach(x)
+        groups, blocks = self._teacher_force(x)
         return self._restore(blocks.by_feature(groups))
 
     def pit(self, x: Tensor) -> Tensor:
-        groups, blocks = self._teach(x)
+        groups, blocks = self._teacher_force(x)
         return self._restore(blocks.pit(groups))
 
-    def cut(self, x: Tensor) -> Tensor:
-        groups, blocks = self._teach(x)
-        return self._restore(blocks.cut(groups))
+    def truncated(self, x: Tensor) -> Tensor:
+        groups, blocks = self._teacher_force(x)
+        return self._restore(blocks.truncated(groups))
 
     def log_interval(self, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
         if self.model.order == "principal":
-            raise NotImplementedError("along principal axes there is no likelihood at a resolution: a box is turned")
-        groups, blocks = self._teach(x)
+            raise NotImplementedError(
+                "along principal axes there is no likelihood at a resolution: a box is turned"
+            )
+        groups, blocks = self._teacher_force(x)
         low, high = (self.model.arranged(end, self.index) for end in (low, high))
         return blocks.log_interval(groups, low, high).sum(-1)
 
     def loss(self, x: Tensor, noise: Noise) -> Tensor:
-        groups, blocks = self._teach(x)
+        groups, blocks = self._teacher_force(x)
         return blocks.loss(groups, noise.at(self._places(groups))).sum(-1)
 
     def sample(self, noise: Noise) -> Tensor:
@@ -185,12 +211,14 @@ class Chain(Conditional[FeatureAR]):
         truncated = torch.zeros_like(noise.key)
         groups: list[Tensor] = []
         last = z.new_empty(z.shape[0], 0, model.group)
+
         for places in torch.arange(model.groups, device=z.device).split(self.together):
             h, state = model.trunk.ahead(last, z, state, len(places) - 1)
             x, cut = self._block(h, places).draw(noise.at(places.expand(*noise.key.shape, -1)))
             truncated = truncated + cut.sum(-1)
             groups.append(x.to(z.dtype))
             last = groups[-1].reshape(-1, len(places), model.group).repeat(branches, 1, 1)
+
         return model.restored(torch.cat(groups, -2), self.index), truncated
 
     def _places(self, groups: Tensor) -> Tensor:
@@ -198,19 +226,29 @@ class Chain(Conditional[FeatureAR]):
         return torch.arange(self.model.groups, device=groups.device).expand(groups.shape[:-1])
 
     def _restore(self, values: Tensor) -> Tensor:
-        """Numbers of each feature in the model's order, [*, G, F], at the features' own places (or axes) [*, D]."""
+        """Numbers of each feature in the model's order, [*, G, F], at the features' own
+        places (or axes) [*, D].
+        """
         return self.model.unordered(values.flatten(-2), self.index)
 
-    def _teach(self, x: Tensor) -> tuple[Tensor, Density]:
-        """All groups at once, each given the true ones before it: groups [*, G, F] and their density on [*, G]."""
+    def _teacher_force(self, x: Tensor) -> tuple[Tensor, Density]:
+        """All groups at once, each given the true ones before it: groups [*, G, F] and
+        their density on [*, G].
+        """
         groups, z = self.model.arranged(x, self.index), self._contexts()
         past = groups.reshape(-1, *groups.shape[-2:])[:, :-1]
         h, _ = self.model.trunk(past.repeat(z.shape[0] // past.shape[0], 1, 1), z)
         return groups, self._block(h, torch.arange(self.model.groups, device=x.device))
 
     def _block(self, h: Tensor, g: Tensor | int) -> Density:
-        """The density of group(s) g from the trunk's output [M or 2M, (G,) W]: guided, then tempered."""
-        index = self.index.unsqueeze(-1) if isinstance(self.index, Tensor) and isinstance(g, Tensor) else self.index
+        """The density of group(s) g from the trunk's output [M or 2M, (G,) W]:
+        guided, then tempered.
+        """
+        index = (
+            self.index.unsqueeze(-1)
+            if isinstance(self.index, Tensor) and isinstance(g, Tensor)
+            else self.index
+        )
         parts = h.reshape(-1, *self.z.shape[:-1], *h.shape[1:])
         block, *null = (self.model.head(part, index * self.model.groups + g) for part in parts)
         return self._part(block, null[0] if null else None)

@@ -1,15 +1,19 @@
-"""Trunks of the inner autoregressive model: from z and the groups of features so far to a context for each next group.
+"""Trunks of the inner autoregressive model: from z and the groups of features so far to a context
+for each next group.
 
-    h_g = trunk(z, x_0 … x_{g-1})          all h at once from true groups, or one after the other from drawn ones
+    h_g = trunk(z, x_0 … x_{g-1})          all h at once from true groups, or one after the
+                                           other from drawn ones
 
     transformer     causal attention over the groups (ARINAR, arXiv 2503.02883)
     recurrent       gated recurrent units, their state handed from group to group (arXiv 1406.1078)
-    masked_mlp      one pass of a multi-layer perceptron with masked weights, for all groups (MADE, arXiv 1502.03509)
+    masked_mlp      one pass of a multi-layer perceptron with masked weights, for all groups
+                    (MADE, arXiv 1502.03509)
 
-Each ends in a norm whose gain and shift are a linear map of SiLU(z). What a trunk hands on between two calls is its own:
-a cache, a state, the groups so far.
+Each ends in a norm whose gain and shift are a linear map of SiLU(z). What a trunk hands on between
+two calls is its own: a cache, a state, the groups so far.
 
-Letters: M tokens, G groups, T of them in one call, F features a group, E width of z, W width of the trunk.
+Letters: M tokens, G groups, T of them in one call, F features a group, E width of z,
+W width of the trunk.
 """
 
 from __future__ import annotations
@@ -21,17 +25,31 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as f
 
-from ..layers import Block, BlockOptions, Blocks, Caches, Gains, Linear, Vectors, ZeroLinear, layer, modulated
+from ..layers import (
+    Block,
+    BlockOptions,
+    Blocks,
+    Caches,
+    Gains,
+    LearnedVectors,
+    Linear,
+    ZeroLinear,
+    layer,
+    modulate,
+)
 
 
 class Steps(nn.Module):
-    """A model of groups of features that is called for all of them at once, or for one after the other."""
+    """A model of groups of features that is called for all of them at once, or for
+    one after the other.
+    """
 
     def forward(self, x: Tensor, z: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """Groups x [M, T, F] and z [M, E] → h [M, T', W] and the state after them.
 
-        Without a state, or with an empty one, x begins at group 0, and h at the context of group 0 (T' = T + 1). Else x
-        goes on where the call before ended, and h begins at the context of the group behind x_0 (T' = T).
+        Without a state, or with an empty one, x begins at group 0, and h at the context of group 0
+        (T' = T + 1). Else x goes on where the call before ended, and h begins at the context of the
+        group behind x_0 (T' = T).
         """
         raise NotImplementedError
 
@@ -40,7 +58,8 @@ class Steps(nn.Module):
         return None
 
     def ahead(self, x: Tensor, z: Tensor, state: Any, n: int) -> tuple[Tensor, Any]:
-        """h of the group behind x and of the n behind that, told zeros for what is not drawn yet: [M, n + 1, W].
+        """h of the group behind x and of the n behind that, told zeros for what is not
+        drawn yet: [M, n + 1, W].
 
         The state after x knows nothing of those zeros.
         """
@@ -54,11 +73,19 @@ class Steps(nn.Module):
 class Trunk(Steps):
     """The type of every trunk.
 
-    The constructor takes the widths E and F, the number G, the width W, depth, attention heads and a block's options.
+    The constructor takes the widths E and F, the number G, the width W, depth, attention heads
+    and a block's options.
     """
 
     def __init__(
-        self, context: int, features: int, groups: int, width: int, depth: int, heads: int, block: BlockOptions
+        self,
+        context: int,
+        features: int,
+        groups: int,
+        width: int,
+        depth: int,
+        heads: int,
+        block: BlockOptions,
     ) -> None:
         super().__init__()
         self.groups, self.width = groups, width
@@ -73,70 +100,100 @@ class Trunk(Steps):
     def _adapted(self, y: Tensor, gains: Gains) -> Tensor:
         """y [M, T, W] normalised under the gains that were read from z."""
         scale, shift = gains
-        return modulated(self.norm(y), scale, shift)
+        return modulate(self.norm(y), scale, shift)
 
 
 class Transformer(Trunk):
-    """Causal transformer over feature groups, every block and the output norm conditioned on z (arXiv 2503.02883).
+    """Causal transformer over feature groups, every block and the output norm conditioned on
+    z (arXiv 2503.02883).
 
-    Position 0 reads z and a start token, position g reads group g - 1. Its state is the blocks' caches and the gains of the
-    output norm: what depends on z alone is computed in the first step.
+    Position 0 reads z and a start token, position g reads group g - 1. Its state is the blocks'
+    caches and the gains of the output norm: what depends on z alone is computed in the first step.
     """
 
     def __init__(
-        self, context: int, features: int, groups: int, width: int, depth: int, heads: int, block: BlockOptions
+        self,
+        context: int,
+        features: int,
+        groups: int,
+        width: int,
+        depth: int,
+        heads: int,
+        block: BlockOptions,
     ) -> None:
         super().__init__(context, features, groups, width, depth, heads, block)
         self.start_of, self.group_of = Linear(context, width), Linear(features, width)
-        self.start, self.positions = Vectors(1, width), Vectors(groups, width)
+        self.start, self.positions = LearnedVectors(1, width), LearnedVectors(groups, width)
         self.blocks = Blocks(Block(width, heads, context=context, **block) for _ in range(depth))
 
-    def forward(self, x: Tensor, z: Tensor, state: Walked | None = None) -> tuple[Tensor, Walked]:
+    def forward(
+        self, x: Tensor, z: Tensor, state: TransformerState | None = None
+    ) -> tuple[Tensor, TransformerState]:
         caches, gains = state or (None, None)
         done = caches[0].length if caches and caches[0] else 0
         gains = self._gains(z) if gains is None else gains
         y = self.group_of(x)
+
         if done == 0:
             y = torch.cat([(self.start_of(z) + self.start()).unsqueeze(1), y], 1)
         y = y + self.positions()[done : done + y.shape[1]]
         y, after = self.blocks(y, z, True, caches)
+
         return self._adapted(y, gains), (after, gains)
 
-    def empty(self, batch: int) -> Walked:
+    def empty(self, batch: int) -> TransformerState:
         return self.blocks.caches(batch, self.groups), None
 
-    def ahead(self, x: Tensor, z: Tensor, state: Walked, n: int) -> tuple[Tensor, Walked]:
-        """In one call; the caches then end behind x, and the next step writes over the zeros' keys and values."""
+    def ahead(
+        self, x: Tensor, z: Tensor, state: TransformerState, n: int
+    ) -> tuple[Tensor, TransformerState]:
+        """In one call; the caches then end behind x, and the next step writes over the
+        zeros' keys and values.
+        """
         h, (caches, gains) = self(f.pad(x, (0, 0, 0, n)), z, state)
-        return h[:, -n - 1 :], ([cache and cache._replace(length=cache.length - n) for cache in caches], gains)
+        return h[:, -n - 1 :], (
+            [cache and cache._replace(length=cache.length - n) for cache in caches],
+            gains,
+        )
 
 
-Walked = tuple[Caches, Gains | None]
+TransformerState = tuple[Caches, Gains | None]
 """Caches of the blocks, and the gains of the output norm once z has been read."""
 
 
 class Recurrent(Trunk):
     """Gated recurrent units over feature groups, `depth` layers of them (arXiv 1406.1078).
 
-    z sets the states that the layers start from, and is added to what the first layer reads: a start vector, then group
-    g - 1 at step g. Its state is what the layers remember, [M, W] each, the number of steps done, and what is read from z.
+    z sets the states that the layers start from, and is added to what the first layer reads: a
+    start vector, then group g - 1 at step g. Its state is what the layers remember, [M, W] each,
+    the number of steps done, and what is read from z.
     """
 
     def __init__(
-        self, context: int, features: int, groups: int, width: int, depth: int, heads: int, block: BlockOptions
+        self,
+        context: int,
+        features: int,
+        groups: int,
+        width: int,
+        depth: int,
+        heads: int,
+        block: BlockOptions,
     ) -> None:
         super().__init__(context, features, groups, width, depth, heads, block)
         self.state_of, self.context_of = Linear(context, depth * width), Linear(context, width)
         self.group_of = Linear(features, width)
-        self.start, self.positions = Vectors(1, width), Vectors(groups, width)
+        self.start, self.positions = LearnedVectors(1, width), LearnedVectors(groups, width)
         self.cells = nn.ModuleList(nn.GRUCell(width, width) for _ in range(depth))
 
-    def forward(self, x: Tensor, z: Tensor, state: Remembered | None = None) -> tuple[Tensor, Remembered]:
+    def forward(
+        self, x: Tensor, z: Tensor, state: MLPState | None = None
+    ) -> tuple[Tensor, MLPState]:
         y = self.group_of(x)
         if state is None:
             y = torch.cat([self.start().expand(z.shape[0], 1, -1), y], 1)
             memory = list(self.state_of(z).tanh().chunk(len(self.cells), -1))
             state = memory, 0, self.context_of(z).unsqueeze(1), self._gains(z)
+
         memory, done, context, gains = state
         rows: list[Tensor] = []
         end = done + y.shape[1]
@@ -147,15 +204,20 @@ class Recurrent(Trunk):
                 after.append(read)
             memory = after
             rows.append(read)
+
         return self._adapted(torch.stack(rows, 1), gains), (memory, end, context, gains)
 
 
-Remembered = tuple[list[Tensor], int, Tensor, Gains]
-"""What each layer remembers [M, W], steps done, and of z: what is added to each step [M, 1, W], the norm's gains."""
+MLPState = tuple[list[Tensor], int, Tensor, Gains]
+"""What each layer remembers [M, W], steps done, and of z: what is added to each step
+[M, 1, W], the norm's gains.
+"""
 
 
-class Masked(Linear):
-    """Linear map of which only some weights count: `reads` [outputs, inputs] says which output reads which input."""
+class MaskedLinear(Linear):
+    """Linear map of which only some weights count: `reads` [outputs, inputs] says which
+    output reads which input.
+    """
 
     reads: Tensor
 
@@ -168,28 +230,43 @@ class Masked(Linear):
 
 
 class MaskedMLP(Trunk):
-    """Multi-layer perceptron with masked weights, all G contexts in one pass (MADE, arXiv 1502.03509, section 4).
+    """Multi-layer perceptron with masked weights, all G contexts in one pass (MADE,
+    arXiv 1502.03509, section 4).
 
-    A hidden unit of degree d reads z and the groups before d: inputs of group i < d, units of degree ≤ d. The context of
-    group g reads units of degree ≤ g. The W units of each of the `depth` layers share the degrees 0 … G - 1 evenly, and
-    each layer adds a linear map of z. Its state is the groups so far: generation takes G passes.
+    A hidden unit of degree d reads z and the groups before d: inputs of group i < d, units of
+    degree ≤ d. The context of group g reads units of degree ≤ g. The W units of each of the `depth`
+    layers share the degrees 0 … G - 1 evenly, and each layer adds a linear map of z. Its state is
+    the groups so far: generation takes G passes.
 
     Raises:
         ValueError: if there are fewer units than groups.
     """
 
     def __init__(
-        self, context: int, features: int, groups: int, width: int, depth: int, heads: int, block: BlockOptions
+        self,
+        context: int,
+        features: int,
+        groups: int,
+        width: int,
+        depth: int,
+        heads: int,
+        block: BlockOptions,
     ) -> None:
         super().__init__(context, features, groups, width, depth, heads, block)
         if width < groups:
-            raise ValueError(f"width: {width} is too few; a masked_mlp needs a unit for each of the {groups} groups")
+            raise ValueError(
+                f"width: {width} is too few; a masked_mlp needs a unit for each of the "
+                f"{groups} groups"
+            )
+
         group = torch.arange(groups)
         degree = (torch.arange(width) * groups // width).unsqueeze(-1)
         reads = [group.repeat_interleave(features) < degree] + [degree >= degree.T] * (depth - 1)
-        self.layers = nn.ModuleList(Masked(mask) for mask in reads)
+        self.layers = nn.ModuleList(MaskedLinear(mask) for mask in reads)
         self.contexts = nn.ModuleList(Linear(context, width) for _ in range(depth))
-        self.contexts_of_groups = Masked(group.repeat_interleave(width).unsqueeze(-1) >= degree.T)
+        self.contexts_of_groups = MaskedLinear(
+            group.repeat_interleave(width).unsqueeze(-1) >= degree.T
+        )
 
     def forward(self, x: Tensor, z: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         begin = 0 if state is None else state.shape[1] + 1
@@ -202,7 +279,8 @@ class MaskedMLP(Trunk):
 
 
 def refuse_options(trunk: str, block: BlockOptions) -> None:
-    """Refuse options of a transformer's block that another trunk would not read: only the norm is everyone's.
+    """Refuse options of a transformer's block that another trunk would not read: only
+    the norm is everyone's.
 
     Raises:
         ValueError: with the first of them that is not at its default.
@@ -210,8 +288,13 @@ def refuse_options(trunk: str, block: BlockOptions) -> None:
     for name, value in block.items():
         if name != "norm" and value != signature(Block).parameters[name].default:
             raise ValueError(
-                f"{name}: {value!r} is an option of the transformer, and the trunk is {trunk}; leave it out"
+                f"{name}: {value!r} is an option of the transformer, and the trunk is {trunk}; "
+                "leave it out"
             )
 
 
-TRUNKS: dict[str, type[Trunk]] = {"transformer": Transformer, "recurrent": Recurrent, "masked_mlp": MaskedMLP}
+TRUNKS: dict[str, type[Trunk]] = {
+    "transformer": Transformer,
+    "recurrent": Recurrent,
+    "masked_mlp": MaskedMLP,
+}

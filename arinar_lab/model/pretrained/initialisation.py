@@ -1,4 +1,5 @@
-"""The scales that the published models start from, where they differ from those of `model/layers.py`.
+"""The scales that the published models start from, where they differ from those
+of `model/layers.py`.
 
     Vectors: positions, classes, masks, codebooks                           normal, 0.02
     ARINAR's inner transformer: its linear maps                             normal, 0.02
@@ -8,8 +9,8 @@
         the density's parameters                                            0.02 · 0.02
     MAR's diffusion head: what it makes of the time                         normal, 0.02
 
-All other linear maps start Xavier-uniform, and every bias at zero, here as there. The release truncates ARINAR's normal
-numbers at ±2, a hundred deviations away.
+All other linear maps start Xavier-uniform, and every bias at zero, here as there. The release
+truncates ARINAR's normal numbers at ±2, a hundred deviations away.
 """
 
 from __future__ import annotations
@@ -23,14 +24,20 @@ from ..arinar import Arinar
 from ..heads.diffusion import Diffusion
 from ..inner.feature_ar import FeatureAR
 from ..inner.trunks import Transformer
-from ..layers import Vectors
+from ..layers import LearnedVectors
 
 _STD, _GAINS, _GATES, _HEAD = 0.02, 0.5, 1e-5, 0.02
 
 
 def published_stds(model: Arinar) -> dict[str, float]:
-    """The standard deviation of each parameter that the published models draw from a normal distribution."""
-    stds = {f"{name}.weight": _STD for name, part in model.named_modules() if isinstance(part, Vectors)}
+    """The standard deviation of each parameter that the published models draw from a
+    normal distribution.
+    """
+    stds = {
+        f"{name}.weight": _STD
+        for name, part in model.named_modules()
+        if isinstance(part, LearnedVectors)
+    }
     inner = model.inner
     if isinstance(inner, FeatureAR) and isinstance(inner.trunk, Transformer):
         maps = [name for name, part in inner.named_modules() if isinstance(part, nn.Linear)]
@@ -42,19 +49,25 @@ def published_stds(model: Arinar) -> dict[str, float]:
             stds[f"inner.{name}.weight"] = std
     elif isinstance(inner, Diffusion):
         stds |= {f"inner.network.time.{i}.weight": _STD for i in (0, 2)}
+
     return stds
 
 
 @torch.no_grad()
 def initialise_as_published(model: Arinar, seed: int) -> None:
-    """Draw those parameters again, each from a generator keyed by the seed and its name. On `meta` there is nothing to draw."""
+    """Draw those parameters again, each from a generator keyed by the seed and its name. On `meta`
+    there is nothing to draw.
+    """
     if any(parameter.is_meta for parameter in model.parameters()):
         return
+
     parameters = dict(model.named_parameters())
     for name, std in published_stds(model).items():
         generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}/{name}".encode()))
         parameters[name].copy_(std * torch.randn(parameters[name].shape, generator=generator))
+
     if isinstance(model.inner, FeatureAR) and isinstance(model.inner.trunk, Transformer):
         for name, weight in model.inner.trunk.blocks.named_parameters():
-            if name.endswith("adapt.1.weight"):  # the gates of attention and of feed-forward come first
+            # the gates of attention and of feed-forward come first
+            if name.endswith("adapt.1.weight"):
                 weight[: len(weight) // 3] *= _GATES / _GAINS

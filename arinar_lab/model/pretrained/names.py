@@ -1,10 +1,12 @@
 """The published checkpoints in our names.
 
-    names(model)             published key → our key, complete in both directions, for a model built by a preset
+    names(model)             published key → our key, complete in both directions, for a
+                             model built by a preset
     translate(state, model)  a published state dict → ours
 
-The published models: ARINAR (arXiv 2503.02883) and MAR (arXiv 2406.11838) share their outer model. What their code computes
-beyond the names is an option of our parts (`softmax_scale`, `gelu`, `k_bias`, `temperature_divides`), set by the presets.
+The published models: ARINAR (arXiv 2503.02883) and MAR (arXiv 2406.11838) share their outer model.
+What their code computes beyond the names is an option of our parts (`softmax_scale`, `gelu`,
+`k_bias`, `temperature_divides`), set by the presets.
 """
 
 from __future__ import annotations
@@ -20,10 +22,10 @@ from ..heads.mixture import GMM
 from ..inner.feature_ar import FeatureAR
 from ..inner.head import Head
 from ..inner.trunks import Transformer
-from ..layers import Vectors
+from ..layers import LearnedVectors
 from ..outer import MaskedAR, MaskedStack
 from .fractal_names import fractalmar_names
-from .pairs import pairs, stack
+from .pairs import transformer_blocks, weight_and_bias
 
 
 def _outer(outer: MaskedAR) -> dict[str, str]:
@@ -36,22 +38,26 @@ def _outer(outer: MaskedAR) -> dict[str, str]:
         "diffusion_pos_embed_learned": "outer.output_positions.weight",
     }
     for theirs, our in {
-        "z_proj": "token_of", "z_proj_ln": "input_norm", "encoder_norm": "encoder_norm", "decoder_embed": "embed",
+        "z_proj": "token_of",
+        "z_proj_ln": "input_norm",
+        "encoder_norm": "encoder_norm",
+        "decoder_embed": "embed",
         "decoder_norm": "decoder_norm",
-    }.items():  # fmt: skip
-        names |= pairs(theirs, f"outer.{our}")
-    names |= stack(outer.encoder, "encoder_blocks", "outer.encoder")
-    return names | stack(outer.decoder, "decoder_blocks", "outer.decoder")
+    }.items():
+        names |= weight_and_bias(theirs, f"outer.{our}")
+
+    names |= transformer_blocks(outer.encoder, "encoder_blocks", "outer.encoder")
+    return names | transformer_blocks(outer.decoder, "decoder_blocks", "outer.decoder")
 
 
 def _feature_ar(trunk: Transformer) -> dict[str, str]:
     names = {
         "arhead.start_token": "inner.trunk.start.weight",
         "arhead.pos_embedding": "inner.trunk.positions.weight",
-        **pairs("arhead.input_proj", "inner.trunk.group_of"),
-        **pairs("arhead.cond_proj", "inner.trunk.start_of"),
-        **pairs("arhead.head_nm.ada_lin.1", "inner.trunk.adapt.1"),
-        **pairs("arhead.head", "inner.head.parameters_of"),
+        **weight_and_bias("arhead.input_proj", "inner.trunk.group_of"),
+        **weight_and_bias("arhead.cond_proj", "inner.trunk.start_of"),
+        **weight_and_bias("arhead.head_nm.ada_lin.1", "inner.trunk.adapt.1"),
+        **weight_and_bias("arhead.head", "inner.head.parameters_of"),
     }
     for i in range(len(trunk.blocks)):
         theirs, ours = f"arhead.blocks.{i}", f"inner.trunk.blocks.{i}"
@@ -59,11 +65,12 @@ def _feature_ar(trunk: Transformer) -> dict[str, str]:
             f"{theirs}.attn.mat_qkv.weight": f"{ours}.attention.qkv.weight",
             f"{theirs}.attn.q_bias": f"{ours}.attention.q_bias",
             f"{theirs}.attn.v_bias": f"{ours}.attention.v_bias",
-            **pairs(f"{theirs}.attn.proj", f"{ours}.attention.project"),
-            **pairs(f"{theirs}.ffn.fc1", f"{ours}.feed_forward.0"),
-            **pairs(f"{theirs}.ffn.fc2", f"{ours}.feed_forward.2"),
-            **pairs(f"{theirs}.ada_lin.1", f"{ours}.adapt.1"),
+            **weight_and_bias(f"{theirs}.attn.proj", f"{ours}.attention.project"),
+            **weight_and_bias(f"{theirs}.ffn.fc1", f"{ours}.feed_forward.0"),
+            **weight_and_bias(f"{theirs}.ffn.fc2", f"{ours}.feed_forward.2"),
+            **weight_and_bias(f"{theirs}.ada_lin.1", f"{ours}.adapt.1"),
         }
+
     return names
 
 
@@ -71,28 +78,52 @@ def mar_head_names(depth: int) -> dict[str, str]:
     """MAR's diffusion head of `depth` blocks: published key → key of `Diffusion`."""
     theirs, ours = "diffloss.net", "network"
     parts = {
-        "time_embed.mlp.0": "time.0", "time_embed.mlp.2": "time.2", "cond_embed": "condition", "input_proj": "input",
-        "final_layer.linear": "output", "final_layer.adaLN_modulation.1": "adapt.1",
-    }  # fmt: skip
+        "time_embed.mlp.0": "time.0",
+        "time_embed.mlp.2": "time.2",
+        "cond_embed": "condition",
+        "input_proj": "input",
+        "final_layer.linear": "output",
+        "final_layer.adaLN_modulation.1": "adapt.1",
+    }
     for i in range(depth):
-        for part, our in {"in_ln": "norm", "mlp.0": "mlp.0", "mlp.2": "mlp.2", "adaLN_modulation.1": "adapt.1"}.items():
+        for part, our in {
+            "in_ln": "norm",
+            "mlp.0": "mlp.0",
+            "mlp.2": "mlp.2",
+            "adaLN_modulation.1": "adapt.1",
+        }.items():
             parts[f"res_blocks.{i}.{part}"] = f"blocks.{i}.{our}"
-    return {k: v for part, our in parts.items() for k, v in pairs(f"{theirs}.{part}", f"{ours}.{our}").items()}
+
+    return {
+        k: v
+        for part, our in parts.items()
+        for k, v in weight_and_bias(f"{theirs}.{part}", f"{ours}.{our}").items()
+    }
 
 
 def _inner(inner: Head) -> dict[str, str]:
-    if isinstance(inner, FeatureAR) and isinstance(inner.head, GMM) and isinstance(inner.trunk, Transformer):
+    if (
+        isinstance(inner, FeatureAR)
+        and isinstance(inner.head, GMM)
+        and isinstance(inner.trunk, Transformer)
+    ):
         if inner.group > 1 and inner.head.components > 1:
             raise ValueError(
-                f"inner.group: {inner.group}, and the published code orders the means of a group otherwise; use 1"
+                f"inner.group: {inner.group}, and the published code orders the means of a group "
+                "otherwise; use 1"
             )
         return _feature_ar(inner.trunk)
+
     if isinstance(inner, Diffusion):
-        return {theirs: f"inner.{ours}" for theirs, ours in mar_head_names(len(inner.network.blocks)).items()}
+        return {
+            theirs: f"inner.{ours}"
+            for theirs, ours in mar_head_names(len(inner.network.blocks)).items()
+        }
+
     raise ValueError(f"inner: no published checkpoint has a {type(inner).__name__} like this")
 
 
-def names(model: Arinar) -> dict[str, str]:
+def parameter_names(model: Arinar) -> dict[str, str]:
     """Published key → our key for every trained parameter.
 
     Raises:
@@ -102,26 +133,31 @@ def names(model: Arinar) -> dict[str, str]:
         return fractalmar_names(model)
     if not isinstance(model.outer, MaskedAR):
         raise ValueError(f"outer: no published checkpoint has a {type(model.outer).__name__}")
-    if not isinstance(model.outer.encoder_positions, Vectors):
+    if not isinstance(model.outer.encoder_positions, LearnedVectors):
         raise ValueError("outer.positions: the published checkpoints have learned ones")
     return _outer(model.outer) | _inner(model.inner)
 
 
-def translate(state: Mapping[str, Tensor], model: Arinar) -> dict[str, Tensor]:
-    """A published state dict as ours, every tensor in the shape of our parameter; our buffers keep their values.
+def translate_state(state: Mapping[str, Tensor], model: Arinar) -> dict[str, Tensor]:
+    """A published state dict as ours, every tensor in the shape of our parameter; our
+    buffers keep their values.
 
-    Axes of length one do not count: the published positions are [1, n, W], ours [n, W]. Buffers of constant zeros
-    (`zero_k_bias`) have no counterpart.
+    Axes of length one do not count: the published positions are [1, n, W], ours [n, W]. Buffers of
+    constant zeros (`zero_k_bias`) have no counterpart.
 
     Raises:
-        ValueError: naming the first keys that are missing, left over, of another shape or not finite; or parameters of ours
-            that no published key stands for.
+        ValueError: naming the first keys that are missing, left over, of another shape or not
+            finite; or parameters of ours that no published key stands for.
     """
     strange = [key for key, value in state.items() if not _is_dense(value)]
     if strange:
-        raise ValueError(f"the checkpoint holds what are no arrays of finite real numbers: {_first(strange)}")
-    known, ours = names(model), model.state_dict()
+        raise ValueError(
+            f"the checkpoint holds what are no arrays of finite real numbers: {_first(strange)}"
+        )
+
+    known, ours = parameter_names(model), model.state_dict()
     zeros = {key for key in state if key.endswith("zero_k_bias") and not state[key].any()}
+
     missing = [key for key in known if key not in state]
     extra = [key for key in state if key not in known and key not in zeros]
     absent = [key for key, our in known.items() if our not in ours]
@@ -134,11 +170,21 @@ def translate(state: Mapping[str, Tensor], model: Arinar) -> dict[str, Tensor]:
     ):
         if keys:
             raise ValueError(f"the checkpoint {what} {_first(keys)}")
+
     wrong = [key for key, our in known.items() if _squeezed(state[key]) != _squeezed(ours[our])]
     if wrong:
-        told = ", ".join(f"{key} {tuple(state[key].shape)} for {tuple(ours[known[key]].shape)}" for key in wrong[:3])
+        told = ", ".join(
+            f"{key} {tuple(state[key].shape)} for {tuple(ours[known[key]].shape)}"
+            for key in wrong[:3]
+        )
         raise ValueError(f"the checkpoint does not fit the preset: {told}{_more(wrong)}")
-    return {**ours, **{our: state[key].reshape(ours[our].shape).to(torch.float32) for key, our in known.items()}}
+
+    return {
+        **ours,
+        **{
+            our: state[key].reshape(ours[our].shape).to(torch.float32) for key, our in known.items()
+        },
+    }
 
 
 def _squeezed(x: Tensor) -> tuple[int, ...]:

@@ -1,0 +1,447 @@
+"""The prose of a report: one list of statements, from which the notes, the methods and the
+captions take theirs.
+
+Every statement is made from the settings and the reports themselves, whatever version of the code
+wrote them. What all runs share is stated; what differs is named with the arms or runs that have it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ..analysis.analyse import Analysis
+from ..analysis.conditions import (
+    commit_of,
+    likelihood_kind,
+    report_value,
+    shared_value,
+    units_of,
+)
+from ..analysis.results import ArmResult, Report, Results
+from ..analysis.text import join_names
+from ..metrics import DISTANCE, ERROR, FEW, HEADINGS, LEVEL
+from ..output.text import markdown_line
+
+TRAINING_NOISE = "95 % t-interval of the mean over seeds (training noise)"
+EVALUATION_NOISE = "95 % interval of one value over images (evaluation noise)"
+TESTS = (
+    "Differences are paired by seed; ± is the 95 % t-interval of each by itself. Three seeds of a"
+    " pair give a poor estimate of the variance of its difference. The test therefore pools the"
+    " variance over all arms that pass a homogeneity test (Cochran's), and the line says of how"
+    " many arms the spread is. Where a pair's own variance is larger, it counts instead, with"
+    " degrees of freedom between those of the pool and its own. Arms without a common seed are"
+    " compared by Welch's test. p is corrected by Holm's method over the arms, separately for each"
+    " metric. d is Cohen's, of the paired differences, with its 95 % interval. Seeds to add are"
+    " for a power of 0.8 at the effect as seen, over the 80 % interval of the spread."
+)
+FRONTS = (
+    "An arm is on the front of quality against speed where no other arm's means are at"
+    " least as good in both and better in one; in brackets is its attainment, the share of"
+    " seeds in whose own front it stands. The front bends at the arm farthest below the"
+    " line through its ends, both axes scaled to [0, 1] (knee). Hypervolume is the share"
+    " of the box from the best to the worst value seen that a seed's front dominates, with"
+    " its 95 % t-interval over seeds. The best of several arms was chosen by the numbers"
+    " shown: over other seeds it will look a little worse."
+)
+SECTIONS = ("Design", "Training", "Evaluation", "Speed", "Statistics", "Software and hardware")
+MIN_SEEDS_OF_CLAIM = 5  # seeds on which a claim should rest
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One fact about the numbers of a study.
+
+    Arguments:
+        text: sentences. section: of the methods; empty if they leave it out.
+        in_notes: whether it stands under the table. in_caption: whether it stands in
+            the table's caption.
+    """
+
+    text: str
+    section: str = ""
+    in_notes: bool = True
+    in_caption: bool = False
+
+
+def notes(analysis: Analysis) -> list[str]:
+    """How to read the table, and what stands between its numbers and a conclusion."""
+    return [*reading_notes(analysis), *caution_lines(analysis)]
+
+
+def reading_notes(analysis: Analysis) -> list[str]:
+    """What the numbers of the table are."""
+    if not analysis.results.any_report:
+        return ["No cell is finished."]
+    return [statement.text for statement in statements(analysis) if statement.in_notes]
+
+
+def caution_lines(analysis: Analysis) -> list[str]:
+    """What is missing, what may not be concluded, and what is not alike among the runs."""
+    return [caution.text for caution in analysis.cautions]
+
+
+def caption(analysis: Analysis) -> list[str]:
+    """What the marks and the intervals in the table mean."""
+    return [statement.text for statement in statements(analysis) if statement.in_caption]
+
+
+def paragraphs(analysis: Analysis) -> list[tuple[str, str]]:
+    """Title and text of each paragraph of the methods; the design alone
+    where no run is finished.
+    """
+    paragraphs = []
+    all_statements = statements(analysis)
+    for section in SECTIONS:
+        texts = [statement.text for statement in all_statements if statement.section == section]
+        if texts:
+            paragraphs.append((section, " ".join(texts)))
+    return paragraphs
+
+
+def methods_markdown(analysis: Analysis) -> str:
+    """The methods as Markdown."""
+    blocks = [f"**{title}.** {markdown_line(text)}\n" for title, text in paragraphs(analysis)]
+    return "\n".join([f"# Methods of {markdown_line(analysis.results.name)}\n", *blocks])
+
+
+def statements(analysis: Analysis) -> list[Statement]:
+    """All that is stated of a study, in the order of the notes."""
+    results = analysis.results
+    if not results.any_report:
+        return _design(results)
+
+    return [
+        *_design(results),
+        *_training(results),
+        *_statistics(analysis),
+        *_likelihood(analysis),
+        *_distances(results),
+        *_budgets(results),
+        *[Statement(paper.note) for paper in results.papers],
+        *_speed(results),
+        *_software(results),
+    ]
+
+
+def baseline_in_words(results: Results) -> str:
+    """What arms are compared with, in words."""
+    return results.baseline if len(results.baselines) == 1 else "the baseline of its budget"
+
+
+def value_range(values: list[Any], form: str) -> str:
+    """Smallest to largest of the numbers, or the one that all are; empty where there are none."""
+    numbers = [value for value in values if isinstance(value, int | float)]
+    if not numbers:
+        return ""
+    ends = dict.fromkeys((form.format(min(numbers)), form.format(max(numbers))))
+    return " to ".join(ends)
+
+
+def _stated(results: Results, *keys: str) -> str:
+    """What the reports state at report[key][key]…"""
+    return shared_value(results, lambda arm, report: report_value(report, *keys))
+
+
+def _spanned(results: Results, *keys: str, form: str) -> str:
+    return value_range([report_value(report, *keys) for *_, report in results.runs], form)
+
+
+def _any(results: Results, has: Callable[[Report], Any]) -> bool:
+    """Whether some report has something."""
+    return any(has(report) for *_, report in results.runs)
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
+# Design and training
+
+
+def _design(results: Results) -> list[Statement]:
+    done = len(list(results.runs))
+    planned = len(results.arms) * len(results.seeds)
+    differ = f", which differ in {', '.join(results.varied)}" if results.varied else ""
+    seeds = f"{_count(len(results.seeds), 'seed')} ({', '.join(map(str, results.seeds))})"
+
+    texts = [f"The study asks: {results.question}"] if results.question else []
+    texts.append(
+        f"It has {_count(len(results.arms), 'arm')}{differ}, each trained with {seeds}; {done} of"
+        f" {planned} runs are finished."
+    )
+    if len(results.arms) > 1:
+        verb = "is" if len(results.baselines) == 1 else "of each budget is, in turn,"
+        texts.append(
+            f"The baseline {verb} {join_names(results.baselines)}. Runs of one seed share the"
+            " order of the data, the masks, the dequantisation and, wherever two arms have the"
+            " same part, its initial weights; generated images share labels and noise."
+        )
+    for names in _sharing(results):
+        texts.append(
+            f"One training serves {join_names(names)}, which differ in sampling or "
+            "evaluation alone."
+        )
+    if matched := [f"{arm.name} {arm.matched}" for arm in results.arms if arm.matched]:
+        texts.append(f"Widths were solved for equal cost: {', '.join(matched)}.")
+    return [Statement(text, "Design", in_notes=False) for text in texts]
+
+
+def _sharing(results: Results) -> list[list[str]]:
+    """Arms that are the same trained weights."""
+    groups: dict[str, list[str]] = {}
+    for arm in results.arms:
+        groups.setdefault(arm.signature, []).append(arm.name)
+    return [names for names in groups.values() if len(names) > 1]
+
+
+def _training(results: Results) -> list[Statement]:
+    def of(name: str) -> str:
+        return shared_value(results, lambda arm, report: arm.settings["training"][name])
+
+    data = shared_value(results, lambda arm, report: arm.settings["data"])
+    steps = _stated(results, "steps") or of("steps")
+    texts = [
+        (
+            f"Data: {data}. Optimisation: {steps} steps of AdamW with batches of {of('batch')},"
+            f" peak learning rate {of('lr')} after {of('warmup')} steps of warm-up, then"
+            f" {of('schedule')}, weight decay {of('weight_decay')}, gradient norm clipped at"
+            f" {of('clip')}, precision {of('precision')}. Weights averaged with decay {of('ema')}"
+            " are evaluated."
+        )
+    ]
+    if parameters := _spanned(results, "metrics", "cost/parameters", form="{:,.0f}"):
+        texts.append(f"Trained parameters: {parameters}.")
+    if seconds := _spanned(results, "metrics", "time/train_seconds", form="{:,.0f}"):
+        texts.append(f"Training took {seconds} s a run.")
+    return [Statement(text, "Training", in_notes=False) for text in texts]
+
+
+# Statistics
+
+
+def _statistics(analysis: Analysis) -> list[Statement]:
+    results = analysis.results
+    seeds = max(map(len, results.reports.values()))
+    section = "Statistics"
+    if seeds < 2:
+        text = (
+            "Each arm has one seed at most, which says nothing of training noise; no difference "
+            "is called resolved."
+        )
+        return [Statement(text, section)]
+
+    count = f"n is {len(results.seeds)} where all are finished"
+    statements = [Statement(f"± is the {TRAINING_NOISE}; {count}.", section, in_caption=True)]
+    if _any(results, lambda report: report.get("noise")):
+        statements.append(
+            Statement(f"In brackets is the {EVALUATION_NOISE}.", section, in_caption=True)
+        )
+    if seeds < MIN_SEEDS_OF_CLAIM:
+        statements.append(Statement(f"A claim should rest on {MIN_SEEDS_OF_CLAIM} seeds."))
+
+    if analysis.effects:
+        against = baseline_in_words(results)
+        metrics = ", ".join(dict.fromkeys(effect.column.heading for effect in analysis.effects))
+        marks = (
+            f"Bold is better and italic is worse than {against}, resolved at 5 % after "
+            "Holm's correction."
+        )
+        statements += [
+            Statement(f"{marks} All else is not resolved, or not tested.", in_caption=True),
+            Statement(f"An arm is compared with {against} in {metrics}. {TESTS}", section),
+            Statement(
+                "What is not resolved is called so; no best of n is reported.",
+                section,
+                in_notes=False,
+            ),
+        ]
+    if analysis.fronts:
+        statements.append(Statement(FRONTS, section, in_notes=False))
+    return statements
+
+
+def _budgets(results: Results) -> list[Statement]:
+    if not results.budgets:
+        return []
+    text = (
+        "Each arm is compared with the baseline at its own budget. Of a ranking's agreement, p is"
+        " how often two orders that have nothing to do with each other agree as well or as badly;"
+        " a small one says that they are related, not that they are the same."
+    )
+    return [Statement(text)]
+
+
+# Likelihood and quality
+
+
+def _likelihood(analysis: Analysis) -> list[Statement]:
+    results = analysis.results
+    statements = []
+    if kinds := shared_value(results, lambda arm, report: likelihood_kind(report)):
+        images, draws = (
+            _stated(results, "likelihood", "images"),
+            _stated(results, "likelihood", "draws"),
+        )
+        text = (
+            f"Likelihood ({kinds}) is taken on {images} held-out items, {draws} draw(s) of the "
+            "noise for each."
+        )
+        statements.append(Statement(text, "Evaluation", in_notes=False))
+
+    texts = []
+    if any(arm.values(LEVEL) for arm in results.arms):
+        texts.append(
+            "Bits/dim is of the uniformly dequantised pixels: exact as a density, a bound for the"
+            " integers. 49 % of digit pixels are level 0, and bits/dim rewards components that are"
+            " spent on filling that level's box evenly. Bits/dim at Δ asks only for the"
+            " probability of the grey level itself (its centre ± Δ/2). Read both."
+        )
+    if any(column.metric == "quality/truncated_share" for column in analysis.columns):
+        texts.append(
+            "Truncated: share of the guided conditionals of one feature that could not be "
+            "normalised and were cut."
+        )
+    if without := [arm.name for arm in results.arms if arm.likelihood == "none"]:
+        texts.append(
+            f"No likelihood (n/a): {join_names(without)}. Arms are ranked by "
+            f"{HEADINGS[results.criterion]}."
+        )
+    if any(arm.values(ERROR) for arm in results.arms):
+        texts.append(
+            "An estimate of bits/dim comes from integrating an equation; its error is how far the"
+            " mean moves when the steps are doubled."
+        )
+    return statements + [Statement(text) for text in [*texts, *_units(results)]]
+
+
+def _units(results: Results) -> list[str]:
+    """Whose density bits/dim are, where it is not that of pixels."""
+    arms: dict[str, list[str]] = {}
+    for arm in results.arms:
+        for unit in units_of(arm):
+            arms.setdefault(unit, []).append(arm.name)
+
+    if len(arms) < 2:
+        return [
+            f"Bits/dim is of the raw {unit}s, not of pixels." for unit in arms if unit != "pixel"
+        ]
+
+    named = "; ".join(f"of {unit}s: {join_names(names)}" for unit, names in arms.items())
+    return [f"Bits/dim of different data cannot be compared, and are not ({named})."]
+
+
+def _distances(results: Results) -> list[Statement]:
+    """What the distances are of, their floor, and how images were drawn for them."""
+    statements = _published(results.any_report)
+    if _any(results, lambda report: DISTANCE in report["metrics"]):
+        text = (
+            f"FD, KID, precision and recall compare {_stated(results, 'quality', 'images')}"
+            f" generated images with {_stated(results, 'quality', 'reference')} training images,"
+            " whose labels they have, in the features of a digits classifier (not Inception, so no"
+            " FID), KID over all images."
+        )
+        statements.append(Statement(text, "Evaluation"))
+
+    statements += _floor(results.any_report)
+    if _any(results, lambda report: any(name.startswith("quality/") for name in report["metrics"])):
+        sampler = shared_value(results, lambda arm, report: _sampler(arm))
+        statements.append(Statement(f"Sampler: {sampler}.", "Evaluation", in_notes=False))
+
+    return statements
+
+
+def _published(report: Report) -> list[Statement]:
+    """The published protocol, where the runs were measured by it."""
+    measured = report.get("fidelity")
+    if not measured:
+        return []
+
+    held_out, count = measured.get("floor_images", 0), measured["reference"].get("images")
+    reference = f"{measured['reference']['file']}{f' ({count:,} images)' if count else ''}"
+    floor = (
+        f" Floor: {held_out:,} held-out images, encoded and decoded by the codec, against the same."
+    )
+    text = (
+        f"By the published protocol: features of {measured['extractor']}, {measured['images']:,}"
+        f" generated images against {reference}; label i modulo the classes and seed i for image"
+        f" i.{floor if held_out else ''}"
+    )
+
+    return [Statement(text, "Evaluation")]
+
+
+def _floor(report: Report) -> list[Statement]:
+    """The distance of held-out images, for scale."""
+    floor, quality = report["metrics"].get(f"{DISTANCE}_floor"), report.get("quality", {})
+    if floor is None or not quality:
+        return []
+
+    count = quality.get("floor_images", 0)
+    text = f"For scale: FD of {count:,} held-out images against the same is {floor:.2f}"
+    if count < quality.get("images", 0):
+        text += "; so few images are farther off by their number alone, and an arm may be nearer"
+        if FEW in report["metrics"]:
+            text += f" ({HEADINGS[FEW]} is of {count:,} generated images, to set against it)"
+
+    return [Statement(f"{text}.")]
+
+
+def _sampler(arm: ArmResult) -> str:
+    sampler = arm.settings["sampler"]
+    guidance = (
+        f"guidance {sampler['guidance']:g} ({sampler['schedule']})"
+        if sampler["guidance"] != 1
+        else "no guidance"
+    )
+    steps = f", {sampler['steps']} steps" if sampler["steps"] else ""
+    candidates = f", {sampler['candidates']} candidates" if sampler["candidates"] else ""
+    accelerators = "".join(f", {name} {value}" for name, value in arm.accelerators.items())
+
+    return f"{guidance}, temperature {sampler['temperature']:g}{steps}{candidates}{accelerators}"
+
+
+# Speed and machine
+
+
+def _speed(results: Results) -> list[Statement]:
+    if not _any(results, lambda report: "speed" in report):
+        return []
+
+    def of(name: str) -> str:
+        return _stated(results, "speed", name)
+
+    load = _spanned(results, "speed", "load_average", form="{:.1f}")
+    text = (
+        "Speed is measured in a pass of its own, with no other run of the study beside it: batch"
+        f" {of('batch')} and batch 1, median of {of('repeats')} after a warm-up, {of('threads')}"
+        f" thread(s) of {of('device')}, {of('precision')}, device"
+        f" synchronised{f', load average {load}' if load else ''}."
+    )
+    operations = "GFLOPs are torch's count of matrix products and attention."
+    return [Statement(text, "Speed"), Statement(operations, "Speed", in_notes=False)]
+
+
+def _software(results: Results) -> list[Statement]:
+    def of(name: str) -> str:
+        return _stated(results, "environment", name)
+
+    code = shared_value(results, lambda arm, report: commit_of(report))
+    titles = {
+        "arinar_lab": "arinar_lab",
+        "python": "Python",
+        "torch": "torch",
+        "lightning": "Lightning",
+    }
+    versions = [f"{title} {of(name)}" for name, title in titles.items() if of(name)]
+    cpus = f"{of('cpus')} CPUs" if of("cpus") else ""
+    machine = [part for part in (of("device"), cpus, of("system")) if part]
+
+    texts = (
+        [f"{', '.join(versions)}{f'; code at commit {code}' if code else ''}"]
+        if versions or code
+        else []
+    )
+    texts += [", ".join(machine)] if machine else []
+    return [Statement(f"{text}.", "Software and hardware", in_notes=False) for text in texts]
