@@ -252,9 +252,9 @@ _FIRST: dict[Any, str] = {
 
 def table(keys: list[Key]) -> str:
     """Keys as a Markdown table."""
-    rows = ["| key | type | default | range | meaning |", "|---|---|---|---|---|"]
+    rows = ["| key | meaning | type | default | range |", "|---|---|---|---|---|"]
     for key in keys:
-        cells = (f"`{key.name}`", key.type, key.default, key.range, key.meaning)
+        cells = (f"`{key.name}`", key.meaning, key.type, key.default, key.range)
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(rows)
 
