@@ -124,3 +124,12 @@ def test_a_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
         text=True,
     )
     assert result.returncode == 0, result.stderr[-2000:]
+
+
+def test_one_release_date() -> None:
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    version, date = re.findall(r"^## \[([\d.]+)\] - (\S+)$", changelog, re.M)[0]
+    assert f"version: {version}\n" in citation
+    assert f"date-released: {date}\n" in citation
+    assert f'version = "{version}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
