@@ -17,7 +17,7 @@ from command import arinar
 from tiny import tiny
 
 from arinar_lab import pipeline
-from arinar_lab.config import recipe as config
+from arinar_lab.config import build as config
 from arinar_lab.config.schema import to_plain
 from arinar_lab.data.sources import Source
 from arinar_lab.evaluation.evaluate import load_trained, measure_speed, peak_memory
