@@ -1,4 +1,4 @@
-"""Checkpoints on disk: written whole with a checksum, or not at all.
+"""Checkpoints on disk, written atomically with a checksum.
 
     checkpoints/step=200.ckpt  step=200.ckpt.sha256     the newest, and its SHA-256 as
                                                         `sha256sum -c` reads it
@@ -20,7 +20,7 @@ import torch
 
 from ..errors import ConfigError
 from ..files import atomic
-from ..files.checksums import _sum_of, is_altered
+from ..files.checksums import checksum_file, is_altered
 from ..output.text import say
 from .folder import RunFolder
 
@@ -28,17 +28,20 @@ TRAIN_AGAIN = "delete the run's DONE to train it again from its last checkpoint"
 
 
 def newest_first(folder: Path) -> list[Path]:
-    """The checkpoints of a folder, the newest first."""
-    return sorted(
-        folder.glob("step=*.ckpt"), key=lambda path: int(path.stem.split("=")[1]), reverse=True
-    )
+    """List the checkpoints of a folder, the newest first."""
+    return sorted(folder.glob("step=*.ckpt"), key=step_of, reverse=True)
+
+
+def step_of(checkpoint: Path) -> int:
+    """Read the step of a checkpoint from its name."""
+    return int(checkpoint.stem.split("=")[1])
 
 
 def refuse_altered(path: Path) -> None:
-    """Refuse final weights that are not those that training ended with.
+    """Refuse final weights that differ from their checksum.
 
     Raises:
-        ConfigError: saying what to do.
+        ConfigError: with what to do.
     """
     if is_altered(path):
         raise ConfigError(f"{path}: damaged or edited (its checksum differs); {TRAIN_AGAIN}")
@@ -46,8 +49,7 @@ def refuse_altered(path: Path) -> None:
 
 @contextmanager
 def checkpoint_guard(path: Path) -> Iterator[None]:
-    """Where the disk is full, say so with path and space, name the checkpoint that is intact, and
-    leave no draft behind.
+    """Report a full disk with path, space and the intact checkpoint, and leave no draft behind.
 
     Raises:
         DiskFull: naming them.
@@ -57,18 +59,18 @@ def checkpoint_guard(path: Path) -> Iterator[None]:
 
 
 def intact_checkpoint(path: Path) -> str:
-    """Which checkpoint is intact where another file in its folder cannot be written; empty
-    where there is none.
-    """
-    older = [p.name for p in newest_first(path.parent) if p != path]
-    return f"{older[0]} is intact" if older else ""
+    """Name the newest checkpoint beside a file that cannot be written; empty without one."""
+    for checkpoint in newest_first(path.parent):
+        if checkpoint != path:
+            return f"{checkpoint.name} is intact"
+    return ""
 
 
 def newest_checkpoint(folder: RunFolder) -> Path | None:
-    """The newest checkpoint that is whole, or None where there is none.
+    """Find the newest checkpoint that is intact, or None where there are no checkpoints.
 
     Raises:
-        ConfigError: if there are checkpoints and none is whole.
+        ConfigError: if there are checkpoints and none is intact.
     """
     paths = newest_first(folder.checkpoints)
     for path in paths:
@@ -87,11 +89,11 @@ def newest_checkpoint(folder: RunFolder) -> Path | None:
 
 
 def _fault(path: Path) -> str:
-    """What is wrong with a checkpoint; empty where it is whole."""
-    if _sum_of(path).is_file():
+    """Say why a checkpoint cannot be used; empty where it is intact."""
+    if checksum_file(path).is_file():
         return "its checksum differs" if is_altered(path) else ""
     try:
         torch.load(path, map_location="cpu", weights_only=True)
         return ""
-    except Exception as error:  # whatever a damaged file raises
+    except Exception as error:  # a damaged file may raise anything
         return type(error).__name__
