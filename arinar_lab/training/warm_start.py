@@ -110,6 +110,7 @@ def _check_frozen(
             f"freeze: outer keeps {folder.path} as it is, where {key} is {initial}; "
             f"here it is {value}"
         )
+
     if missing:
         names = ", ".join(missing[:3])
         raise ConfigError(
