@@ -58,7 +58,9 @@ class Source:
 
     @property
     def digits(self) -> bool:
-        """Whether items are digits 1×8×8, which the digits classifier takes."""
+        """Whether items are what the digits classifier knows, whose features
+        distances are taken in.
+        """
         return self.pictures and tuple(self.shape) == (1, 8, 8)
 
     def prepare(self) -> None:

@@ -63,7 +63,8 @@ from .dtypes import generation_dtype, likelihood_dtype
 from .speed import seconds_by_phase
 from .uncertainty import half_width, half_widths_of_sets
 
-KID = "over all images"  # the report's note of its estimator; older ones took random subsets
+# what a report says of its estimator; older ones took the mean over random subsets
+KID = "over all images"
 SPEED_LOCK = "arinar-speed-of-all.lock"
 _SPEED = "speed/images_per_second"
 
@@ -97,13 +98,17 @@ def on_device(experiment: Experiment, machine: Machine) -> Experiment:
 
 
 def _without_cache(recipe: Recipe, folder: RunFolder) -> Recipe:
-    """Return the recipe, with the run's copy of cache.json where its latent cache is missing."""
+    """The recipe; of a run whose latent cache is gone, with the run's own account of it."""
     data = cast(Component, recipe.data)
     if data.kind != "cache" or (Path(data.arguments["path"]) / "cache.json").is_file():
         return recipe
-    if not (folder.path / "cache.json").is_file():
-        return recipe
-    return replace(recipe, data=replace(data, arguments={"path": str(folder.path)}))
+
+    kept = (folder.path / "cache.json").is_file()
+    return (
+        replace(recipe, data=replace(data, arguments={"path": str(folder.path)}))
+        if kept
+        else recipe
+    )
 
 
 def evaluate_run(
@@ -501,16 +506,17 @@ def measure_speed(
 
 
 def is_timed(report: dict[str, Any], machine: Machine) -> bool:
-    """Whether a report has the speed under these settings, some of which older reports lack."""
-    if _SPEED not in report.get("metrics", {}):
-        return False
+    """Whether a report holds the speed under these settings of the machine. Older reports do
+    not say all of them.
+    """
     speed = report.get("speed", {})
-    kind = {"cpu": "cpu", "gpu": "cuda", "auto": speed.get("device_type")}[machine.accelerator]
-    return (
-        machine.threads in (0, speed.get("threads", machine.threads))
-        and machine.compile == speed.get("compile", machine.compile)
-        and kind == speed.get("device_type", kind)
+    kinds = {"cpu": "cpu", "gpu": "cuda", "auto": speed.get("device_type")}
+    alike = (
+        machine.threads in (0, speed.get("threads", machine.threads)),
+        machine.compile == speed.get("compile", machine.compile),
+        kinds[machine.accelerator] == speed.get("device_type", kinds[machine.accelerator]),
     )
+    return _SPEED in report.get("metrics", {}) and all(alike)
 
 
 def _time_all(recipe: Recipe, experiment: Experiment) -> dict[str, Any]:

@@ -67,13 +67,13 @@ class TrainedModel:
 
 
 def open_run(recipe: Recipe, folder: RunFolder) -> TrainedModel:
-    """Load weights and data of a finished run.
+    """A finished run, its weights and its data loaded.
 
     Raises:
         ConfigError: if it is not finished, or the weights are missing, damaged or do not fit.
     """
     experiment = load_trained(recipe, folder)
-    # reads data in files now, since their path may be relative
+    # reads data that lie in files, whose path may be relative, while it holds
     assert experiment.source.counts
     return TrainedModel(recipe, experiment)
 

@@ -24,7 +24,7 @@ def file_digest(path: Path) -> str:
 
 def seal(draft: Path, path: Path) -> None:
     """Write the checksum of a draft, then rename the draft to `path`."""
-    write_atomically(checksum_file(path), f"{file_digest(draft)}  {path.name}\n")
+    write_atomically(_sum_of(path), f"{file_digest(draft)}  {path.name}\n")
     rename(draft, path)
 
 
@@ -51,23 +51,18 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], kept: str = "") -> None
         seal(draft, path)
 
 
-def checksum_file(path: Path) -> Path:
-    """Return the file that holds the checksum of another."""
+def _sum_of(path: Path) -> Path:
     return path.with_name(path.name + ".sha256")
 
 
-def is_intact(path: Path) -> bool:
-    """Whether a file has a checksum and agrees with it."""
-    file = checksum_file(path)
-    if not file.is_file():
-        return False
-    text = file.read_text(encoding="utf-8", errors="replace")
-    return text.split()[:1] == [file_digest(path)]
-
-
 def is_altered(path: Path) -> bool:
-    """Whether a file differs from its checksum; older versions wrote none for final weights."""
-    return checksum_file(path).is_file() and not is_intact(path)
+    """Whether a file is not the one that its checksum is of; older versions wrote
+    none for final weights.
+    """
+    file = _sum_of(path)
+    return file.is_file() and file.read_text(encoding="utf-8", errors="replace").split()[:1] != [
+        file_digest(path)
+    ]
 
 
 def remove_sealed(path: Path) -> None:
@@ -75,4 +70,4 @@ def remove_sealed(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path)
     path.unlink(missing_ok=True)
-    checksum_file(path).unlink(missing_ok=True)
+    _sum_of(path).unlink(missing_ok=True)

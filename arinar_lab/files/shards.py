@@ -25,11 +25,11 @@ from filelock import FileLock, Timeout
 from ..errors import ConfigError
 from ..output.text import say
 from .atomic import atomic_draft
-from .checksums import is_intact, remove_sealed
+from .checksums import file_digest, remove_sealed
 from .locks import QUIET_SECONDS, hold_lock
 
 _SHARD = re.compile(r"\.?\d{8,}-\d{8,}\.")  # a shard, its checksum, its draft, its lock
-HELPER_VARIABLE = "ARINAR_HELPS"  # holds the id of the process that a helper helps
+HELPER_VARIABLE = "ARINAR_HELPS"  # the process that one helps
 ProgressCallback = Callable[[int, int], None]
 """Called with (finished shards, all shards)."""
 
@@ -139,7 +139,13 @@ def _lock(shard: Path) -> Path:
 
 def damaged_shards(shards: Sequence[Path]) -> list[Path]:
     """List the shards that exist and differ from their checksums; reads all of them."""
-    return [shard for shard in shards if shard.exists() and not is_intact(shard)]
+    return [shard for shard in shards if shard.exists() and not _is_intact(shard)]
+
+
+def _is_intact(shard: Path) -> bool:
+    """Whether a shard has a checksum and agrees with it."""
+    file = shard.with_name(f"{shard.name}.sha256")
+    return file.is_file() and file.read_text(encoding="utf-8").split()[:1] == [file_digest(shard)]
 
 
 def discard(shards: Sequence[Path]) -> None:

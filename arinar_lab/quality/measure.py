@@ -59,7 +59,7 @@ UNITS_BY_KIND = {
     "precision": "share",
     "recall": "share",
 }
-"""First word of a metric's name → its unit; all others are distances."""
+"""Units, by the first word of a metric's name; the others are distances."""
 
 
 NamedReference = tuple[Reference, Extractor]
@@ -292,7 +292,6 @@ def _report(
 
 
 def _kind(name: str) -> str:
-    """Return the key of a metric in `UNITS_BY_KIND`, if it has one."""
     return name if name in UNITS_BY_KIND else name.partition("_")[0]
 
 

@@ -50,10 +50,12 @@ def _signature(images: str, extractor: Extractor) -> str:
 
 
 def own_reference(source: Source, extractor: Extractor, root: Path = REFERENCES) -> Path:
-    """Find the reference statistics of a run's training images, also of a latent cache.
+    """The reference statistics of the images that a run was trained on, also where it read them
+    from a latent cache.
 
     Raises:
-        ConfigError: if no reference fits images, size and extractor, or the images are missing.
+        ConfigError: if there is none for these images, their size and this extractor, or
+            nobody knows the images.
     """
     try:
         if isinstance(source, LatentCacheSource):

@@ -20,7 +20,7 @@ import torch
 
 from ..errors import ConfigError
 from ..files import atomic
-from ..files.checksums import checksum_file, is_altered
+from ..files.checksums import _sum_of, is_altered
 from ..output.text import say
 from .folder import RunFolder
 
@@ -38,10 +38,10 @@ def step_of(checkpoint: Path) -> int:
 
 
 def refuse_altered(path: Path) -> None:
-    """Refuse final weights that differ from their checksum.
+    """Refuse final weights that are not those that training ended with.
 
     Raises:
-        ConfigError: with what to do.
+        ConfigError: saying what to do.
     """
     if is_altered(path):
         raise ConfigError(f"{path}: damaged or edited (its checksum differs); {TRAIN_AGAIN}")
@@ -89,11 +89,11 @@ def newest_checkpoint(folder: RunFolder) -> Path | None:
 
 
 def _fault(path: Path) -> str:
-    """Say why a checkpoint cannot be used; empty where it is intact."""
-    if checksum_file(path).is_file():
+    """What is wrong with a checkpoint; empty where it is whole."""
+    if _sum_of(path).is_file():
         return "its checksum differs" if is_altered(path) else ""
     try:
         torch.load(path, map_location="cpu", weights_only=True)
         return ""
-    except Exception as error:  # a damaged file may raise anything
+    except Exception as error:  # whatever a damaged file raises
         return type(error).__name__

@@ -115,7 +115,7 @@ def write_sealed(path: Path, content: dict[str, Any]) -> None:
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
-    """Read a JSON file of `write_sealed`, without its SHA-256, which older versions lack.
+    """A JSON file that `write_sealed` has written, without its SHA-256; older versions wrote none.
 
     Raises:
         ConfigError: if it is damaged or edited.
@@ -248,7 +248,8 @@ class RunFolder:
         write_sealed(self.path / "DONE", {**content, "files": sums})
 
     def refuse_edited(self, name: str) -> None:
-        """Refuse a file that was edited or damaged since its run ended. Older runs have no sums.
+        """Refuse a file of a finished run that was edited or damaged since it ended; older
+        versions noted no checksums.
 
         Raises:
             ConfigError: naming it.

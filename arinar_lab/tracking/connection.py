@@ -23,7 +23,7 @@ LIMITS = {
 _LEVELS = {
     "mlflow": logging.WARNING,
     "alembic": logging.WARNING,
-    "mlflow.store.db.utils": logging.CRITICAL,  # it logs tracebacks; the tracker prints a line
+    "mlflow.store.db.utils": logging.CRITICAL,  # it tells of errors by tracebacks; we do, in a line
 }
 
 
@@ -69,5 +69,5 @@ def call_within(seconds: float, act: Callable[[], _T]) -> _T:
 
 
 def is_off() -> bool:
-    """Whether ARINAR_TRACKING=off: nothing is sent to MLflow, and nothing counts as unsent."""
+    """Whether ARINAR_TRACKING=off: nothing is told to MLflow, and nothing counts as unsent."""
     return os.environ.get("ARINAR_TRACKING", "").lower() == "off"

@@ -155,7 +155,9 @@ def strategy(recipe: Recipe) -> Strategy | str:
 
 @contextmanager
 def restored_process(folder: RunFolder) -> Iterator[None]:
-    """Restore environment and process group, so that this process can then work alone."""
+    """Leave the process as it was: the same one evaluates alone, and trains other runs, when
+    the others have ended.
+    """
     before = {name: os.environ.get(name) for name in (*_SET_BY_LIGHTNING, RUN_VARIABLE)}
     os.environ[RUN_VARIABLE] = str(folder.path)
 

@@ -9,8 +9,8 @@ freeze: outer      outer model, labels and codec keep the copied weights, and z 
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
-from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -183,9 +183,9 @@ def cache_frozen_outer(
     if steps * step_bytes > MAX_CACHE_BYTES:
         return None
 
-    epochs = chain.from_iterable(repeat(loader))  # each pass has another order
+    epochs = itertools.chain.from_iterable(itertools.repeat(loader))  # each pass has another order
     batches: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
-    for step, batch in enumerate(islice(epochs, steps)):
+    for step, batch in enumerate(itertools.islice(epochs, steps)):
         image, y, index = (part.to(device) for part in batch)
         seeds = torch.full_like(index, recipe.seed)
         noise = Noise.of(seeds, "train").at(step).at(index)
