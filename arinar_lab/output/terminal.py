@@ -28,10 +28,10 @@ class Terminal(Console):
 
 
 def failure_line(text: str) -> Text:
-    """A line that says what failed, and begins with that word in red."""
+    """Return a line on a failure that begins with `failed` in red."""
     return Text.assemble(("failed", "red"), f" {text}")
 
 
 def description_column() -> TextColumn:
-    """The column of a progress bar that says what is at work."""
+    """Return the column of a progress bar that names the current work."""
     return TextColumn("{task.description}", markup=False)

@@ -6,7 +6,7 @@ Training reads it and encodes nothing.
       cache.json                     the images and the codec; written last, so that a cache
                                      that has it is complete
       train-00000.safetensors        moments [n, V, 2D, H, W] in half precision, labels [n]; and
-                                     its SHA-256 beside it
+                                     a file of its SHA-256
       held_out-00000.safetensors
 
 V is 2 where the recipe's data are flipped in training (an image, its mirror image), else 1. Moments

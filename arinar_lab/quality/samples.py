@@ -123,7 +123,7 @@ def _write_pngs(
     batch: int,
     progress: ProgressCallback,
 ) -> None:
-    """Write PNGs; a hidden mark stands for each finished shard of them."""
+    """Write PNGs, and an empty hidden file for each finished shard of them."""
     spans = shard_ranges(len(seeds), PNG_SHARD)
     marks = [out / f".{seeds[span.start]:06}.done" for span in spans]
     for mark, span in zip(marks, spans, strict=True):

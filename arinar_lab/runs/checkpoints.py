@@ -59,7 +59,7 @@ def checkpoint_guard(path: Path) -> Iterator[None]:
 
 
 def intact_checkpoint(path: Path) -> str:
-    """Name the newest checkpoint beside a file that cannot be written; empty without one."""
+    """Name the newest checkpoint other than a file that cannot be written; empty without one."""
     for checkpoint in newest_first(path.parent):
         if checkpoint != path:
             return f"{checkpoint.name} is intact"

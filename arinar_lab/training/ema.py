@@ -1,4 +1,4 @@
-"""Averaged weights: what is validated, saved and sampled.
+"""Averaged weights, which are validated, saved and sampled.
 
     after step 1    a = w, or where the average starts at the initial weights, as after any other
     after step t    a ← decay · a + (1 - decay) · w    of every trained parameter, on its own device

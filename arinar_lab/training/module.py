@@ -4,8 +4,8 @@ Logs `train/loss` (a predicted token's; nats where it is a likelihood), `train/g
 clipping), `train/lr`, and of the averaged weights on held-out data `val/loss` and, where the model
 has a likelihood, `val/bits_per_dim`.
 
-No step waits for the device: what is logged is read where it is due, and whether the loss is still
-finite is asked there, before a validation and before weights are saved.
+No step synchronises the device: metrics are read when they are due, and the loss is checked to be
+finite then, before a validation and before weights are saved.
 """
 
 from __future__ import annotations

@@ -1,17 +1,17 @@
 """Throughput and memory of a training, logged with its metrics.
 
-    throughput/images_per_second     of all processes, since it was logged last; validation and
-                                     checkpoints left out
-    throughput/mfu                   the model's FLOPs a second over what the devices' matrix
-                                     products reach, measured once: model-FLOPs utilisation
+    throughput/images_per_second     of all processes, since it was logged last, without validation
+                                     and checkpoints
+    throughput/mfu                   the model's FLOP/s over the peak FLOP/s of the devices' matrix
+                                     products, measured once: model-FLOPs utilisation
                                      (arXiv 2204.02311, appendix B)
     throughput/peak_memory_gb        10^9 bytes: allocated on a GPU, else resident;
                                      of the first process
 
 The model's FLOPs are three times those of a forward pass, of matrix products and attention. They
-are counted once, for one image before the first step; what `recompute` adds is not counted. Time is
-read where the metrics are read anyway, so no step waits for it. Being times, the three differ
-between two runs of the same numbers.
+are counted once, for one image before the first step, without those that `recompute` adds. Time is
+read where the metrics are read anyway, so no step synchronises for it. The three differ between two
+runs of the same numbers, since they are times.
 """
 
 from __future__ import annotations

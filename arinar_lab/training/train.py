@@ -122,9 +122,9 @@ class RunLogger(Logger):
         lines: list[str] = []
         if self.file.is_file():
             lines = self.file.read_text(encoding="utf-8", errors="replace").splitlines()[1:]
-        kept = [line for line in lines if _step_of(line) < step]
+        earlier = [line for line in lines if _step_of(line) < step]
 
-        write_atomically(self.file, "\r\n".join(["step,name,value", *kept, ""]))
+        write_atomically(self.file, "\r\n".join(["step,name,value", *earlier, ""]))
 
     @rank_zero_only
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
