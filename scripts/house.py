@@ -175,14 +175,14 @@ class House:
     def private_lines(self) -> tuple[str, list[str]]:
         """Lines that touch a private interface of Optuna, Lightning, MLflow."""
         counts = []
-        places = []
+        places: list[str] = []
         for pattern in PRIVATE.values():
-            found_before = len(places)
+            earlier = len(places)
             for module in self.modules.values():
                 for number, line in enumerate(module.text.splitlines(), 1):
                     if re.search(pattern, line):
                         places.append(f"{module.path}:{number} {line.strip()}")
-            counts.append(str(len(places) - found_before))
+            counts.append(str(len(places) - earlier))
         return " + ".join(counts), places
 
     def names_with_two_meanings(self) -> tuple[int, list[str]]:

@@ -23,7 +23,12 @@ from typing import Any, Literal
 from arinar_lab.analysis.paper_rows import PaperRow
 from arinar_lab.cli.parser import parser
 from arinar_lab.config import schema, sections
+from arinar_lab.data.sources import SourceFactory
 from arinar_lab.metrics import METRICS
+from arinar_lab.model.codecs.codec import CodecFactory
+from arinar_lab.model.inner.head import HeadFactory
+from arinar_lab.model.layers import NormFactory
+from arinar_lab.model.outer import OuterFactory
 from arinar_lab.model.sampler import Sampler
 from arinar_lab.study.plan_file import Match, StudyFile
 from arinar_lab.sweep.space import Dimension
@@ -32,11 +37,11 @@ from arinar_lab.variables import VARIABLES
 
 ROOT = Path(__file__).parent.parent
 REGISTRIES = {
-    "inner": ("Inner models and heads", schema.HeadFactory, (16, 4, 1)),
-    "outer": ("Outer models", schema.OuterFactory, (16, 4)),
-    "norm": ("Norms", schema.NormFactory, (16, True)),
-    "codec": ("Codecs", schema.CodecFactory, ((3, 8, 8), 256)),
-    "data": ("Data", schema.SourceFactory, ()),
+    "inner": ("Inner models and heads", HeadFactory, (16, 4, 1)),
+    "outer": ("Outer models", OuterFactory, (16, 4)),
+    "norm": ("Norms", NormFactory, (16, True)),
+    "codec": ("Codecs", CodecFactory, ((3, 8, 8), 256)),
+    "data": ("Data", SourceFactory, ()),
 }
 """Key → heading, registry, and what a parent passes by position when a range is measured."""
 NAMES = {int: "whole number", float: "number", bool: "true or false", str: "text"}
@@ -118,7 +123,7 @@ def type_name(hint: Any) -> str:
     if origin is dict:
         return f"mapping of names to {type_name(options[1])}"
     if dataclasses.is_dataclass(hint):
-        return f"[section](#{hint.__name__.lower()})"
+        return f"[section](#{getattr(hint, '__name__', '').lower()})"
     return str(getattr(hint, "__name__", hint))
 
 
@@ -245,8 +250,8 @@ _EXAMPLES: dict[Any, dict[str, Any]] = {
 }
 """Values of classes whose arguments hang together."""
 _FIRST: dict[Any, str] = {
-    schema.HeadFactory: "gmm", schema.OuterFactory: "causal", schema.CodecFactory: "pixels",
-    schema.SourceFactory: "digits", schema.NormFactory: "layer",
+    HeadFactory: "gmm", OuterFactory: "causal", CodecFactory: "pixels",
+    SourceFactory: "digits", NormFactory: "layer",
 }  # fmt: skip
 
 

@@ -1,8 +1,7 @@
-"""Image data: read when it is asked for, since large collections fit no memory, or
-(CIFAR-10, MNIST) held.
+"""Image data: read on demand, since large collections fit no memory, or (CIFAR-10, MNIST) held.
 
-    image_folder    <path>/train and <path>/val, each with a folder of files for each class, as
-                    ImageNet is laid out
+    image_folder    <path>/train and <path>/val, each with a folder of files for each class, in
+                    ImageNet's layout
     hub             a data set of the Hugging Face hub, or a folder in one of its formats, by name
     cifar10, mnist  torchvision's
 
@@ -11,15 +10,15 @@ Images are read as the published models' were (ADM, arXiv 2105.05233): Pillow's
 
     16 bits                 grey is scaled to 8 bits, round(v / 257); of colour Pillow
                             keeps the upper 8 bits
-    floats, 32-bit integers refused, since nobody knows which value is white
+    floats, 32-bit integers refused, since their white value is unknown
     palette, CMYK           converted
     transparency            ignored: the colour beneath it is read
     EXIF orientation        ignored, as ImageNet's loaders do: pixels are read as they are stored
     several frames, pages   the first one
 
-Damaged images (cut, empty, too large for Pillow, links to missing files) are named and
-counted. Another image of their class stands in for each, always the same, up to a share
-that the recipe says.
+Damaged images (cut, empty, too large for Pillow, links to missing files) are named and counted.
+Each is replaced by another image of its class, always the same, up to the recipe's share of damaged
+images.
 """
 
 from __future__ import annotations
@@ -49,23 +48,21 @@ from ..output.text import say
 from .sources import Source, checked_labels
 
 DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
-"""What Pillow raises on damaged files."""
+"""Errors that Pillow raises on damaged files."""
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""Endings of image files, those of torchvision's ImageFolder. Files with other
-endings are ignored.
-"""
+"""Endings of image files, those of torchvision's ImageFolder. Other files are ignored."""
 _HEADERS = 64  # images of a part whose headers are read before training
 
 
 class UnknownScale(ValueError):
-    """The numbers of an image do not say which of them is white."""
+    """The white value of an image's numbers is unknown."""
 
 
 def image_files(folder: Path) -> Iterator[str]:
-    """List the image files in a folder and its sub-folders, as paths in it, in no order.
+    """List the image files in a folder and its sub-folders, as paths in it, without order.
 
     Links are followed; a link to a missing file is listed, so that its reader can name it.
-    Hidden names are left out.
+    Hidden files are left out.
 
     Raises:
         ValueError: if a link leads back to a folder that holds it.
@@ -84,32 +81,33 @@ def image_files(folder: Path) -> Iterator[str]:
 
         with os.scandir(place) as entries:
             for entry in entries:
-                name, linked = prefix + entry.name, entry.is_symlink()
+                name = prefix + entry.name
+                is_link = entry.is_symlink()
                 if entry.name.startswith("."):
                     continue
-                if os.path.isdir(entry.path) if linked else entry.is_dir():
+                if os.path.isdir(entry.path) if is_link else entry.is_dir():
                     yield from walk(f"{name}/", parents | {identity})
-                elif entry.name.lower().endswith(ENDINGS) and (linked or entry.is_file()):
+                elif entry.name.lower().endswith(ENDINGS) and (is_link or entry.is_file()):
                     yield name
 
     return walk("", frozenset())
 
 
 def read_image(file: Path | io.BytesIO, mode: str) -> Image.Image:
-    """An image in 8 bits. mode: Pillow's, "RGB" or "L".
+    """Read an image in 8 bits. mode: Pillow's, "RGB" or "L".
 
     Raises:
         UnknownScale: if its numbers are floats, or integers of unknown range.
         one of DAMAGE: if it is damaged.
     """
     with Image.open(file) as image:
-        if _sixteen_bits(image):
+        if _has_sixteen_bits(image):
             pixels = (np.asarray(image).astype(np.uint32) + 128) // 257
             return Image.fromarray(pixels.astype(np.uint8)).convert(mode)
         return image.convert(mode)
 
 
-def _sixteen_bits(image: Image.Image) -> bool:
+def _has_sixteen_bits(image: Image.Image) -> bool:
     """Whether an image has one channel of 16 bits, 0 … 65535 from black to white.
 
     Raises:
@@ -118,13 +116,13 @@ def _sixteen_bits(image: Image.Image) -> bool:
     if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
         return False
 
-    tags = getattr(image, "tag_v2", {})  # of a TIFF: bits of a number; whether 0 is black
-    stated = (tags.get(258, (1,)), tags.get(262)) == ((16,), 1) if image.format == "TIFF" else True
-    if (
-        image.mode == "F"
-        or not stated
-        or (image.mode == "I" and image.format not in ("PNG", "PPM"))
-    ):
+    is_known = image.mode != "F"
+    if image.mode == "I" and image.format not in ("PNG", "PPM"):
+        is_known = False
+    if image.format == "TIFF":  # its tags of bits a number, and of the value of black
+        tags = getattr(image, "tag_v2", {})
+        is_known = is_known and tags.get(258) == (16,) and tags.get(262) == 1
+    if not is_known:
         kind = "floats" if image.mode == "F" else "integers of unknown range"
         raise UnknownScale(
             f"its pixels are {kind}, so nobody knows which is white; save it with 8 or 16 bits"
@@ -134,70 +132,78 @@ def _sixteen_bits(image: Image.Image) -> bool:
 
 
 def centre_crop(image: Image.Image, size: int) -> Image.Image:
-    """ADM's: halved by area while the shorter side is at least 2·size, then bicubic to size, then
-    the square in the centre.
+    """Crop an image as ADM does.
+
+    The image is halved by area while its shorter side is at least 2·size, then scaled to size
+    bicubically and cut to the square in the centre.
     """
     while min(image.size) >= 2 * size:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = size / min(image.size)
-    image = image.resize(
-        (round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC
-    )
-    left, top = (image.width - size) // 2, (image.height - size) // 2
+    scaled = (round(image.width * scale), round(image.height * scale))
+    image = image.resize(scaled, Image.Resampling.BICUBIC)
+
+    left = (image.width - size) // 2
+    top = (image.height - size) // 2
     return image.crop((left, top, left + size, top + size))
 
 
 class ImageStore(Protocol):
-    """Where encoded images are."""
+    """A store of encoded images."""
 
     def name(self, i: int) -> str:
-        """Of image i, for people."""
+        """Return the name of image i for messages."""
         ...
 
     def open(self, i: int) -> Path | io.BytesIO:
-        """Image i as Pillow opens it."""
+        """Return image i as Pillow opens it."""
         ...
 
     @property
     def fingerprint(self) -> str:
-        """What tells its images from others, without reading them."""
+        """A text that identifies the images without reading them."""
         ...
 
 
 def files_fingerprint(files: Iterable[tuple[str, Path]]) -> str:
-    """What tells files from others without reading them: their names, sizes in bytes
-    and times of change.
-    """
-    seen = hashlib.sha256()
+    """Hash names, sizes in bytes and times of change of files, without reading them."""
+    digest = hashlib.sha256()
     for name, file in files:
         try:
-            about = os.stat(file)
-            seen.update(f"{name} {about.st_size} {about.st_mtime_ns}\n".encode())
+            status = os.stat(file)
+            digest.update(f"{name} {status.st_size} {status.st_mtime_ns}\n".encode())
         except OSError:  # a link to a missing file
-            seen.update(f"{name} missing\n".encode())
-    return seen.hexdigest()
+            digest.update(f"{name} missing\n".encode())
+    return digest.hexdigest()
 
 
 class LazyImages:
-    """Images that are read when they are asked for: pictures[i] are bytes [*, C, S, S] of items
-    i [*]; i + n is i mirrored.
+    """Images that are read on demand: images[i] are bytes [*, C, S, S] of items i [*].
+
+    Item i + n is item i mirrored.
 
     Arguments:
-        store: where they are; labels: [n]; shape: (C, S, S), with C = 1 or 3.
-        allowed: share of them that may be damaged.
+        store: Store of the encoded images.
+        labels: Labels [n].
+        shape: (C, S, S), with C = 1 or 3.
+        allowed: Share of the images that may be damaged.
 
     Raises:
-        Damaged: on reading, if more are; in the main process alone, where `check` knows of all.
+        Damaged: on reading, if more are; in the main process alone, where `check` counts all.
+
+    Attributes:
+        marks: 1 for each damaged image [n], shared by all processes.
     """
 
     def __init__(
         self, store: ImageStore, labels: Tensor, shape: tuple[int, ...], allowed: float
     ) -> None:
-        self.store, self.labels, self.shape, self.allowed = store, labels, shape, allowed
+        self.store = store
+        self.labels = labels
+        self.shape = shape
+        self.allowed = allowed
         with disk_full_guard(SHARED_MEMORY):
-            self.marks = torch.zeros(
-                len(labels), dtype=torch.uint8
-            ).share_memory_()  # of damaged ones, for all processes
+            self.marks = torch.zeros(len(labels), dtype=torch.uint8).share_memory_()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -206,27 +212,25 @@ class LazyImages:
         n = len(self)
         i = torch.arange(2 * n)[: n if isinstance(i, slice) else None][i]
         if not i.dim():
-            return self._one(int(i))
-
-        return (
-            torch.stack([self._one(j) for j in i.tolist()])
-            if len(i)
-            else torch.zeros(0, *self.shape).byte()
-        )
+            return self._item(int(i))
+        if not len(i):
+            return torch.zeros(0, *self.shape).byte()
+        return torch.stack(list(map(self._item, i.tolist())))
 
     @property
     def fingerprint(self) -> str:
-        """What tells them from others: what their store says, and their shape."""
+        """The store's fingerprint and the shape."""
         return f"{self.store.fingerprint} {self.shape}"
 
     @property
     def damaged(self) -> list[str]:
-        """Names of those that were found to be."""
+        """Names of the damaged images that were read so far."""
         return [self.store.name(i) for i in self.marks.nonzero().flatten().tolist()]
 
     def check(self) -> None:
-        """Refuse data of which too much was damaged, whoever has read it."""
-        if (count := int(self.marks.sum())) > self.allowed * len(self):
+        """Refuse data with too many damaged images, in whichever process they were read."""
+        count = int(self.marks.sum())
+        if count > self.allowed * len(self):
             raise Damaged(
                 f"{count} of {len(self)} images are damaged, and data.damaged allows a share of"
                 f" {self.allowed:g}: {', '.join(self.damaged[:3])}"
@@ -241,13 +245,13 @@ class LazyImages:
         for i in torch.linspace(0, len(self) - 1, min(_HEADERS, len(self))).long().tolist():
             try:
                 with Image.open(self.store.open(i)) as image:
-                    _sixteen_bits(image)
+                    _has_sixteen_bits(image)
             except UnknownScale as error:
                 raise ValueError(f"{self.store.name(i)}: {error}") from None
-            except DAMAGE:  # counted when it is read whole
+            except DAMAGE:  # counted when the image is read
                 continue
 
-    def _one(self, i: int) -> Tensor:
+    def _item(self, i: int) -> Tensor:
         mirrored, i = divmod(i, len(self))
         pixels = self._read(i)
         return pixels.flip(-1) if mirrored else pixels
@@ -255,7 +259,7 @@ class LazyImages:
     def _read(self, i: int) -> Tensor:
         for j in self._candidates(i):
             try:
-                return self._decoded(j)
+                return self._decode(j)
             except UnknownScale as error:
                 raise Damaged(f"{self.store.name(j)}: {error}") from None
             except DAMAGE as error:
@@ -263,17 +267,15 @@ class LazyImages:
         raise Damaged(f"{self.store.name(i)}: damaged, and so are all of its class")
 
     def _candidates(self, i: int) -> Iterator[int]:
-        """Item i, then the others of its class from it on, but for those that are
-        known to be damaged.
-        """
+        """Yield item i, then the next ones of its class, without those marked as damaged."""
         if not self.marks[i]:
             yield i
-        alike = (self.labels == self.labels[i]).nonzero().flatten()
-        for j in [*alike[alike > i].tolist(), *alike[alike < i].tolist()]:
+        same = (self.labels == self.labels[i]).nonzero().flatten()
+        for j in [*same[same > i].tolist(), *same[same < i].tolist()]:
             if not self.marks[j]:
                 yield j
 
-    def _decoded(self, i: int) -> Tensor:
+    def _decode(self, i: int) -> Tensor:
         channels, size = self.shape[:2]
         image = read_image(self.store.open(i), "RGB" if channels == 3 else "L")
         pixels = np.array(centre_crop(image, size))
@@ -281,9 +283,10 @@ class LazyImages:
 
     def _mark(self, i: int, error: Exception) -> None:
         self.marks[i] = 1
-        said = " ".join(str(error).split())[:120]
+        reason = " ".join(str(error).split())[:120]
         say(
-            f"arinar: {self.store.name(i)}: damaged ({said}); another image of its class stands in",
+            f"arinar: {self.store.name(i)}: damaged ({reason}); another image of its class"
+            " stands in",
             file=sys.stderr,
         )
         if get_worker_info() is None:
@@ -291,20 +294,24 @@ class LazyImages:
 
 
 def damaged_names(source: Source) -> list[str]:
-    """Names of the images of a source that were found damaged so far, by any process."""
-    looked_at = [vars(source).get(part, (None,))[0] for part in ("train", "held_out")]
-    return [
-        name for images in looked_at if isinstance(images, LazyImages) for name in images.damaged
-    ]
+    """List the names of a source's damaged images that any process has read so far."""
+    names: list[str] = []
+    for part in ("train", "held_out"):
+        images, *_ = vars(source).get(part, (None,))
+        if isinstance(images, LazyImages):
+            names += images.damaged
+    return names
 
 
 class LazySource(Source):
-    """Images of a training and a held-out part that are looked for when they are first needed.
+    """Images of a training and a held-out part that are opened at first use.
 
     Arguments:
-        channels, size: an image is [channels, size, size]; classes: number of labels.
-        flip: whether training mirrors half of the images.
-        damaged: share of a part that may be damaged.
+        channels: Channels of an image, 1 or 3.
+        size: Height and width of an image in pixels, at least 1.
+        classes: Number of labels, at least 1.
+        flip: Whether training mirrors half of the images.
+        damaged: Share of a part's images that may be damaged, in [0, 1).
 
     Raises:
         ValueError: if a number is out of range.
@@ -318,12 +325,10 @@ class LazySource(Source):
             raise ValueError(f"channels: {channels} is neither 1 nor 3")
         if not 0 <= damaged < 1:
             raise ValueError(f"damaged: {damaged} is outside [0, 1)")
-        self.shape, self.classes, self.flip, self.allowed = (
-            (channels, size, size),
-            classes,
-            flip,
-            damaged,
-        )
+        self.shape = (channels, size, size)
+        self.classes = classes
+        self.flip = flip
+        self.allowed = damaged
 
     @property
     def counts(self) -> tuple[int, int] | None:
@@ -350,17 +355,21 @@ class LazySource(Source):
         return LazyImages(store, labels, self.shape, self.allowed), labels
 
     def _part(self, part: str) -> tuple[ImageStore, Tensor]:
-        """Where the images of a part are, and their labels."""
+        """Open the store and the labels of a part."""
         raise NotImplementedError
 
 
 class ImageFiles:
-    """Image files. root: a folder; names: paths in it as bytes, one array of which holds a
-    million in little memory.
+    """Image files.
+
+    Arguments:
+        root: Folder of the files.
+        names: Paths in the folder as an array of bytes, which holds a million in little memory.
     """
 
     def __init__(self, root: Path, names: np.ndarray) -> None:
-        self.root, self.names = root, names
+        self.root = root
+        self.names = names
 
     def name(self, i: int) -> str:
         return str(self.open(i))
@@ -370,18 +379,21 @@ class ImageFiles:
 
     @property
     def fingerprint(self) -> str:
-        return files_fingerprint(
-            (os.fsdecode(name), self.open(i)) for i, name in enumerate(self.names)
-        )
+        names = map(os.fsdecode, self.names)
+        return files_fingerprint(zip(names, map(self.open, range(len(self.names))), strict=True))
 
 
 class ImageFolder(LazySource):
-    """Files in <path>/train/<class>/ and <path>/val/<class>/; the classes are numbered by the
-    order of their names.
+    """Files in <path>/train/<class>/ and <path>/val/<class>/, with classes in order of their names.
 
     Arguments:
-        path: the folder; channels, size, classes, flip, damaged: see `LazySource`.
-        held_out: how many of val are used, spread evenly; None are all.
+        path: Folder of train and val.
+        channels: Channels of an image, 1 or 3.
+        size: Height and width of an image in pixels, at least 1.
+        classes: Number of labels, at least 1.
+        flip: Whether training mirrors half of the images.
+        held_out: Number of images of val that are used, spread evenly, at least 1; null is all.
+        damaged: Share of a part's images that may be damaged, in [0, 1).
 
     Raises:
         ValueError: if a number is out of range; on reading, if a folder is missing, a class has no
@@ -402,22 +414,25 @@ class ImageFolder(LazySource):
         super().__init__(channels, size, classes, flip, damaged)
         if held_out is not None:
             require_at_least(1, held_out=held_out)
-        self.path, self.used = Path(path), held_out
+        self.path = Path(path)
+        self.used = held_out
 
     @property
     def counts(self) -> tuple[int, int] | None:
-        there = "train" in self.__dict__ or (self.path / "train").is_dir()
-        return (len(self.train[0]), len(self.held_out[0])) if there else None
+        if "train" not in self.__dict__ and not (self.path / "train").is_dir():
+            return None
+        return len(self.train[0]), len(self.held_out[0])
 
     def _part(self, part: str) -> tuple[ImageStore, Tensor]:
         folder = self.path / {"train": "train", "held_out": "val"}[part]
         names = self._classes(folder)
-        if part == "held_out" and names != (trained := self._classes(self.path / "train")):
-            other = sorted(set(names) ^ set(trained))[0]
-            raise ValueError(
-                f"path: {str(folder)!r} has other classes than train: {other} is in one "
-                "of them alone"
-            )
+        if part == "held_out":
+            difference = set(names) ^ set(self._classes(self.path / "train"))
+            if difference:
+                raise ValueError(
+                    f"path: {str(folder)!r} has other classes than train: {min(difference)} is in"
+                    " one of them alone"
+                )
 
         paths: list[bytes] = []
         counts = []
@@ -430,14 +445,13 @@ class ImageFolder(LazySource):
         files = np.array(paths)
         if part == "held_out" and self.used is not None:
             kept = torch.linspace(0, len(labels) - 1, min(self.used, len(labels))).long()
-            files, labels = files[kept.numpy()], labels[kept]
+            files = files[kept.numpy()]
+            labels = labels[kept]
 
         return ImageFiles(folder, files), labels
 
     def _images(self, folder: Path) -> list[str]:
-        """The images of a class as paths in its folder, in the order of
-        torchvision's ImageFolder.
-        """
+        """List the images of a class as paths in its folder, in torchvision's order."""
         try:
             images = sorted(image_files(folder), key=os.path.split)
         except (OSError, ValueError) as error:
@@ -447,13 +461,13 @@ class ImageFolder(LazySource):
         return images
 
     def _classes(self, folder: Path) -> list[str]:
+        """List the names of the classes, and check them."""
         if not folder.is_dir():
             raise ValueError(
                 f"path: {str(folder)!r} is not a folder; it holds a folder of images for each class"
             )
-        names = sorted(
-            name for name in os.listdir(folder) if name[0] != "." and (folder / name).is_dir()
-        )
+        names = [name for name in sorted(os.listdir(folder)) if (folder / name).is_dir()]
+        names = [name for name in names if name[0] != "."]
         if len(names) != self.classes:
             raise ValueError(
                 f"path: {str(folder)!r} has {len(names)} folders of classes, and classes says "
@@ -462,27 +476,34 @@ class ImageFolder(LazySource):
 
         places: dict[str, str] = {}
         for name in names:
-            other = places.setdefault(os.path.realpath(folder / name), name)
-            if other != name:
+            first = places.setdefault(os.path.realpath(folder / name), name)
+            if first != name:
                 raise ValueError(
-                    f"path: the classes {other} and {name} of {str(folder)!r} are one folder"
+                    f"path: the classes {first} and {name} of {str(folder)!r} are one folder"
                 )
 
         return names
 
 
 class Hub(LazySource):
-    """A data set of images with labels on the Hugging Face hub, or a local folder in one of its
-    formats (extra [hub]).
+    """A labelled data set of the Hugging Face hub, or a folder in one of its formats (extra [hub]).
 
     Arguments:
-        name: of the data set, or a folder; subset: its configuration, where it has several.
-        train, held_out: names of its splits; image, label: of its columns.
-        channels, size, classes, flip, damaged: see `LazySource`.
+        name: Name of the data set, or path of a folder.
+        subset: Name of its configuration, where it has several.
+        train: Name of the training split.
+        held_out: Name of the held-out split.
+        image: Name of the column of images.
+        label: Name of the column of labels.
+        channels: Channels of an image, 1 or 3.
+        size: Height and width of an image in pixels, at least 1.
+        classes: Number of labels, at least 1.
+        flip: Whether training mirrors half of the images.
+        damaged: Share of a part's images that may be damaged, in [0, 1).
 
     Raises:
-        ValueError: if the package is not there, or a number is out of range; on reading, if the
-            data set cannot be had, or has other columns or labels.
+        ValueError: if the package is missing, or a number is out of range; on reading, if the
+            data set cannot be loaded, or has other columns or labels.
     """
 
     def __init__(
@@ -503,13 +524,16 @@ class Hub(LazySource):
         if importlib.util.find_spec("datasets") is None:
             raise ValueError("kind: hub needs the package datasets; pip install 'arinar_lab[hub]'")
         super().__init__(channels, size, classes, flip, damaged)
-        self.name, self.subset, self.columns = name, subset, (image, label)
+        self.name = name
+        self.subset = subset
+        self.columns = (image, label)
         self.splits = {"train": train, "held_out": held_out}
 
     def _part(self, part: str) -> tuple[ImageStore, Tensor]:
         import datasets
 
-        split, (image, label) = self.splits[part], self.columns
+        split = self.splits[part]
+        image, label = self.columns
         try:
             data = datasets.load_dataset(self.name, self.subset, split=split)
             for column in self.columns:
@@ -526,21 +550,22 @@ class Hub(LazySource):
                 )
             labels = checked_labels(torch.tensor(values), len(data), self.classes)
             data = data.cast_column(image, datasets.Image(decode=False))
-        except Exception as error:  # whatever a hub, its cache or a file format raises
-            raise ValueError(
-                f"name: {self.name!r}, split {split!r}: {' '.join(str(error).split())[:200]}"
-            ) from None
+        except Exception as error:  # a hub, its cache or a file format may raise anything
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"name: {self.name!r}, split {split!r}: {reason}") from None
         return HubImages(data, image, f"{self.name}[{split}]"), labels
 
 
 class HubImages:
     """Encoded images in a column of a data set of the datasets library."""
 
-    def __init__(self, data: Any, column: str, called: str) -> None:
-        self.data, self.column, self.called = data, column, called
+    def __init__(self, data: Any, column: str, title: str) -> None:
+        self.data = data
+        self.column = column
+        self.title = title
 
     def name(self, i: int) -> str:
-        return f"{self.called}[{i}]"
+        return f"{self.title}[{i}]"
 
     def open(self, i: int) -> Path | io.BytesIO:
         row = self.data[i][self.column]
@@ -550,31 +575,32 @@ class HubImages:
 
     @property
     def fingerprint(self) -> str:
-        # the library's own, of its files and of what was done to them
-        return f"{self.called} {self.data._fingerprint}"
+        # the library's own, of its files and their transforms
+        return f"{self.title} {self.data._fingerprint}"
 
 
 class TorchVision(Source):
-    """A data set of torchvision that is held in memory: its training part, and
-    its test part held out.
+    """A data set of torchvision in memory; its test part is held out.
 
     Arguments:
-        make: the class in torchvision.datasets; shape: of an image; path: the folder; download:
-            whether it may be fetched.
+        make: Name of the class in torchvision.datasets.
+        shape: Shape of an image.
+        path: Folder of the data set.
+        download: Whether it may be downloaded.
+        flip: Whether training mirrors half of the images.
     """
 
-    levels, classes = 256, 10
+    levels = 256
+    classes = 10
 
     def __init__(
         self, make: str, shape: tuple[int, ...], path: str, download: bool, flip: bool
     ) -> None:
-        self.make, self.shape, self.path, self.download, self.flip = (
-            make,
-            shape,
-            path,
-            download,
-            flip,
-        )
+        self.make = make
+        self.shape = shape
+        self.path = path
+        self.download = download
+        self.flip = flip
 
     @property
     def counts(self) -> tuple[int, int] | None:
@@ -591,16 +617,16 @@ class TorchVision(Source):
     def _read(self, train: bool) -> tuple[Tensor, Tensor]:
         import torchvision
 
+        make = getattr(torchvision.datasets, self.make)
         try:
-            data = getattr(torchvision.datasets, self.make)(
-                self.path, train=train, download=self.download
-            )
+            data = make(self.path, train=train, download=self.download)
         except (RuntimeError, OSError, ValueError, EOFError, tarfile.TarError) as error:
-            said = " ".join(str(error).split())[:160]
+            reason = " ".join(str(error).split())[:160]
             raise ValueError(
                 f"path: {self.make} is not in {self.path!r}, or is damaged; data.download=true "
-                f"fetches it ({said})"
+                f"fetches it ({reason})"
             ) from None
+
         pixels = torch.as_tensor(data.data)
         images = pixels.unsqueeze(1) if self.shape[0] == 1 else pixels.permute(0, 3, 1, 2)
         try:
@@ -613,12 +639,14 @@ class TorchVision(Source):
 
 
 class CIFAR10(TorchVision):
-    """CIFAR-10 (Krizhevsky, 2009). Its files are pickles; torchvision opens them only if their MD5
-    is the published one.
+    """CIFAR-10 (Krizhevsky, 2009).
+
+    Its files are pickles; torchvision opens them only if their MD5 is the published one.
 
     Arguments:
-        path: the folder that has or gets cifar-10-batches-py; download: whether it may be
-            fetched; flip: see `Source`.
+        path: Folder that has or gets cifar-10-batches-py.
+        download: Whether the data may be downloaded.
+        flip: Whether training mirrors half of the images.
     """
 
     def __init__(self, *, path: str = "data", download: bool = False, flip: bool = True) -> None:
@@ -626,8 +654,11 @@ class CIFAR10(TorchVision):
 
 
 class MNIST(TorchVision):
-    """MNIST (LeCun et al., 1998). path: the folder that has or gets MNIST/raw; download:
-    whether it may be fetched.
+    """MNIST (LeCun et al., 1998).
+
+    Arguments:
+        path: Folder that has or gets MNIST/raw.
+        download: Whether the data may be downloaded.
     """
 
     def __init__(self, *, path: str = "data", download: bool = False) -> None:

@@ -1,9 +1,7 @@
-"""Reading a latent cache: moments of a posterior in place of the images they were made from.
+"""Reading a latent cache, which holds moments of a posterior in place of images.
 
-`quality/latent_cache_builder.py` makes it.
-
-A cache is known by fingerprints of what it was made of. It is opened only with
-the codec that made it.
+`quality/latent_cache_builder.py` makes it. A cache has fingerprints of its images and its codec,
+and is opened only with that codec.
 """
 
 from __future__ import annotations
@@ -22,62 +20,60 @@ from ..model.codecs.codec import Codec
 from .sources import Source
 
 SPLITS = ("train", "held_out")
-# in cache.json
-_SAID = ("shape", "levels", "classes", "train", "held_out", "shard", "views", "codec")
-_LOOKED_AT = 64  # images of a part whose pixels go into its fingerprint
+# of cache.json
+_KEYS = ("shape", "levels", "classes", "train", "held_out", "shard", "views", "codec")
+_PROBED = 64  # images of a part whose pixels go into its fingerprint
 
 
 def tensors_fingerprint(*tensors: Tensor) -> str:
-    """SHA-256 of tensors' types, shapes and bytes."""
-    seen = hashlib.sha256()
+    """Hash types, shapes and bytes of tensors by SHA-256."""
+    digest = hashlib.sha256()
     for tensor in tensors:
-        seen.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-        seen.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return seen.hexdigest()
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def shard_ranges(n: int, size: int) -> list[range]:
-    """Items 0 … n-1 in shards of `size`, the last one smaller."""
+    """Split items 0 … n-1 into shards of `size`, of which the last may be smaller."""
     return [range(start, min(start + size, n)) for start in range(0, n, size)]
 
 
 def data_fingerprint(source: Source) -> str:
-    """What tells data from other data: all labels, and the pixels of 64 items of each
-    part, spread evenly.
-
-    Its path is no part of it: data that were moved are the same.
-    """
-    seen = []
+    """Hash all labels and the pixels of 64 items of each part, spread evenly, but no path."""
+    tensors = []
     for images, labels in (source.train, source.held_out):
-        some = torch.linspace(0, len(labels) - 1, min(_LOOKED_AT, len(labels))).long()
-        seen += [images[some], labels]
-    return tensors_fingerprint(*seen)
+        probe = torch.linspace(0, len(labels) - 1, min(_PROBED, len(labels))).long()
+        tensors += [images[probe], labels]
+    return tensors_fingerprint(*tensors)
 
 
 def codec_fingerprint(codec: Codec, spec: dict[str, Any]) -> str:
-    """What tells a codec from another one: its weights, its buffers, and its arguments in the
-    recipe but for paths.
-    """
+    """Hash a codec's weights and buffers, and its arguments in the recipe, but no path."""
     codec.prepare()
-    arguments = json.dumps(
-        {key: value for key, value in spec.items() if key != "weights"}, sort_keys=True
-    )
+    arguments = {key: value for key, value in spec.items() if key != "weights"}
     weights = [value for _, value in sorted(codec.state_dict().items())]
-    return hashlib.sha256((arguments + tensors_fingerprint(*weights)).encode()).hexdigest()
+    text = json.dumps(arguments, sort_keys=True) + tensors_fingerprint(*weights)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class Moments:
     """The moments of a part of the data, in shards that are read by memory map.
 
-    moments[i] are those [*, 2D, H, W] of items i [*]; i + n is the mirror image of item i
-    where there are any.
+    moments[i] are those [*, 2D, H, W] of items i [*]. With two views i + n is item i mirrored.
 
     Arguments:
-        files: the shards; n: items; shard: items in one; views: 1 or 2.
+        files: The shards.
+        n: Number of items.
+        shard: Number of items in a shard.
+        views: 1, or 2 with mirror images.
     """
 
     def __init__(self, files: list[Path], n: int, shard: int, views: int) -> None:
-        self.files, self.n, self.shard, self.views = files, n, shard, views
+        self.files = files
+        self.n = n
+        self.shard = shard
+        self.views = views
         self.maps: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
@@ -85,9 +81,9 @@ class Moments:
 
     def __getitem__(self, i: Any) -> Tensor:
         i = torch.arange(self.views * self.n)[: self.n if isinstance(i, slice) else None][i]
-        return torch.stack([self._one(j) for j in i.tolist()]) if i.dim() else self._one(int(i))
+        return torch.stack(list(map(self._item, i.tolist()))) if i.dim() else self._item(int(i))
 
-    def _one(self, j: int) -> Tensor:
+    def _item(self, j: int) -> Tensor:
         view, item = divmod(j, self.n)
         k, row = divmod(item, self.shard)
         if k not in self.maps:
@@ -100,13 +96,13 @@ class Moments:
 
 
 class LatentCacheSource(Source):
-    """The moments of a latent cache in place of the images they were made from; see `arinar cache`.
+    """The moments of a latent cache in place of its images; see `arinar cache`.
 
-    What the cache is of stands in its cache.json, which is all that drawing images asks for. A run
-    that was trained from it keeps a copy, and outlives it.
+    The cache.json of a cache describes its images, and is enough to draw new ones. A run that was
+    trained from a cache keeps a copy of it, so it can be sampled without the cache.
 
     Arguments:
-        path: its folder.
+        path: Folder of the cache.
 
     Raises:
         ValueError: if the cache is missing or unfinished; on reading, if it lacks a
@@ -129,19 +125,20 @@ class LatentCacheSource(Source):
         except ValueError as error:
             raise ValueError(f"path: {path!r} has a damaged cache.json ({error})") from None
 
-        if lacks := [
-            name for name in _SAID if not isinstance(self.about, dict) or name not in self.about
-        ]:
-            raise ValueError(
-                f"path: {path!r} has a damaged cache.json, without {lacks[0]}; arinar cache "
-                "RECIPE writes it"
-            )
+        for key in _KEYS:
+            if not isinstance(self.about, dict) or key not in self.about:
+                raise ValueError(
+                    f"path: {path!r} has a damaged cache.json, without {key}; arinar cache "
+                    "RECIPE writes it"
+                )
 
-        self.shape, self.levels = tuple(self.about["shape"]), self.about["levels"]
-        self.classes, self.flip = self.about["classes"], self.about["views"] == 2
+        self.shape = tuple(self.about["shape"])
+        self.levels = self.about["levels"]
+        self.classes = self.about["classes"]
+        self.flip = self.about["views"] == 2
 
     def prepare(self) -> None:
-        """Look at every shard.
+        """Check every shard.
 
         Raises:
             ValueError: if one is missing, damaged or of another size.
@@ -171,11 +168,10 @@ class LatentCacheSource(Source):
         return [self.path / f"{part}-{k:05}.safetensors" for k in range(count)]
 
     def _check(self, part: str) -> None:
-        """Refuse shards that are missing, cut or of other sizes; bytes that differ only
-        `arinar cache --verify` finds.
-        """
-        n, size, views = (self.about[name] for name in (part, "shard", "views"))
-        for file, items in zip(self._files(part), shard_ranges(n, size), strict=True):
+        """Refuse shards that are missing, cut or of other sizes; `--verify` compares bytes."""
+        views = self.about["views"]
+        spans = shard_ranges(self.about[part], self.about["shard"])
+        for file, items in zip(self._files(part), spans, strict=True):
             if not file.is_file():
                 raise ValueError(
                     f"path: {str(self.path)!r} lacks {file.name}; the same arinar cache "
@@ -184,20 +180,21 @@ class LatentCacheSource(Source):
 
             try:
                 with safe_open(file, "pt") as shard:
-                    found = shard.get_slice("moments").get_shape()[:2]
+                    shape = shard.get_slice("moments").get_shape()[:2]
             except (SafetensorError, OSError) as error:
                 raise ValueError(
                     f"path: {file} is damaged ({error}); arinar cache RECIPE --verify makes it anew"
                 ) from None
 
-            if found != [len(items), views]:
+            if shape != [len(items), views]:
                 raise ValueError(
-                    f"path: {file} holds {found[0]} items in {found[1]} views, and cache.json says"
+                    f"path: {file} holds {shape[0]} items in {shape[1]} views, and cache.json says"
                     f" {len(items)} in {views}; arinar cache RECIPE writes cache.json"
                 )
 
     def _part(self, part: str) -> tuple[Any, Tensor]:
-        files, labels = self._files(part), []
+        files = self._files(part)
+        labels = []
         for file in files:
             try:
                 with safe_open(file, "pt") as shard:
@@ -208,9 +205,8 @@ class LatentCacheSource(Source):
                     "makes it anew"
                 ) from None
 
-        return Moments(
-            files, self.about[part], self.about["shard"], self.about["views"]
-        ), torch.cat(labels)
+        moments = Moments(files, self.about[part], self.about["shard"], self.about["views"])
+        return moments, torch.cat(labels)
 
     @cached_property
     def train(self) -> tuple[Tensor, Tensor]:  # type: ignore[override]

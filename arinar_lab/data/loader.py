@@ -1,6 +1,6 @@
-"""Batches of a part of the data, (image, label, index), in an order that resumes.
+"""Batches (image, label, index) of a part of the data, in an order that resumes.
 
-The order is a function of (seed, epoch), and its state is saved with the checkpoint.
+The order is a function of (seed, epoch); checkpoints save its state.
 """
 
 from __future__ import annotations
@@ -16,28 +16,29 @@ from ..model.noise import Noise, Stream
 
 
 class BatchDataset(Dataset):
-    """(images, labels, indices) of a part of the data, a batch at a time; item i + n
-    is item i, mirrored.
+    """(images, labels, indices) of a part of the data, a batch at a time.
+
+    Item i + n is item i mirrored.
 
     Arguments:
-        part: (images, labels); flip: whether training asks for mirrored ones.
+        part: (images, labels).
+        flip: Whether mirrored items are read.
     """
 
     def __init__(self, part: tuple[Tensor, Tensor], flip: bool = False) -> None:
-        (self.images, self.labels), self.flip = part, flip
+        self.images, self.labels = part
+        self.flip = flip
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
     def lazy(self) -> bool:
-        """Whether images are read when they are asked for."""
+        """Whether images are read on demand."""
         return not isinstance(self.images, Tensor)
 
     def check(self) -> None:
-        """Refuse images of which too many were damaged (see `image_datasets.py`), whichever
-        process has read them.
-        """
+        """Refuse data with too many damaged images, see `image_datasets.py`."""
         if hasattr(self.images, "check"):
             self.images.check()
 
@@ -55,18 +56,23 @@ class BatchDataset(Dataset):
 
 
 def identity_collate(batch: Any) -> Any:
-    """`BatchDataset` are read as batches, so that nothing is left to collate."""
+    """Return a batch unchanged: `BatchDataset` reads whole batches."""
     return batch
 
 
 class EpochOrder(Sampler[int]):
-    """A permutation of n items, keyed by (seed, epoch), from item `start` on, dealt out in turn to
-    those that train together.
+    """A permutation of n items, keyed by (seed, epoch) and dealt out to processes in turn.
 
     Arguments:
-        n: items; seed: of the permutation; share: (rank, world); end: items of an
-            epoch that are dealt out.
-        flip: whether i + n stands for half of the items i: the same, mirrored.
+        n: Number of items.
+        seed: Seed of the permutation.
+        share: (rank, world) of this process.
+        end: Number of items of an epoch that are dealt out.
+        flip: Whether i + n, item i mirrored, replaces i for half of the items.
+
+    Attributes:
+        epoch: Number of the epoch.
+        start: Place of the first item that is dealt out.
     """
 
     def __init__(
@@ -77,14 +83,12 @@ class EpochOrder(Sampler[int]):
         end: int | None = None,
         flip: bool = False,
     ) -> None:
-        self.n, self.seed, self.share, self.flip, self.epoch, self.start = (
-            n,
-            seed,
-            share,
-            flip,
-            0,
-            0,
-        )
+        self.n = n
+        self.seed = seed
+        self.share = share
+        self.flip = flip
+        self.epoch = 0
+        self.start = 0
         self.end = n if end is None else end
 
     def __iter__(self) -> Iterator[int]:
@@ -92,7 +96,7 @@ class EpochOrder(Sampler[int]):
         yield from self.of_all()[rank::world].tolist()
 
     def of_all(self) -> Tensor:
-        """What is dealt out from here on, to all."""
+        """Return the items from `start` on, of all processes."""
         noise = Noise.of(torch.tensor(self.seed), "order").at(self.epoch)
         order = noise.permutation(self.n)
         if self.flip:
@@ -104,19 +108,22 @@ class EpochOrder(Sampler[int]):
 
 
 class ResumableLoader(DataLoader):
-    """A loader whose state is (epoch, batches handed out), so that training resumes in mid-epoch
-    with the same batches.
+    """A loader whose state is (epoch, batches read), so that training resumes in mid-epoch.
 
     Lightning saves and loads the state of any loader that has these two methods. It calls iter()
     once an epoch and never exhausts the iterator, therefore the epoch is advanced at its start.
 
     Arguments:
-        batch: images a step, of all processes; share: (rank, world) of this one; workers:
-            processes that read ahead.
+        dataset: The data.
+        batch: Images of a step, of all processes.
+        seed: Seed of the order.
+        share: (rank, world) of this process.
+        workers: Number of processes that read ahead.
 
     Attributes:
-        first: the first index of each batch of this process that is on its way, by
-            its own first index.
+        epoch: Number of the epoch.
+        done: Number of its batches that were read.
+        first: First index of this process's part of a batch → first index of the whole batch.
     """
 
     def __init__(
@@ -127,10 +134,14 @@ class ResumableLoader(DataLoader):
         share: tuple[int, int] = (0, 1),
         workers: int = 0,
     ) -> None:
-        whole = len(dataset) // batch * batch  # so that every rank has equally many batches
-        self.order = EpochOrder(len(dataset), seed, share, whole, dataset.flip)
-        self.epoch, self.done, self.batch, self.items = 0, 0, batch, dataset
+        end = len(dataset) // batch * batch  # so that every rank has equally many batches
+        self.order = EpochOrder(len(dataset), seed, share, end, dataset.flip)
+        self.epoch = 0
+        self.done = 0
+        self.batch = batch
+        self.items = dataset
         self.first: dict[int, int] = {}
+
         super().__init__(
             dataset,
             batch_size=batch // share[1],
@@ -143,13 +154,14 @@ class ResumableLoader(DataLoader):
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         if self.done >= len(self):
-            self.epoch, self.done = self.epoch + 1, 0
-        self.order.epoch, self.order.start = self.epoch, self.done * self.batch
-        firsts = (
-            (self.order.of_all()[:: self.batch] % len(self.items)).tolist()
-            if self.order.share[1] > 1
-            else []
-        )
+            self.epoch += 1
+            self.done = 0
+        self.order.epoch = self.epoch
+        self.order.start = self.done * self.batch
+        firsts: list[int] = []
+        if self.order.share[1] > 1:
+            firsts = (self.order.of_all()[:: self.batch] % len(self.items)).tolist()
+
         for k, batch in enumerate(self._read()):
             self.done += 1
             self.items.check()
@@ -167,9 +179,7 @@ class ResumableLoader(DataLoader):
             ) from error
 
     def first_of(self, index: Tensor) -> Tensor:
-        """The first index [1] of the batch of all processes, given those of this
-        process's share [B].
-        """
+        """Return the first index [1] of the whole batch, given this process's indices [B]."""
         if not self.first:
             return index[:1]
         return index.new_tensor([self.first.pop(int(index[0]))])
@@ -178,4 +188,5 @@ class ResumableLoader(DataLoader):
         return {"epoch": self.epoch, "done": self.done}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        self.epoch, self.done = state["epoch"], state["done"]
+        self.epoch = state["epoch"]
+        self.done = state["done"]

@@ -1,14 +1,12 @@
-"""Data: what is modelled.
+"""Sources of data. A source holds its training and held-out parts as tensors:
 
-A source holds its training and held-out parts as tensors:
-
-    digits      scikit-learn's 1,797 handwritten digits, 1×8×8, 17 grey levels, 10 classes: 1,437 to
-                train on, 360 held out
-    synthetic   tokens of a known autoregressive process, so that log p_true is known
-    latents     an autoencoder's latents, from files, read when they are first needed
-    images      8-bit images, likewise
-    …           image files, the hub's, CIFAR-10 and MNIST: `image_datasets.py`; a latent
-                cache: `latent_cache.py`
+digits      scikit-learn's 1,797 handwritten digits, 1×8×8, 17 grey levels, 10 classes: 1,437 to
+            train on, 360 held out
+synthetic   tokens of a known autoregressive process, so that log p_true is known
+latents     an autoencoder's latents, from files that are read at first use
+images      8-bit images, likewise
+…           image files, the hub's, CIFAR-10 and MNIST: `image_datasets.py`; a latent
+            cache: `latent_cache.py`
 """
 
 from __future__ import annotations
@@ -30,14 +28,15 @@ class Source:
     """Training and held-out data in memory.
 
     Attributes:
-        train, held_out: (images, labels): [n, *shape] and [n].
-        shape: of one item, C×H×W for images, N×D for tokens.
-        levels: grey levels of an image, 0 for tokens.
-        classes: number of labels.
-        flip: whether training mirrors half of the images, others in each epoch.
+        train: Images or tokens [n, *shape], and labels [n].
+        held_out: The same of the held-out part.
+        shape: Shape of one item, C×H×W for images, N×D for tokens.
+        levels: Grey levels of an image, 0 for tokens.
+        classes: Number of labels.
+        flip: Whether training mirrors half of the images, drawn anew in each epoch.
 
-    What is too large for memory is no tensor, but has `len` and takes indices like one; i + n is
-    then item i mirrored.
+    Images that do not fit the memory are no tensor, but have `len` and take indices like one; i + n
+    is then item i mirrored.
     """
 
     train: tuple[Tensor, Tensor]
@@ -49,7 +48,7 @@ class Source:
 
     @property
     def counts(self) -> tuple[int, int] | None:
-        """How many items to train on and held out; None where nobody has looked yet."""
+        """Number of training and held-out items; None before the data are first read."""
         return len(self.train[0]), len(self.held_out[0])
 
     @property
@@ -65,27 +64,26 @@ class Source:
         return (tuple(self.shape), self.levels) == (Digits.shape, Digits.levels)
 
     def prepare(self) -> None:
-        """Look for the data now.
+        """Open the data now.
 
         Raises:
-            ValueError: in one line, if they are missing, damaged or others than the recipe says.
+            ValueError: in one line, if they are missing, damaged or contradict the recipe.
         """
         for part in (self.train, self.held_out):
             if len(part[0]) == 0:
                 raise ValueError("kind: there are no images")
 
     def log_prob(self, x: Tensor, y: Tensor) -> Tensor | None:
-        """The true log-density of tokens x [B, N, D] in nats, [B]; None where nobody knows it."""
+        """Return the true log-density of tokens x [B, N, D] in nats, [B]; None if it is unknown."""
         return None
 
 
 class Digits(Source):
-    """The optical recognition of handwritten digits data set (Alpaydin and Kaynak, 1998), as
-    scikit-learn ships it.
-    """
+    """The handwritten digits of scikit-learn (Alpaydin and Kaynak, 1998)."""
 
-    shape, levels, classes = (1, 8, 8), 17, 10
-
+    shape = (1, 8, 8)
+    levels = 17
+    classes = 10
     counts = (1437, 360)
 
     @cached_property
@@ -101,9 +99,7 @@ class Digits(Source):
 
 @cache
 def _read_digits() -> tuple[Tensor, Tensor]:
-    """Images and labels in the order of the split; read once, since every arm of a study is
-    built in one process.
-    """
+    """Read images and labels in the order of the split, once for all arms of a study."""
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -114,18 +110,19 @@ def _read_digits() -> tuple[Tensor, Tensor]:
 
 
 class Synthetic(Source):
-    """Tokens of a known process: features in one long row, each a mixture of two Gaussians given
-    the one before it, s.
+    """Tokens of a known process: each feature is a mixture of two Gaussians given the previous, s.
 
         p(x | s, y) = a N(0.6 s + 1, σ²) + (1 - a) N(0.6 s - 1, σ²)
         a           = sigmoid(2 s + y - (classes - 1)/2)
 
     Arguments:
-        tokens, features: N, D.
-        classes: number of labels.
-        train, held_out: how many sequences of each.
-        std: σ.
-        seed: of the data.
+        tokens: Number N of tokens in a sequence, at least 1.
+        features: Number D of features in a token, at least 1.
+        classes: Number of labels, at least 1.
+        train: Number of training sequences, at least 1.
+        held_out: Number of held-out sequences, at least 1.
+        std: Standard deviation σ of each Gaussian, above 0.
+        seed: Seed of the data.
 
     Raises:
         ValueError: if a count is below 1 or std is not above 0.
@@ -149,8 +146,12 @@ class Synthetic(Source):
         )
         if not std > 0:
             raise ValueError(f"std: {std} is not above 0")
-        self.shape, self.classes, self.std = (tokens, features), classes, std
-        self.sizes, self.seed = (train, held_out), seed
+
+        self.shape = (tokens, features)
+        self.classes = classes
+        self.std = std
+        self.sizes = (train, held_out)
+        self.seed = seed
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -168,7 +169,7 @@ class Synthetic(Source):
 
     @cached_property
     def _all(self) -> tuple[Tensor, Tensor]:
-        """Drawn when it is first needed: an arm that is only checked needs none."""
+        """All sequences, drawn at first use: a check of a recipe needs none."""
         noise = Noise.of(torch.arange(sum(self.sizes)) + 1_000_003 * self.seed, "synthetic")
         y = (noise.at(Stream.LABEL).uniform(1).squeeze(-1) * self.classes).long()
         return self._draw(y, noise.at(Stream.ITEM)), y
@@ -198,23 +199,23 @@ class Synthetic(Source):
                 - 0.5 * math.log(2 * math.pi)
             )
 
-        return torch.logaddexp(
-            a.log() + log_normal(0.6 * s + 1), (1 - a).log() + log_normal(0.6 * s - 1)
-        ).sum(-1)
+        upper = a.log() + log_normal(0.6 * s + 1)
+        lower = (1 - a).log() + log_normal(0.6 * s - 1)
+        return torch.logaddexp(upper, lower).sum(-1)
 
 
 class TensorFiles(Source):
-    """Data in `train.safetensors` and `held_out.safetensors` of a folder, each with
-    `labels` [n] and the items.
+    """Items and `labels` in `train.safetensors` and `held_out.safetensors` of a folder.
 
-    They are read when they are first needed, so that a recipe can be checked, and a published
-    checkpoint converted, without them.
+    The files are read at first use, so a recipe can be checked, and a published checkpoint
+    converted, without them. Labels may be [n], a column [n, 1] or one-hot rows [n, classes].
 
     Arguments:
-        path: the folder; name: of the items in the files.
-        channels, size: an item is [channels, size, size]; classes: number of labels.
-
-    Labels may be [n], a column [n, 1] or one-hot rows [n, classes].
+        path: Folder of the two files.
+        name: Name of the items in the files.
+        channels: Channels of an item, at least 1.
+        size: Height and width of an item, at least 1.
+        classes: Number of labels, at least 1.
 
     Raises:
         ValueError: if a count is below 1; on reading, if a file is missing, damaged or of another
@@ -226,12 +227,10 @@ class TensorFiles(Source):
 
     def __init__(self, path: str, name: str, channels: int, size: int, classes: int) -> None:
         require_at_least(1, channels=channels, size=size, classes=classes)
-        self.path, self.name, self.shape, self.classes = (
-            Path(path),
-            name,
-            (channels, size, size),
-            classes,
-        )
+        self.path = Path(path)
+        self.name = name
+        self.shape = (channels, size, size)
+        self.classes = classes
 
     @property
     def counts(self) -> tuple[int, int] | None:
@@ -275,10 +274,11 @@ class TensorFiles(Source):
 
         if items.shape[1:] != self.shape:
             raise ValueError(f"its {self.name} are {tuple(items.shape)}, not [n, {self.shape}]")
-        if items.is_floating_point() and (wrong := _not_finite(items)):
+        faulty = _not_finite(items) if items.is_floating_point() else []
+        if faulty:
             raise ValueError(
-                f"{len(wrong)} of {len(items)} {self.name} hold NaN or infinity; the first is "
-                f"item {wrong[0]}"
+                f"{len(faulty)} of {len(items)} {self.name} hold NaN or infinity; the first is "
+                f"item {faulty[0]}"
             )
 
         return items
@@ -289,15 +289,13 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _not_finite(items: Tensor) -> list[int]:
-    """The items with NaN or infinity, a part of them at a time, since a mask of
-    all takes much memory.
-    """
+    """List the items with NaN or infinity; a mask of all items at once takes much memory."""
     finite = [part.isfinite().flatten(1).all(1) for part in items.split(4096)]
     return (~torch.cat(finite)).nonzero().flatten().tolist()
 
 
 def checked_labels(labels: Tensor, n: int, classes: int) -> Tensor:
-    """The labels [n] of n items, from labels [n], a column [n, 1] or one-hot rows [n, classes].
+    """Convert labels [n], a column [n, 1] or one-hot rows [n, classes] of n items to labels [n].
 
     Raises:
         ValueError: if they have another shape, or are no whole numbers in 0 … classes - 1.
@@ -305,11 +303,7 @@ def checked_labels(labels: Tensor, n: int, classes: int) -> Tensor:
     values = labels.double()
     if values.shape == (n, 1):
         values = values[:, 0]
-    elif (
-        values.shape == (n, classes)
-        and ((values == 0) | (values == 1)).all()
-        and (values.sum(1) == 1).all()
-    ):
+    elif values.shape == (n, classes) and _is_one_hot(values):
         values = values.argmax(1).double()
     if values.shape != (n,):
         raise ValueError(
@@ -317,21 +311,33 @@ def checked_labels(labels: Tensor, n: int, classes: int) -> Tensor:
             f"[{n}, {classes}]"
         )
 
-    for wrong, fault in (
-        (values != values.round(), "labels that are no whole numbers"),
-        ((values < 0) | (values >= classes), f"labels outside 0 … {classes - 1}"),
-    ):
-        if wrong.any():
-            i = int(wrong.nonzero()[0])
-            raise ValueError(
-                f"it has {int(wrong.sum())} {fault}; that of item {i} is {values[i]:g}"
-            )
+    _check_labels(values, values != values.round(), "labels that are no whole numbers")
+    outside = (values < 0) | (values >= classes)
+    _check_labels(values, outside, f"labels outside 0 … {classes - 1}")
     return values.long()
 
 
+def _is_one_hot(values: Tensor) -> bool:
+    """Whether rows [n, K] are all zeros but for a single one."""
+    is_binary = ((values == 0) | (values == 1)).all()
+    return bool(is_binary and (values.sum(1) == 1).all())
+
+
+def _check_labels(values: Tensor, faulty: Tensor, fault: str) -> None:
+    """Refuse labels [n] some of which are faulty [n]."""
+    if faulty.any():
+        i = int(faulty.nonzero()[0])
+        raise ValueError(f"it has {int(faulty.sum())} {fault}; that of item {i} is {values[i]:g}")
+
+
 class LatentTensors(TensorFiles):
-    """Latents of an autoencoder: `latents` [n, channels, size, size] of any float type, in files
-    (see `TensorFiles`).
+    """Latents of an autoencoder: `latents` [n, channels, size, size] of any float type, in files.
+
+    Arguments:
+        path: Folder of `train.safetensors` and `held_out.safetensors`, see `TensorFiles`.
+        channels: Channels of an item, at least 1.
+        size: Height and width of an item, at least 1.
+        classes: Number of labels, at least 1.
     """
 
     levels = 0
@@ -344,9 +350,15 @@ class LatentTensors(TensorFiles):
 
 
 class ImageTensors(TensorFiles):
-    """8-bit images: `images` [n, channels, size, size], uint8, in files (see `TensorFiles`).
+    """8-bit images: `images` [n, channels, size, size], uint8, in files.
 
     Other types are refused, since floats may be in [0, 1], in [-1, 1] or in [0, 255].
+
+    Arguments:
+        path: Folder of `train.safetensors` and `held_out.safetensors`, see `TensorFiles`.
+        channels: Channels of an image, at least 1.
+        size: Height and width of an image in pixels, at least 1.
+        classes: Number of labels, at least 1.
     """
 
     levels = 256
@@ -369,10 +381,8 @@ SourceFactory = Callable[[], Source]
 """Called without arguments."""
 
 
-def subsample(images: Tensor, most: int = 4096) -> Tensor:
-    """All images where they are in memory, else at most so many, spread evenly: what is measured
-    once is measured on them.
-    """
+def subsample(images: Tensor, limit: int = 4096) -> Tensor:
+    """Return all images of a tensor, or at most `limit` of those read on demand, spread evenly."""
     if isinstance(images, Tensor):
         return images
-    return images[torch.linspace(0, len(images) - 1, min(most, len(images))).long()]
+    return images[torch.linspace(0, len(images) - 1, min(limit, len(images))).long()]

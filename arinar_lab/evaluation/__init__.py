@@ -1,1 +1,1 @@
-"""What one trained run is measured by, and asked."""
+"""Evaluation of one trained run: metrics, diagnostics, conditional densities, uncertainty."""

@@ -26,9 +26,7 @@ FEATURE_COUNT = 64
 
 
 class DigitsClassifier(nn.Module):
-    """Classifier of 1×8×8 digits; the 64 activations before its last layer are the
-    features of `fd_digits`.
-    """
+    """Classifier of 1×8×8 digits, whose 64 last activations are the features of `fd_digits`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,8 +74,9 @@ class DigitsExtractor(FeatureExtractorBase):
         return torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        given = dict(zip(("features", "logits"), self.classifier(images), strict=True))
-        return tuple(given[name] for name in self.features_list)
+        features, logits = self.classifier(images)
+        outputs = {"features": features, "logits": logits}
+        return tuple(map(outputs.__getitem__, self.features_list))
 
 
 torch_fidelity.register_feature_extractor("digits", DigitsExtractor)
@@ -97,7 +96,7 @@ class ByteImages(Dataset):
 
 
 def features_of(images: Tensor) -> Tensor:
-    """The classifier's features of digits [n, 1, 8, 8]: [n, 64]."""
+    """Compute the classifier's features of digits [n, 1, 8, 8]: [n, 64]."""
     extractor = DigitsExtractor("digits", ["features"])
     return torch.cat([extractor(part)[0] for part in images.cpu().split(256)])
 
@@ -113,32 +112,31 @@ def mean_within(k: Tensor) -> Tensor:
 
 
 def kernel_distance(features: Tensor, reference: Tensor) -> float:
-    """KID over all images: the unbiased squared MMD (Gretton et al., 2012, equation 3) of
-    features [n, F] and [m, F].
+    """Return KID over all images: the unbiased squared MMD of features [n, F] and [m, F].
 
-    The published KID is the mean of the same over random subsets, which has the same expectation
-    and chance of its own.
+    It is equation 3 of Gretton et al., 2012. The published KID is its mean over random subsets,
+    which has the same expectation and a variance of its own.
     """
     within = mean_within(kernel(features, features)) + mean_within(kernel(reference, reference))
     return (within - 2 * kernel(features, reference).mean()).item()
 
 
 def distance_of_parts(images: Tensor, reference: Tensor, n: int) -> float:
-    """Mean Fréchet distance of disjoint sets of n images to all of the reference: what n
-    images have, and not more.
+    """Return the mean Fréchet distance of disjoint sets of n images to the whole reference.
 
-    A Fréchet distance falls as images are added, so two of them compare only where
-    both are of as many.
+    A Fréchet distance falls as images are added, so only distances of equally many are comparable.
     """
-    whole, features = fid_features_to_statistics(features_of(reference)), features_of(images)
-    parts = (fid_features_to_statistics(part) for part in features.split(n) if len(part) == n)
-    return statistics.fmean(
-        fid_statistics_to_metric(part, whole, False)[KEY_METRIC_FID] for part in parts
-    )
+    target = fid_features_to_statistics(features_of(reference))
+    features = features_of(images)
+    distances = []
+    for part in features[: len(features) // n * n].split(n):
+        moments = fid_features_to_statistics(part)
+        distances.append(fid_statistics_to_metric(moments, target, False)[KEY_METRIC_FID])
+    return statistics.fmean(distances)
 
 
 def digits_distances(images: Tensor, reference: Tensor) -> dict[str, float]:
-    """Fréchet distance, KID, precision and recall between two sets of digits [n, 1, 8, 8].
+    """Measure Fréchet distance, KID, precision and recall of two sets of digits [n, 1, 8, 8].
 
     Returns:
         fd_digits, kid_digits (of all images, see `kernel_distance`), precision, recall.
@@ -155,6 +153,7 @@ def digits_distances(images: Tensor, reference: Tensor) -> dict[str, float]:
         verbose=False,
         save_cpu_ram=True,
     )
+
     return {
         "fd_digits": float(values["frechet_inception_distance"]),
         "kid_digits": kernel_distance(features_of(images), features_of(reference)),

@@ -1,6 +1,4 @@
-"""In which numbers a recipe's likelihood and images are computed: `evaluation.precision`, see
-`hardware/precision.py`.
-"""
+"""The dtypes of likelihood and images: `evaluation.precision`, see `hardware/precision.py`."""
 
 from __future__ import annotations
 
@@ -13,15 +11,15 @@ MIN_WIDTH = 256  # width of an outer model below which products are too small to
 
 
 def likelihood_dtype(recipe: Recipe) -> MatmulDtype:
-    """What log p is computed in."""
+    """Return the dtype of log p's matrix products."""
     return "bfloat16" if recipe.evaluation.precision == "bfloat16" else "float32"
 
 
 def generation_dtype(recipe: Recipe, experiment: Experiment) -> MatmulDtype:
-    """What images are drawn in."""
-    asked = recipe.evaluation.precision
-    if asked != "auto":
-        return asked
-    return (
-        faster_dtype(experiment.device) if experiment.model.outer.width >= MIN_WIDTH else "float32"
-    )
+    """Return the dtype of the matrix products that draw images."""
+    precision = recipe.evaluation.precision
+    if precision != "auto":
+        return precision
+    if experiment.model.outer.width < MIN_WIDTH:
+        return "float32"
+    return faster_dtype(experiment.device)

@@ -2,21 +2,21 @@
 
 val/bits_per_dim               of the raw data, on held-out images (`exact`, a `bound` with its
                                steps, or an `estimate`); absent where the model has no likelihood
-val/bits_per_dim_error         of an estimate: how much its mean moves when the steps of its
+val/bits_per_dim_error         of an estimate: the change of its mean when the steps of its
                                integration are doubled
 val/bits_per_dim_at_level      the same at a resolution of Δ = one grey level: the probability of
-                               the level that a pixel has (its centre ± Δ/2). A density is rewarded
-                               for filling a level's box evenly, as uniform dequantisation does;
-                               this reading asks only for the mass in it. `_at_resolution` is the
+                               a pixel's level (its centre ± Δ/2). Bits/dim rewards a density that
+                               fills a level's box evenly, as uniform dequantisation does; this
+                               metric takes the mass in the box alone. `_at_resolution` is the
                                same of x ± Δ/2 at a stated Δ
 quality/fd_digits, …           generated against training images; `_floor` is held-out against
-                               training images, so many of them as were generated, or all
-quality/fd_digits_few          the same distance of as many generated images as that floor has: the
-                               one to set against it
+                               training images, as many of them as were generated, or all
+quality/fd_digits_few          the same distance of as many generated images as the floor has, for
+                               comparison with it
 speed/…, cost/…                measured in a pass of its own, alone on the machine
 
-The report's `noise` holds, for what is a function of a set of images, the half-width over images
-(see `uncertainty.py`).
+The report's `noise` holds the half-width over images of each metric that is a function of a set of
+images (see `uncertainty.py`).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import time
 import weakref
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, cast
 
@@ -65,10 +66,12 @@ _SPEED = "speed/images_per_second"
 
 
 def load_trained(recipe: Recipe, folder: RunFolder, data: bool = False) -> Experiment:
-    """A trained run, ready to be sampled, on the machine that the recipe names.
+    """Load a trained run for evaluation on the recipe's machine.
 
     Arguments:
-        data: whether its data are needed, too, as they are for likelihoods.
+        recipe: The run's recipe.
+        folder: Its folder.
+        data: Whether its data are loaded, too, as likelihoods need them.
 
     Raises:
         ConfigError: if weights, or data that are needed, are missing, damaged or do not fit.
@@ -113,12 +116,13 @@ def evaluate_run(
     published: dict[str, Any] | None = None,
     trained: Experiment | None = None,
 ) -> dict[str, Any]:
-    """Measure likelihood and quality, once for each evaluation signature; the report is
-    written and returned.
+    """Measure likelihood and quality, once for each evaluation signature, and write the report.
 
     Arguments:
-        published: what `quality/measure.py` reports, which becomes a part of it.
-        trained: the run's trained model and its data; None loads them.
+        recipe: The run's recipe.
+        folder: Its folder.
+        published: Report of `quality/measure.py`, which is merged into this one.
+        trained: The run's trained model and its data; None loads them.
 
     Raises:
         ConfigError: if the weights are missing, damaged or do not fit.
@@ -129,48 +133,88 @@ def evaluate_run(
 
     begun = time.perf_counter()
     experiment = trained or load_trained(recipe, folder, data=True)
-    where = folder.evaluation(recipe)
-    folder.progress("likelihood")
-    images, generated = metrics_by_image(recipe, experiment), None
-    metrics, noise = (
-        mean_metrics(images),
-        {name: half_width(values) for name, values in images.items()},
-    )
-    if experiment.source.digits:
-        folder.progress("generate")
-        compared, spread, generated = evaluate_samples(
-            recipe, experiment, where / "samples", folder
-        )
-        metrics, noise = metrics | compared, noise | spread
-    elif experiment.source.levels:  # other images are compared by arinar evaluate --quality
-        folder.progress("generate")
-        save_sample_grid(recipe, experiment, where / "samples")
-
-    memory, spread = diagnostics.memorisation(
-        recipe, experiment, generated, images.get("val/bits_per_dim")
-    )
-    metrics, noise = metrics | memory, noise | spread
-    seen = diagnostics.held_out(recipe, experiment)
-    used, spread = diagnostics.components(seen)
-    metrics, noise = metrics | used, noise | spread
-    where.mkdir(parents=True, exist_ok=True)
-    densities = most_varied_conditionals(recipe, experiment)
-    with atomic_draft(where / "beliefs.npz", durable=True) as draft:
-        np.savez_compressed(draft, **densities)  # type: ignore[arg-type]
+    metrics, noise, diagnosis = _measure(recipe, experiment, folder)
     done = read_sealed(folder.path / "DONE")
     metrics |= {
         "cost/parameters": experiment.parameters,
         "time/train_seconds": done["seconds"],
         "time/evaluate_seconds": round(time.perf_counter() - begun, 1),
     }
+
     report = {
         "metrics": metrics,
-        "units": {name: METRICS[name].unit for name in metrics},
+        "units": _units(metrics),
         "noise": {name: half for name, half in noise.items() if math.isfinite(half)},
+        **_settings(recipe, experiment),
+        "diagnosis": diagnosis,
+        "training_signature": recipe.training_signature,
+        "evaluation_signature": recipe.evaluation_signature,
+        "seed": recipe.seed,
+        "steps": done["steps"],
+        "git": git_state(),
+        "environment": environment(),
+    }
+    if published:
+        report = with_distances(report, published)
+    folder.write_report(recipe, report)
+    return report
+
+
+def _measure(
+    recipe: Recipe, experiment: Experiment, folder: RunFolder
+) -> tuple[dict[str, float], dict[str, float], dict[str, Any]]:
+    """Measure a trained run, and write its samples and conditionals.
+
+    Returns:
+        metrics, their half-widths over images, and the diagnosis.
+    """
+    evaluation = folder.evaluation(recipe)
+    folder.progress("likelihood")
+    images = metrics_by_image(recipe, experiment)
+    metrics = mean_metrics(images)
+    noise = {name: half_width(values) for name, values in images.items()}
+
+    generated = None
+    if experiment.source.levels:
+        folder.progress("generate")
+    if experiment.source.digits:
+        values, halves, generated = evaluate_samples(
+            recipe, experiment, evaluation / "samples", folder
+        )
+        metrics |= values
+        noise |= halves
+    elif experiment.source.levels:  # other images are compared by arinar evaluate --quality
+        save_sample_grid(recipe, experiment, evaluation / "samples")
+
+    bits = images.get("val/bits_per_dim")
+    held_out = diagnostics.held_out(recipe, experiment)
+    for values, halves in (
+        diagnostics.memorisation(recipe, experiment, generated, bits),
+        diagnostics.components(held_out),
+    ):
+        metrics |= values
+        noise |= halves
+
+    evaluation.mkdir(parents=True, exist_ok=True)
+    densities = most_varied_conditionals(recipe, experiment)
+    with atomic_draft(evaluation / "beliefs.npz", durable=True) as draft:
+        np.savez_compressed(draft, **densities)  # type: ignore[arg-type]
+
+    diagnosis = diagnostics.bits_by_place(held_out) | diagnostics.calibration(held_out)
+    return metrics, noise, diagnosis
+
+
+def _units(metrics: dict[str, float]) -> dict[str, str]:
+    return {name: METRICS[name].unit for name in metrics}
+
+
+def _settings(recipe: Recipe, experiment: Experiment) -> dict[str, Any]:
+    """Return the report's settings of likelihood and quality."""
+    return {
         "likelihood": {
             "kind": experiment.model.likelihood,
             "unit": experiment.codec.unit,
-            "steps": _steps_of_the_bound(recipe, experiment),
+            "steps": _bound_steps(recipe, experiment),
             "images": len(experiment.source.held_out[0]),
             "draws": recipe.evaluation.draws,
             "resolution": recipe.evaluation.resolution,
@@ -183,87 +227,75 @@ def evaluate_run(
             "kid": KID,
             "precision": generation_dtype(recipe, experiment),
         },
-        "diagnosis": diagnostics.bits_by_place(seen) | diagnostics.calibration(seen),
-        "training_signature": recipe.training_signature,
-        "evaluation_signature": recipe.evaluation_signature,
-        "seed": recipe.seed,
-        "steps": done["steps"],
-        "git": git_state(),
-        "environment": environment(),
     }
-    report = with_distances(report, published) if published else report
-    folder.write_report(recipe, report)
-
-    return report
 
 
-def with_distances(report: dict[str, Any], compared: dict[str, Any]) -> dict[str, Any]:
-    """A report with what `quality/measure.py` has found, too."""
-    parts = {part: report[part] | compared[part] for part in ("metrics", "units")}
-    kept = ("images", "reference", "reference_sha256", "extractor", "ranges", "floor_images")
-    return (
-        report | parts | {"fidelity": {name: compared[name] for name in kept if name in compared}}
-    )
+def with_distances(report: dict[str, Any], quality: dict[str, Any]) -> dict[str, Any]:
+    """Merge a report of `quality/measure.py` into that of an evaluation."""
+    names = ("images", "reference", "reference_sha256", "extractor", "ranges", "floor_images")
+    return report | {
+        "metrics": report["metrics"] | quality["metrics"],
+        "units": report["units"] | quality["units"],
+        "fidelity": {name: quality[name] for name in names if name in quality},
+    }
 
 
-def _steps_of_the_bound(recipe: Recipe, experiment: Experiment) -> int | None:
-    """Of the outer model's walk, whose number the likelihood depends on; None for a fixed order."""
+def _bound_steps(recipe: Recipe, experiment: Experiment) -> int | None:
+    """Return the steps on which the likelihood's bound depends; None for a fixed order."""
     outer = experiment.model.outer
     return None if outer.likelihood == "exact" else recipe.sampler.steps or outer.steps
 
 
 def likelihood(recipe: Recipe, experiment: Experiment) -> dict[str, float]:
-    """Bits/dim on held-out data, at both readings where a grey level has a meaning, and the gap
-    to the truth if known.
+    """Measure bits/dim on held-out data, also at a resolution, and the gap to the true density.
 
-    Nothing, where the model has no likelihood.
+    Metrics that the model or the data do not have are absent.
     """
     return mean_metrics(metrics_by_image(recipe, experiment))
 
 
 def mean_metrics(images: dict[str, Tensor]) -> dict[str, float]:
-    """The readings of `metrics_by_image`, over images. An estimate's error is the size of its mean;
-    the gap has its standard error.
+    """Average `metrics_by_image` over images; the gap gets a standard error.
+
+    An estimate's error is the absolute value of its mean.
     """
     values = {name: bits.mean().item() for name, bits in images.items()}
     if "val/bits_per_dim_error" in values:
         values["val/bits_per_dim_error"] = abs(values["val/bits_per_dim_error"])
-    if (gap := images.get("val/gap_bits_per_dim")) is not None:
+    gap = images.get("val/gap_bits_per_dim")
+    if gap is not None:
         values["val/gap_standard_error"] = (gap.std() / len(gap) ** 0.5).item()
     return values
 
 
 @torch.no_grad()
 def metrics_by_image(recipe: Recipe, experiment: Experiment) -> dict[str, Tensor]:
-    """Each reading of the likelihood, in bits/dim, of every held-out image: the mean
-    over its draws, [n].
+    """Measure each likelihood metric of every held-out image, in bits/dim: {name: [n]}.
 
-    Draws of one image are no images of their own: where the model's order is fixed and the data are
-    not dequantised, they are the same number.
+    A value is the mean over the image's draws. Draws are no images of their own: where the model's
+    order is fixed and the data are not dequantised, they are the same number.
     """
     if experiment.model.likelihood == "none":
         return {}
-    source, codec, model, device = (
-        experiment.source,
-        experiment.codec,
-        experiment.model,
-        experiment.device,
-    )
-    draws, delta, precision = (
-        recipe.evaluation.draws,
-        recipe.evaluation.resolution,
-        likelihood_dtype(recipe),
-    )
-    reading = "val/bits_per_dim_at_" + ("level" if delta is None else "resolution")
+
+    source = experiment.source
+    codec = experiment.codec
+    model = experiment.model
+    device = experiment.device
+    n = len(source.held_out[0])
+    draws = recipe.evaluation.draws
+    delta = recipe.evaluation.resolution
+    box_name = "val/bits_per_dim_at_" + ("level" if delta is None else "resolution")
     bits: dict[str, Tensor] = {}
 
     def add(name: str, i: Tensor, nats: Tensor) -> None:
         share = nats.cpu().double() / (-draws * codec.dims * math.log(2))
-        bits.setdefault(name, torch.zeros(len(source.held_out[0]), dtype=torch.float64))[i] += share
+        bits.setdefault(name, torch.zeros(n, dtype=torch.float64))[i] += share
 
-    def measure(i: Tensor, draw: int, most: int | None = None) -> None:
-        i = i[:most]
-        image, y = (part[i].to(device) for part in source.held_out)
+    def measure(i: Tensor, draw: int, limit: int | None = None) -> None:
+        i = i[:limit]
+        image = source.held_out[0][i].to(device)
+        y = source.held_out[1][i].to(device)
         noise = Noise.of(i.to(device), "held out").at(draw)
         x, log_det = codec.encode(image, noise.at(Stream.CODEC))
         walk = (noise.at(Stream.MODEL), recipe.sampler.steps)
@@ -275,18 +307,18 @@ def metrics_by_image(recipe: Recipe, experiment: Experiment) -> dict[str, Tensor
 
         box = codec.box(image) if delta is None else codec.around(x, delta)
         if box is not None and "pit" in model.inner.capabilities:
-            add(reading, i, model.log_interval(x, y, *box, *walk))
+            add(box_name, i, model.log_interval(x, y, *box, *walk))
         truth = source.log_prob(image, y)
         if truth is not None:
             add("val/gap_bits_per_dim", i, log_prob - truth)
 
-    for draw in range(draws):
-        for i in torch.arange(len(source.held_out[0])).split(recipe.evaluation.batch):
-            with (
-                oom_guard("evaluation.batch", len(i), partial(measure, i, draw)),
-                autocast_to(precision, device),
-            ):
-                measure(i, draw)
+    batches = torch.arange(n).split(recipe.evaluation.batch)
+    for draw, i in product(range(draws), batches):
+        with (
+            oom_guard("evaluation.batch", len(i), partial(measure, i, draw)),
+            autocast_to(likelihood_dtype(recipe), device),
+        ):
+            measure(i, draw)
     return bits
 
 
@@ -294,10 +326,10 @@ def metrics_by_image(recipe: Recipe, experiment: Experiment) -> dict[str, Tensor
 def generate_images(
     recipe: Recipe, experiment: Experiment, y: Tensor, seeds: Tensor, key: str = "evaluation.batch"
 ) -> tuple[Tensor, Tensor]:
-    """Images of labels y [B] and seeds [B], decoded, and the truncated conditionals of each.
+    """Generate and decode images of labels y [B] and seeds [B], and count truncated conditionals.
 
     Raises:
-        OutOfMemory: if so many do not fit, naming the `key` of their number and one that would.
+        OutOfMemory: if they do not fit, naming the `key` of their number and one that would.
     """
 
     def draw(n: int) -> tuple[Tensor, Tensor]:
@@ -319,20 +351,21 @@ def generate_images(
 def evaluate_samples(
     recipe: Recipe, experiment: Experiment, samples: Path, folder: RunFolder
 ) -> tuple[dict[str, float], dict[str, float], Tensor]:
-    """Generate images with the labels of the training images and compare them to those;
-    save them and a grid.
+    """Generate images with the labels of the training images, compare the two, and save them.
 
     Returns:
         the metrics, their half-widths over images, and the images [n, …].
     """
-    source, e = experiment.source, recipe.evaluation
+    e = recipe.evaluation
+    source = experiment.source
     y = source.train[1][torch.arange(e.images) % len(source.train[1])]
 
-    images, truncated = [], []
+    images = []
+    truncated = []
     for i in torch.arange(e.images).split(e.batch):
-        batch, cut = generate_images(recipe, experiment, y[i], e.seed + i)
+        batch, counts = generate_images(recipe, experiment, y[i], e.seed + i)
         images.append(batch)
-        truncated.append(cut)
+        truncated.append(counts)
         folder.progress("generate", int(i[-1]) + 1, e.images)
 
     generated = torch.cat(images)
@@ -340,63 +373,70 @@ def evaluate_samples(
     with atomic_draft(samples / "images.npy", durable=True) as draft:
         np.save(draft, generated.numpy())
     save_grid(generated, y, source.levels, source.classes, samples / "grid.png")
-    held_out, classes = (part[: e.images] for part in source.held_out)
-    values, floor = (
-        digits_distances(generated, source.train[0]),
-        digits_distances(held_out, source.train[0]),
-    )
-    spread, other = (
-        half_widths_of_sets(generated, y, source.train[0]),
-        half_widths_of_sets(held_out, classes, source.train[0]),
-    )
-    values |= {f"{name}_floor": value for name, value in floor.items()}
-    spread |= {f"{name}_floor": half for name, half in other.items()}
 
+    values, halves = _compare_digits(generated, y, source.train[0], "quality/{}")
+    held_out = source.held_out[0][: e.images]
+    floor, floor_halves = _compare_digits(
+        held_out, source.held_out[1][: e.images], source.train[0], "quality/{}_floor"
+    )
+    values |= floor
+    halves |= floor_halves
     if len(held_out) < len(generated):
-        values["fd_digits_few"] = distance_of_parts(generated, source.train[0], len(held_out))
+        distance = distance_of_parts(generated, source.train[0], len(held_out))
+        values["quality/fd_digits_few"] = distance
     share = torch.cat(truncated).double() / (experiment.codec.tokens * experiment.codec.features)
-    values["truncated_share"], spread["truncated_share"] = share.mean().item(), half_width(share)
-    named = (
-        {f"quality/{name}": value for name, value in found.items()} for found in (values, spread)
-    )
+    values["quality/truncated_share"] = share.mean().item()
+    halves["quality/truncated_share"] = half_width(share)
 
-    return *named, generated  # type: ignore[return-value]
+    return values, halves, generated
+
+
+def _compare_digits(
+    images: Tensor, y: Tensor, reference: Tensor, name: str
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Return distances of digits and their half-widths; `name` is the pattern of their names."""
+    values = digits_distances(images, reference)
+    halves = half_widths_of_sets(images, y, reference)
+    return (
+        {name.format(key): value for key, value in values.items()},
+        {name.format(key): half for key, half in halves.items()},
+    )
 
 
 def save_sample_grid(
     recipe: Recipe, experiment: Experiment, samples: Path, classes: int = 8, columns: int = 8
 ) -> None:
-    """Save a grid of the first seeds' images, a row for each of some classes."""
-    e, y = (
-        recipe.evaluation,
-        torch.arange(min(classes, experiment.source.classes)).repeat_interleave(columns),
-    )
-    parts = [
-        generate_images(recipe, experiment, y[i], e.seed + i)[0]
-        for i in torch.arange(min(len(y), e.images)).split(e.batch)
-    ]
-    samples.mkdir(parents=True, exist_ok=True)
+    """Save a grid of the first seeds' images, with a row for each of some classes."""
+    e = recipe.evaluation
+    y = torch.arange(min(classes, experiment.source.classes)).repeat_interleave(columns)
+
+    parts = []
+    for i in torch.arange(min(len(y), e.images)).split(e.batch):
+        batch, _ = generate_images(recipe, experiment, y[i], e.seed + i)
+        parts.append(batch)
     images = torch.cat(parts)
+
+    samples.mkdir(parents=True, exist_ok=True)
     save_grid(images, y[: len(images)], experiment.source.levels, classes, samples / "grid.png")
 
 
 def save_grid(
     images: Tensor, y: Tensor, levels: int, classes: int, path: Path, columns: int = 12
 ) -> None:
-    """A PNG with a row for each class, up to 20. Small images are magnified; grey ones are
-    drawn dark on light.
-    """
+    """Save a PNG with a row for each of up to 20 classes; grey images are drawn dark on light."""
     from torchvision.utils import make_grid, save_image
 
     rows = [images[y == c][:columns] for c in range(min(classes, 20))]
     width = min(len(row) for row in rows)
     shown = torch.cat([row[:width] for row in rows])
     if width == 0:  # too few images to show every class
-        shown, width = images[:96], min(12, len(images))
+        shown = images[:96]
+        width = min(12, len(images))
     tiles = shown.float() / (levels - 1)
-    grid = make_grid(
-        1 - tiles if tiles.shape[1] == 1 else tiles, nrow=width, padding=1, pad_value=0.8
-    )
+    if tiles.shape[1] == 1:
+        tiles = 1 - tiles
+
+    grid = make_grid(tiles, nrow=width, padding=1, pad_value=0.8)
     zoom = max(1, 32 // tiles.shape[-1])
     picture = grid.repeat_interleave(zoom, -1).repeat_interleave(zoom, -2)
     with atomic_draft(path) as draft:
@@ -406,13 +446,14 @@ def save_grid(
 def measure_speed(
     recipe: Recipe, folder: RunFolder, trained: Experiment | None = None
 ) -> dict[str, Any]:
-    """Time generation alone on the machine, and add it to the report: medians after a warm-up,
-    device synchronised.
+    """Time generation alone on the machine, and add the medians after a warm-up to the report.
 
     A speed that was measured under other settings of the machine is replaced.
 
     Arguments:
-        trained: the run's trained model; None loads it.
+        recipe: The run's recipe.
+        folder: Its folder.
+        trained: The run's trained model; None loads it.
 
     Raises:
         ConfigError: if the weights are missing, damaged or do not fit.
@@ -429,45 +470,33 @@ def measure_speed(
                 f"{folder.path}: the speed was measured under other settings of machine; "
                 "measured anew"
             )
-        experiment, e = trained or load_trained(recipe, folder), recipe.evaluation
-        before = matmul_flops(experiment.device, "float32")
-        throughput = [
-            e.speed_batch / s for s in _time(recipe, experiment, e.speed_batch, e.speed_repeats)
-        ]
-        latency = [1000 * s for s in _time(recipe, experiment, 1, e.speed_repeats)]
-        parts = seconds_by_phase(recipe, experiment, min(3, e.speed_repeats))
-        machine = min(before, matmul_flops(experiment.device, "float32"))
+        experiment = trained or load_trained(recipe, folder)
+        timings = _time_all(recipe, experiment)
+
     values = {
-        "speed/images_per_second": statistics.median(throughput),
-        "speed/latency_ms_b1": statistics.median(latency),
+        "speed/images_per_second": statistics.median(timings["images_per_second"]),
+        "speed/latency_ms_b1": statistics.median(timings["latency_ms_b1"]),
         "cost/peak_memory_gb": peak_memory(recipe, experiment) / 1e9,
         "cost/gflops_per_image": count_flops(recipe, experiment) / 1e9,
     }
-    about = {
-        "batch": e.speed_batch,
-        "repeats": e.speed_repeats,
-        "images_per_second": throughput,
-        "latency_ms_b1": latency,
-        "seconds_by_part": parts,
+    memory = "tensors alive, weights included"
+    if experiment.device.type == "cuda":
+        memory = "device allocations"
+    speed = timings | {
         "device": environment()["device"],
         "device_type": experiment.device.type,
         "threads": recipe.machine.threads or torch.get_num_threads(),
         "compile": recipe.machine.compile,
         "precision": generation_dtype(recipe, experiment),
         "load_average": os.getloadavg()[0],
-        # of a matrix product, then and there: what tells a slow model from a slow machine
-        "gflops": machine / 1e9,
-        "memory": "device allocations"
-        if experiment.device.type == "cuda"
-        else "tensors alive, weights included",
+        "memory": memory,
     }
 
     def with_speed(report: dict[str, Any]) -> dict[str, Any]:
-        units = {name: METRICS[name].unit for name in values}
         return report | {
             "metrics": report["metrics"] | values,
-            "units": report["units"] | units,
-            "speed": about,
+            "units": report["units"] | _units(values),
+            "speed": speed,
         }
 
     return folder.update_report(recipe, with_speed)
@@ -487,31 +516,53 @@ def is_timed(report: dict[str, Any], machine: Machine) -> bool:
     )
 
 
+def _time_all(recipe: Recipe, experiment: Experiment) -> dict[str, Any]:
+    """Time batches, single images, phases, and a matrix product before and after them."""
+    e = recipe.evaluation
+    before = matmul_flops(experiment.device, "float32")
+    batches = np.array(_time(recipe, experiment, e.speed_batch, e.speed_repeats))
+    images = np.array(_time(recipe, experiment, 1, e.speed_repeats))
+    phases = seconds_by_phase(recipe, experiment, min(3, e.speed_repeats))
+    after = matmul_flops(experiment.device, "float32")
+
+    return {
+        "batch": e.speed_batch,
+        "repeats": e.speed_repeats,
+        "images_per_second": (e.speed_batch / batches).tolist(),
+        "latency_ms_b1": (1000 * images).tolist(),
+        "seconds_by_part": phases,
+        # of a matrix product at that time, which tells a slow model from a slow machine
+        "gflops": min(before, after) / 1e9,
+    }
+
+
 def _time(recipe: Recipe, experiment: Experiment, batch: int, repeats: int) -> list[float]:
-    """Seconds of each repeat, after one warm-up."""
-    y, seeds, seconds = torch.arange(batch) % experiment.source.classes, torch.arange(batch), []
+    """Measure the seconds of each repeat, after one warm-up."""
+    seeds = torch.arange(batch)
+    y = seeds % experiment.source.classes
+
+    seconds = []
     for _ in range(repeats + 1):
         if experiment.device.type == "cuda":
             torch.cuda.synchronize()
         begun = time.perf_counter()
-        generate_images(
-            recipe, experiment, y, seeds, "evaluation.speed_batch"
-        )  # ends with a copy to the host, which synchronises
+        # ends with a copy to the host, which synchronises
+        generate_images(recipe, experiment, y, seeds, "evaluation.speed_batch")
         seconds.append(time.perf_counter() - begun)
 
     return seconds[1:]
 
 
 class PeakMemory(TorchDispatchMode):
-    """Counts the bytes of all tensors alive that operations made while it is on; `peak` is
-    the most there were.
+    """Counts the bytes of living tensors that operations make inside; `peak` is their maximum.
 
-    The resident set of a process tells little on the CPU, where freed memory is kept for later.
+    The resident set of a process is no measure on the CPU, where freed memory is kept.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.now, self.peak = 0, 0
+        self.now = 0
+        self.peak = 0
         self.alive: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -521,22 +572,22 @@ class PeakMemory(TorchDispatchMode):
             storage = tensor.untyped_storage()
             if storage not in inputs and storage not in self.alive:
                 self.alive.add(storage)
-                self._made(storage, storage.nbytes())
+                self._add(storage, storage.nbytes())
 
-        for packed in tree_leaves(
-            result
-        ):  # weights in the layout of `model/packed_linear.py` have no storage to look into
+        # weights in the layout of `model/packed_linear.py` have no storage
+        for packed in tree_leaves(result):
             if isinstance(packed, Tensor) and packed.is_mkldnn:
-                self._made(packed, packed.numel() * packed.element_size())
+                self._add(packed, packed.numel() * packed.element_size())
 
         self.peak = max(self.peak, self.now)
         return result
 
-    def _made(self, owner: Any, size: int) -> None:
+    def _add(self, owner: Any, size: int) -> None:
+        """Count bytes until their owner is freed."""
         self.now += size
-        weakref.finalize(owner, self._freed, size)
+        weakref.finalize(owner, self._remove, size)
 
-    def _freed(self, size: int) -> None:
+    def _remove(self, size: int) -> None:
         self.now -= size
 
 
@@ -545,13 +596,12 @@ def _with_storage(content: Any) -> list[Tensor]:
 
 
 def peak_memory(recipe: Recipe, experiment: Experiment) -> int:
-    """Bytes that generating one batch takes at its highest, weights included: of the allocator on a
-    GPU, else of tensors.
+    """Measure the highest memory of generating one batch, weights included, in bytes.
+
+    On a GPU it is the allocator's, on the CPU that of living tensors.
     """
-    y, seeds = (
-        torch.arange(recipe.evaluation.speed_batch) % experiment.source.classes,
-        torch.arange(recipe.evaluation.speed_batch),
-    )
+    seeds = torch.arange(recipe.evaluation.speed_batch)
+    y = seeds % experiment.source.classes
     if experiment.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         generate_images(recipe, experiment, y, seeds)
@@ -559,12 +609,13 @@ def peak_memory(recipe: Recipe, experiment: Experiment) -> int:
 
     with PeakMemory() as memory:
         generate_images(recipe, experiment, y, seeds)
-    modules = (*experiment.codec.networks, experiment.model)
-
-    return memory.peak + sum(t.nbytes for module in modules for t in module.state_dict().values())
+    weights = 0
+    for module in (*experiment.codec.networks, experiment.model):
+        weights += sum(tensor.nbytes for tensor in module.state_dict().values())
+    return memory.peak + weights
 
 
 def count_flops(recipe: Recipe, experiment: Experiment) -> float:
-    """Floating-point operations of one image's generation (matrix products and attention)."""
+    """Count the floating-point operations of one image (matrix products and attention)."""
     first = torch.zeros(1, dtype=torch.long)
     return flops_of(lambda: generate_images(recipe, experiment, first, first))

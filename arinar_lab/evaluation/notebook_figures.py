@@ -1,14 +1,13 @@
-"""Pictures for notebooks: what several runs believe about one token, and samples side by side
-under the same seeds.
+"""Figures for notebooks: conditional densities of several runs, and samples of the same seeds.
 
-Each function returns a figure that belongs to no window and no backend: a notebook shows it,
-`savefig` writes it.
+Each function returns a figure without a window or a backend: a notebook shows it, `savefig` writes
+it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -21,25 +20,26 @@ from ..report.style import VERMILION
 def conditionals_figure(
     rows: Mapping[str, Curves], image: Any, token: int, tokens: int, features: int = 4
 ) -> Figure:
-    """What each row believes about the features of one token, several curves a row,
-    beside the image it is of.
+    """Draw densities of one token's features, several curves a row, next to the token's image.
 
-    Above each panel stands what the true value costs under each curve, in bits.
+    The title of a panel is the cost of the true value under each curve, in bits.
 
     Arguments:
         rows: name → its curves.
-        image: the item, [C, H, W] or [N, D]; token: which of how many `tokens`;
-            features: columns at most.
+        image: The item, [C, H, W] or [N, D].
+        token: Number of the token.
+        tokens: Number of all tokens.
+        features: Largest number of columns.
     """
-    columns = min(
-        features, *(len(found["grid"]) for curves in rows.values() for found in curves.values())
-    )
+    columns = features
+    for curves in rows.values():
+        for curve in curves.values():
+            columns = min(columns, len(curve["grid"]))
     figure = Figure(figsize=(2.3 * columns + 2.2, 1.3 * len(rows) + 1.1), layout="constrained")
-    parts: Any = figure.subfigures(1, 2, width_ratios=[1, 1.2 * columns])
-    left, right = parts
-    _token_in_image(
-        left.add_subplot(left.add_gridspec(len(rows), 1)[0]), np.asarray(image), token, tokens
-    )
+    left, right = cast(Any, figure.subfigures(1, 2, width_ratios=[1, 1.2 * columns]))
+    picture = left.add_subplot(left.add_gridspec(len(rows), 1)[0])
+    _draw_token(picture, np.asarray(image), token, tokens)
+
     axes = right.subplots(len(rows), columns, squeeze=False, sharex="col")
     for row, (name, curves) in zip(axes, rows.items(), strict=True):
         for f, ax in enumerate(row):
@@ -49,32 +49,29 @@ def conditionals_figure(
 
     for f, ax in enumerate(axes[0]):
         ax.set_title(f"feature {f}\n{ax.get_title()}", fontsize=8, pad=3)
-    handles = {line.get_label(): line for ax in axes[:, 0] for line in ax.get_lines()}
-    right.legend(
-        handles.values(),
-        handles.keys(),
-        loc="outside upper center",
-        ncols=4,
-        fontsize=8,
-        frameon=False,
-    )
+    handles: dict[str, Any] = {}
+    for ax in axes[:, 0]:
+        handles |= {line.get_label(): line for line in ax.get_lines()}
+    place = {"loc": "outside upper center", "ncols": 4}
+    right.legend(handles.values(), handles.keys(), fontsize=8, frameon=False, **place)
     right.supxlabel(DENSITY_AXIS, fontsize=9)
 
     return figure
 
 
 def _costs(curves: Curves, feature: int) -> str:
-    """What the true value of a feature costs under each curve, in bits."""
+    """Return the cost of a feature's true value under each curve, in bits."""
     bits = [f"{curve['bits'][0, feature]:.1f}" for curve in curves.values() if "bits" in curve]
     return " → ".join(bits) + " bits" if bits else "(draws)"
 
 
-def _token_in_image(ax: Any, image: np.ndarray, token: int, tokens: int) -> None:
-    """The image, and a frame around the token where tokens lie on a square grid."""
+def _draw_token(ax: Any, image: np.ndarray, token: int, tokens: int) -> None:
+    """Draw an image, and a frame around the token where tokens lie on a square grid."""
     _show(ax, image, 0)
     side = round(tokens**0.5)
     if image.ndim == 3 and side**2 == tokens:
-        height, width = (n / side for n in image.shape[1:])
+        height = image.shape[1] / side
+        width = image.shape[2] / side
         corner = (token % side * width - 0.5, token // side * height - 0.5)
         ax.add_patch(
             Rectangle(corner, width, height, fill=False, edgecolor=VERMILION, linewidth=2.5)
@@ -84,31 +81,26 @@ def _token_in_image(ax: Any, image: np.ndarray, token: int, tokens: int) -> None
 
 
 def _show(ax: Any, image: np.ndarray, levels: int) -> None:
-    """An image [C, H, W] in colour where it has three, else its first channel dark on
-    light; or tokens [N, D].
-    """
+    """Draw an image [C, H, W], in colour if C = 3, else its first channel; or tokens [N, D]."""
     if image.ndim == 3 and len(image) == 3:
-        ax.imshow(
-            image.transpose(1, 2, 0) / (levels - 1 if levels else image.max()),
-            interpolation="nearest",
-        )
+        white = levels - 1 if levels else image.max()
+        ax.imshow(image.transpose(1, 2, 0) / white, interpolation="nearest")
     else:
+        plane = image[0] if image.ndim == 3 else image
         shade = {"vmin": 0, "vmax": levels - 1} if levels else {}
-        ax.imshow(
-            image[0] if image.ndim == 3 else image, cmap="gray_r", interpolation="nearest", **shade
-        )
+        ax.imshow(plane, cmap="gray_r", interpolation="nearest", **shade)
 
     ax.set(xticks=[], yticks=[])
 
 
 def samples_figure(rows: Mapping[str, Any], levels: int) -> Figure:
-    """Images side by side: a row a setting, a column a seed.
+    """Draw images in a grid: a row for each setting, a column for each seed.
 
     Arguments:
         rows: name → images [n, …], as many in each row.
-        levels: grey levels, 0 where the items are no images.
+        levels: Grey levels, 0 where the items are no images.
     """
-    columns = min(len(images) for images in rows.values())
+    columns = min(map(len, rows.values()))
     figure = Figure(figsize=(0.8 * columns + 1.6, 0.82 * len(rows)), layout="constrained")
 
     axes = figure.subplots(len(rows), columns, squeeze=False)

@@ -1,5 +1,6 @@
-"""Retrains the weights that ship with the package, from the digits' training split alone:
-`arinar retrain NAME`.
+"""Training of the weights that ship with the package: `arinar retrain NAME`.
+
+Only the digits' training split is used.
 
 digits_classifier   features of fd_digits, precision and recall
 digits_vae          the KL autoencoder of experiments/digits_latent.yaml
@@ -25,16 +26,16 @@ def _batches(count: int, batch: int, steps: int) -> Iterator[Tensor]:
 
 
 def _shifted(images: Tensor) -> Tensor:
-    """Images moved by at most one pixel."""
+    """Shift images by at most one pixel."""
     across, down = torch.randint(-1, 2, (2,)).tolist()
-    return nn.functional.pad(images, (1, 1, 1, 1))[
-        ..., 1 + down : 9 + down, 1 + across : 9 + across
-    ]
+    padded = nn.functional.pad(images, (1, 1, 1, 1))
+    return padded[..., 1 + down : 9 + down, 1 + across : 9 + across]
 
 
 def train_classifier(steps: int = 3000) -> tuple[nn.Module, str]:
-    """A classifier of the training digits, and how well it does on the others."""
-    data, model = Digits(), DigitsClassifier()
+    """Train a classifier of digits; return it and a line with its held-out accuracy."""
+    data = Digits()
+    model = DigitsClassifier()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, steps)
 
@@ -53,10 +54,12 @@ def train_classifier(steps: int = 3000) -> tuple[nn.Module, str]:
 
 
 def train_vae(steps: int = 6000, kl_weight: float = 3e-3) -> tuple[nn.Module, str]:
-    """An autoencoder of the training digits: squared error + kl_weight · KL(posterior ‖ N(0, 1)),
-    per pixel and latent.
+    """Train an autoencoder of digits; return it and a line with its held-out error.
+
+    The loss is the squared error per pixel + kl_weight · KL(posterior ‖ N(0, 1)) per latent.
     """
-    data, model = Digits(), Autoencoder(1, 4)
+    data = Digits()
+    model = Autoencoder(1, 4)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, steps)
 
@@ -89,9 +92,7 @@ TRAINERS: dict[str, Callable[[], tuple[nn.Module, str]]] = {
 
 
 def retrain_weights(name: str, folder: Path = ASSETS) -> str:
-    """Train the named weights from seed 0, save them as safetensors, and tell their size
-    and how good they are.
-    """
+    """Train the named weights from seed 0, save them, and return their size and quality."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model, quality = TRAINERS[name]()

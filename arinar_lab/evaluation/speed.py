@@ -1,12 +1,12 @@
-"""Where the time of generation goes: seconds of each part of a generated batch.
+"""The time of generation by phase: seconds of each part of a generated batch.
 
-    outer     the walk over the tokens, less what it visits
+    outer     the walk over the tokens, without the phases inside it
     inner     the trunk over a token's features; of a nested model all of it
-    head      densities made, guided, tempered and drawn from
-    codec     tokens decoded to images
+    head      building, guiding, tempering and drawing from densities
+    codec     decoding tokens to images
 
-The device is synchronised at the bounds of each part, so their sum is a little more than a
-batch takes unwatched.
+The device is synchronised at the bounds of each phase, so their sum is a little more than the time
+of a batch that is not timed.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ PHASES = ("outer", "inner", "head", "codec")
 
 
 class PhaseTimer:
-    """Seconds by name, each less those of the names measured inside it.
+    """Seconds of each phase, without the phases inside it.
 
     Arguments:
-        device: which is synchronised whenever a part begins or ends.
+        device: Device that is synchronised whenever a phase begins or ends.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -61,7 +61,7 @@ class PhaseTimer:
         self.stop()
 
     def _charge(self) -> None:
-        """Give the time since the last bound to the part that runs."""
+        """Add the time since the last bound to the current phase."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         now = time.perf_counter()
@@ -72,9 +72,7 @@ class PhaseTimer:
 
 @torch.no_grad()
 def seconds_by_phase(recipe: Recipe, experiment: Experiment, repeats: int) -> dict[str, float]:
-    """Median seconds of each part over repeats of one batch, as `measure_speed`
-    generates it. Warm up before.
-    """
+    """Measure median seconds of each phase over repeats of one batch. Warm up before."""
     device = experiment.device
     with (
         autocast_to(generation_dtype(recipe, experiment), device),
@@ -82,14 +80,19 @@ def seconds_by_phase(recipe: Recipe, experiment: Experiment, repeats: int) -> di
         compiled_draws(recipe.machine, device),
     ):
         clocks = [_generate(recipe, experiment) for _ in range(repeats)]
-    return {name: statistics.median(clock.seconds[name] for clock in clocks) for name in PHASES}
+
+    medians = {}
+    for name in PHASES:
+        medians[name] = statistics.median([clock.seconds[name] for clock in clocks])
+    return medians
 
 
 class DrawClock(Observer):
-    """Charges the draws of a generation to one part of a clock."""
+    """Charges the draws of a generation to one phase of a clock."""
 
     def __init__(self, clock: PhaseTimer, part: str) -> None:
-        self.clock, self.part = clock, part
+        self.clock = clock
+        self.part = part
 
     def before_draw(self) -> None:
         self.clock.start(self.part)
@@ -100,7 +103,9 @@ class DrawClock(Observer):
 
 def _generate(recipe: Recipe, experiment: Experiment) -> PhaseTimer:
     """Time one batch: its draws, and the calls of the trunk inside them."""
-    model, device, batch = experiment.model, experiment.device, recipe.evaluation.speed_batch
+    model = experiment.model
+    device = experiment.device
+    batch = recipe.evaluation.speed_batch
     y = (torch.arange(batch) % experiment.source.classes).to(device)
     noise = Noise.of(torch.arange(batch, device=device), "sample")
     clock = PhaseTimer(device)

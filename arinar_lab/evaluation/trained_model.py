@@ -1,11 +1,10 @@
-"""A trained run that can be asked: for samples under another sampler, and for what it
-believes about a token.
+"""A trained run for Python: samples under other samplers, and conditional densities.
 
     run = open_run(recipe, folder)
-    run.under(guidance=3, temperature=0.9).samples(labels=range(10), seeds=range(10))
+    run.with_sampler(guidance=3, temperature=0.9).samples(labels=range(10), seeds=range(10))
     run.conditionals(item=0, token=5)
 
-The weights are loaded once; a sampler is a value, so the same model can stand under many at a time.
+The weights are loaded once; a sampler is a value, so one model serves many samplers at a time.
 """
 
 from __future__ import annotations
@@ -30,21 +29,21 @@ from .evaluate import generate_images, load_trained
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A trained model and the sampler it is under.
+    """A trained model with a sampler.
 
     Arguments:
-        recipe: whose sampler counts; experiment: data, codec and model.
+        recipe: Recipe of the run, with the sampler.
+        experiment: Data, codec and model.
     """
 
     recipe: Recipe
     experiment: Experiment
 
     def with_sampler(self, **settings: Any) -> TrainedModel:
-        """The same model under another sampler, as in
-        `run.with_sampler(guidance=3, temperature=0.9)`.
+        """Return the model with another sampler: `run.with_sampler(guidance=3, temperature=0.9)`.
 
         Raises:
-            ConfigError: if there is no such setting, it is out of range, or the model cannot do it.
+            ConfigError: if a setting does not exist, is out of range, or does not fit the model.
         """
         try:
             sampler: Sampler = replace(self.recipe.sampler, **settings)
@@ -54,16 +53,12 @@ class TrainedModel:
         return replace(self, recipe=replace(self.recipe, sampler=sampler))
 
     def samples(self, labels: Iterable[int], seeds: Iterable[int]) -> tuple[Tensor, Tensor]:
-        """Images [n, …] of these labels and seeds, and how many conditionals of each had
-        to be truncated, [n].
-        """
-        return generate_images(
-            self.recipe, self.experiment, torch.tensor([*labels]), torch.tensor([*seeds])
-        )
+        """Generate images [n, …] of labels and seeds; count the truncated conditionals [n]."""
+        y = torch.tensor([*labels])
+        return generate_images(self.recipe, self.experiment, y, torch.tensor([*seeds]))
 
     def conditionals(self, item: int, token: int) -> dict[str, np.ndarray]:
-        """The densities of each feature of one token of a held-out item, see
-        `conditionals.conditionals`.
+        """Compute the densities of one token of a held-out item, see `conditionals.conditionals`.
 
         Raises:
             IndexError: if there is no such item, or no such token.
@@ -84,20 +79,21 @@ def open_run(recipe: Recipe, folder: RunFolder) -> TrainedModel:
 def sampler_variants(
     run: TrainedModel, **choices: Iterable[Any]
 ) -> tuple[dict[str, TrainedModel], list[str]]:
-    """The run under each value of some settings, one at a time, and why others are refused.
+    """Return the run under each value of some settings, one at a time, and the reasons of refusals.
 
     `sampler_variants(run, temperature=[0.8, 1], guidance=[2])` is
     `{"temperature 0.8": …, "temperature 1": …, "guidance 2": …}, []`.
     """
-    found, refused = {}, []
+    variants = {}
+    refusals = []
     for name, values in choices.items():
         for value in values:
             try:
-                found[f"{name} {value}"] = run.with_sampler(**{name: value})
+                variants[f"{name} {value}"] = run.with_sampler(**{name: value})
             except ConfigError as error:
-                refused.append(str(error))
+                refusals.append(str(error))
 
-    return found, refused
+    return variants, refusals
 
 
 def conditionals_of_runs(
@@ -107,31 +103,23 @@ def conditionals_of_runs(
     guidance: float = 1.0,
     temperature: float = 1.0,
 ) -> dict[str, dict[str, dict[str, np.ndarray]]]:
-    """What each run believes about a token of a held-out item: as learned and, where it can,
-    guided and tempered.
+    """Compute each run's densities of a token: as learned and, where possible, guided and tempered.
 
-    Runs that do not see the same tokens as the first are left out.
+    Runs with another codec than the first are left out.
 
     Returns:
         name → `as learned`, `guided, tempered` → `conditionals`: what
             `notebook_figures.conditionals_figure` draws.
     """
-    found: dict[str, dict[str, dict[str, np.ndarray]]] = {}
-    alike = [
-        name
-        for name, run in runs.items()
-        if run.recipe.codec == next(iter(runs.values())).recipe.codec
-    ]
-    for name in alike:
-        found[name] = {
-            "as learned": runs[name]
-            .with_sampler(guidance=1.0, temperature=1.0)
-            .conditionals(item, token)
-        }
+    densities: dict[str, dict[str, dict[str, np.ndarray]]] = {}
+    for name, run in runs.items():
+        if run.recipe.codec != next(iter(runs.values())).recipe.codec:
+            continue
+        learned = run.with_sampler(guidance=1.0, temperature=1.0)
+        densities[name] = {"as learned": learned.conditionals(item, token)}
         with suppress(ConfigError):
-            steered = runs[name].with_sampler(guidance=guidance, temperature=temperature)
-            found[name][f"guidance {guidance:g}, temperature {temperature:g}"] = (
-                steered.conditionals(item, token)
-            )
+            guided = run.with_sampler(guidance=guidance, temperature=temperature)
+            title = f"guidance {guidance:g}, temperature {temperature:g}"
+            densities[name][title] = guided.conditionals(item, token)
 
-    return found
+    return densities

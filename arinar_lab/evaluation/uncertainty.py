@@ -1,24 +1,23 @@
-"""Evaluation noise: how far a reading would move over other images, with the trained
-weights as they are.
+"""Evaluation noise: the uncertainty of a metric over images, for fixed trained weights.
 
 A report's `noise` holds the half-width of a 95 % interval for each metric that is a function of a
-set of images. It says nothing of other trainings; that is what seeds are for.
+set of images. It does not cover the variance of training, which seeds measure.
 
     means         t(0.975, n-1) · s / √n over n images, each the mean of its draws. A bootstrap over
-                  images says the same and draws nothing more out of them: its standard error of a
-                  mean is s/√n · √((n-1)/n), whatever the values. Bits/dim, their gap, precision (is
-                  an image among the reference's neighbours?), the truncated share
-    the rest      jackknife over b = 10 disjoint blocks of images, with the same share of every
+                  images gives the same: its standard error of a mean is s/√n · √((n-1)/n), whatever
+                  the values. Bits/dim, their gap, precision (is an image among the reference's
+                  neighbours?), the truncated share
+    sets          jackknife over b = 10 disjoint blocks of images, with the same share of every
                   class, each left out in turn: t(0.975, b-1) · √((b-1)/b · Σ (v - mean)²).
                   Fréchet's distance, KID, recall
 
-A Fréchet distance falls as images are added, so a bootstrap, whose sets hold two thirds of the
-images, would be centred too high, and blocks by themselves are as far off as a tenth of the images:
-on digits their spread gives half-widths that are 1.4 to 2.8 times too wide. What a block changes
-when it is left out is free of that. The interval is of the value that n images have on average.
-Where a set is nearly as good as the reference it is too wide (1.3 times for Fréchet, 1.7 for KID, 2
-for a recall of 0.99, against 1.2 for one of 0.8).
-The reference images stay as they are: they are part of the metric's definition.
+A Fréchet distance falls as images are added. So a bootstrap, whose sets hold two thirds of the
+images, is centred too high, and single blocks are biased like a tenth of the images: on digits
+their spread gives half-widths that are 1.4 to 2.8 times too wide. The change when a block is left
+out has no such bias. The interval is of the value that n images have on average. Where a set is
+nearly as good as the reference it is too wide (1.3 times for Fréchet, 1.7 for KID, 2 for a recall
+of 0.99, against 1.2 for one of 0.8).
+The reference images are fixed: they are part of the metric's definition.
 """
 
 from __future__ import annotations
@@ -42,16 +41,17 @@ NEIGHBOURS = 3  # torch-fidelity's, of precision and recall
 
 
 def half_width(values: Tensor) -> float:
-    """Of the mean of independent values [n]; infinite for one."""
+    """Return the half-width of the mean of independent values [n]; infinite for one."""
     n = len(values)
-    return (
-        float(stdtrit(n - 1, 0.975) * values.double().std() / math.sqrt(n)) if n > 1 else math.inf
-    )
+    if n < 2:
+        return math.inf
+    return float(stdtrit(n - 1, 0.975) * values.double().std() / math.sqrt(n))
 
 
 def half_width_of_ratio(above: Tensor, below: Tensor) -> float:
-    """Of mean(above) / mean(below), independent sets of positive values, to first
-    order in their errors.
+    """Return the half-width of mean(above) / mean(below), to first order in their errors.
+
+    The two are independent sets of positive values.
     """
     ratio = above.double().mean() / below.double().mean()
     errors = torch.tensor([half_width(above), half_width(below) * ratio], dtype=torch.float64)
@@ -59,74 +59,78 @@ def half_width_of_ratio(above: Tensor, below: Tensor) -> float:
 
 
 def disjoint_blocks(y: Tensor, count: int = BLOCK_COUNT) -> list[Tensor]:
-    """Indices of disjoint blocks of equal size, with as many of each class y [n] as can
-    be; a rest is left out.
-    """
+    """Split indices into equal blocks with equal shares of each class y [n]; drop a remainder."""
     order = y.argsort(stable=True)[: len(y) // count * count]
     return list(order.view(-1, count).unbind(1))
 
 
 def half_widths_of_sets(images: Tensor, y: Tensor, reference: Tensor) -> dict[str, float]:
-    """Half-widths of what `classifier_distance.digits_distances` says of digits [n, 1, 8, 8] of
-    classes y; none below 2 a block.
+    """Return the half-widths of `classifier_distance.digits_distances`.
+
+    The images are digits [n, 1, 8, 8] of classes y. Below 2 images a block there are none.
     """
     if len(images) < 2 * BLOCK_COUNT:
         return {}
 
-    features, whole, parts = features_of(images), features_of(reference), disjoint_blocks(y)
+    features = features_of(images)
+    target = features_of(reference)
+    parts = disjoint_blocks(y)
     return {
-        "fd_digits": jackknife(distances_without(parts, features, whole)),
-        "kid_digits": jackknife(kernels_without(parts, features, whole)),
-        "precision": half_width(is_inside(features, whole, whole).double()),
-        "recall": jackknife(recall_without(parts, features, whole)),
+        "fd_digits": jackknife(distances_without(parts, features, target)),
+        "kid_digits": jackknife(kernels_without(parts, features, target)),
+        "precision": half_width(is_inside(features, target, target).double()),
+        "recall": jackknife(recall_without(parts, features, target)),
     }
 
 
 def jackknife(values: Tensor) -> float:
-    """Half-width of a statistic, from its values [b] when each of b blocks is left out."""
+    """Return a statistic's half-width, from its values [b] without each of b blocks."""
     b = len(values)
     return float(stdtrit(b - 1, 0.975) * values.std(correction=0) * math.sqrt(b - 1))
 
 
 def outside_block(part: Tensor, n: int) -> Tensor:
-    """Which of n images are not in a block: [n] bool."""
+    """Mark the images of n that are not in a block: [n] bool."""
     keep = torch.ones(n, dtype=torch.bool)
     keep[part] = False
     return keep
 
 
 def distances_without(parts: Iterable[Tensor], features: Tensor, reference: Tensor) -> Tensor:
-    """Fréchet distance of features [n, F] to the reference's when each block is left out: [b]."""
-    whole, values = fid_features_to_statistics(reference), []
+    """Return the Fréchet distance of features to the reference when each block is left out: [b]."""
+    target = fid_features_to_statistics(reference)
+    values = []
     for part in parts:
-        left = fid_features_to_statistics(features[outside_block(part, len(features))])
-        values.append(fid_statistics_to_metric(left, whole, False)[KEY_METRIC_FID])
+        moments = fid_features_to_statistics(features[outside_block(part, len(features))])
+        values.append(fid_statistics_to_metric(moments, target, False)[KEY_METRIC_FID])
     return torch.tensor(values, dtype=torch.float64)
 
 
 def kernels_without(parts: Iterable[Tensor], features: Tensor, reference: Tensor) -> Tensor:
-    """KID as `classifier_distance.digits_distances` has it, when each block is left out: [b]."""
-    own, across = kernel(features, features), kernel(features, reference)
-    other = mean_within(kernel(reference, reference))
-    left = (outside_block(part, len(features)) for part in parts)
-    return torch.stack(
-        [mean_within(own[keep][:, keep]) + other - 2 * across[keep].mean() for keep in left]
-    )
+    """Return KID of `classifier_distance.digits_distances` when each block is left out: [b]."""
+    within = kernel(features, features)
+    across = kernel(features, reference)
+    target = mean_within(kernel(reference, reference))
+    values = []
+    for part in parts:
+        keep = outside_block(part, len(features))
+        values.append(mean_within(within[keep][:, keep]) + target - 2 * across[keep].mean())
+    return torch.stack(values)
 
 
 def is_inside(points: Tensor, centres: Tensor, among: Tensor) -> Tensor:
-    """Whether each point lies nearer to some centre than that one's third neighbour
-    among its own: [n] bool.
-    """
+    """Mark points that are nearer to a centre than the centre's third neighbour `among`: [n]."""
     radius = torch.cdist(centres, among).kthvalue(NEIGHBOURS + 1).values
     return (torch.cdist(points, centres) <= radius).any(1)
 
 
 def recall_without(parts: Iterable[Tensor], features: Tensor, reference: Tensor) -> Tensor:
-    """Recall when each block is left out: [b]."""
-    own, across, values = torch.cdist(features, features), torch.cdist(reference, features), []
+    """Return recall when each block is left out: [b]."""
+    within = torch.cdist(features, features)
+    across = torch.cdist(reference, features)
+    values = []
     for part in parts:
         keep = outside_block(part, len(features))
-        radius = own[keep][:, keep].kthvalue(NEIGHBOURS + 1).values
+        radius = within[keep][:, keep].kthvalue(NEIGHBOURS + 1).values
         values.append((across[:, keep] <= radius).any(1).double().mean())
     return torch.stack(values)

@@ -1,4 +1,4 @@
-"""Files of numpy arrays, read without running any code that stands in them."""
+"""Files of numpy arrays, read without running any code in them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..errors import ConfigError
 
 
 def read_npz(path: Path, names: tuple[str, ...] | None = None) -> dict[str, np.ndarray]:
-    """The arrays of an npz by name; of those in `names` alone, where names are given.
+    """Read the arrays of an npz by name; `names` limits which.
 
     Raises:
         ConfigError: in one line, if the file is missing, damaged or encrypted, or holds
@@ -21,7 +21,8 @@ def read_npz(path: Path, names: tuple[str, ...] | None = None) -> dict[str, np.n
 
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files if names is None or name in names}
+            wanted = file.files if names is None else set(file.files).intersection(names)
+            arrays = {name: file[name] for name in wanted}
     except Exception as error:  # a damaged archive may fail anywhere in zipfile, zlib or numpy
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise ConfigError(f"{path} is no npz of arrays, or damaged ({reason})") from None
@@ -34,7 +35,7 @@ def read_npz(path: Path, names: tuple[str, ...] | None = None) -> dict[str, np.n
 
 
 def map_array(path: Path) -> np.ndarray:
-    """The array of an npy file, read from it where it is used.
+    """Map the array of an npy file into memory; parts are read where they are used.
 
     Raises:
         ConfigError: in one line, if the file is missing or damaged.
@@ -42,7 +43,6 @@ def map_array(path: Path) -> np.ndarray:
     try:
         array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # as above
-        raise ConfigError(
-            f"{path} is no file of an array, or damaged ({' '.join(str(error).split())[:160]})"
-        ) from None
+        reason = " ".join(str(error).split())[:160]
+        raise ConfigError(f"{path} is no file of an array, or damaged ({reason})") from None
     return array

@@ -1,7 +1,6 @@
-"""Files on a disk that may be full, and that may lose power: written whole or not at
-all, and said in a line.
+"""Atomic writes to a disk that may be full or lose power, with a full disk reported in one line.
 
-Systems say "No space left on device" with neither path nor space, or less: numpy counts items,
+Systems report "No space left on device" with neither path nor space, or less: numpy counts items,
 SQLite has errors of its own.
 """
 
@@ -21,86 +20,75 @@ from safetensors import SafetensorError
 from ..errors import ConfigError, DiskFull
 
 SHARED_MEMORY = Path("/dev/shm")  # where Linux keeps memory that processes share
-MAX_NAME_BYTES = 200  # bytes of a name: systems take 255, and more is put before and behind it
+MAX_NAME_BYTES = 200  # of a file's name: systems take 255, and drafts add a prefix and a suffix
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _ROOM = 100.0  # megabytes: a place that has more is not the one that is full
-# safetensors' and torch's, numpy's
-_SAID = re.compile(r"No space left|File too large|^\d+ requested and \d+ written")
+# messages of safetensors and torch, and of numpy
+_MESSAGE = re.compile(r"No space left|File too large|^\d+ requested and \d+ written")
 
 
 def is_disk_full(error: BaseException) -> bool:
     """Whether an error is that of a full disk."""
-    told = (
-        isinstance(error, OSError | SafetensorError | RuntimeError)
-        and _SAID.search(str(error)) is not None
-    )
-    return isinstance(error, DiskFull) or getattr(error, "errno", None) in _FULL or told
+    if isinstance(error, DiskFull) or getattr(error, "errno", None) in _FULL:
+        return True
+    is_of_files = isinstance(error, OSError | SafetensorError | RuntimeError)
+    return is_of_files and _MESSAGE.search(str(error)) is not None
 
 
 def free_megabytes(path: Path) -> float:
-    """Megabytes that are free in a folder, or where a file lies or shall lie."""
-    return (
-        shutil.disk_usage(
-            next(place for place in (path.absolute(), *path.absolute().parents) if place.is_dir())
-        ).free
-        / 1e6
-    )
+    """Return the free megabytes of a folder, or of the folder of a present or future file."""
+    place = path.absolute()
+    while not place.is_dir():
+        place = place.parent
+    return shutil.disk_usage(place).free / 1e6
 
 
 @contextmanager
 def disk_full_guard(path: Path, draft: Path | None = None, kept: str = "") -> Iterator[None]:
-    """Where the disk is full, say so with the path and the space; whatever goes wrong,
-    leave no draft behind.
+    """Report a full disk with the path and its space, and leave no draft behind after any error.
 
     Arguments:
-        draft: what is written and then named `path`; kept: what is intact, if
-            that is not to be seen.
+        path: The file that is written.
+        draft: The file that is written first and then renamed to `path`.
+        kept: A sentence about what stays intact, for the message.
 
     Raises:
-        DiskFull: naming path and space; what was there before is intact.
+        DiskFull: naming path and space; the former file is intact.
     """
     try:
         yield
     except BaseException as error:
         written = draft.stat().st_size / 1e6 if draft and draft.is_file() else 0.0
         _remove(draft)
-        # that names a file already
-        if not is_disk_full(error) or (isinstance(error, DiskFull) and not draft):
+        is_named = isinstance(error, DiskFull) and not draft
+        if not is_disk_full(error) or is_named:
             raise
+
         place = path if draft else _fullest(path, error)
-        share = (
-            f"{written:.1f} MB were written, and {free_megabytes(place):.1f} MB are free "
-            "without them"
-            if written
-            else ""
-        )
+        store = "shared memory" if place == SHARED_MEMORY else "the disk"
+        space = f"{free_megabytes(place):.1f} MB are free"
+        if written:
+            space = f"{written:.1f} MB were written, and {space} without them"
         intact = f"; {kept}" if kept else ""
-        what = "shared memory" if place == SHARED_MEMORY else "the disk"
         raise DiskFull(
-            f"{place}: {what} is full:"
-            f" {share or f'{free_megabytes(place):.1f} MB are free'}{intact}. Make room, and the"
-            " same command goes on"
+            f"{place}: {store} is full: {space}{intact}. Make room, and the same command goes on"
         ) from error
 
 
 def _fullest(path: Path, error: BaseException) -> Path:
-    """Which place an error without a file's name is about: `path`, shared memory or temporary
-    files, by what is free.
-    """
+    """Return the file that an error names, else the fullest of `path`, shared memory and temp."""
     named = getattr(error, "filename", None)
     if named:
         return Path(os.fsdecode(named))
     if getattr(error, "errno", None) == errno.EDQUOT or free_megabytes(path) < _ROOM:
         return path
 
-    others = [
-        place
-        for place in (SHARED_MEMORY, Path(tempfile.gettempdir()))
-        if place.is_dir() and free_megabytes(place) < _ROOM
-    ]
-
-    return min([path, *others], key=free_megabytes)
+    places = [path]
+    for place in (SHARED_MEMORY, Path(tempfile.gettempdir())):
+        if place.is_dir() and free_megabytes(place) < _ROOM:
+            places.append(place)
+    return min(places, key=free_megabytes)
 
 
 def _remove(draft: Path | None) -> None:
@@ -143,12 +131,13 @@ def check_output(path: Path, option: str = "--out") -> None:
             f"{MAX_NAME_BYTES}"
         )
 
-    broken = [place for place in (path, *path.parents) if place.is_symlink() and not place.exists()]
-    if broken:
-        raise ConfigError(f"{option}: {str(broken[0])!r} is a link that leads nowhere")
+    for place in (path, *path.parents):
+        if place.is_symlink() and not place.exists():
+            raise ConfigError(f"{option}: {str(place)!r} is a link that leads nowhere")
 
-    ancestors = [place for place in (path, *path.absolute().parents) if place.exists()]
-    folder = path.absolute().parent if path.is_file() else ancestors[0]
+    folder = path.absolute().parent if path.is_file() else path
+    while not folder.exists():
+        folder = folder.absolute().parent
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass
@@ -159,18 +148,19 @@ def check_output(path: Path, option: str = "--out") -> None:
 
 
 def sync_to_disk(path: Path) -> None:
-    """Make the system put a file, or all files of a folder, on the disk; a power cut
-    loses nothing of it then.
-    """
-    for file in [each for each in path.rglob("*") if each.is_file()] if path.is_dir() else [path]:
+    """Sync a file, or all files of a folder, to the disk, so that a power cut loses nothing."""
+    for file in files_of(path):
         with file.open("rb") as content:
             os.fsync(content.fileno())
 
 
+def files_of(path: Path) -> list[Path]:
+    """List a file, or all files of a folder and its sub-folders, sorted."""
+    return sorted(filter(Path.is_file, path.rglob("*"))) if path.is_dir() else [path]
+
+
 def rename(draft: Path, path: Path) -> None:
-    """Give a draft its name, once it is on the disk: after a power cut there is the old file
-    or the new one, whole.
-    """
+    """Rename a draft once it is on the disk: a power cut leaves the old file or the new one."""
     sync_to_disk(draft)
     draft.replace(path)
     folder = os.open(path.parent, os.O_RDONLY)
@@ -182,10 +172,12 @@ def rename(draft: Path, path: Path) -> None:
 
 
 def write_atomically(path: Path, text: str, durable: bool = True) -> None:
-    """Write a text file whole or not at all.
+    """Write a text file atomically.
 
     Arguments:
-        durable: whether a power cut may not undo it, which takes milliseconds.
+        path: The file.
+        text: Its content.
+        durable: Whether it is synced against power cuts, which takes milliseconds.
 
     Raises:
         DiskFull: naming path and space.

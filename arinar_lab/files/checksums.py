@@ -1,6 +1,4 @@
-"""Files with a SHA-256 beside them, as `sha256sum -c` reads it: written whole, looked at
-again, removed together.
-"""
+"""Files with their SHA-256 in a second file, as `sha256sum -c` reads it."""
 
 from __future__ import annotations
 
@@ -12,30 +10,31 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from . import atomic
-from .atomic import rename, write_atomically
+from .atomic import files_of, rename, write_atomically
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file, or of all files in a folder (a checkpoint in shards)."""
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    """Return the SHA-256 of a file, or of all files in a folder (a checkpoint in shards)."""
     sums = []
-    for file in files:
+    for file in files_of(path):
         with file.open("rb") as content:
             sums.append(hashlib.file_digest(content, "sha256").hexdigest())
     return sums[0] if path.is_file() else hashlib.sha256("".join(sums).encode()).hexdigest()
 
 
 def seal(draft: Path, path: Path) -> None:
-    """Give a draft its name, and a checksum beside it."""
+    """Write the checksum of a draft, then rename the draft to `path`."""
     write_atomically(_sum_of(path), f"{file_digest(draft)}  {path.name}\n")
     rename(draft, path)
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], kept: str = "") -> None:
-    """Tensors as safetensors with a checksum beside them, written whole or not at all.
+    """Write tensors and their checksum atomically, as safetensors.
 
     Arguments:
-        kept: what is intact where the disk is full, if that is not to be seen.
+        path: The file.
+        tensors: The tensors by name.
+        kept: A sentence about what stays intact, for the message of a full disk.
 
     Raises:
         DiskFull: naming path and space.
@@ -43,12 +42,12 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], kept: str = "") -> None
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".draft")
     draft.touch()
-    usual = draft.stat().st_mode
+    mode = draft.stat().st_mode
+
     with atomic.disk_full_guard(path, draft, kept):
-        save_file(
-            {name: value.detach().cpu().contiguous() for name, value in tensors.items()}, draft
-        )
-        draft.chmod(usual)  # safetensors lets nobody else read it
+        on_host = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        save_file(on_host, draft)
+        draft.chmod(mode)  # safetensors makes the file unreadable for other users
         seal(draft, path)
 
 
@@ -69,7 +68,7 @@ def damage(path: Path) -> str:
 
 
 def remove_sealed(path: Path) -> None:
-    """Remove a checkpoint, or what there is of it, and its checksum."""
+    """Remove a checkpoint, as far as it exists, and its checksum."""
     if path.is_dir():
         shutil.rmtree(path)
     path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The history of a run, metrics.csv: a row for each step and metric, as step,name,value."""
+"""The history of a run, metrics.csv: rows of step,name,value, one for each step and metric."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..errors import ConfigError
 
 
 def read_history(file: Path) -> list[tuple[int, str, float]]:
-    """Rows (step, name, value) of a metrics.csv; empty where there is none.
+    """Read the rows (step, name, value) of a metrics.csv; without the file there are none.
 
     Raises:
         ConfigError: if it is damaged.
@@ -19,11 +19,8 @@ def read_history(file: Path) -> list[tuple[int, str, float]]:
 
     try:
         with file.open(newline="", encoding="utf-8") as lines:
-            return [
-                (int(r["step"]), r["name"], float(r["value"]))
-                for r in csv.DictReader(lines)
-                if r["value"]
-            ]
+            rows = [row for row in csv.DictReader(lines) if row["value"]]
+        return [(int(row["step"]), row["name"], float(row["value"])) for row in rows]
     except (ValueError, KeyError, csv.Error) as error:
         raise ConfigError(
             f"{file}: damaged ({error}); delete it: its curves are lost, the run's results are not"

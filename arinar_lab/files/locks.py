@@ -38,7 +38,7 @@ def hold_lock(lock: BaseFileLock, purpose: str) -> Iterator[None]:
 
 
 def is_lock_free(lock: BaseFileLock) -> bool:
-    """Whether nobody holds a lock."""
+    """Whether no process holds a lock."""
     try:
         with lock.acquire(timeout=0):
             return True

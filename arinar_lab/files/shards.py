@@ -1,11 +1,10 @@
-"""Work cut into blocks, each of which is a file: made once, by whoever claims it first, written
-whole or not at all.
+"""Shards of a large job. A shard is one file; the process that locks it first writes it atomically.
 
-    folder/train-00000.safetensors    a block, and its SHA-256 in train-00000.safetensors.sha256
-    folder/.train-00000.lock          held by who makes it; the system frees it when its holder dies
+    folder/train-00000.safetensors    a shard, and its SHA-256 in train-00000.safetensors.sha256
+    folder/.train-00000.lock          held by its maker; the system frees it when its holder dies
 
-So the same command resumes, and any number of processes share the work by running it side by side.
-What a block holds may depend on its number alone: then one process and several make the same files.
+So the same command resumes, and any number of processes share the work by running it at once.
+The content of a shard depends on its number alone, so one process and several make the same files.
 """
 
 from __future__ import annotations
@@ -30,62 +29,71 @@ from .atomic import atomic_draft
 from .checksums import file_digest, remove_sealed
 from .locks import QUIET_SECONDS, hold_lock
 
-_BLOCK = re.compile(r"\.?\d{8,}-\d{8,}\.")  # a block, its checksum, its draft, its lock
+_SHARD = re.compile(r"\.?\d{8,}-\d{8,}\.")  # a shard, its checksum, its draft, its lock
 ProgressCallback = Callable[[int, int], None]
-"""Is told how many blocks there are, and of how many."""
+"""Called with (finished shards, all shards)."""
 
 
 def make_shards(
-    blocks: Sequence[Path], make: Callable[[int], None], told: ProgressCallback
+    shards: Sequence[Path], make: Callable[[int], None], progress: ProgressCallback
 ) -> None:
-    """Make what is missing of the blocks, beside others who do the same, and come
-    back when all are there.
+    """Make the missing shards, shared with other processes, and return when all exist.
 
     Arguments:
-        blocks: their files; make: makes the one of that number.
+        shards: Their files.
+        make: Makes the shard of a number.
+        progress: Called whenever a shard is finished.
     """
-    for block in blocks:
-        block.parent.mkdir(parents=True, exist_ok=True)
-    since, is_said = time.monotonic(), False
-    while missing := [i for i, block in enumerate(blocks) if not block.exists()]:
-        told(len(blocks) - len(missing), len(blocks))
-        if sum([_claimed(blocks, i, make, told) for i in missing]):
-            since, is_said = time.monotonic(), False
+    for folder in {shard.parent for shard in shards}:
+        folder.mkdir(parents=True, exist_ok=True)
+
+    waiting_since = time.monotonic()
+    is_reported = False
+    while missing := _missing(shards):
+        progress(len(shards) - len(missing), len(shards))
+        count = sum([_make_unclaimed(shards, i, make, progress) for i in missing])
+        if count:
+            waiting_since = time.monotonic()
+            is_reported = False
             continue
-        if time.monotonic() - since > QUIET_SECONDS and not is_said:
+        if time.monotonic() - waiting_since > QUIET_SECONDS and not is_reported:
             say(
-                f"waiting for other processes, which make {len(missing)} of {len(blocks)} blocks",
+                f"waiting for other processes, which make {len(missing)} of {len(shards)} blocks",
                 sys.stderr,
             )
-            is_said = True
+            is_reported = True
         time.sleep(0.5)
 
-    told(len(blocks), len(blocks))
-    for block in blocks:
-        _lock(block).unlink(missing_ok=True)
+    progress(len(shards), len(shards))
+    for shard in shards:
+        _lock(shard).unlink(missing_ok=True)
 
 
-def _claimed(
-    blocks: Sequence[Path], i: int, make: Callable[[int], None], told: ProgressCallback
+def _missing(shards: Sequence[Path]) -> list[int]:
+    """List the numbers of the shards that do not exist."""
+    return [i for i, shard in enumerate(shards) if not shard.exists()]
+
+
+def _make_unclaimed(
+    shards: Sequence[Path], i: int, make: Callable[[int], None], progress: ProgressCallback
 ) -> bool:
-    """Make a block if nobody else does; whether it was made."""
+    """Make a shard unless another process makes or has made it; return whether it was made."""
     try:
-        with FileLock(_lock(blocks[i]), timeout=0):
-            if blocks[i].exists():
+        with FileLock(_lock(shards[i]), timeout=0):
+            if shards[i].exists():
                 return False
             make(i)
     except Timeout:
         return False
 
-    told(sum(block.exists() for block in blocks), len(blocks))
+    progress(len(shards) - len(_missing(shards)), len(shards))
     return True
 
 
 def assemble(path: Path, write: Callable[[Path], None], folder: Path) -> None:
-    """Write the file that the blocks in a folder are for, by one process alone; then
-    remove these blocks.
+    """Write the file that a folder's shards are for, in one process, and remove the shards.
 
-    The folder is removed if nothing else is in it.
+    The folder is removed if it is then empty.
     """
     with hold_lock(FileLock(_lock(path)), f"writes {path}"):
         if not path.exists():
@@ -93,7 +101,7 @@ def assemble(path: Path, write: Callable[[Path], None], folder: Path) -> None:
                 write(draft)
 
     for file in folder.glob("*"):
-        if _BLOCK.match(file.name) and not file.is_dir():
+        if _SHARD.match(file.name) and not file.is_dir():
             file.unlink(missing_ok=True)
 
     with suppress(OSError):
@@ -102,77 +110,77 @@ def assemble(path: Path, write: Callable[[Path], None], folder: Path) -> None:
 
 
 def block_name(span: range) -> str:
-    """The name of the file that holds the items of a range."""
+    """Return the name of the shard that holds the items of a range."""
     return f"{span.start:08}-{span.stop - 1:08}.safetensors"
 
 
 def refuse_foreign(folder: Path, path: Path) -> None:
-    """Refuse a folder for the blocks of a file that exists and holds anything but blocks.
+    """Refuse a folder for the shards of a file that holds anything but shards.
 
     Raises:
-        ConfigError: naming one of the other files.
+        ConfigError: naming one of the foreign files.
     """
     if folder.exists() and not folder.is_dir():
         raise ConfigError(
             f"{folder}: is a file, and the parts of {path} go into a folder of that name; move it"
         )
-    foreign = sorted(file.name for file in folder.glob("*") if not _BLOCK.match(file.name))
+
+    foreign = [file.name for file in folder.glob("*") if not _SHARD.match(file.name)]
     if foreign:
         raise ConfigError(
-            f"{folder}: holds {foreign[0]!r}, and the parts of {path} go into a folder of that"
+            f"{folder}: holds {min(foreign)!r}, and the parts of {path} go into a folder of that"
             " name; move it, or name another file"
         )
 
 
-def _lock(block: Path) -> Path:
-    return block.with_name(f".{block.stem}.lock")
+def _lock(shard: Path) -> Path:
+    return shard.with_name(f".{shard.stem}.lock")
 
 
-def damaged_shards(blocks: Sequence[Path]) -> list[Path]:
-    """The blocks that differ from their checksums, read whole."""
-    return [block for block in blocks if block.exists() and not _whole(block)]
+def damaged_shards(shards: Sequence[Path]) -> list[Path]:
+    """List the shards that exist and differ from their checksums; reads all of them."""
+    return [shard for shard in shards if shard.exists() and not _is_intact(shard)]
 
 
-def _whole(block: Path) -> bool:
-    file = block.with_name(block.name + ".sha256")
-    return file.is_file() and file.read_text(encoding="utf-8").split()[:1] == [file_digest(block)]
+def _is_intact(shard: Path) -> bool:
+    """Whether a shard has a checksum and agrees with it."""
+    file = shard.with_name(f"{shard.name}.sha256")
+    return file.is_file() and file.read_text(encoding="utf-8").split()[:1] == [file_digest(shard)]
 
 
-def discard(blocks: Sequence[Path]) -> None:
-    """Remove blocks and their checksums, to be made anew."""
-    for block in blocks:
-        remove_sealed(block)
+def discard(shards: Sequence[Path]) -> None:
+    """Remove shards and their checksums, so that they are made again."""
+    for shard in shards:
+        remove_sealed(shard)
 
 
 @contextmanager
 def helper_processes(workers: int | None, device: str = "cpu") -> Iterator[None]:
-    """Run this command `workers` - 1 times more beside this process, on a GPU each
-    where there are any.
+    """Run this command in `workers` - 1 more processes, each on a GPU of its own where possible.
 
-    Where nobody says how many, there is one process for each GPU if `device` is cuda, else this one
-    alone. The others end with it, however that ends, and leave what they have made.
+    The default is one process for each GPU if `device` is cuda, else this process alone. The
+    helpers end with this process, however it ends; their finished shards stay.
     """
     command = [sys.executable, "-m", "arinar_lab", *sys.argv[1:]]
-    asked = workers or (torch.cuda.device_count() if device == "cuda" else 1)
-    helps = 0 if HELPER_VARIABLE.read() else asked  # who helps has no helpers
-    others = [
-        subprocess.Popen(command, env=_environment(i), stdout=subprocess.DEVNULL)
-        for i in range(1, helps)
-    ]
+    count = workers or (torch.cuda.device_count() if device == "cuda" else 1)
+    helpers: list[subprocess.Popen[bytes]] = []
+    if not HELPER_VARIABLE.read():  # a helper has no helpers
+        for i in range(1, count):
+            process = subprocess.Popen(command, env=_environment(i), stdout=subprocess.DEVNULL)
+            helpers.append(process)
 
     try:
         yield
     finally:
-        end_processes(others)
+        end_processes(helpers)
 
 
 def end_processes(processes: Sequence[subprocess.Popen[bytes]], seconds: float = 20) -> None:
-    """Ask processes to end, and kill those that have not ended after so many
-    seconds, or at a Ctrl-C.
-    """
+    """Terminate processes, and kill those that still run after `seconds`, or at a Ctrl-C."""
     running = [process for process in processes if process.poll() is None]
     for process in running:
         process.send_signal(signal.SIGTERM)
+
     limit = time.monotonic() + seconds
     try:
         for process in running:
@@ -185,16 +193,18 @@ def end_processes(processes: Sequence[subprocess.Popen[bytes]], seconds: float =
 
 
 def _environment(i: int) -> dict[str, str]:
+    """Return the environment of the i-th process, which sees one GPU where there are any."""
     environment = {**os.environ, HELPER_VARIABLE.name: str(os.getpid())}
-    if gpus := torch.cuda.device_count():
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
-        environment["CUDA_VISIBLE_DEVICES"] = visible[i % gpus]
+    gpus = torch.cuda.device_count()
+    if gpus:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus))))
+        environment["CUDA_VISIBLE_DEVICES"] = visible.split(",")[i % gpus]
     return environment
 
 
 @contextmanager
 def progress_bar(name: str) -> Iterator[ProgressCallback]:
-    """A progress bar of blocks on a terminal, with the time that is left."""
+    """Show a progress bar of shards on a terminal, with the remaining time."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,

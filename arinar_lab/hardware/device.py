@@ -1,8 +1,8 @@
-"""How this process uses the CPU: its threads, and memory that is freed.
+"""The device of a process, its threads, and the memory that it frees.
 
-The C library gives large blocks back to the system when they are freed, and has them cleared page
-by page when it asks for them again. A training step of ARINAR-B frees gigabytes; that they are kept
-instead makes it 1.15 times as fast (docs/profiles).
+The C library returns large freed blocks to the system, which clears them page by page when they are
+allocated again. A training step of ARINAR-B frees gigabytes; keeping them makes it 1.15 times as
+fast (docs/profiles).
 """
 
 from __future__ import annotations
@@ -19,9 +19,7 @@ _LARGEST = 2**31 - 1
 
 
 class DeviceOptions(Protocol):
-    """What a recipe's machine section says of one process: threads on the CPU (0 leaves torch's),
-    and the accelerator.
-    """
+    """The machine section's settings of one process: CPU threads (0: torch's) and accelerator."""
 
     @property
     def threads(self) -> int: ...
@@ -31,16 +29,14 @@ class DeviceOptions(Protocol):
 
 
 def configure_cpu(machine: DeviceOptions) -> None:
-    """Set torch's threads, and keep memory that is freed."""
+    """Set torch's threads, and keep freed memory."""
     if machine.threads > 0:
         torch.set_num_threads(machine.threads)
     keep_freed_memory()
 
 
 def keep_freed_memory() -> None:
-    """Let freed blocks of any size wait in this process for their next use, where
-    the C library is glibc.
-    """
+    """Keep freed blocks of any size in this process, where the C library is glibc."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_MMAP_THRESHOLD, _LARGEST)
@@ -48,9 +44,7 @@ def keep_freed_memory() -> None:
 
 
 def accelerator(machine: DeviceOptions) -> str:
-    """Lightning's name of the accelerator; `auto` is a CUDA GPU or the CPU (Apple's
-    lacks double precision).
-    """
+    """Return Lightning's accelerator; `auto` is a CUDA GPU or the CPU (Apple's has no float64)."""
     if machine.accelerator == "gpu" and not torch.cuda.is_available():
         raise ConfigError(
             "machine.accelerator: 'gpu' is asked for, and torch finds none here; use auto or cpu"
@@ -61,5 +55,5 @@ def accelerator(machine: DeviceOptions) -> str:
 
 
 def device_of(machine: DeviceOptions) -> torch.device:
-    """The device that one process computes on."""
+    """Return the device that one process computes on."""
     return torch.device("cuda" if accelerator(machine) in ("gpu", "cuda") else "cpu")

@@ -1,7 +1,7 @@
-"""Where a batch does not fit into the memory: which one would.
+"""Advice on the batch where one does not fit into the memory.
 
-What was asked for is tried again with fewer images, half as many each time, until it goes through
-once. So the number that is named was measured, beside the weights and whatever else takes room.
+The computation is tried again with half as many images each time, until it succeeds. So the advised
+number is measured next to the weights and all else that takes memory.
 """
 
 from __future__ import annotations
@@ -16,12 +16,10 @@ from ..errors import OutOfMemory
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the memory is full: of a GPU, of Python, or
-    of torch on the CPU.
-    """
-    return isinstance(
-        error, torch.OutOfMemoryError | MemoryError
-    ) or "can't allocate memory" in str(error)
+    """Whether an error reports full memory: of a GPU, of Python, or of torch on the CPU."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return "can't allocate memory" in str(error)
 
 
 def halves(batch: int) -> Iterator[int]:
@@ -31,7 +29,7 @@ def halves(batch: int) -> Iterator[int]:
 
 
 def largest_that_fits(attempt: Callable[[int], object], batches: Iterable[int]) -> int:
-    """The first of some batches that an attempt gets through; 0 if none."""
+    """Return the first of some batches for which an attempt succeeds; 0 if none."""
     for batch in batches:
         torch.cuda.empty_cache()
         try:
@@ -47,22 +45,25 @@ def largest_that_fits(attempt: Callable[[int], object], batches: Iterable[int]) 
 
 @contextmanager
 def oom_guard(key: str, batch: int, attempt: Callable[[int], object]) -> Iterator[None]:
-    """Where the memory is too small for what is done inside, raise what would fit.
+    """Where the memory is too small inside, measure and raise the batch that would fit.
 
     Arguments:
-        key: of the batch; batch: images at a time; attempt: does the same with so many images.
+        key: Key of the batch, for the message.
+        batch: Images at a time.
+        attempt: Repeats the computation with a number of images.
 
     Raises:
-        OutOfMemory: naming both.
+        OutOfMemory: naming the key and the number that fits.
     """
     try:
         yield
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        traceback.clear_frames(error.__traceback__)  # which hold what did not fit
-        found = largest_that_fits(attempt, halves(batch))
-        said = f"{found} would: say {key}={found}" if found else "nor does a single one"
+
+        traceback.clear_frames(error.__traceback__)  # they hold the tensors that did not fit
+        largest = largest_that_fits(attempt, halves(batch))
+        advice = f"{largest} would: say {key}={largest}" if largest else "nor does a single one"
         raise OutOfMemory(
-            f"{key}: {batch} images at a time do not fit into the memory; {said}"
+            f"{key}: {batch} images at a time do not fit into the memory; {advice}"
         ) from None

@@ -1,8 +1,7 @@
-"""In which numbers a trained model is evaluated: `evaluation.precision`.
+"""The dtypes in which a trained model is evaluated: `evaluation.precision`.
 
-float32     all of it
-bfloat16    matrix products of the outer model and the trunk, by autocast; densities are
-            float32 all the same
+float32     everything
+bfloat16    matrix products of the outer model and the trunk, by autocast; densities stay float32
 auto        likelihood in float32; images in bfloat16 where the model is wide and this device
             multiplies much faster in it, which is measured; else in float32
 """
@@ -24,13 +23,11 @@ MATMUL_DTYPES: dict[str, MatmulDtype] = {
     "bf16-mixed": "bfloat16",
     "16-mixed": "bfloat16",
 }
-"""What matrix products are computed in, or as fast as, under each of Lightning's precisions."""
+"""Lightning's precision → the dtype of matrix products, or one that is as fast."""
 
 
 def autocast_to(precision: MatmulDtype, device: torch.device) -> AbstractContextManager[object]:
-    """Where matrix products are computed in that precision; a warning where the device has no
-    instructions for it.
-    """
+    """Compute matrix products inside in a dtype; warn where the device only emulates it."""
     if precision == "float32":
         return nullcontext()
     warn_of_emulation(device, precision)
@@ -38,7 +35,7 @@ def autocast_to(precision: MatmulDtype, device: torch.device) -> AbstractContext
 
 
 def warn_of_emulation(device: torch.device, precision: MatmulDtype) -> None:
-    """Warn, once, that a device has no instructions for products in a precision."""
+    """Warn, once, that a device has no instructions for products in a dtype."""
     if not has_native_matmul(device, getattr(torch, precision)):
         rank_zero_warn(
             f"this processor has no instructions for {precision}: its products take over a "
@@ -48,19 +45,15 @@ def warn_of_emulation(device: torch.device, precision: MatmulDtype) -> None:
 
 @cache
 def faster_dtype(device: torch.device) -> MatmulDtype:
-    """bfloat16 where products of large matrices are `MIN_SPEEDUP` faster in it, else float32."""
+    """Return bfloat16 where large products are `MIN_SPEEDUP` times as fast in it, else float32."""
     if not has_native_matmul(device, torch.bfloat16):
         return "float32"
-    return (
-        "bfloat16"
-        if matmul_flops(device, "bfloat16") > MIN_SPEEDUP * matmul_flops(device, "float32")
-        else "float32"
-    )
+    speedup = matmul_flops(device, "bfloat16") / matmul_flops(device, "float32")
+    return "bfloat16" if speedup > MIN_SPEEDUP else "float32"
 
 
 def matmul_flops(device: torch.device, precision: MatmulDtype) -> float:
-    """FLOP/s of a device's matrix products, measured briefly; whoever draws after it draws what
-    he would have drawn.
-    """
+    """Measure FLOP/s of a device's matrix products briefly; torch's random state is restored."""
+    size, repeats = (4096, 10) if device.type == "cuda" else (512, 5)
     with torch.random.fork_rng():
-        return peak_flops(device, precision, *((4096, 10) if device.type == "cuda" else (512, 5)))
+        return peak_flops(device, precision, size, repeats)

@@ -1,7 +1,7 @@
-"""Addresses of servers as texts for people: no password is shown, wherever it stands and
-whatever characters it has.
+"""Addresses of servers as texts for people, without passwords.
 
-A password stands before the host (http://me:secret@host) or in the query (?password=secret).
+A password is before the host (http://me:secret@host) or in the query (?password=secret), and may
+hold any characters.
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""The terminal by way of rich. Text is printed as it stands: neither rich's markup nor escape
-sequences in it act.
-"""
+"""The terminal by rich. Text is printed literally: neither rich's markup nor escapes act."""
 
 from __future__ import annotations
 
@@ -24,18 +22,16 @@ class Terminal(Console):
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:
-        """Render to segments, whose text holds no control characters; rich's own are
-        kept apart from text.
-        """
+        """Render to segments without control characters in their text; rich's own are separate."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
 
 def failure_line(text: str) -> Text:
-    """A line that says what failed, and begins with that word in red."""
+    """Return a line on a failure that begins with `failed` in red."""
     return Text.assemble(("failed", "red"), f" {text}")
 
 
 def description_column() -> TextColumn:
-    """The column of a progress bar that says what is at work."""
+    """Return the column of a progress bar that names the current work."""
     return TextColumn("{task.description}", markup=False)

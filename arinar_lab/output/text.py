@@ -21,12 +21,12 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def printable(text: str) -> str:
-    r"""Text with each control character written as its escape, as in `\x1b`."""
+    r"""Write each control character of a text as its escape, as in `\x1b`."""
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def one_line(text: str) -> str:
-    r"""Printable text in one line: a newline is written as `\n`."""
+    r"""Return printable text in one line, with newlines written as `\n`."""
     return printable(text).replace("\n", "\\n")
 
 
@@ -36,9 +36,7 @@ def say(line: Any, file: TextIO | None = None) -> None:
 
 
 def accept_any_letter() -> None:
-    """Let the standard streams write letters that their encoding lacks as escapes, instead
-    of raising an error.
-    """
+    """Let the standard streams write letters that their encoding lacks as escapes."""
     for stream in (sys.stdout, sys.stderr):
         # a stream that captures output may have none
         reconfigure = getattr(stream, "reconfigure", None)
@@ -47,15 +45,13 @@ def accept_any_letter() -> None:
 
 
 def markdown_line(text: str) -> str:
-    """Text as one line of Markdown, which may be a table's cell: without HTML,
-    links or a column's end.
-    """
+    """Return text as one line of Markdown without HTML, links or the end of a table's cell."""
     line = " ".join(printable(text).split("\n")).replace("\\", "\\\\").replace("|", "\\|")
     return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", line).replace("](", "]\\(")
 
 
 def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """The lines of a table in Markdown: the first column to the left, numbers to the right."""
+    """Return the lines of a Markdown table: its first column is left, all others are right."""
     rule = "|:--" + "|--:" * (len(headings) - 1) + "|"
     return [_markdown_row(headings), rule, *map(_markdown_row, rows)]
 
@@ -65,16 +61,16 @@ def _markdown_row(cells: Sequence[str]) -> str:
 
 
 def markdown_list(sentences: Iterable[str]) -> list[str]:
-    """The lines of a list in Markdown."""
+    """Return the lines of a list in Markdown."""
     return [f"- {markdown_line(sentence)}" for sentence in sentences]
 
 
 def csv_text(rows: Iterable[Iterable[Any]], literal: bool = False) -> str:
-    """Rows as CSV. Text that a spreadsheet would compute gets an apostrophe in
-    front, unless `literal`.
-    """
+    """Return rows as CSV; text that spreadsheets compute gets an apostrophe, unless `literal`."""
     file = io.StringIO()
-    csv.writer(file).writerows(rows if literal else (map(_harmless, row) for row in rows))
+    writer = csv.writer(file)
+    for row in rows:
+        writer.writerow(row if literal else map(_harmless, row))
     return file.getvalue()
 
 

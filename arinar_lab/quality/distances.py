@@ -6,15 +6,15 @@ reference, on torch-fidelity.
     KID *                squared MMD, cubic kernel                    arXiv 1801.01401
     precision, recall *  share inside the other's 3-neighbour balls   arXiv 1904.06991
 
-The first is of features [n, 2048], the second of logits; * only where the reference has features.
+FID takes features [n, 2048], the inception score logits; * only where the reference has features.
 
 A reference is an npz with mu [D] and sigma [D, D], such as the published adm_in256_stats.npz, or
-one that `arinar reference` made: references/<data>-<hash of data, size and extractor>.npz, which
-has features of at most 10,000 images, too. What was made with another extractor or with other
-dimensions is refused.
+one of `arinar reference`: references/<data>-<hash of data, size and extractor>.npz, which holds
+features of at most 10,000 images, too. References of another extractor or with other dimensions are
+refused.
 
-Distances of other features are no FID: they, their KID, precision and recall are named
-(`fd_inception64`, `kid_dinov2`).
+Distances of other features are no FID: they, their KID, precision and recall have the features'
+name (`fd_inception64`, `kid_dinov2`).
 """
 
 from __future__ import annotations
@@ -35,8 +35,7 @@ from ..errors import ConfigError, located
 from ..files.arrays import read_npz
 from .extractors import INCEPTION, Extractor
 
-# features that a reference keeps, and generated images that precision, recall and KID look at
-KEPT_FEATURES = 10_000
+KEPT_FEATURES = 10_000  # of a reference, and of generated images for precision, recall and KID
 KID_SUBSET = 1000
 KEY = "evaluation.reference"  # where a recipe names a reference
 
@@ -44,18 +43,11 @@ Statistics = dict[str, np.ndarray]
 """mu [D] and sigma [D, D], in double precision."""
 
 
-def colour_bytes(images: Tensor, levels: int = 256) -> Tensor:
-    """Images [B, C, H, W] of so many grey levels as bytes of three colours."""
-    if levels != 256:
-        images = (images.float() * 255 / (levels - 1)).round().to(torch.uint8)
-    return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
-
-
 def check_image_count(n: int, d: int) -> None:
     """Refuse n images whose features [n, D] have no covariance of full rank.
 
     Raises:
-        ConfigError: saying how many it takes.
+        ConfigError: with the number that is needed.
     """
     if n <= d:
         raise ConfigError(
@@ -66,7 +58,7 @@ def check_image_count(n: int, d: int) -> None:
 
 
 def statistics(features: Tensor) -> Statistics:
-    """Mean and covariance of features [n, D]."""
+    """Compute mean and covariance of features [n, D]."""
     check_image_count(*features.shape)
     return _double(fid_features_to_statistics(features))
 
@@ -75,19 +67,21 @@ def _double(stats: Any) -> Statistics:
     return {name: np.asarray(stats[name], np.float64) for name in ("mu", "sigma")}
 
 
-def frechet(one: Statistics, other: Statistics) -> float:
-    """The Fréchet distance of two Gaussians."""
-    return float(fid_statistics_to_metric(one, other, False)["frechet_inception_distance"])
+def frechet(images: Statistics, reference: Statistics) -> float:
+    """Return the Fréchet distance of two Gaussians."""
+    return float(fid_statistics_to_metric(images, reference, False)["frechet_inception_distance"])
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What generated images are compared with.
+    """Reference statistics that generated images are compared with.
 
     Arguments:
-        path: its file; stats: mu and sigma; features [m, D] of some of its images, or None;
-            images: how many there were, or None where the file does not say; key: what named
-            the file, for messages.
+        path: File of the reference.
+        stats: mu and sigma.
+        features: Features [m, D] of some of its images, or None.
+        images: Number of its images, or None where the file lacks it.
+        key: Key that names the file, for messages.
     """
 
     path: Path
@@ -98,52 +92,31 @@ class Reference:
 
     @classmethod
     def read(cls, path: Path, extractor: Extractor, key: str = KEY) -> Reference:
-        """The reference in an npz.
+        """Read the reference in an npz.
 
         Raises:
             ConfigError: if it is missing, damaged, lacks mu or sigma, or was made
                 with another extractor.
         """
         content = _content(path, _NAMES, key)
-        if missing := [name for name in ("mu", "sigma") if name not in content]:
-            raise ConfigError(
-                f"{path} lacks {' and '.join(missing)}; it has to hold mu [D] and sigma [D, D]",
-                key=key,
-            )
+        with located(key, ValueError):
+            _check_content(path, content, extractor)
 
-        made_with = str(content.get("extractor", extractor.signature))
-        if made_with != extractor.signature:
-            raise ConfigError(
-                f"{path} was made with {made_with}, and this is {extractor.signature}", key=key
-            )
-
-        for name in ("mu", "sigma", "features", "images"):
-            if name in content and content[name].dtype.kind not in "fiu":
-                raise ConfigError(
-                    f"{path} has {name} of {content[name].dtype}, which are no real numbers",
-                    key=key,
-                )
-
-        if "images" in content and content["images"].size != 1:
-            raise ConfigError(
-                f"{path} has images {content['images'].shape}, which is not their number", key=key
-            )
-
-        kept = content.get("features")
-        if kept is not None and not np.isfinite(kept).all():
-            raise ConfigError(f"{path} has features that are not finite", key=key)
-        features = None if kept is None else torch.from_numpy(kept.astype(np.float32))
+        features = None
+        if "features" in content:
+            features = torch.from_numpy(content["features"].astype(np.float32))
         images = int(content["images"].item()) if "images" in content else None
 
         return cls(path, _double(content), features, images, key)
 
     def check(self, dims: int) -> None:
-        """Refuse a reference of other dimensions.
+        """Refuse a reference whose features have other dimensions, or with no true covariance.
 
         Raises:
-            ConfigError: naming both.
+            ConfigError: naming file and fault.
         """
-        mu, sigma = self.stats["mu"], self.stats["sigma"]
+        mu = self.stats["mu"]
+        sigma = self.stats["sigma"]
         if mu.shape != (dims,) or sigma.shape != (dims, dims):
             raise ConfigError(
                 f"{self.path} has mu {mu.shape} and sigma {sigma.shape}, and the features "
@@ -153,20 +126,18 @@ class Reference:
 
         if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
             raise ConfigError(f"{self.path} holds numbers that are not finite", key=self.key)
-        if (np.diagonal(sigma) < 0).any() or not np.allclose(
-            sigma, sigma.T, rtol=1e-3, atol=1e-6 * np.abs(sigma).max()
-        ):
+        tolerance = 1e-6 * np.abs(sigma).max()
+        is_symmetric = np.allclose(sigma, sigma.T, rtol=1e-3, atol=tolerance)
+        if (np.diagonal(sigma) < 0).any() or not is_symmetric:
             raise ConfigError(
                 f"{self.path} has a sigma that is no covariance: symmetric, with variances above 0",
                 key=self.key,
             )
 
-        if self.features is not None and (
-            self.features.dim() != 2 or self.features.shape[1] != dims
-        ):
+        shape = (0, dims) if self.features is None else tuple(self.features.shape)
+        if len(shape) != 2 or shape[1] != dims:
             raise ConfigError(
-                f"{self.path} has features {tuple(self.features.shape)}, and those of "
-                f"images are of {dims}",
+                f"{self.path} has features {shape}, and those of images are of {dims}",
                 key=self.key,
             )
 
@@ -175,7 +146,7 @@ _NAMES = ("mu", "sigma", "features", "images", "extractor")
 
 
 def _content(path: Path, names: tuple[str, ...], key: str) -> dict[str, np.ndarray]:
-    """What there is of some arrays in the npz of a reference.
+    """Read those of some arrays that the npz of a reference holds.
 
     Raises:
         ConfigError: if it is missing or damaged.
@@ -186,16 +157,42 @@ def _content(path: Path, names: tuple[str, ...], key: str) -> dict[str, np.ndarr
         return read_npz(path, names)
 
 
-def extractor_of_reference(path: Path, key: str = KEY) -> tuple[str, str | None]:
-    """Name and layer of the extractor that a reference was made with: Inception's last,
-    where it does not say.
+def _check_content(path: Path, content: dict[str, np.ndarray], extractor: Extractor) -> None:
+    """Refuse arrays that are no reference of an extractor.
 
     Raises:
-        ConfigError: if it is missing or damaged.
+        ValueError: naming file and array.
+    """
+    missing = [name for name in ("mu", "sigma") if name not in content]
+    if missing:
+        names = " and ".join(missing)
+        raise ValueError(f"{path} lacks {names}; it has to hold mu [D] and sigma [D, D]")
+
+    signature = str(content.get("extractor", extractor.signature))
+    if signature != extractor.signature:
+        raise ValueError(f"{path} was made with {signature}, and this is {extractor.signature}")
+
+    for name in ("mu", "sigma", "features", "images"):
+        if name in content and content[name].dtype.kind not in "fiu":
+            dtype = content[name].dtype
+            raise ValueError(f"{path} has {name} of {dtype}, which are no real numbers")
+
+    if "images" in content and content["images"].size != 1:
+        shape = content["images"].shape
+        raise ValueError(f"{path} has images {shape}, which is not their number")
+    if "features" in content and not np.isfinite(content["features"]).all():
+        raise ValueError(f"{path} has features that are not finite")
+
+
+def extractor_of_reference(path: Path, key: str = KEY) -> tuple[str, str | None]:
+    """Read name and layer of a reference's extractor; the default is Inception's last layer.
+
+    Raises:
+        ConfigError: if the file is missing or damaged.
     """
     signature = str(_content(path, ("extractor",), key).get("extractor", INCEPTION))
-    name, _, rest = signature.partition("/")
-    return name, rest.partition("/")[0] or None
+    name, layer = f"{signature}/".split("/")[:2]
+    return name, layer or None
 
 
 def write_reference(path: Path, features: Tensor, extractor: Extractor) -> None:
@@ -204,37 +201,45 @@ def write_reference(path: Path, features: Tensor, extractor: Extractor) -> None:
     Raises:
         ConfigError: if there are too few for a covariance of full rank.
     """
-    stats, n = statistics(features), len(features)
-    some = torch.linspace(0, n - 1, min(KEPT_FEATURES, n)).long()
+    stats = statistics(features)
+    n = len(features)
+    kept = torch.linspace(0, n - 1, min(KEPT_FEATURES, n)).long()
+    origin = {"images": np.array(n), "extractor": np.array(extractor.signature)}
     with path.open("wb") as file:
-        about = {"images": np.array(n), "extractor": np.array(extractor.signature)}
-        np.savez(file, **stats, **about, features=features[some].numpy())  # type: ignore[arg-type]
+        np.savez(file, **stats, **origin, features=features[kept].numpy())  # type: ignore[arg-type]
 
 
 def distances(
-    found: dict[str, Tensor], reference: Reference, name: str = "fid"
+    outputs: dict[str, Tensor], reference: Reference, name: str = "fid"
 ) -> dict[str, float]:
-    """What features and logits of generated images say, against a reference.
+    """Compare features and logits of generated images with a reference.
 
     Arguments:
-        found: features [n, D] and, for the inception score, logits [n, classes]; name: of
-            the Fréchet distance.
+        outputs: Features [n, D] and, for the inception score, logits [n, classes].
+        reference: The reference.
+        name: Name of the Fréchet distance.
 
     Returns:
         the Fréchet distance first; inception_score; where the reference has features, kid,
-        precision and recall, which have the name of the features, too, where those are not FID's.
+        precision and recall, named after the features where those are not FID's.
     """
-    features, of = found["features"], "" if name == "fid" else name.removeprefix("fd")
+    features = outputs["features"]
     reference.check(features.shape[1])
     values = {name: frechet(statistics(features), reference.stats)}
-    if "logits" in found:
-        values["inception_score"] = isc_features_to_metric(found["logits"])["inception_score_mean"]
+    if "logits" in outputs:
+        score = isc_features_to_metric(outputs["logits"])
+        values["inception_score"] = score["inception_score_mean"]
     if reference.features is None:
         return values
-    ours, theirs = features[:KEPT_FEATURES], reference.features
-    subset = min(KID_SUBSET, len(ours), len(theirs))
-    kid = kid_features_to_metric(ours, theirs, kid_subset_size=subset, verbose=False)
-    shares = prc_features_to_metric(ours, theirs, save_cpu_ram=True, verbose=False)
-    values[f"kid{of}"] = cast(float, kid["kernel_inception_distance_mean"])
 
-    return values | {f"{key}{of}": float(shares[key]) for key in ("precision", "recall")}
+    features = features[:KEPT_FEATURES]
+    subset = min(KID_SUBSET, len(features), len(reference.features))
+    kid = kid_features_to_metric(
+        features, reference.features, kid_subset_size=subset, verbose=False
+    )
+    shares = prc_features_to_metric(features, reference.features, save_cpu_ram=True, verbose=False)
+    suffix = "" if name == "fid" else name.removeprefix("fd")
+    values[f"kid{suffix}"] = cast(float, kid["kernel_inception_distance_mean"])
+    values[f"precision{suffix}"] = float(shares["precision"])
+    values[f"recall{suffix}"] = float(shares["recall"])
+    return values

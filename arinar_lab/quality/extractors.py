@@ -1,9 +1,8 @@
-"""Feature extractors of torch-fidelity, and where their weights are: Inception of 2015 (FID)
-and DINOv2 (FD-DINOv2).
+"""Feature extractors of torch-fidelity and their weights: Inception of 2015 and DINOv2.
 
-A file of weights is the one that the user names, else torch.hub's own place, where it is downloaded
-once. No code in it is run. What was made with other weights is never compared: each extractor has a
-signature that hashes them.
+The weights are the user's file, else torch.hub's own one, which is downloaded once. No code in it
+is run. Each extractor has a signature that hashes its weights; results of different signatures are
+never compared.
 
 A distance has its extractor's name: `fid` is of Inception's last features alone, `fd_inception64`
 of earlier ones, and `fd_dinov2` of DINOv2's ViT-L/14.
@@ -36,8 +35,11 @@ INCEPTION, DINOV2 = "inception-v3-compat", "dinov2"
 
 @dataclass(frozen=True)
 class Weights:
-    """A published file of weights. url: where it is to be had; sha: how its SHA-256 begins, empty
-    where none is published.
+    """A published file of weights.
+
+    Arguments:
+        url: Its address.
+        sha: First digits of its SHA-256; empty where none is published.
     """
 
     url: str
@@ -45,14 +47,14 @@ class Weights:
 
     @property
     def place(self) -> Path:
-        """Where torch.hub keeps it."""
+        """The file in torch.hub's folder."""
         return Path(torch.hub.get_dir()) / "checkpoints" / self.url.rsplit("/", 1)[1]
 
     def find(self, path: Path | None = None) -> Path:
-        """The file named, else the one in its place, downloaded where it is not there.
+        """Return `path`, else torch.hub's file, which is downloaded if it is missing.
 
         Raises:
-            ConfigError: naming the file, its place and its hash.
+            ConfigError: naming the missing file, its address and its hash.
         """
         if path is not None:
             if not path.is_file():
@@ -67,12 +69,12 @@ class Weights:
                 self.url, str(self.place), self.sha or None, progress=False
             )
         except (OSError, urllib.error.URLError, RuntimeError) as error:
-            known = (
-                f"its SHA-256 begins with {self.sha}" if self.sha else "no hash of it is published"
-            )
+            note = "no hash of it is published"
+            if self.sha:
+                note = f"its SHA-256 begins with {self.sha}"
             raise ConfigError(
                 f"{self.place}: these weights are not there, and could not be downloaded"
-                f" ({error}); put {self.url} there ({known}), or name the file by --weights"
+                f" ({error}); put {self.url} there ({note}), or name the file by --weights"
             ) from None
 
         return self.place
@@ -84,12 +86,12 @@ WEIGHTS: dict[str, Weights | None] = {
         "https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth"
     ),
 }
-"""By the extractor's name; None has its own."""
+"""Extractor's name → its published weights, or None for an extractor with its own."""
 
 
 @contextmanager
-def _weights_alone() -> Iterator[None]:
-    """torch-fidelity would run the code in a file of weights; here nothing does."""
+def _weights_only() -> Iterator[None]:
+    """Load torch files weights-only inside; torch-fidelity alone would run their code."""
     name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
     before = os.environ.get(name)
     os.environ[name] = "1"
@@ -97,7 +99,8 @@ def _weights_alone() -> Iterator[None]:
         yield
     finally:
         os.environ.pop(name)
-        os.environ.update({} if before is None else {name: before})
+        if before is not None:
+            os.environ[name] = before
 
 
 @dataclass(frozen=True)
@@ -105,9 +108,10 @@ class Extractor:
     """A feature extractor, by its registered name.
 
     Arguments:
-        layer: whose activations are the features; None is the metric's own.
-        weights: its file; None for an extractor that has its own.
-        device: where it runs.
+        name: Its registered name.
+        layer: Layer whose activations are the features; None is the metric's own.
+        weights: File of its weights; None for an extractor that has its own.
+        device: Device that it runs on, `cpu` or `cuda`.
 
     Raises:
         ConfigError: if the weights are damaged, hold code or do not fit.
@@ -120,37 +124,37 @@ class Extractor:
 
     @classmethod
     def of(cls, name: str, layer: str | None, path: Path | None, device: str) -> Extractor:
-        """The extractor with the weights of a file, or with those in their usual place.
+        """Build an extractor with the weights of a file, or with those of torch.hub.
 
         Raises:
-            ConfigError: if there is no such extractor or layer, or its weights are not to be had.
+            ConfigError: if extractor, layer or weights do not exist.
         """
         if name not in WEIGHTS:
             raise ConfigError(f"--features: {name!r} is not one of {', '.join(WEIGHTS)}")
         layers = FEATURE_EXTRACTORS_REGISTRY[name].get_provided_features_list()
         if layer is not None and layer not in layers:
             raise ConfigError(f"--layer: {name} has {', '.join(layers)}, and no {layer}")
-        known = WEIGHTS[name]
-        return cls(name, layer, known.find(path) if known else path, device)
+        published = WEIGHTS[name]
+        return cls(name, layer, published.find(path) if published else path, device)
 
     @property
     def layers(self) -> list[str]:
-        """Of the features and, where those are the metric's own and others than the
-        logits, of the logits.
-        """
-        own, logits = self._own("fid"), self._own("isc")
-        return list(dict.fromkeys([own, logits])) if self.layer in (None, own) else [self.layer]
+        """Layers of the features and, where the features are the metric's own, of the logits."""
+        features = self._default_layer("fid")
+        if self.layer not in (None, features):
+            return [self.layer]
+        return list(dict.fromkeys([features, self._default_layer("isc")]))
 
-    def _own(self, metric: str) -> str:
+    def _default_layer(self, metric: str) -> str:
         return FEATURE_EXTRACTORS_REGISTRY[self.name].get_default_feature_layer_for_metric(metric)
 
     @property
     def distance(self) -> str:
-        """What its Fréchet distance is called."""
+        """Name of its Fréchet distance."""
         if self.name == DINOV2:
             width = self.network.model.width
             return "fd_dinov2" if width == dinov2.LARGE else f"fd_dinov2_{width}"
-        layer = "" if self.layers[0] == self._own("fid") else self.layers[0]
+        layer = "" if self.layers[0] == self._default_layer("fid") else self.layers[0]
         if self.name == INCEPTION:
             return f"fd_inception{layer}" if layer else "fid"
         return f"fd_{self.name}{layer}"
@@ -163,34 +167,28 @@ class Extractor:
 
     @cached_property
     def network(self) -> Any:
-        """The extractor, loaded."""
+        """The network with its weights."""
+        options = {"cuda": self.device == "cuda", "verbose": False}
         try:
-            with _weights_alone():
+            with _weights_only():
                 return create_feature_extractor(
-                    self.name,
-                    self.layers,
-                    cuda=self.device == "cuda",
-                    verbose=False,
-                    feature_extractor_weights_path=self.weights,
+                    self.name, self.layers, feature_extractor_weights_path=self.weights, **options
                 )
+
         except Exception as error:  # a file of anything else may fail anywhere in torch
+            reason = " ".join(str(error).split())[:160]
             raise ConfigError(
-                f"{self.weights}: no weights of {self.name}, or damaged: "
-                f"{' '.join(str(error).split())[:160]}"
+                f"{self.weights}: no weights of {self.name}, or damaged: {reason}"
             ) from None
 
     @property
     def dims(self) -> int:
-        """D."""
+        """Number D of features."""
         probe = self.network.get_dummy_input_for_compile().to(self.device)
         return self(probe)["features"].shape[1]
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
-        """Images [B, 3, H, W] of bytes → features [B, D] and, if they are to be had,
-        logits [B, classes].
-        """
-        found = self.network(images.to(self.device))
-        return {
-            name: value.cpu() for name, value in zip(("features", "logits"), found, strict=False)
-        }
+        """Images [B, 3, H, W] of bytes → features [B, D] and, for some layers, logits."""
+        outputs = self.network(images.to(self.device))
+        return dict(zip(("features", "logits"), (value.cpu() for value in outputs), strict=False))

@@ -1,9 +1,9 @@
-"""Images from anywhere, as the evaluation reads them: bytes of three colours, by index.
+"""Images of recipes, folders and archives as bytes of three colours, by index.
 
 recipe.yaml     the training images of its data (or its held-out ones)
-folder          image files of one size, in sub-folders, too; links are followed
+folder          image files of one size, also in sub-folders; links are followed
                 (`image_datasets.image_files`)
-file.npz        arr_0 [n, H, W, 3], bytes: how ADM hands out samples and reference batches
+file.npz        arr_0 [n, H, W, 3], bytes: ADM's layout of samples and reference batches
 """
 
 from __future__ import annotations
@@ -30,18 +30,26 @@ from ..data.latent_cache import tensors_fingerprint
 from ..data.sources import Source
 from ..errors import ConfigError, located, prefixed
 from ..files.arrays import read_npz
-from .distances import colour_bytes
 
-_LOOKED_AT = 64
+_PROBED = 64  # images of a set whose pixels go into its fingerprint
+
+
+def colour_bytes(images: Tensor, levels: int = 256) -> Tensor:
+    """Convert images [B, C, H, W] of some grey levels to bytes of three colours."""
+    if levels != 256:
+        images = (images.float() * 255 / (levels - 1)).round().to(torch.uint8)
+    return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """n images, read when they are asked for.
+    """n images, read when they are indexed.
 
     Arguments:
-        images: has `len`, and images[i] [B, C, H, W] for indices i [B]; levels: its grey levels.
-        name: what they are called; known_by: what else tells them from others.
+        images: Has `len`, and images[i] [B, C, H, W] for indices i [B].
+        name: Name of the set.
+        levels: Grey levels of an image.
+        known_by: Text that goes into the fingerprint.
     """
 
     images: Any
@@ -57,14 +65,11 @@ class ImageSet:
 
     @property
     def fingerprint(self) -> str:
-        """What tells them from others: number and size, 64 of them spread evenly, and
-        what is known otherwise.
-        """
+        """A hash of number, size, 64 images spread evenly, and `known_by`."""
         n = len(self)
-        some = self[torch.linspace(0, n - 1, min(_LOOKED_AT, n)).long()]
-        return hashlib.sha256(
-            f"{n} {tensors_fingerprint(some)} {self.known_by}".encode()
-        ).hexdigest()
+        probe = self[torch.linspace(0, n - 1, min(_PROBED, n)).long()]
+        text = f"{n} {tensors_fingerprint(probe)} {self.known_by}"
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 class EqualSizeFiles:
@@ -93,18 +98,20 @@ class EqualSizeFiles:
             raise ConfigError(f"{file}: damaged, or no image ({error})") from None
 
         if hasattr(self, "size") and pixels.shape != self.size:
+            size = "×".join(map(str, pixels.shape[1:]))
+            first = "×".join(map(str, self.size[1:]))
             raise ConfigError(
-                f"{file}: is {pixels.shape[1]}×{pixels.shape[2]}, and the others"
-                f" {self.size[1]}×{self.size[2]}; name a recipe, whose data are cropped alike"
+                f"{file}: is {size}, and the others {first}; name a recipe, whose data are"
+                " cropped alike"
             )
 
         return pixels
 
 
 def image_set_of_folder(path: Path) -> ImageSet:
-    """The images of a folder, known by their names, sizes in bytes and times of change."""
+    """Open the images of a folder, identified by names, sizes and times of change."""
     with located(path, (OSError, ValueError)):
-        files = sorted(path / name for name in image_files(path))
+        files = sorted(map(path.joinpath, image_files(path)))
     if not files:
         raise ConfigError(f"{path}: holds no {', '.join(ENDINGS)}")
     for file in files:
@@ -113,12 +120,13 @@ def image_set_of_folder(path: Path) -> ImageSet:
                 f"{file}: a link to a missing file; fetch the file, or remove the link"
             )
 
-    known_by = files_fingerprint((str(file.relative_to(path)), file) for file in files)
+    names = [str(file.relative_to(path)) for file in files]
+    known_by = files_fingerprint(zip(names, files, strict=True))
     return ImageSet(EqualSizeFiles(files), path.resolve().name, known_by=known_by)
 
 
 def image_set_of_npz(path: Path) -> ImageSet:
-    """The images of an npz in ADM's layout."""
+    """Open the images of an npz in ADM's layout."""
     content = read_npz(path, ("arr_0",))
     if "arr_0" not in content:
         raise ConfigError(f"{path}: has no arr_0, which holds the images of an npz")
@@ -130,33 +138,30 @@ def image_set_of_npz(path: Path) -> ImageSet:
 
 
 def image_set_of_recipe(path: Path, part: str, overrides: list[str]) -> ImageSet:
-    """The images of a recipe's data, `train` or `held_out`."""
+    """Open the images of a recipe's data, `train` or `held_out`."""
     from ..config.files import merge, read_overrides, read_recipe
     from ..config.sections import parse_recipe
 
     source = parse_recipe(merge(read_recipe(path), read_overrides(overrides))).data()
     if not source.pictures:
         raise ConfigError(f"{path}: its data are no images")
+    name = path.stem if part == "train" else f"{path.stem}-{part}"
     with located(path), prefixed("data"):
-        return image_set_of_source(
-            source, part, path.stem if part == "train" else f"{path.stem}-{part}"
-        )
+        return image_set_of_source(source, part, name)
 
 
 def image_set_of_source(source: Source, part: str, name: str) -> ImageSet:
-    """The images of a part of the data, known by their labels, and by all their pixels or by what
-    their store says of them.
-    """
+    """Open the images of a part of the data, identified by labels and by pixels or their store."""
     images, labels = getattr(source, part)
     known_by = images.fingerprint if isinstance(images, LazyImages) else tensors_fingerprint(images)
     return ImageSet(images, name, source.levels, f"{known_by} {tensors_fingerprint(labels)}")
 
 
 def open_image_set(path: Path, part: str = "train", overrides: list[str] | None = None) -> ImageSet:
-    """The images that a path names; overrides are of a recipe.
+    """Open the images at a path; overrides change a recipe.
 
     Raises:
-        ConfigError: if it names none.
+        ConfigError: if it holds none.
     """
     if path.is_dir():
         return image_set_of_folder(path)

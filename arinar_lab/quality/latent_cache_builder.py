@@ -1,17 +1,17 @@
-"""The latent cache: what a codec's posterior says about each image and its flip, so that training
-reads it and encodes nothing.
+"""The latent cache: moments of a codec's posterior for each image and its flip.
+
+Training reads it and encodes nothing.
 
     caches/<recipe>-<signature>/
-      cache.json                     what was encoded, with what; written last, so that a cache
-                                     that has it is whole
+      cache.json                     the images and the codec; written last, so that a cache
+                                     that has it is complete
       train-00000.safetensors        moments [n, V, 2D, H, W] in half precision, labels [n]; and
-                                     its SHA-256 beside it
+                                     a file of its SHA-256
       held_out-00000.safetensors
 
 V is 2 where the recipe's data are flipped in training (an image, its mirror image), else 1. Moments
-are means, then log-variances: tokens are drawn from them anew in each epoch, with the noise that
-would have been drawn without a cache. They are read by memory map, so that what the system does not
-need for other things holds them.
+are means, then log-variances: tokens are drawn from them anew in each epoch, with the same noise as
+without a cache. They are read by memory map, so free memory of the system holds them.
 
 ImageNet 256×256 with KL-16: 1,281,167 · 2 · (2·16·16·16) · 2 bytes = 42.0 GB, and 0.8 GB of
 50,000 held-out images.
@@ -55,11 +55,14 @@ SHARD_SIZE = 1024  # images
 
 @dataclass(frozen=True)
 class CacheBuilder:
-    """A cache to be written.
+    """Data and codec of a cache that is to be written.
 
     Arguments:
-        folder: where; source, codec: what of and with what; views: 1, or 2 with the mirror images.
-        prints: the fingerprints of data and codec.
+        folder: Folder of the cache.
+        source: The images.
+        codec: The codec that encodes them.
+        views: 1, or 2 with the mirror images.
+        prints: Fingerprints of data and codec.
     """
 
     folder: Path
@@ -70,7 +73,7 @@ class CacheBuilder:
 
     @classmethod
     def of(cls, recipe: Recipe, name: str, root: Path) -> CacheBuilder:
-        """The cache of a recipe's data under its codec, both of which are built.
+        """Build data and codec of a recipe, and name the cache by their fingerprints.
 
         Raises:
             ConfigError: if the codec has no posterior, or the data cannot be read or are a cache.
@@ -96,28 +99,31 @@ class CacheBuilder:
     @property
     def files(self) -> list[tuple[Path, str, range]]:
         """File, part of the data and items of each shard."""
-        return [
-            (self.folder / f"{part}-{k:05}.safetensors", part, span)
-            for part in SPLITS
-            for k, span in enumerate(shard_ranges(len(getattr(self.source, part)[1]), SHARD_SIZE))
-        ]
+        files = []
+        for part, count in self.counts.items():
+            for k, span in enumerate(shard_ranges(count, SHARD_SIZE)):
+                files.append((self.folder / f"{part}-{k:05}.safetensors", part, span))
+        return files
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of images in each part of the data, without their mirror images."""
+        return {part: len(getattr(self.source, part)[1]) for part in SPLITS}
 
     @property
     def items(self) -> int:
-        """Images, without their mirror images."""
-        return sum(len(span) for _, _, span in self.files)
+        """Number of all images, without their mirror images."""
+        return sum(self.counts.values())
 
     @property
     def about(self) -> dict[str, Any]:
         """The content of cache.json."""
         source = self.source
-        counts = {part: len(getattr(source, part)[1]) for part in SPLITS}
-
         return {
             "shape": list(source.shape),
             "levels": source.levels,
             "classes": source.classes,
-            **counts,
+            **self.counts,
             "shard": SHARD_SIZE,
             "views": self.views,
             **self.prints,
@@ -125,39 +131,43 @@ class CacheBuilder:
         }
 
 
-def write_cache(plan: CacheBuilder, batch: int, told: ProgressCallback) -> None:
-    """Encode what is missing of a cache, `batch` images at a time, beside others who do the same.
+def write_cache(plan: CacheBuilder, batch: int, progress: ProgressCallback) -> None:
+    """Encode the missing shards, `batch` images at a time, shared with other processes.
 
     Raises:
         ConfigError: if moments are not finite in half precision.
     """
     files = plan.files
+    paths = [file for file, _, _ in files]
 
     def make(k: int) -> None:
         file, part, span = files[k]
-        save_tensors(file, _encoded(plan, getattr(plan.source, part), span, batch))
+        save_tensors(file, _encode(plan, getattr(plan.source, part), span, batch))
 
-    make_shards([file for file, _, _ in files], make, told)
+    make_shards(paths, make, progress)
     write_json(plan.folder / "cache.json", plan.about)
 
 
 @torch.no_grad()
-def _encoded(
+def _encode(
     plan: CacheBuilder, part: tuple[Tensor, Tensor], span: range, batch: int
 ) -> dict[str, Tensor]:
+    """Compute moments and labels of the images of one shard."""
+
     def moments(i: Tensor) -> Tensor:
         image = part[0][i].to(plan.codec.mean.device)
-        sides = [image, image.flip(-1)][: plan.views]
-        return torch.stack([plan.codec.moments(side) for side in sides], 1).half().cpu()
+        views = [image, image.flip(-1)][: plan.views]
+        return torch.stack(list(map(plan.codec.moments, views)), 1).half().cpu()
 
-    def fitting(i: Tensor) -> Tensor:
+    def guarded_moments(i: Tensor) -> Tensor:
         with oom_guard("--batch", len(i), lambda n: moments(i[:n])):
             return moments(i)
 
-    whole = torch.cat([fitting(i) for i in torch.tensor(span).split(batch)])
-    if not whole.isfinite().all():
+    batches = torch.tensor(span).split(batch)
+    encoded = torch.cat(list(map(guarded_moments, batches)))
+    if not encoded.isfinite().all():
         raise ConfigError(
             f"codec.moments: of items {span.start} … {span.stop - 1} are not finite in "
             "half precision"
         )
-    return {"moments": whole, "labels": part[1][span.start : span.stop]}
+    return {"moments": encoded, "labels": part[1][span.start : span.stop]}

@@ -1,24 +1,25 @@
-"""Sample quality of a run by the published protocol:
-`arinar evaluate RUN --quality --reference FILE`.
+"""Sample quality of a run by the published protocol: `arinar evaluate RUN --quality`.
 
 Image i is drawn from seed i, with the label i modulo the classes: 50,000 images are 50 of each of
-ImageNet's. They are read by the extractor as they are drawn and not kept; their features are, in
-blocks, so that what is stopped goes on and several processes share the work. Over R disjoint ranges
-of seeds a distance has a mean and an interval (95 %, Student's t).
+ImageNet's. The extractor reads the images as they are drawn; only their features are stored, in
+shards. So the same command resumes, and several processes share the work. Over R disjoint ranges of
+seeds a distance has a mean and an interval (95 %, Student's t).
 
-The codec's own floor stands beside the distance: the same of held-out images that passed the codec
-and back (or whose moments, in a latent cache, pass its decoder), where there are enough of them.
+The codec's floor is the same distance of held-out images that are encoded and decoded (or whose
+moments, in a latent cache, are decoded), where there are enough of them.
 
     evaluations/<evaluation signature>/quality-<reference and extractor>.json
-    and into report.json, where there is one
+    and in report.json, if it exists
 
-A recipe whose `evaluation.reference` names a reference is measured so whenever it is evaluated
+The evaluation of a recipe whose `evaluation.reference` names a reference includes this
 (`evaluate_with_reference`).
 """
 
 from __future__ import annotations
 
 import hashlib
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +45,13 @@ from .distances import (
     KID_SUBSET,
     Reference,
     check_image_count,
-    colour_bytes,
     distances,
     extractor_of_reference,
     frechet,
     statistics,
 )
 from .extractors import Extractor
+from .image_sets import colour_bytes
 from .reference import compute_in_shards, concatenate_shards
 
 NamedReference = tuple[Reference, Extractor]
@@ -62,14 +63,15 @@ def evaluate_with_reference(
     trained: Experiment | None = None,
     reference: NamedReference | None = None,
 ) -> dict[str, Any]:
-    """The report of `evaluate_run`, and in it the distance to the recipe's reference,
-    where that names one.
+    """Evaluate a run, with the distance to the recipe's reference if it names one.
 
     The distance is measured first, so that a report that exists is complete.
 
     Arguments:
-        trained: the run's trained model and its data; reference: what `named_reference`
-            gives; None reads them.
+        recipe: The run's recipe.
+        folder: Its folder.
+        trained: The run's trained model and its data; None loads them.
+        reference: Result of `named_reference`; None reads it.
     """
     report = folder.report(recipe)
     if report:
@@ -79,9 +81,8 @@ def evaluate_with_reference(
         return evaluate_run(recipe, folder, None, trained)
 
     trained = trained or load_trained(recipe, folder, data=True)
-    distance = measure_quality(
-        recipe, folder, *reference, 1, lambda done, n: folder.progress("quality", done, n), trained
-    )
+    progress = partial(folder.progress, "quality")
+    distance = measure_quality(recipe, folder, *reference, 1, progress, trained)
     return evaluate_run(recipe, folder, distance, trained)
 
 
@@ -102,12 +103,12 @@ def named_reference(recipe: Recipe) -> NamedReference | None:
             *extractor_of_reference(path), None, device_of(recipe.machine).type
         )
         reference = Reference.read(path, extractor)
-        _fitting(recipe, reference, extractor)
+        _check_fit(recipe, reference, extractor)
 
     return reference, extractor
 
 
-def _fitting(recipe: Recipe, reference: Reference, extractor: Extractor) -> None:
+def _check_fit(recipe: Recipe, reference: Reference, extractor: Extractor) -> None:
     """Refuse too few images, and a reference of other dimensions."""
     check_image_count(recipe.evaluation.images, extractor.dims)
     reference.check(extractor.dims)
@@ -119,66 +120,82 @@ def measure_quality(
     reference: Reference,
     extractor: Extractor,
     ranges: int,
-    told: ProgressCallback,
+    progress: ProgressCallback,
     trained: Experiment | None = None,
 ) -> dict[str, Any]:
-    """Measure quality against a reference, once for each evaluation signature, reference, extractor
-    and number of ranges.
+    """Measure quality against a reference, once for each evaluation, reference and extractor.
 
     Arguments:
-        trained: the run's trained model; None loads it.
+        recipe: The run's recipe.
+        folder: Its folder.
+        reference: Statistics of the images to compare with.
+        extractor: Extractor of the features.
+        ranges: Number of disjoint ranges of seeds.
+        progress: Called whenever a shard of features is finished.
+        trained: The run's trained model; None loads it.
 
     Returns:
-        the report: metrics, units, and what they depend on.
+        the report: metrics, units, and the settings that they depend on.
 
     Raises:
         ConfigError: if the images are too few, the reference has other dimensions, or the
             run models no images.
     """
-    where, sums = folder.evaluation(recipe), file_digest(reference.path)
-    name = hashlib.sha256(f"{sums} {extractor.signature} {ranges}".encode()).hexdigest()[:8]
-
-    file = where / f"quality-{name}.json"
-    if report := read_json(file):
+    evaluation = folder.evaluation(recipe)
+    digest = file_digest(reference.path)
+    file = evaluation / f"quality-{_hash(f'{digest} {extractor.signature} {ranges}')}.json"
+    report = read_json(file)
+    if report:
         _add_to(recipe, folder, report)
         return report
 
-    _fitting(recipe, reference, extractor)
+    _check_fit(recipe, reference, extractor)
     experiment = trained or load_trained(recipe, folder)
     if not experiment.source.levels:
         raise ConfigError(f"{folder.path}: models tokens, which have no picture")
-    parts = where / f"features-{hashlib.sha256(extractor.signature.encode()).hexdigest()[:8]}"
+
+    parts = evaluation / f"features-{_hash(extractor.signature)}"
     precision = generation_dtype(recipe, experiment)
-    drawn = parts if precision == "float32" else parts.with_name(f"{parts.name}-{precision}")
-    found = [_drawn(recipe, experiment, extractor, drawn, k, told) for k in range(ranges)]
-    each = [distances(some, reference, extractor.distance) for some in found]
-    floor, n = _floor(recipe, experiment, reference, extractor, parts, told)
-    report = _report(file.name, recipe, _summary(each) | floor, each, reference, extractor)
-    report |= {"reference_sha256": sums, "floor_images": n, "precision": precision}
+    suffix = "" if precision == "float32" else f"-{precision}"
+    drawn = parts.with_name(f"{parts.name}{suffix}")
+    runs = []
+    for k in range(ranges):
+        outputs = _generated_outputs(recipe, experiment, extractor, drawn, k, progress)
+        runs.append(distances(outputs, reference, extractor.distance))
+    floor, n = _floor(recipe, experiment, reference, extractor, parts, progress)
+
+    report = _report(file.name, recipe, _summary(runs) | floor, runs, reference, extractor)
+    report |= {"reference_sha256": digest, "floor_images": n, "precision": precision}
     write_json(file, report)
     _add_to(recipe, folder, report)
 
     return report
 
 
-def _drawn(
+def _hash(text: str) -> str:
+    """Return eight hexadecimal digits of a text's SHA-256."""
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _generated_outputs(
     recipe: Recipe,
     experiment: Experiment,
     extractor: Extractor,
     parts: Path,
     k: int,
-    told: ProgressCallback,
+    progress: ProgressCallback,
 ) -> dict[str, Tensor]:
-    """Features and logits of the images of the k-th range of seeds."""
-    n, first, classes = recipe.evaluation.images, recipe.evaluation.seed, experiment.source.classes
+    """Compute features and logits of the images of the k-th range of seeds."""
+    e = recipe.evaluation
+    classes = experiment.source.classes
+    first = e.seed + k * e.images
 
-    def found(i: Tensor) -> dict[str, Tensor]:
-        images, _ = generate_images(recipe, experiment, i % classes, first + k * n + i)
+    def compute(i: Tensor) -> dict[str, Tensor]:
+        images, _ = generate_images(recipe, experiment, i % classes, first + i)
         return extractor(colour_bytes(images, experiment.source.levels))
 
-    return concatenate_shards(
-        compute_in_shards(parts / f"range_{k}-of-{n}", n, found, recipe.evaluation.batch, told)
-    )
+    folder = parts / f"range_{k}-of-{e.images}"
+    return concatenate_shards(compute_in_shards(folder, e.images, compute, e.batch, progress))
 
 
 @torch.no_grad()
@@ -188,12 +205,15 @@ def _floor(
     reference: Reference,
     extractor: Extractor,
     parts: Path,
-    told: ProgressCallback,
+    progress: ProgressCallback,
 ) -> tuple[dict[str, float], int]:
-    """The distance of held-out images that passed the codec, and their number; no distance
-    where they are too few.
+    """Measure the distance of held-out images after encoding and decoding, if they are enough.
+
+    Returns:
+        the distance by its name, or nothing, and the number of the images.
     """
-    source, codec = experiment.source, experiment.codec
+    source = experiment.source
+    codec = experiment.codec
     try:
         n = min(len(source.held_out[0]), recipe.evaluation.images)
     except ValueError:  # a published checkpoint is measured without the data it was trained on
@@ -201,57 +221,59 @@ def _floor(
     if n <= len(reference.stats["mu"]):
         return {}, n
 
-    def found(i: Tensor) -> dict[str, Tensor]:
-        x, _ = codec.encode(
-            source.held_out[0][i].to(experiment.device), Noise.of(i.to(experiment.device), "floor")
-        )
+    def compute(i: Tensor) -> dict[str, Tensor]:
+        images = source.held_out[0][i].to(experiment.device)
+        x, _ = codec.encode(images, Noise.of(i.to(experiment.device), "floor"))
         return extractor(colour_bytes(codec.decode(x).cpu(), source.levels))
 
-    passed = concatenate_shards(
-        compute_in_shards(parts / f"floor-of-{n}", n, found, recipe.evaluation.batch, told)
+    folder = parts / f"floor-of-{n}"
+    outputs = concatenate_shards(
+        compute_in_shards(folder, n, compute, recipe.evaluation.batch, progress)
     )
-    return {
-        f"{extractor.distance}_floor": frechet(statistics(passed["features"]), reference.stats)
-    }, n
+    distance = frechet(statistics(outputs["features"]), reference.stats)
+    return {f"{extractor.distance}_floor": distance}, n
 
 
-def _summary(each: list[dict[str, float]]) -> dict[str, float]:
-    """The mean of each value over the ranges, and the half width of the distance's interval
-    where there are several.
-    """
-    values = {name: float(np.mean([some[name] for some in each])) for name in each[0]}
-    if (r := len(each)) > 1:
-        name = next(iter(values))
-        spread = float(np.std([some[name] for some in each], ddof=1))
-        values[f"{name}_interval"] = float(student.ppf(0.975, r - 1)) * spread / r**0.5
-    return values
+def _summary(runs: list[dict[str, float]]) -> dict[str, float]:
+    """Average each value over the ranges; several ranges add the distance's half-width."""
+    columns = {name: list(map(itemgetter(name), runs)) for name in runs[0]}
+    summary = {name: float(np.mean(column)) for name, column in columns.items()}
+
+    r = len(runs)
+    if r > 1:
+        distance = next(iter(columns))
+        deviation = float(np.std(columns[distance], ddof=1))
+        summary[f"{distance}_interval"] = float(student.ppf(0.975, r - 1)) * deviation / r**0.5
+    return summary
 
 
 def _report(
     file: str,
     recipe: Recipe,
     values: dict[str, float],
-    each: list[dict[str, float]],
+    runs: list[dict[str, float]],
     reference: Reference,
     extractor: Extractor,
 ) -> dict[str, Any]:
-    e, kept = recipe.evaluation, min(KEPT_FEATURES, recipe.evaluation.images)
-    compared = (
-        {}
-        if reference.features is None
-        else {"kid_subset": min(KID_SUBSET, kept, len(reference.features))}
-    )
+    """Put values into the form of a report."""
+    e = recipe.evaluation
+    metrics: dict[str, float] = {}
+    units: dict[str, str] = {}
+    for name, value in values.items():
+        metrics[f"quality/{name}"] = value
+        units[f"quality/{name}"] = _unit(name).format(extractor=extractor.signature)
+    source: dict[str, Any] = {"file": reference.path.name, "images": reference.images}
+    if reference.features is not None:
+        source["kid_subset"] = min(KID_SUBSET, KEPT_FEATURES, e.images, len(reference.features))
 
     return {
         "file": file,
-        "metrics": {f"quality/{name}": value for name, value in values.items()},
-        "units": {
-            f"quality/{name}": _unit(name).format(extractor=extractor.signature) for name in values
-        },
-        "ranges": each,
+        "metrics": metrics,
+        "units": units,
+        "ranges": runs,
         "images": e.images,
         "seed": e.seed,
-        "reference": {"file": reference.path.name, "images": reference.images, **compared},
+        "reference": source,
         "extractor": extractor.signature,
         "training_signature": recipe.training_signature,
         "evaluation_signature": recipe.evaluation_signature,
@@ -270,6 +292,6 @@ def _unit(name: str) -> str:
     return METRICS[FID].unit
 
 
-def _add_to(recipe: Recipe, folder: RunFolder, compared: dict[str, Any]) -> None:
-    """Into the evaluation's report, where there is one."""
-    folder.update_report(recipe, lambda report: with_distances(report, compared))
+def _add_to(recipe: Recipe, folder: RunFolder, quality: dict[str, Any]) -> None:
+    """Merge a report of quality into the evaluation's, if that exists."""
+    folder.update_report(recipe, lambda report: with_distances(report, quality))

@@ -1,16 +1,16 @@
-"""Reference statistics: `arinar reference DATA` writes references/<data>-<hash of data,
-size and extractor>.npz.
+"""Reference statistics: `arinar reference DATA` writes references/<data>-<hash>.npz.
 
-The name tells what is in it, so that statistics of other images, of another size or of other
-weights are never taken for it; `own_reference` finds those of a run's training images by it.
-Features are kept in blocks until all are there: what is stopped goes on, and several
-processes share the work.
+The hash is of data, size and extractor, so statistics of other images, of another size or of other
+weights are never mistaken for them; `own_reference` finds those of a run's training images by it.
+Features are stored in shards until all exist: the same command resumes, and several processes share
+the work.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -40,12 +40,12 @@ FEATURE_SHARD = 1024  # images
 
 
 def reference_path(images: ImageSet, extractor: Extractor, root: Path) -> Path:
-    """The file of the reference statistics of some images."""
+    """Return the file of the reference statistics of some images."""
     return root / f"{images.name}-{_signature(images.fingerprint, extractor)}.npz"
 
 
 def _signature(images: str, extractor: Extractor) -> str:
-    """Eight hexadecimal digits of images, their number and size among them, and an extractor."""
+    """Return eight hexadecimal digits for images, with their number and size, and an extractor."""
     return hashlib.sha256(f"{images} {extractor.signature}".encode()).hexdigest()[:8]
 
 
@@ -58,33 +58,31 @@ def own_reference(source: Source, extractor: Extractor, root: Path = HERE.refere
             nobody knows the images.
     """
     try:
-        images = (
-            source.about.get("images")
-            if isinstance(source, LatentCacheSource)
-            else image_set_of_source(source, "train", "").fingerprint
-        )
+        if isinstance(source, LatentCacheSource):
+            images = source.about.get("images")
+        else:
+            images = image_set_of_source(source, "train", "").fingerprint
     except ValueError as error:
         raise ConfigError(
             "--reference: missing, and the run's training images are not there to tell "
             f"theirs: {error}"
         ) from None
 
-    found = sorted(root.glob(f"*-{_signature(images, extractor)}.npz")) if images else []
-    if not found:
+    files = sorted(root.glob(f"*-{_signature(images, extractor)}.npz")) if images else []
+    if not files:
         raise ConfigError(
             f"--reference: missing, and {root}/ holds none of the run's training images for"
             f" {extractor.signature}; name an npz with mu and sigma, or make one by arinar"
             " reference RECIPE, whose data are these images"
         )
 
-    return found[0]
+    return files[0]
 
 
 def make_reference(
-    images: ImageSet, extractor: Extractor, root: Path, batch: int, told: ProgressCallback
+    images: ImageSet, extractor: Extractor, root: Path, batch: int, progress: ProgressCallback
 ) -> Path:
-    """Make the reference statistics of some images, beside others who do the same; nothing
-    where they are there.
+    """Make the reference statistics of some images, unless they exist, shared with other processes.
 
     Raises:
         ConfigError: if there are too few for a covariance of full rank.
@@ -96,54 +94,64 @@ def make_reference(
     check_image_count(len(images), extractor.dims)
     parts = path.with_suffix(".parts")
     refuse_foreign(parts, path)
-    blocks = compute_in_shards(
-        parts, len(images), lambda i: extractor(images[i]), batch, told, "--batch"
-    )
-    assemble(
-        path,
-        lambda draft: write_reference(draft, concatenate_shards(blocks)["features"], extractor),
-        parts,
+    shards = compute_in_shards(
+        parts, len(images), lambda i: extractor(images[i]), batch, progress, "--batch"
     )
 
+    def write(draft: Path) -> None:
+        write_reference(draft, concatenate_shards(shards)["features"], extractor)
+
+    assemble(path, write, parts)
     return path
 
 
 def compute_in_shards(
     folder: Path,
     n: int,
-    found: Callable[[Tensor], dict[str, Tensor]],
+    compute: Callable[[Tensor], dict[str, Tensor]],
     batch: int,
-    told: ProgressCallback,
+    progress: ProgressCallback,
     key: str = "evaluation.batch",
 ) -> list[Path]:
-    """Make tensors about n images in blocks that are kept in a folder.
+    """Compute tensors of n images in shards of a folder, and return the shards.
 
     Arguments:
-        found: what is found of the images of indices i [B]; batch: B; key: the option that says so.
+        folder: Folder of the shards.
+        n: Number of images.
+        compute: Computes the tensors of the images of indices i [B].
+        batch: B.
+        progress: Called whenever a shard is finished.
+        key: Key of the batch, for messages.
 
     Raises:
-        OutOfMemory: if a batch does not fit the device; the blocks that are finished stay,
-            but for damaged ones.
+        OutOfMemory: if a batch does not fit the device; finished shards stay, except for
+            damaged ones.
     """
     spans = shard_ranges(n, FEATURE_SHARD)
-    blocks = [folder / block_name(span) for span in spans]
-    discard(damaged_shards(blocks))
+    shards = [folder / block_name(span) for span in spans]
+    discard(damaged_shards(shards))
 
-    def fitting(i: Tensor) -> dict[str, Tensor]:
-        with oom_guard(key, len(i), lambda n: found(i[:n])):
-            return found(i)
+    def guarded_compute(i: Tensor) -> dict[str, Tensor]:
+        with oom_guard(key, len(i), lambda n: compute(i[:n])):
+            return compute(i)
 
     def make(k: int) -> None:
-        batches = [fitting(i) for i in torch.tensor(spans[k]).split(batch)]
-        save_tensors(
-            blocks[k], {name: torch.cat([part[name] for part in batches]) for name in batches[0]}
-        )
+        batches = torch.tensor(spans[k]).split(batch)
+        save_tensors(shards[k], _concatenate(map(guarded_compute, batches)))
 
-    make_shards(blocks, make, told)
-    return blocks
+    make_shards(shards, make, progress)
+    return shards
 
 
-def concatenate_shards(blocks: list[Path]) -> dict[str, Tensor]:
-    """The tensors of all blocks, one after the other."""
-    parts = [load_file(block) for block in blocks]
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+def concatenate_shards(shards: list[Path]) -> dict[str, Tensor]:
+    """Read the tensors of all shards, one after the other."""
+    return _concatenate(map(load_file, shards))
+
+
+def _concatenate(parts: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Concatenate tensors of the same name along their first axis."""
+    lists: defaultdict[str, list[Tensor]] = defaultdict(list)
+    for part in parts:
+        for name, value in part.items():
+            lists[name].append(value)
+    return {name: torch.cat(values) for name, values in lists.items()}

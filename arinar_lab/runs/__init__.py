@@ -1,1 +1,1 @@
-"""The folder of a run: what stands in it, its checkpoints, and weights that others released."""
+"""The folder of a run: its files, its checkpoints, and conversion of released weights."""

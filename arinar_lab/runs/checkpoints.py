@@ -1,4 +1,4 @@
-"""Checkpoints on disk: written whole with a checksum, or not at all.
+"""Checkpoints on disk, written atomically with a checksum.
 
     checkpoints/step=200.ckpt  step=200.ckpt.sha256     the newest, and its SHA-256 as
                                                         `sha256sum -c` reads it
@@ -26,10 +26,13 @@ TRAIN_AGAIN = "delete the run's DONE to train it again from its last checkpoint"
 
 
 def newest_first(folder: Path) -> list[Path]:
-    """The checkpoints of a folder, the newest first."""
-    return sorted(
-        folder.glob("step=*.ckpt"), key=lambda path: int(path.stem.split("=")[1]), reverse=True
-    )
+    """List the checkpoints of a folder, the newest first."""
+    return sorted(folder.glob("step=*.ckpt"), key=step_of, reverse=True)
+
+
+def step_of(checkpoint: Path) -> int:
+    """Read the step of a checkpoint from its name."""
+    return int(checkpoint.stem.split("=")[1])
 
 
 def refuse_altered(path: Path) -> None:
@@ -44,8 +47,7 @@ def refuse_altered(path: Path) -> None:
 
 @contextmanager
 def checkpoint_guard(path: Path) -> Iterator[None]:
-    """Where the disk is full, say so with path and space, name the checkpoint that is intact, and
-    leave no draft behind.
+    """Report a full disk with path, space and the intact checkpoint, and leave no draft behind.
 
     Raises:
         DiskFull: naming them.
@@ -55,18 +57,18 @@ def checkpoint_guard(path: Path) -> Iterator[None]:
 
 
 def intact_checkpoint(path: Path) -> str:
-    """Which checkpoint is intact where another file in its folder cannot be written; empty
-    where there is none.
-    """
-    older = [p.name for p in newest_first(path.parent) if p != path]
-    return f"{older[0]} is intact" if older else ""
+    """Name the newest checkpoint other than a file that cannot be written; empty without one."""
+    for checkpoint in newest_first(path.parent):
+        if checkpoint != path:
+            return f"{checkpoint.name} is intact"
+    return ""
 
 
 def newest_checkpoint(folder: RunFolder) -> Path | None:
-    """The newest checkpoint that is whole, or None where there is none.
+    """Find the newest checkpoint that is intact, or None where there are no checkpoints.
 
     Raises:
-        ConfigError: if there are checkpoints and none is whole.
+        ConfigError: if there are checkpoints and none is intact.
     """
     paths = newest_first(folder.checkpoints)
     for path in paths:

@@ -1,7 +1,6 @@
-"""A published checkpoint becomes a run folder of ours: config.yaml,
-checkpoints/final.safetensors, DONE.
+"""Conversion of a published checkpoint to a run folder: config.yaml, weights and DONE.
 
-What is converted is then sampled, evaluated and built upon (`init_from`) like any run.
+The run is then sampled, evaluated and started from (`init_from`) like any other.
 """
 
 from __future__ import annotations
@@ -24,23 +23,21 @@ from ..model.weight_files import read_torch
 from .folder import RunFolder
 from .training_args import check_arguments
 
-_GIVEN_ORDERS = ("identity", "reversed")
+_FIXED_ORDERS = ("identity", "reversed")
 AVERAGED_KEYS = ("model_ema", "ema")
 STATE_KEYS = (*AVERAGED_KEYS, "model", "state_dict")
 BARE_TENSORS = "the file's own tensors"
-# of DistributedDataParallel, torch.compile and Lightning
-_PREFIXES = ("module.", "_orig_mod.", "model.")
+_PREFIXES = ("module.", "_orig_mod.", "model.")  # DistributedDataParallel, compile, Lightning
 
 
 def read_checkpoint(
     path: Path, which: str | None = None
 ) -> tuple[dict[str, Tensor], str, dict[str, Any]]:
-    """A state dict of a published checkpoint, its name, and what else the file says. No
-    code of the file is run.
+    """Read a state dict of a published checkpoint, its name, and the file's other entries.
 
-    Without a name it is the first of `STATE_KEYS` that the file has: averaged weights, where it has
-    any. A file that is a state dict itself is read as one. Prefixes that training wrappers put
-    before every key are dropped.
+    No code of the file is run. The default is the first of `STATE_KEYS` that the file has, so
+    averaged weights come first. A file that is a state dict itself is read as one. Prefixes that
+    training wrappers put before every key are dropped.
 
     Raises:
         ConfigError: if the file is missing, damaged, holds anything but tensors and plain values,
@@ -54,37 +51,38 @@ def read_checkpoint(
     content = content if isinstance(content, dict) else {}
     if content and all(isinstance(value, Tensor) for value in content.values()):
         content = {BARE_TENSORS: content}
-    states = {key: value for key, value in content.items() if isinstance(value, dict)}
-    usable = [key for key in (*STATE_KEYS, BARE_TENSORS) if key in states]
-    name = which or next(iter(usable), AVERAGED_KEYS[0])
-    if name not in states:
-        advice = (
-            f"it has {', '.join(usable)}; name one by --weights"
-            if usable
-            else "it is no published checkpoint"
-        )
-        if usable == [BARE_TENSORS]:
-            advice = "it is a bare state dict; leave --weights out"
-        raise ConfigError(f"{path}: holds no weights named {name}; {advice}")
+    names = [key for key in (*STATE_KEYS, BARE_TENSORS) if isinstance(content.get(key), dict)]
+    name = which or (names[0] if names else AVERAGED_KEYS[0])
+    state = content.get(name)
+    if not isinstance(state, dict):
+        raise ConfigError(f"{path}: holds no weights named {name}; {_advice(names)}")
 
-    others = {key: value for key, value in content.items() if key not in STATE_KEYS}
-    return _without_prefix(states[name]), name, others
+    entries = {key: value for key, value in content.items() if key not in STATE_KEYS}
+    return _without_prefix(state), name, entries
+
+
+def _advice(names: list[str]) -> str:
+    """Say which weights a file has, given their names."""
+    if not names:
+        return "it is no published checkpoint"
+    if names == [BARE_TENSORS]:
+        return "it is a bare state dict; leave --weights out"
+    return f"it has {', '.join(names)}; name one by --weights"
 
 
 def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict without the wrappers' prefixes that all of its keys share."""
+    """Remove the wrappers' prefixes that all keys of a state dict share."""
     for prefix in _PREFIXES:
         if state and all(str(key).startswith(prefix) for key in state):
-            return _without_prefix(
-                {key.removeprefix(prefix): value for key, value in state.items()}
-            )
+            shorter = {key.removeprefix(prefix): value for key, value in state.items()}
+            return _without_prefix(shorter)
     return state
 
 
 def convert_checkpoint(
     path: Path, recipe: Recipe, out: Path, which: str | None = None
 ) -> RunFolder:
-    """Write a published checkpoint as the run folder `out`, whole or not at all.
+    """Write a published checkpoint atomically as the run folder `out`.
 
     Raises:
         ConfigError: if the file cannot be read, does not fit the recipe (naming the first keys),
@@ -94,37 +92,37 @@ def convert_checkpoint(
         raise ConfigError(f"{out}: exists already; name another folder by --out, or delete it")
 
     check_output(out)
-    state, name, others = read_checkpoint(path, which)
+    state, name, entries = read_checkpoint(path, which)
     with located(path):
-        confirmed = check_arguments(others.get("args"), recipe)
+        confirmed = check_arguments(entries.get("args"), recipe)
     experiment = build(recipe)
-    _refuse_what_is_measured(recipe, experiment)
+    _refuse_fitted_parts(recipe, experiment)
     with located(path, ValueError):
         weights = translate_state(state, experiment.model)
+
+    tensors = {f"model.{key}": value for key, value in weights.items()}
+    tensors |= experiment.codec.state_dict(prefix="codec.")
+    epoch = entries.get("epoch")
+    origin = {
+        "converted": path.name,
+        "weights": name,
+        "epoch": epoch if isinstance(epoch, int) else None,
+    }
+
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent) as draft:
         folder = RunFolder(Path(draft) / "run")
         folder.checkpoints.mkdir(parents=True)
         folder.write_config(recipe)
-        named = {f"model.{key}": value for key, value in weights.items()}
-        named |= {f"codec.{key}": value for key, value in experiment.codec.state_dict().items()}
-        save_tensors(folder.weights, named)
-        epoch = others.get("epoch")
-        origin = {
-            "converted": path.name,
-            "weights": name,
-            "epoch": epoch if isinstance(epoch, int) else None,
-        }
+        save_tensors(folder.weights, tensors)
         folder.mark_done({"steps": 0, "seconds": 0.0, **origin, "confirmed": confirmed})
         shutil.move(folder.path, out)
 
     return RunFolder(out)
 
 
-def _refuse_what_is_measured(recipe: Recipe, experiment: Experiment) -> None:
-    """A checkpoint holds no statistics of training data, so nothing that is measured on
-    them can be converted.
-    """
+def _refuse_fitted_parts(recipe: Recipe, experiment: Experiment) -> None:
+    """Refuse parts that are fitted to training data, whose statistics no checkpoint holds."""
     if recipe.init_from is not None:
         raise ConfigError("init_from: a checkpoint is converted by itself; leave it out")
     if experiment.codec.normalise != "none":
@@ -133,10 +131,8 @@ def _refuse_what_is_measured(recipe: Recipe, experiment: Experiment) -> None:
             "no checkpoint holds; use none"
         )
 
-    if (
-        experiment.model.inner.needs_fit
-        and getattr(experiment.model.inner, "order", "identity") not in _GIVEN_ORDERS
-    ):
+    order = getattr(experiment.model.inner, "order", "identity")
+    if experiment.model.inner.needs_fit and order not in _FIXED_ORDERS:
         raise ConfigError(
             "inner.order: is measured on training data, which no checkpoint holds; use "
             "identity or reversed"

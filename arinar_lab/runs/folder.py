@@ -1,11 +1,11 @@
-"""The run folder, which is the truth: MLflow and Optuna are views of it.
+"""The run folder, which holds all results: MLflow and Optuna are views of it.
 
     runs/<what differs>-<training signature>/seed_<n>/
       config.yaml  metrics.csv  log.txt  progress.json  DONE | FAILED
       checkpoints/  {step=*.ckpt, final.safetensors}
       evaluations/<evaluation signature>/  report.json  samples/{grid.png, images.npy}
 
-Files are written whole or not at all. `metrics.csv` is long: step,name,value.
+Files are written atomically. `metrics.csv` is in long format: step,name,value.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file, or an empty dict where there is none.
+    """Read a JSON file; without the file the result is empty.
 
     Raises:
         ConfigError: if it is damaged.
@@ -76,9 +76,7 @@ def refuse_other_than_file(path: Path) -> None:
 
 
 def slug(name: str) -> str:
-    """A name as a folder's. Of a long one the beginning and a hash: systems take 255 bytes, and
-    more is put behind it.
-    """
+    """Make a folder's name of any name; a long one is cut and hashed."""
     plain = re.sub(r"[^\w.,=+-]+", "_", name).strip("_")
     plain = plain if plain.strip(".") else ""  # `.` and `..` are folders that exist
     if len(plain.encode()) <= MAX_NAME_BYTES:
@@ -87,21 +85,22 @@ def slug(name: str) -> str:
     return f"{begin}-{hashlib.sha256(plain.encode()).hexdigest()[:8]}"
 
 
-def _arm(recipe: Recipe, own: Path) -> Path:
-    """The folder that holds the seeds of a training: `own` where it exists, or the only
-    one with its signature.
+def _arm(recipe: Recipe, default: Path) -> Path:
+    """Find the folder that holds the seeds of a training.
+
+    It is `default` where that exists or nothing has the signature, else the one that has it.
 
     Raises:
-        ConfigError: if several folders have its signature, as after a copy, and none is `own`.
+        ConfigError: if several folders have the signature, as after a copy.
     """
-    folders = sorted(own.parent.glob(f"*-{recipe.training_signature}"))
-    if own in folders or not folders:
-        return own
+    folders = sorted(default.parent.glob(f"*-{recipe.training_signature}"))
+    if default in folders or not folders:
+        return default
 
     if len(folders) > 1:
         names = ", ".join(map(str, folders))
         raise ConfigError(
-            f"{own}: {names} hold the same training; keep one of them, and move the "
+            f"{default}: {names} hold the same training; keep one of them, and move the "
             "others elsewhere"
         )
 
@@ -109,9 +108,7 @@ def _arm(recipe: Recipe, own: Path) -> Path:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """A JSON file that is made anew while its run goes on; empty where there is
-    none, or it is damaged.
-    """
+    """Read a JSON file that a run rewrites; empty where it is missing or damaged."""
     try:
         return read_json(path)
     except ConfigError:
@@ -143,7 +140,7 @@ def _digest(content: dict[str, Any]) -> str:
 
 @cache
 def _say_damaged(line: str, written: int) -> None:
-    """Say it once for each state of a file."""
+    """Print a line to the standard error, once for each state of a file."""
     say(line, sys.stderr)
 
 
@@ -162,12 +159,12 @@ class RunFolder:
         return cls(arm / f"seed_{recipe.seed}")
 
     def claim_name(self, recipe: Recipe) -> RunFolder:
-        """The folder, made; or the one that the same training has got meanwhile under another name.
+        """Make the folder, unless the same training has one under another name by now.
 
-        Two studies that begin at once, with one arm under two names, thus train it once.
+        So two studies that start together and name an arm differently train it once.
 
         Raises:
-            ConfigError: if it holds something else where a file belongs.
+            ConfigError: if it holds a folder or a device in the place of a file.
         """
         arm = self.path.parent
         arm.parent.mkdir(parents=True, exist_ok=True)
@@ -176,12 +173,9 @@ class RunFolder:
             folder = RunFolder(_arm(recipe, arm) / self.path.name)
             folder.path.mkdir(parents=True, exist_ok=True)
 
-        names = (*_FINAL, "DONE", "log.txt", "progress.json")
-        for file in (
-            *(folder.path / name for name in names),
-            folder.evaluation(recipe) / "report.json",
-        ):
-            refuse_other_than_file(file)
+        for name in (*_FINAL, "DONE", "log.txt", "progress.json"):
+            refuse_other_than_file(folder.path / name)
+        refuse_other_than_file(folder.evaluation(recipe) / "report.json")
 
         return folder
 
@@ -201,12 +195,12 @@ class RunFolder:
 
     @property
     def lock(self) -> FileLock:
-        """Held while somebody works on the run; the system frees it when its holder dies."""
+        """The lock that a process holds while it works on the run."""
         self.path.mkdir(parents=True, exist_ok=True)
         return FileLock(self.path / ".lock")
 
     def evaluation(self, recipe: Recipe) -> Path:
-        """Folder of the evaluation that the recipe asks for."""
+        """Return the folder of the recipe's evaluation."""
         return self.path / "evaluations" / recipe.evaluation_signature
 
     @property
@@ -216,20 +210,19 @@ class RunFolder:
         return file.read_text(encoding="utf-8").strip() if file.is_file() else ""
 
     def report(self, recipe: Recipe) -> dict[str, Any]:
-        """The evaluation's report.json; empty before it exists, and where it is damaged, so
-        that it is made again.
+        """Read the evaluation's report.json; a missing or damaged one is empty, and is made again.
 
         Raises:
-            ConfigError: if something else stands in its place.
+            ConfigError: if a folder or a device is in its place.
         """
         path = self.evaluation(recipe) / "report.json"
         refuse_other_than_file(path)
         try:
-            found = read_sealed(path)
+            report = read_sealed(path)
         except ConfigError as error:
             _say_damaged(str(error), path.stat().st_mtime_ns)
             return {}
-        return found if found.get("metrics") else {}
+        return report if report.get("metrics") else {}
 
     def write_report(self, recipe: Recipe, report: dict[str, Any]) -> None:
         """Write the evaluation's report.json."""
@@ -238,9 +231,9 @@ class RunFolder:
     def update_report(
         self, recipe: Recipe, change: Callable[[dict[str, Any]], dict[str, Any]]
     ) -> dict[str, Any]:
-        """Change the evaluation's report.json beside others who do the same, and return it.
+        """Change the evaluation's report.json under a lock, and return it.
 
-        Where there is none, nothing is written and the result is empty.
+        Without a report nothing is written and the result is empty.
         """
         where = self.evaluation(recipe)
         where.mkdir(parents=True, exist_ok=True)
@@ -254,10 +247,11 @@ class RunFolder:
 
     def mark_done(self, content: dict[str, Any]) -> None:
         """Write DONE, with the SHA-256 of the files that are final now."""
-        final = [self.path / name for name in _FINAL if (self.path / name).is_file()]
-        for file in final:
-            sync_to_disk(file)
-        sums = {file.name: _sum(file) for file in final}
+        sums = {}
+        for name in _FINAL:
+            if (self.path / name).is_file():
+                sync_to_disk(self.path / name)
+                sums[name] = _sum(self.path / name)
         write_sealed(self.path / "DONE", {**content, "files": sums})
 
     def refuse_edited(self, name: str) -> None:
@@ -289,7 +283,7 @@ class RunFolder:
         self.log("failed\n" + "".join(traceback.format_exception(error)))
 
     def progress(self, phase: str, step: int = 0, steps: int = 0, **numbers: float) -> None:
-        """Tell whoever watches how far the run is."""
+        """Write the run's progress to progress.json."""
         content = {"phase": phase, "step": step, "steps": steps, "time": time.time(), **numbers}
         write_atomically(self.path / "progress.json", json.dumps(content), durable=False)
 
@@ -299,10 +293,10 @@ def _sum(path: Path) -> str:
 
 
 def open_run_folder(path: Path) -> RunFolder:
-    """The run folder that the user names: `runs/<arm>/seed_<n>`, or an arm's folder with one seed.
+    """Open the user's run folder: `runs/<arm>/seed_<n>`, or an arm's folder with one seed.
 
     Raises:
-        ConfigError: if it is none.
+        ConfigError: if it is no run folder.
     """
     seeds = sorted(path.glob("seed_*"))
     folder = seeds[0] if len(seeds) == 1 else path
@@ -316,7 +310,7 @@ def open_run_folder(path: Path) -> RunFolder:
 
 @cache
 def git_state() -> dict[str, Any]:
-    """Commit of the code and whether it was modified; empty outside a checkout."""
+    """Read the commit of the code and whether it is modified; empty outside a checkout."""
 
     def git(*words: str) -> str:
         here = Path(__file__).parent
@@ -335,7 +329,7 @@ def git_state() -> dict[str, Any]:
 
 @cache
 def environment() -> dict[str, Any]:
-    """Versions and hardware that a number depends on."""
+    """Return the versions and the hardware that results depend on."""
     import lightning
     import torch
 
@@ -354,7 +348,10 @@ def environment() -> dict[str, Any]:
 
 
 def _processor() -> str:
+    """Return the name of the processor."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    for line in lines:
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

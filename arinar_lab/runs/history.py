@@ -1,4 +1,4 @@
-"""The history of a run folder: its metrics.csv, as it was when the run ended."""
+"""The history of a run folder: its metrics.csv, unchanged since the run ended."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .folder import RunFolder
 
 
 def read_metrics(file: Path) -> list[tuple[int, str, float]]:
-    """Rows (step, name, value) of a metrics.csv; empty where there is none.
+    """Read the rows (step, name, value) of a metrics.csv; without the file there are none.
 
     Raises:
         ConfigError: if it is damaged, or was edited since its run ended.

@@ -1,9 +1,9 @@
 """The settings that a published checkpoint was trained with, as its own `args` name them.
 
-Shapes tell most of a model. `args` tell what shapes do not: attention heads, by the name of the
-model; the image size, the autoencoder's stride and the patch size; the steps of a diffusion. A
-recipe that contradicts them is refused. Settings of training alone (dropout, masking, learning
-rate) change nothing that a checkpoint computes, and are not read.
+Most of a model follows from the shapes of its weights. `args` hold the other settings: attention
+heads, by the name of the model; image size, stride of the autoencoder and patch size; steps of a
+diffusion. A recipe that contradicts them is refused. Settings of training alone (dropout, masking,
+learning rate) change no output of a checkpoint, and are not read.
 """
 
 from __future__ import annotations
@@ -25,14 +25,11 @@ _MODELS = {
     "fractalmar_large_in256": [(1024, 16), (512, 8), (256, 4), (64, 4)],
     "fractalmar_huge_in256": [(1280, 16), (640, 8), (320, 4), (64, 4)],
 }
-"""Width and attention heads of each level of the published models, by the name
-that `args.model` has.
-"""
+"""`args.model` of a published model → width and attention heads of each level."""
 
 
 def check_arguments(arguments: object, recipe: Recipe) -> list[str]:
-    """The recipe's keys of attention heads that the arguments confirm; none where they
-    name no published model.
+    """Return the recipe's keys of attention heads that the arguments of a published model confirm.
 
     Raises:
         ConfigError: if a setting of the recipe contradicts the arguments, naming both.
@@ -40,18 +37,16 @@ def check_arguments(arguments: object, recipe: Recipe) -> list[str]:
     values = vars(arguments) if isinstance(arguments, argparse.Namespace) else arguments
     if not isinstance(values, dict):
         return []
-    plain = flatten(to_plain(recipe))
 
-    for name, key, own in _counterparts(plain):
+    plain = flatten(to_plain(recipe))
+    for name, key, setting in _counterparts(plain):
         value = values.get(name)
-        if isinstance(value, int | float | str) and str(value) != str(own):
-            advice = (
-                f"; add {key}={value}, or name another preset"
-                if key in plain
-                else "; no recipe of ours has that"
-            )
+        if isinstance(value, int | float | str) and str(value) != str(setting):
+            advice = "no recipe of ours has that"
+            if key in plain:
+                advice = f"add {key}={value}, or name another preset"
             raise ConfigError(
-                f"was trained with {name}={value}, and the recipe has {key}={own}{advice}"
+                f"was trained with {name}={value}, and the recipe has {key}={setting}; {advice}"
             )
 
     heads = _heads(str(values.get("model")), plain)
@@ -65,34 +60,39 @@ def check_arguments(arguments: object, recipe: Recipe) -> list[str]:
 
 
 def _counterparts(plain: dict[str, Any]) -> list[tuple[str, str, Any]]:
-    """(argument, key of the recipe or a word for it, its value there) for what both have."""
-    pairs: list[tuple[str, str, Any]] = []
-    if plain.get("codec.kind") in ("kl", "latents"):
-        pairs += [("patch_size", "latents in a token", 1)]
-    if plain.get("codec.kind") == "kl":
-        pairs += [
-            ("vae_stride", "stride of codec.layout", LAYOUTS[plain["codec.layout"]].shape.stride)
-        ]
-
-    if plain.get("codec.kind") in ("kl", "pixels"):
-        pairs += [("img_size", "data.size", plain["data.size"])]
+    """List (argument, key of the recipe or a description, its value) of settings that both have."""
+    codec = plain.get("codec.kind")
+    settings: list[tuple[str, str, Any]] = []
+    if codec in ("kl", "latents"):
+        settings.append(("patch_size", "latents in a token", 1))
+    if codec == "kl":
+        stride = LAYOUTS[plain["codec.layout"]].shape.stride
+        settings.append(("vae_stride", "stride of codec.layout", stride))
+    if codec in ("kl", "pixels"):
+        settings.append(("img_size", "data.size", plain["data.size"]))
     if plain.get("inner.kind") == "diffusion":
-        pairs += [("num_sampling_steps", "inner.sampling_steps", plain["inner.sampling_steps"])]
+        steps = plain["inner.sampling_steps"]
+        settings.append(("num_sampling_steps", "inner.sampling_steps", steps))
 
-    return pairs
+    return settings
 
 
 def _heads(name: str, plain: dict[str, Any]) -> dict[str, int]:
-    """The heads of each level by the recipe's key, where the recipe has the widths of
-    the model of that name.
-    """
-    levels, inner = ["outer"], "inner"
+    """Return the published heads of each level by key, if the recipe has the published widths."""
+    levels = ["outer"]
+    inner = "inner"
     while plain.get(f"{inner}.kind") == "nested":
-        levels, inner = [*levels, f"{inner}.outer"], f"{inner}.inner"
+        levels.append(f"{inner}.outer")
+        inner = f"{inner}.inner"
     if plain.get(f"{inner}.kind") == "colour":
-        levels = [*levels, inner]
+        levels.append(inner)
 
     published = _MODELS.get(name, [])
-    if [plain.get(f"{level}.width") for level in levels] != [width for width, _ in published]:
+    if len(levels) != len(published):
         return {}
-    return {f"{level}.heads": heads for level, (_, heads) in zip(levels, published, strict=True)}
+    heads = {}
+    for level, (width, number) in zip(levels, published, strict=True):
+        if plain.get(f"{level}.width") != width:
+            return {}
+        heads[f"{level}.heads"] = number
+    return heads

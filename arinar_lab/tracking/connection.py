@@ -1,4 +1,4 @@
-"""Where MLflow is, and how long anybody waits for it."""
+"""The address of MLflow, and limits of the time that calls to it take."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from ..variables import TRACKING, TRACKING_URI
 
 TRACKING_FOLDER = HERE.tracking
 _T = TypeVar("_T")
-# seconds that a run may wait for MLflow in total, and that anybody may wait for one call
-PATIENCE = 30.0
+PATIENCE = 30.0  # seconds that a run waits for MLflow in total, and at most for one call
 TIMEOUT = 5.0  # seconds that one request may wait for a byte
 LIMITS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
@@ -35,20 +34,20 @@ def tracking_uri() -> str:
 
 def set_limits() -> None:
     """Let MLflow neither retry nor talk much, unless the user has asked for it."""
-    os.environ.update({name: os.environ.get(name, value) for name, value in LIMITS.items()})
+    for name, value in LIMITS.items():
+        os.environ.setdefault(name, value)
     for name, level in _LEVELS.items():
         logging.getLogger(name).setLevel(level)
 
 
 def call_within(seconds: float, act: Callable[[], _T]) -> _T:
-    """Return what a call to MLflow returns; a call that takes longer goes on in a thread
-    that nobody waits for.
+    """Return the result of a call to MLflow; a call that takes longer is left in its thread.
 
     A timeout of a request is not enough: it begins anew with each byte, and stores in a database
     retry by themselves.
 
     Raises:
-        TimeoutError: after so many seconds.
+        TimeoutError: after `seconds`.
     """
     answer: Future[_T] = Future()
 

@@ -1,9 +1,8 @@
-"""MLflow's dashboard, opened where it is of use: at the newest study, its arms in
-a table, best first.
+"""MLflow's dashboard, opened at the newest study: its arms in a table, best first.
 
-A new browser opens MLflow in its mode for language models, and a table without a single
-metric. So a study stores two views in its experiment, as the dashboard's own "share" button
-does, and links name them:
+A new browser opens MLflow in its mode for language models, with a table without a metric. So a
+study stores two views in its experiment, as the dashboard's own "share" button does, and links
+name them:
 
     arms        the arms, sorted by the study's criterion, with mean, half-width of the
                 95 % interval, and n
@@ -31,15 +30,13 @@ REPORTED = "arinar.reported"  # when the study was last reported, in seconds
 
 
 def server_address(port: int = 5000) -> str:
-    """Where the dashboard is: the server that the user names (it asks for a login
-    itself), or the local one.
-    """
+    """Return the dashboard's address: the user's server without its login, or the local one."""
     uri = without_login(tracking_uri()).rstrip("/")
     return uri if uri.startswith("http") else LOCAL.replace("5000", str(port))
 
 
 def experiment_link(experiment_id: str, view: str = "", where: str = "") -> str:
-    """The address of an experiment among training runs, under one of its views."""
+    """Return the address of an experiment among training runs, under one of its views."""
     under = f"&viewStateShareKey={view}" if view else ""
     under += "&compareRunsMode=CHART" if view == "charts" else ""
     page = f"{where or server_address()}/#/experiments/{experiment_id}/runs"
@@ -49,15 +46,19 @@ def experiment_link(experiment_id: str, view: str = "", where: str = "") -> str:
 def experiment_views(
     criterion: str, metrics: Sequence[str], factors: Sequence[str]
 ) -> dict[str, str]:
-    """The views of a study, as tags of its experiment.
+    """Return the views of a study, as tags of its experiment.
 
     Arguments:
-        criterion: the metric by which arms are sorted, less is better; metrics: shown,
-            each with its interval.
-        factors: names of the parameters that tell the arms apart.
+        criterion: Metric by which arms are sorted, lower first.
+        metrics: Metrics that are shown, each with its interval.
+        factors: Parameters by which the arms differ.
     """
-    numbers = [f"metrics.`{name}`" for metric in metrics for name in (metric, f"{metric}.half95")]
-    columns = [*(f"params.`{name}`" for name in factors), *numbers, "metrics.`n`"]
+    numbers: list[str] = []
+    for metric in metrics:
+        numbers += [f"metrics.`{metric}`", f"metrics.`{metric}.half95`"]
+    parameters = [f"params.`{name}`" for name in factors]
+    columns = [*parameters, *numbers, "metrics.`n`"]
+
     arms = {
         "searchFilter": "tags.`arinar.role` = 'arm'",
         "orderByKey": f"metrics.`{criterion}`",
@@ -77,14 +78,11 @@ def experiment_views(
         },
     }
 
-    return {
-        f"{VIEW}{name}": json.dumps(state)
-        for name, state in {"arms": arms, "charts": charts}.items()
-    }
+    return {f"{VIEW}arms": json.dumps(arms), f"{VIEW}charts": json.dumps(charts)}
 
 
 def studies() -> list[tuple[str, str]]:
-    """Name and id of the experiments that hold a reported study, the newest first.
+    """List name and id of the experiments that hold a reported study, the newest first.
 
     Raises:
         ConfigError: if the store does not answer.
@@ -94,36 +92,27 @@ def studies() -> list[tuple[str, str]]:
 
     uri = tracking_uri()
     try:
-        every = call_within(PATIENCE, lambda: MlflowClient(uri).search_experiments())
+        experiments = call_within(PATIENCE, lambda: MlflowClient(uri).search_experiments())
     except Exception as error:  # of the server, of its database, or of the driver
-        raise ConfigError(
-            f"{without_login(uri)}: {conceal_password(str(error), uri)[:160]}"
-        ) from None
-    found = [e for e in every if REPORTED in e.tags]
-    return [
-        (e.name, e.experiment_id) for e in sorted(found, key=lambda e: -float(e.tags[REPORTED]))
-    ]
+        reason = conceal_password(str(error), uri)[:160]
+        raise ConfigError(f"{without_login(uri)}: {reason}") from None
+
+    reported = [e for e in experiments if REPORTED in e.tags]
+    reported.sort(key=lambda e: -float(e.tags[REPORTED]))
+    return [(e.name, e.experiment_id) for e in reported]
 
 
 def welcome(port: int = 5000) -> list[str]:
-    """What to open: the newest study's views, and where the others are."""
-    found, where = studies(), server_address(port)
-    if not found:
-        return [f"{where}/#/experiments?workflowType=machine_learning  (no study is reported yet)"]
+    """List links to the newest study's views, and to the arms of up to eight older ones."""
+    where = server_address(port)
+    lines = []
+    for name, number in studies()[:9]:
+        lines.append(f"{name}, arms:    {experiment_link(number, 'arms', where)}")
+        if len(lines) == 1:
+            lines.append(f"{name}, charts:  {experiment_link(number, 'charts', where)}")
 
-    (name, newest), *others = found
-    lines = [
-        f"{name}, arms:    {experiment_link(newest, 'arms', where)}",
-        f"{name}, charts:  {experiment_link(newest, 'charts', where)}",
-    ]
-
-    return [
-        *lines,
-        *(
-            f"{other}, arms:    {experiment_link(number, 'arms', where)}"
-            for other, number in others[:8]
-        ),
-    ]
+    empty = f"{where}/#/experiments?workflowType=machine_learning  (no study is reported yet)"
+    return lines or [empty]
 
 
 def refuse_taken(port: int) -> None:

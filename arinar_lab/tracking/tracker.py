@@ -1,11 +1,11 @@
 """MLflow as a view of the run folders: study = experiment, arm = parent run, seed = child run.
 
-Written to directly (a local SQLite store by default; the server is only a viewer). No fault of
-tracking stops a run, and none makes it wait: a run spends at most `PATIENCE` seconds on MLflow, and
-a hundredth of its time. One request waits `TIMEOUT` seconds for each byte, and a call that takes
-longer than all of that is left behind in a thread. After a failure tracking is quiet for a while.
-What is missing is sent from the run folders when the run is published, or by `arinar sync`; sending
-again what is there adds nothing.
+The store is written directly (a local SQLite file by default; the server is only a viewer). No
+fault of tracking stops a run, and none makes it wait: a run spends at most `PATIENCE` seconds and a
+hundredth of its time on MLflow. One request waits `TIMEOUT` seconds for each byte, and a call that
+takes longer than the budget is left behind in a thread. After a failure no call is made for `QUIET`
+seconds. Missing rows are sent from the run folders when the run is published, or by `arinar sync`;
+sending twice adds nothing.
 """
 
 from __future__ import annotations
@@ -30,46 +30,45 @@ from ..output.text import say
 from ..runs.folder import RunFolder, git_state, read_state, write_json
 from .connection import _T, PATIENCE, TRACKING_FOLDER, call_within, is_off, set_limits, tracking_uri
 
-AFTERWARDS = 10.0  # seconds more, to send what is measured once the run is over
+AFTERWARDS = 10.0  # seconds more, to send the results of a finished run
 QUIET = 30.0  # seconds without a request after one that failed
 MetricRows = list[tuple[int, str, float]]
-"""Of a history: step, name, value."""
+"""Rows of a history: step, name, value."""
 
 
 class Unavailable(Exception):
-    """Nothing is asked of MLflow now: it is off, has just failed, or the run has
-    waited for it long enough.
-    """
+    """Raised instead of a call: MLflow is off, has just failed, or the budget is spent."""
 
 
 class BudgetedClient:
-    """An MLflow client whose calls together take no longer than was agreed.
+    """An MLflow client whose calls together take at most a budget of time.
 
     Arguments:
-        patience: seconds for all calls; a hundredth of the time that passes is added to them.
+        patience: Seconds for all calls; a hundredth of the elapsed time is added.
 
     Raises:
-        Quiet: instead of a call, once that is spent, and for `QUIET` seconds
+        Unavailable: instead of a call, once the budget is spent, and for `QUIET` seconds
             after a call that failed.
     """
 
     def __init__(self, patience: float) -> None:
-        self.patience, self.spent, self.begun = patience, 0.0, time.monotonic()
-        self.quiet_until, self.client = -math.inf, None
+        self.patience = patience
+        self.spent = 0.0
+        self.begun = time.monotonic()
+        self.quiet_until = -math.inf
+        self.client = None
 
     @property
     def left(self) -> float:
-        """Seconds that may still be waited."""
+        """Seconds that are left of the budget."""
         now = time.monotonic()
-        return (
-            0.0
-            if is_off() or now < self.quiet_until
-            else self.patience + 0.01 * (now - self.begun) - self.spent
-        )
+        if is_off() or now < self.quiet_until:
+            return 0.0
+        return self.patience + 0.01 * (now - self.begun) - self.spent
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Count the time of what is done inside."""
+        """Charge the time that is spent inside to the budget."""
         if self.left <= 0:
             raise Unavailable
 
@@ -83,13 +82,13 @@ class BudgetedClient:
             self.spent += time.monotonic() - begun
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        def call(*words: Any, **options: Any) -> Any:
-            return self.within(lambda: getattr(self.client, name)(*words, **options))
+        def call(*arguments: Any, **options: Any) -> Any:
+            return self.within(lambda: getattr(self.client, name)(*arguments, **options))
 
         return call
 
     def within(self, act: Callable[[], _T]) -> _T:
-        """Return what a call returns, if that does not take longer than may be waited."""
+        """Return the result of a call, if it comes within the budget."""
         with self.waiting():
             return call_within(min(self.left, PATIENCE), act)
 
@@ -98,27 +97,31 @@ class Tracker:
     """Writes the runs of one experiment. Every method returns quietly when MLflow fails.
 
     Arguments:
-        experiment: its name, as a rule the study's or the recipe's.
-        patience: seconds that may be waited for MLflow.
+        experiment: Name of the experiment, as a rule the study's or the recipe's.
+        patience: Seconds of the budget for MLflow.
     """
 
     def __init__(self, experiment: str, patience: float = PATIENCE) -> None:
-        self.experiment, self.run_id = experiment, ""
-        self.warned, self._open = False, ""
+        self.experiment = experiment
+        self.run_id = ""
+        self.warned = False
+        self._open = ""
         self._client: Any = BudgetedClient(patience)
         self._experiment_id = ""
 
     @contextmanager
     def _guard(self) -> Iterator[None]:
+        """Suppress any failure of MLflow, and report the first one."""
         try:
             yield
         except Unavailable:
             pass
-        except Exception as error:  # a view may fail in any way; the run goes on
+        except Exception as error:  # a view may fail in any way; the run continues
             if not self.warned:
+                reason = conceal_password(str(error), tracking_uri())[:160]
                 say(
-                    f"MLflow: {conceal_password(str(error), tracking_uri())[:160]} (the run goes"
-                    " on; its folder holds everything, and arinar sync sends it)",
+                    f"MLflow: {reason} (the run goes on; its folder holds everything, and"
+                    " arinar sync sends it)"
                 )
             self.warned = True
 
@@ -138,7 +141,7 @@ class Tracker:
 
     @contextmanager
     def _connected(self) -> Iterator[Any]:
-        """The client, with the experiment made."""
+        """Yield the client, once the experiment exists."""
         if not self._experiment_id:
             set_limits()
             with self._alone():
@@ -162,27 +165,23 @@ class Tracker:
     def _get_or_create(
         self, name: str, tags: dict[str, str], extra: dict[str, str]
     ) -> tuple[str, bool]:
-        """The id of the run with these tags, and whether it is new."""
-        with self._connected() as client, self._alone():
-            # names may hold quotes
-            key = hashlib.sha256(json.dumps(tags, sort_keys=True).encode()).hexdigest()[:16]
-            found = client.search_runs(
-                [self._experiment_id], f"tags.`arinar.key` = '{key}'", max_results=1
-            )
-            if found:
-                return found[0].info.run_id, False
-            run = client.create_run(
-                self._experiment_id, tags={**tags, **extra, "arinar.key": key}, run_name=name
-            )
+        """Return the id of the run with these tags, and whether it is new."""
+        # a hash, since names may hold quotes
+        key = hashlib.sha256(json.dumps(tags, sort_keys=True).encode()).hexdigest()[:16]
+        query = f"tags.`arinar.key` = '{key}'"
 
+        with self._connected() as client, self._alone():
+            runs = client.search_runs([self._experiment_id], query, max_results=1)
+            if runs:
+                return runs[0].info.run_id, False
+            tags = {**tags, **extra, "arinar.key": key}
+            run = client.create_run(self._experiment_id, tags=tags, run_name=name)
             return run.info.run_id, True
 
     def start(
         self, recipe: Recipe, arm: str, factors: Mapping[str, Any] = MappingProxyType({})
     ) -> None:
-        """Open the run of one seed (below its arm's), made if it is not there;
-        factors as for `publish`.
-        """
+        """Open or create the run of one seed, below its arm's; factors as for `publish`."""
         with self._guard():
             self._start(recipe, arm, factors)
 
@@ -193,45 +192,40 @@ class Tracker:
         factors: Mapping[str, Any],
         git: dict[str, Any] | None = None,
     ) -> None:
-        """git: of the code that trains or trained; by default of this one."""
-        asked = repr((recipe.training_signature, recipe.seed, arm, dict(factors)))
-        if self._open == asked:
+        """Open the run of one seed. git: state of the code that trained it; None is this code."""
+        identity = repr((recipe.training_signature, recipe.seed, arm, dict(factors)))
+        if self._open == identity:
             return
 
-        signature, config = (
-            recipe.training_signature,
-            {**factors, **flatten(to_plain(recipe)), "arm": arm},
-        )
+        config = {**factors, **flatten(to_plain(recipe)), "arm": arm}
         config.pop("seed")
         state = {f"git.{key}": str(value) for key, value in (git or git_state()).items()}
-        tags = {"arinar.role": "arm", "arinar.signature": signature, "arinar.arm": arm}
-        arm_id, _ = self._get_or_create(arm, tags, state)
-        self._parameters(arm_id, config)
-        tags |= {"arinar.role": "seed", "arinar.seed": str(recipe.seed)}
-        run_id, _ = self._get_or_create(
-            f"{arm} seed {recipe.seed}", tags, {**state, "mlflow.parentRunId": arm_id}
-        )
-        self._parameters(run_id, {**config, "seed": recipe.seed})
-        self._client.update_run(run_id, status="RUNNING")
-        self.run_id, self._open = run_id, asked
+        tags = _arm_tags(recipe, arm)
 
-    def _parameters(self, run_id: str, values: dict[str, Any]) -> None:
-        """Set the parameters that the run lacks: all of them if it is new, or was cut off
-        from the store then.
-        """
+        arm_id, _ = self._get_or_create(arm, tags, state)
+        self._add_parameters(arm_id, config)
+        tags |= {"arinar.role": "seed", "arinar.seed": str(recipe.seed)}
+        state["mlflow.parentRunId"] = arm_id
+        run_id, _ = self._get_or_create(f"{arm} seed {recipe.seed}", tags, state)
+        self._add_parameters(run_id, {**config, "seed": recipe.seed})
+
+        self._client.update_run(run_id, status="RUNNING")
+        self.run_id = run_id
+        self._open = identity
+
+    def _add_parameters(self, run_id: str, values: dict[str, Any]) -> None:
+        """Set the parameters that the run lacks: all of a new one, or those that a cut lost."""
         from mlflow.entities import Param
 
-        there = self._client.get_run(run_id).data.params
-        missing = [Param(key, str(value)) for key, value in values.items() if key not in there]
+        stored = self._client.get_run(run_id).data.params
+        missing = [Param(key, str(value)) for key, value in values.items() if key not in stored]
         for i in range(0, len(missing), 100):
             self._client.log_batch(run_id, params=missing[i : i + 100])
 
     def log(self, values: dict[str, float], step: int = 0, run_id: str = "") -> None:
-        """Metrics of the open run, or of another."""
+        """Send metrics of the open run, or of the run with that id."""
         with self._guard():
-            self._log(
-                [(step, name, value) for name, value in values.items()], run_id or self.run_id
-            )
+            self._log([(step, *item) for item in values.items()], run_id or self.run_id)
 
     def _log(self, rows: MetricRows, run_id: str) -> None:
         if run_id and rows:
@@ -261,12 +255,15 @@ class Tracker:
         """Send a run's history, and its evaluation once for each state of its report.
 
         Arguments:
-            factors: what tells the arm from the others, by short names, as parameters
-                that charts group by.
-            content: of the report, if it is read already.
+            recipe: The run's recipe.
+            arm: Name of its arm.
+            folder: Its folder.
+            history: Reads the rows of a metrics.csv.
+            factors: Values by which the arm differs, as parameters that charts group by.
+            content: Content of the report; None reads it.
 
         Returns:
-            whether the store holds now all that the run folder does.
+            whether the store now holds all results of the run folder.
         """
         with self._guard():
             report = folder.evaluation(recipe) / "report.json"
@@ -276,13 +273,9 @@ class Tracker:
             stamp = report_stamp(recipe, folder) or f"{len(rows)} rows"
             if self._client.get_run(self.run_id).data.tags.get("arinar.published") != stamp:
                 steps = int(content.get("steps", 0))
-                rows += [(steps, name, value) for name, value in content.get("metrics", {}).items()]
+                rows += [(steps, *item) for item in content.get("metrics", {}).items()]
                 self._log(self._missing(rows), self.run_id)
-                for path in (folder.path / "config.yaml", report):
-                    if path.is_file():
-                        self._client.log_artifact(self.run_id, str(path))
-                for path in sorted((report.parent / "samples").glob("*.png")):
-                    self._client.log_artifact(self.run_id, str(path), "samples")
+                self._log_artifacts(folder, report)
                 self._client.set_tag(self.run_id, "arinar.published", stamp)
 
             failed = (folder.path / "FAILED").is_file()
@@ -295,73 +288,73 @@ class Tracker:
 
         return False
 
+    def _log_artifacts(self, folder: RunFolder, report: Path) -> None:
+        """Send configuration, report and pictures of samples, as far as they exist."""
+        for path in (folder.path / "config.yaml", report):
+            if path.is_file():
+                self._client.log_artifact(self.run_id, str(path))
+        for path in sorted((report.parent / "samples").glob("*.png")):
+            self._client.log_artifact(self.run_id, str(path), "samples")
+
     def published(self) -> dict[tuple[str, str, str], set[str]]:
-        """(arm, seed, stamp) → names of the parameters, of every run of a seed that
-        is there and finished.
-        """
-        found: dict[tuple[str, str, str], set[str]] = {}
+        """Return the parameters' names of every finished run of a seed, by (arm, seed, stamp)."""
+        parameters: dict[tuple[str, str, str], set[str]] = {}
+        query = "tags.`arinar.role` = 'seed' and attributes.status = 'FINISHED'"
+        page = None
+
         with self._guard(), self._connected() as client:
-            query, page = "tags.`arinar.role` = 'seed' and attributes.status = 'FINISHED'", None
             while page != "":
                 runs = client.search_runs(
                     [self._experiment_id], query, max_results=1000, page_token=page
                 )
-                for tags, params in ((run.data.tags, run.data.params) for run in runs):
+                for run in runs:
+                    tags = run.data.tags
                     key = tags["arinar.arm"], tags["arinar.seed"], tags.get("arinar.published", "")
-                    found[key] = set(params)
+                    parameters[key] = set(run.data.params)
                 page = runs.token or ""
 
-        return found
+        return parameters
 
     def _missing(self, rows: MetricRows) -> MetricRows:
-        """Those rows of a history that the open run does not have."""
-
-        def key(step: int, name: str, value: float) -> tuple[int, str, float | None]:
-            return (
-                step,
-                name,
-                value if math.isfinite(value) and abs(value) < 1e300 else None,
-            )  # as MLflow stores infinity
-
-        known = self._client.get_run(self.run_id).data.metrics
-        there = {
-            key(metric.step, name, metric.value)
-            for name in {name for _, name, _ in rows if name in known}
-            for metric in self._client.get_metric_history(self.run_id, name)
-        }
-        return [row for row in rows if key(*row) not in there]
+        """Return the rows of a history that the open run lacks."""
+        stored = set()
+        names = {name for _, name, _ in rows}
+        for name in names.intersection(self._client.get_run(self.run_id).data.metrics):
+            for metric in self._client.get_metric_history(self.run_id, name):
+                stored.add(_row_key(metric.step, name, metric.value))
+        return [row for row in rows if _row_key(*row) not in stored]
 
     def fetch(self, recipe: Recipe, folder: RunFolder) -> bool:
-        """Bring configuration, report and samples of an evaluation that another machine has
-        published; whether it was there.
-        """
+        """Download an evaluation that another machine has published; return whether it exists."""
+        query = (
+            f"tags.`arinar.signature` = '{recipe.training_signature}'"
+            f" and tags.`arinar.seed` = '{recipe.seed}' and tags.`arinar.role` = 'seed'"
+        )
         with self._guard(), self._connected() as client:
-            asked = {"signature": recipe.training_signature, "seed": recipe.seed, "role": "seed"}
-            query = " and ".join(
-                f"tags.`arinar.{name}` = '{value}'" for name, value in asked.items()
-            )
             for run in client.search_runs([self._experiment_id], query):
-                if run.data.tags.get("arinar.published", "").startswith(
-                    f"{recipe.evaluation_signature} "
-                ):
+                stamp = run.data.tags.get("arinar.published", "")
+                if stamp.startswith(f"{recipe.evaluation_signature} "):
                     self._download(run.info.run_id, folder, folder.evaluation(recipe))
                     return True
 
         return False
 
-    def _download(self, run_id: str, folder: RunFolder, where: Path) -> None:
+    def _download(self, run_id: str, folder: RunFolder, evaluation: Path) -> None:
+        """Move configuration, samples and report of a published run into its folder."""
         folder.path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.path) as draft:
-            there = {item.path for item in self._client.list_artifacts(run_id)}
-            for name in sorted(there & {"config.yaml", "report.json", "samples"}):
-                self._client.download_artifacts(run_id, name, draft)
-            where.mkdir(parents=True, exist_ok=True)
+            artifacts = [item.path for item in self._client.list_artifacts(run_id)]
+            for name in ("config.yaml", "report.json", "samples"):
+                if name in artifacts:
+                    self._client.download_artifacts(run_id, name, draft)
+
+            evaluation.mkdir(parents=True, exist_ok=True)
             if not (folder.path / "config.yaml").exists():
                 Path(draft, "config.yaml").replace(folder.path / "config.yaml")
-            if Path(draft, "samples").is_dir() and not (where / "samples").exists():
-                Path(draft, "samples").replace(where / "samples")
-            # last: what has a report is whole
-            Path(draft, "report.json").replace(where / "report.json")
+            if Path(draft, "samples").is_dir() and not (evaluation / "samples").exists():
+                Path(draft, "samples").replace(evaluation / "samples")
+            # the report is last: an evaluation that has one is complete
+            Path(draft, "report.json").replace(evaluation / "report.json")
 
     def publish_arm(
         self,
@@ -371,21 +364,13 @@ class Tracker:
         samples: Path | None = None,
         note: str = "",
     ) -> None:
-        """Means over seeds and their intervals, as metrics of the arm's run; a picture of samples;
-        and its description.
-        """
+        """Send an arm's means over seeds and their intervals, a picture of samples, and a note."""
         with self._guard():
-            tags = {
-                "arinar.role": "arm",
-                "arinar.signature": recipe.training_signature,
-                "arinar.arm": arm,
-            }
-            run_id, _ = self._get_or_create(arm, tags, {})
-            there = self._client.get_run(run_id).data.metrics
-            self._log(
-                [(0, name, value) for name, value in metrics.items() if there.get(name) != value],
-                run_id,
-            )
+            run_id, _ = self._get_or_create(arm, _arm_tags(recipe, arm), {})
+            stored = self._client.get_run(run_id).data.metrics
+            rows = [(0, *item) for item in metrics.items() if item not in stored.items()]
+            self._log(rows, run_id)
+
             self._client.set_tag(run_id, "mlflow.note.content", note)
             if samples:
                 self._client.log_artifact(run_id, str(samples))
@@ -394,9 +379,7 @@ class Tracker:
     def publish_study(
         self, files: list[Path], tags: Mapping[str, str] = MappingProxyType({})
     ) -> None:
-        """The study's table and figures, as artifacts of a run of their own; its note and views, as
-        tags of the experiment.
-        """
+        """Send the study's files as artifacts of a run, and its views as the experiment's tags."""
         with self._guard():
             with self._connected() as client:
                 for name, value in tags.items():
@@ -407,9 +390,7 @@ class Tracker:
             self._client.set_terminated(run_id)
 
     def link(self, view: str = "") -> str:
-        """Where the dashboard shows the experiment, among training runs: at the server,
-        or at `make mlflow`.
-        """
+        """Return the address of the experiment at the server, or at `make mlflow`."""
         from .server import experiment_link, server_address
 
         with self._guard(), self._connected():
@@ -417,16 +398,25 @@ class Tracker:
         return server_address()
 
 
+def _arm_tags(recipe: Recipe, arm: str) -> dict[str, str]:
+    """Return the tags by which the run of an arm is searched."""
+    signature = recipe.training_signature
+    return {"arinar.role": "arm", "arinar.signature": signature, "arinar.arm": arm}
+
+
+def _row_key(step: int, name: str, value: float) -> tuple[int, str, float | None]:
+    """Return a row with None for a value that MLflow clips as infinite."""
+    return (step, name, value if math.isfinite(value) and abs(value) < 1e300 else None)
+
+
 def report_stamp(recipe: Recipe, folder: RunFolder) -> str:
-    """What tells one state of a run's report from another; empty where there is none."""
+    """Identify the state of a run's report; empty where there is none."""
     report = folder.evaluation(recipe) / "report.json"
     return f"{recipe.evaluation_signature} {report.stat().st_mtime_ns}" if report.is_file() else ""
 
 
 def note_view(recipe: Recipe, arm: str, folder: RunFolder, experiment: str) -> None:
-    """Note in tracking.json under which experiment and arm MLflow shows an
-    evaluation of the run.
-    """
+    """Note in tracking.json the experiment and arm under which MLflow shows an evaluation."""
     file = folder.path / "tracking.json"
     views = read_state(file).get("views", [])
     view = {"experiment": experiment, "arm": arm}
@@ -436,13 +426,10 @@ def note_view(recipe: Recipe, arm: str, folder: RunFolder, experiment: str) -> N
 
 
 def noted_views(recipe: Recipe, folder: RunFolder) -> list[tuple[str, str, Recipe]]:
-    """(experiment, arm, recipe) of every evaluation of the run that MLflow shows, or should."""
-    plain, found = to_plain(recipe), read_state(folder.path / "tracking.json").get("views", [])
-    return [
-        (
-            v["experiment"],
-            v["arm"],
-            parse_recipe({**plain, **{k: v[k] for k in ("sampler", "evaluation")}}),
-        )
-        for v in found
-    ]
+    """List (experiment, arm, recipe) of each evaluation of the run that MLflow is to show."""
+    plain = to_plain(recipe)
+    views = []
+    for view in read_state(folder.path / "tracking.json").get("views", []):
+        settings = {"sampler": view["sampler"], "evaluation": view["evaluation"]}
+        views.append((view["experiment"], view["arm"], parse_recipe({**plain, **settings})))
+    return views

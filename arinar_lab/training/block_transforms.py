@@ -1,5 +1,4 @@
-"""What makes a training step smaller or faster, and drawing faster, and leaves their
-numbers as they are.
+"""Transforms of blocks that save memory or time and keep the numbers of training and drawing.
 
     recompute    a block keeps its input alone, and is computed again on the way back
                  (arXiv 1604.06174): a third more computation, and of the memory that grows with
@@ -29,17 +28,22 @@ from .sharding import SHARDED_BLOCKS
 
 
 def transform_blocks(
-    model: nn.Module, machine: Machine, device: torch.device, told: Callable[[str], None]
+    model: nn.Module, machine: Machine, device: torch.device, report: Callable[[str], None]
 ) -> None:
     """Recompute or compile a model's blocks in training steps, as the machine section says.
 
     Arguments:
-        device: which it will train on; told: is told where nothing can be compiled.
+        model: The model, changed in place.
+        machine: The recipe's machine section.
+        device: Device that the model trains on.
+        report: Called with a line where nothing can be compiled.
     """
-    compiled = machine.compile and _compiles(device, "training", told)
+    compiled = machine.compile and _compiles(device, "training", report)
+    if not compiled and not machine.recompute:
+        return
     for module in model.modules():
-        if isinstance(module, SHARDED_BLOCKS) and (compiled or machine.recompute):
-            setattr(module, "forward", _economical(module.forward, compiled, machine.recompute))  # noqa: B010
+        if isinstance(module, SHARDED_BLOCKS):
+            vars(module)["forward"] = _economical(module.forward, compiled, machine.recompute)
 
 
 def undo_transforms(model: nn.Module) -> None:
@@ -50,50 +54,45 @@ def undo_transforms(model: nn.Module) -> None:
 
 
 def _economical(plain: Callable[..., Any], compiled: bool, recompute: bool) -> Callable[..., Any]:
-    """A block's forward, and the economical one for where gradients are taken: caches of a
-    walk have many lengths.
+    """Return a block's forward that saves memory or time wherever gradients are taken.
+
+    Without gradients it is the plain one, since the caches of a walk have many lengths.
     """
     trained = torch.compile(plain) if compiled else plain
 
-    def forward(*words: Any, **named: Any) -> Any:
+    def forward(*arguments: Any, **options: Any) -> Any:
         if not torch.is_grad_enabled():
-            return plain(*words, **named)
-        return (
-            checkpoint(trained, *words, use_reentrant=False, **named)
-            if recompute
-            else trained(*words, **named)
-        )
+            return plain(*arguments, **options)
+        if recompute:
+            return checkpoint(trained, *arguments, use_reentrant=False, **options)
+        return trained(*arguments, **options)
 
     return forward
 
 
 def compiled_draws(machine: Machine, device: torch.device) -> AbstractContextManager[None]:
-    """Where images are drawn: with features' inverse CDFs compiled, if the machine section says
-    so and it can be done.
-    """
+    """Compile features' inverse CDFs inside, where the machine section asks for it and it works."""
     compiled = machine.compile and _compiles(device, "drawing", rank_zero_warn)
     return compiled_quantiles() if compiled else nullcontext()
 
 
-def _compiles(device: torch.device, what: str, told: Callable[[str], None]) -> bool:
-    """Whether something can be compiled for a device; where not, `told` is told once why, and
-    that `what` goes on.
-    """
-    if reason := _obstacle(device):
-        told(
-            f"machine.compile: nothing can be compiled for {device.type} here ({reason}); {what} "
-            "goes on without"
+def _compiles(device: torch.device, activity: str, report: Callable[[str], None]) -> bool:
+    """Whether code can be compiled for a device; where not, report the reason."""
+    reason = _obstacle(device)
+    if reason:
+        report(
+            f"machine.compile: nothing can be compiled for {device.type} here ({reason}); "
+            f"{activity} goes on without"
         )
     return not reason
 
 
 @cache
 def _obstacle(device: torch.device) -> str:
-    """Why nothing can be compiled for a device, found out by doing it; empty where it can."""
+    """Try to compile for a device, and return the reason of a failure; empty where it works."""
     try:
         torch.compile(lambda x: x + 1)(torch.zeros(2, device=device))
         return ""
-    except Exception as error:  # whatever a compiler that is not there raises
-        return (
-            str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-        )
+    except Exception as error:  # a missing compiler may raise anything
+        message = str(error).strip() or type(error).__name__
+        return message.splitlines()[0][:120]

@@ -1,6 +1,4 @@
-"""A LightningDataModule over a source. It stands alone, so that a recipe is checked without
-importing Lightning.
-"""
+"""A LightningDataModule over a source. Checking a recipe does not import this file."""
 
 from __future__ import annotations
 
@@ -14,27 +12,31 @@ from ..data.sources import Source
 
 
 class DataModule(LightningDataModule):
-    """A source as Lightning wants it.
+    """A source as Lightning reads it.
 
     Arguments:
-        source: the data; batch: images a step; seed: of the order.
-        workers: processes that read ahead what is not in memory, no more than there are processors.
-        held_out: images of a validation at a time.
+        source: The data.
+        batch: Images of a step, over all processes.
+        seed: Seed of the order.
+        workers: Processes that read images ahead, at most as many as there are processors.
+        held_out: Images of a validation step.
     """
 
     def __init__(
         self, source: Source, batch: int, seed: int, workers: int = 0, held_out: int = 512
     ) -> None:
         super().__init__()
-        self.at_a_time = held_out
-        self.source, self.batch, self.seed = source, batch, seed
-        self.workers = min(
-            workers, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else workers
-        )
+        self.source = source
+        self.batch = batch
+        self.validation_batch = held_out
+        self.seed = seed
+        self.workers = workers
+        if hasattr(os, "sched_getaffinity"):
+            self.workers = min(workers, len(os.sched_getaffinity(0)))
 
     @property
     def share(self) -> tuple[int, int]:
-        """(rank, world): this process's, of those that train together."""
+        """(rank, world) of this process among those that train the run."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def train_dataloader(self) -> ResumableLoader:
@@ -44,7 +46,9 @@ class DataModule(LightningDataModule):
     def val_dataloader(self) -> DataLoader:
         rank, world = self.share
         part = BatchDataset(self.source.held_out)
-        mine, workers = Subset(part, range(rank, len(part), world)), self.workers * part.lazy
         return DataLoader(
-            mine, batch_size=self.at_a_time, collate_fn=identity_collate, num_workers=workers
+            Subset(part, range(rank, len(part), world)),
+            batch_size=self.validation_batch,
+            collate_fn=identity_collate,
+            num_workers=self.workers * part.lazy,
         )

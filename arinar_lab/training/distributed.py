@@ -45,7 +45,6 @@ _OF_LAUNCHERS = (
     "SLURM_NTASKS",
 )
 _SET_BY_LIGHTNING = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-_OF_TORCHRUN = (("devices", "LOCAL_WORLD_SIZE", 1), ("processes", "WORLD_SIZE", 1))
 
 
 def is_alone(machine: Machine) -> bool:
@@ -54,21 +53,19 @@ def is_alone(machine: Machine) -> bool:
 
 
 def ignore_launchers() -> None:
-    """Remove what torchrun or Slurm tells this process of its rank.
+    """Remove the rank that torchrun or Slurm has set for this process.
 
     An interactive allocation or a stray variable would otherwise make one process wait for
-    others, or write nothing.
+    more, or write nothing.
     """
     for name in _OF_LAUNCHERS:
         os.environ.pop(name, None)
-    # Lightning has read the variables when it was imported
+    # Lightning reads the variables when it is imported
     LightningEnvironment().set_global_rank(0)
 
 
 def launcher(machine: Machine) -> ClusterEnvironment:
-    """Lightning's object for what has started the processes of a run: torchrun, srun, or the
-    first process itself.
-    """
+    """Detect what has started the processes of a run: torchrun, srun, or the first process."""
     if not is_alone(machine) and TorchElasticEnvironment.detect():
         return TorchElasticEnvironment()
     if not is_alone(machine) and SLURMEnvironment.detect():
@@ -87,12 +84,13 @@ def is_follower(machine: Machine) -> bool:
 
 
 def check_share(recipe: Recipe) -> None:
-    """Refuse a batch that cannot be shared evenly, and other processes than torchrun has started.
+    """Refuse an uneven share of the batch, and numbers of processes that torchrun did not start.
 
     Raises:
         ConfigError: naming it.
     """
-    m, batch = recipe.machine, recipe.training.batch
+    m = recipe.machine
+    batch = recipe.training.batch
     world = m.devices * m.num_nodes
     if batch % world:
         raise ConfigError(
@@ -103,15 +101,12 @@ def check_share(recipe: Recipe) -> None:
             f"machine.accumulate: {m.accumulate} parts of {batch // world} images cannot be equal"
         )
 
-    started = {key: int(os.environ.get(name, value)) for key, name, value in _OF_TORCHRUN}
-    if "TORCHELASTIC_RUN_ID" in os.environ and started != {
-        "devices": m.devices,
-        "processes": world,
-    }:
-        here, all_ = started.values()
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    total = int(os.environ.get("WORLD_SIZE", 1))
+    if "TORCHELASTIC_RUN_ID" in os.environ and (local, total) != (m.devices, world):
         raise ConfigError(
-            f"machine.devices: torchrun has started {here} processes here; say"
-            f" machine.devices={here} machine.num_nodes={all_ // here}"
+            f"machine.devices: torchrun has started {local} processes here; say"
+            f" machine.devices={local} machine.num_nodes={total // local}"
         )
 
     try:
@@ -148,9 +143,7 @@ def check_sharding(recipe: Recipe) -> None:
 
 
 def strategy(recipe: Recipe) -> Strategy | str:
-    """Lightning's strategy. Buffers are constants, so that nothing is broadcast where ranks have
-    unequal numbers of batches.
-    """
+    """Choose Lightning's strategy. Buffers are constants and are never broadcast."""
     m = recipe.machine
     if m.strategy == "fsdp2":  # a checkpoint is one file, as of any other strategy
         return ModelParallelStrategy(m.devices * m.num_nodes, 1, save_distributed_checkpoint=False)
@@ -166,6 +159,7 @@ def restored_process(folder: RunFolder) -> Iterator[None]:
     """
     before = {name: os.environ.get(name) for name in (*_SET_BY_LIGHTNING, RUN_VARIABLE.name)}
     os.environ[RUN_VARIABLE.name] = str(folder.path)
+
     try:
         yield
     finally:
@@ -173,4 +167,5 @@ def restored_process(folder: RunFolder) -> Iterator[None]:
             torch.distributed.destroy_process_group()
         for name, value in before.items():
             os.environ.pop(name, None)
-            os.environ.update({} if value is None else {name: value})
+            if value is not None:
+                os.environ[name] = value

@@ -1,4 +1,4 @@
-"""Whether training is still finite, asked without a wait in every step."""
+"""A check in every step that training is finite, which does not synchronise the device."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from torch import Tensor
 
 
 class FiniteCheck:
-    """Watches numbers of every step on their device, and nobody waits for it until it is asked.
+    """Watches numbers of every step on their device; only `fault` synchronises.
 
     Attributes:
-        last: those of the first step in which one was not finite, else of the
-            latest; None before any.
-        count: how many steps were finite before it.
+        last: Numbers of the first step in which one is not finite, else of the latest step.
+        count: Number of finite steps before it.
     """
 
     def __init__(self) -> None:
@@ -22,16 +21,16 @@ class FiniteCheck:
         self.count: Tensor | int = 0
 
     def see(self, *numbers: Tensor) -> None:
-        now = torch.stack(numbers)
-        self.last = (
-            now if self.last is None else torch.where(self.last.isfinite().all(), now, self.last)
-        )
-        self.count = self.count + self.last.isfinite().all()
+        """Add the numbers of a step."""
+        current = torch.stack(numbers)
+        if self.last is not None:
+            current = torch.where(self.last.isfinite().all(), current, self.last)
+        self.last = current
+        self.count = self.count + current.isfinite().all()
 
     def fault(self) -> tuple[list[float], int] | None:
-        """The numbers of the first step in which one was not finite, and its place;
-        waits for the device.
-        """
-        if self.last is None or all(map(math.isfinite, last := self.last.tolist())):
+        """Return the first step's numbers of which one is not finite, and the steps before it."""
+        numbers = [] if self.last is None else self.last.tolist()
+        if all(map(math.isfinite, numbers)):
             return None
-        return last, int(self.count)
+        return numbers, int(self.count)

@@ -1,4 +1,4 @@
-"""Averaged weights: what is validated, saved and sampled.
+"""Averaged weights, which are validated, saved and sampled.
 
     after step 1    a = w, or where the average starts at the initial weights, as after any other
     after step t    a ← decay · a + (1 - decay) · w    of every trained parameter, on its own device
@@ -21,12 +21,11 @@ from .sharding import gather_slices, local_slice, shard_of
 
 
 class EMA(Callback):
-    """Exponential moving average of the weights, which stands in for them in
-    validation and after training.
+    """Exponential moving average of the weights, which replaces them in validation and at the end.
 
     Arguments:
-        decay: of the average.
-        from_initial: whether it starts at the initial weights, as in the published models, or
+        decay: Decay of the average.
+        from_initial: Whether it starts at the initial weights, as in the published models, or
             at those after step 1.
 
     Attributes:
@@ -35,7 +34,8 @@ class EMA(Callback):
     """
 
     def __init__(self, decay: float, from_initial: bool = False) -> None:
-        self.decay, self.from_initial = decay, from_initial
+        self.decay = decay
+        self.from_initial = from_initial
         self.weights: dict[str, Tensor] = {}
         self.averages: dict[str, Tensor] = {}
         self._restored: dict[str, Tensor] | None = None
@@ -49,10 +49,9 @@ class EMA(Callback):
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
-        averages, weights = (
-            list(self.averages.values()),
-            [local_slice(p) for p in self.weights.values()],
-        )
+        averages = list(self.averages.values())
+        weights = list(map(local_slice, self.weights.values()))
+
         if trainer.global_step == 1 and not self.from_initial:
             torch._foreach_copy_(averages, weights)
         else:

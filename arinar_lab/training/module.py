@@ -4,8 +4,8 @@ Logs `train/loss` (a predicted token's; nats where it is a likelihood), `train/g
 clipping), `train/lr`, and of the averaged weights on held-out data `val/loss` and, where the model
 has a likelihood, `val/bits_per_dim`.
 
-No step waits for the device: what is logged is read where it is due, and whether the loss is still
-finite is asked there, before a validation and before weights are saved.
+No step synchronises the device: metrics are read when they are due, and the loss is checked to be
+finite then, before a validation and before weights are saved.
 """
 
 from __future__ import annotations
@@ -34,11 +34,10 @@ from .warm_start import FrozenOuterCache
 
 
 class BitsPerDim(Metric):
-    """Mean of -log p / (dims · ln 2) over images: bits per raw dimension, from
-    log-densities in nats an image.
+    """Mean bits per raw dimension over images: -log p / (dims · ln 2), with log p in nats.
 
     Arguments:
-        dims: raw dimensions of an image.
+        dims: Raw dimensions of an image.
     """
 
     higher_is_better = False
@@ -53,7 +52,7 @@ class BitsPerDim(Metric):
         self.add_state("count", torch.zeros((), dtype=torch.float64), "sum")
 
     def update(self, log_prob: Tensor) -> None:
-        """log_prob: of the raw data, nats an image, [B]."""
+        """Add images, given log p of their raw data in nats, [B]."""
         self.total += log_prob.double().sum()
         self.count += log_prob.numel()
 
@@ -68,34 +67,37 @@ class ArinarModule(LightningModule):
     """Trains `experiment.model` on tokens of `experiment.codec`.
 
     Randomness is keyed: dequantisation, masks and dropped labels are functions of (seed, step,
-    image), validation's of the image alone, so that arms and resumed runs see the same.
+    image), those of validation of the image alone. So arms and resumed runs draw the same numbers.
 
     Arguments:
-        experiment: source, codec and model.
-        optimisation: the training section.
-        seed: of masks, labels and dequantisation.
-        parts: of a batch, one after the other, whose gradients add up to one step.
+        experiment: Source, codec and model.
+        optimisation: The training section.
+        seed: Seed of masks, labels and dequantisation.
+        parts: Parts of a batch, one after the other, whose gradients add up to one step.
     """
 
     def __init__(
         self, experiment: Experiment, optimisation: Training, seed: int, parts: int = 1
     ) -> None:
         super().__init__()
-        self.codec, self.model = experiment.codec, experiment.model
-        self.optimisation, self.seed, self.parts = optimisation, seed, parts
+        self.codec = experiment.codec
+        self.model = experiment.model
+        self.optimisation = optimisation
+        self.seed = seed
+        self.parts = parts
         self.bits_per_dim = BitsPerDim(self.codec.dims)
-        self.conditions: FrozenOuterCache | None = None
-        self.frozen: list[nn.Parameter] = []
-        self._compute: Callable[[torch.device], FrozenOuterCache | None] | None = None
-        self._finite, self._begun = FiniteCheck(), 0
+
         self.groups = [0]
         self.ratios: list[float | None] = [None] * parts
+        self.frozen: list[nn.Parameter] = []
+        self.conditions: FrozenOuterCache | None = None
+        self._compute: Callable[[torch.device], FrozenOuterCache | None] | None = None
+        self._finite = FiniteCheck()
+        self._begun = 0
 
     @torch.no_grad()
     def fit_to(self, images: Tensor, codec: bool = True) -> None:
-        """Measure on training images what is measured once: latent normalisation (`codec`), bin
-        edges, feature order.
-        """
+        """Fit latent normalisation (if `codec`), bin edges and feature order to training images."""
         codec = codec and self.codec.normalise != "none"
         if not codec and not self.model.inner.needs_fit:
             return
@@ -111,8 +113,8 @@ class ArinarModule(LightningModule):
     def freeze_outer(self, compute: Callable[[torch.device], FrozenOuterCache | None]) -> None:
         """Train the inner model alone, on conditions that `compute` makes when training starts."""
         self._compute = compute
-        parts = (self.model.outer, self.model.labels)
-        self.frozen = [p for part in parts for p in part.parameters() if p.requires_grad]
+        parameters = [*self.model.outer.parameters(), *self.model.labels.parameters()]
+        self.frozen = [p for p in parameters if p.requires_grad]
         for p in self.frozen:
             p.requires_grad_(False)
 
@@ -126,16 +128,17 @@ class ArinarModule(LightningModule):
     def on_fit_start(self) -> None:
         """Split the batch so that the images of a part share a masked ratio.
 
-        Images are dealt out to the groups in turn, as they are to processes. So where there are as
-        many processes as groups, each has one, as the published code has it; and how many there
-        are changes nothing.
+        Images are dealt out to the groups in turn, as they are to processes. So with as many
+        processes as groups each process has one, as in the published code, and the number of
+        processes changes no result.
         """
         size, batch = self.model.outer.mask_group, self.optimisation.batch
         if self._compute is None and 0 < size < batch:
-            groups, world = batch // size, self.trainer.world_size
-            own = groups // math.gcd(groups, world)
-            self.groups = [(k * world + self.trainer.global_rank) % groups for k in range(own)]
-            self.parts = math.lcm(self.parts, own)
+            groups = batch // size
+            world = self.trainer.world_size
+            count = groups // math.gcd(groups, world)
+            self.groups = [(k * world + self.trainer.global_rank) % groups for k in range(count)]
+            self.parts = math.lcm(self.parts, count)
 
     def on_train_start(self) -> None:
         self._begun = self.global_step
@@ -155,39 +158,41 @@ class ArinarModule(LightningModule):
     def on_before_batch_transfer(
         self, batch: tuple[Tensor, ...], dataloader_idx: int
     ) -> tuple[Tensor, ...]:
-        """Draw what is drawn once for a batch, of all processes, while that is on the host: the
-        device would be waited for.
-        """
+        """Draw the masked ratios of the whole batch while that is on the host: nothing waits."""
         if self.trainer.training:
             loader = self.trainer.train_dataloader
-            first = (
-                loader.first_of(batch[2]) if isinstance(loader, ResumableLoader) else batch[2][:1]
-            )
-            noise = (
-                Noise.of(torch.full_like(first, self.seed), "train").at(self.global_step).at(first)
-            )
-            ratios = [self.model.mask_ratio(noise.at(Stream.MODEL), group) for group in self.groups]
-            self.ratios = [ratio for ratio in ratios for _ in range(self.parts // len(self.groups))]
+            first = batch[2][:1]
+            if isinstance(loader, ResumableLoader):
+                first = loader.first_of(batch[2])
+            seeds = torch.full_like(first, self.seed)
+            noise = Noise.of(seeds, "train").at(self.global_step).at(first).at(Stream.MODEL)
+
+            self.ratios = []
+            for group in self.groups:
+                ratio = self.model.mask_ratio(noise, group)
+                self.ratios += [ratio] * (self.parts // len(self.groups))
 
         return batch
 
     def parts_of(self, batch: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, ...]]:
-        """The batch of a step in equal parts, one after the other, those of a group of
-        `mask_group` together.
-        """
-        kept = () if self.conditions is None else self.conditions.at(self.global_step)
-        groups = len(self.groups)
-        split = (
-            [p for k in range(groups) for p in x[k::groups].chunk(self.parts // groups)]
-            for x in kept or batch
-        )
-        return zip(*split, strict=True)
+        """Split the batch of a step into equal parts; the parts of a masking group are adjacent."""
+        tensors = batch if self.conditions is None else self.conditions.at(self.global_step)
+        return zip(*map(self._chunks, tensors), strict=True)
+
+    def _chunks(self, x: Tensor) -> list[Tensor]:
+        """Split one tensor of a batch along its first axis."""
+        chunks: list[Tensor] = []
+        for k in range(len(self.groups)):
+            chunks += x[k :: len(self.groups)].chunk(self.parts // len(self.groups))
+        return chunks
 
     def loss_of(self, part: tuple[Tensor, ...], ratio: float | None) -> Tensor:
-        """The mean loss of (images, labels, indices) or, with a frozen outer model, of (z,
-        tokens, places, indices).
+        """Return the mean loss of a part of the batch.
 
-        With the masked share of the part, where one is drawn for many images.
+        Arguments:
+            part: (images, labels, indices) or, with a frozen outer model, (z, tokens, places,
+                indices).
+            ratio: Masked share of the part, where one is drawn for many images.
         """
         index = part[-1]
         seeds = torch.full_like(index, self.seed)
@@ -202,9 +207,7 @@ class ArinarModule(LightningModule):
         return self.model.loss(x, y, noise.at(Stream.MODEL), ratio)
 
     def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:
-        """The loss of the batch, or of its last part over the number of parts: the gradients of the
-        others are added here.
-        """
+        """Return the loss of the batch's last part; the gradients of the parts before are added."""
         if self.parts > 1:
             self.zero_grad()
         losses: list[Tensor] = []
@@ -225,13 +228,13 @@ class ArinarModule(LightningModule):
     def optimizer_zero_grad(
         self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Between the last part's loss and its gradients; those of the others stay."""
+        """Keep the gradients of earlier parts: this runs after the last part's loss."""
         if self.parts == 1:
             optimizer.zero_grad()
 
     @property
     def _due(self) -> bool:
-        """Whether the metrics of the step at hand are logged."""
+        """Whether the metrics of the current step are logged."""
         return (self.global_step + 1) % LOG_EVERY == 0
 
     def configure_gradient_clipping(
@@ -240,13 +243,13 @@ class ArinarModule(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by the norm of all gradients, which is measured once, for the log
-        and for divergence too.
-        """
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        norm = full_tensor(
-            nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        )
+        """Clip by the norm of all gradients, which is computed once for log and divergence too."""
+        parameters: list[nn.Parameter] = []
+        for group in optimizer.param_groups:
+            parameters += group["params"]
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        norm = full_tensor(nn.utils.get_total_norm(gradients))
+
         if self.optimisation.clip:
             nn.utils.clip_grads_with_norm_(parameters, self.optimisation.clip, norm)
         if self.optimisation.precision == "16-mixed":  # a step whose gradients overflow is left out
@@ -272,26 +275,27 @@ class ArinarModule(LightningModule):
         self._check()
 
     def _check(self) -> None:
-        """Raise what has been noticed since it was asked last.
+        """Refuse to continue where loss or gradients are no longer finite.
 
         Raises:
-            Diverged: naming the step, what the loss (or the gradient's norm) became
-                there, and what to change.
+            Diverged: naming the step, the loss or the gradient's norm, and what to change.
         """
-        if fault := self._finite.fault():
-            (loss, *norm), count = fault
-            what = (
-                f"the gradient's norm became {norm[0]}"
-                if math.isfinite(loss)
-                else f"the loss became {loss}"
-            )
-            o, step = self.optimisation, self._begun + count
-            advice = f"lower training.lr (now {o.peak:g}) or training.clip (now {o.clip:g})"
-            raise Diverged(f"{what} at step {step}; {advice}")
+        fault = self._finite.fault()
+        if fault is None:
+            return
+
+        (loss, *norm), count = fault
+        event = f"the loss became {loss}"
+        if math.isfinite(loss):
+            event = f"the gradient's norm became {norm[0]}"
+        o = self.optimisation
+        advice = f"lower training.lr (now {o.peak:g}) or training.clip (now {o.clip:g})"
+        raise Diverged(f"{event} at step {self._begun + count}; {advice}")
 
     def validate(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor | None]:
-        """The mean loss of held-out images, all with one masked share, and log p of each in
-        nats, where there is one.
+        """Return the mean loss of held-out images, with one masked share, and log p [B] in nats.
+
+        Log p is None where the model has no likelihood.
         """
         image, y, index = batch
         noise = Noise.of(index, "held out").at(Stream.FIRST_DRAW)
@@ -334,7 +338,7 @@ class ArinarModule(LightningModule):
 def decay_groups(
     model: nn.Module, on: Decayed = "matrices"
 ) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Trained parameters that decay, as `Training.weight_decay_on` says, and that do not."""
+    """Return the trained parameters with and without decay, as `Training.weight_decay_on` says."""
     decay: list[nn.Parameter] = []
     keep: list[nn.Parameter] = []
     for path, module in model.named_modules():
@@ -349,11 +353,10 @@ def decay_groups(
 
 
 def learning_rate_factor(step: int, o: Training) -> float:
-    """The learning rate of a step over its peak: linear warm-up, then constant, or a
-    cosine down to zero.
-    """
+    """Return a step's learning rate over its peak: linear warm-up, then constant or cosine."""
     if step < o.warmup:
         return (step if o.warmup_from_zero else step + 1) / o.warmup
     if o.schedule == "constant":
         return 1.0
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - o.warmup) / max(1, o.steps - o.warmup))))
+    progress = min(1.0, (step - o.warmup) / max(1, o.steps - o.warmup))
+    return 0.5 * (1 + math.cos(math.pi * progress))

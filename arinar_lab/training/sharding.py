@@ -1,10 +1,10 @@
 """Weights cut into shards, one for every process: FSDP2, torch's `fully_shard` (arXiv 2304.11277).
 
-    every block     gathered when it is called, forwards and backwards, and let go behind it
-    the rest        likewise, while the model's loss or likelihood is computed
+    every block     gathered for its call, forwards and backwards, and freed after it
+    other weights   gathered while the model's loss or likelihood is computed
 
 A parameter is a `DTensor` then: a process holds one slice along the first axis, and so it does of
-gradient, optimiser state and average. Everything is computed as by one process that holds it all.
+gradient, optimiser state and average. The numbers are those of one process that holds all weights.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..model.heads.conditioned import ConditionedBlock
 from ..model.layers import Block
 
 SHARDED_BLOCKS = (Block, ConditionedBlock)
-GATHERED_METHODS = ("loss", "log_prob")  # of the model, which gather what is in no block
+GATHERED_METHODS = ("loss", "log_prob")  # of the model; they gather weights outside blocks
 
 
 def shard_model(model: nn.Module, mesh: DeviceMesh) -> None:
@@ -35,25 +35,21 @@ def shard_model(model: nn.Module, mesh: DeviceMesh) -> None:
 
 @torch.no_grad()
 def local_slice(value: Tensor) -> Tensor:
-    """The slice of a tensor that this process holds; all of it where it is not sharded.
-    It shares its memory.
-    """
+    """Return this process's slice of a tensor, or all of an unsharded one, without a copy."""
     return value.to_local().detach() if isinstance(value, DTensor) else value.detach()
 
 
 def full_tensor(value: Tensor) -> Tensor:
-    """All of a tensor. Every process must ask."""
+    """Gather a whole tensor. Every process must call it."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def gather_slices(slices: Tensor, like: Tensor) -> Tensor:
-    """The whole of which every process holds a slice as it does of `like`.
-    Every process must ask.
-    """
+    """Gather the whole tensor whose slices are laid out as `like`. Every process must call it."""
     if not isinstance(like, DTensor):
         return slices
 
-    made = DTensor.from_local(
+    whole = DTensor.from_local(
         slices,
         like.device_mesh,
         like.placements,
@@ -62,14 +58,14 @@ def gather_slices(slices: Tensor, like: Tensor) -> Tensor:
         stride=like.stride(),
     )
 
-    return made.full_tensor().cpu()
+    return whole.full_tensor().cpu()
 
 
 def shard_of(value: Tensor, like: Tensor) -> Tensor:
-    """This process's slice of a whole tensor that every process holds."""
+    """Return this process's slice of a whole tensor that every process holds."""
     if not isinstance(like, DTensor):
         return value
-    made = distribute_tensor(
+    sharded = distribute_tensor(
         value.to(like.device), like.device_mesh, like.placements, src_data_rank=None
     )
-    return made.to_local()
+    return sharded.to_local()

@@ -1,8 +1,8 @@
-"""Training one run in its folder: started, resumed or, when it is done, left alone.
+"""Training of one run in its folder.
 
-The same command resumes: the newest readable checkpoint is loaded with its averaged weights,
-optimiser, data order and random state, and on one device the run ends bit for bit as if it
-had not been stopped.
+The same command starts and resumes it: the newest readable checkpoint is loaded with its averaged
+weights, optimiser, data order and random state. On one device a resumed run ends bit for bit as an
+uninterrupted one. A finished run is left as it is.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ from ..runs.checkpoints import (
     newest_checkpoint,
     newest_first,
     refuse_altered,
+    step_of,
 )
 from ..runs.folder import RunFolder, git_state, write_json
 from .batch_advice import OutOfMemoryAdvisor
@@ -84,13 +85,11 @@ warnings.filterwarnings(
 
 
 StepCallback = Callable[[int, float], bool]
-"""Is told a step (from 0) and its val/bits_per_dim, and answers whether
-training shall stop there.
-"""
+"""Called with a step (from 0) and its val/bits_per_dim; returns whether training stops there."""
 
 
 class MetricSink(Protocol):
-    """Where metrics are sent as they are logged: a `Tracker`, for one."""
+    """A receiver of metrics as they are logged, such as a `Tracker`."""
 
     def log(self, values: dict[str, float], step: int = 0) -> None:
         """Send metrics of a step."""
@@ -98,38 +97,34 @@ class MetricSink(Protocol):
 
 
 class StoppedEarly(Exception):
-    """Whoever watched a training has stopped it. saved: the seconds that the
-    rest would have taken.
-    """
+    """Raised when the step callback ends a training. saved: seconds that other steps would take."""
 
     saved = 0.0
 
 
 class RunLogger(Logger):
-    """Metrics into the run folder's metrics.csv, and on to MLflow, whose
-    faults never stop a run.
-    """
+    """Writes metrics to the run folder's metrics.csv and sends them to a tracker."""
+
+    name = "arinar"
+    version = ""
 
     def __init__(
         self, folder: RunFolder, tracker: MetricSink | None, watch: StepCallback | None = None
     ) -> None:
         super().__init__()
-        self.file, self.tracker, self.watch = folder.path / "metrics.csv", tracker, watch
+        self.file = folder.path / "metrics.csv"
+        self.tracker = tracker
+        self.watch = watch
         self.latest: dict[str, float] = {}
 
-    name, version = "arinar", ""
-
     def rewind(self, step: int) -> None:
-        """Forget what was logged after that many steps: a resumed run logs it again. (Rows
-        count steps from 0.)
-        """
-        lines = (
-            self.file.read_text(encoding="utf-8", errors="replace").splitlines()[1:]
-            if self.file.is_file()
-            else []
-        )
-        kept = [line for line in lines if _step_of(line) < step]
-        write_atomically(self.file, "".join(f"{line}\r\n" for line in ["step,name,value", *kept]))
+        """Remove the rows from that step on (from 0), which a resumed run logs again."""
+        lines: list[str] = []
+        if self.file.is_file():
+            lines = self.file.read_text(encoding="utf-8", errors="replace").splitlines()[1:]
+        earlier = [line for line in lines if _step_of(line) < step]
+
+        write_atomically(self.file, "\r\n".join(["step,name,value", *earlier, ""]))
 
     @rank_zero_only
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
@@ -138,20 +133,19 @@ class RunLogger(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         values = {name: float(value) for name, value in metrics.items() if name != "epoch"}
-        append_text(self.file, _csv((step, name, value) for name, value in values.items()))
+        append_text(self.file, _csv((step, *item) for item in values.items()))
         self.latest |= values
+
+        step = step or 0
         if self.tracker:
-            self.tracker.log(values, step or 0)
-        if (
-            self.watch
-            and "val/bits_per_dim" in values
-            and self.watch(step or 0, values["val/bits_per_dim"])
-        ):
-            raise StoppedEarly(f"stopped after {(step or 0) + 1} steps")
+            self.tracker.log(values, step)
+        bits = values.get("val/bits_per_dim")
+        if self.watch and bits is not None and self.watch(step, bits):
+            raise StoppedEarly(f"stopped after {step + 1} steps")
 
 
 def _step_of(line: str) -> float:
-    """The step of a line of metrics.csv; infinity where a power cut has left something else."""
+    """Return the step of a line of metrics.csv, or infinity for a line that a power cut left."""
     step = line.partition(",")[0]
     return int(step) if step.isdecimal() else math.inf
 
@@ -163,85 +157,71 @@ def _csv(rows: Iterable[tuple[Any, ...]]) -> str:
 
 
 class LossBar(RichProgressBar):
-    """A progress bar with the loss that was logged last: that of the step at hand
-    would be waited for.
-    """
+    """A progress bar with the last logged loss, since reading the newest would synchronise."""
 
     def get_metrics(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
+        metrics: dict[str, Any] = {**super().get_metrics(trainer, module)}
         latest = cast(RunLogger, trainer.logger).latest
-        return {
-            **super().get_metrics(trainer, module),
-            **{k: v for k, v in latest.items() if k == "train/loss"},
-        }
+        if "train/loss" in latest:
+            metrics["train/loss"] = latest["train/loss"]
+        return metrics
 
 
 class Resume(Callback):
-    """Saves with each checkpoint what Lightning does not: the random state
-    and the seconds spent.
-    """
+    """Saves with each checkpoint what Lightning does not: random state and seconds spent."""
 
     def __init__(self) -> None:
-        self.spent, self.begun = 0.0, time.perf_counter()
+        self.spent = 0.0
+        self.begun = time.perf_counter()
 
     @property
     def seconds(self) -> float:
         return self.spent + time.perf_counter() - self.begun
 
     def state_dict(self) -> dict[str, Any]:
-        kind, keys, *rest = cast(tuple[Any, ...], np.random.get_state())
-        state = {
+        kind, keys, *position = cast(tuple[Any, ...], np.random.get_state())
+        state: dict[str, Any] = {
             "torch": torch.get_rng_state(),
             "python": random.getstate(),
-            "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), *rest],
+            "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), *position],
             "seconds": self.seconds,
         }
 
-        return (
-            {**state, "cuda": torch.cuda.get_rng_state_all()}
-            if torch.cuda.is_available()
-            else state
-        )
+        if torch.cuda.is_available():
+            state["cuda"] = torch.cuda.get_rng_state_all()
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         torch.set_rng_state(state["torch"].cpu())
         version, internal, gauss = state["python"]
         random.setstate((version, tuple(internal), gauss))
-        kind, keys, *rest = state["numpy"]
-        np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+        kind, keys, *position = state["numpy"]
+        np.random.set_state((kind, keys.numpy().astype(np.uint32), *position))
         if "cuda" in state and torch.cuda.is_available():
             torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
         self.spent = state["seconds"]
 
 
 class Saver(Callback):
-    """Saves a checkpoint every so many steps, and when a signal ends the training,
-    always between two steps.
+    """Saves a checkpoint every `every` steps, and when a signal ends the training.
 
-    There everything of the last step is logged and validated, the averaged weights are in their
-    place, and no batch is half done; Lightning's own callback saves earlier, and a run that was
-    killed there loses rows. A file is written whole or not at all, with its checksum
-    (`runs/checkpoints.py`); the one before it stays, older ones go. After the last step there
-    is nothing to resume.
+    It saves between two steps: the last one is logged and validated, the averaged weights are in
+    place, and no batch is half done. (Lightning's own callback saves earlier, and a run that is
+    killed there loses rows.) A file is written atomically with its checksum
+    (`runs/checkpoints.py`); the two newest are kept. The last step saves none.
     """
 
     def __init__(self, folder: RunFolder, every: int) -> None:
-        self.folder, self.every, self.last = folder.checkpoints, every, 0
+        self.folder = folder.checkpoints
+        self.every = every
+        self.last = 0
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         step = trainer.global_step
         if step % self.every == 0 and step not in (0, self.last):
-            begun, loader = (
-                trainer.fit_loop.epoch_loop.batch_progress,
-                cast(ResumableLoader, trainer.train_dataloader),
-            )
-            for count in (-1, 1):  # the batch at hand counts as not begun
-                begun.total.ready, begun.current.ready = (
-                    begun.total.ready + count,
-                    begun.current.ready + count,
-                )
-                loader.done += count
-                if count == -1:
-                    self._save(trainer)
+            self._count_batch(trainer, -1)  # the current batch counts as not begun
+            self._save(trainer)
+            self._count_batch(trainer, 1)
 
     def on_exception(
         self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException
@@ -249,6 +229,13 @@ class Saver(Callback):
         between = not trainer.validating and trainer.global_step < trainer.max_steps
         if isinstance(exception, SIGTERMException) and between:
             self._save(trainer)
+
+    def _count_batch(self, trainer: pl.Trainer, number: int) -> None:
+        """Add to the batches that have begun, as loop and loader count them."""
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        progress.total.ready += number
+        progress.current.ready += number
+        cast(ResumableLoader, trainer.train_dataloader).done += number
 
     def _save(self, trainer: pl.Trainer) -> None:
         self.last = trainer.global_step
@@ -263,11 +250,12 @@ class Saver(Callback):
             trainer.save_checkpoint(draft)
             trainer.fit_loop.epoch_loop._batches_that_stepped += extra
             if trainer.is_global_zero:
-                if (metrics := self.folder.parent / "metrics.csv").is_file():
+                metrics = self.folder.parent / "metrics.csv"
+                if metrics.is_file():
                     sync_to_disk(metrics)  # a run that resumes from here needs the rows before it
                 seal(draft, path)
-                for other in newest_first(self.folder)[2:]:
-                    remove_sealed(other)
+                for checkpoint in newest_first(self.folder)[2:]:
+                    remove_sealed(checkpoint)
 
     def state_dict(self) -> dict[str, Any]:
         return {"last": self.last}
@@ -277,10 +265,9 @@ class Saver(Callback):
 
 
 class StopSignals(Callback):
-    """Ends training after the step at hand when SIGTERM, SIGHUP or SIGINT arrives; `Saver`
-    saves a checkpoint then.
+    """Ends training after the current step at SIGTERM, SIGHUP or SIGINT; `Saver` then saves.
 
-    A second SIGINT ends at once. Lightning's own handler is replaced: it knows SIGTERM alone,
+    A second SIGINT ends at once. Lightning's own handler is replaced: it handles SIGTERM alone,
     and makes processes that train together communicate in the middle of a step. Here they
     agree after each step.
     """
@@ -290,9 +277,7 @@ class StopSignals(Callback):
         self.has_received = False
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Handle the signals that are not ignored (by nohup, say); Lightning puts
-        the old handlers back.
-        """
+        """Handle the signals that are not ignored (by nohup, say); Lightning restores handlers."""
         if threading.current_thread() is not threading.main_thread():
             return
 
@@ -322,7 +307,8 @@ class Progress(Callback):
     """Writes progress.json at most every half second."""
 
     def __init__(self, folder: RunFolder) -> None:
-        self.folder, self.last = folder, 0.0
+        self.folder = folder
+        self.last = 0.0
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         if trainer.is_global_zero and time.monotonic() - self.last > 0.5:
@@ -331,11 +317,11 @@ class Progress(Callback):
 
 
 def check_machine(recipe: Recipe) -> None:
-    """Refuse, before anything is written, what this machine cannot do.
+    """Refuse a recipe that this machine cannot train, before anything is written.
 
     Raises:
-        ConfigError: if the accelerator is not there, the batch cannot be shared out, or
-            the weights cannot be.
+        ConfigError: if the accelerator is missing, or the batch or the weights cannot be shared
+            by the processes.
     """
     accelerator(recipe.machine)
     check_share(recipe)
@@ -350,19 +336,23 @@ def train(
     watch: StepCallback | None = None,
     checked: Experiment | None = None,
 ) -> Experiment | None:
-    """Train a recipe in its folder until DONE. Does nothing where it is done.
+    """Train a recipe in its folder until DONE. A finished run is left as it is.
 
     Arguments:
-        checked: what the recipe has built on `meta`, if `pipeline.check` was here: its data and
-            codec are used again.
+        recipe: The run's recipe.
+        folder: Its folder, which may hold checkpoints.
+        tracker: Receives metrics as they are logged.
+        bar: Whether a progress bar is shown.
+        watch: Called after each validation; ends the training where it returns true.
+        checked: The experiment that `pipeline.check` built on `meta`; its data and codec are used.
 
     Returns:
-        data, codec and the trained model, just as loading the folder gives them. None where the
+        data, codec and the trained model, as loading the folder gives them. None where the
         folder has to be loaded: it was done before, several processes trained it, or its weights
         are of double precision.
 
     Raises:
-        Stopped: if `watch` says so; the run can be resumed.
+        StoppedEarly: if `watch` returns true; the run can be resumed.
         ConfigError: if the recipe cannot be built, or no checkpoint is readable.
         Diverged: if the loss is no longer finite.
         OutOfMemory: if a batch does not fit, naming one that would.
@@ -382,40 +372,20 @@ def train(
     taken = load_initial_weights(recipe, experiment)
     folder.path.mkdir(parents=True, exist_ok=True)  # torchrun starts all at once
     if not is_follower(recipe.machine):
-        folder.write_config(recipe)
-        if isinstance(experiment.source, LatentCacheSource):
-            write_json(
-                folder.path / "cache.json", experiment.source.about
-            )  # drawing asks for no more, see `evaluate.load_trained`
-        (folder.path / "FAILED").unlink(missing_ok=True)
+        _prepare_folder(recipe, folder, experiment)
 
-    pl.seed_everything(recipe.seed, verbose=False)
-    transform_blocks(
-        experiment.model,
-        recipe.machine,
-        device_of(recipe.machine),
-        lambda line: _tell(recipe, folder, line),
-    )
-    module = ArinarModule(experiment, recipe.training, recipe.seed, recipe.machine.accumulate)
-    module.fit_to(
-        experiment.source.train[0], codec=not any(name.startswith("codec.") for name in taken)
-    )
-    if recipe.freeze == "outer":
-        module.freeze_outer(lambda device: cache_frozen_outer(recipe, experiment, device))
-    resume, logger = Resume(), RunLogger(folder, tracker, watch)
+    module = _build_module(recipe, folder, experiment, taken)
+    logger = RunLogger(folder, tracker, watch)
     if not is_follower(recipe.machine):
-        logger.rewind(int(checkpoint.stem.split("=")[1]) if checkpoint else 0)
-    room = OutOfMemoryAdvisor(recipe, experiment.source)
+        logger.rewind(step_of(checkpoint) if checkpoint else 0)
+    resume = Resume()
+    advisor = OutOfMemoryAdvisor(recipe, experiment.source)
     stop = StopSignals()
-    trainer = _trainer(recipe, folder, logger, [resume, room, stop], bar)
-    begin = f"resumed from {checkpoint.name}" if checkpoint else "started"
+    trainer = _trainer(recipe, folder, logger, [resume, advisor, stop], bar)
 
     if taken:
         folder.log(f"{len(taken)} tensors from {recipe.init_from}, freeze: {recipe.freeze}")
-    folder.log(
-        f"{begin} at commit {git_state().get('commit', 'unknown')}, process {os.getpid()} on "
-        f"{platform.node()}"
-    )
+    _log_start(folder, checkpoint)
     data = DataModule(
         experiment.source,
         recipe.training.batch,
@@ -425,18 +395,14 @@ def train(
     )
     try:
         with restored_process(folder):
-            weights = _fit(trainer, module, data, checkpoint, room, stop)
+            weights = _fit(trainer, module, data, checkpoint, advisor, stop)
     except StoppedEarly as stopped:
         done = max(1, trainer.global_step)
         stopped.saved = resume.seconds * (recipe.training.steps - done) / done
         folder.log(f"{stopped}, {stopped.saved:.0f} s saved")
         raise
     finally:
-        if names := damaged_names(experiment.source):
-            folder.log(
-                f"{len(names)} damaged images, others of their classes stood in: "
-                f"{', '.join(names[:20])}"
-            )
+        _log_damaged(folder, experiment)
 
     if trainer.is_global_zero:
         _finish(folder, weights, resume.seconds, trainer.global_step)
@@ -449,15 +415,61 @@ def train(
     return experiment
 
 
+def _prepare_folder(recipe: Recipe, folder: RunFolder, experiment: Experiment) -> None:
+    """Write the recipe into a run folder, and remove the mark of an earlier failure."""
+    folder.write_config(recipe)
+    if isinstance(experiment.source, LatentCacheSource):
+        # images can be drawn from it when the cache is gone, see `evaluate.load_trained`
+        write_json(folder.path / "cache.json", experiment.source.about)
+    (folder.path / "FAILED").unlink(missing_ok=True)
+
+
+def _build_module(
+    recipe: Recipe, folder: RunFolder, experiment: Experiment, taken: list[str]
+) -> ArinarModule:
+    """Build the LightningModule, seeded; `taken` names tensors that come from another run."""
+    pl.seed_everything(recipe.seed, verbose=False)
+    transform_blocks(
+        experiment.model,
+        recipe.machine,
+        device_of(recipe.machine),
+        lambda line: _report_line(recipe, folder, line),
+    )
+    module = ArinarModule(experiment, recipe.training, recipe.seed, recipe.machine.accumulate)
+
+    is_codec_taken = any(name.startswith("codec.") for name in taken)
+    module.fit_to(experiment.source.train[0], codec=not is_codec_taken)
+    if recipe.freeze == "outer":
+        module.freeze_outer(lambda device: cache_frozen_outer(recipe, experiment, device))
+    return module
+
+
+def _log_start(folder: RunFolder, checkpoint: Path | None) -> None:
+    """Note in log.txt how, by what code and where the training starts."""
+    start = f"resumed from {checkpoint.name}" if checkpoint else "started"
+    commit = git_state().get("commit", "unknown")
+    folder.log(f"{start} at commit {commit}, process {os.getpid()} on {platform.node()}")
+
+
+def _log_damaged(folder: RunFolder, experiment: Experiment) -> None:
+    """Note in log.txt the names of damaged images, where any were read."""
+    names = damaged_names(experiment.source)
+    if names:
+        folder.log(
+            f"{len(names)} damaged images, others of their classes stood in: "
+            f"{', '.join(names[:20])}"
+        )
+
+
 def _fit(
     trainer: pl.Trainer,
     module: ArinarModule,
     data: DataModule,
     checkpoint: Path | None,
-    room: OutOfMemoryAdvisor,
+    advisor: OutOfMemoryAdvisor,
     stop: StopSignals,
 ) -> dict[str, Tensor]:
-    """Train to the end; the averaged weights, whole.
+    """Train to the end and return the averaged weights, gathered from all processes.
 
     Raises:
         OutOfMemory: if a batch does not fit, naming one that would.
@@ -466,6 +478,7 @@ def _fit(
     try:
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
         return {name: full_tensor(value) for name, value in module.state_dict().items()}
+
     except SIGTERMException:
         if stop.received == signal.SIGINT:
             raise KeyboardInterrupt from None
@@ -475,31 +488,32 @@ def _fit(
             raise KeyboardInterrupt from None
         raise
     except Exception:
-        if room.said:
-            raise OutOfMemory(room.said) from None
+        if advisor.message:
+            raise OutOfMemory(advisor.message) from None
         raise
 
 
-def _tell(recipe: Recipe, folder: RunFolder, line: str) -> None:
-    """Say it here and in log.txt, once for all processes."""
+def _report_line(recipe: Recipe, folder: RunFolder, line: str) -> None:
+    """Print a line and append it to log.txt, once for all processes."""
     if not is_follower(recipe.machine):
         say(line)
         folder.log(line)
 
 
 def _trainer(
-    recipe: Recipe, folder: RunFolder, logger: Logger, more: list[Callback], bar: bool
+    recipe: Recipe, folder: RunFolder, logger: Logger, early: list[Callback], bar: bool
 ) -> pl.Trainer:
-    t, m = recipe.training, recipe.machine
+    """Build Lightning's trainer, with `early` callbacks before those that save."""
+    t = recipe.training
+    m = recipe.machine
     if t.precision == "bf16-mixed":
         warn_of_emulation(device_of(m), "bfloat16")
-    saver, throughput = Saver(folder, t.checkpoint_every), Throughput(recipe, LOG_EVERY)
     callbacks: list[Callback] = [
         EMA(t.ema, t.ema_from_initial),
-        *more,
+        *early,
         Progress(folder),
-        saver,
-        throughput,
+        Saver(folder, t.checkpoint_every),
+        Throughput(recipe, LOG_EVERY),
     ]
 
     return pl.Trainer(
@@ -545,13 +559,16 @@ def load_weights(path: Path, experiment: Experiment) -> None:
     refuse_altered(path)
     try:
         weights = read_safetensors(path)
-        for name, module in (("codec.", experiment.codec), ("model.", experiment.model)):
-            module.load_state_dict(
-                {k.removeprefix(name): v for k, v in weights.items() if k.startswith(name)}
-            )
+        experiment.codec.load_state_dict(_part_of(weights, "codec."))
+        experiment.model.load_state_dict(_part_of(weights, "model."))
     except ValueError as error:
         raise ConfigError(f"{error}; {TRAIN_AGAIN}") from None
     except RuntimeError as error:
-        raise ConfigError(
-            f"{path}: does not fit the run's config.yaml: {' '.join(str(error).split())[:200]}"
-        ) from None
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"{path}: does not fit the run's config.yaml: {reason}") from None
+
+
+def _part_of(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Select the weights whose names have a prefix, and remove it."""
+    names = [name for name in weights if name.startswith(prefix)]
+    return {name.removeprefix(prefix): weights[name] for name in names}

@@ -1,14 +1,15 @@
 """Start from another run: its weights and, with its outer model frozen, its conditions.
 
-init_from: RUN     a run folder (or a converted checkpoint); every tensor that has its place here is
-                   taken over. `{seed}` in it is this run's seed
-freeze: outer      outer model, labels and codec stay as they came, and z is computed once
-                   and kept. Only a new inner model learns: minutes a head, and arms differ
+init_from: RUN     a run folder (or a converted checkpoint). Every tensor that has the name and
+                   shape of one here is copied. `{seed}` in it is this run's seed
+freeze: outer      outer model, labels and codec keep the copied weights, and z is computed once
+                   and cached. Only a new inner model learns: minutes a head, and arms differ
                    in their heads alone
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,16 +28,15 @@ from ..model.weight_files import read_safetensors
 from ..runs.checkpoints import refuse_altered
 from ..runs.folder import RunFolder, open_run_folder
 
-_NOT_COMPARED = (
+_NOT_COMPARED = {
     "outer.steps",
     "outer.dropout",
     "outer.dropout_hidden",
     "outer.mask_group",
-    "codec.weights",
-)
-# the last is a place; the weights tell by themselves
+    "codec.weights",  # a path; the weights themselves are compared
+}
 PASSES = 8  # over the training data, each with its own dequantisation, masks and dropped labels
-MAX_CACHE_BYTES = 2 * 10**9  # bytes that kept conditions may take
+MAX_CACHE_BYTES = 2 * 10**9  # of cached conditions
 
 
 def initial_run(recipe: Recipe) -> RunFolder | None:
@@ -60,14 +60,13 @@ def initial_run(recipe: Recipe) -> RunFolder | None:
 
 
 def matching_weights(recipe: Recipe, experiment: Experiment) -> dict[str, Tensor]:
-    """What the recipe takes over from the run it starts from, by name; empty
-    where it starts afresh.
+    """Return the tensors of the initial run that fit this recipe, by name.
 
-    With `freeze: outer` that is codec, labels and outer model, all of them, and
-    nothing of the inner model.
+    With `freeze: outer` these are all tensors of codec, labels and outer model, and none of the
+    inner model. Without `init_from` there are none.
 
     Raises:
-        ConfigError: if it is no finished run, or (naming the first keys) does not fit.
+        ConfigError: if it is no finished run, or does not fit, naming the first keys.
     """
     folder = initial_run(recipe)
     if folder is None:
@@ -75,65 +74,75 @@ def matching_weights(recipe: Recipe, experiment: Experiment) -> dict[str, Tensor
 
     with located("init_from", ValueError):
         refuse_altered(folder.weights)
-        theirs = read_safetensors(folder.weights)
+        initial = read_safetensors(folder.weights)
 
-    ours = _modules(experiment).state_dict()
-    frozen = [name for name in ours if not name.startswith("model.inner.")]
-    fits = {
-        name: value
-        for name, value in theirs.items()
-        if name in ours and value.shape == ours[name].shape
-    }
-
-    differing = _differences(recipe, folder)
-    # statistics of another codec are no use here
-    if any(key.startswith("codec.") for key in differing):
-        fits = {name: value for name, value in fits.items() if not name.startswith("codec.")}
+    state = _modules(experiment).state_dict()
+    differences = _differences(recipe, folder)
+    is_other_codec = any(key.startswith("codec.") for key in differences)
+    names = [
+        name
+        for name, value in initial.items()
+        if name in state and value.shape == state[name].shape
+    ]
+    if is_other_codec:  # its statistics do not fit these tokens
+        names = [name for name in names if not name.startswith("codec.")]
     if recipe.freeze == "outer":
-        for key, (here, there) in differing.items():
-            raise ConfigError(
-                f"freeze: outer keeps {folder.path} as it is, where {key} is {there}; "
-                f"here it is {here}"
-            )
+        frozen = [name for name in state if not name.startswith("model.inner.")]
+        _check_frozen(folder, differences, [name for name in frozen if name not in names])
+        names = frozen
 
-        missing = [name for name in frozen if name not in fits]
-        if missing:
-            names = ", ".join(missing[:3])
-            raise ConfigError(
-                f"init_from: {folder.path} does not fit this outer model and codec: {names}"
-            )
-
-        fits = {name: fits[name] for name in frozen}
-
-    if not fits:
+    if not names:
         raise ConfigError(f"init_from: nothing of {folder.path} has its place in this recipe")
-    return fits
+    return {name: initial[name] for name in names}
+
+
+def _check_frozen(
+    folder: RunFolder, differences: dict[str, tuple[Any, Any]], missing: list[str]
+) -> None:
+    """Refuse to freeze an outer model that differs, or lacks tensors.
+
+    Raises:
+        ConfigError: naming the first key that differs, or the first tensors that are missing.
+    """
+    for key, (value, initial) in differences.items():
+        raise ConfigError(
+            f"freeze: outer keeps {folder.path} as it is, where {key} is {initial}; "
+            f"here it is {value}"
+        )
+
+    if missing:
+        names = ", ".join(missing[:3])
+        raise ConfigError(
+            f"init_from: {folder.path} does not fit this outer model and codec: {names}"
+        )
 
 
 def _differences(recipe: Recipe, folder: RunFolder) -> dict[str, tuple[Any, Any]]:
-    """Keys of codec and outer model that differ, with their values here and there; but
-    for `_NOT_COMPARED`.
-    """
-    ours, theirs = (
-        flatten({name: whole[name] for name in ("codec", "outer")})
-        for whole in (
-            to_plain(recipe),
-            to_plain(parse_recipe(read_recipe(folder.path / "config.yaml"))),
-        )
-    )
-    keys = [key for key in {**ours, **theirs} if key not in _NOT_COMPARED]
+    """Return the compared keys of codec and outer model whose values differ: here, initially."""
+    values = _compared_keys(recipe)
+    initial = _compared_keys(parse_recipe(read_recipe(folder.path / "config.yaml")))
 
-    return {
-        key: (ours.get(key), theirs.get(key)) for key in keys if ours.get(key) != theirs.get(key)
-    }
+    differences = {}
+    for key in {**values, **initial}:
+        pair = (values.get(key), initial.get(key))
+        if pair[0] != pair[1]:
+            differences[key] = pair
+    return differences
+
+
+def _compared_keys(recipe: Recipe) -> dict[str, Any]:
+    """Return codec and outer model by dotted key, without `_NOT_COMPARED`."""
+    plain = to_plain(recipe)
+    values = flatten({"codec": plain["codec"], "outer": plain["outer"]})
+    return {key: value for key, value in values.items() if key not in _NOT_COMPARED}
 
 
 def load_initial_weights(recipe: Recipe, experiment: Experiment) -> list[str]:
-    """Copy into the experiment what is `matching_weights`; returns the names of the tensors."""
+    """Copy `matching_weights` into the experiment, and return their names."""
     tensors = matching_weights(recipe, experiment)
     try:
         _modules(experiment).load_state_dict(tensors, strict=False)
-    except RuntimeError as error:  # another autoencoder than theirs
+    except RuntimeError as error:  # of another autoencoder
         raise ConfigError(f"init_from: {' '.join(str(error).split())[:200]}") from None
     return list(tensors)
 
@@ -144,12 +153,11 @@ def _modules(experiment: Experiment) -> torch.nn.Module:
 
 @dataclass(frozen=True)
 class FrozenOuterCache:
-    """What a frozen outer model says about the batches of the first steps, which
-    are then used in turn.
+    """Conditions of a frozen outer model for the batches of the first steps, used in turn.
 
     Arguments:
-        batches: of each step: z [B, m, E], the tokens there [B, m, D], where [B, m], the
-            images' indices [B].
+        batches: For each step: z [B, m, E], their tokens [B, m, D], the tokens' places [B, m]
+            and the images' indices [B].
     """
 
     batches: list[tuple[Tensor, Tensor, Tensor, Tensor]]
@@ -162,30 +170,28 @@ class FrozenOuterCache:
 def cache_frozen_outer(
     recipe: Recipe, experiment: Experiment, device: torch.device
 ) -> FrozenOuterCache | None:
-    """Compute z for `PASSES` passes over the training data; None where it would take more than
-    `MAX_CACHE_BYTES` bytes.
-    """
-    model, codec, t = experiment.model.eval(), experiment.codec, recipe.training
-    loader = ResumableLoader(
-        BatchDataset(experiment.source.train, experiment.source.flip), t.batch, recipe.seed
-    )
+    """Compute z for `PASSES` passes over the data; None if it exceeds `MAX_CACHE_BYTES`."""
+    t = recipe.training
+    codec = experiment.codec
+    model = experiment.model.eval()
+    data = BatchDataset(experiment.source.train, experiment.source.flip)
+    loader = ResumableLoader(data, t.batch, recipe.seed)
 
     steps = min(t.steps, PASSES * len(loader))
-    a_step = 4 * t.batch * codec.tokens * (model.outer.context + codec.features)
-    if steps * a_step > MAX_CACHE_BYTES:
+    step_bytes = 4 * t.batch * codec.tokens * (model.outer.context + codec.features)
+    if steps * step_bytes > MAX_CACHE_BYTES:
         return None
+
+    epochs = itertools.chain.from_iterable(itertools.repeat(loader))  # each pass has another order
     batches: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
-    while len(batches) < steps:
-        for image, y, index in loader:
-            image, y, index = image.to(device), y.to(device), index.to(device)
-            noise = (
-                Noise.of(torch.full_like(index, recipe.seed), "train").at(len(batches)).at(index)
-            )
-            x, _ = codec.encode(image, noise.at(Stream.CODEC))
-            z, where = model.conditions(x, y, noise.at(Stream.MODEL))
-            batches.append((z, take(x, where), where, index))
-            if len(batches) == steps:
-                break
+    for step, batch in enumerate(itertools.islice(epochs, steps)):
+        image, y, index = (part.to(device) for part in batch)
+        seeds = torch.full_like(index, recipe.seed)
+        noise = Noise.of(seeds, "train").at(step).at(index)
+
+        x, _ = codec.encode(image, noise.at(Stream.CODEC))
+        z, where = model.conditions(x, y, noise.at(Stream.MODEL))
+        batches.append((z, take(x, where), where, index))
 
     model.train()
     return FrozenOuterCache(batches)

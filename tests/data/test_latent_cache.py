@@ -181,8 +181,8 @@ def test_a_cache_that_was_stopped_goes_on_and_ends_alike(plan):
 
 
 def _help(delay):
-    encoded = latent_cache_builder._encoded
-    latent_cache_builder._encoded = lambda *a: (time.sleep(delay), encoded(*a))[1]
+    encoded = latent_cache_builder._encode
+    latent_cache_builder._encode = lambda *a: (time.sleep(delay), encoded(*a))[1]
     made()
 
 

@@ -121,4 +121,4 @@ def test_images_a_second_leave_out_what_is_no_training(monkeypatch):
             watch.on_validation_start(None, module)
             now[0] += 2.0
 
-    assert watch._readings(module.device, 20)["images_per_second"] == pytest.approx(32)
+    assert watch._metrics(module.device, 20)["images_per_second"] == pytest.approx(32)
