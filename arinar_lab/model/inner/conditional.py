@@ -53,8 +53,7 @@ class Conditional(Density, Generic[_Model]):
         return replace(self, temperature=self.temperature * t)
 
     def guided(self, null: Density, weight: float, candidates: int = 0) -> Self:
-        is_of_model = isinstance(null, type(self)) and null.model is self.model
-        if not is_of_model or self.null is not None:
+        if not isinstance(null, type(self)) or null.model is not self.model or self.null is not None:
             raise TypeError(f"a {type(self).__name__} is guided once, by one of the same model")
         if weight == 1:
             return self
@@ -62,8 +61,8 @@ class Conditional(Density, Generic[_Model]):
 
     def _contexts(self) -> Tensor:
         """z, and the contexts of the null below it: [M, E] or [2M, E]."""
-        z = self.z.flatten(0, -2)
-        return z if self.null is None else torch.cat([z, self.null.flatten(0, -2)])
+        z = self.z.reshape(-1, self.z.shape[-1])
+        return z if self.null is None else torch.cat([z, self.null.reshape(z.shape)])
 
     def _part(self, p: Density, null: Density | None) -> Density:
         """The density of a part: filtered and guided by its null, refined, then tempered."""
