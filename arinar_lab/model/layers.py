@@ -263,13 +263,19 @@ NORMS: dict[str, NormFactory] = {"layer": layer, "rms": rms, "dyt": dyt, "none":
 
 
 class KVCache(NamedTuple):
-    """What one block keeps from step to step.
+    """The keys, values and gains that one block keeps from step to step.
 
-    Keys and values of its attention, k, v [B, H, room, S], of which the first `length` positions
-    are filled; and the gains that it reads from z, which are those of the first step as long as z
-    is. Rows may be written anew: what is older, up to `filled`, is read beside them. When k and v
-    are full they join the pieces `before`, and a new one is begun: between the heads of a piece
-    there is no room for rows to come, over which a CPU would read more slowly.
+    When k and v are full they join the pieces `before`, and a new piece begins: a CPU reads rows
+    more slowly across the unused room between the heads of a piece.
+
+    Attributes:
+        k: Keys, [B, H, room, S].
+        v: Values, [B, H, room, S].
+        length: Positions that are written; the next step writes behind them.
+        gains: Gains that the block read from z in the first step.
+        filled: Positions that attention reads, where it exceeds `length`: older rows follow those
+            that are written again.
+        before: Full pieces.
     """
 
     k: Tensor
@@ -278,6 +284,11 @@ class KVCache(NamedTuple):
     gains: Gains | None = None
     filled: int = 0
     before: tuple[Piece, ...] = ()
+
+    def first_sequences(self, batch: int) -> KVCache:
+        """The cache of the first `batch` sequences."""
+        before = tuple((k[:batch], v[:batch]) for k, v in self.before)
+        return self._replace(k=self.k[:batch], v=self.v[:batch], before=before)
 
 
 Gains = tuple[Tensor, ...]

@@ -53,7 +53,11 @@ class Conditional(Density, Generic[_Model]):
         return replace(self, temperature=self.temperature * t)
 
     def guided(self, null: Density, weight: float, candidates: int = 0) -> Self:
-        if not isinstance(null, type(self)) or null.model is not self.model or self.null is not None:
+        if (
+            not isinstance(null, type(self))
+            or null.model is not self.model
+            or self.null is not None
+        ):
             raise TypeError(f"a {type(self).__name__} is guided once, by one of the same model")
         if weight == 1:
             return self

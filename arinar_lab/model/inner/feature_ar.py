@@ -132,7 +132,7 @@ class FeatureAR(Head):
 
 
 def principal_axes(x: Tensor) -> Tensor:
-    """R [groups, D, D] of data x [n, groups, D]: orthonormal principal axes as columns, widest first.
+    """R [groups, D, D] of x [n, groups, D]: orthonormal principal axes as columns, widest first.
 
     Each axis has the direction in which its largest number is positive.
     """
