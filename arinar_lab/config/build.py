@@ -1,4 +1,4 @@
-"""A recipe becomes data, codec and model, or is refused for what its parts cannot do together."""
+"""Building a recipe: its data, codec and model, checked against each other."""
 
 from __future__ import annotations
 
@@ -26,9 +26,7 @@ _DEEPEST = 1000  # blocks of a model
 
 @dataclass(frozen=True)
 class Experiment:
-    """What a recipe builds: the data, the codec and the model. `build` gives it untrained,
-    `train` and `load` trained.
-    """
+    """The data, codec and model of a recipe: untrained from `build`, trained from `train`."""
 
     source: Source
     codec: Codec
@@ -36,20 +34,20 @@ class Experiment:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the model."""
         return next(self.model.parameters()).device
 
     @property
     def parameters(self) -> int:
-        """How many the model has (a codec's are not ours)."""
+        """Number of the model's parameters, without the codec's."""
         return sum(p.numel() for p in self.model.parameters())
 
 
 class MetaParameters(TorchFunctionMode):
-    """Parameters made inside have shapes and no values; buffers, which are computed, have both.
+    """A context in which new parameters have shapes but no values; buffers have both.
 
-    `torch.device("meta")` would put those on the meta device, too, where most operations are
-    written in Python and import torch's compiler first: seven seconds.
+    `torch.device("meta")` would also put the buffers, which are computed, on the meta device. Most
+    operations there are written in Python and first import torch's compiler: seven seconds.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -60,11 +58,10 @@ class MetaParameters(TorchFunctionMode):
 
 
 def _check_depth(recipe: Recipe) -> None:
-    """Refuse more blocks than anybody stacks, before they are built: even without values, each
-    takes a millisecond.
+    """Refuse more than 1000 blocks before they are built: each takes a millisecond.
 
     Raises:
-        ConfigError: naming the key.
+        ConfigError: with the key.
     """
     for key, value in flatten(to_plain(recipe)).items():
         if key.endswith("depth") and isinstance(value, int) and value > _DEEPEST:
@@ -72,15 +69,15 @@ def _check_depth(recipe: Recipe) -> None:
 
 
 def build(recipe: Recipe, device: str = "cpu", checked: Experiment | None = None) -> Experiment:
-    """Build a recipe, and refuse what its parts cannot do together. On the device `meta`
-    parameters have no values.
+    """Build a recipe and refuse parts that do not fit each other.
 
     Arguments:
-        checked: what the same recipe has built on `meta`, and `prepare_experiment` has read; its
-            data and its codec are used again.
+        device: Device of the model; on `meta` its parameters have no values.
+        checked: The same recipe built on `meta`, after `prepare_experiment`; its data and codec
+            are used again.
 
     Raises:
-        ConfigError: naming the key.
+        ConfigError: with the key.
     """
     _check_depth(recipe)
     source, codec = _data_and_codec(recipe) if checked is None else (checked.source, checked.codec)
@@ -126,10 +123,10 @@ def _check_cache(recipe: Recipe, source: Source, codec: Codec) -> None:
 
 
 def prepare_experiment(experiment: Experiment, data: bool = True) -> None:
-    """Read what a recipe can be checked without: a codec's own weights and the data.
+    """Read the files that `build` leaves unread: a codec's own weights, and the data.
 
     Raises:
-        ConfigError: naming the key.
+        ConfigError: with the key.
     """
     with prefixed("codec"):
         experiment.codec.prepare()
@@ -139,11 +136,12 @@ def prepare_experiment(experiment: Experiment, data: bool = True) -> None:
 
 
 def check_resolution(recipe: Recipe, experiment: Experiment) -> None:
-    """Refuse a resolution at which a run has no likelihood. (Arms of a study may lack a
-    reading that others have.)
+    """Refuse a resolution of a single run without likelihood at a resolution.
+
+    Arms of a study are not checked: some may lack a metric that the others have.
 
     Raises:
-        ConfigError: naming the key.
+        ConfigError: with the key.
     """
     inner, whitened = experiment.model.inner, experiment.codec.normalise == "whiten"
     if recipe.evaluation.resolution is not None and ("pit" not in inner.capabilities or whitened):
@@ -171,9 +169,7 @@ def _check_mask_group(recipe: Recipe, model: Arinar) -> None:
 
 
 def _check_levels(codec: Codec, inner: Head) -> None:
-    """Integers need a model of integers, and one of the levels that the codec gives,
-    where it gives them.
-    """
+    """Refuse a codec and an inner model whose integer levels differ."""
     if inner.integers is None:
         if isinstance(codec, Pixels) and not codec.dequantise:
             raise ConfigError(
@@ -197,16 +193,16 @@ def _check_levels(codec: Codec, inner: Head) -> None:
 
 
 def _described(inner: Head) -> str:
-    """The class of an inner model, and of the head in it that decides what it can do."""
+    """The class of an inner model, and of the head inside it."""
     name = type(inner).__name__
     return f"{name} of {_described(inner.head)}" if isinstance(inner, FeatureAR) else name
 
 
 def check_sampler(sampler: Sampler, model: Arinar) -> None:
-    """Refuse what a model cannot do: be guided, tempered, or drawn in that many steps.
+    """Refuse a sampler that asks for guidance, temperature or steps that a model cannot do.
 
     Raises:
-        ConfigError: naming the key.
+        ConfigError: with the key.
     """
     kind = _described(model.inner)
     if sampler.guidance != 1 and "guide" not in model.inner.capabilities:

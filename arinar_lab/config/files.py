@@ -1,5 +1,4 @@
-"""Recipe files and overrides: what they extend, how one is laid over another, and which
-presets are shipped.
+"""Recipe files, the files that they extend, overrides of the command line, shipped presets.
 
     recipe.yaml ─extends, overrides (key=value)→ plain dict
 
@@ -31,9 +30,7 @@ _DEPTH = 50  # levels of a key
 
 
 def merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    """base with change laid over it. Where a part changes its kind, the arguments of the
-    former kind are dropped.
-    """
+    """base with change laid over it; a part of another kind drops the former arguments."""
     result = dict(base)
     for key, value in change.items():
         before = result.get(key)
@@ -58,9 +55,7 @@ def _kind(value: Any) -> str | None:
 
 
 def absolute_path(path: Path) -> Path:
-    """The absolute path without links; unlike `Path.resolve`, it raises nothing
-    where links form a loop.
-    """
+    """The absolute path without links; `Path.resolve` would raise where links form a loop."""
     return Path(os.path.realpath(path))
 
 
@@ -80,7 +75,7 @@ def read_recipe(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def source_files(path: Path) -> list[Path]:
-    """A recipe or study file and all that it rests on: its `base`, and what recipes `extends`."""
+    """A recipe or study file, its `base`, and all files that these extend."""
     content = read_yaml(path)
     below = [
         path.parent / content[key]
@@ -134,7 +129,7 @@ def read_overrides(words: list[str]) -> dict[str, Any]:
     `study/override.py` lays it over the file.
 
     Raises:
-        ConfigError: naming the word.
+        ConfigError: with the word.
     """
     result: dict[str, Any] = {}
     for word in words:

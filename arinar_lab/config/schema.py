@@ -56,11 +56,13 @@ and defaults they are.
 
 @dataclass(frozen=True)
 class Component:
-    """A registered class and its keyword arguments, to be called with what its parent knows.
+    """A registered class and its keyword arguments; its parent calls it with the sizes it knows.
 
     Arguments:
-        kind: its name; maker: the class; arguments: checked; path: where it stands
-            in the configuration.
+        kind: Name in the registry.
+        factory: The class.
+        arguments: Checked keyword arguments.
+        path: Key of the part in the configuration.
     """
 
     kind: str

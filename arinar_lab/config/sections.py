@@ -1,9 +1,8 @@
-"""The sections of a recipe, as a YAML file says them: data, codec, model, training, sampler,
-evaluation, machine.
+"""The sections of a recipe: data, codec, model, training, sampler, evaluation, machine.
 
     recipe.yaml ─files→ plain dict ─sections, by the schema→ Recipe ─build→ source, codec, model
 
-The parts are described by the constructors of the classes they name (`schema.py`).
+The keys of a part (`kind: …`) are the named arguments of its class (`schema.py`).
 """
 
 from __future__ import annotations
@@ -27,20 +26,20 @@ from .schema import UNWRITTEN, parse_dataclass, signature_fields, to_plain
 
 
 def check_seed(seed: int, key: str = "seed") -> None:
-    """Refuse a seed that a generator cannot take.
+    """Refuse a seed outside 0 … 2^32 - 1.
 
     Raises:
-        ValueError: naming it.
+        ValueError: with the key and the seed.
     """
     if not 0 <= seed < 2**32:
         raise ValueError(f"{key}: {seed} is outside 0 … 2^32 - 1")
 
 
 def check_seeds(seeds: tuple[int, ...]) -> None:
-    """Refuse seeds of repeats that are none, or the same, or that a generator cannot take.
+    """Refuse a list of seeds that is empty, repeats a seed, or has one outside 0 … 2^32 - 1.
 
     Raises:
-        ValueError: naming them.
+        ValueError: with the seeds.
     """
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(
@@ -52,8 +51,11 @@ def check_seeds(seeds: tuple[int, ...]) -> None:
 
 @dataclass(frozen=True)
 class Labels:
-    """Class labels. drop: share of labels hidden in training, so that the null
-    condition is learned.
+    """Class labels in training.
+
+    Arguments:
+        drop: Share of the labels that training replaces by the null condition, so that the model
+            learns the null of guidance; in [0, 1).
     """
 
     drop: float = 0.1
@@ -68,28 +70,34 @@ Decayed = Literal["matrices", "outer", "all"]
 
 @dataclass(frozen=True)
 class Training:
-    """Optimisation by AdamW, with averaged weights.
+    """AdamW optimises the model; an exponential average of its weights is evaluated.
 
     Arguments:
-        steps: optimiser steps; batch: images a step.
-        lr: peak learning rate, 2e-3 where neither is said; lr_per_256: the peak is
-            lr_per_256 · batch / 256 (arXiv 1706.02677).
-        warmup: steps of linear warm-up; schedule: what follows it.
-        warmup_from_zero: whether step i of the warm-up, from 0, has lr · i / warmup, as in the
-            published models, and not lr · (i + 1) / warmup.
-        betas, weight_decay: of AdamW.
-        weight_decay_on: what decays: `matrices`, the weights of linear maps; `outer`, every
-            parameter of two axes or more that is not in the inner model, as MAR and ARINAR were
-            trained (embeddings, positions and mask vectors decay, the inner model's matrices do
-            not); or `all` of two axes or more, as FractalMAR was. Biases and norms never do.
-        clip: ceiling of the gradient's norm, 0 is none.
-        ema: decay of the averaged weights, which are validated, saved and sampled; 0 is no average.
-        ema_from_initial: whether the average starts at the initial weights, as in the published
-            models, and not at the weights after the first step.
-        initialisation: scales of the initial weights, `default` or `published`, see
-            `model/pretrained/initialisation.py`.
-        precision: Lightning's name of it.
-        validate_every, checkpoint_every: in steps.
+        steps: Optimiser steps, ≥ 1.
+        batch: Images in each step, over all devices, ≥ 1.
+        lr: Peak learning rate, > 0; 2e-3 where neither `lr` nor `lr_per_256` is set.
+        lr_per_256: Peak learning rate of a batch of 256, > 0: the peak is lr_per_256 · batch / 256
+            (arXiv 1706.02677). It excludes `lr`.
+        warmup: Steps of linear warm-up, ≥ 0.
+        schedule: Learning rate after the warm-up: `constant`, or a `cosine` down to 0.
+        betas: Decay rates of AdamW's two moments, each in [0, 1).
+        weight_decay: Weight decay of AdamW, ≥ 0.
+        clip: Ceiling of the gradient's norm, ≥ 0; 0 does not clip.
+        ema: Decay of the averaged weights, in [0, 1); the average is validated, saved and sampled,
+            and 0 averages nothing.
+        precision: Precision of training, by Lightning's name.
+        validate_every: Steps between two validations, ≥ 1.
+        checkpoint_every: Steps between two checkpoints, ≥ 1.
+        warmup_from_zero: Whether warm-up step i = 0, 1, … has the learning rate lr · i / warmup, as
+            in the published models, rather than lr · (i + 1) / warmup.
+        weight_decay_on: Parameters that decay. `matrices`: weights of linear maps. `outer`: every
+            parameter of two axes or more outside the inner model, so that embeddings, positions and
+            mask vectors decay and the inner model's matrices do not (MAR, ARINAR). `all`: every
+            parameter of two axes or more (FractalMAR). Biases and norms never decay.
+        ema_from_initial: Whether the average starts at the initial weights, as in the published
+            models, rather than at the weights after the first step.
+        initialisation: Scales of the initial weights: those of the package (`default`) or of the
+            `published` models, see `model/pretrained/initialisation.py`.
     """
 
     steps: int = 400
@@ -149,9 +157,7 @@ class Training:
         return (self.lr_per_256 or 0.0) * self.batch / 256 if self.lr is None else self.lr
 
     def __str__(self) -> str:
-        """As a recipe has it, in one line, with the peak learning rate; without how often
-        something is done on the way.
-        """
+        """The section in one line of YAML, with the peak learning rate and without intervals."""
         options = {**to_plain(self), "lr": self.peak}
         for name in ("lr_per_256", "validate_every", "checkpoint_every"):
             del options[name]
@@ -163,21 +169,22 @@ class Training:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is measured after training.
+    """The measurements after training.
 
     Arguments:
-        draws: dequantisation draws a held-out image, for likelihood.
-        resolution: Δ in raw units, for the probability of x ± Δ/2 beside the density; None is one
-            grey level where there are any, else nothing.
-        images: generated for quality; batch: at a time.
-        kid_subset: not read, for KID is of all images; it stands in every evaluation signature.
-        speed_batch: images at a time when speed is measured; speed_repeats: of
-            which the median counts.
-        seed: first of the seeds of the generated images.
-        reference: a file that generated images are compared with by the published protocol,
-            see `quality/measure.py`; None: they are not. What it was made with says whose
-            features are compared.
-        precision: of matrix products, see `hardware/precision.py`.
+        draws: Dequantisation draws of each held-out image, for likelihood, ≥ 1.
+        resolution: Δ in raw units, > 0: the probability of x ± Δ/2 is reported with the density.
+            null is one grey level where the data have grey levels, else no such probability.
+        images: Images that are generated to measure quality, ≥ 5.
+        batch: Images that are generated or scored at a time, ≥ 1.
+        kid_subset: Not used, since KID takes all images; it stands in signatures, ≥ 2.
+        speed_batch: Images at a time when speed is measured, ≥ 1.
+        speed_repeats: Repeats of the speed measurement, ≥ 1; their median is reported.
+        seed: First of the consecutive seeds of the generated images, in 0 … 2^32 - 1.
+        reference: File of reference features that generated images are compared with by the
+            published protocol, see `quality/measure.py`; null skips it. The file names the
+            features.
+        precision: Precision of matrix products, see `hardware/precision.py`.
     """
 
     draws: int = 4
@@ -209,21 +216,23 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where it runs; no part of a run's signature. Passed on to Lightning's Trainer.
+    """The hardware of a run; no key of it is part of a run's signature.
 
     Arguments:
-        accelerator: `auto` is a CUDA GPU where there is one, else the CPU.
-        devices: processes on a machine, one a device; num_nodes: machines; strategy: see
-            `training/distributed.py`.
-        accumulate: equal parts that a process takes its share of a batch in, one after the other;
-            the batch stays what it is.
-        validation_batch: held-out images that a process takes at a time.
-        recompute: whether blocks are computed again on the way back, and need not be remembered.
-        compile: whether blocks of a training step and draws of guided features are compiled, where
+        accelerator: Device of the run; `auto` takes a CUDA GPU where there is one, else the CPU.
+        devices: Processes on each machine, one a device, ≥ 1.
+        num_nodes: Machines, ≥ 1.
+        strategy: How several devices share the work, see `training/distributed.py`.
+        accumulate: Equal parts into which a process splits its share of a batch, ≥ 1; their
+            gradients add up to those of the whole batch.
+        validation_batch: Held-out images that a process validates at a time, ≥ 1.
+        recompute: Whether the backward pass computes blocks again rather than keeping their
+            activations in memory.
+        compile: Whether blocks of a training step and draws of guided features are compiled, where
             there is a compiler.
-        threads: of torch on the CPU; 0 leaves torch's own choice.
-        workers: processes that read images ahead, for each device, no more than processors; 0
-            reads them between steps.
+        threads: Threads of torch on the CPU, ≥ 0; 0 is torch's own choice.
+        workers: Processes that read images ahead for each device, ≥ 0 and at most the number of
+            processors; 0 reads them between steps.
     """
 
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
@@ -245,12 +254,24 @@ class Machine:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One experiment, checked, all defaults filled in.
+    """One experiment, checked, with all defaults filled in.
 
     Arguments:
-        init_from, freeze: start from another run, see `training/warm_start.py`.
-        seed: of weights, data order and noise; no part of a signature.
-        workspace: where the files lie that it names; no part of its file.
+        data: Source of the images or tokens.
+        codec: Map between images and tokens.
+        outer: Outer autoregressive model, over the tokens of an image.
+        inner: Inner model or head, over the features of a token.
+        labels: Class labels in training.
+        training: Optimisation of the model.
+        sampler: Setting of the sampler.
+        evaluation: Measurements after training.
+        machine: Hardware of the run.
+        init_from: Run folder whose weights training starts from, with `{seed}` for the seed of this
+            run, see `training/warm_start.py`; null starts from initial weights.
+        freeze: What keeps the weights of `init_from`: nothing (`none`), or outer model, labels and
+            codec (`outer`).
+        seed: Seed of weights, data order and noise, in 0 … 2^32 - 1; no part of a signature.
+        workspace: Folder of the files that the recipe names; not a key of a file.
 
     Raises:
         ValueError: if the seed is out of range, or freeze is given without init_from.
@@ -279,20 +300,18 @@ class Recipe:
 
     @cached_property
     def training_signature(self) -> str:
-        """Eight hexadecimal digits of what decides the trained weights, but for the seed."""
+        """Eight hexadecimal digits of all that decides the trained weights except the seed."""
         return _digest(
             self, ("data", "codec", "labels", "outer", "inner", "training", "init_from", "freeze")
         )
 
     @cached_property
     def evaluation_signature(self) -> str:
-        """Eight hexadecimal digits of how the trained model is sampled and measured."""
+        """Eight hexadecimal digits of the sampler and the measurements."""
         return _digest(self, ("sampler", "evaluation"))
 
     def with_seed(self, seed: int) -> Recipe:
-        """The same recipe under another seed, which is no part of the signatures: they
-        are not computed again.
-        """
+        """The same recipe under another seed. It keeps the signatures, which have no seed."""
         other = replace(self, seed=seed)
         names = ("training_signature", "evaluation_signature")
         vars(other).update({name: getattr(self, name) for name in names})

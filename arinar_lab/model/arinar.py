@@ -1,12 +1,12 @@
 """ARINAR: a bi-level autoregressive image model (arXiv 2503.02883). Read this first.
 
-    c = labels(y)                         what image is wanted
-    z = outer(tokens known so far, c)     a condition for the next tokens
+    c = labels(y)                         the condition of an image
+    z = outer(tokens known so far, c)     the condition of the next tokens
     p(token | z) = inner(z)               a density, itself autoregressive over the token's features
 
     train      x [B, N, D] ─outer→ z [B, m, E], where [B, m] ─inner→ density ─loss(x[where])→
                [B, m] ─mean→ scalar
-    likelihood Σ over the steps of the sampler's own walk, answered with the true tokens
+    likelihood Σ over the steps of a walk that takes the true tokens
     generate   outer.walk: … z ─inner, guided, tempered→ density ─draw→ x[where] …
 
 Letters: B images, N tokens an image, m of them at a time, D features a token, E width of
@@ -34,8 +34,10 @@ class LabelEmbedding(nn.Module):
     """Class labels y [B] become the condition c [B, C, E]; a learned null stands for no label.
 
     Arguments:
-        classes: number of classes; width: E; rows: C, all alike, as published.
-        drop: probability that training hides a label, so that the null is learned.
+        classes: Number of classes.
+        width: E.
+        rows: C, all alike, as published.
+        drop: Probability that training replaces a label by the null, in [0, 1).
 
     Raises:
         ValueError: if drop is outside [0, 1).
@@ -45,11 +47,13 @@ class LabelEmbedding(nn.Module):
         super().__init__()
         if not 0 <= drop < 1:
             raise ValueError(f"drop: {drop} is outside [0, 1)")
-        self.rows, self.drop = rows, drop
-        self.classes, self.nothing = LearnedVectors(classes, width), LearnedVectors(1, width)
+        self.rows = rows
+        self.drop = drop
+        self.classes = LearnedVectors(classes, width)
+        self.nothing = LearnedVectors(1, width)
 
     def forward(self, y: Tensor, noise: Noise | None = None) -> Tensor:
-        """c [B, C, E]; with noise (in training) some labels are hidden."""
+        """c [B, C, E]; noise, in training, replaces some labels by the null."""
         c = self.classes()[y]
         if noise is not None:
             hidden = noise.uniform(1) < self.drop
@@ -65,11 +69,13 @@ class Arinar(nn.Module):
     """An outer and an inner model, trained, evaluated and sampled as one.
 
     Arguments:
-        tokens, features, classes: N, D and the number of classes.
-        outer: maker of the outer model, called as outer(N, D).
-        inner: maker of the inner model, called as inner(E, D): any head.
-        drop: share of labels hidden in training.
-        seed: of the initial weights.
+        tokens: N.
+        features: D.
+        classes: Number of classes.
+        outer: Maker of the outer model, called as outer(N, D).
+        inner: Maker of the inner model, any head, called as inner(E, D).
+        drop: Share of labels that training replaces by the null, in [0, 1).
+        seed: Seed of the initial weights.
     """
 
     def __init__(
@@ -91,22 +97,20 @@ class Arinar(nn.Module):
 
     @property
     def likelihood(self) -> Likelihood:
-        """What `log_prob` is: the weaker of what outer and inner give."""
+        """The kind of `log_prob`: the weaker of those of outer and inner model."""
         return bilevel.weaker_likelihood(self.outer.likelihood, self.inner.likelihood)
 
     def mask_ratio(self, noise: Noise, group: int = 0) -> float | None:
-        """What `loss` draws once for a batch, from the noise [1] of its first image: the masked
-        share; None for no such.
+        """The masked ratio that `loss` draws for a batch, from the noise [1] of its first image.
 
-        Where the outer model has a `mask_group`, that of one group of its images.
+        None where images share no ratio; with a `mask_group`, the ratio of group number `group`.
         """
         return self.outer.mask_ratio(noise.at(Stream.ORDER), group)
 
     def loss(self, x: Tensor, y: Tensor, noise: Noise, ratio: float | None = None) -> Tensor:
-        """Mean training loss of the predicted tokens in nats a token.
-        x [B, N, D], y [B], noise [B].
+        """Mean training loss of the predicted tokens of x [B, N, D], in nats a token; y, noise [B].
 
-        Of a part of a batch it is told the `mask_ratio` of the whole.
+        For a part of a batch, `ratio` is the `mask_ratio` of the whole batch.
         """
         z, where = self.conditions(x, y, noise, ratio)
         return self.inner_loss(z, take(x, where), where, noise)
@@ -114,30 +118,28 @@ class Arinar(nn.Module):
     def conditions(
         self, x: Tensor, y: Tensor, noise: Noise, ratio: float | None = None
     ) -> tuple[Tensor, Tensor]:
-        """z [B, m, E] of the tokens that training predicts, and their places where [B, m].
-
-        Arguments: of `loss`.
-        """
+        """z [B, m, E] of the tokens that training predicts, and their places [B, m]; see `loss`."""
         c = self.labels(y, noise.at(Stream.LABELS))
         return self.outer(x, c, noise.at(Stream.ORDER), ratio)
 
     def inner_loss(self, z: Tensor, tokens: Tensor, where: Tensor, noise: Noise) -> Tensor:
-        """Mean training loss of tokens [B, m, D] at where [B, m] given z [B, m, E], in
-        nats a token; noise [B].
-        """
+        """Mean training loss, in nats a token, of tokens [B, m, D] at where [B, m]; z [B, m, E]."""
         return self.inner(z).loss(tokens, bilevel.token_noise(noise, where)).mean()
 
     def log_prob(
         self, x: Tensor, y: Tensor, noise: Noise, steps: int | None = None, refined: bool = False
     ) -> Tensor:
-        """log p(x | y) in nats an image, [B]: exact, or a bound over the orders of `steps`
-        steps (see `likelihood`).
+        """log p(x | y) in nats an image, [B]: exact, or a bound or estimate (see `likelihood`).
 
-        With `refined` an estimate is made with twice the steps of its integration.
+        Arguments:
+            steps: Steps of the walk that a bound belongs to; None is the outer model's own number.
+            refined: Whether a numerical integration takes twice its steps.
         """
 
         def term(z: Tensor, where: Tensor) -> Tensor:
-            density = self.inner(z).refined() if refined else self.inner(z)
+            density = self.inner(z)
+            if refined:
+                density = density.refined()
             return density.log_prob(take(x, where), bilevel.token_noise(noise, where))
 
         return bilevel.sum_over_walk(self.outer, x, self.labels(y), noise, steps, term)
@@ -151,9 +153,7 @@ class Arinar(nn.Module):
         noise: Noise,
         steps: int | None = None,
     ) -> Tensor:
-        """log Π P(low < X < high | what precedes, as in x) in nats an image, [B]; low and
-        high [B, N, D] like x.
-        """
+        """log Π P(low < X < high | features before) in nats an image, [B]; low, high [B, N, D]."""
 
         def term(z: Tensor, where: Tensor) -> Tensor:
             return self.inner(z).log_interval(take(x, where), take(low, where), take(high, where))
@@ -168,12 +168,12 @@ class Arinar(nn.Module):
         steps: int | None,
         term: Callable[[Density, Tensor], Tensor],
     ) -> Tensor:
-        """term(density, tokens [B, m, D]) → [B, m, D] of each step of the walk, put at the
-        tokens' places: [B, N, D].
-        """
-        return bilevel.scatter_over_walk(
-            self.outer, x, self.labels(y), noise, steps, lambda z, t, where: term(self.inner(z), t)
-        )
+        """term(density, tokens) of each step of a walk, at the tokens' places: [B, N, D]."""
+
+        def inner_term(z: Tensor, tokens: Tensor, where: Tensor) -> Tensor:
+            return term(self.inner(z), tokens)
+
+        return bilevel.scatter_over_walk(self.outer, x, self.labels(y), noise, steps, inner_term)
 
     @torch.no_grad()
     @on_packed_weights
@@ -186,17 +186,17 @@ class Arinar(nn.Module):
         observe: bilevel.Observer = bilevel.UNOBSERVED,
         only: Collection[int] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Tokens [B, N, D] for labels y [B] from the images' noise [B], and truncated
-        conditionals of each image [B].
+        """Tokens [B, N, D] for labels y and noise [B]; truncated conditionals of each image [B].
 
         Arguments:
-            prefix, observe, only: see `bilevel.generate_tokens`.
+            prefix: see `bilevel.generate_tokens`.
+            observe: see `bilevel.generate_tokens`.
+            only: see `bilevel.generate_tokens`.
         """
 
         def density(z: Tensor, z_null: Tensor | None, where: Tensor, progress: float) -> Density:
-            return sampler.apply(
-                self.inner(z), None if z_null is None else self.inner(z_null), progress
-            )
+            p_null = None if z_null is None else self.inner(z_null)
+            return sampler.apply(self.inner(z), p_null, progress)
 
         null = self.labels.null(y.shape[0]) if sampler.guidance != 1 else None
         return bilevel.generate_tokens(

@@ -1,11 +1,9 @@
-"""What every pair of an outer and an inner model does, whether the condition comes from labels
-or from another pair.
+"""Walks of a pair of an outer and an inner model. `Arinar` is such a pair on an image, `Nested` on
+one token.
 
-    answered    Σ over the steps of the walk of a term of the true tokens: likelihood
-    placed      the same, not summed but put where the tokens are
-    generate    the walk, each step drawn from its density
-
-`Arinar` is such a pair on an image, `Nested` on one token.
+    sum_over_walk        Σ over the steps of a term of the true tokens: likelihood
+    scatter_over_walk    the terms at the places of their tokens
+    generate_tokens      each step drawn from its density
 
 Letters: B images (or tokens), N tokens (or sub-tokens), m of them at a time, D features, C
 prefix rows, E width of z.
@@ -28,12 +26,12 @@ _ORDER = ("none", "surrogate", "estimate", "bound", "exact")
 
 
 def weaker_likelihood(*likelihoods: Likelihood) -> Likelihood:
-    """What a pair's likelihood is, given what its parts' are."""
+    """The kind of a pair's likelihood, from those of its parts."""
     return min(likelihoods, key=_ORDER.index)
 
 
 def token_noise(noise: Noise, where: Tensor) -> Noise:
-    """The noise [B, m] of the tokens at where [B, m], from that of their images [B]."""
+    """The noise [B, m] of tokens at where [B, m], from the noise [B] of their images."""
     return noise.at(Stream.TOKENS).at(where)
 
 
@@ -45,9 +43,7 @@ def sum_over_walk(
     steps: int | None,
     term: Callable[[Tensor, Tensor], Tensor],
 ) -> Tensor:
-    """Σ of term(z [B, m, E], where [B, m]) → [B, m] over the walk answered with the
-    true x [B, N, D]: [B].
-    """
+    """Σ of term(z [B, m, E], where [B, m]) → [B, m] over a walk of the true x [B, N, D]: [B]."""
     terms = [term(z, where).sum(-1) for z, where in outer.conditions(x, c, noise, steps)]
     return torch.stack(terms).sum(0)
 
@@ -60,8 +56,8 @@ def scatter_over_walk(
     steps: int | None,
     term: Callable[[Tensor, Tensor, Tensor], Tensor],
 ) -> Tensor:
-    """term(z [B, m, E], tokens [B, m, D], where) → [B, m, D] of each step of that walk, at the
-    tokens' places: [B, N, D].
+    """term(z [B, m, E], tokens [B, m, D], where [B, m]) → [B, m, D] of each step of such a walk, at
+    the tokens' places: [B, N, D].
     """
     result = torch.zeros_like(x)
     for z, where in outer.conditions(x, c, noise, steps):
@@ -70,13 +66,13 @@ def scatter_over_walk(
 
 
 class Observer:
-    """Watches a generation: both methods are called at every step that draws."""
+    """The observer of a generation, called before and after every draw of a step."""
 
     def before_draw(self) -> None:
-        """The outer model has computed z; now densities are made of it and drawn from."""
+        """Called when the outer model has computed z of a step."""
 
     def after_draw(self, z: Tensor, where: Tensor, drawn_from: Density, x: Tensor) -> None:
-        """Tokens x [B, m, D] at where [B, m] were drawn from a density made of z [B, m, E]."""
+        """Called when x [B, m, D] at where [B, m] is drawn from the density of z [B, m, E]."""
 
 
 UNOBSERVED = Observer()
@@ -93,20 +89,22 @@ def generate_tokens(
     observe: Observer = UNOBSERVED,
     only: Collection[int] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Tokens [B, N, D] drawn from density(z, z_null, where, progress), and truncated
-    conditionals of each image [B].
+    """Tokens [B, N, D] drawn from density(z, z_null, where, progress), and truncated conditionals
+    of each image [B].
 
     Arguments:
-        prefix: (x [B, N, D], share). The first steps take their tokens from x, until
-            `share` of all is known.
-        observe: watches the steps; only: the steps that are computed, see `Outer.walk`.
+        prefix: (x [B, N, D], share). The first steps take their tokens from x, until `share` of
+            all tokens is known.
+        observe: Observer of the steps.
+        only: Steps that are computed, see `Outer.walk`.
     """
-    truncated, known = torch.zeros_like(noise.key), 0
+    truncated = torch.zeros_like(noise.key)
+    done = 0
 
     def visit(z: Tensor, z_null: Tensor | None, where: Tensor, progress: float) -> Tensor:
-        nonlocal truncated, known
-        known += where.shape[1]
-        if prefix is not None and known <= prefix[1] * prefix[0].shape[1] + 1e-9:
+        nonlocal truncated, done
+        done += where.shape[1]
+        if prefix is not None and done <= prefix[1] * prefix[0].shape[1] + 1e-9:
             return take(prefix[0], where)
 
         observe.before_draw()

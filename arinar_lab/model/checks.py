@@ -1,12 +1,10 @@
-"""What a one-dimensional density must satisfy, as numbers: for the tests, and for whoever writes
-a head of their own.
+"""Laws of a one-dimensional density, measured: for the tests and for authors of a head.
 
     ∫ p = 1      F(x) = ∫ p up to x      samples ~ p      guided = p^w · q^(1-w) / Z
     gradients arrive
 
-`check(maker)` measures all of them on a small head with random weights. They are laws of one
-feature at a time: a density of a whole token that is not walked so (diffusion, flow, energy) has
-none of these integrals.
+`check(maker)` measures them on a small head with random weights. They are laws of 1-D conditionals;
+a density without them (diffusion, flow, energy) has none of these integrals.
 
 Letters: * batch, F features, M points.
 """
@@ -24,16 +22,17 @@ from .layers import initialise
 from .noise import Noise
 
 _CONTEXT, _FEATURES, _DRAWS = 8, 2, 1000
-_CRITICAL = 0.0615  # of a Kolmogorov–Smirnov distance of so many draws, at 0.1 %
+_CRITICAL = 0.0615  # Kolmogorov–Smirnov distance of so many draws at the 0.1 % level
 
 
 @dataclass(frozen=True)
 class Law:
-    """One law and how far the head is from it.
+    """One law and a head's distance from it.
 
     Arguments:
-        name: what is measured; measured: 0 where the law holds to the last digit;
-            limit: what is allowed.
+        name: The measured quantity.
+        measured: Distance from the law; 0 where it holds to the last digit.
+        limit: Largest allowed distance.
     """
 
     name: str
@@ -49,14 +48,16 @@ def check(maker: HeadFactory, seed: int = 0) -> list[Law]:
     """Measure the laws on a small head with random weights, in double precision.
 
     Arguments:
-        maker: called as maker(context width, features), as in `MyHead` or
+        maker: Called as maker(context width, features), for example `MyHead` or
             `partial(MyHead, components=8)`.
+        seed: Seed of the weights.
 
     Raises:
         ValueError: if its density is not walked one feature at a time.
     """
     head = random_head(maker, seed)
-    p, q = (head(normal_numbers(5, _CONTEXT, seed=s)) for s in (0, 1))
+    p = head(normal_numbers(5, _CONTEXT, seed=0))
+    q = head(normal_numbers(5, _CONTEXT, seed=1))
     if not isinstance(p, FeaturewiseDensity):
         raise ValueError(
             f"{type(head).__name__}: its density is not walked one feature at a time, and "
@@ -65,38 +66,37 @@ def check(maker: HeadFactory, seed: int = 0) -> list[Law]:
 
     x = normal_numbers(5, _FEATURES, seed=5)
     p.log_prob(x).sum().backward()
-    silent = sum(
-        part.grad is None or not part.grad.any() for part in head.parameters() if part.requires_grad
-    )
-    with torch.no_grad():
-        totals, distances = zip(*(integral(row) for row in rows_of(p, x)), strict=True)
-        many, null = (head(normal_numbers(1, _CONTEXT, seed=s).expand(_DRAWS, -1)) for s in (0, 1))
+    without_gradient = sum(map(_has_no_gradient, head.parameters()))
 
-        return [
-            Law("largest |∫ p - 1|", max((total - 1).abs().max().item() for total in totals), 1e-4),
-            Law(
-                "largest |F(x) - ∫ p up to x|",
-                max(distance.max().item() for distance in distances),
-                2e-3,
-            ),
-            Law(
-                f"distance of {_DRAWS:,} samples from p (Kolmogorov–Smirnov)",
-                ks_distance(many, _DRAWS),
-                _CRITICAL,
-            ),
-            Law("the same at temperature 0.5", ks_distance(many.tempered(0.5), _DRAWS), _CRITICAL),
-            Law(
-                "the same under guidance of weight 2",
-                ks_distance(many.guided(null, 2.0), _DRAWS),
-                _CRITICAL,
-            ),
-            Law("largest |log guided - log p² / q Z|, nats", guided_error(p, q, 2.0, x), 0.02),
-            Law("parameters without a gradient", silent, 0),
-        ]
+    with torch.no_grad():
+        totals, distances = zip(*map(integral, p.rows(x)), strict=True)
+        one = head(normal_numbers(1, _CONTEXT, seed=0).expand(_DRAWS, -1))
+        null = head(normal_numbers(1, _CONTEXT, seed=1).expand(_DRAWS, -1))
+
+        mass_error = (torch.stack(totals) - 1).abs().max().item()
+        cdf_error = torch.stack(distances).max().item()
+        product_error = guided_error(p, q, 2.0, x)
+        ks_plain = ks_distance(one, _DRAWS)
+        ks_tempered = ks_distance(one.tempered(0.5), _DRAWS)
+        ks_guided = ks_distance(one.guided(null, 2.0), _DRAWS)
+
+    return [
+        Law("largest |∫ p - 1|", mass_error, 1e-4),
+        Law("largest |F(x) - ∫ p up to x|", cdf_error, 2e-3),
+        Law(f"distance of {_DRAWS:,} samples from p (Kolmogorov–Smirnov)", ks_plain, _CRITICAL),
+        Law("the same at temperature 0.5", ks_tempered, _CRITICAL),
+        Law("the same under guidance of weight 2", ks_guided, _CRITICAL),
+        Law("largest |log guided - log p² / q Z|, nats", product_error, 0.02),
+        Law("parameters without a gradient", without_gradient, 0),
+    ]
+
+
+def _has_no_gradient(parameter: nn.Parameter) -> bool:
+    return parameter.requires_grad and (parameter.grad is None or not parameter.grad.any())
 
 
 def random_head(maker: HeadFactory, seed: int = 0) -> Head:
-    """A small head whose every parameter and buffer has been set."""
+    """A small head with random parameters and fitted buffers."""
     head = maker(_CONTEXT, _FEATURES)
     initialise(head, seed)
     head.fit(normal_numbers(500, 1, _FEATURES, seed=1, dtype=torch.float32))
@@ -105,7 +105,7 @@ def random_head(maker: HeadFactory, seed: int = 0) -> Head:
 
 
 def randomise(module: nn.Module, scale: float = 0.3, seed: int = 0) -> nn.Module:
-    """Move every trained parameter, so that nothing rests at an initial zero."""
+    """Move every trained parameter away from its initial value, which may be zero."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in module.parameters():
@@ -120,15 +120,13 @@ def normal_numbers(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float6
 
 
 def rows_of(density: Density, past: Tensor) -> list[Density1D]:
-    """Every 1-D conditional that a density of rows has, given past [*, F]."""
+    """Every 1-D conditional of a density, given past [*, F]."""
     assert isinstance(density, FeaturewiseDensity)
-    return [density.row(f, past[..., :f]) for f in range(density.features)]
+    return list(density.rows(past))
 
 
 def integral(row: Density1D, points: int = 2001) -> tuple[Tensor, Tensor]:
-    """∫ p over all the row's knots, and the largest difference of ∫ p up to x and
-    cdf(x): two tensors [*].
-    """
+    """∫ p over the row's knots, and the largest |cdf(x) - ∫ p up to x|: two tensors [*]."""
     knots = row.knots(9).double()
     low, high = knots.amin(-1, keepdim=True), knots.amax(-1, keepdim=True)
     even = low + (high - low) * torch.linspace(0, 1, points, dtype=torch.float64)
@@ -146,41 +144,44 @@ def ks_from_uniform(u: Tensor) -> float:
 
 
 def ks_distance(density: Density, draws: int = 2000) -> float:
-    """Kolmogorov–Smirnov distance of samples from the density's own conditionals, the
-    largest over features.
+    """Largest Kolmogorov–Smirnov distance of samples from the density's conditionals.
 
-    The density's batch shape is [draws], all alike. By the probability integral transform
-    F(x_f | x_<f) is uniform.
+    The density has [draws] equal elements. By the probability integral transform F(x_f | x_<f) is
+    uniform.
     """
+    assert isinstance(density, FeaturewiseDensity)
     x = density.sample(Noise.of(torch.arange(draws), "ks"))
-    uniform = [row.cdf(x[:, f : f + 1]) for f, row in enumerate(rows_of(density, x))]
-    return max(ks_from_uniform(u.flatten().detach()) for u in uniform)
+    uniform = density.pit(x).detach()
+    return max(map(ks_from_uniform, uniform.unbind(-1)))
 
 
 def guided_error(
     p: FeaturewiseDensity, q: FeaturewiseDensity, weight: float, past: Tensor
 ) -> float:
-    """Largest |log guided - log (p^w q^(1-w) / Z)| over rows and points where the product is not
-    negligible, in nats.
+    """Largest |log guided - log (p^w q^(1-w) / Z)| in nats, over rows and points where the product
+    is not negligible.
 
-    Z is the trapezoidal sum over thousands of points, everywhere the guided row has any; where the
-    product had to be truncated, over what was kept.
+    Z is the trapezoidal sum over thousands of points of the guided row; of a truncated product,
+    over the points that remain.
     """
-    worst, guided = 0.0, p.guided(q, weight)
+    guided = p.guided(q, weight)
     assert isinstance(guided, FeaturewiseDensity)
-    for f in range(p.features):
-        row, of_p, of_q = (each.row(f, past[..., :f]) for each in (guided, p, q))
-        own = row.knots(1).double()
-        low, high = own.amin(-1, keepdim=True), own.amax(-1, keepdim=True)
+
+    worst = 0.0
+    for row, row_p, row_q in zip(guided.rows(past), p.rows(past), q.rows(past), strict=True):
+        knots = row.knots(1).double()
+        low, high = knots.amin(-1, keepdim=True), knots.amax(-1, keepdim=True)
         even = low + (high - low) * torch.linspace(0, 1, 2001, dtype=torch.float64)
-        x = torch.cat([of_p.knots(501), of_q.knots(501), own, even], -1).double().sort(-1).values
+        x = torch.cat([row_p.knots(501), row_q.knots(501), knots, even], -1).double()
+        x = x.sort(-1).values
         x = x.clamp(low, high) if isinstance(row, Grid) else x
-        log_product = weight * of_p.log_prob(x) + (1 - weight) * of_q.log_prob(x)
+
+        log_product = weight * row_p.log_prob(x) + (1 - weight) * row_q.log_prob(x)
         top = log_product.amax(-1, keepdim=True)
         density = (log_product - top).exp()
         z = ((density[..., 1:] + density[..., :-1]) / 2 * x.diff()).sum(-1, keepdim=True)
         expected = log_product - top - z.log()
-        seen = expected > expected.amax(-1, keepdim=True) - 10
-        worst = max(worst, (row.log_prob(x) - expected)[seen].abs().max().item())
+        likely = expected > expected.amax(-1, keepdim=True) - 10
+        worst = max(worst, (row.log_prob(x) - expected)[likely].abs().max().item())
 
     return worst

@@ -4,14 +4,13 @@
                     x += g₂ · feed_forward(norm(x)·(1+s₂) + b₂)
 
 With a condition z the gains g, s, b are a linear map of SiLU(z) (adaptive normalisation, DiT,
-arXiv 2212.09748); without one they are 1, 0, 0 and the norms have gains of their own.
+arXiv 2212.09748); without one they are 1, 0, 0 and the norms have learned gains.
 
-A `KVCache` is a value, handed from step to step; the step writes into it and the
-old value is consumed.
+A step writes into its `KVCache` and returns a new one; the old value must not be used again.
 
-Where a row stands is told by a vector that is added to it, `learned` or of `sine`s, or by `rotary`
-attention: queries and keys are turned by an angle that grows with their place, so that their
-product depends on the distance (arXiv 2104.09864).
+The place of a row is a vector that is added to it, `learned` or of `sine`s, or an angle by which
+`rotary` attention turns queries and keys, so that their product depends on the distance
+(arXiv 2104.09864).
 
 Letters: B batch, T positions, W width, H attention heads, S head size = W/H.
 """
@@ -22,7 +21,7 @@ import math
 import zlib
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from functools import reduce
+from functools import partial, reduce
 from typing import Annotated, Literal, NamedTuple, TypedDict
 
 import torch
@@ -33,10 +32,10 @@ from .packed_linear import Packable
 
 
 def require_at_least(least: int, **values: int) -> None:
-    """Refuse numbers below `least`, each by its name.
+    """Refuse numbers below `least`.
 
     Raises:
-        ValueError: with the first of them.
+        ValueError: with the name of the first.
     """
     for name, value in values.items():
         if value < least:
@@ -53,7 +52,7 @@ class Linear(Packable):
 
 
 class ZeroLinear(Packable):
-    """Linear map that starts at zero: an adaptive block begins as the identity
+    """Linear map that starts at zero, so that an adaptive block starts as the identity
     (arXiv 2212.09748, section 3.2).
     """
 
@@ -63,9 +62,7 @@ class ZeroLinear(Packable):
 
 
 class DensityParameters(Linear):
-    """The linear map from a context to the parameters of a density: in single precision at least,
-    whatever autocast says.
-    """
+    """Linear map to the parameters of a density, in single precision even under autocast."""
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # has a bias and no GELU
         kind = x.device.type
@@ -76,9 +73,7 @@ class DensityParameters(Linear):
 
 
 class LearnedVectors(nn.Module):
-    """n learned vectors [n, W] that start with length about two: positions, classes,
-    start and mask tokens.
-    """
+    """n learned vectors [n, W], such as positions or classes, that start with length about two."""
 
     def __init__(self, n: int, width: int) -> None:
         super().__init__()
@@ -93,7 +88,7 @@ class LearnedVectors(nn.Module):
 
 
 class FixedVectors(nn.Module):
-    """n constant vectors [n, W], no parameters: they stand where `LearnedVectors` would."""
+    """n constant vectors [n, W] in place of `LearnedVectors`."""
 
     weight: Tensor
 
@@ -109,7 +104,7 @@ Positions = Literal["learned", "sine", "rotary"]
 
 
 def positions_of(kind: Positions, n: int, width: int) -> LearnedVectors | FixedVectors:
-    """What is added to the rows at n places, [n, W]: nothing where attention is rotary."""
+    """The vectors [n, W] that are added to rows at n places; zeros where attention is rotary."""
     if kind == "learned":
         return LearnedVectors(n, width)
     return FixedVectors(sine_positions(n, width) if kind == "sine" else torch.zeros(n, width))
@@ -119,7 +114,7 @@ def sine_positions(n: int, width: int) -> Tensor:
     """Sines and cosines of n places at frequencies from 1 to 1/10,000 (arXiv 1706.03762,
     section 3.5): [n, W].
 
-    Scaled to length two, the length at which learned vectors start, so that tokens are not drowned.
+    They have length two, as learned vectors at their start, so that they do not outweigh tokens.
     """
     angle = _angles(torch.arange(n), (width + 1) // 2)
     table = torch.cat([angle.sin(), angle.cos()], -1)[:, :width]
@@ -127,9 +122,7 @@ def sine_positions(n: int, width: int) -> Tensor:
 
 
 def rotate(x: Tensor, at: Tensor) -> Tensor:
-    """x [B, H, T, S] with the numbers i and i + S/2 turned as a pair by
-    at · 10,000^(-2i/S); at [T] or [B, T].
-    """
+    """x [B, H, T, S], each pair (i, i + S/2) turned by at · 10,000^(-2i/S); at [T] or [B, T]."""
     angle = _angles(at, x.shape[-1] // 2).unsqueeze(-3)
     cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
     a, b = x.chunk(2, -1)
@@ -137,24 +130,24 @@ def rotate(x: Tensor, at: Tensor) -> Tensor:
 
 
 def project_on_axes(x: Tensor, axes: Tensor) -> Tensor:
-    """x [*, D] along the columns of axes [*, D, D]. A sum, since a matrix product is rounded
-    by autocast and TF32.
+    """x [*, D] along the columns of axes [*, D, D].
+
+    It is a sum, since autocast and TF32 would round a matrix product.
     """
     return (x.unsqueeze(-1) * axes.to(x.dtype)).sum(-2)
 
 
 def _angles(at: Tensor, n: int) -> Tensor:
     """at [*] times n frequencies from 1 down to 1/10,000: [*, n]."""
-    return at.unsqueeze(-1) * 10_000.0 ** (
-        -torch.arange(n, dtype=torch.float64, device=at.device) / n
-    )
+    exponents = -torch.arange(n, dtype=torch.float64, device=at.device) / n
+    return at.unsqueeze(-1) * 10_000.0**exponents
 
 
 def is_rotary(kind: Positions, width: int, heads: int) -> bool:
-    """Whether attention is told places by rotation.
+    """Whether attention is rotary.
 
     Raises:
-        ValueError: if it is, and a head cannot be split into pairs.
+        ValueError: if it is and a head has an odd size.
     """
     if kind == "rotary" and (width // heads) % 2:
         raise ValueError(
@@ -171,8 +164,8 @@ def modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 def dropout(x: Tensor, p: float) -> Tensor:
     """x with a share p of its numbers set to zero and the others divided by 1 - p.
 
-    On a CPU torch draws one number after the other, for each a word; here a word decides of four,
-    by 16 bits each, so p is rounded to them.
+    On a CPU torch draws a 64-bit word for each number. Here a word serves four numbers with 16 bits
+    each, so p is rounded to 16 bits.
     """
     if p == 0 or x.device.type != "cpu":
         return f.dropout(x, p)
@@ -192,8 +185,8 @@ class Dropout(nn.Dropout):
 class GELU(nn.GELU):
     """GELU, exact or with tanh (arXiv 1606.08415).
 
-    With tanh, and where a CPU takes no gradient, as the sigmoid that it is, ½(1 + tanh u) = σ(2u):
-    torch's own tanh takes two to three times as long.
+    On a CPU without gradients the tanh is computed as a sigmoid, ½(1 + tanh u) = σ(2u), in a half
+    to a third of the time of torch's own.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -205,13 +198,9 @@ class GELU(nn.GELU):
         ):
             return super().forward(x)
 
-        twice = 2 * math.sqrt(2 / math.pi)  # 2u = twice · (x + 0.044715 x³)
-        return (
-            torch.addcmul(x.new_tensor(twice), x, x, value=0.044715 * twice)
-            .mul_(x)
-            .sigmoid_()
-            .mul_(x)
-        )
+        factor = 2 * math.sqrt(2 / math.pi)  # 2u = factor · (x + 0.044715 x³)
+        y = torch.addcmul(x.new_tensor(factor), x, x, value=0.044715 * factor)
+        return y.mul_(x).sigmoid_().mul_(x)
 
 
 class DyT(nn.Module):
@@ -263,13 +252,19 @@ NORMS: dict[str, NormFactory] = {"layer": layer, "rms": rms, "dyt": dyt, "none":
 
 
 class KVCache(NamedTuple):
-    """What one block keeps from step to step.
+    """The keys, values and gains that one block keeps from step to step.
 
-    Keys and values of its attention, k, v [B, H, room, S], of which the first `length` positions
-    are filled; and the gains that it reads from z, which are those of the first step as long as z
-    is. Rows may be written anew: what is older, up to `filled`, is read beside them. When k and v
-    are full they join the pieces `before`, and a new one is begun: between the heads of a piece
-    there is no room for rows to come, over which a CPU would read more slowly.
+    When k and v are full they join the pieces `before`, and a new piece begins: a CPU reads rows
+    more slowly across the unused room between the heads of a piece.
+
+    Attributes:
+        k: Keys, [B, H, room, S].
+        v: Values, [B, H, room, S].
+        length: Positions that are written; the next step writes behind them.
+        gains: Gains that the block read from z in the first step.
+        filled: Positions that attention reads, where it exceeds `length`: older rows follow those
+            that are written again.
+        before: Full pieces.
     """
 
     k: Tensor
@@ -279,28 +274,32 @@ class KVCache(NamedTuple):
     filled: int = 0
     before: tuple[Piece, ...] = ()
 
+    def first_sequences(self, batch: int) -> KVCache:
+        """The cache of the first `batch` sequences."""
+        before = tuple((k[:batch], v[:batch]) for k, v in self.before)
+        return self._replace(k=self.k[:batch], v=self.v[:batch], before=before)
+
 
 Gains = tuple[Tensor, ...]
-"""What a block reads from z: the gates of attention and feed-forward, 1 + their scales, their
-shifts; [B, 1, W] each.
-"""
+"""Gates of attention and feed-forward, 1 + their scales, their shifts: [B, 1, W] each."""
 Piece = tuple[Tensor, Tensor]
 """Keys and values of some positions, [B, H, T, S] each."""
 PIECE = 64  # rows of a piece
 Caches = list[KVCache | None]
-"""One for each block; None where nothing is kept."""
+"""One for each block; None without a cache."""
 
 
 class Attention(nn.Module):
     """Multi-head attention, bidirectional or causal.
 
     Arguments:
-        width: W; heads: H, must divide W.
-        qk_norm: whether queries and keys are RMS-normalised (arXiv 2302.05442).
-        softmax_scale: what the usual scale of the products, 1/√S, is multiplied by.
-        k_bias: whether keys have a bias. It changes no output (the softmax cancels it)
-            unless qk_norm is on.
-        dropout: on attention weights and on the projection.
+        width: W.
+        heads: H, a divisor of W.
+        qk_norm: Whether queries and keys are RMS-normalised (arXiv 2302.05442).
+        softmax_scale: Factor of the usual scale 1/√S of the products, > 0.
+        k_bias: Whether keys have a bias. It changes the output only with `qk_norm`, since the
+            softmax cancels it otherwise.
+        dropout: Share of attention weights and outputs that training drops, in [0, 1).
     """
 
     def __init__(
@@ -319,16 +318,16 @@ class Attention(nn.Module):
             raise ValueError(f"heads: {heads} does not divide the width {width}")
         if not softmax_scale > 0:
             raise ValueError(f"softmax_scale: {softmax_scale} is not above 0")
-        self.heads, self.size, self.dropout = heads, width // heads, dropout
+
+        self.heads = heads
+        self.size = width // heads
+        self.dropout = dropout
         self.scale = softmax_scale * self.size**-0.5
-        self.qkv, self.project = Linear(width, 3 * width, bias=k_bias), Linear(width, width)
-
+        self.qkv = Linear(width, 3 * width, bias=k_bias)
+        self.project = Linear(width, width)
         if not k_bias:
-            self.q_bias, self.v_bias = (
-                nn.Parameter(torch.zeros(width)),
-                nn.Parameter(torch.zeros(width)),
-            )
-
+            self.q_bias = nn.Parameter(torch.zeros(width))
+            self.v_bias = nn.Parameter(torch.zeros(width))
         self.q_norm = nn.RMSNorm(self.size, eps=1e-6) if qk_norm else nn.Identity()
         self.k_norm = nn.RMSNorm(self.size, eps=1e-6) if qk_norm else nn.Identity()
 
@@ -340,19 +339,21 @@ class Attention(nn.Module):
         at: Tensor | None = None,
         where: Tensor | None = None,
     ) -> tuple[Tensor, KVCache | None]:
-        """x [B, T, W] → [B, T, W]. With a cache the rows of x follow those in it, and
-        attention is causal.
+        """x [B, T, W] → [B, T, W], and the cache with the rows of x.
 
-        With places `at`, [T] or [B, T], queries and keys are rotated by them. With `where` [B, m]
-        only these rows ask and all answer, and the result is [B, m, W].
+        With a cache, attention is causal and the rows of x follow those of the cache. Places `at`,
+        [T] or [B, T], rotate queries and keys. With `where` [B, m] only those rows are queries, and
+        the result is [B, m, W].
         """
         bias = self.qkv.bias
         if bias is None:
             bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         q, k, v = self.qkv(x, bias).unflatten(-1, (3, self.heads, self.size)).permute(2, 0, 3, 1, 4)
-        q, k = self.q_norm(q), self.k_norm(k)
+        q = self.q_norm(q)
+        k = self.k_norm(k)
         if at is not None:
-            q, k = rotate(q, at), rotate(k, at)
+            q = rotate(q, at)
+            k = rotate(k, at)
         if where is not None:
             q = q.gather(2, where[:, None, :, None].expand(-1, self.heads, -1, self.size))
         drop = self.dropout if self.training else 0.0
@@ -360,46 +361,43 @@ class Attention(nn.Module):
             y = self._attend(q, k, v, None, drop, causal)
         else:
             cache, pieces = self._extend(cache, k, v)
-            y = self._answered(q, pieces, drop, causal)
+            y = self._attend_to_pieces(q, pieces, drop, causal)
 
         return dropout(self.project(y.transpose(1, 2).flatten(2)), drop), cache
 
-    def _answered(self, q: Tensor, pieces: list[Piece], drop: float, causal: bool) -> Tensor:
-        """Attention of the last rows, q [B, H, T, S], to those of all pieces; a single
-        row's piece by piece.
-        """
+    def _attend_to_pieces(
+        self, q: Tensor, pieces: list[Piece], drop: float, causal: bool
+    ) -> Tensor:
+        """Attention of the last rows q [B, H, T, S] to all pieces; piece by piece for one row."""
         if len(pieces) > 1 and q.shape[2] == 1 and not drop:
-            return self._by_piece(q, pieces)
+            return self._attend_by_piece(q, pieces)
 
-        k, v = (
-            pieces[0]
-            if len(pieces) == 1
-            else (torch.cat(part, 2) for part in zip(*pieces, strict=True))
-        )
+        k, v = pieces[0]
+        if len(pieces) > 1:
+            k, v = map(partial(torch.cat, dim=2), zip(*pieces, strict=True))
         mask = None
         if causal and q.shape[2] > 1:
-            mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril(
-                k.shape[2] - q.shape[2]
-            )
+            shape = (q.shape[2], k.shape[2])
+            ones = torch.ones(shape, dtype=torch.bool, device=q.device)
+            mask = ones.tril(k.shape[2] - q.shape[2])
 
         return self._attend(q, k, v, mask, drop, False)
 
-    def _by_piece(self, q: Tensor, pieces: list[Piece]) -> Tensor:
+    def _attend_by_piece(self, q: Tensor, pieces: list[Piece]) -> Tensor:
         """Σ_p softmax(q Kᵀ)_p V_p, the softmax over all pieces p."""
-        with _as_kept(q, pieces[0][0]):
-            q = q.to(pieces[0][0].dtype) * self.scale
-            weights = torch.cat([q @ k.mT for k, _ in pieces], -1).softmax(-1)
-            parts = weights.split([k.shape[2] for k, _ in pieces], -1)
-            return reduce(torch.add, [part @ v for part, (_, v) in zip(parts, pieces, strict=True)])
+        keys, values = zip(*pieces, strict=True)
+        with _in_cache_dtype(q, keys[0]):
+            q = q.to(keys[0].dtype) * self.scale
+            weights = torch.cat([q @ k.mT for k in keys], -1).softmax(-1)
+            parts = weights.split([k.shape[2] for k in keys], -1)
+            return reduce(torch.add, map(torch.matmul, parts, values))
 
     def _attend(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, drop: float, causal: bool
     ) -> Tensor:
-        """The fused attention, or with dropout on a CPU, where there is none, its formula and
-        the `dropout` of here.
-        """
+        """Fused attention; with dropout on a CPU, which has none, its formula with `dropout`."""
         if not drop or q.device.type != "cpu":
-            with _as_kept(q, k):
+            with _in_cache_dtype(q, k):
                 return f.scaled_dot_product_attention(
                     q.to(k.dtype), k, v, mask, drop, is_causal=causal, scale=self.scale
                 )
@@ -407,54 +405,48 @@ class Attention(nn.Module):
         if causal:
             mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).tril()
         products = q @ k.mT * self.scale
-        weights = (products if mask is None else products.masked_fill(~mask, -torch.inf)).softmax(
-            -1
-        )
+        if mask is not None:
+            products = products.masked_fill(~mask, -torch.inf)
 
-        return dropout(weights, drop).to(v.dtype) @ v
+        return dropout(products.softmax(-1), drop).to(v.dtype) @ v
 
     @staticmethod
     def _extend(cache: KVCache, k: Tensor, v: Tensor) -> tuple[KVCache, list[Piece]]:
         """The cache with the rows k, v [B, H, T, S], and all of its pieces."""
         if cache.length + k.shape[2] > cache.k.shape[2]:
             full = cache.k[:, :, : cache.length], cache.v[:, :, : cache.length]
-            room = (*cache.k.shape[:2], max(PIECE, k.shape[2]), cache.k.shape[3])
-            cache = KVCache(
-                cache.k.new_empty(room),
-                cache.v.new_empty(room),
-                0,
-                cache.gains,
-                before=(*cache.before, full),
-            )
+            shape = (*cache.k.shape[:2], max(PIECE, k.shape[2]), cache.k.shape[3])
+            before = (*cache.before, full)
+            new_k = cache.k.new_empty(shape)
+            new_v = cache.v.new_empty(shape)
+            cache = KVCache(new_k, new_v, 0, cache.gains, before=before)
 
         end = cache.length + k.shape[2]
-        cache.k[:, :, cache.length : end], cache.v[:, :, cache.length : end] = k, v
-        seen = max(end, cache.filled)
+        cache.k[:, :, cache.length : end] = k
+        cache.v[:, :, cache.length : end] = v
+        filled = max(end, cache.filled)
+        last = cache.k[:, :, :filled], cache.v[:, :, :filled]
 
-        return cache._replace(length=end), [
-            *cache.before,
-            (cache.k[:, :, :seen], cache.v[:, :, :seen]),
-        ]
+        return cache._replace(length=end), [*cache.before, last]
 
     def cache(self, batch: int, room: int, begin: int | None = None) -> KVCache:
-        """An empty cache for `batch` sequences of `room` positions, on a GPU in the
-        numbers of autocast.
+        """An empty cache for `batch` sequences of `room` positions, on a GPU in autocast's dtype.
 
-        If only `begin` of them come at first, a CPU has room for those, in whole pieces; the others
-        begin pieces of their own.
+        If only `begin` positions come first, a CPU's cache has room for them in whole pieces; later
+        positions begin new pieces.
         """
         weight = self.qkv.weight
         if begin is not None and weight.device.type == "cpu":
             room = min(room, -(-begin // PIECE) * PIECE)
-        half = weight.is_cuda and torch.is_autocast_enabled("cuda")
-        numbers = torch.get_autocast_dtype("cuda") if half else weight.dtype
-        empty = weight.new_empty(2, batch, self.heads, room, self.size, dtype=numbers)
+        is_autocast = weight.is_cuda and torch.is_autocast_enabled("cuda")
+        dtype = torch.get_autocast_dtype("cuda") if is_autocast else weight.dtype
+        empty = weight.new_empty(2, batch, self.heads, room, self.size, dtype=dtype)
         return KVCache(empty[0], empty[1], 0)
 
 
-def _as_kept(q: Tensor, k: Tensor) -> AbstractContextManager[object]:
-    """On a CPU one query attends in the numbers that keys are kept in: in bfloat16 it is three
-    to six times slower.
+def _in_cache_dtype(q: Tensor, k: Tensor) -> AbstractContextManager[object]:
+    """A context in which one query on a CPU attends in the dtype of the cached keys: bfloat16
+    would be three to six times slower.
     """
     if q.shape[2] > 1 or q.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
         return nullcontext()
@@ -462,11 +454,10 @@ def _as_kept(q: Tensor, k: Tensor) -> AbstractContextManager[object]:
 
 
 class FeedForward(nn.Sequential):
-    """Linear map, GELU, linear map, dropout. The first two may be one operation
-    where weights are packed.
+    """Linear map, GELU, linear map, dropout. Packed weights may fuse the first two.
 
     Attributes:
-        drops_hidden: whether the dropout acts behind GELU too.
+        drops_hidden: Whether the dropout also acts behind GELU.
     """
 
     drops_hidden = False
@@ -479,7 +470,7 @@ class FeedForward(nn.Sequential):
 
 
 class BlockOptions(TypedDict, total=False):
-    """What YAML may say of a block; see `Block`. Outer and inner models pass it on as `**block`."""
+    """The keys of a block in YAML, see `Block`. Outer and inner models pass them on."""
 
     norm: NormFactory
     placement: Literal["pre", "sandwich"]
@@ -493,23 +484,26 @@ class BlockOptions(TypedDict, total=False):
 
 
 class Block(nn.Module):
-    """Transformer block, conditioned on z by adaptive normalisation where `context` is given.
+    """Transformer block; with a `context`, adaptive normalisation conditions it on z.
 
-    The six gains are read from the linear map in the published order: gate, scale and shift, each
-    for attention and feed-forward (arXiv 2503.02883, released code).
+    The linear map of z gives the six gains in the published order: gate, scale and shift, each for
+    attention and feed-forward (arXiv 2503.02883, released code).
 
     Arguments:
-        width, heads: of attention.
-        context: width of z, or None for a block without condition.
-        norm: one of `NORMS`.
-        placement: of the norms: `pre`, before attention and feed-forward; `sandwich`, behind them
-            too (CogView, arXiv 2105.13290).
-        mlp_ratio: width of the feed-forward layer over W.
-        gelu: `exact`, or its `tanh` approximation.
-        qk_norm, softmax_scale, k_bias: of `Attention`.
-        dropout: on attention weights, and behind the last linear map of attention
-            and of feed-forward.
-        dropout_hidden: whether the dropout acts behind GELU too, as in the published models.
+        width: W.
+        heads: H, a divisor of W.
+        context: Width of z, or None for a block without condition.
+        norm: Norm of the blocks.
+        placement: Places of the norms: `pre`, before attention and feed-forward, or `sandwich`,
+            before and behind them (CogView, arXiv 2105.13290).
+        mlp_ratio: Width of the feed-forward layer as a multiple of W, at least 1/W.
+        gelu: GELU, `exact` or by its `tanh` approximation.
+        qk_norm: see `Attention`.
+        softmax_scale: see `Attention`.
+        k_bias: see `Attention`.
+        dropout: Share of numbers, in [0, 1), that training drops: attention weights, and outputs of
+            attention and of feed-forward.
+        dropout_hidden: Whether the dropout also acts behind GELU, as in the published models.
 
     Raises:
         ValueError: if a number is outside its range.
@@ -538,9 +532,12 @@ class Block(nn.Module):
         hidden = int(width * mlp_ratio)
         if hidden < 1:
             raise ValueError(f"mlp_ratio: {mlp_ratio} leaves no width of the feed-forward layer")
-        self.norm1, self.norm2 = norm(width, context is None), norm(width, context is None)
-        after = [norm(width, True) if placement == "sandwich" else nn.Identity() for _ in range(2)]
-        self.after1, self.after2 = after
+
+        norm_behind = norm if placement == "sandwich" else none
+        self.norm1 = norm(width, context is None)
+        self.norm2 = norm(width, context is None)
+        self.after1 = norm_behind(width, True)
+        self.after2 = norm_behind(width, True)
         self.attention = Attention(
             width,
             heads,
@@ -567,31 +564,28 @@ class Block(nn.Module):
     ) -> tuple[Tensor, KVCache | None]:
         """x [B, T, W], z [B, context], places [T] or [B, T] → [B, T, W] and the cache after it.
 
-        With `where` [B, m] only those rows are computed, [B, m, W]. z is read where there is no
-        cache, and in the first step of one.
+        With `where` [B, m] only those rows are computed, [B, m, W]. With a cache, only the first
+        step reads z.
         """
-        read, x = (
-            x,
-            x if where is None else x.gather(1, where.unsqueeze(-1).expand(-1, -1, x.shape[-1])),
-        )
+        context = x
+        if where is not None:
+            x = x.gather(1, where.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+
         if self.adapt is None:
-            y, cache = self.attention(self.norm1(read), causal, cache, at, where)
+            y, cache = self.attention(self.norm1(context), causal, cache, at, where)
             x = x + self.after1(y)
             return x + self.after2(self.feed_forward(self.norm2(x))), cache
 
-        gains = (
-            cache.gains
-            if cache is not None and cache.gains is not None
-            else self._gains(self.adapt(z))
-        )
+        gains = None if cache is None else cache.gains
+        if gains is None:
+            gains = self._gains(self.adapt(z))
         gate1, gate2, scale1, scale2, shift1, shift2 = gains
-        y, cache = self.attention(
-            modulate(self.norm1(read), scale1, shift1), causal, cache, at, where
-        )
+
+        h = modulate(self.norm1(context), scale1, shift1)
+        y, cache = self.attention(h, causal, cache, at, where)
         x = torch.addcmul(x, gate1, self.after1(y))
-        x = torch.addcmul(
-            x, gate2, self.after2(self.feed_forward(modulate(self.norm2(x), scale2, shift2)))
-        )
+        h = modulate(self.norm2(x), scale2, shift2)
+        x = torch.addcmul(x, gate2, self.after2(self.feed_forward(h)))
 
         return x, None if cache is None else cache._replace(gains=gains)
 
@@ -619,8 +613,7 @@ class Blocks(nn.ModuleList):
         """x [B, T, W], z [B, context], places [T] or [B, T] for rotary attention → [B, T, W] and
         the caches after it.
 
-        Where only some rows of the result are read, `where` [B, m], the last block computes
-        no others: [B, m, W].
+        With `where` [B, m] the last block computes only those rows: [B, m, W].
         """
         after: Caches = []
         for i, (block, cache) in enumerate(zip(self, caches or [None] * len(self), strict=True)):
@@ -629,22 +622,19 @@ class Blocks(nn.ModuleList):
         return x, after
 
     def caches(self, batch: int, room: int, begin: int | None = None) -> Caches:
-        """Empty caches for `batch` sequences of `room` positions, of which `begin` come at first;
-        see `Attention.cache`.
-        """
-        return [
-            block.attention.cache(batch, room, begin)
-            for block in self.modules()
-            if isinstance(block, Block)
-        ]
+        """Empty caches, one for each block; see `Attention.cache`."""
+        caches: Caches = []
+        for block in self:
+            assert isinstance(block, Block)
+            caches.append(block.attention.cache(batch, room, begin))
+        return caches
 
 
 def initialise(model: nn.Module, seed: int) -> None:
-    """Draw every parameter again, each module from a generator keyed by the seed
-    and the module's name.
+    """Draw all parameters again, each module from a generator keyed by the seed and its name.
 
-    Two arms of an ablation thus start with equal values wherever they have the same part under the
-    same name. On the device `meta` there is nothing to draw.
+    Two arms of an ablation so start with equal values in each part that they share. On the device
+    `meta` nothing is drawn.
     """
     if any(parameter.is_meta for parameter in model.parameters()):
         return

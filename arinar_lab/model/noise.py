@@ -1,12 +1,12 @@
-"""Randomness as a value: a key that can be drawn from in any amount, always with the same answer.
+"""Randomness as a value: a key gives any amount of numbers, always the same ones.
 
     image seed ─at(ORDER)→ order of the tokens
                └at(TOKENS)─at(n)→ token n ─at(g)→ group g ─uniform / normal→ numbers
 
 A `Noise` holds one 64-bit key for each element of a batch. `at(i)` derives a new key, `uniform(n)`
 and `normal(n)` hash the key with a counter (the SplitMix64 finaliser, Steele et al., OOPSLA 2014).
-Nothing is consumed and no generator has a state, so a sample depends on its own seed alone: not on
-the batch it is drawn in, nor on what was drawn before.
+No generator has a state, so a sample depends on its seed alone: not on its batch, nor on earlier
+draws.
 """
 
 from __future__ import annotations
@@ -36,21 +36,18 @@ def _mix(x: Tensor) -> Tensor:
 
 
 class Stream(IntEnum):
-    """Names of the noise that is derived from one key.
+    """Names of derived noise. Two names share a number only below different keys."""
 
-    Two names have the same number only where they stand below different keys.
-    """
-
-    # below the key of an item of the data, or of one draw of it
+    # below the key of a data item, or of one draw of it
     CODEC = 0  # dequantisation, or the draw from a posterior
     MODEL = 1
     VALIDATION_LOSS = 2
-    FIRST_DRAW = 0  # of several, which are numbered
+    FIRST_DRAW = 0  # of several numbered ones
 
     # below MODEL, and in a nested model below the key of a token
     ORDER = 0  # of the tokens; below it ORDER again in training, and MASKED_SHARE
     TOKENS = 1
-    LABELS = 2  # which of them training hides
+    LABELS = 2  # dropout of labels in training
     GUIDE = 2  # the guiding pixel of a nested model
     MASKED_SHARE = 2
 
@@ -80,16 +77,13 @@ class Noise:
 
     @classmethod
     def of(cls, seeds: Tensor, stream: str = "") -> Noise:
-        """Noise of integer seeds [*]; different `stream` names give independent
-        noise for the same seeds.
-        """
+        """Noise of integer seeds [*], independent for different `stream` names."""
         return cls(_mix(_mix(seeds.long() * _GOLDEN + zlib.crc32(stream.encode())) + _CHILD))
 
     def at(self, i: int | Tensor) -> Noise:
-        """Derived noise, by what JAX calls `fold_in`: a `Stream`, or a number (of a
-        step, a token, an image).
+        """Noise derived by a `Stream` or by a number of a step, token or image (`fold_in` of JAX).
 
-        An integer keeps the shape [*]; a tensor [*, m] (or [*]) gives noise of its shape.
+        An integer keeps the shape [*]; a tensor [*, m] or [*] gives noise of its shape.
         """
         i = torch.as_tensor(i)  # its arithmetic wraps at 64 bits; Python's does not
         key = self.key.reshape(self.key.shape + (1,) * (i.dim() - self.key.dim()))
@@ -98,9 +92,8 @@ class Noise:
     def uniform(self, n: int, dtype: torch.dtype = torch.float64) -> Tensor:
         """n numbers from the open interval (0, 1) for each key: [*, n]."""
         counter = torch.arange(1, n + 1, device=self.key.device) * _GOLDEN
-        bits = _shift(
-            _mix(_mix(self.key.unsqueeze(-1) ^ _DRAW) + counter), 12
-        )  # 52 bits: (bits + 1/2)/2^52 < 1 exactly
+        words = _mix(_mix(self.key.unsqueeze(-1) ^ _DRAW) + counter)
+        bits = _shift(words, 12)  # 52 bits, so that (bits + 1/2)/2^52 < 1 exactly
         return ((bits.double() + 0.5) * 2.0**-52).to(dtype)
 
     def normal(self, n: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -112,20 +105,19 @@ class Noise:
         return self.uniform(n).argsort(-1)
 
     def repeat(self, times: int) -> Noise:
-        """The same noise again, `times` times along the first axis."""
+        """The noise repeated `times` times along the first axis."""
         return Noise(self.key.repeat(times, *(1,) * (self.key.dim() - 1)))
 
 
 @dataclass(frozen=True)
 class FixedNoise(Noise):
-    """Noise that hands out given numbers, so that a sampling can be repeated with
-    those of other code.
+    """Noise that returns prescribed numbers, to repeat the sampling of other code.
 
-    `at(i).normal(n)` is the first n of values[i]; `at` again keeps it; `uniform` is the normal
-    distribution function of it.
+    `at(i).normal(n)` is the first n of values[i], and further `at` change nothing; `uniform` is the
+    normal CDF of `normal`.
 
     Arguments:
-        key: int64, [*]; only its shape counts.
+        key: int64, [*]; only its shape is used.
         values: [T, *, n], or [*, n] behind `at`.
     """
 

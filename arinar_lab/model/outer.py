@@ -1,11 +1,9 @@
 """The outer autoregressive model: from the tokens known so far to a condition z for the next ones.
 
-    forward(x, c, noise)              training: z for the positions that are
-                                      predicted, given true tokens
-    walk(c, null, visit, noise, …)    generation: calls visit(z, z_null, where,
-                                      progress) → tokens, step by step
-    conditions(x, c, noise, steps)    the z of a walk that is answered with the true tokens:
-                                      what likelihood needs
+    forward(x, c, noise)              training: z of the predicted positions, given true tokens
+    walk(c, null, visit, noise, …)    generation: visit(z, z_null, where, progress) → tokens in
+                                      each step
+    conditions(x, c, noise, steps)    likelihood: each z of a walk whose visit returns true tokens
 
 Letters: B images, N tokens, m of them at a time, D features a token, E width, C prefix
 rows of the condition.
@@ -49,22 +47,22 @@ def take(x: Tensor, where: Tensor) -> Tensor:
 
 def put(x: Tensor, where: Tensor, value: Tensor) -> Tensor:
     """x [B, N, D] with value [B, m, D] at where [B, m]."""
-    # autocast's is narrower
-    return x.scatter(1, where.unsqueeze(-1).expand(-1, -1, x.shape[-1]), value.to(x.dtype))
+    value = value.to(x.dtype)  # autocast's is narrower
+    return x.scatter(1, where.unsqueeze(-1).expand(-1, -1, x.shape[-1]), value)
 
 
 class Outer(nn.Module):
-    """The type of every outer model. The constructor takes the number N of tokens and D of
-    features by position.
+    """The type of every outer model. The constructor takes N and D by position.
 
     Attributes:
-        width: E, of the condition.
-        context: of z, which is E unless the model says otherwise.
+        width: E, width of the condition.
+        context: Width of z, E unless a member overrides it.
         prefix: C, rows of the condition c [B, C, E].
         likelihood: `exact` for a fixed order, `bound` for a random one.
-        steps: steps of a walk where the sampler names none.
-        can: accelerators of a `Sampler` that its walk takes, beside the interval of guidance.
-        mask_group: images of a batch that share a masked share; 0 is all.
+        steps: Steps of a walk where the sampler sets none.
+        capabilities: Accelerators of a `Sampler` that the walk takes; every walk takes the interval
+            of guidance.
+        mask_group: Images of a batch that share a masked ratio; 0 is the whole batch.
     """
 
     likelihood: Likelihood
@@ -81,18 +79,17 @@ class Outer(nn.Module):
     def forward(
         self, x: Tensor, c: Tensor, noise: Noise, ratio: float | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Tokens x [B, N, D], condition c [B, C, E] → z [B, m, E] and the
-        positions it is for, [B, m].
+        """Tokens x [B, N, D] and condition c [B, C, E] → z [B, m, E] and its positions [B, m].
 
-        A ratio that `mask_ratio` drew for a larger batch goes before the one of this batch.
+        `ratio` replaces the masked ratio that this batch would draw: that of a larger batch.
         """
         raise NotImplementedError
 
     def mask_ratio(self, noise: Noise, group: int = 0) -> float | None:
-        """The masked share of the tokens, where one is drawn for all images of a batch: from the
-        noise of the first, [1].
+        """The masked ratio of a batch, drawn from the noise [1] of its first image; None where no
+        ratio is shared.
 
-        Where groups of images have shares of their own, that of one group.
+        Where groups of images draw their own ratios, that of group number `group`.
         """
         return None
 
@@ -105,13 +102,14 @@ class Outer(nn.Module):
         sampler: Sampler = PLAIN,
         only: Collection[int] | None = None,
     ) -> Tensor:
-        """Generate tokens [B, N, D], step by step; `null` is the null condition, or None
-        where nothing is guided.
+        """Generate tokens [B, N, D], step by step.
 
         Arguments:
-            only: numbers of the steps that are visited; the tokens of the others are zero. A
-                benchmark computes a few of them: a masked walk then passes over the others, a
-                causal one still computes their conditions.
+            c: Condition, [B, C, E].
+            null: Null condition, [B, C, E], or None without guidance.
+            visit: Draws the tokens of a step.
+            only: Steps that are visited, for benchmarks; the tokens of other steps are zero. A
+                masked walk skips those, a causal one still computes their conditions.
 
         Raises:
             ValueError: if the sampler's steps do not fit the number of tokens.
@@ -121,18 +119,18 @@ class Outer(nn.Module):
     def conditions(
         self, x: Tensor, c: Tensor, noise: Noise, steps: int | None = None
     ) -> list[tuple[Tensor, Tensor]]:
-        """(z, where) of each step of the walk, answered with the true tokens x [B, N, D]."""
-        seen: list[tuple[Tensor, Tensor]] = []
+        """(z, where) of each step of a walk whose visit returns the true tokens of x [B, N, D]."""
+        conditions: list[tuple[Tensor, Tensor]] = []
 
         def visit(z: Tensor, null: Tensor | None, where: Tensor, progress: float) -> Tensor:
-            seen.append((z, where))
+            conditions.append((z, where))
             return take(x, where)
 
         self.walk(c, None, visit, noise, Sampler(steps=steps))
-        return seen
+        return conditions
 
     def check_steps(self, steps: int | None) -> int:
-        """The number of steps of a walk, the model's own for None.
+        """Steps of a walk; None is the model's own number.
 
         Raises:
             ValueError: if it does not fit the number of tokens.
@@ -146,15 +144,16 @@ class CausalAR(Outer):
     The sequence is [c, x_0 … x_{N-2}]; the output at row C - 1 + n is the condition of token n.
 
     Arguments:
-        width: E; depth: blocks; heads: must divide width.
-        prefix: C ≥ 1.
-        positions: how a row's place is told: a `learned` vector, a `sine` vector,
-            or `rotary` attention.
-        block: see `Block`.
+        width: E, width of the condition and the blocks, ≥ 1.
+        depth: Blocks, ≥ 1.
+        heads: Attention heads, a divisor of `width`.
+        prefix: C, condition rows in front of the tokens, ≥ 1.
+        positions: Encoding of a row's place: a `learned` vector, a `sine` vector, or `rotary`
+            attention, whose heads have an even size.
+        block: Options of the blocks, see `Block`.
 
     Raises:
-        ValueError: if depth or prefix < 1, heads does not divide width, or rotary
-            heads are of odd size.
+        ValueError: if a number is outside its range.
     """
 
     likelihood: Likelihood = "exact"
@@ -174,7 +173,10 @@ class CausalAR(Outer):
     ) -> None:
         super().__init__()
         require_at_least(1, width=width, depth=depth, prefix=prefix)
-        self.width, self.prefix, self.steps, self.features = width, prefix, tokens, features
+        self.width = width
+        self.prefix = prefix
+        self.steps = tokens
+        self.features = features
         self.token_of = Linear(features, width)
         self.positions = positions_of(positions, prefix + tokens - 1, width)
         self.blocks = Blocks(Block(width, heads, **block) for _ in range(depth))
@@ -192,7 +194,7 @@ class CausalAR(Outer):
     def conditions(
         self, x: Tensor, c: Tensor, noise: Noise, steps: int | None = None
     ) -> list[tuple[Tensor, Tensor]]:
-        """All at once: teacher forcing is one causal pass."""
+        """One causal pass computes the conditions of all steps."""
         self.check_steps(steps)
         return [self(x, c, noise)]
 
@@ -206,40 +208,44 @@ class CausalAR(Outer):
         only: Collection[int] | None = None,
     ) -> Tensor:
         self.check_steps(sampler.steps)
-        batch, order = c.shape[0], self._order(c.shape[0], noise)
-        y, repeat = (c, 1) if null is None else (torch.cat([c, null]), 2)
-        orders = order.repeat(repeat, 1)
-        caches, done = self.blocks.caches(y.shape[0], self.prefix + self.steps - 1, self.prefix), 0
+        batch = c.shape[0]
+        branches = 1 if null is None else 2
+        y = c if null is None else torch.cat([c, null])
+        order = self._order(batch, noise)
+        orders = order.repeat(branches, 1)
+        caches = self.blocks.caches(y.shape[0], self.prefix + self.steps - 1, self.prefix)
+        done = 0
 
         tokens: list[Tensor] = []
         for n in range(self.steps):
             rows = y.shape[1]
             y, at = self._placed(y, orders, done)
             y, caches = self.blocks(y, causal=True, caches=caches, at=at if self.rotary else None)
-            z, done, progress = self.norm(y[:, -1:]), done + rows, (n + 1) / self.steps
-            where, z_null = order[:, n : n + 1], z[batch:] if repeat == 2 else None
-            visited = only is None or n in only
-            x = (
-                visit(z[:batch], z_null, where, progress)
-                if visited
-                else z.new_zeros(batch, 1, self.features)
-            )
+            done += rows
+            z = self.norm(y[:, -1:])
+
+            if only is None or n in only:
+                z_null = z[batch:] if branches == 2 else None
+                x = visit(z[:batch], z_null, order[:, n : n + 1], (n + 1) / self.steps)
+            else:
+                x = z.new_zeros(batch, 1, self.features)
             tokens.append(x)
-            if (n + 2) / self.steps > sampler.guided_to:  # the null branch is needed no more
-                repeat, orders, caches = 1, order, first_sequences(caches, batch)
-            y = self.token_of(x.repeat(repeat, 1, 1))
+
+            if (n + 2) / self.steps > sampler.guided_to:  # no later step is guided
+                branches = 1
+                orders = order
+                caches = first_sequences(caches, batch)
+            y = self.token_of(x.repeat(branches, 1, 1))
 
         drawn = torch.cat(tokens, 1)
         return put(torch.empty_like(drawn), order, drawn)
 
     def _order(self, batch: int, noise: Noise) -> Tensor:
-        """The token of each step, [B, N]."""
+        """The token that each step draws, [B, N]."""
         return torch.arange(self.steps, device=noise.key.device).expand(batch, -1)
 
     def _placed(self, y: Tensor, order: Tensor, done: int) -> tuple[Tensor, Tensor]:
-        """Rows `done` … of the sequence, y [B, T, E], with what tells their places; and the
-        places, [T] or [B, T].
-        """
+        """Rows y [B, T, E] from `done` on, with their positions added; and places [T] or [B, T]."""
         end = done + y.shape[1]
         return y + self.positions()[done:end], torch.arange(done, end, device=y.device)
 
@@ -253,15 +259,24 @@ class CausalAR(Outer):
 
 
 class RandomCausalAR(CausalAR):
-    """One causal network over a random order, told which token comes next (σ-GPT, arXiv 2404.09562;
-    RandAR, 2412.01827).
+    """One causal network over a random order. Each row knows its target, the token that it predicts
+    (σ-GPT, arXiv 2404.09562; RandAR, 2412.01827).
 
     The sequence is [c, x_σ(0) … x_σ(N-2)]; the output at row C - 1 + n is the condition of token
-    σ(n). A row is told two places: where its own token stands, as in `CausalAR`, and by a learned
-    vector of its own, the target σ(n). The order σ is an image's own and uniform, so the likelihood
-    is a bound: the expectation of log p(x | σ) is below log p(x).
+    σ(n). A row carries two places: that of its own token, as in `CausalAR`, and that of its target
+    σ(n), a learned vector. Each image draws its own uniform order σ, so the likelihood is a bound:
+    the expectation of log p(x | σ) is below log p(x).
 
-    Arguments and errors: of `CausalAR`.
+    Arguments:
+        width: see `CausalAR`.
+        depth: see `CausalAR`.
+        heads: see `CausalAR`.
+        prefix: see `CausalAR`.
+        positions: see `CausalAR`.
+        block: Options of the blocks, see `Block`.
+
+    Raises:
+        ValueError: if a number is outside its range.
     """
 
     likelihood: Likelihood = "bound"
@@ -297,16 +312,16 @@ class RandomCausalAR(CausalAR):
         return noise.at(Stream.ORDER).permutation(self.steps)
 
     def _placed(self, y: Tensor, order: Tensor, done: int) -> tuple[Tensor, Tensor]:
-        end, start = done + y.shape[1], self.prefix
-        at = torch.cat(
-            [torch.arange(start, device=y.device).expand(y.shape[0], -1), start + order], 1
-        )[:, done:end]
-        targets = f.pad(self.targets()[order], (0, 0, start - 1, 0))[:, done:end]
+        start = self.prefix
+        rows = slice(done, done + y.shape[1])
+        places = torch.arange(start, device=y.device).expand(y.shape[0], -1)
+        at = torch.cat([places, start + order], 1)[:, rows]
+        targets = f.pad(self.targets()[order], (0, 0, start - 1, 0))[:, rows]
         return y + self.positions()[at] + targets, at
 
 
 class NullOffset(NamedTuple):
-    """What the null branch adds to z, [B, m, E], at the positions of the order from `start` on."""
+    """The null branch's z minus the conditional one, [B, m, E], from place `start` of the order."""
 
     start: int
     added: Tensor
@@ -319,11 +334,14 @@ class NullOffset(NamedTuple):
 
 
 class TokenCache(NamedTuple):
-    """What a token cache keeps: keys and values of encoder and decoder, their rows in
-    the order of the walk.
+    """Keys and values of encoder and decoder, their rows in the order of the walk.
 
-    The caches are written into by the next step. batch: sequences that the last step computed;
-    known: tokens that it knew; age: steps since all rows were computed.
+    The next step writes into the caches.
+
+    Attributes:
+        batch: Sequences that the last step computed.
+        known: Tokens that were known to it.
+        age: Steps since all rows were computed.
     """
 
     encoder: Caches
@@ -338,19 +356,13 @@ class TokenCache(NamedTuple):
 
     @property
     def room(self) -> int:
-        """Sequences that the caches have room for."""
+        """Sequences that fit the caches."""
         return 0 if self.encoder[0] is None else self.encoder[0].k.shape[0]
 
 
 def first_sequences(caches: Caches, batch: int) -> Caches:
     """Caches of the first `batch` sequences."""
-    return [
-        c
-        and c._replace(
-            k=c.k[:batch], v=c.v[:batch], before=tuple((k[:batch], v[:batch]) for k, v in c.before)
-        )
-        for c in caches
-    ]
+    return [cache and cache.first_sequences(batch) for cache in caches]
 
 
 def rewound(caches: Caches, batch: int, begin: int, filled: int = 0) -> Caches:
@@ -359,17 +371,17 @@ def rewound(caches: Caches, batch: int, begin: int, filled: int = 0) -> Caches:
 
 
 class MaskedOuter(Outer):
-    """Tokens are predicted at masked positions, in any order, given those that are known.
+    """An outer model that predicts masked tokens, in any order, from the known ones.
 
-    Generation follows a cosine schedule, or another (`masked_counts`), over a random order; the
-    tokens of one step are drawn together, independently given z, so likelihood is a bound and is
-    stated with its steps. A member writes `_condition`.
+    Generation follows a schedule (`masked_counts`) over a random order. It draws the tokens of one
+    step together, independently given z, so likelihood is a bound that depends on the number of
+    steps. A member writes `_condition`.
 
     Arguments:
-        tokens, features: N, D.
-        mask_min, mask_std: the masked share is drawn from a normal(1, mask_std)
-            truncated to [mask_min, 1].
-        steps: of a walk, 1 … N; None is N.
+        mask_min: Least masked ratio, in [0, 1): training draws the ratio from a
+            normal(1, mask_std) truncated to [mask_min, 1].
+        mask_std: Standard deviation of the masked ratio before truncation, > 0.
+        steps: Steps of a walk, 1 … N; null is N.
 
     Raises:
         ValueError: if a number is outside its range.
@@ -386,8 +398,11 @@ class MaskedOuter(Outer):
             raise ValueError(f"mask_min: {mask_min} is outside [0, 1)")
         if mask_std <= 0:
             raise ValueError(f"mask_std: {mask_std} is not above 0")
-        self.tokens, self.features = tokens, features
-        self.mask_min, self.mask_std = mask_min, mask_std
+
+        self.tokens = tokens
+        self.features = features
+        self.mask_min = mask_min
+        self.mask_std = mask_std
         self.steps = tokens
         self.steps = self.check_steps(steps)
 
@@ -400,70 +415,75 @@ class MaskedOuter(Outer):
         sampler: Sampler = PLAIN,
         only: Collection[int] | None = None,
     ) -> Tensor:
-        batch, both = c.shape[0], c if null is None else torch.cat([c, null])
+        batch = c.shape[0]
+        both = c if null is None else torch.cat([c, null])
         order = self.order(noise)
         x = c.new_zeros(batch, self.tokens, self.features)
         masked = masked_counts(self.tokens, self.check_steps(sampler.steps), sampler.mask_schedule)
         ends = [0, *(self.tokens - left for left in masked)]
 
         gap: NullOffset | None = None
-        memory: TokenCache | None = None
+        cache: TokenCache | None = None
         for s, left in enumerate(masked):
             if only is not None and s not in only:
                 continue
 
-            known, until = ends[s], ends[s + 1]
+            start, end = ends[s : s + 2]
             # the release counts at least one token as unknown
             progress = 1 - max(left, 1) / self.tokens
-            guided = null is not None and sampler.guides(progress)
-            fresh = guided and not (gap and gap.covers(known, until))
-            repeat, end = (
-                (2, ends[min(s + sampler.null_refresh, len(masked))]) if fresh else (1, until)
-            )
-            now = x.repeat(repeat, 1, 1), both if fresh else c, order.repeat(repeat, 1), known, end
-            z, memory = self._remembered(*now, memory, sampler.token_refresh)
+            is_guided = null is not None and sampler.guides(progress)
 
-            if fresh and sampler.null_refresh > 1:
-                gap = NullOffset(known, z[batch:] - z[:batch])
-            z, z_null = z[:batch, : until - known], z[batch:, : until - known] if fresh else None
-            if guided and gap and z_null is None:
-                z_null = z + gap.at(known, until)
-            where = order[:, known:until]
+            if not is_guided or (gap and gap.covers(start, end)):
+                z, cache = self._cached_condition(
+                    x, c, order, start, end, cache, sampler.token_refresh
+                )
+                z_null = z + gap.at(start, end) if is_guided and gap else None
+            else:
+                last = ends[min(s + sampler.null_refresh, len(masked))]
+                z, cache = self._cached_condition(
+                    x.repeat(2, 1, 1),
+                    both,
+                    order.repeat(2, 1),
+                    start,
+                    last,
+                    cache,
+                    sampler.token_refresh,
+                )
+                if sampler.null_refresh > 1:
+                    gap = NullOffset(start, z[batch:] - z[:batch])
+                z, z_null = z[:batch, : end - start], z[batch:, : end - start]
+
+            where = order[:, start:end]
             x = put(x, where, visit(z, z_null, where, progress))
 
         return x
 
-    def _remembered(
+    def _cached_condition(
         self,
         x: Tensor,
         c: Tensor,
         order: Tensor,
-        known: int,
+        start: int,
         end: int,
-        memory: TokenCache | None,
+        cache: TokenCache | None,
         refresh: int,
     ) -> tuple[Tensor, TokenCache | None]:
-        """z [B, m, context] of the tokens `known` … `end` of an order [B, N], and what
-        the next step may use.
-        """
-        return self._condition(x, c, order[:, :known], order[:, known:end]), None
+        """z [B, m, context] of the tokens `start` … `end` of an order [B, N], and the cache."""
+        return self._condition(x, c, order[:, :start], order[:, start:end]), None
 
     def order(self, noise: Noise) -> Tensor:
-        """A random order of the tokens for each of the noise [B]: [B, N]."""
+        """A random order of the tokens for each noise [B]: [B, N]."""
         return noise.at(Stream.ORDER).permutation(self.tokens)
 
     def mask_ratios(self, noise: Noise, draw: int = 0) -> Tensor:
-        """A draw of the truncated normal for each of the noise [B], by its inverse CDF:
-        [B]. Draws are numbered.
-        """
-        low = torch.special.ndtr(
-            torch.tensor((self.mask_min - 1) / self.mask_std, dtype=torch.float64)
-        ).item()
+        """Draw number `draw` of the truncated normal for each noise [B], by inverse CDF: [B]."""
+        least = torch.tensor((self.mask_min - 1) / self.mask_std, dtype=torch.float64)
+        low = torch.special.ndtr(least).item()
         u = low + (0.5 - low) * noise.at(Stream.MASKED_SHARE).uniform(draw + 1)[..., draw]
         return (1 + self.mask_std * torch.special.ndtri(u)).clamp(max=1.0)
 
     def _condition(self, x: Tensor, c: Tensor, known: Tensor, where: Tensor) -> Tensor:
-        """z [B, m, context] at `where` [B, m], given the tokens at `known` [B, n]."""
+        """z [B, m, context] at `where` [B, m], given the tokens at places `known` [B, n]."""
         raise NotImplementedError
 
     def check_steps(self, steps: int | None) -> int:
@@ -476,24 +496,29 @@ class MaskedOuter(Outer):
 
 
 class MaskedAR(MaskedOuter):
-    """Bidirectional encoder and decoder over randomly masked tokens (MAR,
-    arXiv 2406.11838, section 3.4).
+    """Bidirectional encoder and decoder over randomly masked tokens (MAR, arXiv 2406.11838,
+    section 3.4).
 
-    The encoder sees the C condition rows and the known tokens; the decoder sees all positions, a
-    mask vector at the unknown ones. In training one ratio of the tokens is masked a batch, or a
-    group of its images.
+    The encoder reads the C condition rows and the known tokens; the decoder reads all positions,
+    with a mask vector at the unknown ones. Training masks one ratio of the tokens in a whole batch,
+    or in each group of its images.
 
     Arguments:
-        width: E; encoder_depth, decoder_depth: blocks; heads: must divide width.
-        prefix: C ≥ 1, condition rows (64 as published).
-        mask_min, mask_std, steps: see `MaskedOuter`.
-        mask_group: images of a batch that share a masked ratio; 0 is the whole batch. The published
-            models have 64, since each process draws a ratio for its 64 images. Beside a frozen
-            outer model it is 0.
-        positions: how a token's place is told to encoder and decoder: `learned` vectors,
-            `sine` vectors, or `rotary` attention. Only the learned have a third set,
-            added to z, as published.
-        block: see `Block`.
+        width: E, width of the condition and the blocks, ≥ 1.
+        encoder_depth: Blocks of the encoder, ≥ 1.
+        decoder_depth: Blocks of the decoder, ≥ 1.
+        heads: Attention heads, a divisor of `width`.
+        prefix: C, condition rows, ≥ 1 (64 as published).
+        mask_min: see `MaskedOuter`.
+        mask_std: see `MaskedOuter`.
+        mask_group: Images of a batch that share a masked ratio, ≥ 0; 0 is the whole batch. It is 64
+            in the published models, whose processes each draw a ratio for 64 images, and 0 with a
+            frozen outer model.
+        steps: see `MaskedOuter`.
+        positions: Encoding of a token's place in encoder and decoder: `learned` vectors, `sine`
+            vectors, or `rotary` attention. `learned` adds a third set of vectors to z, as
+            published.
+        block: Options of the blocks, see `Block`.
 
     Raises:
         ValueError: if a number is outside its range.
@@ -521,22 +546,23 @@ class MaskedAR(MaskedOuter):
     ) -> None:
         super().__init__(tokens, features, mask_min=mask_min, mask_std=mask_std, steps=steps)
         require_at_least(0, mask_group=mask_group)
+        require_at_least(1, width=width, prefix=prefix)
+        require_at_least(1, encoder_depth=encoder_depth, decoder_depth=decoder_depth)
+        self.width = width
+        self.prefix = prefix
         self.mask_group = mask_group
-        require_at_least(
-            1, width=width, encoder_depth=encoder_depth, decoder_depth=decoder_depth, prefix=prefix
-        )
-        self.width, self.prefix = width, prefix
+
         self.token_of = Linear(features, width)
         self.encoder_positions = positions_of(positions, prefix + tokens, width)
         self.decoder_positions = positions_of(positions, prefix + tokens, width)
-        self.output_positions = positions_of(
-            "learned" if positions == "learned" else "rotary", tokens, width
-        )
+        output_kind: Positions = "learned" if positions == "learned" else "rotary"
+        self.output_positions = positions_of(output_kind, tokens, width)
         self.mask = LearnedVectors(1, width)
+
         norm = block.get("norm", layer)
-        self.input_norm, self.encoder_norm, self.decoder_norm = (
-            norm(width, True) for _ in range(3)
-        )
+        self.input_norm = norm(width, True)
+        self.encoder_norm = norm(width, True)
+        self.decoder_norm = norm(width, True)
         self.encoder = Blocks(Block(width, heads, **block) for _ in range(encoder_depth))
         self.embed = Linear(width, width)
         self.decoder = Blocks(Block(width, heads, **block) for _ in range(decoder_depth))
@@ -553,89 +579,96 @@ class MaskedAR(MaskedOuter):
         return self.mask_ratios(noise, group)[0].item()
 
     def _condition(self, x: Tensor, c: Tensor, known: Tensor, where: Tensor) -> Tensor:
-        """z [B, m, E] at `where` [B, m], given the tokens at `known` [B, n]."""
-        start, places = self.prefix, torch.arange(self.prefix + self.tokens, device=x.device)
+        """z [B, m, E] at `where` [B, m], given the tokens at places `known` [B, n]."""
+        start = self.prefix
+        places = torch.arange(start + self.tokens, device=x.device)
         at = torch.cat([places[:start].expand(x.shape[0], -1), start + known], 1)
         y = torch.cat([c, self.token_of(take(x, known))], 1) + self.encoder_positions()[at]
         y, _ = self.encoder(self.input_norm(y), at=at if self.rotary else None)
         y = self.embed(self.encoder_norm(y))
-        everywhere = self.mask().expand(x.shape[0], self.tokens, -1)
-        y = (
-            torch.cat([y[:, :start], put(everywhere, known, y[:, start:])], 1)
-            + self.decoder_positions()
-        )
+
+        masks = self.mask().expand(x.shape[0], self.tokens, -1)
+        y = torch.cat([y[:, :start], put(masks, known, y[:, start:])], 1)
+        y = y + self.decoder_positions()
         y, _ = self.decoder(y, at=places if self.rotary else None, where=start + where)
 
         return self.decoder_norm(y) + self.output_positions()[where]
 
-    def _remembered(
+    def _cached_condition(
         self,
         x: Tensor,
         c: Tensor,
         order: Tensor,
-        known: int,
+        start: int,
         end: int,
-        memory: TokenCache | None,
+        cache: TokenCache | None,
         refresh: int,
     ) -> tuple[Tensor, TokenCache | None]:
-        """As `_condition`; with a token cache, only at tokens that became known
-        since, and at those of z.
+        """With a token cache that is young enough, only rows of tokens that became known since the
+        last step, and rows of z, are computed.
         """
         if refresh == 1:
-            return super()._remembered(x, c, order, known, end, memory, refresh)
-        (batch, tokens), start = order.shape, self.prefix
-        if memory is None or memory.room < batch:
-            room = batch, start + tokens
-            memory = TokenCache(self.encoder.caches(*room), self.decoder.caches(*room), batch)
-        partly = memory.serves(batch, refresh)
-        first, middle, after = (start + memory.known if partly else 0), start + known, start + end
-        last = after if partly else start + tokens
-        at = torch.cat([torch.arange(start, device=x.device).expand(batch, -1), start + order], 1)
+            return super()._cached_condition(x, c, order, start, end, cache, refresh)
 
-        y = (
-            torch.cat([c, self.token_of(take(x, order[:, :known]))], 1)
-            + self.encoder_positions()[at[:, :middle]]
-        )
-        y, places = self.input_norm(y[:, first:]), at[:, first:middle] if self.rotary else None
-        y, _ = self.encoder(y, caches=rewound(memory.encoder, batch, first), at=places)
-        y = torch.cat(
-            [self.embed(self.encoder_norm(y)), self.mask().expand(batch, last - middle, -1)], 1
-        )
-        y, places = (
-            y + self.decoder_positions()[at[:, first:last]],
-            at[:, first:last] if self.rotary else None,
-        )
-        asked = torch.arange(middle - first, after - first, device=x.device).expand(batch, -1)
-        y, _ = self.decoder(
-            y, caches=rewound(memory.decoder, batch, first, start + tokens), at=places, where=asked
-        )
-        z = self.decoder_norm(y) + self.output_positions()[order[:, known:end]]
-        return z, memory._replace(batch=batch, known=known, age=memory.age + 1 if partly else 1)
+        batch, tokens = order.shape
+        prefix = self.prefix
+        if cache is None or cache.room < batch:
+            room = (batch, prefix + tokens)
+            cache = TokenCache(self.encoder.caches(*room), self.decoder.caches(*room), batch)
+
+        # rows of the sequence: computed from `first` to `last`, unknown from `middle`, of z until
+        # `behind`
+        is_partial = cache.serves(batch, refresh)
+        middle = prefix + start
+        behind = prefix + end
+        first = prefix + cache.known if is_partial else 0
+        last = behind if is_partial else prefix + tokens
+        at = torch.cat([torch.arange(prefix, device=x.device).expand(batch, -1), prefix + order], 1)
+
+        y = torch.cat([c, self.token_of(take(x, order[:, :start]))], 1)
+        y = self.input_norm((y + self.encoder_positions()[at[:, :middle]])[:, first:])
+        places = at[:, first:middle] if self.rotary else None
+        y, _ = self.encoder(y, caches=rewound(cache.encoder, batch, first), at=places)
+
+        masks = self.mask().expand(batch, last - middle, -1)
+        y = torch.cat([self.embed(self.encoder_norm(y)), masks], 1)
+        y = y + self.decoder_positions()[at[:, first:last]]
+        places = at[:, first:last] if self.rotary else None
+        where = torch.arange(middle - first, behind - first, device=x.device).expand(batch, -1)
+        caches = rewound(cache.decoder, batch, first, prefix + tokens)
+        y, _ = self.decoder(y, caches=caches, at=places, where=where)
+
+        z = self.decoder_norm(y) + self.output_positions()[order[:, start:end]]
+        age = cache.age + 1 if is_partial else 1
+        return z, cache._replace(batch=batch, known=start, age=age)
 
 
 class MaskedStack(MaskedOuter):
-    """One stack of blocks over condition rows and all positions, a mask vector at the unknown ones
-    (FractalMAR, arXiv 2502.17437, released code).
+    """One stack of blocks over condition rows and all positions, with a mask vector at the unknown
+    ones (FractalMAR, arXiv 2502.17437, released code).
 
-    In training every image has a masked share of its own. A walk of m positions is asked of each
-    image: those of its masked set in a random order, again from the start where they are fewer; so
-    the mean over them is an unbiased estimate of the mean over the masked set.
+    In training every image draws its own masked ratio, and m positions are predicted in each: those
+    of its masked set in a random order, repeated where it has fewer. The mean over them is an
+    unbiased estimate of the mean over the masked set.
 
     Arguments:
-        width: E; depth: blocks; heads: must divide width.
-        prefix: C ≥ 1, condition rows.
-        embed: whether the condition rows pass through a linear map first.
-        neighbours: whether z is not only a position's own output, but those of its neighbours
-            too, zero outside the image: left, below, right, above, own, [5 E]. Tokens must be a
-            square in raster order.
-        mask_min, mask_std, steps: see `MaskedOuter`.
-        positions: how a row's place is told: a `learned` vector, a `sine` vector,
-            or `rotary` attention.
-        block: see `Block`.
+        width: E, width of the condition and the blocks, ≥ 1.
+        depth: Blocks, ≥ 1.
+        heads: Attention heads, a divisor of `width`.
+        prefix: C, condition rows, ≥ 1.
+        embed: Whether the condition rows first pass through a linear map.
+        neighbours: Whether z joins the outputs of a position and its neighbours, left, below,
+            right, above, own: [5 E], zero outside the image. Tokens are then a square in raster
+            order.
+        mask_min: see `MaskedOuter`.
+        mask_std: see `MaskedOuter`.
+        steps: see `MaskedOuter`.
+        positions: Encoding of a row's place: a `learned` vector, a `sine` vector, or `rotary`
+            attention.
+        block: Options of the blocks, see `Block`.
 
     Raises:
-        ValueError: if a number is outside its range, or the neighbours of tokens that are no
-            square are asked for.
+        ValueError: if a number is outside its range, or tokens with neighbours are no square.
     """
 
     def __init__(
@@ -661,12 +694,17 @@ class MaskedStack(MaskedOuter):
         self.side = math.isqrt(tokens)
         if neighbours and self.side**2 != tokens:
             raise ValueError(f"neighbours: true does not fit; {tokens} tokens are no square")
-        self.width, self.prefix, self.neighbours = width, prefix, neighbours
-        self.token_of, self.mask = Linear(features, width), LearnedVectors(1, width)
+        self.width = width
+        self.prefix = prefix
+        self.neighbours = neighbours
+
+        self.token_of = Linear(features, width)
+        self.mask = LearnedVectors(1, width)
         self.row_of = Linear(width, width) if embed else nn.Identity()
         self.positions = positions_of(positions, prefix + tokens, width)
         norm = block.get("norm", layer)
-        self.input_norm, self.norm = norm(width, True), norm(width, True)
+        self.input_norm = norm(width, True)
+        self.norm = norm(width, True)
         self.blocks = Blocks(Block(width, heads, **block) for _ in range(depth))
         self.rotary = is_rotary(positions, width, heads)
 
@@ -677,13 +715,8 @@ class MaskedStack(MaskedOuter):
     def forward(
         self, x: Tensor, c: Tensor, noise: Noise, ratio: float | None = None
     ) -> tuple[Tensor, Tensor]:
-        count = (
-            (self.tokens * self.mask_ratios(noise))
-            .ceil()
-            .long()
-            .clamp(1, self.tokens)
-            .unsqueeze(-1)
-        )
+        count = (self.tokens * self.mask_ratios(noise)).ceil().long()
+        count = count.clamp(1, self.tokens).unsqueeze(-1)
         order = self.order(noise)
         place = torch.arange(self.tokens, device=x.device).expand_as(order)
         masked = torch.zeros_like(order, dtype=torch.bool).scatter(1, order, place < count)

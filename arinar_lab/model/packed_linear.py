@@ -1,14 +1,13 @@
-"""Linear maps in the layout that a CPU multiplies by, while a model draws.
+"""Linear maps with weights in the CPU's own layout, for generation.
 
-A matrix product first copies the weights into blocks that fit the processor's caches. Where the
-same weights serve hundreds of products of few rows, that copy is a large part of the time; so it is
-made once for a whole generation. oneDNN, which torch brings, does both. Where it has AVX-512 it
-applies GELU to each block of the result while that is still in the cache; where it has not, its
-GELU costs more than torch's own does afterwards (128 rows of 768 → 3072: 6.3 and 4.7 ms).
+A matrix product first copies the weights into blocks that fit the processor's caches. In hundreds
+of products of few rows that copy takes a large part of the time, so a generation copies once.
+oneDNN, a part of torch, does both. With AVX-512 it applies GELU to each block of the result in the
+cache; without, its GELU is slower than torch's own (128 rows of 768 → 3072: 6.3 and 4.7 ms).
 
-Under autocast to bfloat16 the copy is of bfloat16. On other devices, for other numbers and
-where gradients are wanted nothing changes. While packed, the weights take memory twice (half as
-much again in bfloat16).
+Under autocast to bfloat16 the copy is in bfloat16. Other devices, other dtypes and computations
+with gradients use the weights as they are. The copy takes the weights' memory again (half of it in
+bfloat16).
 """
 
 from __future__ import annotations
@@ -30,70 +29,68 @@ SMALLEST = 128 * 128  # weights of a matrix below which a call costs more than t
 
 
 class Packable(nn.Linear):
-    """A linear map that multiplies by its weights as they are, or `packed_weights`."""
+    """A linear map that can multiply by packed weights, see `packed_weights`."""
 
     packed: Tensor | None = None
 
     def forward(self, x: Tensor, bias: Tensor | None = None, gelu: nn.GELU | None = None) -> Tensor:
-        """x [*, inputs] → [*, outputs], with a bias in place of its own if one is
-        given, and GELU behind it.
-        """
+        """x [*, inputs] → [*, outputs], with `bias` in place of its own, and `gelu` behind it."""
         bias = self.bias if bias is None else bias
-        if (
-            self.packed is None
-            or torch.is_grad_enabled()
-            or self.packed.dtype != (numbers := _numbers())
-        ):
+        if self.packed is None or torch.is_grad_enabled() or self.packed.dtype != _cpu_dtype():
             y = f.linear(x, self.weight, bias)
             return y if gelu is None else gelu(y)
 
         name, kind = "none", ""
         if gelu is not None and fuses_gelu():
-            name, kind, gelu = "gelu", gelu.approximate, None
-        bias = None if bias is None else bias.to(numbers)
-        y = torch.ops.mkldnn._linear_pointwise(x.to(numbers), self.packed, bias, name, [], kind)
+            name, kind = "gelu", gelu.approximate
+            gelu = None
+        x = x.to(self.packed.dtype)
+        bias = None if bias is None else bias.to(self.packed.dtype)
+        y = torch.ops.mkldnn._linear_pointwise(x, self.packed, bias, name, [], kind)
 
         return y if gelu is None else gelu(y)
 
 
 @contextmanager
 def packed_weights(model: nn.Module) -> Iterator[None]:
-    """Within, the linear maps of `model` multiply by packed weights, which must
-    not change meanwhile.
+    """A context in which the linear maps of `model` multiply by packed weights.
+
+    The weights must not change inside it.
     """
-    maps = (
-        [m for m in model.modules() if isinstance(m, Packable) and _fits(m)] if _available() else []
-    )
-    for m in maps:
-        m.packed = torch.ops.mkldnn._reorder_linear_weight(m.weight.detach().to(_numbers()))
+    packed: list[Packable] = []
+    if _available():
+        packed += [m for m in model.modules() if isinstance(m, Packable) and _fits(m)]
+
+    for m in packed:
+        m.packed = torch.ops.mkldnn._reorder_linear_weight(m.weight.detach().to(_cpu_dtype()))
     try:
         yield
     finally:
-        for m in maps:
+        for m in packed:
             m.packed = None
 
 
-def has_native_matmul(device: torch.device, numbers: torch.dtype) -> bool:
-    """Whether a device computes products of such numbers by instructions of its own.
+def has_native_matmul(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a device has instructions for products of a dtype.
 
     A CPU without them takes over a hundred times as long for bfloat16 as for float32.
     """
-    if device.type != "cpu" or numbers != torch.bfloat16:
+    if device.type != "cpu" or dtype != torch.bfloat16:
         return True
-    told = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
-    return told is not None and bool(told())
+    is_supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return is_supported is not None and bool(is_supported())
 
 
 @cache
 def fuses_gelu() -> bool:
-    """Whether GELU is quicker as a part of the product than behind it."""
+    """Whether GELU inside the product is faster than behind it."""
     return "AVX512" in torch.backends.cpu.get_cpu_capability()
 
 
 def on_packed_weights(
     method: Callable[Concatenate[_Model, _P], _T],
 ) -> Callable[Concatenate[_Model, _P], _T]:
-    """A method of a model, run while the model is `packed_weights`."""
+    """A method of a model, run inside `packed_weights` of the model."""
 
     @wraps(method)
     def run(self: _Model, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -104,24 +101,24 @@ def on_packed_weights(
 
 
 def _available() -> bool:
+    dtype = _cpu_dtype()
     ops = torch.ops.mkldnn
     return (
-        _numbers() in (torch.float32, torch.bfloat16)
-        and has_native_matmul(torch.device("cpu"), _numbers())
+        dtype in (torch.float32, torch.bfloat16)
+        and has_native_matmul(torch.device("cpu"), dtype)
         and torch.backends.mkldnn.is_available()
-        and all(hasattr(ops, name) for name in ("_linear_pointwise", "_reorder_linear_weight"))
+        and hasattr(ops, "_linear_pointwise")
+        and hasattr(ops, "_reorder_linear_weight")
     )
 
 
-def _numbers() -> torch.dtype:
-    """What linear maps of float32 weights multiply in on the CPU, here and now."""
+def _cpu_dtype() -> torch.dtype:
+    """The dtype of products with float32 weights on the CPU, under the present autocast."""
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
 
 
 def _fits(m: Packable) -> bool:
-    """Whether a map has weights of its own (a sharded one has not) that are worth packing,
-    and are not packed yet.
-    """
+    """Whether a map has whole (not sharded), large, unpacked float32 weights on the CPU."""
     w = m.weight.data
-    plain = type(w) is Tensor and w.device.type == "cpu" and w.dtype == torch.float32
-    return plain and m.packed is None and w.numel() >= SMALLEST
+    is_plain = type(w) is Tensor and w.device.type == "cpu" and w.dtype == torch.float32
+    return is_plain and m.packed is None and w.numel() >= SMALLEST

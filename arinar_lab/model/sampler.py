@@ -1,12 +1,10 @@
-"""How a model is sampled: temperature, guidance, steps, their schedules, and what
-may be saved at a loss.
+"""The sampler of a model: temperature, guidance, steps, their schedules, and accelerators.
 
 weight(progress) = w                        constant
                  = 1 + (w - 1) · progress   linear, as published; progress is the share of tokens
                                             known after the step
 
-Accelerators are approximations of generation, off by default. They are no part of likelihood, which
-is that of the model and its steps.
+Accelerators approximate generation and are off by default. Likelihood never uses them.
 """
 
 from __future__ import annotations
@@ -36,33 +34,42 @@ ACCELERATORS = (
     "null_refresh",
     "filter_threshold",
 )
-# marks a field that came after the first runs: at its default it is no part of a signature
+# marks a field that is no part of a signature at its default: it came after the first runs
 LATER_FIELD = {"later": True}
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """A setting of the sampler; nothing in it needs training.
+    """The setting of the sampler, which needs no training.
 
     Arguments:
-        temperature: multiplies standard deviations, > 0.
-        temperature_divides: whether it divides them instead, as in ARINAR's release.
-        guidance: weight w of the conditional density, ≥ 0; 1 is no guidance and costs nothing.
-        schedule: of the weight over an image.
-        steps: in how many steps a masked outer model draws an image; None is one token a step.
-        candidates: draws of published guidance; 0 guides exactly, by inverse CDF.
-        mask_schedule: of the tokens that a masked outer model leaves masked, see `masked_counts`.
-        guided_from, guided_to: of progress; outside, the weight is 1 (arXiv 2404.07724). There a
-            masked outer model computes no null branch, a causal one none behind the interval.
-        filter_threshold: guidance does not raise levels whose conditional probability, under the
-            temperature, is below it (FractalMAR's release); 0 filters nothing.
-        together: groups of features that a `feature_ar` draws from one context, as though
-            they were independent.
-        token_refresh: every how many steps a `masked` outer model computes all of its rows; between
-            them only those of tokens that became known and of those that come next, which attend to
-            the others' old keys and values (arXiv 2503.12450, 2506.12035).
-        null_refresh: every how many steps a masked outer model computes the null branch; between
-            them its z is the conditional one plus the difference that there was (arXiv 2503.12450).
+        temperature: Factor of every standard deviation, > 0; 1 changes nothing.
+        temperature_divides: Whether the temperature divides standard deviations instead of
+            multiplying them, as in ARINAR's release.
+        guidance: Weight w of the conditional density, ≥ 0; 1 is no guidance and costs nothing.
+        schedule: Schedule of the weight over an image: `constant`, or `linear` from 1 up to w.
+        steps: Steps in which a masked outer model draws an image, from 1 to its tokens; null is the
+            model's own number.
+        candidates: Draws of the published guidance for each feature, ≥ 0; 0 guides exactly, by
+            inverse CDF.
+        mask_schedule: Schedule of the tokens that a masked outer model leaves masked, see
+            `masked_counts`.
+        guided_from: Progress (share of tokens known after the step) at which guidance begins, in
+            [0, 1) and below `guided_to`; the weight is 1 outside (arXiv 2404.07724). A masked outer
+            model computes no null branch there.
+        guided_to: Progress at which guidance ends, in (0, 1]. Neither a masked nor a causal outer
+            model computes the null branch beyond it.
+        together: Groups of features that a `feature_ar` draws from one context as if they were
+            independent, ≥ 1; 1 is exact.
+        token_refresh: Steps from one computation of all rows of a `masked` outer model to the next,
+            ≥ 1; 1 is exact. Steps in between compute the tokens that became known and the ones to
+            be drawn, which attend to older keys and values of the rest (arXiv 2503.12450,
+            2506.12035).
+        null_refresh: Steps from one computation of the null branch of a masked outer model to the
+            next, ≥ 1; 1 is exact. Steps in between add the last difference of the branches to the
+            conditional z (arXiv 2503.12450).
+        filter_threshold: Probability, in [0, 1), below which guidance does not raise a level; it
+            counts under the temperature (FractalMAR's release). 0 filters nothing.
 
     Raises:
         ValueError: if a number is outside its range.
@@ -121,9 +128,7 @@ class Sampler:
         return {name: value for name, value in values.items() if value != getattr(Sampler, name)}
 
     def guides(self, progress: float) -> bool:
-        """Whether a step after which `progress` of the tokens are known lies in the
-        interval of guidance.
-        """
+        """Whether the interval of guidance holds a step after which `progress` is known."""
         return self.guided_from <= progress <= self.guided_to
 
     def weight(self, progress: float) -> float:
@@ -145,19 +150,21 @@ class Sampler:
 
 
 PLAIN = Sampler()
-"""Drawn as learned, in the outer model's own number of steps."""
+"""The density as learned, in the outer model's own number of steps."""
 
 
 def masked_counts(tokens: int, steps: int, schedule: MaskSchedule = "cosine") -> list[int]:
-    """How many tokens stay masked after each step of a schedule (MaskGIT, arXiv 2202.04200;
-    MAR has the cosine).
+    """Tokens that stay masked after each of S steps (MaskGIT, arXiv 2202.04200; MAR: cosine).
 
     ⌊N·γ((s+1)/S)⌋, at least 1 and at least one less than before; after the last step nothing is
-    masked. γ(r) is cos(πr/2), 1 - r, 1 - r² or 1 - r³: the linear one draws equally many tokens a
-    step, the later ones more and more towards the end.
+    masked. γ(r) is cos(πr/2), 1 - r, 1 - r² or 1 - r³: `linear` draws equally many tokens in each
+    step, the others more and more towards the end.
     """
-    plan, before = [], tokens
+    counts: list[int] = []
+    masked = tokens
     for s in range(steps - 1):
-        before = max(1, min(before - 1, math.floor(_LEFT[schedule](tokens, s + 1, steps))))
-        plan.append(before)
-    return [*plan, 0]
+        scheduled = math.floor(_LEFT[schedule](tokens, s + 1, steps))
+        masked = max(1, min(masked - 1, scheduled))
+        counts.append(masked)
+
+    return [*counts, 0]

@@ -1,8 +1,8 @@
-"""Files of weights, read without running any code that stands in them.
+"""Readers of weight files that run no code of the file.
 
-safetensors holds tensors alone. torch's own files are pickles: they are read weights-only, which
-builds tensors and plain values and refuses everything else. Training code leaves numpy numbers and
-paths beside the weights; neither is built, a `StandIn` takes its place.
+safetensors holds tensors alone. torch's own files are pickles, read weights-only: that builds
+tensors and plain values and refuses everything else. Training code also leaves numpy numbers and
+paths in them; a `StandIn` takes their place.
 """
 
 from __future__ import annotations
@@ -10,25 +10,23 @@ from __future__ import annotations
 import pickle
 import re
 import warnings
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-_MODULES = {
-    "numpy": ("dtype", "ndarray"),
-    "numpy.core.multiarray": ("scalar", "_reconstruct"),
-    "numpy._core.multiarray": ("scalar", "_reconstruct"),
-    "pathlib": ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath"),
-    "pathlib._local": ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath"),
-}
+_PATHS = ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
+_HARMLESS = [
+    *product(["numpy"], ["dtype", "ndarray"]),
+    *product(["numpy.core.multiarray", "numpy._core.multiarray"], ["scalar", "_reconstruct"]),
+    *product(["pathlib", "pathlib._local"], _PATHS),
+]
 
 
 class StandIn:
-    """Stands where a torch file asks for a numpy value or a path. It runs none of their
-    code and holds nothing.
-    """
+    """An empty object in place of a numpy value or a path of a torch file."""
 
     def __init__(self, *arguments: object) -> None:
         pass
@@ -37,12 +35,11 @@ class StandIn:
         pass
 
 
-_STAND_INS = [(StandIn, f"{module}.{name}") for module, names in _MODULES.items() for name in names]
+_STAND_INS = [(StandIn, f"{module}.{name}") for module, name in _HARMLESS]
 
 
 def read_torch(path: Path, *allowed: type) -> Any:
-    """The content of a torch file: tensors, plain values, objects of the allowed
-    classes, and stand-ins.
+    """The content of a torch file: tensors, plain values, allowed classes and stand-ins.
 
     Raises:
         ValueError: in one line, if the file is missing, damaged or holds anything else.
@@ -52,8 +49,7 @@ def read_torch(path: Path, *allowed: type) -> Any:
 
     try:
         with torch.serialization.safe_globals([*allowed, *_STAND_INS]), warnings.catch_warnings():
-            # of old formats: what they hold is checked all the same
-            warnings.simplefilter("ignore")
+            warnings.simplefilter("ignore")  # of old formats, whose content is checked as well
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         named = re.search(r"(?:GLOBAL|Unsupported class) ([\w.]+)", str(error))
@@ -62,8 +58,8 @@ def read_torch(path: Path, *allowed: type) -> Any:
             f"{path}: refused, it is no file of weights alone or is damaged ({reason})"
         ) from None
     except Exception as error:  # a damaged file may fail anywhere in torch
-        said = " ".join(str(error).split())[:160] or type(error).__name__
-        raise ValueError(f"{path}: damaged ({said})") from None
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise ValueError(f"{path}: damaged ({reason})") from None
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -201,7 +201,7 @@ def test_a_token_cache_recomputes_new_rows_against_old_ones(refresh):
     for z, (known, until) in zip(
         plain_token_cache(outer, x, c, order, plan, refresh), pairwise(plan), strict=True
     ):
-        cached, memory = outer._remembered(x, c, order, known, until, memory, refresh)
+        cached, memory = outer._cached_condition(x, c, order, known, until, memory, refresh)
         assert torch.allclose(cached, z, atol=1e-10)
         exact = outer._condition(x, c, order[:, :known], order[:, known:until])
         assert torch.allclose(cached, exact, atol=1e-10) == (memory.age == 1)

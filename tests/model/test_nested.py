@@ -79,11 +79,12 @@ def test_what_is_drawn_has_the_likelihood_of_its_own_walk(outer, weight):
     density = head(z).guided(head(null), weight)
     x, seen = density.sample(noise), torch.zeros(5, 6, dtype=torch.float64)
 
-    def redrawn(p, where, tokens, own):
-        seen.view(5, 3, 2).scatter_(1, where.unsqueeze(-1).expand(-1, -1, 2), p.sample(own))
-        return p.log_prob(tokens(x).gather(1, where.unsqueeze(-1).expand(-1, -1, 2)))
+    def redrawn(p, part_of, noise):
+        places = part_of(torch.arange(6).expand(5, 6))
+        seen.scatter_(1, places.flatten(1), p.sample(noise).flatten(1))
+        return p.log_prob(part_of(x))
 
-    log_prob = density._answered(x, noise, redrawn)
+    log_prob = density._sum_over_walk(x, noise, redrawn)
     assert torch.allclose(seen, x, atol=1e-9)
     assert torch.allclose(log_prob, density.log_prob(x, noise), atol=1e-9)
 

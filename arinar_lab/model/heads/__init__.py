@@ -1,6 +1,4 @@
-"""Heads: a module that is called with a context and returns a density. `HEADS` names them for
-YAML (`inner.kind`).
-"""
+"""Heads map a context to a density. `HEADS` has their names in YAML (`inner.kind`)."""
 
 from __future__ import annotations
 

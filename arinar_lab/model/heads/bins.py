@@ -1,9 +1,7 @@
-"""Discrete heads: a softmax over bins, read as a density, so that it compares
-with continuous heads.
+"""Discrete heads: a softmax over bins as a density, comparable with continuous heads.
 
     p(x) = p(bin) / width of the bin          inside the range of the training data
-    p(x) = p(tail) · exp(-distance/s) / s     outside it, s = the mean bin width, unless
-                                              said otherwise
+    p(x) = p(tail) · exp(-distance/s) / s     outside it, s = the mean bin width by default
 
 Without the two tails a held-out value beyond the training range would have probability zero.
 
@@ -32,10 +30,10 @@ class Histogram(FeaturewiseDensity):
     """Independent histograms with exponential tails.
 
     Arguments:
-        log_mass: normalised, [*, F, S].
-        edges: ascending, [*, F, S - 1].
-        decay: s, the scale of the exponential tails, in mean bin widths.
-        unlikely: symbols that guidance does not raise, [*, F, S]; None for none.
+        log_mass: Normalised log-probabilities of the symbols, [*, F, S].
+        edges: Edges of the bins, ascending, [*, F, S - 1].
+        decay: s, scale of the exponential tails, in mean bin widths.
+        unlikely: Symbols that guidance does not raise, [*, F, S]; None for none.
     """
 
     log_mass: Tensor
@@ -56,9 +54,8 @@ class Histogram(FeaturewiseDensity):
     def guided(self, null: Density, weight: float, candidates: int = 0) -> Density:
         """In closed form: with common edges the product of two histograms is a histogram.
 
-        At unlikely symbols the null is taken to be at least p · max null / max p (FractalMAR's
-        release). A weight above 1 then makes none of them likelier, next to the likeliest symbol
-        of p, than p has it.
+        At unlikely symbols the null is raised to p · max null / max p (FractalMAR's release). A
+        weight above 1 then raises none of them, relative to the likeliest symbol of p.
         """
         if not isinstance(null, Histogram):
             raise TypeError(
@@ -70,13 +67,11 @@ class Histogram(FeaturewiseDensity):
         null_mass = null.log_mass
         if self.unlikely is not None:
             peaks = null_mass.amax(-1, keepdim=True) - self.log_mass.amax(-1, keepdim=True)
-            null_mass = torch.where(
-                self.unlikely, torch.maximum(null_mass, self.log_mass + peaks), null_mass
-            )
+            raised = torch.maximum(null_mass, self.log_mass + peaks)
+            null_mass = torch.where(self.unlikely, raised, null_mass)
+        product = weight * self.log_mass + (1 - weight) * null_mass
 
-        return replace(
-            self, log_mass=(weight * self.log_mass + (1 - weight) * null_mass).log_softmax(-1)
-        )
+        return replace(self, log_mass=product.log_softmax(-1))
 
     def row(self, f: int, past: Tensor) -> Histogram1D:
         return Histogram1D(self.log_mass[..., f, :], self.edges[..., f, :], self.decay)
@@ -91,11 +86,9 @@ class Histogram(FeaturewiseDensity):
         left = edges.gather(-1, (symbol - 1).clamp(0, last).unsqueeze(-1)).squeeze(-1)
         right = edges.gather(-1, symbol.clamp(0, last).unsqueeze(-1)).squeeze(-1)
         beyond = self.decay * (edges[..., -1] - edges[..., 0]) / last * place.log()  # negative
-        x = torch.where(
-            symbol == 0,
-            right + beyond,
-            torch.where(symbol > last, left - beyond, torch.lerp(left, right, place)),
-        )
+        x = torch.lerp(left, right, place)
+        x = torch.where(symbol > last, left - beyond, x)
+        x = torch.where(symbol == 0, right + beyond, x)
 
         return x.to(self.log_mass.dtype)
 
@@ -112,19 +105,17 @@ class Histogram1D(Density1D):
     decay: float = 1.0
 
     def _tail_scale(self) -> Tensor:
-        return (
-            self.decay * (self.edges[..., -1:] - self.edges[..., :1]) / (self.edges.shape[-1] - 1)
-        )
+        span = self.edges[..., -1:] - self.edges[..., :1]
+        return self.decay * span / (self.edges.shape[-1] - 1)
 
     def _place(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The symbol of each point, and the ends of its bin (for a tail: the edge twice)."""
-        edges, last = self.edges.to(x.dtype).contiguous(), self.edges.shape[-1] - 1
+        edges = self.edges.to(x.dtype).contiguous()
+        last = edges.shape[-1] - 1
         symbol = torch.searchsorted(edges, x.contiguous(), right=True)
-        return (
-            symbol,
-            edges.gather(-1, (symbol - 1).clamp(0, last)),
-            edges.gather(-1, symbol.clamp(0, last)),
-        )
+        left = edges.gather(-1, (symbol - 1).clamp(0, last))
+        right = edges.gather(-1, symbol.clamp(0, last))
+        return symbol, left, right
 
     def log_prob(self, x: Tensor) -> Tensor:
         symbol, left, right = self._place(x)
@@ -139,9 +130,8 @@ class Histogram1D(Density1D):
         below = torch.nn.functional.pad(mass.cumsum(-1), (1, 0)).gather(-1, symbol)
         share = (x - left) / (right - left).clamp(min=torch.finfo(left.dtype).tiny)
         decay = (-(x - left).abs() / self._tail_scale()).exp()
-        share = torch.where(
-            symbol == 0, decay, torch.where(symbol == self.edges.shape[-1], 1 - decay, share)
-        )
+        share = torch.where(symbol == self.edges.shape[-1], 1 - decay, share)
+        share = torch.where(symbol == 0, decay, share)
 
         return below + mass.gather(-1, symbol) * share
 
@@ -150,19 +140,18 @@ class Histogram1D(Density1D):
         down = self._tail_scale() * torch.linspace(0, 30, n).to(self.edges)
         edges = self.edges.double()  # in double precision, so that the two sides of an edge differ
         gap = 1e-9 * (edges[..., -1:] - edges[..., :1])
-        return torch.cat(
-            [edges[..., :1] - gap - down, edges - gap, edges + gap, edges[..., -1:] + gap + down],
-            -1,
-        )
+        lower = edges[..., :1] - gap - down
+        upper = edges[..., -1:] + gap + down
+        return torch.cat([lower, edges - gap, edges + gap, upper], -1)
 
 
 class Discrete(Head):
     """Softmax over bins of each feature; its likelihood is the density log p(bin) - log width.
 
     Arguments:
-        bins: number of bins, ≥ 2.
-        edges: `uniform` spacing over the range of the training data, or its
-            `quantile`s, for each feature.
+        bins: Bins of each feature, ≥ 2.
+        edges: Edges of the bins: `uniform` over the range of the training data, or at their
+            `quantile`s.
 
     Raises:
         ValueError: if bins < 2 or edges is neither of the two.
@@ -191,9 +180,7 @@ class Discrete(Head):
         self.register_buffer("edges", torch.linspace(-1, 1, bins + 1).repeat(groups, features, 1))
 
     def fit(self, x: Tensor) -> None:
-        """Edges of each feature from training data x [n, groups, F], from min to max
-        widened by one mean gap.
-        """
+        """Set the edges over the range of x [n, groups, F], widened by one mean gap."""
         values = x.double().sort(0).values.movedim(0, -1)  # [groups, F, n]
         low, high = values[..., :1], values[..., -1:]
         gap = (high - low).clamp(min=1e-6) / values.shape[-1]
@@ -206,9 +193,8 @@ class Discrete(Head):
             edges = torch.quantile(values, share, dim=-1).movedim(0, -1)
             edges[..., :1], edges[..., -1:] = low, high
             steps = edges.diff(dim=-1).clamp(min=_NARROWEST * (high - low))
-            edges = low + (high - low) * torch.nn.functional.pad(
-                steps.cumsum(-1) / steps.sum(-1, keepdim=True), (1, 0)
-            )
+            shares = steps.cumsum(-1) / steps.sum(-1, keepdim=True)
+            edges = low + (high - low) * torch.nn.functional.pad(shares, (1, 0))
 
         self.edges.copy_(edges)
 

@@ -1,15 +1,14 @@
-"""A number as its floating-point symbols: sign and exponent first, then the mantissa
-a few bits at a time.
+"""A number as floating-point symbols: sign and exponent, then a few bits of mantissa at a time.
 
     x/c  →  s_0 (a tail, or sign and exponent), s_1, s_2, … (mantissa)    c: a power of two, from
                                                                           the data
     p(x) = Π_l p(s_l | s_<l, h) / width of the interval that the symbols denote
 
-The first symbol says between which powers of two |x| lies, the least of them bounding one interval
-around 0 (as subnormal numbers do); each later symbol cuts the interval into 2^bits equal parts.
-Beyond the largest power two exponential tails of scale c leave no number impossible. So the density
-is a histogram of many bins, learned as a tree: it costs as many small softmaxes as there are
-symbols. Guidance and temperature need the histogram itself, all leaves of it.
+The first symbol gives the powers of two that bound |x|; the least of them bounds one interval
+around 0, as subnormal numbers do. Each later symbol cuts the interval into 2^bits equal parts.
+Beyond the largest power two exponential tails of scale c leave no number impossible. The density is
+so a histogram of many bins, learned as a tree: one small softmax for each symbol. Guidance and
+temperature need all leaves of the histogram.
 
 Letters: * batch, E width of the context, F features, S_0 first symbols, R parts of a cut, W
 hidden width, M points.
@@ -50,14 +49,15 @@ class SymbolLogits(nn.Module):
 
 @dataclass(frozen=True)
 class Byte1D(Density1D):
-    """The tree of one feature, walked only where it is asked.
+    """The tree of one feature; only leaves of the queried points are computed.
 
     Arguments:
-        log_first: normalised log-probabilities of the first symbol (tail, intervals
-            ascending, tail), [*, S_0].
-        hidden: what the cuts read, [*, W].
-        edges: of the first symbols' intervals, ascending, [*, S_0 - 1].
-        cuts: the l-th gives the l-th mantissa symbol; parts: R.
+        log_first: Normalised log-probabilities of the first symbol (tail, ascending intervals,
+            tail), [*, S_0].
+        hidden: Input of the cuts, [*, W].
+        edges: Edges of the first symbol's intervals, ascending, [*, S_0 - 1].
+        cuts: Networks of the mantissa symbols, in order.
+        parts: R.
     """
 
     log_first: Tensor
@@ -72,31 +72,27 @@ class Byte1D(Density1D):
         return (self.edges.shape[-1] - 1) * self.parts ** len(self.cuts)
 
     def _walk(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of the leaf in which each point lies: log of its mass, mass below it, and how x lies
-        in it (see `_share`).
+        """Log-mass of the leaf of each point, mass below it, and the point's place in it: x - left
+        edge and width (0 in a tail), [2, *, M].
         """
-        edges, last = self.edges.to(x.dtype).contiguous(), self.edges.shape[-1] - 1
+        edges = self.edges.to(x.dtype).contiguous()
+        last = edges.shape[-1] - 1
         symbol = torch.searchsorted(edges, x.contiguous(), right=True)
         log_mass, below = _pick(self.log_first.unsqueeze(-2), symbol)
         left = edges.gather(-1, (symbol - 1).clamp(0, last))
-        width, tail = (
-            edges.gather(-1, symbol.clamp(0, last)) - left,
-            (symbol == 0) | (symbol > last),
-        )
+        width = edges.gather(-1, symbol.clamp(0, last)) - left
+        tail = (symbol == 0) | (symbol > last)
         path = (symbol - 1).clamp(0, last - 1).unsqueeze(-1)
 
         for cut in self.cuts:
             width = width / self.parts
-            part = (
-                ((x - left) / torch.where(tail, 1.0, width)).floor().clamp(0, self.parts - 1).long()
-            )
+            part = ((x - left) / torch.where(tail, 1.0, width)).floor()
+            part = part.clamp(0, self.parts - 1).long()
             log_part, before = _pick(cut(self.hidden.unsqueeze(-2), path), part)
             below = torch.where(tail, below, below + log_mass.double().exp() * before)
             log_mass = torch.where(tail, log_mass, log_mass + log_part)
-            left, path = (
-                torch.where(tail, left, left + part * width),
-                torch.cat([path, part.unsqueeze(-1)], -1),
-            )
+            left = torch.where(tail, left, left + part * width)
+            path = torch.cat([path, part.unsqueeze(-1)], -1)
 
         return log_mass, below, torch.stack([x - left, torch.where(tail, 0.0, width)])
 
@@ -106,17 +102,15 @@ class Byte1D(Density1D):
     def log_prob(self, x: Tensor) -> Tensor:
         log_mass, _, (place, width) = self._walk(x)
         outside = place.abs() / self._decay() + self._decay().log()
-        return log_mass - torch.where(
-            width == 0, outside, torch.where(width == 0, 1.0, width).log()
-        )
+        inside = torch.where(width == 0, 1.0, width).log()
+        return log_mass - torch.where(width == 0, outside, inside)
 
     def cdf(self, x: Tensor) -> Tensor:
         log_mass, below, (place, width) = self._walk(x)
         far = (-place.abs() / self._decay()).exp()
-        share = torch.where(place < 0, far, 1 - far)
-        return below + log_mass.double().exp() * torch.where(
-            width == 0, share, place / torch.where(width == 0, 1.0, width)
-        )
+        outside = torch.where(place < 0, far, 1 - far)
+        inside = place / torch.where(width == 0, 1.0, width)
+        return below + log_mass.double().exp() * torch.where(width == 0, outside, inside)
 
     def sample(self, noise: Noise) -> Tensor:
         """Symbol after symbol, then a place in the leaf."""
@@ -125,18 +119,19 @@ class Byte1D(Density1D):
         symbol = _draw(self.log_first, u[..., 0])
         left = self.edges.gather(-1, (symbol - 1).clamp(0, last).unsqueeze(-1)).squeeze(-1)
         width = self.edges.gather(-1, symbol.clamp(0, last).unsqueeze(-1)).squeeze(-1) - left
-        path, place = (symbol - 1).clamp(0, last - 1)[..., None, None], u[..., -1]
+        path = (symbol - 1).clamp(0, last - 1)[..., None, None]
+        place = u[..., -1]
         x = left
 
         for level, cut in enumerate(self.cuts):
             part = _draw(cut(self.hidden.unsqueeze(-2), path).squeeze(-2), u[..., level + 1])
-            width, path = width / self.parts, torch.cat([path, part[..., None, None]], -1)
+            path = torch.cat([path, part[..., None, None]], -1)
+            width = width / self.parts
             x = x + part * width
 
         beyond = -decay * place.log()
-        x = torch.where(
-            symbol == 0, left - beyond, torch.where(symbol > last, left + beyond, x + place * width)
-        )
+        x = torch.where(symbol > last, left + beyond, x + place * width)
+        x = torch.where(symbol == 0, left - beyond, x)
 
         return x.to(self.log_first.dtype)
 
@@ -166,9 +161,7 @@ class Byte1D(Density1D):
 
 
 def _pick(log_p: Tensor, symbol: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probability of a symbol [*, M] under log_p [*, M, n], and the probability of
-    all symbols below it.
-    """
+    """Log-probability of a symbol [*, M] under log_p [*, M, n], and the mass below it."""
     log_p = log_p.expand(*symbol.shape, -1)
     below = f.pad(log_p.double().exp().cumsum(-1), (1, 0)).gather(-1, symbol.unsqueeze(-1))
     return log_p.gather(-1, symbol.unsqueeze(-1)).squeeze(-1), below.squeeze(-1)
@@ -182,18 +175,14 @@ def _draw(log_p: Tensor, u: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Leaves(Histogram):
-    """The tree as a histogram of its leaves. Temperature raises the density, not the
-    masses, to the power 1/t².
-    """
+    """The tree as a histogram of its leaves. Temperature raises the density to the power 1/t²."""
 
     def tempered(self, t: float) -> Leaves:
-        tails = (
-            self.decay * (self.edges[..., -1:] - self.edges[..., :1]) / (self.edges.shape[-1] - 1)
-        )
+        span = self.edges[..., -1:] - self.edges[..., :1]
+        tails = self.decay * span / (self.edges.shape[-1] - 1)
         log_width = torch.cat([tails, self.edges.diff(), tails], -1).log()
-        return replace(
-            self, log_mass=((self.log_mass - log_width) / t**2 + log_width).log_softmax(-1)
-        )
+        log_mass = (self.log_mass - log_width) / t**2 + log_width
+        return replace(self, log_mass=log_mass.log_softmax(-1))
 
 
 @dataclass(frozen=True)
@@ -223,11 +212,11 @@ class Byte(Head):
     mantissa symbols in turn.
 
     Arguments:
-        exponents: number of powers of two told apart, ≥ 1, down from the least power that
-            bounds the training data.
-        symbols: how many mantissa symbols, ≥ 0.
-        bits: of each mantissa symbol, ≥ 1: the mantissa has symbols · bits bits.
-        width: W, of the network that reads the symbols.
+        exponents: Powers of two that the first symbol distinguishes, ≥ 1, downwards from the least
+            one that bounds the training data.
+        symbols: Symbols of the mantissa, ≥ 0.
+        bits: Bits of each mantissa symbol, ≥ 1: the mantissa has symbols · bits bits.
+        width: W, width of the network that reads the symbols, ≥ 1.
 
     The tree has (2 · exponents + 1) · 2^(symbols · bits) leaves, all of which guided or tempered
     sampling computes. Spikes are limited by the width of a leaf,
@@ -257,7 +246,9 @@ class Byte(Head):
         require_at_least(0, symbols=symbols)
         if (2 * exponents + 1) << (symbols * bits) > 1 << 16:
             raise ValueError(f"bits: {symbols} symbols of {bits} make more than 65536 leaves")
-        self.features, self.parts, first = features, 1 << bits, 2 * exponents + 1
+        self.features = features
+        self.parts = 1 << bits
+        first = 2 * exponents + 1
         self.logits_of = DensityParameters(context, features * (first + 2))
         self.hidden_of = DensityParameters(context, features * width)
         self.cuts = nn.ModuleList(
@@ -269,9 +260,7 @@ class Byte(Head):
         self.register_buffer("scale", torch.ones(groups, features, 1))
 
     def fit(self, x: Tensor) -> None:
-        """c of each feature: the least power of two that no training value
-        x [n, groups, F] exceeds.
-        """
+        """Set c of each feature to the least power of two that bounds x [n, groups, F]."""
         self.scale.copy_(2 ** x.abs().amax(0).clamp(min=1e-6).log2().ceil().unsqueeze(-1))
 
     def forward(self, h: Tensor, index: Tensor | int = 0) -> Bytes:

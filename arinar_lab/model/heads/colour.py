@@ -42,9 +42,7 @@ _NEVER = -1e4
 
 @dataclass(frozen=True)
 class Level1D(Histogram1D):
-    """One feature of `Levels`. Its levels are equally wide, which their ends tell better
-    than two neighbours do.
-    """
+    """One feature of `Levels`, whose equal width comes from the outer edges, to full precision."""
 
     def log_prob(self, x: Tensor) -> Tensor:
         symbol, left, right = self._place(x)
@@ -55,7 +53,7 @@ class Level1D(Histogram1D):
 
 @dataclass(frozen=True)
 class Levels(Histogram):
-    """A histogram of integers: what is drawn is the centre of a level."""
+    """A histogram of integers; a sample is the centre of a level."""
 
     def row(self, f: int, past: Tensor) -> Level1D:
         return Level1D(self.log_mass[..., f, :], self.edges[..., f, :])
@@ -69,7 +67,7 @@ class Levels(Histogram):
 
 
 class LevelHead(Head):
-    """Logits h [*, L] of one feature, read as a density; `index` tells which feature."""
+    """Logits h [*, L] of one feature become a density; `index` is the feature."""
 
     capabilities = Head.capabilities | {"filter_threshold"}
     edges: Tensor
@@ -84,15 +82,14 @@ class LevelHead(Head):
         return Levels(log_mass, edges.expand(*log_mass.shape[:-1], -1))
 
     def levels(self, x: Tensor, index: Tensor) -> Tensor:
-        """The level, 0 … L - 1, that is nearest to x [*] of feature `index`,
-        broadcast against *.
-        """
+        """The level, 0 … L - 1, nearest to x [*] of feature `index`, broadcast against *."""
         edges = self.edges[index]
-        place = (x - edges[..., 0]) / (edges[..., -1] - edges[..., 0]) * (edges.shape[-1] - 1) - 0.5
-        return place.round().long().clamp(0, edges.shape[-1] - 2)
+        levels = edges.shape[-1] - 1
+        place = (x - edges[..., 0]) / (edges[..., -1] - edges[..., 0]) * levels - 0.5
+        return place.round().long().clamp(0, levels - 1)
 
     def width(self) -> Tensor:
-        """Of a level of each feature, [F]."""
+        """Width of a level of each feature, [F]."""
         return (self.edges[:, -1] - self.edges[:, 0]) / (self.edges.shape[-1] - 1)
 
 
@@ -116,7 +113,7 @@ class Codebook(LearnedVectors):
 class LevelTrunk(Steps):
     """Causal transformer over features that are levels, up to their logits.
 
-    Position 0 reads the last of the `rows` that z consists of, position f reads feature f - 1.
+    Position 0 reads the last of the `rows` of z, position f reads feature f - 1.
     """
 
     def __init__(
@@ -130,12 +127,16 @@ class LevelTrunk(Steps):
         block: BlockOptions,
     ) -> None:
         super().__init__()
-        self.row, self.level_of = context // rows, head.levels
-        features, levels = head.edges.shape[0], head.edges.shape[1] - 1
+        self.row = context // rows
+        self.level_of = head.levels
+        features = head.edges.shape[0]
+        levels = head.edges.shape[1] - 1
+
         self.start_of = Linear(self.row, width)
         self.codebooks = nn.ModuleList(Codebook(levels, width) for _ in range(features))
         norm = block.get("norm", layer)
-        self.input_norm, self.norm = norm(width, True), norm(width, True)
+        self.input_norm = norm(width, True)
+        self.norm = norm(width, True)
         self.blocks = Blocks(Block(width, heads, **block) for _ in range(depth))
 
     def forward(self, x: Tensor, z: Tensor, caches: Caches | None = None) -> tuple[Tensor, Caches]:
@@ -144,17 +145,17 @@ class LevelTrunk(Steps):
         """
         done = caches[0].length if caches and caches[0] else 0
         first = max(done - 1, 0)
-        level = self.level_of(
-            x.squeeze(-1), torch.arange(first, first + x.shape[1], device=x.device)
-        )
-        read = [self._book(first + t)()[level[:, t]].unsqueeze(1) for t in range(x.shape[1])]
-        start = [] if done else [self.start_of(z[:, -self.row :]).unsqueeze(1)]
-        y, after = self.blocks(self.input_norm(torch.cat([*start, *read], 1)), None, True, caches)
-        y = self.norm(y)
+        places = torch.arange(first, first + x.shape[1], device=x.device)
+        level = self.level_of(x.squeeze(-1), places)
 
-        return torch.stack(
-            [self._book(done + t).logits(y[:, t]) for t in range(y.shape[1])], 1
-        ), after
+        rows = [] if done else [self.start_of(z[:, -self.row :])]
+        for t in range(x.shape[1]):
+            rows.append(self._book(first + t)()[level[:, t]])
+        y, after = self.blocks(self.input_norm(torch.stack(rows, 1)), None, True, caches)
+        y = self.norm(y)
+        logits = [self._book(done + t).logits(y[:, t]) for t in range(y.shape[1])]
+
+        return torch.stack(logits, 1), after
 
     def empty(self, batch: int) -> Caches:
         """Empty caches for `batch` tokens."""
@@ -167,23 +168,24 @@ class LevelTrunk(Steps):
 
 
 class ColourAR(FeatureAR):
-    """An AR over integer levels, its features read and predicted by one codebook each
-    (arXiv 2502.17437, released code).
+    """An AR over integer levels with a codebook for each feature (arXiv 2502.17437, released code).
 
-    It is a `FeatureAR` of single features in their given order, with a trunk and a head of its own.
+    It is a `FeatureAR` of single features in the order of their index, with another trunk and head.
 
     Arguments:
-        levels: L ≥ 2.
-        width, depth, heads: of the trunk.
-        rows: of equal width that z consists of; the last is read, and must divide E.
-        normalise: of the codec: `none`, or `imagenet` for its three colours. It places the levels.
-        first_weight: of the first feature in the training loss, the others have 1; the weights'
-            mean is made 1 (5 as published, for red). The likelihood knows no weights.
-        block: of the trunk's blocks, see `Block`.
+        levels: L, levels of each feature, ≥ 2.
+        width: W, width of the trunk, ≥ 1.
+        depth: Blocks of the trunk, ≥ 1.
+        heads: Attention heads of the trunk, a divisor of `width`.
+        rows: Rows of equal width in z, a divisor of its width; the model reads the last.
+        normalise: Normalisation of the codec, which places the levels: `none`, or `imagenet` for
+            three colours.
+        first_weight: Weight of the first feature in the training loss, > 0, where the others have
+            1 (5 as published, for red); weights are divided by their mean. Likelihood has none.
+        block: Options of the trunk's blocks, see `Block`.
 
     Raises:
-        ValueError: if a number is outside its range, or imagenet is asked for with
-            features that are not three.
+        ValueError: if a number is outside its range, or `imagenet` has features that are not three.
     """
 
     trunk: LevelTrunk  # type: ignore[assignment]  # takes and returns what a Trunk does
@@ -221,22 +223,23 @@ class ColourAR(FeatureAR):
             mean, std = imagenet(levels)
             edges = (edges - mean.unsqueeze(-1)) / std.unsqueeze(-1)
 
-        self.features, self.group, self.groups, self.order = features, 1, features, "identity"
+        self.features = features
+        self.group = 1
+        self.groups = features
+        self.order = "identity"
         self.first_weight = first_weight
         self.head = LevelHead(edges.to(torch.get_default_dtype(), copy=True))
         self.trunk = LevelTrunk(context, self.head, width, depth, heads, rows, block)
-        self.likelihood, self.capabilities, self.integers = (
-            self.head.likelihood,
-            self.head.capabilities,
-            (levels, normalise),
-        )
+        self.likelihood = self.head.likelihood
+        self.capabilities = self.head.capabilities
+        self.integers = (levels, normalise)
         self.register_buffer("order_index", torch.arange(features).repeat(groups, 1))
 
     def forward(self, h: Tensor, index: Tensor | int = 0) -> WeightedChain:
         return WeightedChain(self, h, index)
 
     def fit(self, x: Tensor) -> None:
-        """Nothing: the levels are given."""
+        """Do nothing: the levels are constants."""
 
     @property
     def needs_fit(self) -> bool:
@@ -255,14 +258,11 @@ class WeightedChain(Chain):
     model: ColourAR
 
     def loss(self, x: Tensor, noise: Noise) -> Tensor:
-        terms, first = self.terms(x), self.model.first_weight
-        rest = terms[..., 1:].sum(-1)
-        return (
-            -(first * terms[..., 0] + rest)
-            * self.model.features
-            / (first + self.model.features - 1)
-        )
+        terms = self.terms(x)
+        weight, features = self.model.first_weight, self.model.features
+        total = weight * terms[..., 0] + terms[..., 1:].sum(-1)
+        return -total * features / (weight + features - 1)
 
     def log_mass(self, x: Tensor) -> Tensor:
-        """log of the probability of the levels of x, [*, F] → [*]."""
+        """Log-probability of the levels of x, [*, F] → [*]."""
         return self.log_prob(x) + self.model.head.width().log().sum()

@@ -28,6 +28,10 @@ def embed_time(t: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.cat([angle.cos(), angle.sin()], -1).to(dtype)
 
 
+def _time_network(width: int) -> nn.Sequential:
+    return nn.Sequential(Linear(2 * _FREQUENCIES, width), nn.SiLU(), Linear(width, width))
+
+
 class ConditionedBlock(nn.Module):
     """Residual block x += gate · mlp(norm(x)·(1 + scale) + shift); shift, scale and gate are a
     linear map of SiLU(y).
@@ -46,12 +50,15 @@ class ConditionedBlock(nn.Module):
 
 
 class ConditionedMLP(nn.Module):
-    """Residual MLP conditioned on z and, where it is `timed`, on a time (the network of
-    MAR, arXiv 2406.11838).
+    """Residual MLP conditioned on z and, if `timed`, on a time (network of MAR, arXiv 2406.11838).
 
     Arguments:
-        context: E; inputs: I; outputs: O; width: W; depth: number of blocks.
-        timed: whether it takes a time; a generator does not.
+        context: E.
+        inputs: I.
+        outputs: O.
+        width: W.
+        depth: Blocks.
+        timed: Whether it takes a time; a generator does not.
     """
 
     def __init__(
@@ -59,17 +66,12 @@ class ConditionedMLP(nn.Module):
     ) -> None:
         super().__init__()
         self.inputs = inputs
-        self.time = (
-            nn.Sequential(Linear(2 * _FREQUENCIES, width), nn.SiLU(), Linear(width, width))
-            if timed
-            else None
-        )
-        self.condition, self.input = Linear(context, width), Linear(inputs, width)
+        self.time = _time_network(width) if timed else None
+        self.condition = Linear(context, width)
+        self.input = Linear(inputs, width)
         self.blocks = nn.ModuleList(ConditionedBlock(width) for _ in range(depth))
-        self.norm, self.adapt = (
-            layer(width, False),
-            nn.Sequential(nn.SiLU(), ZeroLinear(width, 2 * width)),
-        )
+        self.norm = layer(width, False)
+        self.adapt = nn.Sequential(nn.SiLU(), ZeroLinear(width, 2 * width))
         self.output = ZeroLinear(width, outputs)
 
     def forward(self, x: Tensor, z: Tensor, t: Tensor | None = None) -> Tensor:

@@ -30,8 +30,8 @@ from .conditioned import ConditionedMLP
 TRAINING_STEPS = 1000
 _LARGEST_BETA, _OFFSET = 0.999, 0.008
 Range = tuple[Tensor, Tensor] | None
-"""Least and greatest value of each feature that a network may predict."""
-# the published loss reads the last step as a probability of 8-bit values in [-1, 1]
+"""Least and greatest predicted value of each feature."""
+# the published loss takes the last step for a probability of 8-bit values in [-1, 1]
 _HALF_BIN, _EDGE = 1 / 255, 0.999
 
 
@@ -40,11 +40,13 @@ class DiffusionProcess:
     """The noise of S steps, each table [S, 1].
 
     Arguments:
-        time: what the network is told, 0 … 999.
-        signal, spread: √ᾱ and √(1 - ᾱ).
-        of_x, of_noisy: the mean of q(x_{s-1} | x_s, x) is of_x · x + of_noisy · x_s.
-        low, high: the bounds log β̃ and log β of the log-variance; β̃ of the first step, which
-            is 0, is the second's.
+        time: Time input of the network, 0 … 999.
+        signal: √ᾱ.
+        spread: √(1 - ᾱ).
+        of_x: Coefficient of x in the mean of q(x_{s-1} | x_s, x).
+        of_noisy: Coefficient of x_s in that mean.
+        low: log β̃, lower bound of the log-variance; the first step, where β̃ is 0, has the second's.
+        high: log β, upper bound of the log-variance.
     """
 
     time: Tensor
@@ -60,27 +62,27 @@ class DiffusionProcess:
         """`steps` of the 1000 of the cosine schedule (arXiv 2102.09672, equation 17), evenly
         spaced from 0 to 999.
         """
-        grid = (
-            torch.arange(TRAINING_STEPS + 1, dtype=torch.float64, device=like.device)
-            / TRAINING_STEPS
-        )
-        kept = ((grid + _OFFSET) / (1 + _OFFSET) * math.pi / 2).cos() ** 2
+        count = torch.arange(TRAINING_STEPS + 1, dtype=torch.float64, device=like.device)
+        grid = count / TRAINING_STEPS
+        cosine = ((grid + _OFFSET) / (1 + _OFFSET) * math.pi / 2).cos() ** 2
+        betas = (1 - cosine[1:] / cosine[:-1]).clamp(max=_LARGEST_BETA)
         time = torch.tensor(spacing(steps), device=like.device)
-        alpha = (1 - (1 - kept[1:] / kept[:-1]).clamp(max=_LARGEST_BETA)).cumprod(0)[time]
+        alpha = (1 - betas).cumprod(0)[time]
+
         before = torch.cat([torch.ones_like(alpha[:1]), alpha[:-1]])
         beta = 1 - alpha / before
         variance = beta * (1 - before) / (1 - alpha)
         variance[0] = variance[1]
-        tables = (
+        tables = [
             alpha.sqrt(),
             (1 - alpha).sqrt(),
             beta * before.sqrt() / (1 - alpha),
             (1 - before) * (1 - beta).sqrt() / (1 - alpha),
             variance.log(),
             beta.log(),
-        )
+        ]
 
-        return cls(time, *(table.unsqueeze(-1).to(like.dtype) for table in tables))
+        return cls(time, *torch.stack(tables).unsqueeze(-1).to(like.dtype))
 
     def noisy(self, x: Tensor, s: Tensor | int, noise: Tensor) -> Tensor:
         """A draw x_s of q(x_s | x)."""
@@ -101,20 +103,17 @@ class DiffusionProcess:
 
 
 def spacing(steps: int) -> list[int]:
-    """The published choice of `steps` of the 1000 training steps: a stride is added up in double
-    precision, and rounded.
+    """The published choice of `steps` of the 1000 training steps: rounded sums of a stride.
 
-    A product i · stride rounds a half otherwise, which moves the middle step of 283 of
-    the odd counts by one.
+    Rounded products i · stride would move the middle step of 283 of the odd counts by one.
     """
     stride = (TRAINING_STEPS - 1) / max(steps - 1, 1)
-    return [round(place) for place in accumulate(repeat(stride, steps - 1), initial=0.0)]
+    return list(map(round, accumulate(repeat(stride, steps - 1), initial=0.0)))
 
 
 @dataclass(frozen=True)
 class DiffusionDensity(Density):
-    """The density that ancestral sampling of a diffusion draws from, and its guided
-    and tempered versions.
+    """The density of ancestral sampling of a diffusion, and its guided and tempered versions.
 
     Guidance extrapolates the predicted noise, ε∅ + w(ε - ε∅), and keeps the conditional variance; a
     temperature multiplies the noise of every step but the first draw (both as published). Their
@@ -123,9 +122,13 @@ class DiffusionDensity(Density):
 
     Arguments:
         network: (x [*, F], z [*, E], time [*]) → (ε, v) [*, 2F].
-        z: contexts [*, E]; null: contexts of the null density, or None.
-        steps: S; repeats: R.
-        within: where the predicted x is held, two tensors that broadcast against [*, F], or None.
+        z: Contexts, [*, E].
+        steps: S.
+        repeats: R.
+        within: Bounds of the predicted x, two tensors that broadcast against [*, F], or None.
+        null: Contexts of the null density, [*, E], or None.
+        weight: w.
+        temperature: Factor of the noise.
     """
 
     network: ConditionedMLP
@@ -169,28 +172,25 @@ class DiffusionDensity(Density):
             )
 
         process = DiffusionProcess.spaced(self.steps, x)
-        last_mean, last_var = process.signal[-1] * x, process.spread[-1] ** 2
-        total = -normal_kl(last_mean, last_var.log(), torch.zeros_like(x), torch.zeros_like(x)).sum(
-            -1
-        )
+        last_mean = process.signal[-1] * x
+        last_var = process.spread[-1] ** 2
+        standard = torch.zeros_like(x)  # mean, and log-variance
+        total = -normal_kl(last_mean, last_var.log(), standard, standard).sum(-1)
 
         for s in range(self.steps):
             noisy = process.noisy(x, s, noise.at(s).normal(x.shape[-1], x.dtype))
             mean, log_var = self._reverse(process, noisy, s)
             true = process.posterior(x, noisy, s)
-            term = (
-                -normal_kl(true, process.low[s], mean, log_var)
-                if s > 0
-                else log_normal(x, mean, log_var)
-            )
+            if s > 0:
+                term = -normal_kl(true, process.low[s], mean, log_var)
+            else:
+                term = log_normal(x, mean, log_var)
             total = total + term.sum(-1)
 
         return total
 
     def loss(self, x: Tensor, noise: Noise) -> Tensor:
-        """Mean of squared error and variational term, each a mean over features, over R
-        draws of step and noise.
-        """
+        """Squared error and variational term, means over features and R draws of step and noise."""
         repeats = torch.arange(self.repeats, device=x.device)[(None,) * noise.key.dim()]
         noise = noise.at(repeats)
         step = (noise.at(Stream.TIME).uniform(1).squeeze(-1) * TRAINING_STEPS).long()
@@ -203,29 +203,26 @@ class DiffusionDensity(Density):
         x [*, 1, F] → two [*, R].
 
         The variational term trains the variance alone. It is the probability of an 8-bit value at
-        the last step, a KL at all others, and weighs as much as it is.
+        the last step and a KL at all others, with weight 1.
         """
         process = DiffusionProcess.spaced(TRAINING_STEPS, x)
         noisy = process.noisy(x, step, drawn)
         output = self.network(noisy, self.z.unsqueeze(-2), process.time[step])
         predicted, share = output.chunk(2, -1)
-        within = (
-            None
-            if self.within is None
-            else (self.within[0].unsqueeze(-2), self.within[1].unsqueeze(-2))
-        )
-        mean, log_var = process.reverse(
-            torch.cat([predicted.detach(), share], -1), noisy, step, within
-        )
+        error = (drawn - predicted).square().mean(-1)
+
+        within = self.within
+        if within is not None:
+            within = within[0].unsqueeze(-2), within[1].unsqueeze(-2)
+        detached = torch.cat([predicted.detach(), share], -1)
+        mean, log_var = process.reverse(detached, noisy, step, within)
         kl = normal_kl(process.posterior(x, noisy, step), process.low[step], mean, log_var).mean(-1)
         last = -log_binned(x, mean, log_var / 2).mean(-1)
 
-        return (drawn - predicted).square().mean(-1), torch.where(step == 0, last, kl) / math.log(2)
+        return error, torch.where(step == 0, last, kl) / math.log(2)
 
     def sample(self, noise: Noise) -> Tensor:
-        """Ancestral: the first draw is the start, the i-th step's is `noise.at(i)`; the
-        last step is its mean.
-        """
+        """Ancestral: the start is the first draw, step i draws `noise.at(i)`, the last its mean."""
         features = self.network.inputs
         x = noise.at(Stream.FIRST_DRAW).normal(features, self.z.dtype)
         process = DiffusionProcess.spaced(self.steps, x)
@@ -255,22 +252,24 @@ def log_binned(x: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
     def cdf(value: Tensor) -> Tensor:
         return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (value + 0.044715 * value**3)))
 
-    above, below = (cdf((x - mean + sign * _HALF_BIN) * (-log_std).exp()) for sign in (1, -1))
+    above = cdf((x - mean + _HALF_BIN) * (-log_std).exp())
+    below = cdf((x - mean - _HALF_BIN) * (-log_std).exp())
     mass = torch.where(x < -_EDGE, above, torch.where(x > _EDGE, 1 - below, above - below))
     return mass.clamp(min=1e-12).log()
 
 
 class Diffusion(Head):
-    """Diffusion conditioned on z (MAR, arXiv 2406.11838, equation 1), with learned
-    variance (arXiv 2102.09672).
+    """Diffusion conditioned on z (MAR, arXiv 2406.11838, equation 1), with learned variance
+    (arXiv 2102.09672).
 
     Arguments:
-        width, depth: of the network.
-        sampling_steps: S, of sampling and of the bound, 2 … 1000.
-        repeats: R ≥ 1, draws of step and noise a token in training.
-        clip: whether the x that a predicted noise stands for is held within the range of the
-            training data, widened by half on each side. The first of 100 steps divides the error of
-            ε by √ᾱ = 5e-5; only long training, as published (without clip), makes it small enough.
+        width: Width of the network, ≥ 1.
+        depth: Blocks of the network, ≥ 1.
+        sampling_steps: S, steps of sampling and of the bound, 2 … 1000.
+        repeats: R, draws of step and noise of each token in training, ≥ 1.
+        clip: Whether the predicted x is clipped to the range of the training data, widened by half
+            on each side. The first of 100 steps divides the error of ε by √ᾱ = 5e-5, which only
+            long training makes small enough; the published model has no clip.
 
     Raises:
         ValueError: if a number is outside its range.
@@ -298,7 +297,9 @@ class Diffusion(Head):
         require_at_least(1, width=width, depth=depth, repeats=repeats)
         if not 2 <= sampling_steps <= TRAINING_STEPS:
             raise ValueError(f"sampling_steps: {sampling_steps} is outside 2 … {TRAINING_STEPS}")
-        self.steps, self.repeats, self.clip = sampling_steps, repeats, clip
+        self.steps = sampling_steps
+        self.repeats = repeats
+        self.clip = clip
         self.network = ConditionedMLP(context, features, 2 * features, width, depth)
         if clip:
             self.register_buffer("low", torch.full((groups, features), -math.inf))
@@ -307,7 +308,8 @@ class Diffusion(Head):
     def fit(self, x: Tensor) -> None:
         """The range of each feature in training data x [n, groups, F]."""
         if self.clip:
-            low, high = x.amin(0), x.amax(0)
+            low = x.amin(0)
+            high = x.amax(0)
             self.low.copy_(low - (high - low) / 2)
             self.high.copy_(high + (high - low) / 2)
 

@@ -4,8 +4,8 @@
     loss = E|g(ε) - x|^β - ½ E|g(ε) - g(ε')|^β,  0 < β < 2    strictly proper: least where
                                                               g draws from p(x | z)
 
-The second term keeps the draws apart; without it they would all be the median of x. There is no
-density to evaluate.
+The second term keeps the draws apart; without it they would all be the median of x. The generator
+has no density.
 
 Letters: * batch, E width of the context, F features, I numbers of noise a token, R draws
 a token in training.
@@ -29,15 +29,16 @@ _TINY = 1e-12  # least squared distance: the power β/2 has no gradient at 0
 
 @dataclass(frozen=True)
 class GeneratorDensity(Density):
-    """What a generator draws: no density, but a sample is a function of its noise, and can be
-    guided and tempered.
+    """The samples of a generator, guided and tempered; it has no density.
 
     Guidance extrapolates the context, z∅ + w(z - z∅); a temperature multiplies ε.
 
     Arguments:
         network: (ε [*, I], z [*, E]) → x [*, F].
-        z: contexts [*, E].
-        beta: β; draws: R.
+        z: Contexts, [*, E].
+        beta: β.
+        draws: R.
+        temperature: Factor of ε.
     """
 
     network: ConditionedMLP
@@ -70,8 +71,7 @@ class GeneratorDensity(Density):
         """Unbiased estimate of the energy score by R draws: [*, F] → [*]."""
         noise = noise.at(torch.arange(self.draws, device=x.device)[(None,) * noise.key.dim()])
         drawn = self.network(noise.normal(self.network.inputs, self.z.dtype), self.z.unsqueeze(-2))
-        # [*, R, F], and out of half precision before small distances are taken
-        drawn = drawn.to(x.dtype)
+        drawn = drawn.to(x.dtype)  # [*, R, F], not in half precision: distances are small
         to_x = self._distance(drawn, x.unsqueeze(-2)).mean(-1)
         i, j = torch.triu_indices(self.draws, self.draws, 1, device=x.device)
         return to_x - 0.5 * self._distance(drawn[..., i, :], drawn[..., j, :]).mean(-1)
@@ -81,19 +81,19 @@ class GeneratorDensity(Density):
         return (a - b).square().sum(-1).clamp(min=_TINY) ** (self.beta / 2)
 
     def sample(self, noise: Noise) -> Tensor:
-        return self.network(
-            self.temperature * noise.normal(self.network.inputs, self.z.dtype), self.z
-        )
+        epsilon = noise.normal(self.network.inputs, self.z.dtype)
+        return self.network(self.temperature * epsilon, self.z)
 
 
 class Energy(Head):
     """Generator trained with the energy score (arXiv 2505.07812).
 
     Arguments:
-        width, depth: of the network.
-        noise: I ≥ 1, numbers of noise that a token is made from.
-        beta: β, in (0, 2).
-        draws: R ≥ 2, draws a token in training.
+        width: Width of the network, ≥ 1.
+        depth: Blocks of the network, ≥ 1.
+        noise: I, noise numbers of each token, ≥ 1.
+        beta: β, power of the distance in the energy score, in (0, 2).
+        draws: R, draws of each token in training, ≥ 2.
 
     Raises:
         ValueError: if a number is outside its range.

@@ -30,7 +30,7 @@ from ..layers import require_at_least
 from ..noise import Noise, Stream
 from .conditioned import ConditionedMLP
 
-# what the network is told at s = 1: its fastest frequency is then slow enough to be integrated
+# the network's time at s = 1: slow enough to integrate its fastest frequency
 _TIME = 10.0
 Velocity = Callable[[Tensor, float], Tensor]
 
@@ -39,13 +39,17 @@ Velocity = Callable[[Tensor, float], Tensor]
 class FlowDensity(Density):
     """The density of a flow, and of its guided and tempered versions.
 
-    Guidance extrapolates the velocity, v∅ + w(v - v∅); a temperature t starts from N(0, t²). Either
-    is a flow again, and `log_prob` is its own.
+    Guidance extrapolates the velocity, v∅ + w(v - v∅); a temperature t starts from N(0, t²). The
+    result is a flow with its own `log_prob`.
 
     Arguments:
         network: (x [*, F], z [*, E], time [*]) → v [*, F].
-        z: contexts [*, E]; null: contexts of the null density, or None.
-        steps: of the integration; repeats: R.
+        z: Contexts, [*, E].
+        steps: Steps of the integration.
+        repeats: R.
+        null: Contexts of the null density, [*, E], or None.
+        weight: w.
+        temperature: t.
     """
 
     network: ConditionedMLP
@@ -73,9 +77,9 @@ class FlowDensity(Density):
         """v(x, s), guided: [*, F] → [*, F]."""
         time = torch.tensor(_TIME * s, dtype=x.dtype, device=x.device)
         v = self.network(x, self.z, time)
-        return (
-            v if self.null is None else torch.lerp(self.network(x, self.null, time), v, self.weight)
-        )
+        if self.null is None:
+            return v
+        return torch.lerp(self.network(x, self.null, time), v, self.weight)
 
     def loss(self, x: Tensor, noise: Noise) -> Tensor:
         """Squared error of the velocity, its mean over features and over R draws of time and
@@ -102,10 +106,10 @@ class FlowDensity(Density):
             v, divergence = with_divergence(lambda x: self.velocity(x, s), x)
             return torch.cat([v, divergence.unsqueeze(-1)], -1)
 
-        state = integrate(
-            both, torch.cat([x, torch.zeros_like(x[..., :1])], -1), 1.0, 0.0, self.steps
-        )
-        start, change = state[..., :-1] / self.temperature, state[..., -1]  # change = -∫₀¹ div v ds
+        end = torch.cat([x, torch.zeros_like(x[..., :1])], -1)
+        state = integrate(both, end, 1.0, 0.0, self.steps)
+        start = state[..., :-1] / self.temperature
+        change = state[..., -1]  # -∫₀¹ div v ds
         constant = x.shape[-1] * (0.5 * math.log(2 * math.pi) + math.log(self.temperature))
         return change - 0.5 * start.square().sum(-1) - constant
 
@@ -139,9 +143,10 @@ class Flow(Head):
     """Rectified flow conditioned on z (arXiv 2209.03003, equation 1).
 
     Arguments:
-        width, depth: of the network.
-        steps: of the integration, each of four network calls, ≥ 1.
-        repeats: R ≥ 1, draws of time and noise a token in training.
+        width: Width of the network, ≥ 1.
+        depth: Blocks of the network, ≥ 1.
+        steps: Steps of the integration, ≥ 1, each of four network calls.
+        repeats: R, draws of time and noise of each token in training, ≥ 1.
 
     Raises:
         ValueError: if a number is outside its range.

@@ -54,17 +54,16 @@ class Mixture(FeaturewiseDensity):
         return replace(self, log_std=self.log_std + math.log(t))
 
     def row(self, f: int, past: Tensor) -> Mixture1D:
-        seen = _log_normal(past.unsqueeze(-1), self.mean[..., :f, :], self.log_std[..., :f, :]).sum(
-            -2
-        )
-        return Mixture1D(
-            self.mean[..., f, :], self.log_std[..., f, :], (self.log_weight + seen).log_softmax(-1)
-        )
+        mean, log_std = self.mean[..., :f, :], self.log_std[..., :f, :]
+        log_past = _log_normal(past.unsqueeze(-1), mean, log_std).sum(-2)
+        log_weight = (self.log_weight + log_past).log_softmax(-1)
+        return Mixture1D(self.mean[..., f, :], self.log_std[..., f, :], log_weight)
 
     def sample(self, noise: Noise) -> Tensor:
         """Ancestral: a component by one uniform number, then a normal number for each feature."""
         pick = _component(self.log_weight, noise)[..., None, None].expand(*self.mean.shape[:-1], 1)
-        mean, log_std = (value.gather(-1, pick).squeeze(-1) for value in (self.mean, self.log_std))
+        mean = self.mean.gather(-1, pick).squeeze(-1)
+        log_std = self.log_std.gather(-1, pick).squeeze(-1)
         return mean + log_std.exp() * noise.at(Stream.PLACE).normal(self.features, mean.dtype)
 
     def draw(self, noise: Noise) -> tuple[Tensor, Tensor]:
@@ -75,9 +74,7 @@ class Mixture(FeaturewiseDensity):
 
 
 class WithoutConstant(Mixture):
-    """A mixture whose training loss lacks the F/2 · log 2π of -log p, as
-    ARINAR's release reports it.
-    """
+    """A mixture whose training loss lacks the F/2 · log 2π of -log p, as in ARINAR's release."""
 
     def loss(self, x: Tensor, noise: Noise) -> Tensor:
         return super().loss(x, noise) - self.features * _HALF_LOG_2PI
@@ -105,37 +102,35 @@ class FullMixture(FeaturewiseDensity):
     def features(self) -> int:
         return self.mean.shape[-1]
 
-    def _seen(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _standardised(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """ε_<f [*, K, f] of x_<f [*, f], and log π_k p_k(x_<f) [*, K]."""
-        seen = x.shape[-1]
-        factor = self.factor[..., :seen, :seen]
-        offset = x.unsqueeze(-2) - self.mean[..., :seen]
-        epsilon = torch.linalg.solve_triangular(factor, offset.unsqueeze(-1), upper=False).squeeze(
-            -1
-        )
+        f = x.shape[-1]
+        factor = self.factor[..., :f, :f]
+        offset = (x.unsqueeze(-2) - self.mean[..., :f]).unsqueeze(-1)
+        epsilon = torch.linalg.solve_triangular(factor, offset, upper=False).squeeze(-1)
         log_std = factor.diagonal(dim1=-2, dim2=-1).log()
         return epsilon, self.log_weight + (NORMAL.log_prob(epsilon) - log_std).sum(-1)
 
     def log_prob(self, x: Tensor, noise: Noise | None = None) -> Tensor:
-        return self._seen(x)[1].logsumexp(-1)
+        return self._standardised(x)[1].logsumexp(-1)
 
     def tempered(self, t: float) -> FullMixture:
         return replace(self, factor=self.factor * t)
 
     def row(self, f: int, past: Tensor) -> Mixture1D:
-        epsilon, log_weight = self._seen(past)
+        epsilon, log_weight = self._standardised(past)
         mean = self.mean[..., f] + (self.factor[..., f, :f] * epsilon).sum(-1)
         return Mixture1D(mean, self.factor[..., f, f].log(), log_weight.log_softmax(-1))
 
     def sample(self, noise: Noise) -> Tensor:
         """Ancestral: a component by one uniform number, then μ + Lε."""
         k = _component(self.log_weight, noise)
-        mean = self.mean.gather(-2, k[..., None, None].expand(*k.shape, 1, self.features)).squeeze(
-            -2
-        )
-        which = k[..., None, None, None].expand(*k.shape, 1, self.features, self.features)
+        index = k[..., None, None].expand(*k.shape, 1, self.features)
+        mean = self.mean.gather(-2, index).squeeze(-2)
+        index = index.unsqueeze(-1).expand(*index.shape, self.features)
+        factor = self.factor.gather(-3, index).squeeze(-3)
         epsilon = noise.at(Stream.PLACE).normal(self.features, mean.dtype).unsqueeze(-1)
-        return mean + (self.factor.gather(-3, which).squeeze(-3) @ epsilon).squeeze(-1)
+        return mean + (factor @ epsilon).squeeze(-1)
 
     def draw(self, noise: Noise) -> tuple[Tensor, Tensor]:
         return Density.draw(self, noise)
@@ -147,19 +142,16 @@ class FullMixture(FeaturewiseDensity):
 def _component(log_weight: Tensor, noise: Noise) -> Tensor:
     """A component drawn by the weights [*, K]: [*]."""
     cumulative = log_weight.double().softmax(-1).cumsum(-1)
-    return (
-        (cumulative < noise.at(Stream.CHOICE).uniform(1))
-        .sum(-1)
-        .clamp(max=cumulative.shape[-1] - 1)
-    )
+    below = cumulative < noise.at(Stream.CHOICE).uniform(1)
+    return below.sum(-1).clamp(max=cumulative.shape[-1] - 1)
 
 
 def component_usage(weights: Tensor) -> tuple[float, int]:
-    """Of weights [*, K]: the effective number of components used, e^entropy of the mean
-    weights; how many are dead.
+    """The effective number of components, e^entropy of the mean weights [*, K], and the number of
+    dead ones.
 
-    A component is dead whose mean weight is below a tenth of its share, 0.1/K. Over features with
-    weights of their own, components of one number count as one.
+    A dead component has a mean weight below a tenth of its share, 0.1/K. Components of one number
+    count as one where features have different weights.
     """
     mean = weights.double().flatten(0, -2).mean(0)
     entropy = torch.special.entr(mean).sum()
@@ -174,17 +166,17 @@ class GMM(Head):
     the published order.
 
     Arguments:
-        components: K ≥ 1.
-        min_std: floor of σ, added in quadrature: σ² = e^(log-variance) + min_std².
-        max_std: ceiling of σ, kept as smoothly (the inverse variances add), or None.
-        joint: whether the features of a group share their component, or each
-            has weights of its own.
-        loss_constant: whether the training loss is -log p, or lacks its F/2 · log 2π as released.
-            No gradient differs.
+        components: K, components of the mixture, ≥ 1.
+        min_std: Floor of σ in units of the tokens, ≥ 0: σ² = e^(log-variance) + min_std².
+        max_std: Ceiling of σ in units of the tokens, above `min_std`: the inverse variances add;
+            null is none.
+        joint: Whether the features of a group share their component; otherwise each feature has its
+            own weights.
+        loss_constant: Whether the training loss is all of -log p; otherwise it lacks F/2 · log 2π,
+            as released, with equal gradients. false needs `joint: true`.
 
     Raises:
-        ValueError: if K < 1, min_std < 0 or max_std ≤ min_std, or the released loss is asked of
-            a mixture not joint.
+        ValueError: if a number is outside its range, or the released loss has a mixture not joint.
     """
 
     def __init__(
@@ -206,16 +198,13 @@ class GMM(Head):
         check_bounds("std", min_std, max_std)
         if not joint and not loss_constant:
             raise ValueError("loss_constant: false needs joint: true, as released")
-        self.features, self.components, self.joint, self.bounds = (
-            features,
-            components,
-            joint,
-            (min_std, max_std),
-        )
+        self.features = features
+        self.components = components
+        self.joint = joint
+        self.bounds = (min_std, max_std)
         self.density = Mixture if loss_constant else WithoutConstant
-        self.parameters_of = DensityParameters(
-            context, (2 * features + (1 if joint else features)) * components
-        )
+        weights = 1 if joint else features
+        self.parameters_of = DensityParameters(context, (2 * features + weights) * components)
 
     def forward(self, h: Tensor, index: Tensor | int = 0) -> FeaturewiseDensity:
         size = self.features * self.components
@@ -232,16 +221,16 @@ class FullGMM(Head):
     """Mixture of K Gaussians with full covariance over a token (GIVT, arXiv 2312.02116), by
     its Cholesky factors.
 
-    The diagonal of L is positive, L_ff² = e^(log-variance) + min_std²; below it L is whatever
-    the linear map says.
+    The diagonal of L is positive, L_ff² = e^(log-variance) + min_std²; below it L is the output of
+    the linear map.
 
     Arguments:
-        components: K ≥ 1.
-        min_std, max_std: bounds of L_ff, the deviation of a feature given those
-            before it; see `GMM`.
+        components: K, components of the mixture, ≥ 1.
+        min_std: Floor of L_ff, the deviation of a feature given those before it, ≥ 0; see `GMM`.
+        max_std: Ceiling of L_ff, above `min_std`; null is none.
 
     Raises:
-        ValueError: if K < 1, min_std < 0 or max_std ≤ min_std.
+        ValueError: if a number is outside its range.
     """
 
     below: Tensor
@@ -260,20 +249,18 @@ class FullGMM(Head):
         super().__init__()
         require_at_least(1, components=components)
         check_bounds("std", min_std, max_std)
-        self.features, self.components, self.bounds = features, components, (min_std, max_std)
+        self.features = features
+        self.components = components
+        self.bounds = (min_std, max_std)
         self.register_buffer("below", torch.tril_indices(features, features, -1), persistent=False)
-        self.parameters_of = DensityParameters(
-            context, components * (2 * features + self.below.shape[1] + 1)
-        )
+        self.sizes = [features, features, self.below.shape[1], 1]
+        self.parameters_of = DensityParameters(context, components * sum(self.sizes))
 
     def forward(self, h: Tensor, index: Tensor | int = 0) -> FullMixture:
-        each = self.parameters_of(h).unflatten(-1, (self.components, -1))
-        each = (
-            each.float() if each.dtype.itemsize < 4 else each
-        )  # a triangular system is solved in single precision at least
-        mean, log_var, below, logits = each.split(
-            [self.features, self.features, self.below.shape[1], 1], -1
-        )
+        parameters = self.parameters_of(h).unflatten(-1, (self.components, -1))
+        if parameters.dtype.itemsize < 4:  # no triangular system is solved in half precision
+            parameters = parameters.float()
+        mean, log_var, below, logits = parameters.split(self.sizes, -1)
         factor = torch.diag_embed((bounded_log_var(log_var, *self.bounds) / 2).exp())
         factor[..., self.below[0], self.below[1]] = below
 
@@ -281,13 +268,14 @@ class FullGMM(Head):
 
 
 class Gaussian(Head):
-    """One Gaussian on each feature, mean and deviation predicted: the mixture of one component.
+    """One Gaussian on each feature with predicted mean and deviation: the mixture of one component.
 
     Arguments:
-        min_std, max_std: bounds of σ, in units of the tokens; see `GMM`.
+        min_std: Floor of σ in units of the tokens, ≥ 0; see `GMM`.
+        max_std: Ceiling of σ in units of the tokens, above `min_std`; null is none.
 
     Raises:
-        ValueError: if min_std < 0 or max_std ≤ min_std.
+        ValueError: if a number is outside its range.
     """
 
     def __init__(
@@ -307,17 +295,16 @@ class Gaussian(Head):
 
     def forward(self, h: Tensor, index: Tensor | int = 0) -> Mixture:
         mean, log_var = self.parameters_of(h).unsqueeze(-1).chunk(2, -2)
-        return Mixture(
-            mean, bounded_log_var(log_var, *self.bounds) / 2, mean.new_zeros(*h.shape[:-1], 1)
-        )
+        log_std = bounded_log_var(log_var, *self.bounds) / 2
+        return Mixture(mean, log_std, mean.new_zeros(*h.shape[:-1], 1))
 
 
 class FixedGaussian(Head):
     """One Gaussian whose mean is predicted and whose standard deviation is a constant.
 
     Arguments:
-        std: the constant, > 0, in units of the tokens.
-        learned: whether std is only the initial value of one learned constant per feature.
+        std: Standard deviation in units of the tokens, > 0.
+        learned: Whether the deviation is a learned constant of each feature that starts at `std`.
 
     Raises:
         ValueError: if std ≤ 0.
@@ -347,6 +334,5 @@ class FixedGaussian(Head):
     def forward(self, h: Tensor, index: Tensor | int = 0) -> Mixture:
         mean = self.mean_of(h)
         log_std = self.log_std[index].expand_as(mean)
-        return Mixture(
-            mean.unsqueeze(-1), log_std.unsqueeze(-1), mean.new_zeros(*mean.shape[:-1], 1)
-        )
+        log_weight = mean.new_zeros(*mean.shape[:-1], 1)
+        return Mixture(mean.unsqueeze(-1), log_std.unsqueeze(-1), log_weight)

@@ -1,11 +1,10 @@
-"""Mixtures of any symmetric shape on one feature: normal, logistic, Student's t; a
-new one is a `Shape`.
+"""Mixtures of any symmetric shape on one feature: normal, logistic, Student's t. A new shape is a
+`Shape`.
 
     p(x) = Σ_k π_k S((x - μ_k)/σ_k) / σ_k          S: a density of scale 1, symmetric about 0
 
-A shape is told by log S(s), the logarithm of its CDF, and how it is drawn. Everything else
-(interval probabilities that do not cancel, grids, guidance, temperature) is written once, here
-and in `density.py`.
+A shape has log S(s), the logarithm of its CDF, and a draw. This module and `density.py` do the
+rest for all shapes: interval probabilities that do not cancel, grids, guidance, temperature.
 
 Letters: * batch, E width of the context, F features, K components, M points, s = (x - μ)/σ,
 ν degrees of freedom.
@@ -28,21 +27,20 @@ from ..layers import DensityParameters, require_at_least
 from ..noise import Noise, Stream
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
-_BEND = 1.2  # scale within which knots lie evenly; further out they lie ever wider apart
+_BEND = 1.2  # scale within which knots are even; further out their distances grow
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A density S of scale 1, symmetric about 0. Its functions take and return
-    tensors of one shape.
+    """A density S of scale 1, symmetric about 0. Its functions keep the shape of a tensor.
 
     Arguments:
         log_prob: s → log S(s).
         log_cdf: s → log P(S ≤ s), accurate in the lower tail.
-        draw: two uniform numbers u [*, 2] → s [*].
-        std: standard deviation.
-        reach: |s| beyond which there is next to nothing.
-        tail: σ of its Gaussian tail; 0 where the tails are of another kind.
+        draw: Two uniform numbers u [*, 2] → s [*].
+        std: Standard deviation.
+        reach: |s| beyond which the mass is negligible.
+        tail: σ of its Gaussian tail; 0 for tails of another kind.
     """
 
     log_prob: Callable[[Tensor], Tensor]
@@ -57,18 +55,14 @@ class Shape:
         return self.log_prob(s) + front
 
     def knots(self, n: int) -> Tensor:
-        """At least n points on ±reach, 0 among them, dense in the middle and more of them
-        where the tails are long.
-        """
+        """At least n points on ±reach, with 0, dense in the middle; long tails have more points."""
         bend = math.asinh(self.reach / _BEND)
         points = torch.linspace(-1, 1, 2 * max(int(n * bend / 6), 1) + 1, dtype=torch.float64)
         return _BEND * torch.sinh(bend * points)
 
 
 class Normal(Shape):
-    """The density whose logarithm is a square and a constant: one operation with
-    what is added to it.
-    """
+    """The standard normal, whose log-density and a summand are one operation."""
 
     def log_prob_plus(self, s: Tensor, front: Tensor) -> Tensor:
         return torch.addcmul(front - _HALF_LOG_2PI, s, s, value=-0.5)
@@ -92,8 +86,7 @@ LOGISTIC = Shape(
 
 
 def _beta_series(a: float, b: float, largest: float) -> Callable[[Tensor], Tensor]:
-    """x → I_x(a, b), the regularised incomplete beta function for 0 ≤ x ≤ largest < 1,
-    to double precision.
+    """x → I_x(a, b), the regularised incomplete beta function, for 0 ≤ x ≤ largest < 1.
 
     I_x(a, b) = x^a (1-x)^b / (a B(a, b)) · Σ_n Π_{j<n} (a+b+j)/(a+1+j) · x^n, all of whose terms
     are positive (NIST Digital Library of Mathematical Functions, 8.17.22 with 15.8.1).
@@ -115,17 +108,11 @@ def _beta_series(a: float, b: float, largest: float) -> Callable[[Tensor], Tenso
 
 
 def student_shape(freedom: float) -> Shape:
-    """Student's t with ν degrees of freedom: S(s) ∝ (1 + s²/ν)^(-(ν+1)/2);
-    drawn by Bailey (1994).
-    """
-    constant = (
-        math.lgamma((freedom + 1) / 2)
-        - math.lgamma(freedom / 2)
-        - 0.5 * math.log(freedom * math.pi)
-    )
-    middle = min(
-        freedom, 4.0
-    )  # s² up to which 1 - P(|S| < |s|) does not cancel, and beyond which P(|S| > |s|) is quick
+    """Student's t, S(s) ∝ (1 + s²/ν)^(-(ν+1)/2); its draw is that of Bailey (1994)."""
+    log_gammas = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)
+    constant = log_gammas - 0.5 * math.log(freedom * math.pi)
+    # s² up to which 1 - P(|S| < |s|) does not cancel; beyond it the series of P(|S| > |s|) is short
+    middle = min(freedom, 4.0)
     outer = _beta_series(freedom / 2, 0.5, freedom / (freedom + middle))
     inner = _beta_series(0.5, freedom / 2, middle / (freedom + middle))
 
@@ -137,9 +124,8 @@ def student_shape(freedom: float) -> Shape:
         return torch.where(s < 0, (beyond / 2).log(), torch.log1p(-beyond / 2))
 
     def draw(u: Tensor) -> Tensor:
-        return (freedom * torch.expm1(-2 / freedom * u[..., 0].log())).sqrt() * torch.cos(
-            2 * math.pi * u[..., 1]
-        )
+        radius = (freedom * torch.expm1(-2 / freedom * u[..., 0].log())).sqrt()
+        return radius * torch.cos(2 * math.pi * u[..., 1])
 
     return Shape(
         log_prob=lambda s: constant - (freedom + 1) / 2 * torch.log1p(s**2 / freedom),
@@ -152,15 +138,18 @@ def student_shape(freedom: float) -> Shape:
 
 
 def log_sum(each: Tensor) -> Tensor:
-    """log Σ e^each over the last axis but one. What is 80 below the largest is taken for that: its
-    exponential would be no normal number, which processors are slow with."""
+    """log Σ e^each over the last axis but one.
+
+    Terms are raised to 80 below the largest: processors are slow with the subnormal exponentials of
+    smaller ones.
+    """
     top = each.detach().amax(-2, keepdim=True).clamp(min=torch.finfo(each.dtype).min)
     return (each - top).clamp(min=-80.0).exp().sum(-2).log() + top.squeeze(-2)
 
 
 def log_interval(log_cdf: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Tensor:
-    """log P(low < S < high) of a symmetric S, the difference taken in the lower tail,
-    where it does not cancel.
+    """log P(low < S < high) of a symmetric S, a difference in the lower tail, without
+    cancellation.
     """
     a, b = torch.where(low > 0, -high, low), torch.where(low > 0, -low, high)
     log_a, log_b = log_cdf(a), log_cdf(b)
@@ -173,9 +162,9 @@ class Mixture1D(Density1D):
     """A mixture on one feature.
 
     Arguments:
-        mean, log_std: μ and log σ of each component, [*, K]. σ is the scale: the standard
-            deviation of a normal.
-        log_weight: normalised, [*, K].
+        mean: μ of each component, [*, K].
+        log_std: log σ of each component, [*, K]; σ is the scale, of a normal the deviation.
+        log_weight: Normalised log-weights, [*, K].
         shape: S.
     """
 
@@ -198,10 +187,10 @@ class Mixture1D(Density1D):
         return (self.log_weight.unsqueeze(-1) + self.shape.log_cdf(self._standard(x))).exp().sum(-2)
 
     def log_interval(self, low: Tensor, high: Tensor) -> Tensor:
-        a, b = self._standard(low.double()), self._standard(high.double())
-        return (
-            self.log_weight.double().unsqueeze(-1) + log_interval(self.shape.log_cdf, a, b)
-        ).logsumexp(-2)
+        a = self._standard(low.double())
+        b = self._standard(high.double())
+        log_masses = log_interval(self.shape.log_cdf, a, b)
+        return (self.log_weight.double().unsqueeze(-1) + log_masses).logsumexp(-2)
 
     def stack_with(self, other: Density1D) -> Mixture1D | None:
         if (
@@ -211,12 +200,9 @@ class Mixture1D(Density1D):
         ):
             return None
 
-        pairs = (
-            (self.mean, other.mean),
-            (self.log_std, other.log_std),
-            (self.log_weight, other.log_weight),
-        )
-        mean, log_std, log_weight = (torch.stack(pair) for pair in pairs)
+        mean = torch.stack([self.mean, other.mean])
+        log_std = torch.stack([self.log_std, other.log_std])
+        log_weight = torch.stack([self.log_weight, other.log_weight])
 
         return Mixture1D(mean, log_std, log_weight, self.shape)
 
@@ -228,10 +214,10 @@ class Mixture1D(Density1D):
         cumulative = self.log_weight.double().softmax(-1).cumsum(-1)
         below = cumulative < noise.at(Stream.CHOICE).uniform(1)
         k = below.sum(-1, keepdim=True).clamp(max=cumulative.shape[-1] - 1)
-        mean, log_std = (value.gather(-1, k).squeeze(-1) for value in (self.mean, self.log_std))
-        return mean + log_std.exp() * self.shape.draw(noise.at(Stream.PLACE).uniform(2)).to(
-            mean.dtype
-        )
+        mean = self.mean.gather(-1, k).squeeze(-1)
+        log_std = self.log_std.gather(-1, k).squeeze(-1)
+        s = self.shape.draw(noise.at(Stream.PLACE).uniform(2))
+        return mean + log_std.exp() * s.to(mean.dtype)
 
     def knots(self, n: int) -> Tensor:
         base = self.shape.knots(n).to(self.mean)
@@ -249,14 +235,14 @@ class Mixture1D(Density1D):
 
 
 def bounded_log_var(log_var: Tensor, low: float, high: float | None) -> Tensor:
-    """log σ² kept smoothly between bounds of σ: 1/σ² gains 1/high², then σ² gains low²."""
+    """log σ² under smooth bounds of σ: 1/σ² gains 1/high², then σ² gains low²."""
     if high is not None:
         log_var = -torch.logaddexp(-log_var, log_var.new_tensor(-2 * math.log(high)))
     return torch.logaddexp(log_var, log_var.new_tensor(2 * math.log(low))) if low > 0 else log_var
 
 
 def check_bounds(name: str, low: float, high: float | None) -> None:
-    """Refuse bounds of a scale, `min_<name>` and `max_<name>`, that leave nothing between them.
+    """Refuse bounds of a scale, `min_<name>` and `max_<name>`, that no scale satisfies.
 
     Raises:
         ValueError: if low < 0 or high ≤ low.
@@ -273,12 +259,12 @@ class MixtureHead(Head):
     A subclass sets `shape`; one linear map of the context is read as means, log-scales and logits.
 
     Arguments:
-        components: K ≥ 1.
-        min_scale, max_scale: bounds of σ, in units of the tokens, kept smoothly; no spike is
-            narrower than the first.
+        components: K, components of the mixture, ≥ 1.
+        min_scale: Smooth floor of σ in units of the tokens, ≥ 0; no spike is narrower.
+        max_scale: Smooth ceiling of σ in units of the tokens, above `min_scale`; null is none.
 
     Raises:
-        ValueError: if K < 1, min_scale < 0 or max_scale ≤ min_scale.
+        ValueError: if a number is outside its range.
     """
 
     shape: ClassVar[Shape] = NORMAL
@@ -297,7 +283,8 @@ class MixtureHead(Head):
         super().__init__()
         require_at_least(1, components=components)
         check_bounds("scale", min_scale, max_scale)
-        self.sizes, self.bounds = (3, features, components), (min_scale, max_scale)
+        self.sizes = (3, features, components)
+        self.bounds = (min_scale, max_scale)
         self.parameters_of = DensityParameters(context, math.prod(self.sizes))
 
     def forward(self, h: Tensor, index: Tensor | int = 0) -> Factorised:
@@ -310,7 +297,13 @@ class Logistic(MixtureHead):
     """Mixture of K logistics, P(x ≤ a) = Σ_k π_k / (1 + e^(-(a - μ_k)/σ_k)) (PixelCNN++,
     arXiv 1701.05517, section 2.1).
 
-    Arguments and errors: of `MixtureHead`.
+    Arguments:
+        components: see `MixtureHead`.
+        min_scale: see `MixtureHead`.
+        max_scale: see `MixtureHead`.
+
+    Raises:
+        ValueError: if a number is outside its range.
     """
 
     shape = LOGISTIC
@@ -319,16 +312,19 @@ class Logistic(MixtureHead):
 class StudentT(MixtureHead):
     """Mixture of K Student t densities: tails of power ν + 1, which no outlier makes expensive.
 
-    ν is a constant, so that a conditional and its null have tails of one power: p^w q^(1-w) has it
-    too, and can always be normalised. Where it stays high beyond all but 1e-9 of both, it is cut
-    and counted like any other.
+    ν is a constant, so that a conditional and its null have tails of the same power: p^w q^(1-w)
+    has it too and can always be normalised. Where it stays high beyond all but 1e-9 of both, it is
+    cut and counted like any other.
 
     Arguments:
-        freedom: ν in (2, 100]: above 2 there is a variance; at 30 it is nearly normal.
-        components, min_scale, max_scale: of `MixtureHead`.
+        freedom: Degrees of freedom ν, in (2, 100]: above 2 the variance is finite, at 30 the shape
+            is nearly normal.
+        components: see `MixtureHead`.
+        min_scale: see `MixtureHead`.
+        max_scale: see `MixtureHead`.
 
     Raises:
-        ValueError: if ν is outside its range, and as `MixtureHead`.
+        ValueError: if a number is outside its range.
     """
 
     def __init__(

@@ -29,8 +29,10 @@ class Spline1D(Density1D):
     """A spline flow of one feature.
 
     Arguments:
-        shift, log_scale: [*, 1].
-        u, y: the knots of f, ascending, [*, S + 1]; u and y agree at both ends.
+        shift: [*, 1].
+        log_scale: [*, 1].
+        u: Knots of f, ascending, [*, S + 1].
+        y: Values of f at the knots, [*, S + 1]; u and y agree at both ends.
         slope: f' at the knots, 1 at both ends, [*, S + 1].
         log_base: log σ of the base, [*, 1]; 0 unless tempered.
     """
@@ -43,28 +45,19 @@ class Spline1D(Density1D):
     log_base: Tensor
 
     def _bin(self, knots: Tensor, at: Tensor) -> tuple[Tensor, ...]:
-        """Of the bin in which `at` [*, M] lies among the knots: its u, width, y, height, and its
-        slopes at both ends.
-        """
-        last = self.u.shape[-1] - 2
-        i = (
-            torch.searchsorted(knots.detach().to(at.dtype).contiguous(), at.detach().contiguous())
-            - 1
-        ).clamp(0, last)
-        values = [
-            v.to(at.dtype)
-            for v in (self.u, self.u.diff(), self.y, self.y.diff(), self.slope, self.slope[..., 1:])
-        ]
+        """u, width, y, height, left slope and right slope of the bins that hold `at` [*, M]."""
+        knots = knots.detach().to(at.dtype).contiguous()
+        i = torch.searchsorted(knots, at.detach().contiguous()) - 1
+        i = i.clamp(0, self.u.shape[-1] - 2)
 
-        return tuple(v.gather(-1, i) for v in values)
+        tables = (self.u, self.u.diff(), self.y, self.y.diff(), self.slope, self.slope[..., 1:])
+        return tuple(table.to(at.dtype).gather(-1, i) for table in tables)
 
     def _outside(self, u: Tensor) -> Tensor:
         return (u <= self.u[..., :1]) | (u >= self.u[..., -1:])
 
     def forth(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """y = f(u) and log dy/dx (equations 4 and 5), two tensors [*, M]; y in
-        deviations of the base.
-        """
+        """y = f(u) in deviations of the base, and log dy/dx (equations 4 and 5), each [*, M]."""
         at = (x - self.shift) * (-self.log_scale).exp()
         u, width, y, height, left, right = self._bin(self.u, at)
         t, mean = ((at - u) / width).clamp(0, 1), height / width
@@ -106,8 +99,8 @@ class Spline1D(Density1D):
         return self.back(noise.normal(1, self.shift.dtype)).squeeze(-1)
 
     def knots(self, n: int) -> Tensor:
-        """The images of a normal's knots, and each bin cut into equal parts: density
-        can bend at their ends.
+        """The images of a normal's knots, and each bin cut into equal parts, since the density can
+        bend at its ends.
         """
         normal = self.back(normal_knots(n).to(self.shift).expand(*self.shift.shape[:-1], -1))
         parts = torch.linspace(0, 1, 4 + n // 8).to(self.u)
@@ -127,21 +120,19 @@ class Spline(Head):
     """Rational-quadratic spline flow of a standard normal on each feature
     (arXiv 1906.04032, section 3).
 
-    A temperature t draws the base from N(0, t²): where the spline is straight every deviation
-    is multiplied by t, and a curved one is followed, so that no sample leaves the places
-    where the density is.
+    A temperature t draws the base from N(0, t²): a straight spline multiplies every deviation by t,
+    a curved one bends it, so that samples stay where the density is high.
 
     Arguments:
-        bins: S ≥ 1.
-        bound: B > 0, in deviations about the centre.
-        min_std, max_std: bounds of `scale`, the deviation of the tails; see `GMM`.
-        min_bin: least width and height of a bin as a share of 2B; slopes at the knots lie
-            in (min_bin, 1/min_bin). With min_std it limits how narrow a spike can be, to
-            about min_bin · scale.
+        bins: S, bins of the spline, ≥ 1.
+        bound: B, half-width of the spline in deviations from the centre, > 0.
+        min_std: Floor of `scale`, the deviation of the tails, in units of the tokens, ≥ 0.
+        max_std: Ceiling of `scale` in units of the tokens, above `min_std`; null is none.
+        min_bin: Least width and height of a bin as a share of 2B, in (0, 1/S); slopes at the knots
+            lie in (min_bin, 1/min_bin). The narrowest spike is about min_bin · scale wide.
 
     Raises:
-        ValueError: if S < 1, B ≤ 0, min_bin ≤ 0 or min_bin · S ≥ 1, min_std < 0
-            or max_std ≤ min_std.
+        ValueError: if a number is outside its range.
     """
 
     def __init__(
@@ -167,8 +158,12 @@ class Spline(Head):
                 f"min_bin: {min_bin} is outside (0, 1/bins); the least shares would fill the whole"
             )
 
-        self.bins, self.bound, self.bounds, self.min_bin = bins, bound, (min_std, max_std), min_bin
-        self.features, self.sizes = features, [1, 1, bins, bins, bins - 1]
+        self.bins = bins
+        self.bound = bound
+        self.bounds = (min_std, max_std)
+        self.min_bin = min_bin
+        self.features = features
+        self.sizes = [1, 1, bins, bins, bins - 1]
         self.parameters_of = DensityParameters(context, features * sum(self.sizes))
 
     def _ends(self, logits: Tensor) -> Tensor:
@@ -178,19 +173,13 @@ class Spline(Head):
         return f.pad(f.pad(inner, (1, 0), value=-self.bound), (0, 1), value=self.bound)
 
     def forward(self, h: Tensor, index: Tensor | int = 0) -> Factorised:
-        each = self.parameters_of(h).unflatten(-1, (self.features, -1))
-        shift, log_var, widths, heights, slopes = each.split(self.sizes, -1)
+        parameters = self.parameters_of(h).unflatten(-1, (self.features, -1))
+        shift, log_var, widths, heights, slopes = parameters.split(self.sizes, -1)
         steepest = -math.log(self.min_bin)
-        slope = (steepest * torch.tanh(slopes / steepest)).exp()  # 1 where nothing is learned
+        slope = (steepest * torch.tanh(slopes / steepest)).exp()  # 1 at logits of 0
+        slope = f.pad(slope, (1, 1), value=1.0)
         log_scale = bounded_log_var(log_var, *self.bounds) / 2
+        u = self._ends(widths)
+        y = self._ends(heights)
 
-        return Factorised(
-            Spline1D(
-                shift,
-                log_scale,
-                self._ends(widths),
-                self._ends(heights),
-                f.pad(slope, (1, 1), value=1.0),
-                torch.zeros_like(shift),
-            )
-        )
+        return Factorised(Spline1D(shift, log_scale, u, y, slope, torch.zeros_like(shift)))

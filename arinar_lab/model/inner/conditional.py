@@ -1,5 +1,5 @@
-"""Densities that a model gives for contexts, guided and tempered part by part: what `Chain` and
-`NestedDensity` have in common.
+"""A model's density at given contexts, guided and tempered part by part: the base of `Chain` and
+`NestedDensity`.
 """
 
 from __future__ import annotations
@@ -8,29 +8,29 @@ from dataclasses import dataclass, replace
 from typing import Generic, Self, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..density import Density
-from .head import Head
 
-_Model = TypeVar("_Model", bound=Head)
+_Model = TypeVar("_Model", bound=nn.Module)
 
 
 @dataclass(frozen=True)
 class Conditional(Density, Generic[_Model]):
-    """A model's density at contexts z, and its guided, tempered and refined versions:
-    those of every part are.
+    """A model's density at contexts z. Its parts are guided, tempered and refined one by one.
 
-    One call serves condition and null together.
+    One call of the model computes condition and null together.
 
     Arguments:
-        model: whose density it is.
-        z: contexts [*, E].
-        index: which of the model's groups z stands for, broadcast against *.
-        null: contexts of the null density [*, E], or None.
-        weight, candidates: of guidance; temperature.
-        refine: how often the parts are `refined`.
-        threshold: what the parts are `filtered` by, or None.
+        model: Head that makes the density.
+        z: Contexts, [*, E].
+        index: Group of the model that z stands for, broadcast against *.
+        null: Contexts of the null density, [*, E], or None.
+        weight: Weight w of guidance.
+        candidates: Draws of published guidance; 0 guides exactly.
+        temperature: Factor of standard deviations.
+        refine: Times that each part is `refined`.
+        threshold: Arguments of `filtered` for each part, or None.
     """
 
     model: _Model
@@ -59,17 +59,14 @@ class Conditional(Density, Generic[_Model]):
             or self.null is not None
         ):
             raise TypeError(f"a {type(self).__name__} is guided once, by one of the same model")
-
-        return (
-            self
-            if weight == 1
-            else replace(self, null=null.z, weight=weight, candidates=candidates)
-        )
+        if weight == 1:
+            return self
+        return replace(self, null=null.z, weight=weight, candidates=candidates)
 
     def _contexts(self) -> Tensor:
-        """z, and the null's below it: [M, E] or [2M, E]."""
-        both = [self.z] if self.null is None else [self.z, self.null]
-        return torch.cat([z.reshape(-1, z.shape[-1]) for z in both])
+        """z, and the contexts of the null below it: [M, E] or [2M, E]."""
+        z = self.z.reshape(-1, self.z.shape[-1])
+        return z if self.null is None else torch.cat([z, self.null.reshape(z.shape)])
 
     def _part(self, p: Density, null: Density | None) -> Density:
         """The density of a part: filtered and guided by its null, refined, then tempered."""

@@ -4,9 +4,9 @@
              ─head(h, index)→ density over F ─Σ_g→ [*]
 
 `FeatureAR` is itself a head over D features, built from a head over F features; its density is a
-`Chain`. The features come in the order of their index, or of what training data say: by
-variance, or turned to their principal axes, x R with R orthogonal, which leaves the density as
-it is (|det R| = 1).
+`Chain`. The features come in the order of their index, or in one that training data decide: by
+variance, or along their principal axes, x R with R orthogonal. The density stays the same
+(|det R| = 1).
 
 Letters: * batch (M when flat), D features, G groups, F = D/G features a group, E width of z,
 W width of the trunk.
@@ -32,15 +32,16 @@ class FeatureAR(Head):
     """Autoregressive model over the features of one token (arXiv 2503.02883, section 3.1).
 
     Arguments:
-        head: the head on one group, called as head(W, F, groups).
-        trunk: `transformer`, `recurrent` or `masked_mlp`, see `trunks.py`.
-        width, depth: of the trunk; heads: of a transformer, others have none.
-        group: F, must divide D.
-        order: in which order the features come: `identity`, `reversed`, or as measured on the
-            training data: `variance`, descending, or `principal`, along the principal axes, the
-            widest first. A box of features is none along other axes, so `principal` has no
-            likelihood at a resolution.
-        block: of the transformer's blocks, see `Block`; other trunks read the norm alone.
+        head: Head on one group of features, called as head(W, F, groups).
+        trunk: Network that reads z and the groups so far, see `trunks.py`.
+        width: W, width of the trunk, ≥ 1.
+        depth: Blocks or layers of the trunk, ≥ 1.
+        heads: Attention heads of a `transformer`, a divisor of `width`; other trunks have none.
+        group: F, features in a group, a divisor of D.
+        order: Order of the features: by index (`identity`), the `reversed`, or one measured on the
+            training data: by descending `variance`, or along the `principal` axes, the widest
+            first. `principal` has no likelihood at a resolution, since it turns the box.
+        block: Options of a `transformer`'s blocks, see `Block`; other trunks read the norm alone.
 
     Raises:
         ValueError: if depth < 1, group does not divide D, heads does not divide width, or the
@@ -74,25 +75,22 @@ class FeatureAR(Head):
                 f"group: {group} does not divide the {features} features of a token; choose one "
                 f"of {choices}"
             )
-        self.features, self.group, self.groups, self.order = (
-            features,
-            group,
-            features // group,
-            order,
-        )
         if trunk != "transformer":
             refuse_options(trunk, block)
+
+        self.features = features
+        self.group = group
+        self.groups = features // group
+        self.order = order
         self.trunk = TRUNKS[trunk](context, group, self.groups, width, depth, heads, block)
         self.head = head(width, group, groups * self.groups)
-        self.likelihood, self.capabilities = (
-            self.head.likelihood,
-            self.head.capabilities | {"together"},
-        )
-        index = torch.arange(features)
-        self.register_buffer(
-            "order_index", (index.flip(0) if order == "reversed" else index).repeat(groups, 1)
-        )
+        self.likelihood = self.head.likelihood
+        self.capabilities = self.head.capabilities | {"together"}
 
+        index = torch.arange(features)
+        if order == "reversed":
+            index = index.flip(0)
+        self.register_buffer("order_index", index.repeat(groups, 1))
         if order == "principal":
             self.capabilities = self.capabilities - {"pit"}
             self.register_buffer("rotation", torch.eye(features).repeat(groups, 1, 1))
@@ -101,7 +99,7 @@ class FeatureAR(Head):
         return Chain(self, h, index)
 
     def fit(self, x: Tensor) -> None:
-        """Set the order or the axes, and fit the head on the groups: x [n, groups, D]."""
+        """Measure the order or the axes on x [n, groups, D], and fit the head on its groups."""
         if self.order == "variance":
             self.order_index.copy_(x.var(0).argsort(-1, descending=True))
         elif self.order == "principal":
@@ -115,32 +113,28 @@ class FeatureAR(Head):
 
     def arranged(self, x: Tensor, index: Tensor | int) -> Tensor:
         """Features in the model's order, or along its axes, and grouped: [*, D] → [*, G, F]."""
-        shape = self.groups, self.group
         if self.order == "principal":
-            return project_on_axes(x, self.rotation[index]).unflatten(-1, shape)
-        return x.gather(-1, self.order_index[index].expand_as(x)).unflatten(-1, shape)
+            x = project_on_axes(x, self.rotation[index])
+        else:
+            x = x.gather(-1, self.order_index[index].expand_as(x))
+        return x.unflatten(-1, (self.groups, self.group))
 
     def restored(self, x: Tensor, index: Tensor | int) -> Tensor:
         """The inverse of `arranged`: [*, G, F] → [*, D]."""
         x = x.flatten(-2)
-        return (
-            project_on_axes(x, self.rotation[index].mT)
-            if self.order == "principal"
-            else self.unordered(x, index)
-        )
+        if self.order == "principal":
+            return project_on_axes(x, self.rotation[index].mT)
+        return self.unordered(x, index)
 
     def unordered(self, x: Tensor, index: Tensor | int) -> Tensor:
-        """Numbers of each feature (or axis) in the model's order, at their own
-        places: [*, D] → [*, D].
-        """
+        """Numbers in the model's order, moved to the places of their features: [*, D] → [*, D]."""
         return torch.empty_like(x).scatter(-1, self.order_index[index].expand_as(x), x)
 
 
 def principal_axes(x: Tensor) -> Tensor:
-    """R [groups, D, D] of data x [n, groups, D]: the principal axes as columns,
-    orthonormal, widest first.
+    """R [groups, D, D] of x [n, groups, D]: orthonormal principal axes as columns, widest first.
 
-    An axis has two directions; the one is taken in which its largest number is positive.
+    Each axis has the direction in which its largest number is positive.
     """
     centred = (x - x.mean(0)).double().movedim(0, -1)
     axes = torch.linalg.eigh(centred @ centred.mT).eigenvectors.flip(-1)
@@ -150,12 +144,11 @@ def principal_axes(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Chain(Conditional[FeatureAR]):
-    """The density of a FeatureAR: block after block, each guided and tempered given the
-    groups drawn before it.
+    """The density of a FeatureAR: group after group, each guided and tempered given those before.
 
     Arguments:
-        together: groups that are drawn at a time, each told zeros in place of those it is drawn
-            with. Likelihood knows nothing of it.
+        together: Groups that are drawn at a time; each reads zeros in place of the others.
+            Likelihood does not use it.
     """
 
     together: int = 1
@@ -192,8 +185,11 @@ class Chain(Conditional[FeatureAR]):
             raise NotImplementedError(
                 "along principal axes there is no likelihood at a resolution: a box is turned"
             )
+
         groups, blocks = self._teacher_force(x)
-        low, high = (self.model.arranged(end, self.index) for end in (low, high))
+        low = self.model.arranged(low, self.index)
+        high = self.model.arranged(high, self.index)
+
         return blocks.log_interval(groups, low, high).sum(-1)
 
     def loss(self, x: Tensor, noise: Noise) -> Tensor:
@@ -204,7 +200,7 @@ class Chain(Conditional[FeatureAR]):
         return self.draw(noise)[0]
 
     def draw(self, noise: Noise) -> tuple[Tensor, Tensor]:
-        """`together` groups after the other, each time from the trunk's state after the last."""
+        """Draw `together` groups at a time, each from the trunk's state after those before."""
         model, z = self.model, self._contexts()
         branches = z.shape[0] // self.z[..., 0].numel()
         state = model.trunk.empty(z.shape[0])
@@ -222,33 +218,28 @@ class Chain(Conditional[FeatureAR]):
         return model.restored(torch.cat(groups, -2), self.index), truncated
 
     def _places(self, groups: Tensor) -> Tensor:
-        """0 … G-1 for each of groups [*, G, F]: [*, G]."""
+        """The places 0 … G-1 of groups [*, G, F]: [*, G]."""
         return torch.arange(self.model.groups, device=groups.device).expand(groups.shape[:-1])
 
     def _restore(self, values: Tensor) -> Tensor:
-        """Numbers of each feature in the model's order, [*, G, F], at the features' own
-        places (or axes) [*, D].
-        """
+        """Numbers [*, G, F] in the model's order, moved to the places of their features: [*, D]."""
         return self.model.unordered(values.flatten(-2), self.index)
 
     def _teacher_force(self, x: Tensor) -> tuple[Tensor, Density]:
-        """All groups at once, each given the true ones before it: groups [*, G, F] and
-        their density on [*, G].
-        """
-        groups, z = self.model.arranged(x, self.index), self._contexts()
+        """Groups [*, G, F] of x, and their density on [*, G], each given the true groups before."""
+        groups = self.model.arranged(x, self.index)
+        z = self._contexts()
         past = groups.reshape(-1, *groups.shape[-2:])[:, :-1]
         h, _ = self.model.trunk(past.repeat(z.shape[0] // past.shape[0], 1, 1), z)
         return groups, self._block(h, torch.arange(self.model.groups, device=x.device))
 
     def _block(self, h: Tensor, g: Tensor | int) -> Density:
-        """The density of group(s) g from the trunk's output [M or 2M, (G,) W]:
-        guided, then tempered.
-        """
-        index = (
-            self.index.unsqueeze(-1)
-            if isinstance(self.index, Tensor) and isinstance(g, Tensor)
-            else self.index
-        )
-        parts = h.reshape(-1, *self.z.shape[:-1], *h.shape[1:])
-        block, *null = (self.model.head(part, index * self.model.groups + g) for part in parts)
-        return self._part(block, null[0] if null else None)
+        """The density of groups g, guided and tempered, from h [M or 2M, (G,) W] of the trunk."""
+        index = self.index
+        if isinstance(index, Tensor) and isinstance(g, Tensor):
+            index = index.unsqueeze(-1)
+        index = index * self.model.groups + g
+
+        h, *h_null = h.reshape(-1, *self.z.shape[:-1], *h.shape[1:])
+        null = self.model.head(h_null[0], index) if h_null else None
+        return self._part(self.model.head(h, index), null)

@@ -1,4 +1,4 @@
-"""The type of every head: of a mixture on one feature, of the inner AR, of a whole nested model."""
+"""The type of every head: a mixture on one feature, the inner AR, a whole nested model."""
 
 from __future__ import annotations
 
@@ -15,28 +15,27 @@ Likelihood = Literal["exact", "bound", "estimate", "surrogate", "none"]
 class Head(nn.Module):
     """A context h [*, E] becomes a density over F features.
 
-    The constructor takes, by position, the width E of the context, the number F of features and the
-    number of groups it serves (one head may stand for several groups of features and keep constants
-    of its own for each); what follows by name is what YAML may say.
+    The constructor takes three arguments by position: the width E of the context, the number F of
+    features, and the number of groups of features, for each of which it may keep constants. Its
+    named arguments are keys of YAML.
+
+    Attributes:
+        likelihood: Kind of `log_prob` of the density.
+        integers: Number and placement of the levels of a model of integers; None for others.
+        capabilities: Methods of the density; also `together` where features come in turn, and
+            `filter_threshold` where they are levels.
     """
 
     likelihood: Likelihood = "exact"
-    # number of levels and how they are placed, of a model of integer levels
     integers: tuple[int, str] | None = None
-    capabilities: frozenset[str] = frozenset(
-        {"log_prob", "temper", "guide", "pit"}
-    )  # and `together`, where features come in turn; `filter_threshold`, where they are levels
+    capabilities: frozenset[str] = frozenset({"log_prob", "temper", "guide", "pit"})
 
     def forward(self, h: Tensor, index: Tensor | int = 0) -> Density:
-        """h [*, E] → a density on [*, F]; `index` (broadcast against *) tells which
-        groups h stands for.
-        """
+        """h [*, E] → a density on [*, F] of the groups `index`, broadcast against *."""
         raise NotImplementedError
 
     def fit(self, x: Tensor) -> None:
-        """Once, before training: set buffers (bin edges, feature orders) from training
-        data x [n, groups, F].
-        """
+        """Set buffers such as bin edges from training data x [n, groups, F], before training."""
 
     @property
     def needs_fit(self) -> bool:

@@ -1,16 +1,16 @@
 """Trunks of the inner autoregressive model: from z and the groups of features so far to a context
 for each next group.
 
-    h_g = trunk(z, x_0 … x_{g-1})          all h at once from true groups, or one after the
-                                           other from drawn ones
+    h_g = trunk(z, x_0 … x_{g-1})          all h at once from true groups, or one by one from drawn
+                                           ones
 
     transformer     causal attention over the groups (ARINAR, arXiv 2503.02883)
     recurrent       gated recurrent units, their state handed from group to group (arXiv 1406.1078)
     masked_mlp      one pass of a multi-layer perceptron with masked weights, for all groups
                     (MADE, arXiv 1502.03509)
 
-Each ends in a norm whose gain and shift are a linear map of SiLU(z). What a trunk hands on between
-two calls is its own: a cache, a state, the groups so far.
+Each ends in a norm whose gain and shift are a linear map of SiLU(z). Each has its own state between
+two calls: a cache, hidden states, or the groups so far.
 
 Letters: M tokens, G groups, T of them in one call, F features a group, E width of z,
 W width of the trunk.
@@ -40,28 +40,25 @@ from ..layers import (
 
 
 class Steps(nn.Module):
-    """A model of groups of features that is called for all of them at once, or for
-    one after the other.
-    """
+    """A model of groups of features that computes all of them at once or one by one."""
 
     def forward(self, x: Tensor, z: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """Groups x [M, T, F] and z [M, E] → h [M, T', W] and the state after them.
 
         Without a state, or with an empty one, x begins at group 0, and h at the context of group 0
-        (T' = T + 1). Else x goes on where the call before ended, and h begins at the context of the
-        group behind x_0 (T' = T).
+        (T' = T + 1). Otherwise x follows the groups of the call before, and h begins at the context
+        of the group behind x_0 (T' = T).
         """
         raise NotImplementedError
 
     def empty(self, batch: int) -> Any:
-        """The state of `batch` tokens of which no group is known."""
+        """The state of `batch` tokens without any group."""
         return None
 
     def ahead(self, x: Tensor, z: Tensor, state: Any, n: int) -> tuple[Tensor, Any]:
-        """h of the group behind x and of the n behind that, told zeros for what is not
-        drawn yet: [M, n + 1, W].
+        """h of the group behind x and of n more, with zeros for groups to come: [M, n + 1, W].
 
-        The state after x knows nothing of those zeros.
+        The returned state is that after x, without the zeros.
         """
         h, state = self(x, z, state)
         if n == 0:
@@ -93,12 +90,12 @@ class Trunk(Steps):
         self.adapt = nn.Sequential(nn.SiLU(), ZeroLinear(context, 2 * width))
 
     def _gains(self, z: Tensor) -> Gains:
-        """1 + scale and shift of the output norm, [M, 1, W] each."""
+        """1 + scale, and shift, of the output norm, [M, 1, W] each."""
         scale, shift = self.adapt(z).unsqueeze(1).chunk(2, -1)
         return 1 + scale, shift
 
     def _adapted(self, y: Tensor, gains: Gains) -> Tensor:
-        """y [M, T, W] normalised under the gains that were read from z."""
+        """y [M, T, W] normalised under the gains of z."""
         scale, shift = gains
         return modulate(self.norm(y), scale, shift)
 
@@ -108,7 +105,7 @@ class Transformer(Trunk):
     z (arXiv 2503.02883).
 
     Position 0 reads z and a start token, position g reads group g - 1. Its state is the blocks'
-    caches and the gains of the output norm: what depends on z alone is computed in the first step.
+    caches and the gains of the output norm, which the first step computes from z.
     """
 
     def __init__(
@@ -147,26 +144,22 @@ class Transformer(Trunk):
     def ahead(
         self, x: Tensor, z: Tensor, state: TransformerState, n: int
     ) -> tuple[Tensor, TransformerState]:
-        """In one call; the caches then end behind x, and the next step writes over the
-        zeros' keys and values.
-        """
+        """One call; the next step writes over the keys and values of the zeros."""
         h, (caches, gains) = self(f.pad(x, (0, 0, 0, n)), z, state)
-        return h[:, -n - 1 :], (
-            [cache and cache._replace(length=cache.length - n) for cache in caches],
-            gains,
-        )
+        caches = [cache and cache._replace(length=cache.length - n) for cache in caches]
+        return h[:, -n - 1 :], (caches, gains)
 
 
 TransformerState = tuple[Caches, Gains | None]
-"""Caches of the blocks, and the gains of the output norm once z has been read."""
+"""Caches of the blocks, and the gains of the output norm; None before the first step."""
 
 
 class Recurrent(Trunk):
     """Gated recurrent units over feature groups, `depth` layers of them (arXiv 1406.1078).
 
-    z sets the states that the layers start from, and is added to what the first layer reads: a
-    start vector, then group g - 1 at step g. Its state is what the layers remember, [M, W] each,
-    the number of steps done, and what is read from z.
+    z sets the initial states of the layers and is added to the input of the first layer: a start
+    vector, then group g - 1 at step g. Its state is those of the layers, [M, W] each, the number of
+    steps done, and the vectors that z gives.
     """
 
     def __init__(
@@ -186,8 +179,8 @@ class Recurrent(Trunk):
         self.cells = nn.ModuleList(nn.GRUCell(width, width) for _ in range(depth))
 
     def forward(
-        self, x: Tensor, z: Tensor, state: MLPState | None = None
-    ) -> tuple[Tensor, MLPState]:
+        self, x: Tensor, z: Tensor, state: RecurrentState | None = None
+    ) -> tuple[Tensor, RecurrentState]:
         y = self.group_of(x)
         if state is None:
             y = torch.cat([self.start().expand(z.shape[0], 1, -1), y], 1)
@@ -198,26 +191,24 @@ class Recurrent(Trunk):
         rows: list[Tensor] = []
         end = done + y.shape[1]
         for row in (y + context + self.positions()[done:end]).unbind(1):
-            read, after = row, []
-            for cell, remembered in zip(self.cells, memory, strict=True):
-                read = cell(read, remembered)
-                after.append(read)
+            after: list[Tensor] = []
+            for cell, hidden in zip(self.cells, memory, strict=True):
+                row = cell(row, hidden)
+                after.append(row)
             memory = after
-            rows.append(read)
+            rows.append(row)
 
         return self._adapted(torch.stack(rows, 1), gains), (memory, end, context, gains)
 
 
-MLPState = tuple[list[Tensor], int, Tensor, Gains]
-"""What each layer remembers [M, W], steps done, and of z: what is added to each step
-[M, 1, W], the norm's gains.
+RecurrentState = tuple[list[Tensor], int, Tensor, Gains]
+"""States of the layers, [M, W] each; steps done; of z the vector [M, 1, W] that is added to each
+step, and the gains of the norm.
 """
 
 
 class MaskedLinear(Linear):
-    """Linear map of which only some weights count: `reads` [outputs, inputs] says which
-    output reads which input.
-    """
+    """Linear map with masked weights: `reads` [outputs, inputs] is true where one is used."""
 
     reads: Tensor
 
@@ -234,9 +225,9 @@ class MaskedMLP(Trunk):
     arXiv 1502.03509, section 4).
 
     A hidden unit of degree d reads z and the groups before d: inputs of group i < d, units of
-    degree ≤ d. The context of group g reads units of degree ≤ g. The W units of each of the `depth`
-    layers share the degrees 0 … G - 1 evenly, and each layer adds a linear map of z. Its state is
-    the groups so far: generation takes G passes.
+    degree ≤ d. The context of group g reads units of degree ≤ g. The W units of each layer share
+    the degrees 0 … G - 1 evenly, and each layer adds a linear map of z. Its state is the groups so
+    far: generation takes G passes.
 
     Raises:
         ValueError: if there are fewer units than groups.
@@ -270,20 +261,19 @@ class MaskedMLP(Trunk):
 
     def forward(self, x: Tensor, z: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         begin = 0 if state is None else state.shape[1] + 1
-        known = x if state is None else torch.cat([state, x], 1)
-        y = f.pad(known, (0, 0, 0, self.groups - known.shape[1])).flatten(1)
+        past = x if state is None else torch.cat([state, x], 1)
+        y = f.pad(past, (0, 0, 0, self.groups - past.shape[1])).flatten(1)
         for masked, context in zip(self.layers, self.contexts, strict=True):
             y = f.gelu(masked(y) + context(z))
         y = self.contexts_of_groups(y).unflatten(-1, (self.groups, self.width))
-        return self._adapted(y[:, begin : known.shape[1] + 1], self._gains(z)), known
+        return self._adapted(y[:, begin : past.shape[1] + 1], self._gains(z)), past
 
 
 def refuse_options(trunk: str, block: BlockOptions) -> None:
-    """Refuse options of a transformer's block that another trunk would not read: only
-    the norm is everyone's.
+    """Refuse options of a transformer's block for another trunk, which reads the norm alone.
 
     Raises:
-        ValueError: with the first of them that is not at its default.
+        ValueError: with the first that is not at its default.
     """
     for name, value in block.items():
         if name != "norm" and value != signature(Block).parameters[name].default:
