@@ -17,7 +17,7 @@ from command import arinar
 from tiny import tiny
 
 from arinar_lab import pipeline
-from arinar_lab.config import recipe as config
+from arinar_lab.config import build as config
 from arinar_lab.config.schema import to_plain
 from arinar_lab.data.sources import Source
 from arinar_lab.evaluation.evaluate import load_trained, measure_speed, peak_memory
@@ -172,7 +172,7 @@ def test_nothing_of_the_optimiser_is_left_when_the_evaluation_begins(monkeypatch
 
 def test_data_and_codec_of_a_check_are_those_of_the_run():
     recipe = tiny()
-    checked = pipeline.check(recipe)
+    checked = pipeline.check_recipe(recipe)
     experiment = config.build(recipe, checked=checked.experiment)
     assert (
         experiment.source is checked.experiment.source
