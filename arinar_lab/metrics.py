@@ -1,21 +1,25 @@
-"""The one table of metrics: what a report measures, in which unit, and how tables, figures
-and searches take it.
-"""
+"""The table of metrics: their units, and their headings and directions in tables and searches."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-BITS, ERROR = "val/bits_per_dim", "val/bits_per_dim_error"
-LEVEL, GAP = "val/bits_per_dim_at_level", "val/gap_bits_per_dim"
+BITS = "val/bits_per_dim"
+ERROR = "val/bits_per_dim_error"
+LEVEL = "val/bits_per_dim_at_level"
 RESOLUTION = "val/bits_per_dim_at_resolution"
-DISTANCE, FID, SPEED = "quality/fd_digits", "quality/fid", "speed/images_per_second"
+GAP = "val/gap_bits_per_dim"
+DISTANCE = "quality/fd_digits"
 FEW = "quality/fd_digits_few"
+FID = "quality/fid"
+SPEED = "speed/images_per_second"
 DISTANCES = (
     DISTANCE,
     FID,
     "quality/fd_dinov2",
-    *(f"quality/fd_inception{layer}" for layer in (64, 192, 768)),
+    "quality/fd_inception64",
+    "quality/fd_inception192",
+    "quality/fd_inception768",
 )
 
 
@@ -24,13 +28,12 @@ class Metric:
     """A number that a report may hold.
 
     Arguments:
-        name: its key in the report; unit: in words, where `{extractor}` stands for
-            that of the features.
-        heading: of its column in a study's table; empty where it has none. digits: after
-            the point, in tables.
-        less: whether less is better; None where neither is.
-        published: whether only the published protocol measures it (`quality/measure.py`), and
-            not every evaluation.
+        name: The key in the report.
+        unit: The unit in words, where `{extractor}` stands for the extractor of the features.
+        heading: The heading of the column in a study's table; empty where it has no column.
+        digits: The digits after the point, in tables.
+        less: Whether less is better; None where neither direction is.
+        published: Whether the published protocol alone measures it (`quality/measure.py`).
     """
 
     name: str
@@ -42,26 +45,19 @@ class Metric:
 
 
 _BITS = "bits per raw dimension"
+_DOUBLED = "|difference| when the integration's steps are doubled"
+_RESOLUTION = "at a resolution of evaluation.resolution raw units"
 _DIGITS = "squared distance of the digits classifier's features"
 _MMD = "squared MMD of the digits classifier's features"
 _FEATURES = "squared distance of features of {extractor}"
 _KERNEL = "squared MMD of the extractor's features"
+_TRUNCATED = "share of the guided 1-D conditionals that had to be truncated"
+_NEAREST = "distance to the nearest training image, of samples over that of held-out images"
 _ALL = (
     Metric(BITS, _BITS, "bits/dim", 3, True),
-    Metric(
-        ERROR,
-        f"{_BITS}, |difference| when the integration's steps are doubled",
-        "error of the estimate",
-        4,
-    ),
+    Metric(ERROR, f"{_BITS}, {_DOUBLED}", "error of the estimate", 4),
     Metric(LEVEL, f"{_BITS}, at a resolution of one grey level", "bits/dim at Δ", 3, True),
-    Metric(
-        RESOLUTION,
-        f"{_BITS}, at a resolution of evaluation.resolution raw units",
-        "bits/dim at stated Δ",
-        3,
-        True,
-    ),
+    Metric(RESOLUTION, f"{_BITS}, {_RESOLUTION}", "bits/dim at stated Δ", 3, True),
     Metric(GAP, "bits per dimension, mean of log p_true - log p_model", "gap to truth", 4, True),
     Metric("val/gap_standard_error", "bits per dimension"),
     Metric("train/bits_per_dim", f"{_BITS}, on training images"),
@@ -83,16 +79,8 @@ _ALL = (
     Metric("quality/precision_floor", "share"),
     Metric("quality/recall", "share", "recall", 3, False),
     Metric("quality/recall_floor", "share"),
-    Metric(
-        "quality/truncated_share",
-        "share of the guided 1-D conditionals that had to be truncated",
-        "truncated",
-        4,
-    ),
-    Metric(
-        "quality/nearest_train_ratio",
-        "distance to the nearest training image, of samples over that of held-out images",
-    ),
+    Metric("quality/truncated_share", _TRUNCATED, "truncated", 4),
+    Metric("quality/nearest_train_ratio", _NEAREST),
     Metric(SPEED, "images per second", "images/s", 0, False),
     Metric("speed/latency_ms_b1", "milliseconds", "latency ms", 1, True),
     Metric("cost/gflops_per_image", "10^9 floating-point operations", "GFLOPs/image", 4, True),
@@ -108,9 +96,7 @@ METRICS = {metric.name: metric for metric in _ALL}
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table: the metric, its heading and digits, and whether less is
-    better (None: neither).
-    """
+    """A column of a study's table: some of a metric's fields, see `Metric`."""
 
     metric: str
     heading: str

@@ -1,8 +1,8 @@
-"""One run from its recipe to its reports: check → train → evaluate → tell MLflow. What is done
-already is left alone.
+"""One run from its recipe to its reports: check → train → evaluate → tell MLflow. Finished steps
+are not repeated.
 
-The model is built twice at most: without values for the check, and once for the run. Evaluation,
-quality and speed use the trained model that training leaves in memory.
+The model is built at most twice: without values for the check, and once for the run. Evaluation,
+quality and speed use the trained model in memory.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from .training.warm_start import matching_weights
 
 @dataclass(frozen=True)
 class Checked:
-    """What the check of a recipe has read, and the run uses again.
+    """The results of a recipe's check, which the run uses again.
 
     Arguments:
-        experiment: data and codec, and a model without values; reference: the one
-            that the recipe names.
+        experiment: Data and codec, and a model without values.
+        reference: The reference that the recipe names.
     """
 
     experiment: Experiment
     reference: NamedReference | None
 
 
-def check(recipe: Recipe) -> Checked:
-    """Refuse, before anything is written, what cannot be built, trained here or evaluated.
+def check_recipe(recipe: Recipe) -> Checked:
+    """Refuse a recipe that cannot be built, trained here or evaluated, before anything is written.
 
     Raises:
         ConfigError: naming the key.
@@ -79,15 +79,16 @@ def train_and_evaluate(
 ) -> tuple[list[dict[str, Any]], Experiment | None]:
     """Train once and evaluate under each recipe (they differ in sampler and evaluation alone).
 
-    A process that only helps to train (see `training/distributed.py`) does that, and returns
-    nothing. The run folder is locked meanwhile. A failure is written to its FAILED and log.txt,
-    told to MLflow, and raised.
+    The run folder is locked meanwhile. A failure is written to its FAILED and log.txt, told to
+    MLflow, and raised. A follower (see `training/distributed.py`) trains, and returns nothing.
 
     Arguments:
-        experiment: MLflow's experiment; arm: the name of the run's arm in it; factors: what
-            tells that from others.
-        bar: whether to show a progress bar; watch: who may stop the training, which is no failure.
-        checked: what `check` has read of the one recipe.
+        experiment: MLflow's experiment.
+        arm: The name of the run's arm in it.
+        factors: The values that distinguish the arm.
+        bar: Whether to show a progress bar.
+        watch: The callback that may stop the training, which is no failure.
+        checked: The results of `check_recipe` of the only recipe.
 
     Returns:
         the reports, and the trained model; None where the folder has to be loaded, as where
@@ -123,8 +124,7 @@ def perform_locked(
         with disk_full_guard(folder.path):
             trained = train(recipes[0], folder, tracker, bar, watch, meta)
             if trained is not None:
-                # optimiser, averages and gradients, which would count as
-                # memory of the evaluation
+                # optimiser, averages and gradients would count as memory of the evaluation
                 gc.collect()
                 on_device(trained, recipes[0].machine)
             reports = [

@@ -1,6 +1,4 @@
-"""The environment variables that the package reads. `arinar --help` shows those
-that are users' to set.
-"""
+"""The environment variables of the package. `arinar --help` lists those that users may set."""
 
 from __future__ import annotations
 
@@ -13,8 +11,10 @@ class Variable:
     """An environment variable; an empty one counts as not set.
 
     Arguments:
-        name: of it; default: its value where it is not set; meaning: what it does, in a line.
-        internal: whether a process sets it for those that it starts, and no user does.
+        name: The name of the variable.
+        default: The value where it is not set.
+        meaning: The meaning, in one line.
+        internal: Whether a process sets it for the processes that it starts, and no user does.
     """
 
     name: str
@@ -23,6 +23,7 @@ class Variable:
     internal: bool = False
 
     def read(self) -> str:
+        """The value in the environment, or else the default."""
         return os.environ.get(self.name) or self.default
 
 
@@ -71,14 +72,11 @@ VARIABLES = (
 
 
 def listing() -> str:
-    """A line for each variable that users may set: its name, its meaning, and its
-    default where there is one.
-    """
-    shown = [variable for variable in VARIABLES if not variable.internal]
-    width = max(len(variable.name) for variable in shown)
-    defaults = {
-        variable: f" (default {variable.default})" if variable.default else "" for variable in shown
-    }
-    return "\n".join(
-        f"  {variable.name:{width}}  {variable.meaning}{defaults[variable]}" for variable in shown
-    )
+    """A line for each variable that users may set: name, meaning, and default if there is one."""
+    lines = []
+    width = max(len(variable.name) for variable in VARIABLES if not variable.internal)
+    for variable in VARIABLES:
+        if not variable.internal:
+            default = f" (default {variable.default})" if variable.default else ""
+            lines.append(f"  {variable.name:{width}}  {variable.meaning}{default}")
+    return "\n".join(lines)

@@ -172,7 +172,7 @@ def test_nothing_of_the_optimiser_is_left_when_the_evaluation_begins(monkeypatch
 
 def test_data_and_codec_of_a_check_are_those_of_the_run():
     recipe = tiny()
-    checked = pipeline.check(recipe)
+    checked = pipeline.check_recipe(recipe)
     experiment = config.build(recipe, checked=checked.experiment)
     assert (
         experiment.source is checked.experiment.source

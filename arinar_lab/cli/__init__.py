@@ -23,46 +23,56 @@ from .parser import parser
 from .processes import end_with_parent
 
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
+_STATUSES = (128 + signal.SIGTERM, 128 + signal.SIGHUP)
 
 
 def main(words: list[str] | None = None) -> None:
     """Run the command line and leave with its exit status."""
     accept_any_letter()
-    whole = parser()
-    if any("\0" in word for word in words or ()):  # of a caller in Python; a shell passes none
-        whole.error("a word holds a NUL")
-    arguments, rest = whole.parse_known_args(words)  # overrides may follow an option, too
-    if rest and (not hasattr(arguments, "overrides") or any(word.startswith("-") for word in rest)):
-        whole.prog += f" {next(word for word in words or sys.argv[1:] if word[:1] != '-')}"
-        whole.error(f"unrecognized arguments: {' '.join(rest)}")
-
-    if rest:
-        arguments.overrides = [*arguments.overrides, *rest]
+    arguments = _parse(sys.argv[1:] if words is None else words)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     with _ending_in_order():
         status = _status(arguments)
     sys.exit(status)
 
 
+def _parse(words: list[str]) -> argparse.Namespace:
+    """The arguments of a command line; a malformed one ends the process."""
+    whole = parser()
+    if "\0" in "".join(words):  # of a caller in Python; a shell passes none
+        whole.error("a word holds a NUL")
+
+    arguments, remainder = whole.parse_known_args(words)
+    if not remainder:
+        return arguments
+
+    # overrides may follow an option, too
+    options = [word for word in remainder if word.startswith("-")]
+    if options or not hasattr(arguments, "overrides"):
+        verb = next(word for word in words if not word.startswith("-"))
+        whole.prog += f" {verb}"
+        whole.error(f"unrecognized arguments: {' '.join(remainder)}")
+    arguments.overrides = [*arguments.overrides, *remainder]
+    return arguments
+
+
 def _status(arguments: argparse.Namespace) -> int:
-    """Do what a verb does, and say in a line why it ended early; returns the exit status."""
+    """Run a verb, and print a line where it ends early; returns the exit status."""
     try:
-        if helped := HELPER_VARIABLE.read():
-            end_with_parent(int(helped))
+        helped_process = HELPER_VARIABLE.read()
+        if helped_process:
+            end_with_parent(int(helped_process))
         status: int = arguments.verb(arguments) or 0
     except KeyboardInterrupt:
         say("Stopped. The same command goes on where it stopped.", file=sys.stderr)
         status = 130
     except SystemExit as leave:
-        number = next((each for each in _ENDING if leave.code == 128 + each), None)
-        if number is None:
+        if leave.code not in _STATUSES:
             raise
+        status = int(leave.code)
+        name = signal.Signals(status - 128).name
         with suppress(OSError):  # the terminal that hung up
-            say(
-                f"Stopped by {number.name}. The same command goes on where it stopped.",
-                file=sys.stderr,
-            )
-        status = 128 + number
+            say(f"Stopped by {name}. The same command goes on where it stopped.", file=sys.stderr)
     except BrokenPipeError:
         # whoever read the output has closed it, as in `arinar status FILE | head`
         # for the interpreter's last flush
@@ -89,8 +99,8 @@ def _ending_in_order() -> Iterator[None]:
         signal.signal(number, signal.SIG_IGN)
         raise SystemExit(128 + number)
 
-    handled = threading.current_thread() is threading.main_thread()
-    before = {number: signal.getsignal(number) for number in _ENDING} if handled else {}
+    is_main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in _ENDING} if is_main else {}
     for number, handler in before.items():
         if handler is signal.SIG_DFL:  # nohup ignores SIGHUP
             signal.signal(number, leave)

@@ -1,7 +1,7 @@
 """An ablation from its file to its report: plan → workers → speed → table, figure, dashboard.
 
-This process only watches while the workers train. When they are done it measures speed, alone, and
-writes the report. Interrupted and run again it goes on where it stopped.
+This process watches the workers while they train. Once they have ended it measures speed, alone,
+and writes the report. The same command resumes an interrupted study.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from rich.text import Text
 
 from ..analysis.analyse import Analysis, analyse
 from ..analysis.results import Results
+from ..config.sections import Recipe
 from ..errors import ConfigError, StorageUnusable
 from ..evaluation.evaluate import is_timed, measure_speed
 from ..output.terminal import description_column, failure_line
@@ -32,7 +33,7 @@ from ..quality.measure import named_reference
 from ..report.report import write_report
 from ..report.statements import notes
 from ..report.tables import terminal_table
-from ..runs.folder import read_state, write_json
+from ..runs.folder import RunFolder, read_state, write_json
 from ..study.baselines import baseline_bits
 from ..study.collect import collect
 from ..study.cost import Cost, format_count, probe_or_reason
@@ -42,7 +43,7 @@ from ..study.worker import changes, open_board, prepare
 from .mlflow_sync import fetch, send_study
 
 _LINES = 24  # differences beyond which the terminal shows their sum
-_TIMING_SECONDS = 20  # beyond it the arms that are not timed yet are taken to be like the others
+_TIMING_SECONDS = 20  # after which the mean of the timed arms stands for the remaining ones
 
 
 def run_study(plan: Plan, command: list[str], workers: int, console: Console) -> int:
@@ -50,10 +51,10 @@ def run_study(plan: Plan, command: list[str], workers: int, console: Console) ->
     the user stopped it.
 
     Arguments:
-        command: the words that start one worker of this study.
-        workers: processes that train side by side.
+        command: The words that start one worker of this study.
+        workers: The number of processes that train at the same time.
     """
-    _tell_of_others(plan, console)
+    _print_other_workers(plan, console)
     show_plan(plan, workers, console)
     todo = prepare(plan)
     done = len(plan.jobs) - len(todo)
@@ -74,9 +75,7 @@ def run_study(plan: Plan, command: list[str], workers: int, console: Console) ->
 
 
 def _left_by_a_lost_server(plan: Plan, todo: list[Job], console: Console) -> list[Job]:
-    """Return what is left to do where the tables of a server were deleted under the
-    workers; else nothing.
-    """
+    """Return the remaining jobs where a server's tables were deleted during the work; else none."""
     if all(job.done for job in todo):
         return []
 
@@ -93,22 +92,23 @@ def _left_by_a_lost_server(plan: Plan, todo: list[Job], console: Console) -> lis
 
 
 def check_references(plan: Plan) -> None:
-    """Refuse a study whose arms are compared with a reference that is not to be had.
+    """Refuse a study whose arms name a reference that is missing or does not fit.
 
     Raises:
         ConfigError: naming it.
     """
-    for recipe in {str(arm.recipe.evaluation): arm.recipe for arm in plan.arms}.values():
+    recipes = {str(arm.recipe.evaluation): arm.recipe for arm in plan.arms}
+    for recipe in recipes.values():
         named_reference(recipe)
 
 
-def _tell_of_others(plan: Plan, console: Console) -> None:
-    """Say that the study's file has changed since workers were started by it, and that another
-    command works on it, too.
+def _print_other_workers(plan: Plan, console: Console) -> None:
+    """Print that the study's file has changed since its workers were started, and that other
+    workers are at work.
     """
     board = open_board(plan)
     changed = changes(board)
-    others = board.at_work()
+    workers = board.at_work()
     if changed:
         console.print(
             f"The study's file has changed since its workers were started: {'; '.join(changed)}."
@@ -117,19 +117,19 @@ def _tell_of_others(plan: Plan, console: Console) -> None:
             "What was edited is run anew in folders of its own; what was removed is no "
             "longer in the report."
         )
-        if others:
+        if workers:
             console.print(
                 "Workers that began with the old file end after the run that they are at."
             )
 
-    if others:
+    if workers:
         console.print(
-            f"Others work on this study, too: {', '.join(others)}. Each run is done by one of all."
+            f"Others work on this study, too: {', '.join(workers)}. Each run is done by one of all."
         )
 
 
 def fetch_and_report(plan: Plan, console: Console) -> int:
-    """Fetch what other machines have finished and sent to MLflow, then `report_study`."""
+    """Fetch the reports that other machines have sent to MLflow, then `report_study`."""
     results = collect(plan)
     fetched = fetch(plan, results)
     for folder in fetched:
@@ -138,31 +138,33 @@ def fetch_and_report(plan: Plan, console: Console) -> int:
 
 
 def report_study(plan: Plan, results: Results, console: Console) -> int:
-    """Write and print the report of some results, and send it to MLflow; returns 1 where a run
-    failed or is missing.
+    """Write and print the report of a study's results, and send it to MLflow; returns 1 where a
+    run failed or is missing.
     """
     analysis = analyse(results)
     console.print(terminal_table(analysis, console.width))
-    for line in [
-        *_differences(analysis),
-        "",
-        *analysis.against_speed,
-        *analysis.ranking,
-        "",
-        *notes(analysis),
-    ]:
-        console.print(line, soft_wrap=True)
-    console.print()
+    paragraphs = (
+        _differences(analysis),
+        analysis.against_speed + analysis.ranking,
+        notes(analysis),
+    )
+    for lines in paragraphs:
+        for line in lines:
+            console.print(line, soft_wrap=True)
+        console.print()
+
     with console.status("drawing figures, and telling MLflow"):
         paths = write_report(analysis)
         link, unsent = send_study(plan, analysis, paths)
 
-    pictures = [path for path in paths if path.suffix in (".png", ".pdf")]
+    pictures = 0
     for path in paths:
-        if path not in pictures:
-            console.print(f"{path}", soft_wrap=True)
+        if path.suffix in (".png", ".pdf"):
+            pictures += 1
+        else:
+            console.print(str(path), soft_wrap=True)
     if pictures:
-        console.print(f"{len(pictures) // 2} figures beside them, each as PNG and PDF")
+        console.print(f"{pictures // 2} figures beside them, each as PNG and PDF")
     grid = results.baseline_arm.folders[plan.seeds[0]].evaluation / "samples" / "grid.png"
     if grid.is_file():
         console.print(f"{grid}  (samples of {plan.baseline})", soft_wrap=True)
@@ -170,7 +172,7 @@ def report_study(plan: Plan, results: Results, console: Console) -> int:
         console.print(f"Dashboard (the local one by make mlflow): {link}", soft_wrap=True)
     for path in unsent:
         console.print(f"not sent to MLflow (arinar sync {path}): {path}", soft_wrap=True)
-    return _tell_unreported(plan, results, console)
+    return _print_unreported(plan, results, console)
 
 
 def _differences(analysis: Analysis) -> list[str]:
@@ -180,7 +182,7 @@ def _differences(analysis: Analysis) -> list[str]:
     return [*analysis.verdicts, "Each difference with its interval: in report.html."]
 
 
-def _tell_unreported(plan: Plan, results: Results, console: Console) -> int:
+def _print_unreported(plan: Plan, results: Results, console: Console) -> int:
     """Print which runs have no report, and why; returns 1 where there is one."""
     missing = {arm.folders[seed].run for arm, seed in results.missing}
     unreported = [job.folder for job in plan.jobs if job.folder.path in missing]
@@ -200,32 +202,36 @@ def _tell_unreported(plan: Plan, results: Results, console: Console) -> int:
 def show_plan(plan: Plan, workers: int, console: Console) -> None:
     """Print the arms, and how long they will take by a few timed steps."""
     unfinished = [job for job in plan.jobs if not job.done]
-    waiting = {job.recipes[0].training_signature for job in unfinished}
-    timed = _timed([arm for arm in plan.arms if arm.recipe.training_signature in waiting], console)
-    known = {signature: cost.seconds for signature, cost in timed.items() if isinstance(cost, Cost)}
+    signatures = [job.recipes[0].training_signature for job in unfinished]
+    arms = [arm for arm in plan.arms if arm.recipe.training_signature in signatures]
+    costs = _timed(arms, console)
+    seconds = {name: cost.seconds for name, cost in costs.items() if isinstance(cost, Cost)}
+
     title = f"{plan.name}: {plan.question}"
     table = Table("arm", "parameters", "seeds", "seconds a run", title=title, title_justify="left")
-
+    seeds = ", ".join(map(str, plan.seeds))
     for arm in plan.arms:
         signature = arm.recipe.training_signature
-        asked = "unknown" if signature in timed else "not timed"
-        seconds = f"about {known[signature]:.0f}" if signature in known else asked
-        expected = seconds if signature in waiting else "finished"
-        table.add_row(
-            _title(plan, arm), f"{arm.parameters:,}", ", ".join(map(str, plan.seeds)), expected
-        )
+        if signature not in signatures:
+            expected = "finished"
+        elif signature in seconds:
+            expected = f"about {seconds[signature]:.0f}"
+        else:
+            expected = "unknown" if signature in costs else "not timed"
+        table.add_row(_title(plan, arm), f"{arm.parameters:,}", seeds, expected)
 
     console.print(table)
-    for line in plan.unreached:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-    for arm in plan.arms:
-        _tell_unknown(arm, timed.pop(arm.recipe.training_signature, None), console)
-    mean = statistics.fmean(known.values()) if known else 0.0
-    total = sum(known.get(job.recipes[0].training_signature, mean) for job in unfinished) / workers
+    by_arm = {}
+    for arm in arms:
+        if arm.recipe.training_signature in costs:  # arms that share a training share one line
+            by_arm[arm.name] = costs.pop(arm.recipe.training_signature)
+    _print_notes(plan, by_arm, console)
     if unfinished:
+        mean = statistics.fmean(seconds.values()) if seconds else 0.0
+        total = sum(seconds.get(signature, mean) for signature in signatures)
         console.print(
-            f"{len(unfinished)} runs by {workers} workers: about {total / 60:.1f} minutes by a few"
-            " timed steps, then the speed of each."
+            f"{len(unfinished)} runs by {workers} workers: about {total / workers / 60:.1f} minutes"
+            " by a few timed steps, then the speed of each."
         )
 
 
@@ -233,26 +239,32 @@ def _timed(arms: list[Arm], console: Console) -> dict[str, Cost | str]:
     """Training signature → cost of a run, or why it is unknown, of as many arms as can be
     timed in a short while.
     """
-    timed: dict[str, Cost | str] = {}
+    costs: dict[str, Cost | str] = {}
     begun = time.monotonic()
     with console.status("timing a few steps of each arm"):
         for arm in arms:
-            if (
-                arm.recipe.training_signature not in timed
-                and time.monotonic() - begun < _TIMING_SECONDS
-            ):
-                timed[arm.recipe.training_signature] = probe_or_reason(arm.recipe)
+            signature = arm.recipe.training_signature
+            if signature not in costs and time.monotonic() - begun < _TIMING_SECONDS:
+                costs[signature] = probe_or_reason(arm.recipe)
 
-    return timed
+    return costs
 
 
-def _tell_unknown(arm: Arm, cost: Cost | str | None, console: Console) -> None:
-    if isinstance(cost, str):
-        console.print(f"The cost of {arm.name} is unknown: {cost}", soft_wrap=True)
+def _print_notes(plan: Plan, costs: dict[str, Cost | str], console: Console) -> None:
+    """Print the overrides that some arms ignore, and why costs are unknown.
+
+    Arguments:
+        costs: Name of an arm → its cost, or why it is unknown.
+    """
+    for line in plan.unreached:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    for name, cost in costs.items():
+        if isinstance(cost, str):
+            console.print(f"The cost of {name} is unknown: {cost}", soft_wrap=True)
 
 
 def dry_run(plan: Plan, workers: int, console: Console) -> int:
-    """Print every cell with what it costs; nothing is written."""
+    """Print every cell with its cost; nothing is written."""
     costs: dict[str, Cost | str] = {}
     with console.status("timing a few steps of each arm"):
         for arm in plan.arms:
@@ -263,24 +275,25 @@ def dry_run(plan: Plan, workers: int, console: Console) -> int:
 
     headings = ("arm", "seed", "parameters", "GFLOPs/image", "GFLOPs/step", "hours", "")
     table = Table(*headings, title=f"{plan.name}: {plan.question}", title_justify="left")
-    hours, jobs = 0.0, {job.key: job for job in plan.jobs}
-
+    jobs = {job.key: job for job in plan.jobs}
+    hours = 0.0
     for seed, arm in itertools.product(plan.seeds, plan.arms):
-        cost = costs[arm.name]
         # arms that share a training pay it once
         job = jobs.pop(f"{arm.recipe.training_signature}/seed_{seed}", None)
-        row = ["unknown"] * 3
+        state = "shares a training"
+        if job is not None:
+            state = "finished" if job.done else ""
+
+        cost = costs[arm.name]
+        numbers = ["unknown"] * 3
         if isinstance(cost, Cost):
-            row = [format_count(value) for value in (cost.image, cost.step, cost.seconds / 3600)]
-            hours += cost.seconds / 3600 if job and not job.done else 0.0
-        state = "shares a training" if job is None else "finished" if job.done else ""
-        table.add_row(_title(plan, arm), str(seed), f"{arm.parameters:,}", *row, state)
+            run_hours = cost.seconds / 3600
+            numbers = list(map(format_count, (cost.image, cost.step, run_hours)))
+            hours += run_hours if not state else 0.0
+        table.add_row(_title(plan, arm), str(seed), f"{arm.parameters:,}", *numbers, state)
 
     console.print(table)
-    for line in plan.unreached:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-    for arm in plan.arms:
-        _tell_unknown(arm, costs[arm.name], console)
+    _print_notes(plan, costs, console)
     console.print(
         f"{len(plan.jobs)} runs by {workers} workers: about {format_count(hours / workers)} hours "
         "on this machine."
@@ -290,11 +303,10 @@ def dry_run(plan: Plan, workers: int, console: Console) -> int:
 
 
 def _title(plan: Plan, arm: Arm) -> str:
-    """An arm in a table: its name, whether it is the baseline, and the width
-    that was solved for it.
-    """
+    """An arm in a table: its name, whether it is the baseline, and its solved width."""
     baseline = " (baseline)" if arm.name == plan.baseline else ""
-    return f"{arm.name}{baseline}{f', {arm.matched}' if arm.matched else ''}"
+    matched = f", {arm.matched}" if arm.matched else ""
+    return f"{arm.name}{baseline}{matched}"
 
 
 def _work(plan: Plan, todo: list[Job], command: list[str], workers: int, console: Console) -> bool:
@@ -315,34 +327,34 @@ def _watch(plan: Plan, todo: list[Job], crew: Sequence[Worker], console: Console
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     ]
-    open_jobs, begun = {job.key: job for job in todo}, time.time()
+    total = len(plan.jobs)
+    open_jobs = {job.key: job for job in todo}
+    begun = time.time()
     with Progress(*columns, console=console, transient=True) as bars:
-        study = bars.add_task(plan.name, total=len(plan.jobs), completed=len(plan.jobs) - len(todo))
+        study = bars.add_task(plan.name, total=total, completed=total - len(todo))
         tasks: dict[str, TaskID] = {}
         while True:
             ended = all_ended(crew)
             for key, job in list(open_jobs.items()):
-                now = read_state(job.folder.path / "progress.json")
-                live = now.get("time", 0) > begun
+                progress = read_state(job.folder.path / "progress.json")
+                is_live = progress.get("time", 0) > begun
                 name = f"{job.arm} seed {job.recipes[0].seed}"
 
-                if job.done or (live and (job.folder.path / "FAILED").is_file()):
+                if job.done or (is_live and (job.folder.path / "FAILED").is_file()):
                     open_jobs.pop(key)
                     if key in tasks:
                         bars.remove_task(tasks.pop(key))
                     bars.advance(study)
-                    bars.console.print(
-                        Text(f"{len(plan.jobs) - len(open_jobs)}/{len(plan.jobs)}  ")
-                        + _outcome(job, name)
-                    )
-                elif live:
+                    count = Text(f"{total - len(open_jobs)}/{total}  ")
+                    bars.console.print(count + _outcome(job, name))
+                elif is_live:
                     if key not in tasks:
                         tasks[key] = bars.add_task(name, total=None)
                     bars.update(
                         tasks[key],
-                        description=f"  {name}: {now['phase']}",
-                        completed=now["step"],
-                        total=now["steps"] or None,
+                        description=f"  {name}: {progress['phase']}",
+                        completed=progress["step"],
+                        total=progress["steps"] or None,
                     )
 
             if ended:
@@ -351,47 +363,37 @@ def _watch(plan: Plan, todo: list[Job], crew: Sequence[Worker], console: Console
 
 
 def _outcome(job: Job, name: str) -> Text:
+    """A line about a run that has ended."""
     if not job.done:
         return failure_line(f"{name}: {job.folder.failure}")
 
     metrics = job.folder.report(job.recipes[0])["metrics"]
-    distance = (
-        f", FD digits {metrics['quality/fd_digits']:.1f}" if "quality/fd_digits" in metrics else ""
-    )
     bits = f"{metrics['val/bits_per_dim']:.3f}" if "val/bits_per_dim" in metrics else "n/a"
-
+    distance = ""
+    if "quality/fd_digits" in metrics:
+        distance = f", FD digits {metrics['quality/fd_digits']:.1f}"
     return Text(
         f"{name}: {bits} bits/dim{distance}, trained in {metrics['time/train_seconds']:.0f} s"
     )
 
 
 def _measure(plan: Plan, console: Console) -> list[str]:
-    """Speed of every finished cell, one after the other, with no worker beside it; and
+    """Measure the speed of every finished cell, one after the other and without workers, and fit
     the outside references.
 
     Returns:
-        why some could not be measured; one bad run keeps no other from its report.
+        why some cells could not be measured, which does not stop the others.
     """
     faults = []
-    cells = [plan.cell(arm, seed) for seed in plan.seeds for arm in plan.arms]
-    waiting = [
-        (f, r)
-        for f, r in cells
-        if f.done and (report := f.report(r)) and not is_timed(report, r.machine)
-    ]
-
     columns = [description_column(), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
     with Progress(*columns, console=console, transient=True) as bars:
-        for folder, recipe in bars.track(
-            waiting, description="measuring speed, one run after the other"
-        ):
+        title = "measuring speed, one run after the other"
+        for folder, recipe in bars.track(_untimed(plan), description=title):
             try:
                 measure_speed(recipe, folder)
             except Exception as error:  # weights that were edited, out of memory, …
-                faults.append(
-                    f"The speed of {folder.path} is not measured: "
-                    f"{' '.join(str(error).split())[:400]}"
-                )
+                reason = " ".join(str(error).split())[:400]
+                faults.append(f"The speed of {folder.path} is not measured: {reason}")
 
         file = plan.folder / "references.json"
         if plan.references and not file.is_file():
@@ -400,3 +402,15 @@ def _measure(plan: Plan, console: Console) -> list[str]:
             bars.advance(task)
 
     return faults
+
+
+def _untimed(plan: Plan) -> list[tuple[RunFolder, Recipe]]:
+    """The finished cells whose speed is not measured."""
+    cells = []
+    for seed, arm in itertools.product(plan.seeds, plan.arms):
+        folder, recipe = plan.cell(arm, seed)
+        if folder.done:
+            report = folder.report(recipe)
+            if report and not is_timed(report, recipe.machine):
+                cells.append((folder, recipe))
+    return cells

@@ -4,19 +4,21 @@ whether that is resolved.
     runs/<arm>/seed_<n>                      one run
     runs/<arm>                               an arm: all its finished seeds
     experiments/ablations/head.yaml:gmm      an arm of a study's file
-    studies/head:gmm                         an arm of a study's folder, with the overrides
-                                             that it was run with
+    studies/head:gmm                         an arm of a study's folder, under the overrides
+                                             of its last run
 
-What is named becomes results like a study's, with the first as the baseline. So intervals, pairing
-by seed, tests and verdicts are those of every report. Where all are arms of one study, the spread
-and Holm's correction are over all arms of that study, and against its baseline the numbers are
-those of its report. A run counts as it was evaluated by its own config.yaml; what was measured
-under other conditions is said, and never averaged.
+The named runs and arms become results like a study's, with the first as the baseline. Intervals,
+pairing by seed, tests and verdicts are therefore those of every report. Where all are arms of one
+study, the spread and Holm's correction are over all arms of that study, and against its baseline
+the numbers are those of its report. A run counts by the evaluation of its own config.yaml.
+Measurements under other conditions are reported, and never averaged.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,11 +51,12 @@ HINT = "name runs/ARM, runs/ARM/seed_N, FILE.yaml:ARM or studies/NAME:ARM"
 
 @dataclass(frozen=True)
 class Entry:
-    """One thing that is compared.
+    """One run or arm of the comparison.
 
     Arguments:
-        word: what the user called it. arm: its results.
-        study: that it was named as an arm of, at its budget; None of a folder.
+        word: The user's word for it.
+        arm: Its results.
+        study: The study whose arm the user named, at its budget; None for a folder.
     """
 
     word: str
@@ -63,13 +66,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is compared.
+    """The results of the named runs and arms, and their analysis.
 
     Arguments:
-        results: of what is named, the first of it the baseline.
-        analysis: over all arms of their study, with the first as its baseline, where all are arms
-            of one; else of the results.
-        family: over which arms spreads and Holm's correction are, in words.
+        results: The named results, with the first as the baseline.
+        analysis: The analysis of all arms of their study, with the first as its baseline, where
+            they are arms of one study; else of the results.
+        family: The arms behind spreads and Holm's correction, in words.
     """
 
     results: Results
@@ -78,25 +81,28 @@ class Comparison:
 
 
 def gather_runs(words: list[str]) -> Comparison:
-    """What is named, with the first as the baseline.
+    """The comparison of the named runs and arms, with the first as the baseline.
 
     Raises:
-        ConfigError: if there are fewer than two, one is no run or arm, has nothing
-            finished, or is named twice.
+        ConfigError: if there are fewer than two, one is no run or arm, has nothing finished, or is
+            named twice.
     """
     if len(words) < 2:
         raise ConfigError(f"compare: needs at least two to put side by side; {HINT}")
+
     studies: dict[Path, Results] = {}
     entries = [_entry(word, studies) for word in words]
-    names = [entry.arm.name for entry in entries]
     _refuse_twins(entries)
 
+    counts = Counter(entry.arm.name for entry in entries)
     arms = []
     for entry in entries:
-        is_ambiguous = names.count(entry.arm.name) > 1
+        is_ambiguous = counts[entry.arm.name] > 1
         arms.append(replace(entry.arm, name=entry.word) if is_ambiguous else entry.arm)
-    seeds = tuple(sorted({seed for arm in arms for seed in arm.reports}))
-    results = Results("compare", tuple(arms), arms[0].name, seeds)
+    seeds: set[int] = set()
+    for arm in arms:
+        seeds.update(arm.reports)
+    results = Results("compare", tuple(arms), arms[0].name, tuple(sorted(seeds)))
 
     study = entries[0].study
     if study is None or any(entry.study != study for entry in entries):
@@ -105,6 +111,7 @@ def gather_runs(words: list[str]) -> Comparison:
             "and p may differ"
         )
         return Comparison(results, analyse(results), family)
+
     family = (
         "their study, against the first; its report has another baseline, and so other "
         "spreads and p"
@@ -115,7 +122,7 @@ def gather_runs(words: list[str]) -> Comparison:
 
 
 def _entry(word: str, studies: dict[Path, Results]) -> Entry:
-    """studies: file or folder → its results, read once for all its arms that are named."""
+    """The named run or arm. studies: file or folder → its results, a cache."""
     file, colon, name = word.partition(":")
     if colon and not Path(word).exists():
         entry = _of_study(word, Path(file).absolute(), name, studies)
@@ -133,37 +140,47 @@ def _entry(word: str, studies: dict[Path, Results]) -> Entry:
 
 
 def _of_folder(word: str) -> ArmResult:
+    """The results of a run folder, or of an arm's folder."""
     path = Path(word)
     if (path.suffix == ".yaml" and path.is_file()) or (path / "cells.json").is_file():
         raise ConfigError(f"{word}: a study; name one of its arms, as in {word}:ARM")
-    single = (path / "config.yaml").is_file()
-    files = [path / "config.yaml"] if single else sorted(path.glob("seed_*/config.yaml"))
+
+    is_run = (path / "config.yaml").is_file()
+    files = [path / "config.yaml"] if is_run else sorted(path.glob("seed_*/config.yaml"))
     if not files:
         raise ConfigError(f"{word}: no run and no arm; {HINT}")
     for file in files:
         RunFolder(file.parent).refuse_edited(file.name)
 
-    recipes = {file.parent: _recipe(file) for file in files}
-    paths = {recipe.seed: path for path, recipe in recipes.items()}
-    where = path.resolve()
-    name = f"{_unsigned(where.parent)}/{where.name}" if single else _unsigned(where)
-    return _arm_of(name, next(iter(recipes.values())), dict(sorted(paths.items())))
+    recipes = list(map(_recipe, files))
+    paths = {recipe.seed: file.parent for file, recipe in zip(files, recipes, strict=True)}
+    folder = path.resolve()
+    name = f"{_unsigned(folder.parent)}/{folder.name}" if is_run else _unsigned(folder)
+    return _arm_of(name, recipes[0], dict(sorted(paths.items())))
 
 
 def _arm_of(name: str, recipe: Recipe, paths: dict[int, Path]) -> ArmResult:
     """The results of one recipe. paths: seed → run folder."""
-    reports, folders = {}, {}
+    reports = {}
+    folders = {}
     for seed, path in paths.items():
         folder = RunFolder(path)
         folders[seed] = Folders(path, folder.evaluation(recipe))
-        if report := folder.report(recipe):
+        report = folder.report(recipe)
+        if report:
             reports[seed] = report
 
-    kind = next((report["likelihood"]["kind"] for report in reports.values()), "none")
-    signature = recipe.training_signature
-
+    likelihood = "none"
+    if reports:
+        likelihood = next(iter(reports.values()))["likelihood"]["kind"]
     return ArmResult(
-        name, to_plain(recipe), reports, folders, kind, inexact_parts(recipe), signature=signature
+        name=name,
+        settings=to_plain(recipe),
+        reports=reports,
+        folders=folders,
+        likelihood=likelihood,
+        inexact=inexact_parts(recipe),
+        signature=recipe.training_signature,
     )
 
 
@@ -221,18 +238,19 @@ def differing_keys(results: Results) -> Sheet:
     no part of a recipe.
     """
     recipes = [flatten({**arm.settings, "seed": None, "machine": None}) for arm in results.arms]
-    parts = {
-        key.removesuffix(".kind") for recipe in recipes for key in recipe if key.endswith(".kind")
-    }
-    aligned = []
-    for recipe in recipes:
-        aligned.append(
-            {f"{key}.kind" if key in parts else key: value for key, value in recipe.items()}
-        )
+    keys = dict.fromkeys(itertools.chain.from_iterable(recipes))
+    kinds = {key for key in keys if key.endswith(".kind")}
+
+    # a part that has a kind in another recipe stands in the same row as that
+    rows: dict[str, list[str]] = {}
+    for i, recipe in enumerate(recipes):
+        for key, value in recipe.items():
+            name = f"{key}.kind" if f"{key}.kind" in kinds else key
+            row = rows.setdefault(name, [NO_VALUE] * len(recipes))
+            row[i] = str(value)
 
     sheet = [["", *(arm.name for arm in results.arms)]]
-    for key in dict.fromkeys(key for recipe in aligned for key in recipe):
-        values = [str(recipe.get(key, NO_VALUE)) for recipe in aligned]
+    for key, values in rows.items():
         if len(set(values)) > 1:
             sheet.append([key, *values])
     return sheet
@@ -241,36 +259,67 @@ def differing_keys(results: Results) -> Sheet:
 def metric_rows(results: Results) -> Sheet:
     """Every metric of each arm, with its interval over seeds; and which seeds those are."""
     columns = results.columns
-    lines = [headings_of(columns), *(row_of(results, arm, columns).texts() for arm in results.arms)]
-    sheet = [list(line) for line in zip(*lines, strict=True)]
+    lines = [headings_of(columns)]
+    seeds = []
+    for arm in results.arms:
+        lines.append(row_of(results, arm, columns).texts())
+        seeds.append(", ".join(map(str, arm.reports)))
+
+    sheet = list(map(list, zip(*lines, strict=True)))
     sheet[0][0] = ""
-    sheet[1][1:] = [", ".join(map(str, arm.reports)) for arm in results.arms]
+    sheet[1][1:] = seeds
     return sheet
 
 
-def comparison_lines(compared: Comparison) -> list[str]:
-    """A line for each difference to the first, by the tests of every report; and over which
-    arms they are corrected.
+def comparison_lines(comparison: Comparison) -> list[str]:
+    """A line for each difference to the first, by the tests of every report; and the arms of their
+    correction.
     """
-    names = compared.results.reports
-    effects = compared.analysis.effects
+    names = comparison.results.reports
+    effects = comparison.analysis.effects
     lines = [effect.line for effect in effects if effect.arm in names]
     if any(effect.spread for effect in effects):
-        lines.append(f"Spreads and Holm's correction are over all arms of {compared.family}.")
+        lines.append(f"Spreads and Holm's correction are over all arms of {comparison.family}.")
     return lines
 
 
 # Under which conditions
 
+
+def _likelihood(report: dict[str, Any]) -> str:
+    """The kind and the unit of a report's likelihood."""
+    return f"{report['likelihood']['kind']} of {report['likelihood']['unit']}"
+
+
+def _items(report: dict[str, Any]) -> str:
+    """`360 held-out, 1 draw(s), 1437 generated`, as far as the report holds it."""
+    likelihood = report["likelihood"]
+    counts = {
+        "held-out": likelihood.get("images"),
+        "draw(s)": likelihood.get("draws"),
+        "generated": report.get("quality", {}).get("images"),
+    }
+    return ", ".join(f"{count} {items}" for items, count in counts.items() if count is not None)
+
+
+def _protocol(report: dict[str, Any]) -> str:
+    """The device and the settings of a report's measurement of speed."""
+    speed = report.get("speed")
+    if not speed:
+        return ""
+    settings = [
+        f"{name} {speed[name]}" for name in ("batch", "threads", "precision") if name in speed
+    ]
+    return ", ".join([speed.get("device", ""), *settings])
+
+
 _CONDITIONS: dict[str, Callable[[dict[str, Any]], str]] = {
-    "Versions of the code differ": lambda r: commit_of(r) or "unknown",
-    "Versions of torch differ": lambda r: r.get("environment", {}).get("torch", ""),
-    "Devices differ": lambda r: r.get("environment", {}).get("device", ""),
-    "Speed was measured differently": lambda r: _protocol(r.get("speed", {})),
-    "Readings are of other numbers of items": lambda r: _items(r),
-    "Likelihoods are of different kinds": lambda r: " of ".join(
-        (r["likelihood"]["kind"], r["likelihood"]["unit"])
-    ),
+    "Versions of the code differ": lambda report: commit_of(report) or "unknown",
+    "Versions of torch differ": lambda report: report.get("environment", {}).get("torch", ""),
+    "Devices differ": lambda report: report.get("environment", {}).get("device", ""),
+    "Speed was measured differently": _protocol,
+    "Readings are of other numbers of items": _items,
+    "Likelihoods are of different kinds": _likelihood,
 }
 _SECTIONS = {
     "data": "The data differ: these are not one task",
@@ -279,53 +328,33 @@ _SECTIONS = {
 }
 
 
-def _items(report: dict[str, Any]) -> str:
-    """`360 held-out, 1 draw(s), 1437 generated`, as far as it is said."""
-    likelihood, quality = report["likelihood"], report.get("quality", {})
-    said = {
-        "held-out": likelihood.get("images"),
-        "draw(s)": likelihood.get("draws"),
-        "generated": quality.get("images"),
-    }
-    return ", ".join(f"{count} {of}" for of, count in said.items() if count is not None)
-
-
-def _protocol(speed: dict[str, Any]) -> str:
-    names = [name for name in ("batch", "threads", "precision") if name in speed]
-    return (
-        ", ".join([speed.get("device", ""), *(f"{name} {speed[name]}" for name in names)])
-        if speed
-        else ""
-    )
-
-
-def comparison_cautions(compared: Comparison) -> list[str]:
-    """What stands between the numbers and a conclusion: unfinished runs, and conditions
-    that were not the same.
-    """
-    results = compared.results
+def comparison_cautions(comparison: Comparison) -> list[str]:
+    """Cautions about unfinished runs, and about conditions that were not the same."""
+    results = comparison.results
+    lines = []
     missing = []
     for arm in results.arms:
         missing += [f"{arm.name} seed {seed}" for seed in arm.folders if seed not in arm.reports]
-    lines = (
-        [f"Missing: {', '.join(missing)}: not finished, or not evaluated alike."] if missing else []
-    )
+    if missing:
+        lines.append(f"Missing: {', '.join(missing)}: not finished, or not evaluated alike.")
+
     keys = [row[0] for row in differing_keys(results)[1:]]
     for section, text in _SECTIONS.items():
-        if differing := [key for key in keys if key.split(".")[0] == section]:
+        differing = [key for key in keys if key.split(".")[0] == section]
+        if differing:
             lines.append(f"Caution: {text} ({', '.join(differing)}).")
 
-    for text, of in _CONDITIONS.items():
-        stated = {
-            arm.name: {of(report) for report in arm.reports.values()} - {""} for arm in results.arms
-        }
-        if len(set().union(*stated.values())) > 1:
-            named = [f"{arm}: {', '.join(sorted(values))}" for arm, values in stated.items()]
-            lines.append(f"Caution: {text}: {'; '.join(named)}")
+    for text, condition in _CONDITIONS.items():
+        values = {}
+        for arm in results.arms:
+            values[arm.name] = set(map(condition, arm.reports.values())) - {""}
+        if len(set().union(*values.values())) > 1:
+            stated = [f"{arm}: {', '.join(sorted(texts))}" for arm, texts in values.items()]
+            lines.append(f"Caution: {text}: {'; '.join(stated)}")
 
-    return lines + [
-        caution.text for caution in outlier_cautions(results, compared.analysis.outlying)
-    ]
+    for caution in outlier_cautions(results, comparison.analysis.outlying):
+        lines.append(caution.text)
+    return lines
 
 
 # Shown
@@ -337,14 +366,14 @@ def print_comparison(words: list[str], console: Console, markdown: bool = False)
     Raises:
         ConfigError: as `gather_runs`.
     """
-    compared = gather_runs(words)
+    comparison = gather_runs(words)
     sheets = {
-        "Configuration": differing_keys(compared.results),
-        "Result": metric_rows(compared.results),
+        "Configuration": differing_keys(comparison.results),
+        "Result": metric_rows(comparison.results),
     }
     lines = {
-        "Differences to the first": comparison_lines(compared),
-        "Conditions": comparison_cautions(compared),
+        "Differences to the first": comparison_lines(comparison),
+        "Conditions": comparison_cautions(comparison),
     }
 
     if markdown:
@@ -353,7 +382,7 @@ def print_comparison(words: list[str], console: Console, markdown: bool = False)
 
     for title, sheet in sheets.items():
         console.print(_as_table(title, sheet) if len(sheet) > 1 else f"{title}: no difference")
-    for line in [line for part in lines.values() for line in part]:
+    for line in itertools.chain.from_iterable(lines.values()):
         console.print(line, soft_wrap=True)
 
 

@@ -1,9 +1,8 @@
-"""Run folders and MLflow brought together: what is missing there is sent, what is
-missing here is fetched.
+"""Synchronisation of run folders and MLflow: each side gets the runs that it lacks.
 
 Sending twice adds nothing. Fetching is for workers that share no file system: a cell's report,
 configuration and samples come from the artifacts of the run with its training signature, seed and
-evaluation signature; its weights stay where they are.
+evaluation signature. Its weights stay on the other machine.
 """
 
 from __future__ import annotations
@@ -29,17 +28,19 @@ from ..tracking.connection import PATIENCE, is_off
 from ..tracking.server import REPORTED
 from ..tracking.tracker import Tracker, note_view, noted_views, report_stamp
 
+_SHOWN = {BITS, LEVEL, GAP, *DISTANCES, SPEED}
 _NOTE = 15_000  # characters of an experiment's note; MLflow takes 20,000 of a tag
 
 
 def send_study(
     plan: Plan, analysis: Analysis, files: list[Path], patience: float = PATIENCE
 ) -> tuple[str, list[Path]]:
-    """Show a study in MLflow as its run folders tell it; returns the dashboard's address
-    and the runs not sent.
+    """Send a study's runs, arms and report to MLflow; returns the dashboard's address and the runs
+    that were not sent.
 
     Arguments:
-        files: the report's; patience: seconds that each run may wait.
+        files: The files of the report.
+        patience: Seconds that each run may wait.
     """
     if is_off():
         return "", []
@@ -47,46 +48,52 @@ def send_study(
     results = analysis.results
     unsent: list[Path] = []
     tracker = Tracker(plan.name, patience * len(plan.arms) * len(plan.seeds))
-
     published = tracker.published()
     for arm, result in zip(plan.arms, results.arms, strict=True):
         factors = plan.factors(arm)
         for seed in plan.seeds:
             folder, recipe = plan.cell(arm, seed)
-            if stamp := report_stamp(recipe, folder):
-                note_view(recipe, arm.name, folder, plan.name)
-                if published.get((arm.name, str(seed), stamp), set()) >= {"arm", *factors}:
-                    continue
-                if not tracker.publish(
-                    recipe, arm.name, folder, read_metrics, factors, result.reports.get(seed)
-                ):
-                    unsent.append(folder.path)
+            stamp = report_stamp(recipe, folder)
+            if not stamp:
+                continue
+            note_view(recipe, arm.name, folder, plan.name)
+            if published.get((arm.name, str(seed), stamp), set()) >= {"arm", *factors}:
+                continue
+            report = result.reports.get(seed)
+            if not tracker.publish(recipe, arm.name, folder, read_metrics, factors, report):
+                unsent.append(folder.path)
 
-        if numbers := _numbers(analysis, result):
-            tracker.publish_arm(
-                arm.recipe, arm.name, numbers, _samples(result), _described(analysis, result)
-            )
+        numbers = _numbers(analysis, result)
+        if numbers:
+            text = _described(analysis, result)
+            tracker.publish_arm(arm.recipe, arm.name, numbers, _samples(result), text)
 
     tracker.publish_study(files, _tags(analysis, axis_labels(plan.axes)))
     return tracker.link("arms"), unsent
 
 
 def _numbers(analysis: Analysis, arm: ArmResult) -> dict[str, float]:
-    """Of each metric the mean over seeds, the half-width of its 95 % interval, and that over
-    images; and the seeds' number.
+    """The number of seeds, and each metric's mean over seeds with the half-widths of its 95 %
+    intervals over seeds and over images.
     """
     numbers: dict[str, float] = {}
     for column in analysis.columns:
-        if summary := arm.summary(column.metric):
-            noise = arm.evaluation_noise(column.metric)
-            numbers |= {column.metric: summary.mean, "n": float(len(arm.reports))}
-            numbers |= {f"{column.metric}.half95": summary.half} if summary.n > 1 else {}
-            numbers |= {} if noise is None else {f"{column.metric}.half95_images": noise}
+        metric = column.metric
+        summary = arm.summary(metric)
+        if summary is None:
+            continue
+        numbers[metric] = summary.mean
+        numbers["n"] = float(len(arm.reports))
+        if summary.n > 1:
+            numbers[f"{metric}.half95"] = summary.half
+        noise = arm.evaluation_noise(metric)
+        if noise is not None:
+            numbers[f"{metric}.half95_images"] = noise
     return numbers
 
 
 def _described(analysis: Analysis, arm: ArmResult) -> str:
-    """What an arm's run is, for whoever opens it in the dashboard."""
+    """The description of an arm's run in the dashboard."""
     results = analysis.results
     seeds = ", ".join(map(str, arm.reports))
     baseline = ", the baseline" if analysis.is_baseline(arm.name) else ""
@@ -100,30 +107,27 @@ def _described(analysis: Analysis, arm: ArmResult) -> str:
 
 
 def _samples(arm: ArmResult) -> Path | None:
-    """The picture of the arm's first finished seed."""
-    files = [arm.folders[seed].evaluation / "samples" / "grid.png" for seed in arm.reports]
-    return next((file for file in files if file.is_file()), None)
+    """The picture of the arm's first finished seed; None where no seed has one."""
+    for seed in arm.reports:
+        file = arm.folders[seed].evaluation / "samples" / "grid.png"
+        if file.is_file():
+            return file
+    return None
 
 
 def _tags(analysis: Analysis, labels: list[str]) -> dict[str, str]:
-    """What the dashboard shows of the study: its note, and its views."""
-    shown = [
-        c.metric for c in analysis.columns if c.metric in (BITS, LEVEL, GAP, *DISTANCES, SPEED)
-    ]
+    """The study's note and views in the dashboard."""
     note = report_markdown(analysis)
     if len(note) > _NOTE:
-        note = (
-            note[:_NOTE].rpartition("\n")[0]
-            + "\n\n(The rest stands in table.md, an artifact of the run `report`.)"
-        )
-
+        start = note[:_NOTE].rpartition("\n")[0]
+        note = f"{start}\n\n(The rest stands in table.md, an artifact of the run `report`.)"
+    metrics = [column.metric for column in analysis.columns if column.metric in _SHOWN]
     tags = {REPORTED: str(time.time()), "mlflow.note.content": note}
-    return tags | server.experiment_views(analysis.results.criterion, shown, labels)
+    return tags | server.experiment_views(analysis.results.criterion, metrics, labels)
 
 
 def send_runs(paths: Iterable[Path]) -> tuple[list[Path], list[Path]]:
-    """Send single runs, each to the experiments that it was made for; returns those that
-    were sent and those not.
+    """Send single runs, each to its experiments; returns the sent runs and the others.
 
     Raises:
         ConfigError: if one is no run folder.
@@ -131,14 +135,16 @@ def send_runs(paths: Iterable[Path]) -> tuple[list[Path], list[Path]]:
     sent: list[Path] = []
     unsent: list[Path] = []
     trackers: dict[str, Tracker] = {}
-    for folder in [open_run_folder(path) for path in paths]:
-        whole = True
-        for experiment, arm, recipe in noted_views(
-            parse_recipe(read_recipe(folder.path / "config.yaml")), folder
-        ):
+    for folder in list(map(open_run_folder, paths)):
+        is_sent = True
+        own_recipe = parse_recipe(read_recipe(folder.path / "config.yaml"))
+        for experiment, arm, recipe in noted_views(own_recipe, folder):
             tracker = trackers.setdefault(experiment, Tracker(experiment, float("inf")))
-            whole &= tracker.publish(recipe, arm, folder, read_metrics)
-        (sent if whole else unsent).append(folder.path)
+            is_sent &= tracker.publish(recipe, arm, folder, read_metrics)
+        if is_sent:
+            sent.append(folder.path)
+        else:
+            unsent.append(folder.path)
 
     return sent, unsent
 
@@ -149,29 +155,21 @@ def all_runs(root: Path = HERE.runs) -> list[Path]:
     Raises:
         ConfigError: if there is none.
     """
-    found = sorted(
-        path.parent
-        for path in root.glob("*/seed_*/tracking.json")
-        if (path.parent / "config.yaml").is_file()
-    )
-    if not found:
+    noted = [file.parent for file in root.glob("*/seed_*/tracking.json")]
+    runs = [path for path in sorted(noted) if (path / "config.yaml").is_file()]
+    if not runs:
         raise ConfigError(f"sync: {root} holds no runs")
-    return found
+    return runs
 
 
 def fetch(plan: Plan, results: Results) -> list[RunFolder]:
-    """Bring from MLflow the reports that other machines have published and these results
-    lack; returns their runs.
-    """
+    """Fetch from MLflow the reports that these results lack; returns their runs."""
     tracker = Tracker(plan.name)
-    missing = {(arm.name, seed) for arm, seed in results.missing}
-
+    arms = {arm.name: arm for arm in plan.arms}
     fetched = []
-    for arm in plan.arms:
-        for seed in plan.seeds:
-            if (arm.name, seed) in missing:
-                folder, recipe = plan.cell(arm, seed)
-                if tracker.fetch(recipe, folder):
-                    fetched.append(folder)
+    for arm, seed in results.missing:
+        folder, recipe = plan.cell(arms[arm.name], seed)
+        if tracker.fetch(recipe, folder):
+            fetched.append(folder)
 
     return fetched

@@ -104,7 +104,12 @@ def _verb(
 
 def _runs(verbs: Verbs) -> None:
     """One run: train, evaluate, sample."""
-    _verb(verbs, "train", runs.train, "train one recipe and evaluate it; the same command resumes")
+    _verb(
+        verbs,
+        "train",
+        runs.train_recipe,
+        "train one recipe and evaluate it; the same command resumes",
+    )
     evaluate = _verb(
         verbs,
         "evaluate",
@@ -286,7 +291,7 @@ def _checks(verbs: Verbs) -> None:
     _verb(
         verbs,
         "check",
-        studies.check,
+        studies.check_files,
         "build recipes and every arm of studies without training",
         many=True,
     )

@@ -1,6 +1,4 @@
-"""What the verbs do that concern one run. Everything heavy is imported inside
-the verb that needs it.
-"""
+"""The verbs for one run. Each verb imports everything heavy itself."""
 
 from __future__ import annotations
 
@@ -23,15 +21,15 @@ def _recipe(path: Path, overrides: list[str]) -> Any:
         return parse_recipe(content)
 
 
-def train(arguments: argparse.Namespace) -> int:
+def train_recipe(arguments: argparse.Namespace) -> int:
     recipe = _recipe(arguments.file, arguments.overrides)
     from arinar_lab.evaluation.evaluate import measure_speed
-    from arinar_lab.pipeline import check, train_and_evaluate
+    from arinar_lab.pipeline import check_recipe, train_and_evaluate
     from arinar_lab.runs.folder import RunFolder
     from arinar_lab.runs.history import read_metrics
     from arinar_lab.tracking.tracker import AFTERWARDS, Tracker
 
-    checked = check(recipe)
+    checked = check_recipe(recipe)
     name = arguments.file.stem
     folder = RunFolder.of(recipe, name)
     say(f"run folder: {folder.path}")
@@ -46,6 +44,17 @@ def train(arguments: argparse.Namespace) -> int:
     return 0
 
 
+_QUALITY_DEFAULTS = {
+    "reference": None,
+    "ranges": 1,
+    "features": None,
+    "layer": None,
+    "weights": None,
+    "workers": None,
+}
+"""Options of `evaluate` that need --quality → their values where they are not set."""
+
+
 def evaluate(arguments: argparse.Namespace) -> int:
     from arinar_lab.errors import ConfigError
     from arinar_lab.evaluation.evaluate import is_timed, load_trained, measure_speed
@@ -55,18 +64,10 @@ def evaluate(arguments: argparse.Namespace) -> int:
     folder, recipe = _trained(arguments)
     if arguments.quality:
         return _quality(arguments, folder, recipe)
-    asked = {
-        "reference": None,
-        "ranges": 1,
-        "features": None,
-        "layer": None,
-        "weights": None,
-        "workers": None,
-    }
-    if given := [
-        name for name, default in asked.items() if getattr(arguments, name, default) != default
-    ]:
-        raise ConfigError(f"--{given[0]}: goes with --quality")
+    for name, default in _QUALITY_DEFAULTS.items():
+        if getattr(arguments, name, default) != default:
+            raise ConfigError(f"--{name}: goes with --quality")
+
     report = folder.report(recipe)
     if not is_timed(report, recipe.machine):
         with hold_lock(folder.lock, f"works on {folder.path}"):
@@ -87,19 +88,20 @@ def _quality(arguments: argparse.Namespace, folder: Any, recipe: Any) -> int:
     extractor = _extractor(arguments, recipe.machine, path and Path(path))
     file = Path(path or own_reference(recipe.data(), extractor))
     reference = Reference.read(file, extractor, "--reference")
-    with helper_processes(arguments.workers, extractor.device), progress_bar("images") as told:
-        report = measure_quality(recipe, folder, reference, extractor, arguments.ranges, told)
+    with helper_processes(arguments.workers, extractor.device), progress_bar("images") as advance:
+        report = measure_quality(recipe, folder, reference, extractor, arguments.ranges, advance)
     _show(report, folder.evaluation(recipe))
     return 0
 
 
 def _extractor(arguments: argparse.Namespace, machine: Any, reference: Path | None = None) -> Any:
-    """The one that is asked for, else the one that a reference was made with, else Inception."""
+    """The extractor of the options, else the one that made a reference, else Inception."""
     from arinar_lab.hardware.device import device_of
     from arinar_lab.quality.distances import extractor_of_reference
     from arinar_lab.quality.extractors import DINOV2, INCEPTION, Extractor
 
-    name, layer = {"dinov2": DINOV2}.get(arguments.features, INCEPTION), arguments.layer
+    name = {"dinov2": DINOV2}.get(arguments.features, INCEPTION)
+    layer = arguments.layer
     if reference and not (arguments.features or layer):
         name, layer = extractor_of_reference(reference, "--reference")
     return Extractor.of(name, layer, arguments.weights, device_of(machine).type)
@@ -117,17 +119,15 @@ def reference(arguments: argparse.Namespace) -> int:
     extractor = _extractor(arguments, Machine())
     with (
         helper_processes(arguments.workers, extractor.device),
-        progress_bar(str(arguments.data)) as told,
+        progress_bar(str(arguments.data)) as advance,
     ):
-        path = make_reference(images, extractor, arguments.out, arguments.batch, told)
+        path = make_reference(images, extractor, arguments.out, arguments.batch, advance)
     say(f"{path}: {len(images):,} images, features of {extractor.signature}")
     return 0
 
 
 def _trained(arguments: argparse.Namespace) -> Any:
-    """The run folder that is named, and its recipe under the overrides, none of which
-    may concern training.
-    """
+    """The named run folder, and its recipe under overrides that do not concern training."""
     from arinar_lab.errors import ConfigError
     from arinar_lab.runs.folder import open_run_folder
 
@@ -144,47 +144,51 @@ def _trained(arguments: argparse.Namespace) -> Any:
     return folder, recipe
 
 
-def _show(report: dict[str, Any], where: Path) -> None:
-    """The numbers of a report, with their units."""
+def _show(report: dict[str, Any], folder: Path) -> None:
+    """Print the numbers of a report with their units, and the files of its folder."""
     from rich.table import Table
 
     from arinar_lab.output.terminal import Terminal
 
     table = Table("metric", "value", "unit")
     for name, value in report["metrics"].items():
-        table.add_row(
-            name, f"{value:,}" if isinstance(value, int) else f"{value:.4g}", report["units"][name]
-        )
+        text = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+        table.add_row(name, text, report["units"][name])
+
     console = Terminal()
     console.print(table)
-    if said := report.get("likelihood"):
-        steps = f", {said['steps']} steps" if said["steps"] else ""
+    likelihood = report.get("likelihood")
+    if likelihood:
+        steps = f", {likelihood['steps']} steps" if likelihood["steps"] else ""
         console.print(
-            f"likelihood: {said['kind']}, {said['unit']}{steps}, {said['images']} held-out items",
+            f"likelihood: {likelihood['kind']}, {likelihood['unit']}{steps}, "
+            f"{likelihood['images']} held-out items",
         )
     else:
-        against, n, seed = report["reference"], report["images"], report["seed"]
-        console.print(f"{n} images a range, seeds from {seed} on, against {against['file']}")
-        console.print(_of_the_floor(report))
-        if "kid_subset" not in against:
+        reference = report["reference"]
+        console.print(
+            f"{report['images']} images a range, seeds from {report['seed']} on, against "
+            f"{reference['file']}"
+        )
+        console.print(_floor_note(report))
+        if "kid_subset" not in reference:
             console.print(
                 "KID, precision and recall need the reference's features, and it has none"
             )
-    for path in (where / report.get("file", "report.json"), where / "samples" / "grid.png"):
+
+    for path in (folder / report.get("file", "report.json"), folder / "samples" / "grid.png"):
         if path.exists():
             console.print(str(path), soft_wrap=True)
 
 
-def _of_the_floor(report: dict[str, Any]) -> str:
-    """What the floor of a distance is, or why there is none."""
+def _floor_note(report: dict[str, Any]) -> str:
+    """The meaning of a distance's floor, or the reason why there is none."""
     n = report["floor_images"]
     if any(name.endswith("_floor") for name in report["metrics"]):
         return f"floor: {n} held-out images, encoded and decoded by the codec, against the same"
-    return (
-        f"no floor: {n} held-out images are too few for it"
-        if n
-        else "no floor: the held-out images are not there"
-    )
+    if n:
+        return f"no floor: {n} held-out images are too few for it"
+    return "no floor: the held-out images are not there"
 
 
 def sample(arguments: argparse.Namespace) -> int:
@@ -231,9 +235,9 @@ def sample(arguments: argparse.Namespace) -> int:
     else:
         with (
             helper_processes(arguments.workers, experiment.device.type),
-            progress_bar(str(out)) as told,
+            progress_bar(str(out)) as advance,
         ):
-            write_samples(recipe, folder, experiment, seeds, out, told)
+            write_samples(recipe, folder, experiment, seeds, out, advance)
     say(out)
     return 0
 
@@ -251,11 +255,11 @@ def diagnose(arguments: argparse.Namespace) -> int:
         where = folder.evaluation(recipe)
         experiment = load_trained(recipe, folder, data=not folder.report(recipe))
         report = evaluate_with_reference(recipe, folder, experiment)
-        found = {"prefix": prefix(recipe, experiment), "guidance": guidance(recipe, experiment)}
-        write_json(where / "diagnosis.json", found)
-        draw_diagnosis(report, found, where / "diagnosis.png")
-    for path in (where / "diagnosis.json", where / "diagnosis.png"):
-        say(path)
+        diagnosis = {"prefix": prefix(recipe, experiment), "guidance": guidance(recipe, experiment)}
+        write_json(where / "diagnosis.json", diagnosis)
+        draw_diagnosis(report, diagnosis, where / "diagnosis.png")
+    say(where / "diagnosis.json")
+    say(where / "diagnosis.png")
     return 0
 
 
@@ -274,9 +278,9 @@ def cache(arguments: argparse.Namespace) -> int:
             discard([file])
     with (
         helper_processes(arguments.workers, plan.codec.mean.device.type),
-        progress_bar(str(plan.folder)) as told,
+        progress_bar(str(plan.folder)) as advance,
     ):
-        write_cache(plan, arguments.batch, told)
+        write_cache(plan, arguments.batch, advance)
     size = sum(file.stat().st_size for file in files)
     room = f"{size / 1e9:,.2f} GB" if size > 1e9 else f"{size / 1e6:,.2f} MB"
     say(
@@ -300,16 +304,14 @@ def convert(arguments: argparse.Namespace) -> int:
     say(folder.path)
     say(f"{kind.capitalize()}: {origin['weights']}")
 
-    heads = {
-        key: value for key, value in flatten(to_plain(recipe)).items() if key.endswith(".heads")
-    }
-    open_heads = [
-        f"{key}={value}" for key, value in heads.items() if key not in origin["confirmed"]
-    ]
-    if open_heads:
+    unconfirmed = []
+    for key, value in flatten(to_plain(recipe)).items():
+        if key.endswith(".heads") and key not in origin["confirmed"]:
+            unconfirmed.append(f"{key}={value}")
+    if unconfirmed:
         say(
             "The checkpoint does not tell these attention heads; the recipe says "
-            f"{', '.join(open_heads)}."
+            f"{', '.join(unconfirmed)}."
         )
     return 0
 

@@ -1,6 +1,4 @@
-"""What the verbs do that concern many runs. Everything heavy is imported inside
-the verb that needs it.
-"""
+"""The verbs for studies and sweeps. Each verb imports everything heavy itself."""
 
 from __future__ import annotations
 
@@ -185,14 +183,14 @@ def slurm(arguments: argparse.Namespace) -> int:
         verb, plan = "sweep", _read_sweep(arguments)
         for target in plan.targets:
             open_search(plan, target)
-        work, threads = (
-            f"{plan.trials * len(plan.targets)} trials",
-            plan.recipe(plan.targets[0], {}).machine.threads,
-        )
+        work = f"{plan.trials * len(plan.targets)} trials"
+        threads = plan.recipe(plan.targets[0], {}).machine.threads
     else:
         verb, plan = "ablate", _plan(arguments)
         _begin(plan, arguments)
-        work, threads = f"{len(prepare(plan))} runs", plan.arms[0].recipe.machine.threads
+        work = f"{len(prepare(plan))} runs"
+        threads = plan.arms[0].recipe.machine.threads
+
     report = ["arinar", verb, *_subject(arguments)]
     path = write_script(plan, work, threads, _worker(arguments), report, options)
     say(f"{path}: {work} for {options.array} workers; submit it with: sbatch {quoted([str(path)])}")
@@ -231,16 +229,14 @@ def sync(arguments: argparse.Namespace) -> int:
         finished = [arm.folders[seed].run for arm, seed, _ in analysis.results.runs]
         sent = [path for path in finished if path not in unsent]
     else:
-        sent, unsent = mlflow_sync.send_runs(
-            [Path(word) for word in words] or mlflow_sync.all_runs()
-        )
+        sent, unsent = mlflow_sync.send_runs(list(map(Path, words)) or mlflow_sync.all_runs())
     say(f"MLflow holds {len(sent)} of {len(sent) + len(unsent)} runs")
     for path in unsent:
         say(f"not sent: {path}")
     return 1 if unsent else 0
 
 
-def check(arguments: argparse.Namespace) -> int:
+def check_files(arguments: argparse.Namespace) -> int:
     from arinar_lab.config.build import build, check_resolution
     from arinar_lab.config.files import read_overrides
     from arinar_lab.config.yaml_reader import read_yaml
@@ -289,10 +285,11 @@ def check(arguments: argparse.Namespace) -> int:
 
 
 def notebooks(arguments: argparse.Namespace) -> int:
+    from arinar_lab.cli.ablate import run_study
     from arinar_lab.cli.notebooks import execute_notebooks
     from arinar_lab.output.terminal import Terminal
 
-    return execute_notebooks(arguments.study, Terminal())
+    return execute_notebooks(arguments.study, Terminal(), run_study)
 
 
 def bench(arguments: argparse.Namespace) -> int:

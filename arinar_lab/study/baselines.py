@@ -1,9 +1,8 @@
-"""Density estimators of scikit-learn on the same dequantised pixels: what the
-neural models must beat.
+"""Density estimators of scikit-learn on the same dequantised pixels, as baselines of the models.
 
-Each is fitted class by class (our models know the label too) on one dequantisation of the training
-images; its one setting is chosen by cross-validation on them, and it is scored on the very draws
-that our models are scored on.
+Each estimator is fitted class by class (our models have the label too) on one dequantisation of the
+training images. Cross-validation on them chooses its setting. Its score uses the same draws of the
+held-out images as the score of our models.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KernelDensity
 
-from ..config.build import build
+from ..config.build import Experiment, build
 from ..config.sections import Recipe
 from ..model.noise import Noise, Stream
 
@@ -39,30 +38,38 @@ ESTIMATORS: dict[str, Callable[[], GridSearchCV]] = {
 
 
 def baseline_bits(recipe: Recipe) -> dict[str, float]:
-    """Bits/dim of each estimator on the recipe's held-out images, under the same
-    dequantisation as our models.
+    """Bits/dim of each estimator on the recipe's held-out images, under the same dequantisation
+    as our models.
     """
     experiment = build(recipe)
-    source, codec = experiment.source, experiment.codec
-    indices = torch.arange(len(source.train[0]))
-    codec.fit(source.train[0], Noise.of(indices, "fit"))
-    x, _ = codec.encode(source.train[0], Noise.of(indices, "fit"))
-    draws = []
-    for draw in range(recipe.evaluation.draws):
-        noise = Noise.of(torch.arange(len(source.held_out[0])), "held out").at(draw)
-        draws.append(codec.encode(source.held_out[0], noise.at(Stream.CODEC)))
+    codec = experiment.codec
+    images, labels = experiment.source.train
+    fit_noise = Noise.of(torch.arange(len(images)), "fit")
+    codec.fit(images, fit_noise)
+    x_train, _ = codec.encode(images, fit_noise)
+    x, y, log_det = _draws(experiment, recipe.evaluation.draws)
 
-    held_out, log_det = (
-        torch.cat([d[0] for d in draws]).flatten(1).numpy(),
-        torch.cat([d[1] for d in draws]).numpy(),
-    )
-    y_train, y_held_out = source.train[1].numpy(), source.held_out[1].repeat(len(draws)).numpy()
-    results = {}
+    bits = {}
     for name, make in ESTIMATORS.items():
-        log_prob = _by_class(make, x.flatten(1).numpy(), y_train, held_out, y_held_out)
-        results[name] = float(-(log_prob + log_det).mean() / (codec.dims * math.log(2)))
+        log_prob = _by_class(make, x_train.flatten(1).numpy(), labels.numpy(), x, y)
+        bits[name] = float(-(log_prob + log_det).mean() / (codec.dims * math.log(2)))
 
-    return results
+    return bits
+
+
+def _draws(experiment: Experiment, draws: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Dequantised held-out images [n·draws, d], their labels, and log |det| of the codec."""
+    images, labels = experiment.source.held_out
+    noise = Noise.of(torch.arange(len(images)), "held out")
+    encoded = []
+    log_dets = []
+    for draw in range(draws):
+        x, log_det = experiment.codec.encode(images, noise.at(draw).at(Stream.CODEC))
+        encoded.append(x)
+        log_dets.append(log_det)
+
+    x = torch.cat(encoded).flatten(1)
+    return x.numpy(), labels.repeat(draws).numpy(), torch.cat(log_dets).numpy()
 
 
 def _by_class(

@@ -1,4 +1,4 @@
-"""Results of a study: what its run folders hold, read once for all that compare and show it."""
+"""Results of a study, read from its run folders once."""
 
 from __future__ import annotations
 
@@ -41,25 +41,29 @@ def results_of(
     reports: Mapping[str, dict[int, Report]],
     references: Mapping[str, float] = MappingProxyType({}),
 ) -> Results:
-    """Results of a study whose reports are read: arm → seed → report."""
+    """Results of a study from its reports: arm → seed → report."""
     arms = tuple(_arm_result(plan, arm, reports[arm.name]) for arm in plan.arms)
+    varied = varied_keys([arm.settings for arm in arms])
+
     return Results(
-        plan.name,
-        arms,
-        plan.baseline,
-        plan.seeds,
-        plan.question,
-        plan.folder,
-        plan.axes,
-        varied_keys([arm.settings for arm in arms]),
-        plan.budgets,
-        plan.papers,
-        references,
+        name=plan.name,
+        arms=arms,
+        baseline=plan.baseline,
+        seeds=plan.seeds,
+        question=plan.question,
+        folder=plan.folder,
+        axes=plan.axes,
+        varied=varied,
+        budgets=plan.budgets,
+        papers=plan.papers,
+        references=references,
     )
 
 
 def _arm_result(plan: Plan, arm: Arm, reports: dict[int, Report]) -> ArmResult:
-    folders, failures, unreadable = {}, {}, {}
+    folders = {}
+    failures = {}
+    unreadable = {}
     for seed in plan.seeds:
         folder, recipe = plan.cell(arm, seed)
         folders[seed] = Folders(folder.path, folder.evaluation(recipe))
@@ -70,19 +74,19 @@ def _arm_result(plan: Plan, arm: Arm, reports: dict[int, Report]) -> ArmResult:
             unreadable[seed] = file
 
     return ArmResult(
-        arm.name,
-        to_plain(arm.recipe),
-        reports,
-        folders,
-        arm.likelihood,
-        inexact_parts(arm.recipe),
-        arm.values,
-        arm.recipe.sampler.accelerators,
-        arm.matched,
-        arm.budget,
-        arm.recipe.training_signature,
-        failures,
-        unreadable,
+        name=arm.name,
+        settings=to_plain(arm.recipe),
+        reports=reports,
+        folders=folders,
+        likelihood=arm.likelihood,
+        inexact=inexact_parts(arm.recipe),
+        factors=arm.values,
+        accelerators=arm.recipe.sampler.accelerators,
+        matched=arm.matched,
+        budget=arm.budget,
+        signature=arm.recipe.training_signature,
+        failures=failures,
+        unreadable=unreadable,
     )
 
 
@@ -95,8 +99,12 @@ def _inexact(part: Any) -> list[str]:
     """The kinds of a part, and of the parts within it, whose likelihood is not exact."""
     if not isinstance(part, Component):
         return []
-    own = [part.kind] if getattr(part.factory, "likelihood", "exact") != "exact" else []
-    return own + [kind for value in part.arguments.values() for kind in _inexact(value)]
+
+    is_exact = getattr(part.factory, "likelihood", "exact") == "exact"
+    kinds = [] if is_exact else [part.kind]
+    for value in part.arguments.values():
+        kinds += _inexact(value)
+    return kinds
 
 
 def refuse_malformed(report: Report, path: Path) -> None:
@@ -128,17 +136,14 @@ def varied_keys(settings: list[dict[str, Any]]) -> tuple[str, ...]:
     """The keys in which recipes differ; below a part that differs in kind, those that
     differ within one kind.
     """
-    recipes = [flatten(recipe) for recipe in settings]
-    keys = sorted({key for recipe in recipes for key in recipe} - {"seed"})
-    differ = [key for key in keys if _differ(recipes, key)]
-    kinds = [key for key in differ if key.endswith(".kind")]
+    recipes = list(map(flatten, settings))
+    keys = sorted(set().union(*recipes) - {"seed"})
+    different = [key for key in keys if _differ(recipes, key)]
 
     varied = []
-    for key in differ:
-        above = [
-            kind for kind in kinds if key != kind and key.startswith(kind.removesuffix("kind"))
-        ]
-        if _differs_itself(key, above, recipes):
+    for key in different:
+        kinds = [kind for kind in different if _is_kind_above(kind, key)]
+        if _differs_itself(key, kinds, recipes):
             varied.append(key)
     return tuple(varied)
 
@@ -147,12 +152,18 @@ def _differ(recipes: list[dict[str, Any]], key: str) -> bool:
     return len({repr(recipe.get(key)) for recipe in recipes}) > 1
 
 
+def _is_kind_above(kind: str, key: str) -> bool:
+    """Whether a key is the kind of a part that holds another key."""
+    part = kind.removesuffix("kind")
+    return kind.endswith(".kind") and key != kind and key.startswith(part)
+
+
 def _differs_itself(key: str, kinds: list[str], recipes: list[dict[str, Any]]) -> bool:
     """Whether a key differs by itself, not because a part above it is of another kind."""
-    alike: dict[str, list[dict[str, Any]]] = {}
+    if key.endswith(".kind") and _differ([recipe for recipe in recipes if key in recipe], key):
+        return True
+
+    groups: dict[str, list[dict[str, Any]]] = {}
     for recipe in recipes:
-        alike.setdefault(repr([recipe.get(kind) for kind in kinds]), []).append(recipe)
-    several = (
-        key.endswith(".kind") and len({recipe[key] for recipe in recipes if key in recipe}) > 1
-    )
-    return several or any(_differ(group, key) for group in alike.values())
+        groups.setdefault(repr(list(map(recipe.get, kinds))), []).append(recipe)
+    return any(_differ(group, key) for group in groups.values())

@@ -1,5 +1,4 @@
-"""What an arm costs, before it is trained: parameters, floating-point operations and hours;
-and arms of equal cost.
+"""The cost of an arm before training: parameters, FLOPs and hours; and arms of equal cost.
 
     parameters    trained ones
     GFLOPs        10^9 floating-point operations of matrix products and attention, by torch's own
@@ -8,8 +7,8 @@ and arms of equal cost.
     seconds       of a run, from a few timed steps of training and one generated batch, here and now
 
 A comparison of two designs at one width compares two budgets, too. `Match` therefore gives each arm
-the width w at which cost(w) is the target's. The cost rises with w, so w is found by bracketing it
-among the multiples of the number of heads.
+the width w at which cost(w) is the target. The cost rises with w, so bisection among the multiples
+of the number of heads finds w.
 """
 
 from __future__ import annotations
@@ -39,7 +38,14 @@ MAX_MULTIPLE = 2**16  # of the multiples that are tried
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run of one arm costs. image, step: GFLOPs; seconds: of the run, on this machine."""
+    """The cost of one run of an arm.
+
+    Arguments:
+        parameters: The number of trained parameters.
+        image: GFLOPs of one generated image.
+        step: GFLOPs of one training step.
+        seconds: The time of the run on this machine.
+    """
 
     parameters: int
     image: float
@@ -55,26 +61,31 @@ def probe(recipe: Recipe, steps: int = 4) -> Cost:
     """
     configure_cpu(recipe.machine)
     experiment = build(recipe)
-    module, source = ArinarModule(experiment, recipe.training, recipe.seed), experiment.source
+    source = experiment.source
+    module = ArinarModule(experiment, recipe.training, recipe.seed)
     prepare_experiment(experiment)
     module.fit_to(source.train[0])
     step_flops = flops_of(lambda: _step(recipe, experiment, 0))
+
     begun = time.perf_counter()
     for step in range(1, steps + 1):
         _step(recipe, experiment, step)
-    a_step = (time.perf_counter() - begun) / steps
-    begun, few = time.perf_counter(), torch.arange(32)
-    generate_images(recipe, experiment, few % source.classes, few)
-    an_image = (time.perf_counter() - begun) / len(few) if source.levels else 0.0
-    seconds = 1.3 * recipe.training.steps * a_step + recipe.evaluation.images * an_image + 5
-    image = count_flops(recipe, experiment) / 1e9
+    step_seconds = (time.perf_counter() - begun) / steps
 
-    return Cost(experiment.parameters, image, step_flops / 1e9, seconds)
+    begun = time.perf_counter()
+    indices = torch.arange(32)
+    generate_images(recipe, experiment, indices % source.classes, indices)
+    image_seconds = (time.perf_counter() - begun) / len(indices) if source.levels else 0.0
+
+    training = 1.3 * recipe.training.steps * step_seconds
+    seconds = training + recipe.evaluation.images * image_seconds + 5
+    image_flops = count_flops(recipe, experiment)
+    return Cost(experiment.parameters, image_flops / 1e9, step_flops / 1e9, seconds)
 
 
 def probe_or_reason(recipe: Recipe) -> Cost | str:
-    """The cost of a run, or why it is unknown: an arm that fails here may fail alone, and say
-    so in its own folder.
+    """The cost of a run, or why it is unknown. An arm that fails here fails alone when it runs, and
+    its own folder holds the reason.
 
     Raises:
         ConfigError: if the data is not there.
@@ -128,7 +139,7 @@ def solve(match: Match, recipe: Recipe, target: float) -> tuple[Recipe, int]:
 
 
 def _unit(match: Match, recipe: Recipe) -> int:
-    """What the solved value is a multiple of: the number of heads beside the key."""
+    """The unit of the solved value: the number of heads in the same section."""
     values = flatten(to_plain(recipe))
     if type(values.get(match.by)) is not int:
         whole = [key for key, value in values.items() if type(value) is int]
@@ -141,16 +152,22 @@ def _unit(match: Match, recipe: Recipe) -> int:
 def nearest_multiple(cost: Callable[[int], float], target: float, start: int = 1) -> int:
     """The whole number n ≥ 1 whose cost, which rises with n about as n², is nearest to the target.
 
-    Counting is slow, so each guess is n · √(target / cost), kept inside what is known to be too
-    little and too much.
+    An evaluation of the cost is slow. Each guess is therefore n · √(target / cost), kept between
+    the largest n whose cost is too low and the smallest whose cost is too high.
     """
-    low, high, n = 0, MAX_MULTIPLE, start
-    known: dict[int, float] = {}
+    low = 0
+    high = MAX_MULTIPLE
+    n = start
+    costs: dict[int, float] = {}
     while high - low > 1:
-        known[n] = cost(n)
-        low, high = (n, high) if known[n] <= target else (low, n)
-        n = min(max(round(n * math.sqrt(target / known[n])), low + 1), high - 1)
-    return min(known, key=lambda n: abs(known[n] - target))
+        costs[n] = cost(n)
+        if costs[n] <= target:
+            low = n
+        else:
+            high = n
+        n = min(max(round(n * math.sqrt(target / costs[n])), low + 1), high - 1)
+
+    return min(costs, key=lambda n: abs(costs[n] - target))
 
 
 def format_count(value: Any, digits: int = 3) -> str:

@@ -10,8 +10,8 @@
     search.training.lr=null                   not searched any more; an axis likewise
     baseline=components=1                     a key of the study
 
-No override is without effect in silence: one that reaches no arm is refused, and one that misses
-some is told with their names (`unused_overrides`).
+An override that reaches no arm is refused. One that misses some arms is reported with their names
+(`unused_overrides`).
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ _IN_NAMES = {"algorithm": "sampler"}  # a key's former word, by which folders th
 
 
 class Request(NamedTuple, Generic[File]):
-    """A study or sweep as it is asked for.
+    """A study or sweep under overrides.
 
     Arguments:
-        file: checked, with the overrides of its own keys; changes: what is left
-            for the base recipe.
-        name: of the study, and of its folder.
+        file: The checked file, with the overrides of its own keys.
+        changes: The other overrides, which change the base recipe.
+        name: The name of the study, and of its folder.
     """
 
     file: File
@@ -61,53 +61,64 @@ def read_request(
     kind: type[File],
     owner: str,
 ) -> Request[File]:
-    """The content of a study's or sweep's file under overrides. owner: what a message calls it.
+    """Read the content of a study's or sweep's file under overrides.
+
+    Arguments:
+        owner: What a message calls the file.
 
     Raises:
-        ConfigError: if it is at fault, or an override would be in vain.
+        ConfigError: if the file is at fault, or an override would be in vain.
     """
     keys = tuple(f.name for f in fields(kind))  # type: ignore[arg-type]  # a dataclass
-    own, changes = split_overrides(overrides or {}, keys)
-    _refuse_two_words(own, changes)
+    file_changes, changes = split_overrides(overrides or {}, keys)
+    _refuse_two_words(file_changes, changes)
     with located(path):
-        changed, changes = override_search(*override_axes(apply_overrides(content, own), changes))
+        changed = apply_overrides(content, file_changes)
+        changed, changes = override_axes(changed, changes)
+        changed, changes = override_search(changed, changes)
         file = schema.parse_dataclass(kind, changed, "", owner)
 
-    return Request(file, changes, study_name(path.stem, _named_by(content, changed, own, changes)))
+    named_by = _named_by(content, changed, file_changes, changes)
+    return Request(file, changes, study_name(path.stem, named_by))
 
 
 def _named_by(
-    before: dict[str, Any], after: dict[str, Any], own: Mapping[str, Any], changes: dict[str, Any]
+    before: dict[str, Any],
+    after: dict[str, Any],
+    file_changes: Mapping[str, Any],
+    changes: dict[str, Any],
 ) -> dict[str, Any]:
-    """What tells the study's folder from that of the file alone."""
-    named_by = {
-        _IN_NAMES.get(key, key): value
-        for key, value in {**changes, **own}.items()
-        if key != "storage"
-    }
+    """The overrides that the name of the study's folder holds."""
+    named_by = {}
+    for key, value in {**changes, **file_changes}.items():
+        if key != "storage":
+            named_by[_IN_NAMES.get(key, key)] = value
+
     for name in _VARIED:
-        if name in own:
+        if name in file_changes:
             continue  # replaced as a whole, and named by that
-        former, now = _mapping(before.get(name)), _mapping(after.get(name))
-        prefix = "" if name == "axes" else f"{name}."
+
+        former = _mapping(before.get(name))
+        current = _mapping(after.get(name))
         named_by = {key: value for key, value in named_by.items() if not key.startswith(f"{name}.")}
-        named_by |= {
-            f"{prefix}{key}": value
-            for key, value in now.items()
-            if former.get(key, MISSING) != value
-        }
-        named_by |= {f"{name}.{key}": None for key in former if key not in now}
+        prefix = "" if name == "axes" else f"{name}."
+        for key, value in current.items():
+            if former.get(key, MISSING) != value:
+                named_by[f"{prefix}{key}"] = value
+        for key in former:
+            if key not in current:
+                named_by[f"{name}.{key}"] = None
 
     return named_by
 
 
-def _refuse_two_words(own: Mapping[str, Any], changes: dict[str, Any]) -> None:
-    """Refuse `axes.KEY=…` beside `KEY=…`, of which one would be in vain.
+def _refuse_two_words(file_changes: Mapping[str, Any], changes: dict[str, Any]) -> None:
+    """Refuse `axes.KEY=…` together with `KEY=…`, of which one would be in vain.
 
     Raises:
         ConfigError: naming both.
     """
-    for name in own:
+    for name in file_changes:
         section, _, key = name.partition(".")
         if key and section in ("axes", "search") and value_at(changes, key) is not MISSING:
             raise ConfigError(f"{name} and {key} are both overridden; leave one of the two out")
@@ -117,60 +128,73 @@ def split_overrides(
     overrides: Mapping[str, Any], keys: tuple[str, ...]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Overrides of the file's own keys, and those of the base recipe."""
-    own: dict[str, Any] = {}
+    file_changes: dict[str, Any] = {}
     changes: dict[str, Any] = {}
     for key, value in overrides.items():
         section, dot, _ = key.partition(".")
-        is_own = section in keys and (not dot or section in STUDY_SECTIONS)
-        (own if is_own else changes)[key] = value
-    return own, changes
+        if section in keys and (not dot or section in STUDY_SECTIONS):
+            file_changes[key] = value
+        else:
+            changes[key] = value
+    return file_changes, changes
 
 
-def apply_overrides(content: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+def apply_overrides(content: dict[str, Any], file_changes: Mapping[str, Any]) -> dict[str, Any]:
     """A file's content with overrides of its own keys: `axes=…` replaces a section, `axes.KEY=…`
-    one entry of it, which null takes out.
+    one entry of it, which null removes.
 
     Raises:
-        ConfigError: if there is no mapping that could hold the entry, or nothing to take out.
+        ConfigError: if no mapping could hold the entry, or there is nothing to remove.
     """
-    result = {**content, **{key: value for key, value in own.items() if "." not in key}}
+    result = dict(content)
+    for key, value in file_changes.items():
+        if "." not in key:
+            result[key] = value
     if "seeds" in result:
         result["seeds"] = listed_values("seeds", result["seeds"]) or result["seeds"]
-    for key, value in own.items():
+
+    for key, value in file_changes.items():
         section, dot, entry = key.partition(".")
-        if not dot:
-            continue
-        before = result.get(section) or {}
-        if not isinstance(before, dict):
-            raise ConfigError(f"{key}: {section} is {before!r}, which holds no keys")
-
-        if value is None and section != "arms":
-            if entry not in before:
-                raise ConfigError(
-                    f"{key}: null takes out what is not there{did_you_mean(entry, list(before))}"
-                )
-            result[section] = {name: kept for name, kept in before.items() if name != entry}
-            continue
-
-        if section == "arms":
-            entry, value = _of_arm(before, entry, value)
-        elif section == "search" and isinstance(value, dict):
-            value = {**_conditions(before.get(entry)), **value}
-        elif section == "search":
-            value = _with_choices(entry, before.get(entry), value)
-        elif section in ("axes", "vary"):
-            values = listed_values(key, value)
-            if values is None:
-                raise ConfigError(_one_value(key, value, before.get(entry, [])))
-            value = values
-
-        result[section] = {**before, entry: value}
+        if dot:
+            entries = result.get(section) or {}
+            if not isinstance(entries, dict):
+                raise ConfigError(f"{key}: {section} is {entries!r}, which holds no keys")
+            result[section] = _with_entry(entries, section, entry, value)
 
     return result
 
 
+def _with_entry(entries: dict[str, Any], section: str, entry: str, value: Any) -> dict[str, Any]:
+    """A section's entries with `section.entry=value`.
+
+    Raises:
+        ConfigError: if there is nothing to remove, or an axis has one value.
+    """
+    key = f"{section}.{entry}"
+    if value is None and section != "arms":
+        if entry not in entries:
+            raise ConfigError(
+                f"{key}: null takes out what is not there{did_you_mean(entry, list(entries))}"
+            )
+        return {name: content for name, content in entries.items() if name != entry}
+
+    if section == "arms":
+        entry, value = _of_arm(entries, entry, value)
+    elif section == "search" and isinstance(value, dict):
+        value = {**_conditions(entries.get(entry)), **value}
+    elif section == "search":
+        value = _with_choices(entry, entries.get(entry), value)
+    elif section in ("axes", "vary"):
+        values = listed_values(key, value)
+        if values is None:
+            raise ConfigError(_one_value(key, value, entries.get(entry, [])))
+        value = values
+
+    return {**entries, entry: value}
+
+
 def _of_arm(arms: dict[str, Any], entry: str, value: Any) -> tuple[str, Any]:
-    """The arm that `arms.NAME.KEY` is of, whose name may hold dots, and what it changes then."""
+    """The arm of `arms.NAME.KEY`, whose name may hold dots, and its changes with the new value."""
     names = [name for name in arms if entry.startswith(f"{name}.")]
     if entry in arms or (not names and "." not in entry):
         return entry, value
@@ -198,7 +222,7 @@ def listed_values(key: str, value: Any) -> list[Any] | None:
 
 
 def value_at(content: Any, key: str) -> Any:
-    """The value of a dotted key in nested dicts; ABSENT where it has none."""
+    """The value of a dotted key in nested dicts; MISSING where it has none."""
     for part in key.split("."):
         if not isinstance(content, dict) or part not in content:
             return MISSING
@@ -207,32 +231,33 @@ def value_at(content: Any, key: str) -> Any:
 
 
 def remove_key(content: dict[str, Any], key: str) -> dict[str, Any]:
-    """Nested dicts less the value of a dotted key, and less what is empty then."""
+    """Nested dicts without a dotted key, and without the dicts that its removal empties."""
     first, dot, inner = key.partition(".")
-    rest = remove_key(content[first], inner) if dot else {}
-    return {**{k: v for k, v in content.items() if k != first}, **({first: rest} if rest else {})}
+    remaining = dict(content)
+    part = remaining.pop(first)
+    subtree = remove_key(part, inner) if dot else {}
+    return {**remaining, first: subtree} if subtree else remaining
 
 
 def shell_word(key: str, value: Any) -> str:
-    """An override as the shell wants it."""
+    """An override, quoted for the shell."""
     return shlex.quote(f"{key}={to_flow_yaml(value)}")
 
 
 def override_axes(
     content: dict[str, Any], changes: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A study's content with the values that overrides give to its axes, and the
-    overrides that are left.
+    """A study's content with overridden values of its axes, and the remaining overrides.
 
     Raises:
-        ConfigError: if an axis is given one value, which the base recipe would have in vain.
+        ConfigError: if an axis has one value, which would not reach the base recipe.
     """
     for section in ("axes", "vary"):
         for key, values in _mapping(content.get(section)).items():
             value = value_at(changes, key)
-            part_of_it = isinstance(value, dict) and "kind" not in value
+            is_part = isinstance(value, dict) and "kind" not in value
             listed = listed_values(key, value)
-            if value is MISSING or part_of_it or (listed is None and section == "vary"):
+            if value is MISSING or is_part or (listed is None and section == "vary"):
                 continue  # under `vary`, one value is that of the arm that is varied
             if listed is None:
                 raise ConfigError(_one_value(key, value, values))
@@ -247,33 +272,25 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 
 def _one_value(key: str, value: Any, values: Any) -> str:
-    """What is said of one value for an axis, with the words that work."""
+    """The message about one value for an axis, with overrides that work."""
     values = values if isinstance(values, list) else [values]
-    said = (
-        f"{key}: is varied by this study, in {to_flow_yaml(values)}; "
-        if values
-        else f"{key}: is a list of values; "
+    text = to_flow_yaml(value)
+    fault = (
+        f"is varied by this study, in {to_flow_yaml(values)}" if values else "is a list of values"
     )
+    advice = f"write {shell_word(key, [*values, value])} to add {text}, or any other list"
     if value in values:
-        return (
-            said + f"leave the word out, or write {shell_word(key, [value])} for "
-            f"{to_flow_yaml(value)} alone"
-        )
-
-    return (
-        said + f"write {shell_word(key, [*values, value])} to add {to_flow_yaml(value)}, or "
-        "any other list"
-    )
+        advice = f"leave the word out, or write {shell_word(key, [value])} for {text} alone"
+    return f"{key}: {fault}; {advice}"
 
 
 def override_search(
     content: dict[str, Any], changes: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A sweep's content with the choices that overrides give to what it searches, and the
-    overrides that are left.
+    """A sweep's content with overridden choices of its searched keys, and the remaining overrides.
 
     Raises:
-        ConfigError: if a searched key is given one value, or a range is given a list.
+        ConfigError: if a searched key has one value, or a range is overridden by a list.
     """
     for key, spec in _mapping(content.get("search")).items():
         value = value_at(changes, key)
@@ -281,7 +298,7 @@ def override_search(
             continue
 
         if isinstance(spec, dict) and "categorical" not in spec:
-            bounds = {shape: range_ for shape, range_ in spec.items() if shape != "when"}
+            bounds = {shape: numbers for shape, numbers in spec.items() if shape != "when"}
             raise ConfigError(
                 f"{key}: is searched in {to_flow_yaml(bounds)}; write"
                 f" {shell_word(f'search.{key}', bounds)} for another range, or"
@@ -295,7 +312,7 @@ def override_search(
 
 
 def _with_choices(key: str, spec: Any, value: Any) -> dict[str, Any]:
-    """A searched key's entry with other choices, of which there may be one.
+    """A searched key's entry with other choices, one or more.
 
     Raises:
         ConfigError: if they are no list, or not among the names that the choices have.
@@ -303,7 +320,9 @@ def _with_choices(key: str, spec: Any, value: Any) -> dict[str, Any]:
     named = _mapping(spec).get("categorical")
     listed = listed_values(key, value)
     if listed is None:
-        choice = next(iter(named)) if isinstance(named, dict) and str(value) not in named else value
+        choice = value
+        if isinstance(named, dict) and str(value) not in named:
+            choice = next(iter(named))
         raise ConfigError(
             f"{key}: is searched; write {shell_word(f'search.{key}', [choice])} for one choice, "
             "or a longer list"
@@ -311,48 +330,48 @@ def _with_choices(key: str, spec: Any, value: Any) -> dict[str, Any]:
 
     if not isinstance(named, dict):
         return {**_conditions(spec), "categorical": listed}
-    names = [str(name) for name in listed]
-    if unknown := [name for name in names if name not in named]:
-        raise ConfigError(
-            f"{key}: {unknown[0]!r} is none of its choices, which are {', '.join(named)}"
-        )
 
-    return {**_mapping(spec), "categorical": {name: named[name] for name in names}}
+    choices = {}
+    for name in map(str, listed):
+        if name not in named:
+            raise ConfigError(
+                f"{key}: {name!r} is none of its choices, which are {', '.join(named)}"
+            )
+        choices[name] = named[name]
+    return {**_mapping(spec), "categorical": choices}
 
 
 def unused_overrides(
     base: dict[str, Any], changes: dict[str, Any], variants: Mapping[str, dict[str, Any]]
 ) -> dict[str, list[str]]:
-    """For each overridden key of the base recipe the variants that do not have it
-    from there, by name.
+    """Overridden key of the base recipe → names of the variants that do not use its value.
 
     Arguments:
-        base: the recipe with the overrides; variants: name → what it changes of the
-            recipe, by dotted keys.
+        base: The recipe with the overrides.
+        changes: The overrides.
+        variants: Name → changes of the recipe, by dotted keys.
     """
     missed: dict[str, list[str]] = {}
     for key in flatten(changes):
         leaf = f"{key}.kind" if isinstance(value_at(base, key), dict) else key
         mark = object()
         marked = merge(base, unflatten({leaf: mark}))
-        missed[key] = [
-            name
-            for name, change in variants.items()
-            if value_at(merge(marked, unflatten(change)), leaf) is not mark
-        ]
+        missed[key] = []
+        for name, change in variants.items():
+            if value_at(merge(marked, unflatten(change)), leaf) is not mark:
+                missed[key].append(name)
 
     return missed
 
 
 def study_name(stem: str, changes: dict[str, Any]) -> str:
-    """The study's name: its file's, and what was overridden; different
-    overrides never share a name.
+    """The study's name: that of its file, and the overrides; different overrides never share one.
 
-    A hash stands for what is too long for a folder, and behind what the name does not tell exactly.
+    A hash replaces what is too long for a folder, and follows a name that is not exact.
     """
     values = sorted(flatten(changes).items())
-    suffix = "".join(f"-{key}={short_value(value)}" for key, value in values)
-    full = stem + suffix
+    words = [f"{key}={short_value(value)}" for key, value in values]
+    full = "-".join([stem, *words])
     name = slug(full)
     is_exact = name == full and all(_is_exact(value) for _, value in values)
     if is_exact and len(name) <= 120:
@@ -367,7 +386,7 @@ def study_name(stem: str, changes: dict[str, Any]) -> str:
 
 
 def _is_exact(value: Any) -> bool:
-    """Whether a value in a name is no other value's, too, as `1+2` is of [1, 2] and of a text."""
+    """Whether a value has a name of its own; `1+2` is the name of [1, 2] and of a text."""
     if isinstance(value, list):
         return all(not isinstance(item, list | dict) and _is_exact(item) for item in value)
     if isinstance(value, str):
@@ -377,7 +396,7 @@ def _is_exact(value: Any) -> bool:
 
 
 def _is_other(text: str) -> bool:
-    """Whether a text without quotes would be no text, as 1 is."""
+    """Whether YAML reads a text without quotes as another type, as it does 1."""
     try:
         return not isinstance(read_value(text), str)
     except ConfigError:

@@ -1,13 +1,12 @@
-"""A study's plan: arms, seeds, and the jobs that bring them about. Its file is
-described in `plan_file.py`.
+"""A study's plan: arms, seeds and jobs. `plan_file.py` describes its file.
 
 An arm is a recipe. Arms that differ only in how they are sampled or measured share their training:
-a `Job` is one run folder (arm × seed) with every evaluation that is asked of it.
+a `Job` is one run folder (arm × seed) with every evaluation of it.
 
-Under a `budget` each arm stands at multiples of what it may spend, to see whether the ranking of
-arms lasts. A multiple is of the arm's own value of the key (the base's, where the arm does not
-change it). The first combination is the budget that the others are ranked against. Nothing else is
-scaled: neither warm-up nor learning rate.
+Under a `budget` each arm runs at multiples of its cost, to show whether the ranking of arms lasts.
+A multiple scales the arm's own value of the key (the base's, where the arm does not change it), and
+nothing else: neither warm-up nor learning rate. The first combination is the budget that the others
+are ranked against.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from .plan_file import Match, StudyFile, read_study
 Budget = dict[str, float]
 """Key → multiple of its value."""
 Change = tuple[dict[str, Any], tuple[Any, ...]]
-"""What an arm changes of the base, and its value of each axis."""
+"""An arm's changes of the base, and its value of each axis."""
 BASE_ARM = "base"  # the arm that changes nothing, where one factor at a time is varied around it
 
 
@@ -45,14 +44,14 @@ class Arm:
     """One design of the study.
 
     Arguments:
-        name: what differs from the other arms.
-        values: of each axis, in the axes' order; empty for arms by name.
-        recipe: with the study's first seed.
-        parameters: trained parameters.
-        likelihood: what its bits/dim are; `none` where it has none.
-        matched: the key and the value that were solved for equal cost, as in `outer.width=72`;
+        name: The name, which holds what differs from the other arms.
+        values: The value of each axis, in the axes' order; empty for arms by name.
+        recipe: The recipe with the study's first seed.
+        parameters: The number of trained parameters.
+        likelihood: The kind of its bits/dim; `none` where it has none.
+        matched: The key and the value that were solved for equal cost, as in `outer.width=72`;
             empty without `match`.
-        budget: the label of the budget that it is given, as in `steps×4`; empty without `budget`.
+        budget: The label of its budget, as in `steps×4`; empty without `budget`.
     """
 
     name: str
@@ -81,12 +80,11 @@ class Job:
 
     @property
     def key(self) -> str:
+        """The job's name on a server."""
         return f"{self.recipes[0].training_signature}/seed_{self.recipes[0].seed}"
 
     def claim_name(self) -> Job:
-        """Return the job with the folder that its training has by now, made; see
-        `RunFolder.claim_name`.
-        """
+        """Return the job with the folder of its training, created; see `RunFolder.claim_name`."""
         return replace(self, folder=self.folder.claim_name(self.recipes[0]))
 
     @property
@@ -96,8 +94,8 @@ class Job:
 
     @property
     def reported(self) -> bool:
-        """Whether every evaluation is reported, be it by another machine that keeps the weights."""
-        return all(self.folder.report(recipe) for recipe in self.recipes)
+        """Whether every evaluation is reported, here or by a machine that keeps the weights."""
+        return all(map(self.folder.report, self.recipes))
 
 
 @dataclass(frozen=True)
@@ -105,16 +103,20 @@ class Plan:
     """A checked study.
 
     Arguments:
-        name: of the study, and of its folder; question: that it answers.
-        axes: the varied keys; arms; baseline: an arm's name; seeds.
-        references: whether scikit-learn's estimators stand beside the arms; papers:
-            rows that are not ours.
-        budgets: labels of the budgets at which every arm stands, the smallest first;
-            none without `budget`.
-        storage: address of a server; empty where workers share files. It is no part of the
+        name: The name of the study, and of its folder.
+        question: The question that it answers.
+        axes: The varied keys.
+        arms: The arms, in the order of the table.
+        baseline: The name of the arm that the others are compared with.
+        seeds: The seeds of every arm.
+        references: Whether the table has rows of scikit-learn's estimators.
+        papers: Table rows from papers.
+        budgets: Labels of the budgets at which every arm runs, the smallest first; none without
+            `budget`.
+        storage: The address of a server; empty where workers share files. It is no part of the
             name, and never printed.
-        unreached: lines that tell which overrides some arms do not have.
-        workspace: where its folder lies, and the runs.
+        unreached: Lines that name the overrides which some arms ignore.
+        workspace: The place of the study's folder and the runs.
     """
 
     name: str
@@ -140,17 +142,18 @@ class Plan:
         return RunFolder.of(recipe, arm.name), recipe
 
     def factors(self, arm: Arm) -> dict[str, Any]:
-        """What tells an arm from the others, by short names."""
+        """An arm's value of each axis and its budget, by short names."""
         values = dict(zip(axis_labels(self.axes), arm.values, strict=False))
         return values | ({"budget": arm.budget} if arm.budget else {})
 
     @property
     def criterion(self) -> str:
-        """The metric by which arms are ranked: bits/dim, or a Fréchet distance where an
-        arm has no likelihood.
+        """The metric that ranks arms: bits/dim, or a Fréchet distance where an arm has no
+        likelihood.
         """
-        without = any(arm.likelihood == "none" for arm in self.arms)
-        return "quality/fd_digits" if without else "val/bits_per_dim"
+        if any(arm.likelihood == "none" for arm in self.arms):
+            return "quality/fd_digits"
+        return "val/bits_per_dim"
 
     @property
     def jobs(self) -> list[Job]:
@@ -161,19 +164,18 @@ class Plan:
         for seed, arm in itertools.product(self.seeds, self.arms):
             folder, recipe = self.cell(arm, seed)
             job = Job(folder, arm.name, (recipe,))
-            there = jobs.get(job.key)
-            jobs[job.key] = replace(there, recipes=(*there.recipes, recipe)) if there else job
+            if job.key in jobs:
+                job = jobs[job.key]
+                job = replace(job, recipes=(*job.recipes, recipe))
+            jobs[job.key] = job
         return list(jobs.values())
 
 
 def _grid(axes: dict[str, list[Any]]) -> dict[str, Change]:
     """Every combination of the axes' values: name → (changes, values)."""
-    labels = axis_labels(axes)
     arms: dict[str, Change] = {}
     for values in itertools.product(*axes.values()):
-        name = ",".join(
-            f"{label}={short_value(value)}" for label, value in zip(labels, values, strict=True)
-        )
+        name = _combination(axes, "=", map(short_value, values))
         if name in arms:
             raise ConfigError(f"axes: the arm {name} stands there twice")
         arms[name] = (dict(zip(axes, values, strict=True)), values)
@@ -181,15 +183,21 @@ def _grid(axes: dict[str, list[Any]]) -> dict[str, Change]:
     return arms
 
 
+def _combination(keys: Iterable[str], sign: str, texts: Iterable[str]) -> str:
+    """The name of one combination of values, as in `steps×4,width×2`."""
+    pairs = zip(axis_labels(keys), texts, strict=True)
+    return ",".join(f"{label}{sign}{text}" for label, text in pairs)
+
+
 def axis_labels(axes: Iterable[str]) -> list[str]:
-    """The last word of each key, or all of it where that would not tell two apart."""
+    """The last word of each key; the whole key where several share that word."""
     keys = list(axes)
-    last = [key.split(".")[-1] for key in keys]
-    return [key if last.count(name) > 1 else name for key, name in zip(keys, last, strict=True)]
+    words = [key.split(".")[-1] for key in keys]
+    return [key if words.count(word) > 1 else word for key, word in zip(keys, words, strict=True)]
 
 
 def _chosen(file: StudyFile) -> dict[str, Change]:
-    """Every arm that the file asks for, by axes, by name and by one factor at a time."""
+    """Every arm of the file, by axes, by name and by one factor at a time."""
     chosen = _grid(file.axes) if file.axes else {}
     for name, change in (file.arms or {}).items():
         if name in chosen:
@@ -224,10 +232,11 @@ def _around(file: StudyFile, chosen: dict[str, Change]) -> dict[str, Change]:
 def read_plan(
     path: Path, overrides: dict[str, Any] | None = None, workspace: Workspace = HERE
 ) -> Plan:
-    """Read and check a study file; every arm is built once. `overrides` change the base recipe or
-    the study's own keys.
+    """Read and check a study file; every arm is built once.
 
-    What its recipes name, its runs and its folder lie in the workspace.
+    Arguments:
+        overrides: Changes of the base recipe, or of the study's own keys.
+        workspace: The place of the files that its recipes name, its runs and its folder.
 
     Raises:
         ConfigError: with the first fault, in one line.
@@ -238,13 +247,15 @@ def read_plan(
         chosen = _chosen(file)
         if not chosen:
             raise ConfigError("axes: missing; a study varies something, by axes, arms or vary")
+
         lines = _unreached(file, base, changes, chosen)
-        first = {
-            arm: _arm(arm, base, change, values, file.seeds[0], workspace)
-            for arm, (change, values) in chosen.items()
-        }
-        baseline = _baseline(file, first, bool(overrides) and "baseline" not in (overrides or {}))
-        arms, budgets = _as_asked(file, first, baseline), _budgets(file)
+        designs = {}
+        for arm, (change, values) in chosen.items():
+            designs[arm] = _arm(arm, base, change, values, file.seeds[0], workspace)
+        is_overridden = bool(overrides) and "baseline" not in (overrides or {})
+        baseline = _baseline(file, designs, is_overridden)
+        arms = _final_arms(file, designs, baseline)
+        budgets = tuple(_budgets(file))
         _refuse_twins(arms)
 
     return Plan(
@@ -252,38 +263,35 @@ def read_plan(
         question=file.question,
         axes=tuple(file.axes or ()),
         arms=tuple(arms.values()),
-        baseline=f"{baseline} @ {next(iter(budgets))}" if budgets else baseline,
+        baseline=f"{baseline} @ {budgets[0]}" if budgets else baseline,
         seeds=file.seeds,
         references=file.has_estimators,
         storage=file.storage,
         papers=file.papers,
-        budgets=tuple(budgets),
+        budgets=budgets,
         unreached=lines,
         workspace=workspace,
     )
 
 
 def _baseline(file: StudyFile, arms: dict[str, Arm], is_overridden: bool) -> str:
-    """The arm that the others are compared with. is_overridden: whether overrides
-    may have taken it away.
+    """The arm that the others are compared with. is_overridden: whether overrides may have
+    removed it.
     """
     default = BASE_ARM if file.vary else next(iter(arms))
     baseline = matching_arm(default if file.baseline is None else file.baseline, arms)
     if isinstance(baseline, str) and baseline in arms:
         return baseline
+
     hint = did_you_mean(baseline, list(arms))
     if is_overridden:
-        hint = (
-            f"; with these overrides name another, as in {shell_word('baseline', next(iter(arms)))}"
-        )
-
+        word = shell_word("baseline", next(iter(arms)))
+        hint = f"; with these overrides name another, as in {word}"
     raise ConfigError(f"baseline: {baseline!r} is no arm; one of {join_names(arms)}{hint}")
 
 
-def _as_asked(file: StudyFile, arms: dict[str, Arm], baseline: str) -> dict[str, Arm]:
-    """The arms without those that change nothing, at equal cost, and at every budget, where
-    the file asks for that.
-    """
+def _final_arms(file: StudyFile, arms: dict[str, Arm], baseline: str) -> dict[str, Arm]:
+    """The arms without those that change nothing, at equal cost and at every budget of the file."""
     if file.vary:
         varied = set(arms) - set(_chosen(replace(file, vary=None)))
         arms = _without_twins_of(arms[baseline], arms, varied)
@@ -304,19 +312,18 @@ def _as_asked(file: StudyFile, arms: dict[str, Arm], baseline: str) -> dict[str,
 
 def matching_arm(name: Any, arms: Iterable[str]) -> Any:
     """The arm that a value names: `1` is the arm "1", and `lr=1e-3` the arm `lr=0.001`; the value
-    itself where none is.
+    itself where no arm, or more than one, matches.
     """
     names = list(arms)
     if name in names:
         return name
 
-    same = [
-        arm
-        for arm in names
-        if is_yaml_for(arm, name) or (isinstance(name, str) and _reads(arm) == _reads(name))
-    ]
+    matches = [arm for arm in names if _is_named(arm, name)]
+    return matches[0] if len(matches) == 1 else name
 
-    return same[0] if len(same) == 1 else name
+
+def _is_named(arm: str, name: Any) -> bool:
+    return is_yaml_for(arm, name) or (isinstance(name, str) and _reads(arm) == _reads(name))
 
 
 def _reads(name: str) -> list[tuple[str, Any]]:
@@ -334,47 +341,57 @@ def _reads(name: str) -> list[tuple[str, Any]]:
 def _unreached(
     file: StudyFile, base: dict[str, Any], changes: dict[str, Any], chosen: dict[str, Change]
 ) -> tuple[str, ...]:
-    """Lines that tell which overrides do not reach which arms.
+    """Lines that name the overrides which some arms ignore.
 
     Raises:
-        ConfigError: if one reaches none, or is a list of what `budget` multiplies.
+        ConfigError: if one reaches no arm, or is a list of what `budget` multiplies.
     """
-    missed = unused_overrides(base, changes, {name: change for name, (change, _) in chosen.items()})
-    for key, names in missed.items():
+    variants = {name: change for name, (change, _) in chosen.items()}
+    lines = []
+    for key, names in unused_overrides(base, changes, variants).items():
         value = value_at(changes, key)
         if len(names) == len(chosen):
-            arm = next(iter(file.arms or {}), None)
-            axis = next((axis for axis in file.axes or {} if key.startswith(f"{axis}.")), None)
-            way = "override a key below it"
-            if axis is not None:
-                way = f"give {axis} other values: 'axes.{axis}=[…]'"
-            elif arm is not None:
-                way = f"write {shell_word(f'arms.{arm}.{key}', value)}"
             raise ConfigError(
-                f"{key}: would reach no arm, since each sets it or has no such key; {way}"
+                f"{key}: would reach no arm, since each sets it or has no such key; "
+                f"{_way_to_reach(file, key, value)}"
             )
-
         if isinstance(value, list) and key in (file.budget or {}):
             raise ConfigError(
                 f"{key}: {value} are no multiples; write {shell_word(f'budget.{key}', [1, 4])}"
             )
 
-    return tuple(
-        f"{key}={short_value(value_at(changes, key))} does not reach {join_names(names)}: set "
-        "there, or no such key"
-        for key, names in missed.items()
-        if names
-    )
+        if names:
+            lines.append(
+                f"{key}={short_value(value)} does not reach {join_names(names)}: set there, or no "
+                "such key"
+            )
+
+    return tuple(lines)
+
+
+def _way_to_reach(file: StudyFile, key: str, value: Any) -> str:
+    """The advice for an override that reaches no arm."""
+    for axis in file.axes or {}:
+        if key.startswith(f"{axis}."):
+            return f"give {axis} other values: 'axes.{axis}=[…]'"
+    for arm in file.arms or {}:
+        return f"write {shell_word(f'arms.{arm}.{key}', value)}"
+    return "override a key below it"
 
 
 def _without_twins_of(baseline: Arm, arms: dict[str, Arm], varied: set[str]) -> dict[str, Arm]:
     """The arms, less those of `varied` whose one change leaves the baseline as it is."""
-    same = {name for name in varied if to_plain(arms[name].recipe) == to_plain(baseline.recipe)}
-    return {name: arm for name, arm in arms.items() if name not in same - {baseline.name}}
+    recipe = to_plain(baseline.recipe)
+    distinct = {}
+    for name, arm in arms.items():
+        is_twin = name in varied and name != baseline.name and to_plain(arm.recipe) == recipe
+        if not is_twin:
+            distinct[name] = arm
+    return distinct
 
 
 def _matched(arms: dict[str, Arm], match: Match, baseline: str) -> dict[str, Arm]:
-    """The arms, each but one with the width at which it costs what that one does."""
+    """The arms, each at the width that gives it the cost of one of them."""
     from .cost import matched_cost, solve
 
     model = baseline if match.to is None else match.to
@@ -389,42 +406,38 @@ def _matched(arms: dict[str, Arm], match: Match, baseline: str) -> dict[str, Arm
         with located(f"arm {name}"):
             recipe, value = solve(match, arm.recipe, target)
         parameters = build(recipe, "meta").parameters
-        solved[name] = replace(
-            arm, recipe=recipe, parameters=parameters, matched=f"{match.by}={value}"
-        )
+        matched = f"{match.by}={value}"
+        solved[name] = replace(arm, recipe=recipe, parameters=parameters, matched=matched)
     return solved
 
 
 def _budgets(file: StudyFile) -> dict[str, Budget]:
-    """Every combination of the multiples, by its label, as in `steps×4,width×2`;
-    none without a `budget`.
+    """Every combination of the multiples, by its label, as in `steps×4,width×2`; none without a
+    `budget`.
     """
     if not file.budget:
         return {}
 
-    labels = axis_labels(file.budget)
     budgets: dict[str, Budget] = {}
     for multiples in itertools.product(*file.budget.values()):
-        name = ",".join(
-            f"{label}×{value:g}" for label, value in zip(labels, multiples, strict=True)
-        )
-        budgets[name] = dict(zip(file.budget, multiples, strict=True))
+        label = _combination(file.budget, "×", map("{:g}".format, multiples))
+        budgets[label] = dict(zip(file.budget, multiples, strict=True))
 
     return budgets
 
 
 def _at_budgets(arms: dict[str, Arm], budgets: dict[str, Budget]) -> dict[str, Arm]:
     """Every arm at every budget."""
-    spent: dict[str, Arm] = {}
+    scaled_arms: dict[str, Arm] = {}
     for label, budget in budgets.items():
         for arm in arms.values():
             name = f"{arm.name} @ {label}"
             with located(f"arm {name}"):
                 content = scaled(arm.recipe, budget)
-            one = _arm(name, content, {}, arm.values, arm.recipe.seed, arm.recipe.workspace)
-            spent[name] = replace(one, matched=arm.matched, budget=label)
+            design = _arm(name, content, {}, arm.values, arm.recipe.seed, arm.recipe.workspace)
+            scaled_arms[name] = replace(design, matched=arm.matched, budget=label)
 
-    return spent
+    return scaled_arms
 
 
 def scaled(recipe: Recipe, budget: Budget) -> dict[str, Any]:
@@ -441,12 +454,12 @@ def scaled(recipe: Recipe, budget: Budget) -> dict[str, Any]:
         value = values.get(key)
         if not isinstance(value, int | float) or isinstance(value, bool):
             raise ConfigError(f"budget.{key}: not the key of a number that this arm has")
-        spent = value * multiple
-        if isinstance(value, int) and spent != round(spent):
+        product = value * multiple
+        if isinstance(value, int) and product != round(product):
             raise ConfigError(
-                f"budget.{key}: {multiple:g} × {value} is {spent:g}, which is no whole number"
+                f"budget.{key}: {multiple:g} × {value} is {product:g}, which is no whole number"
             )
-        changes[key] = round(spent) if isinstance(value, int) else spent
+        changes[key] = round(product) if isinstance(value, int) else product
 
     return merge(plain, unflatten(changes))
 
@@ -474,11 +487,12 @@ def _arm(
 
 
 def _refuse_twins(arms: dict[str, Arm]) -> None:
-    seen: dict[tuple[str, str], str] = {}
+    """Refuse two arms of the same training and evaluation."""
+    names: dict[tuple[str, str], str] = {}
     for name, arm in arms.items():
         signature = (arm.recipe.training_signature, arm.recipe.evaluation_signature)
-        if signature in seen:
+        if signature in names:
             raise ConfigError(
-                f"arms {seen[signature]} and {name} are the same; give each a difference"
+                f"arms {names[signature]} and {name} are the same; give each a difference"
             )
-        seen[signature] = name
+        names[signature] = name

@@ -1,4 +1,4 @@
-"""An ablation file, as it is written and checked.
+"""An ablation file and its checks.
 
     question: How many Gaussians does the inner head need?
     base: ../digits.yaml
@@ -13,7 +13,7 @@
     references: true
     storage: postgresql+psycopg://…
 
-`StudyFile` says what each key means. What the command line may change of it: see `override.py`.
+`StudyFile` describes each key, `override.py` what the command line may change.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class Match:
     """Arms of equal cost, by one width.
 
     Arguments:
-        cost: what is made equal: the parameters, or the GFLOPs of one generated image.
-        by: the key that is solved for, a whole number of every arm; its values are multiples of
-            the `heads` beside it.
-        to: the arm whose cost is the target; the baseline by default.
-        tolerance: share of the target by which a cost may differ, above 0.
+        cost: The cost that is made equal: trained parameters, or GFLOPs of one generated image.
+        by: The key that is solved for, a whole number above 0 in every arm; its values are
+            multiples of the key heads in the same section.
+        to: The arm whose cost is the target; the baseline by default.
+        tolerance: The share of the target, above 0, by which a cost may differ from it.
 
     Raises:
         ValueError: if the tolerance is not above 0.
@@ -62,26 +62,23 @@ class StudyFile:
     """An ablation: the recipe that is varied, its arms, and how often each is run.
 
     Arguments:
-        base: the recipe that is varied, a path beside this file.
-        question: what the study answers, in one sentence.
-        axes: key of the recipe → a list of one value or more; each combination of
-            the values is an arm.
-        arms: name → what this arm changes of the recipe, key by key; null changes nothing.
-        vary: key of the recipe → a list of one value or more; each value is an arm, which is the
-            baseline but for that key. Without a baseline the base recipe joins the arms, as `base`;
-            a value that the baseline has makes no arm.
-        match: gives each arm the width at which it costs what one of them does; by default
-            widths stay as they are.
-        budget: key of the recipe → two or more different multiples above 0; each arm stands at each
-            combination of them, and is compared with the baseline at the same budget.
-        baseline: the arm that the others are compared with; by default the first, and `base` where
-            something is varied.
-        seeds: repeats of each arm, different whole numbers from 0 to 2^32 - 1; no part
-            of an arm's signature.
-        references: rows that are not ours: true for density estimators of scikit-learn, or a list
-            of `scikit-learn` and rows from papers.
-        storage: address of the queue, which is never printed, see `optuna_storage.py`; a
-            local file by default.
+        base: The recipe that is varied, a path relative to this file.
+        question: The question that the study answers, in one sentence.
+        axes: Keys of the recipe → lists of one or more values; each combination of the values is
+            an arm.
+        arms: Names of arms → their changes of the recipe, key by key; null changes nothing.
+        vary: Keys of the recipe → lists of one or more values; each value is an arm that differs
+            from the baseline in this key alone. Without a baseline the base recipe is the arm
+            `base`; a value that the baseline has makes no arm.
+        match: The width that gives every arm the cost of one of them; no width changes by default.
+        budget: Keys of the recipe → lists of two or more different multiples above 0; each arm runs
+            at each combination of them, and is compared with the baseline at the same budget.
+        baseline: The arm that the others are compared with; by default the first arm, with vary
+            the arm `base`.
+        seeds: The seeds of each arm, different whole numbers from 0 to 2^32 - 1.
+        references: Further rows of the table: true for density estimators of scikit-learn, or a
+            list of `scikit-learn` and rows from papers.
+        storage: The address of the queue of runs, never printed; a local file by default.
 
     Raises:
         ValueError: naming the key whose value is out of its range.
@@ -129,12 +126,10 @@ class StudyFile:
 
     @property
     def has_estimators(self) -> bool:
-        """Whether scikit-learn's estimators stand beside the arms."""
-        return (
-            "scikit-learn" in self.references
-            if isinstance(self.references, list)
-            else self.references
-        )
+        """Whether the table has rows of scikit-learn's estimators."""
+        if isinstance(self.references, list):
+            return "scikit-learn" in self.references
+        return self.references
 
 
 def read_study(path: Path, overrides: dict[str, Any] | None = None) -> Request[StudyFile]:

@@ -1,10 +1,9 @@
-"""A study as a Slurm job array: a script whose tasks are workers of the study, all
-running the same command.
+"""A study as a Slurm job array: a script whose tasks are workers that run the same command.
 
 A worker ends when no cell is left. Before the time limit (SIGUSR1 to the script) and on preemption
-(SIGTERM) the script passes SIGTERM on: the worker writes a checkpoint and hands its cell back, and
-the task goes back into Slurm's queue. Which worker goes on with the cell does not matter. The
-script is written, and submitted by nobody but the user.
+(SIGTERM) the script sends SIGTERM to the worker. The worker writes a checkpoint and hands its cell
+back, and the task returns to Slurm's queue; any worker can resume the cell. The package writes the
+script, and the user submits it.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import mul
 from pathlib import Path
 from typing import Protocol
 
@@ -63,14 +63,16 @@ _ADDRESS = (
 
 @dataclass(frozen=True)
 class Options:
-    """What is asked of Slurm.
+    """The resources of the job array.
 
     Arguments:
-        array: tasks, each a worker; time: limit of one, as in sbatch; gpus: of each;
-            partition: its name.
+        array: The number of tasks, each a worker.
+        time: The time limit of a task, as sbatch reads it.
+        gpus: The GPUs of a task.
+        partition: The name of the partition; empty for Slurm's default.
 
     Raises:
-        ConfigError: if the time or the partition is none, or no time is left before the
+        ConfigError: if the time or the partition is malformed, or the time limit is not above the
             warning, in one line.
     """
 
@@ -120,26 +122,29 @@ def quoted(words: Sequence[str]) -> str:
     r"""Words as bash reads them, in one line: a word with a newline or another control character is
     written as `$'…\n…'`.
     """
-    return " ".join(
-        shlex.quote(word) if one_line(word) == word else _escaped(word) for word in words
-    )
+    return " ".join(map(_quoted, words))
 
 
-def _escaped(word: str) -> str:
-    plain = {ord("'"): "\\'", ord("\\"): "\\\\"}
-    letters = [
-        plain.get(byte) or (chr(byte) if 32 <= byte < 127 else f"\\x{byte:02x}")
-        for byte in os.fsencode(word)
-    ]
-    return f"$'{''.join(letters)}'"
+def _quoted(word: str) -> str:
+    if one_line(word) == word:
+        return shlex.quote(word)
+    return f"$'{''.join(map(_escaped, os.fsencode(word)))}'"
+
+
+def _escaped(byte: int) -> str:
+    """A byte within `$'…'`."""
+    letter = chr(byte)
+    if letter in "'\\":
+        return f"\\{letter}"
+    return letter if 32 <= byte < 127 else f"\\x{byte:02x}"
 
 
 def parse_time_limit(limit: str) -> int:
-    """A time limit as sbatch reads it: m, m:s, h:m:s, d-h, d-h:m or d-h:m:s."""
-    days, dash, rest = limit.rpartition("-")
-    numbers = [int(number) for number in rest.split(":")]
+    """Seconds of a time limit as sbatch reads it: m, m:s, h:m:s, d-h, d-h:m or d-h:m:s."""
+    days, dash, clock = limit.rpartition("-")
+    numbers = list(map(int, clock.split(":")))
     units = (3600, 60, 1) if dash or len(numbers) == 3 else (60, 1)
-    return 86400 * int(days or 0) + sum(n * unit for n, unit in zip(numbers, units, strict=False))
+    return 86400 * int(days or 0) + sum(map(mul, numbers, units))
 
 
 class NamedFolder(Protocol):
@@ -163,9 +168,10 @@ def write_script(
     """Write the job array of a study or sweep into its folder; returns its path.
 
     Arguments:
-        work: what there is to do, as in "12 runs"; threads: of each worker.
-        command: the words that start one worker of the study, in the folder where this is called.
-        report: the words that report the study once the workers have ended.
+        work: The work of the array, as in "12 runs".
+        threads: The threads of each worker.
+        command: The words that start one worker, in the current folder.
+        report: The words that report the study once the workers have ended.
     """
     path = plan.folder / "slurm.sh"
     text = _SCRIPT.format(

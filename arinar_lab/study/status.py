@@ -1,15 +1,15 @@
-"""How far a study is, at a glance: `arinar status FILE`, answered from the run folders in a moment.
+"""How far a study is: `arinar status FILE`, answered from the run folders in a moment.
 
     done       trained, and every evaluation reported
-    running    somebody holds the lock of its run folder (on a server: the server's lock of it)
+    running    a worker holds the lock of its run folder (on a server: the server's lock of it)
     waiting    not begun, or trained and to be evaluated
     failed     with its reason, and the last line of its log
-    lost       begun, and nobody is at it: the next worker goes on from its last checkpoint
+    lost       begun, and without a worker: the next one resumes from its last checkpoint
 
-Building every arm of a large study takes seconds, and so does importing torch. So the commands that
-build a study write its cells into `studies/<name>/cells.json`, and this module reads that as long
-as none of the files it came from is newer. What is damaged, be it a report or the cells of a study,
-counts as not there: it is made again.
+Building every arm of a large study takes seconds, and so does importing torch. The commands that
+build a study therefore write its cells into `studies/<name>/cells.json`. This module reads that
+file while none of its sources is newer. A damaged file (a report, or the cells of a study) counts
+as missing, and is made again.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from ..output.text import say
 from ..variables import STORAGE
 
 if TYPE_CHECKING:
-    from .plan import Plan
+    from .plan import Job, Plan
     from .worker import ServerBoard
 
 STATES = ("done", "running", "waiting", "failed", "lost")
@@ -45,9 +45,11 @@ class RunStatus:
     """One run of a study.
 
     Arguments:
-        arm, seed, folder: which one; state: one of STATES.
-        phase, step, steps: how far it is; where, since: of its worker.
-        reason, log: why it failed, and the last line of its log.
+        arm, seed, folder: The run.
+        state: One of STATES.
+        phase, step, steps: Its progress.
+        where, since: Its worker, and the time when that began.
+        reason, log: The reason of its failure, and the last line of its log.
     """
 
     arm: str
@@ -64,55 +66,51 @@ class RunStatus:
 
 
 def study_file(folder: Path, workspace: Workspace = HERE) -> tuple[Path, list[str]]:
-    """The file of the study whose folder this is, in its workspace, and the words
-    that it was run with.
+    """The file of the study that owns a folder, and the words that it was run with.
 
     Raises:
-        ConfigError: if it is no study's folder.
+        ConfigError: if the folder is not a study's.
     """
     from ..errors import ConfigError
     from ..runs.folder import read_json
 
-    known = read_json(folder / "cells.json")
-    if not known:
+    content = read_json(folder / "cells.json")
+    if not content:
         raise ConfigError(
             f"{folder}: not a study's folder; it holds no cells.json. Name the study's file instead"
         )
-    return workspace.path(known["file"]), known["words"]
+    return workspace.path(content["file"]), content["words"]
 
 
 def save_cells(plan: Plan, file: Path, words: list[str]) -> dict[str, Any]:
-    """Write the cells of a study where `status` finds them; returns them. The storage's
-    address is not among them.
-    """
+    """Write the cells of a study to its cells.json, without the storage's address; returns them."""
     from ..config.files import source_files
     from ..runs.folder import write_json
 
-    cells = [
-        {
-            "arm": job.arm,
-            "seed": job.recipes[0].seed,
-            "key": job.key,
-            "folder": str(job.folder.path),
-            "evaluations": [recipe.evaluation_signature for recipe in job.recipes],
-        }
-        for job in plan.jobs
-    ]
     content = {
         "name": plan.name,
         "file": _from_here(file),
-        "sources": [str(source) for source in source_files(file)],
+        "sources": list(map(str, source_files(file))),
         "words": words,
-        "cells": cells,
+        "cells": list(map(_cell, plan.jobs)),
     }
     write_json(plan.folder / "cells.json", content)
     return content
 
 
+def _cell(job: Job) -> dict[str, Any]:
+    """One job as JSON."""
+    return {
+        "arm": job.arm,
+        "seed": job.recipes[0].seed,
+        "key": job.key,
+        "folder": str(job.folder.path),
+        "evaluations": [recipe.evaluation_signature for recipe in job.recipes],
+    }
+
+
 def _from_here(file: Path) -> str:
-    """A file's path from the folder of work, so that this may be moved or copied
-    with all that is in it.
-    """
+    """A file's path relative to the working directory, which can then be moved or copied whole."""
     return os.path.relpath(os.path.realpath(file))
 
 
@@ -132,75 +130,77 @@ def refuse_other_file(folder: Path, file: Path) -> None:
 
 
 def load_cells(file: Path, words: list[str], root: Path = HERE.studies) -> dict[str, Any] | None:
-    """The cells of a study as they were written last; None where a file that they came
-    from is newer, or gone.
-    """
+    """The saved cells of a study; None where one of their source files is newer, or gone."""
     for path in sorted(root.glob("*/cells.json")):
         content = read_status_file(path)
         if (content.get("file"), content.get("words")) == (_from_here(file), words):
-            changed = [
-                Path(s).stat().st_mtime if Path(s).is_file() else math.inf
-                for s in content.get("sources", [""])
-            ]
-            return content if max(changed) < path.stat().st_mtime else None
+            changed = max(map(_changed, content.get("sources", [""])))
+            return content if changed < path.stat().st_mtime else None
 
     return None
+
+
+def _changed(source: str) -> float:
+    """The time when a file was changed; infinity where it is gone."""
+    return Path(source).stat().st_mtime if Path(source).is_file() else math.inf
 
 
 def run_statuses(
     content: dict[str, Any], server: ServerBoard | None = None, workspace: Workspace = HERE
 ) -> list[RunStatus]:
-    """What is known of each cell. A server, if one is named, says who is running."""
+    """The status of each cell; a server, if one is named, decides which are running."""
     states = _states(server) if server else {}
     return [run_status(cell, states.get(cell["key"]), workspace) for cell in content["cells"]]
 
 
 def run_status(
-    cell: dict[str, Any], said: dict[str, Any] | None = None, workspace: Workspace = HERE
+    cell: dict[str, Any], server_state: dict[str, Any] | None = None, workspace: Workspace = HERE
 ) -> RunStatus:
-    """What is known of one cell, given as `save_cells` writes it, by its run folder and
-    by what a server says.
-    """
+    """The status of one cell of `save_cells`, by its run folder and a server's state of it."""
     path = workspace.root / cell["folder"]
-    reports = [path / "evaluations" / name / "report.json" for name in cell["evaluations"]]
     base = {"arm": cell["arm"], "seed": cell["seed"], "folder": cell["folder"]}
-
     trained = (path / "DONE").is_file()
-    if trained and all(read_status_file(report).get("metrics") for report in reports):
+    if trained and all(_is_reported(path, signature) for signature in cell["evaluations"]):
         return RunStatus(**base, state="done")
-    lines = _lines(path / "log.txt")
-    if said is None:
-        begun_and_left = "lost" if lines and not trained else "waiting"
-        state = (
-            "running"
-            if _held(path)
-            else "failed"
-            if (path / "FAILED").is_file()
-            else begun_and_left
-        )
-        begun = [line for line in lines if ", process " in line]
-        said = (
-            {"state": state, "since": begun[-1][:19], "where": begun[-1].rpartition(", ")[2]}
-            if begun
-            else {"state": state}
-        )
 
-    if said["state"] == "failed":
+    lines = _lines(path / "log.txt")
+    state = server_state or _local_state(path, lines, trained)
+    if state["state"] == "failed":
         file = path / "FAILED"
-        reason = (
-            file.read_text(encoding="utf-8").strip() if file.is_file() else said.get("reason", "")
-        )
+        reason = state.get("reason", "")
+        if file.is_file():
+            reason = file.read_text(encoding="utf-8").strip()
         return RunStatus(**base, state="failed", reason=reason, log=lines[-1] if lines else "")
 
-    return RunStatus(
-        **base, **(progress(path) if said["state"] in ("running", "lost") else {}), **said
-    )
+    steps = progress(path) if state["state"] in ("running", "lost") else {}
+    return RunStatus(**base, **steps, **state)
+
+
+def _is_reported(path: Path, signature: str) -> bool:
+    """Whether the report of an evaluation holds metrics."""
+    report = read_status_file(path / "evaluations" / signature / "report.json")
+    return bool(report.get("metrics"))
+
+
+def _local_state(path: Path, lines: list[str], trained: bool) -> dict[str, Any]:
+    """The state of a run by its folder and the lines of its log, and where and since when."""
+    if _held(path):
+        state = "running"
+    elif (path / "FAILED").is_file():
+        state = "failed"
+    else:
+        state = "lost" if lines and not trained else "waiting"
+
+    starts = [line for line in lines if ", process " in line]
+    if not starts:
+        return {"state": state}
+    return {"state": state, "since": starts[-1][:19], "where": starts[-1].rpartition(", ")[2]}
 
 
 def progress(path: Path) -> dict[str, Any]:
-    """How far a run is: phase, step and steps."""
-    now = read_status_file(path / "progress.json")
-    return {name: now[name] for name in ("phase", "step", "steps") if name in now}
+    """The progress of a run: phase, step and steps."""
+    content = read_status_file(path / "progress.json")
+    return {name: content[name] for name in ("phase", "step", "steps") if name in content}
 
 
 def _held(path: Path) -> bool:
@@ -208,15 +208,13 @@ def _held(path: Path) -> bool:
 
 
 def _lines(path: Path) -> list[str]:
-    return (
-        [line for line in path.read_text(encoding="utf-8").splitlines() if line]
-        if path.is_file()
-        else []
-    )
+    """The lines of a file that are not empty; none where the file is missing."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return list(filter(None, text.splitlines()))
 
 
 def read_status_file(path: Path) -> dict[str, Any]:
-    """A JSON file; empty where there is none, or it is damaged."""
+    """A JSON file; empty where it is missing or damaged."""
     try:
         content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except ValueError:
@@ -225,75 +223,77 @@ def read_status_file(path: Path) -> dict[str, Any]:
 
 
 def _states(server: ServerBoard) -> dict[str, dict[str, Any]]:
-    """What a server says of the cells that were begun: key → state, where and since
-    when; or why it failed.
-    """
+    """A server's state of each begun cell by its key, with its worker or the reason of failure."""
     server.refresh()
-    states = {}
+    states: dict[str, dict[str, Any]] = {}
     for job in server.jobs:
         record = server.record(job)
         outcome = server.outcome(job)
-        if outcome is not None:
-            states[job.key] = (
-                {"state": "failed", "reason": outcome} if outcome else {"state": "done"}
-            )
+        if outcome:
+            states[job.key] = {"state": "failed", "reason": outcome}
+        elif outcome is not None:
+            states[job.key] = {"state": "done"}
         elif "since" in record:
             state = "running" if server.is_held(job) else "lost"
-            states[job.key] = {
-                "state": state,
-                "where": record["attempts"][-1],
-                "since": record["since"],
-            }
+            worker = record["attempts"][-1]
+            states[job.key] = {"state": state, "where": worker, "since": record["since"]}
 
     return states
 
 
 def as_json(name: str, cells: list[RunStatus]) -> str:
-    """For machines: the study, how many cells are in each state, and every cell."""
-    count = Counter(cell.state for cell in cells)
-    told = {"study": name, "states": {state: count[state] for state in STATES}}
-    return json.dumps({**told, "cells": [asdict(cell) for cell in cells]}, indent=2)
+    """The study, the number of cells in each state, and every cell, as JSON."""
+    count = dict.fromkeys(STATES, 0) | Counter(cell.state for cell in cells)
+    content = {"study": name, "states": count, "cells": list(map(asdict, cells))}
+    return json.dumps(content, indent=2)
 
 
 def as_text(name: str, cells: list[RunStatus]) -> str:
-    """For people: one line of counts, and a line for each cell that is not done and not waiting."""
+    """One line of counts, and a line for each cell that is neither done nor waiting."""
     count = Counter(cell.state for cell in cells)
-    first = ", ".join(f"{count[state]} {state}" for state in STATES if count[state])
-    told = [cell for cell in cells if cell.state in ("running", "failed", "lost")]
-    lines = [f"{cell.state:<8} {cell.arm} seed {cell.seed}: {_detail(cell)}" for cell in told]
-    return "\n".join([f"{name}: {len(cells)} runs: {first}", *lines])
+    counts = ", ".join(f"{count[state]} {state}" for state in STATES if count[state])
+    lines = [f"{name}: {len(cells)} runs: {counts}"]
+    for cell in cells:
+        if cell.state in ("running", "failed", "lost"):
+            lines.append(f"{cell.state:<8} {cell.arm} seed {cell.seed}: {_detail(cell)}")
+    return "\n".join(lines)
 
 
 def _detail(cell: RunStatus) -> str:
     if cell.state == "failed":
         return f"{cell.reason}\n         {cell.folder}/log.txt: {cell.log}"
-    far = f"{cell.phase} {cell.step} of {cell.steps}" if cell.steps else cell.phase
-    whose = f"{cell.where}, since {cell.since}" if cell.since else cell.where
-    return ", ".join(word for word in (far, whose) if word)
+    step = f"{cell.phase} {cell.step} of {cell.steps}" if cell.steps else cell.phase
+    worker = f"{cell.where}, since {cell.since}" if cell.since else cell.where
+    return ", ".join(filter(None, (step, worker)))
 
 
 def print_status(
     file: Path, words: list[str], plan: Callable[[], Plan], watch: bool, machine: bool
 ) -> int:
-    """Print the status of a study, see `print_statuses`; `plan` reads its file,
-    where that is needed.
+    """Print the status of a study, see `print_statuses`; `plan` reads its file, where the saved
+    cells are out of date.
     """
     content = None if _shared(file) else load_cells(file, words)
     server = None
     if content is None:
-        built = plan()
-        content = save_cells(built, file, words)
-        server = _server(built)
+        study = plan()
+        content = save_cells(study, file, words)
+        server = _server(study)
     return print_statuses(content["name"], lambda: _look_patiently(content, server), watch, machine)
 
 
 def print_statuses(
     name: str, look: Callable[[], list[RunStatus]], watch: bool, machine: bool, seconds: float = 2.0
 ) -> int:
-    """Print cells, once or until everything has ended; returns 1 where something
-    failed. machine: as JSON.
+    """Print the status of cells; returns 1 where one has failed.
+
+    Arguments:
+        look: Reads the cells.
+        watch: Whether to print until every cell has ended, every few seconds.
+        machine: Whether to print JSON.
     """
-    cells, console = look(), Terminal()
+    cells = look()
+    console = Terminal()
     if machine:
         say(as_json(name, cells))
     elif not watch:
@@ -326,9 +326,7 @@ def _look_patiently(content: dict[str, Any], server: ServerBoard | None) -> list
 
 
 def _shared(file: Path) -> bool:
-    """Whether a server is named: then it is asked. ARINAR_STORAGE comes
-    before what the file says.
-    """
+    """Whether ARINAR_STORAGE, or else the study's file, names a server."""
     from ..config.yaml_reader import read_yaml
 
     address = STORAGE.read() or read_yaml(file).get("storage", "")

@@ -1,8 +1,8 @@
 """optuna-dashboard over the trials of a sweep, or over all that a server holds:
 `arinar dashboard FILE`.
 
-It is served from this process, which opens the storage itself: on a command line everybody on the
-machine could read the address, and the password in it.
+This process serves it and opens the storage itself. The command line of another process would show
+the address, and its password, to everybody on the machine.
 """
 
 from __future__ import annotations
@@ -30,15 +30,18 @@ _LOCAL = re.compile(r"(127\.0\.0\.1|localhost)(:\d+)?")
 
 
 def open_queue_of_file(file: Path | None, words: list[str]) -> optuna.storages.RDBStorage:
-    """The storage of a sweep.
+    """Open the storage of a sweep.
 
     Arguments:
-        file: the sweep's; None where ARINAR_STORAGE names a server. words: its overrides.
+        file: The sweep's file; None where ARINAR_STORAGE names a server.
+        words: The overrides of the file.
 
     Raises:
-        ConfigError: if there is no such storage, or it does not answer, or the file is no sweep's.
+        ConfigError: if there is no such storage, it does not answer, or the file is not a sweep.
     """
-    given, queue = "", HERE.studies / "queue.db"
+    address = ""
+    queue = HERE.studies / "queue.db"
+    absence = "name a sweep's file"
     if file:
         overrides = read_overrides(words)
         if "search" not in read_yaml(file):
@@ -47,18 +50,13 @@ def open_queue_of_file(file: Path | None, words: list[str]) -> optuna.storages.R
                 f"status {file}"
             )
         content, _, name = read_file(file, overrides)
-        given = content.storage
+        address = content.storage
         queue = HERE.studies / name / "queue.db"
+        absence = f"{queue}: is not there; run the sweep first: arinar sweep {file}"
 
-    url = storage_address(given, queue)
+    url = storage_address(address, queue)
     if not is_shared(url) and not Path(url.database or "").is_file():
-        named = (
-            f"{queue}: is not there; run the sweep first: arinar sweep {file}"
-            if file
-            else "name a sweep's file"
-        )
-        raise ConfigError(f"dashboard: {named}")
-
+        raise ConfigError(f"dashboard: {absence}")
     return open_storage(url)
 
 
@@ -90,18 +88,16 @@ class _Silent(WSGIRequestHandler):
 
 
 def local_only(application: WSGIApplication) -> WSGIApplication:
-    """The application, which answers 403 to requests that were meant for another host, or come from
-    another site's page.
+    """The application, with answer 403 to requests for another host or from another site's page.
 
-    A page of another site reaches this machine under its own name (DNS rebinding), and could delete
-    studies. Any port is accepted, for it is another one at the near end of an SSH tunnel.
+    A page of another site can reach this machine under its own name (DNS rebinding) and delete
+    studies. Every port is accepted, because an SSH tunnel changes the port.
     """
 
     def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         host = environ.get("HTTP_HOST", "").lower()
-        origin = environ.get(
-            "HTTP_ORIGIN", f"http://{host}"
-        ).lower()  # browsers send it with whatever changes the state
+        # browsers send the origin with every request that changes the state
+        origin = environ.get("HTTP_ORIGIN", f"http://{host}").lower()
         if _LOCAL.fullmatch(host) and origin == f"http://{host}":
             return application(environ, start_response)
         start_response("403 Forbidden", [("Content-Type", "text/plain; charset=utf-8")])

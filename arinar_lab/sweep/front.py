@@ -1,15 +1,13 @@
-"""Quality against speed in a sweep: the settings that were re-run as arms, and
-the trials beside them.
+"""Quality against speed in a sweep: the re-run settings as arms, and the trials.
 
-A re-run setting has several seeds, and so an attainment, a hypervolume with its interval and a
-place by its means, as an arm of an ablation (`analysis/pareto.py`). A trial has one seed, by which
-it was chosen: it says where to look, and nothing of how sure that is. Both together tell how much
-of the front that the search saw was luck.
+A re-run setting has several seeds. It therefore has an attainment, a hypervolume with its interval
+and a place by its means, as an arm of an ablation has (`analysis/pareto.py`). A trial has one seed,
+by which it was chosen, and no measure of uncertainty. Both together show how much of the search's
+front was luck.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from ..analysis.conditions import unreliable
@@ -25,108 +23,88 @@ Readings = dict[str, dict[int, tuple[float, float]]]
 
 def frontier_columns(sweep: Sweep) -> tuple[Column, Column]:
     """Quality, the first objective, and speed: the second one, else images/s."""
-    quality, *others = sweep.objectives
-    return _column(quality), _column(others[0] if others else Objective(SPEED, "maximize"))
+    quality, speed, *_ = (*sweep.objectives, Objective(SPEED, "maximize"))
+    return _column(quality), _column(speed)
 
 
 def _column(objective: Objective) -> Column:
-    known = (column for column in COLUMNS if column.metric == objective.metric)
-    column = next(known, Column(objective.metric, objective.metric))
+    columns = {column.metric: column for column in COLUMNS}
+    column = columns.get(objective.metric, Column(objective.metric, objective.metric))
     return replace(column, less=not objective.maximize)
 
 
 def sweep_conclusions(sweep: Sweep) -> list[str]:
-    """What a sweep says of quality against speed, in sentences; nothing
-    where no re-run has both.
-    """
+    """Sentences on quality against speed; none where no re-run has both readings."""
     quality, speed = frontier_columns(sweep)
-    again, seen = rerun_frontier(sweep, quality, speed), trial_frontier(sweep, quality, speed)
-    why = speed_doubt(sweep)
+    reruns = rerun_frontier(sweep, quality, speed)
+    trials = trial_frontier(sweep, quality, speed)
+    doubt = speed_doubt(sweep)
 
-    found, both = (
-        frontier_from_readings(quality, speed, again, why),
-        frontier_from_readings(quality, speed, again | seen),
-    )
-    if found is None or both is None:
+    frontier = frontier_from_readings(quality, speed, reruns, doubt)
+    joint = frontier_from_readings(quality, speed, reruns | trials)
+    if frontier is None or joint is None:
         return []
-    first, *rest = frontier_sentences(found)
 
-    return [f"Re-runs: {first}", *rest, *([] if why else _beside_trials(both, seen))]
+    sentences = frontier_sentences(frontier)
+    sentences[0] = f"Re-runs: {sentences[0]}"
+    if trials and not doubt:
+        sentences.append(_joint_sentence(joint, trials))
+    return sentences
 
 
 def speed_doubt(sweep: Sweep) -> str:
-    """Why the speeds that the re-runs measured are unreliable; empty where they are not, or speed
-    is told by no clock.
+    """Why the measured speeds of the re-runs are unreliable; empty where they are not, or where no
+    clock measures speed.
     """
     _, speed = frontier_columns(sweep)
     if not speed.metric.startswith("speed/"):
         return ""
 
-    again = repeats(sweep)
-    reports = [
-        report
-        for one in again
-        for cell in one.cells.values()
-        if (report := cell.folder.report(cell.recipe))
-    ]
-    speeds = {
-        _name(sweep, one.target.name, one.name): [
-            m[SPEED] for m in one.results.values() if SPEED in m
-        ]
-        for one in again
-    }
+    reports = []
+    speeds = {}
+    for again in repeats(sweep):
+        reports += [job.folder.report(job.recipe) for job in again.cells.values()]
+        measured = [metrics[SPEED] for metrics in again.results.values() if SPEED in metrics]
+        speeds[_name(sweep, again.target.name, again.name)] = measured
 
-    return unreliable(reports, speeds)
+    return unreliable(list(filter(None, reports)), speeds)
 
 
-def _beside_trials(both: Frontier, seen: Readings) -> list[str]:
-    """How the re-runs stand among the trials."""
-    if not seen:
-        return []
-
-    kept = [name for name in both.front if name not in seen]
-    bend = f" It bends at {both.knee}." if both.knee else ""
-
-    return [
-        (
-            f"Trials and the means of re-runs together: {len(both.front)} of {len(both.means)} on"
-            f" the front, re-runs among them: {', '.join(kept) or 'none'}.{bend} A trial has one"
-            " seed, by which it was chosen."
-        )
-    ]
+def _joint_sentence(joint: Frontier, trials: Readings) -> str:
+    """Where the re-runs stand among the trials."""
+    reruns = [name for name in joint.front if name not in trials]
+    bend = f" It bends at {joint.knee}." if joint.knee else ""
+    return (
+        f"Trials and the means of re-runs together: {len(joint.front)} of {len(joint.means)} on"
+        f" the front, re-runs among them: {', '.join(reruns) or 'none'}.{bend} A trial has one"
+        " seed, by which it was chosen."
+    )
 
 
 def rerun_frontier(sweep: Sweep, quality: Column, speed: Column) -> Readings:
-    """Of every setting that was re-run; without seeds where it lacks one of the two readings."""
-    return {
-        _name(sweep, again.target.name, again.name): _readings(
-            again.results.items(), quality, speed
-        )
-        for again in repeats(sweep)
-    }
+    """Readings of every re-run setting, of the seeds that have both."""
+    readings: Readings = {}
+    for again in repeats(sweep):
+        by_seed = readings.setdefault(_name(sweep, again.target.name, again.name), {})
+        for seed, metrics in again.results.items():
+            if speed.metric in metrics and quality.metric in metrics:
+                by_seed[seed] = metrics[speed.metric], metrics[quality.metric]
+
+    return readings
 
 
 def trial_frontier(sweep: Sweep, quality: Column, speed: Column) -> Readings:
-    """Of every measured trial within the ceilings that has both readings."""
-    found: Readings = {}
+    """Readings of every measured trial within the ceilings that has both, as of seed 0."""
+    readings: Readings = {}
     for target in sweep.targets:
         for trial in feasible_trials(open_search(sweep, target)):
             metrics = trial.user_attrs["metrics"]
-            if both := _readings([(0, metrics)], quality, speed):
-                found[_name(sweep, target.name, f"trial {trial.number}")] = both
-    return found
+            if speed.metric in metrics and quality.metric in metrics:
+                name = _name(sweep, target.name, f"trial {trial.number}")
+                readings[name] = {0: (metrics[speed.metric], metrics[quality.metric])}
+
+    return readings
 
 
 def _name(sweep: Sweep, target: str, name: str) -> str:
-    return f"{target}, {name}" if len(sweep.targets) > 1 else name
-
-
-def _readings(
-    measured: Iterable[tuple[int, Mapping[str, float]]], quality: Column, speed: Column
-) -> dict[int, tuple[float, float]]:
-    """Seed → both readings, of those that have both."""
-    return {
-        seed: (metrics[speed.metric], metrics[quality.metric])
-        for seed, metrics in measured
-        if speed.metric in metrics and quality.metric in metrics
-    }
+    return f"{target}, {name}" if sweep.has_several_targets else name

@@ -1,20 +1,24 @@
 """The report of a sweep: what the re-runs say, what the search saw, and what mattered in it.
 
-The best of n trials looks better than it is, for it was chosen by the very numbers that it is shown
-with. So only the re-run's means are reported as results: other seeds, or other images. The front is
-shown as what the search saw.
+The best of n trials looks better than it is, because it was chosen by the numbers that are shown.
+The report therefore gives only the means of the re-run as results: other seeds, or other images.
+The front shows what the search saw.
 
-    hypervolume(n)      of the first n trials, against the worst value of each
-                        objective in the whole search
+    hypervolume(n)      of the first n trials, against the worst value of each objective in the
+                        whole search
     importance          PED-ANOVA: how much a parameter decides whether a trial is among the best
                         (on the Pareto front)
 """
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 from rich.box import SIMPLE_HEAD
@@ -22,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..analysis.statistics import Interval, hypervolume, interval
+from ..analysis.statistics import Interval, hypervolume
 from ..files.atomic import atomic_draft, write_atomically
 from ..metrics import BITS, DISTANCE, METRICS, SPEED
 from ..output.terminal import failure_line
@@ -41,157 +45,142 @@ from .trials import (
 
 
 def report_sweep(sweep: Sweep, console: Console) -> int:
-    """Write and print the report of what there is; returns 1 where a trial failed or
-    a re-run is missing.
-    """
+    """Write and print the report so far; returns 1 where a trial failed or a re-run is missing."""
     paths = write_sweep_report(sweep)
     headings, body = rerun_rows(sweep)
-    table = Table(
-        *headings, title=sweep.question or sweep.name, title_justify="left", box=SIMPLE_HEAD
-    )
-
+    title = sweep.question or sweep.name
+    table = Table(*headings, title=title, title_justify="left", box=SIMPLE_HEAD)
     for row in body:
         table.add_row(*row)
+
     console.print(table)
     for line in sweep_notes(sweep):
         console.print(line, soft_wrap=True)
     console.print()
     for path in paths:
         console.print(str(path), soft_wrap=True)
-    failures = [
-        (s, t)
-        for s in searches(sweep).values()
-        for t in finished_trials(s)
-        if t.state == TrialState.FAIL
-    ]
-    for study, trial in failures:
-        console.print(trial_line(sweep, study, trial), soft_wrap=True)
-    missing = [
-        cell
-        for again in repeats(sweep)
-        for seed, cell in again.cells.items()
-        if seed not in again.results
-    ]
-    for cell in missing:
-        console.print(f"not run: {cell.folder.path} ({cell.label})", soft_wrap=True)
 
-    return 1 if failures or missing or not body else 0
+    faults = _fault_lines(sweep)
+    for line in faults:
+        console.print(line, soft_wrap=True)
+    return 1 if faults or not body else 0
+
+
+def _fault_lines(sweep: Sweep) -> list[Text | str]:
+    """A line for each trial that failed, and for each re-run that is missing."""
+    lines: list[Text | str] = []
+    for study in searches(sweep).values():
+        for trial in finished_trials(study):
+            if trial.state == TrialState.FAIL:
+                lines.append(trial_line(sweep, study, trial))
+
+    for again in repeats(sweep):
+        for job in again.missing:
+            lines.append(f"not run: {job.folder.path} ({job.label})")
+
+    return lines
 
 
 def searches(sweep: Sweep) -> dict[str, optuna.Study]:
+    """Name of a target → its trials."""
     return {target.name: open_search(sweep, target) for target in sweep.targets}
 
 
 def metrics_shown(sweep: Sweep) -> list[str]:
-    """The objectives and ceilings, and what no table of ours leaves out."""
-    return list(
-        dict.fromkeys(
-            [o.metric for o in sweep.objectives] + list(sweep.constraints) + [BITS, DISTANCE, SPEED]
-        )
-    )
+    """The metrics that judge trials, then bits/dim, distance and speed."""
+    return list(dict.fromkeys([*sweep.metrics, BITS, DISTANCE, SPEED]))
 
 
 def rerun_means(sweep: Sweep) -> dict[tuple[str, str], dict[str, Interval]]:
     """(target, choice) → metric → mean and interval over the re-run."""
-    found: dict[tuple[str, str], dict[str, Interval]] = {}
-    for again in repeats(sweep):
-        results = list(again.results.values())
-        shown = [
-            m for m in metrics_shown(sweep) if results and all(m in metrics for metrics in results)
-        ]
-        found[again.target.name, again.name] = {
-            m: interval([metrics[m] for metrics in results]) for m in shown
-        }
-
-    return found
+    metrics = metrics_shown(sweep)
+    return {(again.target.name, again.name): again.means(metrics) for again in repeats(sweep)}
 
 
 def rerun_rows(sweep: Sweep) -> tuple[list[str], list[list[str]]]:
-    """Headings, and a row for each setting that was re-run: means over the re-run, never
-    what the search saw.
-    """
-    found, shown = rerun_means(sweep), metrics_shown(sweep)
-    shown = [metric for metric in shown if any(metric in values for values in found.values())]
+    """Headings, and a row for each re-run setting: means over the re-run alone."""
+    means = rerun_means(sweep)
+    measured = set().union(*means.values())
+    shown = [metric for metric in metrics_shown(sweep) if metric in measured]
 
     body = []
     for again in repeats(sweep):
-        values = found[again.target.name, again.name]
+        values = means[again.target.name, again.name]
+        count = f"{len(again.results)} of {len(again.cells)}"
         texts = [values[m].text(METRICS[m].digits) if m in values else "" for m in shown]
-        arm = [again.target.name] if len(sweep.targets) > 1 else []
-        body.append(
-            [*arm, again.name, again.label, f"{len(again.results)} of {len(again.cells)}", *texts]
-        )
+        body.append([again.target.name, again.name, again.label, count, *texts])
 
-    return [
-        *(["arm"] if len(sweep.targets) > 1 else []),
-        "re-run",
-        "setting",
-        "repeats",
-        *shown,
-    ], body
+    headings = ["arm", "re-run", "setting", "repeats", *shown]
+    if sweep.has_several_targets:
+        return headings, body
+    return headings[1:], [row[1:] for row in body]
 
 
 def sweep_notes(sweep: Sweep) -> list[str]:
     """How to read the report."""
     studies = searches(sweep)
-    trials = [t for study in studies.values() for t in finished_trials(study)]
-    pruned = [t for t in trials if t.state == TrialState.PRUNED]
-    repeated = {
-        "base": f"trainings of seeds {', '.join(map(str, sweep.seeds))}, none of them the search's",
-        "run": (
-            "other images than the search's, of one training: the intervals say nothing of "
-            "training noise"
-        ),
-        "study": (
-            f"seeds {', '.join(map(str, sweep.seeds))} of the study, on other images than "
-            "the search's"
-        ),
-    }[sweep.subject]
-    lines = [
-        f"The table's numbers are of re-runs ({repeated}); ± is the 95 % t-interval of their mean.",
-        (
-            f"{len(trials)} trials: {sum(t.state == TrialState.COMPLETE for t in trials)}"
-            f" measured, {len(pruned)} stopped early,"
-            f" {sum(t.state == TrialState.FAIL for t in trials)} failed. Stopping saved"
-            f" {sum(t.user_attrs.get('saved_seconds', 0.0) for t in pruned) / 3600:.3f}"
-            " hours of training."
-        ),
-    ]
-    sizes = [f"{name} {len(best_trials(sweep, study))}" for name, study in studies.items()]
-    lines.append(
-        f"Points on the front: {', '.join(sizes)}. What the search saw of them is too good: it "
-        "chose them by it."
-    )
+    lines = [_rerun_note(sweep), _count_note(studies), _front_note(sweep, studies)]
     for name, study in studies.items():
         growth, worst = volumes(sweep, ended_trials(feasible_trials(study)))
         if growth:
-            corner = ", ".join(
-                f"{o.metric} {w:.4g}" for o, w in zip(sweep.objectives, worst, strict=True)
-            )
+            corner = sweep.objectives_text(worst)
             lines.append(
                 f"Hypervolume of {name}: {growth[-1]:.4g}, against the worst seen ({corner})."
             )
 
     if sweep.constraints:
-        ceilings = ", ".join(
-            f"{metric} ≤ {ceiling:g}" for metric, ceiling in sweep.constraints.items()
-        )
-        lines.append(
-            f"Within the ceilings ({ceilings}): "
-            f"{sum(len(feasible_trials(s)) for s in studies.values())} trials."
-        )
+        limits = [f"{metric} ≤ {ceiling:g}" for metric, ceiling in sweep.constraints.items()]
+        count = sum(map(len, map(feasible_trials, studies.values())))
+        lines.append(f"Within the ceilings ({', '.join(limits)}): {count} trials.")
 
     return lines + front.sweep_conclusions(sweep)
 
 
+def _rerun_note(sweep: Sweep) -> str:
+    """What the numbers of the table are measured on."""
+    seeds = ", ".join(map(str, sweep.seeds))
+    repeated = {
+        "base": f"trainings of seeds {seeds}, none of them the search's",
+        "run": (
+            "other images than the search's, of one training: the intervals say nothing of "
+            "training noise"
+        ),
+        "study": f"seeds {seeds} of the study, on other images than the search's",
+    }
+    return (
+        f"The table's numbers are of re-runs ({repeated[sweep.subject]}); ± is the 95 % t-interval "
+        "of their mean."
+    )
+
+
+def _count_note(studies: dict[str, optuna.Study]) -> str:
+    """How many trials ended in which way, and the hours that stopping saved."""
+    trials = list(itertools.chain.from_iterable(map(finished_trials, studies.values())))
+    states = Counter(trial.state for trial in trials)
+    saved = sum(trial.user_attrs.get("saved_seconds", 0.0) for trial in trials)
+    return (
+        f"{len(trials)} trials: {states[TrialState.COMPLETE]} measured, "
+        f"{states[TrialState.PRUNED]} stopped early, {states[TrialState.FAIL]} failed. "
+        f"Stopping saved {saved / 3600:.3f} hours of training."
+    )
+
+
+def _front_note(sweep: Sweep, studies: dict[str, optuna.Study]) -> str:
+    """How many points each front has."""
+    sizes = [f"{name} {len(best_trials(sweep, study))}" for name, study in studies.items()]
+    return (
+        f"Points on the front: {', '.join(sizes)}. What the search saw of them is too good: it "
+        "chose them by it."
+    )
+
+
 def volumes(sweep: Sweep, trials: list[FrozenTrial]) -> tuple[list[float], list[float]]:
-    """Hypervolume after each of the trials, and the reference point: the worst value of each
-    objective among them.
-    """
+    """Hypervolume after each trial, and the reference point: the worst value of each objective."""
     points = minimised_objectives(sweep, trials)
-    reference = [max(column) for column in zip(*points, strict=True)]
-    worst = [o.cost(c) for o, c in zip(sweep.objectives, reference, strict=True)] if points else []
-    return [hypervolume(points[: i + 1], reference) for i in range(len(points))], worst
+    reference = list(map(max, zip(*points, strict=True)))
+    growth = [hypervolume(points[: i + 1], reference) for i in range(len(points))]
+    worst = sweep.costs(reference) if points else []  # the cost of a cost is the value
+    return growth, worst
 
 
 def importances(study: optuna.Study) -> dict[str, float]:
@@ -218,77 +207,82 @@ def sweep_markdown(sweep: Sweep) -> str:
         "",
         *markdown_table(headings, body),
         "",
+        *markdown_list(sweep_notes(sweep)),
     ]
-    lines += markdown_list(sweep_notes(sweep))
     doubt = front.speed_doubt(sweep)
-
+    warning = f" Unreliable speeds: {doubt}." if doubt else ""
     for name, study in searches(sweep).items():
-        of = f" ({name})" if len(sweep.targets) > 1 else ""
-        rows = [
-            [str(t.number), sweep.label(t.params), *(f"{v:.4g}" for v in t.values)]
-            for t in best_trials(sweep, study)
-        ]
+        arm = markdown_line(f" ({name})") if sweep.has_several_targets else ""
         lines += [
             "",
-            f"## The front that the search saw{markdown_line(of)}",
+            f"## The front that the search saw{arm}",
             "",
-            "One seed each, chosen by these numbers: no result."
-            + (f" Unreliable speeds: {doubt}." if doubt else ""),
+            f"One seed each, chosen by these numbers: no result.{warning}",
             "",
-        ]
-        lines += markdown_table(["trial", "setting", *(o.metric for o in sweep.objectives)], rows)
-        shares = [[path, f"{share:.2f}"] for path, share in importances(study).items()]
-        lines += [
+            *_front_table(sweep, study),
             "",
-            f"## Importances{markdown_line(of)}",
+            f"## Importances{arm}",
             "",
-            *(markdown_table(["parameter", "share"], shares) if shares else ["Too few trials."]),
+            *_importance_table(study),
         ]
 
     return "\n".join([*lines, ""])
 
 
+def _front_table(sweep: Sweep, study: optuna.Study) -> list[str]:
+    """The trials on the front, as lines of Markdown."""
+    rows = []
+    for trial in best_trials(sweep, study):
+        values = map("{:.4g}".format, trial.values)
+        rows.append([str(trial.number), sweep.label(trial.params), *values])
+
+    metrics = [objective.metric for objective in sweep.objectives]
+    return markdown_table(["trial", "setting", *metrics], rows)
+
+
+def _importance_table(study: optuna.Study) -> list[str]:
+    """The importances of the parameters, as lines of Markdown."""
+    shares = [[path, f"{share:.2f}"] for path, share in importances(study).items()]
+    return markdown_table(["parameter", "share"], shares) if shares else ["Too few trials."]
+
+
 def trials_csv(sweep: Sweep) -> str:
     """One row a trial: state, parameters, and every metric."""
-    trials = [(name, t) for name, study in searches(sweep).items() for t in finished_trials(study)]
-    metrics = sorted({m for _, t in trials for m in t.user_attrs.get("metrics", {})})
-    paths = [p.path for p in sweep.parameters]
-    rows = [["search", "trial", "state", *paths, *metrics, "saved_seconds", "reason"]]
+    records = []
+    metrics: set[str] = set()
+    for name, study in searches(sweep).items():
+        for trial in finished_trials(study):
+            measured = trial.user_attrs.get("metrics", {})
+            place = {"search": name, "trial": trial.number, "state": trial.state.name}
+            records.append({**trial.user_attrs, **measured, **trial.params, **place})
+            metrics.update(measured)
 
-    for name, t in trials:
-        measured, said = t.user_attrs.get("metrics", {}), t.user_attrs
-        cells = [*(t.params.get(p, "") for p in paths), *(measured.get(m, "") for m in metrics)]
-        rows.append(
-            [
-                name,
-                t.number,
-                t.state.name,
-                *cells,
-                said.get("saved_seconds", ""),
-                said.get("reason", ""),
-            ]
-        )
-
+    paths = [parameter.path for parameter in sweep.parameters]
+    columns = ["search", "trial", "state", *paths, *sorted(metrics), "saved_seconds", "reason"]
+    rows = [columns]
+    for record in records:
+        rows.append([record.get(column, "") for column in columns])
     return csv_text(rows)
 
 
 def best_settings(sweep: Sweep) -> dict[str, Any]:
-    """Target → choice → its setting and the re-run's means: what a table of arms at
-    their own best reads.
+    """Target → choice → its setting and the re-run's means; a table of arms at their own best
+    reads them.
     """
-    found: dict[str, Any] = {}
-    summary = rerun_means(sweep)
+    settings: dict[str, Any] = {}
+    metrics = metrics_shown(sweep)
     for again in repeats(sweep):
-        values, cell = summary[again.target.name, again.name], next(iter(again.cells.values()))
-        means = {
-            m: {"mean": i.mean, "half": i.half if i.n > 1 else None, "n": i.n}
-            for m, i in values.items()
-        }
-        sampler = vars(cell.recipe.sampler)
-        setting = {"setting": again.label, "sampler": sampler, "re-run": means}
-        found.setdefault(again.target.name, {})[again.name] = setting
+        means = {metric: _plain(mean) for metric, mean in again.means(metrics).items()}
+        job = next(iter(again.cells.values()))
+        setting = {"setting": job.label, "sampler": vars(job.recipe.sampler), "re-run": means}
+        settings.setdefault(again.target.name, {})[again.name] = setting
 
-    return found
+    return settings
+
+
+def _plain(mean: Interval) -> dict[str, Any]:
+    """An interval as JSON holds it, where an infinite half-width is null."""
+    return {"mean": mean.mean, "half": mean.half if mean.n > 1 else None, "n": mean.n}
 
 
 def write_sweep_report(sweep: Sweep) -> list[Path]:
@@ -298,15 +292,14 @@ def write_sweep_report(sweep: Sweep) -> list[Path]:
     write_atomically(folder / "table.md", sweep_markdown(sweep))
     write_atomically(folder / "table.csv", trials_csv(sweep))
     write_json(sweep.folder / "best.json", best_settings(sweep))
+
     paths = [folder / "table.md", folder / "table.csv", sweep.folder / "best.json"]
-    if any(feasible_trials(study) for study in searches(sweep).values()):
-        for name, draw in (
-            ("pareto", _pareto),
-            ("hypervolume", _hypervolume),
-            ("importances", _importances),
-        ):
-            _figure(sweep, draw, folder / f"{name}.png")
-            paths.append(folder / f"{name}.png")
+    if any(map(feasible_trials, searches(sweep).values())):
+        figures = {"pareto": _pareto, "hypervolume": _hypervolume, "importances": _importances}
+        for name, draw in figures.items():
+            path = folder / f"{name}.png"
+            _figure(sweep, draw, path)
+            paths.append(path)
 
     return paths
 
@@ -327,38 +320,27 @@ def _figure(sweep: Sweep, draw: Any, path: Path) -> None:
 
 
 def _pareto(ax: Any, sweep: Sweep) -> None:
-    """All trials, the front, and the re-run's means with their intervals; by trial number where
-    there is one objective.
+    """Draw all trials, the front, and the means of the re-runs with their intervals; by trial
+    number where there is one objective.
     """
     several = len(sweep.objectives) > 1
     doubt = front.speed_doubt(sweep) if several else ""
-    for i, (name, study) in enumerate(searches(sweep).items()):
-        points, best = feasible_trials(study), best_trials(sweep, study)
-        if not points:
-            continue
+    line, label = "o-", "the front that the search saw"
+    if doubt:
+        line, label = "o", "unreliable speeds: no front"
 
-        at = lambda t: (t.values[1] if several else t.number, t.values[0])  # noqa: E731
-        ax.plot(
-            *zip(*map(at, points), strict=True),
-            "o",
-            color=f"C{i}",
-            alpha=0.3,
-            markersize=4,
-            label=f"{name}: trials",
-        )
-        line, label = (
-            ("o", "unreliable speeds: no front")
-            if doubt
-            else ("o-", "the front that the search saw")
-        )
-        ax.plot(
-            *zip(*sorted(map(at, best)), strict=True),
-            line,
-            color=f"C{i}",
-            linewidth=1,
-            markersize=5,
-            label=label,
-        )
+    def point(trial: FrozenTrial) -> tuple[float, float]:
+        return trial.values[1] if several else trial.number, trial.values[0]
+
+    for i, (name, study) in enumerate(searches(sweep).items()):
+        trials = feasible_trials(study)
+        if not trials:
+            continue
+        style: dict[str, Any] = {"color": f"C{i}"}
+        cloud = zip(*map(point, trials), strict=True)
+        best = zip(*sorted(map(point, best_trials(sweep, study))), strict=True)
+        ax.plot(*cloud, "o", alpha=0.3, markersize=4, label=f"{name}: trials", **style)
+        ax.plot(*best, line, linewidth=1, markersize=5, label=label, **style)
 
     if several:
         _reruns(ax, sweep)
@@ -368,23 +350,31 @@ def _pareto(ax: Any, sweep: Sweep) -> None:
 
 
 def _reruns(ax: Any, sweep: Sweep) -> None:
-    """The means of the re-runs; intervals of few seeds may leave the axes, which
-    keep the points in view.
+    """Draw the means of the re-runs. The axes keep the points in view; intervals of few seeds may
+    leave them.
     """
-    first, second = (o.metric for o in sweep.objectives[:2])
-    ends = [
-        (v[second], v[first]) for v in rerun_means(sweep).values() if first in v and second in v
-    ]
-    ax.plot([x.mean for x, _ in ends], [y.mean for _, y in ends], "D", color="black", markersize=5)
-    view = ax.axis()
-    for n, (x, y) in enumerate(ends):
-        spread = [i.half if i.n > 1 else 0.0 for i in (y, x)]
-        label = "re-run, mean ± 95 %" if n == 0 else None
-        ax.errorbar(
-            x.mean, y.mean, *spread, fmt="D", color="black", markersize=5, capsize=3, label=label
-        )
+    vertical, horizontal = sweep.metrics[:2]
+    means = []
+    for values in rerun_means(sweep).values():
+        if vertical in values and horizontal in values:
+            means.append((values[horizontal], values[vertical]))
 
+    style: dict[str, Any] = {"color": "black", "markersize": 5}
+    for x, y in means:
+        ax.plot(x.mean, y.mean, "D", **style)
+    view = ax.axis()
+
+    label: str | None = "re-run, mean ± 95 %"
+    for x, y in means:
+        spread = _finite_half(y), _finite_half(x)
+        ax.errorbar(x.mean, y.mean, *spread, fmt="D", capsize=3, label=label, **style)
+        label = None
     ax.axis(view)
+
+
+def _finite_half(mean: Interval) -> float:
+    """Half-width of an interval; 0 where one value has none."""
+    return mean.half if mean.n > 1 else 0.0
 
 
 def _axis(sweep: Sweep, i: int) -> str:
@@ -393,44 +383,36 @@ def _axis(sweep: Sweep, i: int) -> str:
 
 
 def _hypervolume(ax: Any, sweep: Sweep) -> None:
+    style: dict[str, Any] = {"where": "post", "markersize": 3}
     for i, (name, study) in enumerate(searches(sweep).items()):
         trials = ended_trials(feasible_trials(study))
-        begun = min(
-            (t.datetime_start for t in study.get_trials(deepcopy=False) if t.datetime_start),
-            default=None,
-        )
-        minutes = [
-            (t.datetime_complete - begun).total_seconds() / 60
-            for t in trials
-            if t.datetime_complete and begun
-        ]
-        ax.step(
-            minutes,
-            volumes(sweep, trials)[0],
-            "o-",
-            where="post",
-            markersize=3,
-            color=f"C{i}",
-            label=name,
-        )
+        growth, _ = volumes(sweep, trials)
+        ax.step(_minutes(study, trials), growth, "o-", color=f"C{i}", label=name, **style)
 
     ax.set_xlabel("minutes since the first trial began")
     ax.set_ylabel("hypervolume")
     ax.legend(fontsize=7)
 
 
+def _minutes(study: optuna.Study, trials: list[FrozenTrial]) -> list[float]:
+    """Minutes from the start of the study's first trial to the end of each trial."""
+    starts = filter(None, map(attrgetter("datetime_start"), study.get_trials(deepcopy=False)))
+    first = min(starts, default=None)
+    ends = map(attrgetter("datetime_complete"), trials)
+    return [(end - first).total_seconds() / 60 for end in ends]
+
+
 def _importances(ax: Any, sweep: Sweep) -> None:
-    found = {name: importances(study) for name, study in searches(sweep).items()}
-    paths = list(
-        reversed(list(dict.fromkeys(path for shares in found.values() for path in shares)))
-    )
-    height = 0.8 / len(found)
+    shares = {name: importances(study) for name, study in searches(sweep).items()}
+    paths = list(dict.fromkeys(itertools.chain.from_iterable(shares.values())))[::-1]
+    height = 0.8 / len(shares)
+    rows = np.arange(len(paths))
 
-    for i, (name, shares) in enumerate(found.items()):
-        at = [y + i * height for y in range(len(paths))]
-        ax.barh(at, [shares.get(path, 0.0) for path in paths], height, color=f"C{i}", label=name)
+    for i, (name, by_path) in enumerate(shares.items()):
+        widths = [by_path.get(path, 0.0) for path in paths]
+        ax.barh(rows + i * height, widths, height, color=f"C{i}", label=name)
 
-    ax.set_yticks([y + height * (len(found) - 1) / 2 for y in range(len(paths))], paths)
+    ax.set_yticks(rows + height * (len(shares) - 1) / 2, paths)
     ax.set_xlabel("importance (PED-ANOVA)" if paths else "too few trials to tell")
     if paths:
         ax.legend(fontsize=7)
@@ -438,13 +420,10 @@ def _importances(ax: Any, sweep: Sweep) -> None:
 
 def trial_line(sweep: Sweep, study: optuna.Study, trial: FrozenTrial) -> Text:
     """A finished trial in a line."""
-    name = (
-        f"{study.study_name} {trial.number}" if len(sweep.targets) > 1 else f"trial {trial.number}"
-    )
-    label = f"{name}: {sweep.label(trial.params)}"
+    search = study.study_name if sweep.has_several_targets else "trial"
+    label = f"{search} {trial.number}: {sweep.label(trial.params)}"
     if trial.state == TrialState.COMPLETE:
-        said = [f"{o.metric} {v:.4g}" for o, v in zip(sweep.objectives, trial.values, strict=True)]
-        return Text(f"{label}: {', '.join(said)}")
+        return Text(f"{label}: {sweep.objectives_text(trial.values)}")
 
     reason = f"{label}: {trial.user_attrs['reason']}"
     return Text(f"stopped {reason}") if trial.state == TrialState.PRUNED else failure_line(reason)

@@ -8,7 +8,6 @@ sampler.steps: {int: [2, 16], when: {outer: masked}}       active only where ano
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -32,19 +31,17 @@ Whole = tuple[int, int]
 
 @dataclass(frozen=True)
 class Dimension:
-    """Where to look for the best value of one key: a range of numbers or a choice, one of the four.
+    """The range or the choices of one searched key: exactly one of float, log, int, categorical.
 
     Arguments:
-        float: [low, high].
-        log: [low, high] on a logarithmic scale, low above 0.
-        int: [low, high], whole numbers.
-        categorical: a list of different values, or names and values, as in {small: {…},
-            large: {…}}; one or more.
-        when: another searched key → the choice, or list of choices, with which this key is
-            searched; always by default.
+        float: The range [low, high] of a number, on a linear scale.
+        log: The range [low, high] of a number, on a logarithmic scale; low is above 0.
+        int: The range [low, high] of a whole number, both ends included.
+        categorical: A list of one or more different values, or a mapping of names to values.
+        when: Other searched keys → the choice or choices under which this key is searched.
 
     Raises:
-        ValueError: if not one of the four is given, or it is empty.
+        ValueError: if not exactly one of the four is set, or its range is empty.
     """
 
     float: Numbers | None = None
@@ -95,7 +92,7 @@ class Dimension:
 
     @property
     def distribution(self) -> BaseDistribution:
-        """Where Optuna looks."""
+        """The range or the choices, as Optuna holds them."""
         if self.categorical:
             return CategoricalDistribution(tuple(self.choices))
         if self.int:
@@ -109,9 +106,10 @@ class Parameter:
     """One dimension of the search space.
 
     Arguments:
-        path: the recipe's key; distribution: where Optuna looks.
-        choices: name → value of a categorical parameter; empty for a number.
-        when: path of another parameter → its values under which this one is active.
+        path: The recipe's key.
+        distribution: The range or the choices, as Optuna holds them.
+        choices: Name → value of a categorical parameter; empty for a number.
+        when: Path of another parameter → its values under which this one is active.
     """
 
     path: str
@@ -119,12 +117,20 @@ class Parameter:
     choices: dict[Any, Any]
     when: dict[str, tuple[Any, ...]]
 
+    @property
+    def last_word(self) -> str:
+        """The last word of the recipe's key."""
+        return self.path.split(".")[-1]
+
     def active(self, values: Mapping[str, Any]) -> bool:
-        return all(
-            path in values and values[path] in allowed for path, allowed in self.when.items()
-        )
+        """Whether the parameter is searched, by the values of those before it."""
+        for path, allowed in self.when.items():
+            if path not in values or values[path] not in allowed:
+                return False
+        return True
 
     def suggest(self, trial: Trial) -> Any:
+        """A value of the trial for this parameter."""
         d = self.distribution
         if isinstance(d, FloatDistribution):
             return trial.suggest_float(self.path, d.low, d.high, log=d.log)
@@ -136,49 +142,30 @@ class Parameter:
     def extremes(self) -> list[Any]:
         """Every choice, or the lowest and the highest number."""
         d = self.distribution
-        return (
-            [d.low, d.high]
-            if isinstance(d, FloatDistribution | IntDistribution)
-            else list(self.choices)
-        )
+        if isinstance(d, FloatDistribution | IntDistribution):
+            return [d.low, d.high]
+        return list(self.choices)
 
 
 def read_parameters(search: Mapping[str, Dimension]) -> tuple[Parameter, ...]:
     """The parameters, each after those that its conditions name."""
-    waiting = {path: _parameter(path, dimension) for path, dimension in search.items()}
-    waiting = {path: replace(p, when=_by_name(p.when, waiting)) for path, p in waiting.items()}
-    for p in waiting.values():
-        for other, allowed in p.when.items():
-            _check_condition(p.path, other, allowed, waiting)
+    declared = {path: _parameter(path, dimension) for path, dimension in search.items()}
+    waiting: dict[str, Parameter] = {}
+    for path, parameter in declared.items():
+        waiting[path] = replace(parameter, when=_conditions(parameter, declared))
 
-    found: dict[str, Parameter] = {}
-    while ready := [
-        p for p in waiting.values() if p.path not in found and set(p.when) <= set(found)
-    ]:
-        found |= {p.path: p for p in ready}
+    ordered: dict[str, Parameter] = {}
+    while ready := {path: p for path, p in waiting.items() if p.when.keys() <= ordered.keys()}:
+        ordered |= ready
+        waiting = {path: p for path, p in waiting.items() if path not in ready}
 
-    if cycle := sorted(set(waiting) - set(found)):
+    if waiting:
+        path = min(waiting)
         raise ConfigError(
-            f"search.{cycle[0]}.when: waits for itself, by way of "
-            f"{', '.join(waiting[cycle[0]].when)}"
+            f"search.{path}.when: waits for itself, by way of {', '.join(waiting[path].when)}"
         )
 
-    return tuple(found.values())
-
-
-def _by_name(
-    when: dict[str, tuple[Any, ...]], known: dict[str, Parameter]
-) -> dict[str, tuple[Any, ...]]:
-    """Conditions with the names that choices have: 1 names the choice "1"."""
-    named: dict[str, tuple[Any, ...]] = {}
-    for path, values in when.items():
-        names = known[path].choices if path in known else {}
-        same = {
-            str(v): [n for n in names if isinstance(n, str) and is_yaml_for(n, v)] for v in values
-        }
-        named[path] = tuple(same[str(v)][0] if len(same[str(v)]) == 1 else v for v in values)
-
-    return named
+    return tuple(ordered.values())
 
 
 def _parameter(path: str, dimension: Dimension) -> Parameter:
@@ -186,55 +173,74 @@ def _parameter(path: str, dimension: Dimension) -> Parameter:
         raise ConfigError(
             f"search.{path}: decides what is measured, not what is designed; it cannot be searched"
         )
-    conditions = {
-        key: tuple(v) if isinstance(v, list) else (v,) for key, v in dimension.when.items()
-    }
+
+    conditions: dict[str, tuple[Any, ...]] = {}
+    for key, value in dimension.when.items():
+        conditions[key] = tuple(value) if isinstance(value, list) else (value,)
     return Parameter(path, dimension.distribution, dimension.choices, conditions)
 
 
-def _check_condition(
-    path: str, other: str, allowed: tuple[Any, ...], known: dict[str, Parameter]
-) -> None:
-    if other not in known:
-        raise ConfigError(
-            f"search.{path}.when.{other}: is not searched{did_you_mean(other, list(known))}"
-        )
+def _conditions(
+    parameter: Parameter, parameters: Mapping[str, Parameter]
+) -> dict[str, tuple[Any, ...]]:
+    """The parameter's conditions, checked, by the names of the choices: 1 names the choice "1".
 
-    choices = known[other].choices
-    if not allowed:
-        raise ConfigError(f"search.{path}.when.{other}: names no value")
-    if absent := [
-        value for value in allowed if isinstance(value, dict | list) or value not in choices
-    ]:
-        there = ", ".join(map(str, choices)) or "a number, which is no choice"
-        raise ConfigError(
-            f"search.{path}.when.{other}: {absent[0]!r} is none of its choices ({there});"
-            f" search.{path}=null leaves {path} out"
-        )
+    Raises:
+        ConfigError: naming a condition on what is not searched, or is none of its choices.
+    """
+    conditions = {}
+    for path, values in parameter.when.items():
+        key = f"search.{parameter.path}.when.{path}"
+        if path not in parameters:
+            raise ConfigError(f"{key}: is not searched{did_you_mean(path, list(parameters))}")
+        if not values:
+            raise ConfigError(f"{key}: names no value")
+
+        choices = parameters[path].choices
+        conditions[path] = tuple(_choice(value, choices) for value in values)
+        for choice in conditions[path]:
+            if isinstance(choice, dict | list) or choice not in choices:
+                names = ", ".join(map(str, choices)) or "a number, which is no choice"
+                raise ConfigError(
+                    f"{key}: {choice!r} is none of its choices ({names});"
+                    f" search.{parameter.path}=null leaves {parameter.path} out"
+                )
+
+    return conditions
+
+
+def _choice(value: Any, choices: Mapping[Any, Any]) -> Any:
+    """The one name among the choices that YAML reads as the value; else the value itself."""
+    names = [name for name in choices if isinstance(name, str) and is_yaml_for(name, value)]
+    return names[0] if len(names) == 1 else value
 
 
 def corners(parameters: tuple[Parameter, ...]) -> list[dict[str, Any]]:
-    """Settings that show each extreme of each parameter, the others at their first value where its
-    conditions leave it.
+    """Settings that show each extreme of each parameter; the other parameters take their first
+    value that its conditions allow.
     """
-    found = []
-    by_path = {p.path: p for p in parameters}
-    for p, extreme in itertools.chain.from_iterable(
-        [(p, e) for e in p.extremes] for p in parameters
-    ):
-        fixed = _required(p, by_path) | {p.path: extreme}
-        values: dict[str, Any] = {}
-        for other in parameters:
-            if other.active(values):
-                values[other.path] = fixed.get(other.path, other.extremes[0])
-        found.append(values)
+    by_path = {parameter.path: parameter for parameter in parameters}
+    settings = []
+    for parameter in parameters:
+        for extreme in parameter.extremes:
+            fixed = _required(parameter, by_path) | {parameter.path: extreme}
+            settings.append(_setting(parameters, fixed))
 
-    return found
+    return settings
 
 
-def _required(p: Parameter, by_path: dict[str, Parameter]) -> dict[str, Any]:
+def _setting(parameters: tuple[Parameter, ...], fixed: Mapping[str, Any]) -> dict[str, Any]:
+    """Fixed values, and the first value of every other active parameter."""
+    values: dict[str, Any] = {}
+    for parameter in parameters:
+        if parameter.active(values):
+            values[parameter.path] = fixed.get(parameter.path, parameter.extremes[0])
+    return values
+
+
+def _required(parameter: Parameter, by_path: dict[str, Parameter]) -> dict[str, Any]:
     """The choices under which a parameter is active."""
-    found: dict[str, Any] = {}
-    for path, allowed in p.when.items():
-        found |= _required(by_path[path], by_path) | {path: allowed[0]}
-    return found
+    values: dict[str, Any] = {}
+    for path, allowed in parameter.when.items():
+        values |= _required(by_path[path], by_path) | {path: allowed[0]}
+    return values

@@ -1,4 +1,4 @@
-"""How far a sweep is: its trials, as Optuna's storage tells them, and the re-runs of the best.
+"""How far a sweep is: its trials, as Optuna's storage holds them, and the re-runs of the best.
 
     done       measured, or stopped early
     running    its worker lives
@@ -6,7 +6,7 @@
     failed     with its reason
     lost       its worker is gone: the next one tries its values again
 
-Which re-runs there will be is known when the search is over, and they are shown from then on.
+The re-runs are shown once the search has ended, which decides what is re-run.
 """
 
 from __future__ import annotations
@@ -32,56 +32,68 @@ _STATES = {
 
 def print_sweep_status(sweep: Sweep, watch: bool, machine: bool) -> int:
     """Print the status of a sweep, see `print_statuses`."""
-    return print_statuses(
-        sweep.name, lambda: retry_while_unavailable(lambda: sweep_statuses(sweep)), watch, machine
-    )
+
+    def read() -> list[RunStatus]:
+        return retry_while_unavailable(lambda: sweep_statuses(sweep))
+
+    return print_statuses(sweep.name, read, watch, machine)
 
 
 def sweep_statuses(sweep: Sweep) -> list[RunStatus]:
-    """What is known of each trial, and of each re-run."""
-    cells = [cell for target in sweep.targets for cell in _trials(sweep, target)]
-    if any(cell.state in ("running", "waiting", "lost") for cell in cells):
-        return cells
-    return cells + _repeats(sweep)
+    """The status of each trial, and of each re-run once the search has ended."""
+    statuses: list[RunStatus] = []
+    for target in sweep.targets:
+        statuses += _trial_statuses(sweep, target)
+
+    if {"running", "waiting", "lost"}.intersection(status.state for status in statuses):
+        return statuses
+    return statuses + _rerun_statuses(sweep)
 
 
-def _trials(sweep: Sweep, target: Target) -> list[RunStatus]:
-    study, seed = open_search(sweep, target), sweep.recipe(target, {}).seed
-    gone = {trial.number for trial in lost_trials(sweep, study).values()}
-    trials = [trial for trial in study.get_trials(deepcopy=False) if not is_replaced(trial)]
-    cells = [_cell(study, trial, seed, trial.number in gone) for trial in trials]
-    over = seconds_spent(sweep) >= 3600 * sweep.hours
-    unasked = 0 if over else sweep.trials - len(cells)
-    return cells + [RunStatus(f"{study.study_name} trial", seed, "", "waiting")] * unasked
+def _trial_statuses(sweep: Sweep, target: Target) -> list[RunStatus]:
+    study = open_search(sweep, target)
+    seed = sweep.recipe(target, {}).seed
+    lost = lost_trials(sweep, study).values()
+    lost_numbers = {trial.number for trial in lost}
+
+    statuses = []
+    for trial in study.get_trials(deepcopy=False):
+        if not is_replaced(trial):
+            statuses.append(_trial_status(study, trial, seed, trial.number in lost_numbers))
+
+    if seconds_spent(sweep) < 3600 * sweep.hours:
+        waiting = RunStatus(f"{study.study_name} trial", seed, "", "waiting")
+        statuses += [waiting] * (sweep.trials - len(statuses))
+    return statuses
 
 
-def _cell(study: optuna.Study, trial: FrozenTrial, seed: int, gone: bool) -> RunStatus:
-    told, state = trial.user_attrs, "lost" if gone else _STATES[trial.state]
-    folder = told.get("folder", "")
-    base = {"arm": f"{study.study_name} trial {trial.number}", "folder": folder, "state": state}
+def _trial_status(study: optuna.Study, trial: FrozenTrial, seed: int, is_lost: bool) -> RunStatus:
+    attributes = trial.user_attrs
+    name = f"{study.study_name} trial {trial.number}"
+    folder = attributes.get("folder", "")
+    state = "lost" if is_lost else _STATES[trial.state]
 
     if state in ("running", "lost"):
         since = f"{trial.datetime_start:%F %T}" if trial.datetime_start else ""
-        return RunStatus(
-            **base, seed=seed, where=told.get("worker", ""), since=since, **progress(Path(folder))
-        )
+        worker = attributes.get("worker", "")
+        step = progress(Path(folder))
+        return RunStatus(name, seed, folder, state, where=worker, since=since, **step)
 
-    return RunStatus(**base, seed=seed, reason=told.get("reason", "") if state == "failed" else "")
+    reason = attributes.get("reason", "") if state == "failed" else ""
+    return RunStatus(name, seed, folder, state, reason=reason)
 
 
-def _repeats(sweep: Sweep) -> list[RunStatus]:
-    cells = []
+def _rerun_statuses(sweep: Sweep) -> list[RunStatus]:
+    statuses = []
     for again in repeats(sweep):
-        for seed, cell in again.cells.items():
-            arm, folder = f"{again.target.name} re-run of {again.name}", str(cell.folder.path)
-            asked = {
-                "arm": arm,
-                "seed": seed,
-                "folder": folder,
-                "evaluations": [cell.recipe.evaluation_signature],
-            }
-            cells.append(
-                RunStatus(arm, seed, folder, "done") if seed in again.results else run_status(asked)
-            )
+        name = f"{again.target.name} re-run of {again.name}"
+        for seed, job in again.cells.items():
+            folder = str(job.folder.path)
+            evaluations = [job.recipe.evaluation_signature]
+            cell = {"arm": name, "seed": seed, "folder": folder, "evaluations": evaluations}
+            if seed in again.results:
+                statuses.append(RunStatus(name, seed, folder, "done"))
+            else:
+                statuses.append(run_status(cell))
 
-    return cells
+    return statuses

@@ -1,15 +1,15 @@
-"""A checked sweep: what is searched, by what it is judged, and when it ends. Its file is
-described in `sweep_file.py`.
+"""A checked sweep: what is searched, by what it is judged, and when it ends.
 
-A trial's values are overrides of a recipe, so trials that differ only in the
-sampler share one training.
+`sweep_file.py` describes its file. A trial's values are overrides of a recipe, so trials that
+differ only in the sampler share one training.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,14 +27,14 @@ from ..files.workspace import HERE
 from ..metrics import BITS
 from ..runs.folder import RunFolder, open_run_folder, slug
 from ..study.override import unused_overrides, value_at
-from ..study.plan import Plan, read_plan
+from ..study.plan import Arm, Plan, read_plan
 from ..training.warm_start import matching_weights
 from .space import Parameter, corners, read_parameters
 from .sweep_file import EarlyStopping, Objective, SweepFile, read_file
 
 TUNING_SEED = 2**31
-"""Added to evaluation.seed while a finished run's sampler is tuned: no image that tunes is
-one that is reported.
+"""Offset of evaluation.seed while a finished run's sampler is tuned, so that no image that tunes
+is reported.
 """
 _APART = 10**6  # between the images of two repeats of one run's evaluation
 
@@ -44,8 +44,9 @@ class Target:
     """What is searched for a best setting: a recipe, a finished run, or an arm of a study.
 
     Arguments:
-        name: of it, and of its Optuna study; content: the recipe as plain data.
-        runs: seed → finished run; empty where the search trains.
+        name: The name of the target and of its Optuna study.
+        content: The recipe as plain data.
+        runs: Seed → finished run; empty where the search trains.
     """
 
     name: str
@@ -63,11 +64,13 @@ class EvaluationJob:
 
     @property
     def key(self) -> str:
+        """The job's name on a server."""
         recipe = self.recipe
         return f"{recipe.training_signature}-{recipe.seed}-{recipe.evaluation_signature}"
 
     @property
     def done(self) -> bool:
+        """Whether the run is trained and this evaluation reported."""
         return self.folder.done and bool(self.folder.report(self.recipe))
 
 
@@ -76,8 +79,9 @@ class Sweep:
     """A checked sweep; the fields are the file's keys, see `SweepFile`.
 
     Arguments:
-        subject: base, run or study: what the file names; targets: it as recipes.
-        unreached: lines that tell which overrides some choices do not have.
+        subject: The key that names what is searched: base, run or study.
+        targets: What is searched, as recipes.
+        unreached: Lines that name the overrides which some choices ignore.
     """
 
     name: str
@@ -101,19 +105,37 @@ class Sweep:
         return HERE.studies / self.name
 
     @property
+    def has_several_targets(self) -> bool:
+        return len(self.targets) > 1
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics that judge trials: the objectives, then those with a ceiling."""
+        return [objective.metric for objective in self.objectives] + list(self.constraints)
+
+    @property
     def timed(self) -> bool:
-        """Whether a trial is judged by what only the pass alone on the machine measures."""
-        metrics = [o.metric for o in self.objectives] + list(self.constraints)
-        return any(m.startswith(("speed/", "cost/")) and m != "cost/parameters" for m in metrics)
+        """Whether a metric that judges trials is measured while nothing else uses the machine."""
+        metrics = set(self.metrics) - {"cost/parameters"}
+        return any(metric.startswith(("speed/", "cost/")) for metric in metrics)
 
     @property
     def fingerprint(self) -> str:
-        """Of everything that trials of one search must share."""
+        """A hash of everything that the trials of one search must share."""
         targets = [(target.name, target.content) for target in self.targets]
         stopping = astuple(self.early_stopping) if self.early_stopping else None
         rules = [self.constraints, self.algorithm, self.pruner, stopping]
-        said = [self.subject, targets, repr(self.parameters), repr(self.objectives), rules]
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:8]
+        content = [self.subject, targets, repr(self.parameters), repr(self.objectives), rules]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+
+    def costs(self, values: Iterable[float]) -> list[float]:
+        """Values of the objectives as something to minimise; the same maps costs to values."""
+        return [o.cost(value) for o, value in zip(self.objectives, values, strict=True)]
+
+    def objectives_text(self, values: Iterable[float]) -> str:
+        """Values of the objectives as text, each with its metric."""
+        pairs = zip(self.objectives, values, strict=True)
+        return ", ".join(f"{objective.metric} {value:.4g}" for objective, value in pairs)
 
     def suggest(self, trial: Trial) -> dict[str, Any]:
         """A value, or the name of a choice, for every parameter that is active."""
@@ -138,59 +160,57 @@ class Sweep:
         return parse_recipe(content)
 
     def trial_cell(self, target: Target, values: Mapping[str, Any]) -> EvaluationJob:
-        """What a trial trains and evaluates. A finished run is tuned on images that
-        its report never sees.
+        """The training and evaluation of a trial. A finished run is tuned on images that its
+        report never uses.
         """
         recipe = self.recipe(target, values)
+        label = self.label(values)
         if target.runs:
             seed = (recipe.evaluation.seed + TUNING_SEED) % 2**32
-            recipe = replace(recipe, evaluation=replace(recipe.evaluation, seed=seed))
-            return EvaluationJob(target.runs[recipe.seed], recipe, self.label(values))
+            return EvaluationJob(target.runs[recipe.seed], _reseeded(recipe, seed), label)
 
-        training = {
-            path: value for path, value in values.items() if not path.startswith("sampler.")
-        }
-
-        return EvaluationJob(
-            RunFolder.of(recipe, (self.label(training) or self.name)[:80]),
-            recipe,
-            self.label(values),
-        )
+        trained = [path for path in values if not path.startswith("sampler.")]
+        training = self.label({path: values[path] for path in trained})
+        return EvaluationJob(RunFolder.of(recipe, (training or self.name)[:80]), recipe, label)
 
     def repeats(self, target: Target, values: Mapping[str, Any]) -> dict[int, EvaluationJob]:
-        """Seed → what is reported of a setting: trainings of other seeds, or other
-        images of a finished run.
+        """Seed → a repeat of a setting: a training under another seed, or other images of a
+        finished run.
         """
-        recipe, label = self.recipe(target, values), self.label(values)
+        recipe = self.recipe(target, values)
+        label = self.label(values)
+        jobs = {}
         if self.subject == "run":
-            (folder,), e = target.runs.values(), recipe.evaluation
-            others = {
-                seed: replace(e, seed=(e.seed + seed * _APART) % 2**32) for seed in self.seeds
-            }
-            return {
-                seed: EvaluationJob(folder, replace(recipe, evaluation=e), label)
-                for seed, e in others.items()
-            }
+            (folder,) = target.runs.values()
+            for seed in self.seeds:
+                images = (recipe.evaluation.seed + seed * _APART) % 2**32
+                jobs[seed] = EvaluationJob(folder, _reseeded(recipe, images), label)
+            return jobs
 
-        recipes = {seed: replace(recipe, seed=seed) for seed in target.runs or self.seeds}
-        return {
-            seed: EvaluationJob(target.runs.get(seed) or RunFolder.of(r, label[:80]), r, label)
-            for seed, r in recipes.items()
-        }
+        for seed in target.runs or self.seeds:
+            repeat = replace(recipe, seed=seed)
+            folder = target.runs.get(seed) or RunFolder.of(repeat, label[:80])
+            jobs[seed] = EvaluationJob(folder, repeat, label)
+        return jobs
 
     def label(self, values: Mapping[str, Any]) -> str:
         """The values as text, by the last words of their keys where those differ."""
-        last = [p.path.split(".")[-1] for p in self.parameters]
-        names = {
-            p.path: p.path if last.count(n) > 1 else n
-            for p, n in zip(self.parameters, last, strict=True)
-        }
-        texts = {
-            path: f"{value:.4g}" if isinstance(value, float) else short_value(value)
-            for path, value in values.items()
-        }
+        counts = Counter(parameter.last_word for parameter in self.parameters)
+        names = {}
+        for parameter in self.parameters:
+            word = parameter.last_word
+            names[parameter.path] = parameter.path if counts[word] > 1 else word
 
-        return ",".join(f"{names[path]}={text}" for path, text in texts.items())
+        texts = []
+        for path, value in values.items():
+            text = f"{value:.4g}" if isinstance(value, float) else short_value(value)
+            texts.append(f"{names[path]}={text}")
+        return ",".join(texts)
+
+
+def _reseeded(recipe: Recipe, seed: int) -> Recipe:
+    """The recipe with another seed of its evaluation."""
+    return replace(recipe, evaluation=replace(recipe.evaluation, seed=seed))
 
 
 def read_sweep(path: Path, overrides: dict[str, Any] | None = None) -> Sweep:
@@ -230,10 +250,10 @@ def read_sweep(path: Path, overrides: dict[str, Any] | None = None) -> Sweep:
 
 
 def _unreached(sweep: Sweep, changes: dict[str, Any]) -> tuple[str, ...]:
-    """Lines that tell which overrides do not reach which choices.
+    """Lines that name the overrides which some choices ignore.
 
     Raises:
-        ConfigError: if every choice of a key that is always searched is in the way of one.
+        ConfigError: if every choice of a key that is always searched ignores one.
     """
     lines = []
     for p in sweep.parameters:
@@ -245,9 +265,8 @@ def _unreached(sweep: Sweep, changes: dict[str, Any]) -> tuple[str, ...]:
                     f" such key; give other choices: 'search.{p.path}={{categorical: …}}'"
                 )
             if names:
-                lines.append(
-                    f"{key}={short_value(value_at(changes, key))} does not reach {', '.join(names)}"
-                )
+                value = short_value(value_at(changes, key))
+                lines.append(f"{key}={value} does not reach {', '.join(names)}")
 
     return tuple(lines)
 
@@ -255,14 +274,15 @@ def _unreached(sweep: Sweep, changes: dict[str, Any]) -> tuple[str, ...]:
 def _targets(
     path: Path, file: SweepFile, changes: dict[str, Any], name: str
 ) -> tuple[tuple[Target, ...], tuple[int, ...]]:
-    """What the file names, and the seeds of the re-run."""
+    """The targets that the file names, and the seeds of the re-run."""
     subject, place = file.subject
-    where = path.parent / place
+    source = path.parent / place
     if subject == "study":
-        plan = read_plan(where, changes)
-        return tuple(_arm(plan, i) for i in range(len(plan.arms))), plan.seeds
+        plan = read_plan(source, changes)
+        return tuple(_arm_target(plan, arm) for arm in plan.arms), plan.seeds
+
     if subject == "run":
-        folder = open_run_folder(where if where.exists() else Path(place))
+        folder = open_run_folder(source if source.exists() else Path(place))
         if not folder.done:
             raise ConfigError(
                 f"run: {folder.path} has not finished training; train it to its end first"
@@ -270,43 +290,47 @@ def _targets(
         data = merge(read_recipe(folder.path / "config.yaml"), changes)
         return (Target(name, data, {parse_recipe(data).seed: folder}),), file.repeats
 
-    data = merge(read_recipe(where), changes)
-    if data.get("seed", 0) in file.repeats:
+    data = merge(read_recipe(source), changes)
+    seed = data.get("seed", 0)
+    if seed in file.repeats:
         raise ConfigError(
-            f"seeds: {data.get('seed', 0)} is the search's own seed, whose numbers were chosen "
-            "for being good"
+            f"seeds: {seed} is the search's own seed, whose numbers were chosen for being good"
         )
     return (Target(name, data, {}),), file.repeats
 
 
-def _arm(plan: Plan, i: int) -> Target:
-    runs = {seed: plan.cell(plan.arms[i], seed)[0] for seed in plan.seeds}
-    for folder in runs.values():
+def _arm_target(plan: Plan, arm: Arm) -> Target:
+    runs = {}
+    for seed in plan.seeds:
+        folder, _ = plan.cell(arm, seed)
         if not folder.done:
             raise ConfigError(
-                f"study: {plan.arms[i].name} has not finished ({folder.path}); run arinar "
-                "ablate first"
+                f"study: {arm.name} has not finished ({folder.path}); run arinar ablate first"
             )
-    return Target(slug(plan.arms[i].name), to_plain(plan.arms[i].recipe), runs)
+        runs[seed] = folder
+
+    return Target(slug(arm.name), to_plain(arm.recipe), runs)
 
 
 def _check_space(sweep: Sweep, target: Target) -> None:
     """Build the corners of the space, one parameter at a time around the first of all values."""
-    wanted = {o.metric: "objectives" for o in sweep.objectives} | dict.fromkeys(
+    keys = dict.fromkeys(sweep.metrics, "objectives") | dict.fromkeys(
         sweep.constraints, "constraints"
     )
     if sweep.pruner == "median" or sweep.early_stopping:
-        wanted.setdefault(BITS, "early_stopping")
-    seen: set[tuple[str, str]] = set()
+        keys.setdefault(BITS, "early_stopping")
+
+    signatures: set[tuple[str, str]] = set()
     for values in corners(sweep.parameters):
         recipe = sweep.recipe(target, values)
         signature = (recipe.training_signature, recipe.evaluation_signature)
-        if signature in seen:
+        if signature in signatures:
             continue
-        seen.add(signature)
+
+        signatures.add(signature)
         experiment = build(recipe, "meta")
         matching_weights(recipe, experiment)
-        for metric, key in wanted.items():
+        for metric, key in keys.items():
             if not produces(recipe, experiment, metric):
                 raise ConfigError(
                     f"{key}: no run produces {metric} with {sweep.label(values) or target.name}"
@@ -319,29 +343,24 @@ def produces(recipe: Recipe, experiment: Experiment, metric: str) -> bool:
     if metric.startswith("quality/"):
         return source.digits
     if metric.startswith("val/gap"):
-        return (
-            model.likelihood != "none"
-            and source.log_prob(source.held_out[0][:1], source.held_out[1][:1]) is not None
-        )
-
+        images, labels = source.held_out
+        return model.likelihood != "none" and source.log_prob(images[:1], labels[:1]) is not None
     if metric == "val/bits_per_dim_error":
         return model.inner.likelihood == "estimate"
     if metric.startswith("val/bits_per_dim_at_"):
         delta = recipe.evaluation.resolution
-        level = delta is None and experiment.codec.box(source.held_out[0][:1]) is not None
-        return "pit" in model.inner.capabilities and (
-            level if metric.endswith("_level") else delta is not None
-        )
-
+        if "pit" not in model.inner.capabilities:
+            return False
+        if metric.endswith("_level"):
+            return delta is None and experiment.codec.box(source.held_out[0][:1]) is not None
+        return delta is not None
     if metric.startswith("components/"):
         return _mixes(experiment)
     return not metric.startswith(("val/", "train/")) or model.likelihood != "none"
 
 
 def _mixes(experiment: Experiment) -> bool:
-    """Whether the inner model's densities are mixtures, of which the weights of
-    components are told.
-    """
+    """Whether the inner model's densities are mixtures, whose component weights are reported."""
     model, d = experiment.model, experiment.codec.features
     z = torch.zeros(1, model.outer.context, device=experiment.device)
     density = model.inner(z).given(torch.zeros(1, d, device=experiment.device))

@@ -1,4 +1,4 @@
-"""A sweep file, as it is written and checked.
+"""A sweep file and its checks.
 
     question: What does speed cost in quality?
     base: ../experiments/digits.yaml           or, without any training, of a finished run or study:
@@ -19,7 +19,7 @@
     seeds: [1, 2, 3]
     storage: postgresql+psycopg://…
 
-`SweepFile` says what each key means, `Dimension` in `space.py` what stands below `search`.
+`SweepFile` describes each key, `Dimension` in `space.py` the entries of `search`.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class Objective:
     """A metric by which trials are judged.
 
     Arguments:
-        metric: its name in the report of a run, as in quality/fd_digits.
-        direction: the end of it that is better.
+        metric: The name of the metric in a run's report, as in quality/fd_digits.
+        direction: The direction in which the metric gets better.
 
     Raises:
         ValueError: if no run produces the metric.
@@ -72,16 +72,16 @@ class Objective:
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """Ends trainings that fall behind: our rule, for several objectives too, whose trials
-    Optuna does not prune.
+    """The rule that stops trainings which fall behind. It allows several objectives, for which
+    Optuna prunes nothing.
 
     Arguments:
-        after: share of the steps after which a training is judged, between 0 and 1.
-        worst: share of the finished trainings, between 0 and 1; a training whose val/bits_per_dim
-            is within the worst of them at its step is stopped.
+        after: The share of its steps, between 0 and 1, after which a training is judged.
+        worst: The share of the finished trainings, between 0 and 1. A training is stopped when its
+            val/bits_per_dim is within this worst share of theirs at the same step.
 
     Raises:
-        ValueError: naming the share that is none.
+        ValueError: naming a share that is not between 0 and 1.
     """
 
     after: float
@@ -98,26 +98,25 @@ class SweepFile:
     """A sweep: what is searched, by what it is judged, and when it ends.
 
     Arguments:
-        search: key of the recipe → where to look, one key or more, see `Dimension`.
-        objectives: one metric or more that trials are judged by.
-        base: the recipe that is varied, a path beside this file. One of base,
-            run and study is named.
-        run: folder of a finished run whose sampler is searched; nothing is trained.
-        study: file of a finished study; the sampler of each of its arms is searched on its own.
-        question: what the sweep answers, in one sentence.
-        constraints: metric → ceiling of its value; none by default.
-        algorithm: Optuna's, that proposes trials.
-        pruner: median is Optuna's, where val/bits_per_dim is the one objective.
-        early_stopping: ends trainings that fall behind; none by default.
-        trials: proposals, at least 1; for each arm where a study is named.
-        hours: no trial begins later, above 0; counted over all commands, without re-runs.
-        seeds: of the re-run of the best, different whole numbers from 0 to 2^32 - 1, none of them
-            the search's own; by default 1, 2, 3, and those of the study where one is named.
-        storage: address of the trials, which is never printed, see `study/optuna_storage.py`; a
-            local file by default.
+        search: The searched keys of the recipe, one or more, each with its range or choices.
+        objectives: The metrics that judge the trials, one or more.
+        base: The recipe that is varied, a path relative to this file. Exactly one of base, run
+            and study is set.
+        run: The folder of a finished run whose sampler is searched; nothing is trained.
+        study: The file of a finished study; the sampler of each arm is searched separately.
+        question: The question that the sweep answers, in one sentence.
+        constraints: Metrics → the highest value that each may have; no constraint by default.
+        algorithm: The algorithm of Optuna that proposes the trials.
+        pruner: The pruner of Optuna; median needs val/bits_per_dim as the only objective.
+        early_stopping: The rule that stops trainings which fall behind; no rule by default.
+        trials: The number of proposals, at least 1; with study, for each arm.
+        hours: The hours, above 0, after which no trial begins; all commands count, re-runs do not.
+        seeds: The seeds of the re-run of the best settings, different whole numbers from 0 to
+            2^32 - 1, without the seed of the search; 1, 2, 3 by default, the seeds of study if set.
+        storage: The address of the database of trials, never printed; a local file by default.
 
     Raises:
-        ValueError: naming the key whose value is out of its range, or does not go with another.
+        ValueError: naming the key whose value is out of its range, or conflicts with another key.
     """
 
     search: dict[str, Dimension]
@@ -168,8 +167,8 @@ class SweepFile:
 
     def _check_stopping(self) -> None:
         """Refuse to stop what is not trained, or in two ways."""
-        is_bits_alone = [(o.metric, o.maximize) for o in self.objectives] == [(BITS, False)]
-        if self.pruner == "median" and not is_bits_alone:
+        only_bits = self.objectives == (Objective(BITS, "minimize"),)
+        if self.pruner == "median" and not only_bits:
             raise ValueError(
                 f"pruner: median needs {BITS} as the one objective (Optuna prunes no others); use "
                 "early_stopping"
@@ -192,7 +191,7 @@ class SweepFile:
     @property
     def _subjects(self) -> dict[str, str]:
         named = {"base": self.base, "run": self.run, "study": self.study}
-        return {key: value for key, value in named.items() if value is not None}
+        return {key: path for key, path in named.items() if path is not None}
 
     @property
     def subject(self) -> tuple[str, str]:
@@ -206,7 +205,7 @@ class SweepFile:
 
 
 def _check_metric(key: str, metric: str) -> None:
-    names = [name for name, known in METRICS.items() if not known.published]
+    names = [name for name in METRICS if not METRICS[name].published]
     if metric not in names:
         hint = did_you_mean(metric, names) or "; as in quality/fd_digits"
         raise ValueError(f"{key}: no run produces {metric!r}{hint}")

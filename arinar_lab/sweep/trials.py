@@ -1,15 +1,15 @@
 """Workers of a sweep: take a trial → train → evaluate → tell Optuna, until none may begin;
 then re-run the best.
 
-Optuna's storage proposes and remembers, also what the re-runs measured; the run folders hold
-everything else. A worker takes a trial and the trial's own lock under one lock of the sweep, so a
-running trial whose lock is free (on a server: for a grace) has lost its worker: its parameters go
-back into the queue, at most three times. The sampler is made anew for each trial, seeded by how
-many there are, so that one worker proposes the same whether or not it was stopped in between.
-Machines that share no files each train what their trials need, and count their own hours.
+Optuna's storage proposes trials and holds their results and those of the re-runs; the run folders
+hold everything else. A worker takes a trial and the trial's own lock under one lock of the sweep. A
+running trial whose lock is free (on a server: for a grace) has therefore lost its worker, and its
+parameters return to the queue, at most three times. Each trial has a new sampler, whose seed is the
+number of trials, so a worker that was stopped proposes the same as one that was not. Machines that
+share no files each train what their trials need, and count their own hours.
 
-Optuna does not prune studies of several objectives. `early_stopping` is our own rule; it asks the
-finished trainings what their bits/dim were at the same step.
+Optuna does not prune studies of several objectives. The rule `early_stopping` is therefore this
+package's own: it compares a training with the bits/dim of the finished ones at the same step.
 """
 
 from __future__ import annotations
@@ -21,11 +21,10 @@ import os
 import platform
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -34,7 +33,7 @@ import sqlalchemy
 from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 
-from ..analysis.statistics import pareto_indices
+from ..analysis.statistics import Interval, interval, pareto_indices
 from ..errors import ConfigError, Diverged, StorageUnavailable
 from ..evaluation.evaluate import is_timed, measure_speed
 from ..files.locks import hold_lock
@@ -67,41 +66,40 @@ _abandoned_locks = AbandonedLocks()  # of trials on a server, as this process ha
 
 
 def open_search(sweep: Sweep, target: Target) -> optuna.Study:
-    """The target's trials, made if they are not there. One process makes them
+    """Open the target's trials, and create them where they are missing. One process creates them
     before the workers start.
 
     Raises:
         ConfigError: if they were begun under another file.
     """
-    trials_address(sweep)  # refuses an address that is none before a folder is made
+    address = trials_address(sweep)  # refuses a malformed address before a folder is made
     if any((sweep.folder / name).is_file() for name in ("arms.json", "cells.json")):
         raise _name_taken(sweep)
+
     (sweep.folder / "trials").mkdir(parents=True, exist_ok=True)
+    pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
+    if sweep.pruner == "median":
+        pruner = optuna.pruners.MedianPruner(_STARTUP)
     study = optuna.create_study(
         study_name=target.name if target.name == sweep.name else f"{sweep.name} {target.name}",
-        storage=open_storage(trials_address(sweep)),
-        directions=["maximize" if o.maximize else "minimize" for o in sweep.objectives],
+        storage=open_storage(address),
+        directions=[objective.direction for objective in sweep.objectives],
         load_if_exists=True,
-        pruner=optuna.pruners.MedianPruner(_STARTUP)
-        if sweep.pruner == "median"
-        else optuna.pruners.NopPruner(),
+        pruner=pruner,
     )
+
     if "file" in study.user_attrs:
         raise _name_taken(sweep)
-    begun = study.user_attrs.get("fingerprint", sweep.fingerprint)
-    if begun != sweep.fingerprint:
-        kept = (
-            f"the study {study.study_name!r} in {without_password(trials_address(sweep))}"
-            if is_shared(trials_address(sweep))
-            else "that folder"
-        )
-        raise ConfigError(
-            f"{sweep.folder}: was begun with another space, base or objectives; rename the file, "
-            f"or delete {kept}"
-        )
-
     if "fingerprint" not in study.user_attrs:
         study.set_user_attr("fingerprint", sweep.fingerprint)
+    elif study.user_attrs["fingerprint"] != sweep.fingerprint:
+        remains = "that folder"
+        if is_shared(address):
+            remains = f"the study {study.study_name!r} in {without_password(address)}"
+        raise ConfigError(
+            f"{sweep.folder}: was begun with another space, base or objectives; rename the file, "
+            f"or delete {remains}"
+        )
 
     return study
 
@@ -121,8 +119,8 @@ def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
     """Trials that count: measured, stopped, or failed with a reason (a lost one has none,
     and is tried again).
     """
-    over = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-    return [t for t in study.get_trials(deepcopy=False, states=over) if not is_replaced(t)]
+    states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+    return [t for t in study.get_trials(deepcopy=False, states=states) if not is_replaced(t)]
 
 
 def is_replaced(trial: FrozenTrial) -> bool:
@@ -131,16 +129,12 @@ def is_replaced(trial: FrozenTrial) -> bool:
 
 
 def _sampler(sweep: Sweep, seed: int) -> optuna.samplers.BaseSampler:
+    quarter = sweep.trials // 4
     if sweep.algorithm == "random":
         return optuna.samplers.RandomSampler(seed=seed)
     if sweep.algorithm == "nsga2":
-        return optuna.samplers.NSGAIISampler(
-            seed=seed, population_size=max(4, min(50, sweep.trials // 4))
-        )
-
-    return optuna.samplers.TPESampler(
-        seed=seed, n_startup_trials=max(4, min(10, sweep.trials // 4))
-    )
+        return optuna.samplers.NSGAIISampler(seed=seed, population_size=max(4, min(50, quarter)))
+    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(4, min(10, quarter)))
 
 
 def trial_lock(sweep: Sweep, study: optuna.Study, number: int) -> Path:
@@ -150,49 +144,57 @@ def trial_lock(sweep: Sweep, study: optuna.Study, number: int) -> Path:
 
 def claim_trial(sweep: Sweep, study: optuna.Study) -> tuple[optuna.Trial, ExitStack] | None:
     """Take the next trial, and its lock; None where none may begin."""
-    with shared_lock(trials_address(sweep), f"arinar: {sweep.name}", sweep.folder / ".lock"):
+    address = trials_address(sweep)
+    with shared_lock(address, f"arinar: {sweep.name}", sweep.folder / ".lock"):
         return_lost(sweep, study)
         states = Counter(t.state for t in study.get_trials(deepcopy=False))
         begun = len(finished_trials(study)) + states[TrialState.RUNNING]
-        if not states[TrialState.WAITING] and (
-            begun >= sweep.trials or seconds_spent(sweep) >= 3600 * sweep.hours
-        ):
+        is_over = begun >= sweep.trials or seconds_spent(sweep) >= 3600 * sweep.hours
+        if is_over and not states[TrialState.WAITING]:
             return None
 
-        study.sampler = _sampler(sweep, sum(states.values()))
+        study.sampler = _sampler(sweep, states.total())
         trial = study.ask()
         lock = ExitStack()
         file = trial_lock(sweep, study, trial.number)
-        lock.enter_context(shared_lock(trials_address(sweep), file.name, file))
+        lock.enter_context(shared_lock(address, file.name, file))
         return trial, lock
 
 
 def return_lost(sweep: Sweep, study: optuna.Study) -> None:
-    """Enqueue the parameters of every running trial whose worker is gone; the third
-    time it is set aside.
+    """Enqueue the parameters of every running trial whose worker is gone. The third loss ends the
+    trial.
     """
-    gone = lost_trials(sweep, study)
+    lost = lost_trials(sweep, study)
+    names = set(lost)
     if is_shared(trials_address(sweep)):
-        abandoned = _abandoned_locks.among(set(gone))
-        gone = {name: trial for name, trial in gone.items() if name in abandoned}
+        names = _abandoned_locks.among(names)
 
-    for trial in gone.values():
+    for name, trial in lost.items():
         tries = trial.user_attrs.get("tries", 1)
+        if name not in names:
+            continue
         if tries < _TRIES:
             hand_back(study, trial, {"tries": tries + 1})
-        else:
-            with contextlib.suppress(*_FINISHED):  # it has come back in time
-                study._storage.set_trial_user_attr(
-                    trial._trial_id, "reason", f"lost its worker {tries} times"
-                )
-                study.tell(trial.number, state=TrialState.FAIL)
+            continue
+        with contextlib.suppress(*_FINISHED):  # it has come back in time
+            study._storage.set_trial_user_attr(
+                trial._trial_id, "reason", f"lost its worker {tries} times"
+            )
+            study.tell(trial.number, state=TrialState.FAIL)
 
 
 def lost_trials(sweep: Sweep, study: optuna.Study) -> dict[str, FrozenTrial]:
     """Running trials whose lock nobody holds, by the names of the locks."""
-    trials = {trial_lock(sweep, study, trial.number): trial for trial in _running(study)}
-    free = free_locks(trials_address(sweep), {file.name: file for file in trials})
-    return {file.name: trial for file, trial in trials.items() if file.name in free}
+    trials: dict[str, FrozenTrial] = {}
+    files: dict[str, Path] = {}
+    for trial in _running(study):
+        file = trial_lock(sweep, study, trial.number)
+        trials[file.name] = trial
+        files[file.name] = file
+
+    free = free_locks(trials_address(sweep), files)
+    return {name: trial for name, trial in trials.items() if name in free}
 
 
 def _running(study: optuna.Study) -> list[FrozenTrial]:
@@ -215,8 +217,8 @@ def seconds_spent(sweep: Sweep) -> float:
 
 @contextmanager
 def _machine(sweep: Sweep, alone: bool) -> Iterator[None]:
-    """Work beside this sweep's other workers on this machine, or alone: then nobody begins, and who
-    works is waited for.
+    """Share this machine with the sweep's other workers, or have it alone: then no worker begins,
+    and those at work end first.
     """
     place = sweep.folder / f".{platform.node()}"
     with open(f"{place}.busy", "w", encoding="utf-8") as file:
@@ -226,56 +228,52 @@ def _machine(sweep: Sweep, alone: bool) -> Iterator[None]:
 
 
 def run_trial(sweep: Sweep, target: Target, study: optuna.Study, trial: optuna.Trial) -> None:
-    """Train what is not trained, measure, and tell Optuna."""
+    """Train and measure a trial, and tell Optuna how it ended."""
     try:
         cell = sweep.trial_cell(target, sweep.suggest(trial))
-        _note(
-            trial, {"folder": str(cell.folder.path), "worker": f"{platform.node()} {os.getpid()}"}
-        )
+        trial.set_user_attr("folder", str(cell.folder.path))
+        trial.set_user_attr("worker", f"{platform.node()} {os.getpid()}")
         say(f"{time.strftime('%T')} {study.study_name} {trial.number} {cell.label}")
         if not cell.folder.done and str(cell.folder.path) in _stopped(study):
             raise StoppedEarly("its training was stopped in an earlier trial")
+
         metrics = measure_job(sweep, target, cell, _watch(sweep, study, trial, cell))
-        values = [float(metrics[o.metric]) for o in sweep.objectives]
+        values = [float(metrics[objective.metric]) for objective in sweep.objectives]
         if not all(map(math.isfinite, values)):
             raise ValueError(f"not a finite number: {values}")
+
         retry_while_unavailable(lambda: _remember(sweep, trial, metrics, cell))
-        report_trial(study, trial, TrialState.COMPLETE, values)
+        _tell(study, trial, TrialState.COMPLETE, values)
     except optuna.exceptions.UpdateFinishedTrialError:
         say(
             f"{time.strftime('%T')} {trial.number} was given to another worker while this "
             "one was silent"
         )
     except (StoppedEarly, Diverged) as error:
-        saved = {"reason": _line(error), "saved_seconds": getattr(error, "saved", 0.0)}
-        report_trial(study, trial, TrialState.PRUNED, said=saved)
+        saved_seconds = getattr(error, "saved", 0.0)
+        reason = _line(error)
+        _tell(study, trial, TrialState.PRUNED, reason=reason, saved_seconds=saved_seconds)
     except FAULTS:  # the storage is gone for good: the trial counts as lost
         raise
     except Exception as error:
-        report_trial(
-            study,
-            trial,
-            TrialState.FAIL,
-            said={"reason": f"{type(error).__name__}: {_line(error)}"},
-        )
+        reason = f"{type(error).__name__}: {_line(error)}"
+        _tell(study, trial, TrialState.FAIL, reason=reason)
     except BaseException:  # the user stops: no try is spent on that
         hand_back(study, trial, {"tries": trial.user_attrs.get("tries", 1)})
         raise
 
 
-def report_trial(
+def _tell(
     study: optuna.Study,
     trial: optuna.Trial,
     state: TrialState,
-    values: float | list[float] | None = None,
-    said: Mapping[str, Any] = MappingProxyType({}),
+    values: list[float] | None = None,
+    **attributes: Any,
 ) -> None:
-    """Tell Optuna, with attributes. Who was silent for too long may have been given up
-    already, and is not heard.
-    """
+    """Tell Optuna how a trial ended. Where another worker has ended it already, nothing changes."""
 
     def act() -> None:
-        for name, value in said.items():
+        for name, value in attributes.items():
             trial.set_user_attr(name, value)
         study.tell(trial, values, state, skip_if_finished=True)
 
@@ -286,20 +284,14 @@ def report_trial(
 def _remember(
     sweep: Sweep, trial: optuna.Trial, metrics: dict[str, float], cell: EvaluationJob
 ) -> None:
-    """What the report and later trials ask of a measured trial, wherever they are."""
+    """Store what the report and later trials read of a measured trial, on any machine."""
     for metric, ceiling in sweep.constraints.items():
         trial.set_constraint(metric, metrics[metric] - ceiling)
-    curve = {
-        str(step): value
-        for step, name, value in read_metrics(cell.folder.path / "metrics.csv")
-        if name == BITS
-    }
-    _note(trial, {"metrics": metrics, "curve": curve})
 
-
-def _note(trial: optuna.Trial, said: dict[str, Any]) -> None:
-    for name, value in said.items():
-        trial.set_user_attr(name, value)
+    history = read_metrics(cell.folder.path / "metrics.csv")
+    curve = {str(step): value for step, name, value in history if name == BITS}
+    trial.set_user_attr("metrics", metrics)
+    trial.set_user_attr("curve", curve)
 
 
 def _line(error: Exception) -> str:
@@ -309,7 +301,7 @@ def _line(error: Exception) -> str:
 def measure_job(
     sweep: Sweep, target: Target, cell: EvaluationJob, watch: StepCallback | None = None
 ) -> dict[str, float]:
-    """The metrics of a cell, its speed among them where that is an objective."""
+    """The metrics of a job, with its speed where that judges trials."""
     with _machine(sweep, alone=False):
         report = _evaluate(sweep, target, cell, watch)
     if sweep.timed and not is_timed(report, cell.recipe.machine):
@@ -321,8 +313,8 @@ def measure_job(
 def _evaluate(
     sweep: Sweep, target: Target, cell: EvaluationJob, watch: StepCallback | None = None
 ) -> dict[str, Any]:
-    """The report of a cell; a finished run is not told to MLflow, which would mix its
-    tuning with its results.
+    """The report of a job. MLflow gets none of a finished run, whose results it would mix with
+    their tuning.
     """
     if not target.runs:
         return run_experiment([cell.recipe], cell.folder, sweep.name, cell.label, watch=watch)[0]
@@ -331,75 +323,81 @@ def _evaluate(
 
 
 def _stopped(study: optuna.Study) -> set[str]:
-    """Run folders whose training was not worth its end."""
-    return {
-        t.user_attrs["folder"]
-        for t in study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
-    }
+    """Run folders whose training was stopped early."""
+    pruned = study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
+    return {trial.user_attrs["folder"] for trial in pruned}
 
 
 def _watch(
     sweep: Sweep, study: optuna.Study, trial: optuna.Trial, cell: EvaluationJob
 ) -> StepCallback | None:
-    """Who stops a training that will not be among the best; None where the file asks for none."""
-    rule, steps = sweep.early_stopping, cell.recipe.training.steps
+    """The callback that stops a training which falls behind; None where the file sets no rule."""
+    rule = sweep.early_stopping
+    steps = cell.recipe.training.steps
 
     def median(step: int, bits: float) -> bool:
         retry_while_unavailable(lambda: trial.report(bits, step))
         return step + 1 < steps and retry_while_unavailable(trial.should_prune)
 
     def worst(step: int, bits: float) -> bool:
-        is_judged = rule is not None and rule.after * steps <= step + 1 < steps
-        others = retry_while_unavailable(lambda: _at_step(study, step)) if is_judged else []
-        return (
-            rule is not None
-            and len(others) >= _STARTUP
-            and bool(bits > np.quantile(others, 1 - rule.worst))
-        )
+        if rule is None or not rule.after * steps <= step + 1 < steps:
+            return False
+        finished = retry_while_unavailable(lambda: _at_step(study, step))
+        if len(finished) < _STARTUP:
+            return False
+        return bool(bits > np.quantile(finished, 1 - rule.worst))
 
-    return median if sweep.pruner == "median" else worst if rule else None
+    if sweep.pruner == "median":
+        return median
+    return worst if rule else None
 
 
 def _at_step(study: optuna.Study, step: int) -> list[float]:
     """val/bits_per_dim of the finished trainings at one step."""
-    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     # trials that share a training count once
-    curves = {t.user_attrs["folder"]: t.user_attrs["curve"] for t in done}
+    curves: dict[str, dict[str, float]] = {}
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        curves[trial.user_attrs["folder"]] = trial.user_attrs["curve"]
     return [curve[str(step)] for curve in curves.values() if str(step) in curve]
 
 
 def run_sweep_worker(sweep: Sweep) -> None:
-    """Be one worker: take trials until none may begin and none is under way,
-    then re-run the best.
+    """Run one worker: take trials until none may begin and none is under way, then re-run the
+    best.
     """
     with exit_on_sigterm():
-        _search(sweep)
+        for target in sweep.targets:
+            _search(sweep, target)
         rerun(sweep)
 
 
-def _search(sweep: Sweep) -> None:
-    for target in sweep.targets:
-        study = open_search(sweep, target)
-        while True:
-            if (taken := retry_while_unavailable(lambda: claim_trial(sweep, study))) is not None:  # noqa: B023 it is called at once
-                trial, lock = taken
-                with lock:
-                    run_trial(sweep, target, study, trial)
-            elif retry_while_unavailable(lambda: _running(study)):  # noqa: B023
-                time.sleep(1)
-            else:
-                break
+def _search(sweep: Sweep, target: Target) -> None:
+    study = open_search(sweep, target)
+    while True:
+        claim = retry_while_unavailable(lambda: claim_trial(sweep, study))
+        if claim is not None:
+            trial, lock = claim
+            with lock:
+                run_trial(sweep, target, study, trial)
+        elif retry_while_unavailable(lambda: _running(study)):
+            time.sleep(1)
+        else:
+            return
 
 
 def feasible_trials(study: optuna.Study) -> list[FrozenTrial]:
     """Measured trials within every ceiling."""
-    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return [t for t in done if all(excess <= 0 for excess in t.constraints.values())]
+    measured = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return list(filter(_is_feasible, measured))
+
+
+def _is_feasible(trial: FrozenTrial) -> bool:
+    return all(excess <= 0 for excess in trial.constraints.values())
 
 
 def minimised_objectives(sweep: Sweep, trials: list[FrozenTrial]) -> list[list[float]]:
     """Each trial's objectives, as something to minimise."""
-    return [[o.cost(v) for o, v in zip(sweep.objectives, t.values, strict=True)] for t in trials]
+    return [sweep.costs(trial.values) for trial in trials]
 
 
 def best_trials(sweep: Sweep, study: optuna.Study) -> list[FrozenTrial]:
@@ -410,17 +408,17 @@ def best_trials(sweep: Sweep, study: optuna.Study) -> list[FrozenTrial]:
 
 
 def chosen_settings(sweep: Sweep, study: optuna.Study) -> dict[str, dict[str, Any]]:
-    """Name → values of what is re-run: the front's end for each objective, and beside a study's
-    arm its shared setting.
+    """Name → values of what is re-run: the best trial for each objective, and the shared setting
+    of a study's arm.
     """
+    settings: dict[str, dict[str, Any]] = {}
     best = best_trials(sweep, study)
-    found: dict[str, dict[str, Any]] = {}
-    for o, objective in enumerate(sweep.objectives):
-        if best:
-            end = min(best, key=lambda t: (objective.cost(t.values[o]), t.number))
-            if end.params not in found.values():
-                found[f"best {objective.metric}"] = dict(end.params)
-    return {"shared setting": {}, **found} if sweep.subject == "study" else found
+    for i, objective in enumerate(sweep.objectives if best else ()):
+        end = min(best, key=lambda trial: (sweep.costs(trial.values)[i], trial.number))
+        if end.params not in settings.values():
+            settings[f"best {objective.metric}"] = dict(end.params)
+
+    return {"shared setting": {}, **settings} if sweep.subject == "study" else settings
 
 
 @dataclass(frozen=True)
@@ -428,8 +426,10 @@ class Repeat:
     """The re-run of one choice.
 
     Arguments:
-        target, name: what was searched, and the choice made in it.
-        cells: by seed; results: the metrics of those that are done, here or on another machine.
+        target: What was searched.
+        name: The choice made in it.
+        cells: Seed → job.
+        results: Seed → metrics of the jobs that are done, here or on another machine.
     """
 
     target: Target
@@ -441,26 +441,37 @@ class Repeat:
     def label(self) -> str:
         return next(iter(self.cells.values())).label
 
+    @property
+    def missing(self) -> list[EvaluationJob]:
+        """The jobs without a result."""
+        return [job for seed, job in self.cells.items() if seed not in self.results]
+
+    def means(self, metrics: Iterable[str]) -> dict[str, Interval]:
+        """Metric → mean and interval over the seeds, of the metrics that all results have."""
+        means = {}
+        for metric in metrics:
+            values = [result[metric] for result in self.results.values() if metric in result]
+            if values and len(values) == len(self.results):
+                means[metric] = interval(values)
+        return means
+
 
 def repeats(sweep: Sweep) -> list[Repeat]:
     """Every re-run, in the order of the targets."""
-    found = []
+    reruns = []
     for target in sweep.targets:
         study = open_search(sweep, target)
-        told = study.user_attrs
+        reported = study.user_attrs
         for name, values in chosen_settings(sweep, study).items():
-            cells = sweep.repeats(target, values)
-            known = {seed: _metrics(cell) or told.get(cell.key, {}) for seed, cell in cells.items()}
-            found.append(
-                Repeat(
-                    target,
-                    name,
-                    cells,
-                    {seed: metrics for seed, metrics in known.items() if metrics},
-                )
-            )
+            jobs = sweep.repeats(target, values)
+            results = {}
+            for seed, job in jobs.items():
+                metrics = _metrics(job) or reported.get(job.key)
+                if metrics:
+                    results[seed] = metrics
+            reruns.append(Repeat(target, name, jobs, results))
 
-    return found
+    return reruns
 
 
 def _metrics(cell: EvaluationJob) -> dict[str, float]:
@@ -468,39 +479,40 @@ def _metrics(cell: EvaluationJob) -> dict[str, float]:
 
 
 def tell_repeat(sweep: Sweep, target: Target, cell: EvaluationJob) -> None:
-    """Leave what a re-run measured where other machines find it."""
+    """Store the results of a re-run where other machines read them."""
     retry_while_unavailable(
         lambda: open_search(sweep, target).set_user_attr(cell.key, _metrics(cell))
     )
 
 
 def rerun(sweep: Sweep) -> None:
-    """Train and evaluate the best under other seeds. Who holds a cell's lock does it, and
-    tells when it is done.
-    """
+    """Train and evaluate the best under other seeds, each by the worker that locks it first."""
+    address = trials_address(sweep)
     failed: set[str] = set()
-    while waiting := [
-        (again.target, cell)
-        for again in retry_while_unavailable(lambda: repeats(sweep))
-        for seed, cell in again.cells.items()
-        if seed not in again.results and cell.key not in failed
-    ]:
-        for target, cell in waiting:
-            mine = shared_lock(
-                trials_address(sweep),
-                f"arinar: {cell.key}",
-                sweep.folder / "trials" / f"{cell.key}.lock",
-                wait=False,
-            )
-            with contextlib.suppress(Timeout, StorageUnavailable), mine:
-                if not _repeat(sweep, target, cell):
-                    failed.add(cell.key)
+    while waiting := _waiting(sweep, failed):
+        for target, job in waiting:
+            file = sweep.folder / "trials" / f"{job.key}.lock"
+            lock = shared_lock(address, f"arinar: {job.key}", file, wait=False)
+            with contextlib.suppress(Timeout, StorageUnavailable), lock:
+                if not _repeat(sweep, target, job):
+                    failed.add(job.key)
                 break
         else:
             time.sleep(1)
 
 
+def _waiting(sweep: Sweep, failed: set[str]) -> list[tuple[Target, EvaluationJob]]:
+    """Jobs of the re-runs that have no result and have not failed in this worker."""
+    waiting = []
+    for again in retry_while_unavailable(lambda: repeats(sweep)):
+        for job in again.missing:
+            if job.key not in failed:
+                waiting.append((again.target, job))
+    return waiting
+
+
 def _repeat(sweep: Sweep, target: Target, cell: EvaluationJob) -> bool:
+    """Train and evaluate one job of a re-run; returns False where it failed."""
     # another machine was quicker
     if retry_while_unavailable(lambda: open_search(sweep, target).user_attrs.get(cell.key)):
         return True

@@ -16,6 +16,7 @@ from tiny import finished, tiny, write_study
 from arinar_lab import api, cli
 from arinar_lab.analysis.analyse import analyse
 from arinar_lab.analysis.pareto import frontier
+from arinar_lab.cli.ablate import run_study
 from arinar_lab.cli.notebooks import NOTEBOOKS, execute_notebooks
 from arinar_lab.output.terminal import Terminal
 from arinar_lab.report.report import write_report
@@ -109,7 +110,7 @@ def small(tmp_path_factory):
 def pages(small):
     """Page of each notebook, and what was printed."""
     console = Terminal(record=True, width=200)
-    assert execute_notebooks("", console) == 0, console.export_text()
+    assert execute_notebooks("", console, run_study) == 0, console.export_text()
     return {
         path.stem: path.read_text() for path in sorted(Path("studies/notebooks").glob("*.html"))
     }, console
@@ -146,7 +147,7 @@ def test_any_arm_is_sampled(small, monkeypatch, tmp_path):
     monkeypatch.setenv("ARINAR_ARM", "energy")
     (tmp_path / FILES[3].name).write_text(FILES[3].read_text())
     console = Terminal(record=True, width=200)
-    assert execute_notebooks("made.yaml", console, tmp_path) == 0, console.export_text()
+    assert execute_notebooks("made.yaml", console, run_study, tmp_path) == 0, console.export_text()
 
 
 @pytest.mark.slow
@@ -154,7 +155,7 @@ def test_a_cell_that_fails_is_told_in_one_line_and_the_page_shows_it(small, tmp_
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("print(6 * 7)\n1 / 0")])
     nbformat.write(notebook, tmp_path / "wrong.ipynb")
     console = Terminal(record=True, width=200)
-    assert execute_notebooks("studies/made", console, tmp_path) == 1
+    assert execute_notebooks("studies/made", console, run_study, tmp_path) == 1
     assert "wrong.html  (failed: ZeroDivisionError: division by zero)" in console.export_text()
     page = Path("studies/notebooks/wrong.html").read_text()
     assert "42" in page and "ZeroDivisionError" in page
@@ -172,7 +173,7 @@ def test_a_kernel_that_falls_silent_is_started_anew(small, tmp_path):
     )
     console = Terminal(record=True, width=200)
 
-    assert execute_notebooks("studies/made", console, tmp_path, seconds=15) == 0
+    assert execute_notebooks("studies/made", console, run_study, tmp_path, seconds=15) == 0
     assert "; once more" in console.export_text()
 
 
