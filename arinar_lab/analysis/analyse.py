@@ -4,14 +4,14 @@ renderer shows this value.
 effects       each arm against the baseline, in every metric that claims are made of
 fronts        quality against speed, of each budget by itself
 agreements    whether the ranking of arms at the first budget lasts at the others
-cautions      what is missing, what may therefore not be concluded, and what is not
-              alike among the runs
+cautions      missing runs, and differences among runs, with the conclusions that they forbid
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Literal
 
 from ..metrics import COLUMNS, GAP, HEADINGS, Column
@@ -19,16 +19,16 @@ from .comparison import CLAIMS, Effect, compare_arms, outlying_runs, summary
 from .conditions import (
     commit_of,
     differing_conditions,
+    distinct_values,
     incomparable_bounds,
     kinds_of,
     references_differ,
-    report_value,
     shared_value,
     units_of,
     unreliable_speeds,
 )
 from .outliers import Run
-from .pareto import Frontier, frontier, frontier_sentences, frontiers, quality_metrics
+from .pareto import Frontier, frontier_sentences, frontiers
 from .rank_agreement import Agreement, agreements
 from .results import ArmResult, Results
 from .text import join_names
@@ -40,7 +40,11 @@ _KINDS: dict[str, Kind] = {
     "quality": "quality",
     "speed": "speed",
 }
-"""What a metric is of, by the first word of its name."""
+"""The first word of a metric's name → its kind."""
+
+
+def _kind_of(metric: str) -> Kind:
+    return _KINDS.get(metric.partition("/")[0], "runs")
 
 
 @dataclass(frozen=True)
@@ -48,14 +52,15 @@ class Caution:
     """A reason not to conclude what the numbers seem to show.
 
     Arguments:
-        kind: the metrics that it touches; `runs` touches all. text: sentences.
+        kind: The metrics that it touches; `runs` touches all.
+        text: Sentences.
     """
 
     kind: Kind
     text: str
 
     def touches(self, metric: str) -> bool:
-        return self.kind in ("runs", _KINDS.get(metric.partition("/")[0]))
+        return self.kind in ("runs", _kind_of(metric))
 
 
 @dataclass(frozen=True)
@@ -63,13 +68,14 @@ class Analysis:
     """What follows from the results of a study.
 
     Arguments:
-        results: the numbers themselves. columns: of the table.
-        effects: each arm against the baseline of its budget.
-        fronts: each quality against images/s, of each budget. panels: the same of all arms
-            together, for a figure.
-        agreements: how each later budget ranks the arms against the first.
-        outlying: metric → arm and seed of the runs that lie far from the other seeds of their arm.
-        cautions: in the order in which they are shown.
+        results: The numbers themselves.
+        columns: The columns of the table.
+        effects: Each arm against the baseline of its budget.
+        fronts: Each quality against images/s, of each budget.
+        panels: The same of all arms together, for a figure.
+        agreements: How each later budget ranks the arms against the first.
+        outlying: Metric → arm and seed of the runs that lie far from the other seeds of their arm.
+        cautions: In the order in which they are shown.
     """
 
     results: Results
@@ -94,20 +100,16 @@ class Analysis:
     @property
     def against_speed(self) -> list[str]:
         """Sentences on quality against speed."""
-        return [sentence for front in self.fronts for sentence in frontier_sentences(front)]
+        return list(chain.from_iterable(map(frontier_sentences, self.fronts)))
 
     @property
     def ranking(self) -> list[str]:
         """A line for each metric and budget; none in a study without budgets."""
-        return [agreement.text() for agreement in self.agreements]
+        return list(map(Agreement.text, self.agreements))
 
     def touching(self, *metrics: str) -> list[str]:
         """The cautions that touch some metrics."""
-        return [
-            caution.text
-            for caution in self.cautions
-            if any(caution.touches(metric) for metric in metrics)
-        ]
+        return [caution.text for caution in self.cautions if any(map(caution.touches, metrics))]
 
     def is_baseline(self, arm: str) -> bool:
         """Whether an arm is the baseline, or that of a budget."""
@@ -121,10 +123,8 @@ def analyse(results: Results) -> Analysis:
     fronts = frontiers(results, compared)
     panels = fronts
     if results.budgets:
-        together = [
-            frontier(results, quality, effects=compared) for quality in quality_metrics(results)
-        ]
-        panels = [front for front in together if front]
+        whole = replace(results, budgets=())
+        panels = frontiers(whole, compared)
 
     return Analysis(
         results,
@@ -142,15 +142,14 @@ def analyse(results: Results) -> Analysis:
 
 
 def cautions(results: Results, outlying: Mapping[str, Sequence[Run]]) -> list[Caution]:
-    """What is missing, what therefore may not be concluded, and what is not
-    alike among the runs.
-    """
+    """Missing runs and differences among runs, with the conclusions that they forbid."""
     return [
         *_missing(results),
         *_not_finite(results),
         *_few(results),
         *_loose_likelihoods(results),
         *_unlike(results),
+        *_foreign(results),
         *_two_references(results),
         *outlier_cautions(results, outlying),
         *_busy(results),
@@ -160,11 +159,12 @@ def cautions(results: Results, outlying: Mapping[str, Sequence[Run]]) -> list[Ca
 def _missing(results: Results) -> list[Caution]:
     """Runs that are missing, and arms that are compared with none, or without pairs."""
     missing = results.missing
+    names = [f"{arm.name} seed {seed}" for arm, seed in missing]
     texts = []
     if missing:
-        names = join_names(f"{arm.name} seed {seed}" for arm, seed in missing)
         texts.append(
-            f"Missing: {names}. Nothing may be concluded about arms with fewer than two seeds."
+            f"Missing: {join_names(names)}. Nothing may be concluded about arms with fewer than two"
+            " seeds."
         )
 
     for arm, seed in missing:
@@ -193,6 +193,10 @@ def _missing(results: Results) -> list[Caution]:
             f" baseline: {join_names(unpaired)}."
         )
 
+    return _of_runs(texts)
+
+
+def _of_runs(texts: list[str]) -> list[Caution]:
     return [Caution("runs", text) for text in texts]
 
 
@@ -208,12 +212,10 @@ def _unpaired(results: Results) -> list[str]:
 
 
 def _not_finite(results: Results) -> list[Caution]:
-    """Values that are NaN or infinite: no mean has them, and without them an arm
-    looks better than it is.
-    """
+    """Values that are NaN or infinite; means leave them out, so an arm looks too good."""
     names: dict[Kind, set[str]] = {}
     for column in COLUMNS:
-        kind = _KINDS.get(column.metric.partition("/")[0], "runs")
+        kind = _kind_of(column.metric)
         for arm in results.arms:
             if seeds := arm.not_finite(column.metric):
                 name = f"{column.heading} of {arm.name} seed {', '.join(map(str, seeds))}"
@@ -227,27 +229,25 @@ def _not_finite(results: Results) -> list[Caution]:
 
 
 def _few(results: Results) -> list[Caution]:
-    """Noise that cannot be told."""
-    reports = [report for *_, report in results.runs]
-    texts = []
-    if reports and len(results.seeds) == 1:
-        texts.append(
-            "One seed says nothing of training noise: a difference between two arms may be chance."
-        )
-
-    return [Caution("runs", text) for text in texts]
+    """Training noise that one seed cannot show."""
+    if not results.any_report or len(results.seeds) > 1:
+        return []
+    text = "One seed says nothing of training noise: a difference between two arms may be chance."
+    return [Caution("runs", text)]
 
 
 def _loose_likelihoods(results: Results) -> list[Caution]:
     """Arms whose bits/dim are bounds or estimates, where not all are the same."""
-    kinds = {arm.name: set(kinds_of(arm)) for arm in results.arms}
+    all_kinds = set[str]()
     inexact = []
-    for name, of_arm in kinds.items():
-        if any(kind.startswith(("bound", "estimate")) for kind in of_arm):
-            inexact.append(name)
+    for arm in results.arms:
+        kinds = kinds_of(arm)
+        all_kinds.update(kinds)
+        if any(kind.startswith(("bound", "estimate")) for kind in kinds):
+            inexact.append(arm.name)
 
-    alike = len(set().union(*kinds.values())) == 1 and not incomparable_bounds(results)
-    if not inexact or alike:
+    are_alike = len(all_kinds) == 1 and not incomparable_bounds(results)
+    if not inexact or are_alike:
         return []
     text = (
         f"Not every likelihood is exact: of {join_names(inexact)} it is a bound or an estimate. A"
@@ -271,41 +271,46 @@ _ALIKE: dict[str, tuple[Kind, str, str]] = {
     "the images compared with": ("quality", "quality", "reference"),
     "the precision of images": ("quality", "quality", "precision"),
 }
-"""What all runs should share: the metrics that it touches, and where a report states it."""
+"""Condition that all runs should share → the metrics that it touches, and its keys in a report."""
 
 
 def _unlike(results: Results) -> list[Caution]:
-    """In what the runs differ though it was not varied: means over them mix the two."""
-    reports = [report for *_, report in results.runs]
-    differ: dict[Kind, list[str]] = {"runs": differing_conditions(reports)}
-    if several := [arm.name for arm in results.arms if len(units_of(arm)) > 1]:
-        differ["likelihood"] = [f"what bits/dim are of (within {join_names(several)})"]
+    """Conditions in which the runs differ though they were not varied: means mix them."""
+    reports = results.every_report
+    differences: dict[Kind, list[str]] = {"runs": differing_conditions(reports)}
+    mixed_arms = [arm.name for arm in results.arms if len(units_of(arm)) > 1]
+    if mixed_arms:
+        differences["likelihood"] = [f"what bits/dim are of (within {join_names(mixed_arms)})"]
     for name, (kind, *keys) in _ALIKE.items():
-        if len({report_value(report, *keys) for report in reports} - {None}) > 1:
-            differ.setdefault(kind, []).append(name)
+        if len(distinct_values(reports, *keys)) > 1:
+            differences.setdefault(kind, []).append(name)
 
     cautions = []
-    for kind, names in differ.items():
+    for kind, names in differences.items():
+        if not names:
+            continue
         text = (
             f"Caution: these runs differ in {', '.join(names)}. Means and differences over them "
             "mix the two."
         )
         if "the code's version" in names:
-            text += (
-                f" Code at commit {shared_value(results, lambda arm, report: commit_of(report))}."
-            )
-        cautions += [Caution(kind, text)] if names else []
+            commits = shared_value(results, lambda arm, report: commit_of(report))
+            text += f" Code at commit {commits}."
+        cautions.append(Caution(kind, text))
+    return cautions
 
-    foreign = []
+
+def _foreign(results: Results) -> list[Caution]:
+    """Reports of another training than that of their arm."""
+    names = []
     for arm, seed, report in results.runs:
         if report.get("training_signature") not in (None, arm.signature):
-            foreign.append(f"{arm.name} seed {seed}")
-    if foreign:
-        text = (
-            f"Caution: these reports are of another training than the arm's: {join_names(foreign)}."
-        )
-        cautions.append(Caution("runs", text))
-    return cautions
+            names.append(f"{arm.name} seed {seed}")
+
+    if not names:
+        return []
+    text = f"Caution: these reports are of another training than the arm's: {join_names(names)}."
+    return [Caution("runs", text)]
 
 
 def _two_references(results: Results) -> list[Caution]:
@@ -317,34 +322,29 @@ def _two_references(results: Results) -> list[Caution]:
                 if reason := references_differ(arm, part.baseline_arm, metric):
                     arms.setdefault(f"{HEADINGS[metric]}: {reason}", []).append(arm.name)
 
-    return [
-        Caution(
-            "quality",
-            f"Not concluded, and on no front and in no ranking: {reason}: {join_names(names)}.",
-        )
-        for reason, names in arms.items()
-    ]
+    start = "Not concluded, and on no front and in no ranking"
+    texts = [f"{start}: {reason}: {join_names(names)}." for reason, names in arms.items()]
+    return [Caution("quality", text) for text in texts]
 
 
 def outlier_cautions(results: Results, outlying: Mapping[str, Sequence[Run]]) -> list[Caution]:
     """Runs of these arms that lie far from the other seeds of their arm, with their folder."""
+    metrics: dict[Run, list[str]] = {}
+    for metric in CLAIMS:
+        for run in outlying.get(metric, ()):
+            metrics.setdefault(run, []).append(metric)
+
     cautions = []
     for part in results.by_budget:
-        arms = {arm.name: arm for arm in part.arms}
-        metrics: dict[Run, list[str]] = {}
-        for metric in CLAIMS:
-            for run in outlying.get(metric, ()):
-                metrics.setdefault(run, []).append(metric)
         for (name, seed), of_run in metrics.items():
-            if name in arms:
-                cautions.append(_far_off(arms[name], seed, of_run))
-
+            if name in part.by_name:
+                cautions.append(_far_off(part.by_name[name], seed, of_run))
     return cautions
 
 
 def _far_off(arm: ArmResult, seed: int, metrics: list[str]) -> Caution:
-    kinds = {_KINDS[metric.partition("/")[0]] for metric in metrics}
-    headings = ", ".join(HEADINGS[metric] for metric in metrics)
+    kinds = set(map(_kind_of, metrics))
+    headings = ", ".join(map(HEADINGS.__getitem__, metrics))
     text = (
         f"Caution: {arm.name} seed {seed} is far from its arm's other seeds in {headings}: look at"
         f" {arm.folders[seed].run}. It is kept; one such run widens every interval that it is in,"
@@ -354,9 +354,12 @@ def _far_off(arm: ArmResult, seed: int, metrics: list[str]) -> Caution:
 
 
 def _busy(results: Results) -> list[Caution]:
+    """Speeds that were measured on a busy machine."""
     reason = unreliable_speeds(results)
-    consequence = (
-        "Such speeds are not all comparable, and their order may be chance: no front is "
-        "drawn from them."
+    if not reason:
+        return []
+    text = (
+        f"Caution: {reason}. Such speeds are not all comparable, and their order may be chance: no"
+        " front is drawn from them."
     )
-    return [Caution("speed", f"Caution: {reason}. {consequence}")] if reason else []
+    return [Caution("speed", text)]

@@ -1,25 +1,26 @@
-"""The conditions under which numbers were taken, as the reports state them, and what they
-leave to be concluded.
+"""The conditions under which numbers were measured, and the conclusions that they permit.
 
-Two arms may differ because their runs differ otherwise than by design: in their data, in the
-reference of a distance, in how loose a bound is, in the code, the device, or the way of measuring.
-This module reads that from their reports.
+The runs of two arms may differ otherwise than by design: in their data, in the reference of a
+distance, in how loose a bound is, in the code, the device, or the way of measuring. This module
+reads that from their reports.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ..metrics import DISTANCE, DISTANCES, SPEED
-from .results import ArmResult, Report, Results
 from .text import join_names, short_value
 
+if TYPE_CHECKING:
+    from .results import ArmResult, Report, Results
+
 LOOSER_BOUND = "a bound that reads worse shows nothing"
-_UNEVEN = 1.3  # times as fast, beyond which speeds of one thing were not taken alike
+_UNEVEN = 1.3  # ratio of two speeds of one thing, above which they were not measured alike
 
 
-# What reports state
+# Values in reports
 
 
 def report_value(report: Report, *keys: str) -> Any:
@@ -30,9 +31,19 @@ def report_value(report: Report, *keys: str) -> Any:
     return value
 
 
+def report_values(reports: Iterable[Report], *keys: str) -> list[Any]:
+    """The same of each report."""
+    return [report_value(report, *keys) for report in reports]
+
+
+def distinct_values(reports: Iterable[Report], *keys: str) -> set[Any]:
+    """The values that the reports state, without None."""
+    return set(report_values(reports, *keys)) - {None}
+
+
 def shared_value(results: Results, of: Callable[[ArmResult, Report], Any]) -> str:
-    """The value that all runs state; else the most common one, and the others with who has them.
-    Empty where none does.
+    """The value that all runs state; else the most common one, with the exceptions and their runs.
+    Empty where no run states one.
     """
     runs: dict[str, list[tuple[str, int]]] = {}
     for arm, seed, report in results.runs:
@@ -51,50 +62,53 @@ def shared_value(results: Results, of: Callable[[ArmResult, Report], Any]) -> st
 
 
 def _named(results: Results, runs: list[tuple[str, int]]) -> str:
-    """Runs by name: an arm where all its finished seeds are meant, else single seeds."""
+    """Runs by name: an arm if all its finished seeds are meant, else single seeds."""
+    seeds: dict[str, list[int]] = {}
+    for arm, seed in runs:
+        seeds.setdefault(arm, []).append(seed)
+
     names = []
-    for arm in dict.fromkeys(arm for arm, _ in runs):
-        seeds = [seed for name, seed in runs if name == arm]
-        complete = len(seeds) == len(results.reports[arm])
-        names.append(arm if complete else f"{arm} seed {', '.join(map(str, seeds))}")
+    for arm, of_arm in seeds.items():
+        is_complete = len(of_arm) == len(results.by_name[arm].reports)
+        names.append(arm if is_complete else f"{arm} seed {', '.join(map(str, of_arm))}")
     return join_names(names)
 
 
 def likelihood_kind(report: Report) -> str:
-    """What bits/dim are: exact, a bound or an estimate, with the outer's steps; of
+    """The kind of bits/dim: exact, a bound or an estimate, with the outer's steps; of
     pixels, or of latents.
     """
-    kind, steps, unit = (
-        report_value(report, "likelihood", key) for key in ("kind", "steps", "unit")
-    )
+    kind = report_value(report, "likelihood", "kind")
+    steps = report_value(report, "likelihood", "steps")
+    unit = report_value(report, "likelihood", "unit")
     if kind in (None, "none"):
         return kind or ""
+
     text = f"{kind}, {steps} steps" if steps else kind
     return text if unit in (None, "pixel") else f"{text}, {unit}"
 
 
 def kinds_of(arm: ArmResult) -> list[str]:
-    """What the runs of an arm call their bits/dim, each name once."""
-    kinds = dict.fromkeys(likelihood_kind(report) for report in arm.reports.values())
-    return [kind for kind in kinds if kind]
+    """The kinds of bits/dim of an arm's runs, each once."""
+    kinds = dict.fromkeys(map(likelihood_kind, arm.reports.values()))
+    return list(filter(None, kinds))
 
 
 def units_of(arm: ArmResult) -> set[str]:
-    """What the bits/dim of an arm are of, as its runs state it."""
-    return {report_value(report, "likelihood", "unit") for report in arm.reports.values()} - {None}
+    """The units of an arm's bits/dim, as its runs state them."""
+    return distinct_values(arm.reports.values(), "likelihood", "unit")
 
 
 def commit_of(report: Report) -> str:
-    """The code that made a run."""
+    """The version of the code of a run."""
     name = report_value(report, "git", "commit")
-    return (
-        f"{name[:10]}{' with changes' if report_value(report, 'git', 'dirty') else ''}"
-        if name
-        else ""
-    )
+    if not name:
+        return ""
+    changes = " with changes" if report_value(report, "git", "dirty") else ""
+    return f"{name[:10]}{changes}"
 
 
-# What may be compared
+# Comparability
 
 
 def is_comparable(results: Results, arm: ArmResult, metric: str) -> bool:
@@ -107,44 +121,42 @@ def is_comparable(results: Results, arm: ArmResult, metric: str) -> bool:
 
 def same_data(arm: ArmResult, baseline: ArmResult, metric: str) -> bool:
     """Whether two arms' bits/dim are of the same data: those of latents are not those of pixels."""
-    reports = [*arm.reports.values(), *baseline.reports.values()]
-    units = {report_value(report, "likelihood", "unit") for report in reports}
-    return not metric.startswith(("val/", "train/")) or len(units) < 2
+    if not metric.startswith(("val/", "train/")):
+        return True
+    return len(set(report_values(_reports_of(arm, baseline), "likelihood", "unit"))) < 2
 
 
 def references_differ(arm: ArmResult, baseline: ArmResult, metric: str) -> str:
-    """Whether a published distance of two arms is to two references, or in the features of two
-    networks; else empty.
+    """Why a published distance of two arms is not the same quantity: two references, or features
+    of two networks; empty where it is.
     """
     if metric not in DISTANCES or metric == DISTANCE:
         return ""
-    reports = [*arm.reports.values(), *baseline.reports.values()]
-    measured = [
-        report["fidelity"]
-        for report in reports
-        if "fidelity" in report and metric in report["metrics"]
-    ]
 
-    networks = {fidelity.get("extractor") for fidelity in measured}
-    files = {
-        (fidelity["reference"].get("file"), fidelity["reference"].get("images"))
-        for fidelity in measured
-    }
-    checksums = {fidelity.get("reference_sha256") for fidelity in measured}
+    networks, files, checksums = set(), set(), set()
+    for report in _reports_of(arm, baseline):
+        if "fidelity" in report and metric in report["metrics"]:
+            fidelity = report["fidelity"]
+            reference = fidelity["reference"]
+            networks.add(str(fidelity.get("extractor")))
+            files.add((str(reference.get("file")), reference.get("images")))
+            checksums.add(fidelity.get("reference_sha256"))
 
     if len(networks) > 1:
-        return f"distances are of two networks ({' and '.join(sorted(map(str, networks)))})"
+        return f"distances are of two networks ({' and '.join(sorted(networks))})"
     if len(files if None in checksums else checksums) > 1:
-        return (
-            "distances are to two references "
-            f"({' and '.join(sorted({str(file) for file, _ in files}))})"
-        )
+        names = {file for file, _ in files}
+        return f"distances are to two references ({' and '.join(sorted(names))})"
     return ""
 
 
+def _reports_of(arm: ArmResult, baseline: ArmResult) -> list[Report]:
+    return [*arm.reports.values(), *baseline.reports.values()]
+
+
 def bound_label(arm: ArmResult) -> set[str]:
-    """What makes an arm's likelihood a bound, with its steps, as in `masked, 8 steps`; an empty
-    name of what is none.
+    """The kinds of bound of an arm's likelihood, with their steps, as in `masked, 8 steps`; an
+    empty name stands for no bound.
     """
     names = set()
     for report in arm.reports.values():
@@ -155,20 +167,21 @@ def bound_label(arm: ArmResult) -> set[str]:
 
 
 def incomparable_bounds(results: Results) -> list[str]:
-    """Arms whose likelihood is a bound, where not all arms' are one kind of bound at
-    one number of steps.
+    """Arms whose likelihood is a bound, unless all arms have one kind of bound at one number
+    of steps.
     """
-    kinds = {arm.name: bound_label(arm) for arm in results.arms if arm.reports}
-    if len(set().union(*kinds.values())) < 2:
+    labels = {arm.name: bound_label(arm) for arm in results.arms if arm.reports}
+    if len(set().union(*labels.values())) < 2:
         return []
-    return [name for name, of_arm in kinds.items() if of_arm != {""}]
+    return [name for name, of_arm in labels.items() if of_arm != {""}]
 
 
 def doubt(arm: ArmResult, baseline: ArmResult, metric: str, difference: float) -> str:
-    """Why a difference may not be one of the models; empty where it can only be that."""
+    """Why a difference may have another cause than the models; empty where it has none."""
     if not metric.startswith("val/"):
         return references_differ(arm, baseline, metric)
-    of_arm, of_baseline = bound_label(arm), bound_label(baseline)
+    of_arm = bound_label(arm)
+    of_baseline = bound_label(baseline)
     if of_arm == of_baseline and len(of_arm) < 2:
         return ""
 
@@ -188,122 +201,128 @@ _SETTINGS = {
     "quality": ("images", "seed"),
     "speed": ("speed_batch", "speed_repeats"),
 }
+"""Settings of the evaluation that a family of metrics depends on."""
 _MEASURED = {
     "val": ("likelihood", ("images", "draws", "unit", "resolution", "precision")),
     "quality": ("quality", ("images", "reference", "precision")),
     "speed": ("speed", ("device", "threads", "batch", "repeats", "precision")),
 }
-"""Where a report states what a metric is of, and in which words."""
+"""The section of a report, and its keys, that state the conditions of a family of metrics."""
 
 
 def condition_caution(
     arm: ArmResult, baseline: ArmResult, metric: str, outliers: Sequence[tuple[str, int]] = ()
 ) -> str:
-    """How the runs that a comparison rests on differ, where they should not;
-    empty where they do not.
+    """Differences between the runs of a comparison that should not be; empty where there are none.
 
     outliers: the runs that lie far from their arm's other seeds; those of the two arms are named.
     """
+    seeds: dict[str, list[int]] = {}
+    for name, seed in outliers:
+        seeds.setdefault(name, []).append(seed)
+
     sentences = []
     if differences := _differences(arm, baseline, metric):
         sentences.append(f"the runs differ in {'; '.join(differences)}")
     for each in (arm, baseline):
-        if seeds := each.not_finite(metric):
-            sentences.append(
-                f"{each.name} seed {', '.join(map(str, seeds))} is not finite and left out"
-            )
-        if seeds := sorted(seed for name, seed in outliers if name == each.name):
-            sentences.append(
-                f"{each.name} seed {', '.join(map(str, seeds))} is far from its arm's other seeds"
-            )
+        if not_finite := each.not_finite(metric):
+            named = f"{each.name} seed {', '.join(map(str, not_finite))}"
+            sentences.append(f"{named} is not finite and left out")
+        if outlying := sorted(seeds.get(each.name, ())):
+            named = f"{each.name} seed {', '.join(map(str, outlying))}"
+            sentences.append(f"{named} is far from its arm's other seeds")
 
     return "; ".join(sentences)
 
 
 def _differences(arm: ArmResult, baseline: ArmResult, metric: str) -> list[str]:
-    """In what the runs of two arms differ: code, device, versions, evaluation."""
-    reports = [*arm.reports.values(), *baseline.reports.values()]
+    """The conditions in which the runs of two arms differ: code, device, versions, evaluation."""
+    reports = _reports_of(arm, baseline)
     family = metric.split("/")[0]
-    differ = {name: name for name in differing_conditions(reports)}
+    conditions = differing_conditions(reports)
+    differences = dict(zip(conditions, conditions, strict=True))
 
-    kinds = [", ".join(_likelihoods(each)) for each in (arm, baseline)]
-    if family == "val" and kinds[0] != kinds[1]:
-        differ["kind"] = f"likelihoods ({' against '.join(kinds)})"
+    kinds = ", ".join(_kinds_in_words(arm))
+    baseline_kinds = ", ".join(_kinds_in_words(baseline))
+    if family == "val" and kinds != baseline_kinds:
+        differences["kind"] = f"likelihoods ({kinds} against {baseline_kinds})"
 
     for name in _SETTINGS.get(family, ()):
-        values = [report_value(each.settings, "evaluation", name) for each in (arm, baseline)]
-        if values[0] != values[1]:
-            differ[name.removeprefix("speed_")] = (
-                f"evaluation.{name} ({values[0]} against {values[1]})"
-            )
+        setting = report_value(arm.settings, "evaluation", name)
+        baseline_setting = report_value(baseline.settings, "evaluation", name)
+        if setting != baseline_setting:
+            text = f"evaluation.{name} ({setting} against {baseline_setting})"
+            differences[name.removeprefix("speed_")] = text
 
-    section, words = _MEASURED.get(family, ("", ()))
-    for word in words:
-        measured = {
-            str(report[section][word]) for report in reports if word in report.get(section, {})
-        }
-        if len(measured) > 1:
-            differ.setdefault(word, f"{section}.{word} ({', '.join(sorted(measured))})")
-    return list(differ.values())
+    section, keys = _MEASURED.get(family, ("", ()))
+    for key in keys:
+        values = _values_in_words(reports, section, key)
+        if len(values) > 1:
+            differences.setdefault(key, f"{section}.{key} ({', '.join(values)})")
+    return list(differences.values())
 
 
-def _likelihoods(arm: ArmResult) -> list[str]:
-    """What the reports of an arm call their likelihood: exact, bound, estimate."""
-    return sorted(
-        {report.get("likelihood", {}).get("kind", "unknown") for report in arm.reports.values()}
-    )
+def _kinds_in_words(arm: ArmResult) -> list[str]:
+    """The kinds of likelihood in the reports of an arm: exact, bound, estimate, unknown."""
+    kinds = set()
+    for report in arm.reports.values():
+        kinds.add(report.get("likelihood", {}).get("kind", "unknown"))
+    return sorted(kinds)
+
+
+def _values_in_words(reports: Sequence[Report], section: str, key: str) -> list[str]:
+    """The values of report[section][key] as text, of the reports that have the key."""
+    values = set()
+    for report in reports:
+        if key in report.get(section, {}):
+            values.add(str(report[section][key]))
+    return sorted(values)
 
 
 def differing_conditions(reports: Sequence[Report]) -> list[str]:
-    """In which of code, device and versions some runs differ; a report that does not
-    state one is not counted.
+    """The conditions among code, device and versions in which some runs differ; a report that
+    does not state one does not count.
     """
-    stated: dict[str, set[Any]] = {"the code's version": set()}
-    for report in reports:
-        stated["the code's version"].add(
-            (report_value(report, "git", "commit"), report_value(report, "git", "dirty"))
-        )
+    commits = report_values(reports, "git", "commit")
+    dirty = report_values(reports, "git", "dirty")
+    differing = ["the code's version"] if len(set(zip(commits, dirty, strict=True))) > 1 else []
     for name in ("device", "torch", "lightning"):
-        stated[name] = {report_value(report, "environment", name) for report in reports} - {None}
-    return [name for name, values in stated.items() if len(values) > 1]
+        if len(distinct_values(reports, "environment", name)) > 1:
+            differing.append(name)
+    return differing
 
 
 # Speeds
 
 
 def unreliable(reports: Sequence[Report], speeds: Mapping[str, Sequence[float]]) -> str:
-    """Why speeds say little: others computed beside them, or they differ from seed to seed, or
-    between days, as if so.
+    """Why speeds are unreliable: a busy machine, or speeds that differ between seeds or days as
+    those of a busy machine do. Empty where they are not.
 
     Arguments:
-        speeds: arm → of each seed, in images/s.
+        speeds: Arm → images/s of each seed.
     """
-    loads = [
-        (report_value(report, "speed", "load_average"), report_value(report, "environment", "cpus"))
-        for report in reports
-    ]
-    busy = [load for load, cpus in loads if load is not None and cpus and load > 1.25 * cpus]
-    throughputs = [
-        value for report in reports if (value := report_value(report, "speed", "gflops"))
-    ]
-    uneven = [
-        arm
-        for arm, values in speeds.items()
-        if len(values) > 1 and max(values) > _UNEVEN * min(values)
-    ]
+    loads = report_values(reports, "speed", "load_average")
+    cpus = report_values(reports, "environment", "cpus")
+    busy = []
+    for load, count in zip(loads, cpus, strict=True):
+        if load is not None and count and load > 1.25 * count:
+            busy.append(load)
+    uneven = [arm for arm, of_arm in speeds.items() if _is_uneven(of_arm)]
+    throughputs = list(filter(None, report_values(reports, "speed", "gflops")))
 
     reasons = []
     if busy:
         reasons.append(
             f"other programs were at work while {len(busy)} of {len(loads)} speeds were taken"
-            f" (load average up to {max(busy):.1f} on {loads[0][1]} CPUs)"
+            f" (load average up to {max(busy):.1f} on {cpus[0]} CPUs)"
         )
     if uneven:
         reasons.append(
             f"the speeds of one arm differ from seed to seed by more than {_UNEVEN - 1:.0%} "
             f"({join_names(uneven)})"
         )
-    if throughputs and max(throughputs) > _UNEVEN * min(throughputs):
+    if _is_uneven(throughputs):
         reasons.append(
             "the machine itself was not as fast at all times (its matrix product"
             f" {min(throughputs):,.0f} to {max(throughputs):,.0f} GFLOP/s when speeds were taken)"
@@ -311,7 +330,11 @@ def unreliable(reports: Sequence[Report], speeds: Mapping[str, Sequence[float]])
     return "; ".join(reasons)
 
 
+def _is_uneven(speeds: Sequence[float]) -> bool:
+    return len(speeds) > 1 and max(speeds) > _UNEVEN * min(speeds)
+
+
 def unreliable_speeds(results: Results) -> str:
-    """The same of a study; empty where nothing speaks against its speeds."""
+    """Why the speeds of a study are unreliable; empty where they are not."""
     speeds = {arm.name: list(arm.values(SPEED).values()) for arm in results.arms}
-    return unreliable([report for *_, report in results.runs], speeds)
+    return unreliable(results.every_report, speeds)

@@ -18,11 +18,10 @@ seeds) and 4 % (five). Of broken runs of the baseline, 10 standard deviations of
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from statistics import fmean
 
-from .pooled_variance import larger_spread
-from .statistics import PooledSD, cohens_d, p_value
+from .statistics import PooledSD, cohens_d, larger_spread, p_value
 
 FALSE_ALARMS = 0.01  # share of the studies, by metric
 MIN_SEEDS = 3  # seeds of an arm: of two it cannot be told which is the odd one
@@ -33,15 +32,15 @@ Run = tuple[str, int]
 
 def outliers(values: Mapping[str, Mapping[int, float]]) -> list[Run]:
     """The runs among arm → seed → value that lie far off, the farthest first."""
-    left = _distinct(values)
+    remaining = _distinct(values)
     named: list[Run] = []
-    while chances := _chances(left):
+    while chances := _chances(remaining):
         farthest = min(chances, key=chances.__getitem__)
         if chances[farthest] * len(chances) >= FALSE_ALARMS:
             break
         named.append(farthest)
         arm, seed = farthest
-        left[arm] = {other: value for other, value in left[arm].items() if other != seed}
+        del remaining[arm][seed]
 
     return named
 
@@ -59,19 +58,21 @@ def _chances(values: Mapping[str, Mapping[int, float]]) -> dict[Run, float]:
     """Two-sided p of each run of an arm of `MIN_SEEDS` seeds and more, against the
     other seeds of its arm.
     """
-    squares = {arm: _squares(list(by_seed.values())) for arm, by_seed in values.items()}
-    df = sum(len(by_seed) - 1 for by_seed in values.values()) - 1  # less the run in question
+    squares = {arm: _squares(by_seed.values()) for arm, by_seed in values.items()}
+    total = sum(squares.values())
+    df = sum(map(len, values.values())) - len(values) - 1  # less the run in question
 
     chances = {}
     for arm, by_seed in values.items():
-        for seed, value in by_seed.items() if len(by_seed) >= MIN_SEEDS else ():
-            peers = [other for name, other in by_seed.items() if name != seed]
-            own = _squares(peers)
-            pooled = math.sqrt(max(0.0, sum(squares.values()) - squares[arm] + own) / df)
-            alone = PooledSD(math.sqrt(own / (len(peers) - 1)), len(peers) - 1)
-            chances[arm, seed] = _p(
-                value, peers, larger_spread(alone, PooledSD(pooled, df, len(values)))
-            )
+        if len(by_seed) < MIN_SEEDS:
+            continue
+        for seed, value in by_seed.items():
+            peers = [by_seed[peer] for peer in by_seed if peer != seed]
+            peer_squares = _squares(peers)
+            pooled = math.sqrt(max(0.0, total - squares[arm] + peer_squares) / df)
+            alone = PooledSD(math.sqrt(peer_squares / (len(peers) - 1)), len(peers) - 1)
+            spread = larger_spread(alone, PooledSD(pooled, df, len(values)))
+            chances[arm, seed] = _p(value, peers, spread)
 
     return chances
 
@@ -83,7 +84,7 @@ def _p(value: float, peers: list[float], spread: PooledSD) -> float:
     return p_value(cohens_d(value - mean, spread) / math.sqrt(1 + 1 / len(peers)), 1, spread.df)
 
 
-def _squares(values: list[float]) -> float:
+def _squares(values: Collection[float]) -> float:
     """Σ (value - mean)²."""
     mean = fmean(values)
     return sum((value - mean) ** 2 for value in values)

@@ -1,5 +1,4 @@
-"""Rows from papers beside ours: numbers that somebody else measured, with the protocol
-under which they did.
+"""Rows from papers: numbers that others measured, each with its protocol.
 
     references:
       - {name: GIVT, bits/dim: 3.1, protocol: 50k images, steps: 500 epochs,
@@ -17,8 +16,10 @@ from dataclasses import dataclass, field
 
 from ..metrics import COLUMNS
 
-METRICS = {name: column.metric for column in COLUMNS for name in (column.heading, column.metric)}
-"""What a row may call a metric → the metric."""
+METRICS: dict[str, str] = {}
+"""Heading or name of a metric, as a row may have it → its name."""
+for _column in COLUMNS:
+    METRICS |= {_column.heading: _column.metric, _column.metric: _column.metric}
 
 
 @dataclass(frozen=True)
@@ -26,13 +27,12 @@ class PaperRow:
     """A row of a table that is not ours.
 
     Arguments:
-        name: the model, which no arm has as its name.
-        protocol: how the numbers were measured.
-        source: where they are published.
-        values: metric → number; in a file each metric is a key of the row, and
-            there is at least one.
-        steps: length of the training; unstated by default.
-        hardware: what the model was trained on; unstated by default.
+        name: The model's name, which no arm has.
+        protocol: How the numbers were measured.
+        source: Where the numbers are published.
+        values: Metric → number; in a file each metric is a key of the row, and at least one is set.
+        steps: Length of the training, a number or words; unstated by default.
+        hardware: Hardware of the training; unstated by default.
 
     Raises:
         ValueError: if there is no number, or its origin is empty.
@@ -59,9 +59,8 @@ class PaperRow:
 
     @property
     def note(self) -> str:
-        """What stands behind the row, in a line."""
-        training = (
-            f"trained for {self.steps or 'unstated steps'} on "
-            f"{self.hardware or 'unstated hardware'}"
-        )
-        return f"{self.name} (not ours; {self.source}): {self.protocol}; {training}."
+        """The origin of the row, in a line."""
+        steps = self.steps or "unstated steps"
+        hardware = self.hardware or "unstated hardware"
+        origin = f"{self.name} (not ours; {self.source}): {self.protocol}"
+        return f"{origin}; trained for {steps} on {hardware}."

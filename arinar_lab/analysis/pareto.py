@@ -26,8 +26,10 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from ..metrics import BITS, DISTANCES, GAP, SPEED, Column
 from .comparison import Effect, compare_arms
@@ -46,84 +48,106 @@ _NAMED = 6  # dominated arms beyond which they are counted
 def pareto_front(points: Mapping[str, Point]) -> list[str]:
     """Arms on the front, the cheapest first."""
     arms = list(points)
-    return sorted((arms[i] for i in pareto_indices(list(points.values()))), key=points.__getitem__)
+    front = [arms[i] for i in pareto_indices(list(points.values()))]
+    return sorted(front, key=points.__getitem__)
 
 
 def dominators(points: Mapping[str, Point]) -> dict[str, list[str]]:
     """Arm → those that are at least as good in both and better in one; without
     the arms of the front.
     """
-    found = {
-        arm: [o for o, q in points.items() if q[0] <= p[0] and q[1] <= p[1] and q != p]
-        for arm, p in points.items()
-    }
-    return {arm: others for arm, others in found.items() if others}
+    dominated = {}
+    for arm, point in points.items():
+        better = [name for name, other in points.items() if _dominates(other, point)]
+        if better:
+            dominated[arm] = better
+    return dominated
+
+
+def _dominates(a: Point, b: Point) -> bool:
+    return a[0] <= b[0] and a[1] <= b[1] and a != b
+
+
+def _by_seed(points: Points) -> dict[int, dict[str, Point]]:
+    """Seed → arm → point, of the seeds that all arms have."""
+    by_seed: dict[int, dict[str, Point]] = {}
+    for seed in common_seeds(points):
+        by_seed[seed] = {arm: of_arm[seed] for arm, of_arm in points.items()}
+    return by_seed
 
 
 def fronts(points: Points) -> dict[int, list[str]]:
     """Seed → its own front, of the seeds that all arms have."""
-    return {
-        seed: pareto_front({arm: by_seed[seed] for arm, by_seed in points.items()})
-        for seed in common_seeds(points)
-    }
+    return {seed: pareto_front(of_seed) for seed, of_seed in _by_seed(points).items()}
 
 
 def common_seeds(points: Points) -> list[int]:
     """Seeds that all arms have; no other seed's front is comparable."""
-    return (
-        sorted(set.intersection(*(set(by_seed) for by_seed in points.values()))) if points else []
-    )
+    return sorted(set.intersection(*map(set, points.values()))) if points else []
 
 
 def attainment(points: Points) -> dict[str, float]:
     """Share of the seeds in which an arm is on the front; empty where fewer than two
     seeds have all arms.
     """
-    found = list(fronts(points).values())
-    return (
-        {arm: statistics.fmean(arm in f for f in found) for arm in points} if len(found) > 1 else {}
-    )
+    of_seeds = list(fronts(points).values())
+    if len(of_seeds) < 2:
+        return {}
+    counts = Counter(chain.from_iterable(of_seeds))
+    return {arm: counts[arm] / len(of_seeds) for arm in points}
 
 
 def attainment_surface(points: Points) -> list[tuple[float, float, float, float]]:
     """(cost, least loss at it or less in the best, in the median and in the worst seed), a
-    step at each cost seen.
+    step at each cost of a point.
 
     Infinite where a seed has nothing at that cost. The median is the loss attained in at
     least half of the seeds.
     """
-    seeds, rows = common_seeds(points), []
-    for cost in sorted({by_seed[seed][0] for by_seed in points.values() for seed in seeds}):
-        least = sorted(
-            min((p[seed][1] for p in points.values() if p[seed][0] <= cost), default=math.inf)
-            for seed in seeds
-        )
-        rows.append((cost, least[0], least[math.ceil(len(least) / 2) - 1], least[-1]))
-    return rows
+    by_seed = _by_seed(points)
+    costs = set[float]()
+    for of_seed in by_seed.values():
+        costs.update(cost for cost, _ in of_seed.values())
+
+    surface = []
+    for cost in sorted(costs):
+        least = sorted(_least_loss(of_seed.values(), cost) for of_seed in by_seed.values())
+        median = least[math.ceil(len(least) / 2) - 1]
+        surface.append((cost, least[0], median, least[-1]))
+    return surface
+
+
+def _least_loss(points: Iterable[Point], cost: float) -> float:
+    """Least loss at a cost or less; infinite where nothing costs so little."""
+    return min((loss for x, loss in points if x <= cost), default=math.inf)
 
 
 def volume(points: Points) -> Interval | None:
-    """Hypervolume of each seed's front on axes scaled from the best to the worst seen, and its
+    """Hypervolume of each seed's front on axes scaled from the best to the worst value, and its
     interval over seeds.
     """
-    seeds = common_seeds(points)
-    seen = [by_seed[seed] for by_seed in points.values() for seed in seeds]
-    if not seen:
+    by_seed = _by_seed(points)
+    if not by_seed:
         return None
-    scale = _scale(seen)
-    return interval(
-        [hypervolume([scale(p[seed]) for p in points.values()], (1.0, 1.0)) for seed in seeds]
-    )
+
+    scale = _scale(chain.from_iterable(of_seed.values() for of_seed in by_seed.values()))
+    volumes = []
+    for of_seed in by_seed.values():
+        scaled = list(map(scale, of_seed.values()))
+        volumes.append(hypervolume(scaled, (1.0, 1.0)))
+    return interval(volumes)
 
 
-def _scale(seen: Sequence[Point]) -> Callable[[Point], Point]:
-    """Of points onto [0, 1] in both, from the least seen to the most."""
-    (low_x, low_y), (high_x, high_y) = (
-        tuple(end(p[i] for p in seen) for i in (0, 1)) for end in (min, max)
-    )
-    return lambda p: (
-        (p[0] - low_x) / (high_x - low_x or 1.0),
-        (p[1] - low_y) / (high_y - low_y or 1.0),
+def _scale(points: Iterable[Point]) -> Callable[[Point], Point]:
+    """A function that scales points to [0, 1] in both, from the least to the most of these."""
+    costs, losses = zip(*points, strict=True)
+    least_cost = min(costs)
+    least_loss = min(losses)
+    cost_range = max(costs) - least_cost or 1.0
+    loss_range = max(losses) - least_loss or 1.0
+    return lambda point: (
+        (point[0] - least_cost) / cost_range,
+        (point[1] - least_loss) / loss_range,
     )
 
 
@@ -131,32 +155,26 @@ def knee(points: Mapping[str, Point]) -> str | None:
     """The arm of the front farthest below the chord between its ends; None where none
     is below (Das, 1999).
     """
-    ends = pareto_front(points)
-    if len(ends) < 3:
+    front = pareto_front(points)
+    if len(front) < 3:
         return None
-    scale = _scale([points[arm] for arm in ends])
+    scale = _scale(map(points.__getitem__, front))
     # the chord from (0, 1) to (1, 0); distance times √2
-    below = {arm: 1 - sum(scale(points[arm])) for arm in ends}
-    best = max(below, key=below.__getitem__)
-    return best if below[best] > 1e-12 else None
+    below = {arm: 1 - sum(scale(points[arm])) for arm in front}
+    lowest = max(below, key=below.__getitem__)
+    return lowest if below[lowest] > 1e-12 else None
 
 
 def best_at(points: Mapping[str, Point], cost: float) -> str | None:
     """The arm of the least loss that costs no more."""
-    return min(
-        (arm for arm, p in points.items() if p[0] <= cost),
-        key=lambda arm: points[arm][1],
-        default=None,
-    )
+    affordable = [arm for arm, point in points.items() if point[0] <= cost]
+    return min(affordable, key=lambda arm: points[arm][1], default=None)
 
 
 def cheapest_at(points: Mapping[str, Point], loss: float) -> str | None:
     """The cheapest arm whose loss is no more."""
-    return min(
-        (arm for arm, p in points.items() if p[1] <= loss),
-        key=lambda arm: points[arm][0],
-        default=None,
-    )
+    good = [arm for arm, point in points.items() if point[1] <= loss]
+    return min(good, key=lambda arm: points[arm][0], default=None)
 
 
 # Of a study
@@ -164,23 +182,22 @@ def cheapest_at(points: Mapping[str, Point], loss: float) -> str | None:
 
 @dataclass(frozen=True)
 class Frontier:
-    """What a study, or a sweep, says of quality against speed.
+    """Quality against speed of the arms of a study, or of a sweep.
 
     Arguments:
-        quality, speed: the columns compared.
-        points: arm → seed → (cost, loss), of the arms that have both; means: of the readings,
-            as the table has them.
-        missing: the other arms.
-        front: arms on the front of means, the fastest first; dominated:
-            arm → those that are better.
-        attained: arm → share of the seeds; empty where fewer than two have all arms.
-            knee: an arm, or None.
-        hypervolume: None where no seed has all arms.
-        doubt: why the speeds are unreliable, so that no front may be drawn;
-            empty where they are not.
-        budget, baseline: of the arms; empty in a sweep.
-        supported: arms whose quality differs from the baseline's for sure.
-        bounds: arms whose quality is a bound, where those of other arms are not such a bound.
+        quality, speed: The columns compared.
+        points: Arm → seed → (cost, loss), of the arms that have both.
+        means: Arm → (cost, loss) of the mean readings, as the table has them.
+        missing: The other arms.
+        front: Arms on the front of means, the fastest first.
+        dominated: Arm → those that are better.
+        attained: Arm → share of the seeds; empty where fewer than two have all arms.
+        knee: The arm at which the front bends, or None.
+        hypervolume: Over seeds; None where no seed has all arms.
+        doubt: Why the speeds are unreliable, so that no front is drawn; empty where they are not.
+        budget, baseline: Of the arms; empty in a sweep.
+        supported: Arms whose quality is concluded to differ from the baseline's.
+        bounds: Arms whose quality is a bound, where not all arms have such a bound.
     """
 
     quality: Column
@@ -201,9 +218,7 @@ class Frontier:
 
     @property
     def highlighted(self) -> list[str]:
-        """Arms that a figure draws in colour: those of the front, or all
-        where none may be drawn.
-        """
+        """Arms that a figure draws in colour: those of the front, or all if there may be none."""
         return list(self.means) if self.doubt else self.front
 
     @property
@@ -216,15 +231,16 @@ class Frontier:
         """Attainment surfaces in the units of the columns: (speed, best, median,
         worst of the seeds).
         """
-        return [
-            (
+        surface = []
+        for cost, best, median, worst in attainment_surface(self.points):
+            step = (
                 _back(self.speed, cost),
                 _back(self.quality, best),
                 _back(self.quality, median),
                 _back(self.quality, worst),
             )
-            for cost, best, median, worst in attainment_surface(self.points)
-        ]
+            surface.append(step)
+        return surface
 
 
 def frontiers(results: Results, effects: Sequence[Effect]) -> list[Frontier]:
@@ -235,9 +251,8 @@ def frontiers(results: Results, effects: Sequence[Effect]) -> list[Frontier]:
     fronts = []
     for part in results.by_budget:
         for quality in quality_metrics(part):
-            front = frontier(part, quality, effects=effects)
-            fronts += [front] if front else []
-    return fronts
+            fronts.append(frontier(part, quality, effects=effects))
+    return list(filter(None, fronts))
 
 
 def frontier(
@@ -252,19 +267,19 @@ def frontier(
     effects: the comparison of the arms, computed if it is None.
     """
     columns = {column.metric: column for column in results.columns}
-    quality = quality or next((metric for metric in DISTANCES if metric in columns), BITS)
+    quality = quality or next(filter(columns.__contains__, DISTANCES), BITS)
     if quality not in columns or speed not in columns:
         return None
 
-    measured: dict[str, dict[int, tuple[float, float]]] = {}
+    readings: dict[str, dict[int, tuple[float, float]]] = {}
     for arm in results.arms:
-        costs = arm.values(speed)
-        losses = arm.values(quality) if is_comparable(results, arm, quality) else {}
-        common = sorted(costs.keys() & losses.keys())
-        measured[arm.name] = {seed: (costs[seed], losses[seed]) for seed in common}
+        speeds = arm.values(speed)
+        qualities = arm.values(quality) if is_comparable(results, arm, quality) else {}
+        common = sorted(speeds.keys() & qualities.keys())
+        readings[arm.name] = {seed: (speeds[seed], qualities[seed]) for seed in common}
 
     doubt = unreliable_speeds(results) if speed.startswith("speed/") else ""
-    front = frontier_from_readings(columns[quality], columns[speed], measured, doubt)
+    front = frontier_from_readings(columns[quality], columns[speed], readings, doubt)
     if front is None:
         return None
 
@@ -273,9 +288,13 @@ def frontier(
         effect.arm for effect in effects if effect.metric == quality and effect.supported
     )
     bounds = incomparable_bounds(results) if quality.startswith("val/") else []
-    budget = results.baseline_arm.budget
+
     return replace(
-        front, budget=budget, baseline=results.baseline, supported=supported, bounds=tuple(bounds)
+        front,
+        budget=results.baseline_arm.budget,
+        baseline=results.baseline,
+        supported=supported,
+        bounds=tuple(bounds),
     )
 
 
@@ -285,24 +304,28 @@ def frontier_from_readings(
     readings: Mapping[str, Mapping[int, tuple[float, float]]],
     doubt: str = "",
 ) -> Frontier | None:
-    """Where arms stand by their readings: arm → seed → (speed, quality) as measured; None
+    """The frontier of arms by their readings: arm → seed → (speed, quality) as measured; None
     where no arm has any.
 
     doubt: why the speeds are unreliable.
     """
-    points, means = {}, {}
+
+    def point(reading: tuple[float, float]) -> Point:
+        return _cost(speed, reading[0]), _cost(quality, reading[1])
+
+    points = {}
+    means = {}
+    missing = []
     for arm, by_seed in readings.items():
         if by_seed:
-            points[arm] = {
-                seed: (_cost(speed, x), _cost(quality, y)) for seed, (x, y) in by_seed.items()
-            }
-            x, y = (statistics.fmean(ends) for ends in zip(*by_seed.values(), strict=True))
-            means[arm] = _cost(speed, x), _cost(quality, y)
+            speeds, qualities = zip(*by_seed.values(), strict=True)
+            points[arm] = {seed: point(reading) for seed, reading in by_seed.items()}
+            means[arm] = point((statistics.fmean(speeds), statistics.fmean(qualities)))
+        else:
+            missing.append(arm)
 
     if not points:
         return None
-    missing = [arm for arm in readings if arm not in points]
-    volumes = volume(points)
 
     return Frontier(
         quality,
@@ -314,7 +337,7 @@ def frontier_from_readings(
         dominators(means),
         attainment(points),
         knee(means),
-        volumes,
+        volume(points),
         doubt,
     )
 
@@ -325,23 +348,21 @@ def _cost(column: Column, value: float) -> float:
     return 1000 / value if column.metric == SPEED else -value
 
 
-def _back(column: Column, cost: float) -> float:
-    if column.less:
-        return cost
-    return 1000 / cost if column.metric == SPEED else -cost
+_back = _cost  # the function is its own inverse
 
 
 def quality_metrics(results: Results) -> list[str]:
     """The metrics of quality that are set against speed: bits/dim, or the gap to the truth, and
     the Fréchet distances.
     """
-    there = {c.metric for c in results.columns}
-    return [metric for metric in (GAP if GAP in there else BITS, *DISTANCES) if metric in there]
+    measured = {column.metric for column in results.columns}
+    likelihood = GAP if GAP in measured else BITS
+    return [metric for metric in (likelihood, *DISTANCES) if metric in measured]
 
 
 def frontier_sentences(f: Frontier) -> list[str]:
-    """The front and how sure it is, who is dominated, the matched values, the hypervolume, and
-    who has no place there.
+    """The front and its attainment, the dominated arms, the matched values, the hypervolume, and
+    the arms without a place.
 
     Of unreliable speeds, why there is no front.
     """
@@ -364,15 +385,13 @@ def frontier_sentences(f: Frontier) -> list[str]:
 
 
 def _front_line(f: Frontier) -> str:
-    arms = [
-        f"{arm} ({100 * f.attained[arm]:.0f} % of seeds)" if f.attained else arm for arm in f.front
-    ]
+    unsure = ""
+    arms = f.front
+    if f.attained:
+        arms = [f"{arm} ({100 * f.attained[arm]:.0f} % of seeds)" for arm in f.front]
+    else:
+        unsure = " Fewer than two seeds have all arms, so nothing is said of how sure it is."
     bend = f" It bends at {f.knee}." if f.knee else ""
-    unsure = (
-        ""
-        if f.attained
-        else " Fewer than two seeds have all arms, so nothing is said of how sure it is."
-    )
 
     return (
         f"{f.quality.heading} against {f.speed.heading}: the front of means is "
@@ -381,57 +400,66 @@ def _front_line(f: Frontier) -> str:
 
 
 def _dominated_line(f: Frontier) -> list[str]:
-    """Arms that are worse in both, and which of them stand on the front of some seed after all."""
+    """Arms that are worse in both, and those of them that are on the front of some seed."""
     if not f.dominated:
         return []
 
-    at_times = [
-        f"{arm} ({100 * f.attained[arm]:.0f} %)" for arm in f.dominated if f.attained.get(arm)
-    ]
+    at_times = []
+    for arm in f.dominated:
+        if share := f.attained.get(arm):
+            at_times.append(f"{arm} ({100 * share:.0f} %)")
     but = f" On the front of some seeds none the less: {join_names(at_times)}." if at_times else ""
-    worse = (
-        join_names(f.dominated)
-        if len(f.dominated) <= _NAMED
-        else f"the other {len(f.dominated)} arms"
-    )
+    worse = f"the other {len(f.dominated)} arms"
+    if len(f.dominated) <= _NAMED:
+        worse = join_names(f.dominated)
 
     return [f"Others are at least as good in both readings as {worse}.{but}"]
 
 
 def _matched(f: Frontier) -> list[str]:
-    """The best quality at the baseline's speed, and the fastest at its quality; whose quality
-    differs is resolved or not.
+    """The best quality at the baseline's speed, and the fastest arm at its quality, each with
+    whether its difference in quality is resolved.
     """
     baseline = f.baseline
     if baseline not in f.means:
         return []
-    cost, loss = f.means[baseline]
-    best, fast = best_at(f.means, cost), cheapest_at(f.means, loss)
-    speed, quality = _number(f.speed, cost), _number(f.quality, loss)
 
-    def sure(arm: str | None) -> str:
-        return (
-            ""
-            if arm in f.supported
-            else f" (by the means: its difference in {f.quality.heading} is not resolved)"
+    cost, loss = f.means[baseline]
+    speed = _number(f.speed, cost)
+    quality = _number(f.quality, loss)
+    heading = f.quality.heading
+
+    def unsure(arm: str) -> str:
+        if arm in f.supported:
+            return ""
+        return f" (by the means: its difference in {heading} is not resolved)"
+
+    best = best_at(f.means, cost)
+    if best in (None, baseline):
+        at_speed = (
+            f"No arm as fast as {baseline} ({speed}) has a better mean {heading} ({quality})."
+        )
+    else:
+        value = _number(f.quality, f.means[best][1])
+        at_speed = (
+            f"At the speed of {baseline} ({speed}) or faster, {best} has the best mean"
+            f" {heading}: {value} against {quality}{unsure(best)}."
         )
 
-    return [
-        f"No arm as fast as {baseline} ({speed}) has a better mean {f.quality.heading} ({quality})."
-        if best in (None, baseline)
-        else (
-            f"At the speed of {baseline} ({speed}) or faster, {best} has the best mean"
-            f" {f.quality.heading}: {_number(f.quality, f.means[best][1])} against"
-            f" {quality}{sure(best)}."
-        ),
-        f"No arm with the {f.quality.heading} of {baseline} ({quality}) or better is faster on "
-        f"average ({speed})."
-        if fast in (None, baseline)
-        else (
-            f"With the {f.quality.heading} of {baseline} ({quality}) or better, {fast} is the"
-            f" fastest: {_number(f.speed, f.means[fast][0])} against {speed}{sure(fast)}."
-        ),
-    ]
+    fastest = cheapest_at(f.means, loss)
+    if fastest in (None, baseline):
+        at_quality = (
+            f"No arm with the {heading} of {baseline} ({quality}) or better is faster on "
+            f"average ({speed})."
+        )
+    else:
+        value = _number(f.speed, f.means[fastest][0])
+        at_quality = (
+            f"With the {heading} of {baseline} ({quality}) or better, {fastest} is the"
+            f" fastest: {value} against {speed}{unsure(fastest)}."
+        )
+
+    return [at_speed, at_quality]
 
 
 def _number(column: Column, cost: float) -> str:
@@ -440,14 +468,13 @@ def _number(column: Column, cost: float) -> str:
 
 
 def _volume_line(f: Frontier) -> list[str]:
-    if f.hypervolume is None or (n := f.hypervolume.n) < 2 or len(f.points) < 2:
+    if f.hypervolume is None or f.hypervolume.n < 2 or len(f.points) < 2:
         return []
 
-    mean, half = f.hypervolume.mean, f.hypervolume.half
+    mean = f.hypervolume.mean
+    low = max(0.0, mean - f.hypervolume.half)
+    high = min(1.0, mean + f.hypervolume.half)
     return [
-        (
-            f"A seed's front dominates {mean:.3f} [{max(0.0, mean - half):.3f},"
-            f" {min(1.0, mean + half):.3f}] of the box from the best to the worst seen"
-            f" (hypervolume, n = {n})."
-        )
+        f"A seed's front dominates {mean:.3f} [{low:.3f}, {high:.3f}] of the box from the best to"
+        f" the worst seen (hypervolume, n = {f.hypervolume.n})."
     ]

@@ -38,7 +38,7 @@ from functools import cache
 
 import numpy as np
 
-from .statistics import PooledSD, combined_df
+from .statistics import PooledSD, larger_spread
 
 Pairs = Mapping[str, Mapping[int, float]]
 """Arm → seed → difference to the baseline."""
@@ -50,86 +50,89 @@ SIMULATIONS = 4000
 
 
 def spreads(pairs: Pairs) -> dict[str, PooledSD]:
-    """Of each difference of two seeds and more: that of all arms which agree, or its own
+    """The spread of each difference of two seeds and more: that of all arms which agree, or its own
     where that is larger.
     """
-    several = {arm: d for arm, d in pairs.items() if len(d) > 1}
-    variances = dict(zip(several, _variances(several), strict=True))
-    own = {arm: PooledSD(math.sqrt(variances[arm]), len(d) - 1) for arm, d in several.items()}
-    together = homogeneous_arms(pairs)
-    if len(together) < 2:
-        return own
-    common = pool_spread({arm: pairs[arm] for arm in together})
-    return own | {arm: larger_spread(own[arm], common) for arm in together}
+    repeated = _repeated(pairs)
+    spreads = {}
+    for arm, variance in zip(repeated, _variances(repeated), strict=True):
+        spreads[arm] = PooledSD(math.sqrt(variance), len(repeated[arm]) - 1)
 
-
-def larger_spread(own: PooledSD, common: PooledSD) -> PooledSD:
-    """The common spread, or an arm's own where that is larger."""
-    if own.deviation <= common.deviation:
-        return common
-    shared = (common.deviation / own.deviation) ** 2
-    return PooledSD(own.deviation, combined_df(shared, common.df, own.df), common.arms, shared)
+    agreeing = homogeneous_arms(pairs)
+    if len(agreeing) > 1:
+        common = pool_spread({arm: pairs[arm] for arm in agreeing})
+        for arm in agreeing:
+            spreads[arm] = larger_spread(spreads[arm], common)
+    return spreads
 
 
 def pool_spread(pairs: Pairs) -> PooledSD:
-    """Spread of a difference, from all that are given, of two seeds or more each."""
-    squares, df = _squares(pairs), _freedom(_pattern(pairs))
-    return PooledSD(
-        math.sqrt(squares.sum() / sum(len(d) - 1 for d in pairs.values())), df, len(pairs) + 1
-    )
+    """The spread of a difference, pooled over arms of two seeds or more each."""
+    variance = _squares(pairs).sum() / _free_values(pairs).sum()
+    return PooledSD(math.sqrt(variance), _freedom(_pattern(pairs)), len(pairs) + 1)
 
 
 def homogeneous_arms(pairs: Pairs) -> list[str]:
-    """Arms of two seeds and more, but for those whose difference strays farther than
-    chance would have it.
-    """
-    arms = {arm: d for arm, d in pairs.items() if len(d) > 1}
+    """Arms of two seeds and more, without those that vary more than chance explains."""
+    arms = _repeated(pairs)
     while len(arms) > 1 and homogeneity(arms) < HOMOGENEITY_LEVEL:
         wildest = list(arms)[int(np.argmax(_variances(arms)))]
-        arms = {arm: d for arm, d in arms.items() if arm != wildest}
+        del arms[wildest]
     return list(arms)
 
 
 def homogeneity(pairs: Pairs) -> float:
-    """p-value of equal spreads: the share of layouts of equal spreads in which one stands
-    out as much as here.
-    """
-    variances, null = _variances(pairs), _null(_pattern(pairs))
-    # nothing strays at all: they agree
-    seen = variances.max() / variances.sum() if variances.any() else 0.0
-    return float((1 + np.sum(null >= seen)) / (1 + len(null)))
+    """p-value of equal spreads: the share of simulations in which one arm stands out as much."""
+    variances = _variances(pairs)
+    null = _null(_pattern(pairs))
+
+    # arms without any variance agree
+    statistic = variances.max() / variances.sum() if variances.any() else 0.0
+    return float((1 + np.sum(null >= statistic)) / (1 + len(null)))
+
+
+def _repeated(pairs: Pairs) -> dict[str, Mapping[int, float]]:
+    """The arms of two seeds and more."""
+    return {arm: differences for arm, differences in pairs.items() if len(differences) > 1}
 
 
 def _pattern(pairs: Pairs) -> Pattern:
-    return tuple(tuple(sorted(d)) for d in pairs.values())
+    return tuple(map(tuple, map(sorted, pairs.values())))
+
+
+def _free_values(pairs: Pairs) -> np.ndarray:
+    """Seeds of each arm, less one."""
+    return np.array(list(map(len, pairs.values()))) - 1
 
 
 def _squares(pairs: Pairs) -> np.ndarray:
-    """Σ_seed (d - mean)² of each arm; what rounding alone leaves is nothing."""
-    squares = []
-    for d in (np.array(list(d.values())) for d in pairs.values()):
-        left = d - d.mean()
-        squares.append(
-            float((np.where(np.abs(left) < 1e-12 * np.abs(d).max(), 0.0, left) ** 2).sum())
-        )
-    return np.array(squares)
+    """Σ_seed (d - mean)² of each arm."""
+    return np.array([_sum_of_squares(list(of_arm.values())) for of_arm in pairs.values()])
+
+
+def _sum_of_squares(differences: list[float]) -> float:
+    """Σ (d - mean)²; deviations of the size of rounding errors count as zero."""
+    d = np.array(differences)
+    deviations = d - d.mean()
+    rounding = np.abs(deviations) < 1e-12 * np.abs(d).max()
+    return float((np.where(rounding, 0.0, deviations) ** 2).sum())
 
 
 def _variances(pairs: Pairs) -> np.ndarray:
-    return _squares(pairs) / np.array([len(d) - 1 for d in pairs.values()])
+    return _squares(pairs) / _free_values(pairs)
 
 
 @cache
 def _makers(pattern: Pattern) -> list[np.ndarray]:
     """For each arm the matrix that makes its d - mean of all cells [seeds of the arm, cells]; the
-    baseline's come first.
+    baseline's cells come first.
     """
-    seeds = sorted({seed for row in pattern for seed in row})
-    own = len(seeds) + np.cumsum([0, *map(len, pattern)])
+    seeds = sorted(set().union(*pattern))
+    starts = len(seeds) + np.cumsum([0, *map(len, pattern)])
     makers = []
-    for row, start in zip(pattern, own, strict=False):
-        d = np.zeros((len(row), own[-1]))
-        d[range(len(row)), [seeds.index(seed) for seed in row]] = -1
+    for row, start in zip(pattern, starts, strict=False):
+        d = np.zeros((len(row), starts[-1]))
+        d[range(len(row)), np.searchsorted(seeds, row)] = -1
         d[range(len(row)), range(start, start + len(row))] = 1
         makers.append(d - d.mean(0))
 
@@ -147,7 +150,7 @@ def _freedom(pattern: Pattern) -> float:
 
 @cache
 def _null(pattern: Pattern) -> np.ndarray:
-    """Cochran's C in layouts of equal spreads, [DRAWS]; the same whenever it is asked for."""
+    """Cochran's C in simulated layouts of equal spreads, [SIMULATIONS]; always the same values."""
     makers = _makers(pattern)
     errors = np.random.default_rng(0).standard_normal((makers[0].shape[1], SIMULATIONS))
     variances = np.stack([((maker @ errors) ** 2).sum(0) / (len(maker) - 1) for maker in makers])

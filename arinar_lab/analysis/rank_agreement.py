@@ -16,10 +16,10 @@ Correlation Methods, 1948.
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from scipy.stats import kendalltau, permutation_test, rankdata, spearmanr
 
 from ..metrics import BITS, DISTANCES, GAP, HEADINGS, LEVEL
@@ -36,10 +36,13 @@ class Agreement:
     """How one metric ranks the arms at two budgets.
 
     Arguments:
-        metric; small, large: the budgets; arms: those that have the metric at both.
-        tau, tau_p: Kendall's τ (b, for ties) and its p; rho, rho_p: Spearman's ρ and its p; NaN for
-            fewer than three arms.
-        swapped: pairs in another order; reversed: those of them that are concluded at both budgets.
+        metric: The metric that ranks.
+        small, large: The budgets.
+        arms: The arms that have the metric at both.
+        tau, tau_p: Kendall's τ (b, for ties) and its p; NaN for fewer than three arms.
+        rho, rho_p: Spearman's ρ and its p; NaN for fewer than three arms.
+        swapped: Pairs in another order.
+        reversed: Those of the swapped pairs that are concluded at both budgets.
     """
 
     metric: str
@@ -55,15 +58,14 @@ class Agreement:
 
     def text(self) -> str:
         """The finding, in a line."""
-        count, pairs = len(self.arms), len(self.arms) * (len(self.arms) - 1) // 2
+        count = len(self.arms)
+        pairs = count * (count - 1) // 2
         start = f"{HEADINGS[self.metric]}: {count} arms at {self.small} against {self.large}"
         if count < 3:
             return f"{start}: too few for a correlation of ranks"
-        names = ", ".join(" and ".join(pair) for pair in self.reversed)
-        change = (
-            f"{len(self.swapped)} of {pairs} pairs "
-            f"change{'s' if len(self.swapped) == 1 else ''} order"
-        )
+        names = ", ".join(map(" and ".join, self.reversed))
+        verb = "changes" if len(self.swapped) == 1 else "change"
+        change = f"{len(self.swapped)} of {pairs} pairs {verb} order"
 
         return (
             f"{start}: Kendall's τ = {self.tau:+.2f} (p = {self.tau_p:.2g}), Spearman's ρ ="
@@ -79,9 +81,8 @@ def agreements(results: Results) -> list[Agreement]:
     agreements = []
     for metric in RANKED:
         for large in results.budgets[1:]:
-            agreement = _agreement(results, metric, results.budgets[0], large)
-            agreements += [agreement] if agreement else []
-    return agreements
+            agreements.append(_agreement(results, metric, results.budgets[0], large))
+    return list(filter(None, agreements))
 
 
 def mean_by_arm(results: Results, metric: str, budget: str) -> dict[str, float]:
@@ -95,28 +96,33 @@ def mean_by_arm(results: Results, metric: str, budget: str) -> dict[str, float]:
 
 
 def _agreement(results: Results, metric: str, small: str, large: str) -> Agreement | None:
-    before, after = mean_by_arm(results, metric, small), mean_by_arm(results, metric, large)
-    arms = tuple(name for name in before if name in after)
+    before = mean_by_arm(results, metric, small)
+    after = mean_by_arm(results, metric, large)
+    arms = tuple(filter(after.__contains__, before))
     if len(arms) < 2:
         return None
 
-    x = [before[name] for name in arms]
-    y = [after[name] for name in arms]
-    pairs = itertools.combinations(range(len(arms)), 2)
-    swapped = tuple((arms[i], arms[j]) for i, j in pairs if (x[i] - x[j]) * (y[i] - y[j]) < 0)
-    reversed_: tuple[Pair, ...] = ()
+    swapped = []
+    for a, b in itertools.combinations(arms, 2):
+        if (before[a] - before[b]) * (after[a] - after[b]) < 0:
+            swapped.append((a, b))
+    reversed_: list[Pair] = []
     if swapped:
         concluded = _concluded(results, metric, small) & _concluded(results, metric, large)
-        reversed_ = tuple(pair for pair in swapped if frozenset(pair) in concluded)
-    tau, rho = (_correlations(x, y)) if len(arms) > 2 else ((np.nan, np.nan), (np.nan, np.nan))
-    return Agreement(metric, small, large, arms, *tau, *rho, swapped, reversed_)
+        reversed_ = [pair for pair in swapped if frozenset(pair) in concluded]
+
+    tau = rho = (math.nan, math.nan)
+    if len(arms) > 2:
+        tau, rho = _correlations([before[arm] for arm in arms], [after[arm] for arm in arms])
+    return Agreement(metric, small, large, arms, *tau, *rho, tuple(swapped), tuple(reversed_))
 
 
 def _correlations(
     x: list[float], y: list[float]
 ) -> tuple[tuple[float, float], tuple[float, float]]:
     """Kendall's τ and Spearman's ρ, each with its p."""
-    tau, rho = kendalltau(x, y), spearmanr(x, y).statistic
+    tau = kendalltau(x, y)
+    rho = spearmanr(x, y).statistic
     ranks = rankdata(y) - (len(y) + 1) / 2
 
     def covariance(a: Any, axis: int) -> Any:
@@ -132,5 +138,7 @@ def _correlations(
 def _concluded(results: Results, metric: str, budget: str) -> set[frozenset[str]]:
     """The pairs of arms that differ at a budget, by their names without it."""
     part = results.at(budget)
-    designs = {arm.name: arm.design for arm in part.arms}
-    return {frozenset(designs[name] for name in pair) for pair in resolved_pairs(part, metric)}
+    pairs = set()
+    for a, b in resolved_pairs(part, metric):
+        pairs.add(frozenset((part.by_name[a].design, part.by_name[b].design)))
+    return pairs

@@ -1,8 +1,8 @@
 """Results of a study: of every arm its settings, and one report.json for each finished seed.
 
-Results hold numbers, labels and paths. They know no plan, no recipe and no run folder:
-`study/collect.py` makes them of a study, `cli/compare.py` of the runs that a user names. What
-follows from them is in `analyse.py`.
+Results hold numbers, labels and paths; they know no plan, no recipe and no run folder.
+`study/collect.py` makes them of a study, `cli/compare.py` of the runs that a user names, and
+`analyse.py` draws the conclusions.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,7 @@ _TRUNCATED = "quality/truncated_share"
 
 @dataclass(frozen=True)
 class Folders:
-    """Where the files of one run are: those of its training, and those of the
-    evaluation that is reported.
-    """
+    """The folders of one run: that of its training, and that of its reported evaluation."""
 
     run: Path
     evaluation: Path
@@ -38,19 +37,19 @@ class ArmResult:
     """The runs of one arm.
 
     Arguments:
-        name: of the arm, with its budget.
-        settings: its recipe as plain data, every default written out.
-        reports: seed → report, of the finished runs.
-        folders: seed → where its files are, of all runs.
+        name: The arm's name, with its budget.
+        settings: The recipe as plain data, every default written out.
+        reports: Seed → report, of the finished runs.
+        folders: Seed → folders of its files, of all runs.
         likelihood: exact, bound, estimate, surrogate or none.
-        inexact: the kinds of its parts whose likelihood is not exact, as in `masked+diffusion`.
-        factors: its value of each axis of the study.
-        accelerators: options of its sampler that trade exactness for speed, as far as they are on.
-        matched: the setting that was solved for equal cost, as in `outer.width=72`.
-        budget: the label of its budget, as in `steps×4`; empty in a study without budgets.
-        signature: of its training.
-        failures: seed → why the run failed.
-        unreadable: seed → the report.json that cannot be read.
+        inexact: The kinds of its parts whose likelihood is not exact, as in `masked+diffusion`.
+        factors: The arm's value of each axis of the study.
+        accelerators: Options of the sampler that trade exactness for speed, if they are on.
+        matched: The setting that was solved for equal cost, as in `outer.width=72`.
+        budget: The label of its budget, as in `steps×4`; empty in a study without budgets.
+        signature: The signature of its training.
+        failures: Seed → error of the failed run.
+        unreadable: Seed → the report.json that cannot be read.
     """
 
     name: str
@@ -95,30 +94,32 @@ class ArmResult:
         return interval(values) if values else None
 
     def floor(self, metric: str) -> tuple[float, int | None] | None:
-        """What held-out images reach in a metric, and how many they are where the arm's
-        images are not as many.
+        """The value that held-out images reach in a metric, the mean over seeds, and their
+        number if the arm's images are not as many; None where it was not measured.
 
-        A distance falls as images are added, so a floor is that of its own number. None where
-        it was not measured.
+        A distance falls as images are added, so a floor holds for its own number of images.
         """
         name = f"{DISTANCE if metric == FEW else metric}_floor"
-        floors = list(self.values(name).values())
+        floors = self.values(name)
         if not floors or (metric == FEW and not self.values(FEW)):
             return None
 
-        report = self.reports[next(iter(self.values(name)))]
+        report = self.reports[next(iter(floors))]
         measured = report.get("quality" if name.startswith(DISTANCE) else "fidelity", {})
         held_out = measured.get("floor_images", 0)
         unequal = metric in DISTANCES and held_out > 0 and held_out != measured.get("images", 0)
 
-        return statistics.fmean(floors), held_out if unequal else None
+        return statistics.fmean(floors.values()), held_out if unequal else None
 
     def evaluation_noise(self, metric: str) -> float | None:
         """Half-width of a value's 95 % interval over images, root mean square over seeds;
         None where not measured.
         """
-        halves = [report.get("noise", {}).get(metric, math.nan) for report in self.reports.values()]
-        squares = [half**2 for half in halves if math.isfinite(half)]
+        squares = []
+        for report in self.reports.values():
+            half = report.get("noise", {}).get(metric, math.nan)
+            if math.isfinite(half):
+                squares.append(half**2)
         return math.sqrt(statistics.fmean(squares)) if squares else None
 
 
@@ -127,12 +128,17 @@ class Results:
     """The results of a study, or of runs that are compared like one.
 
     Arguments:
-        name: of the study; question: that it answers; folder: of its files.
-        arms: in the order of the table; baseline: an arm's name; seeds: that every arm should have.
-        axes: the keys that were varied on a grid; varied: all keys in which the
-            recipes of the arms differ.
-        budgets: labels of the budgets at which every arm stands, the smallest first.
-        papers: rows from papers; references: bits/dim of outside estimators by name.
+        name: The study's name.
+        arms: The arms, in the order of the table.
+        baseline: The name of the arm that the others are compared with.
+        seeds: The seeds that every arm should have.
+        question: The question that the study answers.
+        folder: The folder of its files.
+        axes: The keys that were varied on a grid.
+        varied: All keys in which the recipes of the arms differ.
+        budgets: Labels of the budgets at which every arm stands, the smallest first.
+        papers: Rows from papers.
+        references: Name → bits/dim of an outside estimator.
     """
 
     name: str
@@ -147,15 +153,15 @@ class Results:
     papers: tuple[PaperRow, ...] = ()
     references: Mapping[str, float] = field(default_factory=dict)
 
+    @cached_property
+    def by_name(self) -> dict[str, ArmResult]:
+        """Arm's name → arm."""
+        return {arm.name: arm for arm in self.arms}
+
     @property
     def reports(self) -> dict[str, dict[int, Report]]:
         """Arm's name → seed → report."""
         return {arm.name: arm.reports for arm in self.arms}
-
-    @property
-    def any_report(self) -> Report:
-        """The first report; empty where no run is finished."""
-        return next((report for *_, report in self.runs), {})
 
     @property
     def runs(self) -> Iterator[tuple[ArmResult, int, Report]]:
@@ -165,31 +171,49 @@ class Results:
                 yield arm, seed, report
 
     @property
+    def every_report(self) -> list[Report]:
+        """The report of every finished run."""
+        return [report for *_, report in self.runs]
+
+    @property
+    def any_report(self) -> Report:
+        """The first report; empty where no run is finished."""
+        return next(iter(self.every_report), {})
+
+    @property
     def missing(self) -> list[tuple[ArmResult, int]]:
         """Arm and seed of every run that has no report."""
-        return [(arm, seed) for arm in self.arms for seed in self.seeds if seed not in arm.reports]
+        missing = []
+        for arm in self.arms:
+            for seed in self.seeds:
+                if seed not in arm.reports:
+                    missing.append((arm, seed))
+        return missing
+
+    def values(self, metric: str) -> list[float]:
+        """The finite values of all runs."""
+        values: list[float] = []
+        for arm in self.arms:
+            values += arm.values(metric).values()
+        return values
 
     @property
     def columns(self) -> list[Column]:
-        """Columns of the table that hold something; `truncated` only where
-        something was truncated.
-        """
-        in_papers = {metric for row in self.papers for metric in row.values}
-        truncated = any(any(arm.values(_TRUNCATED).values()) for arm in self.arms)
-
+        """Columns of the table that hold a number; that of truncation only where a run has some."""
+        in_papers = set[str]().union(*(row.values for row in self.papers))
         columns = []
         for column in COLUMNS:
-            measured = any(arm.values(column.metric) for arm in self.arms)
-            if (measured or column.metric in in_papers) and (
-                truncated or column.metric != _TRUNCATED
-            ):
+            values = self.values(column.metric)
+            if column.metric == _TRUNCATED and not any(values):
+                continue
+            if values or column.metric in in_papers:
                 columns.append(column)
         return columns
 
     @property
     def baseline_arm(self) -> ArmResult:
         """The arm that the others are compared with."""
-        return next(arm for arm in self.arms if arm.name == self.baseline)
+        return self.by_name[self.baseline]
 
     @property
     def baselines(self) -> tuple[str, ...]:
@@ -198,21 +222,16 @@ class Results:
 
     @property
     def by_budget(self) -> list[Results]:
-        """The arms of each budget by themselves, since those are compared; all arms in a
-        study without budgets.
-        """
-        return [self.at(budget) for budget in self.budgets] or [self]
+        """The results at each budget, within which arms are compared; else all results."""
+        return list(map(self.at, self.budgets)) or [self]
 
     def at(self, budget: str) -> Results:
         """The arms of one budget, and the baseline among them."""
         arms = tuple(arm for arm in self.arms if arm.budget == budget)
-        return replace(
-            self, arms=arms, baseline=f"{self.baseline_arm.design} @ {budget}", budgets=()
-        )
+        baseline = f"{self.baseline_arm.design} @ {budget}"
+        return replace(self, arms=arms, baseline=baseline, budgets=())
 
     @property
     def criterion(self) -> str:
-        """The metric by which arms are ranked: bits/dim, or a Fréchet distance where an
-        arm has no likelihood.
-        """
+        """The metric that ranks arms: bits/dim, or FD digits where an arm has no likelihood."""
         return DISTANCE if any(arm.likelihood == "none" for arm in self.arms) else BITS

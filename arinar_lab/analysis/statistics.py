@@ -21,6 +21,8 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from operator import itemgetter, lt
 
 import numpy as np
 from scipy.optimize import brentq
@@ -29,7 +31,7 @@ from scipy.stats import t as student
 
 ALPHA = 0.05
 POWER = 0.8
-MAX_SEEDS = 100  # more seeds than anybody adds; MOST + 1 stands for more than that
+MAX_SEEDS = 100  # more seeds than anybody adds; MAX_SEEDS + 1 stands for more than that
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,7 @@ class Interval:
         return abs(self.mean) > self.half
 
     def text(self, digits: int = 3) -> str:
-        """`2.120 ± 0.013`; `2.120` alone where one value says nothing of its
-        spread, or there is none.
-        """
+        """`2.120 ± 0.013`; `2.120` alone where the spread is unknown or zero."""
         mean = f"{self.mean:,.{digits}f}"
         return f"{mean} ± {self.half:.{digits}f}" if self.n > 1 and self.half > 0 else mean
 
@@ -70,13 +70,13 @@ def interval(values: Sequence[float]) -> Interval:
 
 @dataclass(frozen=True)
 class PooledSD:
-    """How far the difference of two arms strays from seed to seed.
+    """The spread of the difference of two arms over seeds.
 
     Arguments:
-        deviation: standard deviation of the difference under one seed.
-        df: degrees of freedom of that.
-        arms: whose values told it, the baseline's with them; 2 where it is of the two arms alone.
-        shared: the part of its square that those have in common; the rest is the difference's own.
+        deviation: Standard deviation of the difference under one seed.
+        df: Degrees of freedom of the deviation.
+        arms: Number of arms that it was estimated from, with the baseline; 2 for a single pair.
+        shared: The part of the variance that is pooled; the remainder is the pair's own.
     """
 
     deviation: float
@@ -86,15 +86,14 @@ class PooledSD:
 
 
 def degrees_of_freedom(arms: int, seeds: int, shared: float = 1.0) -> float:
-    """Degrees of freedom of the spread that differences of arms to one baseline tell together, see
-    `pooled_variance.py`.
+    """Degrees of freedom of the pooled spread of differences to one baseline
+    (`pooled_variance.py`).
     """
     return combined_df(shared, 4 * (seeds - 1) * (arms - 1) / (arms + 2), seeds - 1)
 
 
 def combined_df(shared: float, common: float, own: float) -> float:
-    """Degrees of freedom of a variance of which a part is known with `common` of them and
-    the rest with `own`.
+    """Degrees of freedom of a variance of which a share has `common`, and the remainder `own`.
 
     The relative error of a variance is √(2 / df). Those of the two parts are added as they are, not
     as squares, for the same seeds are in both.
@@ -102,10 +101,17 @@ def combined_df(shared: float, common: float, own: float) -> float:
     return (shared / math.sqrt(common) + (1 - shared) / math.sqrt(own)) ** -2
 
 
+def larger_spread(own: PooledSD, common: PooledSD) -> PooledSD:
+    """The common spread, or an arm's own where that is larger."""
+    if own.deviation <= common.deviation:
+        return common
+    shared = (common.deviation / own.deviation) ** 2
+    df = combined_df(shared, common.df, own.df)
+    return PooledSD(own.deviation, df, common.arms, shared)
+
+
 def difference(differences: Sequence[float], of: PooledSD) -> Interval:
-    """Mean and 95 % interval of paired differences whose spread is known from
-    them or from more arms.
-    """
+    """Mean and 95 % interval of paired differences, by a spread of theirs or of more arms."""
     return interval_around(statistics.fmean(differences), len(differences), of)
 
 
@@ -123,17 +129,19 @@ def welch(values: Sequence[float], baseline: Sequence[float]) -> PooledSD:
     has two values or more.
     """
     n = min(len(values), len(baseline))
-    errors = [statistics.variance(part) / len(part) for part in (values, baseline)]
-    if not (square := sum(errors)):
+    error = statistics.variance(values) / len(values)
+    baseline_error = statistics.variance(baseline) / len(baseline)
+    square = error + baseline_error
+    if square == 0:
         return PooledSD(0.0, n - 1)
-    parts = zip(errors, (values, baseline), strict=True)
-    df = square**2 / sum(error**2 / (len(part) - 1) for error, part in parts)
-    return PooledSD(math.sqrt(n * square), df)
+
+    unreliability = error**2 / (len(values) - 1) + baseline_error**2 / (len(baseline) - 1)
+    return PooledSD(math.sqrt(n * square), square**2 / unreliability)
 
 
 def cohens_d(mean: float, of: PooledSD) -> float:
-    """Cohen's d of a paired difference, mean / deviation; infinite where all seeds say the
-    same, 0 where that is 0.
+    """Cohen's d of a paired difference, mean / deviation; infinite where all seeds agree, and
+    0 where they agree on 0.
     """
     if of.deviation > 1e-12 * abs(mean):
         return mean / of.deviation
@@ -146,10 +154,10 @@ def p_value(size: float, n: int, df: float) -> float:
 
 
 def size_interval(size: float, n: int, df: float) -> tuple[float, float]:
-    """95 % interval of Cohen's d: the values under which a t as large, or as small, is seen
-    in 2.5 % of studies.
+    """95 % interval of Cohen's d.
 
-    The t of a study is noncentral t with shift √n d (Cumming and Finch, 2001, Educational and
+    Its ends are the values under which 2.5 % of studies have a t as large, or as small. The t of a
+    study is noncentral t with shift √n d (Cumming and Finch, 2001, Educational and
     Psychological Measurement 61). Above |t| = 100 the spread alone matters, whose square is χ²: d
     lies as much above or below as the deviation does.
     """
@@ -160,11 +168,11 @@ def size_interval(size: float, n: int, df: float) -> tuple[float, float]:
         low, high = size_interval(-size, n, df)
         return -high, -low
     if t > 100:
-        return size * math.sqrt(chi2.ppf(0.025, df) / df), size * math.sqrt(
-            chi2.ppf(0.975, df) / df
-        )
+        low = size * math.sqrt(chi2.ppf(0.025, df) / df)
+        high = size * math.sqrt(chi2.ppf(0.975, df) / df)
+        return low, high
 
-    # more is rarer than 2.5 %, and below -2 no t > 0 is as rare
+    # a larger shift makes this t rarer than 2.5 %, and below -2 no t > 0 is as rare
     above = t * math.sqrt(chi2.ppf(0.99, df) / df) + 3
 
     def shift(share: float) -> float:
@@ -175,20 +183,21 @@ def size_interval(size: float, n: int, df: float) -> tuple[float, float]:
 
 def power(size: float, n: int, df: float, alpha: float = ALPHA) -> float:
     """Chance that n seeds resolve a true Cohen's d of `size` at a level alpha."""
-    critical, shift = student.ppf(1 - alpha / 2, df), abs(size) * math.sqrt(n)
-    above, below = nct.sf(critical, df, shift), nct.cdf(-critical, df, shift)
-    return float(
-        np.nan_to_num(above, nan=1.0) + np.nan_to_num(below, nan=0.0)
-    )  # scipy gives up where shift is far above
+    critical = student.ppf(1 - alpha / 2, df)
+    shift = abs(size) * math.sqrt(n)
+    # scipy returns NaN where the shift is far above the critical value
+    above = np.nan_to_num(nct.sf(critical, df, shift), nan=1.0)
+    below = np.nan_to_num(nct.cdf(-critical, df, shift), nan=0.0)
+    return float(above + below)
 
 
 def more_seeds(size: float, n: int, arms: int = 2, alpha: float = ALPHA) -> int:
-    """How many more seeds than n resolve a Cohen's d of `size` in 80 % of studies; MOST + 1
-    where MOST are too few.
+    """Number of seeds beyond n that resolve a Cohen's d of `size` in 80 % of studies;
+    MAX_SEEDS + 1 if MAX_SEEDS are too few.
 
-    The spread is taken to be told by as many arms, and half of it to be shared: now the pool's is
-    the larger, now the arm's own. A guess: the size that a few seeds show is itself uncertain, and
-    where it was chosen for being large, too large.
+    The spread is assumed to come from as many arms, and half of it to be shared, as either the
+    pool's or the arm's own may be the larger. The result is a guess: the size that a few seeds show
+    is uncertain, and too large where it was chosen for being large.
     """
 
     def enough(more: int) -> bool:
@@ -199,21 +208,23 @@ def more_seeds(size: float, n: int, arms: int = 2, alpha: float = ALPHA) -> int:
 
 def seeds_to_add(size: float, n: int, of: PooledSD, alpha: float = ALPHA) -> tuple[int, int]:
     """The least and the most of `more_seeds` over the 80 % interval of the spread, at the
-    effect as it is seen.
+    observed effect.
 
-    With df degrees of freedom the true square is the seen one times df / χ². A few seeds tell so
-    little of it that one number would promise too much.
+    With df degrees of freedom the true variance is the observed one times df / χ². A few seeds
+    estimate it so poorly that one number would promise too much.
     """
-    factors = (math.sqrt(chi2.ppf(share, of.df) / of.df) for share in (0.9, 0.1))
-    fewest, most = (more_seeds(size * factor, n, of.arms, alpha) for factor in factors)
-    return fewest, most
+
+    def seeds_at(share: float) -> int:
+        factor = math.sqrt(chi2.ppf(share, of.df) / of.df)
+        return more_seeds(size * factor, n, of.arms, alpha)
+
+    return seeds_at(0.9), seeds_at(0.1)
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """Adjusted p-values of a family (Holm, 1979, Scandinavian Journal of Statistics
-    6), in the order given.
-    """
-    adjusted, worst = [0.0] * len(ps), 0.0
+    """Adjusted p-values of a family, in its order (Holm, 1979, Scand. J. of Statistics 6)."""
+    adjusted = [0.0] * len(ps)
+    worst = 0.0
     for rank, i in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
         worst = max(worst, min(1.0, (len(ps) - rank) * ps[i]))
         adjusted[i] = worst
@@ -221,36 +232,38 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def pareto_indices(points: Sequence[Sequence[float]]) -> list[int]:
-    """Indices of the points that no other is at least as good as in everything and better in
-    something; less is better.
+    """Indices of the points that no other dominates; less is better in every dimension.
+
+    A point dominates another if it is at least as good in everything and better in something.
     """
-
-    def dominates(a: Sequence[float], b: Sequence[float]) -> bool:
-        return all(x <= y for x, y in zip(a, b, strict=True)) and any(
-            x < y for x, y in zip(a, b, strict=True)
-        )
-
-    return [i for i, p in enumerate(points) if not any(dominates(q, p) for q in points)]
+    table = np.asarray(points)
+    front = []
+    for i, point in enumerate(table):
+        dominating = (table <= point).all(1) & (table < point).any(1)
+        if not dominating.any():
+            front.append(i)
+    return front
 
 
 def hypervolume(points: Sequence[Sequence[float]], reference: Sequence[float]) -> float:
-    """Volume of what is worse than a point and better than the reference; less is
-    better in every dimension.
+    """Volume of all that is worse than a point and better than the reference; less is better in
+    every dimension.
 
     Slices the last dimension at the points: within a slice the volume is that of the points below
     it, in one dimension less. Exact; about n^(d-1) steps for d dimensions, d > 1.
     """
-    inside = [p for p in points if all(x < r for x, r in zip(p, reference, strict=True))]
+    inside = [point for point in points if all(map(lt, point, reference))]
     if not inside:
         return 0.0
     if len(reference) == 1:
-        return reference[0] - min(p[0] for p in inside)
+        return reference[0] - min(inside)[0]
 
-    inside.sort(key=lambda p: p[-1])
-    ends = [*(p[-1] for p in inside[1:]), reference[-1]]
-
-    return sum(
-        (end - p[-1]) * hypervolume([q[:-1] for q in inside[: i + 1]], reference[:-1])
-        for i, (p, end) in enumerate(zip(inside, ends, strict=True))
-        if end > p[-1]
-    )
+    inside.sort(key=itemgetter(-1))
+    volume = 0.0
+    below = []
+    for point, upper in pairwise([*inside, reference]):
+        below.append(point[:-1])
+        thickness = upper[-1] - point[-1]
+        if thickness > 0:
+            volume += thickness * hypervolume(below, reference[:-1])
+    return volume
