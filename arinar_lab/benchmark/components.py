@@ -1,10 +1,9 @@
-"""What a whole generation hides, measured alone: the inner loop, a training step, memory by
-batch, operations by name.
+"""Measurements of parts: the inner loop, a training step, memory by batch, a profile.
 
-inner loop        64 tokens drawn at given conditions, feature after feature
+inner loop        64 tokens drawn at random conditions, feature after feature
 training step     loss, gradients and optimiser, on tokens of random numbers
-memory            at its highest, by batch: bytes = weights and what is made once + batch · slope
-profile           where the time of one step of a walk goes, by torch's profiler
+memory            peak bytes by batch: bytes at rest + batch · bytes an image
+profile           operations of one step of a walk, by torch's profiler
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -47,40 +47,40 @@ OPERATIONS = 25  # of a profile
 
 @torch.no_grad()
 def inner_loop(case: Case, model: Arinar, how: BenchmarkOptions) -> Result:
-    """Time the drawing of as many tokens as the case has images, at given conditions
-    and under its guidance.
+    """Time the drawing of as many tokens as the case has images, under its guidance.
 
-    Ours is timed as it runs inside a generation, whose weights are packed once for all of its
-    steps; the published algorithm in float32, as it is released for a CPU.
+    Our weights are packed, as in a generation; the published algorithm runs in float32, as released
+    for a CPU.
     """
-    sampler, device, tokens = case.recipe().sampler, how.device, case.batch
-    guided = sampler.guidance != 1
-    z = torch.randn((1 + guided) * tokens, model.outer.context, device=device)
-    noise, generator = (
-        Noise.of(torch.arange(tokens, device=device), "sample"),
-        torch.Generator(device),
-    )
+    sampler = case.recipe().sampler
+    device = how.device
+    tokens = case.batch
+    is_guided = sampler.guidance != 1
+    z = torch.randn((1 + is_guided) * tokens, model.outer.context, device=device)
+    noise = Noise.of(torch.arange(tokens, device=device), "sample")
+    generator = torch.Generator(device)
+    published = replace(sampler, candidates=CANDIDATES)
 
     def draw() -> Tensor:
-        null: Density | None = model.inner(z[tokens:]) if guided else None
+        null: Density | None = model.inner(z[tokens:]) if is_guided else None
         return sampler.apply(model.inner(z[:tokens]), null, 1.0).draw(noise)[0]
 
-    def quick() -> Tensor:
+    def draw_compiled() -> Tensor:
         with compiled_quantiles():
             return draw()
 
-    def released() -> Tensor:
+    def draw_released() -> Tensor:
         with torch.autocast(device.type, enabled=False):
-            return released_arinar.draw_token(
-                model, z, noise, replace(sampler, candidates=CANDIDATES), 1.0, generator
-            )
+            return released_arinar.draw_token(model, z, noise, published, 1.0, generator)
 
-    other = (lambda: seconds_to_run(released, device)) if is_published(model) else None
+    other = partial(seconds_to_run, draw_released, device) if is_published(model) else None
     with autocast_to(case.precision, device), packed_weights(model):
         flops = flops_of(draw)
-        mine = quick if case.compiled else draw
-        mine()
-        seconds, others = time_alternately(lambda: seconds_to_run(mine, device), other, how.repeats)
+        timed = draw_compiled if case.compiled else draw
+        timed()
+        ours = partial(seconds_to_run, timed, device)
+        seconds, other_seconds = time_alternately(ours, other, how.repeats)
+
     return Result(
         "inner loop",
         case.preset,
@@ -88,7 +88,7 @@ def inner_loop(case: Case, model: Arinar, how: BenchmarkOptions) -> Result:
         sampler.guidance,
         1,
         seconds,
-        others,
+        other_seconds,
         PUBLISHED if other else "",
         flops,
         precision=case.precision,
@@ -97,17 +97,18 @@ def inner_loop(case: Case, model: Arinar, how: BenchmarkOptions) -> Result:
 
 
 def training_step(case: Case, how: BenchmarkOptions) -> Result:
-    """Time loss, gradients and optimiser of a batch, beside the published loss in the same
-    precision, under the same optimiser.
+    """Time loss, gradients and optimiser of a batch, for our loss and for the published one.
 
-    In each repeat both have the same masks. A first step of each is not counted.
+    Both have the same precision, optimiser and masks in a repeat. Their first steps do not count.
     """
-    recipe, device = case.recipe(), how.device
+    recipe = case.recipe()
+    device = how.device
     experiment = build(recipe)
     module = ArinarModule(experiment, recipe.training, recipe.seed).to(device).train()
     optimizer: Any = module.configure_optimizers()["optimizer"]
     y = torch.arange(case.batch, device=device) % len(module.model.labels.classes())
-    noise, shape = Noise.of(y, "bench"), (experiment.codec.tokens, experiment.codec.features)
+    noise = Noise.of(y, "bench")
+    shape = (experiment.codec.tokens, experiment.codec.features)
     x = noise.at(Stream.CODEC).normal(shape[0] * shape[1]).unflatten(-1, shape)
 
     def step(loss: Callable[..., Tensor], repeat: int) -> float:
@@ -119,18 +120,18 @@ def training_step(case: Case, how: BenchmarkOptions) -> Result:
         optimizer.step()
         return synchronised_time(device) - begun
 
-    def released(*words: Any) -> Tensor:
-        return released_arinar.loss(module.model, *words)
+    def steps(loss: Callable[..., Tensor]) -> Callable[[], float]:
+        """A function that takes the step of the next repeat."""
+        return map(partial(step, loss), range(how.repeats)).__next__
 
     flops = flops_of(lambda: step(module.model.loss, 0))
-    both = is_published(module.model)
-    if both:
+    other: Callable[[], float] | None = None
+    if is_published(module.model):
+        released = partial(released_arinar.loss, module.model)
         step(released, 0)
-    mine, theirs = iter(range(how.repeats)), iter(range(how.repeats))
-    other = (lambda: step(released, next(theirs))) if both else None
-    seconds, others = time_alternately(
-        lambda: step(module.model.loss, next(mine)), other, how.repeats
-    )
+        other = steps(released)
+    seconds, other_seconds = time_alternately(steps(module.model.loss), other, how.repeats)
+
     return Result(
         "training step",
         case.preset,
@@ -138,8 +139,8 @@ def training_step(case: Case, how: BenchmarkOptions) -> Result:
         1.0,
         1,
         seconds,
-        others,
-        PUBLISHED if both else "",
+        other_seconds,
+        PUBLISHED if other else "",
         flops,
         precision=case.precision,
     )
@@ -148,53 +149,52 @@ def training_step(case: Case, how: BenchmarkOptions) -> Result:
 def memory_by_batch(
     case: Case, model: Arinar, batches: tuple[int, ...] = (1, 2, 4)
 ) -> dict[str, Any]:
-    """Bytes of generation at its highest, by batch, and the line through them."""
+    """Peak bytes of generation by batch, and the line through them."""
     sampler = case.recipe().sampler
-    found = [peak_bytes(model, sampler, batch) for batch in batches]
-    slope, base = np.polyfit(batches, found, 1)
-    off = max(
-        abs(base + slope * batch - seen) / seen for batch, seen in zip(batches, found, strict=True)
-    )
+    peaks = [peak_bytes(model, sampler, batch) for batch in batches]
+    slope, base = np.polyfit(batches, peaks, 1)
+    deviations = np.abs(base + slope * np.array(batches) - peaks) / peaks
 
     return {
         "preset": case.preset,
         "guidance": sampler.guidance,
-        "bytes": dict(zip(map(str, batches), found, strict=True)),
+        "bytes": dict(zip(map(str, batches), peaks, strict=True)),
         "bytes_an_image": round(slope),
         "bytes_at_rest": round(base),
-        "largest_deviation": off,
+        "largest_deviation": float(deviations.max()),
     }
 
 
 def profile(case: Case, model: Arinar, how: BenchmarkOptions) -> str:
-    """A table of the operations in the middle step of a walk, those that take most time first;
-    weights are packed already.
-    """
-    sampler, device = case.recipe().sampler, how.device
+    """A table of the operations in the middle step of a walk with packed weights, slowest first."""
+    sampler = case.recipe().sampler
+    device = how.device
     middle = (model.outer.check_steps(sampler.steps) - 1) // 2
     steps = last_two(middle) if has_independent_steps(model, sampler) else range(middle + 1)
     activities = [torch.profiler.ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)
-    seen = torch.profiler.profile(activities=activities)
+    profiler = torch.profiler.profile(activities=activities)
     readings = count(-1)  # two before the first step
 
-    def reading() -> float:
+    def clock() -> float:
         now = synchronised_time(device)
         if next(readings) == len(steps) - 1:
-            seen.start()
+            profiler.start()
         return now
 
     with packed_weights(model), autocast_to(case.precision, device):
-        package_step_seconds(model, sampler, case.batch, steps, reading)
-    seen.stop()
-    by = f"self_{device.type}_time_total"
-    table = seen.key_averages().table(sort_by=by, row_limit=OPERATIONS, max_name_column_width=48)
-    table = "\n".join(line.rstrip() for line in table.splitlines())
-    about = environment()
+        package_step_seconds(model, sampler, case.batch, steps, clock)
+    profiler.stop()
+
+    operations = profiler.key_averages()
+    order = f"self_{device.type}_time_total"
+    table = operations.table(sort_by=order, row_limit=OPERATIONS, max_name_column_width=48)
+    table = "\n".join(map(str.rstrip, table.splitlines()))
+    machine = environment()
     return (
         f"{case.preset}: batch {case.batch}, guidance {sampler.guidance:g}, step {middle + 1}, "
         f"{case.precision}\n"
-        f"{time.strftime('%F')}, {about['device']}, {torch.get_num_threads()} threads, torch "
-        f"{about['torch']}\n\n{table}"
+        f"{time.strftime('%F')}, {machine['device']}, {torch.get_num_threads()} threads, torch "
+        f"{machine['torch']}\n\n{table}"
     )

@@ -1,17 +1,14 @@
-"""How fast a preset is: beside the floor that this machine sets, and beside the
-published algorithm.
+"""The speed of a preset, compared with the peak of this machine and with the published algorithm.
 
-    peak       FLOP/s of the largest matrix product that this machine was seen to do
-    seconds    of a batch: some steps of the walk are timed, those between are
-               interpolated (`walk.py`)
-    FLOPs      needed, that is executed by our walk: matrix products and attention,
-               by torch's own counter
+    peak       FLOP/s of the fastest matrix product measured on this machine
+    seconds    time of a batch: some steps of the walk are timed, steps between are interpolated
+               (`walk.py`)
+    FLOPs      matrix products and attention of our walk, by torch's own counter
     share      FLOPs / seconds / peak
-    ratio      seconds of another way over ours, repeats taking turns: of the published algorithm
-               written plainly (`released_arinar.py`, with its 1000 candidates; ours guides
-               exactly), or of float32 where ours is bfloat16
-    at most    that ratio, were ours at the peak: what the other way leaves to
-               be won on this machine
+    ratio      seconds of the other way over ours, in alternate repeats. The other way is the
+               published algorithm written plainly (`released_arinar.py`, with its 1000 candidates;
+               ours guides exactly), or float32 where ours is bfloat16
+    at most    that ratio if ours reached the peak: the largest possible gain on this machine
 
 Time does not depend on the values of weights, so they are random. Tokens are not decoded.
 """
@@ -21,6 +18,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from operator import truediv
 
 import torch
 
@@ -45,11 +44,12 @@ class Case:
     """One setting that is timed.
 
     Arguments:
-        preset: name of a shipped recipe, or a recipe's file.
-        batch: images at a time.
-        guidance, steps: of the sampler; None is the preset's.
-        precision: of matrix products, by autocast.
-        compiled: whether features' inverse CDFs are.
+        preset: Name of a shipped recipe, or a recipe's file.
+        batch: Images at a time.
+        guidance: Guidance of the sampler; None is the preset's.
+        steps: Steps of the sampler; None is the preset's.
+        precision: Precision of matrix products, by autocast.
+        compiled: Whether the features' inverse CDFs are compiled.
     """
 
     preset: str
@@ -60,24 +60,27 @@ class Case:
     compiled: bool = False
 
     def recipe(self) -> Recipe:
-        """The preset under this sampler. Guidance is exact: the candidates are the
-        published algorithm's.
+        """The preset under this sampler, with exact guidance.
 
         Raises:
-            ConfigError: if there is no such preset, or it cannot be sampled so.
+            ConfigError: if no such preset exists, or it has no such sampler.
         """
-        asked = {"guidance": self.guidance, "steps": self.steps, "candidates": 0}
-        sampler = {name: value for name, value in asked.items() if value is not None}
+        sampler: dict[str, float] = {"candidates": 0}
+        if self.guidance is not None:
+            sampler["guidance"] = self.guidance
+        if self.steps is not None:
+            sampler["steps"] = self.steps
         return parse_recipe(merge(read_recipe(preset_path(self.preset)), {"sampler": sampler}))
 
 
 @dataclass(frozen=True)
 class BenchmarkOptions:
-    """Where and how thoroughly.
+    """Device and thoroughness of a benchmark.
 
     Arguments:
-        samples: steps of a walk that are timed; None times all.
-        repeats: of each walk.
+        device: Device of the models.
+        samples: Steps of a walk that are timed; None times all.
+        repeats: Repeats of each walk.
     """
 
     device: torch.device
@@ -87,15 +90,22 @@ class BenchmarkOptions:
 
 @dataclass(frozen=True)
 class Result:
-    """What was measured of one setting.
+    """The measurement of one setting.
 
     Arguments:
-        what: was timed: generation, or a part of it; preset, batch, guidance, steps,
-            precision, compiled: of what.
-        seconds: of each repeat; others: of the other way, taking turns, or empty;
-            other: which that is.
-        flops: needed; memory: bytes at the highest, weights included, 0 where not measured.
-        timed: steps that were timed.
+        what: Generation, or a part of it.
+        preset: see `Case`.
+        batch: see `Case`; tokens of an inner loop.
+        guidance: Guidance of the sampler.
+        steps: Steps of the walk.
+        seconds: Seconds of each repeat.
+        others: Seconds of each repeat of the other way, or empty.
+        other: Name of the other way.
+        flops: FLOPs of the batch.
+        memory: Peak bytes with weights; 0 where not measured.
+        timed: Steps that were timed.
+        precision: see `Case`.
+        compiled: see `Case`.
     """
 
     what: str
@@ -118,33 +128,25 @@ class Result:
 
     @property
     def rate(self) -> float:
-        """Images (or whatever the batch is of) a second."""
+        """Images or tokens a second."""
         return self.batch / self.median
 
     def share(self, peak: float) -> float:
-        """Of a peak in FLOP/s."""
+        """Share of a peak in FLOP/s."""
         return self.flops / self.median / peak
 
     @property
     def ratios(self) -> list[float]:
-        """Of each repeat, how many times longer the other way takes."""
-        return (
-            [theirs / mine for theirs, mine in zip(self.others, self.seconds, strict=True)]
-            if self.others
-            else []
-        )
+        """Seconds of the other way over ours, of each repeat; empty without another way."""
+        return list(map(truediv, self.others, self.seconds))
 
     def at_most(self, peak: float) -> float:
-        """How many times longer the other way takes than the FLOPs needed do
-        at a peak in FLOP/s.
-        """
+        """Seconds of the other way over the time of the FLOPs at a peak in FLOP/s."""
         return statistics.median(self.others) * peak / self.flops
 
 
 def benchmark_model(recipe: Recipe, device: torch.device) -> Arinar:
-    """The model of a recipe, in evaluation mode; layers that start at zero are drawn, so
-    that z has an effect.
-    """
+    """The model of a recipe in evaluation mode; layers that start at zero get random weights."""
     model = build(recipe).model
     for module in model.modules():
         if isinstance(module, ZeroLinear):
@@ -153,7 +155,7 @@ def benchmark_model(recipe: Recipe, device: torch.device) -> Arinar:
 
 
 def is_published(model: Arinar) -> bool:
-    """Whether the published algorithm can run it."""
+    """Whether the published algorithm can run the model."""
     try:
         released_arinar.parts(model)
     except ValueError:
@@ -162,49 +164,43 @@ def is_published(model: Arinar) -> bool:
 
 
 def has_independent_steps(model: Arinar, sampler: Sampler) -> bool:
-    """Whether a step of the walk costs what it costs without those before it: nothing is carried
-    from one to the next.
-    """
-    return (
-        isinstance(model.outer, MaskedOuter)
-        and not {"token_refresh", "null_refresh"} & sampler.accelerators.keys()
-    )
+    """Whether a step of the walk carries nothing to the next, so that it can be timed alone."""
+    has_caches = {"token_refresh", "null_refresh"} & sampler.accelerators.keys()
+    return isinstance(model.outer, MaskedOuter) and not has_caches
 
 
 def generation(case: Case, model: Arinar, how: BenchmarkOptions) -> Result:
-    """Time a batch of a case, beside the published algorithm where that is the model's."""
-    sampler, outer, device = case.recipe().sampler, model.outer, how.device
-    steps, sampled = outer.check_steps(sampler.steps), has_independent_steps(model, sampler)
-    chosen = spaced_steps(steps, how.samples if sampled else None)
+    """Time a batch of a case, and of the published algorithm if that can run the model."""
+    sampler = case.recipe().sampler
+    steps = model.outer.check_steps(sampler.steps)
+    is_sampled = has_independent_steps(model, sampler)
+    chosen = spaced_steps(steps, how.samples if is_sampled else None)
+    clock = partial(synchronised_time, how.device)
 
-    def mine(precision: MatmulDtype = case.precision) -> float:
-        with autocast_to(precision, device):
-            return sum_over_steps(
-                package_step_seconds(
-                    model, sampler, case.batch, chosen, lambda: synchronised_time(device)
-                ),
-                steps,
-            )
+    def package_seconds(precision: MatmulDtype = case.precision) -> float:
+        with autocast_to(precision, how.device):
+            measured = package_step_seconds(model, sampler, case.batch, chosen, clock)
+        return sum_over_steps(measured, steps)
 
-    def theirs() -> float:
-        return sum_over_steps(
-            released_step_seconds(
-                model,
-                sampler,
-                case.batch,
-                spaced_steps(steps, how.samples),
-                lambda: synchronised_time(device),
-            ),
-            steps,
-        )
+    def released_seconds() -> float:
+        spaced = spaced_steps(steps, how.samples)
+        measured = released_step_seconds(model, sampler, case.batch, spaced, clock)
+        return sum_over_steps(measured, steps)
 
-    other: Callable[[], float] | None = theirs if is_published(model) else None
-    name = PUBLISHED if other else ""
+    other: Callable[[], float] | None = None
+    name = ""
     if case.precision != "float32":
-        other, name = (lambda: mine("float32")), "float32"
+        other = partial(package_seconds, "float32")
+        name = "float32"
+    elif is_published(model):
+        other = released_seconds
+        name = PUBLISHED
+
     flops = case.batch * flops_per_image(model, sampler, chosen, steps)
     memory = peak_bytes(model, sampler, case.batch)
-    seconds, others = time_alternately(mine, other, how.repeats if sampled else 1)
+    repeats = how.repeats if is_sampled else 1
+    seconds, other_seconds = time_alternately(package_seconds, other, repeats)
+
     return Result(
         "generation",
         case.preset,
@@ -212,7 +208,7 @@ def generation(case: Case, model: Arinar, how: BenchmarkOptions) -> Result:
         sampler.guidance,
         steps,
         seconds,
-        others,
+        other_seconds,
         name,
         flops,
         memory,
@@ -222,39 +218,40 @@ def generation(case: Case, model: Arinar, how: BenchmarkOptions) -> Result:
 
 
 def time_alternately(
-    mine: Callable[[], float], other: Callable[[], float] | None, repeats: int
+    first: Callable[[], float], second: Callable[[], float] | None, repeats: int
 ) -> tuple[list[float], list[float]]:
-    """Seconds of both, repeat by repeat; who begins changes."""
-    seconds: list[float] = []
-    others: list[float] = []
-    for repeat in range(repeats):
-        turns = [(mine, seconds), (other, others)]
-        for work, kept in turns if repeat % 2 == 0 else turns[::-1]:
-            if work is not None:
-                kept.append(work())
+    """Seconds of both, repeat by repeat; they begin in turn."""
+    first_seconds: list[float] = []
+    second_seconds: list[float] = []
+    turns = [(first, first_seconds), (second, second_seconds)]
+    for _ in range(repeats):
+        for measure, seconds in turns:
+            if measure is not None:
+                seconds.append(measure())
+        turns.reverse()
 
-    return seconds, others
+    return first_seconds, second_seconds
 
 
 def flops_per_image(model: Arinar, sampler: Sampler, chosen: list[int], steps: int) -> float:
     """Floating-point operations of one image."""
     with flop_counter() as counter:
-        return sum_over_steps(
-            package_step_seconds(
-                model, sampler, 1, chosen, lambda: float(counter.get_total_flops())
-            ),
-            steps,
-        )
+
+        def clock() -> float:
+            return float(counter.get_total_flops())
+
+        return sum_over_steps(package_step_seconds(model, sampler, 1, chosen, clock), steps)
 
 
 def last_two(step: int) -> range:
-    """A step and the one before it, which leaves its z in memory; step 0 has none before it."""
+    """A step and the one before it, if any, whose z is still in memory."""
     return range(max(0, step - 1), step + 1)
 
 
 def peak_bytes(model: Arinar, sampler: Sampler, batch: int) -> int:
-    """Bytes at the highest point of a walk, weights included: up to its last step; of a masked one
-    whose caches are made in the first, in that."""
+    """Peak bytes of a walk with its weights, in its last steps, or in the first step of a masked
+    walk with caches, which makes them.
+    """
     device = next(model.parameters()).device
     cached = isinstance(model.outer, MaskedOuter) and not has_independent_steps(model, sampler)
     step = 0 if cached else model.outer.check_steps(sampler.steps) - 1

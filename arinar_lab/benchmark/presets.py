@@ -1,11 +1,10 @@
-"""`arinar bench`: how fast every preset is, in one run, as a table, a picture and a record.
+"""`arinar bench`: the speed of every preset as a record, a picture and a table.
 
-    benchmarks.json      date, machine, commit, peaks, and every repeat of every row; written
-                         as far as it has come
-    benchmarks.png       images a second, and the share of the machine's peak that the
-                         FLOPs needed make up
+    benchmarks.json      date, machine, commit, peaks, and every repeat of every row; written after
+                         each row
+    benchmarks.png       images a second, and the share of the machine's peak
 
-Ratios are of repeats that took turns in one run: the median, and from the lowest to the highest.
+A ratio is the median over alternate repeats of one run, with the lowest and the highest.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from __future__ import annotations
 import os
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -47,7 +47,7 @@ CPU = (
     Case(MAR, 4),
     Case(FRACTAL, 4),
 )
-"""What is timed where nothing is asked for: MAR-B at ARINAR's steps and at its own."""
+"""Default cases on a CPU: MAR-B runs with ARINAR's number of steps and with its own."""
 GPU = (
     Case(ARINAR, 1),
     Case(ARINAR, 64),
@@ -60,40 +60,51 @@ GPU = (
     Case(MAR, 64),
     Case(FRACTAL, 64),
 )
-# rows beside generation, of a preset that the published algorithm runs; of others one
+# rows of parts, of a preset that the published algorithm can run; other presets have one
 COMPONENT_ROWS = 9
 PROFILES = Path("docs/profiles")
 
 
 def precisions(device: torch.device) -> list[MatmulDtype]:
-    """Those that a device has instructions for."""
-    both: tuple[MatmulDtype, ...] = ("float32", "bfloat16")
-    return [precision for precision in both if has_native_matmul(device, getattr(torch, precision))]
+    """Precisions that a device has instructions for."""
+    if has_native_matmul(device, torch.bfloat16):
+        return ["float32", "bfloat16"]
+    return ["float32"]
 
 
 def cases(presets: list[str], device: torch.device) -> list[Case]:
-    """The cases of these presets, or of all; a recipe that has none here is timed at batch 1 and 4.
+    """The default cases of these presets, or of all; other recipes are timed at batch 1 and 4.
 
     Raises:
-        ConfigError: if there is no such recipe, or it cannot be built or sampled so.
+        ConfigError: if a recipe does not exist, or cannot be built or sampled.
     """
-    here = precisions(device)
-    known = [case for case in (GPU if device.type == "cuda" else CPU) if case.precision in here]
-    listed = [case for case in known if not presets or case.preset in presets]
-    others = [name for name in presets if name not in {case.preset for case in listed}]
-    found = listed + [Case(name, batch) for name in others for batch in (1, 4)]
-    for case in found:
+    native = precisions(device)
+    chosen: list[Case] = []
+    for case in GPU if device.type == "cuda" else CPU:
+        if case.precision in native and (not presets or case.preset in presets):
+            chosen.append(case)
+
+    with_default = {case.preset for case in chosen}
+    for name in presets:
+        if name not in with_default:
+            chosen += [Case(name, 1), Case(name, 4)]
+
+    for case in chosen:
         build(case.recipe(), "meta")
-    return found
+    return chosen
 
 
 @dataclass
 class Record:
-    """What a run of the benchmark has measured so far.
+    """The measurements of a benchmark so far.
 
     Arguments:
-        how: where and how thoroughly; peaks: FLOP/s by precision; rows; memory: see
-            `bench_parts.memory`; load: average of the minute before it began.
+        how: Options of the benchmark.
+        peaks: FLOP/s by precision.
+        rows: Timed settings.
+        memory: Results of `memory_by_batch`.
+        complete: Whether the benchmark is done.
+        load: Load average of the minute before it began.
     """
 
     how: BenchmarkOptions
@@ -104,59 +115,64 @@ class Record:
     load: float = 0.0
 
     def written(self) -> dict[str, Any]:
-        """As plain data."""
+        """The record as plain data."""
+        machine = {
+            **environment(),
+            "device_type": self.how.device.type,
+            "threads": torch.get_num_threads(),
+        }
+        peak_gflops = {precision: flops / 1e9 for precision, flops in self.peaks.items()}
+
         return {
             "date": time.strftime("%F %T%z"),
             "complete": self.complete,
-            "machine": {
-                **environment(),
-                "device_type": self.how.device.type,
-                "threads": torch.get_num_threads(),
-            },
+            "machine": machine,
             "load_average": self.load,
             "git": git_state(),
-            "peak_gflops": {precision: flops / 1e9 for precision, flops in self.peaks.items()},
+            "peak_gflops": peak_gflops,
             "steps_timed": self.how.samples or "all",
-            "rows": [self._row(row) for row in self.rows],
+            "rows": list(map(self._row, self.rows)),
             "memory": self.memory,
         }
 
     def _row(self, row: Result) -> dict[str, Any]:
         peak = self.peaks[row.precision]
-        rates = {"a_second": row.rate, "share_of_peak": row.share(peak)}
-        found = {**asdict(row), "seconds_median": row.median, **rates}
+        plain = asdict(row)
+        plain["seconds_median"] = row.median
+        plain["a_second"] = row.rate
+        plain["share_of_peak"] = row.share(peak)
+        if row.others:
+            plain["ratio"] = statistics.median(row.ratios)
+            plain["ratios"] = row.ratios
+            plain["ratio_at_most"] = row.at_most(peak)
 
-        if not row.others:
-            return found
-        return {
-            **found,
-            "ratio": statistics.median(row.ratios),
-            "ratios": row.ratios,
-            "ratio_at_most": row.at_most(peak),
-        }
+        return plain
 
 
 def run_benchmark(presets: list[str], how: BenchmarkOptions, out: Path, console: Console) -> Record:
-    """Measure the cases of these presets, or of all, and of the published algorithm's its parts.
+    """Measure the cases of these presets, or of all, and the parts of each.
 
     Raises:
-        ConfigError: before anything is measured, if a preset cannot be.
+        ConfigError: before any measurement, if a preset cannot be measured.
     """
-    listed = cases(presets, how.device)
-    names = list(dict.fromkeys(case.preset for case in listed))
+    cases_of = _by_preset(cases(presets, how.device))
+    rows = sum(map(len, cases_of.values())) + COMPONENT_ROWS * len(cases_of)
     load = os.getloadavg()[0]
 
-    with speed_lock(), _shown(console, len(listed) + COMPONENT_ROWS * len(names)) as told:
+    with speed_lock(), _progress(console, rows) as advance:
         keep_freed_memory()
-        record = Record(
-            how,
-            {precision: peak_flops(how.device, precision) for precision in precisions(how.device)},
-            load=load,
-        )
-        for name in names:
-            for found in _measured(name, [case for case in listed if case.preset == name], how):
-                told(name)
-                (record.memory if isinstance(found, dict) else record.rows).append(found)  # type: ignore[arg-type]
+        peaks: dict[MatmulDtype, float] = {}
+        for precision in precisions(how.device):
+            peaks[precision] = peak_flops(how.device, precision)
+        record = Record(how, peaks, load=load)
+
+        for name, chosen in cases_of.items():
+            for measured in _measure(name, chosen, how):
+                advance(name)
+                if isinstance(measured, Result):
+                    record.rows.append(measured)
+                else:
+                    record.memory.append(measured)
                 write_json(out, record.written())
 
     record.complete = True
@@ -165,14 +181,22 @@ def run_benchmark(presets: list[str], how: BenchmarkOptions, out: Path, console:
     return record
 
 
-def _measured(
-    name: str, listed: list[Case], how: BenchmarkOptions
+def _by_preset(chosen: list[Case]) -> dict[str, list[Case]]:
+    cases_of: dict[str, list[Case]] = defaultdict(list)
+    for case in chosen:
+        cases_of[case.preset].append(case)
+    return cases_of
+
+
+def _measure(
+    name: str, chosen: list[Case], how: BenchmarkOptions
 ) -> Iterator[Result | dict[str, Any]]:
-    """The cases of one preset, then the parts of it."""
-    model = benchmark_model(listed[0].recipe(), how.device)
-    for case in listed:
+    """Measure the cases of one preset, then its parts."""
+    model = benchmark_model(chosen[0].recipe(), how.device)
+    for case in chosen:
         yield generation(case, model, how)
-    if name == FAST:  # which differs from ARINAR-B in its walk alone
+
+    if name == FAST:  # it differs from ARINAR-B only in its walk
         return
     if is_published(model):
         for precision in precisions(how.device):
@@ -185,10 +209,8 @@ def _measured(
 
 
 @contextmanager
-def _shown(console: Console, total: int) -> Iterator[Callable[[str], None]]:
-    """A progress bar: told after each row which preset it is of. The rows that only some
-    presets have may not come.
-    """
+def _progress(console: Console, total: int) -> Iterator[Callable[[str], None]]:
+    """A progress bar of at most `total` rows, advanced by the preset's name after each."""
     columns = (description_column(), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("peak", total=total)
@@ -199,21 +221,18 @@ def _shown(console: Console, total: int) -> Iterator[Callable[[str], None]]:
 def write_profiles(
     presets: list[str], how: BenchmarkOptions, folder: Path = PROFILES
 ) -> list[Path]:
-    """Write where the time of each preset's middle step goes: <folder>/<preset>.txt.
+    """Write a profile of each preset's middle step to <folder>/<preset>.txt.
 
     Raises:
-        ConfigError: if there is no such preset.
+        ConfigError: if a preset does not exist.
     """
-    listed = cases(presets, how.device)
     paths: list[Path] = []
     with speed_lock():
-        for name in dict.fromkeys(case.preset for case in listed):
-            case = [case for case in listed if case.preset == name and case.precision == "float32"][
-                -1
-            ]
-            paths.append(folder / f"{Path(name).stem}.txt")
-            write_atomically(
-                paths[-1], profile(case, benchmark_model(case.recipe(), how.device), how)
-            )
+        for name, chosen in _by_preset(cases(presets, how.device)).items():
+            case = [case for case in chosen if case.precision == "float32"][-1]
+            model = benchmark_model(case.recipe(), how.device)
+            path = folder / f"{Path(name).stem}.txt"
+            write_atomically(path, profile(case, model, how))
+            paths.append(path)
 
     return paths

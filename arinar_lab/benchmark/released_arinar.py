@@ -1,19 +1,15 @@
-"""ARINAR as released, written plainly: the oracle of the fast paths, and the other side of the
-benchmark (arXiv 2503.02883).
+"""ARINAR as released (arXiv 2503.02883), written plainly: a test's reference for the fast code, and
+the other way of the benchmark.
 
-It takes the weights of an `Arinar` and does what the released code does with them, and as often:
+It computes with the weights of an `Arinar` what the released code computes, as often as that does:
 
-    outer       a mask over all positions; every block, and what is behind them, at every position
-    inner       gains computed from z for each feature anew; keys and values joined to those
-                before by concatenation
-    guidance    1000 candidates of the conditional mixture (`Sampler.candidates`),
-                one of them resampled
-    training    the inner model at all positions, masked or not; the loss of those that are not
-                is multiplied by zero
+    outer       a mask over all positions; blocks and everything behind them at every position
+    inner       gains from z for every feature; keys and values concatenated with earlier ones
+    guidance    1000 candidates of the conditional mixture (`Sampler.candidates`), one resampled
+    training    the inner model at all positions; the loss of known ones is multiplied by zero
 
-Where a sampler has no candidates, tokens are drawn from our noise by our inverse CDF instead, so
-that they can be compared with those of `Arinar.generate` one by one. No forward of the outer model,
-the trunk or their blocks is run.
+Without candidates, tokens come from our noise by our inverse CDF, so that each can be compared with
+that of `Arinar.generate`. No forward of the outer model, the trunk or their blocks runs.
 
 Letters: B images, N tokens, m of them at a time, D features a token, C prefix rows, E width;
 R rows of the inner model, M = B·m tokens of one step, so R = 2M with guidance; H heads, S
@@ -54,7 +50,7 @@ def parts(model: Arinar) -> Parts:
     """The parts of a model, if they are those of the release.
 
     Raises:
-        ValueError: with the first that is another.
+        ValueError: with the first other part.
     """
     outer, inner = _a(MaskedAR, model.outer), _a(FeatureAR, model.inner)
     if outer.rotary or inner.group != 1 or inner.order != "identity":
@@ -75,33 +71,24 @@ def _a(kind: type[_Part], part: object) -> _Part:
 
 @torch.no_grad()
 def generate_released(model: Arinar, y: Tensor, noise: Noise, sampler: Sampler) -> Tensor:
-    """Tokens [B, N, D] for labels y [B] from the images' noise [B]; the orders are those
-    of `Arinar.generate`.
-    """
+    """Tokens [B, N, D] for labels y and noise [B], in the orders of `Arinar.generate`."""
     outer = parts(model).outer
-    null = [model.labels.null(len(y))] if sampler.guidance != 1 else []
-    c = torch.cat([model.labels(y), *null])
+    c = model.labels(y)
+    if sampler.guidance != 1:
+        c = torch.cat([c, model.labels.null(len(y))])
+    branches = len(c) // len(y)
     turn = outer.order(noise).argsort(-1)
     keys = token_noise(noise, torch.arange(outer.tokens, device=y.device).expand_as(turn))
     generator = torch.Generator(y.device).manual_seed(int(noise.key[0]))
-    x, masked = (
-        c.new_zeros(len(y), outer.tokens, outer.features),
-        torch.ones_like(turn, dtype=torch.bool),
-    )
+    x = c.new_zeros(len(y), outer.tokens, outer.features)
+    masked = torch.ones_like(turn, dtype=torch.bool)
 
     for left in masked_counts(outer.tokens, outer.check_steps(sampler.steps)):
-        branches = len(c) // len(y)
         z = released_condition(model, x.repeat(branches, 1, 1), c, masked.repeat(branches, 1))
         where = masked & (turn < outer.tokens - left)
+        z = z[where.repeat(branches, 1)]
         progress = 1 - max(left, 1) / outer.tokens
-        x[where] = draw_token(
-            model,
-            z[where.repeat(branches, 1)],
-            Noise(keys.key[where]),
-            sampler,
-            progress,
-            generator,
-        )
+        x[where] = draw_token(model, z, Noise(keys.key[where]), sampler, progress, generator)
         masked = masked & ~where
 
     return x
@@ -117,8 +104,8 @@ def loss(model: Arinar, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
     turn = outer.order(order).argsort(-1)
     mask = turn < masked
     z = released_condition(model, x, model.labels(y, noise.at(Stream.LABELS)), mask)
-    each = teacher_forced_loss(model, z.flatten(0, 1), x.flatten(0, 1))
-    return (each * mask.flatten()).sum() / mask.sum()
+    losses = teacher_forced_loss(model, z.flatten(0, 1), x.flatten(0, 1))
+    return (losses * mask.flatten()).sum() / mask.sum()
 
 
 def released_condition(model: Arinar, x: Tensor, c: Tensor, masked: Tensor) -> Tensor:
@@ -127,14 +114,14 @@ def released_condition(model: Arinar, x: Tensor, c: Tensor, masked: Tensor) -> T
     """
     outer = parts(model).outer
     y = torch.cat([c, _linear(outer.token_of, x)], 1) + outer.encoder_positions()
-    seen = torch.cat([masked.new_ones(c.shape[:2]), ~masked], 1)
-    y = outer.input_norm(y)[seen].reshape(len(x), -1, outer.width)
+    visible = torch.cat([masked.new_ones(c.shape[:2]), ~masked], 1)
+    y = outer.input_norm(y)[visible].reshape(len(x), -1, outer.width)
 
     for block in outer.encoder:
         y = _block(_a(Block, block), y)
     y = _linear(outer.embed, outer.encoder_norm(y))
-    everywhere = outer.mask().to(y.dtype).expand(*seen.shape, -1).clone()
-    everywhere[seen] = y.flatten(0, 1)
+    everywhere = outer.mask().to(y.dtype).expand(*visible.shape, -1).clone()
+    everywhere[visible] = y.flatten(0, 1)
     y = everywhere + outer.decoder_positions()
 
     for block in outer.decoder:
@@ -144,7 +131,7 @@ def released_condition(model: Arinar, x: Tensor, c: Tensor, masked: Tensor) -> T
 
 
 def _linear(m: nn.Module, x: Tensor) -> Tensor:
-    """The map as torch computes it, whatever else the module can."""
+    """The map by torch's own function, without our packed weights."""
     linear = _a(nn.Linear, m)
     return f.linear(x, linear.weight, linear.bias)
 
@@ -175,21 +162,17 @@ def _attend(
     a: Attention, x: Tensor, causal: bool = False, past: Past | None = None
 ) -> tuple[Tensor, Past]:
     """x [R, T, W] → [R, T, W], and the keys and values with those before."""
-    bias = (
-        torch.cat([a.q_bias, torch.zeros_like(a.q_bias), a.v_bias])
-        if a.qkv.bias is None
-        else a.qkv.bias
-    )
-    q, k, v = (
-        f.linear(x, a.qkv.weight, bias)
-        .unflatten(-1, (3, a.heads, a.size))
-        .permute(2, 0, 3, 1, 4)
-        .unbind(0)
-    )
-    q, k = a.q_norm(q), a.k_norm(k)
+    bias = a.qkv.bias
+    if bias is None:
+        bias = torch.cat([a.q_bias, torch.zeros_like(a.q_bias), a.v_bias])
+    qkv = f.linear(x, a.qkv.weight, bias).unflatten(-1, (3, a.heads, a.size))
+    q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    q = a.q_norm(q)
+    k = a.k_norm(k)
 
     if past is not None:
-        k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
+        k = torch.cat([past[0], k], 2)
+        v = torch.cat([past[1], v], 2)
     drop = a.dropout if a.training else 0.0
     y = f.scaled_dot_product_attention(q, k, v, dropout_p=drop, is_causal=causal, scale=a.scale)
 
@@ -223,13 +206,12 @@ def draw_token(
     progress: float,
     generator: torch.Generator,
 ) -> Tensor:
-    """Tokens [M, D] feature by feature, for contexts z [R, E] of which the second half are
-    the null's if R = 2M.
+    """Tokens [M, D] feature by feature, for contexts z [R, E]; if R = 2M, the null's are below.
 
     Arguments:
-        keys: the tokens' noise [M], read where the sampler has no candidates; generator: of
-            all draws where it has.
-        progress: share of tokens known after the step.
+        keys: Noise of the tokens, [M], for a sampler without candidates.
+        progress: Share of tokens known after the step.
+        generator: Generator of all draws for a sampler with candidates.
     """
     _, inner, trunk, head = parts(model)
     tokens = keys.key.shape[0]
@@ -240,10 +222,10 @@ def draw_token(
         y = y + trunk.positions()[g]
         for i, block in enumerate(trunk.blocks):
             y, past[i] = _inner_block(_a(Block, block), y, z, past=past[i])
-        p, *q = (_a(Mixture, head(h)) for h in _outputs(trunk, y, z).squeeze(1).split(tokens))
-        value = _feature(p, q[0] if q else None, sampler, progress, keys.at(g), generator).to(
-            x.dtype
-        )
+        h, *h_null = _outputs(trunk, y, z).squeeze(1).split(tokens)
+        p = _a(Mixture, head(h))
+        q = _a(Mixture, head(h_null[0])) if h_null else None
+        value = _feature(p, q, sampler, progress, keys.at(g), generator).to(x.dtype)
         x = torch.cat([x, value], -1)
         y = _linear(trunk.group_of, value.repeat(len(z) // tokens, 1)).unsqueeze(1)
 
@@ -275,10 +257,10 @@ def _feature(
 def _draws(p: Mixture, n: int, t: float, generator: torch.Generator) -> Tensor:
     """n values of each density, σ times t: [M, n]."""
     k = p.log_weight.exp().multinomial(n, replacement=True, generator=generator)
-    mean, std = (value.squeeze(-2).gather(-1, k) for value in (p.mean, p.log_std.exp()))
-    return mean + t * std * torch.randn(
-        k.shape, generator=generator, dtype=mean.dtype, device=mean.device
-    )
+    mean = p.mean.squeeze(-2).gather(-1, k)
+    std = p.log_std.exp().squeeze(-2).gather(-1, k)
+    normal = torch.randn(k.shape, generator=generator, dtype=mean.dtype, device=mean.device)
+    return mean + t * std * normal
 
 
 def _log_prob(p: Mixture, x: Tensor) -> Tensor:
@@ -290,10 +272,8 @@ def _log_prob(p: Mixture, x: Tensor) -> Tensor:
 def teacher_forced_loss(model: Arinar, z: Tensor, x: Tensor) -> Tensor:
     """The loss of true tokens x [M, D] at contexts z [M, E], all features at once: [M]."""
     _, _, trunk, head = parts(model)
-    y = (
-        torch.cat([_start(trunk, z), _linear(trunk.group_of, x[:, :-1].unsqueeze(-1))], 1)
-        + trunk.positions()
-    )
+    groups = _linear(trunk.group_of, x[:, :-1].unsqueeze(-1))
+    y = torch.cat([_start(trunk, z), groups], 1) + trunk.positions()
     for block in trunk.blocks:
         y, _ = _inner_block(_a(Block, block), y, z, causal=True)
     density = head(_outputs(trunk, y, z))

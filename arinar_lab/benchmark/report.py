@@ -1,4 +1,4 @@
-"""What `arinar bench` has measured, as a table in the terminal and as a picture."""
+"""The results of `arinar bench` as a table in the terminal and as a picture."""
 
 from __future__ import annotations
 
@@ -18,22 +18,21 @@ from ..report.style import BLUE, ORANGE, PAGE, paper_pyplot
 from .generation import Result
 from .presets import ARINAR, CAUSAL, FAST, FRACTAL, MAR, Record
 
-BUSY = 0.25  # load average for each CPU from which on other programs were at work
+BUSY = 0.25  # load average of each CPU above which other programs slow a measurement
 BENCHMARK_COLUMNS = ("s", "other way takes", "at most", "of peak", "per s", "GB", "TFLOP")
 
 
 def print_benchmark(record: Record, console: Console) -> None:
-    """The table, as many of its columns as there is room for, and what stands below it."""
-    tables = (_table(record, BENCHMARK_COLUMNS[:n]) for n in range(len(BENCHMARK_COLUMNS), 0, -1))
+    """Print the table, with as many of its columns as fit the console, and its footnotes."""
     unbounded = console.options.update(width=1000)
-    table = next(
-        (t for t in tables if console.measure(t, options=unbounded).maximum <= console.width), None
-    )
-    table = table or _table(record, BENCHMARK_COLUMNS[:1])
+    for count in range(len(BENCHMARK_COLUMNS), 0, -1):
+        table = _table(record, BENCHMARK_COLUMNS[:count])
+        if console.measure(table, options=unbounded).maximum <= console.width:
+            break
 
     console.print(table)
-    if left := BENCHMARK_COLUMNS[len(table.columns) - 1 :]:
-        console.print(f"In the record, too: {', '.join(left)}.")
+    if count < len(BENCHMARK_COLUMNS):
+        console.print(f"In the record, too: {', '.join(BENCHMARK_COLUMNS[count:])}.")
     for line in footnotes(record):
         console.print(line)
 
@@ -52,12 +51,17 @@ def _table(record: Record, columns: tuple[str, ...]) -> Table:
 
 
 def _cells(row: Result, peak: float) -> list[str]:
-    """A row's number in each of the COLUMNS."""
-    r, spread = row.ratios, (max(row.seconds) - min(row.seconds)) / 2 / row.median
+    """A row's cells in the BENCHMARK_COLUMNS."""
+    spread = (max(row.seconds) - min(row.seconds)) / 2 / row.median
+    ratio = at_most = ""
+    if ratios := row.ratios:
+        ratio = f"×{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
+        at_most = f"×{row.at_most(peak):.2f}"
+
     return [
         f"{row.median:.3g} ±{spread:.0%}",
-        f"×{statistics.median(r):.2f} ({min(r):.2f}–{max(r):.2f})" if r else "",
-        f"×{row.at_most(peak):.2f}" if r else "",
+        ratio,
+        at_most,
         f"{row.share(peak):.1%}",
         f"{row.rate:.3g}",
         f"{row.memory / 1e9:.1f}" if row.memory else "",
@@ -66,19 +70,18 @@ def _cells(row: Result, peak: float) -> list[str]:
 
 
 def row_label(row: Result) -> str:
-    """What a row is of, without its preset."""
+    """The setting of a row without its preset."""
     what = "" if row.what == "generation" else f"{row.what}, "
     batch = f"{row.batch} tokens" if row.what == "inner loop" else f"batch {row.batch}"
     steps = f", {row.steps} steps" if row.steps > 1 else ""
     guided = f", w {row.guidance:g}" if row.what != "training step" else ""
     compiled = ", compiled" if row.compiled else ""
-    return f"{what}{batch}{steps}{guided}{compiled}" + (
-        ", bf16" if row.precision == "bfloat16" else ""
-    )
+    precision = ", bf16" if row.precision == "bfloat16" else ""
+    return f"{what}{batch}{steps}{guided}{compiled}{precision}"
 
 
 def footnotes(record: Record) -> list[str]:
-    """What stands below the table."""
+    """The lines below the table."""
     peaks = ", ".join(
         f"{flops / 1e9:,.0f} GFLOP/s in {precision}" for precision, flops in record.peaks.items()
     )
@@ -105,11 +108,11 @@ def footnotes(record: Record) -> list[str]:
 
     if "bfloat16" not in record.peaks:
         lines.append("bfloat16 is not timed: this processor has no instructions for it.")
-    for found in record.memory:
+    for memory in record.memory:
         lines.append(
-            f"Memory of {Path(found['preset']).stem}: {found['bytes_at_rest'] / 1e9:.2f} GB and"
-            f" {found['bytes_an_image'] / 1e6:.0f} MB an image; largest deviation"
-            f" {found['largest_deviation']:.1%}."
+            f"Memory of {Path(memory['preset']).stem}: {memory['bytes_at_rest'] / 1e9:.2f} GB and"
+            f" {memory['bytes_an_image'] / 1e6:.0f} MB an image; largest deviation"
+            f" {memory['largest_deviation']:.1%}."
         )
 
     if record.how.samples:
@@ -118,99 +121,94 @@ def footnotes(record: Record) -> list[str]:
             "interpolated; --full times all."
         )
 
-    return [*lines, *_beside_masked(record.rows), *_beside_others(record.rows)]
+    rows = _generations(record)
+    return [*lines, *_rates_over_masked(rows), *_times_over_arinar(rows)]
 
 
-def _beside_masked(rows: list[Result]) -> list[str]:
-    """Images a second of our faster ways over those of the masked preset, under the same
-    guidance and precision.
+def _generations(record: Record) -> list[Result]:
+    return [row for row in record.rows if row.what == "generation"]
+
+
+def _rates_over_masked(rows: list[Result]) -> list[str]:
+    """Images a second of our faster presets over those of the masked one, under equal guidance and
+    precision.
     """
-    masked = {
-        (row.guidance, row.precision): row
-        for row in rows
-        if (row.what, row.preset) == ("generation", ARINAR)
-    }
-    pairs = [
-        (row, masked.get((row.guidance, row.precision)))
-        for row in rows
-        if row.preset in (FAST, CAUSAL)
-    ]
+    masked: dict[tuple[float, str], Result] = {}
+    for row in rows:
+        if row.preset == ARINAR:
+            masked[row.guidance, row.precision] = row
 
-    return [
-        f"{row.preset} (batch {row.batch}) draws {row.rate / other.rate:.2f} times the images a"
-        f" second of {ARINAR} (batch {other.batch}), guidance {row.guidance:g}, {row.precision}."
-        for row, other in pairs
-        if other is not None and row.what == "generation"
-    ]
+    lines: list[str] = []
+    for row in rows:
+        base = masked.get((row.guidance, row.precision))
+        if base is not None and row.preset in (FAST, CAUSAL):
+            lines.append(
+                f"{row.preset} (batch {row.batch}) draws {row.rate / base.rate:.2f} times the"
+                f" images a second of {ARINAR} (batch {base.batch}), guidance {row.guidance:g},"
+                f" {row.precision}."
+            )
+
+    return lines
 
 
-def _beside_others(rows: list[Result]) -> list[str]:
-    """How much longer than the masked preset the other published models take, each
-    under its own guidance.
-    """
-    drawn = [row for row in rows if row.what == "generation" and row.precision == "float32"]
-    own = {row.batch: row for row in drawn if row.preset == ARINAR and row.guidance != 1}
+def _times_over_arinar(rows: list[Result]) -> list[str]:
+    """Time of the other published models over that of ARINAR, each under its own guidance."""
+    rows = [row for row in rows if row.precision == "float32"]
+    arinar = {row.batch: row for row in rows if row.preset == ARINAR and row.guidance != 1}
 
-    return [
-        f"{row.preset} in {row.steps} steps, guidance {row.guidance:g}, takes"
-        f" {row.median / own[row.batch].median:.2f} times as long as {ARINAR} in"
-        f" {own[row.batch].steps}, guidance {own[row.batch].guidance:g} (batch {row.batch})."
-        for row in drawn
-        if row.preset in (MAR, FRACTAL) and row.batch in own
-    ]
+    lines: list[str] = []
+    for row in rows:
+        base = arinar.get(row.batch)
+        if base is not None and row.preset in (MAR, FRACTAL):
+            lines.append(
+                f"{row.preset} in {row.steps} steps, guidance {row.guidance:g}, takes"
+                f" {row.median / base.median:.2f} times as long as {ARINAR} in {base.steps},"
+                f" guidance {base.guidance:g} (batch {row.batch})."
+            )
+
+    return lines
 
 
 def draw_throughput(record: Record, path: Path) -> None:
-    """Images a second of every generation, beside the other way's, and the share of the peak."""
-    rows = [row for row in record.rows if row.what == "generation"]
-    names = [
-        f"{Path(row.preset).stem.removeprefix('imagenet256_')}\n{row_label(row)}" for row in rows
-    ]
+    """Draw images a second of every generation and its other way, and the share of the peak."""
+    rows = _generations(record)
+    names: list[str] = []
+    shares: list[float] = []
+    for row in rows:
+        preset = Path(row.preset).stem.removeprefix("imagenet256_")
+        names.append(f"{preset}\n{row_label(row)}")
+        shares.append(100 * row.share(record.peaks[row.precision]))
+
     with paper_pyplot() as plt:
         size = (PAGE, 0.9 + 0.36 * len(rows))
         figure, (left, right) = plt.subplots(1, 2, figsize=size, sharey=True, width_ratios=(3, 2))
-        _rates(left, rows)
+        _draw_rates(left, rows)
         left.set(yticks=range(len(rows)), yticklabels=names, ylim=(len(rows) - 0.5, -0.5))
         figure.legend(loc="outside upper center", ncols=2)
-        right.barh(
-            range(len(rows)),
-            [100 * row.share(record.peaks[row.precision]) for row in rows],
-            0.5,
-            color=BLUE,
-        )
+        right.barh(range(len(rows)), shares, 0.5, color=BLUE)
         right.set(xlabel="% of the matrix product's peak", xlim=(0, 100))
         with atomic_draft(path) as draft:
             figure.savefig(draft, dpi=200)
         plt.close(figure)
 
 
-def _rates(ax: Any, rows: list[Result]) -> None:
-    """A dot for each way: on a logarithmic axis a bar would begin nowhere."""
-    others = [
-        (i, row.batch / statistics.median(row.others)) for i, row in enumerate(rows) if row.others
-    ]
-    if others:
-        ax.scatter(
-            [rate for _, rate in others],
-            [i for i, _ in others],
-            color=ORANGE,
-            marker="D",
-            s=18,
-            label="published algorithm (of bf16: float32)",
-        )
-
-    ax.scatter(
-        [row.rate for row in rows], range(len(rows)), color=BLUE, s=24, label="arinar_lab", zorder=3
-    )
+def _draw_rates(ax: Any, rows: list[Result]) -> None:
+    """Draw a dot for each way, since a bar has no start on a logarithmic axis."""
+    other_rates: dict[int, float] = {}
     for i, row in enumerate(rows):
-        ax.annotate(
-            f"{row.rate:.3g}",
-            (row.rate, i),
-            (0, 6),
-            textcoords="offset points",
-            fontsize=6,
-            ha="center",
-        )
+        if row.others:
+            other_rates[i] = row.batch / statistics.median(row.others)
+
+    if other_rates:
+        x, y = list(other_rates.values()), list(other_rates)
+        label = "published algorithm (of bf16: float32)"
+        ax.scatter(x, y, color=ORANGE, marker="D", s=18, label=label)
+
+    rates = [row.rate for row in rows]
+    ax.scatter(rates, range(len(rows)), color=BLUE, s=24, label="arinar_lab", zorder=3)
+    text = {"textcoords": "offset points", "fontsize": 6, "ha": "center"}
+    for i, rate in enumerate(rates):
+        ax.annotate(f"{rate:.3g}", (rate, i), (0, 6), **text)
 
     ax.set(xscale="log", xlabel="images a second")
     ax.xaxis.set_major_formatter("{x:g}")

@@ -1,7 +1,7 @@
-"""Some steps of a generated batch, measured one by one: of our walk and of the published algorithm.
+"""Times of single steps of a generation, by our walk and by the published algorithm.
 
-An image takes seconds and its steps change slowly, so that a few of them, spread evenly, tell
-what all take together.
+The time of a step changes slowly from step to step, so a few evenly spaced steps give the sum of
+all.
 """
 
 from __future__ import annotations
@@ -26,8 +26,11 @@ CANDIDATES = 1000  # of the published guidance
 
 
 class StepMeasurements(NamedTuple):
-    """What was measured of some steps of a walk, and of what comes before the
-    first, once for all.
+    """Measurements of some steps of a walk.
+
+    Attributes:
+        before: Measurement of all before the first step.
+        steps: Number of a step → its measurement.
     """
 
     before: float
@@ -35,42 +38,43 @@ class StepMeasurements(NamedTuple):
 
 
 def spaced_steps(steps: int, samples: int | None) -> list[int]:
-    """So many of the steps, evenly from the first to the last; all of them for None."""
+    """Numbers of `samples` steps, evenly from the first to the last; None takes all."""
     if samples is None or samples >= steps:
         return list(range(steps))
     return np.linspace(0, steps - 1, max(2, samples)).round().astype(int).tolist()
 
 
-def sum_over_steps(seen: StepMeasurements, steps: int) -> float:
-    """The sum over all steps of what was measured of some, linear in between, and
-    of what comes before.
-    """
-    return seen.before + float(
-        np.interp(range(steps), list(seen.steps), list(seen.steps.values())).sum()
-    )
+def sum_over_steps(measured: StepMeasurements, steps: int) -> float:
+    """The sum of all steps, interpolated linearly, and of all before them."""
+    values = np.interp(range(steps), list(measured.steps), list(measured.steps.values()))
+    return measured.before + float(values.sum())
 
 
 class LastStepDone(Exception):
-    """The last step that was asked for is done."""
+    """Raised when the last measured step is done."""
 
 
 class StepClock(Observer):
-    """Reads a clock after each of some steps of a generation, and ends it after the last of them.
+    """Reads a clock after each of some steps of a generation, and ends it after the last.
 
     Arguments:
-        steps: numbers of the steps, in order. clock: a reading that grows, such as seconds.
+        steps: Numbers of the steps, in order.
+        clock: Returns a growing number, such as seconds.
     """
 
     def __init__(self, steps: Sequence[int], clock: Callable[[], float]) -> None:
-        self.waiting, self.clock, self.since = list(steps), clock, clock()
+        self.waiting = list(steps)
+        self.clock = clock
+        self.since = clock()
         self.before = 0.0
         self.readings: dict[int, float] = {}
 
     def read(self) -> float:
-        """By how much the clock has gone on since it was read last."""
+        """The difference from the last reading of the clock."""
         now = self.clock()
-        passed, self.since = now - self.since, now
-        return passed
+        difference = now - self.since
+        self.since = now
+        return difference
 
     def after_draw(self, *_: Any) -> None:
         self.readings[self.waiting.pop(0)] = self.read()
@@ -81,11 +85,11 @@ class StepClock(Observer):
 def package_step_seconds(
     model: Arinar, sampler: Sampler, batch: int, steps: Sequence[int], clock: Callable[[], float]
 ) -> StepMeasurements:
-    """Generate a batch as far as those steps go; by how much the clock went on in each of them.
+    """Generate a batch up to the last of some steps, and measure each of them by the clock.
 
-    Weights are packed before the first step, once for all; the generation itself finds them packed.
+    Weights are packed before the first step.
     """
-    y, noise = _asked(model, batch)
+    y, noise = _labels_and_noise(model, batch)
     watch = StepClock(steps, clock)
     with suppress(LastStepDone), packed_weights(model):
         watch.before = watch.read()
@@ -93,7 +97,7 @@ def package_step_seconds(
     return StepMeasurements(watch.before, watch.readings)
 
 
-def _asked(model: Arinar, batch: int) -> tuple[Tensor, Noise]:
+def _labels_and_noise(model: Arinar, batch: int) -> tuple[Tensor, Noise]:
     seeds = torch.arange(batch, device=next(model.parameters()).device)
     return seeds % len(model.labels.classes()), Noise.of(seeds, "sample")
 
@@ -102,39 +106,31 @@ def _asked(model: Arinar, batch: int) -> tuple[Tensor, Noise]:
 def released_step_seconds(
     model: Arinar, sampler: Sampler, batch: int, steps: Sequence[int], clock: Callable[[], float]
 ) -> StepMeasurements:
-    """The same of the published algorithm, with its 1000 candidates (see `plain.generate`)."""
-    y, noise = _asked(model, batch)
-    outer, guided = released_arinar.parts(model).outer, sampler.guidance != 1
-    c = torch.cat([model.labels(y), *([model.labels.null(batch)] if guided else [])])
-    x, order = c.new_zeros(len(c), outer.tokens, outer.features), outer.order(noise)
-    generator, released = torch.Generator(c.device), replace(sampler, candidates=CANDIDATES)
-    ends = [
-        0,
-        *(
-            outer.tokens - left
-            for left in masked_counts(outer.tokens, outer.check_steps(sampler.steps))
-        ),
-    ]
+    """The same for the published algorithm with its 1000 candidates."""
+    y, noise = _labels_and_noise(model, batch)
+    outer = released_arinar.parts(model).outer
+    c = model.labels(y)
+    if sampler.guidance != 1:
+        c = torch.cat([c, model.labels.null(batch)])
+    branches = len(c) // batch
+    x = c.new_zeros(len(c), outer.tokens, outer.features)
+    turn = outer.order(noise).argsort(-1)
+    generator = torch.Generator(c.device)
+    released = replace(sampler, candidates=CANDIDATES)
+    counts = [outer.tokens, *masked_counts(outer.tokens, outer.check_steps(sampler.steps))]
 
-    found: dict[int, float] = {}
+    measured: dict[int, float] = {}
     for step in steps:
-        known, now = (
-            torch.zeros_like(order).scatter(1, order[:, :end], 1) for end in ends[step : step + 2]
-        )
-        masked, where = (known == 0), (now > known)
-        begun = clock()
-        z = released_arinar.released_condition(model, x, c, masked.repeat(len(c) // batch, 1))[
-            where.repeat(len(c) // batch, 1)
-        ]
-        keys = Noise(token_noise(noise, order.argsort(-1)).key[where])
-        released_arinar.draw_token(
-            model,
-            z,
-            keys,
-            released,
-            1 - max(outer.tokens - ends[step + 1], 1) / outer.tokens,
-            generator,
-        )
-        found[step] = clock() - begun
+        before, after = counts[step : step + 2]
+        masked = turn >= outer.tokens - before
+        where = masked & (turn < outer.tokens - after)
+        progress = 1 - max(after, 1) / outer.tokens
 
-    return StepMeasurements(0.0, found)
+        begun = clock()
+        z = released_arinar.released_condition(model, x, c, masked.repeat(branches, 1))
+        z = z[where.repeat(branches, 1)]
+        keys = Noise(token_noise(noise, turn).key[where])
+        released_arinar.draw_token(model, z, keys, released, progress, generator)
+        measured[step] = clock() - begun
+
+    return StepMeasurements(0.0, measured)

@@ -1,15 +1,13 @@
-"""Codecs: images ↔ tokens, with the log-determinant that turns a density of tokens into
-one of the raw data.
+"""Codecs: images ↔ tokens, with the log-determinant from a density of tokens to one of raw data.
 
     encode(image, noise) → x [B, N, D], log_det [B]      log p(raw) = log p(x) + log_det
     decode(x)            → image [B, C, H, W], integer grey levels
 
     bits/dim = -(log p(x) + log_det) / (dims · ln 2)
 
-`unit` says whose density it is: `pixel` (dequantised integers, in grey levels), `latent` (an
-autoencoder has no density of pixels, so the raw latents are what is compared) or `token` (data that
-are tokens already). Latents are normalised here, because statistics belong to the codec, measured
-once on the training data:
+`unit` names the raw data of the density: `pixel` (dequantised integers, in grey levels), `latent`
+(raw latents, since an autoencoder has no density of pixels) or `token` (data that are tokens). The
+codec normalises tokens by statistics of the training data:
 
     none                    x
     scale, channel          (x - μ) / σ             one σ and μ = 0, or each feature's own
@@ -39,7 +37,7 @@ from .kl_autoencoder import KLAutoencoder
 from .kl_checkpoints import LAYOUTS, random_kl, read_kl, weights_fingerprint
 
 Normalisation = Literal["none", "scale", "channel", "whiten"]
-# the least deviation along an axis, as a share of the largest: a whitened constant would blow up
+# least deviation along an axis as a share of the largest, so that no constant is divided by zero
 _FLATTEST = 1e-4
 # mean and deviation of red, green, blue in [0, 1]
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -47,15 +45,17 @@ ASSETS = Path(__file__).parents[2] / "assets"
 
 
 class Codec(nn.Module):
-    """Images to tokens and back. The constructor takes the shape of the data and its
-    number of grey levels.
+    """Images to tokens and back. The constructor takes the data's shape and number of grey levels.
 
     Attributes:
-        tokens, features: N, D.
-        dims: raw dimensions of an image, the divisor of bits/dim.
-        mean, std: μ and σ of the tokens, [D]; axes: U [D, D], where the tokens are whitened.
-        unit: whose density bits/dim is: `pixel`, `latent` or `token`.
-        raw_unit: how long one raw unit is in tokens before they are normalised.
+        tokens: N.
+        features: D.
+        dims: Raw dimensions of an image, the divisor of bits/dim.
+        mean: μ of the tokens, [D].
+        std: σ of the tokens, [D].
+        axes: U of whitened tokens, [D, D].
+        unit: Raw data of bits/dim: `pixel`, `latent` or `token`.
+        raw_unit: Length of one raw unit in tokens before normalisation.
     """
 
     raw_unit: float = 1.0
@@ -69,29 +69,25 @@ class Codec(nn.Module):
 
     def __init__(self, tokens: int, features: int, normalise: Normalisation) -> None:
         super().__init__()
-        self.tokens, self.features, self.dims, self.normalise = (
-            tokens,
-            features,
-            tokens * features,
-            normalise,
-        )
+        self.tokens = tokens
+        self.features = features
+        self.dims = tokens * features
+        self.normalise = normalise
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("std", torch.ones(features))
         if normalise == "whiten":
             self.register_buffer("axes", torch.eye(features))
 
     def encode(self, image: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
-        """Tokens x [B, N, D] and log |dx/d raw| [B]; noise [B] dequantises or
-        draws from a posterior.
-        """
+        """Tokens x [B, N, D] and log |dx/d raw| [B]; noise [B] dequantises or draws a posterior."""
         x, log_det = self._encode(image, noise)
         return self._normalised(x), log_det - self.tokens * self.std.log().sum()
 
     def moments(self, image: Tensor) -> Tensor:
-        """Of the posterior that tokens are drawn from: means, then log-variances, [B, 2D, H, W].
+        """Means, then log-variances, of the posterior of the tokens: [B, 2D, H, W].
 
-        A cache keeps them. They (floats) stand in place of the images (bytes) from then on:
-        they pass as they are.
+        A cache keeps them and passes them (floats) in place of images (bytes); they are returned as
+        they are.
 
         Raises:
             ValueError: if this codec has no posterior.
@@ -104,15 +100,15 @@ class Codec(nn.Module):
     def decode(self, x: Tensor) -> Tensor:
         """Images of tokens x [B, N, D]."""
         if self.normalise == "whiten":
-            return self._decode(
-                project_on_axes(project_on_axes(x, self.axes) * self.std, self.axes.T) + self.mean
-            )
-        return self._decode(x * self.std + self.mean)
+            x = project_on_axes(project_on_axes(x, self.axes) * self.std, self.axes.T)
+        else:
+            x = x * self.std
+        return self._decode(x + self.mean)
 
     def box(self, image: Tensor) -> tuple[Tensor, Tensor] | None:
-        """The ends [B, N, D] of the grey levels that the image has, in units of the tokens.
+        """The ends [B, N, D] of the image's grey levels, in units of the tokens.
 
-        None for latents, and for whitened tokens: a box that is turned is none.
+        None for latents, and for whitened tokens, which turn a box.
         """
         return None
 
@@ -125,11 +121,11 @@ class Codec(nn.Module):
 
     @property
     def networks(self) -> tuple[nn.Module, ...]:
-        """All that has weights: itself, and what it holds beside its own."""
+        """The modules with weights: itself, and a frozen autoencoder."""
         return (self,)
 
     def prepare(self) -> None:
-        """Read the files that the constructor leaves, so that a recipe can be checked without them.
+        """Read the files that the constructor leaves unread, so that a check needs none.
 
         Raises:
             ValueError: in one line, if one is missing, damaged or does not fit.
@@ -137,7 +133,7 @@ class Codec(nn.Module):
 
     @torch.no_grad()
     def fit(self, images: Tensor, noise: Noise) -> None:
-        """Measure the normalisation on training images, once."""
+        """Measure the normalisation on training images, before training."""
         if self.normalise == "none":
             return
 
@@ -148,9 +144,8 @@ class Codec(nn.Module):
             self.mean.copy_(x.mean((0, 1)))
             self.std.copy_(x.std((0, 1)))
         elif self.normalise == "whiten":
-            variance, axes = torch.linalg.eigh(
-                x.double().flatten(0, 1).T.cov().reshape(self.features, self.features)
-            )
+            covariance = x.double().flatten(0, 1).T.cov().reshape(self.features, self.features)
+            variance, axes = torch.linalg.eigh(covariance)
             std = variance.clamp(min=0).sqrt()
             self.mean.copy_(x.mean((0, 1)))
             self.std.copy_(std.clamp(min=_FLATTEST * std.max()))
@@ -158,9 +153,8 @@ class Codec(nn.Module):
 
     def _normalised(self, x: Tensor) -> Tensor:
         if self.normalise == "whiten":
-            return project_on_axes(
-                project_on_axes(x - self.mean, self.axes) / self.std, self.axes.T
-            )
+            x = project_on_axes(x - self.mean, self.axes)
+            return project_on_axes(x / self.std, self.axes.T)
         return (x - self.mean) / self.std
 
     def _encode(self, image: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
@@ -171,28 +165,26 @@ class Codec(nn.Module):
 
 
 def imagenet(levels: int) -> tuple[Tensor, Tensor]:
-    """Mean and deviation [3] of ImageNet's colours, in units of x = 2
-    (i + 1/2) / L - 1 for i / (L - 1).
-    """
-    mean, std = (torch.tensor(values, dtype=torch.float64) for values in IMAGENET)
+    """Mean and deviation [3] of ImageNet's colours, in units of x = 2 (i + 1/2) / L - 1."""
+    mean, std = torch.tensor(IMAGENET, dtype=torch.float64)
     scale = 2 * (levels - 1) / levels
     return (mean - 0.5) * scale, std * scale
 
 
 class Pixels(Codec):
-    """P×P patches of uniformly dequantised grey levels: x = 2 (i + u) / L - 1 with u from [0,
-    1) (arXiv 1511.01844).
+    """P×P patches of uniformly dequantised grey levels: x = 2 (i + u) / L - 1 with u from [0, 1)
+    (arXiv 1511.01844).
 
     Arguments:
-        patch: P, must divide height and width.
-        normalise: of the tokens; `imagenet` by the constants of that collection, for each colour.
-        dequantise: whether u is drawn. Otherwise it is 1/2, the centre of the level: for inner
-            models that give integers a probability (`colour`), whose bits/dim is then exact for the
-            integers. Other densities would grow spikes.
+        patch: P, side of a patch in pixels, a divisor of height and width.
+        normalise: Normalisation of the tokens; `imagenet` takes that collection's mean and
+            deviation of each of three colours.
+        dequantise: Whether u is drawn; otherwise it is 1/2, the centre of a level, for inner models
+            of integers (`colour`), whose bits/dim is then exact. Other densities would grow spikes.
 
     Raises:
-        ValueError: if the data are no images, patch does not divide them, or imagenet is asked for
-            without three colours.
+        ValueError: if the data are no images, patch does not divide them, or `imagenet` has other
+            than three colours.
     """
 
     unit = "pixel"
@@ -214,22 +206,22 @@ class Pixels(Codec):
         channels, height, width = shape
         if patch < 1 or height % patch or width % patch:
             raise ValueError(f"patch: {patch} does not divide the image, {height}×{width}")
-        known = normalise == "imagenet"
-        if known and channels != 3:
+        is_imagenet = normalise == "imagenet"
+        if is_imagenet and channels != 3:
             raise ValueError(
                 f"normalise: imagenet knows three colours, and these data have {channels}"
             )
 
-        super().__init__(
-            (height // patch) * (width // patch),
-            channels * patch**2,
-            "none" if normalise == "imagenet" else normalise,
-        )
-        self.shape, self.levels, self.patch, self.dequantise = shape, levels, patch, dequantise
+        tokens = (height // patch) * (width // patch)
+        measured = "none" if normalise == "imagenet" else normalise
+        super().__init__(tokens, channels * patch**2, measured)
+        self.shape = shape
+        self.levels = levels
+        self.patch = patch
+        self.dequantise = dequantise
         self.placed = normalise
         self.raw_unit = 2 / levels
-
-        if known:
+        if is_imagenet:
             mean, std = imagenet(levels)
             self.mean.copy_(mean.repeat_interleave(patch**2))
             self.std.copy_(std.repeat_interleave(patch**2))
@@ -240,9 +232,8 @@ class Pixels(Codec):
         return x, x.new_full(x.shape[:1], self.dims * math.log(2 / self.levels))
 
     def _patches(self, raw: Tensor) -> Tensor:
-        return nn.functional.unfold(
-            2 * raw / self.levels - 1, self.patch, stride=self.patch
-        ).transpose(1, 2)
+        x = 2 * raw / self.levels - 1
+        return nn.functional.unfold(x, self.patch, stride=self.patch).transpose(1, 2)
 
     def _decode(self, x: Tensor) -> Tensor:
         image = nn.functional.fold(x.transpose(1, 2), self.shape[1:], self.patch, stride=self.patch)
@@ -251,12 +242,16 @@ class Pixels(Codec):
     def box(self, image: Tensor) -> tuple[Tensor, Tensor] | None:
         if self.normalise == "whiten":
             return None
-        low, high = (self._normalised(self._patches(image.float() + end)) for end in (0, 1))
-        return low, high
+        low = self._patches(image.float())
+        high = self._patches(image.float() + 1)
+        return self._normalised(low), self._normalised(high)
 
 
 class Tokens(Codec):
-    """Data that are tokens already: [B, N, D] as it is.
+    """Data that are tokens, [B, N, D], unchanged but for a normalisation.
+
+    Arguments:
+        normalise: Normalisation of the tokens.
 
     Raises:
         ValueError: if the data are images.
@@ -282,13 +277,12 @@ class Tokens(Codec):
 
 
 class Latents(Codec):
-    """Latents of an autoencoder that are data already: [B, C, H, W], one position a
-    token, N = H·W and D = C.
+    """Data that are latents of an autoencoder, [B, C, H, W]: one position a token, N = H·W, D = C.
 
     Arguments:
-        scale: what they are multiplied by before `normalise` (0.2325 for the published KL-16,
-            0.18215 for Stable Diffusion's).
-        normalise: of the tokens; `none` where the scale is given.
+        scale: Factor of the latents before `normalise`, > 0: 0.2325 for the published KL-16,
+            0.18215 for that of Stable Diffusion.
+        normalise: Normalisation of the scaled latents, `none` with a published scale.
 
     Raises:
         ValueError: if the data are no [C, H, W], or scale is not above 0.
@@ -315,7 +309,9 @@ class Latents(Codec):
             raise ValueError(f"scale: {scale} is not above 0")
 
         super().__init__(shape[1] * shape[2], shape[0], normalise)
-        self.grid, self.scale, self.raw_unit = shape[1:], scale, scale
+        self.grid = shape[1:]
+        self.scale = scale
+        self.raw_unit = scale
 
     def _encode(self, image: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         x = self.scale * image.float().flatten(2).transpose(1, 2)
@@ -328,7 +324,7 @@ class Latents(Codec):
 class Autoencoder(nn.Module):
     """Small convolutional autoencoder of stride 2: [B, C, H, W] ↔ moments [B, 2·latents, H/2, W/2].
 
-    The moments are means then log-variances, as in the published KL autoencoder.
+    The moments are means, then log-variances, as in the published KL autoencoder.
     """
 
     def __init__(self, channels: int, latents: int, width: int = 48) -> None:
@@ -364,21 +360,18 @@ class Autoencoder(nn.Module):
 
 
 def posterior(moments: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation [B, D, H, W] of moments [B, 2D, H, W]:
-    means, then log-variances.
-    """
+    """Mean and standard deviation [B, D, H, W] of moments [B, 2D, H, W]."""
     mean, log_var = moments.chunk(2, 1)
     return mean, (log_var.clamp(-30, 20) / 2).exp()
 
 
 class VAE(Codec):
-    """Tokens are the latents of a frozen KL autoencoder, one position a token,
-    drawn from its posterior.
+    """Tokens are draws from the posterior of a frozen KL autoencoder, one position a token.
 
     Arguments:
-        weights: a shipped autoencoder (`digits`), or the path of a safetensors file.
-        latents: D.
-        normalise: of the latents.
+        weights: A shipped autoencoder (`digits`), or the path of a safetensors file.
+        latents: D, channels of the latents, those of the weights.
+        normalise: Normalisation of the latents.
 
     Raises:
         ValueError: if the data are no images, or the weights are missing, damaged or do not fit.
@@ -403,12 +396,11 @@ class VAE(Codec):
 
         channels, height, width = shape
         super().__init__((height // 2) * (width // 2), latents, normalise)
-        self.grid, self.levels = (height // 2, width // 2), levels
+        self.grid = (height // 2, width // 2)
+        self.levels = levels
         self.autoencoder = Autoencoder(channels, latents).requires_grad_(False).eval()
-        load_safetensors(
-            self.autoencoder,
-            ASSETS / "digits_vae.safetensors" if weights == "digits" else Path(weights),
-        )
+        path = ASSETS / "digits_vae.safetensors" if weights == "digits" else Path(weights)
+        load_safetensors(self.autoencoder, path)
 
     def moments(self, image: Tensor) -> Tensor:
         if image.is_floating_point():
@@ -422,21 +414,20 @@ class VAE(Codec):
 
     def _decode(self, x: Tensor) -> Tensor:
         image = self.autoencoder.decoder(x.transpose(1, 2).unflatten(2, self.grid))
-        return (
-            ((image + 1) / 2 * (self.levels - 1)).round().clamp(0, self.levels - 1).to(torch.uint8)
-        )
+        return _to_grey_levels(image, self.levels)
+
+
+def _to_grey_levels(image: Tensor, levels: int) -> Tensor:
+    """Grey levels of an image in [-1, 1]."""
+    return ((image + 1) / 2 * (levels - 1)).round().clamp(0, levels - 1).to(torch.uint8)
 
 
 class FrozenAutoencoder:
-    """An autoencoder that is neither trained, averaged nor saved with a run: copies share it; it
-    goes where it is needed.
-    """
+    """An autoencoder that is neither trained, averaged nor saved with a run; copies share it."""
 
     def __init__(self, module: KLAutoencoder) -> None:
-        self.module, self.fingerprint = (
-            module.requires_grad_(False).eval(),
-            weights_fingerprint(module),
-        )
+        self.module = module.requires_grad_(False).eval()
+        self.fingerprint = weights_fingerprint(module)
 
     def on(self, device: torch.device) -> KLAutoencoder:
         return self.module.to(device)
@@ -451,17 +442,18 @@ class KL(Codec):
 
         x = scale · z,   log_det = N D log(scale):   bits/dim is of the raw latents
 
-    In place of images `encode` takes moments (μ, log σ²), as a latent cache keeps them. The
-    autoencoder is no part of a run's files: they keep its fingerprint, and another one is refused.
+    `encode` also takes moments (μ, log σ²), as a latent cache keeps them, in place of images. A run
+    saves the fingerprint of the autoencoder, not its weights, and refuses another autoencoder.
 
     Arguments:
-        weights: a folder of the diffusers library, or a checkpoint of the released code (`.ckpt`,
-            `.pt`, `.safetensors`). It is read when it is first needed. `random` are random ones of
-            the layout's full size, to try out and to time.
-        layout: `kl16` (D = 16, stride 16; MAR's and ARINAR's), `sd` (4, 8) or `f16d32` (32, 16).
-        scale: None is the published one: 0.2325, 0.18215 and 1 (`f16d32` is published with
-            `normalise: channel`).
-        normalise: of the scaled latents.
+        weights: A folder of the diffusers library, a checkpoint of the released code (`.ckpt`,
+            `.pt`, `.safetensors`), read on first use, or `random`: random weights of the layout's
+            full size, for trials and timing.
+        layout: Published autoencoder: `kl16` (D = 16, stride 16; MAR, ARINAR), `sd` (4, 8) or
+            `f16d32` (32, 16).
+        scale: Factor of the latents, > 0; null is the published one: 0.2325, 0.18215 and 1
+            (`f16d32` is published with `normalise: channel`).
+        normalise: Normalisation of the scaled latents.
 
     Raises:
         ValueError: if the data are no colour images of a size that the stride divides, or scale is
@@ -471,8 +463,7 @@ class KL(Codec):
 
     unit = "latent"
     fingerprint: Tensor
-    # images that pass the autoencoder together: one of 256×256 takes 34 MB in
-    # each layer at full size
+    # images that pass the autoencoder together: one of 256×256 takes 34 MB a layer at full size
     _AT_ONCE = 16
 
     def __init__(
@@ -505,8 +496,11 @@ class KL(Codec):
         self.scale = self.raw_unit = published.scale if scale is None else scale
         if not self.scale > 0:
             raise ValueError(f"scale: {scale} is not above 0")
-        self.grid, self.weights, self.layout, self.levels = grid, weights, layout, levels
-        self.register_buffer("fingerprint", torch.zeros((), dtype=torch.int64))  # 0: not known yet
+        self.grid = grid
+        self.weights = weights
+        self.layout = layout
+        self.levels = levels
+        self.register_buffer("fingerprint", torch.zeros((), dtype=torch.int64))  # 0: not read yet
         self._frozen: FrozenAutoencoder | None = None
 
     def prepare(self) -> None:
@@ -531,19 +525,21 @@ class KL(Codec):
         except ValueError as error:
             raise ValueError(f"weights: {error}") from None
 
-        there = model.shape
-        if (there.channels, there.stride) != (wanted.channels, wanted.stride):
+        shape = model.shape
+        if (shape.channels, shape.stride) != (wanted.channels, wanted.stride):
             raise ValueError(
-                f"weights: {self.weights!r} has {there.channels} channels at stride"
-                f" {there.stride}, and layout: {self.layout} has {wanted.channels} at"
+                f"weights: {self.weights!r} has {shape.channels} channels at stride"
+                f" {shape.stride}, and layout: {self.layout} has {wanted.channels} at"
                 f" {wanted.stride}"
             )
 
         return model
 
-    def _other(self, known: Tensor) -> bool:
-        """Whether a fingerprint is known, and not that of the weights at hand."""
-        return self._frozen is not None and known.item() not in (0, self._frozen.fingerprint.item())
+    def _other(self, fingerprint: Tensor) -> bool:
+        """Whether a fingerprint differs from that of the weights, where both are set."""
+        if self._frozen is None:
+            return False
+        return fingerprint.item() not in (0, self._frozen.fingerprint.item())
 
     def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *others: Any) -> None:
         name = f"{prefix}fingerprint"
@@ -562,9 +558,10 @@ class KL(Codec):
     def moments(self, image: Tensor) -> Tensor:
         if image.is_floating_point():
             return image.float()
-        network, x = self._autoencoder(image), 2 * image.float() / (self.levels - 1) - 1
+        network = self._autoencoder(image)
+        x = 2 * image.float() / (self.levels - 1) - 1
         with torch.autocast(x.device.type, enabled=False):
-            return torch.cat([network.moments(part) for part in x.split(self._AT_ONCE)])
+            return torch.cat(list(map(network.moments, x.split(self._AT_ONCE))))
 
     def _encode(self, image: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         mean, std = posterior(self.moments(image))
@@ -573,16 +570,12 @@ class KL(Codec):
         return x, x.new_full(x.shape[:1], self.dims * math.log(self.scale))
 
     def _decode(self, x: Tensor) -> Tensor:
-        z, network = (
-            x.float().transpose(1, 2).unflatten(2, self.grid) / self.scale,
-            self._autoencoder(x),
-        )
+        network = self._autoencoder(x)
+        z = x.float().transpose(1, 2).unflatten(2, self.grid) / self.scale
         with torch.autocast(x.device.type, enabled=False):
-            image = torch.cat([network.restored(part) for part in z.split(self._AT_ONCE)])
+            image = torch.cat(list(map(network.restored, z.split(self._AT_ONCE))))
 
-        return (
-            ((image + 1) / 2 * (self.levels - 1)).round().clamp(0, self.levels - 1).to(torch.uint8)
-        )
+        return _to_grey_levels(image, self.levels)
 
 
 def load_safetensors(model: nn.Module, path: Path) -> None:

@@ -11,15 +11,15 @@ of a grid of latents.
     block      x + conv(silu(norm(conv(silu(norm(x))))))          norm: of 32 groups of channels
     attention  x + project(softmax(qᵀk/√W) v), one head, over all positions
 
-Parameters have the names of the released code, so that its checkpoints are read as they are;
-`kl_checkpoints.py` has those of the diffusers library. A file of weights says itself how the
-autoencoder is built (`AutoencoderShape`).
+Parameters have the names of the released code and its checkpoints; `kl_checkpoints.py` has those of
+the diffusers library. A file of weights determines its `AutoencoderShape`.
 
 Letters: B images, C latent channels, W channels inside, S stride.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,12 +32,14 @@ GROUPS = 32
 
 @dataclass(frozen=True)
 class AutoencoderShape:
-    """How an autoencoder is built.
+    """The architecture of an autoencoder.
 
     Arguments:
-        channels: C; widths: W of each level, from the image on; blocks: in a level of the encoder
-            (the decoder has one more).
-        encoder_attention, decoder_attention: levels whose blocks are each followed by attention.
+        channels: C.
+        widths: W of each level, from the image to the latents.
+        blocks: Blocks in a level of the encoder; the decoder has one more.
+        encoder_attention: Levels of the encoder with attention behind each block.
+        decoder_attention: Levels of the decoder with attention behind each block.
     """
 
     channels: int
@@ -48,7 +50,7 @@ class AutoencoderShape:
 
     @property
     def stride(self) -> int:
-        """S: pixels that a latent is wide."""
+        """S, width of a latent in pixels."""
         return int(2 ** (len(self.widths) - 1))
 
     @classmethod
@@ -56,32 +58,30 @@ class AutoencoderShape:
         """The shape of the autoencoder that has these tensors.
 
         Raises:
-            ValueError: if they are none of such an autoencoder.
+            ValueError: if they are not those of such an autoencoder.
         """
 
-        def found(pattern: str) -> list[int]:
-            return sorted({int(m[1]) for key in state if (m := re.match(pattern, key))})
+        def numbers(pattern: str) -> list[int]:
+            matches = filter(None, map(re.compile(pattern).match, state))
+            return sorted({int(match[1]) for match in matches})
 
         try:
-            widths = [
-                len(state[f"encoder.down.{i}.block.0.conv1.weight"])
-                for i in found(r"encoder\.down\.(\d+)\.")
-            ]
+            levels = numbers(r"encoder\.down\.(\d+)\.")
+            widths = [len(state[f"encoder.down.{i}.block.0.conv1.weight"]) for i in levels]
             channels = state["decoder.conv_in.weight"].shape[1]
         except (KeyError, IndexError, TypeError) as error:
             raise ValueError(
                 f"it holds no KL autoencoder: {error} is missing or no weight"
             ) from None
-        if not widths or any(width % GROUPS for width in widths):
+        if not widths or math.gcd(*widths) % GROUPS:
             raise ValueError(
                 f"it holds no KL autoencoder: its widths are {widths}, not multiples of {GROUPS}"
             )
-        blocks = len(found(r"encoder\.down\.0\.block\.(\d+)\."))
-        attention = (
-            frozenset(found(rf"{side}\.(\d+)\.attn\."))
-            for side in (r"encoder\.down", r"decoder\.up")
-        )
-        return cls(channels, tuple(widths), blocks, *attention)
+
+        blocks = numbers(r"encoder\.down\.0\.block\.(\d+)\.")
+        encoder_attention = frozenset(numbers(r"encoder\.down\.(\d+)\.attn\."))
+        decoder_attention = frozenset(numbers(r"decoder\.up\.(\d+)\.attn\."))
+        return cls(channels, tuple(widths), len(blocks), encoder_attention, decoder_attention)
 
 
 class ResidualBlock(nn.Module):
@@ -110,15 +110,23 @@ class GridAttention(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm = _norm(width)
-        self.q, self.k, self.v, self.proj_out = (nn.Conv2d(width, width, 1) for _ in range(4))
+        self.q = nn.Conv2d(width, width, 1)
+        self.k = nn.Conv2d(width, width, 1)
+        self.v = nn.Conv2d(width, width, 1)
+        self.proj_out = nn.Conv2d(width, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.norm(x)
-        q, k, v = (part(h).flatten(2).transpose(1, 2) for part in (self.q, self.k, self.v))
-        mixed = functional.scaled_dot_product_attention(
-            q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1)
-        ).squeeze(1)
-        return x + self.proj_out(mixed.transpose(1, 2).reshape(x.shape))
+        q = _rows(self.q(h))
+        k = _rows(self.k(h))
+        v = _rows(self.v(h))
+        y = functional.scaled_dot_product_attention(q, k, v).squeeze(1)
+        return x + self.proj_out(y.transpose(1, 2).reshape(x.shape))
+
+
+def _rows(x: Tensor) -> Tensor:
+    """A grid [B, W, H, H] as rows of one head [B, 1, H·H, W]."""
+    return x.flatten(2).transpose(1, 2).unsqueeze(1)
 
 
 class Downsample(nn.Module):
@@ -144,9 +152,7 @@ class Upsample(nn.Module):
 
 
 class ResolutionLevel(nn.Module):
-    """Blocks of one grid size, each followed by attention where asked for; then what changes the
-    size, by its released name.
-    """
+    """Blocks of one grid size, each with or without attention, then a named change of size."""
 
     def __init__(
         self, width: int, out: int, blocks: int, attention: bool, **resize: nn.Module
@@ -176,11 +182,9 @@ class MiddleBlocks(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.block_1, self.attn_1, self.block_2 = (
-            ResidualBlock(width, width),
-            GridAttention(width),
-            ResidualBlock(width, width),
-        )
+        self.block_1 = ResidualBlock(width, width)
+        self.attn_1 = GridAttention(width)
+        self.block_2 = ResidualBlock(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.block_2(self.attn_1(self.block_1(x)))
@@ -191,18 +195,15 @@ class Encoder(nn.Module):
 
     def __init__(self, shape: AutoencoderShape) -> None:
         super().__init__()
-        widths, last = shape.widths, len(shape.widths) - 1
+        widths = shape.widths
+        last = len(widths) - 1
         self.conv_in = nn.Conv2d(3, widths[0], 3, padding=1)
-        self.down = nn.ModuleList(
-            ResolutionLevel(
-                widths[max(i - 1, 0)],
-                width,
-                shape.blocks,
-                i in shape.encoder_attention,
-                **({} if i == last else {"downsample": Downsample(width)}),
-            )
-            for i, width in enumerate(widths)
-        )
+        self.down = nn.ModuleList()
+        for i, width in enumerate(widths):
+            resize = {"downsample": Downsample(width)} if i < last else {}
+            before = widths[max(i - 1, 0)]
+            attention = i in shape.encoder_attention
+            self.down.append(ResolutionLevel(before, width, shape.blocks, attention, **resize))
         self.mid = MiddleBlocks(widths[-1])
         self.norm_out = _norm(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], 2 * shape.channels, 3, padding=1)
@@ -215,25 +216,20 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents [B, C, H/S, H/S] → images [B, 3, H, H]. Levels are numbered from the
-    image on, as released.
-    """
+    """Latents [B, C, H/S, H/S] → images [B, 3, H, H]. Level 0 is the image's, as released."""
 
     def __init__(self, shape: AutoencoderShape) -> None:
         super().__init__()
-        widths, last = shape.widths, len(shape.widths) - 1
+        widths = shape.widths
+        last = len(widths) - 1
         self.conv_in = nn.Conv2d(shape.channels, widths[-1], 3, padding=1)
         self.mid = MiddleBlocks(widths[-1])
-        self.up = nn.ModuleList(
-            ResolutionLevel(
-                widths[min(i + 1, last)],
-                width,
-                shape.blocks + 1,
-                i in shape.decoder_attention,
-                **({} if i == 0 else {"upsample": Upsample(width)}),
-            )
-            for i, width in enumerate(widths)
-        )
+        self.up = nn.ModuleList()
+        for i, width in enumerate(widths):
+            resize = {"upsample": Upsample(width)} if i > 0 else {}
+            before = widths[min(i + 1, last)]
+            attention = i in shape.decoder_attention
+            self.up.append(ResolutionLevel(before, width, shape.blocks + 1, attention, **resize))
         self.norm_out = _norm(widths[0])
         self.conv_out = nn.Conv2d(widths[0], 3, 3, padding=1)
 
@@ -245,7 +241,7 @@ class Decoder(nn.Module):
 
 
 class KLAutoencoder(nn.Module):
-    """Encoder and decoder with their 1×1 maps. shape: see `AutoencoderShape`."""
+    """Encoder and decoder with their 1×1 maps."""
 
     def __init__(self, shape: AutoencoderShape) -> None:
         super().__init__()

@@ -1,13 +1,12 @@
-"""Published KL autoencoders: how they are built, and their files, in either of two formats,
-as a `KLAutoencoder`.
+"""Published KL autoencoders: their layouts, and their files in two formats as a `KLAutoencoder`.
 
-    read_kl(path)   a folder of the diffusers library (config.json,
-                    diffusion_pytorch_model.safetensors), or a checkpoint of the released code
-                    (`kl16.ckpt`; also as safetensors), whose names are ours
-    diffusers_names(model)   diffusers' key → ours, complete in both directions
+    read_kl(path)            a folder of the diffusers library (config.json,
+                             diffusion_pytorch_model.safetensors), or a checkpoint of the released
+                             code (`kl16.ckpt`; also as safetensors), whose names are ours
+    diffusers_names(model)   diffusers' key → our key, complete in both directions
 
-A checkpoint may hold its tensors under `model` or `state_dict`, and more than them (losses,
-discriminators), which is left.
+A checkpoint may hold its tensors under `model` or `state_dict`; losses and discriminators in it are
+ignored.
 """
 
 from __future__ import annotations
@@ -29,8 +28,11 @@ from .kl_autoencoder import GROUPS, AutoencoderShape, KLAutoencoder
 
 @dataclass(frozen=True)
 class Layout:
-    """A published autoencoder. shape: how it is built; scale: what its latents are multiplied by
-    before they are modelled.
+    """A published autoencoder.
+
+    Arguments:
+        shape: Architecture.
+        scale: Factor of its latents.
     """
 
     shape: AutoencoderShape
@@ -69,29 +71,31 @@ _FORMER = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_a
 
 
 def diffusers_names(model: KLAutoencoder) -> dict[str, str]:
-    """The diffusers library's key → our key for every parameter. Its decoder counts levels
-    from the latents on.
+    """The diffusers library's key → our key for every parameter.
+
+    Level 0 of diffusers' decoder is that of the latents.
     """
     last = len(model.shape.widths) - 1
 
-    def theirs(name: str) -> str:
-        name = re.sub(
-            r"decoder\.up\.(\d+)\.", lambda m: f"decoder.up_blocks.{last - int(m[1])}.", name
-        )
+    def up_block(match: re.Match[str]) -> str:
+        return f"decoder.up_blocks.{last - int(match[1])}."
+
+    def published(name: str) -> str:
+        name = re.sub(r"decoder\.up\.(\d+)\.", up_block, name)
         for pattern, replacement in _NAMES:
             name = re.sub(pattern, replacement, name)
         return name
 
-    return {theirs(name): name for name in model.state_dict()}
+    return {published(name): name for name in model.state_dict()}
 
 
 def diffusers_shape(config: Mapping[str, Any]) -> AutoencoderShape:
     """The shape that a config.json of diffusers describes.
 
     Raises:
-        ValueError: if it describes what a `KLAutoencoder` is not.
+        ValueError: if it is not that of a `KLAutoencoder`.
     """
-    ours = {
+    supported = {
         "_class_name": "AutoencoderKL",
         "in_channels": 3,
         "out_channels": 3,
@@ -104,25 +108,20 @@ def diffusers_shape(config: Mapping[str, Any]) -> AutoencoderShape:
         "latents_mean": None,
         "latents_std": None,
     }
-    other = [
-        f"{key} {config[key]!r}" for key, value in ours.items() if config.get(key, value) != value
-    ]
-    if other:
-        raise ValueError(f"config.json says {', '.join(other)}, which this autoencoder is not")
-    try:
-        down, up = (
-            {i for i, kind in enumerate(config[f"{side}_block_types"]) if kind.startswith("Attn")}
-            for side in ("down", "up")
-        )
-        widths = tuple(int(width) for width in config["block_out_channels"])
-        last = len(widths) - 1
+    refused: list[str] = []
+    for key, value in supported.items():
+        if config.get(key, value) != value:
+            refused.append(f"{key} {config[key]!r}")
+    if refused:
+        raise ValueError(f"config.json says {', '.join(refused)}, which this autoencoder is not")
 
+    try:
         return AutoencoderShape(
             int(config["latent_channels"]),
-            widths,
+            tuple(map(int, config["block_out_channels"])),
             int(config["layers_per_block"]),
-            frozenset(down),
-            frozenset(last - i for i in up),
+            _attention_levels(config["down_block_types"]),
+            _attention_levels(config["up_block_types"][::-1]),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(
@@ -130,9 +129,12 @@ def diffusers_shape(config: Mapping[str, Any]) -> AutoencoderShape:
         ) from None
 
 
+def _attention_levels(block_types: list[str]) -> frozenset[int]:
+    return frozenset(i for i, kind in enumerate(block_types) if kind.startswith("Attn"))
+
+
 def read_kl(path: Path) -> KLAutoencoder:
-    """The autoencoder of a diffusers folder or a released checkpoint, on the CPU,
-    in single precision.
+    """The autoencoder of a diffusers folder or a released checkpoint, on the CPU, in float32.
 
     Raises:
         ValueError: in one line, if the file is missing, damaged, holds code, or does not fit.
@@ -147,9 +149,10 @@ def read_kl(path: Path) -> KLAutoencoder:
 
     if not isinstance(content, dict):
         raise ValueError(f"{path}: holds a {type(content).__name__}, no weights by name")
-    state = {
-        k: v for k, v in content.items() if str(k).startswith(_PARTS) and isinstance(v, Tensor)
-    }
+    state: dict[str, Tensor] = {}
+    for key, value in content.items():
+        if str(key).startswith(_PARTS) and isinstance(value, Tensor):
+            state[key] = value
     try:
         return _filled(_empty(AutoencoderShape.of(state)), state)
     except ValueError as error:
@@ -164,29 +167,32 @@ def _read_diffusers(folder: Path) -> KLAutoencoder:
             f"{folder}: has no readable config.json, as a diffusers folder has ({error})"
         ) from None
 
-    state = read_safetensors(folder / _DIFFUSERS)
-    for former, today in _FORMER.items():
-        state = {key.replace(former, today): value for key, value in state.items()}
+    published = read_safetensors(folder / _DIFFUSERS)
     try:
         model = _empty(diffusers_shape(config))
-        names, shapes = (
-            diffusers_names(model),
-            {key: value.shape for key, value in model.state_dict().items()},
-        )
-        ours = {names.get(key, key): value for key, value in state.items()}
-        # its attention has matrices where ours has 1×1 convolutions
-        square = {
-            k: v[..., None, None] if k in shapes and v.dim() == 2 and len(shapes[k]) == 4 else v
-            for k, v in ours.items()
-        }
-
-        return _filled(model, square)
+        return _filled(model, _our_state(published, model))
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from None
 
 
+def _our_state(published: Mapping[str, Tensor], model: KLAutoencoder) -> dict[str, Tensor]:
+    """The tensors of a diffusers file by our keys."""
+    names = diffusers_names(model)
+    parameters = model.state_dict()
+    state: dict[str, Tensor] = {}
+    for key, value in published.items():
+        for former, present in _FORMER.items():
+            key = key.replace(former, present)
+        name = names.get(key, key)
+        if value.dim() == 2 and name in parameters and parameters[name].dim() == 4:
+            value = value[..., None, None]  # a matrix of attention where we have a 1×1 convolution
+        state[name] = value
+
+    return state
+
+
 def _empty(shape: AutoencoderShape) -> KLAutoencoder:
-    """Without values, which would be drawn from the global generator."""
+    """An autoencoder without values, which would be drawn from the global generator."""
     with torch.device("meta"):
         return KLAutoencoder(shape)
 
@@ -200,18 +206,14 @@ def _filled(model: KLAutoencoder, state: Mapping[str, Tensor]) -> KLAutoencoder:
 
 
 def random_kl(shape: AutoencoderShape) -> KLAutoencoder:
-    """An autoencoder of random weights, always the same, which leaves the global
-    generator as it was.
-    """
+    """An autoencoder of constant random weights. The global generator keeps its state."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return KLAutoencoder(shape)
 
 
 def weights_fingerprint(model: KLAutoencoder) -> Tensor:
-    """64 bits of the SHA-256 of names and weights, so that a model is never used with another
-    autoencoder's latents.
-    """
+    """64 bits of the SHA-256 of names and weights, which tell one autoencoder from another."""
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())

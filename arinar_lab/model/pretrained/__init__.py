@@ -1,1 +1,1 @@
-"""Weights that others released: their names in our models, and the scales that they start from."""
+"""Published weights: their names in our models, and the scales of their initial values."""

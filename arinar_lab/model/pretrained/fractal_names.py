@@ -3,8 +3,8 @@
     fractalmar_names(model)      published key → our key, complete in both directions, for a
                                  model built by the preset
 
-The released code keeps a level's parts under `generator`, and what is below it under
-`next_fractal`; our levels are the pair at the top, and `Nested` after `Nested` in it.
+The released code keeps a level's parts under `generator` and the next level under `next_fractal`;
+our levels are the pair at the top and one `Nested` inside another.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from .pairs import transformer_blocks, weight_and_bias
 _COLOURS = "rgb"
 
 
-def _level(outer: MaskedStack, theirs: str, ours: str) -> dict[str, str]:
-    """The masked model of a level: all but the map of its condition rows."""
+def _level(outer: MaskedStack, published: str, our: str) -> dict[str, str]:
+    """The masked model of a level without the map of its condition rows."""
     return {
-        f"{theirs}.mask_token": f"{ours}.mask.weight",
-        f"{theirs}.pos_embed_learned": f"{ours}.positions.weight",
-        **weight_and_bias(f"{theirs}.patch_emb", f"{ours}.token_of"),
-        **weight_and_bias(f"{theirs}.patch_emb_ln", f"{ours}.input_norm"),
-        **weight_and_bias(f"{theirs}.norm", f"{ours}.norm"),
-        **transformer_blocks(outer.blocks, f"{theirs}.blocks", f"{ours}.blocks"),
+        f"{published}.mask_token": f"{our}.mask.weight",
+        f"{published}.pos_embed_learned": f"{our}.positions.weight",
+        **weight_and_bias(f"{published}.patch_emb", f"{our}.token_of"),
+        **weight_and_bias(f"{published}.patch_emb_ln", f"{our}.input_norm"),
+        **weight_and_bias(f"{published}.norm", f"{our}.norm"),
+        **transformer_blocks(outer.blocks, f"{published}.blocks", f"{our}.blocks"),
     }
 
 
-def _colour(head: ColourAR, theirs: str, ours: str) -> dict[str, str]:
+def _colour(head: ColourAR, published: str, our: str) -> dict[str, str]:
     names = {
-        **weight_and_bias(f"{theirs}.cond_proj", f"{ours}.trunk.start_of"),
-        **weight_and_bias(f"{theirs}.ln", f"{ours}.trunk.input_norm"),
-        **weight_and_bias(f"{theirs}.norm", f"{ours}.trunk.norm"),
-        **transformer_blocks(head.trunk.blocks, f"{theirs}.blocks", f"{ours}.trunk.blocks"),
+        **weight_and_bias(f"{published}.cond_proj", f"{our}.trunk.start_of"),
+        **weight_and_bias(f"{published}.ln", f"{our}.trunk.input_norm"),
+        **weight_and_bias(f"{published}.norm", f"{our}.trunk.norm"),
+        **transformer_blocks(head.trunk.blocks, f"{published}.blocks", f"{our}.trunk.blocks"),
     }
     for f, colour in enumerate(_COLOURS):
-        names[f"{theirs}.{colour}_codebook.weight"] = f"{ours}.trunk.codebooks.{f}.weight"
-        names[f"{theirs}.{colour}_mlm.bias"] = f"{ours}.trunk.codebooks.{f}.bias"
+        names[f"{published}.{colour}_codebook.weight"] = f"{our}.trunk.codebooks.{f}.weight"
+        names[f"{published}.{colour}_mlm.bias"] = f"{our}.trunk.codebooks.{f}.bias"
 
     return names
 
@@ -55,20 +55,26 @@ def fractalmar_names(model: Arinar) -> dict[str, str]:
         "class_emb.weight": "labels.classes.weight",
         **weight_and_bias("generator.cond_emb", "outer.row_of"),
     }
-    outer, inner, theirs, ours = model.outer, model.inner, "", ""
+    outer = model.outer
+    inner = model.inner
+    published = ""
+    our = ""
     while isinstance(outer, MaskedStack):
-        names |= _level(outer, f"{theirs}generator", f"{ours}outer")
-        theirs, ours = f"{theirs}next_fractal.", f"{ours}inner."
+        names |= _level(outer, f"{published}generator", f"{our}outer")
+        published += "next_fractal."
+        our += "inner."
         if isinstance(inner, ColourAR):
-            return names | _colour(inner, theirs[:-1], ours[:-1])
+            return names | _colour(inner, published[:-1], our[:-1])
         if not isinstance(inner, Nested):
             break
-        names |= weight_and_bias(f"{theirs}generator.cond_emb", f"{ours}row_of")
+
+        names |= weight_and_bias(f"{published}generator.cond_emb", f"{our}row_of")
         if inner.guide is not None:
-            names |= weight_and_bias(f"{theirs}generator.pix_proj", f"{ours}guide_of")
-            names |= _colour(inner.guide, f"{theirs}generator.guiding_pixel_loss", f"{ours}guide")
-        outer, inner = inner.outer, inner.inner
+            names |= weight_and_bias(f"{published}generator.pix_proj", f"{our}guide_of")
+            names |= _colour(inner.guide, f"{published}generator.guiding_pixel_loss", f"{our}guide")
+        outer = inner.outer
+        inner = inner.inner
 
     raise ValueError(
-        f"{ours or 'outer'}: no published checkpoint has a {type(inner).__name__} like this"
+        f"{our or 'outer'}: no published checkpoint has a {type(inner).__name__} like this"
     )

@@ -1,12 +1,12 @@
 """The published checkpoints in our names.
 
-    names(model)             published key → our key, complete in both directions, for a
-                             model built by a preset
-    translate(state, model)  a published state dict → ours
+    parameter_names(model)         published key → our key, complete in both directions, for a model
+                                   built by a preset
+    translate_state(state, model)  a published state dict → ours
 
 The published models: ARINAR (arXiv 2503.02883) and MAR (arXiv 2406.11838) share their outer model.
-What their code computes beyond the names is an option of our parts (`softmax_scale`, `gelu`,
-`k_bias`, `temperature_divides`), set by the presets.
+The presets set the options in which their code differs (`softmax_scale`, `gelu`, `k_bias`,
+`temperature_divides`).
 """
 
 from __future__ import annotations
@@ -37,14 +37,15 @@ def _outer(outer: MaskedAR) -> dict[str, str]:
         "decoder_pos_embed_learned": "outer.decoder_positions.weight",
         "diffusion_pos_embed_learned": "outer.output_positions.weight",
     }
-    for theirs, our in {
+    parts = {
         "z_proj": "token_of",
         "z_proj_ln": "input_norm",
         "encoder_norm": "encoder_norm",
         "decoder_embed": "embed",
         "decoder_norm": "decoder_norm",
-    }.items():
-        names |= weight_and_bias(theirs, f"outer.{our}")
+    }
+    for published, our in parts.items():
+        names |= weight_and_bias(published, f"outer.{our}")
 
     names |= transformer_blocks(outer.encoder, "encoder_blocks", "outer.encoder")
     return names | transformer_blocks(outer.decoder, "decoder_blocks", "outer.decoder")
@@ -60,15 +61,16 @@ def _feature_ar(trunk: Transformer) -> dict[str, str]:
         **weight_and_bias("arhead.head", "inner.head.parameters_of"),
     }
     for i in range(len(trunk.blocks)):
-        theirs, ours = f"arhead.blocks.{i}", f"inner.trunk.blocks.{i}"
+        published = f"arhead.blocks.{i}"
+        our = f"inner.trunk.blocks.{i}"
         names |= {
-            f"{theirs}.attn.mat_qkv.weight": f"{ours}.attention.qkv.weight",
-            f"{theirs}.attn.q_bias": f"{ours}.attention.q_bias",
-            f"{theirs}.attn.v_bias": f"{ours}.attention.v_bias",
-            **weight_and_bias(f"{theirs}.attn.proj", f"{ours}.attention.project"),
-            **weight_and_bias(f"{theirs}.ffn.fc1", f"{ours}.feed_forward.0"),
-            **weight_and_bias(f"{theirs}.ffn.fc2", f"{ours}.feed_forward.2"),
-            **weight_and_bias(f"{theirs}.ada_lin.1", f"{ours}.adapt.1"),
+            f"{published}.attn.mat_qkv.weight": f"{our}.attention.qkv.weight",
+            f"{published}.attn.q_bias": f"{our}.attention.q_bias",
+            f"{published}.attn.v_bias": f"{our}.attention.v_bias",
+            **weight_and_bias(f"{published}.attn.proj", f"{our}.attention.project"),
+            **weight_and_bias(f"{published}.ffn.fc1", f"{our}.feed_forward.0"),
+            **weight_and_bias(f"{published}.ffn.fc2", f"{our}.feed_forward.2"),
+            **weight_and_bias(f"{published}.ada_lin.1", f"{our}.adapt.1"),
         }
 
     return names
@@ -76,7 +78,6 @@ def _feature_ar(trunk: Transformer) -> dict[str, str]:
 
 def mar_head_names(depth: int) -> dict[str, str]:
     """MAR's diffusion head of `depth` blocks: published key → key of `Diffusion`."""
-    theirs, ours = "diffloss.net", "network"
     parts = {
         "time_embed.mlp.0": "time.0",
         "time_embed.mlp.2": "time.2",
@@ -86,19 +87,16 @@ def mar_head_names(depth: int) -> dict[str, str]:
         "final_layer.adaLN_modulation.1": "adapt.1",
     }
     for i in range(depth):
-        for part, our in {
-            "in_ln": "norm",
-            "mlp.0": "mlp.0",
-            "mlp.2": "mlp.2",
-            "adaLN_modulation.1": "adapt.1",
-        }.items():
-            parts[f"res_blocks.{i}.{part}"] = f"blocks.{i}.{our}"
+        parts[f"res_blocks.{i}.in_ln"] = f"blocks.{i}.norm"
+        parts[f"res_blocks.{i}.mlp.0"] = f"blocks.{i}.mlp.0"
+        parts[f"res_blocks.{i}.mlp.2"] = f"blocks.{i}.mlp.2"
+        parts[f"res_blocks.{i}.adaLN_modulation.1"] = f"blocks.{i}.adapt.1"
 
-    return {
-        k: v
-        for part, our in parts.items()
-        for k, v in weight_and_bias(f"{theirs}.{part}", f"{ours}.{our}").items()
-    }
+    names: dict[str, str] = {}
+    for published, our in parts.items():
+        names |= weight_and_bias(f"diffloss.net.{published}", f"network.{our}")
+
+    return names
 
 
 def _inner(inner: Head) -> dict[str, str]:
@@ -115,10 +113,8 @@ def _inner(inner: Head) -> dict[str, str]:
         return _feature_ar(inner.trunk)
 
     if isinstance(inner, Diffusion):
-        return {
-            theirs: f"inner.{ours}"
-            for theirs, ours in mar_head_names(len(inner.network.blocks)).items()
-        }
+        names = mar_head_names(len(inner.network.blocks))
+        return {published: f"inner.{our}" for published, our in names.items()}
 
     raise ValueError(f"inner: no published checkpoint has a {type(inner).__name__} like this")
 
@@ -139,15 +135,37 @@ def parameter_names(model: Arinar) -> dict[str, str]:
 
 
 def translate_state(state: Mapping[str, Tensor], model: Arinar) -> dict[str, Tensor]:
-    """A published state dict as ours, every tensor in the shape of our parameter; our
-    buffers keep their values.
+    """A published state dict as ours: tensors in the shapes of our parameters, and our buffers.
 
     Axes of length one do not count: the published positions are [1, n, W], ours [n, W]. Buffers of
     constant zeros (`zero_k_bias`) have no counterpart.
 
     Raises:
-        ValueError: naming the first keys that are missing, left over, of another shape or not
-            finite; or parameters of ours that no published key stands for.
+        ValueError: with the first keys that are missing, left over, of another shape or not finite,
+            or the first of our parameters without a published key.
+    """
+    names = parameter_names(model)
+    _check_keys(state, names, model)
+
+    result = model.state_dict()
+    wrong: list[str] = []
+    for key, our in names.items():
+        shape = result[our].shape
+        if state[key].squeeze().shape != result[our].squeeze().shape:
+            wrong.append(f"{key} {tuple(state[key].shape)} for {tuple(shape)}")
+        else:
+            result[our] = state[key].reshape(shape).to(torch.float32)
+
+    if wrong:
+        raise ValueError(f"the checkpoint does not fit the preset: {_first(wrong)}")
+    return result
+
+
+def _check_keys(state: Mapping[str, Tensor], names: dict[str, str], model: Arinar) -> None:
+    """Refuse a published state dict whose keys are not those of `names`.
+
+    Raises:
+        ValueError: with the first of them.
     """
     strange = [key for key, value in state.items() if not _is_dense(value)]
     if strange:
@@ -155,40 +173,20 @@ def translate_state(state: Mapping[str, Tensor], model: Arinar) -> dict[str, Ten
             f"the checkpoint holds what are no arrays of finite real numbers: {_first(strange)}"
         )
 
-    known, ours = parameter_names(model), model.state_dict()
+    ours = model.state_dict()
     zeros = {key for key in state if key.endswith("zero_k_bias") and not state[key].any()}
-
-    missing = [key for key in known if key not in state]
-    extra = [key for key in state if key not in known and key not in zeros]
-    absent = [key for key, our in known.items() if our not in ours]
-    alone = [name for name, _ in model.named_parameters() if name not in known.values()]
-    for what, keys in (
-        ("lacks", missing),
-        ("has, and the preset does not know,", extra),
-        ("has, and this model leaves out,", absent),
-        ("has nothing for this model's", alone),
-    ):
-        if keys:
-            raise ValueError(f"the checkpoint {what} {_first(keys)}")
-
-    wrong = [key for key, our in known.items() if _squeezed(state[key]) != _squeezed(ours[our])]
-    if wrong:
-        told = ", ".join(
-            f"{key} {tuple(state[key].shape)} for {tuple(ours[known[key]].shape)}"
-            for key in wrong[:3]
-        )
-        raise ValueError(f"the checkpoint does not fit the preset: {told}{_more(wrong)}")
-
-    return {
-        **ours,
-        **{
-            our: state[key].reshape(ours[our].shape).to(torch.float32) for key, our in known.items()
-        },
+    expected = names.keys() | zeros
+    faults = {
+        "lacks": [key for key in names if key not in state],
+        "has, and the preset does not know,": [key for key in state if key not in expected],
+        "has, and this model leaves out,": [key for key, our in names.items() if our not in ours],
+        "has nothing for this model's": [
+            name for name, _ in model.named_parameters() if name not in names.values()
+        ],
     }
-
-
-def _squeezed(x: Tensor) -> tuple[int, ...]:
-    return tuple(n for n in x.shape if n > 1)
+    for fault, keys in faults.items():
+        if keys:
+            raise ValueError(f"the checkpoint {fault} {_first(keys)}")
 
 
 def _is_dense(value: object) -> bool:
@@ -198,9 +196,7 @@ def _is_dense(value: object) -> bool:
     return bool(value.isfinite().all())
 
 
-def _first(keys: list[str]) -> str:
-    return f"{', '.join(map(str, keys[:3]))}{_more(keys)}"
-
-
-def _more(keys: list[str]) -> str:
-    return f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+def _first(items: list[str]) -> str:
+    """The first three of some items, and the number of the others."""
+    more = f" and {len(items) - 3} more" if len(items) > 3 else ""
+    return f"{', '.join(map(str, items[:3]))}{more}"

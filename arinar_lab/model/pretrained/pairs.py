@@ -1,19 +1,17 @@
-"""Published keys and ours of what every published model is built of."""
+"""Published keys and ours of the parts that all published models share."""
 
 from __future__ import annotations
 
 from ..layers import Blocks
 
-_BOTH = ("weight", "bias")
 
-
-def weight_and_bias(published: str, ours: str) -> dict[str, str]:
+def weight_and_bias(published: str, our: str) -> dict[str, str]:
     """A module with weight and bias."""
-    return {f"{published}.{name}": f"{ours}.{name}" for name in _BOTH}
+    return {f"{published}.weight": f"{our}.weight", f"{published}.bias": f"{our}.bias"}
 
 
-def transformer_blocks(blocks: Blocks, published: str, ours: str) -> dict[str, str]:
-    """A stack of the Vision Transformer's blocks, as the timm library names them."""
+def transformer_blocks(blocks: Blocks, published: str, our: str) -> dict[str, str]:
+    """A stack of the Vision Transformer's blocks, published in the timm library's names."""
     parts = {
         "norm1": "norm1",
         "attn.qkv": "attention.qkv",
@@ -24,7 +22,7 @@ def transformer_blocks(blocks: Blocks, published: str, ours: str) -> dict[str, s
     }
     names: dict[str, str] = {}
     for i in range(len(blocks)):
-        for theirs, our in parts.items():
-            names |= weight_and_bias(f"{published}.{i}.{theirs}", f"{ours}.{i}.{our}")
+        for published_part, our_part in parts.items():
+            names |= weight_and_bias(f"{published}.{i}.{published_part}", f"{our}.{i}.{our_part}")
 
     return names
