@@ -61,8 +61,8 @@ def report_sweep(sweep: Sweep, console: Console) -> int:
         console.print(str(path), soft_wrap=True)
 
     faults = _fault_lines(sweep)
-    for line in faults:
-        console.print(line, soft_wrap=True)
+    for fault in faults:
+        console.print(fault, soft_wrap=True)
     return 1 if faults or not body else 0
 
 
