@@ -82,6 +82,7 @@ def _numbers(analysis: Analysis, arm: ArmResult) -> dict[str, float]:
         summary = arm.summary(metric)
         if summary is None:
             continue
+
         numbers[metric] = summary.mean
         numbers["n"] = float(len(arm.reports))
         if summary.n > 1:

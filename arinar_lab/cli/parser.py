@@ -81,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
     )
     verbs = whole.add_subparsers(metavar="verb", required=True)
 
-    for add in (_runs, _studies, _views, _checks, _speed, _images, _rest):
+    for add in (_runs, _studies, _views, _checks, _speed, _images, _tools):
         add(verbs)
 
     return whole
@@ -110,6 +110,7 @@ def _runs(verbs: Verbs) -> None:
         runs.train_recipe,
         "train one recipe and evaluate it; the same command resumes",
     )
+
     evaluate = _verb(
         verbs,
         "evaluate",
@@ -138,6 +139,7 @@ def _runs(verbs: Verbs) -> None:
         help="of seeds, for an interval (default 1)",
     )
     _protocol(evaluate)
+
     sample = _verb(
         verbs,
         "sample",
@@ -179,6 +181,7 @@ def _studies(verbs: Verbs) -> None:
     ablate.add_argument(
         "--dry-run", action="store_true", help="print every cell with its cost, and write nothing"
     )
+
     sweep = _verb(
         verbs,
         "sweep",
@@ -193,12 +196,14 @@ def _studies(verbs: Verbs) -> None:
         metavar="N",
         help="processes side by side (default 2)",
     )
+
     _verb(
         verbs,
         "work",
         studies.work,
         "be one worker of a study or sweep (ablate and sweep start these)",
     )
+
     status = _verb(
         verbs,
         "status",
@@ -207,6 +212,7 @@ def _studies(verbs: Verbs) -> None:
     )
     status.add_argument("--watch", action="store_true", help="until every run has ended")
     status.add_argument("--json", action="store_true", help="for machines")
+
     _verb(
         verbs,
         "report",
@@ -228,6 +234,7 @@ def _views(verbs: Verbs) -> None:
     )
     compare.add_argument("--markdown", action="store_true", help="print Markdown")
     compare.set_defaults(verb=studies.compare)
+
     slurm = _verb(
         verbs,
         "slurm",
@@ -249,6 +256,7 @@ def _views(verbs: Verbs) -> None:
     slurm.add_argument(
         "--partition", default="", metavar="NAME", help="Slurm's (default: its own choice)"
     )
+
     sync = verbs.add_parser(
         "sync", help="send to MLflow what is missing there, from the run folders"
     )
@@ -259,6 +267,7 @@ def _views(verbs: Verbs) -> None:
         help="runs, or one study (default: all runs)",
     )
     sync.set_defaults(verb=studies.sync)
+
     mlflow = verbs.add_parser(
         "mlflow", help="open the dashboard, at the newest study; it runs until you stop it"
     )
@@ -266,6 +275,7 @@ def _views(verbs: Verbs) -> None:
         "--port", type=_port, default=5000, metavar="N", help="on 127.0.0.1 (default 5000)"
     )
     mlflow.set_defaults(verb=studies.mlflow)
+
     dashboard = verbs.add_parser(
         "dashboard", help="open optuna-dashboard over a sweep's trials; it runs until you stop it"
     )
@@ -280,7 +290,7 @@ def _views(verbs: Verbs) -> None:
 
 
 def _checks(verbs: Verbs) -> None:
-    """What is told without training."""
+    """Checks without training."""
     _verb(
         verbs,
         "diagnose",
@@ -288,6 +298,7 @@ def _checks(verbs: Verbs) -> None:
         "say where a finished run goes wrong: by token, by feature, with true prefixes, "
         "under guidance",
     )
+
     _verb(
         verbs,
         "check",
@@ -298,7 +309,7 @@ def _checks(verbs: Verbs) -> None:
 
 
 def _speed(verbs: Verbs) -> None:
-    """How fast the presets are."""
+    """The speed of the presets."""
     bench = verbs.add_parser(
         "bench", help="time the presets beside this machine's peak and the published algorithm"
     )
@@ -353,6 +364,7 @@ def _images(verbs: Verbs) -> None:
     cache.add_argument(
         "--verify", action="store_true", help="read it all, and make anew what is damaged"
     )
+
     reference = verbs.add_parser(
         "reference", help="mean and covariance of features of images, to evaluate against"
     )
@@ -375,7 +387,7 @@ def _images(verbs: Verbs) -> None:
     reference.set_defaults(verb=runs.reference)
 
 
-def _rest(verbs: Verbs) -> None:
+def _tools(verbs: Verbs) -> None:
     """Published checkpoints, notebooks, weights that ship."""
     convert = verbs.add_parser(
         "convert", help="write a published checkpoint as a run folder of ours"
@@ -402,6 +414,7 @@ def _rest(verbs: Verbs) -> None:
         "--out", type=Path, help="the run folder to write (default runs/CHECKPOINT/seed_0)"
     )
     convert.set_defaults(verb=runs.convert)
+
     notebooks = verbs.add_parser(
         "notebooks", help="execute the notebooks over a study, into studies/notebooks/"
     )
@@ -409,6 +422,7 @@ def _rest(verbs: Verbs) -> None:
         "study", nargs="?", default="", help="its folder or file (default: the newest finished one)"
     )
     notebooks.set_defaults(verb=studies.notebooks)
+
     retrain = verbs.add_parser("retrain", help="retrain weights that ship with the package")
     retrain.add_argument("name", choices=("digits_classifier", "digits_vae"))
     retrain.set_defaults(verb=runs.retrain)

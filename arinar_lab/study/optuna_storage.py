@@ -3,18 +3,17 @@
     ARINAR_STORAGE=postgresql+psycopg://user:password@host/database    or `storage:` in the study's
                                                                        file
 
-A sweep keeps its trials in a SQLite file, or on a PostgreSQL server for many machines.
-SQLite hands out the same trial twice unless the write lock is taken when a transaction
-begins, so that is done here.
+A sweep keeps its trials in a SQLite file, or on a PostgreSQL server for many machines. SQLite gives
+out the same trial twice unless a transaction begins with the write lock; this module takes it.
 
-A server's lock is held by a connection, and freed when that ends. Its holder speaks on it every
-30 s; the server closes it after 300 s of silence (ARINAR_HEARTBEAT and ARINAR_GRACE change these
-seconds). Where the connection breaks, its holder takes the lock again: so one is abandoned only
-once it was free for the grace (`AbandonedLocks`).
+A connection holds a lock of the server, which is freed when the connection ends. The holder sends a
+statement every 30 s; the server closes the connection after 300 s of silence (ARINAR_HEARTBEAT and
+ARINAR_GRACE change these seconds). Where the connection breaks, the holder takes the lock again. A
+lock is therefore abandoned only once it was free for the grace (`AbandonedLocks`).
 
 Errors of the database become one of two: `StorageUnavailable` heals by waiting
 (`retry_while_unavailable` waits), `StorageUnusable` does not. No password leaves this module:
-addresses are shown by `without_password`.
+`without_password` shows addresses.
 """
 
 from __future__ import annotations
@@ -44,8 +43,8 @@ from ..variables import GRACE, HEARTBEAT, STORAGE, Variable
 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 _T = TypeVar("_T")
-_ANSWER_SECONDS = 10  # a server that takes longer to let us in does not answer
-_PATIENCE_SECONDS = 900  # a server that is restarted is waited for
+_ANSWER_SECONDS = 10  # after which a server that accepts no connection counts as silent
+_PATIENCE_SECONDS = 900  # to wait for a server that is restarted
 # of a connection that says nothing: dead after a minute
 _PROBES = {"idle": 30, "interval": 10, "count": 3}
 _RESUME = "mend it, and the same command goes on: what is finished is in the run folders"
@@ -55,18 +54,18 @@ _ANEW = (
 )
 _CLOSED_WHEN_IDLE = "25P03"  # SQLSTATE: a frozen process is back, and connects again
 
-
 UNAVAILABLE = (DBAPIError, optuna.exceptions.StorageInternalError, StorageUnavailable)
 FAULTS = (*UNAVAILABLE, StorageUnusable)
 
 
-def storage_address(given: str, file: Path) -> sqlalchemy.URL:
-    """The address of a storage: ARINAR_STORAGE, what the study's file says, or a SQLite file.
+def storage_address(address: str, file: Path) -> sqlalchemy.URL:
+    """The address of a storage: ARINAR_STORAGE, else the address of the study's file, else a
+    SQLite file.
 
     Raises:
-        ConfigError: if it is none, or of a database that is not supported.
+        ConfigError: if it is malformed, or of a database that is not supported.
     """
-    text = STORAGE.read() or given or f"sqlite:///{file.absolute()}"
+    text = STORAGE.read() or address or f"sqlite:///{file.absolute()}"
     try:
         url = sqlalchemy.make_url(text)
     except (ArgumentError, ValueError):  # their text holds the address
@@ -138,11 +137,11 @@ def _on_server(url: sqlalchemy.URL) -> optuna.storages.RDBStorage:
 def _connecting(
     url: sqlalchemy.URL, settings: Mapping[str, int] = MappingProxyType({})
 ) -> dict[str, Any]:
-    """Return the driver's options by which both sides notice within a grace that the other is gone.
+    """Return the driver's options that let each side notice within a grace that the other is gone.
 
     Arguments:
-        settings: of the session at the server, beside ours. What the address asks for
-            comes before all of them.
+        settings: Further settings of the session on the server. Options in the address override
+            all of them.
     """
     if url.get_driver_name() not in ("psycopg", "psycopg2"):
         return {}
@@ -153,9 +152,8 @@ def _connecting(
 
     words = [f"-c {name}={value}" for name, value in server.items()]
     options = " ".join([*words, str(url.query.get("options", ""))]).strip()
-    return {name: value for name, value in client.items() if name not in url.query} | {
-        "options": options
-    }
+    defaults = {name: value for name, value in client.items() if name not in url.query}
+    return {**defaults, "options": options}
 
 
 def heartbeat_seconds() -> tuple[int, int]:
@@ -164,7 +162,8 @@ def heartbeat_seconds() -> tuple[int, int]:
     Raises:
         ConfigError: if one late heartbeat would make a living worker a lost one.
     """
-    beat, grace = _seconds(HEARTBEAT), _seconds(GRACE)
+    beat = _seconds(HEARTBEAT)
+    grace = _seconds(GRACE)
     if grace < 2 * beat:
         raise ConfigError(
             f"ARINAR_GRACE: {grace} s is less than twice ARINAR_HEARTBEAT ({beat} s): the living "
@@ -199,7 +198,7 @@ def _opened(url: sqlalchemy.URL, engine: dict[str, Any]) -> optuna.storages.RDBS
 
 @contextmanager
 def _answering(url: sqlalchemy.URL) -> Iterator[None]:
-    """Tell in one line that a storage does not answer.
+    """Raise ConfigError where a storage does not answer.
 
     Raises:
         ConfigError: in place of every error of the storage.
@@ -218,13 +217,13 @@ def _answering(url: sqlalchemy.URL) -> Iterator[None]:
         raise ConfigError(str(error)) from None
     except UNAVAILABLE as error:
         fault = _fault(url, error)
-        raise (
-            fault if isinstance(fault, StorageUnavailable) else ConfigError(str(fault))
-        ) from None
+        if isinstance(fault, StorageUnavailable):
+            raise fault from None
+        raise ConfigError(str(fault)) from None
 
 
 def _fault(url: sqlalchemy.URL, error: Exception) -> StorageUnavailable | StorageUnusable:
-    """Return what an error of a database means, in one line."""
+    """Return the meaning of an error of a database, in one line."""
     cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
     original = getattr(cause, "orig", None) or cause or error
     message = conceal_password(str(original), url.render_as_string(hide_password=False))[:200]
@@ -243,13 +242,11 @@ def _fault(url: sqlalchemy.URL, error: Exception) -> StorageUnavailable | Storag
 
 
 def _fault_of_file(file: Path, message: str) -> StorageUnavailable | StorageUnusable | None:
-    """Return what SQLite means by an error; None for one that may heal (a
-    lock that is held, say).
-    """
-    unwritten = "disk I/O error" in message or "unable to open" in message
-    if "disk is full" in message or (
-        unwritten and file.parent.is_dir() and free_megabytes(file) < 1
-    ):
+    """Return the meaning of an error of SQLite; None for one that may heal (a held lock, say)."""
+    is_full = "disk is full" in message
+    if "disk I/O error" in message or "unable to open" in message:
+        is_full |= file.parent.is_dir() and free_megabytes(file) < 1
+    if is_full:
         return StorageUnavailable(
             f"storage: {file}: the disk is full, {free_megabytes(file):.1f} MB are free; make room"
         )
@@ -275,14 +272,13 @@ def _fault_of_file(file: Path, message: str) -> StorageUnavailable | StorageUnus
 def shared_lock(
     url: sqlalchemy.URL, name: str, file: Path | None = None, wait: bool = True
 ) -> Iterator[None]:
-    """Hold a lock that all machines see: the server's, freed with its holder's
-    connection, or one of a file.
+    """Hold a lock that all machines see: a lock of the server, freed with its holder's connection,
+    or of a file.
 
-    The server closes that connection once its holder has been silent for the grace of a worker,
-    be it dead or frozen.
+    The server closes the connection of a dead or frozen holder after the grace of a worker.
 
     Raises:
-        filelock.Timeout: if it is held by another, and that is not waited for.
+        filelock.Timeout: if another holds it, and wait is False.
     """
     if not is_shared(url):
         with FileLock(file or f"{url.database}.lock", timeout=-1 if wait else 0):
@@ -291,12 +287,11 @@ def shared_lock(
 
     with _answering(url):
         connection = _connect(url)
-        held = connection.execute(
-            _lock("pg_advisory_lock" if wait else "pg_try_advisory_lock"), {"name": name}
-        ).scalar()
+        statement = _lock("pg_advisory_lock" if wait else "pg_try_advisory_lock")
+        is_taken = connection.execute(statement, {"name": name}).scalar()
 
     try:
-        if held is False:
+        if is_taken is False:
             raise Timeout(name)
         with _kept_alive(connection, name):
             yield
@@ -317,11 +312,10 @@ def _lock(function: str) -> sqlalchemy.TextClause:
 
 @contextmanager
 def _kept_alive(connection: sqlalchemy.Connection, name: str) -> Iterator[None]:
-    """Take a connection's lock once more at every heartbeat, which keeps both. Nobody else
-    may use it meanwhile.
+    """Take a connection's lock once more at every heartbeat, which keeps both. No other code may
+    use the connection meanwhile.
 
-    Where the connection has broken, that connects anew; and is tried each second
-    until the server answers.
+    A broken connection is opened again, with an attempt each second until the server answers.
     """
     stop = threading.Event()
     beat, _ = heartbeat_seconds()
@@ -355,22 +349,21 @@ JOIN pg_database ON pg_database.oid = database AND datname = current_database()
 
 
 def free_locks(url: sqlalchemy.URL, files: Mapping[str, Path]) -> set[str]:
-    """Return the locks that nobody holds; files: of each by its name, where
-    they are no server's.
-    """
+    """Return the names of the locks that nobody holds. files: name → the lock's file."""
     if not is_shared(url):
         return {name for name, file in files.items() if is_lock_free(FileLock(file))}
     if not files:
         return set()
+
+    statement = sqlalchemy.text(_HELD)
     with _answering(url), _connect(url) as connection:
-        return set(files) - set(
-            connection.execute(sqlalchemy.text(_HELD), {"names": list(files)}).scalars()
-        )
+        held = connection.execute(statement, {"names": list(files)}).scalars()
+        return set(files).difference(held)
 
 
 class AbandonedLocks:
-    """Tells locks that nobody will take again from those whose holder may be
-    connecting to a server anew.
+    """Locks of a server that were free for a grace. A lock that is free for less may have a holder
+    that connects again.
 
     The clock is that of this process, which has to look at least once in a grace.
     """
@@ -380,11 +373,9 @@ class AbandonedLocks:
         self.last_look = 0.0
 
     def among(self, free: set[str]) -> set[str]:
-        """Return which of the locks of a server that are free now were free for a grace, as
-        far as it was looked.
-        """
+        """Return those of the free locks that were free at every look for a grace."""
         now = time.monotonic()
-        grace = heartbeat_seconds()[1]
+        _, grace = heartbeat_seconds()
         before = self.since if now - self.last_look < grace else {}
         self.since = {name: before.get(name, now) for name in free}
         self.last_look = now
@@ -392,29 +383,28 @@ class AbandonedLocks:
 
 
 def retry_while_unavailable(act: Callable[[], _T]) -> _T:
-    """Do what needs the storage, again and again while that is away (restarted, say) or a disk
-    is full, for at most 15 minutes.
+    """Call a function again while the storage is away (restarted, say) or a disk is full, for at
+    most 15 minutes.
 
     Raises:
-        Unusable: in one line, if it does not heal, or is still away then.
+        StorageUnusable: in one line, if the fault does not heal, or lasts longer.
     """
-    begun, told = time.monotonic(), False
+    begun = time.monotonic()
+    is_reported = False
     while True:
         try:
             return act()
         except (*UNAVAILABLE, DiskFull) as error:
-            name = type(error.__cause__ or error).__name__
-            said = (
-                str(error)
-                if isinstance(error, StorageUnavailable | DiskFull)
-                else f"the storage is away ({name})"
-            )
+            fault = f"the storage is away ({type(error.__cause__ or error).__name__})"
+            if isinstance(error, StorageUnavailable | DiskFull):
+                fault = str(error)
             if time.monotonic() - begun > _PATIENCE_SECONDS:
                 raise StorageUnusable(
-                    f"{said}; waited for {_PATIENCE_SECONDS / 60:.0f} minutes; {_RESUME}"
+                    f"{fault}; waited for {_PATIENCE_SECONDS / 60:.0f} minutes; {_RESUME}"
                 ) from None
-            if not told:
+
+            if not is_reported:
                 with suppress(OSError):  # a worker's log may be on the disk that is full
-                    say(f"{time.strftime('%T')} {said}; waiting for it")
-            told = True
+                    say(f"{time.strftime('%T')} {fault}; waiting for it")
+            is_reported = True
             time.sleep(1)

@@ -38,7 +38,7 @@ class Match:
 
     Arguments:
         cost: The cost that is made equal: trained parameters, or GFLOPs of one generated image.
-        by: The key that is solved for, a whole number above 0 in every arm; its values are
+        by: The key that is solved for, a whole number of every arm; its values are
             multiples of the key heads in the same section.
         to: The arm whose cost is the target; the baseline by default.
         tolerance: The share of the target, above 0, by which a cost may differ from it.

@@ -1,14 +1,13 @@
 """A worker goes through the jobs of a study in order, until each is done or has failed.
 
-    is it done, or has it failed?   the next job
-    is its lock held?               another worker is at it; look again later
-    otherwise                       lock → count the attempt → train and evaluate → unlock
+    done or failed?     the next job
+    lock held?          another worker has the job; try again later
+    otherwise           lock → count the attempt → train and evaluate → unlock
 
-Any number of processes run `run_worker`. The lock is that of the run folder: the system frees it
-when its holder dies, however it dies. The run folder's attempts.json names the worker that is at
-it, and those that died at it before; it goes away when the job is done or has failed. After four
-deaths a job counts as failed. What has failed (FAILED) is tried again by the next `arinar ablate`,
-and by no worker before.
+Any number of processes run `run_worker`. The lock is that of the run folder, which the system frees
+when its holder dies. The run folder's attempts.json names the worker of the job, and those that
+died during it; it is deleted when the job is done or has failed. After four deaths a job counts as
+failed. The next `arinar ablate` tries failed jobs (FAILED) again, and no worker does before.
 
 Machines that share no files share a PostgreSQL server, see `ServerBoard`.
 """
@@ -58,10 +57,10 @@ class WorkersLost(Exception):
 
 
 class Board:
-    """What the workers of a study tell each other of its jobs, where they share the run folders.
+    """The shared state of a study's jobs, for workers that share the run folders.
 
-    A record of a job is {attempts: who died at it, and who is at it; since: when that one began};
-    empty between attempts.
+    The record of a job is {attempts: the workers that died during it, and the current one; since:
+    the start of the current one}; it is empty between attempts.
 
     Raises:
         ConfigError: if a sweep of the study's name has its folder.
@@ -74,16 +73,14 @@ class Board:
         self.jobs = plan.jobs
 
     def refresh(self) -> None:
-        """Read what is not read from the run folders at once."""
+        """Read the state that a server holds; the run folders need no refresh."""
 
     def arms(self) -> dict[str, Any]:
-        """Return what `study_signatures` gave of the plan by which workers run; empty where nobody
-        has prepared the study.
-        """
+        """Return `study_signatures` of the plan that workers run; empty before `prepare`."""
         return read_state(self.plan.folder / _ARMS)
 
     def write_arms(self) -> None:
-        """Make this plan the one by which workers run."""
+        """Make this plan the one that workers run."""
         write_json(self.plan.folder / _ARMS, study_signatures(self.plan))
 
     def outcome(self, job: Job) -> str | None:
@@ -109,40 +106,44 @@ class Board:
         yield job.folder.lock.acquire(timeout=0)
 
     def is_held(self, job: Job) -> bool:
-        """Whether somebody is at a job that was begun."""
+        """Whether a worker holds a job that was begun."""
         return not is_lock_free(job.folder.lock)
 
     def record(self, job: Job) -> dict[str, Any]:
-        """Return what is noted of a job."""
+        """Return the record of a job."""
         record = read_state(job.folder.path / _ATTEMPTS)
         return record if isinstance(record.get("attempts"), list) else {}
 
     def write(self, job: Job, record: dict[str, Any]) -> None:
-        """Note something of a job."""
+        """Write the record of a job."""
         if record.get("attempts"):
             write_json(job.folder.path / _ATTEMPTS, record)
         else:
             (job.folder.path / _ATTEMPTS).unlink(missing_ok=True)
 
     def end(self, job: Job, reason: str) -> None:
-        """Note that a job is done, or why it has failed."""
+        """Record that a job is done, or why it has failed."""
         self.write(job, {"failed": reason} if reason else {})
 
     def at_work(self) -> list[str]:
-        """Return who is at a job at the moment: host and process of each."""
-        begun = [job for job in self.jobs if "since" in self.record(job)]
-        return sorted({str(self.record(job)["attempts"][-1]) for job in begun if self.is_held(job)})
+        """Return the host and process of each worker that holds a job."""
+        workers = set()
+        for job in self.jobs:
+            record = self.record(job)
+            if "since" in record and self.is_held(job):
+                workers.add(str(record["attempts"][-1]))
+        return sorted(workers)
 
 
 class ServerBoard(Board):
-    """The same where machines share a PostgreSQL server: an Optuna study there has an
-    attribute for each job.
+    """The same for machines that share a PostgreSQL server: an Optuna study on it has an attribute
+    for each job.
 
     A worker takes the server's lock of a job, then that of its run folder, since machines may share
     files as well. Where its connection breaks, the server frees the lock, and the worker takes it
-    again: so a job that was begun is taken over once its lock was free for the grace. What a
-    machine without our files has finished is done; what was finished among our files and is no
-    longer there is not.
+    again. A job that was begun is therefore taken over only once its lock was free for the grace. A
+    job that a machine without our files has finished is done; a job that was finished among our
+    files and has lost them is not.
 
     Raises:
         ConfigError: if the server does not answer, or a sweep has the study's name.
@@ -163,9 +164,10 @@ class ServerBoard(Board):
 
     def refresh(self) -> None:
         self.records = self.study.user_attrs
-        begun = {
-            self._lock(job): job.folder.path for job in self.jobs if "since" in self.record(job)
-        }
+        begun = {}
+        for job in self.jobs:
+            if "since" in self.record(job):
+                begun[self._lock(job)] = job.folder.path
         self.free = free_locks(self.url, begun)
         self.abandoned = self.abandoned_locks.among(self.free)
 
@@ -192,8 +194,9 @@ class ServerBoard(Board):
             self.write(job, {})
 
     def claim(self, job: Job) -> ExitStack | None:
-        is_begun = "since" in self.record(job)
-        return None if is_begun and self._lock(job) not in self.abandoned else super().claim(job)
+        if "since" in self.record(job) and self._lock(job) not in self.abandoned:
+            return None
+        return super().claim(job)
 
     def locks(self, job: Job) -> Iterator[AbstractContextManager[Any]]:
         yield shared_lock(self.url, self._lock(job), wait=False)
@@ -210,12 +213,12 @@ class ServerBoard(Board):
         self.records[job.key] = record
 
     def end(self, job: Job, reason: str) -> None:
-        done = {
-            "evaluations": evaluation_signatures(job),
-            "place": self.place,
-            "host": platform.node(),
-        }
-        self.write(job, {"failed": reason} if reason else done)
+        if reason:
+            self.write(job, {"failed": reason})
+            return
+        signatures = evaluation_signatures(job)
+        done = {"evaluations": signatures, "place": self.place, "host": platform.node()}
+        self.write(job, done)
 
     def _lock(self, job: Job) -> str:
         return f"arinar: {self.plan.name} {job.key}"
@@ -238,7 +241,7 @@ def server_of(plan: Plan) -> sqlalchemy.URL | None:
 
 
 def open_board(plan: Plan) -> Board:
-    """Return what the workers of a study tell each other.
+    """Return the shared state of a study's jobs.
 
     Raises:
         ConfigError: if its server does not answer, or a sweep has its name.
@@ -248,8 +251,7 @@ def open_board(plan: Plan) -> Board:
 
 
 def prepare(plan: Plan) -> list[Job]:
-    """Let workers run a study by this plan, and try again what has failed; returns the jobs that
-    are still to be done.
+    """Let workers run this plan, and try failed jobs again; returns the jobs that are not done.
 
     Raises:
         ConfigError: if its server does not answer, or a sweep has its name.
@@ -262,7 +264,7 @@ def prepare(plan: Plan) -> list[Job]:
 
 
 def ensure_prepared(plan: Plan) -> None:
-    """Prepare a study where nobody has, so that a worker may be the first.
+    """Prepare a study that is not prepared, so that a worker may be the first process.
 
     Raises:
         ConfigError: if its server does not answer.
@@ -272,9 +274,7 @@ def ensure_prepared(plan: Plan) -> None:
 
 
 def study_folder_name(plan: Plan) -> str:
-    """Return the name of the study's folder among those of all machines; made once, and shared by
-    who shares the files.
-    """
+    """Return a unique name of the study's folder, which all machines that share the files share."""
     file = plan.folder / ".place"
     plan.folder.mkdir(parents=True, exist_ok=True)
     with FileLock(plan.folder / ".place.lock"):
@@ -284,23 +284,21 @@ def study_folder_name(plan: Plan) -> str:
 
 
 def evaluation_signatures(job: Job) -> list[str]:
-    """Return the signatures of what is measured of a job."""
+    """Return the signatures of a job's evaluations."""
     return sorted(recipe.evaluation_signature for recipe in job.recipes)
 
 
 def study_signatures(plan: Plan) -> dict[str, Any]:
-    """Return what the study's file asks for: signatures by arm, and the seeds."""
-    arms = {
-        arm.name: f"{arm.recipe.training_signature}/{arm.recipe.evaluation_signature}"
-        for arm in plan.arms
-    }
+    """Return the signatures of the arms by name, and the seeds."""
+    arms = {}
+    for arm in plan.arms:
+        recipe = arm.recipe
+        arms[arm.name] = f"{recipe.training_signature}/{recipe.evaluation_signature}"
     return {"arms": arms, "seeds": list(plan.seeds)}
 
 
 def changes(board: Board) -> list[str]:
-    """Return how the study's file differs from the one by which workers run;
-    empty where it does not.
-    """
+    """Return the differences of the study's file from the one that workers run."""
     before = board.arms()
     now = study_signatures(board.plan)
     if before.keys() != now.keys() or before == now:
@@ -308,20 +306,24 @@ def changes(board: Board) -> list[str]:
 
     old = before["arms"]
     new = now["arms"]
-    names = {
-        "added": [name for name in new if name not in old],
-        "removed": [name for name in old if name not in new],
-        "edited": [name for name in new if name in old and new[name] != old[name]],
-    }
-    lines = [f"{word}: {', '.join(arms)}" for word, arms in names.items() if arms]
+    arms: dict[str, list[str]] = {"added": [], "removed": [], "edited": []}
+    for name in {**new, **old}:
+        if name not in old:
+            arms["added"].append(name)
+        elif name not in new:
+            arms["removed"].append(name)
+        elif new[name] != old[name]:
+            arms["edited"].append(name)
+
+    lines = [f"{change}: {', '.join(names)}" for change, names in arms.items() if names]
     if before["seeds"] != now["seeds"]:
         lines.append(f"seeds: {before['seeds']} became {now['seeds']}")
     return lines
 
 
 def run_worker(plan: Plan) -> list[str]:
-    """Do jobs until each is done or has failed, by whichever worker; returns what
-    failed, with its reason.
+    """Do jobs until each is done or has failed, in any worker; returns the failed ones with their
+    reasons.
 
     Raises:
         ConfigError: if workers run by another version of the study's file, also from now on.
@@ -335,12 +337,13 @@ def run_worker(plan: Plan) -> list[str]:
             if not _go_through(board, outcomes):
                 time.sleep(1)
 
-    return [f"{job.arm} {job.key}: {outcomes[job.key]}" for job in board.jobs if outcomes[job.key]]
+    failed = [job for job in board.jobs if outcomes[job.key]]
+    return [f"{job.arm} {job.key}: {outcomes[job.key]}" for job in failed]
 
 
 def _go_through(board: Board, outcomes: dict[str, str]) -> bool:
-    """Note the jobs that are over, and do the first one that is free; returns False where others
-    are at all that is left.
+    """Note the jobs that have ended, and do the first free one; returns False where other workers
+    hold all open jobs.
     """
     for job in board.jobs:
         outcome = None if job.key in outcomes else board.outcome(job)
@@ -367,9 +370,7 @@ def _refuse_other_file(board: Board) -> None:
 
 
 def _take(board: Board, job: Job) -> str | None:
-    """Do a job; returns its outcome, as `Board.outcome` does, or None where
-    another worker is at it.
-    """
+    """Do a job; returns its outcome, see `Board.outcome`, or None where another worker has it."""
     try:
         job = retry_while_unavailable(job.claim_name)
         locks = retry_while_unavailable(lambda: board.claim(job))
@@ -385,8 +386,8 @@ def _take(board: Board, job: Job) -> str | None:
 
 
 def _attempt(board: Board, job: Job) -> str:
-    """Do a job whose locks are held; returns its outcome. What goes wrong is its reason; being
-    asked to end hands it back.
+    """Do a job whose locks are held; returns its outcome. An error is its reason of failure; a
+    request to end hands it back.
     """
     died = board.record(job).get("attempts", [])
     if len(died) >= _DEATHS:
@@ -394,10 +395,8 @@ def _attempt(board: Board, job: Job) -> str:
         return _fail(board, job, WorkersLost(f"its worker died {len(died)} times, {last}"))
 
     say(f"{time.strftime('%T')} {job.arm} {job.key}")
-    attempt = {
-        "attempts": [*died, f"{platform.node()} {os.getpid()}"],
-        "since": time.strftime("%F %T"),
-    }
+    worker = f"{platform.node()} {os.getpid()}"
+    attempt = {"attempts": [*died, worker], "since": time.strftime("%F %T")}
     try:
         retry_while_unavailable(lambda: board.write(job, attempt))
         value = run_job(job, board.plan)
@@ -416,7 +415,7 @@ def _attempt(board: Board, job: Job) -> str:
 
 
 def _fail(board: Board, job: Job, error: Exception) -> str:
-    """Note why a job has failed, and return it."""
+    """Record why a job has failed, and return the reason."""
     reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
     say(f"{time.strftime('%T')} failed: {reason}")
     with suppress(OSError):  # a folder that may not be written
@@ -427,9 +426,7 @@ def _fail(board: Board, job: Job, error: Exception) -> str:
 
 
 def run_job(job: Job, plan: Plan) -> float:
-    """Train and evaluate one run whose folder is locked; returns its value of
-    the study's criterion.
-    """
+    """Train and evaluate one run whose folder is locked; returns its value of the criterion."""
     arm = next(arm for arm in plan.arms if arm.name == job.arm)
     reports, _ = perform_locked(job.recipes, job.folder, plan.name, job.arm, plan.factors(arm))
     return float(reports[0]["metrics"][plan.criterion])
@@ -437,8 +434,8 @@ def run_job(job: Job, plan: Plan) -> float:
 
 @contextmanager
 def exit_on_sigterm() -> Iterator[None]:
-    """SIGTERM leaves by an exception, so that the job at hand goes back. (While it trains,
-    Lightning saves it first.)
+    """Raise SystemExit on SIGTERM, so that the current job is handed back. (Lightning saves a
+    training first.)
     """
 
     def leave(*_: object) -> None:

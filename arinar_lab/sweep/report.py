@@ -108,12 +108,11 @@ def rerun_rows(sweep: Sweep) -> tuple[list[str], list[list[str]]]:
         values = means[again.target.name, again.name]
         count = f"{len(again.results)} of {len(again.cells)}"
         texts = [values[m].text(METRICS[m].digits) if m in values else "" for m in shown]
-        body.append([again.target.name, again.name, again.label, count, *texts])
+        arm = [again.target.name] if sweep.has_several_targets else []
+        body.append([*arm, again.name, again.label, count, *texts])
 
-    headings = ["arm", "re-run", "setting", "repeats", *shown]
-    if sweep.has_several_targets:
-        return headings, body
-    return headings[1:], [row[1:] for row in body]
+    arm_heading = ["arm"] if sweep.has_several_targets else []
+    return [*arm_heading, "re-run", "setting", "repeats", *shown], body
 
 
 def sweep_notes(sweep: Sweep) -> list[str]:
@@ -155,11 +154,15 @@ def _rerun_note(sweep: Sweep) -> str:
 
 def _count_note(studies: dict[str, optuna.Study]) -> str:
     """How many trials ended in which way, and the hours that stopping saved."""
-    trials = list(itertools.chain.from_iterable(map(finished_trials, studies.values())))
-    states = Counter(trial.state for trial in trials)
-    saved = sum(trial.user_attrs.get("saved_seconds", 0.0) for trial in trials)
+    states: Counter[TrialState] = Counter()
+    saved = 0.0
+    for study in studies.values():
+        for trial in finished_trials(study):
+            states[trial.state] += 1
+            saved += trial.user_attrs.get("saved_seconds", 0.0)
+
     return (
-        f"{len(trials)} trials: {states[TrialState.COMPLETE]} measured, "
+        f"{states.total()} trials: {states[TrialState.COMPLETE]} measured, "
         f"{states[TrialState.PRUNED]} stopped early, {states[TrialState.FAIL]} failed. "
         f"Stopping saved {saved / 3600:.3f} hours of training."
     )
@@ -236,8 +239,7 @@ def _front_table(sweep: Sweep, study: optuna.Study) -> list[str]:
         values = map("{:.4g}".format, trial.values)
         rows.append([str(trial.number), sweep.label(trial.params), *values])
 
-    metrics = [objective.metric for objective in sweep.objectives]
-    return markdown_table(["trial", "setting", *metrics], rows)
+    return markdown_table(["trial", "setting", *sweep.objective_metrics], rows)
 
 
 def _importance_table(study: optuna.Study) -> list[str]:
@@ -353,7 +355,7 @@ def _reruns(ax: Any, sweep: Sweep) -> None:
     """Draw the means of the re-runs. The axes keep the points in view; intervals of few seeds may
     leave them.
     """
-    vertical, horizontal = sweep.metrics[:2]
+    vertical, horizontal = sweep.objective_metrics[:2]
     means = []
     for values in rerun_means(sweep).values():
         if vertical in values and horizontal in values:

@@ -111,7 +111,11 @@ class Sweep:
     @property
     def metrics(self) -> list[str]:
         """The metrics that judge trials: the objectives, then those with a ceiling."""
-        return [objective.metric for objective in self.objectives] + list(self.constraints)
+        return [*self.objective_metrics, *self.constraints]
+
+    @property
+    def objective_metrics(self) -> list[str]:
+        return [objective.metric for objective in self.objectives]
 
     @property
     def timed(self) -> bool:
@@ -169,9 +173,9 @@ class Sweep:
             seed = (recipe.evaluation.seed + TUNING_SEED) % 2**32
             return EvaluationJob(target.runs[recipe.seed], _reseeded(recipe, seed), label)
 
-        trained = [path for path in values if not path.startswith("sampler.")]
-        training = self.label({path: values[path] for path in trained})
-        return EvaluationJob(RunFolder.of(recipe, (training or self.name)[:80]), recipe, label)
+        trained = {path: values[path] for path in values if not path.startswith("sampler.")}
+        name = (self.label(trained) or self.name)[:80]
+        return EvaluationJob(RunFolder.of(recipe, name), recipe, label)
 
     def repeats(self, target: Target, values: Mapping[str, Any]) -> dict[int, EvaluationJob]:
         """Seed → a repeat of a setting: a training under another seed, or other images of a

@@ -238,7 +238,7 @@ def run_trial(sweep: Sweep, target: Target, study: optuna.Study, trial: optuna.T
             raise StoppedEarly("its training was stopped in an earlier trial")
 
         metrics = measure_job(sweep, target, cell, _watch(sweep, study, trial, cell))
-        values = [float(metrics[objective.metric]) for objective in sweep.objectives]
+        values = [float(metrics[metric]) for metric in sweep.objective_metrics]
         if not all(map(math.isfinite, values)):
             raise ValueError(f"not a finite number: {values}")
 
@@ -489,6 +489,7 @@ def rerun(sweep: Sweep) -> None:
     """Train and evaluate the best under other seeds, each by the worker that locks it first."""
     address = trials_address(sweep)
     failed: set[str] = set()
+
     while waiting := _waiting(sweep, failed):
         for target, job in waiting:
             file = sweep.folder / "trials" / f"{job.key}.lock"
