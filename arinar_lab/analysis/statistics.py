@@ -256,7 +256,7 @@ def hypervolume(points: Sequence[Sequence[float]], reference: Sequence[float]) -
     if not inside:
         return 0.0
     if len(reference) == 1:
-        return reference[0] - min(inside)[0]
+        return reference[0] - min(map(itemgetter(0), inside))
 
     inside.sort(key=itemgetter(-1))
     volume = 0.0

@@ -1,4 +1,4 @@
-"""Pictures for notebooks: what several runs believe about one token, and samples side by side
+"""Pictures for notebooks: densities of several runs for one token, and samples side by side
 under the same seeds.
 
 Each function returns a figure that belongs to no window and no backend: a notebook shows it,
@@ -8,6 +8,7 @@ Each function returns a figure that belongs to no window and no backend: a noteb
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -21,25 +22,25 @@ from ..report.style import VERMILION
 def conditionals_figure(
     rows: Mapping[str, Curves], image: Any, token: int, tokens: int, features: int = 4
 ) -> Figure:
-    """What each row believes about the features of one token, several curves a row,
-    beside the image it is of.
+    """Densities of the features of one token, several curves a row, beside the token's image.
 
-    Above each panel stands what the true value costs under each curve, in bits.
+    The title of each panel is the cost of the true value under each curve, in bits.
 
     Arguments:
-        rows: name → its curves.
-        image: the item, [C, H, W] or [N, D]; token: which of how many `tokens`;
-            features: columns at most.
+        rows: Name → its curves.
+        image: The item, [C, H, W] or [N, D].
+        token: Index of the token.
+        tokens: Number of tokens of the item.
+        features: Columns at most.
     """
-    columns = min(
-        features, *(len(found["grid"]) for curves in rows.values() for found in curves.values())
-    )
+    all_curves = chain.from_iterable(curves.values() for curves in rows.values())
+    columns = min(features, *(len(curve["grid"]) for curve in all_curves))
     figure = Figure(figsize=(2.3 * columns + 2.2, 1.3 * len(rows) + 1.1), layout="constrained")
     parts: Any = figure.subfigures(1, 2, width_ratios=[1, 1.2 * columns])
     left, right = parts
-    _token_in_image(
-        left.add_subplot(left.add_gridspec(len(rows), 1)[0]), np.asarray(image), token, tokens
-    )
+    image_ax = left.add_subplot(left.add_gridspec(len(rows), 1)[0])
+    _token_in_image(image_ax, np.asarray(image), token, tokens)
+
     axes = right.subplots(len(rows), columns, squeeze=False, sharex="col")
     for row, (name, curves) in zip(axes, rows.items(), strict=True):
         for f, ax in enumerate(row):
@@ -49,24 +50,24 @@ def conditionals_figure(
 
     for f, ax in enumerate(axes[0]):
         ax.set_title(f"feature {f}\n{ax.get_title()}", fontsize=8, pad=3)
-    handles = {line.get_label(): line for ax in axes[:, 0] for line in ax.get_lines()}
-    right.legend(
-        handles.values(),
-        handles.keys(),
-        loc="outside upper center",
-        ncols=4,
-        fontsize=8,
-        frameon=False,
-    )
+    handles = {}
+    for ax in axes[:, 0]:
+        for line in ax.get_lines():
+            handles[line.get_label()] = line
+    style = {"ncols": 4, "fontsize": 8, "frameon": False}
+    right.legend(handles.values(), handles.keys(), loc="outside upper center", **style)
     right.supxlabel(DENSITY_AXIS, fontsize=9)
 
     return figure
 
 
 def _costs(curves: Curves, feature: int) -> str:
-    """What the true value of a feature costs under each curve, in bits."""
-    bits = [f"{curve['bits'][0, feature]:.1f}" for curve in curves.values() if "bits" in curve]
-    return " → ".join(bits) + " bits" if bits else "(draws)"
+    """The cost of a feature's true value under each curve, in bits."""
+    costs = []
+    for curve in curves.values():
+        if "bits" in curve:
+            costs.append(f"{curve['bits'][0, feature]:.1f}")
+    return " → ".join(costs) + " bits" if costs else "(draws)"
 
 
 def _token_in_image(ax: Any, image: np.ndarray, token: int, tokens: int) -> None:
@@ -74,29 +75,26 @@ def _token_in_image(ax: Any, image: np.ndarray, token: int, tokens: int) -> None
     _show(ax, image, 0)
     side = round(tokens**0.5)
     if image.ndim == 3 and side**2 == tokens:
-        height, width = (n / side for n in image.shape[1:])
+        height = image.shape[1] / side
+        width = image.shape[2] / side
         corner = (token % side * width - 0.5, token // side * height - 0.5)
-        ax.add_patch(
-            Rectangle(corner, width, height, fill=False, edgecolor=VERMILION, linewidth=2.5)
-        )
+        frame = Rectangle(corner, width, height, fill=False, edgecolor=VERMILION, linewidth=2.5)
+        ax.add_patch(frame)
 
     ax.set_title(f"token {token}", fontsize=9)
 
 
 def _show(ax: Any, image: np.ndarray, levels: int) -> None:
-    """An image [C, H, W] in colour where it has three, else its first channel dark on
+    """An image [C, H, W], in colour if it has three channels, else its first channel dark on
     light; or tokens [N, D].
     """
     if image.ndim == 3 and len(image) == 3:
-        ax.imshow(
-            image.transpose(1, 2, 0) / (levels - 1 if levels else image.max()),
-            interpolation="nearest",
-        )
+        white = levels - 1 if levels else image.max()
+        ax.imshow(image.transpose(1, 2, 0) / white, interpolation="nearest")
     else:
         shade = {"vmin": 0, "vmax": levels - 1} if levels else {}
-        ax.imshow(
-            image[0] if image.ndim == 3 else image, cmap="gray_r", interpolation="nearest", **shade
-        )
+        plane = image[0] if image.ndim == 3 else image
+        ax.imshow(plane, cmap="gray_r", interpolation="nearest", **shade)
 
     ax.set(xticks=[], yticks=[])
 
@@ -105,10 +103,10 @@ def samples_figure(rows: Mapping[str, Any], levels: int) -> Figure:
     """Images side by side: a row a setting, a column a seed.
 
     Arguments:
-        rows: name → images [n, …], as many in each row.
-        levels: grey levels, 0 where the items are no images.
+        rows: Name → images [n, …], as many in each row.
+        levels: Number of grey levels; 0 where the items are no images.
     """
-    columns = min(len(images) for images in rows.values())
+    columns = min(map(len, rows.values()))
     figure = Figure(figsize=(0.8 * columns + 1.6, 0.82 * len(rows)), layout="constrained")
 
     axes = figure.subplots(len(rows), columns, squeeze=False)

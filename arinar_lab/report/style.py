@@ -9,6 +9,7 @@ arms take more panels, each with the baseline in it.
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -87,10 +88,10 @@ def paper_pyplot() -> Iterator[Any]:
 def facets(results: Results) -> list[list[ArmResult]]:
     """The arms in groups of at most `FACET`, evenly filled, in each the baseline first."""
     baseline = results.baseline_arm
-    others = [arm for arm in results.arms if arm.name != baseline.name]
-    count = max(1, -(-len(others) // FACET))
-    size = -(-len(others) // count)
-    return [[baseline, *others[i * size : (i + 1) * size]] for i in range(count)]
+    arms = [arm for arm in results.arms if arm.name != baseline.name]
+    count = max(1, math.ceil(len(arms) / FACET))
+    size = math.ceil(len(arms) / count)
+    return [[baseline, *arms[i * size : (i + 1) * size]] for i in range(count)]
 
 
 def looks(results: Results) -> dict[str, Look]:
