@@ -65,7 +65,7 @@ class Caution:
 
 @dataclass(frozen=True)
 class Analysis:
-    """What follows from the results of a study.
+    """The conclusions from the results of a study.
 
     Arguments:
         results: The numbers themselves.

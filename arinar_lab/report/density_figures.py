@@ -148,9 +148,7 @@ def _first_file(arm: ArmResult, name: str) -> Path | None:
 
 
 def sample_grid(analysis: Analysis) -> Any | None:
-    """The first images of each arm, unchosen: a row an arm; a column has one seed and one
-    label in all of them.
-    """
+    """The first images of each arm, a row each; a column has one seed and one label."""
     by_arm = _images(analysis.results)
     if not by_arm:
         return None
@@ -194,9 +192,7 @@ def _strip(images: np.ndarray, white: int) -> np.ndarray:
 
 
 def _images(results: Results) -> dict[str, np.ndarray]:
-    """Arm → its generated images under one training seed, of the arms with the baseline's
-    data and images' seeds.
-    """
+    """Arm → images of one training seed, of the arms with the baseline's data and image seeds."""
     files: dict[int, dict[str, Path]] = {}
     for arm in results.arms:
         if _drawn_alike(arm, results.baseline_arm):

@@ -141,7 +141,10 @@ def _series(
     ax: Any, results: Results, metric: str, places: np.ndarray, look: Look
 ) -> list[IntervalBar]:
     """One metric of every arm at its place on the x axis; returns its intervals."""
-    x, means, halves, images = [], [], [], []
+    x = []
+    means = []
+    halves = []
+    images = []
     for place, arm in zip(places, results.arms, strict=True):
         summary = arm.summary(metric)
         if summary is None:
@@ -246,7 +249,8 @@ def _all_values(results: Results, metrics: Sequence[str]) -> list[float]:
 
 def _in_view(set_limits: Any, limits: Any, values: Sequence[float]) -> None:
     """Limit the axes where wide intervals, as of two seeds, would flatten the points."""
-    low, high = min(values), max(values)
+    low = min(values)
+    high = max(values)
     bottom, top = limits()
     if high > low:
         set_limits(max(bottom, low - (high - low)), min(top, high + (high - low)))
@@ -389,7 +393,8 @@ def _scaled(
     """A logarithmic axis where the largest is more than five times the smallest;
     intervals may leave it.
     """
-    low, high = min(values), max(values)
+    low = min(values)
+    high = max(values)
     if low > 0 and high > 5 * low:
         set_scale("log")
         set_limits(low / 1.6, high * 1.6)

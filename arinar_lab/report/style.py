@@ -1,4 +1,4 @@
-"""How every figure of a report looks: sizes of a two-column paper, and colours that survive
+"""The look of every figure of a report: sizes of a two-column paper, and colours that survive
 greyscale and colour blindness.
 
 Colours are Okabe and Ito's (https://jfly.uni-koeln.de/color/), without the yellow, which white
@@ -19,10 +19,11 @@ from typing import Any
 from ..analysis.results import ArmResult, Results
 from ..analysis.text import breakable_name
 
-COLUMN, PAGE = 3.3, 6.9  # inches: widths of one column and of both
+COLUMN = 3.3  # inches: width of one column
+PAGE = 6.9  # inches: width of both columns
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILION, PURPLE, GREY, PALE = "#0072B2", "#D55E00", "#CC79A7", "#8C8C8C", "#BDBDBD"
-FACET = 6
+FACET = 6  # arms of a panel at most, besides the baseline
 _RULES: Any = {
     "font.size": 8,
     "axes.titlesize": 8,
@@ -51,7 +52,7 @@ _RULES: Any = {
 
 @dataclass(frozen=True)
 class Look:
-    """How an arm is drawn: colour, marker, line style."""
+    """The look of an arm: colour, marker, line style."""
 
     colour: str
     marker: str
@@ -95,7 +96,7 @@ def facets(results: Results) -> list[list[ArmResult]]:
 
 
 def looks(results: Results) -> dict[str, Look]:
-    """Arm → how it is drawn; the baseline is black. Within a facet no two are alike."""
+    """Arm → its look; the baseline is black. Within a facet no two are alike."""
     looks = {results.baseline: Look(BLACK, "D", "-")}
     for facet in facets(results):
         looks |= {arm.name: look for arm, look in zip(facet[1:], SERIES, strict=False)}
