@@ -1,4 +1,4 @@
-"""A finished study, opened in Python: what the notebooks read, and any script may.
+"""A finished study, opened in Python: for notebooks and scripts.
 
     open_study("studies/gmm_k")      → Analysis, of a study's folder or file; of the newest finished
                                      study without a name
@@ -21,6 +21,8 @@ import numpy as np
 import pandas as pd
 
 from .analysis.analyse import Analysis, analyse
+from .analysis.conditions import report_values
+from .analysis.results import ArmResult
 from .config.files import read_overrides
 from .config.sections import parse_recipe
 from .errors import ConfigError
@@ -35,45 +37,49 @@ from .study.status import read_status_file, run_statuses, study_file
 
 
 def nearest_workspace() -> Workspace:
-    """Where commands are run: the nearest folder, here or above, that holds
-    `studies/`; else this one.
-    """
+    """The workspace of the nearest folder, here or above, with `studies/`; else of this one."""
     here = Path.cwd()
-    above = [Workspace(folder) for folder in (here, *here.parents)]
-    return next((workspace for workspace in above if workspace.studies.is_dir()), above[0])
+    for folder in (here, *here.parents):
+        workspace = Workspace(folder)
+        if workspace.studies.is_dir():
+            return workspace
+    return Workspace(here)
 
 
 def newest(workspace: Workspace) -> Path | None:
-    """The folder of the ablation whose report was written last, of those that are finished; None
-    where there is none.
-    """
-    tables = sorted(
-        workspace.studies.glob("*/report/table.csv"),
-        key=lambda table: table.stat().st_mtime,
-        reverse=True,
-    )
+    """The folder of the finished ablation whose report was written last; None if there is none."""
+    tables = sorted(workspace.studies.glob("*/report/table.csv"), key=_modified, reverse=True)
     for table in tables:
         folder = table.parent.parent
-        content = read_status_file(folder / "cells.json")
-        if content and all(
-            cell.state == "done" for cell in run_statuses(content, workspace=workspace)
-        ):
+        if _is_finished(folder, workspace):
             return folder
 
     return None
 
 
+def _modified(file: Path) -> float:
+    return file.stat().st_mtime
+
+
+def _is_finished(folder: Path, workspace: Workspace) -> bool:
+    """Whether all runs of a study are done."""
+    content = read_status_file(folder / "cells.json")
+    if not content:
+        return False
+    return all(run.state == "done" for run in run_statuses(content, workspace=workspace))
+
+
 def open_study(name: str | Path = "") -> Analysis:
-    """Results of the finished runs of a study, and what follows from them.
+    """The analysis of the finished runs of a study.
 
     Arguments:
-        name: a folder `studies/<name>`, or a study's file, from where commands are run; empty for
+        name: A folder `studies/<name>`, or a study's file, relative to the workspace; empty for
             the newest finished one.
 
     Raises:
         ConfigError: if there is no such study, or nothing of it is finished.
     """
-    workspace, words = nearest_workspace(), list[str]()
+    workspace = nearest_workspace()
     path = workspace.root / name if name else newest(workspace)
     if path is None:
         raise ConfigError(
@@ -81,6 +87,7 @@ def open_study(name: str | Path = "") -> Analysis:
         )
 
     file = path
+    words: list[str] = []
     if path.suffix != ".yaml":
         workspace = Workspace(path.resolve().parents[1])
         file, words = study_file(path, workspace)
@@ -120,30 +127,28 @@ def summaries(study: Analysis) -> pd.DataFrame:
     `seeds` is training noise, `images` evaluation noise; NaN for one seed, or where
     nothing was measured.
     """
-    lines = []
+    names = ["arm", "metric", "heading", "mean", "seeds", "images", "n"]
+    rows = []
     for arm in study.results.arms:
         for column in study.columns:
-            if summary := arm.summary(column.metric):
+            metric = column.metric
+            if summary := arm.summary(metric):
                 half = summary.half if summary.n > 1 else None
-                images = arm.evaluation_noise(column.metric)
-                lines.append(
-                    (arm.name, column.metric, column.heading, summary.mean, half, images, summary.n)
+                images = arm.evaluation_noise(metric)
+                rows.append(
+                    (arm.name, metric, column.heading, summary.mean, half, images, summary.n)
                 )
 
-    frame = pd.DataFrame(
-        lines, columns=["arm", "metric", "heading", "mean", "seeds", "images", "n"]
-    )
-
-    return frame.astype({"seeds": float, "images": float})
+    return pd.DataFrame(rows, columns=names).astype({"seeds": float, "images": float})
 
 
 def curves(study: Analysis) -> pd.DataFrame:
-    """What was logged in training: a row for each arm, seed, step and name, with its value."""
-    lines = []
+    """The values logged in training: a row for each arm, seed, step and name."""
+    rows = []
     for arm, seed, _ in study.results.runs:
-        history = read_metrics(arm.folders[seed].run / "metrics.csv")
-        lines += [(arm.name, seed, *line) for line in history]
-    return pd.DataFrame(lines, columns=["arm", "seed", "step", "name", "value"])
+        for step, name, value in read_metrics(arm.folders[seed].run / "metrics.csv"):
+            rows.append((arm.name, seed, step, name, value))
+    return pd.DataFrame(rows, columns=["arm", "seed", "step", "name", "value"])
 
 
 def breakdown(study: Analysis, by: str) -> pd.DataFrame:
@@ -152,15 +157,14 @@ def breakdown(study: Analysis, by: str) -> pd.DataFrame:
     """
     means = {}
     for arm in study.results.arms:
-        parts = [report.get("diagnosis", {}).get(f"by_{by}") for report in arm.reports.values()]
-        if measured := [part for part in parts if part]:
-            means[arm.name] = np.mean(measured, 0)
+        rows = report_values(arm.reports.values(), "diagnosis", f"by_{by}")
+        if any(rows):
+            means[arm.name] = np.mean(list(filter(None, rows)), 0)
     return pd.DataFrame(means).T.rename_axis(index="arm", columns=by)
 
 
 def open_runs(study: Analysis, *arms: str) -> dict[str, TrainedModel]:
-    """The trained models of some arms (of all, if none is named), each of its first seed
-    whose weights are here.
+    """Arm → trained model of its first seed whose weights are here, of these arms, or of all.
 
     An arm without such a seed is left out.
 
@@ -168,22 +172,28 @@ def open_runs(study: Analysis, *arms: str) -> dict[str, TrainedModel]:
         ConfigError: if an arm is unknown, weights are damaged, or none are here.
     """
     results = study.results
-    by_name = {arm.name: arm for arm in results.arms}
-    if unknown := [name for name in arms if name not in by_name]:
-        raise ConfigError(
-            f"{unknown[0]!r} is no arm of {results.name}; one of {', '.join(by_name)}"
-        )
+    for name in arms:
+        if name not in results.by_name:
+            raise ConfigError(
+                f"{name!r} is no arm of {results.name}; one of {', '.join(results.by_name)}"
+            )
 
     models = {}
     workspace = Workspace(results.folder.parents[1])
-    for name in arms or by_name:
-        arm = by_name[name]
-        for seed in arm.reports:
-            folder = RunFolder(arm.folders[seed].run)
-            if folder.done and folder.weights.is_file():
-                recipe = parse_recipe({**arm.settings, "seed": seed}, workspace)
-                models[name] = open_run(recipe, folder)
-                break
+    for name in arms or results.by_name:
+        model = _first_model(results.by_name[name], workspace)
+        if model is not None:
+            models[name] = model
     if not models:
         raise ConfigError(f"{results.name}: no weights of {', '.join(arms) or 'its arms'} are here")
     return models
+
+
+def _first_model(arm: ArmResult, workspace: Workspace) -> TrainedModel | None:
+    """The trained model of an arm's first seed whose weights are here."""
+    for seed in arm.reports:
+        folder = RunFolder(arm.folders[seed].run)
+        if folder.done and folder.weights.is_file():
+            recipe = parse_recipe({**arm.settings, "seed": seed}, workspace)
+            return open_run(recipe, folder)
+    return None

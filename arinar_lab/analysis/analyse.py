@@ -9,7 +9,7 @@ cautions      missing runs, and differences among runs, with the conclusions tha
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Literal
@@ -65,7 +65,7 @@ class Caution:
 
 @dataclass(frozen=True)
 class Analysis:
-    """What follows from the results of a study.
+    """The conclusions from the results of a study.
 
     Arguments:
         results: The numbers themselves.
@@ -193,11 +193,11 @@ def _missing(results: Results) -> list[Caution]:
             f" baseline: {join_names(unpaired)}."
         )
 
-    return _of_runs(texts)
+    return _cautions("runs", texts)
 
 
-def _of_runs(texts: list[str]) -> list[Caution]:
-    return [Caution("runs", text) for text in texts]
+def _cautions(kind: Kind, texts: Iterable[str]) -> list[Caution]:
+    return [Caution(kind, text) for text in texts]
 
 
 def _unpaired(results: Results) -> list[str]:
@@ -324,7 +324,7 @@ def _two_references(results: Results) -> list[Caution]:
 
     start = "Not concluded, and on no front and in no ranking"
     texts = [f"{start}: {reason}: {join_names(names)}." for reason, names in arms.items()]
-    return [Caution("quality", text) for text in texts]
+    return _cautions("quality", texts)
 
 
 def outlier_cautions(results: Results, outlying: Mapping[str, Sequence[Run]]) -> list[Caution]:

@@ -133,7 +133,9 @@ def references_differ(arm: ArmResult, baseline: ArmResult, metric: str) -> str:
     if metric not in DISTANCES or metric == DISTANCE:
         return ""
 
-    networks, files, checksums = set(), set(), set()
+    networks = set()
+    files = set()
+    checksums = set()
     for report in _reports_of(arm, baseline):
         if "fidelity" in report and metric in report["metrics"]:
             fidelity = report["fidelity"]

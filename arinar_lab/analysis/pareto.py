@@ -27,9 +27,11 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
+
+import numpy as np
 
 from ..metrics import BITS, DISTANCES, GAP, SPEED, Column
 from .comparison import Effect, compare_arms
@@ -68,17 +70,12 @@ def _dominates(a: Point, b: Point) -> bool:
     return a[0] <= b[0] and a[1] <= b[1] and a != b
 
 
-def _by_seed(points: Points) -> dict[int, dict[str, Point]]:
-    """Seed → arm → point, of the seeds that all arms have."""
-    by_seed: dict[int, dict[str, Point]] = {}
-    for seed in common_seeds(points):
-        by_seed[seed] = {arm: of_arm[seed] for arm, of_arm in points.items()}
-    return by_seed
-
-
 def fronts(points: Points) -> dict[int, list[str]]:
     """Seed → its own front, of the seeds that all arms have."""
-    return {seed: pareto_front(of_seed) for seed, of_seed in _by_seed(points).items()}
+    fronts = {}
+    for seed in common_seeds(points):
+        fronts[seed] = pareto_front({arm: by_seed[seed] for arm, by_seed in points.items()})
+    return fronts
 
 
 def common_seeds(points: Points) -> list[int]:
@@ -90,7 +87,7 @@ def attainment(points: Points) -> dict[str, float]:
     """Share of the seeds in which an arm is on the front; empty where fewer than two
     seeds have all arms.
     """
-    of_seeds = list(fronts(points).values())
+    of_seeds = fronts(points).values()
     if len(of_seeds) < 2:
         return {}
     counts = Counter(chain.from_iterable(of_seeds))
@@ -104,51 +101,42 @@ def attainment_surface(points: Points) -> list[tuple[float, float, float, float]
     Infinite where a seed has nothing at that cost. The median is the loss attained in at
     least half of the seeds.
     """
-    by_seed = _by_seed(points)
-    costs = set[float]()
-    for of_seed in by_seed.values():
-        costs.update(cost for cost, _ in of_seed.values())
+    if not common_seeds(points):
+        return []
 
+    costs, losses = np.moveaxis(_table(points), -1, 0)
     surface = []
-    for cost in sorted(costs):
-        least = sorted(_least_loss(of_seed.values(), cost) for of_seed in by_seed.values())
+    for cost in np.unique(costs).tolist():
+        affordable = np.where(costs <= cost, losses, math.inf)
+        least = sorted(affordable.min(1).tolist())
         median = least[math.ceil(len(least) / 2) - 1]
         surface.append((cost, least[0], median, least[-1]))
     return surface
-
-
-def _least_loss(points: Iterable[Point], cost: float) -> float:
-    """Least loss at a cost or less; infinite where nothing costs so little."""
-    return min((loss for x, loss in points if x <= cost), default=math.inf)
 
 
 def volume(points: Points) -> Interval | None:
     """Hypervolume of each seed's front on axes scaled from the best to the worst value, and its
     interval over seeds.
     """
-    by_seed = _by_seed(points)
-    if not by_seed:
+    if not common_seeds(points):
         return None
-
-    scale = _scale(chain.from_iterable(of_seed.values() for of_seed in by_seed.values()))
-    volumes = []
-    for of_seed in by_seed.values():
-        scaled = list(map(scale, of_seed.values()))
-        volumes.append(hypervolume(scaled, (1.0, 1.0)))
-    return interval(volumes)
+    of_seeds = _scaled(_table(points)).tolist()
+    return interval([hypervolume(of_seed, (1.0, 1.0)) for of_seed in of_seeds])
 
 
-def _scale(points: Iterable[Point]) -> Callable[[Point], Point]:
-    """A function that scales points to [0, 1] in both, from the least to the most of these."""
-    costs, losses = zip(*points, strict=True)
-    least_cost = min(costs)
-    least_loss = min(losses)
-    cost_range = max(costs) - least_cost or 1.0
-    loss_range = max(losses) - least_loss or 1.0
-    return lambda point: (
-        (point[0] - least_cost) / cost_range,
-        (point[1] - least_loss) / loss_range,
-    )
+def _table(points: Points) -> np.ndarray:
+    """The points as [seeds, arms, 2], of the seeds that all arms have."""
+    seeds = common_seeds(points)
+    of_arms = [list(map(by_seed.__getitem__, seeds)) for by_seed in points.values()]
+    return np.array(of_arms).swapaxes(0, 1)
+
+
+def _scaled(table: np.ndarray) -> np.ndarray:
+    """Points [..., 2] scaled to [0, 1] in both, from the least to the most."""
+    points = table.reshape(-1, 2)
+    low = points.min(0)
+    extent = points.max(0) - low
+    return (table - low) / np.where(extent == 0, 1.0, extent)
 
 
 def knee(points: Mapping[str, Point]) -> str | None:
@@ -158,11 +146,11 @@ def knee(points: Mapping[str, Point]) -> str | None:
     front = pareto_front(points)
     if len(front) < 3:
         return None
-    scale = _scale(map(points.__getitem__, front))
+    scaled = _scaled(np.array(list(map(points.__getitem__, front))))
     # the chord from (0, 1) to (1, 0); distance times √2
-    below = {arm: 1 - sum(scale(points[arm])) for arm in front}
-    lowest = max(below, key=below.__getitem__)
-    return lowest if below[lowest] > 1e-12 else None
+    below = 1 - scaled.sum(1)
+    lowest = int(below.argmax())
+    return front[lowest] if below[lowest] > 1e-12 else None
 
 
 def best_at(points: Mapping[str, Point], cost: float) -> str | None:
@@ -224,7 +212,7 @@ class Frontier:
     @property
     def line(self) -> list[Point]:
         """Points of the front that a figure draws; none where the speeds are unreliable."""
-        return [] if self.doubt else [self.means[arm] for arm in self.front]
+        return [] if self.doubt else list(map(self.means.__getitem__, self.front))
 
     @property
     def surface(self) -> list[tuple[float, float, float, float]]:
@@ -357,7 +345,7 @@ def quality_metrics(results: Results) -> list[str]:
     """
     measured = {column.metric for column in results.columns}
     likelihood = GAP if GAP in measured else BITS
-    return [metric for metric in (likelihood, *DISTANCES) if metric in measured]
+    return list(filter(measured.__contains__, (likelihood, *DISTANCES)))
 
 
 def frontier_sentences(f: Frontier) -> list[str]:

@@ -1,6 +1,6 @@
-"""How far differences to the baseline stray from seed to seed, told by all arms that agree on it.
+"""The spread of differences to the baseline over seeds, pooled over all arms that agree on it.
 
-    d[arm, seed] = y[arm, seed] - y[baseline, seed]         what a seed does to both has gone
+    d[arm, seed] = y[arm, seed] - y[baseline, seed]         effects of a seed on both cancel
     s² = Σ_arm Σ_seed (d - mean of the arm)² / Σ_arm (seeds - 1)
     df = 4 (seeds - 1) (k - 1) / (k + 2)                    k arms, the baseline with
                                                             them, and no cell missing
@@ -21,13 +21,13 @@ Whether the arms agree is tested: Cochran's C, the largest variance over the sum
 own distribution drawn in the same layout. While it is rejected at 3 %, the arm with the largest is
 left out, and judged by its own seeds alone.
 
-A few seeds tell little of a spread, so arms agree that differ by a factor of three, and pooling
-alone would call something resolved in 7.4 % of studies of equal arms of which one strays three
-times as far as three others, and in 11.0 % of those in which it strays seven times as far.
-Therefore an arm whose own seeds stray farther than the pool is judged by them, and what is beyond
-the pool is known with their degrees of freedom alone. That is 4.4 % and 5.9 %; 2.7 % where all arms
-are equal; and at most 6.0 % in every layout simulated: 3 to 8 arms, 3 or 5 seeds, one or several of
-them 2 to 50 times as wild as the others.
+A few seeds estimate a spread poorly, so arms that differ by a factor of three may still agree.
+Pooling alone would call something resolved in 7.4 % of studies of equal arms of which one strays
+three times as far as three others, and in 11.0 % of those in which it strays seven times as far.
+Therefore an arm whose own seeds stray farther than the pool is judged by them, and the excess over
+the pool has their degrees of freedom alone. The shares fall to 4.4 % and 5.9 %; they are 2.7 %
+where all arms are equal, and at most 6.0 % in every layout simulated: 3 to 8 arms, 3 or 5 seeds,
+one or several of them 2 to 50 times as wild as the others.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True)
 class Agreement:
-    """How one metric ranks the arms at two budgets.
+    """The ranks of the arms by one metric at two budgets.
 
     Arguments:
         metric: The metric that ranks.

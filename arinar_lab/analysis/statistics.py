@@ -1,4 +1,4 @@
-"""What may be concluded from a few seeds: means with t-intervals, and differences paired by seed.
+"""Statistics of a few seeds: means with t-intervals, and differences paired by seed.
 
     mean ± t(0.975, n-1) · s / √n          95 % interval of the mean over n seeds (training noise)
     t = mean difference / (s_d / √n)       of a difference paired by seed; s_d from its own n

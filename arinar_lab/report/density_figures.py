@@ -1,6 +1,4 @@
-"""Figures of what is inside the arms: calibration of their conditionals, what they
-believe, and what they draw.
-"""
+"""Figures of the models: calibration of their conditionals, their densities, their samples."""
 
 from __future__ import annotations
 
@@ -29,7 +27,10 @@ def calibration_histograms(analysis: Analysis) -> Any | None:
     """Histograms of the probability integral transform, an arm a panel: flat where the
     densities are right.
     """
-    histograms = {arm.name: rows for arm in analysis.results.arms if (rows := _pit(arm))}
+    histograms: dict[str, tuple[np.ndarray, float]] = {}
+    for arm in analysis.results.arms:
+        if histogram := _pit(arm):
+            histograms[arm.name] = histogram
     if not histograms:
         return None
 
@@ -44,26 +45,12 @@ def calibration_histograms(analysis: Analysis) -> Any | None:
             sharex=True,
             sharey=True,
         )
-        bins = max(shares.shape[1] for shares, _ in histograms.values())
-        for ax, (name, (shares, distance)) in zip(axes.flat, histograms.items(), strict=False):
-            edges = np.linspace(0, 1, bins + 1)
-            ax.stairs(bins * shares.mean(0), edges, fill=True, color=SKY, alpha=0.6)
-            ax.stairs(
-                bins * shares.max(0),
-                edges,
-                baseline=bins * shares.min(0),
-                fill=True,
-                color=BLUE,
-                alpha=0.5,
-            )
-            ax.axhline(1, color=BLACK, linestyle="--", linewidth=0.8)
+        highest = max(densities.max() for densities, _ in histograms.values())
+        for ax, (name, (densities, distance)) in zip(axes.flat, histograms.items(), strict=False):
+            _stairs(ax, densities)
             ax.set_title(f"{wrap_label(name, 24, 1)}\nKS {distance:.3f}", fontsize=7)
-            ax.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
 
-        axes[0, 0].set_ylim(
-            0,
-            min(MAX_DENSITY, 1.05 * max(bins * shares.max() for shares, _ in histograms.values())),
-        )
+        axes[0, 0].set_ylim(0, min(MAX_DENSITY, 1.05 * highest))
         for ax in axes.flat[len(histograms) :]:
             ax.axis("off")
         figure.supxlabel("F(x | what precedes)", fontsize=8)
@@ -72,27 +59,35 @@ def calibration_histograms(analysis: Analysis) -> Any | None:
     return figure
 
 
-def _pit(arm: ArmResult) -> tuple[np.ndarray, float] | None:
-    """A histogram for each seed [seeds, bins], and the mean of their distances from uniform."""
-    diagnoses = [
-        report["diagnosis"]
-        for report in arm.reports.values()
-        if report.get("diagnosis", {}).get("pit")
-    ]
-    alike = [
-        diagnosis for diagnosis in diagnoses if len(diagnosis["pit"]) == len(diagnoses[0]["pit"])
-    ]
-    if not alike:
-        return None
-    histograms = np.asarray([diagnosis["pit"] for diagnosis in alike])
+def _stairs(ax: Any, densities: np.ndarray) -> None:
+    """A histogram [seeds, bins]: its mean, and the range over seeds."""
+    edges = np.linspace(0, 1, densities.shape[1] + 1)
+    low = densities.min(0)
+    high = densities.max(0)
+    ax.stairs(densities.mean(0), edges, fill=True, color=SKY, alpha=0.6)
+    ax.stairs(high, edges, baseline=low, fill=True, color=BLUE, alpha=0.5)
+    ax.axhline(1, color=BLACK, linestyle="--", linewidth=0.8)
+    ax.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
 
-    return histograms, float(np.mean([diagnosis["pit_distance"] for diagnosis in alike]))
+
+def _pit(arm: ArmResult) -> tuple[np.ndarray, float] | None:
+    """A histogram for each seed [seeds, bins], and their mean distance from uniform."""
+    shares: list[list[float]] = []
+    distances = []
+    for report in arm.reports.values():
+        diagnosis = report.get("diagnosis", {})
+        pit = diagnosis.get("pit")
+        if pit and (not shares or len(pit) == len(shares[0])):
+            shares.append(pit)
+            distances.append(diagnosis["pit_distance"])
+
+    if not shares:
+        return None
+    return len(shares[0]) * np.asarray(shares), float(np.mean(distances))
 
 
 def conditional_densities(analysis: Analysis) -> Any | None:
-    """What each arm believes about the same features, of the arms that see the same
-    tokens as the baseline.
-    """
+    """Each arm's densities of the same features, for the arms whose codec is the baseline's."""
     results = analysis.results
     files: dict[str, Path] = {}
     for arm in results.arms:
@@ -133,19 +128,10 @@ def density_panel(ax: Any, curves: Curves, feature: int, item: int = 0) -> None:
         y = np.sqrt(np.maximum(curve["density"][item, feature], 0))
         is_histogram = bool(curve["drawn"])
         drawstyle = "steps-mid" if is_histogram else "default"
-        ax.plot(
-            x,
-            y,
-            color=colour,
-            linestyle=line,
-            linewidth=1,
-            label=name,
-            drawstyle=drawstyle,
-            marker="",
-        )
-        ax.fill_between(
-            x, y, color=colour, alpha=0.15, linewidth=0, step="mid" if is_histogram else None
-        )
+        step = "mid" if is_histogram else None
+        look = {"color": colour, "linestyle": line, "linewidth": 1, "marker": ""}
+        ax.plot(x, y, **look, label=name, drawstyle=drawstyle)
+        ax.fill_between(x, y, color=colour, alpha=0.15, linewidth=0, step=step)
         top = max(top, float(y.max()))
 
     true = next(iter(curves.values()))["true"][item, feature]
@@ -162,19 +148,16 @@ def _first_file(arm: ArmResult, name: str) -> Path | None:
 
 
 def sample_grid(analysis: Analysis) -> Any | None:
-    """The first images of each arm, unchosen: a row an arm; a column has one seed and one
-    label in all of them.
-    """
+    """The first images of each arm, a row each; a column has one seed and one label."""
     by_arm = _images(analysis.results)
     if not by_arm:
         return None
 
-    count = min(20, *(len(images) for images in by_arm.values()))
     first = next(iter(by_arm.values()))
+    most = 20 if first.shape[-1] <= 16 else 10
+    count = min(most, *map(len, by_arm.values()))
     white = max(int(images.max()) for images in by_arm.values()) or 1
 
-    if first.shape[-1] > 16:
-        count = min(count, 10)
     with paper_pyplot() as plt:
         height = (PAGE - 1.4) / count * first.shape[-2] / first.shape[-1]
         figure, axes = plt.subplots(
@@ -182,13 +165,8 @@ def sample_grid(analysis: Analysis) -> Any | None:
         )
         figure.get_layout_engine().set(h_pad=0.015, w_pad=0.02, hspace=0)
         for ax, (name, images) in zip(axes[:, 0], by_arm.items(), strict=True):
-            ax.imshow(
-                _strip(images[:count], white),
-                cmap="gray_r",
-                vmin=0,
-                vmax=1,
-                interpolation="nearest",
-            )
+            strip = _strip(images[:count], white)
+            ax.imshow(strip, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
             ax.set(xticks=[], yticks=[])
             ax.grid(visible=False)
             ax.spines[:].set_visible(False)
@@ -201,10 +179,8 @@ def _strip(images: np.ndarray, white: int) -> np.ndarray:
     """Images [n, C, H, W] of levels 0 … white beside each other, a little apart: [H, W']
     or [H, W', 3], in [0, 1].
     """
-    gap, paper_white = (
-        max(1, images.shape[-1] // 16),
-        0.0 if images.shape[1] == 1 else 1.0,
-    )  # grey ones are drawn as ink
+    gap = max(1, images.shape[-1] // 16)
+    paper_white = 0.0 if images.shape[1] == 1 else 1.0  # grey levels are drawn as ink
     apart = np.pad(
         images.astype(float) / white,
         ((0, 0), (0, 0), (0, 0), (0, gap)),
@@ -216,9 +192,7 @@ def _strip(images: np.ndarray, white: int) -> np.ndarray:
 
 
 def _images(results: Results) -> dict[str, np.ndarray]:
-    """Arm → its generated images under one training seed, of the arms with the baseline's
-    data and images' seeds.
-    """
+    """Arm → images of one training seed, of the arms with the baseline's data and image seeds."""
     files: dict[int, dict[str, Path]] = {}
     for arm in results.arms:
         if _drawn_alike(arm, results.baseline_arm):
@@ -227,11 +201,12 @@ def _images(results: Results) -> dict[str, np.ndarray]:
                 if file.is_file():
                     files.setdefault(seed, {})[arm.name] = file
 
-    most = max(files.values(), key=len, default={})
-    return {name: map_array(file) for name, file in most.items()}
+    of_seed = max(files.values(), key=len, default={})
+    return {name: map_array(file) for name, file in of_seed.items()}
 
 
 def _drawn_alike(arm: ArmResult, other: ArmResult) -> bool:
     """Whether images of two arms at one place have one label and one noise."""
-    seeds = [each.settings["evaluation"]["seed"] for each in (arm, other)]
-    return seeds[0] == seeds[1] and arm.settings["data"] == other.settings["data"]
+    seed = arm.settings["evaluation"]["seed"]
+    other_seed = other.settings["evaluation"]["seed"]
+    return seed == other_seed and arm.settings["data"] == other.settings["data"]

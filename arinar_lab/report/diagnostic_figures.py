@@ -7,11 +7,13 @@ panels is a facet: a few arms and the baseline.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from ..analysis.analyse import Analysis
+from ..analysis.conditions import report_values
 from ..analysis.results import ArmResult, Results
 from ..files.history import read_history
 from ..metrics import BITS
@@ -29,9 +31,9 @@ def learning_curves(analysis: Analysis) -> Any | None:
     }
     curves: dict[tuple[str, str], Curve] = {}
     for arm in analysis.results.arms:
-        rows = [read_history(arm.folders[seed].run / "metrics.csv") for seed in arm.reports]
+        histories = [read_history(arm.folders[seed].run / "metrics.csv") for seed in arm.reports]
         for metric in labels:
-            if curve := _over_seeds(rows, metric):
+            if curve := _over_seeds(histories, metric):
                 curves[arm.name, metric] = curve
 
     return draw_facets(analysis.results, curves, labels)
@@ -41,17 +43,19 @@ def _over_seeds(histories: list[list[tuple[int, str, float]]], metric: str) -> C
     """Steps, and a row of values for each seed, at the steps that all seeds have
     that logged the metric.
     """
-    by_step = []
-    for rows in histories:
-        values = {
-            step: value for step, name, value in rows if name == metric and math.isfinite(value)
-        }
-        by_step += [values] if values else []
-
-    if not by_step:
+    by_seed: list[dict[int, float]] = []
+    for history in histories:
+        values = {}
+        for step, name, value in history:
+            if name == metric and math.isfinite(value):
+                values[step] = value
+        by_seed.append(values)
+    by_seed = list(filter(None, by_seed))
+    if not by_seed:
         return None
-    steps = sorted(set.intersection(*map(set, by_step)))
-    curves = [[of_seed[step] for step in steps] for of_seed in by_step]
+
+    steps = sorted(set.intersection(*map(set, by_seed)))
+    curves = [list(map(values.__getitem__, steps)) for values in by_seed]
 
     return (np.asarray(steps), np.asarray(curves)) if steps else None
 
@@ -62,24 +66,19 @@ def draw_facets(
     """A row of panels for each facet of the arms, each with the baseline; a legend beside each row.
 
     Arguments:
-        curves: (arm, panel) → its curve. labels: panel → what its axes say; one without
-            a curve is left out.
+        curves: (arm, panel) → its curve.
+        labels: Panel → labels of its axes; one without a curve is left out.
     """
-    panels = [panel for panel in labels if any(of_panel == panel for _, of_panel in curves)]
-    if not panels:
+    if not curves:
         return None
 
-    rows = [
-        facet
-        for facet in facets(results)
-        if any((arm.name, p) in curves for arm in facet for p in panels)
-    ]
-    names = {arm.name: wrap_label(arm.name, 22) for facet in rows for arm in facet}
-    # inches
-    legend = max(
-        sum(0.05 + 0.12 * len(names[arm.name].splitlines()) for arm in facet) for facet in rows
-    )
-    size = (PAGE, 0.5 + max(1.75, legend) * len(rows))
+    drawn_arms, drawn_panels = map(set, zip(*curves, strict=True))
+    panels = list(filter(drawn_panels.__contains__, labels))
+    rows = []
+    for facet in facets(results):
+        if not drawn_arms.isdisjoint(arm.name for arm in facet):
+            rows.append(facet)
+    size = (PAGE, 0.5 + max(1.75, *map(_legend_height, rows)) * len(rows))
 
     with paper_pyplot() as plt:
         figure, axes = plt.subplots(
@@ -87,33 +86,41 @@ def draw_facets(
         )
         for row, facet in zip(axes, rows, strict=True):
             for ax, panel in zip(row, panels, strict=True):
+                drawn = []
                 for arm in facet:
                     if (arm.name, panel) in curves:
-                        _banded(
-                            ax, *curves[arm.name, panel], looks(results)[arm.name], names[arm.name]
-                        )
+                        curve = curves[arm.name, panel]
+                        _banded(ax, *curve, looks(results)[arm.name], _legend_label(arm.name))
+                        drawn.append(curve)
+                _without_the_start(ax, drawn)
                 ax.set_ylabel(labels[panel][1])
-                _without_the_start(
-                    ax, [curves[a.name, panel] for a in facet if (a.name, panel) in curves]
-                )
-
-            handles = {
-                label: h
-                for ax in row
-                for h, label in zip(*ax.get_legend_handles_labels(), strict=True)
-            }
-            row[-1].legend(
-                handles.values(), handles.keys(), loc="upper left", bbox_to_anchor=(1.01, 1.05)
-            )
-
+            _row_legend(row)
         for ax, panel in zip(axes[-1], panels, strict=True):
             ax.set_xlabel(labels[panel][0])
 
     return figure
 
 
+def _legend_label(name: str) -> str:
+    return wrap_label(name, 22)
+
+
+def _legend_height(facet: Sequence[ArmResult]) -> float:
+    """Inches of the legend of a row."""
+    return sum(0.05 + 0.12 * len(_legend_label(arm.name).splitlines()) for arm in facet)
+
+
+def _row_legend(row: Sequence[Any]) -> None:
+    """One legend for a row of panels, beside the last one."""
+    handles = {}
+    for ax in row:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            handles[label] = handle
+    row[-1].legend(handles.values(), handles.keys(), loc="upper left", bbox_to_anchor=(1.01, 1.05))
+
+
 def _banded(ax: Any, x: np.ndarray, rows: np.ndarray, look: Look, label: str) -> None:
-    few = len(x) <= 20
+    mark_every = 1 if len(x) <= 20 else len(x) // 6
     ax.plot(
         x,
         rows.mean(0),
@@ -121,7 +128,7 @@ def _banded(ax: Any, x: np.ndarray, rows: np.ndarray, look: Look, label: str) ->
         linestyle=look.line,
         label=label,
         marker=look.marker,
-        markevery=1 if few else max(1, len(x) // 6),
+        markevery=mark_every,
         markersize=3,
     )
     if len(rows) > 1:
@@ -130,10 +137,13 @@ def _banded(ax: Any, x: np.ndarray, rows: np.ndarray, look: Look, label: str) ->
 
 def _without_the_start(ax: Any, curves: list[Curve]) -> None:
     """Where the first tenth of a long curve would flatten the rest, it leaves the axes."""
-    late = [rows[:, len(x) // 10 :] for x, rows in curves if len(x) > 20]
+    late = [rows[:, len(x) // 10 :].ravel() for x, rows in curves if len(x) > 20]
     if late:
-        low, high = min(part.min() for part in late), max(part.max() for part in late)
-        ax.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low)) if high > low else None
+        values = np.concatenate(late)
+        low = values.min()
+        margin = 0.05 * np.ptp(values)
+        if margin > 0:
+            ax.set_ylim(low - margin, values.max() + margin)
 
 
 def where_the_bits_go(analysis: Analysis) -> Any | None:
@@ -148,9 +158,7 @@ def where_the_bits_go(analysis: Analysis) -> Any | None:
 
 
 def _diagnosed(arm: ArmResult, name: str) -> Curve | None:
-    """What the report of each seed holds by feature or by token."""
-    rows = [
-        row for report in arm.reports.values() if (row := report.get("diagnosis", {}).get(name))
-    ]
+    """Bits/dim of each seed by feature or by token; seeds of another length are left out."""
+    rows = list(filter(None, report_values(arm.reports.values(), "diagnosis", name)))
     rows = [row for row in rows if len(row) == len(rows[0])]
     return (np.arange(len(rows[0])), np.asarray(rows)) if rows else None

@@ -1,7 +1,7 @@
-"""The figures of a study's report: what each shows, how it is read, and what it takes to draw it.
+"""The figures of a study's report: their captions, their drawing, and the data that they need.
 
-Every figure is written as PNG (for the page and the dashboard) and as PDF (for a paper). One whose
-data are absent is left out and named; its files of an earlier time are removed.
+Every figure is written as PNG (for the page and the dashboard) and as PDF (for a paper). A figure
+without data is named as left out, and its old files are removed.
 """
 
 from __future__ import annotations
@@ -27,10 +27,12 @@ class Figure:
     """A figure of the report.
 
     Arguments:
-        name: of its files; title; caption: how it is read; needs: what is absent
-            where it cannot be drawn.
-        draw: makes it, or None where its data are absent.
-        asked: whether such a study has it at all; where it has not, it is not missing.
+        name: The stem of its files.
+        title: Its title.
+        caption: How it is read.
+        needs: The data without which it cannot be drawn.
+        draw: Draws it; returns None if its data are absent.
+        asked: Whether such a study should have it; if not, it is not named as left out.
     """
 
     name: str
@@ -52,7 +54,7 @@ class Figure:
             return []
         with atomic_draft(paths[0]) as draft:
             figure.savefig(draft, dpi=DPI)
-        figure.set_layout_engine("none")  # it is laid out now, and stays as it is
+        figure.set_layout_engine("none")  # keeps the layout of the PNG
         with atomic_draft(paths[1]) as draft:
             figure.savefig(draft, metadata={"CreationDate": None})
         plt.close(figure)

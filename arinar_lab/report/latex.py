@@ -7,6 +7,7 @@ become several tables.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 from ..analysis.analyse import Analysis
@@ -15,7 +16,7 @@ from ..analysis.text import breakable_name
 from .statements import caption
 from .tables import TableCell, TableRow, table_of
 
-MAX_METRICS = 4  # metrics beside each other
+MAX_METRICS = 4  # metrics of one table
 LONG_NAME = 30  # letters of an arm's name, beyond which names take several lines
 _SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -61,67 +62,76 @@ _SPECIAL = {
 
 
 def escape_latex(text: str) -> str:
-    """Text as LaTeX shows it. What pdfLaTeX's fonts lack becomes its plain
-    letter, or its code point.
+    """Text as LaTeX shows it. A letter that pdfLaTeX's fonts lack becomes its plain letter, or its
+    code point.
     """
-    return "".join(_SPECIAL.get(letter) or _plain(letter) for letter in text)
+    return "".join(map(_escaped, text))
 
 
-def _plain(letter: str) -> str:
-    if " " <= letter <= "~":
+def _escaped(letter: str) -> str:
+    if letter in _SPECIAL:
+        return _SPECIAL[letter]
+    if _is_printable(letter):
         return letter
-    bare = "".join(part for part in unicodedata.normalize("NFKD", letter) if " " <= part <= "~")
-    return "".join(_SPECIAL.get(part, part) for part in bare) or f"U+{ord(letter):04X}"
+    plain = filter(_is_printable, unicodedata.normalize("NFKD", letter))
+    return "".join(map(_escaped, plain)) or f"U+{ord(letter):04X}"
+
+
+def _is_printable(letter: str) -> bool:
+    return " " <= letter <= "~"
 
 
 def latex_table(analysis: Analysis) -> str:
     """table.tex: tables of at most `MAX_METRICS` metrics, the first with the caption."""
     results = analysis.results
     headings, rows = table_of(analysis, analysis.columns)
-    names, columns = headings[:3], list(enumerate(headings[3:]))
-    parts = [columns[i : i + MAX_METRICS] for i in range(0, len(columns), MAX_METRICS)] or [[]]
+    metrics = len(headings) - 3
     lines = [
-        (
-            f"% The table of the study {escape_latex(results.name)}, written by arinar report. It"
-            " needs \\usepackage{booktabs} and a page 17 cm wide."
-        )
+        f"% The table of the study {escape_latex(results.name)}, written by arinar report. It needs"
+        " \\usepackage{booktabs} and a page 17 cm wide."
     ]
 
-    for number, part in enumerate(parts):
+    for number, first in enumerate(range(0, max(metrics, 1), MAX_METRICS)):
+        part = range(first, min(first + MAX_METRICS, metrics))
+        label = f"{_label(results)}-{number + 1}" if number else _label(results)
         lines += [
             "",
             r"\begin{table*}",
             r"\centering\small\setlength{\tabcolsep}{4pt}",
             rf"\caption{{{_caption(analysis) if number == 0 else _more(results)}}}",
             r"\vspace{4pt}",
-            rf"\label{{tab:{_label(results)}{f'-{number + 1}' if number else ''}}}",
-            *_tabular(names, part, rows),
+            rf"\label{{tab:{label}}}",
+            *_tabular(headings, part, rows),
             r"\end{table*}",
         ]
 
     return "\n".join([*lines, ""])
 
 
-def _tabular(names: list[str], part: list[tuple[int, str]], rows: list[TableRow]) -> list[str]:
-    """One tabular; the likelihood stands in the first table alone, where bits/dim are."""
-    likelihood = not part or part[0][0] == 0
-    head = [names[0], "n", *(names[2:] if likelihood else []), *(heading for _, heading in part)]
+def _tabular(headings: list[str], part: range, rows: list[TableRow]) -> list[str]:
+    """The tabular of a range of metrics; the likelihood stands in the first table alone, where
+    bits/dim are.
+    """
+    shows_likelihood = part.start == 0
+    metrics = headings[3:][part.start : part.stop]
+    head = [headings[0], "n", *([headings[2]] if shows_likelihood else []), *metrics]
 
     body = []
     for row in rows:
-        if not row.seeds and not any(row.cells[i].value for i, _ in part):
-            continue  # a row that is not ours, and has none of these
-        cells = [
-            escape_latex(breakable_name(row.name)),
-            escape_latex(row.seeds.split(" ")[0]),
-            *([escape_latex(row.likelihood)] if likelihood else []),
-        ]
-        body.append(" & ".join([*cells, *(_cell(row.cells[i]) for i, _ in part)]) + r" \\")
-        body += [r"\addlinespace[3pt]"] if any(row.cells[i].evaluation for i, _ in part) else []
+        cells = row.cells[part.start : part.stop]
+        if not row.seeds and not any(cell.value for cell in cells):
+            continue  # a reference without any of these metrics
+        texts = [escape_latex(breakable_name(row.name)), escape_latex(row.seeds.split(" ")[0])]
+        if shows_likelihood:
+            texts.append(escape_latex(row.likelihood))
+        body.append(" & ".join([*texts, *map(_cell, cells)]) + r" \\")
+        if any(cell.evaluation for cell in cells):
+            body.append(r"\addlinespace[3pt]")
 
-    names_of = r"p{4.8cm}" if any(len(row.name) > LONG_NAME for row in rows) else "l"
+    names = r"p{4.8cm}" if any(len(row.name) > LONG_NAME for row in rows) else "l"
+    layout = f"{names}r{'l' if shows_likelihood else ''}{'r' * len(part)}"
     return [
-        rf"\begin{{tabular}}{{@{{}}{names_of}r{'l' if likelihood else ''}{'r' * len(part)}@{{}}}}",
+        rf"\begin{{tabular}}{{@{{}}{layout}@{{}}}}",
         r"\toprule",
         " & ".join(map(escape_latex, head)) + r" \\",
         r"\midrule",
@@ -134,16 +144,14 @@ def _tabular(names: list[str], part: list[tuple[int, str]], rows: list[TableRow]
 def _cell(cell: TableCell) -> str:
     """One line, or two as a table of their own that hangs from the row's line."""
     mark = {"better": r"\textbf{%s}", "worse": r"\textit{%s}", "": "%s"}[cell.verdict]
-    first = (mark % escape_latex(cell.mean) + escape_latex(cell.training)).replace(
-        "-", "$-$", int(cell.mean.startswith("-"))
-    )
+    first = mark % escape_latex(cell.mean) + escape_latex(cell.training)
+    if cell.mean.startswith("-"):
+        first = first.replace("-", "$-$", 1)
     if not cell.evaluation:
         return first
 
-    return (
-        rf"\begin{{tabular}}[t]{{@{{}}r@{{}}}}{first}\\[-2pt]{{\scriptsize "
-        rf"{escape_latex(cell.evaluation)}}}\end{{tabular}}"
-    )
+    second = rf"{{\scriptsize {escape_latex(cell.evaluation)}}}"
+    return rf"\begin{{tabular}}[t]{{@{{}}r@{{}}}}{first}\\[-2pt]{second}\end{{tabular}}"
 
 
 def _caption(analysis: Analysis) -> str:
@@ -152,13 +160,9 @@ def _caption(analysis: Analysis) -> str:
 
 
 def _more(results: Results) -> str:
-    return (
-        escape_latex(f"More of {results.name}: notation as in Table ")
-        + rf"\ref{{tab:{_label(results)}}}."
-    )
+    text = escape_latex(f"More of {results.name}: notation as in Table ")
+    return rf"{text}\ref{{tab:{_label(results)}}}."
 
 
 def _label(results: Results) -> str:
-    return "".join(
-        letter if letter.isascii() and letter.isalnum() else "-" for letter in results.name
-    )
+    return re.sub("[^A-Za-z0-9]", "-", results.name)

@@ -6,9 +6,9 @@
     report.html                         all of it as one page that opens from disk, asks the network
                                         for nothing, and prints
 
-Every number carries its interval over seeds, and that over images where it was measured; what a
-paired test does not resolve is called not resolved. A study that is not finished is reported, too,
-and what is missing is named.
+Every number carries its interval over seeds, and that over images where it was measured. A
+difference that the paired test does not resolve is called not resolved. An unfinished study is
+reported, too, with the names of its missing runs.
 
 The page's template is `page.html`; pictures are inlined, and every text is escaped.
 """
@@ -17,10 +17,11 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 from PIL import Image
 
 from ..analysis.analyse import Analysis
@@ -51,7 +52,11 @@ def write_report(analysis: Analysis) -> list[Path]:
 
 def _written(analysis: Analysis, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = {figure.name: paths for figure in FIGURES if (paths := figure.write(analysis, folder))}
+    drawn: dict[str, list[Path]] = {}
+    for figure in FIGURES:
+        if paths := figure.write(analysis, folder):
+            drawn[figure.name] = paths
+
     texts = {
         "report.html": page(analysis, {name: paths[0] for name, paths in drawn.items()}),
         "table.md": report_markdown(analysis),
@@ -62,24 +67,22 @@ def _written(analysis: Analysis, folder: Path) -> list[Path]:
     for name, text in texts.items():
         write_atomically(folder / name, text)
 
-    return [
-        *(folder / name for name in texts),
-        *(path for paths in drawn.values() for path in paths),
-    ]
+    return [*map(folder.joinpath, texts), *chain.from_iterable(drawn.values())]
 
 
 def page(analysis: Analysis, pictures: Mapping[str, Path]) -> str:
     """The page of a study. pictures: figure's name → its PNG; the others are named as left out."""
     results = analysis.results
     headings, rows = table_of(analysis, analysis.columns)
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters |= {"spaced": breakable_name, "p": p_value_text}
-    template = environment.from_string(
-        Path(__file__).with_name("page.html").read_text(encoding="utf-8")
-    )
-    absent = [figure for figure in FIGURES if figure.name not in pictures and figure.asked(results)]
+    figures = []
+    left_out = []
+    for figure in FIGURES:
+        if figure.name in pictures:
+            figures.append(_picture(figure, pictures[figure.name]))
+        elif figure.asked(results):
+            left_out.append(figure)
 
-    return template.render(
+    return _template().render(
         name=results.name,
         question=results.question,
         baseline=baseline_in_words(results),
@@ -90,16 +93,22 @@ def page(analysis: Analysis, pictures: Mapping[str, Path]) -> str:
         headings=headings,
         rows=rows,
         effects=analysis.effects,
-        figures=[
-            _picture(figure, pictures[figure.name]) for figure in FIGURES if figure.name in pictures
-        ],
-        left_out=absent,
+        figures=figures,
+        left_out=left_out,
         reading=reading_notes(analysis),
         methods=paragraphs(analysis),
     )
 
 
+def _template() -> Template:
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment.filters |= {"spaced": breakable_name, "p": p_value_text}
+    source = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
+    return environment.from_string(source)
+
+
 def _sections(compared: bool) -> list[tuple[str, str]]:
+    """Anchor and title of each section."""
     titles = {
         "answer": "What may be concluded",
         "table": "Table",
@@ -108,7 +117,9 @@ def _sections(compared: bool) -> list[tuple[str, str]]:
         "reading": "How to read it",
         "methods": "Methods",
     }
-    return [(name, title) for name, title in titles.items() if compared or name != "differences"]
+    if not compared:
+        del titles["differences"]
+    return list(titles.items())
 
 
 def _picture(figure: Figure, path: Path) -> dict[str, Any]:

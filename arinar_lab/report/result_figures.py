@@ -1,5 +1,5 @@
-"""Figures of what a study found: its metrics against what was varied, quality against speed, and
-what generation costs.
+"""Figures of a study's results: its metrics against the varied factor, quality against speed, and
+the cost of generation.
 
 Two error bars are kept apart everywhere: a thin one with caps is the 95 % interval of the mean over
 seeds (training noise), a broad pale one the 95 % interval of a value over images (evaluation
@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,7 @@ _PARTS = {
 
 @dataclass(frozen=True)
 class IntervalBar:
-    """An interval as drawn: at (x, y), half as wide and as high as that, in a colour."""
+    """An interval as drawn: its centre (x, y), its half-widths in x and y, its colour."""
 
     at: tuple[float, float]
     half: tuple[float, float]
@@ -62,12 +63,14 @@ class IntervalBar:
 
 
 def panels_of(results: Results) -> list[list[str]]:
-    """The metrics that are drawn, in panels of one unit each, as far as somebody has them."""
-    distances = ((DISTANCE, FEW), *((m,) for m in DISTANCES if m != DISTANCE))
-    asked = ((BITS, LEVEL), (GAP,), *distances)
-    measured = {m for panel in asked for m in panel if any(arm.values(m) for arm in results.arms)}
-    panels = [[m for m in panel if m in measured] for panel in asked]
-    return [panel for panel in panels if panel]
+    """The metrics that are drawn, in panels of one unit each, as far as a run has them."""
+    published = [(metric,) for metric in DISTANCES if metric != DISTANCE]
+    panels = []
+    for metrics in ((BITS, LEVEL), (GAP,), (DISTANCE, FEW), *published):
+        measured = list(filter(results.values, metrics))
+        if measured:
+            panels.append(measured)
+    return panels
 
 
 def axis_label(metric: str) -> str:
@@ -91,39 +94,39 @@ def against_factor(analysis: Analysis) -> Any | None:
 
 def _scale(results: Results) -> list[float]:
     """The arms' values where one numeric axis of at least two values is varied, else nothing."""
-    values = [
-        arm.factors[0] for arm in results.arms if len(arm.factors) == 1 and not results.budgets
-    ]
-    are_numbers = all(
-        isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in values
-    )
+    if results.budgets or len(results.arms) < 2:
+        return []
 
-    return (
-        [float(v) for v in values] if are_numbers and len(values) == len(results.arms) > 1 else []
-    )
+    scale = []
+    for arm in results.arms:
+        if len(arm.factors) != 1 or not _is_number(arm.factors[0]):
+            return []
+        scale.append(float(arm.factors[0]))
+    return scale
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _along(results: Results, panels: list[list[str]], scale: list[float]) -> Any:
+    """Metrics along a numeric axis, logarithmic where it spans more than a factor of four."""
+    is_log = min(scale) > 0 and max(scale) / min(scale) > 4
     with paper_pyplot() as plt:
-        figure, axes = plt.subplots(
-            len(panels), 1, figsize=(COLUMN, 2.2 * len(panels)), squeeze=False
-        )
-        positive = min(scale) > 0 and max(scale) / min(scale) > 4
+        size = (COLUMN, 2.2 * len(panels))
+        figure, axes = plt.subplots(len(panels), 1, figsize=size, squeeze=False)
         for ax, metrics in zip(axes[:, 0], panels, strict=True):
             drawn: list[IntervalBar] = []
             for i, metric in enumerate(metrics):
-                # beside each other, not one on the other
+                # metrics stand side by side, not on top of each other
                 shift = 0.05 * (i - (len(metrics) - 1) / 2)
-                places = [
-                    x * (1 + shift) if positive else x + shift * np.ptp(scale) / 2 for x in scale
-                ]
+                places = np.array(scale)
+                places = places * (1 + shift) if is_log else places + shift * np.ptp(scale) / 2
                 drawn += _series(ax, results, metric, places, SERIES[i])
 
             floor = _floor(ax.axhline, results, metrics)
-            _in_view(
-                ax.set_ylim, ax.get_ylim, floor + [v for m in metrics for v in _all(results, m)]
-            )
-            if positive:
+            _in_view(ax.set_ylim, ax.get_ylim, floor + _all_values(results, metrics))
+            if is_log:
                 ax.set_xscale("log", base=2)
             ax.set_xticks(scale, [f"{value:g}" for value in scale])
             ax.minorticks_off()
@@ -135,56 +138,54 @@ def _along(results: Results, panels: list[list[str]], scale: list[float]) -> Any
 
 
 def _series(
-    ax: Any, results: Results, metric: str, places: Sequence[float], look: Look
+    ax: Any, results: Results, metric: str, places: np.ndarray, look: Look
 ) -> list[IntervalBar]:
     """One metric of every arm at its place on the x axis; returns its intervals."""
-    drawn = [
-        (x, arm, s)
-        for x, arm in zip(places, results.arms, strict=True)
-        if (s := arm.summary(metric))
-    ]
-
-    if not drawn:
+    x = []
+    means = []
+    halves = []
+    images = []
+    for place, arm in zip(places, results.arms, strict=True):
+        summary = arm.summary(metric)
+        if summary is None:
+            continue
+        x.append(place)
+        means.append(summary.mean)
+        halves.append(_half(summary))
+        images.append(arm.evaluation_noise(metric) or 0.0)
+    if not x:
         return []
 
-    x, mean = [x for x, _, _ in drawn], [s.mean for _, _, s in drawn]
-    images = [arm.evaluation_noise(metric) or 0.0 for _, arm, _ in drawn]
-    ax.errorbar(
-        x, mean, images, fmt="none", ecolor=look.colour, elinewidth=5, capsize=0, alpha=0.35
-    )
-    ax.errorbar(
-        x,
-        mean,
-        [_half(s) for _, _, s in drawn],
-        **look.of_line,
-        elinewidth=0.9,
-        label=HEADINGS[metric],
-    )
-    for place, arm, _ in drawn:
+    colour = look.colour
+    ax.errorbar(x, means, images, fmt="none", ecolor=colour, elinewidth=5, capsize=0, alpha=0.35)
+    ax.errorbar(x, means, halves, **look.of_line, elinewidth=0.9, label=HEADINGS[metric])
+    for place, arm in zip(places, results.arms, strict=True):
         values = list(arm.values(metric).values())
-        ax.plot(
-            [place] * len(values), values, look.marker, color=look.colour, alpha=0.4, markersize=2
-        )
+        at = [place] * len(values)
+        ax.plot(at, values, look.marker, color=colour, alpha=0.4, markersize=2)
 
-    return [IntervalBar((place, s.mean), (0.0, _half(s)), look.colour) for place, _, s in drawn]
+    bars = []
+    for place, mean, half in zip(x, means, halves, strict=True):
+        bars.append(IntervalBar((place, mean), (0.0, half), colour))
+    return bars
 
 
 def _arm_by_arm(results: Results, panels: list[list[str]]) -> Any:
     """Arms from top to bottom, a panel for each unit; the baseline's mean as a line beside the
     arms compared with it.
     """
-    arms, wide = results.arms, len(results.arms) > MANY_ARMS
-    names = [wrap_label(arm.name, 34 if wide else 22, 1 if wide else 2) for arm in arms]
-    names = [
-        f"{name} (baseline)" if arm.name in results.baselines else name
-        for name, arm in zip(names, arms, strict=True)
-    ]
-    height = max(1.6, 0.5 + (0.2 if wide else 0.24) * len(arms))
-    shape = (1, len(panels)) if wide else (len(panels), 1)
-    size = (PAGE, height) if wide else (COLUMN, height * len(panels))
+    arms = results.arms
+    is_wide = len(arms) > MANY_ARMS
+    names = []
+    for arm in arms:
+        name = wrap_label(arm.name, 34 if is_wide else 22, 1 if is_wide else 2)
+        names.append(f"{name} (baseline)" if arm.name in results.baselines else name)
+    height = max(1.6, 0.5 + (0.2 if is_wide else 0.24) * len(arms))
+    shape = (1, len(panels)) if is_wide else (len(panels), 1)
+    size = (PAGE, height) if is_wide else (COLUMN, height * len(panels))
 
     with paper_pyplot() as plt:
-        figure, axes = plt.subplots(*shape, figsize=size, squeeze=False, sharey=wide)
+        figure, axes = plt.subplots(*shape, figsize=size, squeeze=False, sharey=is_wide)
         for ax, metrics in zip(axes.flat, panels, strict=True):
             drawn: list[IntervalBar] = []
             for i, metric in enumerate(metrics):
@@ -192,21 +193,9 @@ def _arm_by_arm(results: Results, panels: list[list[str]]) -> Any:
                 for row, arm in enumerate(arms):
                     label = HEADINGS[metric] if row == 0 else None
                     drawn += _dot(ax, arm, metric, row + shift, SERIES[i], label)
-                for part in results.by_budget:
-                    if baseline := part.baseline_arm.summary(metric):
-                        of = [row for row, arm in enumerate(arms) if arm in part.arms]
-                        ends = min(of) - 0.5, max(of) + 0.5
-                        ax.plot(
-                            [baseline.mean] * 2,
-                            ends,
-                            color=SERIES[i].colour,
-                            linestyle=":",
-                            linewidth=0.8,
-                        )
+                _baseline_lines(ax, results, metric, SERIES[i].colour)
             floor = _floor(ax.axvline, results, metrics)
-            _in_view(
-                ax.set_xlim, ax.get_xlim, floor + [v for m in metrics for v in _all(results, m)]
-            )
+            _in_view(ax.set_xlim, ax.get_xlim, floor + _all_values(results, metrics))
             ax.set_xlabel(axis_label(metrics[0]))
             ax.set_ylim(len(arms) - 0.5, -0.5)
             ax.set_yticks(range(len(arms)), names)
@@ -214,6 +203,17 @@ def _arm_by_arm(results: Results, panels: list[list[str]]) -> Any:
             _legend(ax, metrics, floor)
 
     return figure
+
+
+def _baseline_lines(ax: Any, results: Results, metric: str, colour: str) -> None:
+    """The mean of each budget's baseline, along the rows of its arms."""
+    row_of = {arm.name: row for row, arm in enumerate(results.arms)}
+    for part in results.by_budget:
+        summary = part.baseline_arm.summary(metric)
+        if summary is not None:
+            rows = [row_of[arm.name] for arm in part.arms]
+            ends = (min(rows) - 0.5, max(rows) + 0.5)
+            ax.plot([summary.mean] * 2, ends, color=colour, linestyle=":", linewidth=0.8)
 
 
 def _dot(
@@ -225,46 +225,32 @@ def _dot(
         ax.errorbar([], [], fmt=look.marker, color=look.colour, label=label)
         return []
 
+    mean = summary.mean
+    half = _half(summary)
+    colour = look.colour
     images = arm.evaluation_noise(metric) or 0.0
-    ax.errorbar(
-        summary.mean,
-        y,
-        xerr=images,
-        fmt="none",
-        ecolor=look.colour,
-        elinewidth=4,
-        capsize=0,
-        alpha=0.35,
-    )
-    ax.errorbar(
-        summary.mean,
-        y,
-        xerr=_half(summary),
-        fmt=look.marker,
-        color=look.colour,
-        elinewidth=0.9,
-        label=label,
-    )
+    broad = {"fmt": "none", "ecolor": colour, "elinewidth": 4, "capsize": 0, "alpha": 0.35}
+    ax.errorbar(mean, y, xerr=images, **broad)
+    ax.errorbar(mean, y, xerr=half, fmt=look.marker, color=colour, elinewidth=0.9, label=label)
     values = list(arm.values(metric).values())
-    ax.plot(values, [y] * len(values), look.marker, color=look.colour, alpha=0.4, markersize=2)
+    ax.plot(values, [y] * len(values), look.marker, color=colour, alpha=0.4, markersize=2)
 
-    return [IntervalBar((summary.mean, y), (_half(summary), 0.0), look.colour)]
+    return [IntervalBar((mean, y), (half, 0.0), colour)]
 
 
 def _half(summary: Interval) -> float:
-    """The half-width that is drawn: none where one value says nothing of it."""
+    """The half-width as drawn: none where one value leaves it unknown."""
     return 0.0 if math.isinf(summary.half) else summary.half
 
 
-def _all(results: Results, metric: str) -> list[float]:
-    return [value for arm in results.arms for value in arm.values(metric).values()]
+def _all_values(results: Results, metrics: Sequence[str]) -> list[float]:
+    return list(chain.from_iterable(map(results.values, metrics)))
 
 
-def _in_view(set_limits: Any, limits: Any, values: list[float]) -> None:
-    """Intervals of two seeds reach far beyond what was measured; where they would flatten the
-    points, they leave the axes.
-    """
-    low, high = min(values), max(values)
+def _in_view(set_limits: Any, limits: Any, values: Sequence[float]) -> None:
+    """Limit the axes where wide intervals, as of two seeds, would flatten the points."""
+    low = min(values)
+    high = max(values)
     bottom, top = limits()
     if high > low:
         set_limits(max(bottom, low - (high - low)), min(top, high + (high - low)))
@@ -274,16 +260,21 @@ def _arrows(ax: Any, bars: Sequence[IntervalBar]) -> None:
     """An arrow at the edge of the axes for each end of an interval that lies
     beyond; the limits are set.
     """
-    limits = sorted(ax.get_xlim()), sorted(ax.get_ylim())
+    left, right = sorted(ax.get_xlim())
+    bottom, top = sorted(ax.get_ylim())
     for bar in bars:
-        for axis, (marks, (low, high)) in enumerate(zip(("<>", "v^"), limits, strict=True)):
-            ends = bar.at[axis] - bar.half[axis], bar.at[axis] + bar.half[axis]
-            for mark, edge, beyond in zip(
-                marks, (low, high), (ends[0] < low, ends[1] > high), strict=True
-            ):
-                if beyond:
-                    place = (edge, bar.at[1]) if axis == 0 else (bar.at[0], edge)
-                    ax.plot(*place, mark, color=bar.colour, markersize=3, clip_on=False, zorder=4)
+        x, y = bar.at
+        half_width, half_height = bar.half
+        arrows = (
+            (x - half_width < left, left, y, "<"),
+            (x + half_width > right, right, y, ">"),
+            (y - half_height < bottom, x, bottom, "v"),
+            (y + half_height > top, x, top, "^"),
+        )
+        for is_beyond, arrow_x, arrow_y, mark in arrows:
+            if is_beyond:
+                look = {"color": bar.colour, "markersize": 3, "clip_on": False, "zorder": 4}
+                ax.plot(arrow_x, arrow_y, mark, **look)
 
 
 def _legend(ax: Any, metrics: list[str], floor: list[float]) -> None:
@@ -294,21 +285,14 @@ def _legend(ax: Any, metrics: list[str], floor: list[float]) -> None:
 
 
 def _floor(line: Any, results: Results, metrics: Sequence[str]) -> list[float]:
-    """Draw what held-out images reach against the training images, in the metric that is of as
-    many images; returns it.
-    """
+    """Draw the value of held-out images in the metric that is of as many images; returns it."""
     for metric in metrics:
-        floors = [floor for arm in results.arms if (floor := arm.floor(metric))]
-        if floors and floors[0][1] is None:
-            look = SERIES[metrics.index(metric)]
-            line(
-                floors[0][0],
-                color=look.colour,
-                linestyle="--",
-                linewidth=0.9,
-                label="held-out images",
-            )
-            return [floors[0][0]]
+        floors = filter(None, (arm.floor(metric) for arm in results.arms))
+        value, unequal_count = next(floors, (0.0, 0))
+        if unequal_count is None:
+            colour = SERIES[metrics.index(metric)].colour
+            line(value, color=colour, linestyle="--", linewidth=0.9, label="held-out images")
+            return [value]
 
     return []
 
@@ -326,100 +310,91 @@ def against_speed(analysis: Analysis) -> Any | None:
     panels = analysis.panels
     if not panels:
         return None
-    several, best = len(results.arms) > MANY_ARMS, {name for f in panels for name in f.highlighted}
-    named = [
-        (i, arm)
-        for i, arm in enumerate(results.arms)
-        if any(arm.name in f.means for f in panels)
-        and (len(results.arms) <= _NAMED or arm.name in best)
-    ]
-    with paper_pyplot() as plt:
-        shape = (1, len(panels)) if several else (len(panels), 1)
-        size = (
-            (PAGE, max(2.9, 0.2 + 0.15 * len(named)))
-            if several
-            else (COLUMN, 2.2 * len(panels) + 0.15 * len(named))
-        )
 
+    is_wide = len(results.arms) > MANY_ARMS
+    highlighted = set(chain.from_iterable(panel.highlighted for panel in panels))
+    drawn = set(chain.from_iterable(panel.means for panel in panels))
+    named = drawn & highlighted if len(results.arms) > _NAMED else drawn
+    shape = (1, len(panels)) if is_wide else (len(panels), 1)
+    size = (COLUMN, 2.2 * len(panels) + 0.15 * len(named))
+    if is_wide:
+        size = (PAGE, max(2.9, 0.2 + 0.15 * len(named)))
+
+    with paper_pyplot() as plt:
         figure, axes = plt.subplots(*shape, figsize=size, squeeze=False)
-        for ax, one in zip(axes.flat, panels, strict=True):
-            _front(ax, results, one, several)
+        for ax, panel in zip(axes.flat, panels, strict=True):
+            _front(ax, results, panel, is_wide)
         if panels[0].doubt:
             figure.suptitle("unreliable speeds: no front")
-        handles = [
-            plt.Line2D(
-                [],
-                [],
-                linestyle="none",
-                **_point(results, i, arm.name in best, several),
-                label=f"{i + 1}  {wrap_label(arm.name, 40, 1)}"
-                if several
-                else wrap_label(arm.name, 44, 1),
-            )
-            for i, arm in named
-        ]
-        figure.legend(
-            handles=handles,
-            loc="outside right upper" if several else "outside lower center",
-            handlelength=1,
-        )
+        handles = []
+        for i, arm in enumerate(results.arms):
+            if arm.name in named:
+                look = _point(results, i, arm.name in highlighted, is_wide)
+                label = wrap_label(arm.name, 44, 1)
+                if is_wide:
+                    label = f"{i + 1}  {wrap_label(arm.name, 40, 1)}"
+                handles.append(plt.Line2D([], [], linestyle="none", **look, label=label))
+        place = "outside right upper" if is_wide else "outside lower center"
+        figure.legend(handles=handles, loc=place, handlelength=1)
 
     return figure
 
 
-def _point(results: Results, i: int, front: bool, several: bool) -> dict[str, Any]:
-    """How the i-th arm is marked: of many arms by a dot that has its number beside it, of
-    few as in every figure.
+def _point(results: Results, i: int, is_highlighted: bool, is_wide: bool) -> dict[str, Any]:
+    """Marker and colour of the i-th arm: in a wide figure a dot, which has its number beside it,
+    else those of every figure.
     """
-    look = (
-        Look(SERIES[i % len(SERIES)].colour, "o", "-")
-        if several
-        else looks(results)[results.arms[i].name]
-    )
-    return {"marker": look.marker, "color": look.colour if front else PALE}
+    look = looks(results)[results.arms[i].name]
+    if is_wide:
+        look = Look(SERIES[i % len(SERIES)].colour, "o", "-")
+    return {"marker": look.marker, "color": look.colour if is_highlighted else PALE}
 
 
-def _front(ax: Any, results: Results, front: Frontier, several: bool) -> None:
+def _front(ax: Any, results: Results, front: Frontier, is_wide: bool) -> None:
     """A panel: every arm with its intervals, and the front of means."""
-    quality, means, best = front.quality.metric, {}, front.highlighted
+    quality = front.quality.metric
     drawn: list[IntervalBar] = []
+    means: dict[int, tuple[float, float]] = {}
+    highlighted: set[int] = set()
     for i, arm in enumerate(results.arms):
-        speed, value = arm.summary(SPEED), arm.summary(quality)
+        speed = arm.summary(SPEED)
+        value = arm.summary(quality)
         if arm.name not in front.means or speed is None or value is None:
             continue
 
-        means[i] = speed.mean, value.mean
-        style, z = _point(results, i, arm.name in best, several), 3 if arm.name in best else 2
-        ax.errorbar(
-            *means[i],
-            _half(value),
-            _half(speed),
-            fmt=style["marker"],
-            elinewidth=0.7,
-            zorder=z,
-            color=style["color"],
-        )
-        drawn.append(IntervalBar(means[i], (_half(speed), _half(value)), style["color"]))
+        means[i] = (speed.mean, value.mean)
+        is_highlighted = arm.name in front.highlighted
+        if is_highlighted:
+            highlighted.add(i)
+        look = _point(results, i, is_highlighted, is_wide)
+        style = {"fmt": look["marker"], "color": look["color"], "elinewidth": 0.7}
+        halves = (_half(speed), _half(value))
+        ax.errorbar(*means[i], halves[1], halves[0], **style, zorder=3 if is_highlighted else 2)
+        drawn.append(IntervalBar(means[i], halves, look["color"]))
 
-    _scaled(ax.set_xscale, ax.xaxis, ax.set_xlim, ax.get_xlim, [x for x, _ in means.values()])
-    _scaled(ax.set_yscale, ax.yaxis, ax.set_ylim, ax.get_ylim, [y for _, y in means.values()])
-    if several:
-        coloured = {i for i, arm in enumerate(results.arms) if arm.name in best}
-        _number(ax, means if len(means) <= _NAMED else {i: means[i] for i in coloured}, coloured)
+    speeds, values = zip(*means.values(), strict=True)
+    _scaled(ax.set_xscale, ax.xaxis, ax.set_xlim, ax.get_xlim, speeds)
+    _scaled(ax.set_yscale, ax.yaxis, ax.set_ylim, ax.get_ylim, values)
+    if is_wide:
+        numbered = set(means) if len(means) <= _NAMED else highlighted
+        _number(ax, {i: means[i] for i in means if i in numbered}, highlighted)
 
     if not front.doubt:
-        line = sorted(point for i, point in means.items() if results.arms[i].name in front.front)
+        line = sorted(means[i] for i in means if results.arms[i].name in front.front)
         ax.plot(*zip(*line, strict=True), color=BLACK, linewidth=0.8, linestyle="--", zorder=1)
 
     ax.set(xlabel=axis_label(SPEED), ylabel=axis_label(quality))
     _arrows(ax, drawn)
 
 
-def _scaled(set_scale: Any, axis: Any, set_limits: Any, limits: Any, values: list[float]) -> None:
+def _scaled(
+    set_scale: Any, axis: Any, set_limits: Any, limits: Any, values: Sequence[float]
+) -> None:
     """A logarithmic axis where the largest is more than five times the smallest;
     intervals may leave it.
     """
-    low, high = min(values), max(values)
+    low = min(values)
+    high = max(values)
     if low > 0 and high > 5 * low:
         set_scale("log")
         set_limits(low / 1.6, high * 1.6)
@@ -428,63 +403,60 @@ def _scaled(set_scale: Any, axis: Any, set_limits: Any, limits: Any, values: lis
         _in_view(set_limits, limits, values)
 
 
-def _number(ax: Any, points: dict[int, tuple[float, float]], front: set[int]) -> None:
-    """Write each point's number beside it, at the one of eight places that is farthest from what
-    stands there already.
+_BESIDE = np.array([(7, 6), (7, -6), (-7, 6), (-7, -6), (0, 9), (0, -9), (9, 0), (-9, 0)])
+"""Places of a number beside its point, in typographic points."""
+
+
+def _number(ax: Any, points: dict[int, tuple[float, float]], highlighted: set[int]) -> None:
+    """Write each point's number beside it, at the one of eight places that is farthest from all
+    points and earlier numbers.
     """
-    at = {i: ax.transData.transform(point) * 72 / ax.figure.dpi for i, point in points.items()}
-    taken = list(at.values())
-    for i, place in at.items():
-        beside = [
-            np.asarray(d)
-            for d in ((7, 6), (7, -6), (-7, 6), (-7, -6), (0, 9), (0, -9), (9, 0), (-9, 0))
-        ]
-        offset = max(beside, key=lambda d: min(float(np.hypot(*(place + d - t))) for t in taken))
+    places = ax.transData.transform(list(points.values())) * 72 / ax.figure.dpi
+    taken = list(places)
+    for (i, point), place in zip(points.items(), places, strict=True):
+        gaps = (place + _BESIDE)[:, None] - np.array(taken)
+        distances = np.hypot(gaps[..., 0], gaps[..., 1]).min(1)
+        offset = _BESIDE[int(np.argmax(distances))]
         taken.append(place + offset)
         ax.annotate(
             str(i + 1),
-            points[i],
+            point,
             offset,
             textcoords="offset points",
             ha="center",
             va="center",
             fontsize=7,
-            color=BLACK if i in front else "#555555",
+            color=BLACK if i in highlighted else "#555555",
             zorder=4,
         )
 
 
 def cost_breakdown(analysis: Analysis) -> Any | None:
     """Milliseconds of each part for one generated image, in a batch: the mean over seeds."""
-    rows = {arm.name: split for arm in analysis.results.arms if (split := _milliseconds(arm))}
-    if not rows:
+    names = []
+    splits = []
+    for arm in analysis.results.arms:
+        if split := _milliseconds(arm):
+            names.append(wrap_label(arm.name, 24))
+            splits.append(list(split.values()))
+    if not splits:
         return None
 
-    shown = [
-        part
-        for part in _PARTS
-        if any(split[part] > 0.005 * sum(split.values()) for split in rows.values())
-    ]
+    milliseconds = np.asarray(splits)
+    shares = milliseconds / milliseconds.sum(1, keepdims=True)
+    rows = range(len(names))
     with paper_pyplot() as plt:
-        figure, ax = plt.subplots(figsize=(COLUMN, 0.8 + 0.24 * len(rows)))
-        left = np.zeros(len(rows))
-        for part in shown:
-            colour, hatch, label = _PARTS[part]
-            width = np.asarray([split.get(part, 0.0) for split in rows.values()])
-            ax.barh(
-                range(len(rows)),
-                width,
-                left=left,
-                color=colour,
-                hatch=hatch,
-                edgecolor="white",
-                label=label,
-                height=0.7,
-                linewidth=0.5,
-            )
+        figure, ax = plt.subplots(figsize=(COLUMN, 0.8 + 0.24 * len(names)))
+        left = np.zeros(len(names))
+        for part, width, share in zip(_PARTS.values(), milliseconds.T, shares.T, strict=True):
+            if share.max() <= 0.005:
+                continue
+            colour, hatch, label = part
+            look = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0.5}
+            ax.barh(rows, width, left=left, **look, label=label, height=0.7)
             left += width
 
-        ax.set_yticks(range(len(rows)), [wrap_label(name, 24) for name in rows])
+        ax.set_yticks(rows, names)
         ax.invert_yaxis()
         ax.grid(axis="y", visible=False)
         ax.set_xlabel("ms for an image (less is better)")
@@ -495,18 +467,14 @@ def cost_breakdown(analysis: Analysis) -> Any | None:
 
 def _milliseconds(arm: ArmResult) -> dict[str, float]:
     """Part → milliseconds for an image, the mean over the seeds that measured it."""
-    splits = [
-        (parts, 1000 / report["metrics"][SPEED])
-        for report in arm.reports.values()
-        if (parts := report.get("speed", {}).get("seconds_by_part"))
-    ]
-    shares = [{part: total * s[part] / sum(s.values()) for part in _PARTS} for s, total in splits]
+    splits = []
+    for report in arm.reports.values():
+        if seconds := report.get("speed", {}).get("seconds_by_part"):
+            milliseconds = 1000 / report["metrics"][SPEED]
+            parts = np.array([seconds[part] for part in _PARTS])
+            splits.append(milliseconds * parts / sum(seconds.values()))
 
-    return (
-        {part: float(np.mean([share[part] for share in shares])) for part in _PARTS}
-        if shares
-        else {}
-    )
+    return dict(zip(_PARTS, np.mean(splits, 0).tolist(), strict=True)) if splits else {}
 
 
 def ranks_by_budget(analysis: Analysis) -> Any | None:
@@ -533,17 +501,19 @@ def ranks_by_budget(analysis: Analysis) -> Any | None:
 
 def _ranks(ax: Any, results: Results, metric: str) -> None:
     by_budget = [mean_by_arm(results, metric, budget) for budget in results.budgets]
-    arms = [name for name in by_budget[0] if all(name in found for found in by_budget)]
-    ranks = np.array(
-        [rankdata([found[name] for name in arms]) for found in by_budget]
-    )  # less is better in all of these
+    common = set.intersection(*map(set, by_budget))
+    arms = list(filter(common.__contains__, by_budget[0]))
+    ranks = [rankdata(list(map(means.__getitem__, arms))) for means in by_budget]
+    places = np.array(ranks)  # less is better in all of these metrics
     at = range(len(by_budget))
 
     for i, name in enumerate(arms):
-        look, mark = SERIES[i % len(SERIES)], "osD^vP*X"[i % 8]  # 24 pairs of a look and a marker
+        # 24 pairs of a look and a marker
+        look = SERIES[i % len(SERIES)]
+        mark = "osD^vP*X"[i % 8]
         ax.plot(
             at,
-            ranks[:, i],
+            places[:, i],
             marker=mark,
             linestyle=look.line,
             color=look.colour,

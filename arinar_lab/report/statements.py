@@ -1,8 +1,7 @@
-"""The prose of a report: one list of statements, from which the notes, the methods and the
-captions take theirs.
+"""The prose of a report: one list of statements, for the notes, the methods and the captions.
 
-Every statement is made from the settings and the reports themselves, whatever version of the code
-wrote them. What all runs share is stated; what differs is named with the arms or runs that have it.
+Every statement comes from the settings and the reports themselves, whatever version of the code
+wrote them. A value that all runs share is stated once; exceptions are named with their runs.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from ..analysis.conditions import (
     commit_of,
     likelihood_kind,
     report_value,
+    report_values,
     shared_value,
     units_of,
 )
@@ -54,9 +54,10 @@ class Statement:
     """One fact about the numbers of a study.
 
     Arguments:
-        text: sentences. section: of the methods; empty if they leave it out.
-        in_notes: whether it stands under the table. in_caption: whether it stands in
-            the table's caption.
+        text: Sentences.
+        section: The section of the methods; empty if they leave it out.
+        in_notes: Whether it stands under the table.
+        in_caption: Whether it stands in the table's caption.
     """
 
     text: str
@@ -66,48 +67,45 @@ class Statement:
 
 
 def notes(analysis: Analysis) -> list[str]:
-    """How to read the table, and what stands between its numbers and a conclusion."""
+    """How to read the table, and the cautions."""
     return [*reading_notes(analysis), *caution_lines(analysis)]
 
 
 def reading_notes(analysis: Analysis) -> list[str]:
-    """What the numbers of the table are."""
+    """How to read the table."""
     if not analysis.results.any_report:
         return ["No cell is finished."]
     return [statement.text for statement in statements(analysis) if statement.in_notes]
 
 
 def caution_lines(analysis: Analysis) -> list[str]:
-    """What is missing, what may not be concluded, and what is not alike among the runs."""
+    """Missing runs and differences among runs, with the conclusions that they forbid."""
     return [caution.text for caution in analysis.cautions]
 
 
 def caption(analysis: Analysis) -> list[str]:
-    """What the marks and the intervals in the table mean."""
+    """The meaning of the marks and the intervals in the table."""
     return [statement.text for statement in statements(analysis) if statement.in_caption]
 
 
 def paragraphs(analysis: Analysis) -> list[tuple[str, str]]:
-    """Title and text of each paragraph of the methods; the design alone
-    where no run is finished.
-    """
-    paragraphs = []
-    all_statements = statements(analysis)
-    for section in SECTIONS:
-        texts = [statement.text for statement in all_statements if statement.section == section]
-        if texts:
-            paragraphs.append((section, " ".join(texts)))
-    return paragraphs
+    """Title and text of each paragraph of the methods; the design alone if no run is finished."""
+    texts: dict[str, list[str]] = {}
+    for statement in statements(analysis):
+        texts.setdefault(statement.section, []).append(statement.text)
+    return [(section, " ".join(texts[section])) for section in SECTIONS if section in texts]
 
 
 def methods_markdown(analysis: Analysis) -> str:
     """The methods as Markdown."""
-    blocks = [f"**{title}.** {markdown_line(text)}\n" for title, text in paragraphs(analysis)]
-    return "\n".join([f"# Methods of {markdown_line(analysis.results.name)}\n", *blocks])
+    blocks = [f"# Methods of {markdown_line(analysis.results.name)}\n"]
+    for title, text in paragraphs(analysis):
+        blocks.append(f"**{title}.** {markdown_line(text)}\n")
+    return "\n".join(blocks)
 
 
 def statements(analysis: Analysis) -> list[Statement]:
-    """All that is stated of a study, in the order of the notes."""
+    """All statements on a study, in the order of the notes."""
     results = analysis.results
     if not results.any_report:
         return _design(results)
@@ -119,14 +117,14 @@ def statements(analysis: Analysis) -> list[Statement]:
         *_likelihood(analysis),
         *_distances(results),
         *_budgets(results),
-        *[Statement(paper.note) for paper in results.papers],
+        *_papers(results),
         *_speed(results),
         *_software(results),
     ]
 
 
 def baseline_in_words(results: Results) -> str:
-    """What arms are compared with, in words."""
+    """The baseline in words."""
     return results.baseline if len(results.baselines) == 1 else "the baseline of its budget"
 
 
@@ -135,22 +133,29 @@ def value_range(values: list[Any], form: str) -> str:
     numbers = [value for value in values if isinstance(value, int | float)]
     if not numbers:
         return ""
-    ends = dict.fromkeys((form.format(min(numbers)), form.format(max(numbers))))
-    return " to ".join(ends)
+    least = form.format(min(numbers))
+    most = form.format(max(numbers))
+    return least if least == most else f"{least} to {most}"
 
 
 def _stated(results: Results, *keys: str) -> str:
-    """What the reports state at report[key][key]…"""
+    """The value of report[key][key]… in all runs, or the most common one with the exceptions."""
     return shared_value(results, lambda arm, report: report_value(report, *keys))
 
 
 def _spanned(results: Results, *keys: str, form: str) -> str:
-    return value_range([report_value(report, *keys) for *_, report in results.runs], form)
+    """The range of report[key][key]… over all runs."""
+    return value_range(report_values(results.every_report, *keys), form)
 
 
 def _any(results: Results, has: Callable[[Report], Any]) -> bool:
-    """Whether some report has something."""
-    return any(has(report) for *_, report in results.runs)
+    """Whether a condition holds for a report."""
+    return any(map(has, results.every_report))
+
+
+def _methods(texts: list[str], section: str) -> list[Statement]:
+    """Statements that stand in the methods alone."""
+    return [Statement(text, section, in_notes=False) for text in texts]
 
 
 def _count(n: int, noun: str) -> str:
@@ -163,12 +168,12 @@ def _count(n: int, noun: str) -> str:
 def _design(results: Results) -> list[Statement]:
     done = len(list(results.runs))
     planned = len(results.arms) * len(results.seeds)
-    differ = f", which differ in {', '.join(results.varied)}" if results.varied else ""
+    varied = f", which differ in {', '.join(results.varied)}" if results.varied else ""
     seeds = f"{_count(len(results.seeds), 'seed')} ({', '.join(map(str, results.seeds))})"
 
     texts = [f"The study asks: {results.question}"] if results.question else []
     texts.append(
-        f"It has {_count(len(results.arms), 'arm')}{differ}, each trained with {seeds}; {done} of"
+        f"It has {_count(len(results.arms), 'arm')}{varied}, each trained with {seeds}; {done} of"
         f" {planned} runs are finished."
     )
     if len(results.arms) > 1:
@@ -183,13 +188,14 @@ def _design(results: Results) -> list[Statement]:
             f"One training serves {join_names(names)}, which differ in sampling or "
             "evaluation alone."
         )
-    if matched := [f"{arm.name} {arm.matched}" for arm in results.arms if arm.matched]:
+    matched = [f"{arm.name} {arm.matched}" for arm in results.arms if arm.matched]
+    if matched:
         texts.append(f"Widths were solved for equal cost: {', '.join(matched)}.")
-    return [Statement(text, "Design", in_notes=False) for text in texts]
+    return _methods(texts, "Design")
 
 
 def _sharing(results: Results) -> list[list[str]]:
-    """Arms that are the same trained weights."""
+    """Names of arms that share their trained weights."""
     groups: dict[str, list[str]] = {}
     for arm in results.arms:
         groups.setdefault(arm.signature, []).append(arm.name)
@@ -203,19 +209,17 @@ def _training(results: Results) -> list[Statement]:
     data = shared_value(results, lambda arm, report: arm.settings["data"])
     steps = _stated(results, "steps") or of("steps")
     texts = [
-        (
-            f"Data: {data}. Optimisation: {steps} steps of AdamW with batches of {of('batch')},"
-            f" peak learning rate {of('lr')} after {of('warmup')} steps of warm-up, then"
-            f" {of('schedule')}, weight decay {of('weight_decay')}, gradient norm clipped at"
-            f" {of('clip')}, precision {of('precision')}. Weights averaged with decay {of('ema')}"
-            " are evaluated."
-        )
+        f"Data: {data}. Optimisation: {steps} steps of AdamW with batches of {of('batch')},"
+        f" peak learning rate {of('lr')} after {of('warmup')} steps of warm-up, then"
+        f" {of('schedule')}, weight decay {of('weight_decay')}, gradient norm clipped at"
+        f" {of('clip')}, precision {of('precision')}. Weights averaged with decay {of('ema')}"
+        " are evaluated."
     ]
     if parameters := _spanned(results, "metrics", "cost/parameters", form="{:,.0f}"):
         texts.append(f"Trained parameters: {parameters}.")
     if seconds := _spanned(results, "metrics", "time/train_seconds", form="{:,.0f}"):
         texts.append(f"Training took {seconds} s a run.")
-    return [Statement(text, "Training", in_notes=False) for text in texts]
+    return _methods(texts, "Training")
 
 
 # Statistics
@@ -223,8 +227,8 @@ def _training(results: Results) -> list[Statement]:
 
 def _statistics(analysis: Analysis) -> list[Statement]:
     results = analysis.results
-    seeds = max(map(len, results.reports.values()))
     section = "Statistics"
+    seeds = max(map(len, results.reports.values()))
     if seeds < 2:
         text = (
             "Each arm has one seed at most, which says nothing of training noise; no difference "
@@ -242,24 +246,31 @@ def _statistics(analysis: Analysis) -> list[Statement]:
         statements.append(Statement(f"A claim should rest on {MIN_SEEDS_OF_CLAIM} seeds."))
 
     if analysis.effects:
-        against = baseline_in_words(results)
-        metrics = ", ".join(dict.fromkeys(effect.column.heading for effect in analysis.effects))
-        marks = (
-            f"Bold is better and italic is worse than {against}, resolved at 5 % after "
-            "Holm's correction."
-        )
-        statements += [
-            Statement(f"{marks} All else is not resolved, or not tested.", in_caption=True),
-            Statement(f"An arm is compared with {against} in {metrics}. {TESTS}", section),
-            Statement(
-                "What is not resolved is called so; no best of n is reported.",
-                section,
-                in_notes=False,
-            ),
-        ]
+        statements += _tests(analysis, section)
     if analysis.fronts:
         statements.append(Statement(FRONTS, section, in_notes=False))
     return statements
+
+
+def _tests(analysis: Analysis, section: str) -> list[Statement]:
+    """How arms are compared, and how the table marks them."""
+    against = baseline_in_words(analysis.results)
+    metrics = dict.fromkeys(effect.column.heading for effect in analysis.effects)
+    marks = (
+        f"Bold is better and italic is worse than {against}, resolved at 5 % after Holm's"
+        " correction. All else is not resolved, or not tested."
+    )
+    tests = f"An arm is compared with {against} in {', '.join(metrics)}. {TESTS}"
+    policy = "What is not resolved is called so; no best of n is reported."
+    return [
+        Statement(marks, in_caption=True),
+        Statement(tests, section),
+        Statement(policy, section, in_notes=False),
+    ]
+
+
+def _papers(results: Results) -> list[Statement]:
+    return [Statement(paper.note) for paper in results.papers]
 
 
 def _budgets(results: Results) -> list[Statement]:
@@ -280,60 +291,62 @@ def _likelihood(analysis: Analysis) -> list[Statement]:
     results = analysis.results
     statements = []
     if kinds := shared_value(results, lambda arm, report: likelihood_kind(report)):
-        images, draws = (
-            _stated(results, "likelihood", "images"),
-            _stated(results, "likelihood", "draws"),
-        )
+        images = _stated(results, "likelihood", "images")
+        draws = _stated(results, "likelihood", "draws")
         text = (
             f"Likelihood ({kinds}) is taken on {images} held-out items, {draws} draw(s) of the "
             "noise for each."
         )
         statements.append(Statement(text, "Evaluation", in_notes=False))
 
-    texts = []
-    if any(arm.values(LEVEL) for arm in results.arms):
-        texts.append(
+    if results.values(LEVEL):
+        text = (
             "Bits/dim is of the uniformly dequantised pixels: exact as a density, a bound for the"
             " integers. 49 % of digit pixels are level 0, and bits/dim rewards components that are"
             " spent on filling that level's box evenly. Bits/dim at Δ asks only for the"
             " probability of the grey level itself (its centre ± Δ/2). Read both."
         )
-    if any(column.metric == "quality/truncated_share" for column in analysis.columns):
-        texts.append(
+        statements.append(Statement(text))
+
+    columns = [column.metric for column in analysis.columns]
+    if "quality/truncated_share" in columns:
+        text = (
             "Truncated: share of the guided conditionals of one feature that could not be "
             "normalised and were cut."
         )
-    if without := [arm.name for arm in results.arms if arm.likelihood == "none"]:
-        texts.append(
-            f"No likelihood (n/a): {join_names(without)}. Arms are ranked by "
-            f"{HEADINGS[results.criterion]}."
-        )
-    if any(arm.values(ERROR) for arm in results.arms):
-        texts.append(
+        statements.append(Statement(text))
+
+    without = [arm.name for arm in results.arms if arm.likelihood == "none"]
+    if without:
+        ranking = f"Arms are ranked by {HEADINGS[results.criterion]}."
+        statements.append(Statement(f"No likelihood (n/a): {join_names(without)}. {ranking}"))
+
+    if results.values(ERROR):
+        text = (
             "An estimate of bits/dim comes from integrating an equation; its error is how far the"
             " mean moves when the steps are doubled."
         )
-    return statements + [Statement(text) for text in [*texts, *_units(results)]]
+        statements.append(Statement(text))
+    return [*statements, *_units(results)]
 
 
-def _units(results: Results) -> list[str]:
-    """Whose density bits/dim are, where it is not that of pixels."""
+def _units(results: Results) -> list[Statement]:
+    """The unit of bits/dim, where it is not the pixel."""
     arms: dict[str, list[str]] = {}
     for arm in results.arms:
         for unit in units_of(arm):
             arms.setdefault(unit, []).append(arm.name)
 
-    if len(arms) < 2:
-        return [
-            f"Bits/dim is of the raw {unit}s, not of pixels." for unit in arms if unit != "pixel"
-        ]
-
-    named = "; ".join(f"of {unit}s: {join_names(names)}" for unit, names in arms.items())
-    return [f"Bits/dim of different data cannot be compared, and are not ({named})."]
+    if len(arms) > 1:
+        named = "; ".join(f"of {unit}s: {join_names(names)}" for unit, names in arms.items())
+        return [Statement(f"Bits/dim of different data cannot be compared, and are not ({named}).")]
+    if arms and "pixel" not in arms:
+        return [Statement(f"Bits/dim is of the raw {next(iter(arms))}s, not of pixels.")]
+    return []
 
 
 def _distances(results: Results) -> list[Statement]:
-    """What the distances are of, their floor, and how images were drawn for them."""
+    """The images and features of the distances, their floor, and the sampler."""
     statements = _published(results.any_report)
     if _any(results, lambda report: DISTANCE in report["metrics"]):
         text = (
@@ -345,11 +358,16 @@ def _distances(results: Results) -> list[Statement]:
         statements.append(Statement(text, "Evaluation"))
 
     statements += _floor(results.any_report)
-    if _any(results, lambda report: any(name.startswith("quality/") for name in report["metrics"])):
+    if _any(results, _has_quality):
         sampler = shared_value(results, lambda arm, report: _sampler(arm))
         statements.append(Statement(f"Sampler: {sampler}.", "Evaluation", in_notes=False))
 
     return statements
+
+
+def _has_quality(report: Report) -> bool:
+    """Whether a report has a metric of samples."""
+    return any(name.startswith("quality/") for name in report["metrics"])
 
 
 def _published(report: Report) -> list[Statement]:
@@ -358,23 +376,25 @@ def _published(report: Report) -> list[Statement]:
     if not measured:
         return []
 
-    held_out, count = measured.get("floor_images", 0), measured["reference"].get("images")
-    reference = f"{measured['reference']['file']}{f' ({count:,} images)' if count else ''}"
-    floor = (
-        f" Floor: {held_out:,} held-out images, encoded and decoded by the codec, against the same."
-    )
+    count = measured["reference"].get("images")
+    reference = measured["reference"]["file"] + (f" ({count:,} images)" if count else "")
     text = (
         f"By the published protocol: features of {measured['extractor']}, {measured['images']:,}"
-        f" generated images against {reference}; label i modulo the classes and seed i for image"
-        f" i.{floor if held_out else ''}"
+        f" generated images against {reference}; label i modulo the classes and seed i for image i."
     )
+    if held_out := measured.get("floor_images", 0):
+        text += (
+            f" Floor: {held_out:,} held-out images, encoded and decoded by the codec, against the"
+            " same."
+        )
 
     return [Statement(text, "Evaluation")]
 
 
 def _floor(report: Report) -> list[Statement]:
     """The distance of held-out images, for scale."""
-    floor, quality = report["metrics"].get(f"{DISTANCE}_floor"), report.get("quality", {})
+    floor = report["metrics"].get(f"{DISTANCE}_floor")
+    quality = report.get("quality", {})
     if floor is None or not quality:
         return []
 
@@ -389,17 +409,20 @@ def _floor(report: Report) -> list[Statement]:
 
 
 def _sampler(arm: ArmResult) -> str:
+    """The sampler of an arm in words."""
     sampler = arm.settings["sampler"]
-    guidance = (
-        f"guidance {sampler['guidance']:g} ({sampler['schedule']})"
-        if sampler["guidance"] != 1
-        else "no guidance"
-    )
-    steps = f", {sampler['steps']} steps" if sampler["steps"] else ""
-    candidates = f", {sampler['candidates']} candidates" if sampler["candidates"] else ""
-    accelerators = "".join(f", {name} {value}" for name, value in arm.accelerators.items())
+    words = ["no guidance"]
+    if sampler["guidance"] != 1:
+        words = [f"guidance {sampler['guidance']:g} ({sampler['schedule']})"]
 
-    return f"{guidance}, temperature {sampler['temperature']:g}{steps}{candidates}{accelerators}"
+    words.append(f"temperature {sampler['temperature']:g}")
+    if sampler["steps"]:
+        words.append(f"{sampler['steps']} steps")
+    if sampler["candidates"]:
+        words.append(f"{sampler['candidates']} candidates")
+    for name, value in arm.accelerators.items():
+        words.append(f"{name} {value}")
+    return ", ".join(words)
 
 
 # Speed and machine
@@ -413,11 +436,11 @@ def _speed(results: Results) -> list[Statement]:
         return _stated(results, "speed", name)
 
     load = _spanned(results, "speed", "load_average", form="{:.1f}")
+    loaded = f", load average {load}" if load else ""
     text = (
         "Speed is measured in a pass of its own, with no other run of the study beside it: batch"
         f" {of('batch')} and batch 1, median of {of('repeats')} after a warm-up, {of('threads')}"
-        f" thread(s) of {of('device')}, {of('precision')}, device"
-        f" synchronised{f', load average {load}' if load else ''}."
+        f" thread(s) of {of('device')}, {of('precision')}, device synchronised{loaded}."
     )
     operations = "GFLOPs are torch's count of matrix products and attention."
     return [Statement(text, "Speed"), Statement(operations, "Speed", in_notes=False)]
@@ -427,7 +450,6 @@ def _software(results: Results) -> list[Statement]:
     def of(name: str) -> str:
         return _stated(results, "environment", name)
 
-    code = shared_value(results, lambda arm, report: commit_of(report))
     titles = {
         "arinar_lab": "arinar_lab",
         "python": "Python",
@@ -435,13 +457,11 @@ def _software(results: Results) -> list[Statement]:
         "lightning": "Lightning",
     }
     versions = [f"{title} {of(name)}" for name, title in titles.items() if of(name)]
-    cpus = f"{of('cpus')} CPUs" if of("cpus") else ""
-    machine = [part for part in (of("device"), cpus, of("system")) if part]
+    code = shared_value(results, lambda arm, report: commit_of(report))
+    software = ", ".join(versions) + (f"; code at commit {code}" if code else "")
 
-    texts = (
-        [f"{', '.join(versions)}{f'; code at commit {code}' if code else ''}"]
-        if versions or code
-        else []
-    )
-    texts += [", ".join(machine)] if machine else []
-    return [Statement(f"{text}.", "Software and hardware", in_notes=False) for text in texts]
+    cpus = f"{of('cpus')} CPUs" if of("cpus") else ""
+    machine = ", ".join(filter(None, (of("device"), cpus, of("system"))))
+
+    texts = [f"{text}." for text in (software, machine) if text]
+    return _methods(texts, "Software and hardware")

@@ -1,4 +1,4 @@
-"""How every figure of a report looks: sizes of a two-column paper, and colours that survive
+"""The look of every figure of a report: sizes of a two-column paper, and colours that survive
 greyscale and colour blindness.
 
 Colours are Okabe and Ito's (https://jfly.uni-koeln.de/color/), without the yellow, which white
@@ -9,6 +9,7 @@ arms take more panels, each with the baseline in it.
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,10 +19,11 @@ from typing import Any
 from ..analysis.results import ArmResult, Results
 from ..analysis.text import breakable_name
 
-COLUMN, PAGE = 3.3, 6.9  # inches: widths of one column and of both
+COLUMN = 3.3  # inches: width of one column
+PAGE = 6.9  # inches: width of both columns
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILION, PURPLE, GREY, PALE = "#0072B2", "#D55E00", "#CC79A7", "#8C8C8C", "#BDBDBD"
-FACET = 6
+FACET = 6  # arms of a panel at most, besides the baseline
 _RULES: Any = {
     "font.size": 8,
     "axes.titlesize": 8,
@@ -50,7 +52,7 @@ _RULES: Any = {
 
 @dataclass(frozen=True)
 class Look:
-    """How an arm is drawn: colour, marker, line style."""
+    """The look of an arm: colour, marker, line style."""
 
     colour: str
     marker: str
@@ -87,14 +89,14 @@ def paper_pyplot() -> Iterator[Any]:
 def facets(results: Results) -> list[list[ArmResult]]:
     """The arms in groups of at most `FACET`, evenly filled, in each the baseline first."""
     baseline = results.baseline_arm
-    others = [arm for arm in results.arms if arm.name != baseline.name]
-    count = max(1, -(-len(others) // FACET))
-    size = -(-len(others) // count)
-    return [[baseline, *others[i * size : (i + 1) * size]] for i in range(count)]
+    arms = [arm for arm in results.arms if arm.name != baseline.name]
+    count = max(1, math.ceil(len(arms) / FACET))
+    size = math.ceil(len(arms) / count)
+    return [[baseline, *arms[i * size : (i + 1) * size]] for i in range(count)]
 
 
 def looks(results: Results) -> dict[str, Look]:
-    """Arm → how it is drawn; the baseline is black. Within a facet no two are alike."""
+    """Arm → its look; the baseline is black. Within a facet no two are alike."""
     looks = {results.baseline: Look(BLACK, "D", "-")}
     for facet in facets(results):
         looks |= {arm.name: look for arm, look in zip(facet[1:], SERIES, strict=False)}

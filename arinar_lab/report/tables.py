@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from statistics import fmean
 from types import MappingProxyType
 from typing import Any, Literal
@@ -32,20 +33,23 @@ from .statements import notes
 
 ARROWS = {True: " ↓", False: " ↑", None: ""}
 _NAMES = 16  # least letters of a line of an arm's name in the terminal
+_MAIN = (BITS, LEVEL, GAP, *DISTANCES, SPEED)  # metrics in the terminal
 Verdict = Literal["", "better", "worse"]
 
 
 @dataclass(frozen=True)
 class TableCell:
-    """What a table says of one arm and one metric.
+    """The cell of one arm and one metric.
 
     Arguments:
-        value: mean and training noise; None where nothing was measured, and `absent` says so.
-        images: evaluation noise, or None where it was not measured.
-        verdict: against the baseline, empty where it is not resolved; digits: behind the point.
-        partial: whether fewer seeds have it than the arm has finished.
-        images_of: how many images it is of, where the column's others are of more;
-            None where they are not.
+        value: Mean and training noise; None where nothing was measured.
+        images: Evaluation noise, or None where it was not measured.
+        verdict: Against the baseline; empty where it is not resolved.
+        digits: Digits behind the point.
+        partial: Whether fewer seeds have it than the arm has finished.
+        absent: The text of a cell without a value.
+        images_of: Number of images of a floor, where the column's other values are of more; else
+            None.
     """
 
     value: Interval | None
@@ -62,9 +66,7 @@ class TableCell:
 
     @property
     def training(self) -> str:
-        """` ± 0.013`, and how many seeds where that is not the row's number; empty where
-        one value says nothing.
-        """
+        """` ± 0.013`, with the number of seeds if it is not the row's; empty for one value."""
         if self.value is None:
             return ""
         n = f", n = {self.value.n}" if self.partial else ""
@@ -73,18 +75,17 @@ class TableCell:
     @property
     def evaluation(self) -> str:
         """`(± 0.004)`, of a floor `(360 images)`, or nothing."""
-        if self.value and self.images_of is not None:
+        if self.value is None:
+            return ""
+        if self.images_of is not None:
             return f"({self.images_of:,} images)"
-        return (
-            f"(± {self.images:.{self.digits}f})" if self.value and self.images is not None else ""
-        )
+        return "" if self.images is None else f"(± {self.images:.{self.digits}f})"
 
     def text(self, better: str = "", worse: str = "", between: str = " ") -> str:
-        """All of it; the mean between the marks of its verdict."""
+        """The whole cell; the mean between the marks of its verdict."""
         mark = {"better": better, "worse": worse, "": ""}[self.verdict]
-        return f"{mark}{self.mean}{mark}{self.training}" + (
-            between + self.evaluation if self.evaluation else ""
-        )
+        evaluation = between + self.evaluation if self.evaluation else ""
+        return f"{mark}{self.mean}{mark}{self.training}{evaluation}"
 
 
 @dataclass(frozen=True)
@@ -101,12 +102,8 @@ class TableRow:
     kind: Literal["baseline", "arm", "reference"] = "reference"
 
     def texts(self, better: str = "", worse: str = "") -> list[str]:
-        return [
-            self.name,
-            self.seeds,
-            self.likelihood,
-            *(cell.text(better, worse) for cell in self.cells),
-        ]
+        cells = [cell.text(better, worse) for cell in self.cells]
+        return [self.name, self.seeds, self.likelihood, *cells]
 
 
 def table_of(analysis: Analysis, columns: Sequence[Column]) -> tuple[list[str], list[TableRow]]:
@@ -126,12 +123,8 @@ def table_of(analysis: Analysis, columns: Sequence[Column]) -> tuple[list[str], 
 
 def headings_of(columns: Sequence[Column]) -> list[str]:
     """The headings of the table."""
-    return [
-        "arm",
-        "seeds",
-        "likelihood",
-        *(column.heading + ARROWS[column.less] for column in columns),
-    ]
+    metrics = [column.heading + ARROWS[column.less] for column in columns]
+    return ["arm", "seeds", "likelihood", *metrics]
 
 
 def row_of(
@@ -160,7 +153,7 @@ def row_of(
 def _not_ours(
     name: str, likelihood: str, values: Mapping[str, float], columns: Sequence[Column]
 ) -> TableRow:
-    """The row of numbers that somebody else measured."""
+    """The row of numbers that others measured."""
     cells = []
     for column in columns:
         value = Interval(values[column.metric], 0.0, 1) if column.metric in values else None
@@ -169,8 +162,8 @@ def _not_ours(
 
 
 def _floors(results: Results, columns: Sequence[Column]) -> list[TableRow]:
-    """What held-out images reach in each distance, in a row; in one for each codec where
-    arms differ in theirs.
+    """The distances that held-out images reach, in a row; in one for each codec where arms
+    differ in theirs.
     """
     by_codec: dict[str, list[ArmResult]] = {}
     for arm in results.arms:
@@ -178,21 +171,26 @@ def _floors(results: Results, columns: Sequence[Column]) -> list[TableRow]:
 
     rows = []
     for arms in by_codec.values():
+        name = "held-out images"
+        if len(by_codec) > 1:
+            name += f" by the codec of {join_names(arm.name for arm in arms)}"
         cells = tuple(_floor(arms, column) for column in columns)
-        of_codec = (
-            f" by the codec of {join_names(arm.name for arm in arms)}" if len(by_codec) > 1 else ""
-        )
         if any(cell.value for cell in cells):
-            rows.append(TableRow(f"held-out images{of_codec}", "", "", cells))
+            rows.append(TableRow(name, "", "", cells))
     return rows
 
 
 def _floor(arms: Sequence[ArmResult], column: Column) -> TableCell:
-    floors = [floor for arm in arms if (floor := arm.floor(column.metric))]
-    if not floors:
+    values = []
+    counts = []
+    for arm in arms:
+        if floor := arm.floor(column.metric):
+            values.append(floor[0])
+            counts.append(floor[1])
+
+    if not values:
         return TableCell(None, digits=column.digits)
-    mean = fmean(value for value, _ in floors)
-    return TableCell(Interval(mean, 0.0, 1), digits=column.digits, images_of=floors[0][1])
+    return TableCell(Interval(fmean(values), 0.0, 1), digits=column.digits, images_of=counts[0])
 
 
 def verdicts_of(analysis: Analysis) -> dict[tuple[str, str], Verdict]:
@@ -200,9 +198,8 @@ def verdicts_of(analysis: Analysis) -> dict[tuple[str, str], Verdict]:
     verdicts: dict[tuple[str, str], Verdict] = {}
     for effect in analysis.effects:
         if effect.supported:
-            verdicts[effect.arm, effect.metric] = (
-                "better" if effect.verdict == "better" else "worse"
-            )
+            verdict: Verdict = "better" if effect.verdict == "better" else "worse"
+            verdicts[effect.arm, effect.metric] = verdict
     return verdicts
 
 
@@ -213,35 +210,23 @@ def plain_table(analysis: Analysis, columns: Sequence[Column]) -> tuple[list[str
 
 
 def terminal_table(analysis: Analysis, width: int) -> Table:
-    """The table for the terminal: what people look at first, as far as it fits; what is the same
-    everywhere goes below it.
+    """The table for the terminal: the main metrics, as far as they fit. A column of one value
+    goes into the caption.
     """
-    shown = [
-        column
-        for column in analysis.columns
-        if column.metric in (BITS, LEVEL, GAP, *DISTANCES, SPEED)
-    ]
-    headings, body = table_of(analysis, shown)
-    lines = [
-        [
-            Text(breakable_name(row.name)),
-            Text(row.seeds),
-            Text(row.likelihood),
-            *map(_terminal_cell, row.cells),
-        ]
-        for row in body
-    ]
-
-    values = {
-        "seeds": {row.seeds for row in body} - {""},
-        "likelihood": {row.likelihood for row in body} - {""},
-    }
-    same = {name: next(iter(of_rows)) for name, of_rows in values.items() if len(of_rows) == 1}
-    captions = [f"{name}: {value}" for name, value in same.items()]
-    keep = [i for i, heading in enumerate(headings) if heading not in same]
-    keep, left_out = _fitting(keep, [[Text(heading) for heading in headings], *lines], width)
-    if left_out:
-        captions.append(f"more in table.md: {', '.join(headings[i] for i in left_out)}")
+    metrics = [column for column in analysis.columns if column.metric in _MAIN]
+    headings, rows = table_of(analysis, metrics)
+    captions = []
+    columns = []
+    for heading, *texts in zip(map(Text, headings), *map(_terminal_row, rows), strict=True):
+        values = set(map(str, texts)) - {""}
+        if str(heading) in ("seeds", "likelihood") and len(values) == 1:
+            captions.append(f"{heading}: {values.pop()}")
+        else:
+            columns.append([heading, *texts])
+    count = _fitting_count(columns, width)
+    if count < len(columns):
+        left_out = ", ".join(str(column[0]) for column in columns[count:])
+        captions.append(f"more in table.md: {left_out}")
 
     table = Table(
         title=analysis.results.question or analysis.results.name,
@@ -250,32 +235,38 @@ def terminal_table(analysis: Analysis, width: int) -> Table:
         caption_justify="left",
         box=SIMPLE_HEAD,
     )
-    for i in keep:
-        side, least = ("right", 0) if i else ("left", _NAMES)
-        table.add_column(headings[i], justify=side, no_wrap=i > 0, min_width=least, overflow="fold")  # type: ignore[arg-type]
+    shown, *lines = zip(*columns[:count], strict=True)
+    table.add_column(shown[0], min_width=_NAMES, overflow="fold")
+    for heading in shown[1:]:
+        table.add_column(heading, justify="right", no_wrap=True, overflow="fold")
     for line in lines:
-        table.add_row(*(line[i] for i in keep))
+        table.add_row(*line)
     return table
 
 
-def _fitting(keep: list[int], lines: list[list[Text]], width: int) -> tuple[list[int], list[int]]:
-    """The first columns that fit beside the arms' names, and those that are left out; one
-    number always stays.
-    """
-    wide = {i: max(part.cell_len for line in lines for part in line[i].split()) for i in keep}
-    room, count = width - 1, 0
-    # each column has a space on either side, and one more before the next
-    for count, i in enumerate(keep):
-        room -= (_NAMES if i == 0 else wide[i]) + 3
-        if room < -2 and count > 1:
-            return keep[:count], keep[count:]
-    return keep, []
+def _terminal_row(row: TableRow) -> list[Text]:
+    texts = [Text(breakable_name(row.name)), Text(row.seeds), Text(row.likelihood)]
+    return [*texts, *map(_terminal_cell, row.cells)]
+
+
+def _fitting_count(columns: Sequence[Sequence[Text]], width: int) -> int:
+    """Number of columns that fit beside the arms' names; one number always stays."""
+    room = width - 1
+    for i, column in enumerate(columns):
+        # each column has a space on either side, and one more before the next
+        room -= (_NAMES if i == 0 else _widest_line(column)) + 3
+        if room < -2 and i > 1:
+            return i
+    return len(columns)
+
+
+def _widest_line(texts: Sequence[Text]) -> int:
+    lines = chain.from_iterable(map(Text.split, texts))
+    return max(line.cell_len for line in lines)
 
 
 def _terminal_cell(cell: TableCell) -> Text:
-    """The mean in bold or italic where its difference is resolved; evaluation noise
-    on a line of its own.
-    """
+    """The mean, in bold or italic if its difference is resolved, above evaluation noise."""
     text = Text(cell.text(between="\n"))
     text.stylize({"better": "bold", "worse": "italic", "": ""}[cell.verdict], 0, len(cell.mean))
     return text
@@ -284,9 +275,9 @@ def _terminal_cell(cell: TableCell) -> Text:
 def report_markdown(analysis: Analysis) -> str:
     """The report as Markdown."""
     results = analysis.results
-    headings, body = table_of(analysis, analysis.columns)
+    headings, rows = table_of(analysis, analysis.columns)
     lines = [f"# {markdown_line(results.name)}", "", markdown_line(results.question), ""]
-    lines += markdown_table(headings, [row.texts("**", "*") for row in body])
+    lines += markdown_table(headings, [row.texts("**", "*") for row in rows])
 
     sections = {
         "Differences to the baseline, paired by seed": analysis.differences,
@@ -302,28 +293,36 @@ def report_markdown(analysis: Analysis) -> str:
 
 
 def runs_csv(analysis: Analysis, literal: bool = False) -> str:
-    """One row a run: every metric, its evaluation noise where measured, and which code
-    and machine made it.
+    """A row for each run: every metric, its evaluation noise where measured, its code and machine.
 
     `literal` leaves text that a spreadsheet would compute as it is.
     """
     results = analysis.results
-    metrics, noisy = set[str](), set[str]()
-    for *_, report in results.runs:
-        metrics |= report["metrics"].keys()
-        noisy |= report.get("noise", {}).keys()
-
-    noise_headings = [f"{metric} ± over images" for metric in sorted(noisy)]
+    metrics = sorted(_keys(results, "metrics"))
+    noisy = sorted(_keys(results, "noise"))
+    noise_headings = [f"{metric} ± over images" for metric in noisy]
     origin = ["training_signature", "evaluation_signature", "commit", "device"]
-    rows: list[list[Any]] = [
-        ["arm", *results.axes, "seed", *sorted(metrics), *noise_headings, *origin]
-    ]
+
+    rows: list[list[Any]] = [["arm", *results.axes, "seed", *metrics, *noise_headings, *origin]]
     for arm, seed, report in results.runs:
         factors = arm.factors or ("",) * len(results.axes)
-        values = [report["metrics"].get(metric, "") for metric in sorted(metrics)]
-        values += [report.get("noise", {}).get(metric, "") for metric in sorted(noisy)]
-        rows.append([arm.name, *factors, seed, *values, *_origin(report)])
+        values = _values(report["metrics"], metrics)
+        noise = _values(report.get("noise", {}), noisy)
+        rows.append([arm.name, *factors, seed, *values, *noise, *_origin(report)])
     return csv_text(rows, literal)
+
+
+def _values(section: Mapping[str, float], keys: Sequence[str]) -> list[Any]:
+    """The values of some keys; empty text where a key is absent."""
+    return [section.get(key, "") for key in keys]
+
+
+def _keys(results: Results, section: str) -> set[str]:
+    """The keys of a section over all reports."""
+    keys = set[str]()
+    for report in results.every_report:
+        keys.update(report.get(section, {}))
+    return keys
 
 
 def _origin(report: Report) -> list[str]:
