@@ -30,6 +30,7 @@ from ..runs.folder import environment
 from ..training.module import ArinarModule
 from . import released_arinar
 from .generation import (
+    CANDIDATES,
     PUBLISHED,
     BenchmarkOptions,
     Case,
@@ -37,10 +38,10 @@ from .generation import (
     has_independent_steps,
     is_published,
     last_two,
+    package_step_seconds,
     peak_bytes,
     time_alternately,
 )
-from .walk import CANDIDATES, package_step_seconds
 
 OPERATIONS = 25  # of a profile
 

@@ -77,12 +77,11 @@ def read_recipe(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
 def source_files(path: Path) -> list[Path]:
     """A recipe or study file, its `base`, and all files that these extend."""
     content = read_yaml(path)
-    below = [
-        path.parent / content[key]
-        for key in ("base", "extends")
-        if isinstance(content.get(key), str)
-    ]
-    return [absolute_path(path), *(source for file in below for source in source_files(file))]
+    files = [absolute_path(path)]
+    for key in ("base", "extends"):
+        if isinstance(content.get(key), str):
+            files += source_files(path.parent / content[key])
+    return files
 
 
 def preset_path(name: str) -> Path:

@@ -24,6 +24,7 @@ import math
 import types
 import typing
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal
 
 from ..data.image_datasets import IMAGES
@@ -122,12 +123,8 @@ def _plain(value: Any, omitted: frozenset[str]) -> Any:
     if isinstance(value, tuple | list):
         return [_plain(item, omitted) for item in value]
     if callable(value):  # a maker that is a constructor's default
-        return next(
-            name
-            for registry in COMPONENTS.values()
-            for name, maker in registry.items()
-            if maker is value
-        )
+        makers = chain.from_iterable(registry.items() for registry in COMPONENTS.values())
+        return next(name for name, maker in makers if maker is value)
 
     return value
 
@@ -378,8 +375,8 @@ def flatten(content: Any, prefix: str = "") -> dict[str, Any]:
     """Nested dicts as {"outer.width": 64, …}."""
     if not isinstance(content, dict):
         return {prefix: content}
-    return {
-        k: v
-        for key, value in content.items()
-        for k, v in flatten(value, f"{prefix}.{key}" if prefix else key).items()
-    }
+
+    dotted: dict[str, Any] = {}
+    for key, value in content.items():
+        dotted |= flatten(value, f"{prefix}.{key}" if prefix else key)
+    return dotted

@@ -16,9 +16,11 @@ from command import arinar
 from PIL import Image
 
 from arinar_lab.benchmark import components, presets, released_arinar, report
-from arinar_lab.benchmark.generation import BenchmarkOptions, Case, benchmark_model
-from arinar_lab.benchmark.walk import (
+from arinar_lab.benchmark.generation import (
+    BenchmarkOptions,
+    Case,
     StepMeasurements,
+    benchmark_model,
     package_step_seconds,
     released_step_seconds,
     spaced_steps,

@@ -29,7 +29,8 @@ from arinar_lab.errors import ConfigError
 from arinar_lab.runs.folder import RunFolder, read_json, write_json
 from arinar_lab.study.plan import read_plan
 from arinar_lab.study.worker import prepare
-from arinar_lab.sweep import front, trials
+from arinar_lab.sweep import report as sweep_report
+from arinar_lab.sweep import trials
 from arinar_lab.sweep.report import (
     importances,
     rerun_means,
@@ -911,7 +912,7 @@ def test_reruns_and_trials_stand_in_one_front(monkeypatch):
     Measured(monkeypatch, trade_off)
     sweep = sweep_of(objectives=[FD, SPEED], trials=6, seeds=[1, 2])
     run_sweep_worker(sweep)
-    assert front.sweep_conclusions(sweep) == []  # nothing is re-run yet
+    assert sweep_report.sweep_conclusions(sweep) == []  # nothing is re-run yet
     for again in repeats(sweep):
         for seed, cell in again.cells.items():
             worse = {
@@ -919,7 +920,7 @@ def test_reruns_and_trials_stand_in_one_front(monkeypatch):
                 "quality/fd_digits": trade_off(cell)["quality/fd_digits"] + (seed - 1) / 10,
             }
             open_search(sweep, again.target).set_user_attr(cell.key, worse)
-    said = front.sweep_conclusions(sweep)
+    said = sweep_report.sweep_conclusions(sweep)
     assert said[0].startswith(
         "Re-runs: FD digits against images/s: the front of means is best "
         "speed/images_per_second (100 %"
@@ -937,7 +938,7 @@ def test_reruns_and_trials_stand_in_one_front(monkeypatch):
     }
     open_search(sweep, again.target).set_user_attr(again.cells[2].key, slow)
     why = f"the speeds of one arm differ from seed to seed by more than 30% ({again.name})"
-    assert front.sweep_conclusions(sweep) == [
+    assert sweep_report.sweep_conclusions(sweep) == [
         f"Re-runs: FD digits against images/s: no front, for {why}."
     ]
     assert f"no result. Unreliable speeds: {why}." in sweep_markdown(sweep)

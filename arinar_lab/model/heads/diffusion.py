@@ -45,7 +45,8 @@ class DiffusionProcess:
         spread: √(1 - ᾱ).
         of_x: Coefficient of x in the mean of q(x_{s-1} | x_s, x).
         of_noisy: Coefficient of x_s in that mean.
-        low: log β̃, lower bound of the log-variance; the first step, where β̃ is 0, has the second's.
+        low: log β̃, lower bound of the log-variance; the first step, where β̃ is 0, has that of the
+            second.
         high: log β, upper bound of the log-variance.
     """
 
