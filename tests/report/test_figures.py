@@ -78,8 +78,8 @@ def test_every_figure_is_written_as_png_and_as_pdf(results, tmp_path):
 
 @pytest.mark.usefixtures("alone")
 def test_reports_without_diagnoses_have_the_figures_that_they_can():
-    results = collect(study(whole()))
-    drawn = {figure.name for figure in FIGURES if figure.draw(results) is not None}
+    analysis = analysed(study(whole()))
+    drawn = {figure.name for figure in FIGURES if figure.draw(analysis) is not None}
     assert drawn == {"factor", "speed"}
 
 
