@@ -104,7 +104,7 @@ def open_study(name: str | Path = "") -> Analysis:
 
 def missing(study: Analysis) -> list[str]:
     """The runs that are not finished, by name."""
-    return [f"{arm.name} seed {seed}" for arm, seed in study.results.missing]
+    return study.results.missing_names
 
 
 def table(study: Analysis) -> pd.DataFrame:

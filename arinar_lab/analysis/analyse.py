@@ -159,12 +159,11 @@ def cautions(results: Results, outlying: Mapping[str, Sequence[Run]]) -> list[Ca
 def _missing(results: Results) -> list[Caution]:
     """Runs that are missing, and arms that are compared with none, or without pairs."""
     missing = results.missing
-    names = [f"{arm.name} seed {seed}" for arm, seed in missing]
     texts = []
     if missing:
         texts.append(
-            f"Missing: {join_names(names)}. Nothing may be concluded about arms with fewer than two"
-            " seeds."
+            f"Missing: {join_names(results.missing_names)}. Nothing may be concluded about arms"
+            " with fewer than two seeds."
         )
 
     for arm, seed in missing:

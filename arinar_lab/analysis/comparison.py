@@ -229,7 +229,7 @@ def compare_arms(
 
     outlying: the runs that lie far from their arm's other seeds by metric; computed if it is None.
     """
-    measured = [column.metric for column in results.columns if column.metric in metrics]
+    measured = list(filter(metrics.__contains__, results.columns_by_metric))
     outlying = outlying_runs(results, measured) if outlying is None else outlying
     effects = []
     for part in results.by_budget:
@@ -403,10 +403,11 @@ def summary(effects: Sequence[Effect]) -> list[str]:
     lines = []
     for metric in sorted(by_metric, key=list(_COLUMNS).index):
         arms: dict[str, list[str]] = {"better": [], "worse": []}
+        unresolved: list[str] = []
         for effect in by_metric[metric]:
-            if effect.resolved:
-                arms.setdefault(_conclusion(effect), []).append(effect.arm)
-        arms["not resolved"] = [effect.arm for effect in by_metric[metric] if not effect.resolved]
+            names = arms.setdefault(_conclusion(effect), []) if effect.resolved else unresolved
+            names.append(effect.arm)
+        arms["not resolved"] = unresolved
         parts = [f"{key}: {_counted(names)}" for key, names in arms.items() if names]
         lines.append(f"{_COLUMNS[metric].heading}, against the baseline: {'; '.join(parts)}.")
     return lines

@@ -172,10 +172,14 @@ def incomparable_bounds(results: Results) -> list[str]:
     """Arms whose likelihood is a bound, unless all arms have one kind of bound at one number
     of steps.
     """
-    labels = {arm.name: bound_label(arm) for arm in results.arms if arm.reports}
-    if len(set().union(*labels.values())) < 2:
-        return []
-    return [name for name, of_arm in labels.items() if of_arm != {""}]
+    all_labels = set[str]()
+    bounds = []
+    for arm in results.arms:
+        labels = bound_label(arm)
+        all_labels |= labels
+        if labels - {""}:
+            bounds.append(arm.name)
+    return bounds if len(all_labels) > 1 else []
 
 
 def doubt(arm: ArmResult, baseline: ArmResult, metric: str, difference: float) -> str:

@@ -254,7 +254,7 @@ def frontier(
 
     effects: the comparison of the arms, computed if it is None.
     """
-    columns = {column.metric: column for column in results.columns}
+    columns = results.columns_by_metric
     quality = quality or next(filter(columns.__contains__, DISTANCES), BITS)
     if quality not in columns or speed not in columns:
         return None
@@ -343,7 +343,7 @@ def quality_metrics(results: Results) -> list[str]:
     """The metrics of quality that are set against speed: bits/dim, or the gap to the truth, and
     the Fréchet distances.
     """
-    measured = {column.metric for column in results.columns}
+    measured = results.columns_by_metric
     likelihood = GAP if GAP in measured else BITS
     return list(filter(measured.__contains__, (likelihood, *DISTANCES)))
 

@@ -190,6 +190,16 @@ class Results:
                     missing.append((arm, seed))
         return missing
 
+    @property
+    def missing_names(self) -> list[str]:
+        """`components=4 seed 2`, for every run that has no report."""
+        return [f"{arm.name} seed {seed}" for arm, seed in self.missing]
+
+    @property
+    def without_likelihood(self) -> list[str]:
+        """Names of the arms that have no likelihood."""
+        return [arm.name for arm in self.arms if arm.likelihood == "none"]
+
     def values(self, metric: str) -> list[float]:
         """The finite values of all runs."""
         values: list[float] = []
@@ -209,6 +219,11 @@ class Results:
             if values or column.metric in in_papers:
                 columns.append(column)
         return columns
+
+    @property
+    def columns_by_metric(self) -> dict[str, Column]:
+        """Metric → its column of the table."""
+        return {column.metric: column for column in self.columns}
 
     @property
     def baseline_arm(self) -> ArmResult:
@@ -234,4 +249,4 @@ class Results:
     @property
     def criterion(self) -> str:
         """The metric that ranks arms: bits/dim, or FD digits where an arm has no likelihood."""
-        return DISTANCE if any(arm.likelihood == "none" for arm in self.arms) else BITS
+        return DISTANCE if self.without_likelihood else BITS

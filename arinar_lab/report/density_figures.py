@@ -143,8 +143,11 @@ def density_panel(ax: Any, curves: Curves, feature: int, item: int = 0) -> None:
 
 def _first_file(arm: ArmResult, name: str) -> Path | None:
     """A file of the arm's evaluation, of the first finished seed that has it."""
-    files = [arm.folders[seed].evaluation / name for seed in arm.reports]
-    return next((file for file in files if file.is_file()), None)
+    for seed in arm.reports:
+        file = arm.folders[seed].evaluation / name
+        if file.is_file():
+            return file
+    return None
 
 
 def sample_grid(analysis: Analysis) -> Any | None:

@@ -32,7 +32,7 @@ class Figure:
         caption: How it is read.
         needs: The data without which it cannot be drawn.
         draw: Draws it; returns None if its data are absent.
-        asked: Whether such a study should have it; if not, it is not named as left out.
+        applies: Whether such a study should have it; if not, it is not named as left out.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Figure:
     caption: str
     needs: str
     draw: Callable[[Analysis], Any | None]
-    asked: Callable[[Results], bool] = lambda results: True
+    applies: Callable[[Results], bool] = lambda results: True
 
     def write(self, analysis: Analysis, folder: Path) -> list[Path]:
         """Draw it into the folder; returns the paths of PNG and PDF, or none."""

@@ -79,7 +79,7 @@ def page(analysis: Analysis, pictures: Mapping[str, Path]) -> str:
     for figure in FIGURES:
         if figure.name in pictures:
             figures.append(_picture(figure, pictures[figure.name]))
-        elif figure.asked(results):
+        elif figure.applies(results):
             left_out.append(figure)
 
     return _template().render(

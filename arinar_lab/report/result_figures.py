@@ -128,7 +128,7 @@ def _along(results: Results, panels: list[list[str]], scale: list[float]) -> Any
             _in_view(ax.set_ylim, ax.get_ylim, floor + _all_values(results, metrics))
             if is_log:
                 ax.set_xscale("log", base=2)
-            ax.set_xticks(scale, [f"{value:g}" for value in scale])
+            ax.set_xticks(scale, list(map("{:g}".format, scale)))
             ax.minorticks_off()
             ax.set(xlabel=results.axes[0], ylabel=axis_label(metrics[0]))
             _arrows(ax, drawn)
@@ -207,11 +207,10 @@ def _arm_by_arm(results: Results, panels: list[list[str]]) -> Any:
 
 def _baseline_lines(ax: Any, results: Results, metric: str, colour: str) -> None:
     """The mean of each budget's baseline, along the rows of its arms."""
-    row_of = {arm.name: row for row, arm in enumerate(results.arms)}
     for part in results.by_budget:
         summary = part.baseline_arm.summary(metric)
         if summary is not None:
-            rows = [row_of[arm.name] for arm in part.arms]
+            rows = [row for row, arm in enumerate(results.arms) if arm.name in part.by_name]
             ends = (min(rows) - 0.5, max(rows) + 0.5)
             ax.plot([summary.mean] * 2, ends, color=colour, linestyle=":", linewidth=0.8)
 
@@ -471,7 +470,7 @@ def _milliseconds(arm: ArmResult) -> dict[str, float]:
     for report in arm.reports.values():
         if seconds := report.get("speed", {}).get("seconds_by_part"):
             milliseconds = 1000 / report["metrics"][SPEED]
-            parts = np.array([seconds[part] for part in _PARTS])
+            parts = np.array(list(map(seconds.__getitem__, _PARTS)))
             splits.append(milliseconds * parts / sum(seconds.values()))
 
     return dict(zip(_PARTS, np.mean(splits, 0).tolist(), strict=True)) if splits else {}

@@ -308,18 +308,16 @@ def _likelihood(analysis: Analysis) -> list[Statement]:
         )
         statements.append(Statement(text))
 
-    columns = [column.metric for column in analysis.columns]
-    if "quality/truncated_share" in columns:
+    if "quality/truncated_share" in results.columns_by_metric:
         text = (
             "Truncated: share of the guided conditionals of one feature that could not be "
             "normalised and were cut."
         )
         statements.append(Statement(text))
 
-    without = [arm.name for arm in results.arms if arm.likelihood == "none"]
-    if without:
+    if names := results.without_likelihood:
         ranking = f"Arms are ranked by {HEADINGS[results.criterion]}."
-        statements.append(Statement(f"No likelihood (n/a): {join_names(without)}. {ranking}"))
+        statements.append(Statement(f"No likelihood (n/a): {join_names(names)}. {ranking}"))
 
     if results.values(ERROR):
         text = (

@@ -205,8 +205,8 @@ def verdicts_of(analysis: Analysis) -> dict[tuple[str, str], Verdict]:
 
 def plain_table(analysis: Analysis, columns: Sequence[Column]) -> tuple[list[str], list[list[str]]]:
     """The table as plain text: headings, and a row for each arm and reference."""
-    headings, body = table_of(analysis, columns)
-    return headings, [row.texts() for row in body]
+    headings, rows = table_of(analysis, columns)
+    return headings, list(map(TableRow.texts, rows))
 
 
 def terminal_table(analysis: Analysis, width: int) -> Table:
@@ -300,7 +300,7 @@ def runs_csv(analysis: Analysis, literal: bool = False) -> str:
     results = analysis.results
     metrics = sorted(_keys(results, "metrics"))
     noisy = sorted(_keys(results, "noise"))
-    noise_headings = [f"{metric} ± over images" for metric in noisy]
+    noise_headings = map("{} ± over images".format, noisy)
     origin = ["training_signature", "evaluation_signature", "commit", "device"]
 
     rows: list[list[Any]] = [["arm", *results.axes, "seed", *metrics, *noise_headings, *origin]]
