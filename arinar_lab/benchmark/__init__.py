@@ -1,1 +1,1 @@
-"""How fast every preset is, beside the released algorithm."""
+"""The speed of every preset, and of the released algorithm."""

@@ -79,8 +79,8 @@ def inner_loop(case: Case, model: Arinar, how: BenchmarkOptions) -> Result:
         flops = flops_of(draw)
         timed = draw_compiled if case.compiled else draw
         timed()
-        ours = partial(seconds_to_run, timed, device)
-        seconds, other_seconds = time_alternately(ours, other, how.repeats)
+        package = partial(seconds_to_run, timed, device)
+        seconds, other_seconds = time_alternately(package, other, how.repeats)
 
     return Result(
         "inner loop",

@@ -70,15 +70,15 @@ def check(maker: HeadFactory, seed: int = 0) -> list[Law]:
 
     with torch.no_grad():
         totals, distances = zip(*map(integral, p.rows(x)), strict=True)
-        one = head(normal_numbers(1, _CONTEXT, seed=0).expand(_DRAWS, -1))
-        null = head(normal_numbers(1, _CONTEXT, seed=1).expand(_DRAWS, -1))
+        p_many = head(normal_numbers(1, _CONTEXT, seed=0).expand(_DRAWS, -1))
+        q_many = head(normal_numbers(1, _CONTEXT, seed=1).expand(_DRAWS, -1))
 
         mass_error = (torch.stack(totals) - 1).abs().max().item()
         cdf_error = torch.stack(distances).max().item()
         product_error = guided_error(p, q, 2.0, x)
-        ks_plain = ks_distance(one, _DRAWS)
-        ks_tempered = ks_distance(one.tempered(0.5), _DRAWS)
-        ks_guided = ks_distance(one.guided(null, 2.0), _DRAWS)
+        ks_plain = ks_distance(p_many, _DRAWS)
+        ks_tempered = ks_distance(p_many.tempered(0.5), _DRAWS)
+        ks_guided = ks_distance(p_many.guided(q_many, 2.0), _DRAWS)
 
     return [
         Law("largest |∫ p - 1|", mass_error, 1e-4),

@@ -241,6 +241,7 @@ class FeaturewiseDensity(Density):
                 f"the null of a {type(self).__name__} must be a FeaturewiseDensity, not "
                 f"{type(null).__name__}"
             )
+
         if weight == 1:
             return self
         if candidates:

@@ -295,10 +295,9 @@ class Attention(nn.Module):
     Arguments:
         width: W.
         heads: H, a divisor of W.
-        qk_norm: Whether queries and keys are RMS-normalised (arXiv 2302.05442).
-        softmax_scale: Factor of the usual scale 1/√S of the products, > 0.
-        k_bias: Whether keys have a bias. It changes the output only with `qk_norm`, since the
-            softmax cancels it otherwise.
+        qk_norm: see `Block`.
+        softmax_scale: see `Block`.
+        k_bias: see `Block`.
         dropout: Share of attention weights and outputs that training drops, in [0, 1).
     """
 
@@ -498,9 +497,10 @@ class Block(nn.Module):
             before and behind them (CogView, arXiv 2105.13290).
         mlp_ratio: Width of the feed-forward layer as a multiple of W, at least 1/W.
         gelu: GELU, `exact` or by its `tanh` approximation.
-        qk_norm: see `Attention`.
-        softmax_scale: see `Attention`.
-        k_bias: see `Attention`.
+        qk_norm: Whether queries and keys are RMS-normalised (arXiv 2302.05442).
+        softmax_scale: Factor of the usual scale 1/√S of attention's products, > 0.
+        k_bias: Whether keys have a bias. It changes the output only with `qk_norm`, since the
+            softmax cancels it otherwise.
         dropout: Share of numbers, in [0, 1), that training drops: attention weights, and outputs of
             attention and of feed-forward.
         dropout_hidden: Whether the dropout also acts behind GELU, as in the published models.

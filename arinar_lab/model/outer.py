@@ -177,6 +177,7 @@ class CausalAR(Outer):
         self.prefix = prefix
         self.steps = tokens
         self.features = features
+
         self.token_of = Linear(features, width)
         self.positions = positions_of(positions, prefix + tokens - 1, width)
         self.blocks = Blocks(Block(width, heads, **block) for _ in range(depth))
@@ -304,6 +305,7 @@ class RandomCausalAR(CausalAR):
             positions=positions,
             **block,
         )
+
         # any token may precede another
         self.positions = positions_of(positions, prefix + tokens, width)
         self.targets = LearnedVectors(tokens, width)

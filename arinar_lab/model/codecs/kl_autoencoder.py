@@ -198,6 +198,7 @@ class Encoder(nn.Module):
         widths = shape.widths
         last = len(widths) - 1
         self.conv_in = nn.Conv2d(3, widths[0], 3, padding=1)
+
         self.down = nn.ModuleList()
         for i, width in enumerate(widths):
             resize = {"downsample": Downsample(width)} if i < last else {}
@@ -224,6 +225,7 @@ class Decoder(nn.Module):
         last = len(widths) - 1
         self.conv_in = nn.Conv2d(shape.channels, widths[-1], 3, padding=1)
         self.mid = MiddleBlocks(widths[-1])
+
         self.up = nn.ModuleList()
         for i, width in enumerate(widths):
             resize = {"upsample": Upsample(width)} if i > 0 else {}

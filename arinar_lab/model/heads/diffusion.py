@@ -45,8 +45,7 @@ class DiffusionProcess:
         spread: √(1 - ᾱ).
         of_x: Coefficient of x in the mean of q(x_{s-1} | x_s, x).
         of_noisy: Coefficient of x_s in that mean.
-        low: log β̃, lower bound of the log-variance; the first step, where β̃ is 0, has that of the
-            second.
+        low: log β̃, lower bound of the log-variance; the first step, with β̃ = 0, has the second's.
         high: log β, upper bound of the log-variance.
     """
 
@@ -298,6 +297,7 @@ class Diffusion(Head):
         require_at_least(1, width=width, depth=depth, repeats=repeats)
         if not 2 <= sampling_steps <= TRAINING_STEPS:
             raise ValueError(f"sampling_steps: {sampling_steps} is outside 2 … {TRAINING_STEPS}")
+
         self.steps = sampling_steps
         self.repeats = repeats
         self.clip = clip

@@ -198,6 +198,7 @@ class GMM(Head):
         check_bounds("std", min_std, max_std)
         if not joint and not loss_constant:
             raise ValueError("loss_constant: false needs joint: true, as released")
+
         self.features = features
         self.components = components
         self.joint = joint

@@ -173,13 +173,15 @@ def _check_keys(state: Mapping[str, Tensor], names: dict[str, str], model: Arina
             f"the checkpoint holds what are no arrays of finite real numbers: {_first(strange)}"
         )
 
-    ours = model.state_dict()
+    parameters = model.state_dict()
     zeros = {key for key in state if key.endswith("zero_k_bias") and not state[key].any()}
     expected = names.keys() | zeros
     faults = {
         "lacks": [key for key in names if key not in state],
         "has, and the preset does not know,": [key for key in state if key not in expected],
-        "has, and this model leaves out,": [key for key, our in names.items() if our not in ours],
+        "has, and this model leaves out,": [
+            key for key, our in names.items() if our not in parameters
+        ],
         "has nothing for this model's": [
             name for name, _ in model.named_parameters() if name not in names.values()
         ],
