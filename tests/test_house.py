@@ -3,6 +3,7 @@ that is read runs code.
 """
 
 import ast
+import importlib.util
 import re
 import subprocess
 import sys
@@ -343,3 +344,34 @@ def test_help_lists_the_variables_that_users_may_set():
     lines = listing().splitlines()
     assert [line.split()[0] for line in lines] == [v.name for v in VARIABLES if not v.internal]
     assert max(map(len, lines)) <= 100
+
+
+def load_counts():
+    """The script that counts the house, as a module."""
+    spec = importlib.util.spec_from_file_location("house", PACKAGE.parent / "scripts" / "house.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["house"] = module
+    spec.loader.exec_module(module)
+
+    return module
+
+
+@pytest.mark.parametrize(
+    ("count", "most"),
+    [
+        ("folder", 11),
+        ("floors", 12),
+        ("circles", 0),
+        ("arrows", 0),
+        ("tight", 40),
+        ("comprehensions", 3),
+        ("nested", 0),
+        ("wide", 0),
+        ("names", 10),
+    ],
+)
+def test_the_house_stays_easy_to_enter(count, most):
+    counts = load_counts()
+    value, places = counts.ROWS[count][1](counts.House(PACKAGE.parent))
+    number = float(str(value).split()[0])
+    assert number <= most, places[:20]
