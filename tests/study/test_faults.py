@@ -583,7 +583,7 @@ def test_two_studies_that_begin_at_once_train_an_arm_of_two_names_once():
 def test_seconds_of_the_heartbeat_are_checked(monkeypatch):
     monkeypatch.setenv("ARINAR_GRACE", "soon")
     with pytest.raises(ConfigError, match="ARINAR_GRACE: 'soon' is not a whole number of seconds"):
-        optuna_storage._seconds("ARINAR_GRACE", 300)
+        optuna_storage.heartbeat_seconds()
 
 
 def test_a_queue_on_a_full_disk_is_waited_for_and_said(small_disk, capsys):
