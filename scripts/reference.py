@@ -132,7 +132,7 @@ def meaning(maker: Any, name: str) -> str:
     """What a docstring says of an argument: the class's own, or that of the class it points to."""
     for owner in _owners(maker):
         text = _entries(inspect.getdoc(owner) or "").get(name, "")
-        if text and not re.fullmatch(r"(of|see) `\w+`\.?", text):
+        if text and not re.fullmatch(r"(?:of|see) `\w+`\.?", text, re.IGNORECASE):
             return text
     return ""
 
