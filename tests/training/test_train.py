@@ -358,7 +358,8 @@ def test_checkpoints_are_sorted_by_their_step():
     run = RunFolder(Path("run"))
     run.checkpoints.mkdir(parents=True)
     for step in (8, 12, 100):
-        torch.save({}, run.checkpoints / f"step={step}.ckpt")
+        torch.save({}, run.checkpoints / "draft")
+        seal(run.checkpoints / "draft", run.checkpoints / f"step={step}.ckpt")
     assert newest_checkpoint(run).name == "step=100.ckpt"
 
 
