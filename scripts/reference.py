@@ -30,8 +30,7 @@ from arinar_lab.model.inner.head import HeadFactory
 from arinar_lab.model.layers import NormFactory
 from arinar_lab.model.outer import OuterFactory
 from arinar_lab.model.sampler import Sampler
-from arinar_lab.study.cost import Match
-from arinar_lab.study.plan_file import StudyFile
+from arinar_lab.study.plan_file import Match, StudyFile
 from arinar_lab.sweep.space import Dimension
 from arinar_lab.sweep.sweep_file import EarlyStopping, Objective, SweepFile
 from arinar_lab.variables import VARIABLES

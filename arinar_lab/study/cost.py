@@ -17,7 +17,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -32,30 +32,8 @@ from ..hardware.profiling import flops_of
 from ..model.noise import Noise, Stream
 from ..training.module import ArinarModule
 
-
-@dataclass(frozen=True)
-class Match:
-    """Arms of equal cost, by one width.
-
-    Arguments:
-        cost: The cost that is made equal: trained parameters, or GFLOPs of one generated image.
-        by: The key that is solved for, a whole number of every arm; its values are
-            multiples of the key heads in the same section.
-        to: The arm whose cost is the target; the baseline by default.
-        tolerance: The share of the target, above 0, by which a cost may differ from it.
-
-    Raises:
-        ValueError: if the tolerance is not above 0.
-    """
-
-    cost: Literal["parameters", "gflops"] = "parameters"
-    by: str = "outer.width"
-    to: str | None = None
-    tolerance: float = 0.02
-
-    def __post_init__(self) -> None:
-        if not self.tolerance > 0:
-            raise ValueError(f"tolerance: {self.tolerance} is not above 0")
+if TYPE_CHECKING:
+    from .plan_file import Match
 
 
 MAX_MULTIPLE = 2**16  # of the multiples that are tried

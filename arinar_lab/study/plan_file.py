@@ -27,10 +27,34 @@ from ..analysis.paper_rows import PaperRow
 from ..config.sections import check_seeds
 from ..config.yaml_reader import read_yaml
 from ..errors import ConfigError
-from .cost import Match
 from .override import Request, read_request
 
 Reference = Literal["scikit-learn"] | PaperRow
+
+
+@dataclass(frozen=True)
+class Match:
+    """Arms of equal cost, by one width.
+
+    Arguments:
+        cost: The cost that is made equal: trained parameters, or GFLOPs of one generated image.
+        by: The key that is solved for, a whole number of every arm; its values are
+            multiples of the key heads in the same section.
+        to: The arm whose cost is the target; the baseline by default.
+        tolerance: The share of the target, above 0, by which a cost may differ from it.
+
+    Raises:
+        ValueError: if the tolerance is not above 0.
+    """
+
+    cost: Literal["parameters", "gflops"] = "parameters"
+    by: str = "outer.width"
+    to: str | None = None
+    tolerance: float = 0.02
+
+    def __post_init__(self) -> None:
+        if not self.tolerance > 0:
+            raise ValueError(f"tolerance: {self.tolerance} is not above 0")
 
 
 @dataclass(frozen=True)
