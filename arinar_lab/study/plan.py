@@ -29,9 +29,8 @@ from ..files.workspace import HERE, Workspace
 from ..model.inner.head import Likelihood
 from ..runs.folder import RunFolder
 from ..training.warm_start import matching_weights
-from .cost import Match
 from .override import shell_word, unused_overrides, value_at
-from .plan_file import StudyFile, read_study
+from .plan_file import Match, StudyFile, read_study
 
 Budget = dict[str, float]
 """Key → multiple of its value."""
