@@ -344,7 +344,8 @@ def train(
         tracker: Receives metrics as they are logged.
         bar: Whether a progress bar is shown.
         watch: Called after each validation; ends the training where it returns true.
-        checked: The experiment that `pipeline.check_recipe` built on `meta`; its data and codec are used.
+        checked: The experiment that `pipeline.check_recipe` built on `meta`, whose data and codec
+            are used.
 
     Returns:
         data, codec and the trained model, as loading the folder gives them. None where the
