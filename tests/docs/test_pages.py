@@ -133,3 +133,11 @@ def test_one_release_date() -> None:
     assert f"version: {version}\n" in citation
     assert f"date-released: {date}\n" in citation
     assert f'version = "{version}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
+
+def test_the_tests_that_hold_faults_exist() -> None:
+    page = (ROOT / "docs" / "explanation" / "faults.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([\w/]+\.py)::(\w+)", page)
+    assert named
+    for path, name in named:
+        assert f"def {name}" in (ROOT / "tests" / path).read_text(encoding="utf-8"), name
