@@ -142,9 +142,12 @@ def report(arguments: argparse.Namespace) -> int:
     from arinar_lab.output.terminal import Terminal
 
     if _is_sweep(arguments):
-        from arinar_lab.sweep import report as sweep_report
+        from arinar_lab.sweep.report import report_sweep
+        from arinar_lab.sweep.trials import refuse_unstarted
 
-        return sweep_report.report_sweep(_read_sweep(arguments), Terminal())
+        sweep = _read_sweep(arguments)
+        refuse_unstarted(sweep)
+        return report_sweep(sweep, Terminal())
     from arinar_lab.cli.ablate import fetch_and_report
 
     return fetch_and_report(_plan(arguments), Terminal())

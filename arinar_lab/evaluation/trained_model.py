@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ..config.build import Experiment, check_sampler
+from ..config.schema import parse_dataclass, to_plain
 from ..config.sections import Recipe
 from ..errors import ConfigError
 from ..model.sampler import Sampler
@@ -45,10 +46,8 @@ class TrainedModel:
         Raises:
             ConfigError: if a setting does not exist, is out of range, or does not fit the model.
         """
-        try:
-            sampler: Sampler = replace(self.recipe.sampler, **settings)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"sampler.{error}") from None
+        changed = to_plain(self.recipe.sampler) | settings
+        sampler = parse_dataclass(Sampler, changed, "sampler")
         check_sampler(sampler, self.experiment.model)
         return replace(self, recipe=replace(self.recipe, sampler=sampler))
 

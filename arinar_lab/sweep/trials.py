@@ -115,6 +115,19 @@ def trials_address(sweep: Sweep) -> sqlalchemy.URL:
     return storage_address(sweep.storage, sweep.folder / "queue.db")
 
 
+def refuse_unstarted(sweep: Sweep) -> None:
+    """Refuse a sweep whose trials are to stand in a file that is not there.
+
+    Raises:
+        ConfigError: naming the command that starts it.
+    """
+    address = trials_address(sweep)
+    if not is_shared(address) and not Path(address.database or "").is_file():
+        raise ConfigError(
+            f"{sweep.folder}: nothing of this sweep has begun; run it first by arinar sweep"
+        )
+
+
 def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
     """Trials that count: measured, stopped, or failed with a reason (a lost one has none,
     and is tried again).

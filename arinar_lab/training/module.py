@@ -289,7 +289,8 @@ class ArinarModule(LightningModule):
         if math.isfinite(loss):
             event = f"the gradient's norm became {norm[0]}"
         o = self.optimisation
-        advice = f"lower training.lr (now {o.peak:g}) or training.clip (now {o.clip:g})"
+        clip = f"training.clip (now {o.clip:g})" if o.clip else "set training.clip, as to 1"
+        advice = f"lower training.lr (now {o.peak:g}) or {clip}"
         raise Diverged(f"{event} at step {self._begun + count}; {advice}")
 
     def validate(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor | None]:

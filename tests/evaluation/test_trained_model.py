@@ -60,9 +60,9 @@ def test_another_sampler_leaves_the_first_as_it_was(run):
 @pytest.mark.parametrize(
     ("settings", "word"),
     [
-        ({"temperature": 0}, "temperature: 0 is not above 0"),
+        ({"temperature": 0}, "sampler.temperature: 0.0 is not above 0"),
         ({"steps": 4}, "steps: 4 does not fit"),
-        ({"colour": 1}, "colour"),
+        ({"guidanc": 1}, "sampler.guidanc: unknown key; sampler takes .*did you mean guidance"),
     ],
 )
 def test_what_it_cannot_do_is_refused(run, settings, word):

@@ -982,3 +982,10 @@ def test_two_processes_train_a_trial_together():
 
     assert [t.state for t in trials_of] == [TrialState.COMPLETE]
     assert all(again.results.keys() == {1} for again in repeats(sweep))
+
+
+def test_the_report_of_a_sweep_that_nobody_started_is_one_line(capsys):
+    write_sweep(search=TEMPERATURE, objectives=[FD])
+    cli_status(["report", "sweep.yaml"], 2)
+    assert "nothing of this sweep has begun" in capsys.readouterr().err
+    assert not Path("studies").exists()
