@@ -41,8 +41,8 @@ def main() -> None:
     os.environ["ARINAR_TRACKING"] = words.tracking
     os.environ.pop("ARINAR_STORAGE", None)
     os.environ.pop("MLFLOW_TRACKING_URI", None)
-    vars(pipeline).update(train=_train, measured=_evaluate)
-    vars(ablate).update(attempt=lambda _: Cost(1, 1.0, 1.0, 0.0), run_workers=_forked)
+    vars(pipeline).update(train=_train, evaluate_with_reference=_evaluate)
+    vars(ablate).update(probe_or_reason=lambda _: Cost(1, 1.0, 1.0, 0.0), run_workers=_forked)
     seconds: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
@@ -97,7 +97,7 @@ def _train(recipe: Any, folder: RunFolder, *_: Any) -> None:
     write_sealed(folder.path / "DONE", {"steps": recipe.training.steps, "seconds": 0.0})
 
 
-def _evaluate(recipe: Any, folder: RunFolder) -> dict[str, Any]:
+def _evaluate(recipe: Any, folder: RunFolder, *_: Any) -> dict[str, Any]:
     bits = 2 + recipe.training.lr
     metrics = {
         "val/bits_per_dim": bits,
@@ -113,6 +113,8 @@ def _evaluate(recipe: Any, folder: RunFolder) -> dict[str, Any]:
             "repeats": 1,
             "threads": 1,
             "device": "none",
+            "device_type": "cpu",
+            "compile": False,
             "precision": "32-true",
             "load_average": 1.0,
         },

@@ -11,6 +11,13 @@ arinar() {
     sweep) set -- "$@" trials=2 'seeds=[1]' ;;
   esac
   python -m arinar_lab "$verb" "$@"
+  case $verb in  # overrides are part of a study's name: the plain name leads to it, too
+    ablate)
+      local name
+      name=$(basename "$1" .yaml)
+      [ -e "studies/$name" ] || ln -s "$(ls -td "studies/$name"-* | head -1 | xargs basename)" "studies/$name"
+      ;;
+  esac
 }
 make() {
   local target=$1 name=${1#*-} ARGS=
