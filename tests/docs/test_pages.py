@@ -86,8 +86,17 @@ def test_the_readme_is_short() -> None:
     assert max(len(section.split()) for section in sections) <= 120
 
 
+LONG = {"choose_seeds.md", "first_sweep.md", "first_ablation.md"}
+"""Pages with many trainings, which take minutes even when they are small."""
+
+
+def marked(page: Path) -> object:
+    marks = [pytest.mark.large] if page.name in LONG else []
+    return pytest.param(page, marks=marks, id=name_of(page))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("page", EXECUTED, ids=name_of)
+@pytest.mark.parametrize("page", [marked(page) for page in EXECUTED])
 def test_a_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
     for folder in ("experiments", "sweeps", "notebooks"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
