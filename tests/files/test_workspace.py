@@ -48,11 +48,11 @@ def elsewhere(alone, monkeypatch):
     return leave
 
 
-def test_folders_lie_in_the_root():
-    there = Workspace(Path("/work"))
-    assert [there.runs, there.studies, there.tracking] == [
-        Path(f"/work/{n}") for n in ("runs", "studies", "tracking")
-    ]
+def test_folders_lie_in_the_root(tmp_path):
+    workspace = Workspace(tmp_path)
+    assert workspace.runs == tmp_path / "runs"
+    assert workspace.studies == tmp_path / "studies"
+    assert workspace.tracking == tmp_path / "tracking"
     assert (
         HERE.runs == Path("runs")
         and HERE.references == Path("references")
@@ -62,10 +62,10 @@ def test_folders_lie_in_the_root():
 
 def test_a_path_that_is_not_there_stays_as_it_is_written(tmp_path):
     (tmp_path / "images").mkdir()
-    there = Workspace(tmp_path)
-    assert there.path("images") == tmp_path / "images"
-    assert there.path("digits") == Path("digits")
-    assert there.path(tmp_path / "images") == tmp_path / "images"
+    workspace = Workspace(tmp_path)
+    assert workspace.path("images") == tmp_path / "images"
+    assert workspace.path("digits") == Path("digits")
+    assert workspace.path(tmp_path / "images") == tmp_path / "images"
 
 
 def test_a_recipe_reads_its_data_from_its_workspace_and_keeps_its_signature(elsewhere):
