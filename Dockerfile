@@ -1,8 +1,9 @@
 # One image for CPUs and GPUs: torch from the package registry serves both.
 #
 #   docker build -t arinar_lab .
-#   docker run --rm -it -v "$PWD/work:/work" arinar_lab ablate /arinar_lab/experiments/ablations/gmm_k.yaml
-#   docker run --rm -it --gpus all -v "$PWD/work:/work" arinar_lab train /arinar_lab/experiments/digits.yaml
+#   recipes=/arinar_lab/experiments
+#   docker run --rm -it -v "$PWD/work:/work" arinar_lab ablate $recipes/ablations/gmm_k.yaml
+#   docker run --rm -it --gpus all -v "$PWD/work:/work" arinar_lab train $recipes/digits.yaml
 ARG PYTHON=3.12
 FROM python:${PYTHON}-slim
 RUN apt-get update \

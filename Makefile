@@ -30,7 +30,7 @@ test-slow: install ## Run the tests that take longer, too
 mlflow: install ## Open the dashboard on 127.0.0.1:5000, at the newest study
 	@$(BIN)/arinar mlflow $(ARGS)
 
-dashboard: install ## Open optuna-dashboard on 127.0.0.1:8080 (STUDY=optimizer, or a sweep's file) and MLflow on 127.0.0.1:5000
+dashboard: install ## Open optuna-dashboard on 127.0.0.1:8080 (STUDY=optimizer) and MLflow
 	@file="$(firstword $(wildcard $(STUDY) $(addsuffix /$(subst -,_,$(STUDY)).yaml,sweeps)))"; \
 	if [ -z "$$file$$ARINAR_STORAGE" ]; then \
 		echo "Name a sweep, as in make dashboard STUDY=optimizer:"; ls studies 2>/dev/null; exit 2; fi; \
@@ -43,13 +43,16 @@ check: install ## Build every recipe, every arm and the corners of every space, 
 	@$(BIN)/arinar check experiments/*.yaml experiments/ablations/*.yaml sweeps/fid_speed.yaml sweeps/optimizer.yaml $(ARGS)
 
 docs: install ## Build the documentation into build/site (open build/site/index.html)
-	@COLUMNS=80 NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict -q && echo "build/site/index.html"
+	@COLUMNS=80 NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict -q
+	@echo build/site/index.html
 
 docs-serve: install ## Serve the documentation on 127.0.0.1:8000, rebuilt as you write
 	@COLUMNS=80 NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs serve -a 127.0.0.1:8000
 
 lint: install ## Check style, types and the floors that imports go down
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-cache --no-logo
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache --no-logo
 
 format: install ## Format the code
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
@@ -69,4 +72,5 @@ install: .venv/installed ## Make .venv with the exact versions of requirements.l
 	@$(BIN)/uv pip install -q --python $(BIN)/python --no-deps -e .
 	@touch $@
 
-.PHONY: help notebooks test test-slow mlflow dashboard bench check docs docs-serve lint format lock install
+.PHONY: help notebooks test test-slow mlflow dashboard bench check docs docs-serve lint format
+.PHONY: lock install

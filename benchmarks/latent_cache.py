@@ -126,12 +126,12 @@ def forget(folder: Path) -> None:
 
 def timed(loader: Iterable[Any], n: int) -> tuple[float, int]:
     """Samples a second over one epoch, and how many different entries came."""
-    begun, seen = time.perf_counter(), []
+    begun, recorded = time.perf_counter(), []
     for batch in loader:
-        seen += told(batch)
-        if len(seen) + BATCH > n:
+        recorded += told(batch)
+        if len(recorded) + BATCH > n:
             break
-    return len(seen) / (time.perf_counter() - begun), len(set(seen))
+    return len(recorded) / (time.perf_counter() - begun), len(set(recorded))
 
 
 def resumes(read: Callable[[Path], Any], folder: Path) -> bool | None:

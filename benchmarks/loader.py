@@ -55,7 +55,7 @@ def operations(name: str) -> tuple[float, float]:
     )
     masked: list[float] = []
     model.inner.register_forward_pre_hook(
-        lambda _, given: masked.append(given[0].shape[-2] / x.shape[1])
+        lambda _, arguments: masked.append(arguments[0].shape[-2] / x.shape[1])
     )
     flops = flops_of(lambda: model.loss(x, torch.zeros(1, dtype=torch.long), noise).backward())
 

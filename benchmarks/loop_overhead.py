@@ -47,20 +47,24 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     words = parser.parse_args()
     steps = words.steps + WARM
-    given = {"training": {"steps": steps, "validate_every": steps, "checkpoint_every": steps + 1}}
-    recipe = parse_recipe(merge(merge(read_recipe(DIGITS), given), read_overrides(words.overrides)))
+    arguments = {
+        "training": {"steps": steps, "validate_every": steps, "checkpoint_every": steps + 1}
+    }
+    recipe = parse_recipe(
+        merge(merge(read_recipe(DIGITS), arguments), read_overrides(words.overrides))
+    )
     configure_cpu(recipe.machine)
-    found: list[tuple[Times, Times]] = []
+    result: list[tuple[Times, Times]] = []
     for repeat in range(words.repeats):
         ways: list[Callable[[Recipe], Times]] = [lightning, bare]
-        seen = {way: way(recipe) for way in (ways if repeat % 2 == 0 else ways[::-1])}
-        found.append((seen[lightning], seen[bare]))
+        recorded = {way: way(recipe) for way in (ways if repeat % 2 == 0 else ways[::-1])}
+        result.append((recorded[lightning], recorded[bare]))
 
     for i, what in enumerate(("clock", "processor")):
-        ours, least = ([1000 * pair[way][i] / words.steps for pair in found] for way in (0, 1))
-        ratios = [a / b for a, b in zip(ours, least, strict=True)]
+        actual, least = ([1000 * pair[way][i] / words.steps for pair in result] for way in (0, 1))
+        ratios = [a / b for a, b in zip(actual, least, strict=True)]
         print(
-            f"{what:<9}  Lightning {statistics.median(ours):.2f} ms a step, bare"
+            f"{what:<9}  Lightning {statistics.median(actual):.2f} ms a step, bare"
             f" {statistics.median(least):.2f} ms: {statistics.median(ratios):.3f} times"
             f" ({min(ratios):.3f} to {max(ratios):.3f})"
         )

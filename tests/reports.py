@@ -78,11 +78,11 @@ def report_of(
     return report
 
 
-def full_report(bits: float, **said: Any) -> dict[str, Any]:
+def full_report(bits: float, **sections: Any) -> dict[str, Any]:
     """The same with what today's evaluation adds: noise over images, diagnosis, parts of
     the speed, environment.
     """
-    report = report_of(bits, **said)
+    report = report_of(bits, **sections)
     shares = [0.05 + 0.01 * math.sin(i) for i in range(20)]
 
     report |= {

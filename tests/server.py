@@ -19,10 +19,10 @@ DRIVER = os.environ.get("ARINAR_TEST_DRIVER", "psycopg")  # of Python, as SQLAlc
 
 def programs() -> Path:
     """The folder of initdb and postgres, which Debian does not put on the path."""
-    found = shutil.which("initdb")
+    result = shutil.which("initdb")
     folders = (
-        [Path(found).resolve().parent]
-        if found
+        [Path(result).resolve().parent]
+        if result
         else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     )
     if not folders:

@@ -15,7 +15,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("script", "words", "said"),
+    ("script", "words", "message"),
     [
         (
             "loop_overhead",
@@ -34,7 +34,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
     ],
     ids=["loop", "study", "loader"],
 )
-def test_a_benchmark_prints_its_figures(tmp_path, script, words, said):
+def test_a_benchmark_prints_its_figures(tmp_path, script, words, message):
     line = [
         sys.executable,
         BENCHMARKS / f"{script}.py",
@@ -42,4 +42,4 @@ def test_a_benchmark_prints_its_figures(tmp_path, script, words, said):
     ]
     done = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert re.search(said, done.stdout)
+    assert re.search(message, done.stdout)

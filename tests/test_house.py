@@ -47,9 +47,9 @@ def imports(path: Path) -> set[str]:
 
 def calls(path: Path) -> list[tuple[str, dict[str, str]]]:
     """Every call in a file: its name as written, and its keyword arguments."""
-    found = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
     return [
-        (ast.unparse(c.func), {str(k.arg): ast.unparse(k.value) for k in c.keywords}) for c in found
+        (ast.unparse(c.func), {str(k.arg): ast.unparse(k.value) for k in c.keywords}) for c in nodes
     ]
 
 
@@ -79,15 +79,15 @@ EXTRACTS = (
 def faults(path: Path) -> list[str]:
     """Calls in a file that may run code that stands in a file, or write where an archive says."""
     bad = []
-    for name, given in calls(path):
+    for name, arguments in calls(path):
         loads = name == "torch.load" or (
-            name.endswith((".fit", ".test", ".validate")) and "ckpt_path" in given
+            name.endswith((".fit", ".test", ".validate")) and "ckpt_path" in arguments
         )
-        unsafe = (loads and given.get("weights_only") != "True") or given.get(
+        unsafe = (loads and arguments.get("weights_only") != "True") or arguments.get(
             "allow_pickle", "False"
         ) != "False"
         if unsafe or name in RUNS_CODE or name.rpartition(".")[2] in EXTRACTS:
-            bad.append(f"{path.name}: {name}({given})")
+            bad.append(f"{path.name}: {name}({arguments})")
 
     return bad
 
@@ -116,15 +116,17 @@ def test_such_calls_would_be_found(tmp_path, line):
     assert len(faults(file)) == 1
 
 
-def encodes(name: str, given: dict[str, str], words: list[str]) -> bool:
+def encodes(name: str, arguments: dict[str, str], words: list[str]) -> bool:
     """Whether a call opens a file as text without saying how letters are encoded."""
     plain = name.rpartition(".")[2]
     if plain in ("read_text", "write_text"):
-        return "encoding" not in given and not any("utf" in word for word in words)
-    mode = given.get(
+        return "encoding" not in arguments and not any("utf" in word for word in words)
+    mode = arguments.get(
         "mode", next((word for word in words if re.fullmatch(r"'[rwxabt+]+'", word)), "'r'")
     )
-    return plain == "open" and name not in OPENERS and "b" not in mode and "encoding" not in given
+    return (
+        plain == "open" and name not in OPENERS and "b" not in mode and "encoding" not in arguments
+    )
 
 
 OPENERS = ("Image.open", "archive.open", "self.open", "self.store.open", "os.open")  # not of text
@@ -136,9 +138,9 @@ def test_text_is_utf_8_whatever_the_locale():
             node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)
         ]
         for node in nodes:
-            given = {str(k.arg): ast.unparse(k.value) for k in node.keywords}
+            arguments = {str(k.arg): ast.unparse(k.value) for k in node.keywords}
             words = [ast.unparse(word) for word in node.args]
-            assert not encodes(ast.unparse(node.func), given, words), (
+            assert not encodes(ast.unparse(node.func), arguments, words), (
                 f"{path.name}: {ast.unparse(node)}"
             )
 
@@ -149,8 +151,8 @@ def test_text_is_utf_8_whatever_the_locale():
 )
 def test_text_of_the_locale_would_be_noticed(line):
     node = ast.parse(line).body[0].value
-    given = {str(k.arg): ast.unparse(k.value) for k in node.keywords}
-    assert encodes(ast.unparse(node.func), given, [ast.unparse(word) for word in node.args])
+    nodes = {str(k.arg): ast.unparse(k.value) for k in node.keywords}
+    assert encodes(ast.unparse(node.func), nodes, [ast.unparse(word) for word in node.args])
 
 
 def test_text_is_printed_by_one_module():

@@ -76,10 +76,10 @@ def test_the_preset_trains_on_images_evaluates_and_samples(imagenet, capsys, unc
     assert arinar("train", PRESET, *SMALL) == 0
     (run,) = (imagenet / "runs").glob("*/seed_0")
     (report,) = run.glob("evaluations/*/report.json")
-    found = json.loads(report.read_text())
-    assert found["likelihood"]["unit"] == "latent" and found["likelihood"]["images"] == 2
-    assert np.isfinite(found["metrics"]["val/bits_per_dim"])
-    assert not any(name.startswith("quality/fd") for name in found["metrics"])
+    content = json.loads(report.read_text())
+    assert content["likelihood"]["unit"] == "latent" and content["likelihood"]["images"] == 2
+    assert np.isfinite(content["metrics"]["val/bits_per_dim"])
+    assert not any(name.startswith("quality/fd") for name in content["metrics"])
     assert (
         f"1 damaged images, others of their classes stood in: images/train/n{c:08}/{k}.JPEG"
         in (run / "log.txt").read_text()
@@ -141,9 +141,11 @@ def test_a_published_checkpoint_is_converted_and_draws_images_without_the_data(
         )
         == 0
     )
-    told = capsys.readouterr().out
+    stdout = capsys.readouterr().out
 
-    assert "quality/fd_tinyfew " in told and "no floor: the held-out images are not there" in told
+    assert (
+        "quality/fd_tinyfew " in stdout and "no floor: the held-out images are not there" in stdout
+    )
     assert arinar("evaluate", "run") == 2
     assert capsys.readouterr().err.startswith(
         "arinar: data.path: 'data/imagenet/train' is not a folder"

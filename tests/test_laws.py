@@ -290,9 +290,9 @@ def test_masked_training_equals_a_step_of_the_walk():
     )
     c, order = model.labels(labels(3)), images(3).at(0).permutation(TOKENS)
     (_, _), (z, where), *_ = laws.walked(model, x)
-    known = order[:, :1]
+    known_at = order[:, :1]
     assert torch.equal(where, order[:, 1:2])
-    every = model.outer._condition(x, c, known, order[:, 1:])
+    every = model.outer._condition(x, c, known_at, order[:, 1:])
 
     assert torch.allclose(every[:, :1], z, atol=1e-10)
     assert noise.key.shape == (3,)

@@ -112,9 +112,11 @@ def test_what_is_handed_on_is_what_the_folder_holds(words):
     assert np.array_equal(np.load(folder.evaluation(recipe) / "samples" / "images.npy"), images)
     assert peak_memory(recipe, trained) == peak_memory(recipe, loaded)
 
-    for ours, theirs in ((trained.model, loaded.model), (trained.codec, loaded.codec)):
-        tensors = dict(theirs.named_parameters()) | dict(theirs.named_buffers())
-        for name, tensor in (dict(ours.named_parameters()) | dict(ours.named_buffers())).items():
+    for actual, expected in ((trained.model, loaded.model), (trained.codec, loaded.codec)):
+        tensors = dict(expected.named_parameters()) | dict(expected.named_buffers())
+        for name, tensor in (
+            dict(actual.named_parameters()) | dict(actual.named_buffers())
+        ).items():
             other = tensors.pop(name)
             assert (
                 torch.equal(tensor, other)
@@ -124,9 +126,12 @@ def test_what_is_handed_on_is_what_the_folder_holds(words):
             assert (tensor.requires_grad, tensor.device) == (other.requires_grad, other.device)
             assert tensor.grad is None
         assert not tensors
-        for mine, other in zip(ours.modules(), theirs.modules(), strict=True):
-            assert mine.training == other.training and vars(mine).keys() == vars(other).keys()
-            assert not mine._forward_hooks and not mine._forward_pre_hooks
+        for actual_value, other in zip(actual.modules(), expected.modules(), strict=True):
+            assert (
+                actual_value.training == other.training
+                and vars(actual_value).keys() == vars(other).keys()
+            )
+            assert not actual_value._forward_hooks and not actual_value._forward_pre_hooks
 
 
 def test_a_frozen_outer_model_is_handed_on_as_any_other():

@@ -103,10 +103,10 @@ def from_images_to_a_distance(size, each, images):
 
 def test_from_images_to_a_distance(alone, few, uncounted):
     write_images(2)
-    run, found = from_images_to_a_distance(
+    run, result = from_images_to_a_distance(
         SMALL, 2, [*IMAGES, "data.flip=false", "data.held_out=5"]
     )
-    assert found["quality/fd_tinyfew_floor"] > 0 and found["quality/fd_tinyfew"] > 0
+    assert result["quality/fd_tinyfew_floor"] > 0 and result["quality/fd_tinyfew"] > 0
     assert json.loads((run / "DONE").read_text())["steps"] == 5
 
 
@@ -114,8 +114,8 @@ def test_from_images_to_a_distance(alone, few, uncounted):
 @pytest.mark.large
 def test_from_images_to_a_distance_at_the_presets_own_size(alone, few, uncounted):
     write_images(20)
-    run, found = from_images_to_a_distance(OWN_SIZE, 20, [*IMAGES, "data.held_out=5"])
-    assert found["quality/fd_tinyfew_floor"] > 0 and found["quality/fd_tinyfew"] > 0
+    run, result = from_images_to_a_distance(OWN_SIZE, 20, [*IMAGES, "data.held_out=5"])
+    assert result["quality/fd_tinyfew_floor"] > 0 and result["quality/fd_tinyfew"] > 0
     (report,) = run.glob("evaluations/*/report.json")
     classes = 990 * 768  # vectors of the classes that are not there
     assert json.loads(report.read_text())["metrics"]["cost/parameters"] == 212_949_516 - classes

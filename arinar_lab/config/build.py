@@ -180,9 +180,9 @@ def _check_levels(codec: Codec, inner: Head) -> None:
 
     levels, placed = inner.integers
     if not isinstance(codec, Pixels) or codec.placed != placed:
-        given = codec.placed if isinstance(codec, Pixels) else type(codec).__name__
+        placement = codec.placed if isinstance(codec, Pixels) else type(codec).__name__
         raise ConfigError(
-            f"codec.normalise: {given}, and the inner model's levels are placed by "
+            f"codec.normalise: {placement}, and the inner model's levels are placed by "
             f"normalise: {placed}"
         )
 

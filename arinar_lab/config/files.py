@@ -95,10 +95,10 @@ def preset_path(name: str) -> Path:
         if path.suffix == ".yaml" and path.is_file():
             return path
 
-    there = sorted(path.stem for path in shipped.glob("*.yaml"))
+    names = sorted(path.stem for path in shipped.glob("*.yaml"))
     raise ConfigError(
         f"--preset: {name!r} is neither a file nor one of "
-        f"{', '.join(there)}{did_you_mean(name, there)}"
+        f"{', '.join(names)}{did_you_mean(name, names)}"
     )
 
 

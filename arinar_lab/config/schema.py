@@ -71,16 +71,16 @@ class Component:
     arguments: dict[str, Any]
     path: str
 
-    def __call__(self, *known: Any) -> Any:
-        return self.made(HERE, *known)
+    def __call__(self, *from_parent: Any) -> Any:
+        return self.made(HERE, *from_parent)
 
-    def made(self, workspace: Workspace, *known: Any) -> Any:
+    def made(self, workspace: Workspace, *from_parent: Any) -> Any:
         """Call the class. Files that its arguments name lie in the workspace."""
         arguments = {
             name: _located(name, value, workspace) for name, value in self.arguments.items()
         }
         with prefixed(self.path):
-            return self.factory(*known, **arguments)
+            return self.factory(*from_parent, **arguments)
 
 
 def _located(name: str, value: Any, workspace: Workspace) -> Any:
@@ -106,8 +106,8 @@ def _plain(value: Any, omitted: frozenset[str]) -> Any:
     """Plain data without the options that bear a mark of `omitted` and are at their default."""
     if isinstance(value, Component):
         defaults, marked = _defaults(value.factory), _marked(value.factory, omitted)
-        said = {**defaults, **value.arguments}
-        kept = {n: a for n, a in said.items() if n not in marked or a != defaults[n]}
+        values = {**defaults, **value.arguments}
+        kept = {n: a for n, a in values.items() if n not in marked or a != defaults[n]}
         arguments = {name: _plain(argument, omitted) for name, argument in kept.items()}
         return {"kind": value.kind, **arguments} if arguments else value.kind
 
@@ -143,7 +143,7 @@ def _marked(maker: Any, marks: frozenset[str]) -> set[str]:
 
 def _parameters(maker: Any) -> dict[str, inspect.Parameter]:
     """What YAML may say to a maker: its keyword-only arguments, or a dataclass's fields."""
-    found: dict[str, inspect.Parameter] = {}
+    parameters: dict[str, inspect.Parameter] = {}
     fields = dataclasses.fields(maker) if dataclasses.is_dataclass(maker) else ()
     unwritten = {field.name for field in fields if "unwritten" in field.metadata}
 
@@ -152,15 +152,15 @@ def _parameters(maker: Any) -> dict[str, inspect.Parameter]:
             continue
         if p.kind is p.VAR_KEYWORD:
             passed_on = _passed_on(maker, name)
-            found |= {
+            parameters |= {
                 n: q
                 for n, q in _parameters(OPTIONS[passed_on]).items()
                 if n in passed_on.__annotations__
             }
         elif dataclasses.is_dataclass(maker) or p.kind is p.KEYWORD_ONLY:
-            found[name] = p
+            parameters[name] = p
 
-    return found
+    return parameters
 
 
 def _hints(maker: Any, extras: bool = False) -> dict[str, Any]:

@@ -137,12 +137,12 @@ class Training:
                 raise ValueError(f"{name}: {value} is outside [0, 1)")
 
     def _set_lr(self) -> None:
-        given = {"lr": self.lr, "lr_per_256": self.lr_per_256}
-        for name, value in given.items():
+        rates = {"lr": self.lr, "lr_per_256": self.lr_per_256}
+        for name, value in rates.items():
             if value is not None and not value > 0:
                 raise ValueError(f"{name}: {value} is not above 0")
 
-        if None not in given.values():
+        if None not in rates.values():
             raise ValueError(
                 f"lr: {self.lr:g} is said, and lr_per_256: {self.lr_per_256:g}, too; leave one "
                 "out (null, where a file says it)"

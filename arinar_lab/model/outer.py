@@ -328,11 +328,11 @@ class NullOffset(NamedTuple):
     start: int
     added: Tensor
 
-    def covers(self, known: int, until: int) -> bool:
-        return self.start <= known and until <= self.start + self.added.shape[1]
+    def covers(self, first: int, until: int) -> bool:
+        return self.start <= first and until <= self.start + self.added.shape[1]
 
-    def at(self, known: int, until: int) -> Tensor:
-        return self.added[:, known - self.start : until - self.start]
+    def at(self, first: int, until: int) -> Tensor:
+        return self.added[:, first - self.start : until - self.start]
 
 
 class TokenCache(NamedTuple):
@@ -342,14 +342,14 @@ class TokenCache(NamedTuple):
 
     Attributes:
         batch: Sequences that the last step computed.
-        known: Tokens that were known to it.
+        known_count: Tokens that were known to it.
         age: Steps since all rows were computed.
     """
 
     encoder: Caches
     decoder: Caches
     batch: int
-    known: int = 0
+    known_count: int = 0
     age: int = 0
 
     def serves(self, batch: int, refresh: int) -> bool:
@@ -484,8 +484,8 @@ class MaskedOuter(Outer):
         u = low + (0.5 - low) * noise.at(Stream.MASKED_SHARE).uniform(draw + 1)[..., draw]
         return (1 + self.mask_std * torch.special.ndtri(u)).clamp(max=1.0)
 
-    def _condition(self, x: Tensor, c: Tensor, known: Tensor, where: Tensor) -> Tensor:
-        """z [B, m, context] at `where` [B, m], given the tokens at places `known` [B, n]."""
+    def _condition(self, x: Tensor, c: Tensor, known_at: Tensor, where: Tensor) -> Tensor:
+        """z [B, m, context] at `where` [B, m], given the tokens at `known_at` [B, n]."""
         raise NotImplementedError
 
     def check_steps(self, steps: int | None) -> int:
@@ -580,17 +580,17 @@ class MaskedAR(MaskedOuter):
     def mask_ratio(self, noise: Noise, group: int = 0) -> float:
         return self.mask_ratios(noise, group)[0].item()
 
-    def _condition(self, x: Tensor, c: Tensor, known: Tensor, where: Tensor) -> Tensor:
-        """z [B, m, E] at `where` [B, m], given the tokens at places `known` [B, n]."""
+    def _condition(self, x: Tensor, c: Tensor, known_at: Tensor, where: Tensor) -> Tensor:
+        """z [B, m, E] at `where` [B, m], given the tokens at `known_at` [B, n]."""
         start = self.prefix
         places = torch.arange(start + self.tokens, device=x.device)
-        at = torch.cat([places[:start].expand(x.shape[0], -1), start + known], 1)
-        y = torch.cat([c, self.token_of(take(x, known))], 1) + self.encoder_positions()[at]
+        at = torch.cat([places[:start].expand(x.shape[0], -1), start + known_at], 1)
+        y = torch.cat([c, self.token_of(take(x, known_at))], 1) + self.encoder_positions()[at]
         y, _ = self.encoder(self.input_norm(y), at=at if self.rotary else None)
         y = self.embed(self.encoder_norm(y))
 
         masks = self.mask().expand(x.shape[0], self.tokens, -1)
-        y = torch.cat([y[:, :start], put(masks, known, y[:, start:])], 1)
+        y = torch.cat([y[:, :start], put(masks, known_at, y[:, start:])], 1)
         y = y + self.decoder_positions()
         y, _ = self.decoder(y, at=places if self.rotary else None, where=start + where)
 
@@ -623,7 +623,7 @@ class MaskedAR(MaskedOuter):
         is_partial = cache.serves(batch, refresh)
         middle = prefix + start
         behind = prefix + end
-        first = prefix + cache.known if is_partial else 0
+        first = prefix + cache.known_count if is_partial else 0
         last = behind if is_partial else prefix + tokens
         at = torch.cat([torch.arange(prefix, device=x.device).expand(batch, -1), prefix + order], 1)
 
@@ -642,7 +642,7 @@ class MaskedAR(MaskedOuter):
 
         z = self.decoder_norm(y) + self.output_positions()[order[:, start:end]]
         age = cache.age + 1 if is_partial else 1
-        return z, cache._replace(batch=batch, known=start, age=age)
+        return z, cache._replace(batch=batch, known_count=start, age=age)
 
 
 class MaskedStack(MaskedOuter):
@@ -742,8 +742,10 @@ class MaskedStack(MaskedOuter):
         places = [(here, before), (after, here), (here, after), (before, here), (here, here)]
         return torch.cat([y[:, row, column] for row, column in places], -1).flatten(1, 2)
 
-    def _condition(self, x: Tensor, c: Tensor, known: Tensor, where: Tensor) -> Tensor:
-        masked = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device).scatter(1, known, False)
+    def _condition(self, x: Tensor, c: Tensor, known_at: Tensor, where: Tensor) -> Tensor:
+        masked = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device).scatter(
+            1, known_at, False
+        )
         return take(self.everywhere(x, c, masked), where)
 
 

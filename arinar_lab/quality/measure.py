@@ -286,9 +286,9 @@ def _unit(name: str) -> str:
     """The unit of `name` among the metrics, else of its first word; what has
     neither is a distance.
     """
-    for known in (f"quality/{name}", f"quality/{name.partition('_')[0]}"):
-        if known in METRICS:
-            return METRICS[known].unit
+    for metric in (f"quality/{name}", f"quality/{name.partition('_')[0]}"):
+        if metric in METRICS:
+            return METRICS[metric].unit
     return METRICS[FID].unit
 
 

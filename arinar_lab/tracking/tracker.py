@@ -149,15 +149,15 @@ class Tracker:
 
                 client, local = self._client, tracking_uri().startswith("sqlite")
                 client.client = client.within(lambda: MlflowClient(tracking_uri()))
-                there = client.get_experiment_by_name(self.experiment)
+                existing = client.get_experiment_by_name(self.experiment)
                 place = (
                     (TRACKING_FOLDER / "artifacts" / self.experiment).absolute().as_uri()
                     if local
                     else None
                 )
                 self._experiment_id = (
-                    there.experiment_id
-                    if there
+                    existing.experiment_id
+                    if existing
                     else client.create_experiment(self.experiment, place)
                 )
         yield self._client

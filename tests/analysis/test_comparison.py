@@ -39,11 +39,11 @@ ENVIRONMENT = {"device": "a CPU", "torch": "2.15.0", "lightning": "2.6.6"}
 
 
 def report_of(metrics, *, commit="abc", kind="exact", environment=ENVIRONMENT):
-    said = {"kind": kind, "unit": "pixel", "steps": None}
+    text = {"kind": kind, "unit": "pixel", "steps": None}
     return {
         "metrics": metrics,
         "git": {"commit": commit, "dirty": False},
-        "likelihood": said,
+        "likelihood": text,
         "environment": environment,
     }
 
@@ -62,7 +62,7 @@ def plan(tmp_path_factory):
         return read_plan(write_study(arms=arms, seeds=[0, 1, 2, 3, 4]))
 
 
-def results_of(plan, table, **said):
+def results_of(plan, table, **sections):
     """arm → a value for each seed (None: missing), of bits/dim; or metric → such a table."""
     tables = table if set(table) <= set(CLAIMS) else {BITS: table}
     reports = {arm.name: {} for arm in plan.arms}
@@ -70,8 +70,8 @@ def results_of(plan, table, **said):
         for arm, values in rows.items():
             for seed, value in enumerate(values):
                 if value is not None:
-                    reports[arm].setdefault(seed, report_of({}, **said))["metrics"][metric] = float(
-                        value
+                    reports[arm].setdefault(seed, report_of({}, **sections))["metrics"][metric] = (
+                        float(value)
                     )
 
     return collected(plan, reports)
@@ -82,8 +82,8 @@ def lines_of(results):
 
 
 def of(effects, arm):
-    (found,) = [effect for effect in effects if effect.arm == arm]
-    return found
+    (result,) = [effect for effect in effects if effect.arm == arm]
+    return result
 
 
 def noisy(rng, spreads, means=None, seeds=5, common=1.0):
@@ -110,11 +110,11 @@ def pairs_of(rng, spreads, seeds):
 
 def test_the_pooled_spread_is_the_mean_variance_of_the_differences():
     pairs = pairs_of(np.random.default_rng(0), [1.0] * 4, 3)
-    found = pool_spread(pairs)
-    assert found.deviation == pytest.approx(
+    pooled = pool_spread(pairs)
+    assert pooled.deviation == pytest.approx(
         math.sqrt(np.mean([np.var(list(d.values()), ddof=1) for d in pairs.values()]))
     )
-    assert (found.df, found.arms) == (pytest.approx(4), 4)
+    assert (pooled.df, pooled.arms) == (pytest.approx(4), 4)
 
 
 @pytest.mark.parametrize(("arms", "seeds"), [(2, 5), (3, 2), (4, 3), (15, 5)])
@@ -133,12 +133,12 @@ def test_its_degrees_of_freedom_are_those_of_its_variance(arms, seeds):
 
 
 def test_of_one_pair_it_is_the_pair_s_own():
-    found = pool_spread({"a": {0: 0.1, 1: 0.4, 2: 0.2}})
-    assert (found.deviation, found.df) == (
+    pooled = pool_spread({"a": {0: 0.1, 1: 0.4, 2: 0.2}})
+    assert (pooled.deviation, pooled.df) == (
         pytest.approx(np.std([0.1, 0.4, 0.2], ddof=1)),
         pytest.approx(2),
     )
-    assert spreads({"a": {0: 0.1, 1: 0.4, 2: 0.2}, "b": {0: 1.0}}) == {"a": found}
+    assert spreads({"a": {0: 0.1, 1: 0.4, 2: 0.2}, "b": {0: 1.0}}) == {"a": pooled}
 
 
 def test_missing_cells_cost_degrees_of_freedom():
@@ -175,18 +175,18 @@ def test_arms_that_never_stray_agree():
 def test_no_arm_is_judged_by_less_than_its_own_spread():
     """What its own seeds show beyond the pool is known with their degrees of freedom alone."""
     pairs = pairs_of(np.random.default_rng(0), [1.0] * 5, 3)
-    common, found = pool_spread(pairs), spreads(pairs)
+    common, result = pool_spread(pairs), spreads(pairs)
     own = {arm: np.std(list(d.values()), ddof=1) for arm, d in pairs.items()}
 
-    assert homogeneous_arms(pairs) == list(pairs) == list(found)
+    assert homogeneous_arms(pairs) == list(pairs) == list(result)
     wild = {arm for arm, s in own.items() if s > common.deviation}
-    assert {arm for arm, of in found.items() if of != common} == wild and 0 < len(wild) < 4
+    assert {arm for arm, of in result.items() if of != common} == wild and 0 < len(wild) < 4
     for arm in wild:
-        assert (found[arm].deviation, found[arm].arms) == (pytest.approx(own[arm]), 5)
-        assert found[arm].shared == pytest.approx((common.deviation / own[arm]) ** 2)
+        assert (result[arm].deviation, result[arm].arms) == (pytest.approx(own[arm]), 5)
+        assert result[arm].shared == pytest.approx((common.deviation / own[arm]) ** 2)
         assert (
-            found[arm].df == pytest.approx(combined_df(found[arm].shared, common.df, 2))
-            and 2 < found[arm].df < common.df
+            result[arm].df == pytest.approx(combined_df(result[arm].shared, common.df, 2))
+            and 2 < result[arm].df < common.df
         )
 
 
@@ -195,11 +195,11 @@ def test_no_arm_is_judged_by_less_than_its_own_spread():
 
 def test_arms_that_agree_share_their_spread(plan):
     results = results_of(plan, noisy(np.random.default_rng(4), EQUAL, seeds=3))
-    found = compare_arms(results)
-    assert [effect.arm for effect in found] == ["a", "b", "c"]
-    assert all(effect.spread.arms == 4 for effect in found)
-    shared = [effect for effect in found if effect.spread.shared == 1]
-    own = [effect for effect in found if effect not in shared]
+    effects = compare_arms(results)
+    assert [effect.arm for effect in effects] == ["a", "b", "c"]
+    assert all(effect.spread.arms == 4 for effect in effects)
+    shared = [effect for effect in effects if effect.spread.shared == 1]
+    own = [effect for effect in effects if effect not in shared]
 
     assert shared and own and len({effect.difference.half for effect in shared}) == 1
     assert all(
@@ -248,25 +248,25 @@ def test_holm_is_over_the_arms_of_one_reading(plan):
     rng = np.random.default_rng(6)
     results = results_of(plan, {BITS: noisy(rng, EQUAL), DISTANCE: noisy(rng, EQUAL)})
     for metric in (BITS, DISTANCE):
-        found = [effect for effect in compare_arms(results) if effect.metric == metric]
-        assert [effect.adjusted for effect in found] == holm([effect.p for effect in found])
+        effects = [effect for effect in compare_arms(results) if effect.metric == metric]
+        assert [effect.adjusted for effect in effects] == holm([effect.p for effect in effects])
     assert [effect.metric for effect in compare_arms(results, [DISTANCE])] == [DISTANCE] * 3
 
 
 def test_an_interval_without_zero_is_not_enough_among_many_arms(plan):
     """p = 0.03, and 0.1 over three arms."""
-    rng, found = np.random.default_rng(7), []
-    while not found:
+    rng, result = np.random.default_rng(7), []
+    while not result:
         effects = compare_arms(results_of(plan, noisy(rng, EQUAL)))
-        found = [e for e in effects if e.difference.resolved and e.adjusted > 0.05]
-    assert not found[0].resolved and found[0].p < 0.05 and found[0].more_seeds[0] >= 1
+        result = [e for e in effects if e.difference.resolved and e.adjusted > 0.05]
+    assert not result[0].resolved and result[0].p < 0.05 and result[0].more_seeds[0] >= 1
 
 
 def test_one_seed_resolves_nothing_and_is_in_no_family(plan):
     table = noisy(np.random.default_rng(8), EQUAL)
     table["c"] = [table["c"][0], None, None, None, None]
-    found = compare_arms(results_of(plan, table))
-    single = of(found, "c")
+    effects = compare_arms(results_of(plan, table))
+    single = of(effects, "c")
 
     assert (single.difference.n, single.p, single.more_seeds, single.resolved) == (
         1,
@@ -274,7 +274,7 @@ def test_one_seed_resolves_nothing_and_is_in_no_family(plan):
         None,
         False,
     )
-    assert [e.adjusted for e in found[:2]] == holm([e.p for e in found[:2]])
+    assert [e.adjusted for e in effects[:2]] == holm([e.p for e in effects[:2]])
 
 
 def test_an_arm_that_shares_no_seed_is_compared_by_welchs_test_in_the_same_family(plan):
@@ -283,17 +283,18 @@ def test_an_arm_that_shares_no_seed_is_compared_by_welchs_test_in_the_same_famil
         [*table["a"][:2], None, None, None],
         [None, None, *table["base"][2:]],
     )
-    found = compare_arms(results_of(plan, table))
-    theirs = ttest_ind(table["a"][:2], table["base"][2:], equal_var=False)
-    bounds, alone = theirs.confidence_interval(), of(found, "a")
+    effects = compare_arms(results_of(plan, table))
+    reference = ttest_ind(table["a"][:2], table["base"][2:], equal_var=False)
+    bounds, alone = reference.confidence_interval(), of(effects, "a")
 
     assert (
-        alone.p == pytest.approx(theirs.pvalue) and alone.seeds == "no seed in common, n = 2 and 3"
+        alone.p == pytest.approx(reference.pvalue)
+        and alone.seeds == "no seed in common, n = 2 and 3"
     )
     assert alone.difference.half == pytest.approx((bounds.high - bounds.low) / 2)
-    assert [effect.adjusted for effect in found] == holm([effect.p for effect in found]) and len(
-        found
-    ) == 3
+    assert [effect.adjusted for effect in effects] == holm(
+        [effect.p for effect in effects]
+    ) and len(effects) == 3
 
 
 def test_arms_of_other_data_are_not_compared_whether_or_not_they_share_a_seed(plan):
@@ -386,10 +387,10 @@ def test_a_bound_against_an_exact_likelihood_is_said(plan):
     for report in results.reports["a"].values():
         report["likelihood"]["kind"] = "bound"
 
-    said = [line for line in lines_of(results) if " a against" in line]
+    text = [line for line in lines_of(results) if " a against" in line]
     assert (
-        said[0].endswith("Caution: the runs differ in likelihoods (bound against exact)")
-        and "Caution" not in said[1]
+        text[0].endswith("Caution: the runs differ in likelihoods (bound against exact)")
+        and "Caution" not in text[1]
     )
 
 
@@ -412,12 +413,12 @@ def test_a_bound_that_reads_worse_shows_nothing(plan, bound, verdicts):
     results = results_of(plan, rows)
     for report in results.reports[bound].values():
         report["likelihood"]["kind"] = "bound"
-    found = compare_arms(results)
+    effects = compare_arms(results)
 
-    assert [effect.verdict for effect in found] == verdicts
-    assert all(effect.resolved for effect in found)
-    assert [effect.supported for effect in found] == [
-        "not concluded" not in said for said in verdicts
+    assert [effect.verdict for effect in effects] == verdicts
+    assert all(effect.resolved for effect in effects)
+    assert [effect.supported for effect in effects] == [
+        "not concluded" not in text for text in verdicts
     ]
 
 
@@ -434,16 +435,16 @@ BOUNDS = {"base": [1.1, 2.2, 3.3], "a": [1.3, 2.4, 3.5], "b": [1.2, 2.3, 3.4], "
 
 def test_two_bounds_are_told_apart_only_where_their_steps_are_the_same(plan):
     results = kinds(results_of(plan, BOUNDS), base=16, a=16, b=8, c=16)
-    found = compare_arms(results)
+    effects = compare_arms(results)
     loose = "bounds differ by how loose they are, too (bound, 16 steps against bound, 8 steps)"
 
-    assert [e.verdict for e in found] == [
+    assert [e.verdict for e in effects] == [
         "worse",
         f"reads worse: not concluded, for {loose}",
         "better",
     ]
-    assert [effect.supported for effect in found] == [True, False, True]
-    assert summary(found)[0].endswith(f"better: c; worse: a; not concluded, for {loose}: b.")
+    assert [effect.supported for effect in effects] == [True, False, True]
+    assert summary(effects)[0].endswith(f"better: c; worse: a; not concluded, for {loose}: b.")
 
 
 def test_two_bounds_are_told_apart_only_where_one_kind_of_model_makes_them(tmp_path, monkeypatch):
@@ -474,13 +475,13 @@ def test_every_pair_is_in_one_family_of_all_pairs(plan):
         "c": [3.0, 3.3, 3.1],
     }
     results = results_of(plan, rows)
-    told = {
+    text = {
         frozenset(pair)
         for pair in (("base", "a"), ("base", "b"), ("base", "c"), ("a", "c"), ("b", "c"))
     }
 
-    assert resolved_pairs(results, BITS) == told  # not a against b
-    assert resolved_pairs(kinds(results, c=8), BITS) == told - {
+    assert resolved_pairs(results, BITS) == text  # not a against b
+    assert resolved_pairs(kinds(results, c=8), BITS) == text - {
         frozenset((arm, "c")) for arm in ("base", "a", "b")
     }
 
@@ -515,9 +516,9 @@ def published(results, metric, **files):
 def test_distances_to_two_references_or_of_two_networks_are_not_concluded(plan, other, reason):
     metric, whole = "quality/fd_inception64", ("whole.npz", "inception/64/aaaa")
     results = published(results_of(plan, BOUNDS), metric, base=whole, a=whole, b=other, c=whole)
-    found = compare_arms(results)
-    assert [effect.doubt for effect in found] == ["", reason, ""] and all(
-        effect.resolved for effect in found
+    effects = compare_arms(results)
+    assert [effect.doubt for effect in effects] == ["", reason, ""] and all(
+        effect.resolved for effect in effects
     )
     assert not any("b" in pair for pair in resolved_pairs(results, metric)) and resolved_pairs(
         results, metric
@@ -571,20 +572,20 @@ def test_the_sum_of_many_differences_names_what_is_resolved():
             doubt,
         )
 
-    found = [
+    result = [
         effect(1, 0.01),
         effect(2, 0.01),
         effect(3, 0.01, LOOSER_BOUND),
         *(effect(i, 0.5) for i in range(4, 14)),
     ]
-    assert summary(found) == [
+    assert summary(result) == [
         (
             "bits/dim, against the baseline: better: arm 1; worse: arm 2; not concluded, for a"
             " bound that reads worse shows nothing: arm 3; not resolved: 10 arms."
         )
     ]
     assert (
-        summary(found[:1]) == ["bits/dim, against the baseline: better: arm 1."]
+        summary(result[:1]) == ["bits/dim, against the baseline: better: arm 1."]
         and summary([]) == []
     )
 
@@ -663,19 +664,23 @@ def test_most_of_what_pooling_resolves_is_kept(true, seeds):
         alone = {arm: pool_spread({arm: d}) for arm, d in pairs.items()}
         hits.append(
             [
-                _first(pairs, told)
-                for told in (alone, spreads(pairs), dict.fromkeys(pairs, pool_spread(pairs)))
+                _first(pairs, pooled)
+                for pooled in (alone, spreads(pairs), dict.fromkeys(pairs, pool_spread(pairs)))
             ]
         )
 
-    low, ours, high = np.mean(hits, 0)
-    assert 0.6 < (ours - low) / (high - low) < 1
+    low, actual, high = np.mean(hits, 0)
+    assert 0.6 < (actual - low) / (high - low) < 1
 
 
-def _first(pairs, told):
+def _first(pairs, spreads_by_arm):
     """Whether Holm resolves the first of the arms."""
     ps = [
-        p_value(cohens_d(float(np.mean(list(d.values()))), told[arm]), len(d), told[arm].df)
+        p_value(
+            cohens_d(float(np.mean(list(d.values()))), spreads_by_arm[arm]),
+            len(d),
+            spreads_by_arm[arm].df,
+        )
         for arm, d in pairs.items()
     ]
     return holm(ps)[0] < 0.05
@@ -693,12 +698,12 @@ def test_pooled_intervals_and_sizes_cover_the_truth(plan, seeds):
         [],
     )
     for _ in range(2000):
-        found = compare_arms(results_of(plan, noisy(rng, EQUAL, means, seeds)), [BITS])
-        low, high = of(found, "c").size_interval
+        effects = compare_arms(results_of(plan, noisy(rng, EQUAL, means, seeds)), [BITS])
+        low, high = of(effects, "c").size_interval
         true = 0.3 / (0.1 * math.sqrt(2))
         inside = [
             abs(effect.difference.mean - means[effect.arm]) <= effect.difference.half
-            for effect in found
+            for effect in effects
         ]
         covered.append((np.mean(inside), low <= true <= high))
 
@@ -714,8 +719,10 @@ def test_the_seeds_to_add_give_the_power_they_promise():
     assert 4 < total <= 20
     for _ in range(2000):
         pairs = pairs_of(rng, [1.0] * 4, total)
-        told = spreads(pairs)["1"]
-        size = cohens_d(float(np.mean(list(pairs["1"].values()))) + true * math.sqrt(2), told)
-        hits.append(p_value(size, total, told.df) < alpha)
+        spreads_by_arm = spreads(pairs)["1"]
+        size = cohens_d(
+            float(np.mean(list(pairs["1"].values()))) + true * math.sqrt(2), spreads_by_arm
+        )
+        hits.append(p_value(size, total, spreads_by_arm.df) < alpha)
 
     assert 0.77 < np.mean(hits) < 0.87

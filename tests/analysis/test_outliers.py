@@ -88,15 +88,16 @@ def test_it_is_told_with_its_folder_in_terminal_table_and_page():
     plan = study(reports)
     analysis, folder = analysed(plan), plan.cell(plan.arms[0], 1)[0].path
     terminal = "\n".join([*analysis.differences, *notes(analysis)])
-    said = (
+    sentences = (
         "Caution: components=1 seed 1 is far from its arm's other seeds in FD digits: "
         f"look at {folder}."
     )
 
     for text in (terminal, report_markdown(analysis), page(analysis, {}).replace("&#39;", "'")):
         assert (
-            said in text
-            and "components=1 seed 1 is far from its arm's other seeds" in text.replace(said, "")
+            sentences in text
+            and "components=1 seed 1 is far from its arm's other seeds"
+            in text.replace(sentences, "")
         )
 
     assert analysis.results.baseline_arm.values(FD)[1] == 500.0  # and is kept

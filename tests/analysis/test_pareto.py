@@ -45,8 +45,8 @@ POINTS = {
 
 
 def lines(results, quality=None):
-    found = frontier(results, quality)
-    return frontier_sentences(found) if found else []
+    front = frontier(results, quality)
+    return frontier_sentences(front) if front else []
 
 
 def random_points(arms, seeds, seed=0):
@@ -104,18 +104,18 @@ def test_the_surfaces_agree_with_counting():
 
 def test_the_hypervolume_is_optunas():
     points = random_points(12, 4)
-    seen = np.array([p for by_seed in points.values() for p in by_seed.values()])
-    low, high = seen.min(0), seen.max(0)
-    theirs = [
+    recorded = np.array([p for by_seed in points.values() for p in by_seed.values()])
+    low, high = recorded.min(0), recorded.max(0)
+    expected = [
         compute_hypervolume(
             (np.array([p[s] for p in points.values()]) - low) / (high - low), np.ones(2)
         )
         for s in range(4)
     ]
-    ours = volume(points)
+    actual = volume(points)
 
-    assert (ours.mean, ours.n) == (pytest.approx(np.mean(theirs)), 4)
-    assert ours.half == pytest.approx(3.182446 * np.std(theirs, ddof=1) / 2)
+    assert (actual.mean, actual.n) == (pytest.approx(np.mean(expected)), 4)
+    assert actual.half == pytest.approx(3.182446 * np.std(expected, ddof=1) / 2)
 
 
 def test_a_single_point_has_no_box():
@@ -189,47 +189,49 @@ def results(plan):
 
 
 def test_a_study_has_its_front_by_distance_and_speed(results):
-    found = frontier(results)
-    assert (found.quality.metric, found.speed.metric, found.missing) == (DISTANCE, SPEED, [])
-    assert found.front == ["fast", "base"] and found.dominated == {"idle": ["base"]}
-    assert found.attained == {"base": 1.0, "fast": 1.0, "idle": 0.0}
-    assert found.means["base"] == (pytest.approx(1000 / 101), pytest.approx(5.1))
+    front = frontier(results)
+    assert (front.quality.metric, front.speed.metric, front.missing) == (DISTANCE, SPEED, [])
+    assert front.front == ["fast", "base"] and front.dominated == {"idle": ["base"]}
+    assert front.attained == {"base": 1.0, "fast": 1.0, "idle": 0.0}
+    assert front.means["base"] == (pytest.approx(1000 / 101), pytest.approx(5.1))
     # one seed alone is so fast
-    assert found.surface[0] == pytest.approx((202, 8.2, math.inf, math.inf))
+    assert front.surface[0] == pytest.approx((202, 8.2, math.inf, math.inf))
 
 
 def test_more_is_better_where_it_is(results):
-    found = frontier(results, "quality/precision")
-    assert found.front == ["fast", "base"] and found.points["base"][0][1] == -0.2
-    assert found.surface[-1][1:] == pytest.approx((0.2, 0.2, 0.2))
+    front = frontier(results, "quality/precision")
+    assert front.front == ["fast", "base"] and front.points["base"][0][1] == -0.2
+    assert front.surface[-1][1:] == pytest.approx((0.2, 0.2, 0.2))
 
 
 def test_the_sentences_say_what_is_worth_having(results):
-    said = lines(results)
-    assert said[0] == (
+    sentences = lines(results)
+    assert sentences[0] == (
         "FD digits against images/s: the front of means is fast (100 % of seeds), "
         "base (100 % of seeds)."
     )
-    assert said[1] == "Others are at least as good in both readings as idle."
-    assert said[2] == "No arm as fast as base (101 images/s) has a better mean FD digits (5.10)."
+    assert sentences[1] == "Others are at least as good in both readings as idle."
     assert (
-        said[3]
+        sentences[2] == "No arm as fast as base (101 images/s) has a better mean FD digits (5.10)."
+    )
+    assert (
+        sentences[3]
         == "No arm with the FD digits of base (5.10) or better is faster on average (101 images/s)."
     )
-    assert "(hypervolume, n = 3)" in said[4]
+    assert "(hypervolume, n = 3)" in sentences[4]
 
 
 def test_matched_readings_name_who_is_better(results):
     for seed, report in results.reports["fast"].items():
         report["metrics"][DISTANCE] = 4 + seed / 10
-    said = " ".join(lines(results))
+    text = " ".join(lines(results))
     assert (
         "At the speed of base (101 images/s) or faster, fast has the best mean FD digits: 4.10 "
-        "against 5.10." in said
+        "against 5.10." in text
     )
     assert (
         "With the FD digits of base (5.10) or better, fast is the fastest: 201 images/s against "
-        "101 images/s." in said
+        "101 images/s." in text
     )
     for seed, report in results.reports["fast"].items():
         report["metrics"][DISTANCE] = (2.0, 9.0, 1.0)[seed]
@@ -245,8 +247,8 @@ def test_matched_readings_name_who_is_better(results):
 def test_speeds_of_a_busy_machine_make_no_front(results):
     for report in results.reports["fast"].values():
         report |= {"speed": {"load_average": 5.5}, "environment": {"cpus": 2}}
-    (said,) = lines(results)
-    assert said.startswith(
+    (text,) = lines(results)
+    assert text.startswith(
         "FD digits against images/s: no front, for other programs were at work while 3 of 9 speeds"
     )
     assert "% of seeds" not in " ".join(analyse(results).against_speed)
@@ -260,18 +262,18 @@ def test_speeds_of_a_busy_machine_make_no_front(results):
 
 def test_speeds_that_differ_from_seed_to_seed_make_no_front(results):
     results.reports["idle"][0]["metrics"][SPEED] = 99.0
-    (said,) = lines(results)
-    assert said.endswith(
+    (text,) = lines(results)
+    assert text.endswith(
         "no front, for the speeds of one arm differ from seed to seed by more than 30% (idle)."
     )
 
 
 def test_no_place_by_a_bound_is_concluded(results):
-    said = "Of fast bits/dim is a bound, and how loose is unknown: no place by it is concluded."
-    assert said not in lines(results, BITS)
+    text = "Of fast bits/dim is a bound, and how loose is unknown: no place by it is concluded."
+    assert text not in lines(results, BITS)
     for report in results.reports["fast"].values():
         report["likelihood"]["kind"] = "bound"
-    assert lines(results, BITS)[-1] == said and said not in lines(results, DISTANCE)
+    assert lines(results, BITS)[-1] == text and text not in lines(results, DISTANCE)
 
 
 def test_distances_to_two_references_have_no_place_on_one_front(results):
@@ -288,11 +290,11 @@ def test_distances_to_two_references_have_no_place_on_one_front(results):
 def test_one_seed_has_a_front_and_no_attainment(results):
     for by_seed in results.reports.values():
         del by_seed[1], by_seed[2]
-    said = lines(results)
-    assert said[0].startswith(
+    sentences = lines(results)
+    assert sentences[0].startswith(
         "FD digits against images/s: the front of means is fast, base. Fewer than two seeds"
     )
-    assert not any("% of seeds" in line for line in said)
+    assert not any("% of seeds" in line for line in sentences)
 
 
 def test_each_budget_has_its_own_front(results):
@@ -327,8 +329,8 @@ def test_what_is_missing_is_named(results):
     results.reports["idle"].clear()
     results.reports["fast"].pop(0)
     results.reports["fast"].pop(1)
-    said = lines(results)
-    assert said[-1].endswith("or because it is of other data: idle.")
+    sentences = lines(results)
+    assert sentences[-1].endswith("or because it is of other data: idle.")
     results.reports["base"].pop(2)
     assert (
         "Fewer than two seeds have all arms" in lines(results)[0]

@@ -31,10 +31,10 @@ from arinar_lab.analysis.statistics import (
 
 @pytest.mark.parametrize("values", [[2.1, 2.3], [2.1, 2.3, 1.9], [0.0, 1.0, 5.0, 2.0, 7.5]])
 def test_the_interval_is_students(values):
-    ours, theirs = interval(values), ttest_1samp(values, 0).confidence_interval(0.95)
-    assert ours.mean == pytest.approx(np.mean(values)) and ours.n == len(values)
-    assert (ours.mean - ours.half, ours.mean + ours.half) == pytest.approx(
-        (theirs.low, theirs.high)
+    actual, expected = interval(values), ttest_1samp(values, 0).confidence_interval(0.95)
+    assert actual.mean == pytest.approx(np.mean(values)) and actual.n == len(values)
+    assert (actual.mean - actual.half, actual.mean + actual.half) == pytest.approx(
+        (expected.low, expected.high)
     )
 
 
@@ -59,18 +59,18 @@ def test_no_values_have_no_interval():
 @pytest.mark.parametrize("baseline", [[1.5, 3.0, 4.0], [1.0, 7.0]])
 def test_without_pairs_interval_and_p_are_welchs(baseline):
     values = [2.0, 3.1, 4.2]
-    theirs, spread, n = (
+    expected, spread, n = (
         ttest_ind(values, baseline, equal_var=False),
         welch(values, baseline),
         len(baseline),
     )
     mean = np.mean(values) - np.mean(baseline)
-    found, bounds = interval_around(mean, n, spread), theirs.confidence_interval(0.95)
+    result, bounds = interval_around(mean, n, spread), expected.confidence_interval(0.95)
 
-    assert (found.mean - found.half, found.mean + found.half) == pytest.approx(
+    assert (result.mean - result.half, result.mean + result.half) == pytest.approx(
         (bounds.low, bounds.high)
     )
-    assert p_value(cohens_d(mean, spread), n, spread.df) == pytest.approx(theirs.pvalue)
+    assert p_value(cohens_d(mean, spread), n, spread.df) == pytest.approx(expected.pvalue)
     assert welch([1.0, 1.0], [2.0, 2.0]).deviation == 0
 
 
@@ -111,15 +111,15 @@ def test_the_front_and_its_hypervolume_are_optunas(dimensions):
         i for i, p in enumerate(points) if not ((points <= p).all(1) & (points < p).any(1)).any()
     ]
     reference = np.full(dimensions, 0.9)
-    theirs = (
+    expected = (
         compute_hypervolume(points[(points < reference).all(1)], reference)
         if dimensions > 1
         else 0.9 - points.min()
     )
 
-    assert hypervolume(points.tolist(), reference.tolist()) == pytest.approx(theirs, abs=1e-12)
+    assert hypervolume(points.tolist(), reference.tolist()) == pytest.approx(expected, abs=1e-12)
     assert hypervolume(points[front].tolist(), reference.tolist()) == pytest.approx(
-        theirs, abs=1e-12
+        expected, abs=1e-12
     )
 
 
@@ -141,10 +141,10 @@ def test_a_hypervolume_by_hand():
 def test_p_and_interval_of_a_paired_difference_are_scipys():
     a, b = np.random.default_rng(0).normal(size=(2, 5))
     differences = (a - b).tolist()
-    of, theirs = PooledSD(np.std(differences, ddof=1), 4), ttest_rel(a, b)
-    assert p_value(cohens_d(np.mean(differences), of), 5, of.df) == pytest.approx(theirs.pvalue)
-    found, alone = difference(differences, of), interval(differences)
-    assert (found.mean, found.half, found.n) == (alone.mean, pytest.approx(alone.half), alone.n)
+    of, expected = PooledSD(np.std(differences, ddof=1), 4), ttest_rel(a, b)
+    assert p_value(cohens_d(np.mean(differences), of), 5, of.df) == pytest.approx(expected.pvalue)
+    result, alone = difference(differences, of), interval(differences)
+    assert (result.mean, result.half, result.n) == (alone.mean, pytest.approx(alone.half), alone.n)
 
 
 def test_what_never_strays_is_of_infinite_size_or_none():

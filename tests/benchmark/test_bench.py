@@ -78,8 +78,10 @@ def test_a_few_steps_stand_for_all():
         and spaced_steps(3, 4) == [0, 1, 2]
         and spaced_steps(5, None) == [0, 1, 2, 3, 4]
     )
-    seen = StepMeasurements(7.0, {s: 2.0 + 3 * s for s in spaced_steps(64, 4)})
-    assert sum_over_steps(seen, 64) == pytest.approx(7 + sum(2.0 + 3 * s for s in range(64)))
+    measurements = StepMeasurements(7.0, {s: 2.0 + 3 * s for s in spaced_steps(64, 4)})
+    assert sum_over_steps(measurements, 64) == pytest.approx(
+        7 + sum(2.0 + 3 * s for s in range(64))
+    )
 
 
 def test_steps_that_are_passed_over_are_not_computed(preset, monkeypatch):
@@ -89,16 +91,16 @@ def test_steps_that_are_passed_over_are_not_computed(preset, monkeypatch):
     before, calls = model.generate(y, noise, sampler)[0], []
     condition = type(model.outer)._condition
 
-    def told(self, x, c, known, where):
-        calls.append(known.shape[1])
-        return condition(self, x, c, known, where)
+    def told(self, x, c, known_at, where):
+        calls.append(known_at.shape[1])
+        return condition(self, x, c, known_at, where)
 
     monkeypatch.setattr(type(model.outer), "_condition", told)
     assert package_step_seconds(model, sampler, 2, [2, 5], counted()) == StepMeasurements(
         1.0, {2: 1.0, 5: 1.0}
     )
-    known = list(calls)
-    assert len(known) == 2 and 0 < known[0] < known[1] < 16
+    steps_before = list(calls)
+    assert len(steps_before) == 2 and 0 < steps_before[0] < steps_before[1] < 16
     assert torch.equal(model.generate(y, noise, sampler)[0], before)  # nothing of it stays
     assert len(calls) == 2 + 8
 
@@ -135,7 +137,7 @@ def test_a_causal_walk_is_measured_as_a_whole():
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--preset", "imagenet256_arinar"], "neither a file nor one of"),
         (["--out", "benchmarks.txt"], "is no .json file"),
@@ -143,10 +145,10 @@ def test_a_causal_walk_is_measured_as_a_whole():
     ],
     ids=["no preset", "no json", "no folder"],
 )
-def test_bad_words_are_refused_before_anything_is_measured(capsys, words, said):
+def test_bad_words_are_refused_before_anything_is_measured(capsys, words, message):
     assert arinar("bench", *words) == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and said in error
+    assert error.count("\n") == 1 and message in error
     assert list(Path().iterdir()) == []
 
 
@@ -171,22 +173,22 @@ def test_a_preset_is_measured_shown_drawn_and_written(preset, capsys, monkeypatc
         arinar("bench", "--preset", preset, "--repeats", "2", "--device", "cpu", "--out", "b.json")
         == 0
     )
-    said, found = capsys.readouterr().out, json.loads(Path("b.json").read_text())
+    stdout, record = capsys.readouterr().out, json.loads(Path("b.json").read_text())
     assert (
-        found["complete"]
-        and found["git"]["commit"]
-        and found["machine"]["threads"] > 0
-        and found["date"]
+        record["complete"]
+        and record["git"]["commit"]
+        and record["machine"]["threads"] > 0
+        and record["date"]
     )
-    assert all(math.isfinite(n) for n in numbers(found))
-    timed = {row["precision"] for row in found["rows"] if row["what"] != "generation"}
-    assert timed == set(found["peak_gflops"]) == set(presets.precisions(torch.device("cpu")))
-    assert [row["compiled"] for row in found["rows"]].count(True) == len(
+    assert all(math.isfinite(n) for n in numbers(record))
+    timed = {row["precision"] for row in record["rows"] if row["what"] != "generation"}
+    assert timed == set(record["peak_gflops"]) == set(presets.precisions(torch.device("cpu")))
+    assert [row["compiled"] for row in record["rows"]].count(True) == len(
         timed
-    ) and ", w 2, compiled" in said
+    ) and ", w 2, compiled" in stdout
     rows = {
         (row["what"], row["batch"], row["guidance"]): row
-        for row in found["rows"]
+        for row in record["rows"]
         if not row["compiled"]
     }
     assert set(rows) == {
@@ -210,15 +212,15 @@ def test_a_preset_is_measured_shown_drawn_and_written(preset, capsys, monkeypatc
     assert rows["generation", 4, 2.0]["flops"] == pytest.approx(
         4 * rows["generation", 1, 2.0]["flops"]
     )
-    (memory,) = found["memory"]
+    (memory,) = record["memory"]
 
     assert memory["bytes_an_image"] > 0 and memory["largest_deviation"] < 0.05
     assert (
-        "inner loop, 64 tokens, w 1" in said
-        and said.count("×") == 2 * (2 + 4 * len(timed))
-        and "Memory of tiny" in said
+        "inner loop, 64 tokens, w 1" in stdout
+        and stdout.count("×") == 2 * (2 + 4 * len(timed))
+        and "Memory of tiny" in stdout
     )
-    assert Image.open("b.png").width > 1000 and "b.png" in said
+    assert Image.open("b.png").width > 1000 and "b.png" in stdout
 
 
 @pytest.mark.parametrize("width", [30, 80, 120])
@@ -231,11 +233,11 @@ def test_a_narrow_terminal_keeps_the_names_and_is_told_of_the_rest(width):
         io.StringIO(),
     )
     report.print_benchmark(record, Terminal(file=out, width=width))
-    said = " ".join(out.getvalue().split())
+    text = " ".join(out.getvalue().split())
 
-    assert "inner loop, 64 tokens, w 4.5" in said or width < 40
-    assert ("×2.50 (2.00–3.00) ×7.00" in said) == (width > 40)
-    assert ("In the record, too: of peak, per s, GB, TFLOP." in said) == (width == 80)
+    assert "inner loop, 64 tokens, w 4.5" in text or width < 40
+    assert ("×2.50 (2.00–3.00) ×7.00" in text) == (width > 40)
+    assert ("In the record, too: of peak, per s, GB, TFLOP." in text) == (width == 80)
 
 
 def test_other_models_are_told_beside_arinar_at_its_own_guidance():
@@ -251,13 +253,13 @@ def test_other_models_are_told_beside_arinar_at_its_own_guidance():
         row(presets.MAR, 64, 2.9, 9.0, batch=64),
     ]
     record = presets.Record(BenchmarkOptions(torch.device("cpu"), None), {"float32": 1e11}, rows)
-    said = report.footnotes(record)
-    assert not any("load average" in line for line in said)
+    sentences = report.footnotes(record)
+    assert not any("load average" in line for line in sentences)
     record.load = 99.97
     assert "Caution: the load average was 100.0 when this began" in "\n".join(
         report.footnotes(record)
     )
-    assert said[-2:] == [
+    assert sentences[-2:] == [
         (
             "imagenet256_mar_b in 256 steps, guidance 2.9, takes 5.00 times as long as"
             " imagenet256_arinar_b in 64, guidance 4.5 (batch 4)."
@@ -286,9 +288,9 @@ def test_a_profile_is_of_the_middle_step_alone_and_all_of_it(recipe, monkeypatch
     monkeypatch.setattr(
         torch.profiler.profile, "start", lambda it: profiled.append(len(drawn)) or begin(it)
     )
-    said = components.profile(case, model, BenchmarkOptions(torch.device("cpu")))
+    table = components.profile(case, model, BenchmarkOptions(torch.device("cpu")))
     middle, features = 4 if recipe is TINY else 8, 4  # of 8 and of 16 steps
-    assert f"batch 3, guidance 2, step {middle}, float32" in said
+    assert f"batch 3, guidance 2, step {middle}, float32" in table
     before = 1 if recipe is TINY else middle - 1  # a masked walk computes the step before alone
 
     assert profiled == [features * before]

@@ -49,7 +49,7 @@ def forced(model: Arinar, x: torch.Tensor, sampler: Sampler) -> tuple[float, flo
     with the true tokens x.
     """
     y, noise = torch.arange(len(x)) % CLASSES, Noise.of(torch.arange(len(x)))
-    generator, known, differences = (
+    generator, known_at, differences = (
         torch.Generator(),
         torch.zeros(x.shape[:2], dtype=torch.bool),
         [(0.0, 0.0)],
@@ -57,25 +57,25 @@ def forced(model: Arinar, x: torch.Tensor, sampler: Sampler) -> tuple[float, flo
     labels = [model.labels(y), *([model.labels.null(len(x))] if sampler.guidance != 1 else [])]
 
     def visit(z, z_null, where, progress):
-        ours: Density = sampler.apply(
+        actual: Density = sampler.apply(
             model.inner(z), None if z_null is None else model.inner(z_null), progress
         )
         keys = noise.at(1).at(where)
         branches = [
-            take(released_arinar.released_condition(model, x, c, ~known), where) for c in labels
+            take(released_arinar.released_condition(model, x, c, ~known_at), where) for c in labels
         ]
         flat = Noise(keys.key.flatten())
         drawn = released_arinar.draw_token(
             model, torch.cat(branches).flatten(0, 1), flat, sampler, progress, generator
         )
-        tokens = ours.sample(keys)
+        tokens = actual.sample(keys)
         differences.append(
             (
                 (branches[0] - z).abs().max().item(),
                 (drawn.view_as(tokens) - tokens).abs().max().item(),
             )
         )
-        known.scatter_(1, where, True)
+        known_at.scatter_(1, where, True)
 
         return take(x, where)
 
@@ -119,11 +119,13 @@ def test_both_have_the_same_loss_and_gradients():
         model.zero_grad()
         loss.backward()
         results.append((loss, [p.grad.clone() for p in model.parameters() if p.grad is not None]))
-    (ours, gradients), (theirs, others) = results
+    (actual, gradients), (expected, expected_gradients) = results
 
-    assert torch.allclose(ours, theirs, atol=1e-12)
-    assert len(gradients) == len(others) > 50
-    assert all(torch.allclose(a, b, atol=1e-9) for a, b in zip(gradients, others, strict=True))
+    assert torch.allclose(actual, expected, atol=1e-12)
+    assert len(gradients) == len(expected_gradients) > 50
+    assert all(
+        torch.allclose(a, b, atol=1e-9) for a, b in zip(gradients, expected_gradients, strict=True)
+    )
 
 
 @torch.no_grad()
@@ -137,17 +139,17 @@ def test_candidates_of_both_have_one_distribution():
         laws.normal_numbers(1, 32, seed=s, dtype=torch.float32).expand(n, -1) for s in (0, 1)
     )
     keys = Noise.of(torch.arange(n))
-    theirs = released_arinar.draw_token(
+    expected = released_arinar.draw_token(
         model, torch.cat([z, null]), keys, sampler, 0.5, torch.Generator().manual_seed(0)
     )
-    ours = sampler.apply(model.inner(z), model.inner(null), 0.5).sample(keys)
+    actual = sampler.apply(model.inner(z), model.inner(null), 0.5).sample(keys)
     unguided = model.inner(z).sample(keys)
 
     for feature in (0, FEATURES - 1):
         # critical value at 0.1 %
-        assert ks_2samp(theirs[:, feature], ours[:, feature]).statistic < 0.05
+        assert ks_2samp(expected[:, feature], actual[:, feature]).statistic < 0.05
 
-    assert ks_2samp(theirs[:, 0], unguided[:, 0]).statistic > 0.1
+    assert ks_2samp(expected[:, 0], unguided[:, 0]).statistic > 0.1
 
 
 def test_an_image_is_drawn_with_candidates_under_every_weight():

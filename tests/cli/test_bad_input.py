@@ -136,10 +136,13 @@ def test_bad_input_is_one_line_and_nothing_is_written(here, monkeypatch, capsys)
     monkeypatch.setattr("arinar_lab.cli.runs._extractor", extractor)
     before = sorted(Path().rglob("*"))
     capsys.readouterr()
-    for what, (words, said) in BAD.items():
+    for what, (words, text) in BAD.items():
         assert arinar(*[here.path if word == "RUN" else word for word in words]) == 2, what
-        told = capsys.readouterr().err
-        assert told.startswith("arinar: ") and said in told and told.count("\n") == 1, (what, told)
+        stderr = capsys.readouterr().err
+        assert stderr.startswith("arinar: ") and text in stderr and stderr.count("\n") == 1, (
+            what,
+            stderr,
+        )
         assert sorted(Path().rglob("*")) == before, what
 
 

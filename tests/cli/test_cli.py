@@ -45,10 +45,10 @@ def refused(capsys, words, *command):
     """
     before = everything()
     assert arinar(*command) == 2
-    said = capsys.readouterr()
-    assert said.err.count("\n") == 1 and said.err.startswith("arinar: "), said.err
-    assert all(word in said.err for word in words), said.err
-    assert said.out == ""
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1 and captured.err.startswith("arinar: "), captured.err
+    assert all(word in captured.err for word in words), captured.err
+    assert captured.out == ""
     assert everything() == before
 
 
@@ -135,9 +135,9 @@ def test_every_verb_has_help(capsys, verb):
 )
 def test_words_that_make_no_command_are_refused_in_one_line(capsys, words):
     assert arinar(*words) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert said.startswith("arinar") and said.endswith(" --help says what it takes\n")
+    stderr = capsys.readouterr().err
+    assert stderr.count("\n") == 1
+    assert stderr.startswith("arinar") and stderr.endswith(" --help says what it takes\n")
     assert not everything()
 
 
@@ -200,10 +200,10 @@ def test_a_word_that_is_no_override_is_refused(capsys):
 
 
 def test_options_may_stand_before_and_after_the_overrides(monkeypatch):
-    seen = []
+    recorded = []
     monkeypatch.setattr(
         "arinar_lab.cli.studies.ablate",
-        lambda a: seen.append((str(a.file), a.overrides, a.workers)),
+        lambda a: recorded.append((str(a.file), a.overrides, a.workers)),
     )
     for words in (
         ["seeds=[0]", "machine.threads=1", "--workers", "3"],
@@ -211,7 +211,7 @@ def test_options_may_stand_before_and_after_the_overrides(monkeypatch):
     ):
         assert arinar("ablate", "study.yaml", *words) == 0
 
-    assert seen == [("study.yaml", ["seeds=[0]", "machine.threads=1"], 3)] * 2
+    assert recorded == [("study.yaml", ["seeds=[0]", "machine.threads=1"], 3)] * 2
 
 
 def test_a_study_is_no_recipe_and_a_recipe_no_study(capsys):
@@ -273,8 +273,8 @@ def test_a_damaged_run_is_told_in_one_line(a_run, capsys, verb, damage, words):
     damage(a_run)
     before = set(everything())
     assert arinar(verb, a_run.path, "sampler.temperature=0.8") == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and all(word in said for word in words), said
+    stderr = capsys.readouterr().err
+    assert stderr.count("\n") == 1 and all(word in stderr for word in words), stderr
     assert set(everything()) - before <= {a_run.path / ".lock"}
 
 
@@ -295,14 +295,14 @@ def test_samples_need_a_place(a_run, capsys, out, word):
 
 def test_train_trains_evaluates_and_shows(capsys):
     assert arinar("train", DIGITS, *SMALL) == 0
-    said = capsys.readouterr().out
+    stdout = capsys.readouterr().out
     recipe = tiny()
     folder = RunFolder(Path(f"runs/digits-{recipe.training_signature}/seed_0"))
     assert folder.done and "speed/images_per_second" in folder.report(recipe)["metrics"]
     assert (
-        f"run folder: {folder.path}" in said
-        and "val/bits_per_dim" in said
-        and "likelihood: exact, pixel" in said
+        f"run folder: {folder.path}" in stdout
+        and "val/bits_per_dim" in stdout
+        and "likelihood: exact, pixel" in stdout
     )
     before = (folder.path / "DONE").stat().st_mtime_ns, folder.weights.stat().st_mtime_ns
 
@@ -312,11 +312,11 @@ def test_train_trains_evaluates_and_shows(capsys):
 
 def test_a_run_that_diverges_leaves_with_one_line_and_status_one(capsys):
     assert arinar("train", DIGITS, *SMALL, "training.lr=1e30") == 1
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
+    stderr = capsys.readouterr().err
+    assert stderr.count("\n") == 1
     assert (
-        said.startswith("arinar: the loss became nan at step ")
-        and "lower training.lr (now 1e+30)" in said
+        stderr.startswith("arinar: the loss became nan at step ")
+        and "lower training.lr (now 1e+30)" in stderr
     )
 
 
@@ -326,9 +326,9 @@ def test_a_run_that_fails_leaves_with_one_line_and_its_traceback_in_its_log(monk
 
     monkeypatch.setattr(pipeline, "train", fail)
     assert arinar("train", DIGITS, *SMALL) == 1
-    said = capsys.readouterr().err
+    stderr = capsys.readouterr().err
     (log,) = Path("runs").glob("*/seed_0/log.txt")
-    assert said == (
+    assert stderr == (
         f"arinar: RuntimeError: a process that reads images has died; its traceback is in {log}\n"
     )
     assert "Traceback" in log.read_text()
@@ -353,8 +353,8 @@ def test_a_signal_ends_a_command_in_order_however_often_it_comes(
         assert signal.getsignal(number) is signal.SIG_DFL
     finally:
         signal.signal(number, before)
-    said = f"Stopped by {number.name}. The same command goes on where it stopped.\n"
-    assert capsys.readouterr().err == said
+    text = f"Stopped by {number.name}. The same command goes on where it stopped.\n"
+    assert capsys.readouterr().err == text
 
 
 def test_a_folder_that_may_only_be_read_is_told_in_one_line(a_run, monkeypatch, capsys):
@@ -398,11 +398,13 @@ def test_samples_depend_on_their_seed(a_run):
 
 def test_check_builds_recipes_and_studies_and_writes_nothing(capsys):
     assert arinar("check", DIGITS, EXPERIMENTS / "ablations" / "gmm_k.yaml", *WIDTHS) == 0
-    said = capsys.readouterr().out
-    assert "gmm_k.yaml: 4 arms × 3 seeds, baseline components=4" in said
-    assert tiny("training={}").training_signature not in said
-    assert said.count(" parameters  ") == 5
-    assert "\n  training: {steps: 400, batch: 96, lr: 0.003, warmup: 40, schedule: cosine, " in said
+    stdout = capsys.readouterr().out
+    assert "gmm_k.yaml: 4 arms × 3 seeds, baseline components=4" in stdout
+    assert tiny("training={}").training_signature not in stdout
+    assert stdout.count(" parameters  ") == 5
+    assert (
+        "\n  training: {steps: 400, batch: 96, lr: 0.003, warmup: 40, schedule: cosine, " in stdout
+    )
     assert not everything()
 
 
@@ -456,8 +458,8 @@ def arms_of(study):
 @pytest.mark.parametrize("path", ABLATIONS, ids=lambda path: path.stem)
 def test_a_shipped_ablation_can_be_built(capsys, path):
     assert arinar("check", path) == 0
-    said = capsys.readouterr().out.splitlines()
-    assert len(said) == 1 + arms_of(yaml.safe_load(path.read_text()))
+    stdout = capsys.readouterr().out.splitlines()
+    assert len(stdout) == 1 + arms_of(yaml.safe_load(path.read_text()))
 
 
 @pytest.mark.parametrize(
@@ -477,7 +479,7 @@ def test_a_shipped_ablation_runs_to_its_report(
     # arms may share one
     trainings = {"guidance": 1, "accelerators": 1, "precision": 2}.get(path.stem, arms_of(study))
     assert arinar("ablate", path, *few, "--workers", 2) == 0
-    said = capfd.readouterr().out
+    stdout = capfd.readouterr().out
     assert len(forked) == min(trainings, 2)
 
     (folder,) = Path("studies").iterdir()
@@ -497,7 +499,7 @@ def test_a_shipped_ablation_runs_to_its_report(
     assert ("an estimator (not ours)" in text) == bool(study.get("references"))
     assert ("bound, 16 steps" in text) == (masked or path.stem in ("outer", "positions"))
     assert Image.open(folder / "report" / "factor.png").width > 1000
-    assert "table.md" in said and "failed" not in said
+    assert "table.md" in stdout and "failed" not in stdout
 
     runs = list(Path("runs").glob("*/seed_0"))
     assert len(runs) == trainings

@@ -28,10 +28,10 @@ from arinar_lab.study.status import save_cells
 pytestmark = pytest.mark.usefixtures("alone")
 
 
-def refused(capsys, said, *words):
+def refused(capsys, message, *words):
     assert arinar("compare", *words) == 2
     out, err = capsys.readouterr()
-    assert out == "" and err.count("\n") == 1 and err.startswith("arinar: ") and said in err, err
+    assert out == "" and err.count("\n") == 1 and err.startswith("arinar: ") and message in err, err
 
 
 def cells_of(plan):
@@ -43,13 +43,14 @@ def cells_of(plan):
     return {arm.name: plan.cell(arm, 0)[0].path.parent for arm in plan.arms}
 
 
-def run(*overrides, seed=0, name="a run", **said):
+def run(*overrides, seed=0, name="a run", **sections):
     """One finished run, and its folder."""
     recipe = tiny(*overrides, f"seed={seed}")
     folder = RunFolder.of(recipe, name)
     folder.write_config(recipe)
     write_sealed(
-        folder.evaluation(recipe) / "report.json", report_of(**{"bits": 2.0 + seed / 10, **said})
+        folder.evaluation(recipe) / "report.json",
+        report_of(**{"bits": 2.0 + seed / 10, **sections}),
     )
     return folder.path
 
@@ -115,8 +116,8 @@ def test_readings_are_side_by_side_with_their_seeds(arms):
 
 def test_arms_of_common_seeds_are_paired(arms):
     first, second, _ = arms.values()
-    said = comparison_lines(compared(first, second)[0])
-    (line,) = [line for line in said if line.startswith("bits/dim: components=2")]
+    sentences = comparison_lines(compared(first, second)[0])
+    (line,) = [line for line in sentences if line.startswith("bits/dim: components=2")]
     assert line.startswith("bits/dim: components=2 against components=1: -0.099 ± 0.002 (n = 3, ")
     assert line.endswith(": better")
 
@@ -150,25 +151,25 @@ def test_without_a_common_seed_holm_is_over_all_that_is_named():
         for seed, off in enumerate((0.0, 0.1, 0.24, 0.3)):
             path = run(f"outer.width={16 + 16 * i}", seed=10 * i + seed, bits=bits + off)
         paths.append(path.parent)
-    found = [effect for effect in compared(*paths)[0].analysis.effects if effect.metric == BITS]
+    effects = [effect for effect in compared(*paths)[0].analysis.effects if effect.metric == BITS]
 
-    assert [effect.unpaired for effect in found] == [(4, 4)] * 3
-    assert [effect.adjusted for effect in found] == holm([effect.p for effect in found])
-    assert found[0].adjusted == pytest.approx(3 * found[0].p)
+    assert [effect.unpaired for effect in effects] == [(4, 4)] * 3
+    assert [effect.adjusted for effect in effects] == holm([effect.p for effect in effects])
+    assert effects[0].adjusted == pytest.approx(3 * effects[0].p)
 
 
 def test_arms_of_a_study_have_the_numbers_of_its_report(arms):
     """Of two of its three arms, in the same spread and family; with another baseline,
     in the family of that.
     """
-    ours = analysed(read_plan(Path("study.yaml"))).differences
-    said = comparison_lines(compared("study.yaml:components=1", "study.yaml:components=4")[0])
+    sentences = analysed(read_plan(Path("study.yaml"))).differences
+    text = comparison_lines(compared("study.yaml:components=1", "study.yaml:components=4")[0])
     assert (
-        said[:-1] == [line for line in ours if "components=4 against components=1" in line]
-        and len(said) == 4
+        text[:-1] == [line for line in sentences if "components=4 against components=1" in line]
+        and len(text) == 4
     )
     assert (
-        said[-1]
+        text[-1]
         == "Spreads and Holm's correction are over all arms of the study study, as in its report."
     )
     other = comparison_lines(compared("study.yaml:components=4", "study.yaml:components=2")[0])
@@ -186,14 +187,14 @@ def test_a_run_that_lies_far_off_is_named_with_its_folder():
         for seed, value in enumerate(values)
     }
 
-    (said,) = [
+    (text,) = [
         line
         for line in compared(*(paths[width, 0].parent for width in bits))[1]
         if "is far from" in line
     ]
     assert (
         "seed 2 is far from its arm's other seeds in bits/dim, bits/dim at Δ: look at "
-        f"{paths[32, 2]}." in said
+        f"{paths[32, 2]}." in text
     )
 
 
@@ -219,9 +220,13 @@ def test_two_references_are_not_concluded():
 
 
 def test_single_runs_resolve_nothing():
-    said = comparison_lines(compared(run(seed=0), run(seed=1))[0])
-    assert len(said) == 3 and all(line.endswith("one seed resolves nothing") for line in said)
-    assert "bits/dim: " in said[0] and "+0.100 (no seed in common, n = 1 and 1)" in said[0]
+    sentences = comparison_lines(compared(run(seed=0), run(seed=1))[0])
+    assert len(sentences) == 3 and all(
+        line.endswith("one seed resolves nothing") for line in sentences
+    )
+    assert (
+        "bits/dim: " in sentences[0] and "+0.100 (no seed in common, n = 1 and 1)" in sentences[0]
+    )
 
 
 def test_one_seed_of_each_is_paired_and_resolves_nothing(arms):
@@ -281,7 +286,7 @@ def test_alike_is_said_with_no_word(arms):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said", "words"),
+    ("overrides", "message", "words"),
     [
         ((), {"commit": "defdef"}, ["Versions of the code differ", "abc", "defdef"]),
         (("evaluation.draws=2",), {}, ["Evaluation settings differ", "evaluation.draws"]),
@@ -293,8 +298,8 @@ def test_alike_is_said_with_no_word(arms):
         ),
     ],
 )
-def test_other_conditions_are_said(overrides, said, words):
-    other = run("outer.width=32", *overrides, **said)
+def test_other_conditions_are_said(overrides, message, words):
+    other = run("outer.width=32", *overrides, **message)
     (line,) = compared(run(), other)[1]
     assert line.startswith("Caution: ") and all(word in line for word in words), line
 
@@ -307,11 +312,11 @@ def test_other_numbers_of_items_are_said():
         report["likelihood"]["images"] = images
         write_sealed(file, report)
 
-    (said,) = compared(*paths)[1]
+    (text,) = compared(*paths)[1]
     assert (
-        "other numbers of items" in said
-        and "360 held-out, 1 draw(s)" in said
-        and "100 held-out" in said
+        "other numbers of items" in text
+        and "360 held-out, 1 draw(s)" in text
+        and "100 held-out" in text
     )
 
 
@@ -324,12 +329,12 @@ def test_other_devices_are_said():
         report["speed"]["device"] = device
         write_sealed(file, report)
 
-    said = compared(*paths)[1]
+    text = compared(*paths)[1]
     assert (
-        len(said) == 2
-        and "Devices differ" in said[0]
-        and "a GPU" in said[0]
-        and "Speed was measured" in said[1]
+        len(text) == 2
+        and "Devices differ" in text[0]
+        and "a GPU" in text[0]
+        and "Speed was measured" in text[1]
     )
 
 
@@ -337,8 +342,8 @@ def test_unfinished_seeds_are_named_and_the_others_compared(arms):
     first, second, _ = arms.values()
     (report,) = (second / "seed_2").glob("evaluations/*/report.json")
     report.unlink()
-    results, said = compared(first, second)
-    assert said == ["Missing: components=2 seed 2: not finished, or not evaluated alike."]
+    results, text = compared(first, second)
+    assert text == ["Missing: components=2 seed 2: not finished, or not evaluated alike."]
     assert sheet(metric_rows(results.results))["seeds"] == ["0, 1, 2", "0, 1"]
     assert any("(n = 2, " in line for line in comparison_lines(results))
 
@@ -350,8 +355,8 @@ def test_a_seed_that_was_evaluated_otherwise_is_no_part_of_the_mean():
     other = replace(recipe, sampler=replace(recipe.sampler, temperature=0.5))
     folder.write_config(other)
     write_sealed(folder.evaluation(other) / "report.json", report_of(1.0))
-    results, said = compared(folder.path.parent, run("outer.width=32"))
-    assert list(results.results.reports["a_run"]) == [0, 1] and "seed 2" in said[0]
+    results, text = compared(folder.path.parent, run("outer.width=32"))
+    assert list(results.results.reports["a_run"]) == [0, 1] and "seed 2" in text[0]
 
 
 # Shown, and refused
@@ -359,7 +364,7 @@ def test_a_seed_that_was_evaluated_otherwise_is_no_part_of_the_mean():
 
 def test_the_terminal_shows_all_of_it(arms, capsys):
     assert arinar("compare", *arms.values()) == 0
-    said = capsys.readouterr().out
+    stdout = capsys.readouterr().out
     for words in (
         "Configuration",
         "inner.head.components",
@@ -368,14 +373,17 @@ def test_the_terminal_shows_all_of_it(arms, capsys):
         "FD digits ↓",
         "better",
     ):
-        assert words in said
+        assert words in stdout
 
 
 def test_markdown_is_markdown(arms, capsys):
     assert arinar("compare", "--markdown", *arms.values()) == 0
-    said = capsys.readouterr().out
-    assert "| inner.head.components | 1 | 2 | 4 |" in said and "## Differences to the first" in said
-    lines = [line for line in said.splitlines() if line.startswith("|")]
+    stdout = capsys.readouterr().out
+    assert (
+        "| inner.head.components | 1 | 2 | 4 |" in stdout
+        and "## Differences to the first" in stdout
+    )
+    lines = [line for line in stdout.splitlines() if line.startswith("|")]
     assert {line.count("|") for line in lines} == {5}
 
 

@@ -50,8 +50,8 @@ def test_there_are_five():
 
 def test_they_hold_no_output():
     strip = [sys.executable, "-m", "nbstripout", "--verify"]  # what pre-commit runs
-    told = subprocess.run([*strip, *FILES], capture_output=True, text=True)
-    assert told.returncode == 0, told.stdout
+    process = subprocess.run([*strip, *FILES], capture_output=True, text=True)
+    assert process.returncode == 0, process.stdout
     assert not any(cell.get("outputs") for file in FILES for cell in nbformat.read(file, 4).cells)
 
 
@@ -119,12 +119,12 @@ def pages(small):
 @pytest.mark.slow
 def test_every_notebook_becomes_a_page_that_says_what_it_read(pages):
     pages, console = pages
-    said = console.export_text(clear=False)
-    assert "reading " in said and "studies/made" in said
+    text = console.export_text(clear=False)
+    assert "reading " in text and "studies/made" in text
     for file in FILES:
         page = pages[file.stem]
         assert "data:image/png;base64" in page or 'src="data:image/png' in page
-        assert f"studies/notebooks/{file.stem}.html" in said
+        assert f"studies/notebooks/{file.stem}.html" in text
 
 
 @pytest.mark.slow
@@ -181,5 +181,9 @@ def test_a_kernel_that_falls_silent_is_started_anew(small, tmp_path):
 def test_a_study_that_is_not_there_is_one_line_and_status_two(alone, capsys):
     with pytest.raises(SystemExit) as left:
         cli.main(["notebooks", "studies/none"])
-    said = capsys.readouterr()
-    assert left.value.code == 2 and said.err.count("\n") == 1 and "not a study's folder" in said.err
+    captured = capsys.readouterr()
+    assert (
+        left.value.code == 2
+        and captured.err.count("\n") == 1
+        and "not a study's folder" in captured.err
+    )

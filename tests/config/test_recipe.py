@@ -339,8 +339,8 @@ def test_seed_and_machine_change_no_signature(override):
 
 def test_a_learning_rate_by_the_batch_is_the_same_run_as_its_value():
     """The peak of MAR's recipe, 1e-4 · 2048 / 256, and of ours."""
-    said = parse_recipe(read_recipe(EXPERIMENTS / "imagenet256_mar_b.yaml"))
-    assert said.training.peak == 8e-4 and said.training.batch == 2048
+    text = parse_recipe(read_recipe(EXPERIMENTS / "imagenet256_mar_b.yaml"))
+    assert text.training.peak == 8e-4 and text.training.batch == 2048
     ruled, plain = tiny("training.lr=null", "training.lr_per_256=0.024"), tiny("training.lr=0.003")
     assert (
         ruled.training.peak == plain.training.peak
@@ -534,7 +534,7 @@ def test_candidates_are_refused_where_a_head_cannot_draw_them(head, inner):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["codec.dequantise=false"], "codec.dequantise: false gives integers"),
         (
@@ -548,8 +548,8 @@ def test_candidates_are_refused_where_a_head_cannot_draw_them(head, inner):
         (["labels.drop=0", "sampler.guidance=2"], "labels.drop: 0 never trains the null label"),
     ],
 )
-def test_parts_that_do_not_go_together_are_refused(words, said):
-    with pytest.raises(ConfigError, match=re.escape(said)):
+def test_parts_that_do_not_go_together_are_refused(words, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
         build(tiny(*words), "meta")
 
 

@@ -89,8 +89,8 @@ def test_a_folder_gives_images_and_labels_in_the_order_of_names(folder):
     assert y.tolist() == [c for c in range(CLASSES) for _ in range(3)]
     assert y_held_out.tolist() == [c for c in range(CLASSES) for _ in range(2)]
     with Image.open(folder / "train" / "class_2" / "1.JPEG") as image:
-        known = torch.from_numpy(adm(image.convert("RGB"), 16).copy()).permute(2, 0, 1)
-    assert torch.equal(images[7], known) and images[7].dtype == torch.uint8
+        expected = torch.from_numpy(adm(image.convert("RGB"), 16).copy()).permute(2, 0, 1)
+    assert torch.equal(images[7], expected) and images[7].dtype == torch.uint8
 
 
 def test_images_are_taken_by_number_slice_and_tensor_and_mirrored_beyond_the_last(folder):
@@ -142,20 +142,20 @@ def test_training_reads_each_image_once_an_epoch_half_of_them_mirrored(folder, w
 
 
 def test_no_more_workers_than_processors_are_started(folder):
-    there = len(os.sched_getaffinity(0))
-    assert DataModule(source(folder), 4, 0, 1000).train_dataloader().num_workers == there
+    processors = len(os.sched_getaffinity(0))
+    assert DataModule(source(folder), 4, 0, 1000).train_dataloader().num_workers == processors
     assert DataModule(Digits(), 4, 0, 1000).train_dataloader().num_workers == 0
 
 
 def test_a_loader_with_workers_goes_on_where_its_state_was_saved(folder):
     def taken(loader, count):
-        found = []
-        while len(found) < count:
+        result = []
+        while len(result) < count:
             for image, _, index in loader:
-                found.append((index.tolist(), image.sum().item()))
-                if len(found) == count or loader.done == len(loader):
+                result.append((index.tolist(), image.sum().item()))
+                if len(result) == count or loader.done == len(loader):
                     break
-        return found
+        return result
 
     loaders = [
         DataModule(source(folder), 4, 0, workers).train_dataloader() for workers in (0, 2, 2)
@@ -219,9 +219,9 @@ def test_a_damaged_image_is_named_and_another_of_its_class_stands_in(folder, cap
     assert torch.equal(data.train[0][5], whole[3])
     assert torch.equal(data.train[0][5], whole[3])
     assert torch.equal(data.train[0][17], whole[3].flip(-1))
-    told = capsys.readouterr().err
+    stderr = capsys.readouterr().err
 
-    assert told.count("class_1/2.png") == 1 and told.count("\n") == 1
+    assert stderr.count("class_1/2.png") == 1 and stderr.count("\n") == 1
     assert [name.endswith("class_1/2.png") for name in damaged_names(data)] == [True]
 
 
@@ -535,8 +535,8 @@ def test_cifar10_is_read_from_its_files_if_their_checksum_is_known(tmp_path, mon
     assert data.flip and tuple(data.train[0].shape[1:]) == data.shape
 
 
-@pytest.mark.parametrize("known", [False, True])
-def test_an_archive_writes_nothing_outside_its_folder(tmp_path, monkeypatch, known):
+@pytest.mark.parametrize("expected", [False, True])
+def test_an_archive_writes_nothing_outside_its_folder(tmp_path, monkeypatch, expected):
     """torchvision unpacks what it downloads: only what has the published checksum, and
     even that nowhere else.
     """
@@ -550,7 +550,7 @@ def test_an_archive_writes_nothing_outside_its_folder(tmp_path, monkeypatch, kno
         "torchvision.datasets.utils._urlretrieve",
         lambda _, to: shutil.copy(tmp_path / "archive", to),
     )
-    if known:
+    if expected:
         monkeypatch.setattr(
             Published, "tgz_md5", hashlib.md5((tmp_path / "archive").read_bytes()).hexdigest()
         )
@@ -603,11 +603,11 @@ def hub(tmp_path, folder, monkeypatch):
 def test_a_hubs_data_set_gives_the_images_of_the_folder_it_was_made_of(hub, folder):
     data = Hub(name=str(hub), size=16, classes=CLASSES)
     data.prepare()
-    for ours, theirs in (
+    for actual, expected in (
         (source(folder).train, data.train),
         (source(folder).held_out, data.held_out),
     ):
-        assert torch.equal(ours[0][:], theirs[0][:]) and torch.equal(ours[1], theirs[1])
+        assert torch.equal(actual[0][:], expected[0][:]) and torch.equal(actual[1], expected[1])
 
 
 def test_words_as_labels_and_rows_without_an_image_of_a_hubs_data_set_are_named(

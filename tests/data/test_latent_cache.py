@@ -66,9 +66,9 @@ def recipe(*overrides):
     return parse_recipe(merge(content("data=mirrored", VAE), read_overrides([*overrides])))
 
 
-def made(root="caches", told=QUIET):
+def made(root="caches", progress=QUIET):
     plan = CacheBuilder.of(recipe(), "digits", Path(root))
-    write_cache(plan, 16, told)
+    write_cache(plan, 16, progress)
     return plan
 
 
@@ -100,15 +100,15 @@ def test_a_cache_holds_the_moments_of_each_image_and_of_its_mirror_image(plan):
         17,
         10,
     )
-    some, n = torch.tensor([0, 39, 40, 149]), 150
+    subset, n = torch.tensor([0, 39, 40, 149]), 150
     with torch.no_grad():
-        straight, mirrored = codec.moments(images[some]), codec.moments(images[some].flip(-1))
+        straight, mirrored = codec.moments(images[subset]), codec.moments(images[subset].flip(-1))
 
-    assert torch.allclose(source.train[0][some].float(), straight, rtol=1e-3, atol=1e-3)
-    assert torch.allclose(source.train[0][some + n].float(), mirrored, rtol=1e-3, atol=1e-3)
+    assert torch.allclose(source.train[0][subset].float(), straight, rtol=1e-3, atol=1e-3)
+    assert torch.allclose(source.train[0][subset + n].float(), mirrored, rtol=1e-3, atol=1e-3)
     assert not torch.allclose(straight, mirrored, atol=0.1)
     assert torch.equal(source.train[1], y)
-    assert source.train[0][some].dtype == torch.float16
+    assert source.train[0][subset].dtype == torch.float16
     assert torch.equal(source.train[0][7], source.train[0][torch.tensor([7])][0])
     assert len(source.train[0][:20]) == 20
 
@@ -169,7 +169,7 @@ def test_a_cache_that_was_stopped_goes_on_and_ends_alike(plan):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        made(told=stop)
+        made(progress=stop)
     folder = next(Path("caches").iterdir())
     before = {file: file.stat().st_mtime_ns for file in folder.glob("*.safetensors")}
     assert len(before) == 3 and not (folder / "cache.json").exists()
@@ -311,7 +311,7 @@ def test_half_of_the_images_are_mirrored_and_others_in_each_epoch(plan):
     order.epoch = 1
     mirrored = [{i - 1000 for i in epoch if i >= 1000} for epoch in (first, list(order))]
 
-    assert all(400 < len(some) < 600 for some in mirrored) and mirrored[0] != mirrored[1]
+    assert all(400 < len(subset) < 600 for subset in mirrored) and mirrored[0] != mirrored[1]
     assert [i % 1000 for i in first] == list(EpochOrder(1000, 0))
 
 
@@ -328,7 +328,7 @@ def test_mirrored_images_are_those_of_a_cache(plan):
 
 def test_another_process_maps_the_files_by_itself(plan):
     moments = LatentCacheSource(path=str(plan.folder)).train[0]
-    seen = moments[torch.tensor([3, 100])]
+    mapped = moments[torch.tensor([3, 100])]
     packed = pickle.dumps(moments)
     assert len(packed) < 3000
-    assert torch.equal(pickle.loads(packed)[torch.tensor([3, 100])], seen)
+    assert torch.equal(pickle.loads(packed)[torch.tensor([3, 100])], mapped)

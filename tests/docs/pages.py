@@ -47,5 +47,5 @@ def pages() -> list[Path]:
 
 def blocks(page: Path) -> list[Block]:
     name = str(page.relative_to(ROOT))
-    found = FENCE.findall(page.read_text(encoding="utf-8"))
-    return [Block(name, language, title, text) for language, title, text in found]
+    result = FENCE.findall(page.read_text(encoding="utf-8"))
+    return [Block(name, language, title, text) for language, title, text in result]

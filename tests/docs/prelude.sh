@@ -13,9 +13,10 @@ arinar() {
   python -m arinar_lab "$verb" "$@"
   case $verb in  # overrides are part of a study's name: the plain name leads to it, too
     ablate)
-      local name
+      local name newest
       name=$(basename "$1" .yaml)
-      [ -e "studies/$name" ] || ln -s "$(ls -td "studies/$name"-* | head -1 | xargs basename)" "studies/$name"
+      newest=$(ls -td "studies/$name"-* | head -1)
+      [ -e "studies/$name" ] || ln -s "$(basename "$newest")" "studies/$name"
       ;;
   esac
 }

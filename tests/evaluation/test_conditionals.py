@@ -22,9 +22,9 @@ def under(recipe, **sampler):
     return replace(recipe, sampler=replace(recipe.sampler, **sampler))
 
 
-def moments(found, item=0):
+def moments(result, item=0):
     """Mass, mean and deviation of each feature's curve."""
-    x, p = found["grid"], found["density"][item]
+    x, p = result["grid"], result["density"][item]
     step = x[:, 1] - x[:, 0]
     mass = p.sum(-1) * step
     p = p * (step / np.maximum(mass, 1e-9))[:, None]
@@ -34,29 +34,31 @@ def moments(found, item=0):
 
 def test_beliefs_are_densities_and_know_the_true_value():
     recipe, experiment = experiment_of("sampler.guidance=3")
-    found = most_varied_conditionals(recipe, experiment)
-    step = found["grid"][:, 1] - found["grid"][:, 0]
-    mass = (found["density"].sum(-1) * step).max()
+    densities = most_varied_conditionals(recipe, experiment)
+    step = densities["grid"][:, 1] - densities["grid"][:, 0]
+    mass = (densities["density"].sum(-1) * step).max()
     assert 0.5 < mass < 1.02
     x, _ = experiment.codec.encode(
         experiment.source.held_out[0][:3], Noise.of(torch.arange(3), "held out").at(0).at(0)
     )
-    assert np.allclose(found["true"], x[:, int(found["token"])])
-    c, token = experiment.model.labels(experiment.source.held_out[1][:3]), int(found["token"])
+    assert np.allclose(densities["true"], x[:, int(densities["token"])])
+    c, token = experiment.model.labels(experiment.source.held_out[1][:3]), int(densities["token"])
     z = _condition_of(experiment, x, c, Noise.of(torch.arange(3)), token, None)
 
     exact = experiment.model.inner(z).by_feature(x[:, token]).detach().exp()
     for b in range(3):
         for f in range(4):
-            near = np.interp(found["true"][b, f], found["grid"][f], found["density"][b, f])
+            near = np.interp(
+                densities["true"][b, f], densities["grid"][f], densities["density"][b, f]
+            )
             assert near == pytest.approx(exact[b, f].item(), rel=0.05)
 
     ax = Figure().subplots()
-    density_panel(ax, {"one": found}, feature=1)
+    density_panel(ax, {"one": densities}, feature=1)
     curve, true = ax.lines
 
-    assert np.allclose(curve.get_ydata() ** 2, found["density"][0, 1])
-    assert true.get_xdata()[0] == found["true"][0, 1]
+    assert np.allclose(curve.get_ydata() ** 2, densities["density"][0, 1])
+    assert true.get_xdata()[0] == densities["true"][0, 1]
 
 
 def test_the_bits_of_all_tokens_add_up_to_the_bits_per_dim():
@@ -100,9 +102,9 @@ def test_what_is_not_walked_is_drawn():
     recipe, experiment = experiment_of(
         "inner={kind: energy, width: 8, depth: 1, noise: 4, draws: 2}"
     )
-    found = conditionals(recipe, experiment, range(2), 5)
-    mass, _, _ = moments(found)
-    assert found["drawn"] == 1 and "bits" not in found
+    densities = conditionals(recipe, experiment, range(2), 5)
+    mass, _, _ = moments(densities)
+    assert densities["drawn"] == 1 and "bits" not in densities
     assert (mass <= 1.02).all()
 
 

@@ -36,11 +36,11 @@ def experiment_of(*overrides: str):
 def test_features_and_tokens_add_up_to_the_bits_per_dim(outer):
     overrides = [] if outer == "causal" else [f"outer={outer}"]
     recipe, experiment = experiment_of(*overrides, "inner.order=reversed")
-    found = diagnostics.bits_by_place(diagnostics.held_out(recipe, experiment))
+    result = diagnostics.bits_by_place(diagnostics.held_out(recipe, experiment))
     whole = likelihood(recipe, experiment)["val/bits_per_dim"]
-    assert np.mean(found["by_feature"]) == pytest.approx(whole, abs=1e-4)
-    assert np.mean(found["by_token"]) == pytest.approx(whole, abs=1e-4)
-    assert len(found["by_feature"]) == 4 and len(found["by_token"]) == 16
+    assert np.mean(result["by_feature"]) == pytest.approx(whole, abs=1e-4)
+    assert np.mean(result["by_token"]) == pytest.approx(whole, abs=1e-4)
+    assert len(result["by_feature"]) == 4 and len(result["by_token"]) == 16
 
 
 def test_the_transform_of_a_model_s_own_samples_is_uniform_and_of_others_is_not():
@@ -86,10 +86,10 @@ def test_components_are_counted_where_there_are_any():
         head.parameters_of.bias[-8:] = torch.tensor(
             [0.0, 0.0, 0.0, 0.0, -20.0, -20.0, -20.0, -20.0]
         )
-    found, noise = diagnostics.components(diagnostics.held_out(recipe, experiment))
+    result, noise = diagnostics.components(diagnostics.held_out(recipe, experiment))
 
-    assert found["components/effective"] == pytest.approx(4, abs=1e-3)
-    assert found["components/dead"] == 4
+    assert result["components/effective"] == pytest.approx(4, abs=1e-3)
+    assert result["components/dead"] == 4
     assert noise["components/effective"] == pytest.approx(0, abs=1e-6)  # every item uses them alike
     assert diagnostics.components(diagnostics.held_out(*experiment_of("inner.head=discrete"))) == (
         {},
@@ -120,10 +120,10 @@ def test_a_prefix_is_kept_and_the_rest_is_drawn():
     )
     tokens = diagnostics.DrawnTokens(x.shape[:2], x.device)
     drawn, _ = experiment.model.generate(y, noise, recipe.sampler, (x, 0.5), observe=tokens)
-    given = ~tokens.at
-    assert given.sum(1).eq(8).all()
-    assert torch.equal(drawn[given], x[given])
-    assert not (drawn[~given] == x[~given]).any()
+    is_prefix = ~tokens.at
+    assert is_prefix.sum(1).eq(8).all()
+    assert torch.equal(drawn[is_prefix], x[is_prefix])
+    assert not (drawn[~is_prefix] == x[~is_prefix]).any()
     rows = diagnostics.prefix(recipe, experiment)
 
     assert [row["share"] for row in rows] == [0.0, 0.25, 0.5, 0.75]
@@ -137,12 +137,12 @@ def test_a_prefix_is_kept_and_the_rest_is_drawn():
 def test_the_divergence_of_a_temperature_is_the_closed_form():
     """KL(N(m, t²σ²) ‖ N(m, σ²)) = (t² - 1)/2 - ln t for each feature."""
     recipe, experiment = experiment_of("inner.head=fixed_gaussian", "sampler.temperature=0.5")
-    found = diagnostics.guidance(recipe, experiment)
+    result = diagnostics.guidance(recipe, experiment)
     expected = (0.25 - 1) / 2 - math.log(0.5)
     # four standard errors
-    assert found["kl_by_feature"] == pytest.approx([expected] * 4, abs=0.034)
-    assert found["kl_by_step"] == pytest.approx([4 * expected] * 16, abs=0.27)
-    assert not any(found["truncated_by_step"])
+    assert result["kl_by_feature"] == pytest.approx([expected] * 4, abs=0.034)
+    assert result["kl_by_step"] == pytest.approx([4 * expected] * 16, abs=0.27)
+    assert not any(result["truncated_by_step"])
 
     plain, _ = experiment_of("inner.head=fixed_gaussian")
     assert diagnostics.guidance(plain, experiment)["kl_by_step"] == [0.0] * 16
@@ -158,6 +158,6 @@ def test_diagnose_writes_its_numbers_and_its_picture(tmp_path, monkeypatch, caps
     assert left.value.code == 0
     written = [Path(line) for line in capsys.readouterr().out.splitlines() if "diagnosis" in line]
     assert [path.name for path in written] == ["diagnosis.json", "diagnosis.png"]
-    found = read_json(written[0])
-    assert len(found["prefix"]) == 4 and max(found["guidance"]["kl_by_step"]) > 0
+    content = read_json(written[0])
+    assert len(content["prefix"]) == 4 and max(content["guidance"]["kl_by_step"]) > 0
     assert written[1].stat().st_size > 20_000

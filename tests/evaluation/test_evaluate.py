@@ -134,9 +134,14 @@ def test_the_report_says_what_its_numbers_are(report):
 
 
 def test_what_is_of_images_has_a_half_width_over_them(report):
-    others = {"components/dead", "cost/parameters", "time/train_seconds", "time/evaluate_seconds"}
+    without_noise = {
+        "components/dead",
+        "cost/parameters",
+        "time/train_seconds",
+        "time/evaluate_seconds",
+    }
     noise, m = report["noise"], report["metrics"]
-    assert set(noise) == METRICS - others and noise["quality/truncated_share"] == 0
+    assert set(noise) == METRICS - without_noise and noise["quality/truncated_share"] == 0
     assert 0.001 < noise["val/bits_per_dim"] < 0.2 * m["val/bits_per_dim"]
     assert all(
         0 < noise[f"quality/{name}"] < m[f"quality/{name}"]
@@ -176,8 +181,8 @@ def test_another_sampler_is_another_folder_of_the_same_run(a_run):
 
 def test_a_masked_model_reports_a_bound_with_its_steps():
     recipe, folder = trained(MASKED)
-    said = evaluate_run(recipe, folder)["likelihood"]
-    assert (said["kind"], said["steps"]) == ("bound", 8)
+    likelihood_report = evaluate_run(recipe, folder)["likelihood"]
+    assert (likelihood_report["kind"], likelihood_report["steps"]) == ("bound", 8)
 
 
 def test_the_samplers_steps_are_those_of_the_bound():
@@ -308,11 +313,11 @@ def test_guidance_changes_samples(one_run):
 
 
 def test_samples_are_drawn_with_the_labels_of_the_training_images(one_run, digits, monkeypatch):
-    seen = []
+    recorded = []
     real = evaluate.generate_images
 
     def spy(recipe, experiment, y, seeds):
-        seen.append((y.tolist(), seeds.tolist()))
+        recorded.append((y.tolist(), seeds.tolist()))
         return real(recipe, experiment, y, seeds)
 
     monkeypatch.setattr(evaluate, "generate_images", spy)
@@ -321,7 +326,7 @@ def test_samples_are_drawn_with_the_labels_of_the_training_images(one_run, digit
         recipe, load_trained(recipe, one_run), Path("samples"), RunFolder(Path("run"))
     )
     labels = digits.train[1][:20].tolist()
-    assert seen == [(labels[:15], list(range(3, 18))), (labels[15:], list(range(18, 23)))]
+    assert recorded == [(labels[:15], list(range(3, 18))), (labels[15:], list(range(18, 23)))]
 
 
 def test_the_grid_has_a_row_for_each_class():
@@ -357,32 +362,32 @@ def test_noise_is_far_from_digits(digits):
 
 @pytest.mark.slow
 def test_a_distance_of_as_few_images_as_held_out_ones_stands_beside_that_of_all(a_run):
-    found = evaluate_run(tiny("evaluation.images=720"), a_run)
+    result = evaluate_run(tiny("evaluation.images=720"), a_run)
     images = torch.from_numpy(
         np.load(a_run.evaluation(tiny("evaluation.images=720")) / "samples" / "images.npy")
     )
     halves = [digits_distances(half, Digits().train[0])["fd_digits"] for half in images.split(360)]
-    assert found["metrics"]["quality/fd_digits_few"] == pytest.approx(sum(halves) / 2, rel=1e-6)
-    assert found["quality"]["floor_images"] == 360 and found["units"]["quality/fd_digits_few"]
+    assert result["metrics"]["quality/fd_digits_few"] == pytest.approx(sum(halves) / 2, rel=1e-6)
+    assert result["quality"]["floor_images"] == 360 and result["units"]["quality/fd_digits_few"]
 
 
 def test_few_kinds_of_good_images_are_precise_and_recall_little(digits):
     images, y = digits.train
-    some = digits_distances(digits.held_out[0][digits.held_out[1] == 0], images[:600])
+    distances_of_set = digits_distances(digits.held_out[0][digits.held_out[1] == 0], images[:600])
     assert (y[:600] == 0).float().mean() < 0.2
-    assert some["precision"] > 0.6 > 0.4 > some["recall"]
+    assert distances_of_set["precision"] > 0.6 > 0.4 > distances_of_set["recall"]
 
 
 # Speed and cost
 
 
 def test_speed_is_measured_and_told(report):
-    m, said = report["metrics"], report["speed"]
+    m, measured = report["metrics"], report["speed"]
     assert m["speed/images_per_second"] > 0 and m["speed/latency_ms_b1"] > 0
-    assert (said["batch"], said["repeats"], said["threads"]) == (4, 1, 1)
-    assert len(said["images_per_second"]) == len(said["latency_ms_b1"]) == 1
-    assert said["device"] and said["precision"] == "float32"
-    assert set(said["seconds_by_part"]) == {"outer", "inner", "head", "codec"}
+    assert (measured["batch"], measured["repeats"], measured["threads"]) == (4, 1, 1)
+    assert len(measured["images_per_second"]) == len(measured["latency_ms_b1"]) == 1
+    assert measured["device"] and measured["precision"] == "float32"
+    assert set(measured["seconds_by_part"]) == {"outer", "inner", "head", "codec"}
 
 
 def test_speed_is_the_median_of_the_repeats(a_run, monkeypatch):
@@ -532,9 +537,9 @@ def test_a_stated_resolution_is_the_probability_of_an_interval(monkeypatch, tmp_
             experiment.source.train[0], Noise.of(torch.arange(len(experiment.source.train[0])))
         )
         for delta in (1e-3, 1e-7):
-            found = likelihood(tiny(*base, f"evaluation.resolution={delta}"), experiment)
-            fine = found["val/bits_per_dim"] - math.log2(delta)
-            assert found["val/bits_per_dim_at_resolution"] == pytest.approx(fine, abs=1e-3)
+            result = likelihood(tiny(*base, f"evaluation.resolution={delta}"), experiment)
+            fine = result["val/bits_per_dim"] - math.log2(delta)
+            assert result["val/bits_per_dim_at_resolution"] == pytest.approx(fine, abs=1e-3)
         coarse = likelihood(tiny(*base, "evaluation.resolution=1e6"), experiment)[
             "val/bits_per_dim_at_resolution"
         ]

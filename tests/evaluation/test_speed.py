@@ -49,13 +49,13 @@ def test_what_is_timed_is_what_is_generated(one_run):
         tiny("evaluation.speed_batch=4", "sampler.guidance=2"),
         load_trained(tiny(), one_run),
     )
-    seen = []
+    recorded = []
     decode = experiment.codec.decode
-    experiment.codec.decode = lambda x: seen.append(x) or decode(x)
+    experiment.codec.decode = lambda x: recorded.append(x) or decode(x)
     speed._generate(recipe, experiment)
     generate_images(recipe, experiment, torch.arange(4), torch.arange(4))
 
-    assert torch.equal(seen[0], seen[1])
+    assert torch.equal(recorded[0], recorded[1])
 
 
 @pytest.mark.parametrize(
@@ -73,9 +73,9 @@ def test_what_is_timed_is_what_is_generated(one_run):
     ids=["on z", "nested"],
 )
 def test_a_model_without_a_part_spends_nothing_on_it(inner, idle):
-    found = seconds_by_phase(*experiment_of(inner), 1)
-    assert found[idle] == 0
-    assert all(seconds > 0 for name, seconds in found.items() if name != idle)
+    result = seconds_by_phase(*experiment_of(inner), 1)
+    assert result[idle] == 0
+    assert all(seconds > 0 for name, seconds in result.items() if name != idle)
 
 
 def test_no_hook_is_left_behind():

@@ -76,12 +76,12 @@ def test_a_run_that_is_not_finished_is_refused(tmp_path):
 
 
 def test_variants_are_one_setting_at_a_time_and_what_is_refused_is_told():
-    found, refused = sampler_variants(untrained(), guidance=[1.0, 2.0], steps=[4])
-    assert list(found) == ["guidance 1.0", "guidance 2.0"]
-    assert found["guidance 2.0"].recipe.sampler.guidance == 2
+    result, refused = sampler_variants(untrained(), guidance=[1.0, 2.0], steps=[4])
+    assert list(result) == ["guidance 1.0", "guidance 2.0"]
+    assert result["guidance 2.0"].recipe.sampler.guidance == 2
     assert len(refused) == 1 and "steps: 4 does not fit" in refused[0]
-    found, refused = sampler_variants(untrained(MASKED), steps=[2, 16, 17])
-    assert list(found) == ["steps 2", "steps 16"] and len(refused) == 1
+    result, refused = sampler_variants(untrained(MASKED), steps=[2, 16, 17])
+    assert list(result) == ["steps 2", "steps 16"] and len(refused) == 1
 
 
 def test_each_run_is_asked_as_learned_and_as_it_is_drawn_from(unable):

@@ -44,8 +44,8 @@ def normal(*shape, seed=0):
 
 def test_the_half_width_of_a_mean_is_students():
     values = normal(40)
-    theirs = ttest_1samp(values.numpy(), 0).confidence_interval(0.95)
-    assert half_width(values) == pytest.approx((theirs.high - theirs.low) / 2)
+    reference = ttest_1samp(values.numpy(), 0).confidence_interval(0.95)
+    assert half_width(values) == pytest.approx((reference.high - reference.low) / 2)
     assert math.isinf(half_width(values[:1]))
 
 
@@ -86,36 +86,36 @@ def test_blocks_are_disjoint_of_one_size_and_share_the_classes():
 
 def test_precision_and_recall_are_torch_fidelitys(digits):
     images, reference = digits.held_out[0][:200], digits.train[0][:500]
-    theirs = digits_distances(images, reference)
+    distances_of_set = digits_distances(images, reference)
     features, whole = features_of(images), features_of(reference)
 
     assert is_inside(features, whole, whole).double().mean().item() == pytest.approx(
-        theirs["precision"], abs=1e-6
+        distances_of_set["precision"], abs=1e-6
     )
     assert is_inside(whole, features, features).double().mean().item() == pytest.approx(
-        theirs["recall"], abs=1e-6
+        distances_of_set["recall"], abs=1e-6
     )
     assert recall_without(NOTHING, features, whole).item() == pytest.approx(
-        theirs["recall"], abs=1e-6
+        distances_of_set["recall"], abs=1e-6
     )
 
 
 def test_without_nothing_the_distances_are_the_distances(digits):
     images, reference = digits.held_out[0], digits.train[0][:300]
-    theirs = digits_distances(images, reference)
+    expected = digits_distances(images, reference)
     features, whole = features_of(images), features_of(reference)
     assert distances_without(NOTHING, features, whole).item() == pytest.approx(
-        theirs["fd_digits"], rel=1e-6
+        expected["fd_digits"], rel=1e-6
     )
     generator = torch.Generator().manual_seed(0)
     assert kernels_without(NOTHING, features, whole).item() == pytest.approx(
-        theirs["kid_digits"], rel=1e-9
+        expected["kid_digits"], rel=1e-9
     )  # its interval's
     subsets = [features[torch.randperm(360, generator=generator)[:50]] for _ in range(200)]
-    ours = kernels_without(NOTHING, features, whole).item()
+    actual = kernels_without(NOTHING, features, whole).item()
 
     spread = torch.cat([kernels_without(NOTHING, subset, whole) for subset in subsets])
-    assert abs(spread.mean().item() - ours) < 3 * half_width(spread)  # no bias
+    assert abs(spread.mean().item() - actual) < 3 * half_width(spread)  # no bias
 
 
 def test_kid_is_the_unbiased_squared_mmd():
@@ -123,8 +123,8 @@ def test_kid_is_the_unbiased_squared_mmd():
     cube = lambda a, b: (a * b + 1) ** 3  # noqa: E731
     within = 2 * (cube(0, 1) + cube(0, 2) + cube(1, 2)) / 6 + cube(0, 1)
     across = sum(cube(a, b) for a in (0, 1, 2) for b in (0, 1)) / 6
-    found = kernel_distance(torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([[0.0], [1.0]]))
-    assert found == pytest.approx(within - 2 * across) == pytest.approx(29 / 3 + 1 - 2 * 39 / 6)
+    result = kernel_distance(torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([[0.0], [1.0]]))
+    assert result == pytest.approx(within - 2 * across) == pytest.approx(29 / 3 + 1 - 2 * 39 / 6)
 
 
 def test_a_distance_of_parts_is_the_mean_over_sets_of_that_number(digits):
@@ -147,10 +147,10 @@ def test_a_block_that_is_left_out_is_left_out():
 
 
 def test_every_distance_has_a_half_width(digits):
-    found = half_widths_of_sets(*digits.held_out, digits.train[0])
-    assert set(found) == {"fd_digits", "kid_digits", "precision", "recall"}
-    assert all(0 < half < math.inf for half in found.values())
-    assert found == half_widths_of_sets(*digits.held_out, digits.train[0])  # nothing is drawn
+    result = half_widths_of_sets(*digits.held_out, digits.train[0])
+    assert set(result) == {"fd_digits", "kid_digits", "precision", "recall"}
+    assert all(0 < half < math.inf for half in result.values())
+    assert result == half_widths_of_sets(*digits.held_out, digits.train[0])  # nothing is drawn
     assert (
         half_widths_of_sets(digits.held_out[0][:19], digits.held_out[1][:19], digits.train[0]) == {}
     )

@@ -49,8 +49,8 @@ def test_a_lock_that_waits_says_so_once(tmp_path, impatient, capfd):
     hold_for(tmp_path / "lock", 0.6)
     with hold_lock(FileLock(tmp_path / "lock"), "works"):
         pass
-    said = capfd.readouterr().err
-    assert said == f"waiting for another process, which works ({tmp_path / 'lock'} is locked)\n"
+    stderr = capfd.readouterr().err
+    assert stderr == f"waiting for another process, which works ({tmp_path / 'lock'} is locked)\n"
 
 
 def test_a_lock_is_free_again_after_an_error(tmp_path):

@@ -64,9 +64,9 @@ def test_parts_that_are_not_ours_are_refused_and_those_that_are_go(a_run, capsys
     before = sorted(Path().rglob("*"))
     capsys.readouterr()
     assert arinar("sample", a_run.path, "--count", 4, "--out", "x.npz") == 2
-    said = capsys.readouterr().err
+    stderr = capsys.readouterr().err
 
-    assert "x.parts: holds 'thesis.txt'" in said and said.count("\n") == 1
+    assert "x.parts: holds 'thesis.txt'" in stderr and stderr.count("\n") == 1
     assert sorted(Path().rglob("*")) == before and foreign.read_text() == "mine"
     assert arinar("sample", a_run.path, "--count", 4, "--out", "y.npz") == 0
     assert not Path("y.parts").exists() and len(np.load("y.npz")["arr_0"]) == 4
@@ -91,7 +91,7 @@ def test_a_folder_may_have_a_point_in_its_name(a_run):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--out", "a" * 300 + ".png"], "is too long: 304 bytes"),
         (["--out", "/proc/1/x.png"], "--out: nothing can be written into '/proc/1'"),
@@ -104,13 +104,13 @@ def test_a_folder_may_have_a_point_in_its_name(a_run):
         (["--seed", str(2**32 - 1)], "beyond 2^32 - 1"),
     ],
 )
-def test_a_word_of_sample_is_refused_in_one_line(a_run, capsys, words, said):
+def test_a_word_of_sample_is_refused_in_one_line(a_run, capsys, words, message):
     Path("loop.png").symlink_to("loop.png")
     Path("runs.png").mkdir()
     before = sorted(Path().rglob("*"))
     assert arinar("sample", a_run.path, *words) == 2
-    told = capsys.readouterr().err
-    assert said in told and told.count("\n") == 1 and len(told) < 400
+    stderr = capsys.readouterr().err
+    assert message in stderr and stderr.count("\n") == 1 and len(stderr) < 400
     assert sorted(Path().rglob("*")) == before
 
 
@@ -130,9 +130,9 @@ def test_a_path_that_is_none_is_one_line(alone, capsys, verb, file):
 @pytest.mark.parametrize("port", ["0", "70000", "9" * 5000, "１"])
 def test_a_port_that_is_none_is_one_line(alone, capsys, verb, port):
     assert arinar(verb, "--port", port) == 2
-    told = capsys.readouterr().err
+    stderr = capsys.readouterr().err
     assert (
-        "is not a whole number of 1 … 65535" in told
-        and told.count("\n") == 1
+        "is not a whole number of 1 … 65535" in stderr
+        and stderr.count("\n") == 1
         and not list(Path().iterdir())
     )

@@ -44,11 +44,11 @@ def started():
 
 def test_training_names_the_parts_that_would_fit_and_goes_on_with_them(monkeypatch):
     run = started()
-    said = (
+    text = (
         r"^machine.accumulate: 32 images at a time do not fit .*; 8 would: say "
         r"machine.accumulate=4; the batch stays"
     )
-    with monkeypatch.context() as patch, pytest.raises(OutOfMemory, match=said):
+    with monkeypatch.context() as patch, pytest.raises(OutOfMemory, match=text):
         small(patch, Arinar, "loss", 8, after=4)
         train(tiny("training.validate_every=6"), run)
 
@@ -76,11 +76,11 @@ def test_a_validation_names_its_own_batch(monkeypatch):
         return whole(self, x, *words, **named)
 
     monkeypatch.setattr(Arinar, "log_prob", limited)
-    said = (
+    text = (
         r"^machine.validation_batch: 360 images at a time do not fit .*; 90 would: say "
         r"machine.validation_batch=90$"
     )
-    with pytest.raises(OutOfMemory, match=said):
+    with pytest.raises(OutOfMemory, match=text):
         train(tiny(), started())
     run = RunFolder(Path("run"))
     train(tiny("machine.validation_batch=90"), run)
@@ -91,10 +91,10 @@ def test_the_command_ends_with_one_line_and_status_1(monkeypatch, a_run, capsys)
     small(monkeypatch, Arinar, "generate", 30)
     with pytest.raises(SystemExit) as left:
         cli.main(["sample", str(a_run.path), "--count", "100", "--out", "samples"])
-    said = capsys.readouterr().err
+    stderr = capsys.readouterr().err
 
     assert left.value.code == 1
-    assert said == (
+    assert stderr == (
         "arinar: evaluation.batch: 100 images at a time do not fit into the memory; 25 would: say "
         "evaluation.batch=25\n"
     )

@@ -31,7 +31,7 @@ def rates(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("asked", "width", "bfloat16", "drawn", "likely"),
+    ("precision", "width", "bfloat16", "drawn", "likely"),
     [
         ("auto", 256, 2.0, "bfloat16", "float32"),
         ("auto", 256, 1.2, "float32", "float32"),
@@ -40,9 +40,11 @@ def rates(monkeypatch):
         ("bfloat16", 16, 0.5, "bfloat16", "bfloat16"),
     ],
 )
-def test_precision_follows_the_device_and_the_width(asked, width, bfloat16, drawn, likely, rates):
+def test_precision_follows_the_device_and_the_width(
+    precision, width, bfloat16, drawn, likely, rates
+):
     rates(float32=1.0, bfloat16=bfloat16)
-    recipe = tiny(f"evaluation.precision={asked}", f"outer.width={width}")
+    recipe = tiny(f"evaluation.precision={precision}", f"outer.width={width}")
     assert generation_dtype(recipe, build(recipe, "meta")) == drawn
     assert likelihood_dtype(recipe) == likely
 
@@ -68,9 +70,11 @@ def test_half_precision_changes_images_and_likelihood_little():
 
 def test_a_report_says_it_and_samples_of_another_precision_are_refused(a_run, capsys):
     assert arinar("evaluate", a_run.path, "evaluation.precision=bfloat16") == 0
-    said = [json.loads(file.read_text()) for file in a_run.path.glob("evaluations/*/report.json")]
-    assert {each["likelihood"].get("precision") for each in said} >= {"bfloat16"}
-    assert {each["quality"]["precision"] for each in said if "precision" in each["quality"]} >= {
+    content = [
+        json.loads(file.read_text()) for file in a_run.path.glob("evaluations/*/report.json")
+    ]
+    assert {each["likelihood"].get("precision") for each in content} >= {"bfloat16"}
+    assert {each["quality"]["precision"] for each in content if "precision" in each["quality"]} >= {
         "bfloat16"
     }
     assert arinar("sample", a_run.path, "--count", 4, "--out", "some") == 0

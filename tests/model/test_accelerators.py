@@ -24,15 +24,15 @@ def visits(model, sampler, batch=2):
     """(z, z_null, where, progress) of each step of a guided walk that is answered
     with the same tokens.
     """
-    x, seen = normal_numbers(batch, TOKENS, FEATURES), []
+    x, recorded = normal_numbers(batch, TOKENS, FEATURES), []
 
-    def visit(*told):
-        seen.append(told)
-        return take(x, told[2])
+    def visit(*step):
+        recorded.append(step)
+        return take(x, step[2])
 
     c = model.labels(labels(batch))
     model.outer.walk(c, model.labels.null(batch), visit, images(batch), sampler)
-    return seen
+    return recorded
 
 
 @pytest.mark.parametrize(
@@ -72,16 +72,16 @@ def test_guidance_in_no_step_is_no_guidance(outer):
 def test_no_null_branch_is_computed_outside_the_interval(outer):
     """A causal one is carried along before the interval, where its weight is one."""
     model = make_model(outer, "gmm", False)
-    seen, whole = (
+    recorded, whole = (
         visits(model, Sampler(guidance=2.0, **say))
         for say in ({"guided_from": 0.3, "guided_to": 0.7}, {})
     )
-    guided = [null is not None for _, null, _, _ in seen]
+    guided = [null is not None for _, null, _, _ in recorded]
     least = 0.3 if outer == "masked" else 0.0
 
-    assert guided == [least <= progress <= 0.7 for *_, progress in seen]
+    assert guided == [least <= progress <= 0.7 for *_, progress in recorded]
     assert 0 < sum(guided) < len(guided)
-    for (z, null, *_), (z_whole, null_whole, *_) in zip(seen, whole, strict=True):
+    for (z, null, *_), (z_whole, null_whole, *_) in zip(recorded, whole, strict=True):
         assert torch.allclose(z, z_whole, atol=1e-12)
         assert null is None or torch.allclose(null, null_whole, atol=1e-12)
 
@@ -118,9 +118,9 @@ def test_groups_drawn_together_are_told_zeros_for_each_other(trunk, together):
     for density in (p, p.guided(q, 2.0).tempered(0.9)):
         x = density.with_parallel_groups(together).sample(noise)
         for g in range(6):
-            told = x.clone()
-            told[:, g - g % together :] = 0
-            _, blocks = density._teacher_force(told)
+            visible = x.clone()
+            visible[:, g - g % together :] = 0
+            _, blocks = density._teacher_force(visible)
             alone = blocks.sample(Noise(noise.at(torch.arange(6).expand(7, -1)).key))[:, g, 0]
             assert torch.allclose(x[:, g], alone, atol=1e-9)
 
@@ -157,11 +157,11 @@ def plain_token_cache(outer, x, c, order, plan, refresh):
     """z of each step, by whole sequences in the order of the walk: the oracle of the cached
     one. plan: tokens known.
     """
-    start, tokens, seen = outer.prefix, outer.tokens, []
+    start, tokens, recorded = outer.prefix, outer.tokens, []
     at = torch.cat([torch.arange(start).expand(len(x), -1), start + order], 1)
-    told = torch.cat([c, outer.token_of(take(x, order))], 1) + outer.encoder_positions()[at]
+    inputs = torch.cat([c, outer.token_of(take(x, order))], 1) + outer.encoder_positions()[at]
 
-    for s, (known, until) in enumerate(pairwise(plan)):
+    for s, (count_before, until) in enumerate(pairwise(plan)):
         if s % refresh == 0:
             first, last = 0, start + tokens
             encoder = [
@@ -171,20 +171,20 @@ def plain_token_cache(outer, x, c, order, plan, refresh):
         else:
             first, last = start + plan[s - 1], start + until
 
-        rows = torch.arange(first, start + known)
-        visible = [layer[:, : start + known] for layer in encoder]
+        rows = torch.arange(first, start + count_before)
+        visible = [layer[:, : start + count_before] for layer in encoder]
         y = outer.embed(
             outer.encoder_norm(
-                recompute(outer.encoder, visible, outer.input_norm(told[:, rows]), rows)
+                recompute(outer.encoder, visible, outer.input_norm(inputs[:, rows]), rows)
             )
         )
-        y = torch.cat([y, outer.mask().expand(len(x), last - start - known, -1)], 1)
+        y = torch.cat([y, outer.mask().expand(len(x), last - start - count_before, -1)], 1)
         rows = torch.arange(first, last)
         y = recompute(outer.decoder, decoder, y + outer.decoder_positions()[at[:, rows]], rows)
-        z = outer.decoder_norm(y[:, start + known - first : start + until - first])
-        seen.append(z + outer.output_positions()[order[:, known:until]])
+        z = outer.decoder_norm(y[:, start + count_before - first : start + until - first])
+        recorded.append(z + outer.output_positions()[order[:, count_before:until]])
 
-    return seen
+    return recorded
 
 
 @pytest.mark.parametrize("refresh", [2, 3, 6])
@@ -198,23 +198,23 @@ def test_a_token_cache_recomputes_new_rows_against_old_ones(refresh):
         images(2).at(0).permutation(TOKENS),
     )
     plan, memory = [0, 1, 2, 4, 5, 6], None
-    for z, (known, until) in zip(
+    for z, (first, until) in zip(
         plain_token_cache(outer, x, c, order, plan, refresh), pairwise(plan), strict=True
     ):
-        cached, memory = outer._cached_condition(x, c, order, known, until, memory, refresh)
+        cached, memory = outer._cached_condition(x, c, order, first, until, memory, refresh)
         assert torch.allclose(cached, z, atol=1e-10)
-        exact = outer._condition(x, c, order[:, :known], order[:, known:until])
+        exact = outer._condition(x, c, order[:, :first], order[:, first:until])
         assert torch.allclose(cached, exact, atol=1e-10) == (memory.age == 1)
 
 
 @pytest.mark.parametrize("positions", ["learned", "rotary"])
 def test_a_step_that_computes_all_rows_is_exact_although_rows_stand_in_another_order(positions):
     model = make_model("masked", "gmm", False, positions=positions)
-    seen = visits(model, Sampler(guidance=2.0, token_refresh=2))
+    recorded = visits(model, Sampler(guidance=2.0, token_refresh=2))
     exact = visits(model, Sampler(guidance=2.0))
     apart = [
         max((z - e).abs().max().item() for z, e in zip(step[:2], true[:2], strict=True))
-        for step, true in zip(seen, exact, strict=True)
+        for step, true in zip(recorded, exact, strict=True)
     ]
 
     assert max(apart[::2]) < 1e-10
@@ -225,8 +225,8 @@ def test_a_null_branch_that_begins_or_returns_has_all_its_rows_computed():
     model = make_model("masked", "gmm", False)
     exact = visits(model, Sampler(guidance=2.0))
     for settings, whole in (({"guided_from": 0.4}, 2), ({"null_refresh": 4}, 4)):
-        seen = visits(model, Sampler(guidance=2.0, token_refresh=TOKENS, **settings))
-        (z, null, *_), (z_exact, null_exact, *_) = seen[whole], exact[whole]
+        recorded = visits(model, Sampler(guidance=2.0, token_refresh=TOKENS, **settings))
+        (z, null, *_), (z_exact, null_exact, *_) = recorded[whole], exact[whole]
         assert torch.allclose(z, z_exact, atol=1e-10)
         assert torch.allclose(null, null_exact, atol=1e-10)
 
@@ -234,17 +234,17 @@ def test_a_null_branch_that_begins_or_returns_has_all_its_rows_computed():
 @pytest.mark.parametrize("outer", ["masked", "masked_stack"])
 def test_between_two_null_branches_z_null_keeps_its_distance(outer):
     model = make_model(outer, "gmm", False)
-    seen, exact = (visits(model, Sampler(guidance=2.0, null_refresh=n)) for n in (3, 1))
+    recorded, exact = (visits(model, Sampler(guidance=2.0, null_refresh=n)) for n in (3, 1))
     for s, ((z, null, where, _), (z_exact, null_exact, *_)) in enumerate(
-        zip(seen, exact, strict=True)
+        zip(recorded, exact, strict=True)
     ):
         assert torch.allclose(z, z_exact, atol=1e-12)  # the conditional branch is not touched
         assert torch.allclose(null, null_exact, atol=1e-9) == (s % 3 == 0)
         if s % 3:  # the difference is that of this position when both branches were computed
             x, order = normal_numbers(2, TOKENS, FEATURES), images(2).at(0).permutation(TOKENS)
-            known = order[:, : s - s % 3]
+            known_at = order[:, : s - s % 3]
             both = [
-                model.outer._condition(x, c, known, where)
+                model.outer._condition(x, c, known_at, where)
                 for c in (model.labels.null(2), model.labels(labels(2)))
             ]
             assert torch.allclose(null - z, both[0] - both[1], atol=1e-9)

@@ -47,7 +47,9 @@ def published() -> dict[str, Tensor]:
 @pytest.fixture(scope="module")
 def head(published) -> Diffusion:
     result = Diffusion(32, 16, width=32, depth=2, sampling_steps=10, clip=False)
-    result.load_state_dict({ours: published[theirs] for theirs, ours in mar_head_names(2).items()})
+    result.load_state_dict(
+        {name: published[released] for released, name in mar_head_names(2).items()}
+    )
     return result
 
 
@@ -58,11 +60,11 @@ def test_names_are_complete_in_both_directions(published, head):
 
 def test_the_names_and_shapes_of_mar_b_are_the_published_ones():
     with torch.device("meta"):
-        ours = Diffusion(768, 16, width=1024, depth=6, clip=False).state_dict()
+        actual = Diffusion(768, 16, width=1024, depth=6, clip=False).state_dict()
     rows = [line.split("\t") for line in (DATA / "mar_b_state_dict.txt").read_text().splitlines()]
     listed = {row[0]: row[1] for row in rows if row[0].startswith("diffloss.")}
     assert {
-        theirs: str(tuple(ours[our].shape)) for theirs, our in mar_head_names(6).items()
+        released: str(tuple(actual[our].shape)) for released, our in mar_head_names(6).items()
     } == listed
 
 
@@ -183,9 +185,9 @@ class Known:
         return mean, variance
 
 
-def density(known: Known, n: int) -> DiffusionDensity:
+def density(network: Known, n: int) -> DiffusionDensity:
     return DiffusionDensity(
-        cast(ConditionedMLP, known), torch.zeros(n, 1).double(), len(known.process.time), 1
+        cast(ConditionedMLP, network), torch.zeros(n, 1).double(), len(network.process.time), 1
     )
 
 
@@ -194,10 +196,10 @@ def test_an_exact_network_makes_the_bound_the_likelihood(steps, std):
     """Averaged over tokens and noise the bound of the exact reverse process is log p,
     within its standard error.
     """
-    n, known = 20_000, Known(steps, mean=1.5, std=std)
+    n, network = 20_000, Known(steps, mean=1.5, std=std)
     x = 1.5 + std * Noise.of(torch.arange(n), "data").normal(3, torch.float64)
     truth = log_normal(x, torch.tensor(1.5), torch.tensor(2 * math.log(std))).sum(-1)
-    gap = truth - density(known, n).log_prob(x, Noise.of(torch.arange(n)))
+    gap = truth - density(network, n).log_prob(x, Noise.of(torch.arange(n)))
     assert abs(gap.mean()) < 4 * gap.std() / n**0.5 + 1e-4
     assert gap.std() / n**0.5 < 0.03
 
@@ -208,19 +210,19 @@ def test_the_bound_lies_below_the_likelihood_of_what_is_sampled(scale, share, te
     """A wrong but linear network ends in a Gaussian that is known: at each x the mean bound must
     not exceed its log p.
     """
-    known, n = Known(20, scale=scale, share=share), 4000
-    mean, variance = known.marginal(temperature)
+    network, n = Known(20, scale=scale, share=share), 4000
+    mean, variance = network.marginal(temperature)
     for point in (-1.0, 0.0, 2.0):
         x = torch.full((n, 3), point).double()
-        bound = density(known, n).tempered(temperature).log_prob(x, Noise.of(torch.arange(n)))
+        bound = density(network, n).tempered(temperature).log_prob(x, Noise.of(torch.arange(n)))
         truth = log_normal(x[0], mean, variance.log()).sum()
         assert bound.mean() - 3 * bound.std() / n**0.5 < truth
 
 
 def test_samples_have_the_moments_of_the_chain():
-    known, n = Known(20, mean=1.5, scale=0.9, share=0.5), 40_000
-    mean, variance = known.marginal()
-    x = density(known, n).sample(Noise.of(torch.arange(n)))
+    network, n = Known(20, mean=1.5, scale=0.9, share=0.5), 40_000
+    mean, variance = network.marginal()
+    x = density(network, n).sample(Noise.of(torch.arange(n)))
     assert abs(x.mean() - mean) < 4 * (variance / x.numel()).sqrt()
     assert abs(x.var() / variance - 1) < 0.02
 

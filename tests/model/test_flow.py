@@ -62,9 +62,9 @@ def test_the_likelihood_of_a_known_flow_converges_at_fourth_order():
 def test_doubled_steps_tell_the_error():
     x = 1.5 * normal_numbers(500, 2)
     density = known(500, 10)
-    told = (density.log_prob(x) - density.refined().log_prob(x)).abs()
+    estimate = (density.log_prob(x) - density.refined().log_prob(x)).abs()
     true = (density.log_prob(x) - Known.log_prob(x)).abs()
-    assert torch.allclose(told, true, atol=0.15 * true.max().item())
+    assert torch.allclose(estimate, true, atol=0.15 * true.max().item())
     assert density.refined().steps == 20 and density.refined().refined().steps == 40
 
 

@@ -91,12 +91,12 @@ def test_the_preset_has_the_published_parameters_and_every_key_has_its_place():
         key: [int(n) for n in shape.strip("()").split(",") if n.strip()]
         for key, shape, _, _ in rows
     }
-    known, ours = fractalmar_names(model), dict(model.named_parameters())
+    names, by_name = fractalmar_names(model), dict(model.named_parameters())
 
-    assert set(known) == set(listed)
-    assert sorted(known.values()) == sorted(ours)
+    assert set(names) == set(listed)
+    assert sorted(names.values()) == sorted(by_name)
     for key, shape in listed.items():
-        assert [n for n in shape if n > 1] == [n for n in ours[known[key]].shape if n > 1], key
+        assert [n for n in shape if n > 1] == [n for n in by_name[names[key]].shape if n > 1], key
 
 
 def rows_of(z: torch.Tensor) -> torch.Tensor:
@@ -249,11 +249,13 @@ def test_guidance_is_the_published_combination_of_logits(published):
     head, z = model.inner.guide, normal_numbers(2, 4, 160, dtype=torch.float32)
     x = e["guiding_pixel_level1"][:4]
     (_, p), (_, q) = (head(part)._teacher_force(x) for part in z)
-    ours = head(z[0]).guided(head(z[1]), 2.5).tempered(0.8)._teacher_force(x)[1].log_mass[..., 1:-1]
+    actual = (
+        head(z[0]).guided(head(z[1]), 2.5).tempered(0.8)._teacher_force(x)[1].log_mass[..., 1:-1]
+    )
 
     logits, null = p.log_mass[..., 1:-1], q.log_mass[..., 1:-1]
     assert torch.allclose(
-        ours, ((null + 2.5 * (logits - null)) / 0.8**2).log_softmax(-1), atol=1e-4
+        actual, ((null + 2.5 * (logits - null)) / 0.8**2).log_softmax(-1), atol=1e-4
     )
 
 
@@ -303,11 +305,11 @@ def test_guidance_filters_unlikely_values_as_released(published, weight):
     ]
     expected, filtered = (torch.stack(parts) for parts in zip(*pairs, strict=True))
     assert filtered.any(-1).all() and not filtered.all(-1).any()
-    ours, plain = (
+    actual, plain = (
         log_mass[..., 1:-1].reshape(-1, 256).double() for log_mass in (drawn, unfiltered)
     )
-    assert torch.allclose(ours, expected.log_softmax(-1), atol=2e-3)
-    assert ((ours - plain).abs().max() > 5) == (weight > 1)
+    assert torch.allclose(actual, expected.log_softmax(-1), atol=2e-3)
+    assert ((actual - plain).abs().max() > 5) == (weight > 1)
     if weight > 1:  # an unlikely value stays as unlikely, next to the likeliest, as it was
         top = logits.argmax(-1, keepdim=True)
         before = logits - logits.gather(-1, top)

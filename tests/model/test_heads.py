@@ -412,19 +412,21 @@ def test_a_row_without_a_sigma_of_its_own_is_tempered_about_its_median():
     mean, log_std = laws.normal_numbers(50, 1, 1), 0.3 * laws.normal_numbers(50, 1, 1, seed=3)
     row = Mixture1D(mean, log_std, torch.zeros_like(mean))
     # of one component both are the same
-    known, drawn = row.tempered(0.5), Density1D.tempered(row, 0.5)
+    by_formula, drawn = row.tempered(0.5), Density1D.tempered(row, 0.5)
     x = mean + laws.normal_numbers(50, 1, 7, seed=4)
 
     for name in ("log_prob", "cdf", "knots", "span", "tail"):
-        ours, theirs = (
+        actual, reference = (
             getattr(r, name)(*({"knots": [9], "span": [3.0], "tail": []}.get(name, [x])))
-            for r in (known, drawn)
+            for r in (by_formula, drawn)
         )
         for one, other in zip(
-            *((v if isinstance(v, tuple) else (v,)) for v in (ours, theirs)), strict=True
+            *((v if isinstance(v, tuple) else (v,)) for v in (actual, reference)), strict=True
         ):
             assert torch.allclose(one, other, atol=1e-3)
-    assert torch.allclose(known.log_interval(x, x + 0.1), drawn.log_interval(x, x + 0.1), atol=1e-2)
+    assert torch.allclose(
+        by_formula.log_interval(x, x + 0.1), drawn.log_interval(x, x + 0.1), atol=1e-2
+    )
 
     total, _ = laws.integral(drawn)
     assert (total - 1).abs().max() < 1e-4

@@ -78,9 +78,9 @@ def test_moments_and_images_are_those_of_the_published_code(name, tmp_path):
     by the released code.
     """
     path = kl_tiny(tmp_path) if name == "kl_tiny" else DATA / name
-    model, known = read_kl(path).eval(), expected(name)
-    assert (model.moments(known["images"]) - known["moments"]).abs().max() < 1e-5
-    assert (model.restored(known["latents"]) - known["decoded"]).abs().max() < 1e-5
+    model, reference = read_kl(path).eval(), expected(name)
+    assert (model.moments(reference["images"]) - reference["moments"]).abs().max() < 1e-5
+    assert (model.restored(reference["latents"]) - reference["decoded"]).abs().max() < 1e-5
 
 
 def test_the_layout_of_kl16_has_the_published_names_and_shapes():
@@ -191,7 +191,7 @@ def faults(folder: Path, small: Path) -> dict[str, tuple[Path, str]]:
 
     shutil.copytree(DATA / "kl_diffusers", folder / "weightless")
     (folder / "weightless" / "diffusion_pytorch_model.safetensors").unlink()
-    said = {
+    cases = {
         "none.ckpt": "no such file",
         "truncated.ckpt": "damaged",
         "truncated.safetensors": "damaged",
@@ -209,7 +209,7 @@ def faults(folder: Path, small: Path) -> dict[str, tuple[Path, str]]:
     }
     kl_tiny(folder)
 
-    return {name: (folder / name, words) for name, words in said.items()}
+    return {name: (folder / name, words) for name, words in cases.items()}
 
 
 def test_what_is_no_such_file_is_refused_in_one_line_and_no_code_is_run(tmp_path, small, capsys):
@@ -217,12 +217,12 @@ def test_what_is_no_such_file_is_refused_in_one_line_and_no_code_is_run(tmp_path
         codec = KL((3, 32, 32), 256, weights=str(path))
         with pytest.raises(ValueError, match=words) as caught:
             codec.prepare()
-        said = str(caught.value)
+        text = str(caught.value)
         assert (
-            said.startswith("weights: ")
-            and path.name in said
-            and "\n" not in said
-            and len(said) < 500
+            text.startswith("weights: ")
+            and path.name in text
+            and "\n" not in text
+            and len(text) < 500
         )
 
     assert capsys.readouterr().out == ""
@@ -302,8 +302,8 @@ def test_decoding_undoes_scale_and_normalisation_and_gives_grey_levels(small):
     z = torch.linspace(-1.2, 1.2, 64).reshape(1, 16, 2, 2)
     x, _ = codec.encode(torch.cat([z, torch.full_like(z, -60.0)], 1), Noise.of(torch.arange(1)))
     codec._frozen.module.restored = lambda latents: latents[:, :3]
-    known = ((z[:, :3] + 1) / 2 * 255).round().clamp(0, 255)
-    assert (codec.decode(x).float() - known).abs().max() <= 1
+    reference = ((z[:, :3] + 1) / 2 * 255).round().clamp(0, 255)
+    assert (codec.decode(x).float() - reference).abs().max() <= 1
     assert codec.decode(x).dtype == torch.uint8
 
 

@@ -53,15 +53,15 @@ def test_attention_with_dropout_is_the_fused_one_where_nothing_is_dropped(causal
 @torch.no_grad()
 def test_densities_are_single_precision_under_autocast(kind):
     model: Arinar = laws.make_model("masked", kind, True, torch.float32)
-    seen: list[torch.dtype] = []
+    recorded: list[torch.dtype] = []
     for module in model.modules():
         if isinstance(module, DensityParameters):
-            module.register_forward_hook(lambda *words: seen.append(words[-1].dtype))
+            module.register_forward_hook(lambda *words: recorded.append(words[-1].dtype))
 
     with torch.autocast("cpu", torch.bfloat16):
         x, _ = model.generate(laws.labels(2), laws.images(2), Sampler(guidance=2.0))
 
-    assert seen and set(seen) == {torch.float32}
+    assert recorded and set(recorded) == {torch.float32}
     assert x.dtype == torch.float32 and x.isfinite().all()
 
 
@@ -103,16 +103,16 @@ def test_gelu_is_that_of_torch_with_a_gradient_and_without(form):
         ]
     )
     expected = torch.nn.functional.gelu(x.double(), approximate=form)
-    given = x.clone().requires_grad_()
-    y = GELU(form)(given)
+    inputs = x.clone().requires_grad_()
+    y = GELU(form)(inputs)
 
     with torch.no_grad():
-        drawn = GELU(form)(given)
-    for seen in (y, drawn):
-        assert torch.allclose(seen.double(), expected, rtol=1e-6, atol=1e-6)
+        drawn = GELU(form)(inputs)
+    for output in (y, drawn):
+        assert torch.allclose(output.double(), expected, rtol=1e-6, atol=1e-6)
 
     assert y.requires_grad
-    assert torch.equal(given.detach(), x)
+    assert torch.equal(inputs.detach(), x)
 
 
 def test_dropout_acts_behind_gelu_too_where_it_is_asked_for(monkeypatch):

@@ -77,15 +77,15 @@ def test_what_is_drawn_has_the_likelihood_of_its_own_walk(outer, weight):
         normal_numbers(2, 5, CONTEXT),
     )
     density = head(z).guided(head(null), weight)
-    x, seen = density.sample(noise), torch.zeros(5, 6, dtype=torch.float64)
+    x, walked = density.sample(noise), torch.zeros(5, 6, dtype=torch.float64)
 
     def redrawn(p, part_of, noise):
         places = part_of(torch.arange(6).expand(5, 6))
-        seen.scatter_(1, places.flatten(1), p.sample(noise).flatten(1))
+        walked.scatter_(1, places.flatten(1), p.sample(noise).flatten(1))
         return p.log_prob(part_of(x))
 
     log_prob = density._sum_over_walk(x, noise, redrawn)
-    assert torch.allclose(seen, x, atol=1e-9)
+    assert torch.allclose(walked, x, atol=1e-9)
     assert torch.allclose(log_prob, density.log_prob(x, noise), atol=1e-9)
 
 
@@ -151,10 +151,10 @@ def test_the_probabilities_of_all_levels_sum_to_one_and_samples_follow_them():
     mass = head(normal_numbers(1, CONTEXT).expand(16, -1)).log_mass(every).exp()
     assert abs(mass.sum() - 1) < 1e-6
     x = head(normal_numbers(1, CONTEXT).expand(20_000, -1)).sample(images(20_000))
-    seen = torch.cdist(x, every) < 1e-5
-    assert seen.sum() == 20_000  # only centres of levels
+    is_drawn = torch.cdist(x, every) < 1e-5
+    assert is_drawn.sum() == 20_000  # only centres of levels
 
-    chi2 = ((seen.sum(0) - 20_000 * mass) ** 2 / (20_000 * mass)).sum()
+    chi2 = ((is_drawn.sum(0) - 20_000 * mass) ** 2 / (20_000 * mass)).sum()
     assert chi2 < 37.7  # critical value at 0.1 % for 15 degrees of freedom
 
 
@@ -180,7 +180,7 @@ def test_a_codec_that_does_not_dequantise_gives_the_centres_and_a_box_around_eac
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ({"tokens": 3}, "inner.tokens: 3 does not divide the 4 features"),
         ({"tokens": 4, "channels": 3}, "inner.channels: 4 features are no image of 3 channels"),
@@ -210,7 +210,7 @@ def test_a_codec_that_does_not_dequantise_gives_the_centres_and_a_box_around_eac
         ),
     ],
 )
-def test_what_does_not_fit_is_told_by_its_key(words, told):
+def test_what_does_not_fit_is_told_by_its_key(words, message):
     recipe = content()
     recipe["inner"] = {
         "kind": "nested",
@@ -221,7 +221,7 @@ def test_what_does_not_fit_is_told_by_its_key(words, told):
     with pytest.raises(ConfigError) as error:
         parse_recipe(recipe).inner(16, 4)
 
-    assert told in str(error.value)
+    assert message in str(error.value)
 
 
 def test_a_guided_density_has_no_training_loss():

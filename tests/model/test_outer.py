@@ -101,14 +101,14 @@ def test_learned_positions_keep_their_names_and_the_others_have_no_parameters(ou
     learned, sines, rotary = (
         make_model(outer, "gmm", False, positions=kind).outer for kind in PLACES
     )
-    told = {name for name, _ in learned.named_parameters() if "positions" in name}
-    assert told == (
+    parameters = {name for name, _ in learned.named_parameters() if "positions" in name}
+    assert parameters == (
         {f"{part}_positions.weight" for part in ("encoder", "decoder", "output")}
         if outer == "masked"
         else {"positions.weight"}
     )
     for other in (sines, rotary):
-        assert set(learned.state_dict()) - set(other.state_dict()) == told
+        assert set(learned.state_dict()) - set(other.state_dict()) == parameters
 
 
 @each_outer
@@ -116,15 +116,15 @@ def test_learned_positions_keep_their_names_and_the_others_have_no_parameters(ou
 def test_z_differs_from_position_to_position(outer, positions):
     """Also where all tokens are alike, and for a masked model that knows none of them."""
     model = make_model(outer, "gmm", False, positions=positions)
-    x, seen = torch.zeros(2, TOKENS, FEATURES).double(), []
+    x, recorded = torch.zeros(2, TOKENS, FEATURES).double(), []
 
     def visit(z, null, where, progress):
-        seen.append(z)
+        recorded.append(z)
         return take(x, where)
 
     one_step = Sampler(steps=1) if outer == "masked" else Sampler()
     model.outer.walk(model.labels(labels(2)), None, visit, images(2), one_step)
-    z = torch.cat(seen, 1)
+    z = torch.cat(recorded, 1)
     apart = (z.unsqueeze(1) - z.unsqueeze(2)).abs().amax(-1) + torch.eye(TOKENS)
     assert apart.min() > 1e-4
 
@@ -301,15 +301,15 @@ def test_a_causal_walk_is_guided_up_to_the_last_step_that_says_so():
     """0.57 is the progress of a step, and the sum of the one before and of a
     step is a little more.
     """
-    outer, c, seen = CausalAR(100, 1, width=8, depth=1, heads=2), torch.zeros(1, 1, 8), []
+    outer, c, recorded = CausalAR(100, 1, width=8, depth=1, heads=2), torch.zeros(1, 1, 8), []
 
     def visit(z, null, where, progress):
-        seen.append((progress, null is not None))
+        recorded.append((progress, null is not None))
         return torch.zeros(1, 1, 1)
 
     outer.walk(c, c, visit, laws.images(1), Sampler(guidance=2.0, guided_to=0.57))
     assert (
-        [guided for _, guided in seen]
-        == [progress <= 0.57 for progress, _ in seen]
+        [guided for _, guided in recorded]
+        == [progress <= 0.57 for progress, _ in recorded]
         == [True] * 57 + [False] * 43
     )

@@ -85,10 +85,10 @@ def test_weights_that_changed_since_are_packed_anew():
 def test_generation_packs_and_unpacks():
     model = laws.make_model("masked", "gmm", True, torch.float32)
     wide = model.labels.wide = Linear(WIDTH, WIDTH)
-    seen: list[bool] = []
-    model.outer.token_of.register_forward_hook(lambda *_: seen.append(wide.packed is not None))
+    recorded: list[bool] = []
+    model.outer.token_of.register_forward_hook(lambda *_: recorded.append(wide.packed is not None))
     model.generate(laws.labels(2), laws.images(2), Sampler())
-    assert seen and all(seen) and wide.packed is None
+    assert recorded and all(recorded) and wide.packed is None
 
 
 @torch.no_grad()

@@ -74,11 +74,11 @@ def listed(name: str) -> dict[str, tuple[int, ...]]:
 def test_a_preset_has_the_published_parameters_and_every_key_has_its_place(name):
     model = build(preset(name), device="meta").model
     assert sum(p.numel() for p in model.parameters()) == PUBLISHED[name]
-    known, ours = parameter_names(model), dict(model.named_parameters())
-    assert set(known) == set(listed(name))
-    assert sorted(known.values()) == sorted(ours)
+    names, by_name = parameter_names(model), dict(model.named_parameters())
+    assert set(names) == set(listed(name))
+    assert sorted(names.values()) == sorted(by_name)
     for key, shape in listed(name).items():
-        assert [n for n in shape if n > 1] == [n for n in ours[known[key]].shape if n > 1], key
+        assert [n for n in shape if n > 1] == [n for n in by_name[names[key]].shape if n > 1], key
 
 
 @pytest.fixture(scope="module")
@@ -115,9 +115,9 @@ def conditions(
     """z [B, N, E] at every position, given the tokens that the mask leaves."""
     model, x = experiment.model, expected["tokens"]
     c = model.labels.null(len(x)) if null else model.labels(expected["labels"].long())
-    known = torch.stack([(row == 0).nonzero().squeeze(-1) for row in expected["mask"]])
+    known_at = torch.stack([(row == 0).nonzero().squeeze(-1) for row in expected["mask"]])
     every = torch.arange(x.shape[1]).expand(len(x), -1)
-    return model.outer._condition(x, c, known, every), every
+    return model.outer._condition(x, c, known_at, every), every
 
 
 @torch.no_grad()
@@ -237,9 +237,9 @@ def test_the_other_published_models_are_converted_and_sampled_too(
     experiment = load_trained(preset(recipe, *overrides), RunFolder(out))
     with torch.serialization.safe_globals([argparse.Namespace]):
         state = torch.load(DATA / file, weights_only=True)["model"]
-    theirs = translate_state(state, experiment.model)
+    reference = translate_state(state, experiment.model)
     assert all(
-        torch.equal(value, theirs[key]) for key, value in experiment.model.state_dict().items()
+        torch.equal(value, reference[key]) for key, value in experiment.model.state_dict().items()
     )
     if recipe == "mar_b":
         expected = {
@@ -449,10 +449,10 @@ def refused(capsys, checkpoint: Path, out: Path, *words: str) -> str:
 
     assert left.value.code == 2
     assert not out.exists() and not [p for p in out.parent.iterdir() if p.suffix != ".pth"]
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
+    stderr = capsys.readouterr().err
+    assert stderr.count("\n") == 1
 
-    return said
+    return stderr
 
 
 class Code:
@@ -495,7 +495,7 @@ def test_files_with_code_or_damage_are_refused(capsys, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["outer.qk_norm=true"], "has nothing for this model's outer."),
         (["inner.placement=sandwich"], "has nothing for this model's inner."),
@@ -510,8 +510,10 @@ def test_files_with_code_or_damage_are_refused(capsys, tmp_path):
         ),
     ],
 )
-def test_what_the_checkpoint_does_not_hold_is_no_part_of_the_model(capsys, tmp_path, words, said):
-    assert said in refused(capsys, DATA / "arinar_tiny.pth", tmp_path / "a", *ARINAR, *words)
+def test_what_the_checkpoint_does_not_hold_is_no_part_of_the_model(
+    capsys, tmp_path, words, message
+):
+    assert message in refused(capsys, DATA / "arinar_tiny.pth", tmp_path / "a", *ARINAR, *words)
 
 
 def test_a_group_of_features_is_read_where_its_order_cannot_differ():

@@ -47,8 +47,10 @@ def test_no_letter_is_an_error_whatever_the_encoding(monkeypatch):
 def test_the_command_prints_in_every_encoding(encoding):
     environment = {**os.environ, "PYTHONIOENCODING": encoding}
     words = [sys.executable, "-m", "arinar_lab", "--help"]
-    told = subprocess.run(words, env=environment, capture_output=True, timeout=60)
-    assert told.returncode == 0 and rb"components=4-\u2026" in told.stdout and not told.stderr
+    process = subprocess.run(words, env=environment, capture_output=True, timeout=60)
+    assert (
+        process.returncode == 0 and rb"components=4-\u2026" in process.stdout and not process.stderr
+    )
 
 
 def test_the_terminal_takes_text_literally():

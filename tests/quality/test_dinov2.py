@@ -58,13 +58,13 @@ def test_the_published_layout_is_built_and_others_are_refused():
     assert sum(p.numel() for p in names.values()) == 304_367_616
     small = weights(64, 1, 2)
     swiglu = {name.replace("fc1", "w12"): value for name, value in small.items()}
-    for state, said in (
+    for state, text in (
         (swiglu, "holds no such DINOv2"),
         ({"weight": torch.zeros(3)}, "holds no DINOv2"),
     ):
         torch.save(state, "other.pth")
         with pytest.raises(
-            ConfigError, match=rf"^other\.pth: no weights of dinov2, or damaged: other\.pth: {said}"
+            ConfigError, match=rf"^other\.pth: no weights of dinov2, or damaged: other\.pth: {text}"
         ):
             _ = Extractor(DINOV2, weights=Path("other.pth")).network
 
@@ -82,11 +82,11 @@ def test_a_run_is_measured_in_its_features(a_run, monkeypatch, capsys):
     assert extractor_of_reference(path) == ("dinov2", "dinov2")
     capsys.readouterr()
     assert arinar("evaluate", a_run.path, "--quality", "--reference", path, *few) == 0
-    told = capsys.readouterr().out
+    stdout = capsys.readouterr().out
     for name in ("fd_dinov2_64", "fd_dinov2_64_floor", "kid_dinov2_64", "precision_dinov2_64"):
-        assert f"quality/{name} " in told
+        assert f"quality/{name} " in stdout
 
-    assert "inception_score" not in told
+    assert "inception_score" not in stdout
     assert (
         arinar(
             "evaluate",

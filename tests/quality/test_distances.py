@@ -80,14 +80,14 @@ def write_npz(images, name):
     return Path(name)
 
 
-def refer(images, name="b", told=QUIET):
-    return make_reference(ImageSet(images, name), TINY, Path("references"), 20, told)
+def refer(images, name="b", progress=QUIET):
+    return make_reference(ImageSet(images, name), TINY, Path("references"), 20, progress)
 
 
 def test_the_distances_are_those_of_torch_fidelity():
-    ours = distances(TINY(A), Reference.read(refer(B), TINY), TINY.distance)
+    distances_of_set = distances(TINY(A), Reference.read(refer(B), TINY), TINY.distance)
     expected = theirs(ByteImages(A), ByteImages(B))
-    assert ours.keys() == {
+    assert distances_of_set.keys() == {
         "fd_tiny",
         "inception_score",
         "kid_tiny",
@@ -95,12 +95,14 @@ def test_the_distances_are_those_of_torch_fidelity():
         "recall_tiny",
     }
     assert (
-        ours["fd_tiny"] == pytest.approx(expected[KEY_METRIC_FID], rel=1e-6)
-        and ours["fd_tiny"] > 0.1
+        distances_of_set["fd_tiny"] == pytest.approx(expected[KEY_METRIC_FID], rel=1e-6)
+        and distances_of_set["fd_tiny"] > 0.1
     )
-    assert ours["inception_score"] == pytest.approx(expected["inception_score_mean"])
-    assert ours["kid_tiny"] == pytest.approx(expected["kernel_inception_distance_mean"], rel=1e-5)
-    assert (ours["precision_tiny"], ours["recall_tiny"]) == (
+    assert distances_of_set["inception_score"] == pytest.approx(expected["inception_score_mean"])
+    assert distances_of_set["kid_tiny"] == pytest.approx(
+        expected["kernel_inception_distance_mean"], rel=1e-5
+    )
+    assert (distances_of_set["precision_tiny"], distances_of_set["recall_tiny"]) == (
         expected["precision"],
         expected["recall"],
     )
@@ -110,9 +112,9 @@ def test_the_distances_are_those_of_torch_fidelity():
 def test_images_come_from_a_folder_or_an_npz_alike(form):
     path = write_folder(B, "images") if form == "folder" else write_npz(B, "images.npz")
     made = make_reference(open_image_set(path), TINY, Path("references"), 20, QUIET)
-    ours = frechet(statistics(TINY(A)["features"]), Reference.read(made, TINY).stats)
+    actual = frechet(statistics(TINY(A)["features"]), Reference.read(made, TINY).stats)
     folder = str(path) if form == "folder" else ByteImages(B)
-    assert ours == pytest.approx(theirs(ByteImages(A), folder)[KEY_METRIC_FID], rel=1e-6)
+    assert actual == pytest.approx(theirs(ByteImages(A), folder)[KEY_METRIC_FID], rel=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -120,11 +122,11 @@ def test_published_statistics_are_a_reference(dtype):
     """Such as adm_in256_stats.npz: arrays mu and sigma, in whatever precision."""
     stats = statistics(TINY(B)["features"])
     np.savez("stats.npz", mu=stats["mu"].astype(dtype), sigma=stats["sigma"].astype(dtype))
-    ours = distances(TINY(A), Reference.read(Path("stats.npz"), TINY), "fd_tiny")
-    assert ours["fd_tiny"] == pytest.approx(
+    distances_of_set = distances(TINY(A), Reference.read(Path("stats.npz"), TINY), "fd_tiny")
+    assert distances_of_set["fd_tiny"] == pytest.approx(
         theirs(ByteImages(A), ByteImages(B))[KEY_METRIC_FID], rel=1e-6
     )
-    assert ours.keys() == {"fd_tiny", "inception_score"}  # the others need features
+    assert distances_of_set.keys() == {"fd_tiny", "inception_score"}  # the others need features
 
 
 # Inception
@@ -148,14 +150,14 @@ def inception(tmp_path_factory):
 
 def test_inception_is_read_from_a_local_file_and_is_torch_fidelitys(inception):
     extractor = Extractor(weights=inception)
-    ours = extractor(A[:1])
+    actual = extractor(A[:1])
     network = FeatureExtractorInceptionV3(
         "inception-v3-compat", ["2048", "logits_unbiased"], str(inception)
     )
     features, logits = network(A[:1])
 
-    assert ours["features"].shape == (1, 2048) and ours["features"].std() > 0
-    assert torch.equal(ours["features"], features) and torch.equal(ours["logits"], logits)
+    assert actual["features"].shape == (1, 2048) and actual["features"].std() > 0
+    assert torch.equal(actual["features"], features) and torch.equal(actual["logits"], logits)
     assert (extractor.distance, Extractor(layer="64", weights=inception).distance) == (
         "fid",
         "fd_inception64",
@@ -210,8 +212,8 @@ def test_a_reference_is_named_by_data_size_and_extractor():
     path = refer(B)
     changed = B.clone()
     changed[0, 0, 0, 0] += 1
-    others = [ImageSet(changed, "b"), ImageSet(B[:49], "b"), ImageSet(B[..., :11], "b")]
-    names = {reference_path(other, TINY, path.parent).name for other in others} | {path.name}
+    other_values = [ImageSet(changed, "b"), ImageSet(B[:49], "b"), ImageSet(B[..., :11], "b")]
+    names = {reference_path(other, TINY, path.parent).name for other in other_values} | {path.name}
     assert len(names) == 4
     assert reference_path(ImageSet(B.clone(), "b"), TINY, path.parent) == path
     folder = write_folder(B, "images")
@@ -234,12 +236,14 @@ def test_a_reference_that_was_stopped_goes_on(monkeypatch):
         refer(B, "again", stop)
     (parts,) = Path("references").glob("again-*.parts")
     assert len(list(parts.glob("*.safetensors"))) == 2
-    seen = []
+    recorded = []
     monkeypatch.setattr(
-        Extractor, "__call__", lambda self, images: seen.append(len(images)) or CALL(self, images)
+        Extractor,
+        "__call__",
+        lambda self, images: recorded.append(len(images)) or CALL(self, images),
     )
     resumed = np.load(refer(B, "again"))
-    assert sum(seen) == 10 + 1  # the third block, and one image to count the features
+    assert sum(recorded) == 10 + 1  # the third block, and one image to count the features
     assert all(np.array_equal(straight[name], resumed[name]) for name in straight.files)
     assert not parts.exists()
 
@@ -262,10 +266,10 @@ def test_too_large_a_batch_is_told_with_one_that_fits(monkeypatch):
 
 def test_a_damaged_block_of_features_is_made_anew(monkeypatch):
     monkeypatch.setattr(reference, "FEATURE_SHARD", 16)
-    folder, asked = Path("parts"), []
+    folder, request = Path("parts"), []
 
     def found(i):
-        asked.append(len(i))
+        request.append(len(i))
         return TINY(B[i])
 
     whole = reference.concatenate_shards(reference.compute_in_shards(folder, 50, found, 16, QUIET))[
@@ -273,14 +277,14 @@ def test_a_damaged_block_of_features_is_made_anew(monkeypatch):
     ]
     block = folder / "00000016-00000031.safetensors"
     block.write_bytes(block.read_bytes()[:100])
-    asked.clear()
+    request.clear()
     assert torch.equal(
         reference.concatenate_shards(reference.compute_in_shards(folder, 50, found, 16, QUIET))[
             "features"
         ],
         whole,
     )
-    assert asked == [16]
+    assert request == [16]
 
 
 def test_bad_references_are_told_in_one_line():
@@ -388,7 +392,7 @@ def test_a_run_is_measured_over_ranges_of_seeds_and_goes_on_where_it_stopped(dig
     whole = folder.report(recipe)
     assert whole["metrics"] == {"val/bits_per_dim": 2.0, **report["metrics"]}
     assert whole["units"].keys() == report["metrics"].keys() and whole["fidelity"]["images"] == 20
-    values, each = report["metrics"], [some["fd_tiny"] for some in report["ranges"]]
+    values, each = report["metrics"], [subset["fd_tiny"] for subset in report["ranges"]]
     assert values["quality/fd_tiny"] == pytest.approx(np.mean(each)) and each[0] != each[1]
     assert values["quality/fd_tiny_interval"] == pytest.approx(
         12.706 * abs(each[0] - each[1]) / 2, rel=1e-3
@@ -435,7 +439,7 @@ def test_a_recipe_with_a_bad_reference_is_refused_before_it_is_trained(a_run, ca
     np.savez("narrow.npz", mu=np.zeros(8), sigma=np.eye(8), extractor=np.array(TINY.signature))
     np.savez("unknown.npz", mu=np.zeros(8), sigma=np.eye(8), extractor=np.array("vgg/fc/123"))
     good = refer(B)
-    for named, images, said in (
+    for named, images, text in (
         ("none.npz", 20, "none.npz is not there"),
         ("narrow.npz", 20, "narrow.npz has mu"),
         ("unknown.npz", 20, "'vgg' is not one of"),
@@ -451,11 +455,11 @@ def test_a_recipe_with_a_bad_reference_is_refused_before_it_is_trained(a_run, ca
         Path("recipe.yaml").write_text(json.dumps(content))
         assert _run(["train", "recipe.yaml", "training.steps=7"]) == 2
 
-        told = capsys.readouterr().err
+        stderr = capsys.readouterr().err
         assert (
-            told.startswith("arinar: evaluation.reference: ")
-            and said in told
-            and told.count("\n") == 1
+            stderr.startswith("arinar: evaluation.reference: ")
+            and text in stderr
+            and stderr.count("\n") == 1
         )
 
     assert len(list(Path("runs").iterdir())) == 1
@@ -496,25 +500,25 @@ def test_the_images_behind_a_cache_are_known_and_a_changed_file_is_seen():
             Image.fromarray(A[2 * c + k].permute(1, 2, 0).numpy()).save(folder / f"{k}.png")
 
     pictures = lambda: ImageFolder(path="images", size=12, classes=2)  # noqa: E731
-    known = image_set_of_source(pictures(), "train", "").fingerprint
-    assert image_set_of_source(pictures(), "train", "other name").fingerprint == known
+    expected = image_set_of_source(pictures(), "train", "").fingerprint
+    assert image_set_of_source(pictures(), "train", "other name").fingerprint == expected
     os.utime("images/train/1/0.png", ns=(1, 1))
-    assert image_set_of_source(pictures(), "train", "").fingerprint != known
-    path = Path("references/any-").with_name(f"any-{reference._signature(known, TINY)}.npz")
+    assert image_set_of_source(pictures(), "train", "").fingerprint != expected
+    path = Path("references/any-").with_name(f"any-{reference._signature(expected, TINY)}.npz")
     path.parent.mkdir()
     path.touch()
     cached = LatentCacheSource.__new__(LatentCacheSource)
-    cached.about = {"images": known}
+    cached.about = {"images": expected}
     assert own_reference(cached, TINY) == path
     cached.about = {}
     with pytest.raises(ConfigError, match="--reference: missing"):
         own_reference(cached, TINY)
 
 
-def _sampled(folder, recipe, seeds, out, told=QUIET):
+def _sampled(folder, recipe, seeds, out, progress=QUIET):
     from arinar_lab.evaluation.evaluate import load_trained
 
-    write_samples(recipe, folder, load_trained(recipe, folder), seeds, out, told)
+    write_samples(recipe, folder, load_trained(recipe, folder), seeds, out, progress)
     return out
 
 
@@ -585,7 +589,7 @@ def test_sampling_that_was_stopped_ends_with_the_same_set(digits, form, monkeypa
 def _help(folder, recipe, delay):
     """A process that draws slowly."""
     drawn = samples.generate_images
-    samples.generate_images = lambda *given: (time.sleep(delay), drawn(*given))[1]
+    samples.generate_images = lambda *arguments: (time.sleep(delay), drawn(*arguments))[1]
     _sampled(folder, recipe, range(24), Path("two"))
 
 
@@ -652,16 +656,16 @@ def commands(a_run, words, capsys):
 
 def test_the_commands_measure_a_run_against_a_reference_they_make(a_run, capsys, monkeypatch):
     monkeypatch.setattr("arinar_lab.cli.runs._extractor", lambda *_: TINY)
-    told = commands(a_run, [], capsys)
-    assert "quality/fd_tiny" in told and "66 images a range" in told
+    text = commands(a_run, [], capsys)
+    assert "quality/fd_tiny" in text and "66 images a range" in text
     assert _run(["sample", str(a_run.path), "--per-class", "7", "--count", "50"]) == 2
     assert "--count: 50 is not 7 of each of 10 classes" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_the_commands_do_so_with_inception(a_run, inception, capsys):
-    told = commands(a_run, ["--weights", str(inception), "--layer", "64"], capsys)
-    assert "quality/fd_inception64" in told and "KID" not in told
+    text = commands(a_run, ["--weights", str(inception), "--layer", "64"], capsys)
+    assert "quality/fd_inception64" in text and "KID" not in text
 
 
 @pytest.mark.slow

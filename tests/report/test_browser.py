@@ -95,14 +95,14 @@ def undrawn(results):
 
 @pytest.mark.parametrize(
     "write",
-    [undrawn, pytest.param(lambda found: write_report(found)[0], marks=pytest.mark.slow)],
+    [undrawn, pytest.param(lambda result: write_report(result)[0], marks=pytest.mark.slow)],
     ids=["undrawn", "drawn"],
 )
 def test_the_page_opens_from_disk_whole_and_fits_its_window(write):
     path = write(results())
-    found, errors = opened(path)
+    result, errors = opened(path)
     assert not errors
-    for one, width in zip(found, WIDTHS, strict=True):
+    for one, width in zip(result, WIDTHS, strict=True):
         assert abs(one["width"] - width) < 20  # a scroll bar
         assert one["scroll"] <= one["width"] and not one["beyond"]
         assert len(one["images"]) == path.read_text().count("<img") > 5
@@ -117,12 +117,12 @@ def test_the_probe_sees_what_is_wrong():
         'src="absent.png">'
         "<div style='width: 3000px'>wide</div><script>let x = 1</script></body>"
     )
-    found, errors = opened(Path("wrong.html"))
+    result, errors = opened(Path("wrong.html"))
     assert all(
         any(word in line for line in errors)
         for word in ("there.css", "absent.png", "inline script")
     )
-    for one in found:
+    for one in result:
         assert one["scroll"] > one["width"] and any("wide" in text for text in one["beyond"])
         assert not one["images"][0]["loaded"]
 
@@ -149,8 +149,8 @@ def opened(path):
         Path("probe.html").resolve().as_uri(),
     ]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=120)
-    (said,) = re.findall(r'<pre id="found">(.*?)</pre>', done.stdout, re.DOTALL)
+    (text,) = re.findall(r'<pre id="found">(.*?)</pre>', done.stdout, re.DOTALL)
 
-    return json.loads(unescape(said)), [
+    return json.loads(unescape(text)), [
         line for line in done.stderr.splitlines() if ":CONSOLE" in line
     ]

@@ -288,8 +288,8 @@ def test_twenty_arms_are_drawn(tmp_path):
 
 def test_grey_tells_the_lines_of_a_panel_apart(results):
     """Luminance, and where that is near, marker and line."""
-    found = list(looks(named(results, 7)).values())
-    for one, other in itertools.combinations(found, 2):
+    result = list(looks(named(results, 7)).values())
+    for one, other in itertools.combinations(result, 2):
         apart = abs(_luminance(one.colour) - _luminance(other.colour)) > 0.1
         assert apart or (one.marker != other.marker and one.line != other.line)
 

@@ -58,22 +58,22 @@ def test_distances_and_their_floor_stand_in_the_table_and_under_it():
         }
 
     plan = study(reports)
-    found = table(plan)
-    assert found["components=2"]["FID ↓"] == "22.00 ± 2.48"
-    floor = found["held-out images"]
+    result = table(plan)
+    assert result["components=2"]["FID ↓"] == "22.00 ± 2.48"
+    floor = result["held-out images"]
     assert (floor["FID ↓"], floor["bits/dim ↓"]) == ("1.25 (4,000 images)", "")
     assert floor["FD digits ↓"] == "2.17 (360 images)"  # of 100 generated ones
     text = text_of(plan)
     assert lines(text, "- FID: components=2 against components=1: +1.00")
-    (said,) = lines(
+    (message,) = lines(
         text,
         "- By the published protocol: features of inception-v3-compat/2048/abc, 5,000 "
         "generated images",
     )
 
     assert (
-        "against adm_in256_stats.npz; " in said
-        and "Floor: 4,000 held-out images, encoded and decoded" in said
+        "against adm_in256_stats.npz; " in message
+        and "Floor: 4,000 held-out images, encoded and decoded" in message
     )
     assert "FID" in str([column.header for column in terminal_table(analysed(plan), 200).columns])
 
@@ -98,9 +98,9 @@ def test_each_codec_has_its_own_floor():
         (f"patch={n}", 0): report_of(2.0, **{"quality/fid": 9.0, "quality/fid_floor": float(n)})
         for n in (2, 4)
     }
-    found = table(study(reports, seeds=(0,), axes={"codec.patch": [2, 4]}))
-    assert found["held-out images by the codec of patch=4"]["FID ↓"] == "4.00"
-    assert found["held-out images by the codec of patch=2"]["FID ↓"] == "2.00"
+    result = table(study(reports, seeds=(0,), axes={"codec.patch": [2, 4]}))
+    assert result["held-out images by the codec of patch=4"]["FID ↓"] == "4.00"
+    assert result["held-out images by the codec of patch=2"]["FID ↓"] == "2.00"
 
 
 # A whole study
@@ -131,8 +131,10 @@ def test_the_baseline_is_marked():
 
 def test_differences_are_paired_by_seed():
     """The spread over seeds is 0.5, and yet a tenth is resolved."""
-    said = analysed(study(whole())).differences
-    better, same = (line for line in said if "components=2 against" in line and "at Δ" not in line)
+    sentences = analysed(study(whole())).differences
+    better, same = (
+        line for line in sentences if "components=2 against" in line and "at Δ" not in line
+    )
     assert better.startswith(
         "bits/dim: components=2 against components=1: -0.099 ± 0.003 (n = 3, spread of 3 arms"
     )
@@ -141,15 +143,15 @@ def test_differences_are_paired_by_seed():
         "FD digits: components=2 against components=1: +0.00 ± 0.00 (n = 3, df = 2.0"
     )
     assert same.endswith("the same in every seed")
-    assert not any("components=1 against" in line for line in said)
+    assert not any("components=1 against" in line for line in sentences)
 
 
 def test_worse_is_worse():
-    said = analysed(study(whole(), baseline="components=4")).differences
+    sentences = analysed(study(whole(), baseline="components=4")).differences
     assert any(
         line.startswith("bits/dim: components=1 against components=4: +0.19")
         and line.endswith("worse")
-        for line in said
+        for line in sentences
     )
 
 
@@ -177,7 +179,7 @@ def test_markdown_has_a_table_with_as_many_cells_in_each_row():
 
 
 def test_the_notes_say_how_to_read_the_numbers():
-    said = " ".join(notes(analysed(study(whole()))))
+    sentences = " ".join(notes(analysed(study(whole()))))
     for words in (
         "95 % t-interval",
         "not Inception, so no FID",
@@ -186,9 +188,9 @@ def test_the_notes_say_how_to_read_the_numbers():
         "a bound for the integers",
         "batch 4 and batch 1",
     ):
-        assert words in said
+        assert words in sentences
 
-    assert "Missing" not in said and "Caution" not in said
+    assert "Missing" not in sentences and "Caution" not in sentences
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -214,23 +216,23 @@ def test_an_arm_without_a_common_seed_is_said_not_to_be_compared():
         if cell not in {("components=2", 0), ("components=2", 1)}
     }
     del reports["components=1", 2]
-    said = " ".join(notes(analysed(study(reports))))
+    sentences = " ".join(notes(analysed(study(reports))))
 
     assert (
         "Compared without pairs, which resolves less, for want of a seed in common with the "
-        "baseline: components=2." in said
+        "baseline: components=2." in sentences
     )
     assert "Not compared" not in " ".join(notes(analysed(study(whole()))))
 
 
 @pytest.mark.parametrize(
-    ("part", "key", "said"),
+    ("part", "key", "message"),
     [("likelihood", "images", "held-out items"), ("speed", "batch", "the speed's batch")],
 )
-def test_other_settings_of_a_measurement_are_said(part, key, said):
+def test_other_settings_of_a_measurement_are_said(part, key, message):
     reports = whole_and_full()
     reports["components=2", 1][part][key] += 1
-    assert any("Caution" in note and said in note for note in notes(analysed(study(reports))))
+    assert any("Caution" in note and message in note for note in notes(analysed(study(reports))))
 
 
 def test_a_cell_has_both_kinds_of_noise_and_n():
@@ -244,13 +246,13 @@ def test_a_cell_has_both_kinds_of_noise_and_n():
     }
     reports["components=2", 1]["noise"][BITS] = 0.008
     del reports["components=2", 1]["metrics"][FD]
-    found = table(study(reports))
+    result = table(study(reports))
 
-    assert found["components=1 (baseline)"]["bits/dim ↓"] == "2.500 (± 0.004)"
+    assert result["components=1 (baseline)"]["bits/dim ↓"] == "2.500 (± 0.004)"
     # √((4² + 8²) / 2) = 6.3 thousandths
-    assert found["components=2"]["bits/dim ↓"] == "2.500 ± 1.271 (± 0.006)"
-    assert found["components=2"]["FD digits ↓"] == "10.00, n = 1 (± 0.60)"
-    assert found["components=2"]["seeds"] == "2 of 3"
+    assert result["components=2"]["bits/dim ↓"] == "2.500 ± 1.271 (± 0.006)"
+    assert result["components=2"]["FD digits ↓"] == "10.00, n = 1 (± 0.60)"
+    assert result["components=2"]["seeds"] == "2 of 3"
 
 
 def test_bold_is_what_is_resolved_as_better_and_italic_as_worse():
@@ -297,8 +299,10 @@ def test_an_unfinished_baseline_leaves_nothing_to_compare_with():
 def test_a_single_seed_resolves_nothing():
     plan = study({cell: report for cell, report in whole().items() if cell[1] == 0})
     assert table(plan)["components=2"]["bits/dim ↓"] == "2.400"
-    said = analysed(plan).differences
-    assert said and all(line.endswith("(n = 1): one seed resolves nothing") for line in said)
+    sentences = analysed(plan).differences
+    assert sentences and all(
+        line.endswith("(n = 1): one seed resolves nothing") for line in sentences
+    )
     assert "Nothing may be concluded about arms with fewer than two seeds" in text_of(plan)
 
 
@@ -311,9 +315,9 @@ def test_a_study_of_one_seed_is_told_the_same():
 def test_only_common_seeds_are_compared():
     reports = whole()
     del reports["components=2", 2]
-    said = analysed(study(reports)).differences
-    assert any("components=2 against" in line and "(n = 2" in line for line in said)
-    assert any("components=4 against" in line and "(n = 3" in line for line in said)
+    sentences = analysed(study(reports)).differences
+    assert any("components=2 against" in line and "(n = 2" in line for line in sentences)
+    assert any("components=4 against" in line and "(n = 3" in line for line in sentences)
 
 
 def test_a_failed_arm_is_told_with_its_reason_and_status_one(capsys):
@@ -322,20 +326,22 @@ def test_a_failed_arm_is_told_with_its_reason_and_status_one(capsys):
     for seed in (0, 1):
         plan.cell(plan.arms[2], seed)[0].fail(Diverged("the loss became nan at step 3"))
     assert report_study(plan, collect(plan), Terminal(width=200)) == 1
-    said = capsys.readouterr().out
+    stdout = capsys.readouterr().out
 
     # in the notes, and at the end with their folders
-    assert said.count("Diverged: the loss became nan at step 3") == 4
-    assert "Missing: components=4 seed 0, components=4 seed 1" in said
+    assert stdout.count("Diverged: the loss became nan at step 3") == 4
+    assert "Missing: components=4 seed 0, components=4 seed 1" in stdout
     assert (plan.folder / "report" / "factor.png").is_file()
 
 
 def test_a_whole_study_has_status_zero_and_shows_where_to_look(capsys):
     plan = study(whole())
     assert report_study(plan, collect(plan), Terminal(width=200)) == 0
-    said = capsys.readouterr().out
-    assert "report/report.html" in said and "report/table.md" in said and "make mlflow" in said
-    assert "2 figures beside them" in said
+    stdout = capsys.readouterr().out
+    assert (
+        "report/report.html" in stdout and "report/table.md" in stdout and "make mlflow" in stdout
+    )
+    assert "2 figures beside them" in stdout
 
 
 def test_speed_that_is_not_measured_yet_is_left_out():
@@ -347,8 +353,8 @@ def test_speed_that_is_not_measured_yet_is_left_out():
 # What the numbers are
 
 
-def masked(bits, **said):
-    return report_of(bits, kind="bound", steps=8, **said)
+def masked(bits, **sections):
+    return report_of(bits, kind="bound", steps=8, **sections)
 
 
 def test_a_bound_is_labelled_with_its_steps():
@@ -440,8 +446,10 @@ def test_a_row_names_every_kind_of_likelihood_in_it():
 def test_reports_of_another_training_are_said():
     reports = whole_and_full()
     reports["components=4", 1]["training_signature"] = "1234abcd"
-    said = "Caution: these reports are of another training than the arm's: components=4 seed 1."
-    assert said in text_of(study(reports))
+    sentences = (
+        "Caution: these reports are of another training than the arm's: components=4 seed 1."
+    )
+    assert sentences in text_of(study(reports))
 
 
 def test_an_unreadable_report_is_no_missing_run():
@@ -458,7 +466,7 @@ def test_few_seeds_are_no_claim():
 
 
 @pytest.mark.parametrize(
-    ("section", "value", "said"),
+    ("section", "value", "message"),
     [
         ("likelihood", "exact", "likelihood: not a mapping"),
         ("metrics", [1], "metrics: not a mapping"),
@@ -470,10 +478,10 @@ def test_few_seeds_are_no_claim():
         ),
     ],
 )
-def test_reports_of_another_form_are_refused_in_one_line(section, value, said):
+def test_reports_of_another_form_are_refused_in_one_line(section, value, message):
     reports = whole()
     reports["components=1", 0][section] = value
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         analysed(study(reports))
 
 
@@ -511,22 +519,22 @@ def test_a_busy_machine_is_said_where_speeds_are():
     reports = whole_and_full()
     assert "Caution" not in text_of(study(reports))
     reports["components=2", 1]["speed"]["load_average"] = 5.5
-    said = (
+    sentences = (
         "Caution: other programs were at work while 1 of 9 speeds were taken (load average up "
         "to 5.5 on 2 CPUs)"
     )
-    assert said in text_of(study(reports))
+    assert sentences in text_of(study(reports))
 
 
 def test_what_was_measured_on_other_numbers_of_images_is_said_at_the_difference():
     reports = whole()
     for seed in range(3):
         reports["components=2", seed]["quality"]["images"] = 50
-    said = [line for line in analysed(study(reports)).differences if "Caution" in line]
-    assert [line.split(":")[:2] for line in said] == [
+    sentences = [line for line in analysed(study(reports)).differences if "Caution" in line]
+    assert [line.split(":")[:2] for line in sentences] == [
         ["FD digits", " components=2 against components=1"]
     ]
-    assert said[0].endswith("Caution: the runs differ in quality.images (100, 50)")
+    assert sentences[0].endswith("Caution: the runs differ in quality.images (100, 50)")
 
 
 def test_units_that_are_mixed_within_an_arm_are_said():
@@ -568,12 +576,12 @@ def test_a_report_of_many_differences_says_their_sum(monkeypatch, capsys):
     monkeypatch.setattr(ablate, "_LINES", 3)
     plan = study(whole())
     report_study(plan, collect(plan), Terminal(width=200))
-    said = capsys.readouterr().out
+    stdout = capsys.readouterr().out
 
-    assert "bits/dim, against the baseline: better: components=2, components=4." in said
+    assert "bits/dim, against the baseline: better: components=2, components=4." in stdout
     assert (
-        "Each difference with its interval: in report.html." in said
-        and "components=2 against" not in said
+        "Each difference with its interval: in report.html." in stdout
+        and "components=2 against" not in stdout
     )
 
 
@@ -615,8 +623,8 @@ def test_square_brackets_in_names_are_no_markup(capsys):
     )
     Terminal(width=200).print(terminal_table(analysed(plan), 200))
 
-    said = capsys.readouterr().out
-    assert "[red]x[/red]" in said and "[1, 2]?" in said
+    stdout = capsys.readouterr().out
+    assert "[red]x[/red]" in stdout and "[1, 2]?" in stdout
 
 
 def test_a_guidance_study_compares_evaluations_of_one_run():

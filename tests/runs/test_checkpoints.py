@@ -46,10 +46,10 @@ def test_the_checksum_is_what_other_programs_compute():
     run = saved(4)
     path = run.checkpoints / "step=4.ckpt"
     assert file_digest(path) == hashlib.sha256(path.read_bytes()).hexdigest()
-    found = subprocess.run(
+    process = subprocess.run(
         ["sha256sum", "-c", "step=4.ckpt.sha256"], cwd=run.checkpoints, capture_output=True
     )
-    assert found.returncode == 0
+    assert process.returncode == 0
 
 
 @pytest.mark.parametrize("at", [0.1, 0.5, 0.99])
@@ -150,15 +150,15 @@ def full(run, monkeypatch, fill, empty):
     """
     with monkeypatch.context() as patch:
         patch.setattr(training, "Progress", lambda _: Then(3, fill))
-        with pytest.raises(OSError, match="the disk is full") as found:
+        with pytest.raises(OSError, match="the disk is full") as caught:
             train(tiny(), run)
 
     empty()
-    said = str(found.value)
+    text = str(caught.value)
     assert (
-        str(run.checkpoints / "step=4.ckpt") in said
-        and "MB are free" in said
-        and "step=2.ckpt is intact" in said
+        str(run.checkpoints / "step=4.ckpt") in text
+        and "MB are free" in text
+        and "step=2.ckpt is intact" in text
     )
     assert sorted(p.name for p in run.checkpoints.iterdir()) == [
         "step=2.ckpt",
@@ -200,11 +200,11 @@ def test_a_text_is_written_whole_or_not_at_all_on_a_full_disk():
         small_files(10),
         pytest.raises(
             DiskFull, match=r"^some/report.json: the disk is full: .* MB are free"
-        ) as found,
+        ) as result,
     ):
         write_atomically(path, "after, and longer than ten bytes")
 
-    assert "\n" not in str(found.value) and "the same command goes on" in str(found.value)
+    assert "\n" not in str(result.value) and "the same command goes on" in str(result.value)
     assert [file.name for file in path.parent.iterdir()] == [
         "report.json"
     ] and path.read_text() == "before"

@@ -61,8 +61,8 @@ def damaged(run, name, damage):
 def test_a_verb_that_reads_it_names_it(a_run, capsys, verb, name, damage):
     path = damaged(a_run, name, damage)
     assert arinar(verb, a_run.path, "sampler.temperature=0.8") == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and said.startswith(f"arinar: {path}: damaged"), said
+    stderr = capsys.readouterr().err
+    assert stderr.count("\n") == 1 and stderr.startswith(f"arinar: {path}: damaged"), stderr
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -85,8 +85,8 @@ def test_a_damaged_report_is_made_again(a_run, capsys, damage):
 def test_a_report_of_a_study_names_it(a_study, a_run, capsys, name, damage):
     path = damaged(a_run, name, damage)
     assert arinar("report", a_study) in (1, 2)
-    said = capsys.readouterr()
-    assert f"{path.resolve()}" in said.err or f"{path}: damaged" in said.err
+    captured = capsys.readouterr()
+    assert f"{path.resolve()}" in captured.err or f"{path}: damaged" in captured.err
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -95,8 +95,8 @@ def test_a_comparison_names_it(a_run, capsys, name, damage):
     shutil.copytree(a_run.path, "other/seed_0")
     path = damaged(a_run, name, damage)
     assert arinar("compare", a_run.path, "other/seed_0") == 2
-    said = capsys.readouterr().err
-    assert f"{path}: damaged" in said and "Traceback" not in said
+    stderr = capsys.readouterr().err
+    assert f"{path}: damaged" in stderr and "Traceback" not in stderr
 
 
 def test_a_run_without_its_configuration_is_told_in_one_line(a_run, capsys):

@@ -143,13 +143,13 @@ def test_bad_budgets_are_refused(budget, words):
 
 def test_each_budget_has_its_own_baseline(four):
     results = finished(four, lambda name, k, seed: 20 + "abcd".index(name) - 5 * k + seed / 7)
-    said = analyse(results).differences
+    sentences = analyse(results).differences
     against = {
         (line.split(" against ")[0].split(": ")[1], line.split(" against ")[1].split(": ")[0])
-        for line in said
+        for line in sentences
     }
     assert against == {(f"{name} @ steps×{k}", f"b @ steps×{k}") for name in "acd" for k in (1, 4)}
-    assert all(line.split(": ")[1] in report_markdown(analyse(results)) for line in said)
+    assert all(line.split(": ")[1] in report_markdown(analyse(results)) for line in sentences)
 
 
 def test_without_budgets_all_arms_are_one_part():
@@ -262,11 +262,11 @@ def test_what_is_said_is_in_the_report_with_a_figure(ranked):
     results = ranked([1, 2, 3, 4], [1, 3, 2, 4])
     paths = write_report(analyse(results))
     text = (results.folder / "report" / "table.md").read_text()
-    said = (
+    message = (
         "bits/dim: 4 arms at steps×1 against steps×4: Kendall's τ = +0.67 (p = 0.33), "
         "Spearman's ρ = +0.80"
     )
-    assert "## Does the ranking last?" in text and f"- {said}" in text and "b and c" in text
+    assert "## Does the ranking last?" in text and f"- {message}" in text and "b and c" in text
     (path,) = [path for path in paths if path.name == "ranks.png"]
 
     image = Image.open(path)

@@ -49,9 +49,12 @@ def test_arms_of_equal_parameters():
     assert deep.parameters == build(deep.recipe).parameters
     assert abs(deep.parameters / plain.parameters - 1) <= 0.1
 
-    others = [build(tiny("outer.depth=3", f"outer.width={width + d}")).parameters for d in (-2, 2)]
+    other_values = [
+        build(tiny("outer.depth=3", f"outer.width={width + d}")).parameters for d in (-2, 2)
+    ]
     assert all(
-        abs(deep.parameters - plain.parameters) <= abs(other - plain.parameters) for other in others
+        abs(deep.parameters - plain.parameters) <= abs(other - plain.parameters)
+        for other in other_values
     )
 
 
@@ -59,8 +62,8 @@ def test_arms_of_equal_operations():
     plain, deep = matched(
         tiny("codec.patch=4", "inner.group=4"), cost="gflops", by="outer.width", tolerance=0.2
     )
-    ours, theirs = (count_flops(arm.recipe, build(arm.recipe)) for arm in (deep, plain))
-    assert deep.matched and abs(ours / theirs - 1) <= 0.2
+    actual, expected = (count_flops(arm.recipe, build(arm.recipe)) for arm in (deep, plain))
+    assert deep.matched and abs(actual / expected - 1) <= 0.2
 
 
 def test_the_solved_width_stands_in_the_signature():
@@ -72,9 +75,9 @@ def test_no_width_within_the_tolerance_is_one_line_and_status_2(capsys):
     file = write_study(arms={"plain": {}, "deep": {"outer.depth": 3}}, match={"tolerance": 1e-6})
     with pytest.raises(SystemExit) as leave:
         cli.main(["ablate", str(file)])
-    said = capsys.readouterr()
-    assert leave.value.code == 2 and said.out == "" and said.err.count("\n") == 1
-    assert "arm deep: match: no outer.width has" in said.err and "comes nearest" in said.err
+    captured = capsys.readouterr()
+    assert leave.value.code == 2 and captured.out == "" and captured.err.count("\n") == 1
+    assert "arm deep: match: no outer.width has" in captured.err and "comes nearest" in captured.err
 
 
 @pytest.mark.parametrize("start", [1, 7, 1000])
@@ -99,19 +102,19 @@ def test_a_dry_run_shows_every_cell_and_writes_nothing(capsys):
     before = {path: path.stat().st_mtime_ns for path in Path().rglob("*")}
     with pytest.raises(SystemExit) as leave:
         cli.main(["ablate", str(file), "--dry-run"])
-    said = capsys.readouterr().out
+    stdout = capsys.readouterr().out
     assert leave.value.code == 0
     assert {path: path.stat().st_mtime_ns for path in Path().rglob("*")} == before
-    rows = [line for line in said.splitlines() if "│ 0 " in line or "│ 1 " in line]
+    rows = [line for line in stdout.splitlines() if "│ 0 " in line or "│ 1 " in line]
     assert len(rows) == 6 and sum("shares" in row for row in rows) == 2
-    known = probe(tiny(), 1)
+    expected = probe(tiny(), 1)
 
     assert (
-        format_count(known.image) in rows[0]
-        and format_count(known.step) in rows[0]
-        and f"{known.parameters:,}" in rows[0]
+        format_count(expected.image) in rows[0]
+        and format_count(expected.step) in rows[0]
+        and f"{expected.parameters:,}" in rows[0]
     )
-    assert "4 runs by 2 workers" in said
+    assert "4 runs by 2 workers" in stdout
 
 
 @pytest.mark.parametrize("words", [["--dry-run"], []])
@@ -131,7 +134,10 @@ def test_an_arm_whose_cost_cannot_be_measured_stops_nothing(words, monkeypatch, 
     file = write_study(axes={"inner.head.components": [1, 2]}, seeds=[0])
     with pytest.raises(SystemExit) as leave:
         cli.main(["ablate", str(file), *words])
-    said = capsys.readouterr().out
-    assert "The cost of components=2 is unknown: OutOfMemoryError: no room for 3 TB" in said
-    assert [("unknown" in line) for line in said.splitlines() if "│" in line][-2:] == [False, True]
+    stdout = capsys.readouterr().out
+    assert "The cost of components=2 is unknown: OutOfMemoryError: no room for 3 TB" in stdout
+    assert [("unknown" in line) for line in stdout.splitlines() if "│" in line][-2:] == [
+        False,
+        True,
+    ]
     assert begun == ([] if words else [True]) and leave.value.code == (0 if words else 130)

@@ -117,13 +117,13 @@ def until(condition, seconds=60):
 
 def numbers(plan):
     """Every number of the report but timing, cell by cell."""
-    found = {}
+    result = {}
     for arm, by_seed in collect(plan).reports.items():
         for seed, report in by_seed.items():
-            found[arm, seed] = {
+            result[arm, seed] = {
                 k: v for k, v in report["metrics"].items() if not k.startswith(("time/", "speed/"))
             }
-    return found
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -288,20 +288,20 @@ def test_arms_that_fail_say_why_and_the_study_goes_on(monkeypatch):
         plan.jobs[0].folder: MemoryError("no room for 3 TB"),
         plan.jobs[1].folder: KeyError("gone"),
     }
-    said = ["MemoryError: no room for 3 TB", "KeyError: 'gone'"]
+    text = ["MemoryError: no room for 3 TB", "KeyError: 'gone'"]
 
-    def fail(recipe, folder, *rest):
+    def fail(recipe, folder, *arguments):
         if folder in errors:
             raise errors[folder]
-        train(recipe, folder, *rest)
+        train(recipe, folder, *arguments)
 
     monkeypatch.setattr(pipeline, "train", fail)
     prepare(plan)
     assert run_worker(plan) == [
-        f"{job.arm} {job.key}: {why}" for job, why in zip(plan.jobs, said, strict=False)
+        f"{job.arm} {job.key}: {why}" for job, why in zip(plan.jobs, text, strict=False)
     ]
     assert [job.done for job in plan.jobs] == [False, False, True]
-    assert [(job.folder.path / "FAILED").read_text().strip() for job in plan.jobs[:2]] == said
+    assert [(job.folder.path / "FAILED").read_text().strip() for job in plan.jobs[:2]] == text
 
 
 def test_a_worker_leaves_with_1_and_a_list_of_what_failed(monkeypatch, capsys):
@@ -356,7 +356,7 @@ def said_at_the_end(monkeypatch, capsys, words, **environment):
 
 
 @pytest.mark.parametrize(
-    ("address", "said"),
+    ("address", "message"),
     [
         (
             "postgresql+nodriver://u:secret@127.0.0.1/x",
@@ -387,9 +387,11 @@ def said_at_the_end(monkeypatch, capsys, words, **environment):
     ],
 )
 @pytest.mark.parametrize("verb", ["work", "ablate"])
-def test_a_storage_that_cannot_be_used_is_one_line(verb, address, said, monkeypatch, capsys):
+def test_a_storage_that_cannot_be_used_is_one_line(verb, address, message, monkeypatch, capsys):
     path = write_study(**STUDY)
-    assert said in said_at_the_end(monkeypatch, capsys, [verb, str(path)], ARINAR_STORAGE=address)
+    assert message in said_at_the_end(
+        monkeypatch, capsys, [verb, str(path)], ARINAR_STORAGE=address
+    )
     assert not Path("runs").exists()
 
 
@@ -402,10 +404,10 @@ def write_sweep():
 
 def test_the_storage_of_a_sweep_that_cannot_be_used_is_one_line(monkeypatch, capsys):
     address = "sqlite:////nowhere/at/all/x.db?password=secret"
-    said = said_at_the_end(
+    text = said_at_the_end(
         monkeypatch, capsys, ["sweep", str(write_sweep())], ARINAR_STORAGE=address
     )
-    assert "/nowhere/at/all/x.db: its folder is not there" in said
+    assert "/nowhere/at/all/x.db: its folder is not there" in text
 
 
 def test_a_server_that_does_not_answer_is_one_line_without_password(
@@ -444,8 +446,8 @@ def test_an_address_among_the_words_is_kept_nowhere(words, monkeypatch, capsys):
     path = write_study(**STUDY)
     with pytest.raises(SystemExit) as leave:
         cli.main([*words, str(path), ADDRESS])
-    said = capsys.readouterr()
-    assert leave.value.code in (1, 2) and "topsecret" not in said.out + said.err
+    captured = capsys.readouterr()
+    assert leave.value.code in (1, 2) and "topsecret" not in captured.out + captured.err
     files = [path for path in Path().rglob("*") if path.is_file()]
     assert files and not [path for path in files if b"topsecret" in path.read_bytes()]
 
@@ -499,11 +501,11 @@ def test_what_another_machine_has_finished_is_not_run_again(postgresql, monkeypa
         other.setattr(worker.platform, "node", lambda: "a third machine")
         assert prepare(plan) == []
 
-    asked = replace(
+    request = replace(
         plan, arms=tuple(replace(arm, recipe=evaluated(arm.recipe, 21)) for arm in plan.arms)
     )
     # measured otherwise
-    assert [job.key for job in prepare(asked)] == [job.key for job in plan.jobs]
+    assert [job.key for job in prepare(request)] == [job.key for job in plan.jobs]
 
 
 def test_what_was_finished_before_the_server_was_named_is_not_run_by_other_machines(
@@ -596,10 +598,10 @@ def test_a_queue_on_a_full_disk_is_waited_for_and_said(small_disk, capsys):
         file.write(b"\0" * shutil.disk_usage(small_disk).free)
     threading.Timer(1.5, filling.unlink).start()
     optuna_storage.retry_while_unavailable(lambda: study.set_user_attr("said", "x" * 1_000_000))
-    told = capsys.readouterr().out
+    stdout = capsys.readouterr().out
 
-    assert told.count("waiting for it") == 1 and "away" not in told
-    assert f"storage: {small_disk}/queue.db: the disk is full, 0.0 MB are free; make room" in told
+    assert stdout.count("waiting for it") == 1 and "away" not in stdout
+    assert f"storage: {small_disk}/queue.db: the disk is full, 0.0 MB are free; make room" in stdout
     assert len(study.user_attrs["said"]) == 1_000_000
 
 
@@ -627,8 +629,8 @@ def test_a_worker_waits_for_room_on_a_full_disk(small_disk, monkeypatch, capsys)
     (failure,) = run_worker(plan)
     assert "No space left on device" in failure and "No space left" in plan.jobs[0].folder.failure
     assert ran == [job.key for job in plan.jobs]  # the others have waited, and not failed
-    said = capsys.readouterr().out
-    assert said.count("waiting for it") == 1 and "the disk is full" in said
+    stdout = capsys.readouterr().out
+    assert stdout.count("waiting for it") == 1 and "the disk is full" in stdout
 
 
 @pytest.fixture
@@ -654,10 +656,10 @@ def test_a_storage_cut_short_may_be_deleted(share, swept, monkeypatch, capsys):
     sweep = read_sweep(path)
     trials.open_search(sweep, sweep.targets[0])
     queue.write_bytes(queue.read_bytes()[: int(share * queue.stat().st_size)])
-    said = said_at_the_end(monkeypatch, capsys, ["work", str(path)])
+    text = said_at_the_end(monkeypatch, capsys, ["work", str(path)])
     assert (
-        "studies/sweep/queue.db: damaged" in said
-        and "delete it, and the same command makes it anew" in said
+        "studies/sweep/queue.db: damaged" in text
+        and "delete it, and the same command makes it anew" in text
     )
     queue.unlink()
     trials.run_sweep_worker(sweep)
@@ -687,14 +689,14 @@ def test_a_storage_that_waiting_does_not_mend_is_one_line_at_once(
     started = time.monotonic()
     with pytest.raises(SystemExit) as leave:
         cli.main(["work", str(path)])
-    told = capsys.readouterr().err
+    stderr = capsys.readouterr().err
     reason = {
         "replaced": "was replaced while it was in use",
         "cut": "damaged (database disk image is malformed)",
     }
-    assert leave.value.code == 1 and told.count("\n") == 1 and time.monotonic() - started < 10
-    assert f"queue.db: {reason.get(fault, 'was deleted while it was in use')}" in told
-    assert "the same command" in told and len(measured) == 1
+    assert leave.value.code == 1 and stderr.count("\n") == 1 and time.monotonic() - started < 10
+    assert f"queue.db: {reason.get(fault, 'was deleted while it was in use')}" in stderr
+    assert "the same command" in stderr and len(measured) == 1
 
 
 @pytest.mark.parametrize("lost", ["arms.json", "attempts.json", ".lock"])
@@ -775,10 +777,10 @@ def test_what_a_server_refuses_is_one_line_at_once(fault, database):
     started = time.monotonic()
     with pytest.raises(
         optuna_storage.StorageUnusable, match=r"guest:\*\*\*@.*the same command goes on"
-    ) as told:
+    ) as caught:
         optuna_storage.retry_while_unavailable(lambda: study.tell(study.ask(), 1.0))
 
-    assert time.monotonic() - started < 5 and "\n" not in str(told.value)
+    assert time.monotonic() - started < 5 and "\n" not in str(caught.value)
     act("DROP OWNED BY guest", "DROP ROLE guest")
 
 
@@ -870,22 +872,23 @@ def test_a_lock_whose_connection_breaks_is_taken_again_and_is_not_abandoned_befo
     )
     here = "(SELECT oid FROM pg_database WHERE datname = current_database())"
     files = {name: Path(name) for name in ("a lock", "another")}
-    seen = optuna_storage.AbandonedLocks()
+    recorded = optuna_storage.AbandonedLocks()
 
     assert optuna_storage.free_locks(url, files) == set(files)
     with optuna_storage.shared_lock(url, "a lock"):
         assert optuna_storage.free_locks(url, files) == {"another"}
         act(cut.format(here))
         assert (
-            optuna_storage.free_locks(url, files) == set(files) and seen.among(set(files)) == set()
+            optuna_storage.free_locks(url, files) == set(files)
+            and recorded.among(set(files)) == set()
         )
         until(lambda: optuna_storage.free_locks(url, files) == {"another"}, 10)
         with pytest.raises(Timeout), optuna_storage.shared_lock(url, "a lock", wait=False):
             pass
-    assert seen.among({"another"}) == set()
+    assert recorded.among({"another"}) == set()
     # "a lock" has been free for less
-    until(lambda: seen.among(optuna_storage.free_locks(url, files)) == {"another"}, 10)
-    until(lambda: seen.among(optuna_storage.free_locks(url, files)) == set(files), 10)
+    until(lambda: recorded.among(optuna_storage.free_locks(url, files)) == {"another"}, 10)
+    until(lambda: recorded.among(optuna_storage.free_locks(url, files)) == set(files), 10)
 
 
 def machine(name, plan):
@@ -991,9 +994,9 @@ def test_a_changed_file_is_told(shared, monkeypatch):
     old = edited(a={}, b={"training.lr": 0.0041}, c={"training.lr": 0.0042})
     prepare(old)
     new = edited(a={}, b={"training.lr": 0.0043}, d={"training.lr": 0.0042}, seeds=(0, 1))
-    said = ["added: d", "removed: c", "edited: b", "seeds: [0] became [0, 1]"]
+    text = ["added: d", "removed: c", "edited: b", "seeds: [0] became [0, 1]"]
     assert changes(open_board(old)) == []
-    assert changes(open_board(new)) == said
+    assert changes(open_board(new)) == text
     with pytest.raises(
         ConfigError, match=r"another version of the study's file \(added: d; removed: c; edited: b;"
     ):

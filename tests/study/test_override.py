@@ -83,13 +83,13 @@ def test_a_list_replaces_the_values_of_an_axis(word):
 def test_the_shipped_study_asks_for_a_baseline_and_takes_it(capsys):
     words = ["check", EXPERIMENTS / "ablations" / "gmm_k.yaml", f"{COMPONENTS}=[1,16,64]"]
     assert arinar(*words) == 2
-    said = capsys.readouterr().err
+    stderr = capsys.readouterr().err
 
     assert (
         "baseline: 'components=4' is no arm; one of components=1, components=16, components=64"
-        in said
+        in stderr
     )
-    assert said.endswith("name another, as in baseline=components=1\n")
+    assert stderr.endswith("name another, as in baseline=components=1\n")
     assert arinar(*words, "baseline=components=1") == 0
     assert "3 arms × 3 seeds, baseline components=1" in capsys.readouterr().out
 
@@ -345,8 +345,8 @@ def test_a_range_without_end_is_refused():
 @pytest.mark.parametrize("verb", ["ablate", "sweep"])
 def test_help_shows_overrides(capsys, verb):
     assert arinar(verb, "--help") == 0
-    said = capsys.readouterr().out
-    assert f"'{COMPONENTS}=[1,16" in said and "examples:" in said
+    stdout = capsys.readouterr().out
+    assert f"'{COMPONENTS}=[1,16" in stdout and "examples:" in stdout
 
 
 @pytest.mark.parametrize(
@@ -355,10 +355,10 @@ def test_help_shows_overrides(capsys, verb):
 def test_a_file_that_cannot_be_read_is_one_line_from_every_verb(capsys, verb):
     Path("study.yaml").write_bytes("question: Was heißt gut?\n".encode("latin-1"))
     assert arinar(verb, "study.yaml") == 2
-    said = capsys.readouterr().err
+    stderr = capsys.readouterr().err
     assert (
-        said.startswith("arinar: study.yaml: not readable as YAML: line 1: it is not UTF-8")
-        and said.count("\n") == 1
+        stderr.startswith("arinar: study.yaml: not readable as YAML: line 1: it is not UTF-8")
+        and stderr.count("\n") == 1
     )
     assert sorted(map(str, Path().iterdir())) == ["study.yaml"]
 

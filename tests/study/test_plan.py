@@ -267,8 +267,10 @@ def test_a_second_file_of_the_same_name_is_refused(capsys):
     capsys.readouterr()
     for verb in ("slurm", "ablate", "status", "report", "work"):
         assert arinar(verb, other) == 2
-        told = capsys.readouterr().err
-        assert "belongs to" in told and "rename one of the two" in told and told.count("\n") == 1
+        stderr = capsys.readouterr().err
+        assert (
+            "belongs to" in stderr and "rename one of the two" in stderr and stderr.count("\n") == 1
+        )
         assert sorted(Path("studies").rglob("*")) == before
     file.unlink()  # the file was moved
 

@@ -108,11 +108,11 @@ def test_the_script_says_what_reports_the_study(capsys):
     file = study()
     assert arinar("slurm", file, "seeds=[4, 5]") == 0
     (path,) = Path("studies").glob("*/slurm.sh")
-    said = f"arinar ablate {file} 'seeds=[4, 5]'"
+    text = f"arinar ablate {file} 'seeds=[4, 5]'"
 
-    assert f"# When the tasks have ended: {said} " in path.read_text()
+    assert f"# When the tasks have ended: {text} " in path.read_text()
     assert (
-        f"When they have ended: {said} measures speed and writes the report"
+        f"When they have ended: {text} measures speed and writes the report"
         in capsys.readouterr().out
     )
 
@@ -209,7 +209,7 @@ def test_a_task_that_must_end_hands_its_cell_back(fakes, number):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--time", "soon"], "--time: 'soon' is no time limit"),
         (["--time", "1"], "--time: '1' is no more than the 120 s before the limit"),
@@ -223,10 +223,10 @@ def test_a_task_that_must_end_hands_its_cell_back(fakes, number):
         (["--gpus", "1" * 30], "is not a whole number of 1 … 1024"),
     ],
 )
-def test_what_slurm_would_refuse_is_one_line(capsys, words, said):
+def test_what_slurm_would_refuse_is_one_line(capsys, words, message):
     assert arinar("slurm", study(), *words) == 2
-    told = capsys.readouterr()
-    assert told.out == "" and told.err.count("\n") == 1 and said in told.err
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1 and message in captured.err
     assert not Path("studies").exists()
 
 

@@ -81,10 +81,10 @@ def test_the_command_tells_people_and_machines(study, capsys):
         and "RuntimeError: the disk is full" in text
     )
     _, text = say(capsys, "--json")
-    told = json.loads(text)
+    content = json.loads(text)
 
-    assert told["states"] == {"done": 1, "running": 1, "waiting": 1, "failed": 1, "lost": 1}
-    assert [cell["arm"] for cell in told["cells"]] == [f"components={k}" for k in range(1, 6)]
+    assert content["states"] == {"done": 1, "running": 1, "waiting": 1, "failed": 1, "lost": 1}
+    assert [cell["arm"] for cell in content["cells"]] == [f"components={k}" for k in range(1, 6)]
 
 
 def test_what_was_written_is_used_until_the_file_changes(study):

@@ -107,12 +107,12 @@ def test_a_failed_job_is_tried_again_by_the_next_command_and_by_no_worker_before
 
     monkeypatch.setattr(worker, "run_job", fail_first)
     prepare(plan)
-    said = [f"{plan.jobs[0].arm} {keys[0]}: RuntimeError: the disk is full"]
-    assert run_worker(plan) == said
+    text = [f"{plan.jobs[0].arm} {keys[0]}: RuntimeError: the disk is full"]
+    assert run_worker(plan) == text
     assert tries == keys  # the failed one is not tried for ever
     for job in plan.jobs[1:]:
         pretend(job)
-    assert run_worker(plan) == said and tries == keys
+    assert run_worker(plan) == text and tries == keys
     assert prepare(plan) == plan.jobs[:1] and plan.jobs[0].folder.failure == ""
     assert run_worker(plan) == []
     assert tries == [*keys, keys[0]]
@@ -133,10 +133,10 @@ def test_a_lost_job_is_taken_at_once_whatever_the_clock_says(ran):
 def test_an_attempt_is_counted_while_it_lasts_and_after_its_worker_died(monkeypatch):
     plan = plan_of(axes={"inner.head.components": [1]}, seeds=[0])
     (job,) = plan.jobs
-    seen = []
+    recorded = []
 
     def run_job(job, plan):
-        seen.append(open_board(plan).record(job)["attempts"])
+        recorded.append(open_board(plan).record(job)["attempts"])
         return 1.0
 
     monkeypatch.setattr(worker, "run_job", run_job)
@@ -144,7 +144,7 @@ def test_an_attempt_is_counted_while_it_lasts_and_after_its_worker_died(monkeypa
         job.folder.path / "attempts.json", {"attempts": ["host 1"], "since": "2026-01-01 00:00:00"}
     )
     assert run_worker(plan) == []
-    assert seen == [["host 1", f"{os.uname().nodename} {os.getpid()}"]]
+    assert recorded == [["host 1", f"{os.uname().nodename} {os.getpid()}"]]
 
 
 @pytest.mark.parametrize(
@@ -324,8 +324,8 @@ def test_a_killed_worker_costs_nothing_that_was_finished(processes, monkeypatch,
     straight = RunFolder(Path("straight"))
     straight.path.mkdir()
     train(second.recipes[0], straight)
-    ours, theirs = load_file(second.folder.weights), load_file(straight.weights)
-    assert all((ours[name] == theirs[name]).all() for name in theirs)
+    actual, expected = load_file(second.folder.weights), load_file(straight.weights)
+    assert all((actual[name] == expected[name]).all() for name in expected)
 
     after = [stamps(job) for job in (first, second, third)]
     assert run() == 0 and len(processes) == 2  # all is done: nobody is started
@@ -346,12 +346,14 @@ def test_a_worker_that_is_killed_is_replaced_and_the_study_goes_on(forked, monke
     monkeypatch.setattr(worker, "run_job", run_job)
     monkeypatch.setattr(ablate, "probe_or_reason", lambda _: Cost(1, 1.0, 1.0, 1.0))
     assert run() == 1  # nothing was really trained
-    said = capfd.readouterr().out
-    assert f"Worker {forked[0].pid} died of SIGKILL; its log is studies/study/worker_0.log." in said
-    assert "Another one takes its place" in said and len(forked) == 2
+    stdout = capfd.readouterr().out
+    assert (
+        f"Worker {forked[0].pid} died of SIGKILL; its log is studies/study/worker_0.log." in stdout
+    )
+    assert "Another one takes its place" in stdout and len(forked) == 2
     assert (
         "Logs of the workers: studies/study/worker_*.log\narinar ablate, with the same file and "
-        "words, goes on." in said
+        "words, goes on." in stdout
     )
     assert Path("done").read_text().split() == [job.key for job in read_plan(path).jobs]
 
@@ -361,17 +363,17 @@ def crew_of(script):
     status, and what was told.
     """
     Path("log").touch()
-    told = []
-    one = crew.Worker(["sh", "-c", script], Path("log"), dict(os.environ), told.append)
+    text = []
+    one = crew.Worker(["sh", "-c", script], Path("log"), dict(os.environ), text.append)
     while (status := one.poll()) is None:
         time.sleep(0.005)
-    return status, told
+    return status, text
 
 
 def test_a_worker_that_always_dies_is_not_replaced_for_ever():
-    status, told = crew_of("kill -9 $$")
-    assert status == -9 and len(told) == crew.MAX_RESTARTS + 1
-    assert "is not again; the same command goes on" in told[-1] and "its log is log" in told[-1]
+    status, text = crew_of("kill -9 $$")
+    assert status == -9 and len(text) == crew.MAX_RESTARTS + 1
+    assert "is not again; the same command goes on" in text[-1] and "its log is log" in text[-1]
 
 
 @pytest.mark.parametrize(("script", "status"), [("exit 2", 2), ("kill -TERM $$", -15)])
@@ -415,8 +417,10 @@ def test_an_arm_that_diverges_is_told_and_the_others_go_on(forked, uncounted, ca
         reason.startswith("Diverged: the loss became nan at step ")
         and "lower training.lr" in reason
     )
-    said = " ".join(capfd.readouterr().out.split())
-    assert "failed" in said and "the loss became nan" in said and "Missing: wild seed 0" in said
+    stdout = " ".join(capfd.readouterr().out.split())
+    assert (
+        "failed" in stdout and "the loss became nan" in stdout and "Missing: wild seed 0" in stdout
+    )
 
     before = stamps(tame)
     assert run() == 1  # it is tried again, and the other is not

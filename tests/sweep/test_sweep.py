@@ -162,13 +162,13 @@ def test_the_corners_show_every_extreme_where_its_condition_holds():
         "b": {"int": [1, 9], "when": {"a": "y"}},
         "c": {"log": [0.1, 10]},
     }
-    found = corners(read_parameters({key: Dimension(**spec) for key, spec in space.items()}))
+    result = corners(read_parameters({key: Dimension(**spec) for key, spec in space.items()}))
     assert (
-        {"a": "y", "b": 9, "c": 0.1} in found
-        and {"a": "x", "c": 10.0} in found
-        and {"a": "x", "c": 0.1} in found
+        {"a": "y", "b": 9, "c": 0.1} in result
+        and {"a": "x", "c": 10.0} in result
+        and {"a": "x", "c": 0.1} in result
     )
-    assert all(("b" in values) == (values["a"] == "y") for values in found)
+    assert all(("b" in values) == (values["a"] == "y") for values in result)
 
 
 FAULTS = {
@@ -397,11 +397,14 @@ def test_a_sweep_and_an_ablation_of_one_name_are_not_mixed():
 
 
 def test_two_objectives_give_a_front_and_its_ends(monkeypatch):
-    seen = Measured(monkeypatch, trade_off)
+    measured = Measured(monkeypatch, trade_off)
     sweep = sweep_of(objectives=[FD, SPEED], trials=8, constraints={"cost/peak_memory_gb": 0.9})
     run_sweep_worker(sweep)
     study = open_search(sweep, sweep.targets[0])
-    assert len(seen.asked) == 8 and len({c.recipe.sampler.temperature for c in seen.asked}) == 8
+    assert (
+        len(measured.asked) == 8
+        and len({c.recipe.sampler.temperature for c in measured.asked}) == 8
+    )
     inside = [t for t in finished_trials(study) if t.params["sampler.temperature"] <= 0.9]
     assert 0 < len(inside) < 8 and {t.number for t in feasible_trials(study)} == {
         t.number for t in inside
@@ -436,25 +439,25 @@ def test_a_search_goes_on_as_if_it_had_not_been_stopped(monkeypatch, algorithm):
 def test_tpe_finds_the_best_sooner_than_chance(monkeypatch):
     best = {}
     for algorithm in ("tpe", "random"):
-        seen = Measured(
+        measured = Measured(
             monkeypatch, lambda c: {"quality/fd_digits": (c.recipe.sampler.temperature - 0.8) ** 2}
         )
         run_sweep_worker(
             read_sweep(write_sweep(trials=24, algorithm=algorithm), {"question": algorithm})
         )
-        best[algorithm] = min(abs(c.recipe.sampler.temperature - 0.8) for c in seen.asked[12:])
+        best[algorithm] = min(abs(c.recipe.sampler.temperature - 0.8) for c in measured.asked[12:])
 
     assert best["tpe"] < best["random"]
 
 
 def test_what_fails_is_told_and_what_is_not_finite_fails(monkeypatch):
     def measure(cell):
-        n = len(seen.asked)
+        n = len(measured.asked)
         if n == 1:
             raise RuntimeError("out of\nmemory")
         return {"quality/fd_digits": float("nan") if n == 2 else 1.0}
 
-    seen = Measured(monkeypatch, measure)
+    measured = Measured(monkeypatch, measure)
     sweep = sweep_of(trials=3)
     run_sweep_worker(sweep)
     done = finished_trials(open_search(sweep, sweep.targets[0]))
@@ -464,11 +467,11 @@ def test_what_fails_is_told_and_what_is_not_finite_fails(monkeypatch):
         and "not a finite number" in done[1].user_attrs["reason"]
     )
     run_sweep_worker(sweep)
-    assert len(seen.asked) == 3  # failures count as trials
+    assert len(measured.asked) == 3  # failures count as trials
 
 
 def test_no_trial_begins_when_the_hours_are_over(monkeypatch):
-    seen = Measured(monkeypatch, trade_off)
+    measured = Measured(monkeypatch, trade_off)
     sweep = sweep_of(trials=5, hours=0.5)
     sweep.folder.mkdir(parents=True)
     write_json(sweep.folder / "budget.json", {"seconds": 1799.0})
@@ -478,7 +481,7 @@ def test_no_trial_begins_when_the_hours_are_over(monkeypatch):
     write_json(sweep.folder / "budget.json", {"seconds": 1801.0})
     run_sweep_worker(sweep)
 
-    assert len(seen.asked) == 1  # the one that was begun in time, and lost
+    assert len(measured.asked) == 1  # the one that was begun in time, and lost
 
 
 def test_a_lost_trial_is_tried_again_with_its_parameters_three_times(monkeypatch):
@@ -509,11 +512,13 @@ def test_stopping_the_command_spends_no_try(monkeypatch):
     for _ in range(4):
         with pytest.raises(SystemExit):
             run_sweep_worker(sweep)
-    seen = Measured(monkeypatch, trade_off)
+    measured = Measured(monkeypatch, trade_off)
     run_sweep_worker(sweep)
     (done,) = finished_trials(open_search(sweep, sweep.targets[0]))
     assert (
-        done.state == TrialState.COMPLETE and len(seen.asked) == 1 and done.user_attrs["tries"] == 1
+        done.state == TrialState.COMPLETE
+        and len(measured.asked) == 1
+        and done.user_attrs["tries"] == 1
     )
 
 
@@ -815,11 +820,13 @@ def test_a_silent_worker_on_a_server_loses_its_trial_to_another(server, monkeypa
     trial, lock = claim_trial(sweep, study)
     lost = sweep.suggest(trial)
     lock.close()
-    seen = Measured(monkeypatch, trade_off)
+    measured = Measured(monkeypatch, trade_off)
     run_sweep_worker(sweep)  # waits until the heart of the other has been silent for 3 s
 
     assert [t.state for t in study.get_trials()].count(TrialState.COMPLETE) == 2
-    assert lost["sampler.temperature"] in [cell.recipe.sampler.temperature for cell in seen.asked]
+    assert lost["sampler.temperature"] in [
+        cell.recipe.sampler.temperature for cell in measured.asked
+    ]
 
 
 def test_a_finished_run_is_tuned_on_images_that_are_not_reported(one_run):
@@ -920,16 +927,16 @@ def test_reruns_and_trials_stand_in_one_front(monkeypatch):
                 "quality/fd_digits": trade_off(cell)["quality/fd_digits"] + (seed - 1) / 10,
             }
             open_search(sweep, again.target).set_user_attr(cell.key, worse)
-    said = sweep_report.sweep_conclusions(sweep)
-    assert said[0].startswith(
+    sentences = sweep_report.sweep_conclusions(sweep)
+    assert sentences[0].startswith(
         "Re-runs: FD digits against images/s: the front of means is best "
         "speed/images_per_second (100 %"
     )
-    assert "(hypervolume, n = 2)" in said[-2]
-    assert said[-1].startswith(
+    assert "(hypervolume, n = 2)" in sentences[-2]
+    assert sentences[-1].startswith(
         "Trials and the means of re-runs together: 6 of 8 on the front, re-runs among them: none."
     )
-    assert all(line in sweep_markdown(sweep) for line in said)
+    assert all(line in sweep_markdown(sweep) for line in sentences)
 
     again = repeats(sweep)[0]
     slow = {

@@ -85,8 +85,8 @@ def test_an_arm_carries_means_intervals_and_their_number(sent):
 def test_noise_over_images_stands_beside_the_noise_of_training(sent):
     analysis = analysed(sent[0])
     results = analysis.results
-    for found in results.reports.values():
-        for report in found.values():
+    for result in results.reports.values():
+        for report in result.values():
             report["noise"] = {BITS: 0.01}
 
     numbers = _numbers(analysis, results.arms[0])
@@ -112,8 +112,8 @@ def test_one_seed_has_no_interval(sent):
 def test_every_run_tells_its_arm_and_its_value_of_the_axis_by_short_names(sent):
     plan, _ = sent
     for role in ("arm", "seed"):
-        found = runs_of(plan, role).values()
-        assert {(r.data.params["arm"], r.data.params["components"]) for r in found} == {
+        runs_found = runs_of(plan, role).values()
+        assert {(r.data.params["arm"], r.data.params["components"]) for r in runs_found} == {
             (arm.name, str(arm.values[0])) for arm in plan.arms
         }
 
@@ -179,12 +179,12 @@ def test_the_filters_of_the_views_find_what_they_name(sent):
     for view, count in (("arms", 3), ("charts", 6)):
         state = json.loads(experiment.tags[f"mlflow.sharedViewState.{view}"])
         order = f"{state['orderByKey']} {'ASC' if state['orderByAsc'] else 'DESC'}"
-        found = client.search_runs(
+        runs_found = client.search_runs(
             [experiment.experiment_id], state["searchFilter"], order_by=[order]
         )
-        assert len(found) == count
+        assert len(runs_found) == count
 
-    assert found[0].data.metrics[BITS] == min(run.data.metrics[BITS] for run in found)
+    assert runs_found[0].data.metrics[BITS] == min(run.data.metrics[BITS] for run in runs_found)
 
 
 def test_the_newest_study_is_opened(sent):
@@ -227,13 +227,15 @@ def test_the_password_of_a_tracking_server_is_shown_nowhere(alone, monkeypatch, 
     with pytest.raises(SystemExit) as leave:
         cli.main(["mlflow"])
     Tracker("study").publish_study([], {})
-    told = capsys.readouterr()
+    captured = capsys.readouterr()
     assert (
-        leave.value.code == 2 and "http://127.0.0.1:9/mlflow" in told.err and "MLflow: " in told.out
+        leave.value.code == 2
+        and "http://127.0.0.1:9/mlflow" in captured.err
+        and "MLflow: " in captured.out
     )
     for text in (
-        told.out,
-        told.err,
+        captured.out,
+        captured.err,
         dashboard.server_address(),
         dashboard.experiment_link("7"),
         Tracker("study").link(),
@@ -257,10 +259,10 @@ def board(*words):
 
 @pytest.fixture
 def served(alone, monkeypatch):
-    found = []
+    result = []
 
     def make_server(host, port, queue, **_):
-        found.append((queue, host, port))
+        result.append((queue, host, port))
         return nullcontext(SimpleNamespace(serve_forever=lambda: None))
 
     monkeypatch.setattr("optuna_dashboard.wsgi", lambda queue: queue)
@@ -268,7 +270,7 @@ def served(alone, monkeypatch):
     monkeypatch.setattr(optuna_board, "refuse_taken", lambda port: None)
     monkeypatch.setattr(optuna_board, "make_server", make_server)
     monkeypatch.setenv("ARINAR_STORAGE", "")
-    return found
+    return result
 
 
 def write_sweep(**keys):
@@ -364,16 +366,16 @@ def test_a_port_that_is_taken_is_one_line(tracked, monkeypatch, verb, capsys):
         with pytest.raises(SystemExit) as leave:
             cli.main([*verb, "--port", str(taken.getsockname()[1])])
 
-    said = capsys.readouterr()
+    captured = capsys.readouterr()
     assert (
         leave.value.code == 2
-        and said.out == ""
-        and "Address already in use; name another" in said.err
+        and captured.out == ""
+        and "Address already in use; name another" in captured.err
     )
 
 
 def test_a_server_that_does_not_answer_is_one_line(alone, capsys):
     with pytest.raises(SystemExit) as leave:
         cli.main(["mlflow"])
-    said = capsys.readouterr()
-    assert leave.value.code == 2 and said.out == "" and said.err.count("\n") == 1
+    captured = capsys.readouterr()
+    assert leave.value.code == 2 and captured.out == "" and captured.err.count("\n") == 1

@@ -56,14 +56,14 @@ def runs_of(role, name="a study"):
     return client.search_runs([experiment.experiment_id], f"tags.`arinar.role` = '{role}'")
 
 
-def only(found):
-    assert len(found) == 1
-    return found[0]
+def only(result):
+    assert len(result) == 1
+    return result[0]
 
 
 def history(run, metric):
-    found = MlflowClient(tracking_uri()).get_metric_history(run.info.run_id, metric)
-    return sorted((m.step, m.value) for m in found)
+    result = MlflowClient(tracking_uri()).get_metric_history(run.info.run_id, metric)
+    return sorted((m.step, m.value) for m in result)
 
 
 def files(run, below=None):
@@ -233,8 +233,8 @@ def test_a_dead_server_never_stops_a_run(alone, capsys):
     assert tracker.link().startswith("http://")
     assert folder.done
 
-    said = capsys.readouterr().out
-    assert said.count("MLflow: ") == 1 and "the run goes on" in said
+    stdout = capsys.readouterr().out
+    assert stdout.count("MLflow: ") == 1 and "the run goes on" in stdout
 
 
 def test_a_store_that_dies_in_mid_run_does_not_stop_it_and_is_sent_the_rest(tracked):
@@ -399,8 +399,11 @@ def test_no_call_lasts_longer_than_may_be_waited(place, a_run, monkeypatch, caps
         begun = time.monotonic()
         assert arinar("sync", a_run.path) == 1
         assert arinar("mlflow") == 2
-        told = capsys.readouterr()
-        assert "does not answer within 1.0 s" in told.err and "secret" not in told.err + told.out
+        captured = capsys.readouterr()
+        assert (
+            "does not answer within 1.0 s" in captured.err
+            and "secret" not in captured.err + captured.out
+        )
         assert time.monotonic() - begun < 10
 
 
@@ -483,13 +486,15 @@ def test_a_server_that_stops_in_mid_run_and_comes_back_is_sent_the_rest(
         assert [step for step, _ in history(only(runs_of("seed")), "train/loss")] == [9]
         for _ in range(2):
             assert arinar("sync", folder.path) == 0
-            found = only(runs_of("seed"))
-            assert history(found, "train/loss") == rows and found.info.status == "FINISHED"
+            runs_found = only(runs_of("seed"))
             assert (
-                found.data.metrics["quality/fd_digits"]
+                history(runs_found, "train/loss") == rows and runs_found.info.status == "FINISHED"
+            )
+            assert (
+                runs_found.data.metrics["quality/fd_digits"]
                 == folder.report(recipe)["metrics"]["quality/fd_digits"]
             )
-            assert files(found) == {"config.yaml", "report.json", "samples"}
+            assert files(runs_found) == {"config.yaml", "report.json", "samples"}
 
 
 def test_a_study_is_sent_and_fetched_where_no_files_are_shared(run, monkeypatch, capsys):
@@ -501,16 +506,16 @@ def test_a_study_is_sent_and_fetched_where_no_files_are_shared(run, monkeypatch,
     assert "MLflow holds 1 of 1 runs" in capsys.readouterr().out
     before = run.report(tiny())
     shutil.move("runs", "elsewhere")
-    (there,) = fetch(plan, collect(plan))
+    (place,) = fetch(plan, collect(plan))
 
-    assert there.report(tiny()) == before and not there.done and not there.weights.exists()
+    assert place.report(tiny()) == before and not place.done and not place.weights.exists()
     assert plan.jobs[0].reported and not plan.jobs[1].reported
-    assert (there.evaluation(tiny()) / "samples" / "grid.png").is_file()
-    assert (there.path / "config.yaml").read_text() == Path(
+    assert (place.evaluation(tiny()) / "samples" / "grid.png").is_file()
+    assert (place.path / "config.yaml").read_text() == Path(
         "elsewhere", *run.path.parts[1:], "config.yaml"
     ).read_text()
     assert fetch(plan, collect(plan)) == []
-    assert sorted(path.name for path in there.path.iterdir()) == ["config.yaml", "evaluations"]
+    assert sorted(path.name for path in place.path.iterdir()) == ["config.yaml", "evaluations"]
 
 
 def test_another_evaluation_is_not_fetched(run):
@@ -537,5 +542,5 @@ def test_unsent_runs_are_named_at_the_end_of_a_study(a_run, capsys):
 def test_what_is_no_run_is_told_in_one_line(tracked, capsys):
     for words in (["sync", "nowhere"], ["sync"], ["sync", "nowhere.yaml"]):
         assert arinar(*words) == 2
-        said = capsys.readouterr()
-        assert said.out == "" and said.err.count("\n") == 1
+        captured = capsys.readouterr()
+        assert captured.out == "" and captured.err.count("\n") == 1

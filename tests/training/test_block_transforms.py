@@ -42,12 +42,15 @@ def trained(name, *overrides):
 
 def differ(a, b):
     """The largest relative difference of two runs' metrics, and the largest of their weights."""
-    ours, theirs = map(logged, (a, b))
-    assert [row[:2] for row in ours] == [row[:2] for row in theirs] and ours
-    weights, others = load_file(a.weights), load_file(b.weights)
+    actual, expected = map(logged, (a, b))
+    assert [row[:2] for row in actual] == [row[:2] for row in expected] and actual
+    weights, expected_weights = load_file(a.weights), load_file(b.weights)
     return (
-        max(abs(x / y - 1) for (_, _, x), (_, _, y) in zip(ours, theirs, strict=True)),
-        max((weights[name].double() - others[name].double()).abs().max().item() for name in others),
+        max(abs(x / y - 1) for (_, _, x), (_, _, y) in zip(actual, expected, strict=True)),
+        max(
+            (weights[name].double() - expected_weights[name].double()).abs().max().item()
+            for name in expected_weights
+        ),
     )
 
 
@@ -196,10 +199,10 @@ def test_without_a_compiler_drawing_goes_on_and_says_so(monkeypatch):
         UserWarning,
         match=r"machine.compile: nothing can be compiled for cpu here .* drawing goes on without",
     ):
-        ours = generate_images(recipe, build(recipe), torch.arange(2), torch.arange(2))[0]
+        actual = generate_images(recipe, build(recipe), torch.arange(2), torch.arange(2))[0]
 
     assert torch.equal(
-        ours, generate_images(plain, build(plain), torch.arange(2), torch.arange(2))[0]
+        actual, generate_images(plain, build(plain), torch.arange(2), torch.arange(2))[0]
     )
 
 

@@ -116,23 +116,23 @@ def weights(run):
     Attention does not depend on those: their gradient is what rounding leaves, of which AdamW makes
     steps of full length.
     """
-    found = load_file(run.weights)
-    for name, bias in found.items():
+    tensors = load_file(run.weights)
+    for name, bias in tensors.items():
         if name.endswith("attention.qkv.bias"):
             bias.chunk(3)[1].zero_()
-    return found
+    return tensors
 
 
 def alike(two, one, steps=20):
     """The same rows of metrics and the same averaged weights, but for the order of sums."""
-    ours, theirs = map(logged, (two, one))
-    assert [row[:2] for row in ours] == [row[:2] for row in theirs]
+    actual, expected = map(logged, (two, one))
+    assert [row[:2] for row in actual] == [row[:2] for row in expected]
     assert {
         "val/loss",
         "val/bits_per_dim",
         *(["train/loss", "train/grad_norm"] if steps > 9 else []),
-    } <= {n for _, n, _ in ours}
-    for (step, name, a), (_, _, b) in zip(ours, theirs, strict=True):
+    } <= {n for _, n, _ in actual}
+    for (step, name, a), (_, _, b) in zip(actual, expected, strict=True):
         assert a == pytest.approx(b, rel=TOLERANCE), (step, name)
     a, b = weights(two), weights(one)
 
@@ -316,7 +316,7 @@ def test_a_batch_that_cannot_be_shared_is_refused_before_anything_is_written():
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         (
             "training.precision=64-true",
@@ -331,8 +331,8 @@ def test_a_batch_that_cannot_be_shared_is_refused_before_anything_is_written():
         ),
     ],
 )
-def test_what_cannot_be_sharded_is_refused_before_anything_is_written(override, said):
-    with pytest.raises(ConfigError, match=f"^{re.escape(said)}"):
+def test_what_cannot_be_sharded_is_refused_before_anything_is_written(override, message):
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
         train(tiny("machine.strategy=fsdp2", override), RunFolder(Path("run")))
     assert not Path("run").exists()
 
@@ -350,11 +350,11 @@ def test_torchrun_and_the_recipe_must_agree(monkeypatch, here, all_, nodes):
     world = {"TORCHELASTIC_RUN_ID": "none", "LOCAL_WORLD_SIZE": str(here), "WORLD_SIZE": str(all_)}
     for name, value in world.items():
         monkeypatch.setenv(name, value)
-    said = (
+    text = (
         rf"^machine.devices: torchrun has started {here} .* machine.devices={here} "
         rf"machine.num_nodes={nodes}$"
     )
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=text):
         train(tiny(), RunFolder(Path("run")))
     check_share(tiny(f"machine.devices={here}", f"machine.num_nodes={nodes}"))
 

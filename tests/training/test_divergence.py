@@ -106,16 +106,16 @@ def spoil(monkeypatch, step, what):
 
 
 @pytest.mark.parametrize(
-    ("what", "said"),
+    ("what", "message"),
     [
         ("loss", "the loss became nan at step 4"),
         ("gradient", "the gradient's norm became nan at step 4"),
     ],
 )
-def test_a_checkpoint_of_a_diverged_run_is_not_written(monkeypatch, what, said):
+def test_a_checkpoint_of_a_diverged_run_is_not_written(monkeypatch, what, message):
     run = started()
     spoil(monkeypatch, 4, what)
-    with pytest.raises(Diverged, match=f"^{said}; lower training.lr"):
+    with pytest.raises(Diverged, match=f"^{message}; lower training.lr"):
         train(tiny("training.validate_every=6"), run)
     newest = max(run.checkpoints.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
     weights = torch.load(newest, weights_only=True)["state_dict"]

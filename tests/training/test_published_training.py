@@ -128,7 +128,7 @@ def train_as_recorded(
     save_file(
         {name: value[:8].clone() for name, value in items.items()}, "data/held_out.safetensors"
     )
-    watched, known = Watched(), {}
+    watched, our_names = Watched(), {}
     make_trainer = train._trainer
 
     def make_watched(*words):
@@ -138,7 +138,7 @@ def train_as_recorded(
 
     def start_as_released(recipe, experiment):
         experiment.model.load_state_dict(translate_state(start, experiment.model))
-        known.update(parameter_names(experiment.model))
+        our_names.update(parameter_names(experiment.model))
         return []
 
     class Drawn(Noise):
@@ -160,7 +160,7 @@ def train_as_recorded(
     averaged = {
         name.removeprefix("model."): value for name, value in load_file(folder.weights).items()
     }
-    return watched, averaged, known
+    return watched, averaged, our_names
 
 
 def without_key_bias(name: str, difference: Tensor, size: int) -> Tensor:
@@ -184,13 +184,13 @@ def stride(size: int) -> int:
 @pytest.mark.parametrize("case", CASES)
 def test_twenty_steps_are_those_of_the_released_loop(monkeypatch, case):
     record, start = load("arinar_train_expected"), load("arinar_train_start")
-    watched, averaged, known = train_as_recorded(monkeypatch, record, start, *CASES[case])
+    watched, averaged, names = train_as_recorded(monkeypatch, record, start, *CASES[case])
     assert np.abs(np.array(watched.losses) - record[f"{case}/losses"].numpy()).max() < 2e-6
     largest = record[f"{case}/largest_move"].item()
-    for kind, ours in (("weights", watched.weights), ("ema", averaged)):
+    for kind, actual in (("weights", watched.weights), ("ema", averaged)):
         differences = []
-        for published, name in known.items():
-            values = ours[name].flatten()
+        for published, name in names.items():
+            values = actual[name].flatten()
             difference = values[:: stride(len(values))] - record[f"{case}/{kind}/{published}"]
             differences.append(without_key_bias(published, difference, len(values)))
         all_of_them = torch.cat(differences).double().abs() / largest
@@ -199,7 +199,7 @@ def test_twenty_steps_are_those_of_the_released_loop(monkeypatch, case):
         assert (all_of_them <= 1e-5).double().mean() > 0.95, kind
         assert all_of_them.max() < 1e-3, kind
 
-    for published, name in known.items():  # every number counts here
+    for published, name in names.items():  # every number counts here
         move = (watched.weights[name].flatten() - start[published].flatten()).double().norm()
         assert move.item() == pytest.approx(record[f"{case}/move/{published}"].item(), rel=2e-3), (
             published
@@ -257,10 +257,10 @@ def test_what_decays_is_what_the_release_lets_decay(name):
     released = {key for key, n in axes.items() if n > 1 and not key.endswith(".bias")}
     released -= {key for key in released if key.startswith(HEADS[name])}
     decay, keep = lightning_module.decay_groups(model, recipe.training.weight_decay_on)
-    known, ours = parameter_names(model), dict(model.named_parameters())
+    our_names, actual = parameter_names(model), dict(model.named_parameters())
 
-    assert {id(p) for p in decay} == {id(ours[known[key]]) for key in released}
-    assert len(decay) + len(keep) == len(ours)
+    assert {id(p) for p in decay} == {id(actual[our_names[key]]) for key in released}
+    assert len(decay) + len(keep) == len(actual)
     assert sum(p.numel() for p in decay) == DECAYING[name]
 
 
@@ -298,19 +298,22 @@ def test_initial_weights_have_the_released_scales():
         merge(read_recipe(EXPERIMENTS / "imagenet256_arinar_b.yaml"), read_overrides(overrides))
     )
     model = build(recipe).model
-    ours = dict(model.named_parameters())
+    actual = dict(model.named_parameters())
 
     for published, name in parameter_names(model).items():
-        theirs, mine = start[published].flatten().double(), ours[name].detach().flatten().double()
+        expected, computed = (
+            start[published].flatten().double(),
+            actual[name].detach().flatten().double(),
+        )
         # gates are not of the scale of the others
         if "ada_lin" in published and published.endswith("weight"):
-            third = len(mine) // 3
-            assert mine[:third].std().item() == pytest.approx(
-                theirs[:third].std().item(), rel=0.1
+            third = len(computed) // 3
+            assert computed[:third].std().item() == pytest.approx(
+                expected[:third].std().item(), rel=0.1
             ), published
-        spread = theirs.square().mean().sqrt().item()
-        assert mine.square().mean().sqrt().item() == pytest.approx(
-            spread, rel=6 / len(mine) ** 0.5
+        spread = expected.square().mean().sqrt().item()
+        assert computed.square().mean().sqrt().item() == pytest.approx(
+            spread, rel=6 / len(computed) ** 0.5
         ), published
 
 

@@ -102,8 +102,8 @@ def straight(tmp_path_factory):
 
 def same(folder, straight):
     """Weights bit-equal and metrics row for row."""
-    ours, theirs = load_file(folder.weights), load_file(straight.weights)
-    different = [name for name in theirs if not torch.equal(ours[name], theirs[name])]
+    actual, expected = load_file(folder.weights), load_file(straight.weights)
+    different = [name for name in expected if not torch.equal(actual[name], expected[name])]
     assert not different, f"weights differ: {different}"
     assert logged(folder) == logged(straight)
     assert folder.done
@@ -282,10 +282,10 @@ def test_a_signal_that_nohup_ignores_stays_ignored(monkeypatch):
 def test_a_resumed_run_does_only_what_is_left(straight, monkeypatch):
     _, moments = straight
     shutil.copytree(moments / "after step 13", "run")
-    seen = []
-    add_callback(monkeypatch, At(seen.append))
+    recorded = []
+    add_callback(monkeypatch, At(recorded.append))
     train(tiny(*LONG), RunFolder(Path("run")))
-    assert [moment for moment in seen if moment.startswith("after step")] == [
+    assert [moment for moment in recorded if moment.startswith("after step")] == [
         f"after step {step}" for step in range(13, 25)
     ]
 
@@ -519,10 +519,12 @@ def test_every_trained_parameter_is_in_one_group():
     module = ArinarModule(build(recipe), recipe.training, 0)
     decay, keep = module.configure_optimizers()["optimizer"].param_groups
     assert (decay["weight_decay"], keep["weight_decay"]) == (0.3, 0.0)
-    ours = [id(p) for p in decay["params"] + keep["params"]]
+    actual = [id(p) for p in decay["params"] + keep["params"]]
 
-    assert sorted(ours) == sorted(id(p) for p in module.parameters() if p.requires_grad)
-    assert len(ours) < len(list(module.parameters()))  # a frozen autoencoder and a fixed deviation
+    assert sorted(actual) == sorted(id(p) for p in module.parameters() if p.requires_grad)
+    assert len(actual) < len(
+        list(module.parameters())
+    )  # a frozen autoencoder and a fixed deviation
 
 
 def test_the_learning_rate_rises_linearly_then_falls_by_a_cosine():

@@ -60,8 +60,8 @@ def test_the_kept_conditions_are_those_of_the_first_steps(base):
         DataModule(experiment.source, recipe.training.batch, recipe.seed).train_dataloader()
     )
     next(loader)
-    image, y, there = next(loader)
-    assert torch.equal(there, index)
+    image, y, positions = next(loader)
+    assert torch.equal(positions, index)
     noise = Noise.of(torch.full_like(index, recipe.seed), "train").at(1).at(index)
     tokens, _ = experiment.codec.encode(image, noise.at(0))
     with torch.no_grad():
@@ -115,7 +115,7 @@ def test_a_resumed_frozen_run_ends_as_if_it_had_not_stopped(base):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         (["init_from=runs/none", "freeze=outer"], "init_from: runs/none: not a run folder"),
         (
@@ -136,9 +136,9 @@ def test_a_resumed_frozen_run_ends_as_if_it_had_not_stopped(base):
         ),
     ],
 )
-def test_what_does_not_fit_is_refused_before_anything_is_written(base, overrides, said):
+def test_what_does_not_fit_is_refused_before_anything_is_written(base, overrides, message):
     recipe = tiny(*overrides)
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         train(recipe, RunFolder(Path("runs/new/seed_0")))
     assert not Path("runs/new").exists()
 

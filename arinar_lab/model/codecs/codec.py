@@ -541,13 +541,13 @@ class KL(Codec):
             return False
         return fingerprint.item() not in (0, self._frozen.fingerprint.item())
 
-    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *others: Any) -> None:
+    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *arguments: Any) -> None:
         name = f"{prefix}fingerprint"
         if name in state and self._other(state[name]):
-            others[-1].append(
+            arguments[-1].append(
                 f"{self.weights!r} is not the autoencoder that this run was trained with"
             )
-        super()._load_from_state_dict(state, prefix, *others)
+        super()._load_from_state_dict(state, prefix, *arguments)
 
     def _autoencoder(self, x: Tensor) -> KLAutoencoder:
         if self._frozen is None:
