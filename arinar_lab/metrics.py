@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 BITS = "val/bits_per_dim"
@@ -106,3 +107,8 @@ class Column:
 
 COLUMNS = tuple(Column(m.name, m.heading, m.digits, m.less) for m in _ALL if m.heading)
 HEADINGS = {column.metric: column.heading for column in COLUMNS}
+
+
+def ranking_metric(likelihoods: Iterable[str]) -> str:
+    """The metric that ranks arms: bits/dim, or FD digits where one has no likelihood."""
+    return DISTANCE if "none" in likelihoods else BITS

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..metrics import BITS, COLUMNS, DISTANCE, DISTANCES, FEW, Column
+from ..metrics import COLUMNS, DISTANCE, DISTANCES, FEW, Column, ranking_metric
 from .paper_rows import PaperRow
 from .statistics import Interval, interval
 
@@ -249,4 +249,4 @@ class Results:
     @property
     def criterion(self) -> str:
         """The metric that ranks arms: bits/dim, or FD digits where an arm has no likelihood."""
-        return DISTANCE if self.without_likelihood else BITS
+        return ranking_metric(arm.likelihood for arm in self.arms)

@@ -26,6 +26,7 @@ from ..config.sections import Recipe, parse_recipe
 from ..config.yaml_reader import is_yaml_for, read_value
 from ..errors import ConfigError, did_you_mean, located
 from ..files.workspace import HERE, Workspace
+from ..metrics import ranking_metric
 from ..model.inner.head import Likelihood
 from ..runs.folder import RunFolder
 from ..training.warm_start import matching_weights
@@ -148,12 +149,8 @@ class Plan:
 
     @property
     def criterion(self) -> str:
-        """The metric that ranks arms: bits/dim, or a Fréchet distance where an arm has no
-        likelihood.
-        """
-        if any(arm.likelihood == "none" for arm in self.arms):
-            return "quality/fd_digits"
-        return "val/bits_per_dim"
+        """The metric that ranks arms: bits/dim, or FD digits where an arm has no likelihood."""
+        return ranking_metric(arm.likelihood for arm in self.arms)
 
     @property
     def jobs(self) -> list[Job]:
