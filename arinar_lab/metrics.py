@@ -105,8 +105,8 @@ class Column:
     less: bool | None = None
 
 
-COLUMNS = tuple(Column(m.name, m.heading, m.digits, m.less) for m in _ALL if m.heading)
-HEADINGS = {column.metric: column.heading for column in COLUMNS}
+COLUMNS = {m.name: Column(m.name, m.heading, m.digits, m.less) for m in _ALL if m.heading}
+HEADINGS = {metric: column.heading for metric, column in COLUMNS.items()}
 
 
 def ranking_metric(likelihoods: Iterable[str]) -> str:

@@ -11,8 +11,8 @@ from arinar_lab.sweep.sweep_file import _check_metric
 
 
 def test_every_column_is_a_metric_with_a_unit():
-    assert all(METRICS[column.metric].unit for column in COLUMNS)
-    assert len({column.heading for column in COLUMNS}) == len(COLUMNS)
+    assert all(METRICS[metric].unit for metric in COLUMNS)
+    assert len({column.heading for column in COLUMNS.values()}) == len(COLUMNS)
 
 
 @pytest.mark.parametrize(

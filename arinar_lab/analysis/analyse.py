@@ -213,7 +213,7 @@ def _unpaired(results: Results) -> list[str]:
 def _not_finite(results: Results) -> list[Caution]:
     """Values that are NaN or infinite; means leave them out, so an arm looks too good."""
     names: dict[Kind, set[str]] = {}
-    for column in COLUMNS:
+    for column in COLUMNS.values():
         kind = _kind_of(column.metric)
         for arm in results.arms:
             if seeds := arm.not_finite(column.metric):

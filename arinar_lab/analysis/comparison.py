@@ -49,7 +49,6 @@ from .statistics import (
 from .text import join_names
 
 CLAIMS = (BITS, LEVEL, RESOLUTION, *DISTANCES)
-_COLUMNS = {column.metric: column for column in COLUMNS}
 _NAMED = 8  # arms beyond which they are counted
 
 
@@ -90,7 +89,7 @@ class Effect:
     @property
     def column(self) -> Column:
         """The column of its metric."""
-        return _COLUMNS[self.metric]
+        return COLUMNS[self.metric]
 
     @property
     def supported(self) -> bool:
@@ -401,7 +400,7 @@ def summary(effects: Sequence[Effect]) -> list[str]:
         by_metric.setdefault(effect.metric, []).append(effect)
 
     lines = []
-    for metric in sorted(by_metric, key=list(_COLUMNS).index):
+    for metric in sorted(by_metric, key=list(COLUMNS).index):
         arms: dict[str, list[str]] = {"better": [], "worse": []}
         unresolved: list[str] = []
         for effect in by_metric[metric]:
@@ -409,7 +408,7 @@ def summary(effects: Sequence[Effect]) -> list[str]:
             names.append(effect.arm)
         arms["not resolved"] = unresolved
         parts = [f"{key}: {_counted(names)}" for key, names in arms.items() if names]
-        lines.append(f"{_COLUMNS[metric].heading}, against the baseline: {'; '.join(parts)}.")
+        lines.append(f"{COLUMNS[metric].heading}, against the baseline: {'; '.join(parts)}.")
     return lines
 
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 
 from ..metrics import COLUMNS
 
-METRICS: dict[str, str] = {}
+METRIC_BY_KEY: dict[str, str] = {}
 """Heading or name of a metric, as a row may have it → its name."""
-for _column in COLUMNS:
-    METRICS |= {_column.heading: _column.metric, _column.metric: _column.metric}
+for _metric, _column in COLUMNS.items():
+    METRIC_BY_KEY |= {_column.heading: _metric, _metric: _metric}
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class PaperRow:
     name: str
     protocol: str
     source: str
-    values: dict[str, float] = field(metadata={"gathered": METRICS})
+    values: dict[str, float] = field(metadata={"gathered": METRIC_BY_KEY})
     steps: str | int | None = None
     hardware: str | None = None
 
@@ -54,7 +54,7 @@ class PaperRow:
 
         if not self.values:
             raise ValueError(f"name: {self.name} has no number of a metric of ours, as bits/dim is")
-        by_metric = {METRICS[name]: value for name, value in self.values.items()}
+        by_metric = {METRIC_BY_KEY[name]: value for name, value in self.values.items()}
         object.__setattr__(self, "values", by_metric)
 
     @property

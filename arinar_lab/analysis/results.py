@@ -212,7 +212,7 @@ class Results:
         """Columns of the table that hold a number; that of truncation only where a run has some."""
         in_papers = set[str]().union(*(row.values for row in self.papers))
         columns = []
-        for column in COLUMNS:
+        for column in COLUMNS.values():
             values = self.values(column.metric)
             if column.metric == _TRUNCATED and not any(values):
                 continue

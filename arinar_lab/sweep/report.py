@@ -445,8 +445,7 @@ def frontier_columns(sweep: Sweep) -> tuple[Column, Column]:
 
 
 def _column(objective: Objective) -> Column:
-    columns = {column.metric: column for column in COLUMNS}
-    column = columns.get(objective.metric, Column(objective.metric, objective.metric))
+    column = COLUMNS.get(objective.metric, Column(objective.metric, objective.metric))
     return replace(column, less=not objective.maximize)
 
 
