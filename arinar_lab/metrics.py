@@ -13,6 +13,7 @@ GAP = "val/gap_bits_per_dim"
 DISTANCE = "quality/fd_digits"
 FEW = "quality/fd_digits_few"
 FID = "quality/fid"
+TRUNCATED = "quality/truncated_share"
 SPEED = "speed/images_per_second"
 DISTANCES = (
     DISTANCE,
@@ -52,7 +53,7 @@ _DIGITS = "squared distance of the digits classifier's features"
 _MMD = "squared MMD of the digits classifier's features"
 _FEATURES = "squared distance of features of {extractor}"
 _KERNEL = "squared MMD of the extractor's features"
-_TRUNCATED = "share of the guided 1-D conditionals that had to be truncated"
+_SHARE_TRUNCATED = "share of the guided 1-D conditionals that had to be truncated"
 _NEAREST = "distance to the nearest training image, of samples over that of held-out images"
 _ALL = (
     Metric(BITS, _BITS, "bits/dim", 3, True),
@@ -80,7 +81,7 @@ _ALL = (
     Metric("quality/precision_floor", "share"),
     Metric("quality/recall", "share", "recall", 3, False),
     Metric("quality/recall_floor", "share"),
-    Metric("quality/truncated_share", _TRUNCATED, "truncated", 4),
+    Metric(TRUNCATED, _SHARE_TRUNCATED, "truncated", 4),
     Metric("quality/nearest_train_ratio", _NEAREST),
     Metric(SPEED, "images per second", "images/s", 0, False),
     Metric("speed/latency_ms_b1", "milliseconds", "latency ms", 1, True),

@@ -15,13 +15,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..metrics import COLUMNS, DISTANCE, DISTANCES, FEW, Column, ranking_metric
+from ..metrics import COLUMNS, DISTANCE, DISTANCES, FEW, TRUNCATED, Column, ranking_metric
 from .paper_rows import PaperRow
 from .statistics import Interval, interval
 
 Report = dict[str, Any]
 """The content of a report.json."""
-_TRUNCATED = "quality/truncated_share"
 
 
 @dataclass(frozen=True)
@@ -214,7 +213,7 @@ class Results:
         columns = []
         for column in COLUMNS.values():
             values = self.values(column.metric)
-            if column.metric == _TRUNCATED and not any(values):
+            if column.metric == TRUNCATED and not any(values):
                 continue
             if values or column.metric in in_papers:
                 columns.append(column)

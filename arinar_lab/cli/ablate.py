@@ -28,6 +28,7 @@ from ..analysis.results import Results
 from ..config.sections import Recipe
 from ..errors import ConfigError, StorageUnusable
 from ..evaluation.evaluate import is_timed, measure_speed
+from ..metrics import BITS, DISTANCE
 from ..output.terminal import description_column, failure_line
 from ..quality.measure import named_reference
 from ..report.report import write_report
@@ -368,10 +369,10 @@ def _outcome(job: Job, name: str) -> Text:
         return failure_line(f"{name}: {job.folder.failure}")
 
     metrics = job.folder.report(job.recipes[0])["metrics"]
-    bits = f"{metrics['val/bits_per_dim']:.3f}" if "val/bits_per_dim" in metrics else "n/a"
+    bits = f"{metrics[BITS]:.3f}" if BITS in metrics else "n/a"
     distance = ""
-    if "quality/fd_digits" in metrics:
-        distance = f", FD digits {metrics['quality/fd_digits']:.1f}"
+    if DISTANCE in metrics:
+        distance = f", FD digits {metrics[DISTANCE]:.1f}"
     return Text(
         f"{name}: {bits} bits/dim{distance}, trained in {metrics['time/train_seconds']:.0f} s"
     )

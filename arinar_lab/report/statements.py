@@ -21,7 +21,7 @@ from ..analysis.conditions import (
 )
 from ..analysis.results import ArmResult, Report, Results
 from ..analysis.text import join_names
-from ..metrics import DISTANCE, ERROR, FEW, HEADINGS, LEVEL
+from ..metrics import DISTANCE, ERROR, FEW, HEADINGS, LEVEL, TRUNCATED
 from ..output.text import markdown_line
 
 TRAINING_NOISE = "95 % t-interval of the mean over seeds (training noise)"
@@ -308,7 +308,7 @@ def _likelihood(analysis: Analysis) -> list[Statement]:
         )
         statements.append(Statement(text))
 
-    if "quality/truncated_share" in results.columns_by_metric:
+    if TRUNCATED in results.columns_by_metric:
         text = (
             "Truncated: share of the guided conditionals of one feature that could not be "
             "normalised and were cut."
