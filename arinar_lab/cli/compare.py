@@ -199,7 +199,7 @@ def _of_study(word: str, path: Path, name: str, studies: dict[Path, Results]) ->
     if path not in studies:
         studies[path] = collect(_plan(path))
     study = studies[path]
-    arms = {arm.name: arm for arm in study.arms}
+    arms = study.by_name
     if name not in arms:
         raise ConfigError(
             f"{word}: {name!r} is no arm; one of {', '.join(arms)}{did_you_mean(name, list(arms))}"

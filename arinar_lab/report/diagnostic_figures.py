@@ -79,6 +79,7 @@ def draw_facets(
         if not drawn_arms.isdisjoint(arm.name for arm in facet):
             rows.append(facet)
     size = (PAGE, 0.5 + max(1.75, *map(_legend_height, rows)) * len(rows))
+    look_of = looks(results)
 
     with paper_pyplot() as plt:
         figure, axes = plt.subplots(
@@ -90,7 +91,7 @@ def draw_facets(
                 for arm in facet:
                     if (arm.name, panel) in curves:
                         curve = curves[arm.name, panel]
-                        _banded(ax, *curve, looks(results)[arm.name], _legend_label(arm.name))
+                        _banded(ax, *curve, look_of[arm.name], _legend_label(arm.name))
                         drawn.append(curve)
                 _without_the_start(ax, drawn)
                 ax.set_ylabel(labels[panel][1])
