@@ -6,7 +6,7 @@
                                      for each arm and metric
     curves, breakdown                → frames: what was logged in training; bits/dim
                                      by feature or by token
-    open_runs(study)                 → arm → Trained: a model that can be asked and sampled
+    open_runs(study)                 → arm → TrainedModel: its conditionals and samples
 
 Frames are pandas' (which MLflow brings): they show themselves in a notebook, and group, pivot and
 draw in one line. Nothing here trains or writes.

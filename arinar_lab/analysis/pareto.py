@@ -14,9 +14,9 @@ Every arm is a point (cost, loss) under each seed, less is better in both.
     knee            of the front of means, the arm farthest below the chord between its ends, both
                     axes scaled to [0, 1]
 
-A rate costs its inverse (images/s: milliseconds an image), any other reading of which more is
-better its negative. The settings that a sweep re-ran are arms, too; its trials have one seed
-each, and no attainment.
+The cost of images/s is its inverse (milliseconds an image). The cost of any other metric of which
+more is better is its negative. The settings that a sweep re-ran are arms, too; its trials have one
+seed each, and no attainment.
 
 Speeds that the report calls unreliable make no front: it would be the order of the machine's load,
 which all seeds may share.

@@ -111,7 +111,7 @@ def larger_spread(own: PooledSD, common: PooledSD) -> PooledSD:
 
 
 def difference(differences: Sequence[float], of: PooledSD) -> Interval:
-    """Mean and 95 % interval of paired differences, by a spread of theirs or of more arms."""
+    """Mean and 95 % interval of paired differences, by their own spread or a pooled one."""
     return interval_around(statistics.fmean(differences), len(differences), of)
 
 
