@@ -102,6 +102,11 @@ def is_shared(url: sqlalchemy.URL) -> bool:
     return url.get_backend_name() != "sqlite"
 
 
+def is_absent(url: sqlalchemy.URL) -> bool:
+    """Whether a storage is a file that does not exist."""
+    return not is_shared(url) and not Path(url.database or "").is_file()
+
+
 def open_storage(url: sqlalchemy.URL) -> optuna.storages.RDBStorage:
     """Optuna's storage, safe for several workers.
 

@@ -22,7 +22,7 @@ from ..config.yaml_reader import read_yaml
 from ..errors import ConfigError
 from ..files.workspace import HERE
 from ..output.text import say
-from ..study.optuna_storage import is_shared, open_storage, storage_address
+from ..study.optuna_storage import is_absent, open_storage, storage_address
 from ..tracking.server import refuse_taken
 from .sweep_file import read_file
 
@@ -55,7 +55,7 @@ def open_queue_of_file(file: Path | None, words: list[str]) -> optuna.storages.R
         absence = f"{queue}: is not there; run the sweep first: arinar sweep {file}"
 
     url = storage_address(address, queue)
-    if not is_shared(url) and not Path(url.database or "").is_file():
+    if is_absent(url):
         raise ConfigError(f"dashboard: {absence}")
     return open_storage(url)
 

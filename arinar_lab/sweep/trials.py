@@ -47,6 +47,7 @@ from ..study.optuna_storage import (
     FAULTS,
     AbandonedLocks,
     free_locks,
+    is_absent,
     is_shared,
     open_storage,
     retry_while_unavailable,
@@ -121,8 +122,7 @@ def refuse_unstarted(sweep: Sweep) -> None:
     Raises:
         ConfigError: naming the command that starts it.
     """
-    address = trials_address(sweep)
-    if not is_shared(address) and not Path(address.database or "").is_file():
+    if is_absent(trials_address(sweep)):
         raise ConfigError(
             f"{sweep.folder}: nothing of this sweep has begun; run it first by arinar sweep"
         )
