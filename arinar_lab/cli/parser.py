@@ -97,7 +97,7 @@ def _verb(
         sub.add_argument("words", nargs="+", metavar="FILE… key=value…")
     else:
         sub.add_argument("file", type=Path)
-        sub.add_argument("overrides", nargs="*", default=[], metavar="key=value")
+        _overrides(sub)
 
     return sub
 
@@ -150,9 +150,7 @@ def _runs(verbs: Verbs) -> None:
     sample.add_argument(
         "--per-class", type=_count, metavar="N", help="of each class, in place of --count"
     )
-    sample.add_argument(
-        "--workers", type=_processes, metavar="N", help="processes (default: one a GPU, or one)"
-    )
+    _helpers(sample)
     sample.add_argument("--seed", type=_seed, default=0, help="seed of the first image (default 0)")
     sample.add_argument(
         "--out",
@@ -282,7 +280,7 @@ def _views(verbs: Verbs) -> None:
     dashboard.add_argument(
         "file", type=Path, nargs="?", help="of the sweep (default: all that ARINAR_STORAGE holds)"
     )
-    dashboard.add_argument("overrides", nargs="*", default=[], metavar="key=value")
+    _overrides(dashboard)
     dashboard.add_argument(
         "--port", type=_port, default=8080, metavar="N", help="on 127.0.0.1 (default 8080)"
     )
@@ -358,9 +356,7 @@ def _images(verbs: Verbs) -> None:
     cache.add_argument(
         "--batch", type=_count, default=32, metavar="N", help="images at a time (default 32)"
     )
-    cache.add_argument(
-        "--workers", type=_processes, metavar="N", help="processes (default: one a GPU, or one)"
-    )
+    _helpers(cache)
     cache.add_argument(
         "--verify", action="store_true", help="read it all, and make anew what is damaged"
     )
@@ -371,9 +367,7 @@ def _images(verbs: Verbs) -> None:
     reference.add_argument(
         "data", type=Path, metavar="DATA", help="a folder of images, an npz with arr_0, or a recipe"
     )
-    reference.add_argument(
-        "overrides", nargs="*", default=[], metavar="key=value", help="of a recipe"
-    )
+    _overrides(reference, "of a recipe")
     reference.add_argument(
         "--part", choices=("train", "held_out"), default="train", help="of a recipe (default train)"
     )
@@ -393,13 +387,7 @@ def _tools(verbs: Verbs) -> None:
         "convert", help="write a published checkpoint as a run folder of ours"
     )
     convert.add_argument("checkpoint", type=Path)
-    convert.add_argument(
-        "overrides",
-        nargs="*",
-        default=[],
-        metavar="key=value",
-        help="where the checkpoint differs from the preset",
-    )
+    _overrides(convert, "where the checkpoint differs from the preset")
     convert.add_argument(
         "--preset",
         required=True,
@@ -428,7 +416,20 @@ def _tools(verbs: Verbs) -> None:
     retrain.set_defaults(verb=runs.retrain)
 
 
+def _overrides(sub: argparse.ArgumentParser, purpose: str | None = None) -> None:
+    """Overrides after the file. purpose: their help; None shows none."""
+    sub.add_argument("overrides", nargs="*", default=[], metavar="key=value", help=purpose)
+
+
+def _helpers(sub: argparse.ArgumentParser) -> None:
+    """The number of processes that share a job."""
+    sub.add_argument(
+        "--workers", type=_processes, metavar="N", help="processes (default: one a GPU, or one)"
+    )
+
+
 def _protocol(sub: argparse.ArgumentParser) -> None:
+    """The network of features, and the processes that share its work."""
     sub.add_argument(
         "--features",
         choices=("inception", "dinov2"),
@@ -442,9 +443,7 @@ def _protocol(sub: argparse.ArgumentParser) -> None:
         choices=("64", "192", "768", "2048"),
         help="of inception (default 2048: what FID is of)",
     )
-    sub.add_argument(
-        "--workers", type=_processes, metavar="N", help="processes (default: one a GPU, or one)"
-    )
+    _helpers(sub)
 
 
 def _whole(text: str, least: int, most: int, described: str) -> int:
