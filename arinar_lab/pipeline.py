@@ -54,19 +54,6 @@ def check_recipe(recipe: Recipe) -> Checked:
     return Checked(experiment, named_reference(recipe))
 
 
-def run_experiment(
-    recipes: Sequence[Recipe],
-    folder: RunFolder,
-    experiment: str,
-    arm: str,
-    factors: Mapping[str, Any] = MappingProxyType({}),
-    watch: StepCallback | None = None,
-) -> list[dict[str, Any]]:
-    """Train once and evaluate under each recipe, see `train_and_evaluate`; returns the reports."""
-    reports, _ = train_and_evaluate(recipes, folder, experiment, arm, factors, watch=watch)
-    return reports
-
-
 def train_and_evaluate(
     recipes: Sequence[Recipe],
     folder: RunFolder,

@@ -106,7 +106,7 @@ def test_what_is_handed_on_is_what_the_folder_holds(words):
     shutil.rmtree(folder.path / "evaluations")
 
     loaded = load_trained(recipe, folder, data=True)
-    (again,) = pipeline.run_experiment([recipe], folder, "tiny", "tiny")
+    (again,), _ = pipeline.train_and_evaluate([recipe], folder, "tiny", "tiny")
     assert numbers(again) == numbers(report)
     assert numbers(measure_speed(recipe, folder)) == numbers(timed)
     assert np.array_equal(np.load(folder.evaluation(recipe) / "samples" / "images.npy"), images)
@@ -137,14 +137,14 @@ def test_what_is_handed_on_is_what_the_folder_holds(words):
 def test_a_frozen_outer_model_is_handed_on_as_any_other():
     base = tiny()
     folder = RunFolder.of(base, "base")
-    pipeline.run_experiment([base], folder, "base", "base")
+    pipeline.train_and_evaluate([base], folder, "base", "base")
     recipe = tiny(f"init_from={folder.path}", "freeze=outer", "inner.head.components=2")
     own = RunFolder.of(recipe, "frozen")
     (report,), trained = pipeline.train_and_evaluate([recipe], own, "frozen", "frozen")
     assert trained is not None and all(p.requires_grad for p in trained.model.parameters())
     shutil.rmtree(own.path / "evaluations")
 
-    (again,) = pipeline.run_experiment([recipe], own, "frozen", "frozen")
+    (again,), _ = pipeline.train_and_evaluate([recipe], own, "frozen", "frozen")
     assert numbers(again) == numbers(report)
 
 
@@ -171,7 +171,7 @@ def test_nothing_of_the_optimiser_is_left_when_the_evaluation_begins(monkeypatch
     monkeypatch.setattr(ArinarModule, "__init__", note)
     monkeypatch.setattr(pipeline, "evaluate_with_reference", look)
     recipe = tiny()
-    pipeline.run_experiment([recipe], RunFolder.of(recipe, "tiny"), "tiny", "tiny")
+    pipeline.train_and_evaluate([recipe], RunFolder.of(recipe, "tiny"), "tiny", "tiny")
     assert len(modules) == 1 and left == [[], []]
 
 

@@ -39,7 +39,7 @@ from ..evaluation.evaluate import is_timed, measure_speed
 from ..files.locks import hold_lock
 from ..metrics import BITS
 from ..output.text import say
-from ..pipeline import run_experiment
+from ..pipeline import train_and_evaluate
 from ..quality.measure import evaluate_with_reference
 from ..runs.folder import read_json
 from ..runs.history import read_metrics
@@ -330,7 +330,10 @@ def _evaluate(
     their tuning.
     """
     if not target.runs:
-        return run_experiment([cell.recipe], cell.folder, sweep.name, cell.label, watch=watch)[0]
+        (report,), _ = train_and_evaluate(
+            [cell.recipe], cell.folder, sweep.name, cell.label, watch=watch
+        )
+        return report
     with hold_lock(cell.folder.lock, f"works on {cell.folder.path}"):
         return evaluate_with_reference(cell.recipe, cell.folder)
 

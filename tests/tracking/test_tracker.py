@@ -23,7 +23,7 @@ from arinar_lab.cli.ablate import report_study
 from arinar_lab.cli.mlflow_sync import all_runs, fetch
 from arinar_lab.config.schema import flatten, to_plain
 from arinar_lab.evaluation.evaluate import evaluate_run
-from arinar_lab.pipeline import run_experiment
+from arinar_lab.pipeline import train_and_evaluate
 from arinar_lab.runs.folder import RunFolder, git_state
 from arinar_lab.runs.history import read_metrics
 from arinar_lab.study.collect import collect
@@ -472,7 +472,7 @@ def test_a_server_that_stops_in_mid_run_and_comes_back_is_sent_the_rest(
 
         with monkeypatch.context() as patch:
             patch.setattr(Tracker, "log", stop_after_step_10)
-            run_experiment([recipe], folder, "a study", "an arm")
+            train_and_evaluate([recipe], folder, "a study", "an arm")
         assert process.poll() is not None and folder.done and folder.report(recipe)
         assert arinar("sync", folder.path) == 1
         assert f"not sent: {folder.path}" in capsys.readouterr().out

@@ -24,7 +24,7 @@ from tiny import logged, tiny, write_study
 from arinar_lab.config.schema import to_plain
 from arinar_lab.data.loader import BatchDataset, ResumableLoader
 from arinar_lab.errors import ConfigError
-from arinar_lab.pipeline import run_experiment
+from arinar_lab.pipeline import train_and_evaluate
 from arinar_lab.runs.folder import RunFolder, read_json
 from arinar_lab.study.plan import read_plan
 from arinar_lab.training.distributed import check_share
@@ -250,7 +250,7 @@ def launched(monkeypatch, variables):
 def test_a_run_of_one_process_ignores_the_variables_of_launchers(monkeypatch, variables, strategy):
     launched(monkeypatch, variables)
     recipe = tiny("training.steps=2", f"machine.strategy={strategy}", "evaluation.images=20")
-    (report,) = run_experiment([recipe], RunFolder.of(recipe, "tiny"), "tiny", "tiny")
+    (report,), _ = train_and_evaluate([recipe], RunFolder.of(recipe, "tiny"), "tiny", "tiny")
     folder = RunFolder.of(recipe, "tiny")
     assert folder.done and folder.report(recipe) == report
     assert (folder.path / "config.yaml").is_file() and logged(folder)
