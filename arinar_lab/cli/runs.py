@@ -252,14 +252,14 @@ def diagnose(arguments: argparse.Namespace) -> int:
 
     folder, recipe = _trained(arguments)
     with hold_lock(folder.lock, f"works on {folder.path}"):
-        where = folder.evaluation(recipe)
+        evaluation = folder.evaluation(recipe)
         experiment = load_trained(recipe, folder, data=not folder.report(recipe))
         report = evaluate_with_reference(recipe, folder, experiment)
         diagnosis = {"prefix": prefix(recipe, experiment), "guidance": guidance(recipe, experiment)}
-        write_json(where / "diagnosis.json", diagnosis)
-        draw_diagnosis(report, diagnosis, where / "diagnosis.png")
-    say(where / "diagnosis.json")
-    say(where / "diagnosis.png")
+        write_json(evaluation / "diagnosis.json", diagnosis)
+        draw_diagnosis(report, diagnosis, evaluation / "diagnosis.png")
+    say(evaluation / "diagnosis.json")
+    say(evaluation / "diagnosis.png")
     return 0
 
 

@@ -310,13 +310,13 @@ def bench(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"--out: {str(out)!r} is no .json file in a folder that is there")
     check_output(out)
     device = device_of(Machine(arguments.device))
-    how = BenchmarkOptions(device, None if arguments.full else 4, arguments.repeats)
+    options = BenchmarkOptions(device, None if arguments.full else 4, arguments.repeats)
     if arguments.profile:
-        for path in presets.write_profiles(arguments.preset, how):
+        for path in presets.write_profiles(arguments.preset, options):
             say(path)
         return 0
     console, picture = Terminal(), arguments.out.with_suffix(".png")
-    record = presets.run_benchmark(arguments.preset, how, arguments.out, console)
+    record = presets.run_benchmark(arguments.preset, options, arguments.out, console)
     bench_report.print_benchmark(record, console)
     bench_report.draw_throughput(record, picture)
     for path in (arguments.out, picture):

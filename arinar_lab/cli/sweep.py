@@ -53,11 +53,11 @@ def run_sweep(plan: Sweep, command: list[str], workers: int, console: Console) -
             console.print("Stopped. The same command goes on where it stopped.")
             return 130
 
-    for again in retry_while_unavailable(lambda: repeats(plan)):
-        for cell in again.cells.values():
+    for repeat in retry_while_unavailable(lambda: repeats(plan)):
+        for cell in repeat.cells.values():
             if cell.done:
                 measure_speed(cell.recipe, cell.folder)
-                tell_repeat(plan, again.target, cell)
+                tell_repeat(plan, repeat.target, cell)
 
     return report_sweep(plan, console)
 
@@ -72,7 +72,7 @@ def is_complete(sweep: Sweep) -> bool:
         if under_way or (len(finished_trials(study)) < sweep.trials and not is_over):
             return False
 
-    return not any(again.missing for again in repeats(sweep))
+    return not any(repeat.missing for repeat in repeats(sweep))
 
 
 def _follow(

@@ -133,9 +133,9 @@ def solve(match: Match, recipe: Recipe, target: float) -> tuple[Recipe, int]:
     cost = matched_cost(match, at(multiple))
 
     if abs(cost - target) > match.tolerance * target:
-        what = "parameters" if match.cost == "parameters" else "floating-point operations an image"
+        kind = "parameters" if match.cost == "parameters" else "floating-point operations an image"
         raise ConfigError(
-            f"match: no {match.by} has {target:,.0f} {what} within {match.tolerance:.1%};"
+            f"match: no {match.by} has {target:,.0f} {kind} within {match.tolerance:.1%};"
             f" {multiple * unit} comes nearest with {cost:,.0f}"
         )
     return at(multiple), multiple * unit

@@ -389,14 +389,14 @@ def _attempt(board: Board, job: Job) -> str:
     """Do a job whose locks are held; returns its outcome. An error is its reason of failure; a
     request to end hands it back.
     """
-    died = board.record(job).get("attempts", [])
-    if len(died) >= _DEATHS:
-        last = f"the last time as {died[-1]}; see log.txt"
-        return _fail(board, job, WorkersLost(f"its worker died {len(died)} times, {last}"))
+    dead_workers = board.record(job).get("attempts", [])
+    if len(dead_workers) >= _DEATHS:
+        last = f"the last time as {dead_workers[-1]}; see log.txt"
+        return _fail(board, job, WorkersLost(f"its worker died {len(dead_workers)} times, {last}"))
 
     say(f"{time.strftime('%T')} {job.arm} {job.key}")
     worker = f"{platform.node()} {os.getpid()}"
-    attempt = {"attempts": [*died, worker], "since": time.strftime("%F %T")}
+    attempt = {"attempts": [*dead_workers, worker], "since": time.strftime("%F %T")}
     try:
         retry_while_unavailable(lambda: board.write(job, attempt))
         value = run_job(job, board.plan)
@@ -409,7 +409,7 @@ def _attempt(board: Board, job: Job) -> str:
         return _fail(board, job, error)
     except BaseException:
         with suppress(*FAULTS, OSError):  # then it counts as an attempt whose worker died
-            board.write(job, {"attempts": died})
+            board.write(job, {"attempts": dead_workers})
         raise
     return ""
 

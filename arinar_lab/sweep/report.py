@@ -77,8 +77,8 @@ def _fault_lines(sweep: Sweep) -> list[Text | str]:
             if trial.state == TrialState.FAIL:
                 lines.append(trial_line(sweep, study, trial))
 
-    for again in repeats(sweep):
-        for job in again.missing:
+    for repeat in repeats(sweep):
+        for job in repeat.missing:
             lines.append(f"not run: {job.folder.path} ({job.label})")
 
     return lines
@@ -97,22 +97,23 @@ def metrics_shown(sweep: Sweep) -> list[str]:
 def rerun_means(sweep: Sweep) -> dict[tuple[str, str], dict[str, Interval]]:
     """(target, choice) → metric → mean and interval over the re-run."""
     metrics = metrics_shown(sweep)
-    return {(again.target.name, again.name): again.means(metrics) for again in repeats(sweep)}
+    return {(repeat.target.name, repeat.name): repeat.means(metrics) for repeat in repeats(sweep)}
 
 
 def rerun_rows(sweep: Sweep) -> tuple[list[str], list[list[str]]]:
     """Headings, and a row for each re-run setting: means over the re-run alone."""
-    means = rerun_means(sweep)
-    measured = set().union(*means.values())
-    shown = [metric for metric in metrics_shown(sweep) if metric in measured]
+    metrics = metrics_shown(sweep)
+    reruns = repeats(sweep)
+    means = [repeat.means(metrics) for repeat in reruns]
+    measured = set().union(*means)
+    shown = [metric for metric in metrics if metric in measured]
 
     body = []
-    for again in repeats(sweep):
-        values = means[again.target.name, again.name]
-        count = f"{len(again.results)} of {len(again.cells)}"
+    for repeat, values in zip(reruns, means, strict=True):
+        count = f"{len(repeat.results)} of {len(repeat.cells)}"
         texts = [values[m].text(METRICS[m].digits) if m in values else "" for m in shown]
-        arm = [again.target.name] if sweep.has_several_targets else []
-        body.append([*arm, again.name, again.label, count, *texts])
+        arm = [repeat.target.name] if sweep.has_several_targets else []
+        body.append([*arm, repeat.name, repeat.label, count, *texts])
 
     arm_heading = ["arm"] if sweep.has_several_targets else []
     return [*arm_heading, "re-run", "setting", "repeats", *shown], body
@@ -276,11 +277,11 @@ def best_settings(sweep: Sweep) -> dict[str, Any]:
     """
     settings: dict[str, Any] = {}
     metrics = metrics_shown(sweep)
-    for again in repeats(sweep):
-        means = {metric: _plain(mean) for metric, mean in again.means(metrics).items()}
-        job = next(iter(again.cells.values()))
+    for repeat in repeats(sweep):
+        means = {metric: _plain(mean) for metric, mean in repeat.means(metrics).items()}
+        job = next(iter(repeat.cells.values()))
         setting = {"setting": job.label, "sampler": vars(job.recipe.sampler), "re-run": means}
-        settings.setdefault(again.target.name, {})[again.name] = setting
+        settings.setdefault(repeat.target.name, {})[repeat.name] = setting
 
     return settings
 
@@ -478,10 +479,10 @@ def speed_doubt(sweep: Sweep) -> str:
 
     reports = []
     speeds = {}
-    for again in repeats(sweep):
-        reports += [job.folder.report(job.recipe) for job in again.cells.values()]
-        measured = [metrics[SPEED] for metrics in again.results.values() if SPEED in metrics]
-        speeds[_name(sweep, again.target.name, again.name)] = measured
+    for repeat in repeats(sweep):
+        reports += [job.folder.report(job.recipe) for job in repeat.cells.values()]
+        measured = [metrics[SPEED] for metrics in repeat.results.values() if SPEED in metrics]
+        speeds[_name(sweep, repeat.target.name, repeat.name)] = measured
 
     return unreliable(list(filter(None, reports)), speeds)
 
@@ -500,9 +501,9 @@ def _joint_sentence(joint: Frontier, trials: Readings) -> str:
 def rerun_frontier(sweep: Sweep, quality: Column, speed: Column) -> Readings:
     """Readings of every re-run setting, of the seeds that have both."""
     readings: Readings = {}
-    for again in repeats(sweep):
-        by_seed = readings.setdefault(_name(sweep, again.target.name, again.name), {})
-        for seed, metrics in again.results.items():
+    for repeat in repeats(sweep):
+        by_seed = readings.setdefault(_name(sweep, repeat.target.name, repeat.name), {})
+        for seed, metrics in repeat.results.items():
             if speed.metric in metrics and quality.metric in metrics:
                 by_seed[seed] = metrics[speed.metric], metrics[quality.metric]
 

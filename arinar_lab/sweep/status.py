@@ -85,13 +85,13 @@ def _trial_status(study: optuna.Study, trial: FrozenTrial, seed: int, is_lost: b
 
 def _rerun_statuses(sweep: Sweep) -> list[RunStatus]:
     statuses = []
-    for again in repeats(sweep):
-        name = f"{again.target.name} re-run of {again.name}"
-        for seed, job in again.cells.items():
+    for repeat in repeats(sweep):
+        name = f"{repeat.target.name} re-run of {repeat.name}"
+        for seed, job in repeat.cells.items():
             folder = str(job.folder.path)
             evaluations = [job.recipe.evaluation_signature]
             cell = {"arm": name, "seed": seed, "folder": folder, "evaluations": evaluations}
-            if seed in again.results:
+            if seed in repeat.results:
                 statuses.append(RunStatus(name, seed, folder, "done"))
             else:
                 statuses.append(run_status(cell))

@@ -521,10 +521,10 @@ def rerun(sweep: Sweep) -> None:
 def _waiting(sweep: Sweep, failed: set[str]) -> list[tuple[Target, EvaluationJob]]:
     """Jobs of the re-runs that have no result and have not failed in this worker."""
     waiting = []
-    for again in retry_while_unavailable(lambda: repeats(sweep)):
-        for job in again.missing:
+    for repeat in retry_while_unavailable(lambda: repeats(sweep)):
+        for job in repeat.missing:
             if job.key not in failed:
-                waiting.append((again.target, job))
+                waiting.append((repeat.target, job))
     return waiting
 
 
