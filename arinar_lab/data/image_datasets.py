@@ -31,7 +31,6 @@ import struct
 import sys
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -334,23 +333,16 @@ class LazySource(Source):
     def counts(self) -> tuple[int, int] | None:
         return super().counts if "train" in self.__dict__ else None
 
-    @cached_property
-    def train(self) -> tuple[Any, Tensor]:  # type: ignore[override]
-        return self._pictures("train")
-
-    @cached_property
-    def held_out(self) -> tuple[Any, Tensor]:  # type: ignore[override]
-        return self._pictures("held_out")
-
     def prepare(self) -> None:
         super().prepare()
+        images: Any
         for images, _ in (self.train, self.held_out):
             try:
                 images.check_scale()
             except ValueError as error:
                 raise ValueError(f"kind: {error}") from None
 
-    def _pictures(self, part: str) -> tuple[LazyImages, Tensor]:
+    def _read_part(self, part: str) -> tuple[LazyImages, Tensor]:
         store, labels = self._part(part)
         return LazyImages(store, labels, self.shape, self.allowed), labels
 
@@ -606,20 +598,12 @@ class TorchVision(Source):
     def counts(self) -> tuple[int, int] | None:
         return super().counts if "train" in self.__dict__ else None
 
-    @cached_property
-    def train(self) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        return self._read(True)
-
-    @cached_property
-    def held_out(self) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        return self._read(False)
-
-    def _read(self, train: bool) -> tuple[Tensor, Tensor]:
+    def _read_part(self, part: str) -> tuple[Tensor, Tensor]:
         import torchvision
 
         make = getattr(torchvision.datasets, self.make)
         try:
-            data = make(self.path, train=train, download=self.download)
+            data = make(self.path, train=part == "train", download=self.download)
         except (RuntimeError, OSError, ValueError, EOFError, tarfile.TarError) as error:
             reason = " ".join(str(error).split())[:160]
             raise ValueError(

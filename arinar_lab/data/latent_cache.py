@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +191,7 @@ class LatentCacheSource(Source):
                     f" {len(items)} in {views}; arinar cache RECIPE writes cache.json"
                 )
 
-    def _part(self, part: str) -> tuple[Any, Tensor]:
+    def _read_part(self, part: str) -> tuple[Any, Tensor]:
         files = self._files(part)
         labels = []
         for file in files:
@@ -207,11 +206,3 @@ class LatentCacheSource(Source):
 
         moments = Moments(files, self.about[part], self.about["shard"], self.about["views"])
         return moments, torch.cat(labels)
-
-    @cached_property
-    def train(self) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        return self._part("train")
-
-    @cached_property
-    def held_out(self) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        return self._part("held_out")

@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable
 from functools import cache, cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,11 +26,9 @@ from ..model.weight_files import read_safetensors
 
 
 class Source:
-    """Training and held-out data in memory.
+    """Training and held-out data. Each part is read at its first use.
 
     Attributes:
-        train: Images or tokens [n, *shape], and labels [n].
-        held_out: The same of the held-out part.
         shape: Shape of one item, C×H×W for images, N×D for tokens.
         levels: Grey levels of an image, 0 for tokens.
         classes: Number of labels.
@@ -39,12 +38,24 @@ class Source:
     is then item i mirrored.
     """
 
-    train: tuple[Tensor, Tensor]
-    held_out: tuple[Tensor, Tensor]
     shape: tuple[int, ...]
     levels: int
     classes: int
     flip: bool = False
+
+    @cached_property
+    def train(self) -> tuple[Tensor, Tensor]:
+        """Images or tokens [n, *shape] of the training part, and labels [n]."""
+        return self._read_part("train")
+
+    @cached_property
+    def held_out(self) -> tuple[Tensor, Tensor]:
+        """Images or tokens [n, *shape] of the held-out part, and labels [n]."""
+        return self._read_part("held_out")
+
+    def _read_part(self, part: str) -> tuple[Any, Tensor]:
+        """Read the items and labels of a part, "train" or "held_out"."""
+        raise NotImplementedError
 
     @property
     def counts(self) -> tuple[int, int] | None:
@@ -86,15 +97,10 @@ class Digits(Source):
     classes = 10
     counts = (1437, 360)
 
-    @cached_property
-    def train(self) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def _read_part(self, part: str) -> tuple[Tensor, Tensor]:
         images, labels = _read_digits()
-        return images[360:], labels[360:]
-
-    @cached_property
-    def held_out(self) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        images, labels = _read_digits()
-        return images[:360], labels[:360]
+        items = slice(360, None) if part == "train" else slice(360)
+        return images[items], labels[items]
 
 
 @cache
@@ -157,15 +163,10 @@ class Synthetic(Source):
     def counts(self) -> tuple[int, int]:
         return self.sizes
 
-    @cached_property
-    def train(self) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def _read_part(self, part: str) -> tuple[Tensor, Tensor]:
         x, y = self._all
-        return x[: self.sizes[0]], y[: self.sizes[0]]
-
-    @cached_property
-    def held_out(self) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        x, y = self._all
-        return x[self.sizes[0] :], y[self.sizes[0] :]
+        items = slice(self.sizes[0]) if part == "train" else slice(self.sizes[0], None)
+        return x[items], y[items]
 
     @cached_property
     def _all(self) -> tuple[Tensor, Tensor]:
@@ -236,15 +237,7 @@ class TensorFiles(Source):
     def counts(self) -> tuple[int, int] | None:
         return super().counts if (self.path / "train.safetensors").is_file() else None
 
-    @cached_property
-    def train(self) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        return self._read("train")
-
-    @cached_property
-    def held_out(self) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        return self._read("held_out")
-
-    def _read(self, part: str) -> tuple[Tensor, Tensor]:
+    def _read_part(self, part: str) -> tuple[Tensor, Tensor]:
         file = self.path / f"{part}.safetensors"
         if not file.is_file():
             raise ValueError(
