@@ -84,14 +84,14 @@ def pages() -> dict[str, str]:
 
 def keys_of(maker: Any, parents: tuple[Any, ...] = ()) -> list[Key]:
     """The keys that a class takes from YAML, in the order of its signature."""
-    hints = schema._hints(maker)
+    hints = schema.yaml_hints(maker)
     keys = []
-    for name, parameter in schema._parameters(maker).items():
+    for name, parameter in schema.yaml_parameters(maker).items():
         keys.append(
             Key(
                 name,
                 type_name(hints[name]),
-                _default(maker, parameter),
+                _default(parameter),
                 _range(maker, name, hints[name], parents),
                 meaning(maker, name),
             )
@@ -142,7 +142,7 @@ def _owners(maker: Any) -> Iterator[Any]:
     yield from inspect.getmro(maker)[1:-1] if inspect.isclass(maker) else ()
     for parameter in inspect.signature(maker).parameters.values():
         if parameter.kind is parameter.VAR_KEYWORD:
-            yield schema.OPTIONS[schema._passed_on(maker, parameter.name)]
+            yield schema.OPTIONS[schema.options_dict(maker, parameter.name)]
     module = inspect.getmodule(maker)
     for name in re.findall(r"`(\w+)`", inspect.getdoc(maker) or ""):
         if inspect.isclass(getattr(module, name, None)):
@@ -167,9 +167,9 @@ def _entries(doc: str) -> dict[str, str]:
     return {name: text.strip()[:1].upper() + text.strip()[1:] for name, text in entries.items()}
 
 
-def _default(maker: Any, parameter: inspect.Parameter) -> str:
+def _default(parameter: inspect.Parameter) -> str:
     if parameter.default is parameter.empty:
-        return "its defaults" if schema._has_factory(maker, parameter.name) else "**needed**"
+        return "**needed**"
     if parameter.default in (None, ""):
         return "`null`" if parameter.default is None else "empty"
     value = schema.to_plain(parameter.default)
@@ -221,9 +221,9 @@ def _upper(is_accepted: Callable[[float], bool]) -> str:
 def _needed(maker: Any) -> dict[str, Any]:
     """Values for the arguments that have no default, so that a range of another can be measured."""
     values = dict(_EXAMPLES.get(maker, {}))
-    hints = schema._hints(maker)
-    for name, parameter in schema._parameters(maker).items():
-        if parameter.default is parameter.empty and not schema._has_factory(maker, name):
+    hints = schema.yaml_hints(maker)
+    for name, parameter in schema.yaml_parameters(maker).items():
+        if parameter.default is parameter.empty:
             values.setdefault(name, _example(hints[name]))
     return values
 

@@ -130,19 +130,19 @@ def _plain(value: Any, omitted: frozenset[str]) -> Any:
 
 
 def _defaults(maker: Any) -> dict[str, Any]:
-    return {name: p.default for name, p in _parameters(maker).items()}
+    return {name: p.default for name, p in yaml_parameters(maker).items()}
 
 
 def _marked(maker: Any, marks: frozenset[str]) -> set[str]:
     """The arguments of a maker that are annotated with one of `marks`."""
     if not marks:
         return set()
-    annotated = _hints(maker, extras=True)
+    annotated = yaml_hints(maker, extras=True)
     return {n for n, hint in annotated.items() if marks & set(getattr(hint, "__metadata__", ()))}
 
 
-def _parameters(maker: Any) -> dict[str, inspect.Parameter]:
-    """What YAML may say to a maker: its keyword-only arguments, or a dataclass's fields."""
+def yaml_parameters(maker: Any) -> dict[str, inspect.Parameter]:
+    """The parameters that YAML sets: keyword-only arguments of a maker, or a dataclass's fields."""
     parameters: dict[str, inspect.Parameter] = {}
     fields = dataclasses.fields(maker) if dataclasses.is_dataclass(maker) else ()
     unwritten = {field.name for field in fields if "unwritten" in field.metadata}
@@ -151,11 +151,11 @@ def _parameters(maker: Any) -> dict[str, inspect.Parameter]:
         if name in unwritten:
             continue
         if p.kind is p.VAR_KEYWORD:
-            passed_on = _passed_on(maker, name)
+            options = options_dict(maker, name)
             parameters |= {
                 n: q
-                for n, q in _parameters(OPTIONS[passed_on]).items()
-                if n in passed_on.__annotations__
+                for n, q in yaml_parameters(OPTIONS[options]).items()
+                if n in options.__annotations__
             }
         elif dataclasses.is_dataclass(maker) or p.kind is p.KEYWORD_ONLY:
             parameters[name] = p
@@ -163,27 +163,25 @@ def _parameters(maker: Any) -> dict[str, inspect.Parameter]:
     return parameters
 
 
-def _hints(maker: Any, extras: bool = False) -> dict[str, Any]:
-    """The annotation of every name that `_parameters` knows; `extras` keeps
-    what `Annotated` adds.
-    """
+def yaml_hints(maker: Any, extras: bool = False) -> dict[str, Any]:
+    """The annotation of each of `yaml_parameters`; `extras` keeps what `Annotated` adds."""
     init = maker if inspect.isfunction(maker) or dataclasses.is_dataclass(maker) else maker.__init__
     hints = typing.get_type_hints(init, include_extras=extras)
     for name, p in inspect.signature(maker).parameters.items():
         if p.kind is p.VAR_KEYWORD:
-            hints |= typing.get_type_hints(_passed_on(maker, name), include_extras=extras)
+            hints |= typing.get_type_hints(options_dict(maker, name), include_extras=extras)
     return hints
 
 
-def _passed_on(maker: Any, name: str) -> Any:
+def options_dict(maker: Any, name: str) -> Any:
     """The typed dict of a maker's `**name`."""
     return typing.get_args(typing.get_type_hints(maker.__init__)[name])[0]
 
 
 def _arguments(maker: Any, spec: dict[str, Any], path: str, owner: str) -> dict[str, Any]:
     """The values of a dict, each checked against the maker's annotation of that name."""
-    parameters = _parameters(maker)
-    hints = _hints(maker)
+    parameters = yaml_parameters(maker)
+    hints = yaml_hints(maker)
     gatherer, gathered_names = _gathered(maker)
     valid = sorted({*parameters, *gathered_names} - {gatherer})
 
@@ -192,7 +190,7 @@ def _arguments(maker: Any, spec: dict[str, Any], path: str, owner: str) -> dict[
             takes = f"{owner} takes {', '.join(valid) if valid else 'no arguments'}"
             raise ConfigError(f"{_join(path, key)}: unknown key; {takes}{did_you_mean(key, valid)}")
     for name, parameter in parameters.items():
-        is_needed = parameter.default is parameter.empty and not _has_factory(maker, name)
+        is_needed = parameter.default is parameter.empty
         if is_needed and name not in spec and name != gatherer:
             raise ConfigError(
                 f"{_join(path, name)}: missing; {owner} needs it{_choices(hints[name])}"
@@ -227,12 +225,6 @@ def _gathered(maker: Any) -> tuple[str, tuple[str, ...]]:
 def _hidden(maker: Any) -> list[str]:
     """The keys whose values no message shows."""
     return [field.name for field in _fields(maker) if not field.repr]
-
-
-def _has_factory(maker: Any, name: str) -> bool:
-    return any(
-        f.name == name and f.default_factory is not dataclasses.MISSING for f in _fields(maker)
-    )
 
 
 def _join(path: str, key: Any) -> str:
