@@ -69,17 +69,7 @@ def on_files(files: Any, config: Any) -> Any:
 
 def pages() -> dict[str, str]:
     """Path of each generated page below the documentation's folder → its Markdown."""
-    return {
-        "reference/recipe.md": _recipe_page(),
-        "reference/study.md": _file_page("study", _STUDY_TEXT, StudyFile, Match, PaperRow),
-        "reference/sweep.md": _file_page(
-            "sweep", _SWEEP_TEXT, SweepFile, Dimension, Objective, EarlyStopping
-        ),
-        "reference/commands.md": _commands_page(),
-        "reference/environment.md": _environment_page(),
-        "reference/metrics.md": _metrics_page(),
-        "changelog.md": (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"),
-    }
+    return {path: page() for path, page in PAGES.items()}
 
 
 def keys_of(maker: Any, parents: tuple[Any, ...] = ()) -> list[Key]:
@@ -343,6 +333,30 @@ _METRICS_TEXT = (
     "Names are those of `report.json`, of MLflow and of `table.csv`. "
     "A metric with a heading is a column of a study's table."
 )
+
+
+def _study_page() -> str:
+    return _file_page("study", _STUDY_TEXT, StudyFile, Match, PaperRow)
+
+
+def _sweep_page() -> str:
+    return _file_page("sweep", _SWEEP_TEXT, SweepFile, Dimension, Objective, EarlyStopping)
+
+
+def _changelog_page() -> str:
+    return (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "reference/recipe.md": _recipe_page,
+    "reference/study.md": _study_page,
+    "reference/sweep.md": _sweep_page,
+    "reference/commands.md": _commands_page,
+    "reference/environment.md": _environment_page,
+    "reference/metrics.md": _metrics_page,
+    "changelog.md": _changelog_page,
+}
+"""Path of each generated page below the documentation's folder → what makes its Markdown."""
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import reference
 from pages import NEEDS, ROOT, Block, blocks, pages
 
 from arinar_lab.cli.parser import parser
@@ -18,6 +19,7 @@ from arinar_lab.cli.parser import parser
 PAGES = pages()
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 TARGETS = set(re.findall(r"^([a-z%-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+GENERATED = {Path(path).name for path in reference.PAGES}
 EXECUTED = [
     page for page in PAGES if any(b.is_run and b.language in ("sh", "python") for b in blocks(page))
 ]
@@ -58,17 +60,8 @@ def test_a_block_that_is_not_run_says_what_it_needs(block: Block) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_somewhere(page: Path) -> None:
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S)
-    generated = {
-        "recipe.md",
-        "study.md",
-        "sweep.md",
-        "commands.md",
-        "metrics.md",
-        "environment.md",
-        "changelog.md",
-    }
     for target in re.findall(r"\]\(([^)#\s]+)", text):
-        if not target.startswith(("http", "mailto:")) and Path(target).name not in generated:
+        if not target.startswith(("http", "mailto:")) and Path(target).name not in GENERATED:
             assert (page.parent / target).exists(), f"{target} is not there"
 
 
