@@ -3,13 +3,13 @@ that is read runs code.
 """
 
 import ast
-import importlib.util
 import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
+import house
 import pytest
 import yaml
 
@@ -348,14 +348,10 @@ def test_help_lists_the_variables_that_users_may_set():
     assert max(map(len, lines)) <= 100
 
 
-def load_counts():
-    """The script that counts the house, as a module."""
-    spec = importlib.util.spec_from_file_location("house", PACKAGE.parent / "scripts" / "house.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["house"] = module
-    spec.loader.exec_module(module)
-
-    return module
+@pytest.fixture(scope="module")
+def checkout():
+    """The package, parsed once for all counts."""
+    return house.House(PACKAGE.parent)
 
 
 @pytest.mark.parametrize(
@@ -372,8 +368,8 @@ def load_counts():
         ("names", 10),
     ],
 )
-def test_the_house_stays_easy_to_enter(count, most):
-    counts = load_counts()
-    value, places = counts.ROWS[count][1](counts.House(PACKAGE.parent))
+def test_the_house_stays_easy_to_enter(checkout, count, most):
+    _, measure = house.ROWS[count]
+    value, places = measure(checkout)
     number = float(str(value).split()[0])
     assert number <= most, places[:20]
