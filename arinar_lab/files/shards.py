@@ -26,7 +26,7 @@ from ..errors import ConfigError
 from ..output.text import say
 from ..variables import HELPER_VARIABLE
 from .atomic import atomic_draft
-from .checksums import file_digest, remove_sealed
+from .checksums import damage, remove_sealed
 from .locks import QUIET_SECONDS, hold_lock
 
 _SHARD = re.compile(r"\.?\d{8,}-\d{8,}\.")  # a shard, its checksum, its draft, its lock
@@ -139,13 +139,7 @@ def _lock(shard: Path) -> Path:
 
 def damaged_shards(shards: Sequence[Path]) -> list[Path]:
     """List the shards that exist and differ from their checksums; reads all of them."""
-    return [shard for shard in shards if shard.exists() and not _is_intact(shard)]
-
-
-def _is_intact(shard: Path) -> bool:
-    """Whether a shard has a checksum and agrees with it."""
-    file = shard.with_name(f"{shard.name}.sha256")
-    return file.is_file() and file.read_text(encoding="utf-8").split()[:1] == [file_digest(shard)]
+    return [shard for shard in shards if shard.exists() and damage(shard)]
 
 
 def discard(shards: Sequence[Path]) -> None:
