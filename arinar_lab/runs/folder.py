@@ -38,6 +38,7 @@ from ..files.atomic import (
     sync_to_disk,
     write_atomically,
 )
+from ..files.checksums import file_digest
 from ..files.locks import hold_lock
 from ..output.text import say
 
@@ -251,7 +252,7 @@ class RunFolder:
         for name in _FINAL:
             if (self.path / name).is_file():
                 sync_to_disk(self.path / name)
-                sums[name] = _sum(self.path / name)
+                sums[name] = file_digest(self.path / name)
         write_sealed(self.path / "DONE", {**content, "files": sums})
 
     def refuse_edited(self, name: str) -> None:
@@ -261,7 +262,7 @@ class RunFolder:
             ConfigError: naming it.
         """
         noted = read_sealed(self.path / "DONE").get("files", {}).get(name)
-        if noted and (self.path / name).is_file() and _sum(self.path / name) != noted:
+        if noted and (self.path / name).is_file() and file_digest(self.path / name) != noted:
             raise ConfigError(
                 f"{self.path / name}: damaged or edited since the run ended (its sha256 differs"
                 " from that in DONE); restore it, or delete DONE to train the run again from its"
@@ -286,10 +287,6 @@ class RunFolder:
         """Write the run's progress to progress.json."""
         content = {"phase": phase, "step": step, "steps": steps, "time": time.time(), **numbers}
         write_atomically(self.path / "progress.json", json.dumps(content), durable=False)
-
-
-def _sum(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def open_run_folder(path: Path) -> RunFolder:
