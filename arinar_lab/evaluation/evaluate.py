@@ -47,7 +47,7 @@ from ..files.locks import speed_lock
 from ..hardware.device import configure_cpu, device_of
 from ..hardware.memory import oom_guard
 from ..hardware.precision import autocast_to, matmul_flops
-from ..hardware.profiling import flops_of
+from ..hardware.profiling import flops_of, seconds_to_run
 from ..metrics import METRICS
 from ..model.noise import Noise, Stream
 from ..output.text import say
@@ -541,15 +541,10 @@ def _time(recipe: Recipe, experiment: Experiment, batch: int, repeats: int) -> l
     seeds = torch.arange(batch)
     y = seeds % experiment.source.classes
 
-    seconds = []
-    for _ in range(repeats + 1):
-        if experiment.device.type == "cuda":
-            torch.cuda.synchronize()
-        begun = time.perf_counter()
-        # ends with a copy to the host, which synchronises
+    def generate() -> None:
         generate_images(recipe, experiment, y, seeds, "evaluation.speed_batch")
-        seconds.append(time.perf_counter() - begun)
 
+    seconds = [seconds_to_run(generate, experiment.device) for _ in range(repeats + 1)]
     return seconds[1:]
 
 

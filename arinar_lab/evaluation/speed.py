@@ -12,7 +12,6 @@ of a batch that is not timed.
 from __future__ import annotations
 
 import statistics
-import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ import torch
 from ..config.build import Experiment
 from ..config.sections import Recipe
 from ..hardware.precision import autocast_to
+from ..hardware.profiling import synchronised_time
 from ..model.bilevel import Observer
 from ..model.heads.nested import Nested
 from ..model.noise import Noise
@@ -62,9 +62,7 @@ class PhaseTimer:
 
     def _charge(self) -> None:
         """Add the time since the last bound to the current phase."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        now = time.perf_counter()
+        now = synchronised_time(self.device)
         if self.running:
             self.seconds[self.running[-1]] += now - self.since
         self.since = now
