@@ -25,7 +25,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import t as student
 from torch import Tensor
 
 from ..config.build import Experiment
@@ -33,6 +32,7 @@ from ..config.sections import Recipe
 from ..errors import ConfigError, located
 from ..evaluation.dtypes import generation_dtype
 from ..evaluation.evaluate import evaluate_run, generate_images, load_trained, with_distances
+from ..evaluation.uncertainty import half_width
 from ..files.checksums import file_digest
 from ..files.shards import ProgressCallback
 from ..hardware.device import device_of
@@ -239,11 +239,11 @@ def _summary(runs: list[dict[str, float]]) -> dict[str, float]:
     columns = {name: list(map(itemgetter(name), runs)) for name in runs[0]}
     summary = {name: float(np.mean(column)) for name, column in columns.items()}
 
-    r = len(runs)
-    if r > 1:
+    if len(runs) > 1:
         distance = next(iter(columns))
-        deviation = float(np.std(columns[distance], ddof=1))
-        summary[f"{distance}_interval"] = float(student.ppf(0.975, r - 1)) * deviation / r**0.5
+        summary[f"{distance}_interval"] = half_width(
+            torch.tensor(columns[distance], dtype=torch.float64)
+        )
     return summary
 
 
