@@ -219,9 +219,9 @@ class ArinarModule(LightningModule):
             loss = self.loss_of(part, ratio)
             losses.append(loss / self.parts if self.parts > 1 else loss)
 
-        self._seen = torch.stack(losses).detach().sum()
+        self._batch_loss = torch.stack(losses).detach().sum()
         if self._due:
-            self.log("train/loss", self._seen, sync_dist=True)
+            self.log("train/loss", self._batch_loss, sync_dist=True)
 
         return losses[-1]
 
@@ -253,9 +253,9 @@ class ArinarModule(LightningModule):
         if self.optimisation.clip:
             nn.utils.clip_grads_with_norm_(parameters, self.optimisation.clip, norm)
         if self.optimisation.precision == "16-mixed":  # a step whose gradients overflow is left out
-            self._finite.see(self._seen)
+            self._finite.see(self._batch_loss)
         else:
-            self._finite.see(self._seen, norm)
+            self._finite.see(self._batch_loss, norm)
 
         if self._due:
             self.log("train/grad_norm", norm)

@@ -104,7 +104,7 @@ class Watched(Callback):
         self.weights: dict[str, Tensor] = {}
 
     def on_train_batch_end(self, trainer, module, *_):
-        self.losses.append(module._seen.item())
+        self.losses.append(module._batch_loss.item())
         if trainer.global_step == STEPS:
             self.weights = {name: p.detach().clone() for name, p in module.model.named_parameters()}
 
