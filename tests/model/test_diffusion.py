@@ -5,13 +5,13 @@ bound of what it samples.
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import cast
 
 import numpy as np
 import pytest
 import torch
 from laws import learns
+from released import read_shapes, read_tensors
 from torch import Tensor
 
 from arinar_lab.model.heads.conditioned import ConditionedMLP
@@ -27,8 +27,6 @@ from arinar_lab.model.heads.diffusion import (
 from arinar_lab.model.noise import FixedNoise, Noise
 from arinar_lab.model.pretrained.names import mar_head_names
 
-DATA = Path(__file__).parents[1] / "data"
-
 
 @pytest.fixture(autouse=True)
 def no_gradients():
@@ -39,9 +37,7 @@ def no_gradients():
 @pytest.fixture(scope="module")
 def published() -> dict[str, Tensor]:
     """Weights of a small published head, and what the published code computes with them."""
-    return {
-        name: torch.from_numpy(value) for name, value in np.load(DATA / "mar_tiny_head.npz").items()
-    }
+    return read_tensors("mar_tiny_head.npz")
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +57,10 @@ def test_names_are_complete_in_both_directions(published, head):
 def test_the_names_and_shapes_of_mar_b_are_the_published_ones():
     with torch.device("meta"):
         actual = Diffusion(768, 16, width=1024, depth=6, clip=False).state_dict()
-    rows = [line.split("\t") for line in (DATA / "mar_b_state_dict.txt").read_text().splitlines()]
-    listed = {row[0]: row[1] for row in rows if row[0].startswith("diffloss.")}
+    shapes = read_shapes("mar_b")
+    listed = {key: shape for key, shape in shapes.items() if key.startswith("diffloss.")}
     assert {
-        released: str(tuple(actual[our].shape)) for released, our in mar_head_names(6).items()
+        released: tuple(actual[our].shape) for released, our in mar_head_names(6).items()
     } == listed
 
 

@@ -9,11 +9,11 @@ import copy
 import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import yaml
 from laws import normal_numbers
+from released import FRACTAL_WIDTHS, read_checkpoint, read_shapes, read_tensors
 
 from arinar_lab.cli import main
 from arinar_lab.config.files import merge, read_overrides, read_recipe
@@ -30,25 +30,7 @@ from arinar_lab.model.pretrained.names import translate_state
 from arinar_lab.model.sampler import Sampler
 from arinar_lab.runs.folder import RunFolder
 
-DATA = Path(__file__).parents[1] / "data"
 RECIPE = Path(__file__).parents[2] / "experiments" / "imagenet256_fractalmar_b.yaml"
-TINY = [
-    "codec.patch=4",
-    "outer.width=32",
-    "outer.depth=2",
-    "outer.heads=2",
-    "outer.steps=16",
-    "inner.outer.width=24",
-    "inner.outer.depth=1",
-    "inner.outer.heads=2",
-    "inner.guide.width=16",
-    "inner.guide.depth=1",
-    "inner.guide.heads=2",
-    "inner.guide_weight=16.0",
-]
-PIXEL = (
-    "{kind: colour, width: 16, depth: 1, heads: 2, rows: 5, normalise: imagenet, first_weight: 5.0}"
-)
 
 
 def content(*overrides: str) -> dict:
@@ -65,15 +47,10 @@ def parts(recipe: dict, size: int, classes: int) -> tuple[Component, Arinar]:
 
 @pytest.fixture(scope="module")
 def published():
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        state = torch.load(DATA / "fractalmar_tiny.pth", weights_only=True)["model"]
-    recipe = content(*TINY, f"inner.inner={PIXEL}")
-    codec, model = parts(recipe, 16, 10)
+    state = read_checkpoint("fractalmar_tiny.pth")["model"]
+    codec, model = parts(content(*FRACTAL_WIDTHS), 16, 10)
     model.load_state_dict(translate_state(state, model))
-    expected = {
-        key: torch.from_numpy(value)
-        for key, value in np.load(DATA / "fractalmar_tiny_expected.npz").items()
-    }
+    expected = read_tensors("fractalmar_tiny_expected.npz")
 
     return codec((3, 16, 16), 256), model.eval(), expected
 
@@ -82,15 +59,7 @@ def test_the_preset_has_the_published_parameters_and_every_key_has_its_place():
     with torch.device("meta"):
         _, model = parts(content(), 256, 1000)
     assert sum(p.numel() for p in model.parameters()) == 186_300_224
-    rows = [
-        line.split("\t")
-        for line in (DATA / "fractalmar_b_state_dict.txt").read_text().splitlines()
-        if line
-    ]
-    listed = {
-        key: [int(n) for n in shape.strip("()").split(",") if n.strip()]
-        for key, shape, _, _ in rows
-    }
+    listed = read_shapes("fractalmar_b")
     names, by_name = fractalmar_names(model), dict(model.named_parameters())
 
     assert set(names) == set(listed)
@@ -355,8 +324,7 @@ TINY_UNGUIDED = [
 
 def unguided_state() -> dict[str, torch.Tensor]:
     """The released tiny checkpoint without its guiding pixel, whose position stands first."""
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        state = torch.load(DATA / "fractalmar_tiny.pth", weights_only=True)["model"]
+    state = read_checkpoint("fractalmar_tiny.pth")["model"]
     state = {
         key: value
         for key, value in state.items()

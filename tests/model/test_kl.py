@@ -9,9 +9,9 @@ import pickle
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from released import DATA, read_shapes, read_tensors
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -26,7 +26,6 @@ from arinar_lab.model.codecs.kl_checkpoints import (
 )
 from arinar_lab.model.noise import Noise
 
-DATA = Path(__file__).parents[1] / "data"
 # KL-16 in small
 SMALL = AutoencoderShape(16, (32, 32, 32, 32, 32), blocks=1, encoder_attention=frozenset({4}))
 
@@ -41,10 +40,7 @@ def kl_tiny(folder):
 
 
 def expected(name):
-    return {
-        key: torch.from_numpy(value)
-        for key, value in np.load(DATA / f"{name}_expected.npz").items()
-    }
+    return read_tensors(f"{name}_expected.npz")
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +80,7 @@ def test_moments_and_images_are_those_of_the_published_code(name, tmp_path):
 
 
 def test_the_layout_of_kl16_has_the_published_names_and_shapes():
-    rows = [line.split("\t") for line in (DATA / "kl16_state_dict.txt").read_text().splitlines()]
-    published = {row[0]: tuple(json.loads(f"[{row[1].strip('(),')}]")) for row in rows}
+    published = read_shapes("kl16")
     with torch.device("meta"):
         model = KLAutoencoder(LAYOUTS["kl16"].shape)
         assert (

@@ -13,6 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from released import (
+    ARINAR_WIDTHS,
+    DATA,
+    FRACTAL_WIDTHS,
+    MASKED_WIDTHS,
+    read_checkpoint,
+    read_shapes,
+    read_tensors,
+)
 from torch import Tensor
 
 from arinar_lab.cli import main
@@ -29,21 +38,14 @@ from arinar_lab.model.sampler import Sampler, masked_counts
 from arinar_lab.runs.folder import RunFolder
 from arinar_lab.runs.training_args import check_arguments
 
-DATA = Path(__file__).parents[1] / "data"
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 TINY = [
     "data={kind: latents, path: nowhere, size: 4, classes: 10}",
     "codec={kind: latents, scale: 0.2325}",
-    "outer.width=32",
-    "outer.heads=2",
-    "outer.encoder_depth=1",
-    "outer.decoder_depth=2",
-    "outer.prefix=8",
-    "outer.steps=16",
     "machine.accelerator=cpu",
     "machine.threads=1",
 ]
-ARINAR = [*TINY, "inner.width=32", "inner.head.components=3"]
+ARINAR = [*TINY, *ARINAR_WIDTHS]
 PRESET = str(EXPERIMENTS / "imagenet256_arinar_b.yaml")
 PUBLISHED = {"arinar_b": 212_949_516, "mar_b": 207_924_768}
 
@@ -56,28 +58,14 @@ def preset(name: str, *overrides: str):
     )
 
 
-def listed(name: str) -> dict[str, tuple[int, ...]]:
-    """Key → shape of the trained parameters of a published state dict."""
-    rows = [
-        line.split("\t")
-        for line in (DATA / f"{name}_state_dict.txt").read_text().splitlines()
-        if line.strip()
-    ]
-    return {
-        key: tuple(int(n) for n in shape.strip("()").split(",") if n.strip())
-        for key, shape, _, kind in rows
-        if kind == "param"
-    }
-
-
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_preset_has_the_published_parameters_and_every_key_has_its_place(name):
     model = build(preset(name), device="meta").model
     assert sum(p.numel() for p in model.parameters()) == PUBLISHED[name]
     names, by_name = parameter_names(model), dict(model.named_parameters())
-    assert set(names) == set(listed(name))
+    assert set(names) == set(read_shapes(name, "param"))
     assert sorted(names.values()) == sorted(by_name)
-    for key, shape in listed(name).items():
+    for key, shape in read_shapes(name, "param").items():
         assert [n for n in shape if n > 1] == [n for n in by_name[names[key]].shape if n > 1], key
 
 
@@ -101,10 +89,7 @@ def arinar(tmp_path_factory):
         )
 
     assert left.value.code == 0
-    expected = {
-        key: torch.from_numpy(value)
-        for key, value in np.load(DATA / "arinar_tiny_expected.npz").items()
-    }
+    expected = read_tensors("arinar_tiny_expected.npz")
 
     return load_trained(preset("arinar_b", *ARINAR), RunFolder(out)), expected
 
@@ -186,28 +171,8 @@ def test_published_sampling_is_an_option(arinar):
     )
 
 
-MAR = [*TINY, "inner.width=32", "inner.depth=2"]
-PIXEL = (
-    "{kind: colour, width: 16, depth: 1, heads: 2, rows: 5, normalise: imagenet, first_weight: 5.0}"
-)
-FRACTAL = [
-    "data.size=16",
-    "data.classes=10",
-    "codec.patch=4",
-    "outer.width=32",
-    "outer.depth=2",
-    "outer.heads=2",
-    "outer.steps=16",
-    "inner.outer.width=24",
-    "inner.outer.depth=1",
-    "inner.outer.heads=2",
-    "inner.guide.width=16",
-    "inner.guide.depth=1",
-    "inner.guide.heads=2",
-    "inner.guide_weight=16.0",
-    f"inner.inner={PIXEL}",
-    "machine.accelerator=cpu",
-]
+MAR = [*TINY, *MASKED_WIDTHS, "inner.width=32", "inner.depth=2"]
+FRACTAL = ["data.size=16", "data.classes=10", *FRACTAL_WIDTHS, "machine.accelerator=cpu"]
 
 
 @pytest.mark.parametrize(
@@ -235,17 +200,12 @@ def test_the_other_published_models_are_converted_and_sampled_too(
 
     assert left.value.code == 0
     experiment = load_trained(preset(recipe, *overrides), RunFolder(out))
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        state = torch.load(DATA / file, weights_only=True)["model"]
-    reference = translate_state(state, experiment.model)
+    reference = translate_state(read_checkpoint(file)["model"], experiment.model)
     assert all(
         torch.equal(value, reference[key]) for key, value in experiment.model.state_dict().items()
     )
     if recipe == "mar_b":
-        expected = {
-            key: torch.from_numpy(value)
-            for key, value in np.load(DATA / "mar_tiny_outer.npz").items()
-        }
+        expected = read_tensors("mar_tiny_outer.npz")
         with torch.no_grad():
             assert (conditions(experiment, expected)[0] - expected["z"]).abs().max() < 1e-5
             assert (
@@ -299,8 +259,7 @@ def test_the_readme_converts_every_published_model():
 @pytest.fixture(scope="module")
 def averaged() -> dict[str, Tensor]:
     """The averaged weights of the tiny checkpoint, by their published names."""
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        return torch.load(DATA / "arinar_tiny.pth", weights_only=True)["model_ema"]
+    return read_checkpoint("arinar_tiny.pth")["model_ema"]
 
 
 SAVED = {
@@ -526,8 +485,7 @@ def test_a_group_of_features_is_read_where_its_order_cannot_differ():
 
 
 def test_numbers_that_are_none_are_refused(capsys, tmp_path):
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        content = torch.load(DATA / "arinar_tiny.pth", weights_only=True)
+    content = read_checkpoint("arinar_tiny.pth")
     key = next(iter(content["model_ema"]))
     file = tmp_path / "bad.pth"
     for value in (torch.full_like(content["model_ema"][key], torch.nan), 3, None):
@@ -545,8 +503,7 @@ def test_a_file_cut_anywhere_is_refused(capsys, tmp_path, length):
 
 
 def test_averaged_weights_are_the_default_and_a_folder_is_never_overwritten(capsys, tmp_path):
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        content = torch.load(DATA / "arinar_tiny.pth", weights_only=True)
+    content = read_checkpoint("arinar_tiny.pth")
     model = build(preset("arinar_b", *ARINAR)).model
     averaged = translate_state(content["model_ema"], model)
     out = tmp_path / "seed_0"

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
+from released import read_shapes, read_tensors
 from safetensors.torch import load_file, save_file
 from tiny import EXPERIMENTS
 from torch import Tensor
@@ -33,7 +34,6 @@ from arinar_lab.runs.folder import RunFolder
 from arinar_lab.training import module as lightning_module
 from arinar_lab.training import train
 
-DATA = Path(__file__).parents[1] / "data"
 STEPS = 20
 SMALL = [
     "data={kind: latents, path: data, size: 4, classes: 10}",
@@ -110,9 +110,9 @@ class Watched(Callback):
 
 
 def load(name: str) -> dict[str, Tensor]:
-    content = {key: torch.from_numpy(value) for key, value in np.load(DATA / f"{name}.npz").items()}
     return {
-        key: value if value.is_floating_point() else value.long() for key, value in content.items()
+        key: value if value.is_floating_point() else value.long()
+        for key, value in read_tensors(f"{name}.npz").items()
     }
 
 
@@ -251,10 +251,10 @@ def test_what_decays_is_what_the_release_lets_decay(name):
     """
     recipe = preset(name)
     model = build(recipe, "meta").model
-    lines = (DATA / f"{name}_state_dict.txt").read_text().splitlines()
-    rows = [line.split("\t") for line in lines if line.endswith("param")]
-    axes = {key: len([n for n in shape.strip("()").split(",") if n]) for key, shape, *_ in rows}
-    released = {key for key, n in axes.items() if n > 1 and not key.endswith(".bias")}
+    shapes = read_shapes(name, "param")
+    released = {
+        key for key, shape in shapes.items() if len(shape) > 1 and not key.endswith(".bias")
+    }
     released -= {key for key in released if key.startswith(HEADS[name])}
     decay, keep = lightning_module.decay_groups(model, recipe.training.weight_decay_on)
     our_names, actual = parameter_names(model), dict(model.named_parameters())
