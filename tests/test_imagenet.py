@@ -3,67 +3,33 @@ images and the tokens.
 """
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from command import arinar
 from extractor import FEW
+from imagenet import CLASSES, PRESET, SMALL, write_images
 from PIL import Image
-from tiny import EXPERIMENTS
+from released import ARINAR_WIDTHS, DATA
 
 from arinar_lab.data.loader import EpochOrder
-from arinar_lab.model.codecs.kl_autoencoder import AutoencoderShape
-from arinar_lab.model.codecs.kl_checkpoints import random_kl
 
-DATA = Path(__file__).parent / "data"
-PRESET = str(EXPERIMENTS / "imagenet256_arinar_b.yaml")
-CLASSES = 10
-SMALL = [
+OVERRIDES = [
+    *SMALL,
     "data.path=images",
     f"data.classes={CLASSES}",
     "data.held_out=2",
     "data.damaged=0.1",
-    "codec.weights=kl16.ckpt",
-    "outer.width=16",
-    "outer.encoder_depth=1",
-    "outer.decoder_depth=1",
-    "outer.heads=2",
-    "outer.prefix=4",
-    "outer.steps=2",
-    "inner.width=16",
-    "inner.heads=2",
-    "training.steps=5",
     "training.batch=2",
-    "training.validate_every=5",
-    "training.precision=32-true",
-    "sampler={guidance: 1, candidates: 0, steps: 2}",
-    "evaluation={images: 5, batch: 5, kid_subset: 5, draws: 1, speed_batch: 1, speed_repeats: 1}",
     "machine={accelerator: cpu, workers: 2, threads: 1}",
 ]
-
-
 FIVE = ["evaluation.batch=5", "evaluation.kid_subset=5"]
 
 
 @pytest.fixture
 def imagenet(alone):
-    """train/ with 2 and val/ with 1 images in each of 10 classes, and an autoencoder of random
-    weights in KL-16's layout.
-    """
-    numbers = np.random.default_rng(0)
-    for part, count in (("train", 2), ("val", 1)):
-        for c in range(CLASSES):
-            folder = alone / "images" / part / f"n{c:08}"
-            folder.mkdir(parents=True)
-            for k in range(count):
-                coarse = numbers.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-                Image.fromarray(coarse).resize((300, 260 + 10 * c)).save(folder / f"{k}.JPEG")
-
-    shape = AutoencoderShape(16, (32, 32, 32, 32, 32), blocks=1, encoder_attention=frozenset({4}))
-    torch.save({"model": random_kl(shape).state_dict()}, alone / "kl16.ckpt")
-
+    """train/ with 2 and val/ with 1 images in each of 10 classes, and an autoencoder."""
+    write_images(2, 1, lambda c: (300, 260 + 10 * c), ".JPEG")
     return alone
 
 
@@ -73,7 +39,7 @@ def test_the_preset_trains_on_images_evaluates_and_samples(imagenet, capsys, unc
     c, k = divmod(next(iter(EpochOrder(2 * CLASSES, 0))) % (2 * CLASSES), 2)
     damaged = imagenet / "images" / "train" / f"n{c:08}" / f"{k}.JPEG"
     damaged.write_bytes(damaged.read_bytes()[:900])
-    assert arinar("train", PRESET, *SMALL) == 0
+    assert arinar("train", PRESET, *OVERRIDES) == 0
     (run,) = (imagenet / "runs").glob("*/seed_0")
     (report,) = run.glob("evaluations/*/report.json")
     content = json.loads(report.read_text())
@@ -102,14 +68,7 @@ def test_a_published_checkpoint_is_converted_and_draws_images_without_the_data(
         "data.size=64",
         "data.classes=10",
         "codec.weights=kl16.ckpt",
-        "outer.width=32",
-        "outer.heads=2",
-        "outer.encoder_depth=1",
-        "outer.decoder_depth=2",
-        "outer.prefix=8",
-        "outer.steps=16",
-        "inner.width=32",
-        "inner.head.components=3",
+        *ARINAR_WIDTHS,
         "sampler={guidance: 1, candidates: 0}",
         "machine={accelerator: cpu, threads: 1}",
     ]

@@ -14,44 +14,21 @@ import pytest
 import torch
 from command import arinar
 from extractor import FEW
-from PIL import Image
+from imagenet import EVALUATION, PRESET, SMALL, write_images
 from safetensors.torch import load_file
-from tiny import EXPERIMENTS
 
-from arinar_lab.model.codecs.kl_autoencoder import AutoencoderShape
-from arinar_lab.model.codecs.kl_checkpoints import random_kl
-
-PRESET = str(EXPERIMENTS / "imagenet256_arinar_b.yaml")
 IMAGES = ["data.path=images", "data.classes=10"]
-MEASURES = [
+CPU = "machine={accelerator: cpu, threads: 1, workers: 0}"
+OWN_SIZE = [
     "codec.weights=kl16.ckpt",
     "training.precision=32-true",
-    "machine={accelerator: cpu, threads: 1, workers: 0}",
-]
-SMALL = [
-    *MEASURES,
-    "outer.width=16",
-    "outer.encoder_depth=1",
-    "outer.decoder_depth=1",
-    "outer.heads=2",
-    "outer.prefix=4",
-    "outer.steps=2",
-    "inner.width=16",
-    "inner.heads=2",
-    "training.steps=5",
-    "training.batch=4",
-    "training.validate_every=5",
-    "sampler={guidance: 1, candidates: 0, steps: 2}",
-    "evaluation={images: 5, batch: 5, kid_subset: 5, draws: 1, speed_batch: 1, speed_repeats: 1}",
-]
-OWN_SIZE = [
-    *MEASURES,
     "training.steps=20",
     "training.batch=2",
     "training.validate_every=20",
     "training.checkpoint_every=20",
     "sampler.steps=2",
-    "evaluation={images: 5, batch: 5, kid_subset: 5, draws: 1, speed_batch: 1, speed_repeats: 1}",
+    EVALUATION,
+    CPU,
 ]
 
 
@@ -59,23 +36,6 @@ OWN_SIZE = [
 def few(monkeypatch):
     """Four features in place of Inception's 2,048: five images have a covariance of full rank."""
     monkeypatch.setattr("arinar_lab.cli.runs._extractor", lambda *_: FEW)
-
-
-def write_images(each):
-    """`each` images of noise in each of 10 classes to train on, two in each held out; and an
-    autoencoder of random weights.
-    """
-    numbers = np.random.default_rng(0)
-    for part, count in (("train", each), ("val", 2)):
-        for c in range(10):
-            folder = Path("images") / part / f"n{c:08}"
-            folder.mkdir(parents=True)
-            for k in range(count):
-                coarse = numbers.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-                Image.fromarray(coarse).resize((256, 256)).save(folder / f"{k}.png")
-
-    shape = AutoencoderShape(16, (32, 32, 32, 32, 32), blocks=1, encoder_attention=frozenset({4}))
-    torch.save({"model": random_kl(shape).state_dict()}, "kl16.ckpt")
 
 
 def from_images_to_a_distance(size, each, images):
@@ -102,9 +62,9 @@ def from_images_to_a_distance(size, each, images):
 
 
 def test_from_images_to_a_distance(alone, few, uncounted):
-    write_images(2)
+    write_images(2, 2, lambda _: (256, 256), ".png")
     run, result = from_images_to_a_distance(
-        SMALL, 2, [*IMAGES, "data.flip=false", "data.held_out=5"]
+        [*SMALL, "training.batch=4", CPU], 2, [*IMAGES, "data.flip=false", "data.held_out=5"]
     )
     assert result["quality/fd_tinyfew_floor"] > 0 and result["quality/fd_tinyfew"] > 0
     assert json.loads((run / "DONE").read_text())["steps"] == 5
@@ -113,7 +73,7 @@ def test_from_images_to_a_distance(alone, few, uncounted):
 @pytest.mark.slow
 @pytest.mark.large
 def test_from_images_to_a_distance_at_the_presets_own_size(alone, few, uncounted):
-    write_images(20)
+    write_images(20, 2, lambda _: (256, 256), ".png")
     run, result = from_images_to_a_distance(OWN_SIZE, 20, [*IMAGES, "data.held_out=5"])
     assert result["quality/fd_tinyfew_floor"] > 0 and result["quality/fd_tinyfew"] > 0
     (report,) = run.glob("evaluations/*/report.json")
