@@ -25,7 +25,7 @@ from ..layers import BlockOptions, project_on_axes, require_at_least
 from ..noise import Noise
 from .conditional import Conditional
 from .head import Head, HeadFactory
-from .trunks import TRUNKS, refuse_options
+from .trunks import TRUNKS, TrunkSizes, refuse_options
 
 
 class FeatureAR(Head):
@@ -82,7 +82,15 @@ class FeatureAR(Head):
         self.group = group
         self.groups = features // group
         self.order = order
-        self.trunk = TRUNKS[trunk](context, group, self.groups, width, depth, heads, block)
+        sizes = TrunkSizes(
+            context=context,
+            features=group,
+            groups=self.groups,
+            width=width,
+            depth=depth,
+            heads=heads,
+        )
+        self.trunk = TRUNKS[trunk](sizes, block)
         self.head = head(width, group, groups * self.groups)
         self.likelihood = self.head.likelihood
         self.capabilities = self.head.capabilities | {"together"}

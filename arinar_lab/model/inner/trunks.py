@@ -19,7 +19,7 @@ W width of the trunk.
 from __future__ import annotations
 
 from inspect import signature
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -67,27 +67,35 @@ class Steps(nn.Module):
         return torch.cat([h[:, -1:], more], 1), state
 
 
-class Trunk(Steps):
-    """The type of every trunk.
+class TrunkSizes(NamedTuple):
+    """Sizes that a trunk is made of.
 
-    The constructor takes the widths E and F, the number G, the width W, depth, attention heads
-    and a block's options.
+    Arguments:
+        context: E, width of z.
+        features: F, features of a group.
+        groups: G, groups of a token.
+        width: W, width of the trunk.
+        depth: Layers.
+        heads: Attention heads of a transformer.
     """
 
-    def __init__(
-        self,
-        context: int,
-        features: int,
-        groups: int,
-        width: int,
-        depth: int,
-        heads: int,
-        block: BlockOptions,
-    ) -> None:
+    context: int
+    features: int
+    groups: int
+    width: int
+    depth: int
+    heads: int
+
+
+class Trunk(Steps):
+    """The type of every trunk."""
+
+    def __init__(self, sizes: TrunkSizes, block: BlockOptions) -> None:
         super().__init__()
-        self.groups, self.width = groups, width
-        self.norm = block.get("norm", layer)(width, False)
-        self.adapt = nn.Sequential(nn.SiLU(), ZeroLinear(context, 2 * width))
+        self.groups = sizes.groups
+        self.width = sizes.width
+        self.norm = block.get("norm", layer)(sizes.width, False)
+        self.adapt = nn.Sequential(nn.SiLU(), ZeroLinear(sizes.context, 2 * sizes.width))
 
     def _gains(self, z: Tensor) -> Gains:
         """1 + scale, and shift, of the output norm, [M, 1, W] each."""
@@ -108,17 +116,9 @@ class Transformer(Trunk):
     caches and the gains of the output norm, which the first step computes from z.
     """
 
-    def __init__(
-        self,
-        context: int,
-        features: int,
-        groups: int,
-        width: int,
-        depth: int,
-        heads: int,
-        block: BlockOptions,
-    ) -> None:
-        super().__init__(context, features, groups, width, depth, heads, block)
+    def __init__(self, sizes: TrunkSizes, block: BlockOptions) -> None:
+        super().__init__(sizes, block)
+        context, features, groups, width, depth, heads = sizes
         self.start_of, self.group_of = Linear(context, width), Linear(features, width)
         self.start, self.positions = LearnedVectors(1, width), LearnedVectors(groups, width)
         self.blocks = Blocks(Block(width, heads, context=context, **block) for _ in range(depth))
@@ -162,17 +162,9 @@ class Recurrent(Trunk):
     steps done, and the vectors that z gives.
     """
 
-    def __init__(
-        self,
-        context: int,
-        features: int,
-        groups: int,
-        width: int,
-        depth: int,
-        heads: int,
-        block: BlockOptions,
-    ) -> None:
-        super().__init__(context, features, groups, width, depth, heads, block)
+    def __init__(self, sizes: TrunkSizes, block: BlockOptions) -> None:
+        super().__init__(sizes, block)
+        context, features, groups, width, depth, _ = sizes
         self.state_of, self.context_of = Linear(context, depth * width), Linear(context, width)
         self.group_of = Linear(features, width)
         self.start, self.positions = LearnedVectors(1, width), LearnedVectors(groups, width)
@@ -233,17 +225,9 @@ class MaskedMLP(Trunk):
         ValueError: if there are fewer units than groups.
     """
 
-    def __init__(
-        self,
-        context: int,
-        features: int,
-        groups: int,
-        width: int,
-        depth: int,
-        heads: int,
-        block: BlockOptions,
-    ) -> None:
-        super().__init__(context, features, groups, width, depth, heads, block)
+    def __init__(self, sizes: TrunkSizes, block: BlockOptions) -> None:
+        super().__init__(sizes, block)
+        context, features, groups, width, depth, _ = sizes
         if width < groups:
             raise ValueError(
                 f"width: {width} is too few; a masked_mlp needs a unit for each of the "
