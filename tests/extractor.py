@@ -38,8 +38,8 @@ class Tiny(FeatureExtractorBase):
 
     def forward(self, images):
         features = self.look(images.float() / 127.5 - 1).relu().mean((2, 3))
-        arguments = {"features": features, "few": features[:, :4], "logits": self.logits(features)}
-        return tuple(arguments[name] for name in self.features_list)
+        outputs = {"features": features, "few": features[:, :4], "logits": self.logits(features)}
+        return tuple(outputs[name] for name in self.features_list)
 
 
 torch_fidelity.register_feature_extractor("tiny", Tiny)

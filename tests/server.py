@@ -19,10 +19,10 @@ DRIVER = os.environ.get("ARINAR_TEST_DRIVER", "psycopg")  # of Python, as SQLAlc
 
 def programs() -> Path:
     """The folder of initdb and postgres, which Debian does not put on the path."""
-    result = shutil.which("initdb")
+    initdb = shutil.which("initdb")
     folders = (
-        [Path(result).resolve().parent]
-        if result
+        [Path(initdb).resolve().parent]
+        if initdb
         else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     )
     if not folders:

@@ -151,8 +151,8 @@ def test_text_is_utf_8_whatever_the_locale():
 )
 def test_text_of_the_locale_would_be_noticed(line):
     node = ast.parse(line).body[0].value
-    nodes = {str(k.arg): ast.unparse(k.value) for k in node.keywords}
-    assert encodes(ast.unparse(node.func), nodes, [ast.unparse(word) for word in node.args])
+    arguments = {str(k.arg): ast.unparse(k.value) for k in node.keywords}
+    assert encodes(ast.unparse(node.func), arguments, [ast.unparse(word) for word in node.args])
 
 
 def test_text_is_printed_by_one_module():

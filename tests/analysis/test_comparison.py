@@ -39,11 +39,11 @@ ENVIRONMENT = {"device": "a CPU", "torch": "2.15.0", "lightning": "2.6.6"}
 
 
 def report_of(metrics, *, commit="abc", kind="exact", environment=ENVIRONMENT):
-    text = {"kind": kind, "unit": "pixel", "steps": None}
+    likelihood = {"kind": kind, "unit": "pixel", "steps": None}
     return {
         "metrics": metrics,
         "git": {"commit": commit, "dirty": False},
-        "likelihood": text,
+        "likelihood": likelihood,
         "environment": environment,
     }
 
@@ -387,10 +387,10 @@ def test_a_bound_against_an_exact_likelihood_is_said(plan):
     for report in results.reports["a"].values():
         report["likelihood"]["kind"] = "bound"
 
-    text = [line for line in lines_of(results) if " a against" in line]
+    sentences = [line for line in lines_of(results) if " a against" in line]
     assert (
-        text[0].endswith("Caution: the runs differ in likelihoods (bound against exact)")
-        and "Caution" not in text[1]
+        sentences[0].endswith("Caution: the runs differ in likelihoods (bound against exact)")
+        and "Caution" not in sentences[1]
     )
 
 
@@ -475,13 +475,13 @@ def test_every_pair_is_in_one_family_of_all_pairs(plan):
         "c": [3.0, 3.3, 3.1],
     }
     results = results_of(plan, rows)
-    text = {
+    pairs = {
         frozenset(pair)
         for pair in (("base", "a"), ("base", "b"), ("base", "c"), ("a", "c"), ("b", "c"))
     }
 
-    assert resolved_pairs(results, BITS) == text  # not a against b
-    assert resolved_pairs(kinds(results, c=8), BITS) == text - {
+    assert resolved_pairs(results, BITS) == pairs  # not a against b
+    assert resolved_pairs(kinds(results, c=8), BITS) == pairs - {
         frozenset((arm, "c")) for arm in ("base", "a", "b")
     }
 

@@ -342,8 +342,8 @@ def test_unfinished_seeds_are_named_and_the_others_compared(arms):
     first, second, _ = arms.values()
     (report,) = (second / "seed_2").glob("evaluations/*/report.json")
     report.unlink()
-    results, text = compared(first, second)
-    assert text == ["Missing: components=2 seed 2: not finished, or not evaluated alike."]
+    results, cautions = compared(first, second)
+    assert cautions == ["Missing: components=2 seed 2: not finished, or not evaluated alike."]
     assert sheet(metric_rows(results.results))["seeds"] == ["0, 1, 2", "0, 1"]
     assert any("(n = 2, " in line for line in comparison_lines(results))
 
@@ -355,8 +355,8 @@ def test_a_seed_that_was_evaluated_otherwise_is_no_part_of_the_mean():
     other = replace(recipe, sampler=replace(recipe.sampler, temperature=0.5))
     folder.write_config(other)
     write_sealed(folder.evaluation(other) / "report.json", report_of(1.0))
-    results, text = compared(folder.path.parent, run("outer.width=32"))
-    assert list(results.results.reports["a_run"]) == [0, 1] and "seed 2" in text[0]
+    results, cautions = compared(folder.path.parent, run("outer.width=32"))
+    assert list(results.results.reports["a_run"]) == [0, 1] and "seed 2" in cautions[0]
 
 
 # Shown, and refused

@@ -339,8 +339,8 @@ def test_seed_and_machine_change_no_signature(override):
 
 def test_a_learning_rate_by_the_batch_is_the_same_run_as_its_value():
     """The peak of MAR's recipe, 1e-4 · 2048 / 256, and of ours."""
-    text = parse_recipe(read_recipe(EXPERIMENTS / "imagenet256_mar_b.yaml"))
-    assert text.training.peak == 8e-4 and text.training.batch == 2048
+    recipe = parse_recipe(read_recipe(EXPERIMENTS / "imagenet256_mar_b.yaml"))
+    assert recipe.training.peak == 8e-4 and recipe.training.batch == 2048
     ruled, plain = tiny("training.lr=null", "training.lr_per_256=0.024"), tiny("training.lr=0.003")
     assert (
         ruled.training.peak == plain.training.peak

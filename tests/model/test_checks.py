@@ -25,8 +25,10 @@ class Wrong(HEADS["logistic"]):
     row = Mixture1D
 
     def forward(self, h, index=0):
-        result = super().forward(h, index).every
-        return Factorised(self.row(result.mean, result.log_std, result.log_weight, result.shape))
+        mixture = super().forward(h, index).every
+        return Factorised(
+            self.row(mixture.mean, mixture.log_std, mixture.log_weight, mixture.shape)
+        )
 
 
 def broken(**methods):
@@ -59,9 +61,9 @@ def test_a_cdf_of_another_density_is_found():
 
 def test_samples_of_another_density_are_found():
     shifted = broken(sample=lambda self, noise: Mixture1D.sample(self, noise) + 0.5)
-    result = failed(shifted)
-    assert any("samples from p" in name for name in result) and not any(
-        "∫" in name for name in result
+    failures = failed(shifted)
+    assert any("samples from p" in name for name in failures) and not any(
+        "∫" in name for name in failures
     )
 
 

@@ -42,11 +42,11 @@ def published() -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def head(published) -> Diffusion:
-    result = Diffusion(32, 16, width=32, depth=2, sampling_steps=10, clip=False)
-    result.load_state_dict(
+    diffusion = Diffusion(32, 16, width=32, depth=2, sampling_steps=10, clip=False)
+    diffusion.load_state_dict(
         {name: published[released] for released, name in mar_head_names(2).items()}
     )
-    return result
+    return diffusion
 
 
 def test_names_are_complete_in_both_directions(published, head):

@@ -241,9 +241,9 @@ def test_keys_need_no_bias():
 
 
 def block(**options):
-    made = Block(8, 2, **options)
-    initialise(made, 0)
-    return made.double().eval()
+    module = Block(8, 2, **options)
+    initialise(module, 0)
+    return module.double().eval()
 
 
 @pytest.mark.parametrize("options", [{"gelu": "tanh"}, {"softmax_scale": 0.25}, {"qk_norm": True}])
@@ -268,19 +268,19 @@ def test_the_softmax_scale_multiplies_the_queries():
 
 
 def test_a_sandwich_normalises_what_the_layers_add():
-    x, made = 100 * normal_numbers(2, 5, 8), block(placement="sandwich")
-    added, _ = made.attention(made.norm1(x))
-    y = x + made.after1(added)
-    expected = y + made.after2(made.feed_forward(made.norm2(y)))
-    assert torch.allclose(made(x)[0], expected, atol=1e-12)
+    x, module = 100 * normal_numbers(2, 5, 8), block(placement="sandwich")
+    added, _ = module.attention(module.norm1(x))
+    y = x + module.after1(added)
+    expected = y + module.after2(module.feed_forward(module.norm2(y)))
+    assert torch.allclose(module(x)[0], expected, atol=1e-12)
     assert torch.allclose((y - x).std(-1, unbiased=False), torch.ones(2, 5).double(), atol=1e-3)
-    assert (made(x)[0] - block()(x)[0]).abs().max() > 1e-2
+    assert (module(x)[0] - block()(x)[0]).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_an_adaptive_sandwich_starts_as_the_identity(norm):
-    made, x = block(placement="sandwich", norm=NORMS[norm], context=4), normal_numbers(2, 5, 8)
-    assert torch.equal(made(x, normal_numbers(2, 4))[0], x)
+    module, x = block(placement="sandwich", norm=NORMS[norm], context=4), normal_numbers(2, 5, 8)
+    assert torch.equal(module(x, normal_numbers(2, 4))[0], x)
 
 
 @pytest.mark.parametrize("kind", ["masked", "masked_stack", "causal"])

@@ -26,34 +26,34 @@ def block(**options) -> Block:
 @torch.no_grad()
 def test_a_packed_block_computes_the_same(gelu, options, joins, monkeypatch):
     monkeypatch.setattr(packed_linear, "fuses_gelu", lambda: joins)
-    made = block(gelu=gelu, **options)
+    module = block(gelu=gelu, **options)
     x, z = (
         laws.normal_numbers(3, 5, WIDTH, dtype=torch.float32),
         laws.normal_numbers(3, WIDTH, dtype=torch.float32),
     )
-    expected = made(x, z)[0]
+    expected = module(x, z)[0]
 
-    with packed_weights(made):
-        assert all(m.packed is not None for m in made.modules() if isinstance(m, Linear))
-        assert (made(x, z)[0] - expected).abs().max() < 1e-5
+    with packed_weights(module):
+        assert all(m.packed is not None for m in module.modules() if isinstance(m, Linear))
+        assert (module(x, z)[0] - expected).abs().max() < 1e-5
 
-    assert torch.equal(made(x, z)[0], expected)
+    assert torch.equal(module(x, z)[0], expected)
 
 
 def test_gradients_autocast_and_other_numbers_go_by_the_weights_themselves():
-    made, x = block(), laws.normal_numbers(3, 5, WIDTH, dtype=torch.float32)
-    expected = made(x)[0]
-    with packed_weights(made):
-        y = made(x)[0]
+    module, x = block(), laws.normal_numbers(3, 5, WIDTH, dtype=torch.float32)
+    expected = module(x)[0]
+    with packed_weights(module):
+        y = module(x)[0]
         y.sum().backward()
-        assert torch.equal(y, expected) and made.attention.qkv.weight.grad is not None
+        assert torch.equal(y, expected) and module.attention.qkv.weight.grad is not None
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            by_autocast = made.attention.qkv(x)
-        with torch.no_grad(), packed_weights(made), torch.autocast("cpu", torch.bfloat16):
-            assert torch.equal(made.attention.qkv(x), by_autocast)
+            by_autocast = module.attention.qkv(x)
+        with torch.no_grad(), packed_weights(module), torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(module.attention.qkv(x), by_autocast)
 
-    with packed_weights(made.double()):
-        assert not any(getattr(m, "packed", None) is not None for m in made.modules())
+    with packed_weights(module.double()):
+        assert not any(getattr(m, "packed", None) is not None for m in module.modules())
 
 
 @pytest.mark.skipif(
@@ -62,12 +62,12 @@ def test_gradients_autocast_and_other_numbers_go_by_the_weights_themselves():
 )
 @torch.no_grad()
 def test_under_autocast_weights_of_bfloat16_are_packed():
-    made, x = block(), laws.normal_numbers(3, 5, WIDTH, dtype=torch.float32)
+    module, x = block(), laws.normal_numbers(3, 5, WIDTH, dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        expected = made(x)[0]
-        with packed_weights(made):
-            assert made.attention.qkv.packed.dtype == torch.bfloat16
-            assert (made(x)[0] - expected).abs().max() < 0.02 * expected.abs().max()
+        expected = module(x)[0]
+        with packed_weights(module):
+            assert module.attention.qkv.packed.dtype == torch.bfloat16
+            assert (module(x)[0] - expected).abs().max() < 0.02 * expected.abs().max()
 
 
 def test_weights_that_changed_since_are_packed_anew():
@@ -94,12 +94,12 @@ def test_generation_packs_and_unpacks():
 @torch.no_grad()
 def test_a_processor_without_bfloat16_goes_by_the_weights_themselves(monkeypatch):
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
-    made, x = block(), laws.normal_numbers(3, 5, WIDTH, dtype=torch.float32)
+    module, x = block(), laws.normal_numbers(3, 5, WIDTH, dtype=torch.float32)
     assert has_native_matmul(torch.device("cpu"), torch.float32) and not has_native_matmul(
         torch.device("cpu"), torch.bfloat16
     )
     with torch.autocast("cpu", torch.bfloat16):
-        expected = made(x)[0]
-        with packed_weights(made):
-            assert made.attention.qkv.packed is None
-            assert torch.equal(made(x)[0], expected)
+        expected = module(x)[0]
+        with packed_weights(module):
+            assert module.attention.qkv.packed is None
+            assert torch.equal(module(x)[0], expected)

@@ -288,7 +288,7 @@ def test_arms_that_fail_say_why_and_the_study_goes_on(monkeypatch):
         plan.jobs[0].folder: MemoryError("no room for 3 TB"),
         plan.jobs[1].folder: KeyError("gone"),
     }
-    text = ["MemoryError: no room for 3 TB", "KeyError: 'gone'"]
+    messages = ["MemoryError: no room for 3 TB", "KeyError: 'gone'"]
 
     def fail(recipe, folder, *arguments):
         if folder in errors:
@@ -298,10 +298,10 @@ def test_arms_that_fail_say_why_and_the_study_goes_on(monkeypatch):
     monkeypatch.setattr(pipeline, "train", fail)
     prepare(plan)
     assert run_worker(plan) == [
-        f"{job.arm} {job.key}: {why}" for job, why in zip(plan.jobs, text, strict=False)
+        f"{job.arm} {job.key}: {why}" for job, why in zip(plan.jobs, messages, strict=False)
     ]
     assert [job.done for job in plan.jobs] == [False, False, True]
-    assert [(job.folder.path / "FAILED").read_text().strip() for job in plan.jobs[:2]] == text
+    assert [(job.folder.path / "FAILED").read_text().strip() for job in plan.jobs[:2]] == messages
 
 
 def test_a_worker_leaves_with_1_and_a_list_of_what_failed(monkeypatch, capsys):
@@ -994,9 +994,9 @@ def test_a_changed_file_is_told(shared, monkeypatch):
     old = edited(a={}, b={"training.lr": 0.0041}, c={"training.lr": 0.0042})
     prepare(old)
     new = edited(a={}, b={"training.lr": 0.0043}, d={"training.lr": 0.0042}, seeds=(0, 1))
-    text = ["added: d", "removed: c", "edited: b", "seeds: [0] became [0, 1]"]
+    edits = ["added: d", "removed: c", "edited: b", "seeds: [0] became [0, 1]"]
     assert changes(open_board(old)) == []
-    assert changes(open_board(new)) == text
+    assert changes(open_board(new)) == edits
     with pytest.raises(
         ConfigError, match=r"another version of the study's file \(added: d; removed: c; edited: b;"
     ):

@@ -107,12 +107,12 @@ def test_a_failed_job_is_tried_again_by_the_next_command_and_by_no_worker_before
 
     monkeypatch.setattr(worker, "run_job", fail_first)
     prepare(plan)
-    text = [f"{plan.jobs[0].arm} {keys[0]}: RuntimeError: the disk is full"]
-    assert run_worker(plan) == text
+    failures = [f"{plan.jobs[0].arm} {keys[0]}: RuntimeError: the disk is full"]
+    assert run_worker(plan) == failures
     assert tries == keys  # the failed one is not tried for ever
     for job in plan.jobs[1:]:
         pretend(job)
-    assert run_worker(plan) == text and tries == keys
+    assert run_worker(plan) == failures and tries == keys
     assert prepare(plan) == plan.jobs[:1] and plan.jobs[0].folder.failure == ""
     assert run_worker(plan) == []
     assert tries == [*keys, keys[0]]
@@ -363,17 +363,20 @@ def crew_of(script):
     status, and what was told.
     """
     Path("log").touch()
-    text = []
-    one = crew.Worker(["sh", "-c", script], Path("log"), dict(os.environ), text.append)
+    messages = []
+    one = crew.Worker(["sh", "-c", script], Path("log"), dict(os.environ), messages.append)
     while (status := one.poll()) is None:
         time.sleep(0.005)
-    return status, text
+    return status, messages
 
 
 def test_a_worker_that_always_dies_is_not_replaced_for_ever():
-    status, text = crew_of("kill -9 $$")
-    assert status == -9 and len(text) == crew.MAX_RESTARTS + 1
-    assert "is not again; the same command goes on" in text[-1] and "its log is log" in text[-1]
+    status, messages = crew_of("kill -9 $$")
+    assert status == -9 and len(messages) == crew.MAX_RESTARTS + 1
+    assert (
+        "is not again; the same command goes on" in messages[-1]
+        and "its log is log" in messages[-1]
+    )
 
 
 @pytest.mark.parametrize(("script", "status"), [("exit 2", 2), ("kill -TERM $$", -15)])
