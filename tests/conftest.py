@@ -99,7 +99,7 @@ def forked(monkeypatch):
 
     started = []
     signal.signal(signal.SIGALRM, too_long)
-    signal.alarm(120)
+    signal.alarm(600)
 
     def start(*words, **options):
         started.append(Forked(*words, **options))

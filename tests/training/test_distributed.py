@@ -75,7 +75,7 @@ def _fork(name, rank, port, overrides, at_step):
         return child
     status = 1
     try:
-        signal.alarm(100)
+        signal.alarm(600)
         world = {
             "LOCAL_RANK": rank,
             "NODE_RANK": 0,
