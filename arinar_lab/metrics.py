@@ -108,6 +108,8 @@ class Column:
 
 COLUMNS = {m.name: Column(m.name, m.heading, m.digits, m.less) for m in _ALL if m.heading}
 HEADINGS = {metric: column.heading for metric, column in COLUMNS.items()}
+MATTERS = {BITS: 0.02, LEVEL: 0.02, RESOLUTION: 0.02, DISTANCE: 0.5}
+"""Metric → the difference that matters where a study says nothing."""
 
 
 def ranking_metric(likelihoods: Iterable[str]) -> str:

@@ -1,15 +1,16 @@
-"""Arms against the baseline: the difference in every metric, paired by seed, and the conclusion.
+"""Arms against the baseline: the difference in every metric, and one of four answers.
 
-    difference      mean over the seeds that both have, with its 95 % t-interval; of arms without a
-                    common seed: Welch's
-    spread          pooled over all arms that pass a homogeneity test, or of the difference's own
-                    seeds where that is larger: `pooled_variance.py`
+    test            of means, or seed by seed, in logarithms for distances: `arm_tests.py`
     p               two-sided, and Holm-corrected over the arms of one metric; several metrics
                     are several families
-    resolved        Holm's p is below 5 %. An interval that excludes zero is not enough where
-                    many arms are compared
-    concluded       resolved, and only the models can make the difference: no bound, no other
-                    reference of a distance
+    looks           of a study that grows: p is corrected for them, too (`looks.py`)
+    interval        of the test: it excludes zero exactly where p is below 5 % after correction
+    equivalent      both one-sided tests find the difference within what matters, at 5 % after
+                    Holm's correction over the arms
+    better, worse   resolved, and the difference may be larger than what matters
+    unresolved      all else
+    concluded       only the models can make the difference: no bound, no other reference
+                    of a distance
     more seeds      would resolve the observed effect in 80 % of studies, at 5 % over the
                     arms not resolved yet
 
@@ -20,35 +21,32 @@ and the line says so.
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from ..metrics import BITS, COLUMNS, DISTANCES, LEVEL, RESOLUTION, Column
+from .arm_tests import ArmTest, against_baseline
 from .conditions import condition_caution, doubt, is_comparable, same_data
+from .looks import level_at
 from .outliers import Run, outliers
-from .pooled_variance import spreads
 from .results import ArmResult, Results
 from .statistics import (
     ALPHA,
     MAX_SEEDS,
-    Interval,
     PooledSD,
     cohens_d,
-    difference,
     holm,
-    interval,
-    interval_around,
-    p_value,
+    holm_factors,
     seeds_to_add,
     size_interval,
-    welch,
 )
 from .text import join_names
 
 CLAIMS = (BITS, LEVEL, RESOLUTION, *DISTANCES)
+Answer = Literal["better", "worse", "equivalent", "unresolved"]
+MARKS: dict[Answer, str] = {"better": "▲", "worse": "▼", "equivalent": "≈", "unresolved": "?"}
 _NAMED = 8  # arms beyond which they are counted
 
 
@@ -59,32 +57,29 @@ class Effect:
     Arguments:
         arm, baseline: Their names.
         metric: The metric's name.
-        difference: Mean and 95 % interval, paired by seed, not corrected for the number of
-            arms; n counts the pairs.
-        p: Two-sided p; 1 where one seed resolves nothing.
-        adjusted: Holm's p, over the arms of that metric; 1 where one seed resolves nothing.
-        spread: The spread of the difference under one seed; None for one seed.
-        resolved: Whether the adjusted p is below 5 %.
+        test: The difference on the scale of its test.
+        interval: Ends of the interval of the difference, in the metric's unit, corrected as
+            `adjusted` is.
+        adjusted: p after the corrections for arms and for looks; 1 where one seed resolves nothing.
+        margin: The difference that matters; None where none is stated.
+        equivalence: p of the difference being within the margin, after the same corrections.
         unresolved: Number of arms of that metric that are not resolved.
         doubt: Why a resolved difference would not be concluded, as two bounds may differ by how
             loose they are; else empty.
         caution: How the runs of the two differ otherwise than by design; empty where they do not.
-        unpaired: Runs of the arm and of the baseline, where they have no seed in common; n is
-            the smaller number then.
     """
 
     arm: str
     baseline: str
     metric: str
-    difference: Interval
-    p: float
+    test: ArmTest
+    interval: tuple[float, float]
     adjusted: float
-    spread: PooledSD | None
-    resolved: bool
+    margin: float | None
+    equivalence: float
     unresolved: int
     doubt: str = ""
     caution: str = ""
-    unpaired: tuple[int, int] | None = None
 
     @property
     def column(self) -> Column:
@@ -92,16 +87,56 @@ class Effect:
         return COLUMNS[self.metric]
 
     @property
+    def n(self) -> int:
+        """The number of pairs of seeds, or of runs of the arm with fewer."""
+        return self.test.n
+
+    @property
+    def p(self) -> float:
+        """Two-sided p without correction; 1 where one seed resolves nothing."""
+        return 1.0 if self.test.p is None else self.test.p
+
+    @property
+    def spread(self) -> PooledSD | None:
+        """The spread of the difference under one seed; None for one seed."""
+        return self.test.spread
+
+    @property
+    def difference(self) -> float:
+        """The difference in the metric's unit."""
+        return self.test.in_unit(self.test.mean)
+
+    @property
+    def resolved(self) -> bool:
+        """Whether the adjusted p is below 5 %."""
+        return self.adjusted < ALPHA
+
+    @property
+    def answer(self) -> Answer:
+        """What the runs say of the arm in this metric."""
+        if self.margin is not None and self.equivalence < ALPHA and not self.doubt:
+            return "equivalent"
+        if not self.resolved or self.doubt:
+            return "unresolved"
+        return "better" if (self.difference < 0) == bool(self.column.less) else "worse"
+
+    @property
+    def mark(self) -> str:
+        """▲ better, ▼ worse, ≈ equivalent, ? unresolved."""
+        return MARKS[self.answer]
+
+    @property
     def supported(self) -> bool:
         """Whether it is concluded that one of the two arms is better."""
-        return self.resolved and not self.doubt
+        return self.answer in ("better", "worse")
 
     @property
     def seeds(self) -> str:
-        """`n = 3`; `no seed in common, n = 2 and 3`."""
-        if self.unpaired is None:
-            return f"n = {self.difference.n}"
-        return "no seed in common, n = {} and {}".format(*self.unpaired)
+        """`n = 3`; `unpaired, n = 2 and 3`."""
+        if self.test.counts is None:
+            return f"paired, n = {self.n}"
+        count, baseline_count = self.test.counts
+        return f"n = {count}" if count == baseline_count else f"n = {count} and {baseline_count}"
 
     @property
     def spread_of(self) -> str:
@@ -115,15 +150,15 @@ class Effect:
 
     @property
     def size(self) -> float:
-        """Cohen's d of the paired differences; nan for one seed."""
-        return cohens_d(self.difference.mean, self.spread) if self.spread else math.nan
+        """Cohen's d of the difference; nan for one seed."""
+        return cohens_d(self.test.mean, self.spread) if self.spread else math.nan
 
     @cached_property
     def size_interval(self) -> tuple[float, float]:
         """Its 95 % interval."""
         if self.spread is None:
             return math.nan, math.nan
-        return size_interval(self.size, self.difference.n, self.spread.df)
+        return size_interval(self.size, self.n, self.spread.df)
 
     @property
     def size_text(self) -> str:
@@ -132,11 +167,22 @@ class Effect:
         return f"{_one_digit(self.size)} [{_one_digit(low)}, {_one_digit(high)}]"
 
     @property
+    def half(self) -> float:
+        """Half the width of the interval."""
+        low, high = self.interval
+        return (high - low) / 2
+
+    @property
     def difference_text(self) -> str:
-        """`-0.036 ± 0.041`."""
+        """`-0.036 ± 0.041`; `-0.42 [-0.71, -0.10]` where the interval is not symmetric."""
         digits = self.column.digits
-        half = f" ± {self.difference.half:.{digits}f}" if self.difference.n > 1 else ""
-        return f"{self.difference.mean:+.{digits}f}{half}"
+        text = f"{self.difference:+.{digits}f}"
+        low, high = self.interval
+        if not math.isfinite(self.half):
+            return text
+        if self.test.center is None:
+            return f"{text} ± {self.half:.{digits}f}"
+        return f"{text} [{low:+.{digits}f}, {high:+.{digits}f}]"
 
     @cached_property
     def more_seeds(self) -> tuple[int, int] | None:
@@ -145,20 +191,22 @@ class Effect:
         """
         if self.resolved or self.spread is None:
             return None
-        return seeds_to_add(self.size, self.difference.n, self.spread, ALPHA / self.unresolved)
+        return seeds_to_add(self.size, self.n, self.spread, ALPHA / self.unresolved)
 
     @property
     def verdict(self) -> str:
-        """`better`, `worse`, or `not resolved` and the seeds that would resolve it."""
-        if self.difference.n < 2:
+        """The answer in words; of an unresolved one the seeds that would resolve it."""
+        if self.n < 2:
             return "one seed resolves nothing"
+        if self.answer == "equivalent":
+            return f"equivalent (within ±{self.margin:g})"
+        if self.supported:
+            return self.answer
 
         if self.resolved:
-            is_better = (self.difference.mean < 0) == bool(self.column.less)
-            verdict = "better" if is_better else "worse"
-            return f"reads {verdict}: not concluded, for {self.doubt}" if self.doubt else verdict
-
-        if self.size == 0 and self.difference.half == 0:
+            is_better = (self.difference < 0) == bool(self.column.less)
+            return f"reads {'better' if is_better else 'worse'}: not concluded, for {self.doubt}"
+        if self.size == 0 and self.test.error == 0:
             return "the same in every seed"
         if self.doubt:
             return f"not resolved, nor could it be concluded, for {self.doubt}"
@@ -176,7 +224,7 @@ class Effect:
         return f"{pair}: {self.difference_text} ({details}): {self.verdict}{caution}"
 
     def _test_details(self) -> list[str]:
-        """`spread of 4 arms`, `df = 4.0`, `Holm p = 0.35`, `d = 0.9 [-0.4, 2.2]`."""
+        """`spread of 4 arms`, `df = 4.0`, `p = 0.35 adjusted`, `d = 0.9 [-0.4, 2.2]`."""
         if self.spread is None:
             return []
 
@@ -185,7 +233,7 @@ class Effect:
             details.append(f"spread of {self.spread_of}")
         p = p_value_text(self.adjusted)
         details.append(f"df = {self.spread.df:.1f}")
-        details.append(f"Holm p {p}" if p.startswith("<") else f"Holm p = {p}")
+        details.append(f"adjusted p {p}" if p.startswith("<") else f"adjusted p = {p}")
         if math.isfinite(self.size):
             details.append(f"d = {self.size_text}")
         return details
@@ -241,29 +289,45 @@ def _effects(results: Results, metric: str, outlying: Sequence[Run]) -> list[Eff
     baseline = results.baseline_arm
     tests = _tests(results, metric, baseline)
     ps = {name: test.p for name, test in tests.items() if test.p is not None}
-    adjusted = _adjusted(ps)
-    unresolved = sum(p >= ALPHA for p in adjusted.values())
+    margin = results.matters.get(metric)
+    equivalences: dict[str, float] = {}
+    if margin is not None:
+        equivalences = {name: tests[name].equivalence(margin) for name in ps}
+
+    looking = _look_factor(results, len(ps))
+    factors = {}
+    for name, factor in zip(ps, holm_factors(list(ps.values())), strict=True):
+        factors[name] = factor * looking
+    unresolved = sum(factors[name] * p >= ALPHA for name, p in ps.items())
+    equivalent = _adjusted(equivalences)
 
     effects = []
     for name, test in tests.items():
         arm = results.by_name[name]
-        p = adjusted.get(name, 1.0)
+        factor = factors.get(name, 1.0)
         effect = Effect(
             name,
             baseline.name,
             metric,
-            test.difference,
-            ps.get(name, 1.0),
-            p,
-            test.spread,
-            p < ALPHA,
+            test,
+            test.bounds(ALPHA / factor),
+            min(1.0, factor * ps.get(name, 1.0)),
+            margin,
+            min(1.0, looking * equivalent.get(name, 1.0)),
             unresolved,
-            doubt(arm, baseline, metric, test.difference.mean),
+            doubt(arm, baseline, metric, test.mean),
             condition_caution(arm, baseline, metric, outlying),
-            test.unpaired,
         )
         effects.append(effect)
     return effects
+
+
+def _look_factor(results: Results, arms: int) -> float:
+    """By how much p is multiplied for the looks at a growing study; 1 for one look."""
+    if not results.looks or not arms:
+        return 1.0
+    alpha = ALPHA / arms
+    return alpha / level_at(results.looks, results.most_seeds, alpha)
 
 
 def outlying_runs(results: Results, metrics: Sequence[str] = CLAIMS) -> dict[str, list[Run]]:
@@ -285,88 +349,28 @@ def outlying_runs(results: Results, metrics: Sequence[str] = CLAIMS) -> dict[str
 # Tests
 
 
-@dataclass(frozen=True)
-class _Test:
-    """A difference before the correction for their number; p is None where there is one seed."""
-
-    difference: Interval
-    spread: PooledSD | None
-    p: float | None
-    unpaired: tuple[int, int] | None = None
-
-
-def _tests(results: Results, metric: str, baseline: ArmResult) -> dict[str, _Test]:
-    """Every other arm of the same data against a baseline, in the order of the arms: by seed
-    where they share one, else by Welch's test.
-    """
-    baseline_values = baseline.values(metric)
+def _tests(results: Results, metric: str, baseline: ArmResult) -> dict[str, ArmTest]:
+    """Every other arm of the same data against a baseline, in the order of the arms."""
     values = {}
-    pairs: dict[str, dict[int, float]] = {}
     for arm in results.arms:
-        if arm.name == baseline.name or not same_data(arm, baseline, metric):
-            continue
-        values[arm.name] = arm.values(metric)
-        if pair := _paired_differences(values[arm.name], baseline_values):
-            pairs[arm.name] = pair
+        if arm.name == baseline.name or same_data(arm, baseline, metric):
+            values[arm.name] = arm.values(metric)
 
-    spread_of = _spreads(pairs)
-    tests = {}
-    for name, of_arm in values.items():
-        if name in pairs:
-            tests[name] = _paired(list(pairs[name].values()), spread_of.get(name))
-        elif of_arm and baseline_values:
-            tests[name] = _unpaired(list(of_arm.values()), list(baseline_values.values()))
-    return tests
-
-
-def _paired_differences(
-    values: Mapping[int, float], baseline_values: Mapping[int, float]
-) -> dict[int, float]:
-    """Seed → value - baseline's; 0 where rounding alone sets them apart."""
-    differences = {}
-    for seed in sorted(values.keys() & baseline_values.keys()):
-        a = values[seed]
-        b = baseline_values[seed]
-        differences[seed] = 0.0 if math.isclose(a, b, rel_tol=1e-12) else a - b
-    return differences
+    same_training = {
+        arm.name for arm in results.arms if arm.signature and arm.signature == baseline.signature
+    }
+    return against_baseline(
+        values,
+        baseline.name,
+        logarithmic=metric in DISTANCES,
+        pooled=results.pooled,
+        same_training=same_training,
+    )
 
 
 def _adjusted(ps: Mapping[Any, float]) -> dict[Any, float]:
     """The same keys → Holm's p."""
     return dict(zip(ps, holm(list(ps.values())), strict=True))
-
-
-def _spreads(pairs: dict[str, dict[int, float]]) -> dict[str, PooledSD]:
-    """The spread of each arm's differences; arms that are one model under
-    this metric count once.
-    """
-    distinct: dict[str, dict[int, float]] = {}
-    twin_of: dict[str, str] = {}
-    for arm, pair in pairs.items():
-        twin_of[arm] = next((name for name in distinct if distinct[name] == pair), arm)
-        distinct.setdefault(twin_of[arm], pair)
-
-    spread_of = spreads(distinct)
-    return {arm: spread_of[twin] for arm, twin in twin_of.items() if twin in spread_of}
-
-
-def _paired(pair: list[float], spread: PooledSD | None) -> _Test:
-    if spread is None:
-        return _Test(interval(pair), None, None)
-    size = cohens_d(statistics.fmean(pair), spread)
-    return _Test(difference(pair, spread), spread, p_value(size, len(pair), spread.df))
-
-
-def _unpaired(values: list[float], baseline_values: list[float]) -> _Test:
-    mean = statistics.fmean(values) - statistics.fmean(baseline_values)
-    counts = (len(values), len(baseline_values))
-    n = min(counts)
-    if n < 2:
-        return _Test(Interval(mean, math.inf, 1), None, None, counts)
-
-    spread = welch(values, baseline_values)
-    p = p_value(cohens_d(mean, spread), n, spread.df)
-    return _Test(interval_around(mean, n, spread), spread, p, counts)
 
 
 def resolved_pairs(results: Results, metric: str) -> set[frozenset[str]]:
@@ -383,7 +387,7 @@ def resolved_pairs(results: Results, metric: str) -> set[frozenset[str]]:
                 pair = frozenset((name, baseline.name))
                 arm = results.by_name[name]
                 ps[pair] = max(test.p, ps.get(pair, 0.0))
-                doubts[pair] = doubt(arm, baseline, metric, test.difference.mean)
+                doubts[pair] = doubt(arm, baseline, metric, test.mean)
 
     return {pair for pair, p in _adjusted(ps).items() if p < ALPHA and not doubts[pair]}
 
@@ -392,7 +396,7 @@ def resolved_pairs(results: Results, metric: str) -> set[frozenset[str]]:
 
 
 def summary(effects: Sequence[Effect]) -> list[str]:
-    """For each metric, the arms that are better and worse than the baseline, and those that are
+    """For each metric, the arms that are better, worse and equivalent, and those that are
     not resolved.
     """
     by_metric: dict[str, list[Effect]] = {}
@@ -401,19 +405,19 @@ def summary(effects: Sequence[Effect]) -> list[str]:
 
     lines = []
     for metric in sorted(by_metric, key=list(COLUMNS).index):
-        arms: dict[str, list[str]] = {"better": [], "worse": []}
+        arms: dict[str, list[str]] = {"better": [], "worse": [], "equivalent": []}
         unresolved: list[str] = []
         for effect in by_metric[metric]:
-            names = arms.setdefault(_conclusion(effect), []) if effect.resolved else unresolved
-            names.append(effect.arm)
+            if effect.answer != "unresolved":
+                arms[effect.answer].append(effect.arm)
+            elif effect.resolved:
+                arms.setdefault(f"not concluded, for {effect.doubt}", []).append(effect.arm)
+            else:
+                unresolved.append(effect.arm)
         arms["not resolved"] = unresolved
         parts = [f"{key}: {_counted(names)}" for key, names in arms.items() if names]
         lines.append(f"{COLUMNS[metric].heading}, against the baseline: {'; '.join(parts)}.")
     return lines
-
-
-def _conclusion(effect: Effect) -> str:
-    return effect.verdict if effect.supported else f"not concluded, for {effect.doubt}"
 
 
 def _counted(names: list[str]) -> str:

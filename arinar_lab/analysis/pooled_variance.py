@@ -40,8 +40,8 @@ import numpy as np
 
 from .statistics import PooledSD, larger_spread
 
-Pairs = Mapping[str, Mapping[int, float]]
-"""Arm → seed → difference to the baseline."""
+BySeed = Mapping[str, Mapping[int, float]]
+"""Arm → seed → value of a run, or difference to the baseline."""
 Pattern = tuple[tuple[int, ...], ...]
 """The seeds of each arm."""
 # level of its test; a lower one leaves a wild arm in the pool, a higher one takes the tame for wild
@@ -49,90 +49,95 @@ HOMOGENEITY_LEVEL = 0.03
 SIMULATIONS = 4000
 
 
-def spreads(pairs: Pairs) -> dict[str, PooledSD]:
-    """The spread of each difference of two seeds and more: that of all arms which agree, or its own
-    where that is larger.
+def spreads(values: BySeed, paired: bool = True, pooled: bool = True) -> dict[str, PooledSD]:
+    """The spread of each arm of two seeds and more: that of all arms which agree, or its own
+    where that is larger; its own alone where nothing is pooled.
+
+    paired: whether the values are differences to one baseline, else they are of single runs.
     """
-    repeated = _repeated(pairs)
+    repeated = _repeated(values)
+    alone = 2 if paired else 1
     spreads = {}
     for arm, variance in zip(repeated, _variances(repeated), strict=True):
-        spreads[arm] = PooledSD(math.sqrt(variance), len(repeated[arm]) - 1)
+        spreads[arm] = PooledSD(math.sqrt(variance), len(repeated[arm]) - 1, alone, paired=paired)
 
-    agreeing = homogeneous_arms(pairs)
+    agreeing = homogeneous_arms(values, paired) if pooled else []
     if len(agreeing) > 1:
-        common = pool_spread({arm: pairs[arm] for arm in agreeing})
+        common = pool_spread({arm: values[arm] for arm in agreeing}, paired)
         for arm in agreeing:
             spreads[arm] = larger_spread(spreads[arm], common)
     return spreads
 
 
-def pool_spread(pairs: Pairs) -> PooledSD:
-    """The spread of a difference, pooled over arms of two seeds or more each."""
-    variance = _squares(pairs).sum() / _free_values(pairs).sum()
-    return PooledSD(math.sqrt(variance), _freedom(_pattern(pairs)), len(pairs) + 1)
+def pool_spread(values: BySeed, paired: bool = True) -> PooledSD:
+    """The spread of a value, pooled over arms of two seeds or more each."""
+    variance = _squares(values).sum() / _free_values(values).sum()
+    df = _freedom(_pattern(values), paired)
+    return PooledSD(math.sqrt(variance), df, len(values) + paired, paired=paired)
 
 
-def homogeneous_arms(pairs: Pairs) -> list[str]:
+def homogeneous_arms(values: BySeed, paired: bool = True) -> list[str]:
     """Arms of two seeds and more, without those that vary more than chance explains."""
-    arms = _repeated(pairs)
-    while len(arms) > 1 and homogeneity(arms) < HOMOGENEITY_LEVEL:
+    arms = _repeated(values)
+    while len(arms) > 1 and homogeneity(arms, paired) < HOMOGENEITY_LEVEL:
         wildest = list(arms)[int(np.argmax(_variances(arms)))]
         del arms[wildest]
     return list(arms)
 
 
-def homogeneity(pairs: Pairs) -> float:
+def homogeneity(values: BySeed, paired: bool = True) -> float:
     """p-value of equal spreads: the share of simulations in which one arm stands out as much."""
-    variances = _variances(pairs)
-    null = _null(_pattern(pairs))
+    variances = _variances(values)
+    null = _null(_pattern(values), paired)
 
     # arms without any variance agree
     statistic = variances.max() / variances.sum() if variances.any() else 0.0
     return float((1 + np.sum(null >= statistic)) / (1 + len(null)))
 
 
-def _repeated(pairs: Pairs) -> dict[str, Mapping[int, float]]:
+def _repeated(values: BySeed) -> dict[str, Mapping[int, float]]:
     """The arms of two seeds and more."""
-    return {arm: differences for arm, differences in pairs.items() if len(differences) > 1}
+    return {arm: by_seed for arm, by_seed in values.items() if len(by_seed) > 1}
 
 
-def _pattern(pairs: Pairs) -> Pattern:
-    return tuple(map(tuple, map(sorted, pairs.values())))
+def _pattern(values: BySeed) -> Pattern:
+    return tuple(map(tuple, map(sorted, values.values())))
 
 
-def _free_values(pairs: Pairs) -> np.ndarray:
+def _free_values(values: BySeed) -> np.ndarray:
     """Seeds of each arm, less one."""
-    return np.array(list(map(len, pairs.values()))) - 1
+    return np.array(list(map(len, values.values()))) - 1
 
 
-def _squares(pairs: Pairs) -> np.ndarray:
+def _squares(values: BySeed) -> np.ndarray:
     """Σ_seed (d - mean)² of each arm."""
-    return np.array([_sum_of_squares(list(of_arm.values())) for of_arm in pairs.values()])
+    return np.array([_sum_of_squares(list(of_arm.values())) for of_arm in values.values()])
 
 
-def _sum_of_squares(differences: list[float]) -> float:
-    """Σ (d - mean)²; deviations of the size of rounding errors count as zero."""
-    d = np.array(differences)
-    deviations = d - d.mean()
-    rounding = np.abs(deviations) < 1e-12 * np.abs(d).max()
+def _sum_of_squares(values: list[float]) -> float:
+    """Σ (value - mean)²; deviations of the size of rounding errors count as zero."""
+    array = np.array(values)
+    deviations = array - array.mean()
+    rounding = np.abs(deviations) < 1e-12 * np.abs(array).max()
     return float((np.where(rounding, 0.0, deviations) ** 2).sum())
 
 
-def _variances(pairs: Pairs) -> np.ndarray:
-    return _squares(pairs) / _free_values(pairs)
+def _variances(values: BySeed) -> np.ndarray:
+    return _squares(values) / _free_values(values)
 
 
 @cache
-def _makers(pattern: Pattern) -> list[np.ndarray]:
-    """For each arm the matrix that makes its d - mean of all cells [seeds of the arm, cells]; the
-    baseline's cells come first.
+def _makers(pattern: Pattern, paired: bool) -> list[np.ndarray]:
+    """For each arm the matrix that makes its d - mean of all cells [seeds of the arm, cells]; of
+    pairs the baseline's cells come first.
     """
     seeds = sorted(set().union(*pattern))
     starts = len(seeds) + np.cumsum([0, *map(len, pattern)])
     makers = []
     for row, start in zip(pattern, starts, strict=False):
         d = np.zeros((len(row), starts[-1]))
-        d[range(len(row)), np.searchsorted(seeds, row)] = -1
+        if paired:
+            d[range(len(row)), np.searchsorted(seeds, row)] = -1
         d[range(len(row)), range(start, start + len(row))] = 1
         makers.append(d - d.mean(0))
 
@@ -140,18 +145,18 @@ def _makers(pattern: Pattern) -> list[np.ndarray]:
 
 
 @cache
-def _freedom(pattern: Pattern) -> float:
+def _freedom(pattern: Pattern, paired: bool) -> float:
     """df of the pooled sum of squares e'Me of independent errors e of one
     spread: (tr M)² / tr M².
     """
-    whole = sum(maker.T @ maker for maker in _makers(pattern))
+    whole = sum(maker.T @ maker for maker in _makers(pattern, paired))
     return float(np.trace(whole) ** 2 / np.sum(whole**2))
 
 
 @cache
-def _null(pattern: Pattern) -> np.ndarray:
+def _null(pattern: Pattern, paired: bool) -> np.ndarray:
     """Cochran's C in simulated layouts of equal spreads, [SIMULATIONS]; always the same values."""
-    makers = _makers(pattern)
+    makers = _makers(pattern, paired)
     errors = np.random.default_rng(0).standard_normal((makers[0].shape[1], SIMULATIONS))
     variances = np.stack([((maker @ errors) ** 2).sum(0) / (len(maker) - 1) for maker in makers])
     return variances.max(0) / variances.sum(0)

@@ -15,7 +15,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..metrics import COLUMNS, DISTANCE, DISTANCES, FEW, TRUNCATED, Column, ranking_metric
+from ..metrics import (
+    COLUMNS,
+    DISTANCE,
+    DISTANCES,
+    FEW,
+    MATTERS,
+    TRUNCATED,
+    Column,
+    ranking_metric,
+)
 from .paper_rows import PaperRow
 from .statistics import Interval, interval
 
@@ -138,6 +147,11 @@ class Results:
         budgets: Labels of the budgets at which every arm stands, the smallest first.
         papers: Rows from papers.
         references: Name → bits/dim of an outside estimator.
+        matters: Metric → the difference that matters; smaller ones may be called equivalent.
+        pooled: Whether the tests pool spreads over arms.
+        looks: Seeds at each look so far, of a study that grows until it is resolved, to
+            `most_seeds`; empty for a fixed number.
+        most_seeds: The most seeds that such a study may grow to.
     """
 
     name: str
@@ -151,6 +165,10 @@ class Results:
     budgets: tuple[str, ...] = ()
     papers: tuple[PaperRow, ...] = ()
     references: Mapping[str, float] = field(default_factory=dict)
+    matters: Mapping[str, float] = field(default_factory=lambda: MATTERS)
+    pooled: bool = True
+    looks: tuple[int, ...] = ()
+    most_seeds: int = 0
 
     @cached_property
     def by_name(self) -> dict[str, ArmResult]:

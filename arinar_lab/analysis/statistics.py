@@ -77,19 +77,24 @@ class PooledSD:
         df: Degrees of freedom of the deviation.
         arms: Number of arms that it was estimated from, with the baseline; 2 for a single pair.
         shared: The part of the variance that is pooled; the remainder is the pair's own.
+        paired: Whether differences are taken seed by seed.
     """
 
     deviation: float
     df: float
     arms: int = 2
     shared: float = 1.0
+    paired: bool = True
 
 
-def degrees_of_freedom(arms: int, seeds: int, shared: float = 1.0) -> float:
+def degrees_of_freedom(
+    arms: int, seeds: int, shared: float = 1.0, paired: bool = True
+) -> float:
     """Degrees of freedom of the pooled spread of differences to one baseline
     (`pooled_variance.py`).
     """
-    return combined_df(shared, 4 * (seeds - 1) * (arms - 1) / (arms + 2), seeds - 1)
+    common = 4 * (seeds - 1) * (arms - 1) / (arms + 2) if paired else arms * (seeds - 1)
+    return combined_df(shared, common, seeds - 1)
 
 
 def combined_df(shared: float, common: float, own: float) -> float:
@@ -107,7 +112,34 @@ def larger_spread(own: PooledSD, common: PooledSD) -> PooledSD:
         return common
     shared = (common.deviation / own.deviation) ** 2
     df = combined_df(shared, common.df, own.df)
-    return PooledSD(own.deviation, df, common.arms, shared)
+    return PooledSD(own.deviation, df, common.arms, shared, common.paired)
+
+
+def unpaired_spread(
+    arm: PooledSD, seeds: int, baseline: PooledSD, baseline_seeds: int, common_df: float
+) -> PooledSD:
+    """Spread of the difference of two independent means, as of n pairs, n the smaller number.
+
+        s² = n (s_arm² / seeds + s_baseline² / baseline_seeds)
+
+    The part of both variances that is pooled has `common_df`, what their own seeds add has theirs
+    (`combined_df`).
+    """
+    n = min(seeds, baseline_seeds)
+    error = arm.deviation**2 / seeds
+    baseline_error = baseline.deviation**2 / baseline_seeds
+    square = error + baseline_error
+    arms = max(arm.arms, baseline.arms)
+    own_df = n - 1
+    if square == 0:
+        return PooledSD(0.0, own_df, arms, paired=False)
+
+    pooled = 0.0
+    for spread, part in ((arm, error), (baseline, baseline_error)):
+        pooled += spread.shared * part if spread.arms > 1 else 0.0
+    shared = pooled / square
+    df = combined_df(shared, common_df, own_df)
+    return PooledSD(math.sqrt(n * square), df, max(2, arms), shared, paired=False)
 
 
 def difference(differences: Sequence[float], of: PooledSD) -> Interval:
@@ -191,7 +223,9 @@ def power(size: float, n: int, df: float, alpha: float = ALPHA) -> float:
     return float(above + below)
 
 
-def more_seeds(size: float, n: int, arms: int = 2, alpha: float = ALPHA) -> int:
+def more_seeds(
+    size: float, n: int, arms: int = 2, alpha: float = ALPHA, paired: bool = True
+) -> int:
     """Number of seeds beyond n that resolve a Cohen's d of `size` in 80 % of studies;
     MAX_SEEDS + 1 if MAX_SEEDS are too few.
 
@@ -201,7 +235,8 @@ def more_seeds(size: float, n: int, arms: int = 2, alpha: float = ALPHA) -> int:
     """
 
     def enough(more: int) -> bool:
-        return power(size, n + more, degrees_of_freedom(arms, n + more, shared=0.5), alpha) >= POWER
+        df = degrees_of_freedom(arms, n + more, 0.5, paired)
+        return power(size, n + more, df, alpha) >= POWER
 
     return bisect.bisect_left(range(1, MAX_SEEDS + 1), True, key=enough) + 1
 
@@ -216,19 +251,28 @@ def seeds_to_add(size: float, n: int, of: PooledSD, alpha: float = ALPHA) -> tup
 
     def seeds_at(share: float) -> int:
         factor = math.sqrt(chi2.ppf(share, of.df) / of.df)
-        return more_seeds(size * factor, n, of.arms, alpha)
+        return more_seeds(size * factor, n, of.arms, alpha, of.paired)
 
     return seeds_at(0.9), seeds_at(0.1)
 
 
 def holm(ps: Sequence[float]) -> list[float]:
     """Adjusted p-values of a family, in its order (Holm, 1979, Scand. J. of Statistics 6)."""
-    adjusted = [0.0] * len(ps)
+    factors = holm_factors(ps)
+    return [min(1.0, factor * p) for factor, p in zip(factors, ps, strict=True)]
+
+
+def holm_factors(ps: Sequence[float]) -> list[float]:
+    """The adjusted p-value of each over its own, before the cut at 1.
+
+    A value is resolved at 5 % exactly where its interval at 1 - 5 % / factor excludes zero.
+    """
+    factors = [1.0] * len(ps)
     worst = 0.0
     for rank, i in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
-        worst = max(worst, min(1.0, (len(ps) - rank) * ps[i]))
-        adjusted[i] = worst
-    return adjusted
+        worst = max(worst, (len(ps) - rank) * ps[i])
+        factors[i] = worst / ps[i] if ps[i] > 0 else len(ps) - rank
+    return factors
 
 
 def pareto_indices(points: Sequence[Sequence[float]]) -> list[int]:
