@@ -26,7 +26,7 @@ import numpy as np
 from scipy.stats import f as f_distribution
 from scipy.stats import t as student
 
-from .pooled_variance import BySeed, pool_spread, spreads
+from .pooled_variance import BySeed, homogeneous_arms, pool_spread, spreads
 from .statistics import PooledSD, cohens_d, p_value, unpaired_spread, welch
 
 PAIRING_LEVEL = 0.05  # of the test that seeds move all arms alike
@@ -168,11 +168,13 @@ def seeds_move_all(values: BySeed, baseline: str) -> bool:
     """Whether a seed moves all arms alike, by the F-test of seeds in a table of arms × seeds.
 
     Arms that are one model under this metric count once; arms are left out whose seeds are not
-    the baseline's.
+    the baseline's, and those that stray far more than the others, unless the baseline does.
     """
+    agreeing = homogeneous_arms(values, paired=False)
+    arms_of_table = agreeing if baseline in agreeing and len(agreeing) > 1 else list(values)
     seeds = sorted(values[baseline])
     rows = []
-    for of_arm in values.values():
+    for of_arm in map(values.__getitem__, arms_of_table):
         row = [of_arm[seed] for seed in seeds if seed in of_arm]
         if len(row) == len(seeds) and not any(np.allclose(row, r, rtol=1e-12) for r in rows):
             rows.append(row)

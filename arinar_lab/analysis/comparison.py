@@ -198,6 +198,8 @@ class Effect:
         """The answer in words; of an unresolved one the seeds that would resolve it."""
         if self.n < 2:
             return "one seed resolves nothing"
+        if self.size == 0 and self.test.error == 0:
+            return "the same in every seed"
         if self.answer == "equivalent":
             return f"equivalent (within ±{self.margin:g})"
         if self.supported:
@@ -206,8 +208,6 @@ class Effect:
         if self.resolved:
             is_better = (self.difference < 0) == bool(self.column.less)
             return f"reads {'better' if is_better else 'worse'}: not concluded, for {self.doubt}"
-        if self.size == 0 and self.test.error == 0:
-            return "the same in every seed"
         if self.doubt:
             return f"not resolved, nor could it be concluded, for {self.doubt}"
 

@@ -3,10 +3,11 @@ of runs that differ.
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.stats import chi2, ttest_ind
+from scipy.stats import chi2, ttest_ind, ttest_rel
 from tiny import write_study
 
 from arinar_lab.analysis.analyse import analyse
@@ -17,11 +18,13 @@ from arinar_lab.analysis.comparison import (
     resolved_pairs,
     summary,
 )
+from arinar_lab.analysis.arm_tests import ArmTest
 from arinar_lab.analysis.conditions import LOOSER_BOUND, differing_conditions
+from arinar_lab.analysis.looks import level_at, schedule
 from arinar_lab.analysis.pooled_variance import homogeneity, homogeneous_arms, pool_spread, spreads
 from arinar_lab.analysis.statistics import (
     MAX_SEEDS,
-    Interval,
+    PooledSD,
     cohens_d,
     combined_df,
     degrees_of_freedom,
@@ -201,7 +204,7 @@ def test_arms_that_agree_share_their_spread(plan):
     shared = [effect for effect in effects if effect.spread.shared == 1]
     own = [effect for effect in effects if effect not in shared]
 
-    assert shared and own and len({effect.difference.half for effect in shared}) == 1
+    assert shared and own and len({effect.spread.deviation for effect in shared}) == 1
     assert all(
         effect.spread.df == pytest.approx(4) and effect.spread_of == "4 arms" for effect in shared
     )
@@ -212,7 +215,7 @@ def test_arms_that_agree_share_their_spread(plan):
     assert {
         line.split(": ")[1].split()[0]
         for line in lines_of(results)
-        if "(n = 3, spread of 4 arms" in line
+        if "(paired, n = 3, spread of 4 arms" in line
     } == {effect.arm for effect in shared}
 
 
@@ -222,16 +225,16 @@ def test_a_wild_arm_is_judged_by_its_own_seeds(plan):
     a, b, c = compare_arms(results)
     assert a.spread.arms == b.spread.arms == 3 and c.spread_of == "the pair"
     own = interval(np.subtract(table["c"], table["base"]).tolist())
-    assert c.difference.half == pytest.approx(own.half)
+    assert c.spread.deviation * 2.776 / 5**0.5 == pytest.approx(own.half, rel=1e-3)
     assert ["of 3 arms" in line for line in lines_of(results)] == [True, True, False]
 
 
 def test_a_wild_baseline_is_in_every_difference(plan):
     """Its share is the largest, and pooling keeps it."""
-    effect = compare_arms(
+    effects = compare_arms(
         results_of(plan, noisy(np.random.default_rng(4), {**EQUAL, "base": 50.0}))
-    )[0]
-    assert effect.spread.arms == 4 and 20 < effect.spread.deviation < 100
+    )
+    assert all(20 < effect.spread.deviation < 100 for effect in effects)
 
 
 def test_pooling_resolves_what_three_seeds_of_a_pair_do_not(plan):
@@ -258,8 +261,9 @@ def test_an_interval_without_zero_is_not_enough_among_many_arms(plan):
     rng, result = np.random.default_rng(7), []
     while not result:
         effects = compare_arms(results_of(plan, noisy(rng, EQUAL)))
-        result = [e for e in effects if e.difference.resolved and e.adjusted > 0.05]
-    assert not result[0].resolved and result[0].p < 0.05 and result[0].more_seeds[0] >= 1
+        result = [e for e in effects if e.p < 0.05 < e.adjusted]
+    low, high = result[0].interval
+    assert not result[0].resolved and low < 0 < high and result[0].more_seeds[0] >= 1
 
 
 def test_one_seed_resolves_nothing_and_is_in_no_family(plan):
@@ -268,7 +272,7 @@ def test_one_seed_resolves_nothing_and_is_in_no_family(plan):
     effects = compare_arms(results_of(plan, table))
     single = of(effects, "c")
 
-    assert (single.difference.n, single.p, single.more_seeds, single.resolved) == (
+    assert (single.n, single.p, single.more_seeds, single.resolved) == (
         1,
         1.0,
         None,
@@ -277,24 +281,99 @@ def test_one_seed_resolves_nothing_and_is_in_no_family(plan):
     assert [e.adjusted for e in effects[:2]] == holm([e.p for e in effects[:2]])
 
 
-def test_an_arm_that_shares_no_seed_is_compared_by_welchs_test_in_the_same_family(plan):
+def test_an_arm_that_shares_no_seed_is_compared_by_its_mean_in_the_same_family(plan):
     table = noisy(np.random.default_rng(9), EQUAL)
     table["a"], table["base"] = (
         [*table["a"][:2], None, None, None],
         [None, None, *table["base"][2:]],
     )
     effects = compare_arms(results_of(plan, table))
-    reference = ttest_ind(table["a"][:2], table["base"][2:], equal_var=False)
-    bounds, alone = reference.confidence_interval(), of(effects, "a")
-
-    assert (
-        alone.p == pytest.approx(reference.pvalue)
-        and alone.seeds == "no seed in common, n = 2 and 3"
+    alone = of(effects, "a")
+    assert alone.test.mean == pytest.approx(np.mean(table["a"][:2]) - np.mean(table["base"][2:]))
+    assert alone.seeds == "n = 2 and 3"
+    assert [effect.adjusted for effect in effects] == pytest.approx(
+        holm([effect.p for effect in effects])
     )
-    assert alone.difference.half == pytest.approx((bounds.high - bounds.low) / 2)
-    assert [effect.adjusted for effect in effects] == holm(
-        [effect.p for effect in effects]
-    ) and len(effects) == 3
+    assert len(effects) == 3
+
+
+def test_without_a_pool_tests_are_welchs_and_the_paired_t_test(plan):
+    rng = np.random.default_rng(3)
+    table = noisy(rng, EQUAL, common=0.0)
+    results = replace(results_of(plan, table), pooled=False)
+    a, b, c = compare_arms(results)
+    for effect in (a, b):
+        reference = ttest_ind(table[effect.arm], table["base"], equal_var=False)
+        assert effect.p == pytest.approx(reference.pvalue)
+    assert c.p == pytest.approx(ttest_rel(table["c"], table["base"]).pvalue)  # one training
+
+
+def test_seeds_are_paired_where_they_move_all_arms(plan):
+    rng = np.random.default_rng(11)
+    together = compare_arms(results_of(plan, noisy(rng, EQUAL, common=1.0)))
+    apart = compare_arms(results_of(plan, noisy(rng, EQUAL, common=0.0)))
+    assert [effect.test.counts for effect in together] == [None] * 3
+    assert [effect.test.counts for effect in apart] == [(5, 5), (5, 5), None]
+
+
+def test_distances_are_compared_by_their_logarithms(plan):
+    """Of log-normal distances the ratio is estimated; its interval is not symmetric."""
+    rng = np.random.default_rng(12)
+    rows = {arm: np.exp(rng.normal(1.0, 0.3, 5)).tolist() for arm in EQUAL}
+    (a, *_) = compare_arms(results_of(plan, {DISTANCE: rows}))
+    ratio = np.log(rows["a"]).mean() - np.log(rows["base"]).mean()
+    center = np.mean(rows["base"])
+    assert a.difference == pytest.approx(center * math.expm1(ratio))
+    low, high = a.interval
+    assert low < a.difference < high and high - a.difference > a.difference - low
+    assert a.difference_text.endswith(f"[{low:+.2f}, {high:+.2f}]")
+
+    rows["a"] = [0.0, *rows["a"][1:]]
+    (a, *_) = compare_arms(results_of(plan, {DISTANCE: rows}))
+    assert a.difference == pytest.approx(np.mean(rows["a"]) - center) and a.test.center is None
+
+
+def test_the_interval_excludes_zero_exactly_where_the_answer_is_resolved(plan):
+    rng = np.random.default_rng(14)
+    for _ in range(60):
+        rows = noisy(rng, EQUAL, {"base": 0.0, "a": -0.2, "b": 0.15, "c": 0.05}, common=0.3)
+        for effect in compare_arms(results_of(plan, rows)):
+            low, high = effect.interval
+            assert effect.resolved == (not low <= 0 <= high)
+
+
+def test_a_small_difference_is_equivalent_and_a_large_one_is_not(plan):
+    """One-sided tests at ±0.02, by hand: Welch's, and Holm over two arms."""
+    rng = np.random.default_rng(15)
+    rows = {arm: (2 + 0.002 * rng.normal(size=5)).tolist() for arm in EQUAL}
+    rows["a"] = [value + 0.5 for value in rows["a"]]
+    results = replace(results_of(plan, rows), pooled=False)
+    a, b, _ = effects = compare_arms(results)
+    assert [effect.answer for effect in effects] == ["worse", "equivalent", "equivalent"]
+    assert [effect.mark for effect in effects] == ["▼", "≈", "≈"]
+    assert b.verdict == "equivalent (within ±0.02)"
+
+    ps = [
+        ttest_ind(np.add(rows["b"], shift), rows["base"], equal_var=False, alternative=side).pvalue
+        for shift, side in ((0.02, "greater"), (-0.02, "less"))
+    ]
+    assert b.test.equivalence(0.02) == pytest.approx(max(ps))
+
+    strict = compare_arms(replace(results, matters={BITS: 1e-5}))
+    assert [effect.answer for effect in strict][1:] == ["unresolved"] * 2
+    silent = compare_arms(replace(results, matters={}))
+    assert [effect.answer for effect in silent][1:] == ["unresolved"] * 2
+
+
+def test_a_growing_study_asks_more_at_each_look(plan):
+    rows = noisy(np.random.default_rng(16), EQUAL, {"base": 0.0, "a": 0.3, "b": 0.3, "c": 0.3})
+    results = results_of(plan, rows)
+    fixed = compare_arms(results)
+    growing = compare_arms(replace(results, looks=(3, 5), most_seeds=12))
+    factor = (0.05 / 3) / level_at((3, 5), 12, 0.05 / 3)
+    assert factor > 3
+    for before, after in zip(fixed, growing, strict=True):
+        assert after.adjusted == pytest.approx(min(1.0, factor * before.adjusted))
 
 
 def test_arms_of_other_data_are_not_compared_whether_or_not_they_share_a_seed(plan):
@@ -517,12 +596,8 @@ def test_distances_to_two_references_or_of_two_networks_are_not_concluded(plan, 
     metric, whole = "quality/fd_inception64", ("whole.npz", "inception/64/aaaa")
     results = published(results_of(plan, BOUNDS), metric, base=whole, a=whole, b=other, c=whole)
     effects = compare_arms(results)
-    assert [effect.doubt for effect in effects] == ["", reason, ""] and all(
-        effect.resolved for effect in effects
-    )
-    assert not any("b" in pair for pair in resolved_pairs(results, metric)) and resolved_pairs(
-        results, metric
-    )
+    assert [effect.doubt for effect in effects] == ["", reason, ""]
+    assert not any("b" in pair for pair in resolved_pairs(results, metric))
 
     (caution,) = [line for line in caution_lines(analyse(results)) if reason in line]
     assert (
@@ -563,11 +638,11 @@ def test_the_sum_of_many_differences_names_what_is_resolved():
             f"arm {i}",
             "base",
             BITS,
-            Interval(mean, 0.1, 3),
-            adjusted,
+            ArmTest(mean, 3, PooledSD(0.1, 4)),
+            (mean - 0.1, mean + 0.1),
             adjusted,
             None,
-            adjusted < 0.05,
+            1.0,
             9,
             doubt,
         )
