@@ -173,7 +173,7 @@ def seeds_move_all(values: BySeed, baseline: str) -> bool:
     agreeing = homogeneous_arms(values, paired=False)
     arms_of_table = agreeing if baseline in agreeing and len(agreeing) > 1 else list(values)
     seeds = sorted(values[baseline])
-    rows = []
+    rows: list[list[float]] = []
     for of_arm in map(values.__getitem__, arms_of_table):
         row = [of_arm[seed] for seed in seeds if seed in of_arm]
         if len(row) == len(seeds) and not any(np.allclose(row, r, rtol=1e-12) for r in rows):

@@ -87,9 +87,7 @@ class PooledSD:
     paired: bool = True
 
 
-def degrees_of_freedom(
-    arms: int, seeds: int, shared: float = 1.0, paired: bool = True
-) -> float:
+def degrees_of_freedom(arms: int, seeds: int, shared: float = 1.0, paired: bool = True) -> float:
     """Degrees of freedom of the pooled spread of differences to one baseline
     (`pooled_variance.py`).
     """

@@ -11,6 +11,7 @@ from scipy.stats import chi2, ttest_ind, ttest_rel
 from tiny import write_study
 
 from arinar_lab.analysis.analyse import analyse
+from arinar_lab.analysis.arm_tests import ArmTest
 from arinar_lab.analysis.comparison import (
     CLAIMS,
     Effect,
@@ -18,9 +19,8 @@ from arinar_lab.analysis.comparison import (
     resolved_pairs,
     summary,
 )
-from arinar_lab.analysis.arm_tests import ArmTest
 from arinar_lab.analysis.conditions import LOOSER_BOUND, differing_conditions
-from arinar_lab.analysis.looks import level_at, schedule
+from arinar_lab.analysis.looks import level_at
 from arinar_lab.analysis.pooled_variance import homogeneity, homogeneous_arms, pool_spread, spreads
 from arinar_lab.analysis.statistics import (
     MAX_SEEDS,
@@ -348,7 +348,7 @@ def test_a_small_difference_is_equivalent_and_a_large_one_is_not(plan):
     rows = {arm: (2 + 0.002 * rng.normal(size=5)).tolist() for arm in EQUAL}
     rows["a"] = [value + 0.5 for value in rows["a"]]
     results = replace(results_of(plan, rows), pooled=False)
-    a, b, _ = effects = compare_arms(results)
+    _a, b, _ = effects = compare_arms(results)
     assert [effect.answer for effect in effects] == ["worse", "equivalent", "equivalent"]
     assert [effect.mark for effect in effects] == ["▼", "≈", "≈"]
     assert b.verdict == "equivalent (within ±0.02)"
