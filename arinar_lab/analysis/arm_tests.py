@@ -165,32 +165,35 @@ def _differences(values: BySeed, baseline: str) -> dict[str, dict[int, float]]:
 
 
 def seeds_move_all(values: BySeed, baseline: str) -> bool:
-    """Whether a seed moves all arms alike, by the F-test of seeds in a table of arms × seeds.
+    """Whether a seed moves all arms alike, by the F-test of seeds in a table of arms × the seeds
+    that all of them have.
 
-    Arms that are one model under this metric count once; arms are left out whose seeds are not
+    Arms that are one model under this metric count once. Left out are arms without two seeds of
     the baseline's, and those that stray far more than the others, unless the baseline does.
     """
     agreeing = homogeneous_arms(values, paired=False)
-    arms_of_table = agreeing if baseline in agreeing and len(agreeing) > 1 else list(values)
-    seeds = sorted(values[baseline])
+    names = agreeing if baseline in agreeing and len(agreeing) > 1 else list(values)
+    seeds = set(values[baseline])
+    names = [arm for arm in names if len(seeds & values[arm].keys()) > 1]
+    common_seeds = sorted(seeds.intersection(*(values[arm] for arm in names)))
     rows: list[list[float]] = []
-    for of_arm in map(values.__getitem__, arms_of_table):
-        row = [of_arm[seed] for seed in seeds if seed in of_arm]
-        if len(row) == len(seeds) and not any(np.allclose(row, r, rtol=1e-12) for r in rows):
+    for arm in names:
+        row = [values[arm][seed] for seed in common_seeds]
+        if not any(np.allclose(row, other, rtol=1e-12, atol=0) for other in rows):
             rows.append(row)
 
     arms = len(rows)
-    if arms < 2 or len(seeds) < 2:
+    if arms < 2 or len(common_seeds) < 2:
         return False
 
     deviations = np.array(rows) - np.mean(rows, axis=1, keepdims=True)
     common = deviations.mean(0)
-    square = arms * (common**2).sum() / (len(seeds) - 1)
-    df = (len(seeds) - 1) * (arms - 1)
+    square = arms * (common**2).sum() / (len(common_seeds) - 1)
+    df = (len(common_seeds) - 1) * (arms - 1)
     residual = ((deviations - common) ** 2).sum() / df
     if residual == 0:
         return bool(square > 0)
-    return float(f_distribution.sf(square / residual, len(seeds) - 1, df)) < PAIRING_LEVEL
+    return float(f_distribution.sf(square / residual, len(common_seeds) - 1, df)) < PAIRING_LEVEL
 
 
 def _paired_tests(differences: BySeed, pooled: bool) -> dict[str, ArmTest]:

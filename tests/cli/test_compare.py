@@ -118,7 +118,9 @@ def test_arms_of_common_seeds_are_paired(arms):
     first, second, _ = arms.values()
     sentences = comparison_lines(compared(first, second)[0])
     (line,) = [line for line in sentences if line.startswith("bits/dim: components=2")]
-    assert line.startswith("bits/dim: components=2 against components=1: -0.099 ± 0.002 (n = 3, ")
+    assert line.startswith(
+        "bits/dim: components=2 against components=1: -0.099 ± 0.002 (paired, n = 3, "
+    )
     assert line.endswith(": better")
 
 
@@ -130,19 +132,20 @@ def test_the_first_is_the_baseline(arms):
     )
 
 
-def test_without_a_common_seed_the_interval_is_welchs():
-    a, b = [2.0, 2.1, 2.2], [3.0, 3.4]
+def test_without_a_common_seed_means_are_compared():
+    """One spread of a run for both arms, by all their seeds."""
+    a, b = [2.0, 2.1, 2.2], [3.0, 3.2]
     for i, bits in enumerate(a):
         one = run(seed=i, bits=bits)
     for i, bits in enumerate(b):
         other = run("outer.width=32", seed=10 + i, bits=bits)
     results, _ = compared(one.parent, other.parent)
-    (line,) = [line for line in comparison_lines(results) if line.startswith("bits/dim:")]
-    bounds = ttest_ind(b, a, equal_var=False).confidence_interval()
-    half = (bounds.high - bounds.low) / 2
+    (effect, *_) = results.analysis.effects
 
-    assert f"+1.100 ± {half:.3f} (no seed in common, n = 2 and 3, df = " in line
-    assert half > 1.1 and "): not resolved; " in line
+    assert "bits/dim: " in effect.line and "+1.000 ± " in effect.line
+    assert effect.test.counts == (2, 3) and effect.seeds == "n = 2 and 3"
+    equal = ttest_ind(b, a).pvalue
+    assert equal < effect.p < 5 * equal and effect.answer == "worse"
 
 
 def test_without_a_common_seed_holm_is_over_all_that_is_named():
@@ -153,7 +156,7 @@ def test_without_a_common_seed_holm_is_over_all_that_is_named():
         paths.append(path.parent)
     effects = [effect for effect in compared(*paths)[0].analysis.effects if effect.metric == BITS]
 
-    assert [effect.unpaired for effect in effects] == [(4, 4)] * 3
+    assert [effect.test.counts for effect in effects] == [(4, 4)] * 3
     assert [effect.adjusted for effect in effects] == holm([effect.p for effect in effects])
     assert effects[0].adjusted == pytest.approx(3 * effects[0].p)
 
@@ -224,9 +227,7 @@ def test_single_runs_resolve_nothing():
     assert len(sentences) == 3 and all(
         line.endswith("one seed resolves nothing") for line in sentences
     )
-    assert (
-        "bits/dim: " in sentences[0] and "+0.100 (no seed in common, n = 1 and 1)" in sentences[0]
-    )
+    assert "bits/dim: " in sentences[0] and "+0.100 (n = 1)" in sentences[0]
 
 
 def test_one_seed_of_each_is_paired_and_resolves_nothing(arms):
@@ -345,7 +346,7 @@ def test_unfinished_seeds_are_named_and_the_others_compared(arms):
     results, cautions = compared(first, second)
     assert cautions == ["Missing: components=2 seed 2: not finished, or not evaluated alike."]
     assert sheet(metric_rows(results.results))["seeds"] == ["0, 1, 2", "0, 1"]
-    assert any("(n = 2, " in line for line in comparison_lines(results))
+    assert any("(paired, n = 2, " in line for line in comparison_lines(results))
 
 
 def test_a_seed_that_was_evaluated_otherwise_is_no_part_of_the_mean():
