@@ -2,8 +2,8 @@
 
     scale       a distance by its logarithm, for its spread grows with its mean; all else as it is
     pairing     seed by seed where seeds move all arms alike: F = MS(seeds) / MS(seeds × arms) of
-                the arms' common seeds has p < 5 %, or the arm shares the baseline's training;
-                else the means of all runs
+                the arms' common seeds has p < 5 %, or the arm shares the baseline's training, or
+                all its values; else the means of all runs
     spread      pooled over the arms that agree, or an arm's own where that is larger
                 (`pooled_variance.py`)
     t           difference / √(s_arm² / n_arm + s_baseline² / n_baseline), or of paired differences
@@ -121,7 +121,8 @@ def against_baseline(
         values = _logarithms(values)
 
     differences = _differences(values, baseline)
-    paired = set(same_training) & differences.keys()
+    paired = {arm for arm, pair in differences.items() if len(pair) > 1 and not any(pair.values())}
+    paired |= set(same_training) & differences.keys()
     if len(paired) < len(differences) and seeds_move_all(_without(values, paired), baseline):
         paired = set(differences)
 
