@@ -316,8 +316,8 @@ def test_only_common_seeds_are_compared():
     reports = whole()
     del reports["components=2", 2]
     sentences = analysed(study(reports)).differences
-    assert any("components=2 against" in line and "(n = 2" in line for line in sentences)
-    assert any("components=4 against" in line and "(n = 3" in line for line in sentences)
+    assert any("components=2 against" in line and "(paired, n = 2," in line for line in sentences)
+    assert any("components=4 against" in line and "(paired, n = 3," in line for line in sentences)
 
 
 def test_a_failed_arm_is_told_with_its_reason_and_status_one(capsys):
