@@ -13,6 +13,7 @@ EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 SIGNATURES = {
     "digits": ("5a7bfb4c", "5944c0d6"),
     "digits_latent": ("9a3c0dcd", "2c9bdf94"),
+    "digits_latent_causal": ("873d353e", "2c9bdf94"),
     "digits_masked": ("b438cdd3", "5944c0d6"),
     "digits_masked_short": ("b438cdd3", "14197f33"),
     "digits_short": ("5f1b52c3", "e61e046d"),
