@@ -27,10 +27,10 @@ from .conditions import (
     units_of,
     unreliable_speeds,
 )
-from .outliers import Run
-from .pareto import Frontier, frontier_sentences, frontiers
-from .rank_agreement import Agreement, agreements
+from .rankings.pareto import Frontier, frontier_sentences, frontiers
+from .rankings.rank_agreement import Agreement, agreements
 from .results import ArmResult, Results
+from .significance.outliers import Run
 from .text import join_names
 
 Kind = Literal["runs", "likelihood", "quality", "speed"]

@@ -1,9 +1,9 @@
 """Arms against the baseline: the difference in every metric, and one of four answers.
 
-    test            of means, or seed by seed, in logarithms for distances: `arm_tests.py`
+    test            of means, or seed by seed, in logarithms for distances: `significance/arm_tests.py`
     p               two-sided, and Holm-corrected over the arms of one metric; several metrics
                     are several families
-    looks           of a study that grows: p is corrected for them, too (`looks.py`)
+    looks           of a study that grows: p is corrected for them, too (`significance/looks.py`)
     interval        of the test: it excludes zero exactly where p is below 5 % after correction
     equivalent      both one-sided tests find the difference within what matters, at 5 % after
                     Holm's correction over the arms
@@ -27,11 +27,11 @@ from functools import cached_property
 from typing import Any, Literal
 
 from ..metrics import BITS, COLUMNS, DISTANCES, LEVEL, RESOLUTION, Column
-from .arm_tests import ArmTest, against_baseline
 from .conditions import condition_caution, doubt, is_comparable, same_data
-from .looks import level_at
-from .outliers import Run, outliers
 from .results import ArmResult, Results
+from .significance.arm_tests import ArmTest, against_baseline
+from .significance.looks import level_at
+from .significance.outliers import Run, outliers
 from .statistics import (
     ALPHA,
     MAX_SEEDS,
@@ -332,7 +332,7 @@ def _look_factor(results: Results, arms: int) -> float:
 
 def outlying_runs(results: Results, metrics: Sequence[str] = CLAIMS) -> dict[str, list[Run]]:
     """Metric → arm and seed of the runs that lie far from the other seeds of their
-    arm (`outliers.py`).
+    arm (`significance/outliers.py`).
     """
     runs: dict[str, list[Run]] = {}
     for metric in metrics:
