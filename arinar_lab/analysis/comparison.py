@@ -1,6 +1,7 @@
 """Arms against the baseline: the difference in every metric, and one of four answers.
 
-    test            of means, or seed by seed, in logarithms for distances: `significance/arm_tests.py`
+    test            of means, or seed by seed, in logarithms for distances:
+                    `significance/arm_tests.py`
     p               two-sided, and Holm-corrected over the arms of one metric; several metrics
                     are several families
     looks           of a study that grows: p is corrected for them, too (`significance/looks.py`)
