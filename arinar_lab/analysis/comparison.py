@@ -295,7 +295,7 @@ def _effects(results: Results, metric: str, outlying: Sequence[Run]) -> list[Eff
     if margin is not None:
         equivalences = {name: tests[name].equivalence(margin) for name in ps}
 
-    looking = _look_factor(results, len(ps))
+    looking = look_factor(results, len(ps))
     factors = {}
     for name, factor in zip(ps, holm_factors(list(ps.values())), strict=True):
         factors[name] = factor * looking
@@ -323,7 +323,7 @@ def _effects(results: Results, metric: str, outlying: Sequence[Run]) -> list[Eff
     return effects
 
 
-def _look_factor(results: Results, arms: int) -> float:
+def look_factor(results: Results, arms: int) -> float:
     """By how much p is multiplied for the looks at a growing study; 1 for one look."""
     if not results.looks or not arms:
         return 1.0
