@@ -2,6 +2,7 @@
 renderer shows this value.
 
 effects       each arm against the baseline, in every metric that claims are made of
+factors       main effects and interactions, where the arms are a grid of two axes or more
 fronts        quality against speed, of each budget by itself
 agreements    whether the ranking of arms at the first budget lasts at the others
 cautions      missing runs, and differences among runs, with the conclusions that they forbid
@@ -27,10 +28,11 @@ from .conditions import (
     units_of,
     unreliable_speeds,
 )
-from .outliers import Run
-from .pareto import Frontier, frontier_sentences, frontiers
-from .rank_agreement import Agreement, agreements
+from .factors import FactorAnalysis, analyse_factors, factor_lines
+from .rankings.pareto import Frontier, frontier_sentences, frontiers
+from .rankings.rank_agreement import Agreement, agreements
 from .results import ArmResult, Results
+from .significance.outliers import Run
 from .text import join_names
 
 Kind = Literal["runs", "likelihood", "quality", "speed"]
@@ -76,6 +78,7 @@ class Analysis:
         agreements: How each later budget ranks the arms against the first.
         outlying: Metric → arm and seed of the runs that lie far from the other seeds of their arm.
         cautions: In the order in which they are shown.
+        factors: Main effects and interactions in each metric; none where there is no grid.
     """
 
     results: Results
@@ -86,11 +89,17 @@ class Analysis:
     agreements: tuple[Agreement, ...]
     outlying: Mapping[str, Sequence[Run]]
     cautions: tuple[Caution, ...]
+    factors: tuple[FactorAnalysis, ...] = ()
 
     @property
     def differences(self) -> list[str]:
         """A line for each effect, with its interval and verdict."""
         return [effect.line for effect in self.effects]
+
+    @property
+    def main_effects(self) -> list[str]:
+        """A line for each axis and interaction of a grid, in each metric."""
+        return factor_lines(self.factors)
 
     @property
     def verdicts(self) -> list[str]:
@@ -135,6 +144,7 @@ def analyse(results: Results) -> Analysis:
         tuple(agreements(results)),
         outlying,
         tuple(cautions(results, outlying)),
+        analyse_factors(results),
     )
 
 

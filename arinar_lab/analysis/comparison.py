@@ -1,9 +1,10 @@
 """Arms against the baseline: the difference in every metric, and one of four answers.
 
-    test            of means, or seed by seed, in logarithms for distances: `arm_tests.py`
+    test            of means, or seed by seed, in logarithms for distances:
+                    `significance/arm_tests.py`
     p               two-sided, and Holm-corrected over the arms of one metric; several metrics
                     are several families
-    looks           of a study that grows: p is corrected for them, too (`looks.py`)
+    looks           of a study that grows: p is corrected for them, too (`significance/looks.py`)
     interval        of the test: it excludes zero exactly where p is below 5 % after correction
     equivalent      both one-sided tests find the difference within what matters, at 5 % after
                     Holm's correction over the arms
@@ -27,11 +28,11 @@ from functools import cached_property
 from typing import Any, Literal
 
 from ..metrics import BITS, COLUMNS, DISTANCES, LEVEL, RESOLUTION, Column
-from .arm_tests import ArmTest, against_baseline
 from .conditions import condition_caution, doubt, is_comparable, same_data
-from .looks import level_at
-from .outliers import Run, outliers
 from .results import ArmResult, Results
+from .significance.arm_tests import ArmTest, against_baseline
+from .significance.looks import level_at
+from .significance.outliers import Run, outliers
 from .statistics import (
     ALPHA,
     MAX_SEEDS,
@@ -294,7 +295,7 @@ def _effects(results: Results, metric: str, outlying: Sequence[Run]) -> list[Eff
     if margin is not None:
         equivalences = {name: tests[name].equivalence(margin) for name in ps}
 
-    looking = _look_factor(results, len(ps))
+    looking = look_factor(results, len(ps))
     factors = {}
     for name, factor in zip(ps, holm_factors(list(ps.values())), strict=True):
         factors[name] = factor * looking
@@ -322,7 +323,7 @@ def _effects(results: Results, metric: str, outlying: Sequence[Run]) -> list[Eff
     return effects
 
 
-def _look_factor(results: Results, arms: int) -> float:
+def look_factor(results: Results, arms: int) -> float:
     """By how much p is multiplied for the looks at a growing study; 1 for one look."""
     if not results.looks or not arms:
         return 1.0
@@ -332,7 +333,7 @@ def _look_factor(results: Results, arms: int) -> float:
 
 def outlying_runs(results: Results, metrics: Sequence[str] = CLAIMS) -> dict[str, list[Run]]:
     """Metric → arm and seed of the runs that lie far from the other seeds of their
-    arm (`outliers.py`).
+    arm (`significance/outliers.py`).
     """
     runs: dict[str, list[Run]] = {}
     for metric in metrics:

@@ -89,7 +89,7 @@ class PooledSD:
 
 def degrees_of_freedom(arms: int, seeds: int, shared: float = 1.0, paired: bool = True) -> float:
     """Degrees of freedom of the pooled spread of differences to one baseline
-    (`pooled_variance.py`).
+    (`significance/pooled_variance.py`).
     """
     common = 4 * (seeds - 1) * (arms - 1) / (arms + 2) if paired else arms * (seeds - 1)
     return combined_df(shared, common, seeds - 1)

@@ -93,6 +93,7 @@ def page(analysis: Analysis, pictures: Mapping[str, Path]) -> str:
         headings=headings,
         rows=rows,
         effects=analysis.effects,
+        main_effects=analysis.main_effects,
         figures=figures,
         left_out=left_out,
         reading=reading_notes(analysis),

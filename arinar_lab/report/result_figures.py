@@ -20,8 +20,8 @@ import numpy as np
 from scipy.stats import rankdata
 
 from ..analysis.analyse import Analysis
-from ..analysis.pareto import Frontier
-from ..analysis.rank_agreement import mean_by_arm
+from ..analysis.rankings.pareto import Frontier
+from ..analysis.rankings.rank_agreement import mean_by_arm
 from ..analysis.results import ArmResult, Results
 from ..analysis.statistics import Interval
 from ..metrics import BITS, DISTANCE, DISTANCES, FEW, GAP, HEADINGS, LEVEL, METRICS, SPEED

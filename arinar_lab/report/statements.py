@@ -36,6 +36,14 @@ TESTS = (
     " metric. d is Cohen's, of the paired differences, with its 95 % interval. Seeds to add are"
     " for a power of 0.8 at the effect as seen, over the 80 % interval of the spread."
 )
+FACTORS = (
+    "Main effects and interactions are of an analysis of variance of the grid of axes (sums of"
+    " squares of type II), with seeds as repeats, or as a block where they move all arms alike;"
+    " distances by their logarithm. F is Holm-corrected over the axes of one metric, and over its"
+    " interactions. The mean of each level over all other axes is compared with that of the"
+    " baseline's level, Holm-corrected over all levels of all axes. Arms beside the grid do not"
+    " count."
+)
 FRONTS = (
     "An arm is on the front of quality against speed where no other arm's means are at"
     " least as good in both and better in one; in brackets is its attainment, the share of"
@@ -247,6 +255,8 @@ def _statistics(analysis: Analysis) -> list[Statement]:
 
     if analysis.effects:
         statements += _tests(analysis, section)
+    if any(factors.axes for factors in analysis.factors):
+        statements.append(Statement(FACTORS, section))
     if analysis.fronts:
         statements.append(Statement(FRONTS, section, in_notes=False))
     return statements

@@ -281,6 +281,7 @@ def report_markdown(analysis: Analysis) -> str:
 
     sections = {
         "Differences to the baseline, paired by seed": analysis.differences,
+        "Main effects and interactions": analysis.main_effects,
         "Quality against speed": analysis.against_speed,
         "Does the ranking last?": analysis.ranking,
         "How to read it": notes(analysis),

@@ -28,7 +28,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..analysis.conditions import unreliable
-from ..analysis.pareto import Frontier, frontier_from_readings, frontier_sentences
+from ..analysis.rankings.pareto import Frontier, frontier_from_readings, frontier_sentences
 from ..analysis.statistics import Interval, hypervolume
 from ..files.atomic import atomic_draft, write_atomically
 from ..metrics import BITS, COLUMNS, DISTANCE, METRICS, SPEED, Column

@@ -11,7 +11,6 @@ from scipy.stats import chi2, ttest_ind, ttest_rel
 from tiny import write_study
 
 from arinar_lab.analysis.analyse import analyse
-from arinar_lab.analysis.arm_tests import ArmTest
 from arinar_lab.analysis.comparison import (
     CLAIMS,
     Effect,
@@ -20,8 +19,14 @@ from arinar_lab.analysis.comparison import (
     summary,
 )
 from arinar_lab.analysis.conditions import LOOSER_BOUND, differing_conditions
-from arinar_lab.analysis.looks import level_at
-from arinar_lab.analysis.pooled_variance import homogeneity, homogeneous_arms, pool_spread, spreads
+from arinar_lab.analysis.significance.arm_tests import ArmTest
+from arinar_lab.analysis.significance.looks import level_at
+from arinar_lab.analysis.significance.pooled_variance import (
+    homogeneity,
+    homogeneous_arms,
+    pool_spread,
+    spreads,
+)
 from arinar_lab.analysis.statistics import (
     MAX_SEEDS,
     PooledSD,

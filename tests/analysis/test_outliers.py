@@ -7,7 +7,7 @@ import pytest
 from reports import BITS, FD, analysed, report_of, study, whole
 from scipy.stats import t as student
 
-from arinar_lab.analysis.outliers import outliers
+from arinar_lab.analysis.significance.outliers import outliers
 from arinar_lab.report.report import page
 from arinar_lab.report.statements import notes
 from arinar_lab.report.tables import report_markdown

@@ -11,7 +11,7 @@ from optuna._hypervolume import compute_hypervolume
 from tiny import write_study
 
 from arinar_lab.analysis.analyse import analyse
-from arinar_lab.analysis.pareto import (
+from arinar_lab.analysis.rankings.pareto import (
     attainment,
     attainment_surface,
     best_at,

@@ -15,7 +15,7 @@ from tiny import finished, tiny, write_study
 
 from arinar_lab import api, cli
 from arinar_lab.analysis.analyse import analyse
-from arinar_lab.analysis.pareto import frontier
+from arinar_lab.analysis.rankings.pareto import frontier
 from arinar_lab.cli.ablate import run_study
 from arinar_lab.cli.notebooks import NOTEBOOKS, execute_notebooks
 from arinar_lab.output.terminal import Terminal

@@ -9,7 +9,8 @@ import pytest
 from reports import BITS, FD, analysed, full_report, report_of, study, whole, whole_and_full
 from tiny import tiny, write_study
 
-from arinar_lab.analysis import analyse, comparison, pareto
+from arinar_lab.analysis import analyse, comparison
+from arinar_lab.analysis.rankings import pareto
 from arinar_lab.analysis.text import breakable_name, join_names
 from arinar_lab.cli import ablate
 from arinar_lab.cli.ablate import report_study

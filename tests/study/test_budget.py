@@ -14,7 +14,7 @@ from reports import BITS, FD, report_of
 from tiny import tiny, write_study
 
 from arinar_lab.analysis.analyse import analyse
-from arinar_lab.analysis.rank_agreement import agreements
+from arinar_lab.analysis.rankings.rank_agreement import agreements
 from arinar_lab.analysis.statistics import interval
 from arinar_lab.errors import ConfigError
 from arinar_lab.report.report import write_report

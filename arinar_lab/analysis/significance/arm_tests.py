@@ -26,8 +26,8 @@ import numpy as np
 from scipy.stats import f as f_distribution
 from scipy.stats import t as student
 
+from ..statistics import PooledSD, cohens_d, p_value, unpaired_spread, welch
 from .pooled_variance import BySeed, homogeneous_arms, pool_spread, spreads
-from .statistics import PooledSD, cohens_d, p_value, unpaired_spread, welch
 
 PAIRING_LEVEL = 0.05  # of the test that seeds move all arms alike
 
@@ -118,7 +118,7 @@ def against_baseline(
     center = None
     if logarithmic and smallest > 0 and values[baseline]:
         center = statistics.fmean(values[baseline].values())
-        values = _logarithms(values)
+        values = logarithms(values)
 
     differences = _differences(values, baseline)
     paired = {arm for arm, pair in differences.items() if len(pair) > 1 and not any(pair.values())}
@@ -136,11 +136,12 @@ def against_baseline(
     return ordered
 
 
-def _logarithms(values: BySeed) -> dict[str, dict[int, float]]:
-    return {
-        arm: {seed: math.log(value) for seed, value in of_arm.items()}
-        for arm, of_arm in values.items()
-    }
+def logarithms(values: BySeed) -> dict[str, Mapping[int, float]]:
+    """The same arms and seeds → natural logarithm of the value."""
+    of_arms: dict[str, Mapping[int, float]] = {}
+    for arm, by_seed in values.items():
+        of_arms[arm] = dict(zip(by_seed, map(math.log, by_seed.values()), strict=True))
+    return of_arms
 
 
 def _without(values: BySeed, arms: Collection[str]) -> dict[str, Mapping[int, float]]:

@@ -22,10 +22,10 @@ from typing import Any
 
 from scipy.stats import kendalltau, permutation_test, rankdata, spearmanr
 
-from ..metrics import BITS, DISTANCES, GAP, HEADINGS, LEVEL
-from .comparison import resolved_pairs
-from .conditions import is_comparable
-from .results import Results
+from ...metrics import BITS, DISTANCES, GAP, HEADINGS, LEVEL
+from ..comparison import resolved_pairs
+from ..conditions import is_comparable
+from ..results import Results
 
 RANKED = (BITS, LEVEL, GAP, *DISTANCES)
 Pair = tuple[str, str]
