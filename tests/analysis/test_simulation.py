@@ -67,11 +67,13 @@ def test_a_growing_study_calls_no_more_and_uses_fewer_runs():
 
 
 def test_the_script_prints_its_tables(monkeypatch, capsys):
-    monkeypatch.setattr(simulation, "NOISES", (NORMAL,))
-    monkeypatch.setattr(simulation, "LAYOUTS", ((2, 3),))
-    monkeypatch.setattr(simulation, "ARMS", (2,))
+    half = dataclasses.replace(ALIKE, name="half the arms", correlated=0.5)
+    monkeypatch.setattr(simulation, "NOISES", (NORMAL, half))
+    monkeypatch.setattr(simulation, "LAYOUTS", ((2, 3), (3, 3)))
+    monkeypatch.setattr(simulation, "ARMS", (2, 3))
     monkeypatch.setattr(sys, "argv", ["simulate_tests.py", "--studies", "5"])
     simulation.main()
     output = capsys.readouterr().out
-    assert output.count("| normal | ") == 3 and output.count("| normal, 2 arms | ") == 1
-    assert "runs: none, one, all differ" in output
+    assert output.count("| normal | ") == 5 and output.count("| half the arms | – | ") == 3
+    assert "| Noise | 2 arms × 3 | 3 arms × 3 |" in output
+    assert "| Noise | false calls | at 12 seeds | power | at 12 seeds | runs |" in output
