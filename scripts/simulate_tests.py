@@ -308,6 +308,11 @@ def percent(*shares: float) -> str:
     return " / ".join(f"{100 * share:.1f}" for share in shares)
 
 
+def of_arms(*shares: float) -> str:
+    """The same for each number of arms; a dash for the fewest where a noise does not fit them."""
+    return "– / " * (len(ARMS) - len(shares)) + percent(*shares)
+
+
 def table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table in Markdown under a title."""
     lines = [["Noise", *heads], ["---", *["--:"] * len(heads)], *rows]
@@ -316,9 +321,9 @@ def table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> st
 
 def fixed_tables(studies: int, seed: int) -> str:
     """Tables of studies of a fixed number of seeds."""
-    false = []
-    coverage = []
-    power = []
+    false: list[list[str]] = []
+    coverage: list[list[str]] = []
+    power: list[list[str]] = []
     for noise in NOISES:
         print(noise.name, file=sys.stderr, flush=True)
         cells = []
@@ -357,22 +362,22 @@ def growing_tables(studies: int, seed: int) -> str:
         cells = {}
         for share in ("false", "power", "equivalent"):
             of_share = attrgetter(share)
-            cells[share] = [percent(*map(of_share, of_noise)), percent(*map(of_share, at_end))]
+            cells[share] = [of_arms(*map(of_share, of_noise)), of_arms(*map(of_share, at_end))]
 
         none, one, every = zip(*(grown.runs for grown in of_noise if grown.runs), strict=True)
-        calls.append([noise.name, *cells["false"], *cells["power"], percent(*one)])
-        endings.append([noise.name, *cells["equivalent"], percent(*none), percent(*every)])
+        calls.append([noise.name, *cells["false"], *cells["power"], of_arms(*one)])
+        endings.append([noise.name, *cells["equivalent"], of_arms(*none), of_arms(*every)])
 
-    arms = " / ".join(map(str, ARMS))
+    numbers = " / ".join(map(str, ARMS))
     return "\n".join(
         [
             table(
-                f"Studies that grow from {FIRST} to {MOST} seeds, in %: {arms} arms",
+                f"Studies that grow from {FIRST} to {MOST} seeds, in %: {numbers} arms",
                 ("false calls", f"at {MOST} seeds", "power", f"at {MOST} seeds", "runs"),
                 calls,
             ),
             table(
-                f"Equivalence at a difference of just what matters, and runs, in %: {arms} arms",
+                f"Equivalence at a difference of just what matters, and runs, in %: {numbers} arms",
                 ("falsely equivalent", f"at {MOST} seeds", "runs, none differs", "all differ"),
                 endings,
             ),

@@ -75,5 +75,6 @@ def test_the_script_prints_its_tables(monkeypatch, capsys):
     simulation.main()
     output = capsys.readouterr().out
     assert output.count("| normal | ") == 5 and output.count("| half the arms | – | ") == 3
+    assert output.count("| half the arms | – / ") == 2
     assert "| Noise | 2 arms × 3 | 3 arms × 3 |" in output
     assert "| Noise | false calls | at 12 seeds | power | at 12 seeds | runs |" in output
