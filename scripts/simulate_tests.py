@@ -25,8 +25,8 @@ from operator import attrgetter
 import numpy as np
 from scipy.stats import t as student
 
-from arinar_lab.analysis.arm_tests import against_baseline
-from arinar_lab.analysis.looks import level_at, schedule
+from arinar_lab.analysis.significance.arm_tests import against_baseline
+from arinar_lab.analysis.significance.looks import level_at, schedule
 from arinar_lab.analysis.statistics import ALPHA, holm_factors
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
