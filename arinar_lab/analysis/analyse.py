@@ -2,6 +2,7 @@
 renderer shows this value.
 
 effects       each arm against the baseline, in every metric that claims are made of
+image_shifts  the differences in bits/dim, image by image
 fronts        quality against speed, of each budget by itself
 agreements    whether the ranking of arms at the first budget lasts at the others
 cautions      missing runs, and differences among runs, with the conclusions that they forbid
@@ -15,6 +16,7 @@ from itertools import chain
 from typing import Literal
 
 from ..metrics import COLUMNS, GAP, HEADINGS, Column
+from .by_image.shifts import ImageShift, image_shifts
 from .comparison import CLAIMS, Effect, compare_arms, outlying_runs, summary
 from .conditions import (
     commit_of,
@@ -74,6 +76,7 @@ class Analysis:
         fronts: Each quality against images/s, of each budget.
         panels: The same of all arms together, for a figure.
         agreements: How each later budget ranks the arms against the first.
+        image_shifts: The differences in bits/dim, image by image, where images' were kept.
         outlying: Metric → arm and seed of the runs that lie far from the other seeds of their arm.
         cautions: In the order in which they are shown.
     """
@@ -84,6 +87,7 @@ class Analysis:
     fronts: tuple[Frontier, ...]
     panels: tuple[Frontier, ...]
     agreements: tuple[Agreement, ...]
+    image_shifts: tuple[ImageShift, ...]
     outlying: Mapping[str, Sequence[Run]]
     cautions: tuple[Caution, ...]
 
@@ -126,13 +130,15 @@ def analyse(results: Results) -> Analysis:
         whole = replace(results, budgets=())
         panels = frontiers(whole, compared)
 
+    effects = [effect for effect in compared if effect.metric in CLAIMS]
     return Analysis(
         results,
         tuple(results.columns),
-        tuple(effect for effect in compared if effect.metric in CLAIMS),
+        tuple(effects),
         tuple(fronts),
         tuple(panels),
         tuple(agreements(results)),
+        tuple(image_shifts(results, effects)),
         outlying,
         tuple(cautions(results, outlying)),
     )

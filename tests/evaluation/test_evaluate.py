@@ -234,7 +234,7 @@ def test_bits_of_images_that_were_edited_are_refused_and_old_reports_have_none(a
     report = a_run.report(tiny())
     path = a_run.evaluation(tiny()) / "bits.npz"
     np.savez(path, bits=np.zeros(360), insured=np.zeros(360))
-    with pytest.raises(ConfigError, match="bits.npz: damaged or edited"):
+    with pytest.raises(ConfigError, match=r"bits\.npz: damaged or edited"):
         a_run.image_bits(tiny(), report)
 
     del report["image_bits"]
