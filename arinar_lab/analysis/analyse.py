@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Literal
 
-from ..metrics import COLUMNS, GAP, HEADINGS, Column
+from ..metrics import COLUMNS, GAP, HEADINGS, INSURED, Column
 from .by_image.shifts import ImageShift, image_shifts
 from .comparison import CLAIMS, Effect, compare_arms, outlying_runs, summary
 from .conditions import (
@@ -122,7 +122,7 @@ class Analysis:
 
 def analyse(results: Results) -> Analysis:
     """Compute everything that follows from the results of a study."""
-    outlying = outlying_runs(results, (*CLAIMS, GAP))
+    outlying = outlying_runs(results, (*CLAIMS, GAP, INSURED))
     compared = compare_arms(results, (*CLAIMS, GAP), outlying)
     fronts = frontiers(results, compared)
     panels = fronts
@@ -138,7 +138,7 @@ def analyse(results: Results) -> Analysis:
         tuple(fronts),
         tuple(panels),
         tuple(agreements(results)),
-        tuple(image_shifts(results, effects)),
+        tuple(image_shifts(results, effects, outlying)),
         outlying,
         tuple(cautions(results, outlying)),
     )

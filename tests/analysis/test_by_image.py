@@ -134,7 +134,7 @@ def test_a_mean_that_four_images_make_is_shown_as_that(alone):
     assert "components=4 against components=1: the mean is worse (+0.1" in line
     assert "the median image better (-0.0" in line
     (line,) = [line for line in notes(analysis) if "rare values" in line]
-    assert "worse (+0.1" in line and "insured better (-0.04" in line
+    assert "worse (+0.1" in line and "insured better (-0.0" in line
     assert "seeds × images" in methods_markdown(analysis)
 
     html = page(analysis, {})

@@ -16,7 +16,7 @@ modelled worse.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,6 +24,7 @@ from scipy.stats import t as student
 
 from ...metrics import BITS, INSURED
 from ..comparison import Effect, compare_arms
+from ..outliers import Run
 from ..results import ArmResult, Results
 from ..statistics import ALPHA
 from .crossed import crossed_half_width, residual_square
@@ -121,12 +122,16 @@ def _direction(difference: float) -> str:
 IMAGE_HEADINGS = ("arm", "mean", "median image", "insured", "made by the worst 1 %")
 
 
-def image_shifts(results: Results, effects: Sequence[Effect]) -> list[ImageShift]:
+def image_shifts(
+    results: Results, effects: Sequence[Effect], outlying: Mapping[str, Sequence[Run]]
+) -> list[ImageShift]:
     """Every difference in bits/dim of the effects, image by image; without those of arms whose
     bits/dim of images were not kept, or are of other images.
+
+    outlying: as `compare_arms` takes it, of insured bits/dim.
     """
     matters = {INSURED: results.matters[BITS]} if BITS in results.matters else {}
-    insured_effects = compare_arms(replace(results, matters=matters), [INSURED])
+    insured_effects = compare_arms(replace(results, matters=matters), [INSURED], outlying)
     insured = {effect.arm: effect for effect in insured_effects}
 
     shifts = []
