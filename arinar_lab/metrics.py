@@ -9,6 +9,8 @@ BITS = "val/bits_per_dim"
 ERROR = "val/bits_per_dim_error"
 LEVEL = "val/bits_per_dim_at_level"
 RESOLUTION = "val/bits_per_dim_at_resolution"
+MEDIAN = "val/bits_per_dim_median"
+INSURED = "val/bits_per_dim_insured"
 GAP = "val/gap_bits_per_dim"
 DISTANCE = "quality/fd_digits"
 FEW = "quality/fd_digits_few"
@@ -49,6 +51,7 @@ class Metric:
 _BITS = "bits per raw dimension"
 _DOUBLED = "|difference| when the integration's steps are doubled"
 _RESOLUTION = "at a resolution of evaluation.resolution raw units"
+_INSURED = "each conditional mixed with 0.1 % of a broad density"
 _DIGITS = "squared distance of the digits classifier's features"
 _MMD = "squared MMD of the digits classifier's features"
 _FEATURES = "squared distance of features of {extractor}"
@@ -60,6 +63,8 @@ _ALL = (
     Metric(ERROR, f"{_BITS}, {_DOUBLED}", "error of the estimate", 4),
     Metric(LEVEL, f"{_BITS}, at a resolution of one grey level", "bits/dim at Δ", 3, True),
     Metric(RESOLUTION, f"{_BITS}, {_RESOLUTION}", "bits/dim at stated Δ", 3, True),
+    Metric(INSURED, f"{_BITS}, {_INSURED}", "bits/dim insured", 3, True),
+    Metric(MEDIAN, f"{_BITS}, of the median held-out image"),
     Metric(GAP, "bits per dimension, mean of log p_true - log p_model", "gap to truth", 4, True),
     Metric("val/gap_standard_error", "bits per dimension"),
     Metric("train/bits_per_dim", f"{_BITS}, on training images"),

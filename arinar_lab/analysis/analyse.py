@@ -3,6 +3,7 @@ renderer shows this value.
 
 effects       each arm against the baseline, in every metric that claims are made of
 factors       main effects and interactions, where the arms are a grid of two axes or more
+image_shifts  the differences in bits/dim, image by image
 fronts        quality against speed, of each budget by itself
 agreements    whether the ranking of arms at the first budget lasts at the others
 cautions      missing runs, and differences among runs, with the conclusions that they forbid
@@ -15,7 +16,8 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Literal
 
-from ..metrics import COLUMNS, GAP, HEADINGS, Column
+from ..metrics import COLUMNS, GAP, HEADINGS, INSURED, Column
+from .by_image.shifts import ImageShift, image_shifts
 from .comparison import CLAIMS, Effect, compare_arms, outlying_runs, summary
 from .conditions import (
     commit_of,
@@ -76,6 +78,7 @@ class Analysis:
         fronts: Each quality against images/s, of each budget.
         panels: The same of all arms together, for a figure.
         agreements: How each later budget ranks the arms against the first.
+        image_shifts: The differences in bits/dim, image by image, where images' were kept.
         outlying: Metric → arm and seed of the runs that lie far from the other seeds of their arm.
         cautions: In the order in which they are shown.
         factors: Main effects and interactions in each metric; none where there is no grid.
@@ -87,6 +90,7 @@ class Analysis:
     fronts: tuple[Frontier, ...]
     panels: tuple[Frontier, ...]
     agreements: tuple[Agreement, ...]
+    image_shifts: tuple[ImageShift, ...]
     outlying: Mapping[str, Sequence[Run]]
     cautions: tuple[Caution, ...]
     factors: tuple[FactorAnalysis, ...] = ()
@@ -127,7 +131,7 @@ class Analysis:
 
 def analyse(results: Results) -> Analysis:
     """Compute everything that follows from the results of a study."""
-    outlying = outlying_runs(results, (*CLAIMS, GAP))
+    outlying = outlying_runs(results, (*CLAIMS, GAP, INSURED))
     compared = compare_arms(results, (*CLAIMS, GAP), outlying)
     fronts = frontiers(results, compared)
     panels = fronts
@@ -135,13 +139,15 @@ def analyse(results: Results) -> Analysis:
         whole = replace(results, budgets=())
         panels = frontiers(whole, compared)
 
+    effects = [effect for effect in compared if effect.metric in CLAIMS]
     return Analysis(
         results,
         tuple(results.columns),
-        tuple(effect for effect in compared if effect.metric in CLAIMS),
+        tuple(effects),
         tuple(fronts),
         tuple(panels),
         tuple(agreements(results)),
+        tuple(image_shifts(results, effects, outlying)),
         outlying,
         tuple(cautions(results, outlying)),
         analyse_factors(results),

@@ -15,6 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..metrics import (
     COLUMNS,
     DISTANCE,
@@ -58,6 +60,7 @@ class ArmResult:
         signature: The signature of its training.
         failures: Seed → error of the failed run.
         unreadable: Seed → the report.json that cannot be read.
+        image_bits: Seed → bits/dim of each held-out image, [n]; of runs that kept them.
     """
 
     name: str
@@ -73,6 +76,7 @@ class ArmResult:
     signature: str = ""
     failures: dict[int, str] = field(default_factory=dict)
     unreadable: dict[int, Path] = field(default_factory=dict)
+    image_bits: Mapping[int, np.ndarray] = field(default_factory=dict, compare=False)
 
     @property
     def design(self) -> str:

@@ -163,12 +163,15 @@ def _arm_of(name: str, recipe: Recipe, paths: dict[int, Path]) -> ArmResult:
     """The results of one recipe. paths: seed → run folder."""
     reports = {}
     folders = {}
+    image_bits = {}
     for seed, path in paths.items():
         folder = RunFolder(path)
         folders[seed] = Folders(path, folder.evaluation(recipe))
         report = folder.report(recipe)
         if report:
             reports[seed] = report
+        if kept := folder.image_bits(recipe, report):
+            image_bits[seed] = kept["bits"]
 
     likelihood = "none"
     if reports:
@@ -181,6 +184,7 @@ def _arm_of(name: str, recipe: Recipe, paths: dict[int, Path]) -> ArmResult:
         likelihood=likelihood,
         inexact=inexact_parts(recipe),
         signature=recipe.training_signature,
+        image_bits=image_bits,
     )
 
 

@@ -9,11 +9,16 @@ val/bits_per_dim_at_level      the same at a resolution of Δ = one grey level: 
                                fills a level's box evenly, as uniform dequantisation does; this
                                metric takes the mass in the box alone. `_at_resolution` is the
                                same of x ± Δ/2 at a stated Δ
+val/bits_per_dim_median        the same of the median held-out image
+val/bits_per_dim_insured       the same with each conditional mixed with 0.1 % of a broad density,
+                               so that a few pixels cannot decide it (see `insurance.py`)
 quality/fd_digits, …           generated against training images; `_floor` is held-out against
                                training images, as many of them as were generated, or all
 quality/fd_digits_few          the same distance of as many generated images as the floor has, for
                                comparison with it
 speed/…, cost/…                measured in a pass of its own, alone on the machine
+
+Beside the report lies `bits.npz`: `bits` [n] and `insured` [n], bits/dim of each held-out image.
 
 The report's `noise` holds the half-width over images of each metric that is a function of a set of
 images (see `uncertainty.py`).
@@ -48,7 +53,7 @@ from ..hardware.device import configure_cpu, device_of
 from ..hardware.memory import oom_guard
 from ..hardware.precision import autocast_to, matmul_flops
 from ..hardware.profiling import flops_of, seconds_to_run
-from ..metrics import METRICS
+from ..metrics import BITS, INSURED, MEDIAN, METRICS
 from ..model.noise import Noise, Stream
 from ..output.text import say
 from ..runs.folder import RunFolder, environment, git_state, read_sealed
@@ -58,6 +63,7 @@ from . import diagnostics
 from .classifier_distance import digits_distances, distance_of_parts
 from .conditionals import most_varied_conditionals
 from .dtypes import generation_dtype, likelihood_dtype
+from .insurance import broad_density, insured_log_prob
 from .speed import seconds_by_phase
 from .uncertainty import half_width, half_widths_of_sets
 
@@ -147,6 +153,7 @@ def evaluate_run(
         "noise": {name: half for name, half in noise.items() if math.isfinite(half)},
         **_settings(recipe, experiment),
         "diagnosis": diagnosis,
+        "image_bits": folder.image_bits_digest(recipe),
         "training_signature": recipe.training_signature,
         "evaluation_signature": recipe.evaluation_signature,
         "seed": recipe.seed,
@@ -171,6 +178,8 @@ def _measure(
     evaluation = folder.evaluation(recipe)
     folder.progress("likelihood")
     images = metrics_by_image(recipe, experiment)
+    if images:
+        folder.write_image_bits(recipe, images[BITS].numpy(), images[INSURED].numpy())
     metrics = mean_metrics(images)
     noise = {name: half_width(values) for name, values in images.items()}
 
@@ -255,13 +264,15 @@ def likelihood(recipe: Recipe, experiment: Experiment) -> dict[str, float]:
 
 
 def mean_metrics(images: dict[str, Tensor]) -> dict[str, float]:
-    """Average `metrics_by_image` over images; the gap gets a standard error.
+    """Average `metrics_by_image` over images; bits/dim get a median, the gap a standard error.
 
     An estimate's error is the absolute value of its mean.
     """
     values = {name: bits.mean().item() for name, bits in images.items()}
     if "val/bits_per_dim_error" in values:
         values["val/bits_per_dim_error"] = abs(values["val/bits_per_dim_error"])
+    if BITS in images:
+        values[MEDIAN] = images[BITS].quantile(0.5).item()
     gap = images.get("val/gap_bits_per_dim")
     if gap is not None:
         values["val/gap_standard_error"] = (gap.std() / len(gap) ** 0.5).item()
@@ -286,6 +297,7 @@ def metrics_by_image(recipe: Recipe, experiment: Experiment) -> dict[str, Tensor
     draws = recipe.evaluation.draws
     delta = recipe.evaluation.resolution
     box_name = "val/bits_per_dim_at_" + ("level" if delta is None else "resolution")
+    broad = broad_density(experiment, recipe.evaluation.batch)
     bits: dict[str, Tensor] = {}
 
     def add(name: str, i: Tensor, nats: Tensor) -> None:
@@ -299,8 +311,10 @@ def metrics_by_image(recipe: Recipe, experiment: Experiment) -> dict[str, Tensor
         noise = Noise.of(i.to(device), "held out").at(draw)
         x, log_det = codec.encode(image, noise.at(Stream.CODEC))
         walk = (noise.at(Stream.MODEL), recipe.sampler.steps)
-        log_prob = model.log_prob(x, y, *walk) + log_det
-        add("val/bits_per_dim", i, log_prob)
+        terms = model.log_prob_terms(x, y, *walk).double()
+        log_prob = terms.sum((1, 2)) + log_det
+        add(BITS, i, log_prob)
+        add(INSURED, i, insured_log_prob(terms, x, broad) + log_det)
         if model.inner.likelihood == "estimate":
             finer = model.log_prob(x, y, *walk, refined=True) + log_det
             add("val/bits_per_dim_error", i, finer.double() - log_prob.double())

@@ -144,6 +144,21 @@ class Arinar(nn.Module):
 
         return bilevel.sum_over_walk(self.outer, x, self.labels(y), noise, steps, term)
 
+    def log_prob_terms(self, x: Tensor, y: Tensor, noise: Noise, steps: int | None) -> Tensor:
+        """The terms of `log_prob`, in one walk: log p of each feature given those before it,
+        [B, N, D]; of each token, [B, N, 1], where the inner model has no density of a feature, or
+        orders features at random.
+        """
+        by_feature = "pit" in self.inner.capabilities and self.inner.likelihood == "exact"
+
+        def term(z: Tensor, tokens: Tensor, where: Tensor) -> Tensor:
+            density = self.inner(z)
+            if by_feature:
+                return density.by_feature(tokens)
+            return density.log_prob(tokens, bilevel.token_noise(noise, where)).unsqueeze(-1)
+
+        return bilevel.scatter_over_walk(self.outer, x, self.labels(y), noise, steps, term)
+
     def log_interval(
         self,
         x: Tensor,

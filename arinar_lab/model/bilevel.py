@@ -56,12 +56,16 @@ def scatter_over_walk(
     steps: int | None,
     term: Callable[[Tensor, Tensor, Tensor], Tensor],
 ) -> Tensor:
-    """term(z [B, m, E], tokens [B, m, D], where [B, m]) → [B, m, D] of each step of such a walk, at
-    the tokens' places: [B, N, D].
+    """term(z [B, m, E], tokens [B, m, D], where [B, m]) → [B, m, d] of each step of such a walk, at
+    the tokens' places: [B, N, d]; d is the term's own.
     """
-    result = torch.zeros_like(x)
+    terms = []
     for z, where in outer.conditions(x, c, noise, steps):
-        result = put(result, where, term(z, take(x, where), where).to(x.dtype))
+        terms.append((where, term(z, take(x, where), where)))
+
+    result = x.new_zeros(*x.shape[:2], terms[0][1].shape[-1])
+    for where, values in terms:
+        result = put(result, where, values)
     return result
 
 

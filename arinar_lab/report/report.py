@@ -25,6 +25,7 @@ from jinja2 import Environment, StrictUndefined, Template
 from PIL import Image
 
 from ..analysis.analyse import Analysis
+from ..analysis.by_image.shifts import IMAGE_HEADINGS
 from ..analysis.comparison import p_value_text
 from ..analysis.text import breakable_name
 from ..files.atomic import disk_full_guard, write_atomically
@@ -94,6 +95,8 @@ def page(analysis: Analysis, pictures: Mapping[str, Path]) -> str:
         rows=rows,
         effects=analysis.effects,
         main_effects=analysis.main_effects,
+        image_headings=IMAGE_HEADINGS,
+        image_shifts=analysis.image_shifts,
         figures=figures,
         left_out=left_out,
         reading=reading_notes(analysis),

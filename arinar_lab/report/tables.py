@@ -23,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..analysis.analyse import Analysis
+from ..analysis.by_image.shifts import IMAGE_HEADINGS
 from ..analysis.conditions import kinds_of
 from ..analysis.results import ArmResult, Report, Results
 from ..analysis.statistics import Interval
@@ -279,6 +280,7 @@ def report_markdown(analysis: Analysis) -> str:
     lines = [f"# {markdown_line(results.name)}", "", markdown_line(results.question), ""]
     lines += markdown_table(headings, [row.texts("**", "*") for row in rows])
 
+    lines += _images_markdown(analysis)
     sections = {
         "Differences to the baseline, paired by seed": analysis.differences,
         "Main effects and interactions": analysis.main_effects,
@@ -291,6 +293,15 @@ def report_markdown(analysis: Analysis) -> str:
             lines += ["", f"## {title}", "", *markdown_list(sentences)]
 
     return "\n".join([*lines, ""])
+
+
+def _images_markdown(analysis: Analysis) -> list[str]:
+    """The differences in bits/dim, image by image; nothing where no run kept images' bits/dim."""
+    if not analysis.image_shifts:
+        return []
+    rows = [shift.texts for shift in analysis.image_shifts]
+    table = markdown_table(IMAGE_HEADINGS, rows)
+    return ["", "## Bits/dim, image by image", "", *table]
 
 
 def runs_csv(analysis: Analysis, literal: bool = False) -> str:

@@ -3,7 +3,8 @@
     runs/<what differs>-<training signature>/seed_<n>/
       config.yaml  metrics.csv  log.txt  progress.json  DONE | FAILED
       checkpoints/  {step=*.ckpt, final.safetensors}
-      evaluations/<evaluation signature>/  report.json  samples/{grid.png, images.npy}
+      evaluations/<evaluation signature>/  report.json  bits.npz  beliefs.npz
+                                            samples/{grid.png, images.npy}
 
 Files are written atomically. `metrics.csv` is in long format: step,name,value.
 """
@@ -25,15 +26,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock
 
 from ..config.schema import to_plain
 from ..config.sections import Recipe
 from ..config.yaml_reader import to_yaml
 from ..errors import ConfigError
+from ..files.arrays import read_npz
 from ..files.atomic import (
     MAX_NAME_BYTES,
     append_text,
+    atomic_draft,
     disk_full_guard,
     sync_to_disk,
     write_atomically,
@@ -228,6 +232,38 @@ class RunFolder:
     def write_report(self, recipe: Recipe, report: dict[str, Any]) -> None:
         """Write the evaluation's report.json."""
         write_sealed(self.evaluation(recipe) / "report.json", report)
+
+    def write_image_bits(self, recipe: Recipe, bits: np.ndarray, insured: np.ndarray) -> None:
+        """Write bits/dim of each held-out image, plain and insured, [n], into bits.npz."""
+        path = self._image_bits(recipe)
+        with atomic_draft(path, durable=True) as draft:
+            np.savez_compressed(draft, bits=bits, insured=insured)
+
+    def image_bits_digest(self, recipe: Recipe) -> str:
+        """The SHA-256 of bits.npz, which the report keeps; empty where there is none."""
+        path = self._image_bits(recipe)
+        return file_digest(path) if path.is_file() else ""
+
+    def image_bits(self, recipe: Recipe, report: dict[str, Any]) -> dict[str, np.ndarray]:
+        """Read bits.npz: `bits` [n] and `insured` [n]; empty where the evaluation kept none.
+
+        Raises:
+            ConfigError: if it was edited or damaged since the report was written.
+        """
+        path = self._image_bits(recipe)
+        noted = report.get("image_bits")
+        if not noted or not path.is_file():
+            return {}
+
+        if file_digest(path) != noted:
+            raise ConfigError(
+                f"{path}: damaged or edited since its report was written (its sha256 differs);"
+                " delete it and report.json beside it, and arinar evaluate makes both again"
+            )
+        return read_npz(path)
+
+    def _image_bits(self, recipe: Recipe) -> Path:
+        return self.evaluation(recipe) / "bits.npz"
 
     def update_report(
         self, recipe: Recipe, change: Callable[[dict[str, Any]], dict[str, Any]]

@@ -20,8 +20,8 @@ def collect(plan: Plan) -> Results:
     """Read the report of every finished run of a study.
 
     Raises:
-        ConfigError: if a report holds a metric that is no number, or a history was edited
-            since its run ended.
+        ConfigError: if a report holds a metric that is no number, or a history or the bits/dim
+            of images were edited since they were written.
     """
     reports: dict[str, dict[int, Report]] = {}
     for arm in plan.arms:
@@ -64,10 +64,13 @@ def _arm_result(plan: Plan, arm: Arm, reports: dict[int, Report]) -> ArmResult:
     folders = {}
     failures = {}
     unreadable = {}
+    image_bits = {}
     for seed in plan.seeds:
         folder, recipe = plan.cell(arm, seed)
         folders[seed] = Folders(folder.path, folder.evaluation(recipe))
         file = folder.evaluation(recipe) / "report.json"
+        if kept := folder.image_bits(recipe, reports.get(seed, {})):
+            image_bits[seed] = kept["bits"]
         if seed not in reports and folder.failure:
             failures[seed] = folder.failure
         elif seed not in reports and file.is_file():
@@ -87,6 +90,7 @@ def _arm_result(plan: Plan, arm: Arm, reports: dict[int, Report]) -> ArmResult:
         signature=arm.recipe.training_signature,
         failures=failures,
         unreadable=unreadable,
+        image_bits=image_bits,
     )
 
 

@@ -43,6 +43,8 @@ pytestmark = pytest.mark.usefixtures("alone")
 
 METRICS = {
     "val/bits_per_dim",
+    "val/bits_per_dim_median",
+    "val/bits_per_dim_insured",
     "val/bits_per_dim_at_level",
     "quality/fd_digits",
     "quality/fd_digits_floor",
@@ -135,6 +137,7 @@ def test_the_report_says_what_its_numbers_are(report):
 
 def test_what_is_of_images_has_a_half_width_over_them(report):
     without_noise = {
+        "val/bits_per_dim_median",
         "components/dead",
         "cost/parameters",
         "time/train_seconds",
@@ -215,6 +218,36 @@ def test_known_data_report_the_gap_to_the_truth_and_no_pictures():
 
 
 # Likelihood
+
+
+def test_the_bits_of_every_image_lie_beside_the_report(report, one_run):
+    kept = one_run.image_bits(tiny(), report)
+    m = report["metrics"]
+    assert kept["bits"].shape == kept["insured"].shape == (360,)
+    assert kept["bits"].mean() == pytest.approx(m["val/bits_per_dim"], rel=1e-12)
+    assert np.median(kept["bits"]) == pytest.approx(m["val/bits_per_dim_median"], rel=1e-12)
+    assert kept["insured"].mean() == pytest.approx(m["val/bits_per_dim_insured"], rel=1e-12)
+    assert kept["insured"].max() < kept["bits"].max() + 0.0015
+
+
+def test_bits_of_images_that_were_edited_are_refused_and_old_reports_have_none(a_run):
+    report = a_run.report(tiny())
+    path = a_run.evaluation(tiny()) / "bits.npz"
+    np.savez(path, bits=np.zeros(360), insured=np.zeros(360))
+    with pytest.raises(ConfigError, match=r"bits\.npz: damaged or edited"):
+        a_run.image_bits(tiny(), report)
+
+    del report["image_bits"]
+    assert a_run.image_bits(tiny(), report) == {}
+    path.unlink()
+    assert a_run.image_bits(tiny(), {**report, "image_bits": "abc"}) == {}
+
+
+def test_a_model_without_a_likelihood_keeps_no_bits():
+    recipe = tiny("inner={kind: feature_ar, width: 8, heads: 2, group: 4, head: {kind: energy}}")
+    experiment = build(recipe)
+    assert evaluate.metrics_by_image(recipe, experiment) == {}
+    assert evaluate.mean_metrics({}) == {} and experiment.model.likelihood == "none"
 
 
 def test_likelihood_is_that_of_the_model_averaged_over_draws(one_run):

@@ -1,0 +1,1 @@
+"""Differences of two arms in bits/dim, image by image."""
