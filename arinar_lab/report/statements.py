@@ -19,6 +19,7 @@ from ..analysis.conditions import (
     shared_value,
     units_of,
 )
+from ..analysis.looks import level_at
 from ..analysis.results import ArmResult, Report, Results
 from ..analysis.text import join_names
 from ..metrics import DISTANCE, ERROR, FEW, HEADINGS, LEVEL, TRUNCATED
@@ -247,6 +248,8 @@ def _statistics(analysis: Analysis) -> list[Statement]:
 
     if analysis.effects:
         statements += _tests(analysis, section)
+    if results.most_seeds:
+        statements.append(Statement(_growth(analysis), section))
     if analysis.fronts:
         statements.append(Statement(FRONTS, section, in_notes=False))
     return statements
@@ -267,6 +270,20 @@ def _tests(analysis: Analysis, section: str) -> list[Statement]:
         Statement(tests, section),
         Statement(policy, section, in_notes=False),
     ]
+
+
+def _growth(analysis: Analysis) -> str:
+    """How a study grows, its looks so far, and the level of the present one."""
+    results = analysis.results
+    headings = dict.fromkeys(effect.column.heading for effect in analysis.deciding)
+    level = level_at(results.looks, results.most_seeds)
+    return (
+        f"Seeds are added until each arm is better, worse or equivalent in"
+        f" {join_names(list(headings))}, to {results.most_seeds} at most. This is look"
+        f" {len(results.looks)}, at {', then '.join(map(str, results.looks))} seeds, and tests at"
+        f" {level:.1%} before Holm's correction: a group-sequential design spends its 5 % over all"
+        " looks (Lan and DeMets, 1983). The p and the intervals shown are corrected for it."
+    )
 
 
 def _papers(results: Results) -> list[Statement]:
