@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import statistics
 from dataclasses import dataclass
+from typing import Any
 
 from ..analysis.looks import level_at, schedule
 from ..analysis.statistics import ALPHA, MAX_SEEDS, detectable_size, more_seeds
@@ -158,10 +159,15 @@ def _finished_values(plan: Plan, arm: Arm, metric: str) -> list[float]:
 def _of_shipped(recipe: Recipe, metric: str) -> RunSpread | None:
     """The spread of the shipped recipe that trains as this one does; None where none does."""
     training = recipe.training
-    key = (recipe.codec.kind, recipe.outer.kind, training.batch, training.steps, training.lr)
-    if recipe.data.kind != "digits" or key not in SHIPPED:
+    codec, outer = _kind(recipe.codec), _kind(recipe.outer)
+    key = (codec, outer, training.batch, training.steps, training.lr)
+    if _kind(recipe.data) != "digits" or key not in SHIPPED:
         return None
     deviation, mean = SHIPPED[key][metric]
-    codec, outer, batch, steps, _ = key
-    source = f"shipped recipes: digits, {codec}, {outer}, {steps} steps of {batch}"
+    source = f"a shipped recipe: digits, {codec}, {outer}, {training.steps} × {training.batch}"
     return RunSpread(deviation, mean, source)
+
+
+def _kind(part: Any) -> str:
+    """The kind of a part of a recipe."""
+    return str(part.kind)

@@ -164,7 +164,9 @@ class StudyFile:
     @property
     def first_seeds(self) -> tuple[int, ...]:
         """The seeds of the first look."""
-        return tuple(range(self.seeds.first)) if self.growth else tuple(self.seeds)
+        if isinstance(self.seeds, GrowingSeeds):
+            return tuple(range(self.seeds.first))
+        return self.seeds
 
     @property
     def margins(self) -> Mapping[str, float]:

@@ -3,12 +3,13 @@
 import json
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from command import arinar
 from reports import BITS, FD, report_of
-from tiny import write_study
+from tiny import pretend, write_study
 
 from arinar_lab.analysis.analyse import analyse
 from arinar_lab.analysis.looks import level_at
@@ -18,10 +19,11 @@ from arinar_lab.config.files import read_overrides
 from arinar_lab.errors import ConfigError
 from arinar_lab.report.statements import methods_markdown, notes
 from arinar_lab.runs.folder import read_sealed, write_sealed
+from arinar_lab.study import worker
 from arinar_lab.study.collect import collect
 from arinar_lab.study.plan import read_plan
 from arinar_lab.study.status import run_statuses
-from arinar_lab.study.worker import changes, open_board
+from arinar_lab.study.worker import changes, open_board, prepare, run_worker
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -223,6 +225,21 @@ def test_an_edited_record_is_refused(start, capsys):
     assert "looks.json: damaged or edited" in capsys.readouterr().err
 
 
+def test_a_worker_without_our_files_does_the_seeds_that_the_study_has_by_now(monkeypatch):
+    plan = read_plan(study(seeds=GROWING))
+    prepare(replace(plan, seeds=tuple(range(5))))
+    ran = []
+
+    def finish(job, plan):
+        ran.append(job.recipes[0].seed)
+        pretend(job)
+        return 1.0
+
+    monkeypatch.setattr(worker, "run_job", finish)
+    assert run_worker(plan) == []
+    assert sorted(ran) == sorted([0, 1, 2, 3, 4] * 2)
+
+
 # By the flag
 
 
@@ -339,7 +356,7 @@ def test_the_table_of_shipped_recipes_is_matched_by_the_training(monkeypatch):
     key = ("pixels", "causal", training.batch, training.steps, training.lr)
     monkeypatch.setitem(SHIPPED, key, {BITS: (0.065, 2.18), FD: (0.4, 9.4)})
     (line,) = resolution_lines(plan)
-    assert "by the spread of shipped recipes: digits, pixels, causal" in line
+    assert "by the spread of a shipped recipe: digits, pixels, causal" in line
     assert "What matters, 0.001, would need more than 100" in line
     assert run_spread(read_plan(study(), read_overrides(["training.steps=7"])), BITS) is None
 
