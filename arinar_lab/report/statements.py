@@ -281,8 +281,8 @@ def _growth(analysis: Analysis) -> str:
         f"Seeds are added until each arm is better, worse or equivalent in"
         f" {join_names(list(headings))}, to {results.most_seeds} at most. This is look"
         f" {len(results.looks)}, at {', then '.join(map(str, results.looks))} seeds, and tests at"
-        f" {level:.1%} before Holm's correction: a group-sequential design spends its 5 % over all"
-        " looks (Lan and DeMets, 1983). The p and the intervals shown are corrected for it."
+        f" {100 * level:.1f} % before Holm's correction: a group-sequential design spends its 5 %"
+        " over all looks (Lan and DeMets, 1983). p and the intervals are corrected for it."
     )
 
 

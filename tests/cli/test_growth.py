@@ -141,7 +141,7 @@ def test_levels_are_those_of_the_looks_and_are_stated(start):
     results = collect(read_plan(path))
     assert (results.looks, results.most_seeds) == ((3, 5, 8, 12), 12)
     level = level_at((3, 5, 8, 12), 12)
-    text = f"look 4, at 3, then 5, then 8, then 12 seeds, and tests at {level:.1%}"
+    text = f"look 4, at 3, then 5, then 8, then 12 seeds, and tests at {100 * level:.1f} %"
     analysis = analyse(results)
     assert any(text in line for line in notes(analysis))
     assert text in methods_markdown(analysis)
