@@ -30,7 +30,7 @@ from arinar_lab.model.inner.head import HeadFactory
 from arinar_lab.model.layers import NormFactory
 from arinar_lab.model.outer import OuterFactory
 from arinar_lab.model.sampler import Sampler
-from arinar_lab.study.plan_file import Match, StudyFile
+from arinar_lab.study.plan_file import GrowingSeeds, Match, StudyFile
 from arinar_lab.sweep.space import Dimension
 from arinar_lab.sweep.sweep_file import EarlyStopping, Objective, SweepFile
 from arinar_lab.variables import VARIABLES
@@ -336,7 +336,7 @@ _METRICS_TEXT = (
 
 
 def _study_page() -> str:
-    return _file_page("study", _STUDY_TEXT, StudyFile, Match, PaperRow)
+    return _file_page("study", _STUDY_TEXT, StudyFile, GrowingSeeds, Match, PaperRow)
 
 
 def _sweep_page() -> str:

@@ -325,7 +325,7 @@ def _effects(results: Results, metric: str, outlying: Sequence[Run]) -> list[Eff
 
 def look_factor(results: Results, arms: int) -> float:
     """By how much p is multiplied for the looks at a growing study; 1 for one look."""
-    if not results.looks or not arms:
+    if not results.most_seeds or not arms:
         return 1.0
     alpha = ALPHA / arms
     return alpha / level_at(results.looks, results.most_seeds, alpha)

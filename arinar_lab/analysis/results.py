@@ -153,9 +153,8 @@ class Results:
         references: Name → bits/dim of an outside estimator.
         matters: Metric → the difference that matters; smaller ones may be called equivalent.
         pooled: Whether the tests pool spreads over arms.
-        looks: Seeds at each look so far, of a study that grows until it is resolved, to
-            `most_seeds`; empty for a fixed number.
-        most_seeds: The most seeds that such a study may grow to.
+        looks: Seeds at each look so far; empty for the only look at a fixed number.
+        most_seeds: The most seeds of a study that grows until it is resolved; 0 for a fixed number.
     """
 
     name: str

@@ -221,6 +221,25 @@ def power(size: float, n: int, df: float, alpha: float = ALPHA) -> float:
     return float(above + below)
 
 
+def detectable_size(n: int, arms: int = 2, alpha: float = ALPHA, paired: bool = True) -> float:
+    """The Cohen's d that n ≥ 2 seeds resolve in 80 % of studies; see `more_seeds`.
+
+    Raises:
+        ValueError: for fewer than two seeds, which resolve nothing.
+    """
+    if n < 2:
+        raise ValueError(f"n: {n} seeds resolve nothing")
+    df = degrees_of_freedom(arms, n, 0.5, paired)
+
+    def excess(size: float) -> float:
+        return power(size, n, df, alpha) - POWER
+
+    most = 1.0
+    while excess(most) < 0:
+        most *= 2
+    return float(brentq(excess, 0.0, most))
+
+
 def more_seeds(
     size: float, n: int, arms: int = 2, alpha: float = ALPHA, paired: bool = True
 ) -> int:

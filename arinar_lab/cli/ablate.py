@@ -41,7 +41,9 @@ from ..study.cost import Cost, format_count, probe_or_reason
 from ..study.plan import Arm, Job, Plan
 from ..study.processes import Worker, all_ended, run_workers
 from ..study.worker import changes, open_board, prepare
+from .growth import grow, look_counts, next_look, record_look
 from .mlflow_sync import fetch, send_study
+from .resolution import resolution_lines
 
 _LINES = 24  # differences beyond which the terminal shows their sum
 _TIMING_SECONDS = 20  # after which the mean of the timed arms stands for the remaining ones
@@ -57,15 +59,13 @@ def run_study(plan: Plan, command: list[str], workers: int, console: Console) ->
     """
     _print_other_workers(plan, console)
     show_plan(plan, workers, console)
-    todo = prepare(plan)
-    done = len(plan.jobs) - len(todo)
-    if done:
-        console.print(f"{done} of {len(plan.jobs)} runs are finished already and stay as they are.")
-    while todo:
-        if not _work(plan, todo, command, min(workers, len(todo)), console):
+    larger: Plan | None = plan
+    while larger is not None:
+        plan = larger
+        if not _train(plan, command, workers, console):
             console.print("Stopped. The same command goes on where it stopped.")
             return 130
-        todo = _left_by_a_lost_server(plan, todo, console)
+        larger = _next_look(plan, console)
 
     faults = _measure(plan, console)
     status = fetch_and_report(plan, console)
@@ -73,6 +73,38 @@ def run_study(plan: Plan, command: list[str], workers: int, console: Console) ->
         console.print(line, soft_wrap=True)
 
     return 1 if faults else status
+
+
+def _train(plan: Plan, command: list[str], workers: int, console: Console) -> bool:
+    """Do the runs of a plan; False where the user stopped them."""
+    todo = prepare(plan)
+    done = len(plan.jobs) - len(todo)
+    if done:
+        console.print(f"{done} of {len(plan.jobs)} runs are finished already and stay as they are.")
+    while todo:
+        if not _work(plan, todo, command, min(workers, len(todo)), console):
+            return False
+        todo = _left_by_a_lost_server(plan, todo, console)
+
+    return True
+
+
+def _next_look(plan: Plan, console: Console) -> Plan | None:
+    """Look at a study that grows; returns its plan with more seeds, None where it has enough."""
+    if plan.growth is None:
+        return None
+    analysis = analyse(_collect(plan, console))
+    record_look(plan, analysis)
+    larger = next_look(plan, analysis)
+    if larger is not None:
+        grow(larger)
+        counts = ", ".join(f"{count} {answer}" for answer, count in look_counts(analysis).items())
+        console.print(
+            f"Look at {len(plan.seeds)} seeds: {counts}. The study grows to {len(larger.seeds)} "
+            f"seeds, {plan.growth.at_most} at most."
+        )
+
+    return larger
 
 
 def _left_by_a_lost_server(plan: Plan, todo: list[Job], console: Console) -> list[Job]:
@@ -131,11 +163,16 @@ def _print_other_workers(plan: Plan, console: Console) -> None:
 
 def fetch_and_report(plan: Plan, console: Console) -> int:
     """Fetch the reports that other machines have sent to MLflow, then `report_study`."""
+    return report_study(plan, _collect(plan, console), console)
+
+
+def _collect(plan: Plan, console: Console) -> Results:
+    """The results of a study, with the reports that other machines have sent to MLflow."""
     results = collect(plan)
     fetched = fetch(plan, results)
     for folder in fetched:
         console.print(f"fetched from MLflow: {folder.path}", soft_wrap=True)
-    return report_study(plan, collect(plan) if fetched else results, console)
+    return collect(plan) if fetched else results
 
 
 def report_study(plan: Plan, results: Results, console: Console) -> int:
@@ -143,6 +180,7 @@ def report_study(plan: Plan, results: Results, console: Console) -> int:
     run failed or is missing.
     """
     analysis = analyse(results)
+    record_look(plan, analysis)
     console.print(terminal_table(analysis, console.width))
     paragraphs = (
         _differences(analysis),
@@ -299,6 +337,8 @@ def dry_run(plan: Plan, workers: int, console: Console) -> int:
         f"{len(plan.jobs)} runs by {workers} workers: about {format_count(hours / workers)} hours "
         "on this machine."
     )
+    for line in resolution_lines(plan):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     return 0
 

@@ -177,7 +177,20 @@ def _studies(verbs: Verbs) -> None:
         help="processes that train side by side (default 2)",
     )
     ablate.add_argument(
-        "--dry-run", action="store_true", help="print every cell with its cost, and write nothing"
+        "--dry-run",
+        action="store_true",
+        help="print every cell with its cost and what the study can resolve, and write nothing",
+    )
+    ablate.add_argument(
+        "--until-resolved",
+        action="store_true",
+        help="add seeds until each arm is better, worse or equivalent; every look is counted",
+    )
+    ablate.add_argument(
+        "--at-most",
+        type=_processes,
+        metavar="N",
+        help="seeds to which --until-resolved may go (default 12)",
     )
 
     sweep = _verb(

@@ -45,19 +45,27 @@ def _plan(arguments: argparse.Namespace) -> Any:
 def _begin(plan: Any, arguments: argparse.Namespace) -> None:
     """Make the study's folder, once the references and the server's address have been accepted."""
     from arinar_lab.cli.ablate import check_references
+    from arinar_lab.cli.growth import save_growth
     from arinar_lab.study.status import save_cells
     from arinar_lab.study.worker import server_of
 
     check_references(plan)
     server_of(plan)
+    save_growth(plan)
     save_cells(plan, arguments.file, arguments.overrides)
 
 
 def ablate(arguments: argparse.Namespace) -> int:
     plan = _plan(arguments)
     from arinar_lab.cli.ablate import dry_run, run_study
+    from arinar_lab.cli.growth import until_resolved
+    from arinar_lab.errors import ConfigError
     from arinar_lab.output.terminal import Terminal
 
+    if arguments.until_resolved:
+        plan = until_resolved(plan, arguments.at_most)
+    elif arguments.at_most is not None:
+        raise ConfigError("--at-most: only with --until-resolved")
     if arguments.dry_run:
         return dry_run(plan, arguments.workers, Terminal())
     _begin(plan, arguments)

@@ -20,6 +20,7 @@ from ..analysis.conditions import (
     units_of,
 )
 from ..analysis.results import ArmResult, Report, Results
+from ..analysis.significance.looks import level_at
 from ..analysis.text import join_names
 from ..metrics import DISTANCE, ERROR, FEW, HEADINGS, LEVEL, TRUNCATED
 from ..output.text import markdown_line
@@ -266,6 +267,8 @@ def _statistics(analysis: Analysis) -> list[Statement]:
         statements += _tests(analysis, section)
     if any(factors.axes for factors in analysis.factors):
         statements.append(Statement(FACTORS, section))
+    if results.most_seeds:
+        statements.append(Statement(_growth(analysis), section))
     if analysis.fronts:
         statements.append(Statement(FRONTS, section, in_notes=False))
     return statements
@@ -286,6 +289,20 @@ def _tests(analysis: Analysis, section: str) -> list[Statement]:
         Statement(tests, section),
         Statement(policy, section, in_notes=False),
     ]
+
+
+def _growth(analysis: Analysis) -> str:
+    """How a study grows, its looks so far, and the level of the present one."""
+    results = analysis.results
+    headings = dict.fromkeys(effect.column.heading for effect in analysis.deciding)
+    level = level_at(results.looks, results.most_seeds)
+    return (
+        f"Seeds are added until each arm is better, worse or equivalent in"
+        f" {join_names(list(headings))}, to {results.most_seeds} at most. This is look"
+        f" {len(results.looks)}, at {', then '.join(map(str, results.looks))} seeds, and tests at"
+        f" {100 * level:.1f} % before Holm's correction: a group-sequential design spends its 5 %"
+        " over all looks (Lan and DeMets, 1983). p and the intervals are corrected for it."
+    )
 
 
 def _papers(results: Results) -> list[Statement]:

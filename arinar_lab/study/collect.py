@@ -12,8 +12,8 @@ from ..config.schema import Component, flatten, to_plain
 from ..config.sections import Recipe
 from ..errors import ConfigError
 from ..metrics import SPEED
-from ..runs.folder import read_json
-from .plan import Arm, Plan
+from ..runs.folder import read_json, read_sealed
+from .plan import LOOKS, Arm, Plan
 
 
 def collect(plan: Plan) -> Results:
@@ -57,7 +57,26 @@ def results_of(
         budgets=plan.budgets,
         papers=plan.papers,
         references=references,
+        matters=plan.matters,
+        pooled=plan.pooled,
+        looks=looks_so_far(plan),
+        most_seeds=plan.growth.at_most if plan.growth else 0,
     )
+
+
+def looks_so_far(plan: Plan) -> tuple[int, ...]:
+    """The numbers of seeds at which these arms were looked at, with the present one; empty for
+    the only look of a fixed number.
+
+    A look counts whichever study recorded it, if all its seeds are among those of this one.
+    """
+    counts = {len(plan.seeds)}
+    for file in plan.workspace.studies.glob(f"*/{LOOKS}"):
+        for look in read_sealed(file).get("looks", []):
+            if look["arms"] == plan.arms_signature and set(look["seeds"]) < set(plan.seeds):
+                counts.add(len(look["seeds"]))
+
+    return tuple(sorted(counts)) if plan.growth or len(counts) > 1 else ()
 
 
 def _arm_result(plan: Plan, arm: Arm, reports: dict[int, Report]) -> ArmResult:

@@ -11,8 +11,9 @@ are ranked against.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,17 +27,18 @@ from ..config.sections import Recipe, parse_recipe
 from ..config.yaml_reader import is_yaml_for, read_value
 from ..errors import ConfigError, did_you_mean, located
 from ..files.workspace import HERE, Workspace
-from ..metrics import ranking_metric
+from ..metrics import MATTERS, ranking_metric
 from ..model.inner.head import Likelihood
-from ..runs.folder import RunFolder
+from ..runs.folder import RunFolder, read_sealed
 from ..training.warm_start import matching_weights
 from .override import shell_word, unused_overrides, value_at
-from .plan_file import Match, StudyFile, read_study
+from .plan_file import GrowingSeeds, Match, StudyFile, read_study
 
 Budget = dict[str, float]
 """Key → multiple of its value."""
 Change = tuple[dict[str, Any], tuple[Any, ...]]
 """An arm's changes of the base, and its value of each axis."""
+LOOKS = "looks.json"  # in the study's folder
 BASE_ARM = "base"  # the arm that changes nothing, where one factor at a time is varied around it
 
 
@@ -109,7 +111,10 @@ class Plan:
         axes: The varied keys.
         arms: The arms, in the order of the table.
         baseline: The name of the arm that the others are compared with.
-        seeds: The seeds of every arm.
+        seeds: The seeds of every arm, of a growing study those that it has by now.
+        growth: How the study grows until it is resolved; None where its seeds are fixed.
+        matters: Metric → the difference that matters.
+        pooled: Whether the tests pool spreads over arms.
         references: Whether the table has rows of scikit-learn's estimators.
         papers: Table rows from papers.
         budgets: Labels of the budgets at which every arm runs, the smallest first; none without
@@ -126,6 +131,9 @@ class Plan:
     arms: tuple[Arm, ...]
     baseline: str
     seeds: tuple[int, ...]
+    growth: GrowingSeeds | None = None
+    matters: Mapping[str, float] = field(default_factory=lambda: MATTERS)
+    pooled: bool = True
     references: bool = False
     storage: str = field(default="", repr=False)
     papers: tuple[PaperRow, ...] = ()
@@ -136,6 +144,14 @@ class Plan:
     @property
     def folder(self) -> Path:
         return self.workspace.studies / self.name
+
+    @property
+    def arms_signature(self) -> str:
+        """A hash of the trainings and evaluations that are compared."""
+        signatures = []
+        for arm in self.arms:
+            signatures.append(f"{arm.recipe.training_signature}/{arm.recipe.evaluation_signature}")
+        return hashlib.sha256("\n".join(sorted(signatures)).encode()).hexdigest()[:16]
 
     def cell(self, arm: Arm, seed: int) -> tuple[RunFolder, Recipe]:
         """The run folder and the recipe of one arm under one seed."""
@@ -248,20 +264,23 @@ def read_plan(
         lines = _unreached(file, base, changes, chosen)
         designs = {}
         for arm, (change, values) in chosen.items():
-            designs[arm] = _arm(arm, base, change, values, file.seeds[0], workspace)
+            designs[arm] = _arm(arm, base, change, values, file.first_seeds[0], workspace)
         is_overridden = bool(overrides) and "baseline" not in (overrides or {})
         baseline = _baseline(file, designs, is_overridden)
         arms = _final_arms(file, designs, baseline)
         budgets = tuple(_budgets(file))
         _refuse_twins(arms)
 
-    return Plan(
+    plan = Plan(
         name=name,
         question=file.question,
         axes=tuple(file.axes or ()),
         arms=tuple(arms.values()),
         baseline=f"{baseline} @ {budgets[0]}" if budgets else baseline,
-        seeds=file.seeds,
+        seeds=file.first_seeds,
+        growth=file.growth,
+        matters=file.margins,
+        pooled=file.pool == "arms",
         references=file.has_estimators,
         storage=file.storage,
         papers=file.papers,
@@ -269,6 +288,45 @@ def read_plan(
         unreached=lines,
         workspace=workspace,
     )
+    with located(path):
+        return _as_grown(plan)
+
+
+def _as_grown(plan: Plan) -> Plan:
+    """The plan with the seeds that its growth has reached, as its folder records them.
+
+    A study that was begun with --until-resolved grows by every command that reads its file.
+
+    Raises:
+        ConfigError: if its file has moved the limits of the growth since a look, or the record
+            was edited.
+    """
+    record = read_sealed(plan.folder / LOOKS).get("growth", {})
+    if record.get("arms") != plan.arms_signature:
+        return plan
+
+    growth = GrowingSeeds(first=record["first"], at_most=record["at_most"])
+    if plan.growth is None and record["seeds"][: growth.first] != list(plan.seeds):
+        return plan
+    if plan.growth not in (None, growth):
+        refuse_moved_limit(plan, growth)
+        return plan
+    return replace(plan, growth=growth, seeds=tuple(record["seeds"]))
+
+
+def refuse_moved_limit(plan: Plan, growth: GrowingSeeds) -> None:
+    """Refuse to change a growth of which the study has recorded a look.
+
+    Raises:
+        ConfigError: with the growth that it has.
+    """
+    looks = read_sealed(plan.folder / LOOKS).get("looks", [])
+    if any(look["arms"] == plan.arms_signature for look in looks):
+        raise ConfigError(
+            f"seeds: a look at this study is recorded, by first: {growth.first}, "
+            f"at_most: {growth.at_most}; a limit that moves after a look makes the levels wrong. "
+            "Write these two"
+        )
 
 
 def _baseline(file: StudyFile, arms: dict[str, Arm], is_overridden: bool) -> str:

@@ -8,7 +8,9 @@
                                                   with each single change
     match: {cost: parameters, by: outer.width}
     baseline: components=4
-    seeds: [0, 1, 2]
+    seeds: [0, 1, 2]                              or {first: 3, until: resolved, at_most: 12}
+    matters: {bits/dim: 0.02, fd_digits: 1}
+    pool: arms
     budget: {training.steps: [1, 4]}
     references: true
     storage: postgresql+psycopg://…
@@ -19,14 +21,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from ..analysis.comparison import CLAIMS
 from ..analysis.paper_rows import PaperRow
 from ..config.sections import check_seeds
 from ..config.yaml_reader import read_yaml
-from ..errors import ConfigError
+from ..errors import ConfigError, did_you_mean
+from ..metrics import HEADINGS, MATTERS
 from .override import Request, read_request
 
 Reference = Literal["scikit-learn"] | PaperRow
@@ -58,6 +63,31 @@ class Match:
 
 
 @dataclass(frozen=True)
+class GrowingSeeds:
+    """Seeds of a study that grows until it is resolved: 0, 1, 2, … in looks of half as many again.
+
+    Arguments:
+        first: The number of seeds at the first look, 2 or more.
+        until: What ends the growth. `resolved`: each arm's answer is better, worse or equivalent,
+            in the metric that ranks arms, and in the distances that `matters` names.
+        at_most: The most seeds, not fewer than `first`. It stays as it is once a look is recorded.
+
+    Raises:
+        ValueError: naming the key whose value is out of its range.
+    """
+
+    first: int = 3
+    until: Literal["resolved"] = "resolved"
+    at_most: int = 12
+
+    def __post_init__(self) -> None:
+        if self.first < 2:
+            raise ValueError(f"first: {self.first} is below 2, and one seed resolves nothing")
+        if self.at_most < self.first:
+            raise ValueError(f"at_most: {self.at_most} is below the {self.first} seeds of first")
+
+
+@dataclass(frozen=True)
 class StudyFile:
     """An ablation: the recipe that is varied, its arms, and how often each is run.
 
@@ -75,7 +105,12 @@ class StudyFile:
             at each combination of them, and is compared with the baseline at the same budget.
         baseline: The arm that the others are compared with; by default the first arm, with vary
             the arm `base`.
-        seeds: The seeds of each arm, different whole numbers from 0 to 2^32 - 1.
+        seeds: The seeds of each arm, different whole numbers from 0 to 2^32 - 1; or how many
+            there are at first and at most, of a study that grows until it is resolved.
+        matters: Names of metrics → the difference, above 0, that matters. An arm within it may be
+            called equivalent. A name is a heading of the table, a metric's key, or that key's last
+            word. The default is 0.02 bits/dim and 0.5 of FD digits; {} calls nothing equivalent.
+        pool: What the tests estimate spreads from: all arms that agree on it, or each arm alone.
         references: Further rows of the table: true for density estimators of scikit-learn, or a
             list of `scikit-learn` and rows from papers.
         storage: The address of the queue of runs, never printed; a local file by default.
@@ -92,7 +127,9 @@ class StudyFile:
     match: Match | None = None
     budget: dict[str, list[float]] | None = None
     baseline: Any = None
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] | GrowingSeeds = (0, 1, 2)
+    matters: dict[str, float] | None = None
+    pool: Literal["arms", "none"] = "arms"
     references: bool | list[Reference] = False
     storage: str = field(default="", repr=False)
 
@@ -103,7 +140,8 @@ class StudyFile:
                     raise ValueError(f"{name}.{key}: [] is not a list of one value or more")
 
         self._check_budget()
-        check_seeds(self.seeds)
+        check_seeds(self.first_seeds)
+        _ = self.margins
         for name, count in Counter(paper.name for paper in self.papers).items():
             if count > 1:
                 raise ValueError(f"references: {name} stands there twice")
@@ -119,6 +157,38 @@ class StudyFile:
                 )
 
     @property
+    def growth(self) -> GrowingSeeds | None:
+        """How the seeds grow; None where their number is fixed."""
+        return self.seeds if isinstance(self.seeds, GrowingSeeds) else None
+
+    @property
+    def first_seeds(self) -> tuple[int, ...]:
+        """The seeds of the first look."""
+        if isinstance(self.seeds, GrowingSeeds):
+            return tuple(range(self.seeds.first))
+        return self.seeds
+
+    @property
+    def margins(self) -> Mapping[str, float]:
+        """Metric → the difference that matters.
+
+        Raises:
+            ValueError: naming the entry that is no metric, stands there twice, or is not above 0.
+        """
+        if self.matters is None:
+            return MATTERS
+
+        margins: dict[str, float] = {}
+        for name, margin in self.matters.items():
+            metric = metric_named(name)
+            if not margin > 0:
+                raise ValueError(f"matters.{name}: {margin:g} is not above 0")
+            if metric in margins:
+                raise ValueError(f"matters.{name}: {HEADINGS[metric]} stands there twice")
+            margins[metric] = margin
+        return margins
+
+    @property
     def papers(self) -> tuple[PaperRow, ...]:
         """The rows from papers."""
         rows = self.references if isinstance(self.references, list) else []
@@ -130,6 +200,23 @@ class StudyFile:
         if isinstance(self.references, list):
             return "scikit-learn" in self.references
         return self.references
+
+
+def metric_named(name: str) -> str:
+    """The tested metric of a heading (`FD digits`), a key, or the last word of a key.
+
+    Raises:
+        ValueError: if there is none, with the nearest name.
+    """
+    metrics: dict[str, str] = {}
+    for metric in CLAIMS:
+        for word in (metric.rpartition("/")[2], metric, HEADINGS[metric]):
+            metrics[word] = metric
+    if name not in metrics:
+        headings = ", ".join(map(HEADINGS.__getitem__, CLAIMS))
+        hint = did_you_mean(name, list(metrics))
+        raise ValueError(f"matters.{name}: no metric that is tested; one of {headings}{hint}")
+    return metrics[name]
 
 
 def read_study(path: Path, overrides: dict[str, Any] | None = None) -> Request[StudyFile]:

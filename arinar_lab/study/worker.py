@@ -23,6 +23,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import optuna
@@ -329,6 +330,9 @@ def run_worker(plan: Plan) -> list[str]:
         ConfigError: if workers run by another version of the study's file, also from now on.
     """
     board = retry_while_unavailable(lambda: open_board(plan))
+    if plan.growth and (seeds := board.arms().get("seeds")):
+        plan = replace(plan, seeds=tuple(seeds))  # a machine without our files knows the first ones
+        board = retry_while_unavailable(lambda: open_board(plan))
     outcomes: dict[str, str] = {}
     with exit_on_sigterm():
         while len(outcomes) < len(board.jobs):

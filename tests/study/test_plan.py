@@ -12,7 +12,9 @@ from arinar_lab.analysis.text import short_value
 from arinar_lab.config.files import read_overrides
 from arinar_lab.config.schema import to_plain
 from arinar_lab.errors import ConfigError
+from arinar_lab.metrics import MATTERS
 from arinar_lab.runs.folder import RunFolder, slug, write_sealed
+from arinar_lab.study.collect import collect
 from arinar_lab.study.override import study_name
 from arinar_lab.study.plan import read_plan
 
@@ -96,6 +98,35 @@ def test_baseline_and_seeds_have_defaults():
         False,
         "",
     )
+
+
+def test_what_matters_is_named_by_heading_key_or_last_word():
+    named = {"bits/dim": 0.05, "quality/fid": 2, "fd_dinov2": 9, "bits/dim at Δ": 0.1}
+    plan = plan_of(axes=K, matters=named, pool="none")
+    margins = {
+        "val/bits_per_dim": 0.05,
+        "quality/fid": 2.0,
+        "quality/fd_dinov2": 9.0,
+        "val/bits_per_dim_at_level": 0.1,
+    }
+    assert (plan.matters, plan.pooled) == (margins, False)
+    results = collect(plan)
+    assert (results.matters, results.pooled) == (margins, False)
+
+
+def test_what_matters_has_a_default_and_may_be_nothing():
+    assert (plan_of(axes=K).matters, plan_of(axes=K).pooled) == (MATTERS, True)
+    assert collect(plan_of(axes=K, matters={})).matters == {}
+    assert plan_of("matters={bits/dim: 0.3}", axes=K).matters == {"val/bits_per_dim": 0.3}
+
+
+def test_seeds_may_grow():
+    plan = plan_of(axes=K, seeds={"first": 4, "until": "resolved", "at_most": 9})
+    assert plan.seeds == (0, 1, 2, 3) and plan.growth.at_most == 9
+    assert plan_of(axes=K, seeds={}).growth.first == 3
+    results = collect(plan)
+    assert (results.looks, results.most_seeds) == ((4,), 9)
+    assert collect(plan_of(axes=K)).looks == ()
 
 
 def test_baseline_seeds_question_and_references_are_the_files():
@@ -448,7 +479,21 @@ def test_an_arm_cannot_take_the_name_of_a_cell():
             {"axes": K, "baseline": "components=3"},
             ["baseline: 'components=3' is no arm", "components=1", "did you mean"],
         ),
-        ({"axes": K, "seeds": 3}, ["seeds: 3 is not a list"]),
+        ({"axes": K, "seeds": 3}, ["seeds: 3 is neither a list nor a mapping"]),
+        ({"axes": K, "seeds": {"first": 1}}, ["seeds.first: 1 is below 2"]),
+        ({"axes": K, "seeds": {"first": 5, "at_most": 4}}, ["seeds.at_most: 4 is below the 5"]),
+        ({"axes": K, "seeds": {"until": "tired"}}, ["seeds.until: 'tired' is not one of"]),
+        ({"axes": K, "seeds": {"most": 4}}, ["seeds.most: unknown key"]),
+        ({"axes": K, "matters": {"fd_digit": 1}}, ["matters.fd_digit: ", "mean fd_digits?"]),
+        ({"axes": K, "matters": {"images/s": 1}}, ["matters.images/s: no metric that is tested"]),
+        ({"axes": K, "matters": {"bits/dim": 0}}, ["matters.bits/dim: 0 is not above 0"]),
+        ({"axes": K, "matters": {"FID": "a"}}, ["matters.FID: 'a' is not a number"]),
+        ({"axes": K, "matters": [1]}, ["matters: [1] is not a mapping"]),
+        (
+            {"axes": K, "matters": {"fd_digits": 1, "FD digits": 2}},
+            ["matters.FD digits: FD digits stands there twice"],
+        ),
+        ({"axes": K, "pool": "all"}, ["pool: 'all' is not one of arms, none"]),
         ({"axes": K, "seeds": []}, ["seeds: [] is not a list"]),
         ({"axes": K, "seeds": [1, 1]}, ["seeds: [1, 1] is not a list of different"]),
         ({"axes": K, "seeds": [0.5]}, ["seeds.0: 0.5 is not a whole number"]),

@@ -24,8 +24,8 @@ from scipy.stats import t as student
 
 from ...metrics import BITS, INSURED
 from ..comparison import Effect, compare_arms
-from ..outliers import Run
 from ..results import ArmResult, Results
+from ..significance.outliers import Run
 from ..statistics import ALPHA
 from .crossed import crossed_half_width, residual_square
 
