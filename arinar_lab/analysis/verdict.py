@@ -22,10 +22,13 @@ from .comparison import Answer, Effect
 from .conditions import unreliable_speeds
 from .results import ArmResult, Results
 from .statistics import ALPHA, more_seeds
+from .text import abridged
 
 MOST_ROWS = 8
 LEGEND = "▲ better  ▼ worse  ≈ equivalent  ? unresolved, against the baseline"
-_NAMED = 3  # arms of one answer beyond which the sentence counts them
+_NAMED = 3  # arms of one answer beyond which the sentence counts them,
+_LETTERS = 80  # and letters of their names; one arm is always named
+_NAME = 36  # letters of a name in a sentence
 _MOST_SEEDS = 12  # to which it is advised to grow
 _FEWEST_SEEDS = 3  # with which a study should begin
 _ORDER: tuple[Answer | None, ...] = ("better", "worse", "equivalent", "unresolved", None)
@@ -205,7 +208,7 @@ def _loss(arm: ArmResult, metric: str) -> float:
 def _answer(results: Results, effects: Sequence[Effect], metric: str, distance: str | None) -> str:
     """One sentence on the arms against the baseline."""
     column = COLUMNS[metric]
-    baseline = results.baseline
+    baseline = abridged(results.baseline, _NAME)
     compared = [effect for effect in effects if effect.metric == metric]
     finished = [arm for arm in results.arms if arm.values(metric)]
     if not finished:
@@ -243,11 +246,11 @@ def _standing(results: Results, column: Column, best: str) -> str:
     """The arm of the best mean, beside the baseline."""
     mean = _mean(results, best, column)
     if best == results.baseline:
-        return f"the baseline, {best}, has the best mean {column.heading} ({mean})"
+        return f"the baseline, {abridged(best, _NAME)}, has the best mean {column.heading} ({mean})"
     baseline = _mean(results, results.baseline, column)
     return (
-        f"{best} has the best mean {column.heading} ({mean} against {baseline} of"
-        f" {results.baseline})"
+        f"{abridged(best, _NAME)} has the best mean {column.heading} ({mean} against {baseline} of"
+        f" {abridged(results.baseline, _NAME)})"
     )
 
 
@@ -298,9 +301,15 @@ def _named(effects: Sequence[Effect]) -> str:
 
 def _listed(effects: Sequence[Effect]) -> str:
     """Some arms with their differences; the number of the others."""
-    names = [f"{effect.arm} ({effect.difference_text})" for effect in effects[:_NAMED]]
-    if len(effects) > _NAMED:
-        return f"{', '.join(names)} and {len(effects) - _NAMED} more"
+    names: list[str] = []
+    for effect in effects[:_NAMED]:
+        name = f"{abridged(effect.arm, _NAME)} ({effect.difference_text})"
+        if names and sum(map(len, names)) + len(name) > _LETTERS:
+            break
+        names.append(name)
+
+    if len(effects) > len(names):
+        return f"{', '.join(names)} and {len(effects) - len(names)} more"
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
@@ -327,15 +336,16 @@ def _speed(results: Results) -> str:
 
     fastest = max(timed, key=lambda name: timed[name].mean)
     slowest = min(timed, key=lambda name: timed[name].mean)
-    baseline = f"{results.baseline} makes {own.text(0)} images/s"
+    baseline = f"{abridged(results.baseline, _NAME)} makes {own.text(0)} images/s"
     if fastest == results.baseline:
-        return f"{baseline}, more than any other; {slowest} makes {timed[slowest].text(0)}."
+        least = f"{abridged(slowest, _NAME)} makes {timed[slowest].text(0)}"
+        return f"{baseline}, the most; {least}."
 
     other = timed[fastest]
     halves = [speed.half for speed in (own, other) if speed.n > 1]
     if other.mean - own.mean <= sum(halves):
         return f"{baseline}; no arm is faster for certain."
-    return f"{fastest} is the fastest, {other.text(0)} images/s; {baseline}."
+    return f"{abridged(fastest, _NAME)} is the fastest, {other.text(0)} images/s; {baseline}."
 
 
 # What to do next
@@ -408,5 +418,5 @@ def _grown(seeds: Sequence[int], count: int) -> str:
 
 def _short(arms: Iterable[str]) -> str:
     """The names of two arms, or the number of more."""
-    names = list(arms)
+    names = [abridged(arm, _NAME) for arm in arms]
     return " and ".join(names) if len(names) < 3 else f"{len(names)} arms"

@@ -165,11 +165,14 @@ def report_study(plan: Plan, results: Results, console: Console, verbose: bool =
         _print_paths(plan, results, paths, console)
         if link:
             console.print(f"Dashboard (the local one by make mlflow): {link}", soft_wrap=True)
+        for path in unsent:
+            console.print(f"not sent to MLflow (arinar sync {path}): {path}", soft_wrap=True)
         console.print()
 
     print_verdict(verdict_of(analysis), str(paths[0]), _program(), console)
-    for path in unsent:
-        console.print(f"not sent to MLflow (arinar sync {path}): {path}", soft_wrap=True)
+    if unsent and not verbose:
+        runs = "1 run is" if len(unsent) == 1 else f"{len(unsent)} runs are"
+        console.print(f"{runs} not sent to MLflow; arinar sync sends what is missing there.")
     return _print_unreported(plan, results, console)
 
 

@@ -16,11 +16,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..analysis.text import breakable_name
+from ..analysis.text import abridged, breakable_name
 from ..analysis.verdict import LEGEND, MOST_ROWS, Verdict, VerdictCell
 
 LINES = 22  # of the 24, with the line of the command before it and the prompt behind it
 _LEAST_ROWS = 3
+_LEAST_NAME = 16  # letters
 _STYLES = {"▲": "bold green", "▼": "red", "≈": "cyan", "?": "dim"}
 
 
@@ -36,16 +37,16 @@ def print_verdict(verdict: Verdict, page: str, program: str, console: Console) -
     while rows > _LEAST_ROWS and _height(verdict, rows, closing, console) > LINES:
         rows -= 1
 
-    for part in _opening(verdict, rows):
+    for part in _opening(verdict, rows, console.width):
         console.print(part)
     for line in closing:
         console.print(line, soft_wrap=line.startswith("  ") or page in line)
 
 
-def _opening(verdict: Verdict, rows: int) -> list[Text | Table | str]:
+def _opening(verdict: Verdict, rows: int, width: int) -> list[Text | Table | str]:
     """What stands before the next command."""
     parts: list[Text | Table | str] = [Text(verdict.question, style="bold"), "", verdict.answer]
-    parts.append(_table(verdict, rows))
+    parts.append(_table(verdict, rows, width))
     parts += filter(None, [verdict.left_out(rows)])
     if any(cell.mark for row in verdict.rows for cell in row.cells):
         parts.append(Text(LEGEND, style="dim"))
@@ -64,16 +65,18 @@ def _closing(verdict: Verdict, page: str, program: str) -> list[str]:
     return [*lines, f"Everything else: {page}"]
 
 
-def _table(verdict: Verdict, rows: int) -> Table:
+def _table(verdict: Verdict, rows: int, width: int) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for i, heading in enumerate(verdict.headings):
-        if i == 0:
-            table.add_column(Text(heading), overflow="fold", min_width=12)
-        else:
-            table.add_column(Text(heading), justify="right", no_wrap=True)
+    table.add_column(Text(verdict.headings[0]), overflow="fold")
+    room = width
+    for i, heading in enumerate(verdict.headings[1:]):
+        widest = max(len(_cell(row.cells[i])) for row in verdict.rows)
+        room -= max(widest, len(heading)) + 3
+        table.add_column(Text(heading), justify="right", no_wrap=True)
 
     for row in verdict.shown(rows):
-        table.add_row(Text(breakable_name(row.arm)), *map(_cell, row.cells))
+        name = abridged(breakable_name(row.arm), max(room, _LEAST_NAME))
+        table.add_row(Text(name), *map(_cell, row.cells))
     return table
 
 
@@ -85,6 +88,6 @@ def _cell(cell: VerdictCell) -> Text:
 def _height(verdict: Verdict, rows: int, closing: Sequence[str], console: Console) -> int:
     """The number of lines that a verdict takes on the terminal."""
     height = sum(max(1, math.ceil(cell_len(line) / console.width)) for line in closing)
-    for part in _opening(verdict, rows):
+    for part in _opening(verdict, rows, console.width):
         height += len(console.render_lines(part))
     return height
