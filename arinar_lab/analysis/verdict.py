@@ -15,6 +15,7 @@ import math
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from ..metrics import BITS, COLUMNS, DISTANCES, SPEED, Column
 from .analyse import Analysis
@@ -103,6 +104,12 @@ class Verdict:
         if count < 1:
             return ""
         return f"and {count} more arm{'s' * (count > 1)} in report.html"
+
+    @property
+    def is_marked(self) -> bool:
+        """Whether a cell has a mark, so that a legend is needed."""
+        cells = chain.from_iterable(row.cells for row in self.rows)
+        return any(cell.mark for cell in cells)
 
     @property
     def caution(self) -> str:

@@ -48,7 +48,7 @@ def _opening(verdict: Verdict, rows: int, width: int) -> list[Text | Table | str
     parts: list[Text | Table | str] = [Text(verdict.question, style="bold"), "", verdict.answer]
     parts.append(_table(verdict, rows, width))
     parts += filter(None, [verdict.left_out(rows)])
-    if any(cell.mark for row in verdict.rows for cell in row.cells):
+    if verdict.is_marked:
         parts.append(Text(LEGEND, style="dim"))
     if verdict.speed:
         parts.append(f"Speed: {verdict.speed}")
