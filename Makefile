@@ -15,6 +15,9 @@ help: ## Show this list
 ablation-%: install ## Run experiments/ablations/<name>.yaml; again, to go on where it stopped
 	@$(BIN)/arinar ablate experiments/ablations/$(subst -,_,$*).yaml $(ARGS)
 
+demo: install ## Run a small study of two designs in two minutes, to see what a study is; it concludes nothing
+	@$(BIN)/arinar ablate experiments/ablations/demo.yaml training.steps=100 training.warmup=10 $(ARGS)
+
 sweep-%: install ## Run sweeps/<name>.yaml; again, to go on where it stopped
 	@$(BIN)/arinar sweep sweeps/$(subst -,_,$*).yaml $(ARGS)
 
@@ -72,5 +75,5 @@ install: .venv/installed ## Make .venv with the exact versions of requirements.l
 	@$(BIN)/uv pip install -q --python $(BIN)/python --no-deps -e .
 	@touch $@
 
-.PHONY: help notebooks test test-slow mlflow dashboard bench check docs docs-serve lint format
+.PHONY: help demo notebooks test test-slow mlflow dashboard bench check docs docs-serve lint format
 .PHONY: lock install

@@ -18,6 +18,14 @@ def breakable_name(name: str) -> str:
     return ", ".join(map(str.strip, name.split(",")))
 
 
+def abridged(name: str, letters: int) -> str:
+    """A name of at most so many letters, without its middle: arms differ mostly at their end."""
+    if len(name) <= letters:
+        return name
+    end = (letters - 1) * 2 // 3
+    return f"{name[: letters - 1 - end]}…{name[len(name) - end :]}"
+
+
 def short_value(value: Any) -> str:
     """A value as part of an arm's name."""
     if isinstance(value, list):

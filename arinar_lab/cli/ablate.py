@@ -7,9 +7,13 @@ and writes the report. The same command resumes an interrupted study.
 from __future__ import annotations
 
 import itertools
+import shlex
+import shutil
 import statistics
+import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import (
@@ -25,6 +29,7 @@ from rich.text import Text
 
 from ..analysis.analyse import Analysis, analyse
 from ..analysis.results import Results
+from ..analysis.verdict import verdict_of
 from ..config.sections import Recipe
 from ..errors import ConfigError, StorageUnusable
 from ..evaluation.evaluate import is_timed, measure_speed
@@ -32,6 +37,7 @@ from ..metrics import BITS, DISTANCE
 from ..output.terminal import description_column, failure_line
 from ..quality.measure import named_reference
 from ..report.report import write_report
+from ..report.screen import print_verdict
 from ..report.statements import notes
 from ..report.tables import terminal_table
 from ..runs.folder import RunFolder, read_state, write_json
@@ -49,13 +55,16 @@ _LINES = 24  # differences beyond which the terminal shows their sum
 _TIMING_SECONDS = 20  # after which the mean of the timed arms stands for the remaining ones
 
 
-def run_study(plan: Plan, command: list[str], workers: int, console: Console) -> int:
+def run_study(
+    plan: Plan, command: list[str], workers: int, console: Console, verbose: bool = False
+) -> int:
     """Run a study to its end; returns the exit status: 0, 1 where cells failed, 130 where
     the user stopped it.
 
     Arguments:
         command: The words that start one worker of this study.
         workers: The number of processes that train at the same time.
+        verbose: Whether the whole report is printed, and not its verdict alone.
     """
     _print_other_workers(plan, console)
     show_plan(plan, workers, console)
@@ -68,7 +77,7 @@ def run_study(plan: Plan, command: list[str], workers: int, console: Console) ->
         larger = _next_look(plan, console)
 
     faults = _measure(plan, console)
-    status = fetch_and_report(plan, console)
+    status = fetch_and_report(plan, console, verbose)
     for line in faults:
         console.print(line, soft_wrap=True)
 
@@ -161,9 +170,9 @@ def _print_other_workers(plan: Plan, console: Console) -> None:
         )
 
 
-def fetch_and_report(plan: Plan, console: Console) -> int:
+def fetch_and_report(plan: Plan, console: Console, verbose: bool = False) -> int:
     """Fetch the reports that other machines have sent to MLflow, then `report_study`."""
-    return report_study(plan, _collect(plan, console), console)
+    return report_study(plan, _collect(plan, console), console, verbose)
 
 
 def _collect(plan: Plan, console: Console) -> Results:
@@ -175,12 +184,38 @@ def _collect(plan: Plan, console: Console) -> Results:
     return collect(plan) if fetched else results
 
 
-def report_study(plan: Plan, results: Results, console: Console) -> int:
-    """Write and print the report of a study's results, and send it to MLflow; returns 1 where a
-    run failed or is missing.
+def report_study(plan: Plan, results: Results, console: Console, verbose: bool = False) -> int:
+    """Write the report of a study's results, send it to MLflow, and print its verdict; returns 1
+    where a run failed or is missing.
+
+    verbose: whether the table, the differences, the notes and all paths are printed, too.
     """
     analysis = analyse(results)
     record_look(plan, analysis)
+    if verbose:
+        _print_whole(analysis, console)
+
+    with console.status("drawing figures, and telling MLflow"):
+        paths = write_report(analysis)
+        link, unsent = send_study(plan, analysis, paths)
+
+    if verbose:
+        _print_paths(plan, results, paths, console)
+        if link:
+            console.print(f"Dashboard (the local one by make mlflow): {link}", soft_wrap=True)
+        for path in unsent:
+            console.print(f"not sent to MLflow (arinar sync {path}): {path}", soft_wrap=True)
+        console.print()
+
+    print_verdict(verdict_of(analysis), str(paths[0]), _program(), console)
+    if unsent and not verbose:
+        runs = "1 run is" if len(unsent) == 1 else f"{len(unsent)} runs are"
+        console.print(f"{runs} not sent to MLflow; arinar sync sends what is missing there.")
+    return _print_unreported(plan, results, console)
+
+
+def _print_whole(analysis: Analysis, console: Console) -> None:
+    """Print the table, the differences and the notes of a report."""
     console.print(terminal_table(analysis, console.width))
     paragraphs = (
         _differences(analysis),
@@ -189,13 +224,12 @@ def report_study(plan: Plan, results: Results, console: Console) -> int:
     )
     for lines in paragraphs:
         for line in lines:
-            console.print(line, soft_wrap=True)
+            console.print(line)
         console.print()
 
-    with console.status("drawing figures, and telling MLflow"):
-        paths = write_report(analysis)
-        link, unsent = send_study(plan, analysis, paths)
 
+def _print_paths(plan: Plan, results: Results, paths: Sequence[Path], console: Console) -> None:
+    """Print where the files of a report are."""
     pictures = 0
     for path in paths:
         if path.suffix in (".png", ".pdf"):
@@ -204,14 +238,22 @@ def report_study(plan: Plan, results: Results, console: Console) -> int:
             console.print(str(path), soft_wrap=True)
     if pictures:
         console.print(f"{pictures // 2} figures beside them, each as PNG and PDF")
+
     grid = results.baseline_arm.folders[plan.seeds[0]].evaluation / "samples" / "grid.png"
     if grid.is_file():
         console.print(f"{grid}  (samples of {plan.baseline})", soft_wrap=True)
-    if link:
-        console.print(f"Dashboard (the local one by make mlflow): {link}", soft_wrap=True)
-    for path in unsent:
-        console.print(f"not sent to MLflow (arinar sync {path}): {path}", soft_wrap=True)
-    return _print_unreported(plan, results, console)
+
+
+def _program() -> str:
+    """How a shell of this folder starts arinar: by its name, or by the path of its environment."""
+    if shutil.which("arinar"):
+        return "arinar"
+
+    script = Path(sys.executable).with_name("arinar")
+    here = Path.cwd()
+    if script.is_file():
+        return shlex.quote(str(script.relative_to(here) if script.is_relative_to(here) else script))
+    return shlex.join([sys.executable, "-m", "arinar_lab"])
 
 
 def _differences(analysis: Analysis) -> list[str]:

@@ -166,7 +166,7 @@ def _studies(verbs: Verbs) -> None:
         verbs,
         "ablate",
         studies.ablate,
-        "run a study to its table and figure; the same command resumes",
+        "run a study to its verdict and report; the same command resumes",
     )
     ablate.epilog, ablate.formatter_class = ABLATE, argparse.RawDescriptionHelpFormatter
     ablate.add_argument(
@@ -192,6 +192,7 @@ def _studies(verbs: Verbs) -> None:
         metavar="N",
         help="seeds to which --until-resolved may go (default 12)",
     )
+    _verbose(ablate)
 
     sweep = _verb(
         verbs,
@@ -224,11 +225,20 @@ def _studies(verbs: Verbs) -> None:
     status.add_argument("--watch", action="store_true", help="until every run has ended")
     status.add_argument("--json", action="store_true", help="for machines")
 
-    _verb(
+    report = _verb(
         verbs,
         "report",
         studies.report,
         "write the report of what a study or sweep has finished, here or (by MLflow) elsewhere",
+    )
+    _verbose(report)
+
+
+def _verbose(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--verbose",
+        action="store_true",
+        help="print the whole report of a study: table, differences, notes and paths",
     )
 
 

@@ -69,7 +69,9 @@ def ablate(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         return dry_run(plan, arguments.workers, Terminal())
     _begin(plan, arguments)
-    return run_study(plan, _worker(arguments), arguments.workers, Terminal())
+    return run_study(
+        plan, _worker(arguments), arguments.workers, Terminal(), verbose=arguments.verbose
+    )
 
 
 def status(arguments: argparse.Namespace) -> int:
@@ -158,7 +160,7 @@ def report(arguments: argparse.Namespace) -> int:
         return report_sweep(sweep, Terminal())
     from arinar_lab.cli.ablate import fetch_and_report
 
-    return fetch_and_report(_plan(arguments), Terminal())
+    return fetch_and_report(_plan(arguments), Terminal(), arguments.verbose)
 
 
 def compare(arguments: argparse.Namespace) -> int:

@@ -3,8 +3,8 @@
     table.md  table.tex  table.csv      the table; as CSV one row a run
     methods.md                          how the numbers came about, for a paper
     <figure>.png  <figure>.pdf          see `figures.py`
-    report.html                         all of it as one page that opens from disk, asks the network
-                                        for nothing, and prints
+    report.html                         the verdict, and all else folded under it; one page that
+                                        opens from disk, asks the network for nothing, and prints
 
 Every number carries its interval over seeds, and that over images where it was measured. A
 difference that the paired test does not resolve is called not resolved. An unfinished study is
@@ -26,8 +26,9 @@ from PIL import Image
 
 from ..analysis.analyse import Analysis
 from ..analysis.by_image.shifts import IMAGE_HEADINGS
-from ..analysis.comparison import p_value_text
+from ..analysis.comparison import MARKS, p_value_text
 from ..analysis.text import breakable_name
+from ..analysis.verdict import LEGEND, verdict_of
 from ..files.atomic import disk_full_guard, write_atomically
 from .figures import DPI, FIGURES, Figure
 from .latex import latex_table
@@ -85,11 +86,13 @@ def page(analysis: Analysis, pictures: Mapping[str, Path]) -> str:
 
     return _template().render(
         name=results.name,
-        question=results.question,
+        verdict=verdict_of(analysis),
+        legend=LEGEND,
+        marks={mark: answer for answer, mark in MARKS.items()} | {"": ""},
         baseline=baseline_in_words(results),
-        sections=_sections(bool(analysis.effects)),
         missing=caution_lines(analysis),
-        verdicts=[*analysis.verdicts, *analysis.against_speed, *analysis.ranking],
+        verdicts=analysis.verdicts,
+        against_speed=[*analysis.against_speed, *analysis.ranking],
         caption=caption(analysis),
         headings=headings,
         rows=rows,
@@ -109,21 +112,6 @@ def _template() -> Template:
     environment.filters |= {"spaced": breakable_name, "p": p_value_text}
     source = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     return environment.from_string(source)
-
-
-def _sections(compared: bool) -> list[tuple[str, str]]:
-    """Anchor and title of each section."""
-    titles = {
-        "answer": "What may be concluded",
-        "table": "Table",
-        "differences": "Differences",
-        "figures": "Figures",
-        "reading": "How to read it",
-        "methods": "Methods",
-    }
-    if not compared:
-        del titles["differences"]
-    return list(titles.items())
 
 
 def _picture(figure: Figure, path: Path) -> dict[str, Any]:

@@ -42,8 +42,13 @@ const clipped = e => e.closest(".wide") && !e.matches(".wide");  // what scrolls
 addEventListener("load", () => {
   const found = [...document.querySelectorAll("iframe")].map(frame => {
     const page = frame.contentDocument, width = page.documentElement.clientWidth;
+    const folded = page.querySelectorAll("details:not([open])").length;
+    page.querySelectorAll("details").forEach(details => { details.open = true; });
+    const ends = [...page.querySelectorAll("#differences > .wide td:last-child")]
+      .map(e => e.getBoundingClientRect().right);
     return {
-      width, scroll: page.documentElement.scrollWidth,
+      width, folded, verdicts: ends.length, end: Math.max(...ends),
+      scroll: page.documentElement.scrollWidth,
       images: [...page.images].map(i => ({
         loaded: i.complete && i.naturalWidth > 0, width: i.getBoundingClientRect().width,
       })),
@@ -105,6 +110,8 @@ def test_the_page_opens_from_disk_whole_and_fits_its_window(write):
     for one, width in zip(result, WIDTHS, strict=True):
         assert abs(one["width"] - width) < 20  # a scroll bar
         assert one["scroll"] <= one["width"] and not one["beyond"]
+        assert one["folded"] > 5 and one["verdicts"] == 6
+        assert one["end"] <= one["width"] or width < 1280  # the verdicts, without scrolling
         assert len(one["images"]) == path.read_text().count("<img") > 5
         assert all(
             image["loaded"] and 200 < image["width"] < one["width"] for image in one["images"]

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from reports import analysed, full_report, study, whole, whole_and_full
 
+from arinar_lab.analysis.verdict import verdict_of
 from arinar_lab.report.figures import FIGURES
 from arinar_lab.report.latex import escape_latex, latex_table
 from arinar_lab.report.report import page
@@ -86,10 +87,34 @@ def test_the_page_holds_every_arm_every_section_and_every_figure_that_is_there()
     assert all(arm.name in text for arm in plan.arms) and "How many?" in text
     pictures = [attrs for tag, attrs in parsed.tags if tag == "img"]
     assert [picture["alt"] for picture in pictures] == [figure.title for figure in FIGURES]
-    targets = {attrs["href"][1:] for tag, attrs in parsed.tags if tag == "a"}
+    sections = [attrs["id"] for tag, attrs in parsed.tags if tag == "section"]
 
-    assert targets == {attrs["id"] for tag, attrs in parsed.tags if tag == "section"}
+    assert sections == [
+        "verdict",
+        "differences",
+        "table",
+        "fronts",
+        "figures",
+        "reading",
+        "methods",
+    ]
     assert "Left out" not in text
+
+
+def test_the_page_opens_with_the_verdict_and_folds_the_rest():
+    plan = study({cell: report for cell, report in whole().items() if cell != ("components=4", 2)})
+    text = page_of(plan)
+    verdict = verdict_of(analysed(plan))
+    opening = " ".join(Elements(text.partition("<details>")[0] + "</body></html>").words)
+    opening = " ".join(opening.split())
+
+    assert text.index("<h1>How many?</h1>") < text.index('class="answer"') < text.index("<details>")
+    for words in (verdict.answer, *verdict.headings, verdict.step.command(), verdict.caution, "▲"):
+        assert words in opening, words
+    assert "Holm" not in opening and "Missing: " not in opening
+    links = [attrs["href"] for tag, attrs in Elements(text).tags if tag == "a"]
+    assert links == ["#cautions"] and '<section id="cautions">' in text
+    assert not re.search(r"<details open|</section>\s*<section", text)
 
 
 def test_the_page_says_what_is_resolved_and_what_is_not():
@@ -114,7 +139,7 @@ def test_what_is_missing_stands_on_the_page():
 def test_a_study_without_a_finished_run_has_a_page():
     text = page_of(study({}))
     assert (
-        "No cell is finished." in text and "components=4" in text and "<h2>Differences" not in text
+        "No cell is finished." in text and "components=4" in text and "Differences to" not in text
     )
 
 

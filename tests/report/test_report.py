@@ -328,8 +328,11 @@ def test_a_failed_arm_is_told_with_its_reason_and_status_one(capsys):
         plan.cell(plan.arms[2], seed)[0].fail(Diverged("the loss became nan at step 3"))
     assert report_study(plan, collect(plan), Terminal(width=200)) == 1
     stdout = capsys.readouterr().out
+    assert stdout.count("Diverged: the loss became nan at step 3") == 2  # with their folders
+    assert report_study(plan, collect(plan), Terminal(width=200), verbose=True) == 1
+    stdout = capsys.readouterr().out
 
-    # in the notes, and at the end with their folders
+    # in the notes, too
     assert stdout.count("Diverged: the loss became nan at step 3") == 4
     assert "Missing: components=4 seed 0, components=4 seed 1" in stdout
     assert (plan.folder / "report" / "factor.png").is_file()
@@ -338,6 +341,10 @@ def test_a_failed_arm_is_told_with_its_reason_and_status_one(capsys):
 def test_a_whole_study_has_status_zero_and_shows_where_to_look(capsys):
     plan = study(whole())
     assert report_study(plan, collect(plan), Terminal(width=200)) == 0
+    stdout = capsys.readouterr().out
+    assert "How many?" in stdout and f"Everything else: {plan.folder}/report/report.html" in stdout
+    assert "table.md" not in stdout and "Cohen's d" not in stdout and "Holm" not in stdout
+    assert report_study(plan, collect(plan), Terminal(width=200), verbose=True) == 0
     stdout = capsys.readouterr().out
     assert (
         "report/report.html" in stdout and "report/table.md" in stdout and "make mlflow" in stdout
@@ -576,13 +583,13 @@ def test_a_name_can_be_broken_behind_its_commas():
 def test_a_report_of_many_differences_says_their_sum(monkeypatch, capsys):
     monkeypatch.setattr(ablate, "_LINES", 3)
     plan = study(whole())
-    report_study(plan, collect(plan), Terminal(width=200))
+    report_study(plan, collect(plan), Terminal(width=200), verbose=True)
     stdout = capsys.readouterr().out
 
     assert "bits/dim, against the baseline: better: components=2, components=4." in stdout
     assert (
         "Each difference with its interval: in report.html." in stdout
-        and "components=2 against" not in stdout
+        and "bits/dim: components=2 against" not in stdout
     )
 
 

@@ -533,6 +533,8 @@ def test_unsent_runs_are_named_at_the_end_of_a_study(a_run, capsys):
 
     plan = read_plan(write_study(arms={"plain": {}}, seeds=[0]))
     assert report_study(plan, collect(plan), Terminal(width=200)) == 0
+    assert "1 run is not sent to MLflow; arinar sync" in capsys.readouterr().out
+    assert report_study(plan, collect(plan), Terminal(width=200), verbose=True) == 0
     assert f"not sent to MLflow (arinar sync {a_run.path})" in capsys.readouterr().out
     assert all_runs() == [a_run.path]
     assert arinar("sync") == 1
