@@ -514,7 +514,7 @@ def _joint_sentence(sweep: Sweep, joint: Frontier, trials: Readings) -> str:
     """Where the re-runs stand among the trials."""
     reruns = [name for name in joint.front if name not in trials]
     bend = f" It bends at {joint.knee}." if joint.knee else ""
-    part = " and a validation part" if sweep.validation else ""
+    part = " and validation images" if sweep.validation else ""
     return (
         f"Trials and the means of re-runs together: {len(joint.front)} of {len(joint.means)} on"
         f" the front, re-runs among them: {', '.join(reruns) or 'none'}.{bend} A trial has one"
