@@ -20,12 +20,14 @@ import optuna
 import pytest
 import yaml
 from optuna.trial import TrialState
+from safetensors.torch import save_file
 from tiny import tiny, write_study
 
 from arinar_lab import cli
 from arinar_lab.config.build import build
 from arinar_lab.config.files import read_overrides
 from arinar_lab.config.schema import to_plain
+from arinar_lab.data.sources import Digits
 from arinar_lab.data.validation import Validation
 from arinar_lab.errors import ConfigError
 from arinar_lab.runs.folder import RunFolder, read_json, write_json
@@ -454,25 +456,29 @@ def test_the_command_line_sets_the_sweeps_split_and_not_the_recipes():
     assert sweep.targets[0].content.get("validation") is None
 
 
-@pytest.mark.slow
-def test_early_stopping_and_objectives_see_the_validation_part_alone(uncounted):
-    """The held-out images of the base are other than those of training, by far; no trial's
-    bits/dim tells.
-    """
-    base = tiny(
-        "data={kind: synthetic, train: 200, held_out: 40}", "codec=tokens", "training.ema=0"
-    )
-    seen = []
+def test_no_number_of_a_trial_depends_on_the_held_out_images():
+    """Neither what stops it early nor what judges it."""
+    Path("data").mkdir()
+    images, labels = Digits().train
+    for part, count in (("train", 100), ("held_out", 20)):
+        save_file({"images": images[:count], "labels": labels[:count]}, f"data/{part}.safetensors")
+    base = tiny("data={kind: images, path: data, channels: 1, size: 8, classes: 10}")
     sweep = sweep_of(base=base, objectives=[BITS], trials=1)
     (target,) = sweep.targets
-    job = sweep.trial_cell(target, {"sampler.temperature": 0.7})
-    metrics = trials.measure_job(sweep, target, job, lambda step, bits: seen.append(bits))
+    open_search(sweep, target)
 
-    source = build(job.recipe).source
-    report = job.folder.report(job.recipe)
-    assert source.counts == (160, 40) and report["likelihood"]["images"] == 40
-    assert report["likelihood"]["part"].startswith("validation: 20 %")
-    assert len(seen) == 2 and metrics["val/bits_per_dim"] == pytest.approx(seen[-1], rel=0.05)
+    seen = []
+    for held_out in (images[200:220], 255 - images[200:220]):
+        shutil.rmtree("runs", ignore_errors=True)
+        save_file({"images": held_out, "labels": labels[200:220]}, "data/held_out.safetensors")
+        job = sweep.trial_cell(target, {"sampler.temperature": 0.7})
+        curve = []
+        metrics = trials.measure_job(sweep, target, job, lambda _, bits: curve.append(bits))  # noqa: B023
+        seen.append([*curve, metrics["val/bits_per_dim"]])
+
+    likelihood = job.folder.report(job.recipe)["likelihood"]
+    assert likelihood["images"] == 20 and likelihood["part"].startswith("validation: 20 %")
+    assert len(seen[0]) == 3 and seen[0] == seen[1]
 
 
 # The search
