@@ -456,7 +456,7 @@ def test_the_command_line_sets_the_sweeps_split_and_not_the_recipes():
     assert sweep.targets[0].content.get("validation") is None
 
 
-def test_no_number_of_a_trial_depends_on_the_held_out_images():
+def test_no_number_of_a_trial_depends_on_the_held_out_images(uncounted):
     """Neither what stops it early nor what judges it."""
     Path("data").mkdir()
     images, labels = Digits().train
