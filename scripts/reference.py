@@ -24,6 +24,7 @@ from arinar_lab.analysis.paper_rows import PaperRow
 from arinar_lab.cli.parser import parser
 from arinar_lab.config import schema, sections
 from arinar_lab.data.sources import SourceFactory
+from arinar_lab.data.validation import Validation
 from arinar_lab.metrics import METRICS
 from arinar_lab.model.codecs.codec import CodecFactory
 from arinar_lab.model.inner.head import HeadFactory
@@ -274,6 +275,7 @@ def _recipe_page() -> str:
         Sampler,
         sections.Evaluation,
         sections.Machine,
+        Validation,
     ):
         parts += [f"## {section.__name__}", _summary(section), table(keys_of(section))]
     for key, (heading, registry, parents) in REGISTRIES.items():
@@ -340,7 +342,9 @@ def _study_page() -> str:
 
 
 def _sweep_page() -> str:
-    return _file_page("sweep", _SWEEP_TEXT, SweepFile, Dimension, Objective, EarlyStopping)
+    return _file_page(
+        "sweep", _SWEEP_TEXT, SweepFile, Dimension, Objective, EarlyStopping, Validation
+    )
 
 
 def _changelog_page() -> str:

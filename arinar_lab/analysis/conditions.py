@@ -120,10 +120,15 @@ def is_comparable(results: Results, arm: ArmResult, metric: str) -> bool:
 
 
 def same_data(arm: ArmResult, baseline: ArmResult, metric: str) -> bool:
-    """Whether two arms' bits/dim are of the same data: those of latents are not those of pixels."""
+    """Whether two arms' bits/dim are of the same data: those of latents are not those of pixels,
+    and those of a validation part are not those of held-out images.
+    """
     if not metric.startswith(("val/", "train/")):
         return True
-    return len(set(report_values(_reports_of(arm, baseline), "likelihood", "unit"))) < 2
+    reports = list(_reports_of(arm, baseline))
+    units = set(report_values(reports, "likelihood", "unit"))
+    parts = set(report_values(reports, "likelihood", "part"))
+    return len(units) < 2 and len(parts) < 2
 
 
 def references_differ(arm: ArmResult, baseline: ArmResult, metric: str) -> str:

@@ -10,6 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..data.latent_cache import LatentCacheSource
 from ..data.sources import Source
+from ..data.validation import ValidationSource
 from ..errors import ConfigError, prefixed
 from ..model.arinar import Arinar
 from ..model.codecs.codec import Codec, Pixels
@@ -113,6 +114,8 @@ def _data_and_codec(recipe: Recipe) -> tuple[Source, Codec]:
     source = cast(Component, recipe.data).made(recipe.workspace)
     codec = cast(Component, recipe.codec).made(recipe.workspace, source.shape, source.levels)
     _check_cache(recipe, source, codec)
+    if recipe.validation is not None:
+        source = ValidationSource(source, recipe.validation)
     return source, codec
 
 
@@ -156,7 +159,8 @@ def _check_counts(recipe: Recipe, source: Source) -> None:
     with prefixed("data"):
         train, _ = source.counts or (recipe.training.batch, 0)
     if (batch := recipe.training.batch) > train:
-        raise ConfigError(f"training.batch: {batch} exceeds the {train} training images")
+        part = "" if recipe.validation is None else ", without the validation part"
+        raise ConfigError(f"training.batch: {batch} exceeds the {train} training images{part}")
 
 
 def _check_mask_group(recipe: Recipe, model: Arinar) -> None:

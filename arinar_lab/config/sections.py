@@ -16,6 +16,7 @@ from typing import Any, Literal
 import yaml
 
 from ..data.sources import SourceFactory
+from ..data.validation import Validation
 from ..files.workspace import HERE, Workspace
 from ..model.codecs.codec import CodecFactory
 from ..model.inner.head import HeadFactory
@@ -266,6 +267,8 @@ class Recipe:
         sampler: Setting of the sampler.
         evaluation: Measurements after training.
         machine: Hardware of the run.
+        validation: Part of the training images that replaces the held-out images, for choices that
+            must not see these; null leaves both as they are. A sweep sets it for its trials.
         init_from: Run folder whose weights training starts from, with `{seed}` for the seed of this
             run, see `training/warm_start.py`; null starts from initial weights.
         freeze: What keeps the weights of `init_from`: nothing (`none`), or outer model, labels and
@@ -286,6 +289,7 @@ class Recipe:
     sampler: Sampler = field(default_factory=Sampler)
     evaluation: Evaluation = field(default_factory=Evaluation)
     machine: Machine = field(default_factory=Machine)
+    validation: Validation | None = None
     init_from: str | None = None
     freeze: Literal["none", "outer"] = "none"
     seed: int = 0
@@ -301,9 +305,9 @@ class Recipe:
     @cached_property
     def training_signature(self) -> str:
         """Eight hexadecimal digits of all that decides the trained weights except the seed."""
-        return _digest(
-            self, ("data", "codec", "labels", "outer", "inner", "training", "init_from", "freeze")
-        )
+        names = ("data", "codec", "labels", "outer", "inner", "training", "init_from", "freeze")
+        split = () if self.validation is None else ("validation",)
+        return _digest(self, (*names, *split))
 
     @cached_property
     def evaluation_signature(self) -> str:

@@ -296,7 +296,7 @@ def damaged_names(source: Source) -> list[str]:
     """List the names of a source's damaged images that any process has read so far."""
     names: list[str] = []
     for part in ("train", "held_out"):
-        images, *_ = vars(source).get(part, (None,))
+        images, *_ = vars(source.whole).get(part, (None,))
         if isinstance(images, LazyImages):
             names += images.damaged
     return names

@@ -63,6 +63,11 @@ class Source:
         return len(self.train[0]), len(self.held_out[0])
 
     @property
+    def whole(self) -> Source:
+        """The source of all images: another one where this one splits its training images."""
+        return self
+
+    @property
     def pictures(self) -> bool:
         """Whether items are images that generated ones are compared with."""
         return self.levels > 0

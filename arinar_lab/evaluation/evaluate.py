@@ -225,6 +225,7 @@ def _settings(recipe: Recipe, experiment: Experiment) -> dict[str, Any]:
             "unit": experiment.codec.unit,
             "steps": _bound_steps(recipe, experiment),
             "images": len(experiment.source.held_out[0]),
+            **({} if recipe.validation is None else {"part": f"validation: {recipe.validation}"}),
             "draws": recipe.evaluation.draws,
             "resolution": recipe.evaluation.resolution,
             "precision": likelihood_dtype(recipe),

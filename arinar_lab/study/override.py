@@ -37,6 +37,7 @@ File = TypeVar("File")
 """`StudyFile` or `SweepFile`."""
 MISSING: Any = object()
 _VARIED = ("axes", "vary", "search")
+_OF_BOTH = ("validation",)  # sections of a recipe, and of a sweep, which sets them for its trials
 _IN_NAMES = {"algorithm": "sampler"}  # a key's former word, by which folders that resume are named
 
 
@@ -132,7 +133,7 @@ def split_overrides(
     changes: dict[str, Any] = {}
     for key, value in overrides.items():
         section, dot, _ = key.partition(".")
-        if section in keys and (not dot or section in STUDY_SECTIONS):
+        if section in keys and (not dot or section in (*STUDY_SECTIONS, *_OF_BOTH)):
             file_changes[key] = value
         else:
             changes[key] = value

@@ -44,6 +44,7 @@ from .trials import (
     minimised_objectives,
     open_search,
     repeats,
+    split_front,
 )
 
 
@@ -123,6 +124,9 @@ def sweep_notes(sweep: Sweep) -> list[str]:
     """How to read the report."""
     studies = searches(sweep)
     lines = [_rerun_note(sweep), _count_note(studies), _front_note(sweep, studies)]
+    if sweep.validation is not None:
+        lines.append(f"A validation part judged the trials: {sweep.validation}.")
+    lines += _left_out_notes(sweep, studies)
     for name, study in studies.items():
         growth, worst = volumes(sweep, ended_trials(feasible_trials(study)))
         if growth:
@@ -143,7 +147,10 @@ def _rerun_note(sweep: Sweep) -> str:
     """What the numbers of the table are measured on."""
     seeds = ", ".join(map(str, sweep.seeds))
     repeated = {
-        "base": f"trainings of seeds {seeds}, none of them the search's",
+        "base": (
+            f"trainings of seeds {seeds}, none of them the search's, on all training images, and "
+            "are measured on held-out images that no trial has seen"
+        ),
         "run": (
             "other images than the search's, of one training: the intervals say nothing of "
             "training noise"
@@ -179,6 +186,21 @@ def _front_note(sweep: Sweep, studies: dict[str, optuna.Study]) -> str:
         f"Points on the front: {', '.join(sizes)}. What the search saw of them is too good: it "
         "chose them by it."
     )
+
+
+def _left_out_notes(sweep: Sweep, studies: dict[str, optuna.Study]) -> list[str]:
+    """A line for each front of which some trials are not re-run."""
+    lines = []
+    for name, study in studies.items():
+        _, left_out = split_front(sweep, study)
+        if left_out:
+            numbers = ", ".join(str(trial.number) for trial in left_out)
+            lines.append(
+                f"Not re-run of the front of {name}, since reruns is {sweep.reruns}: "
+                f"trials {numbers}."
+            )
+
+    return lines
 
 
 def volumes(sweep: Sweep, trials: list[FrozenTrial]) -> tuple[list[float], list[float]]:
@@ -218,13 +240,14 @@ def sweep_markdown(sweep: Sweep) -> str:
     ]
     doubt = speed_doubt(sweep)
     warning = f" Unreliable speeds: {doubt}." if doubt else ""
+    part = ", on a validation part" if sweep.validation else ""
     for name, study in searches(sweep).items():
         arm = markdown_line(f" ({name})") if sweep.has_several_targets else ""
         lines += [
             "",
             f"## The front that the search saw{arm}",
             "",
-            f"One seed each, chosen by these numbers: no result.{warning}",
+            f"One seed each{part}, chosen by these numbers: no result.{warning}",
             "",
             *_front_table(sweep, study),
             "",
@@ -465,7 +488,7 @@ def sweep_conclusions(sweep: Sweep) -> list[str]:
     sentences = frontier_sentences(frontier)
     sentences[0] = f"Re-runs: {sentences[0]}"
     if trials and not doubt:
-        sentences.append(_joint_sentence(joint, trials))
+        sentences.append(_joint_sentence(sweep, joint, trials))
     return sentences
 
 
@@ -487,14 +510,15 @@ def speed_doubt(sweep: Sweep) -> str:
     return unreliable(list(filter(None, reports)), speeds)
 
 
-def _joint_sentence(joint: Frontier, trials: Readings) -> str:
+def _joint_sentence(sweep: Sweep, joint: Frontier, trials: Readings) -> str:
     """Where the re-runs stand among the trials."""
     reruns = [name for name in joint.front if name not in trials]
     bend = f" It bends at {joint.knee}." if joint.knee else ""
+    part = " and validation images" if sweep.validation else ""
     return (
         f"Trials and the means of re-runs together: {len(joint.front)} of {len(joint.means)} on"
         f" the front, re-runs among them: {', '.join(reruns) or 'none'}.{bend} A trial has one"
-        " seed, by which it was chosen."
+        f" seed{part}, by which it was chosen."
     )
 
 

@@ -22,6 +22,7 @@ from ..config.build import Experiment, build
 from ..config.files import merge, read_recipe, unflatten
 from ..config.schema import to_plain
 from ..config.sections import Recipe, parse_recipe
+from ..data.validation import Validation
 from ..errors import ConfigError, located
 from ..files.workspace import HERE
 from ..metrics import BITS
@@ -80,6 +81,7 @@ class Sweep:
 
     Arguments:
         subject: The key that names what is searched: base, run or study.
+        validation: The validation part that judges trials; None where nothing is trained.
         targets: What is searched, as recipes.
         unreached: Lines that name the overrides which some choices ignore.
     """
@@ -97,6 +99,8 @@ class Sweep:
     trials: int
     hours: float
     seeds: tuple[int, ...]
+    reruns: int
+    validation: Validation | None
     storage: str = field(default="", repr=False)
     unreached: tuple[str, ...] = ()
 
@@ -130,6 +134,8 @@ class Sweep:
         stopping = astuple(self.early_stopping) if self.early_stopping else None
         rules = [self.constraints, self.algorithm, self.pruner, stopping]
         content = [self.subject, targets, repr(self.parameters), repr(self.objectives), rules]
+        if self.validation is not None:
+            content.append(astuple(self.validation))
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
     def costs(self, values: Iterable[float]) -> list[float]:
@@ -163,11 +169,20 @@ class Sweep:
                 content = merge(content, unflatten({p.path: value}))
         return parse_recipe(content)
 
+    def trial_recipe(self, target: Target, values: Mapping[str, Any]) -> Recipe:
+        """The recipe of a trial. Where it trains, the validation part replaces the held-out images,
+        so its signature is not that of a re-run.
+        """
+        recipe = self.recipe(target, values)
+        if self.validation is None:
+            return recipe
+        return replace(recipe, validation=self.validation)
+
     def trial_cell(self, target: Target, values: Mapping[str, Any]) -> EvaluationJob:
         """The training and evaluation of a trial. A finished run is tuned on images that its
         report never uses.
         """
-        recipe = self.recipe(target, values)
+        recipe = self.trial_recipe(target, values)
         label = self.label(values)
         if target.runs:
             seed = (recipe.evaluation.seed + TUNING_SEED) % 2**32
@@ -243,6 +258,8 @@ def read_sweep(path: Path, overrides: dict[str, Any] | None = None) -> Sweep:
             trials=file.trials,
             hours=file.hours,
             seeds=seeds,
+            reruns=file.reruns,
+            validation=file.split,
             storage=file.storage,
         )
         lines = _unreached(sweep, changes)
@@ -300,6 +317,11 @@ def _targets(
         raise ConfigError(
             f"seeds: {seed} is the search's own seed, whose numbers were chosen for being good"
         )
+    if data.get("validation") is not None:
+        raise ConfigError(
+            f"base: {place} sets validation, which the sweep's own key does for trials; "
+            "remove it from the recipe"
+        )
     return (Target(name, data, {}),), file.repeats
 
 
@@ -313,7 +335,10 @@ def _arm_target(plan: Plan, arm: Arm) -> Target:
             )
         runs[seed] = folder
 
-    return Target(slug(arm.name), to_plain(arm.recipe), runs)
+    content = to_plain(arm.recipe)
+    if content["validation"] is None:  # a key that came later: sweeps that have begun resume
+        del content["validation"]
+    return Target(slug(arm.name), content, runs)
 
 
 def _check_space(sweep: Sweep, target: Target) -> None:
@@ -326,7 +351,7 @@ def _check_space(sweep: Sweep, target: Target) -> None:
 
     signatures: set[tuple[str, str]] = set()
     for values in corners(sweep.parameters):
-        recipe = sweep.recipe(target, values)
+        recipe = sweep.trial_recipe(target, values)
         signature = (recipe.training_signature, recipe.evaluation_signature)
         if signature in signatures:
             continue

@@ -14,9 +14,11 @@
     algorithm: tpe
     pruner: none
     early_stopping: {after: 0.5, worst: 0.25}
+    validation: {share: 0.2, seed: 0}
     trials: 40
     hours: 0.2
     seeds: [1, 2, 3]
+    reruns: 8
     storage: postgresql+psycopg://…
 
 `SweepFile` describes each key, `Dimension` in `space.py` the entries of `search`.
@@ -31,6 +33,7 @@ from typing import Any, Literal
 
 from ..config.sections import check_seeds
 from ..config.yaml_reader import read_yaml
+from ..data.validation import Validation
 from ..errors import ConfigError, did_you_mean
 from ..metrics import BITS, METRICS
 from ..model.layers import require_at_least
@@ -111,8 +114,12 @@ class SweepFile:
         early_stopping: The rule that stops trainings which fall behind; no rule by default.
         trials: The number of proposals, at least 1; with study, for each arm.
         hours: The hours, above 0, after which no trial begins; all commands count, re-runs do not.
+        validation: The part of the training images that judges trials, so that none sees the
+            held-out images of the report; only with base, where it has its defaults if left out.
         seeds: The seeds of the re-run of the best settings, different whole numbers from 0 to
             2^32 - 1, without the seed of the search; 1, 2, 3 by default, the seeds of study if set.
+        reruns: The highest number of settings that are re-run, at least 1; with study, for each
+            arm. Of a larger front these are its ends, then settings spread evenly between them.
         storage: The address of the database of trials, never printed; a local file by default.
 
     Raises:
@@ -129,9 +136,11 @@ class SweepFile:
     algorithm: Literal["tpe", "nsga2", "random"] = "tpe"
     pruner: Literal["none", "median"] = "none"
     early_stopping: EarlyStopping | None = None
+    validation: Validation | None = None
     trials: int = 40
     hours: float = 1.0
     seeds: tuple[int, ...] | None = None
+    reruns: int = 8
     storage: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
@@ -154,7 +163,7 @@ class SweepFile:
         for metric in self.constraints:
             _check_metric("constraints", metric)
 
-        require_at_least(1, trials=self.trials)
+        require_at_least(1, trials=self.trials, reruns=self.reruns)
         if not self.hours > 0:
             raise ValueError(f"hours: {self.hours:g} is not above 0")
         if self.seeds is not None and self.study is not None:
@@ -166,7 +175,7 @@ class SweepFile:
         self._check_stopping()
 
     def _check_stopping(self) -> None:
-        """Refuse to stop what is not trained, or in two ways."""
+        """Refuse to stop what is not trained, or in two ways, and to set data of it aside."""
         only_bits = self.objectives == (Objective(BITS, "minimize"),)
         if self.pruner == "median" and not only_bits:
             raise ValueError(
@@ -180,6 +189,11 @@ class SweepFile:
             return
         if self.early_stopping or self.pruner != "none":
             raise ValueError("early_stopping: nothing is trained here that could be stopped")
+        if self.validation:
+            raise ValueError(
+                "validation: nothing is trained here; a sampler is tuned on generated images that "
+                "are not reported"
+            )
 
         for path in self.search:
             if path.split(".")[0] != "sampler":
@@ -197,6 +211,11 @@ class SweepFile:
     def subject(self) -> tuple[str, str]:
         """What is searched: base, run or study, and the path."""
         return next(iter(self._subjects.items()))
+
+    @property
+    def split(self) -> Validation | None:
+        """The validation part that judges trials; None where nothing is trained."""
+        return None if self.base is None else self.validation or Validation()
 
     @property
     def repeats(self) -> tuple[int, ...]:

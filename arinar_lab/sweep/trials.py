@@ -98,8 +98,8 @@ def open_search(sweep: Sweep, target: Target) -> optuna.Study:
         if is_shared(address):
             remains = f"the study {study.study_name!r} in {without_password(address)}"
         raise ConfigError(
-            f"{sweep.folder}: was begun with another space, base or objectives; rename the file, "
-            f"or delete {remains}"
+            f"{sweep.folder}: was begun with another space, base, objectives or validation part; "
+            f"rename the file, or delete {remains}"
         )
 
     return study
@@ -423,17 +423,39 @@ def best_trials(sweep: Sweep, study: optuna.Study) -> list[FrozenTrial]:
     return [trials[i] for i in sorted(pareto_indices(points), key=lambda i: points[i])]
 
 
-def chosen_settings(sweep: Sweep, study: optuna.Study) -> dict[str, dict[str, Any]]:
-    """Name → values of what is re-run: the best trial for each objective, and the shared setting
-    of a study's arm.
+def split_front(
+    sweep: Sweep, study: optuna.Study
+) -> tuple[dict[str, FrozenTrial], list[FrozenTrial]]:
+    """The trials of the front that are re-run, by name, and those that are left out, both in the
+    order of the front. At most `sweep.reruns` are re-run: the ends, then an even choice between.
     """
-    settings: dict[str, dict[str, Any]] = {}
-    best = best_trials(sweep, study)
-    for i, objective in enumerate(sweep.objectives if best else ()):
-        end = min(best, key=lambda trial: (sweep.costs(trial.values)[i], trial.number))
-        if end.params not in settings.values():
-            settings[f"best {objective.metric}"] = dict(end.params)
+    front: dict[str, FrozenTrial] = {}  # a setting that was proposed twice counts once
+    for trial in best_trials(sweep, study):
+        front.setdefault(repr(sorted(trial.params.items())), trial)
 
+    names: dict[int, str] = {}
+    for i, objective in enumerate(sweep.objectives if front else ()):
+        end = min(front.values(), key=lambda trial: (sweep.costs(trial.values)[i], trial.number))
+        if len(names) < sweep.reruns:
+            names.setdefault(end.number, f"best {objective.metric}")
+
+    between = [trial.number for trial in front.values() if trial.number not in names]
+    count = min(sweep.reruns - len(names), len(between))
+    for k in range(count):
+        number = between[(2 * k + 1) * len(between) // (2 * count)]
+        names[number] = f"front trial {number}"
+
+    rerun = {names[t.number]: t for t in front.values() if t.number in names}
+    left_out = [t for t in front.values() if t.number not in names]
+    return rerun, left_out
+
+
+def chosen_settings(sweep: Sweep, study: optuna.Study) -> dict[str, dict[str, Any]]:
+    """Name → values of what is re-run: the front (see `split_front`), and the shared setting of a
+    study's arm.
+    """
+    front, _ = split_front(sweep, study)
+    settings = {name: dict(trial.params) for name, trial in front.items()}
     return {"shared setting": {}, **settings} if sweep.subject == "study" else settings
 
 
@@ -502,7 +524,9 @@ def tell_repeat(sweep: Sweep, target: Target, cell: EvaluationJob) -> None:
 
 
 def rerun(sweep: Sweep) -> None:
-    """Train and evaluate the best under other seeds, each by the worker that locks it first."""
+    """Train and evaluate the front under other seeds, on all training images, each by the worker
+    that locks it first.
+    """
     address = trials_address(sweep)
     failed: set[str] = set()
 

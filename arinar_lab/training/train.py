@@ -419,9 +419,10 @@ def train(
 def _prepare_folder(recipe: Recipe, folder: RunFolder, experiment: Experiment) -> None:
     """Write the recipe into a run folder, and remove the mark of an earlier failure."""
     folder.write_config(recipe)
-    if isinstance(experiment.source, LatentCacheSource):
+    source = experiment.source.whole
+    if isinstance(source, LatentCacheSource):
         # images can be drawn from it when the cache is gone, see `evaluate.load_trained`
-        write_json(folder.path / "cache.json", experiment.source.about)
+        write_json(folder.path / "cache.json", source.about)
     (folder.path / "FAILED").unlink(missing_ok=True)
 
 

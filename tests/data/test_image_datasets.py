@@ -30,6 +30,7 @@ from arinar_lab.data.image_datasets import (
     read_image,
 )
 from arinar_lab.data.sources import Digits
+from arinar_lab.data.validation import Validation, ValidationSource
 from arinar_lab.errors import ConfigError
 from arinar_lab.quality.image_sets import image_set_of_folder
 from arinar_lab.training.datamodule import DataModule
@@ -223,6 +224,20 @@ def test_a_damaged_image_is_named_and_another_of_its_class_stands_in(folder, cap
 
     assert stderr.count("class_1/2.png") == 1 and stderr.count("\n") == 1
     assert [name.endswith("class_1/2.png") for name in damaged_names(data)] == [True]
+
+
+def test_a_validation_part_holds_images_of_each_class_and_names_damaged_ones(folder):
+    damage(folder, "class_0/0.png")
+    whole = source(folder, damaged=0.1)
+    split = ValidationSource(whole, Validation(share=0.34))
+    split.prepare()
+    assert split.counts == (8, 4) and split.held_out[1].tolist() == list(range(CLASSES))
+
+    parts = torch.cat([split.train[0][:], split.held_out[0][:]])
+    sums = parts.flatten(1).long().sum(1).sort().values
+    assert sums.equal(whole.train[0][:].flatten(1).long().sum(1).sort().values)
+    assert split.train[0][8].equal(split.train[0][0].flip(-1))  # the mirror image of the first
+    assert [name.endswith("class_0/0.png") for name in damaged_names(split)] == [True]
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -128,10 +128,11 @@ def test_tokens_are_drawn_from_a_cache_with_the_noise_of_the_images(plan):
     assert (other - cached).abs().mean() > 0.05  # another epoch, another sample
 
 
-def test_training_reads_the_same_numbers_with_a_cache_and_without(plan):
+@pytest.mark.parametrize("words", [(), ("validation.share=0.2",)], ids=["whole", "split"])
+def test_training_reads_the_same_numbers_with_a_cache_and_without(plan, words):
     losses = []
     for data in ("data=mirrored", f"data={{kind: cache, path: {plan.folder}}}"):
-        run = recipe(data, "training.steps=4")
+        run = recipe(data, "training.steps=4", *words)
         folder = RunFolder(Path(f"runs/{len(losses)}"))
         folder.path.mkdir(parents=True)
         train(run, folder)
@@ -146,8 +147,9 @@ def test_training_reads_the_same_numbers_with_a_cache_and_without(plan):
     assert losses[0] and losses[0] == pytest.approx(losses[1], abs=2e-3)
 
 
-def test_a_run_outlives_its_cache(plan, copy, capsys):
-    run = recipe(f"data={{kind: cache, path: {copy}}}", "training.steps=2")
+@pytest.mark.parametrize("words", [(), ("validation.share=0.2",)], ids=["whole", "split"])
+def test_a_run_outlives_its_cache(plan, copy, capsys, words):
+    run = recipe(f"data={{kind: cache, path: {copy}}}", "training.steps=2", *words)
     folder = RunFolder(Path("run"))
     train(run, folder)
     drawn = []

@@ -20,11 +20,15 @@ import optuna
 import pytest
 import yaml
 from optuna.trial import TrialState
+from safetensors.torch import save_file
 from tiny import tiny, write_study
 
 from arinar_lab import cli
+from arinar_lab.config.build import build
 from arinar_lab.config.files import read_overrides
 from arinar_lab.config.schema import to_plain
+from arinar_lab.data.sources import Digits
+from arinar_lab.data.validation import Validation
 from arinar_lab.errors import ConfigError
 from arinar_lab.runs.folder import RunFolder, read_json, write_json
 from arinar_lab.study.plan import read_plan
@@ -319,6 +323,25 @@ FAULTS = {
         "early_stopping.after: 2 is not between 0 and 1",
     ),
     "its own seed": ({"seeds": [0, 1]}, "seeds: 0 is the search's own seed"),
+    "share": ({"validation": {"share": 0}}, "validation.share: 0 is not between 0 and 1"),
+    "split": ({"validation": 0.2}, "validation: 0.2 is not a section"),
+    "searched split": (
+        {"search": {"validation.share": {"float": [0.1, 0.2]}}},
+        "search.validation.share: decides what is measured",
+    ),
+    "split of the base": (
+        {"base": tiny("validation.share=0.1")},
+        "base: base.yaml sets validation, which the sweep's own key does for trials",
+    ),
+    "split that leaves too few": (
+        {"base": tiny("training.batch=1200")},
+        "training.batch: 1200 exceeds the 1150 training images, without the validation part",
+    ),
+    "split of a run": (
+        {"base": None, "run": "runs/x", "validation": {}},
+        "validation: nothing is trained here",
+    ),
+    "reruns": ({"reruns": 0}, "reruns: 0 is too few; at least 1"),
     "key": ({"trails": 3}, "trails: unknown key; a sweep takes"),
     "nothing": ({"base": None}, "base: name what is searched"),
     "two": ({"run": "runs/x"}, "base: name what is searched"),
@@ -352,8 +375,8 @@ def test_another_space_is_not_mixed_with_what_was_begun():
 
 
 def test_sweeps_that_were_begun_are_resumed_whatever_becomes_of_their_classes_and_keys():
-    """The fingerprint and the folder's name are those of 2026-11-30, when the
-    key was called sampler.
+    """The fingerprint and the folder's name are those of 2026-11-30, when the key was called
+    sampler. Trials that saw the held-out images are not mixed with those of a validation part.
     """
     path = write_sweep(
         objectives=[FD, SPEED],
@@ -367,7 +390,7 @@ def test_sweeps_that_were_begun_are_resumed_whatever_becomes_of_their_classes_an
         },
     )
     sweep = read_sweep(path, {"algorithm": "random"})
-    assert replace(sweep, targets=()).fingerprint == "69dd0123"
+    assert replace(sweep, targets=(), validation=None).fingerprint == "69dd0123"
     assert sweep.folder == Path("studies/sweep-sampler=random")
 
 
@@ -393,10 +416,75 @@ def test_a_sweep_and_an_ablation_of_one_name_are_not_mixed():
         prepare(plan)
 
 
+# The validation part
+
+
+def test_trials_are_judged_on_a_validation_part_and_reruns_on_held_out_images():
+    sweep = sweep_of(validation={"share": 0.1, "seed": 5})
+    (target,) = sweep.targets
+    values = {"sampler.temperature": 0.7}
+    trial, again = sweep.trial_cell(target, values), sweep.repeats(target, values)[1]
+    assert trial.recipe.validation == Validation(0.1, 5) and again.recipe.validation is None
+    assert trial.recipe.training_signature != again.recipe.training_signature
+    assert trial.folder.path.parent != again.folder.path.parent
+
+    judged, reported = (build(job.recipe, "meta").source for job in (trial, again))
+    assert judged.counts == (1294, 143) and reported.counts == (1437, 360)
+    assert again.recipe.training_signature == tiny().training_signature
+
+
+def test_a_sweep_that_says_nothing_of_it_has_a_validation_part_and_states_it():
+    sweep = sweep_of()
+    open_search(sweep, sweep.targets[0])
+    assert sweep.validation == Validation(0.2, 0)
+    text = sweep_markdown(sweep)
+    assert "A validation part judged the trials: 20 % of the training images (at most as" in text
+    assert "drawn by seed 0." in text and "on held-out images that no trial has seen" in text
+
+
+def test_trials_of_two_splits_are_not_mixed():
+    sweep = sweep_of()
+    open_search(sweep, sweep.targets[0])
+    other = sweep_of(validation={"seed": 1})
+    with pytest.raises(ConfigError, match="another space, base, objectives or validation part"):
+        open_search(other, other.targets[0])
+
+
+def test_the_command_line_sets_the_sweeps_split_and_not_the_recipes():
+    sweep = read_sweep(write_sweep(), read_overrides(["validation.share=0.1"]))
+    assert sweep.validation == Validation(0.1) and sweep.name == "sweep-validation.share=0.1"
+    assert sweep.targets[0].content.get("validation") is None
+
+
+def test_no_number_of_a_trial_depends_on_the_held_out_images(uncounted):
+    """Neither what stops it early nor what judges it."""
+    Path("data").mkdir()
+    images, labels = Digits().train
+    for part, count in (("train", 100), ("held_out", 20)):
+        save_file({"images": images[:count], "labels": labels[:count]}, f"data/{part}.safetensors")
+    base = tiny("data={kind: images, path: data, channels: 1, size: 8, classes: 10}")
+    sweep = sweep_of(base=base, objectives=[BITS], trials=1)
+    (target,) = sweep.targets
+    open_search(sweep, target)
+
+    seen = []
+    for held_out in (images[200:220], 255 - images[200:220]):
+        shutil.rmtree("runs", ignore_errors=True)
+        save_file({"images": held_out, "labels": labels[200:220]}, "data/held_out.safetensors")
+        job = sweep.trial_cell(target, {"sampler.temperature": 0.7})
+        curve = []
+        metrics = trials.measure_job(sweep, target, job, lambda _, bits: curve.append(bits))  # noqa: B023
+        seen.append([*curve, metrics["val/bits_per_dim"]])
+
+    likelihood = job.folder.report(job.recipe)["likelihood"]
+    assert likelihood["images"] == 20 and likelihood["part"].startswith("validation: 20 %")
+    assert len(seen[0]) == 3 and seen[0] == seen[1]
+
+
 # The search
 
 
-def test_two_objectives_give_a_front_and_its_ends(monkeypatch):
+def test_two_objectives_give_a_front_that_is_all_re_run(monkeypatch):
     measured = Measured(monkeypatch, trade_off)
     sweep = sweep_of(objectives=[FD, SPEED], trials=8, constraints={"cost/peak_memory_gb": 0.9})
     run_sweep_worker(sweep)
@@ -416,8 +504,41 @@ def test_two_objectives_give_a_front_and_its_ends(monkeypatch):
     )
     temperatures = [t.params["sampler.temperature"] for t in inside]
 
-    ends = [values["sampler.temperature"] for values in chosen_settings(sweep, study).values()]
-    assert ends == [min(temperatures), max(temperatures)]
+    chosen = chosen_settings(sweep, study)
+    assert [values["sampler.temperature"] for values in chosen.values()] == sorted(temperatures)
+    ends = {name: v["sampler.temperature"] for name, v in chosen.items() if name[:4] == "best"}
+    assert ends == {
+        "best quality/fd_digits": min(temperatures),
+        "best speed/images_per_second": max(temperatures),
+    }
+    assert sum(name.startswith("front trial ") for name in chosen) == len(inside) - 2
+
+
+@pytest.mark.parametrize(("reruns", "places"), [(1, [0]), (2, [0, 8]), (4, [0, 2, 6, 8])])
+def test_of_a_large_front_the_ends_and_an_even_choice_are_re_run(monkeypatch, reruns, places):
+    Measured(monkeypatch, trade_off)
+    sweep = sweep_of(objectives=[FD, SPEED], trials=9, reruns=reruns)
+    run_sweep_worker(sweep)
+    study = open_search(sweep, sweep.targets[0])
+    front = best_trials(sweep, study)
+    assert len(front) == 9
+
+    values = [dict(front[place].params) for place in places]
+    assert list(chosen_settings(sweep, study).values()) == values
+    numbers = [str(front[place].number) for place in range(9) if place not in places]
+    left_out = f"since reruns is {reruns}: trials {', '.join(numbers)}."
+    assert f"Not re-run of the front of sweep, {left_out}" in sweep_markdown(sweep)
+
+
+def test_a_setting_that_was_proposed_twice_is_re_run_once(monkeypatch):
+    Measured(monkeypatch, trade_off)
+    sweep = sweep_of(objectives=[FD, SPEED], trials=3)
+    study = open_search(sweep, sweep.targets[0])
+    for t in (0.6, 0.8, 0.6):
+        study.enqueue_trial({"sampler.temperature": t})
+    run_sweep_worker(sweep)
+    assert [v["sampler.temperature"] for v in chosen_settings(sweep, study).values()] == [0.6, 0.8]
+    assert "Not re-run" not in sweep_markdown(sweep)
 
 
 @pytest.mark.parametrize("algorithm", ["tpe", "nsga2", "random"])
@@ -934,7 +1055,7 @@ def test_reruns_and_trials_stand_in_one_front(monkeypatch):
     )
     assert "(hypervolume, n = 2)" in sentences[-2]
     assert sentences[-1].startswith(
-        "Trials and the means of re-runs together: 6 of 8 on the front, re-runs among them: none."
+        "Trials and the means of re-runs together: 6 of 12 on the front, re-runs among them: none."
     )
     assert all(line in sweep_markdown(sweep) for line in sentences)
 
