@@ -3,7 +3,7 @@
     runs/<what differs>-<training signature>/seed_<n>/
       config.yaml  metrics.csv  log.txt  progress.json  DONE | FAILED
       checkpoints/  {step=*.ckpt, final.safetensors}
-      evaluations/<evaluation signature>/  report.json  samples/{grid.png, images.npy}
+      evaluations/<evaluation signature>/  report.json  samples/{grid.png, images.npy, real.npz}
 
 Files are written atomically. `metrics.csv` is in long format: step,name,value.
 """
