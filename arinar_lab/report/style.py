@@ -180,8 +180,8 @@ def text_box(centre: np.ndarray, text: str) -> Box:
 def mark_off_scale(ax: Any, bars: Sequence[IntervalBar], taken: Sequence[Box] = ()) -> None:
     """Draw an arrow at the edge for each end of an interval beyond the axes, and its value.
 
-    A value stands beside its arrow, farther in where another text, arrow or point is in the way,
-    and is left out where there is no room. The limits are set, and the layout is made.
+    A value stands beside its arrow, a little farther in where another text, arrow or point is in
+    the way, and is left out where there is no room. The limits are set, and the layout is made.
 
     Arguments:
         taken: Boxes of texts that are there already.
@@ -255,7 +255,7 @@ def _write_value(ax: Any, end: _End, taken: Sequence[Box]) -> Box | None:
     low, high = ax.get_window_extent().get_points() * 72 / ax.figure.dpi
     half = text_box(start, text).half
     across = (half + 3.5) * (end.inward == 0)
-    for step in range(20):
+    for step in range(6):
         for side in (1, -1):
             offset = end.inward * (half + 2 + 4 * step) + side * across
             box = Box(start + offset, half)
