@@ -197,6 +197,8 @@ def sample_grid(analysis: Analysis) -> Any | None:
             centres = (np.arange(count) + 0.5) * (width + _gap(width)) - _gap(width) / 2 - 0.5
             axes[0, 0].set_xticks(centres, labels[:count])
             axes[0, 0].tick_params(length=0, pad=1, labeltop=True, labelbottom=False)
+        # the first layout measures names beside rows of another width
+        figure.draw_without_rendering()
 
     return figure
 
