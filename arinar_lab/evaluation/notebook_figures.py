@@ -61,7 +61,7 @@ def conditionals_figure(
     handles: dict[str, Any] = {}
     for ax in axes[:, 0]:
         for line in ax.get_lines():
-            look = {"linestyle": line.get_linestyle(), "color": BLACK}
+            look: dict[str, Any] = {"linestyle": line.get_linestyle(), "color": BLACK}
             handles[line.get_label()] = Line2D([], [], **look)
     place = {"loc": "outside upper center", "ncols": 4}
     right.legend(handles.values(), handles.keys(), fontsize=8, frameon=False, **place)

@@ -273,9 +273,9 @@ def _legend(ax: Any, metrics: list[str], floor: list[float], is_upright: bool = 
         return
 
     for i, metric in enumerate(metrics):
-        mark = {"marker": "o"} if i == 0 else _dash(is_upright)
+        mark: dict[str, Any] = {"marker": "o"} if i == 0 else _dash(is_upright)
         line = _LINES[i] if is_upright else "none"
-        look = {"color": GREY, "linestyle": line, "label": HEADINGS[metric]}
+        look: dict[str, Any] = {"color": GREY, "linestyle": line, "label": HEADINGS[metric]}
         handles.append(Line2D([], [], **look, **mark))
     ax.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
 
