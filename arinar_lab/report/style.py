@@ -168,8 +168,9 @@ class Box:
 
 def boxes_at(ax: Any, points: Sequence[tuple[float, float]]) -> list[Box]:
     """The boxes of markers at points of the axes, once the layout is made."""
-    places = _in_points(ax, points) if points else []
-    return [Box(place, np.array([4.0, 4.0])) for place in places]
+    if not points:
+        return []
+    return [Box(place, np.array([4.0, 4.0])) for place in _in_points(ax, points)]
 
 
 def text_box(centre: np.ndarray, text: str) -> Box:
