@@ -167,7 +167,7 @@ def _plan(path: Path, content: str, workspace: Workspace) -> Plan:
 
 
 def _fill(run: Path, evaluation: Path, seed: int) -> None:
-    """A history of three steps, twelve images, and the beliefs about two features."""
+    """A history of three steps, twelve images and real ones, and the beliefs about two features."""
     rows = [
         f"{step},{name},{2.5 - step / 10 + seed / 10}"
         for step in (1, 2, 3)
@@ -177,6 +177,8 @@ def _fill(run: Path, evaluation: Path, seed: int) -> None:
     (evaluation / "samples").mkdir()
     rng = np.random.default_rng(seed)
     np.save(evaluation / "samples" / "images.npy", rng.integers(0, 17, (12, 1, 8, 8), np.uint8))
+    real = np.arange(12 * 64).reshape(12, 1, 8, 8) % 17
+    np.savez_compressed(evaluation / "samples" / "real.npz", images=real, labels=np.arange(12) % 5)
     grid = np.tile(np.linspace(-2, 2, 30, dtype=np.float32), (2, 1))
     density = np.exp(-(grid**2) / 2)[None] / math.sqrt(2 * math.pi)
     np.savez_compressed(

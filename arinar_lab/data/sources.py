@@ -62,6 +62,27 @@ class Source:
         """Number of training and held-out items; None before the data are first read."""
         return len(self.train[0]), len(self.held_out[0])
 
+    def examples(self, labels: Tensor) -> Tensor:
+        """Return a training item [n, *shape] for each of some labels [n]: the first of its class,
+        then the second. A class begins anew where it has too few.
+
+        Raises:
+            ValueError: if a label has no training item.
+        """
+        known = self.train[1]
+        places: dict[int, Tensor] = {}
+        counts: dict[int, int] = {}
+        chosen = []
+        for label in labels.tolist():
+            if label not in places:
+                places[label] = (known == label).nonzero()[:, 0]
+                if not len(places[label]):
+                    raise ValueError(f"label {label} has no training item")
+            number = counts.get(label, 0)
+            counts[label] = number + 1
+            chosen.append(int(places[label][number % len(places[label])]))
+        return self.train[0][torch.tensor(chosen)]
+
     @property
     def whole(self) -> Source:
         """The source of all images: another one where this one splits its training images."""

@@ -68,6 +68,7 @@ from .speed import seconds_by_phase
 from .uncertainty import half_width, half_widths_of_sets
 
 KID = "over all images"  # what a report says of its estimator
+SHOWN = 20  # training images that stand beside the samples in figures
 _SPEED = "speed/images_per_second"
 
 
@@ -388,6 +389,9 @@ def evaluate_samples(
     with atomic_draft(samples / "images.npy", durable=True) as draft:
         np.save(draft, generated.numpy())
     save_grid(generated, y, source.levels, source.classes, samples / "grid.png")
+    shown = y[:SHOWN]
+    with atomic_draft(samples / "real.npz", durable=True) as draft:
+        np.savez_compressed(draft, images=source.examples(shown).numpy(), labels=shown.numpy())
 
     values, halves = _compare_digits(generated, y, source.train[0], "quality/{}")
     held_out = source.held_out[0][: e.images]

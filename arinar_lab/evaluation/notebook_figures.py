@@ -6,19 +6,25 @@ it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from ..report.density_figures import DENSITY_AXIS, Curves, density_panel
-from ..report.style import VERMILION
+from ..report.style import BASELINE, BLACK, VERMILION, Look
 
 
 def conditionals_figure(
-    rows: Mapping[str, Curves], image: Any, token: int, tokens: int, features: int = 4
+    rows: Mapping[str, Curves],
+    image: Any,
+    token: int,
+    tokens: int,
+    features: int = 4,
+    looks: Mapping[str, Look] | None = None,
 ) -> Figure:
     """Draw densities of one token's features, several curves a row, next to the token's image.
 
@@ -30,6 +36,8 @@ def conditionals_figure(
         token: Number of the token.
         tokens: Number of all tokens.
         features: Largest number of columns.
+        looks: Name of an arm → its look, as in `report.style.looks`; a row has its arm's colour,
+            or black.
     """
     columns = features
     for curves in rows.values():
@@ -42,8 +50,9 @@ def conditionals_figure(
 
     axes = right.subplots(len(rows), columns, squeeze=False, sharex="col")
     for row, (name, curves) in zip(axes, rows.items(), strict=True):
+        colour = (looks or {}).get(name, BASELINE).colour
         for f, ax in enumerate(row):
-            density_panel(ax, curves, f)
+            density_panel(ax, curves, f, colour=colour)
             ax.set_title(_costs(curves, f), fontsize=8, pad=3)
         row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
 
@@ -51,7 +60,9 @@ def conditionals_figure(
         ax.set_title(f"feature {f}\n{ax.get_title()}", fontsize=8, pad=3)
     handles: dict[str, Any] = {}
     for ax in axes[:, 0]:
-        handles |= {line.get_label(): line for line in ax.get_lines()}
+        for line in ax.get_lines():
+            look: dict[str, Any] = {"linestyle": line.get_linestyle(), "color": BLACK}
+            handles[line.get_label()] = Line2D([], [], **look)
     place = {"loc": "outside upper center", "ncols": 4}
     right.legend(handles.values(), handles.keys(), fontsize=8, frameon=False, **place)
     right.supxlabel(DENSITY_AXIS, fontsize=9)
@@ -93,21 +104,32 @@ def _show(ax: Any, image: np.ndarray, levels: int) -> None:
     ax.set(xticks=[], yticks=[])
 
 
-def samples_figure(rows: Mapping[str, Any], levels: int) -> Figure:
+def samples_figure(
+    rows: Mapping[str, Any],
+    levels: int,
+    labels: Sequence[int] | None = None,
+    real: Any = None,
+) -> Figure:
     """Draw images in a grid: a row for each setting, a column for each seed.
 
     Arguments:
         rows: name → images [n, …], as many in each row.
         levels: Grey levels, 0 where the items are no images.
+        labels: The class of each column, written above it.
+        real: Training images of these classes [n, …], as of `Source.examples`: the first row.
     """
-    columns = min(map(len, rows.values()))
-    figure = Figure(figsize=(0.8 * columns + 1.6, 0.82 * len(rows)), layout="constrained")
+    shown = dict(rows) if real is None else {"training images": real, **rows}
+    columns = min(map(len, shown.values()))
+    height = 0.82 * len(shown) + (0.2 if labels else 0)
+    figure = Figure(figsize=(0.8 * columns + 1.6, height), layout="constrained")
 
-    axes = figure.subplots(len(rows), columns, squeeze=False)
-    for row, (name, images) in zip(axes, rows.items(), strict=True):
+    axes = figure.subplots(len(shown), columns, squeeze=False)
+    for row, (name, images) in zip(axes, shown.items(), strict=True):
         for ax, image in zip(row, np.asarray(images), strict=False):
             _show(ax, image, levels)
             ax.spines[:].set(color="0.85", linewidth=0.6)
         row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+    for ax, label in zip(axes[0], labels or (), strict=False):
+        ax.set_title(str(label), fontsize=9, pad=3)
 
     return figure

@@ -65,22 +65,25 @@ FIGURES = (
     Figure(
         "factor",
         "Likelihood and sample quality against what was varied",
-        f"Marker: mean over seeds. Thin bar with caps: {TRAINING_NOISE}. Broad pale bar, where"
-        f" measured: {EVALUATION_NOISE}. Small marks: single seeds. Dotted line: the baseline's"
-        " mean. Dashed: held-out images, beside the distance of as many images. An arrow at the"
-        " edge: the interval goes on beyond it, for it comes from few seeds.",
+        f"Marker or dash: mean over seeds. Thin bar with caps: {TRAINING_NOISE}. Broad pale bar,"
+        f" where measured: {EVALUATION_NOISE}. Dots: single seeds. Colours and markers are those"
+        " of the arms in every figure. Dotted line: the baseline's mean. Dashed grey line: held-out"
+        " images, beside the distance of as many images. Distances that span more than a factor of"
+        " ten have a logarithmic axis. An arrow at the edge: the interval goes on beyond it, to"
+        " the value there, for it comes from few seeds.",
         "bits/dim or Fréchet distance of a finished run",
         against_factor,
     ),
     Figure(
         "speed",
         "Quality against speed",
-        "Means over seeds with 95 % t-intervals in both directions. Grey: another arm is at least"
-        " as good and as fast, and better in one of both, by the means. Dashed: the front of the"
-        " others. Whether two neighbours on it differ is said by their intervals, not by the line."
-        " Axes that span more than a factor of five are logarithmic; an arrow at the edge: the"
-        " interval goes on beyond it. Where the title calls the speeds unreliable, their order may"
-        " be that of the machine's load: no front is drawn, and no arm is grey.",
+        "Means over seeds with 95 % t-intervals in both directions. Hollow: another arm is at"
+        " least as good and as fast, and better in one of both, by the means. Dashed: the front of"
+        " the others. Whether two neighbours on it differ is said by their intervals, not by the"
+        " line. Axes that span more than a factor of five are logarithmic; an arrow at the edge:"
+        " the interval goes on beyond it, to the value there. Where the title calls the speeds"
+        " unreliable, their order may be that of the machine's load: no front is drawn, and no arm"
+        " is hollow.",
         "a measured speed",
         against_speed,
     ),
@@ -122,9 +125,10 @@ FIGURES = (
     ),
     Figure(
         "samples",
-        "Samples under the same seeds",
-        "The first images that each arm generated, unchosen. A column has the same label and the"
-        " same noise in all arms. One training seed.",
+        "Samples beside training images",
+        "The first images that each arm generated, unchosen. A column has one class (above it), and"
+        " the same noise in all arms. First row: training images of these classes. One training"
+        " seed.",
         "generated images in the run folders",
         sample_grid,
     ),

@@ -3,7 +3,9 @@ the cost of generation.
 
 Two error bars are kept apart everywhere: a thin one with caps is the 95 % interval of the mean over
 seeds (training noise), a broad pale one the 95 % interval of a value over images (evaluation
-noise). Small dots are single seeds. An interval that leaves the axes ends there in an arrow.
+noise). Small dots are single seeds. An interval that leaves the axes ends there in an arrow, beside
+which stands the value of its end. Arms have their colours and markers (`style.looks`). Distances
+have a logarithmic axis where they span more than a factor of ten.
 
 Figures are as wide as a paper's column; with more than `MANY_ARMS` arms, as both columns.
 """
@@ -12,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -27,39 +28,31 @@ from ..analysis.statistics import Interval
 from ..metrics import BITS, DISTANCE, DISTANCES, FEW, GAP, HEADINGS, LEVEL, METRICS, SPEED
 from .style import (
     BLACK,
-    BLUE,
     COLUMN,
     FACET,
     GREY,
     PAGE,
-    PALE,
-    SERIES,
-    SKY,
-    VERMILION,
+    Box,
+    IntervalBar,
     Look,
+    boxes_at,
     looks,
+    mark_off_scale,
     paper_pyplot,
     readable_log,
+    text_box,
     wrap_label,
 )
 
 # arms beyond which a figure takes both columns, and marks do not tell all of them apart
 MANY_ARMS = FACET + 1
 _PARTS = {
-    "outer": (BLUE, "", "outer"),
-    "inner": (SKY, "////", "inner trunk"),
-    "head": (VERMILION, "....", "head"),
-    "codec": (GREY, "xxxx", "codec"),
+    "outer": ("#4D4D4D", "", "outer"),
+    "inner": (GREY, "////", "inner trunk"),
+    "head": ("#BDBDBD", "....", "head"),
+    "codec": ("#E3E3E3", "xxxx", "codec"),
 }
-
-
-@dataclass(frozen=True)
-class IntervalBar:
-    """An interval as drawn: its centre (x, y), its half-widths in x and y, its colour."""
-
-    at: tuple[float, float]
-    half: tuple[float, float]
-    colour: str
+_LINES = ("-", "--")  # of the metrics of a panel
 
 
 def panels_of(results: Results) -> list[list[str]]:
@@ -112,62 +105,41 @@ def _is_number(value: Any) -> bool:
 def _along(results: Results, panels: list[list[str]], scale: list[float]) -> Any:
     """Metrics along a numeric axis, logarithmic where it spans more than a factor of four."""
     is_log = min(scale) > 0 and max(scale) / min(scale) > 4
+    look_of = looks(results)
     with paper_pyplot() as plt:
         size = (COLUMN, 2.2 * len(panels))
         figure, axes = plt.subplots(len(panels), 1, figsize=size, squeeze=False)
+        drawn: list[list[IntervalBar]] = []
         for ax, metrics in zip(axes[:, 0], panels, strict=True):
-            drawn: list[IntervalBar] = []
+            bars: list[IntervalBar] = []
             for i, metric in enumerate(metrics):
                 # metrics stand side by side, not on top of each other
                 shift = 0.05 * (i - (len(metrics) - 1) / 2)
                 places = np.array(scale)
                 places = places * (1 + shift) if is_log else places + shift * np.ptp(scale) / 2
-                drawn += _series(ax, results, metric, places, SERIES[i])
+                means = []
+                for place, arm in zip(places, results.arms, strict=True):
+                    new = _dot(ax, arm, metric, place, look_of[arm.name], i, is_upright=True)
+                    bars += new
+                    means += [bar.at for bar in new]
+                if means:
+                    line = {"color": GREY, "linestyle": _LINES[i], "linewidth": 0.9, "zorder": 1}
+                    ax.plot(*zip(*means, strict=True), **line)
 
             floor = _floor(ax.axhline, results, metrics)
-            _in_view(ax.set_ylim, ax.get_ylim, floor + _all_values(results, metrics))
+            values = floor + _all_values(results, metrics)
+            _scaled(ax.set_yscale, ax.yaxis, ax.set_ylim, ax.get_ylim, values, _log_from(metrics))
             if is_log:
                 ax.set_xscale("log", base=2)
             ax.set_xticks(scale, list(map("{:g}".format, scale)))
             ax.minorticks_off()
             ax.set(xlabel=results.axes[0], ylabel=axis_label(metrics[0]))
-            _arrows(ax, drawn)
-            _legend(ax, metrics, floor)
+            _legend(ax, metrics, floor, is_upright=True)
+            drawn.append(bars)
+
+        _mark_off_scale(figure, axes[:, 0], drawn)
 
     return figure
-
-
-def _series(
-    ax: Any, results: Results, metric: str, places: np.ndarray, look: Look
-) -> list[IntervalBar]:
-    """One metric of every arm at its place on the x axis; returns its intervals."""
-    x = []
-    means = []
-    halves = []
-    images = []
-    for place, arm in zip(places, results.arms, strict=True):
-        summary = arm.summary(metric)
-        if summary is None:
-            continue
-        x.append(place)
-        means.append(summary.mean)
-        halves.append(_half(summary))
-        images.append(arm.evaluation_noise(metric) or 0.0)
-    if not x:
-        return []
-
-    colour = look.colour
-    ax.errorbar(x, means, images, fmt="none", ecolor=colour, elinewidth=5, capsize=0, alpha=0.35)
-    ax.errorbar(x, means, halves, **look.of_line, elinewidth=0.9, label=HEADINGS[metric])
-    for place, arm in zip(places, results.arms, strict=True):
-        values = list(arm.values(metric).values())
-        at = [place] * len(values)
-        ax.plot(at, values, look.marker, color=colour, alpha=0.4, markersize=2)
-
-    bars = []
-    for place, mean, half in zip(x, means, halves, strict=True):
-        bars.append(IntervalBar((place, mean), (0.0, half), colour))
-    return bars
 
 
 def _arm_by_arm(results: Results, panels: list[list[str]]) -> Any:
@@ -175,6 +147,7 @@ def _arm_by_arm(results: Results, panels: list[list[str]]) -> Any:
     arms compared with it.
     """
     arms = results.arms
+    look_of = looks(results)
     is_wide = len(arms) > MANY_ARMS
     names = []
     for arm in arms:
@@ -186,23 +159,38 @@ def _arm_by_arm(results: Results, panels: list[list[str]]) -> Any:
 
     with paper_pyplot() as plt:
         figure, axes = plt.subplots(*shape, figsize=size, squeeze=False, sharey=is_wide)
+        drawn: list[list[IntervalBar]] = []
         for ax, metrics in zip(axes.flat, panels, strict=True):
-            drawn: list[IntervalBar] = []
+            bars: list[IntervalBar] = []
             for i, metric in enumerate(metrics):
                 shift = 0.26 * (i - (len(metrics) - 1) / 2)
                 for row, arm in enumerate(arms):
-                    label = HEADINGS[metric] if row == 0 else None
-                    drawn += _dot(ax, arm, metric, row + shift, SERIES[i], label)
-                _baseline_lines(ax, results, metric, SERIES[i].colour)
+                    bars += _dot(ax, arm, metric, row + shift, look_of[arm.name], i)
+                _baseline_lines(ax, results, metric, (BLACK, GREY)[i])
             floor = _floor(ax.axvline, results, metrics)
-            _in_view(ax.set_xlim, ax.get_xlim, floor + _all_values(results, metrics))
+            values = floor + _all_values(results, metrics)
+            _scaled(ax.set_xscale, ax.xaxis, ax.set_xlim, ax.get_xlim, values, _log_from(metrics))
             ax.set_xlabel(axis_label(metrics[0]))
             ax.set_ylim(len(arms) - 0.5, -0.5)
             ax.set_yticks(range(len(arms)), names)
-            _arrows(ax, drawn)
             _legend(ax, metrics, floor)
+            drawn.append(bars)
+
+        _mark_off_scale(figure, axes.flat, drawn)
 
     return figure
+
+
+def _log_from(metrics: Sequence[str]) -> float:
+    """The ratio of largest to smallest beyond which the metrics' axis is logarithmic."""
+    return 10 if metrics[0] in (*DISTANCES, FEW) else math.inf
+
+
+def _mark_off_scale(figure: Any, axes: Any, drawn: Sequence[Sequence[IntervalBar]]) -> None:
+    """Mark the intervals that leave their axes, when all else is drawn."""
+    figure.draw_without_rendering()  # makes the layout
+    for ax, bars in zip(axes, drawn, strict=True):
+        mark_off_scale(ax, bars)
 
 
 def _baseline_lines(ax: Any, results: Results, metric: str, colour: str) -> None:
@@ -216,25 +204,44 @@ def _baseline_lines(ax: Any, results: Results, metric: str, colour: str) -> None
 
 
 def _dot(
-    ax: Any, arm: ArmResult, metric: str, y: float, look: Look, label: str | None
+    ax: Any,
+    arm: ArmResult,
+    metric: str,
+    place: float,
+    look: Look,
+    i: int,
+    is_upright: bool = False,
 ) -> list[IntervalBar]:
-    """One metric of one arm, in its row; returns its interval."""
+    """One metric of one arm, at its place on the other axis; returns its interval.
+
+    The panel's first metric (i = 0) has the arm's marker, the second a dash.
+    """
     summary = arm.summary(metric)
     if summary is None:
-        ax.errorbar([], [], fmt=look.marker, color=look.colour, label=label)
         return []
 
     mean = summary.mean
     half = _half(summary)
+    at = (place, mean) if is_upright else (mean, place)
+    error = "yerr" if is_upright else "xerr"
     colour = look.colour
     images = arm.evaluation_noise(metric) or 0.0
-    broad = {"fmt": "none", "ecolor": colour, "elinewidth": 4, "capsize": 0, "alpha": 0.35}
-    ax.errorbar(mean, y, xerr=images, **broad)
-    ax.errorbar(mean, y, xerr=half, fmt=look.marker, color=colour, elinewidth=0.9, label=label)
+    broad = {"fmt": "none", "ecolor": colour, "elinewidth": 5, "capsize": 0, "alpha": 0.3}
+    ax.errorbar(*at, **{error: images}, **broad)
+    mark = {"marker": look.marker} if i == 0 else _dash(is_upright)
+    ax.errorbar(*at, **{error: half}, fmt="none", ecolor=colour, elinewidth=0.9)
+    ax.plot(*at, color=colour, linestyle="none", **mark)
     values = list(arm.values(metric).values())
-    ax.plot(values, [y] * len(values), look.marker, color=colour, alpha=0.4, markersize=2)
+    places = [place] * len(values)
+    seeds = (places, values) if is_upright else (values, places)
+    ax.plot(*seeds, "o", color=colour, alpha=0.4, markersize=2)
 
-    return [IntervalBar((mean, y), (half, 0.0), colour)]
+    return [IntervalBar(at, (0.0, half) if is_upright else (half, 0.0), colour)]
+
+
+def _dash(is_upright: bool) -> dict[str, Any]:
+    """The marker of a panel's second metric: a dash across its interval."""
+    return {"marker": "_" if is_upright else "|", "markersize": 7, "markeredgewidth": 1.6}
 
 
 def _half(summary: Interval) -> float:
@@ -255,32 +262,22 @@ def _in_view(set_limits: Any, limits: Any, values: Sequence[float]) -> None:
         set_limits(max(bottom, low - (high - low)), min(top, high + (high - low)))
 
 
-def _arrows(ax: Any, bars: Sequence[IntervalBar]) -> None:
-    """An arrow at the edge of the axes for each end of an interval that lies
-    beyond; the limits are set.
+def _legend(ax: Any, metrics: list[str], floor: list[float], is_upright: bool = False) -> None:
+    """Above the panel, where there is more in it than one metric; in grey, since colours are
+    those of arms.
     """
-    left, right = sorted(ax.get_xlim())
-    bottom, top = sorted(ax.get_ylim())
-    for bar in bars:
-        x, y = bar.at
-        half_width, half_height = bar.half
-        arrows = (
-            (x - half_width < left, left, y, "<"),
-            (x + half_width > right, right, y, ">"),
-            (y - half_height < bottom, x, bottom, "v"),
-            (y + half_height > top, x, top, "^"),
-        )
-        for is_beyond, arrow_x, arrow_y, mark in arrows:
-            if is_beyond:
-                look = {"color": bar.colour, "markersize": 3, "clip_on": False, "zorder": 4}
-                ax.plot(arrow_x, arrow_y, mark, **look)
+    from matplotlib.lines import Line2D
 
+    handles, _ = ax.get_legend_handles_labels()
+    if len(metrics) < 2 and not floor:
+        return
 
-def _legend(ax: Any, metrics: list[str], floor: list[float]) -> None:
-    """Above the panel, where there is more in it than one metric."""
-    handles, labels = ax.get_legend_handles_labels()
-    if len(metrics) > 1 or floor:
-        ax.legend(handles, labels, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
+    for i, metric in enumerate(metrics):
+        mark: dict[str, Any] = {"marker": "o"} if i == 0 else _dash(is_upright)
+        line = _LINES[i] if is_upright else "none"
+        look: dict[str, Any] = {"color": GREY, "linestyle": line, "label": HEADINGS[metric]}
+        handles.append(Line2D([], [], **look, **mark))
+    ax.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
 
 
 def _floor(line: Any, results: Results, metrics: Sequence[str]) -> list[float]:
@@ -289,8 +286,8 @@ def _floor(line: Any, results: Results, metrics: Sequence[str]) -> list[float]:
         floors = filter(None, (arm.floor(metric) for arm in results.arms))
         value, unequal_count = next(floors, (0.0, 0))
         if unequal_count is None:
-            colour = SERIES[metrics.index(metric)].colour
-            line(value, color=colour, linestyle="--", linewidth=0.9, label="held-out images")
+            look = {"color": GREY, "linestyle": (0, (6, 2)), "linewidth": 0.9, "zorder": 1}
+            line(value, **look, label="held-out images")
             return [value]
 
     return []
@@ -300,10 +297,10 @@ _NAMED = 40  # arms beyond which only those on the front are named
 
 
 def against_speed(analysis: Analysis) -> Any | None:
-    """Quality against images/s, a panel for each quality: dominated arms in grey, the front
+    """Quality against images/s, a panel for each quality: dominated arms hollow, the front
     drawn through the others.
 
-    Of unreliable speeds the arms alone are drawn, none in grey, and the title says so.
+    Of unreliable speeds the arms alone are drawn, none hollow, and the title says so.
     """
     results = analysis.results
     panels = analysis.panels
@@ -311,6 +308,7 @@ def against_speed(analysis: Analysis) -> Any | None:
         return None
 
     is_wide = len(results.arms) > MANY_ARMS
+    is_numbered = is_wide or bool(results.budgets)  # a design looks the same at every budget
     highlighted = set(chain.from_iterable(panel.highlighted for panel in panels))
     drawn = set(chain.from_iterable(panel.means for panel in panels))
     named = drawn & highlighted if len(results.arms) > _NAMED else drawn
@@ -319,82 +317,74 @@ def against_speed(analysis: Analysis) -> Any | None:
     if is_wide:
         size = (PAGE, max(2.9, 0.2 + 0.15 * len(named)))
 
+    look_of = looks(results)
     with paper_pyplot() as plt:
         figure, axes = plt.subplots(*shape, figsize=size, squeeze=False)
-        for ax, panel in zip(axes.flat, panels, strict=True):
-            _front(ax, results, panel, is_wide)
+        bars = [_front(ax, results, panel) for ax, panel in zip(axes.flat, panels, strict=True)]
         if panels[0].doubt:
             figure.suptitle("unreliable speeds: no front")
         handles = []
         for i, arm in enumerate(results.arms):
             if arm.name in named:
-                look = _point(results, i, arm.name in highlighted, is_wide)
-                label = wrap_label(arm.name, 44, 1)
-                if is_wide:
-                    label = f"{i + 1}  {wrap_label(arm.name, 40, 1)}"
+                look = look_of[arm.name].of_point(is_hollow=arm.name not in highlighted)
+                label = wrap_label(arm.name, 40, 1)
+                label = f"{i + 1}  {label}" if is_numbered else label
                 handles.append(plt.Line2D([], [], linestyle="none", **look, label=label))
         place = "outside right upper" if is_wide else "outside lower center"
         figure.legend(handles=handles, loc=place, handlelength=1)
 
+        figure.draw_without_rendering()  # makes the layout, in whose inches texts are placed
+        for ax, panel, of_panel in zip(axes.flat, panels, bars, strict=True):
+            numbers = _number(ax, results, panel) if is_numbered else []
+            mark_off_scale(ax, of_panel, numbers)
+
     return figure
 
 
-def _point(results: Results, i: int, is_highlighted: bool, is_wide: bool) -> dict[str, Any]:
-    """Marker and colour of the i-th arm: in a wide figure a dot, which has its number beside it,
-    else those of every figure.
-    """
-    look = looks(results)[results.arms[i].name]
-    if is_wide:
-        look = Look(SERIES[i % len(SERIES)].colour, "o", "-")
-    return {"marker": look.marker, "color": look.colour if is_highlighted else PALE}
-
-
-def _front(ax: Any, results: Results, front: Frontier, is_wide: bool) -> None:
-    """A panel: every arm with its intervals, and the front of means."""
-    quality = front.quality.metric
-    drawn: list[IntervalBar] = []
-    means: dict[int, tuple[float, float]] = {}
-    highlighted: set[int] = set()
-    for i, arm in enumerate(results.arms):
+def _front(ax: Any, results: Results, front: Frontier) -> list[IntervalBar]:
+    """A panel: every arm with its intervals, and the front of means; returns the intervals."""
+    look_of = looks(results)
+    bars: dict[str, IntervalBar] = {}
+    for arm in results.arms:
         speed = arm.summary(SPEED)
-        value = arm.summary(quality)
+        value = arm.summary(front.quality.metric)
         if arm.name not in front.means or speed is None or value is None:
             continue
 
-        means[i] = (speed.mean, value.mean)
         is_highlighted = arm.name in front.highlighted
-        if is_highlighted:
-            highlighted.add(i)
-        look = _point(results, i, is_highlighted, is_wide)
-        style = {"fmt": look["marker"], "color": look["color"], "elinewidth": 0.7}
-        halves = (_half(speed), _half(value))
-        ax.errorbar(*means[i], halves[1], halves[0], **style, zorder=3 if is_highlighted else 2)
-        drawn.append(IntervalBar(means[i], halves, look["color"]))
+        look = look_of[arm.name]
+        bar = IntervalBar((speed.mean, value.mean), (_half(speed), _half(value)), look.colour)
+        style = {"linestyle": "none", "elinewidth": 0.9 if is_highlighted else 0.5}
+        point = look.of_point(is_hollow=not is_highlighted)
+        z = 3 if is_highlighted else 2
+        ax.errorbar(*bar.at, bar.half[1], bar.half[0], **style, **point, zorder=z)
+        bars[arm.name] = bar
 
-    speeds, values = zip(*means.values(), strict=True)
-    _scaled(ax.set_xscale, ax.xaxis, ax.set_xlim, ax.get_xlim, speeds)
-    _scaled(ax.set_yscale, ax.yaxis, ax.set_ylim, ax.get_ylim, values)
-    if is_wide:
-        numbered = set(means) if len(means) <= _NAMED else highlighted
-        _number(ax, {i: means[i] for i in means if i in numbered}, highlighted)
-
+    speeds, values = zip(*(bar.at for bar in bars.values()), strict=True)
+    _scaled(ax.set_xscale, ax.xaxis, ax.set_xlim, ax.get_xlim, speeds, 5)
+    _scaled(ax.set_yscale, ax.yaxis, ax.set_ylim, ax.get_ylim, values, 5)
     if not front.doubt:
-        line = sorted(means[i] for i in means if results.arms[i].name in front.front)
-        ax.plot(*zip(*line, strict=True), color=BLACK, linewidth=0.8, linestyle="--", zorder=1)
+        line = sorted(bars[name].at for name in bars if name in front.front)
+        ax.plot(*zip(*line, strict=True), color=GREY, linewidth=0.8, linestyle="--", zorder=1)
 
-    ax.set(xlabel=axis_label(SPEED), ylabel=axis_label(quality))
-    _arrows(ax, drawn)
+    ax.set(xlabel=axis_label(SPEED), ylabel=axis_label(front.quality.metric))
+    return list(bars.values())
 
 
 def _scaled(
-    set_scale: Any, axis: Any, set_limits: Any, limits: Any, values: Sequence[float]
+    set_scale: Any,
+    axis: Any,
+    set_limits: Any,
+    limits: Any,
+    values: Sequence[float],
+    most: float,
 ) -> None:
-    """A logarithmic axis where the largest is more than five times the smallest;
+    """A logarithmic axis where the largest is more than `most` times the smallest;
     intervals may leave it.
     """
     low = min(values)
     high = max(values)
-    if low > 0 and high > 5 * low:
+    if low > 0 and high > most * low:
         set_scale("log")
         set_limits(low / 1.6, high * 1.6)
         readable_log(axis)
@@ -406,28 +396,35 @@ _BESIDE = np.array([(7, 6), (7, -6), (-7, 6), (-7, -6), (0, 9), (0, -9), (9, 0),
 """Places of a number beside its point, in typographic points."""
 
 
-def _number(ax: Any, points: dict[int, tuple[float, float]], highlighted: set[int]) -> None:
+def _number(ax: Any, results: Results, front: Frontier) -> list[Box]:
     """Write each point's number beside it, at the one of eight places that is farthest from all
-    points and earlier numbers.
+    points and earlier numbers; returns the boxes of the numbers.
+
+    Of more than `_NAMED` points only those on the front are numbered.
     """
-    places = ax.transData.transform(list(points.values())) * 72 / ax.figure.dpi
-    taken = list(places)
-    for (i, point), place in zip(points.items(), places, strict=True):
+    points: dict[int, tuple[float, float]] = {}
+    for i, arm in enumerate(results.arms):
+        speed = arm.summary(SPEED)
+        value = arm.summary(front.quality.metric)
+        if arm.name in front.means and speed is not None and value is not None:
+            points[i] = (speed.mean, value.mean)
+
+    highlighted = {i for i in points if results.arms[i].name in front.highlighted}
+    taken = [box.centre for box in boxes_at(ax, list(points.values()))]
+    boxes = []
+    for (i, point), place in zip(points.items(), list(taken), strict=True):
+        if len(points) > _NAMED and i not in highlighted:
+            continue
         gaps = (place + _BESIDE)[:, None] - np.array(taken)
         distances = np.hypot(gaps[..., 0], gaps[..., 1]).min(1)
         offset = _BESIDE[int(np.argmax(distances))]
         taken.append(place + offset)
-        ax.annotate(
-            str(i + 1),
-            point,
-            offset,
-            textcoords="offset points",
-            ha="center",
-            va="center",
-            fontsize=7,
-            color=BLACK if i in highlighted else "#555555",
-            zorder=4,
-        )
+        boxes.append(text_box(place + offset, str(i + 1)))
+        look = {"ha": "center", "va": "center", "fontsize": 7, "zorder": 4}
+        look["color"] = BLACK if i in highlighted else "#555555"
+        number = ax.annotate(str(i + 1), point, offset, textcoords="offset points", **look)
+        number.set_in_layout(False)
+    return boxes
 
 
 def cost_breakdown(analysis: Analysis) -> Any | None:
@@ -506,19 +503,11 @@ def _ranks(ax: Any, results: Results, metric: str) -> None:
     places = np.array(ranks)  # less is better in all of these metrics
     at = range(len(by_budget))
 
+    look_of = looks(results)
+    designs = {arm.design: look_of[arm.name] for arm in results.arms}
     for i, name in enumerate(arms):
-        # 24 pairs of a look and a marker
-        look = SERIES[i % len(SERIES)]
-        mark = "osD^vP*X"[i % 8]
-        ax.plot(
-            at,
-            places[:, i],
-            marker=mark,
-            linestyle=look.line,
-            color=look.colour,
-            clip_on=False,
-            label=wrap_label(name, 24, 1),
-        )
+        look = designs[name].of_line
+        ax.plot(at, places[:, i], **look, clip_on=False, label=wrap_label(name, 24, 1))
 
     ax.set_xticks(at, results.budgets, rotation=30, ha="right", rotation_mode="anchor")
     ax.set_xlim(-0.2, len(by_budget) - 0.8)

@@ -1,4 +1,7 @@
-"""The picture of one run: its diagnosis, a panel for each part of it."""
+"""The picture of one run: its diagnosis, a panel for each part of it.
+
+One run has no place in a study, so it is drawn in black and greys, which are no other arm's.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..files.atomic import atomic_draft
-from .style import BLUE, GREEN, VERMILION
+from .style import BLACK, GREY, PALE
 
 
 def draw_diagnosis(report: Mapping[str, Any], generated: Mapping[str, Any], path: Path) -> None:
@@ -49,13 +52,13 @@ def draw_diagnosis(report: Mapping[str, Any], generated: Mapping[str, Any], path
 
 
 def _by_token(ax: Any, bits: list[float]) -> None:
-    ax.plot(range(len(bits)), bits, marker="o", markersize=3, color=BLUE)
+    ax.plot(range(len(bits)), bits, marker="o", markersize=3, color=BLACK)
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set(xlabel="token", ylabel="bits/dim")
 
 
 def _by_feature(ax: Any, bits: list[float]) -> None:
-    ax.bar(range(len(bits)), bits, color=BLUE)
+    ax.bar(range(len(bits)), bits, color=PALE)
     ax.set(xlabel="feature", ylabel="bits/dim")
 
 
@@ -63,7 +66,7 @@ def _pit(ax: Any, shares: list[float]) -> None:
     n = len(shares)
     centres = (np.arange(n) + 0.5) / n
     densities = np.asarray(shares) * n
-    ax.bar(centres, densities, width=1 / n, color=BLUE, edgecolor="white", linewidth=0.5)
+    ax.bar(centres, densities, width=1 / n, color=PALE, edgecolor="white", linewidth=0.5)
     ax.axhline(1, color="black", linestyle="--", linewidth=1)
     ax.set(xlabel="F(x | what precedes)", ylabel="density (flat where right)")
 
@@ -77,15 +80,15 @@ def _prefix(ax: Any, rows: list[dict[str, float]]) -> None:
     right = ax
     if "true" in rows[0]:
         label = "bits/dim, true rest"
-        lines += ax.plot(shares, column("true"), marker="o", color=BLUE, label=label)
+        lines += ax.plot(shares, column("true"), marker="o", color=BLACK, label=label)
         label = "bits/dim, own rest"
-        lines += ax.plot(shares, column("own"), "--", marker="s", color=VERMILION, label=label)
+        lines += ax.plot(shares, column("own"), "--", marker="s", color=GREY, label=label)
         ax.set(ylabel="bits/dim")
         right = ax.twinx() if "fd_digits" in rows[0] else ax
 
     if "fd_digits" in rows[0]:
         label = "FD digits"
-        lines += right.plot(shares, column("fd_digits"), ":", marker="^", color=GREEN, label=label)
+        lines += right.plot(shares, column("fd_digits"), ":", marker="D", color=BLACK, label=label)
         right.set(ylabel="FD digits")
         ax.legend(handles=lines, fontsize=7)
 
@@ -99,8 +102,8 @@ def _guidance(ax: Any, by_step: dict[str, list[float]]) -> None:
 
     ax.xaxis.get_major_locator().set_params(integer=True)
     label = "KL(drawn ‖ conditional), nats a token"
-    ax.plot(steps, divergence, marker="o", markersize=3, color=BLUE, label=label)
+    ax.plot(steps, divergence, marker="o", markersize=3, color=BLACK, label=label)
     label = "share truncated"
-    ax.plot(steps, truncated, "--", marker="s", markersize=3, color=VERMILION, label=label)
+    ax.plot(steps, truncated, "--", marker="s", markersize=3, color=GREY, label=label)
     ax.set(xlabel="step")
     ax.legend(fontsize=7)

@@ -4,7 +4,7 @@
       config.yaml  metrics.csv  log.txt  progress.json  DONE | FAILED
       checkpoints/  {step=*.ckpt, final.safetensors}
       evaluations/<evaluation signature>/  report.json  bits.npz  beliefs.npz
-                                            samples/{grid.png, images.npy}
+                                            samples/{grid.png, images.npy, real.npz}
 
 Files are written atomically. `metrics.csv` is in long format: step,name,value.
 """

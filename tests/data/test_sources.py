@@ -402,3 +402,15 @@ def test_a_reader_that_died_is_named(monkeypatch, error):
     monkeypatch.setattr(DataLoader, "__iter__", read)
     with pytest.raises(RuntimeError, match=r"reads images ahead \(machine.workers\) has died"):
         next(iter(loader))
+
+
+def test_examples_are_training_images_of_the_labels_in_turn(digits):
+    """Of the training images' own labels they are the training images."""
+    images, labels = digits.train
+    assert torch.equal(digits.examples(labels[:50]), images[:50])
+    threes = images[labels == 3]
+    assert torch.equal(digits.examples(torch.tensor([3, 3])), threes[:2])
+    wrapped = digits.examples(torch.full((len(threes) + 1,), 3))
+    assert torch.equal(wrapped[-1], threes[0])
+    with pytest.raises(ValueError, match="label 10 has no training item"):
+        digits.examples(torch.tensor([10]))

@@ -360,6 +360,9 @@ def test_samples_are_drawn_with_the_labels_of_the_training_images(one_run, digit
     )
     labels = digits.train[1][:20].tolist()
     assert recorded == [(labels[:15], list(range(3, 18))), (labels[15:], list(range(18, 23)))]
+    with np.load("samples/real.npz") as content:  # which figures show beside them
+        assert content["labels"].tolist() == labels
+        assert np.array_equal(content["images"], digits.train[0][:20].numpy())
 
 
 def test_the_grid_has_a_row_for_each_class():

@@ -18,6 +18,7 @@ from arinar_lab.evaluation.trained_model import (
     open_run,
     sampler_variants,
 )
+from arinar_lab.report.style import BASELINE, look_at
 from arinar_lab.runs.folder import RunFolder
 
 MASKED = "outer={kind: masked, width: 16, encoder_depth: 1, decoder_depth: 1, heads: 2}"
@@ -121,3 +122,22 @@ def test_the_picture_of_samples_has_a_row_for_each_setting_and_a_column_for_each
     assert shown.shape[:2] == shape[-2:]
     if shape[0] == 1:
         assert np.array_equal(shown, images[1, 0])
+
+
+def test_training_images_and_classes_stand_above_the_samples():
+    images = torch.arange(3 * 64).reshape(3, 1, 8, 8) % 17
+    figure = samples_figure({"one": images[:2]}, 17, [4, 7], images[1:])
+    assert [ax.get_title() for ax in figure.axes] == ["4", "7", "", ""]
+    assert [figure.axes[i].get_ylabel() for i in (0, 2)] == ["training images", "one"]
+    assert np.array_equal(np.asarray(figure.axes[1].images[0].get_array()), images[2, 0])
+
+
+def test_the_picture_of_a_token_has_the_colours_of_its_arms():
+    runs = {"a": untrained(), "b": untrained()}
+    rows = conditionals_of_runs(runs, item=0, token=5, guidance=2.0)
+    image = runs["a"].experiment.source.held_out[0][0]
+    figure = conditionals_figure(rows, image, 5, 16, looks={"b": look_at(2)})
+    _, *panels = [ax for part in figure.subfigs for ax in part.axes]
+    for row, colour in ((panels[0], BASELINE.colour), (panels[4], look_at(2).colour)):
+        assert [line.get_color() for line in row.get_lines()[:2]] == [colour] * 2
+        assert len(row.collections) == 1  # what was learned is filled, what is drawn from is not

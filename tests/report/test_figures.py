@@ -21,7 +21,16 @@ from arinar_lab.report.density_figures import calibration_histograms, sample_gri
 from arinar_lab.report.diagnostic_figures import where_the_bits_go
 from arinar_lab.report.figures import DPI, FIGURES
 from arinar_lab.report.result_figures import against_factor, against_speed
-from arinar_lab.report.style import BLACK, FACET, PALE, facets, looks, paper_pyplot
+from arinar_lab.report.style import (
+    FACET,
+    GREY,
+    IntervalBar,
+    facets,
+    look_at,
+    looks,
+    mark_off_scale,
+    paper_pyplot,
+)
 from arinar_lab.study.collect import collect
 
 # which is of studies with budgets, see test_budget.py
@@ -154,7 +163,7 @@ def test_a_numeric_factor_is_an_axis_and_names_are_rows(drawn):
     assert [text.get_text() for text in rows.get_yticklabels()] == ["arm 0 (baseline)", "arm 1"]
 
 
-def test_dominated_arms_are_grey_and_the_front_is_drawn(results):
+def test_dominated_arms_are_hollow_in_their_own_colour_and_the_front_is_drawn(results):
     speeds = {"components=1": 10.0, "components=2": 5.0, "components=4": 1.0}
     quality = {
         "components=1": 3.0,
@@ -168,25 +177,30 @@ def test_dominated_arms_are_grey_and_the_front_is_drawn(results):
             report["metrics"] |= {"speed/images_per_second": speeds[name], FD: quality[name]}
 
     ax = against_speed(analyse(with_reports(results, reports))).axes[1]
-    colours = [c.lines[0].get_color() for c in ax.containers]
-    assert [colour == PALE for colour in colours] == [False, True, False]
+    points = [container.lines[0] for container in ax.containers]
+    assert [_is_hollow(point) for point in points] == [False, True, False]
+    assert [point.get_color() for point in points] == [
+        look.colour for look in looks(results).values()
+    ]
 
     front = next(
-        line for line in ax.lines if line.get_linestyle() == "--" and line.get_color() == BLACK
+        line for line in ax.lines if line.get_linestyle() == "--" and line.get_color() == GREY
     )
     assert front.get_xydata().tolist() == [[1.0, 1.0], [10.0, 3.0]]
 
 
-def test_unreliable_speeds_draw_no_front_and_no_arm_grey(results):
+def test_unreliable_speeds_draw_no_front_and_no_arm_hollow(results):
     reports = deepcopy(results.reports)
     reports["components=2"][0]["speed"]["load_average"] = 5.5
     figure = against_speed(analyse(with_reports(results, reports)))
     assert figure.get_suptitle() == "unreliable speeds: no front"
     for ax in figure.axes:
-        assert PALE not in [c.lines[0].get_color() for c in ax.containers]
-        assert not [
-            line for line in ax.lines if line.get_linestyle() == "--" and line.get_color() == BLACK
-        ]
+        assert not any(_is_hollow(container.lines[0]) for container in ax.containers)
+        assert "--" not in [line.get_linestyle() for line in ax.lines]
+
+
+def _is_hollow(point):
+    return point.get_markerfacecolor() == "white"
 
 
 def test_a_learning_curve_is_the_mean_over_seeds_with_a_band(drawn):
@@ -221,21 +235,146 @@ def test_an_interval_that_leaves_the_axes_ends_in_an_arrow(results):
     }
     ax = against_speed(analyse(with_reports(results, reports))).axes[-1]
 
-    marks = [
-        line.get_marker()
-        for line in ax.lines
-        if line.get_marker() in ("<", ">") and not line.get_clip_on()
-    ]
-    assert sorted(set(marks)) == ["<", ">"]
+    arrows = [text.arrow_patch.get_arrowstyle() for text in ax.texts if text.arrow_patch]
+    assert arrows and all(type(arrow).__name__ == "CurveB" for arrow in arrows)  # `->`, open
+    written = {text.get_text() for text in ax.texts if text.get_text()}
+    ends = set()
+    for arm in analyse(with_reports(results, reports)).results.arms:
+        speed = arm.summary("speed/images_per_second")
+        ends |= {_value(speed.mean - speed.half), _value(speed.mean + speed.half)}
+    assert written and written <= ends
+
+
+def _value(number):
+    return f"{number:.3g}".replace("-", "−")
+
+
+def test_no_arm_has_the_mark_of_what_is_off_the_scale_or_of_an_answer():
+    assert {"^", "v", "<", ">"}.isdisjoint(look_at(place).marker for place in range(42))
+
+
+def test_each_end_beyond_the_axes_has_an_arrow_there_and_its_value():
+    with paper_pyplot():
+        figure, ax = plt.subplots(figsize=(3.3, 2.2))
+        ax.set(xlim=(0, 10), ylim=(0, 10))
+        figure.draw_without_rendering()
+        bars = [IntervalBar((5, 4), (12, 1), "red"), IntervalBar((3, 7), (1, 9), "blue")]
+        mark_off_scale(ax, bars)
+
+    arrows = [text for text in ax.texts if text.arrow_patch]
+    assert [text.xy for text in arrows] == [(0, 4), (10, 4), (3, 0), (3, 10)]
+    values = {text.get_text(): text.get_color() for text in ax.texts if text.get_text()}
+    assert values == {"−7": "red", "17": "red", "−2": "blue", "16": "blue"}
+
+
+def test_a_value_without_room_beside_its_arrow_is_left_out():
+    with paper_pyplot():
+        figure, ax = plt.subplots(figsize=(3.3, 2.2))
+        ax.set(xlim=(0, 10), ylim=(0, 10))
+        figure.draw_without_rendering()
+        mark_off_scale(ax, [IntervalBar((5, 5 + i / 100), (12, 0), "red") for i in range(30)])
+    assert len([text for text in ax.texts if text.arrow_patch]) == 60
+    assert 2 <= len([text for text in ax.texts if text.get_text()]) < 30
+    assert _overlapping(figure) == []
+
+
+def _overlapping(figure):
+    """Pairs of texts that share an area, and texts that leave the figure."""
+    figure.canvas.draw()
+    boxes = []
+    hidden = _labels_of_ticks_beyond(figure)
+    for text in figure.findobj(plt.Text):
+        if text.get_text().strip() and text.get_visible() and text not in hidden:
+            # the arrow of an annotation has no text
+            boxes.append((text.get_text(), plt.Text.get_window_extent(text)))
+    boxes = [(text, box) for text, box in boxes if box.width > 0 and box.height > 0]
+
+    wrong = []
+    for (text, box), (other_text, other) in itertools.combinations(boxes, 2):
+        width = min(box.x1, other.x1) - max(box.x0, other.x0)
+        height = min(box.y1, other.y1) - max(box.y0, other.y0)
+        if width > 1 and height > 1:
+            wrong.append((text, other_text))
+    for text, box in boxes:
+        if box.x0 < -1 or box.y0 < -1 or box.x1 > figure.bbox.x1 + 1:
+            wrong.append((text, "beyond the figure"))
+    return wrong
+
+
+def _labels_of_ticks_beyond(figure):
+    """Labels of ticks outside their axes, which are not drawn."""
+    labels = set()
+    for ax in figure.axes:
+        for axis in (ax.xaxis, ax.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            for tick in [*axis.get_major_ticks(), *axis.get_minor_ticks()]:
+                if not low <= tick.get_loc() <= high:
+                    labels |= {tick.label1, tick.label2}
+    return labels
+
+
+def test_texts_do_not_overlap_and_stay_in_the_figure(results):
+    analysis = analyse(results)
+    for figure in HERE:
+        assert _overlapping(figure.draw(analysis)) == [], figure.name
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("count", [5, 12])
+def test_texts_of_many_arms_with_wild_intervals_do_not_overlap(count):
+    plan = many(count)
+    results = collect(plan)
+    reports = deepcopy(results.reports)
+    for i, by_seed in enumerate(reports.values()):
+        for seed, report in by_seed.items():
+            report["metrics"] |= {
+                BITS: 2.0 + i / 20 + seed / 5,
+                FD: 3.0 * 1.2**i * 1.5**seed,
+                "speed/images_per_second": 50.0 + 30 * i + 40 * seed,
+            }
+    analysis = analyse(with_reports(results, reports))
+    for draw in (against_factor, against_speed):
+        figure = draw(analysis)
+        assert _overlapping(figure) == []
+        assert any(text.arrow_patch for ax in figure.axes for text in ax.texts), draw
+
+
+def test_distances_have_a_logarithmic_axis_beyond_a_factor_of_ten(results):
+    for factor, scale in ((1.0, "linear"), (30.0, "log")):
+        reports = deepcopy(results.reports)
+        for report in reports["components=4"].values():
+            report["metrics"][FD] *= factor
+            report["metrics"][BITS] *= factor
+        bits, distance = against_factor(analyse(with_reports(results, reports))).axes
+        assert (bits.get_yscale(), distance.get_yscale()) == ("linear", scale)
 
 
 def test_samples_stand_side_by_side_under_one_seed(results, drawn):
     """The image at a place is that of the arm's file, at the same index for all arms."""
-    assert len(drawn["samples"].axes) == 3
-    for ax, arm in zip(drawn["samples"].axes, results.arms, strict=True):
+    assert len(drawn["samples"].axes) == 4
+    for ax, arm in zip(drawn["samples"].axes[1:], results.arms, strict=True):
+        assert ax.get_ylabel() == arm.name
         images = np.load(arm.folders[0].evaluation / "samples" / "images.npy")
         strip, white = np.asarray(ax.images[0].get_array()), images.max()
         assert np.allclose(strip[:, 9:17], images[1, 0] / white)
+
+
+def test_training_images_of_the_same_classes_stand_above_the_samples(results, drawn):
+    ax = drawn["samples"].axes[0]
+    file = results.arms[0].folders[0].evaluation / "samples" / "real.npz"
+    with np.load(file) as content:
+        images, labels = content["images"], content["labels"]
+    strip = np.asarray(ax.images[0].get_array())
+    assert ax.get_ylabel() == "training images"
+    assert np.allclose(strip[:, 9:17], images[1, 0] / images.max())
+    assert [text.get_text() for text in ax.get_xticklabels()] == list(map(str, labels.tolist()))
+    middle = drawn["samples"].axes[0].get_xticks()[1]
+    assert middle == 9 + 3.5  # the middle of the second image
+
+
+def test_evaluations_without_training_images_show_samples_alone(results, monkeypatch):
+    monkeypatch.setattr("pathlib.Path.with_name", lambda path, name: path / name)
+    assert len(sample_grid(analyse(results)).axes) == 3
 
 
 @pytest.mark.usefixtures("alone")
@@ -248,10 +387,60 @@ def test_arms_under_another_sampling_seed_are_not_put_beside():
         axes=None,
         arms={"one": {}, "two": {"evaluation.seed": 5000}},
     )
-    assert len(sample_grid(analysed(plan)).axes) == 1
+    assert len(sample_grid(analysed(plan)).axes) == 2  # training images, and one arm
 
 
 # Who can read them
+
+
+def test_an_arm_has_one_colour_and_one_marker_in_every_figure(results, drawn):
+    """The colours of each figure in the order of its arms, against those of `looks`."""
+    look_of = looks(results)
+    colours = [look.colour for look in look_of.values()]
+    markers = [look.marker for look in look_of.values()]
+    names = list(look_of)
+    assert colours[0] == "#000000" and len(set(colours)) == len(set(markers)) == 3
+
+    for ax in drawn["speed"].axes:
+        assert [c.lines[0].get_color() for c in ax.containers] == colours
+        assert [c.lines[0].get_marker() for c in ax.containers] == markers
+    for name in ("curves", "bits"):
+        lines = {line.get_label(): line for line in drawn[name].axes[0].lines}
+        assert [lines[name].get_color() for name in names] == colours
+        assert [lines[name].get_marker() for name in names] == markers
+    points = [
+        line
+        for line in drawn["factor"].axes[1].lines
+        if line.get_marker() in markers and line.get_markersize() > 3
+    ]
+    assert [(point.get_color(), point.get_marker()) for point in points] == list(
+        zip(colours, markers, strict=True)
+    )
+    fills = [ax.patches[0].get_facecolor()[:3] for ax in drawn["calibration"].axes]
+    assert fills == [matplotlib.colors.to_rgb(colour) for colour in colours]
+    rows = drawn["beliefs"].axes[::2]
+    assert [ax.lines[0].get_color() for ax in rows] == colours
+
+
+def test_the_first_forty_two_looks_differ():
+    result = [(look_at(place).colour, look_at(place).marker) for place in range(43)]
+    assert len(set(result[:42])) == 42 and result[42] == result[0]
+
+
+def test_a_design_looks_the_same_at_every_budget_and_facets_keep_budgets_apart(results):
+    arms = []
+    for budget in ("steps×1", "steps×4"):
+        for name in "abc":
+            arms.append(replace(results.arms[0], name=f"{name} @ {budget}", budget=budget))
+    plan = replace(
+        results, arms=tuple(arms), baseline="b @ steps×1", budgets=("steps×1", "steps×4")
+    )
+    result = looks(plan)
+    assert [result[f"{name} @ steps×4"] for name in "abc"] == list(result.values())[:3]
+    assert [[arm.name for arm in facet] for facet in facets(plan)] == [
+        ["b @ steps×1", "a @ steps×1", "c @ steps×1"],
+        ["b @ steps×4", "a @ steps×4", "c @ steps×4"],
+    ]
 
 
 def named(results, count):
@@ -321,7 +510,8 @@ def test_a_floor_is_drawn_only_beside_a_distance_of_as_many_images(results, draw
 
     few = against_factor(analyse(with_reports(results, reports)))
     assert floors(few) == [[2.17, 2.17]]
-    assert few.axes[-1].get_legend_handles_labels()[1] == [
+    texts = few.axes[-1].get_legend().get_texts()
+    assert [text.get_text() for text in texts] == [
         "held-out images",
         "FD digits",
         "FD digits (few)",
