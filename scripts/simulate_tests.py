@@ -25,9 +25,9 @@ from operator import attrgetter
 import numpy as np
 from scipy.stats import t as student
 
-from arinar_lab.analysis.significance.arm_tests import against_baseline
-from arinar_lab.analysis.significance.looks import level_at, schedule
-from arinar_lab.analysis.statistics import ALPHA, holm_factors
+from arinar_lab.significance.arm_tests import against_baseline
+from arinar_lab.significance.looks import level_at, schedule
+from arinar_lab.significance.statistics import ALPHA, holm_factors
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 LAYOUTS = ((2, 3), (4, 3), (4, 5), (15, 3))

@@ -17,6 +17,7 @@ from itertools import chain
 from typing import Literal
 
 from ..metrics import COLUMNS, DISTANCES, GAP, HEADINGS, INSURED, Column
+from ..significance.outliers import Run
 from .by_image.shifts import ImageShift, image_shifts
 from .comparison import CLAIMS, Effect, compare_arms, outlying_runs, summary
 from .conditions import (
@@ -34,7 +35,6 @@ from .factors import FactorAnalysis, analyse_factors, factor_lines
 from .rankings.pareto import Frontier, frontier_sentences, frontiers
 from .rankings.rank_agreement import Agreement, agreements
 from .results import ArmResult, Results
-from .significance.outliers import Run
 from .text import join_names
 
 Kind = Literal["runs", "likelihood", "quality", "speed"]

@@ -28,12 +28,10 @@ from functools import cached_property
 from typing import Any, Literal
 
 from ..metrics import BITS, COLUMNS, DISTANCES, LEVEL, RESOLUTION, Column
-from .conditions import condition_caution, doubt, is_comparable, same_data
-from .results import ArmResult, Results
-from .significance.arm_tests import ArmTest, against_baseline
-from .significance.looks import level_at
-from .significance.outliers import Run, outliers
-from .statistics import (
+from ..significance.arm_tests import ArmTest, against_baseline
+from ..significance.looks import level_at
+from ..significance.outliers import Run, outliers
+from ..significance.statistics import (
     ALPHA,
     MAX_SEEDS,
     PooledSD,
@@ -43,6 +41,8 @@ from .statistics import (
     seeds_to_add,
     size_interval,
 )
+from .conditions import condition_caution, doubt, is_comparable, same_data
+from .results import ArmResult, Results
 from .text import join_names
 
 CLAIMS = (BITS, LEVEL, RESOLUTION, *DISTANCES)

@@ -27,8 +27,8 @@ from ..metrics import (
     Column,
     ranking_metric,
 )
+from ..significance.statistics import Interval, interval
 from .paper_rows import PaperRow
-from .statistics import Interval, interval
 
 Report = dict[str, Any]
 """The content of a report.json."""

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from itertools import chain
 
 from ..metrics import BITS, COLUMNS, DISTANCES, SPEED, Column
+from ..significance.statistics import ALPHA, more_seeds
 from .analyse import Analysis
 from .comparison import Answer, Effect
 from .conditions import unreliable_speeds
 from .results import ArmResult, Results
-from .statistics import ALPHA, more_seeds
 from .text import abridged
 
 MOST_ROWS = 8

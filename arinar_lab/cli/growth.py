@@ -16,9 +16,9 @@ from dataclasses import replace
 from typing import Any
 
 from ..analysis.analyse import Analysis
-from ..analysis.significance.looks import schedule
 from ..errors import located
 from ..runs.folder import read_sealed, write_sealed
+from ..significance.looks import schedule
 from ..study.plan import LOOKS, Plan, refuse_moved_limit
 from ..study.plan_file import GrowingSeeds
 from ..study.status import save_cells, study_file

@@ -14,11 +14,11 @@ import statistics
 from dataclasses import dataclass
 from typing import Any
 
-from ..analysis.significance.looks import level_at, schedule
-from ..analysis.statistics import ALPHA, MAX_SEEDS, detectable_size, more_seeds
 from ..config.sections import Recipe
 from ..metrics import BITS, COLUMNS, DISTANCE, DISTANCES
 from ..runs.folder import RunFolder
+from ..significance.looks import level_at, schedule
+from ..significance.statistics import ALPHA, MAX_SEEDS, detectable_size, more_seeds
 from ..study.plan import Arm, Plan
 
 

@@ -24,8 +24,8 @@ from ..analysis.analyse import Analysis
 from ..analysis.rankings.pareto import Frontier
 from ..analysis.rankings.rank_agreement import mean_by_arm
 from ..analysis.results import ArmResult, Results
-from ..analysis.statistics import Interval
 from ..metrics import BITS, DISTANCE, DISTANCES, FEW, GAP, HEADINGS, LEVEL, METRICS, SPEED
+from ..significance.statistics import Interval
 from .style import (
     BLACK,
     COLUMN,

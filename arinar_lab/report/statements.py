@@ -20,10 +20,10 @@ from ..analysis.conditions import (
     units_of,
 )
 from ..analysis.results import ArmResult, Report, Results
-from ..analysis.significance.looks import level_at
 from ..analysis.text import join_names
 from ..metrics import DISTANCE, ERROR, FEW, HEADINGS, LEVEL, TRUNCATED
 from ..output.text import markdown_line
+from ..significance.looks import level_at
 
 TRAINING_NOISE = "95 % t-interval of the mean over seeds (training noise)"
 EVALUATION_NOISE = "95 % interval of one value over images (evaluation noise)"

@@ -29,12 +29,12 @@ from rich.text import Text
 
 from ..analysis.conditions import unreliable
 from ..analysis.rankings.pareto import Frontier, frontier_from_readings, frontier_sentences
-from ..analysis.statistics import Interval, hypervolume
 from ..files.atomic import atomic_draft, write_atomically
 from ..metrics import BITS, COLUMNS, DISTANCE, METRICS, SPEED, Column
 from ..output.terminal import failure_line
 from ..output.text import csv_text, markdown_line, markdown_list, markdown_table
 from ..runs.folder import write_json
+from ..significance.statistics import Interval, hypervolume
 from .sweep import Sweep
 from .sweep_file import Objective
 from .trials import (

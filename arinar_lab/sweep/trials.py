@@ -33,7 +33,6 @@ import sqlalchemy
 from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 
-from ..analysis.statistics import Interval, interval, pareto_indices
 from ..errors import ConfigError, Diverged, StorageUnavailable
 from ..evaluation.evaluate import is_timed, measure_speed
 from ..files.locks import hold_lock
@@ -43,6 +42,7 @@ from ..pipeline import train_and_evaluate
 from ..quality.measure import evaluate_with_reference
 from ..runs.folder import read_json
 from ..runs.history import read_metrics
+from ..significance.statistics import Interval, interval, pareto_indices
 from ..study.optuna_storage import (
     FAULTS,
     AbandonedLocks,

@@ -19,15 +19,17 @@ from arinar_lab.analysis.comparison import (
     summary,
 )
 from arinar_lab.analysis.conditions import LOOSER_BOUND, differing_conditions
-from arinar_lab.analysis.significance.arm_tests import ArmTest
-from arinar_lab.analysis.significance.looks import level_at
-from arinar_lab.analysis.significance.pooled_variance import (
+from arinar_lab.metrics import BITS, DISTANCE, LEVEL
+from arinar_lab.report.statements import caution_lines
+from arinar_lab.significance.arm_tests import ArmTest
+from arinar_lab.significance.looks import level_at
+from arinar_lab.significance.pooled_variance import (
     homogeneity,
     homogeneous_arms,
     pool_spread,
     spreads,
 )
-from arinar_lab.analysis.statistics import (
+from arinar_lab.significance.statistics import (
     MAX_SEEDS,
     PooledSD,
     cohens_d,
@@ -38,8 +40,6 @@ from arinar_lab.analysis.statistics import (
     more_seeds,
     p_value,
 )
-from arinar_lab.metrics import BITS, DISTANCE, LEVEL
-from arinar_lab.report.statements import caution_lines
 from arinar_lab.study.collect import results_of as collected
 from arinar_lab.study.plan import read_plan
 

@@ -16,10 +16,10 @@ from scipy.stats import t as student
 from arinar_lab.analysis.analyse import analyse
 from arinar_lab.analysis.factors import analyse_factors, factor_lines, factor_sentences
 from arinar_lab.analysis.results import ArmResult, Results
-from arinar_lab.analysis.significance.factorial import factorial
 from arinar_lab.metrics import BITS, DISTANCE
 from arinar_lab.report.report import page
 from arinar_lab.report.tables import report_markdown
+from arinar_lab.significance.factorial import factorial
 from arinar_lab.study.collect import collect
 
 NORM = Path(__file__).parents[2] / "docs" / "results" / "norm.md"

@@ -13,7 +13,6 @@ from reports import BITS, analysed, report_of, study, whole
 from scipy.stats import ttest_ind
 from tiny import tiny, write_study
 
-from arinar_lab.analysis.statistics import holm
 from arinar_lab.cli.compare import (
     comparison_cautions,
     comparison_lines,
@@ -22,6 +21,7 @@ from arinar_lab.cli.compare import (
     metric_rows,
 )
 from arinar_lab.runs.folder import RunFolder, write_sealed
+from arinar_lab.significance.statistics import holm
 from arinar_lab.study.plan import read_plan
 from arinar_lab.study.status import save_cells
 

@@ -12,13 +12,13 @@ from reports import BITS, FD, report_of
 from tiny import pretend, write_study
 
 from arinar_lab.analysis.analyse import analyse
-from arinar_lab.analysis.significance.looks import level_at
 from arinar_lab.cli import ablate
 from arinar_lab.cli.resolution import SHIPPED, resolution_lines, run_spread
 from arinar_lab.config.files import read_overrides
 from arinar_lab.errors import ConfigError
 from arinar_lab.report.statements import methods_markdown, notes
 from arinar_lab.runs.folder import read_sealed, write_sealed
+from arinar_lab.significance.looks import level_at
 from arinar_lab.study import worker
 from arinar_lab.study.collect import collect
 from arinar_lab.study.plan import read_plan
@@ -366,7 +366,7 @@ def test_the_difference_that_is_promised_is_resolved_in_80_percent_of_studies(mo
     import numpy as np
     from scipy.stats import ttest_ind
 
-    from arinar_lab.analysis.statistics import detectable_size
+    from arinar_lab.significance.statistics import detectable_size
 
     n = 8
     size = detectable_size(n, 2, paired=False)

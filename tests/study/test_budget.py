@@ -15,11 +15,11 @@ from tiny import tiny, write_study
 
 from arinar_lab.analysis.analyse import analyse
 from arinar_lab.analysis.rankings.rank_agreement import agreements
-from arinar_lab.analysis.statistics import interval
 from arinar_lab.errors import ConfigError
 from arinar_lab.report.report import write_report
 from arinar_lab.report.statements import notes
 from arinar_lab.report.tables import plain_table, report_markdown
+from arinar_lab.significance.statistics import interval
 from arinar_lab.study.collect import collect, results_of
 from arinar_lab.study.plan import read_plan, scaled
 

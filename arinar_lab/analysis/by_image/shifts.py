@@ -23,10 +23,10 @@ import numpy as np
 from scipy.stats import t as student
 
 from ...metrics import BITS, INSURED
+from ...significance.outliers import Run
+from ...significance.statistics import ALPHA
 from ..comparison import Effect, compare_arms
 from ..results import ArmResult, Results
-from ..significance.outliers import Run
-from ..statistics import ALPHA
 from .crossed import crossed_half_width, residual_square
 
 

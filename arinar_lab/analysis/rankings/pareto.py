@@ -34,10 +34,10 @@ from itertools import chain
 import numpy as np
 
 from ...metrics import BITS, DISTANCES, GAP, SPEED, Column
+from ...significance.statistics import Interval, hypervolume, interval, pareto_indices
 from ..comparison import Effect, compare_arms
 from ..conditions import incomparable_bounds, is_comparable, unreliable_speeds
 from ..results import Results
-from ..statistics import Interval, hypervolume, interval, pareto_indices
 from ..text import join_names
 
 Point = tuple[float, float]

@@ -29,9 +29,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import f as f_distribution
 
-from ..statistics import PooledSD, larger_spread
 from .arm_tests import ArmTest, logarithms, seeds_move_all
 from .pooled_variance import BySeed, homogeneous_arms
+from .statistics import PooledSD, larger_spread
 
 Levels = Mapping[str, Sequence[str]]
 """Arm → its level of each axis."""

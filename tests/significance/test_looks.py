@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from arinar_lab.analysis.significance.looks import level_at, schedule, spent
+from arinar_lab.significance.looks import level_at, schedule, spent
 
 
 def test_a_study_looks_at_each_half_as_many_seeds_again():

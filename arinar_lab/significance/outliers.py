@@ -21,7 +21,7 @@ import math
 from collections.abc import Collection, Mapping
 from statistics import fmean
 
-from ..statistics import PooledSD, cohens_d, larger_spread, p_value
+from .statistics import PooledSD, cohens_d, larger_spread, p_value
 
 FALSE_ALARMS = 0.01  # share of the studies, by metric
 MIN_SEEDS = 3  # seeds of an arm: of two it cannot be told which is the odd one

@@ -7,10 +7,10 @@ import pytest
 from reports import BITS, FD, analysed, report_of, study, whole
 from scipy.stats import t as student
 
-from arinar_lab.analysis.significance.outliers import outliers
 from arinar_lab.report.report import page
 from arinar_lab.report.statements import notes
 from arinar_lab.report.tables import report_markdown
+from arinar_lab.significance.outliers import outliers
 
 CALM = {"base": [1.0, 1.1, 0.9], "a": [2.0, 2.1, 2.05], "b": [3.1, 3.0, 3.05]}
 

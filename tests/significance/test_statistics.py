@@ -7,7 +7,7 @@ import pytest
 from optuna._hypervolume import compute_hypervolume
 from scipy.stats import chi2, nct, ttest_1samp, ttest_ind, ttest_rel
 
-from arinar_lab.analysis.statistics import (
+from arinar_lab.significance.statistics import (
     MAX_SEEDS,
     Interval,
     PooledSD,

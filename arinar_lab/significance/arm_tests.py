@@ -28,8 +28,8 @@ import numpy as np
 from scipy.stats import f as f_distribution
 from scipy.stats import t as student
 
-from ..statistics import PooledSD, cohens_d, p_value, unpaired_spread, welch
 from .pooled_variance import BySeed, homogeneous_arms, pool_spread, spreads
+from .statistics import PooledSD, cohens_d, p_value, unpaired_spread, welch
 
 PAIRING_LEVEL = 0.05  # of the test that seeds move all arms alike
 

@@ -23,7 +23,7 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from ..statistics import ALPHA
+from .statistics import ALPHA
 
 _GRID = 1201  # points of a distribution between the boundaries
 

@@ -41,7 +41,7 @@ from functools import cache
 
 import numpy as np
 
-from ..statistics import PooledSD, larger_spread
+from .statistics import PooledSD, larger_spread
 
 BySeed = Mapping[str, Mapping[int, float]]
 """Arm → seed → value of a run, or difference to the baseline."""

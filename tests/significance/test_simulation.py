@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import simulate_tests as simulation
 
-from arinar_lab.analysis.significance.arm_tests import against_baseline
+from arinar_lab.significance.arm_tests import against_baseline
 
 NORMAL = simulation.Noise("normal")
 ALIKE = simulation.Noise("seeds correlate by 0.9", correlation=0.9)
