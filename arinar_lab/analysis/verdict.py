@@ -374,7 +374,7 @@ def _next_step(results: Results, effects: Sequence[Effect]) -> NextStep | None:
         return NextStep(f"To finish {runs} missing:", again)
 
     count = len(results.seeds)
-    if results.looks and count < results.most_seeds:
+    if count < results.most_seeds:
         return NextStep("To go on until it is resolved:", again)
     if effects and count < _FEWEST_SEEDS:
         words = (*again, _grown(results.seeds, _FEWEST_SEEDS))
@@ -383,12 +383,12 @@ def _next_step(results: Results, effects: Sequence[Effect]) -> NextStep | None:
     open_effects = [e for e in effects if e.answer == "unresolved" and not e.doubt]
     needed = {effect.arm: count + seeds_to_settle(effect) for effect in open_effects}
     within = {arm: seeds for arm, seeds in needed.items() if seeds <= _MOST_SEEDS}
-    if within and not results.looks:
+    if within and not results.most_seeds:
         total = max(within.values())
-        arms = _short(within)
         return NextStep(
-            f"To resolve {arms}, {total} seeds are likely to be enough:",
-            (*again, _grown(results.seeds, total)),
+            f"To resolve {_short(within)} ({total} seeds are likely to be enough), add seeds until"
+            " it is:",
+            (*again, "--until-resolved"),
         )
 
     look = ("notebooks", study)
