@@ -156,7 +156,7 @@ def test_seeds_are_advised_that_settle_what_is_open():
 
     total = needed["components=2"]
     assert result.step.words[-1] == "--until-resolved" and f"({total} seeds" in result.step.reason
-    assert result.step.reason.startswith(f"To resolve components=2, {total} seeds")
+    assert result.step.reason.startswith("To resolve components=2 (")
 
 
 def test_of_many_arms_the_important_ones_are_shown_in_their_order():
