@@ -71,12 +71,15 @@ def run_study(
     larger: Plan | None = plan
     while larger is not None:
         plan = larger
+        console.print(f"Phase 1 of 3: {len(plan.jobs)} runs, {workers} at a time.")
         if not _train(plan, command, workers, console):
             console.print("Stopped. The same command goes on where it stopped.")
             return 130
         larger = _next_look(plan, console)
 
+    console.print("Phase 2 of 3: the speed of each run, one after the other.")
     faults = _measure(plan, console)
+    console.print("Phase 3 of 3: the report and its figures.")
     status = fetch_and_report(plan, console, verbose)
     for line in faults:
         console.print(line, soft_wrap=True)
@@ -286,7 +289,9 @@ def show_plan(plan: Plan, workers: int, console: Console) -> None:
     signatures = [job.recipes[0].training_signature for job in unfinished]
     arms = [arm for arm in plan.arms if arm.recipe.training_signature in signatures]
     costs = _timed(arms, console)
-    seconds = {name: cost.seconds for name, cost in costs.items() if isinstance(cost, Cost)}
+    known = {name: cost for name, cost in costs.items() if isinstance(cost, Cost)}
+    seconds = {name: cost.seconds for name, cost in known.items()}
+    speed_seconds = statistics.fmean(cost.speed_seconds for cost in known.values()) if known else 0
 
     title = f"{plan.name}: {plan.question}"
     table = Table("arm", "parameters", "seeds", "seconds a run", title=title, title_justify="left")
@@ -310,9 +315,10 @@ def show_plan(plan: Plan, workers: int, console: Console) -> None:
     if unfinished:
         mean = statistics.fmean(seconds.values()) if seconds else 0.0
         total = sum(seconds.get(signature, mean) for signature in signatures)
+        minutes = (total / workers + len(unfinished) * speed_seconds) / 60
         console.print(
-            f"{len(unfinished)} runs by {workers} workers: about {total / workers / 60:.1f} minutes"
-            " by a few timed steps, then the speed of each."
+            f"{len(unfinished)} runs by {workers} workers, then the speed of each: about"
+            f" {minutes:.1f} minutes by a few timed steps."
         )
 
 

@@ -4,7 +4,8 @@
     GFLOPs        10^9 floating-point operations of matrix products and attention, by torch's own
                   counter: of one generated image under the recipe's sampler, and of one training
                   step (forward and backward, a whole batch)
-    seconds       of a run, from a few timed steps of training and one generated batch, here and now
+    seconds       of a run, and of the measurement of its speed, from a few timed steps of training
+                  and one generated batch, here and now
 
 A comparison of two designs at one width compares two budgets, too. `Match` therefore gives each arm
 the width w at which cost(w) is the target. The cost rises with w, so bisection among the multiples
@@ -47,13 +48,15 @@ class Cost:
         parameters: The number of trained parameters.
         image: GFLOPs of one generated image.
         step: GFLOPs of one training step.
-        seconds: The time of the run on this machine.
+        seconds: The time of the run on this machine, with its evaluation.
+        speed_seconds: The time in which its speed is measured, with no other run beside it.
     """
 
     parameters: int
     image: float
     step: float
     seconds: float
+    speed_seconds: float = 0.0
 
 
 def probe(recipe: Recipe, steps: int = 4) -> Cost:
@@ -82,8 +85,11 @@ def probe(recipe: Recipe, steps: int = 4) -> Cost:
 
     training = 1.3 * recipe.training.steps * step_seconds
     seconds = training + recipe.evaluation.images * image_seconds + 5
-    image_flops = count_flops(recipe, experiment)
-    return Cost(experiment.parameters, image_flops / 1e9, step_flops / 1e9, seconds)
+    image_flops = count_flops(recipe, experiment) / 1e9
+    # a batch of one takes about as long as one of 32; one repeat more warms up
+    timed_images = recipe.evaluation.speed_batch + len(indices)
+    speed_seconds = (recipe.evaluation.speed_repeats + 1) * timed_images * image_seconds
+    return Cost(experiment.parameters, image_flops, step_flops / 1e9, seconds, speed_seconds)
 
 
 def probe_or_reason(recipe: Recipe) -> Cost | str:
