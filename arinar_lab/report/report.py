@@ -7,7 +7,7 @@
                                         opens from disk, asks the network for nothing, and prints
 
 Every number carries its interval over seeds, and that over images where it was measured. A
-difference that the paired test does not resolve is called not resolved. An unfinished study is
+difference that the test does not resolve is called not resolved. An unfinished study is
 reported, too, with the names of its missing runs.
 
 The page's template is `page.html`; pictures are inlined, and every text is escaped.

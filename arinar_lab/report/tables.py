@@ -5,8 +5,8 @@ CSV with one row a run.
                                     images, where measured)
 
 Both are half-widths of 95 % intervals and stand apart, for more seeds narrow the one and more
-images the other. Bold is better and italic worse than the baseline, where the paired test resolves
-it. LaTeX is in `latex.py`, HTML in `report.py`.
+images the other. Bold is better and italic worse than the baseline, where the test resolves it.
+LaTeX is in `latex.py`, HTML in `report.py`.
 """
 
 from __future__ import annotations
@@ -282,7 +282,7 @@ def report_markdown(analysis: Analysis) -> str:
 
     lines += _images_markdown(analysis)
     sections = {
-        "Differences to the baseline, paired by seed": analysis.differences,
+        "Differences to the baseline": analysis.differences,
         "Main effects and interactions": analysis.main_effects,
         "Quality against speed": analysis.against_speed,
         "Does the ranking last?": analysis.ranking,

@@ -1,17 +1,17 @@
-"""Statistics of a few seeds: means with t-intervals, and differences paired by seed.
+"""Statistics of a few seeds: means with t-intervals, spreads, powers and corrections.
 
     mean ± t(0.975, n-1) · s / √n          95 % interval of the mean over n seeds (training noise)
-    t = mean difference / (s_d / √n)       of a difference paired by seed; s_d from its own n
-                                           values, or pooled over arms
-    d = mean difference / s_d              Cohen's d of paired differences; √n d has a
-                                           noncentral t distribution
+    t = mean difference / (s_d / √n)       of a difference of n pairs, or as of n pairs; s_d from
+                                           its own values, or pooled over arms
+    d = mean difference / s_d              Cohen's d of a difference; √n d has a noncentral t
+                                           distribution
     p(i) · (m - i)                         Holm: the i-th smallest of m p-values, from i = 0; at 5 %
                                            no more than 5 % of studies in which nothing differs call
                                            anything resolved, however the tests depend
 
 Seeds are repeats under common random numbers: two arms of one seed share their data order, masks,
-dequantisation and, wherever they have the same part, their initial weights. A difference is
-therefore taken seed by seed.
+dequantisation and, wherever they have the same part, their initial weights. Where that moves all
+arms alike, differences are taken seed by seed (`arm_tests.py`).
 """
 
 from __future__ import annotations
