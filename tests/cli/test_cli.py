@@ -499,7 +499,7 @@ def test_a_shipped_ablation_runs_to_its_report(
     assert ("an estimator (not ours)" in text) == bool(study.get("references"))
     assert ("bound, 16 steps" in text) == (masked or path.stem in ("outer", "positions"))
     assert Image.open(folder / "report" / "factor.png").width > 1000
-    assert "table.md" in stdout and "failed" not in stdout
+    assert "report.html" in stdout and "failed" not in stdout
 
     runs = list(Path("runs").glob("*/seed_0"))
     assert len(runs) == trainings

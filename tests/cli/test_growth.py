@@ -76,7 +76,7 @@ def start(monkeypatch, capsys):
     """Run `arinar ablate study.yaml WORDS` on a machine; gives the status and the output."""
     monkeypatch.setattr(ablate, "probe_or_reason", lambda _: "not timed")
     monkeypatch.setattr(ablate, "_measure", lambda *_: [])
-    monkeypatch.setattr(ablate, "write_report", lambda _: [])
+    monkeypatch.setattr(ablate, "write_report", lambda _: [Path("report.html")])
 
     def run(machine, *words):
         monkeypatch.setattr(ablate, "_work", machine.work)

@@ -101,7 +101,7 @@ def test_the_command_ends_with_one_line_and_status_1(monkeypatch, a_run, capsys)
 
 
 def test_evaluation_names_its_batch_and_training_is_kept(monkeypatch, a_run):
-    small(monkeypatch, Arinar, "log_prob", 100)
+    small(monkeypatch, Arinar, "log_prob_terms", 100)
     with pytest.raises(
         OutOfMemory, match=r"^evaluation.batch: 256 images .*; 64 would: say evaluation.batch=64$"
     ):

@@ -120,7 +120,7 @@ def test_the_page_opens_with_the_verdict_and_folds_the_rest():
 def test_the_page_says_what_is_resolved_and_what_is_not():
     text = " ".join(Elements(page_of(study(whole()))).words)
     assert "bits/dim, against the baseline: better: components=2, components=4." in text
-    assert "FD digits, against the baseline: not resolved: components=2, components=4." in text
+    assert "FD digits, against the baseline: equivalent: components=2, components=4." in text
 
 
 def test_figures_that_are_left_out_are_named_with_what_they_need():
