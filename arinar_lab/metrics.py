@@ -54,6 +54,10 @@ _RESOLUTION = "at a resolution of evaluation.resolution raw units"
 _INSURED = "each conditional mixed with 0.1 % of a broad density"
 _DIGITS = "squared distance of the digits classifier's features"
 _MMD = "squared MMD of the digits classifier's features"
+_FEWER = "of as many images as its floor"
+_SLICED = "sliced Wasserstein distance of the digits classifier's features, squared"
+_DENSITY = "reference balls that hold an image, over 5"
+_COVERAGE = "share of reference balls that hold an image"
 _FEATURES = "squared distance of features of {extractor}"
 _KERNEL = "squared MMD of the extractor's features"
 _SHARE_TRUNCATED = "share of the guided 1-D conditionals that had to be truncated"
@@ -71,9 +75,12 @@ _ALL = (
     Metric("train/gap_bits_per_dim", f"{_BITS}, held-out minus training"),
     Metric(DISTANCE, _DIGITS, "FD digits", 2, True),
     Metric("quality/fd_digits_floor", _DIGITS),
-    Metric(FEW, f"{_DIGITS}, of as many images as its floor", "FD digits (few)", 2, True),
+    Metric(FEW, f"{_DIGITS}, {_FEWER}", "FD digits (few)", 2, True),
     Metric("quality/kid_digits", _MMD, "KID digits", 3, True),
     Metric("quality/kid_digits_floor", _MMD),
+    Metric("quality/sliced_digits", _SLICED, less=True),
+    Metric("quality/sliced_digits_floor", _SLICED),
+    Metric("quality/sliced_digits_few", f"{_SLICED}, {_FEWER}", less=True),
     Metric(FID, _FEATURES, "FID", 2, True, published=True),
     Metric("quality/inception_score", "e^nats", "Inception score", 1, False, published=True),
     Metric("quality/kid", _KERNEL, "KID", 4, True, published=True),
@@ -86,6 +93,11 @@ _ALL = (
     Metric("quality/precision_floor", "share"),
     Metric("quality/recall", "share", "recall", 3, False),
     Metric("quality/recall_floor", "share"),
+    Metric("quality/density", _DENSITY),
+    Metric("quality/density_floor", _DENSITY),
+    Metric("quality/coverage", _COVERAGE, less=False),
+    Metric("quality/coverage_floor", _COVERAGE),
+    Metric("quality/coverage_few", f"{_COVERAGE}, {_FEWER}", less=False),
     Metric(TRUNCATED, _SHARE_TRUNCATED, "truncated", 4),
     Metric("quality/nearest_train_ratio", _NEAREST),
     Metric(SPEED, "images per second", "images/s", 0, False),

@@ -14,8 +14,8 @@ val/bits_per_dim_insured       the same with each conditional mixed with 0.1 % o
                                so that a few pixels cannot decide it (see `insurance.py`)
 quality/fd_digits, …           generated against training images; `_floor` is held-out against
                                training images, as many of them as were generated, or all
-quality/fd_digits_few          the same distance of as many generated images as the floor has, for
-                               comparison with it
+quality/…_few                  the same of as many generated images as the floor has, for
+                               comparison with it: of those distances that depend on their number
 speed/…, cost/…                measured in a pass of its own, alone on the machine
 
 Beside the report lies `bits.npz`: `bits` [n] and `insured` [n], bits/dim of each held-out image.
@@ -60,7 +60,7 @@ from ..runs.folder import RunFolder, environment, git_state, read_sealed
 from ..training.block_transforms import compiled_draws
 from ..training.train import load_weights
 from . import diagnostics
-from .classifier_distance import digits_distances, distance_of_parts
+from .classifier_distance import digits_distances, means_of_parts
 from .conditionals import most_varied_conditionals
 from .dtypes import generation_dtype, likelihood_dtype
 from .insurance import broad_density, insured_log_prob
@@ -401,8 +401,9 @@ def evaluate_samples(
     values |= floor
     halves |= floor_halves
     if len(held_out) < len(generated):
-        distance = distance_of_parts(generated, source.train[0], len(held_out))
-        values["quality/fd_digits_few"] = distance
+        means = means_of_parts(generated, source.train[0], len(held_out))
+        for name, mean in means.items():
+            values[f"quality/{name}_few"] = mean
     share = torch.cat(truncated).double() / (experiment.codec.tokens * experiment.codec.features)
     values["quality/truncated_share"] = share.mean().item()
     halves["quality/truncated_share"] = half_width(share)

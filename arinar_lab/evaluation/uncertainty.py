@@ -6,10 +6,10 @@ set of images. It does not cover the variance of training, which seeds measure.
     means         t(0.975, n-1) · s / √n over n images, each the mean of its draws. A bootstrap over
                   images gives the same: its standard error of a mean is s/√n · √((n-1)/n), whatever
                   the values. Bits/dim, their gap, precision (is an image among the reference's
-                  neighbours?), the truncated share
+                  neighbours?), density, the truncated share
     sets          jackknife over b = 10 disjoint blocks of images, with the same share of every
                   class, each left out in turn: t(0.975, b-1) · √((b-1)/b · Σ (v - mean)²).
-                  Fréchet's distance, KID, recall
+                  Fréchet's distance, KID, the sliced distance, recall, coverage
 
 A Fréchet distance falls as images are added. So a bootstrap, whose sets hold two thirds of the
 images, is centred too high, and single blocks are biased like a tenth of the images: on digits
@@ -34,7 +34,16 @@ from torch_fidelity.metric_fid import (
     fid_statistics_to_metric,
 )
 
-from .classifier_distance import features_of, kernel, mean_within
+from .classifier_distance import (
+    balls_with_images,
+    density_of_images,
+    features_of,
+    kernel,
+    mean_within,
+    neighbour_distances,
+    sliced_between,
+    sorted_projections,
+)
 
 BLOCK_COUNT = 10
 NEIGHBOURS = 3  # torch-fidelity's, of precision and recall
@@ -74,12 +83,16 @@ def half_widths_of_sets(images: Tensor, y: Tensor, reference: Tensor) -> dict[st
 
     features = features_of(images)
     target = features_of(reference)
+    balls = balls_with_images(features, target)
     parts = disjoint_blocks(y)
     return {
         "fd_digits": jackknife(distances_without(parts, features, target)),
         "kid_digits": jackknife(kernels_without(parts, features, target)),
+        "sliced_digits": jackknife(sliced_without(parts, features, target)),
         "precision": half_width(is_inside(features, target, target).double()),
         "recall": jackknife(recall_without(parts, features, target)),
+        "density": half_width(density_of_images(balls)),
+        "coverage": jackknife(coverage_without(parts, balls)),
     }
 
 
@@ -118,9 +131,21 @@ def kernels_without(parts: Iterable[Tensor], features: Tensor, reference: Tensor
     return torch.stack(values)
 
 
+def sliced_without(parts: Iterable[Tensor], features: Tensor, reference: Tensor) -> Tensor:
+    """Return the sliced distance of features to the reference when each block is left out: [b]."""
+    target = sorted_projections(reference)
+    projections = sorted_projections(features)
+    values = []
+    for part in parts:
+        keep = outside_block(part, len(features))[projections.indices]
+        kept = projections.values[keep].view(len(keep), -1)
+        values.append(sliced_between(kept, target.values))
+    return torch.stack(values)
+
+
 def is_inside(points: Tensor, centres: Tensor, among: Tensor) -> Tensor:
     """Mark points that are nearer to a centre than the centre's third neighbour `among`: [n]."""
-    radius = torch.cdist(centres, among).kthvalue(NEIGHBOURS + 1).values
+    radius = neighbour_distances(torch.cdist(centres, among), NEIGHBOURS)
     return (torch.cdist(points, centres) <= radius).any(1)
 
 
@@ -131,6 +156,15 @@ def recall_without(parts: Iterable[Tensor], features: Tensor, reference: Tensor)
     values = []
     for part in parts:
         keep = outside_block(part, len(features))
-        radius = within[keep][:, keep].kthvalue(NEIGHBOURS + 1).values
+        radius = neighbour_distances(within[keep][:, keep], NEIGHBOURS)
         values.append((across[:, keep] <= radius).any(1).double().mean())
+    return torch.stack(values)
+
+
+def coverage_without(parts: Iterable[Tensor], balls: Tensor) -> Tensor:
+    """Return coverage, of `balls_with_images` [m, n], when each block is left out: [b]."""
+    holders = balls.sum(1)
+    values = []
+    for part in parts:
+        values.append((holders > balls[:, part].sum(1)).double().mean())
     return torch.stack(values)

@@ -50,10 +50,16 @@ METRICS = {
     "quality/fd_digits_floor",
     "quality/kid_digits",
     "quality/kid_digits_floor",
+    "quality/sliced_digits",
+    "quality/sliced_digits_floor",
     "quality/precision",
     "quality/precision_floor",
     "quality/recall",
     "quality/recall_floor",
+    "quality/density",
+    "quality/density_floor",
+    "quality/coverage",
+    "quality/coverage_floor",
     "quality/truncated_share",
     "quality/nearest_train_ratio",
     "train/bits_per_dim",
@@ -106,7 +112,10 @@ def test_metrics_lie_where_they_can(report):
     m = report["metrics"]
     assert 2 < m["val/bits_per_dim"] < 12 and 2 < m["val/bits_per_dim_at_level"] < 12
     assert m["quality/fd_digits"] > 10 * m["quality/fd_digits_floor"] > 0
+    assert m["quality/sliced_digits"] > 10 * m["quality/sliced_digits_floor"] > 0
     assert 0 <= m["quality/precision"] <= 1 and 0 <= m["quality/recall"] <= 1
+    assert m["quality/coverage"] < m["quality/coverage_floor"] < 1
+    assert 0.8 < m["quality/density_floor"] < 1.2
     assert m["quality/truncated_share"] == 0
 
 
@@ -383,6 +392,8 @@ def test_a_set_is_no_distance_from_itself(digits):
     images = digits.train[0][:300]
     same = digits_distances(images, images)
     assert abs(same["fd_digits"]) < 1e-3 and same["precision"] == 1 and same["recall"] == 1
+    assert same["sliced_digits"] == 0 and same["coverage"] == 1
+    assert same["density"] == pytest.approx(6 / 5)  # a ball holds its centre and 5 neighbours
 
 
 def test_noise_is_far_from_digits(digits):
@@ -393,7 +404,9 @@ def test_noise_is_far_from_digits(digits):
     assert far["fd_digits"] > 10 * near["fd_digits"] and far["kid_digits"] > 10 * abs(
         near["kid_digits"]
     )
+    assert far["sliced_digits"] > 10 * near["sliced_digits"]
     assert far["precision"] < 0.1 < 0.5 < near["precision"]
+    assert far["coverage"] < 0.1 < 0.8 < near["coverage"]
 
 
 @pytest.mark.slow
@@ -402,9 +415,12 @@ def test_a_distance_of_as_few_images_as_held_out_ones_stands_beside_that_of_all(
     images = torch.from_numpy(
         np.load(a_run.evaluation(tiny("evaluation.images=720")) / "samples" / "images.npy")
     )
-    halves = [digits_distances(half, Digits().train[0])["fd_digits"] for half in images.split(360)]
-    assert result["metrics"]["quality/fd_digits_few"] == pytest.approx(sum(halves) / 2, rel=1e-6)
-    assert result["quality"]["floor_images"] == 360 and result["units"]["quality/fd_digits_few"]
+    halves = [digits_distances(half, Digits().train[0]) for half in images.split(360)]
+    for name in ("fd_digits", "sliced_digits", "coverage"):
+        mean = (halves[0][name] + halves[1][name]) / 2
+        assert result["metrics"][f"quality/{name}_few"] == pytest.approx(mean, rel=1e-6)
+        assert result["units"][f"quality/{name}_few"]
+    assert result["quality"]["floor_images"] == 360
 
 
 def test_few_kinds_of_good_images_are_precise_and_recall_little(digits):

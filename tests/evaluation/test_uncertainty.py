@@ -9,13 +9,20 @@ from scipy.stats import bootstrap, ttest_1samp
 
 from arinar_lab.data.sources import Digits
 from arinar_lab.evaluation.classifier_distance import (
+    balls_with_images,
+    coverage,
+    density_of_images,
     digits_distances,
-    distance_of_parts,
+    directions,
     features_of,
     kernel_distance,
+    means_of_parts,
+    quantile_pairs,
+    sliced_distance,
 )
 from arinar_lab.evaluation.uncertainty import (
     BLOCK_COUNT,
+    coverage_without,
     disjoint_blocks,
     distances_without,
     half_width,
@@ -25,6 +32,7 @@ from arinar_lab.evaluation.uncertainty import (
     jackknife,
     kernels_without,
     recall_without,
+    sliced_without,
 )
 
 NOTHING = [torch.tensor([], dtype=torch.long)]
@@ -107,6 +115,9 @@ def test_without_nothing_the_distances_are_the_distances(digits):
     assert distances_without(NOTHING, features, whole).item() == pytest.approx(
         expected["fd_digits"], rel=1e-6
     )
+    assert sliced_without(NOTHING, features, whole).item() == pytest.approx(
+        expected["sliced_digits"], rel=1e-6
+    )
     generator = torch.Generator().manual_seed(0)
     assert kernels_without(NOTHING, features, whole).item() == pytest.approx(
         expected["kid_digits"], rel=1e-9
@@ -127,28 +138,101 @@ def test_kid_is_the_unbiased_squared_mmd():
     assert result == pytest.approx(within - 2 * across) == pytest.approx(29 / 3 + 1 - 2 * 39 / 6)
 
 
-def test_a_distance_of_parts_is_the_mean_over_sets_of_that_number(digits):
+def test_quantiles_of_two_sets_are_matched_by_their_mass():
+    """By hand: of {0, 3} and {0, 1, 2}, thirds end at 1/3, 2/3 and halves at 1/2."""
+    i, j, mass = quantile_pairs(2, 3)
+    assert i.tolist() == [0, 0, 1, 1] and j.tolist() == [0, 1, 1, 2]
+    assert mass.tolist() == pytest.approx([1 / 3, 1 / 6, 1 / 6, 1 / 3])
+    i, j, mass = quantile_pairs(4, 4)
+    assert i.tolist() == j.tolist() == [0, 1, 2, 3] and mass.tolist() == [0.25] * 4
+
+
+def test_a_sliced_distance_of_one_feature_is_three_times_wassersteins():
+    """By hand, of one feature: (1² · 1/6 + 2² · 1/6 + 1² · 1/3) = 7/6 of {0, 3} and {0, 1, 2}."""
+    pair, triple = torch.tensor([[3.0], [0.0]]), torch.tensor([[1.0], [0.0], [2.0]])
+    assert sliced_distance(pair, triple) == pytest.approx(3 * 7 / 6)
+    assert sliced_distance(triple, pair) == pytest.approx(3 * 7 / 6)
+
+
+def test_a_sliced_distance_of_a_shift_is_three_times_its_square():
+    """Directions are orthogonal in sets of F, so that the mean of (u·a)² is |a|² / F exactly."""
+    features = normal(50, 64).float()
+    shift = torch.linspace(-1, 2, 64)
+    distance = sliced_distance(features + shift, features)
+    assert distance == pytest.approx(3 * shift.square().sum().item(), rel=1e-4)
+    assert sliced_distance(features.repeat(3, 1), features) == pytest.approx(0, abs=1e-9)
+    assert torch.allclose(directions(64).norm(dim=1), torch.ones(256))
+
+
+def test_fixed_directions_are_as_good_as_a_thousand_random_ones(digits):
+    """MIND's own way: 1,000 independent directions, sorted projections of as many images."""
+    features, reference = features_of(digits.held_out[0]), features_of(digits.train[0][:360])
+    drawn = torch.nn.functional.normalize(normal(1000, 64)).float()
+    gaps = (features @ drawn.T).sort(0).values - (reference @ drawn.T).sort(0).values
+    expected = 3 * 64 * gaps.square().mean().item()
+    assert sliced_distance(features, reference) == pytest.approx(expected, rel=0.06)
+
+
+def test_balls_reach_to_the_fifth_neighbour():
+    """By hand, of one feature: radii of 0, 1, … 6 are 5, 4, 3, 3, 3, 4, 5."""
+    reference = torch.arange(7.0)[:, None]
+    images = torch.tensor([[0.0], [9.5]])
+    balls = balls_with_images(images, reference)
+    assert balls[:, 0].tolist() == [True] * 3 + [True] + [False] * 3
+    assert balls[:, 1].tolist() == [False] * 6 + [True]
+    assert density_of_images(balls).tolist() == [4 / 5, 1 / 5]
+    assert coverage(balls) == 5 / 7
+    assert coverage_without([torch.tensor([0]), torch.tensor([1])], balls).tolist() == (
+        pytest.approx([1 / 7, 4 / 7])
+    )
+
+
+def test_density_and_coverage_of_one_distribution_are_as_their_authors_say():
+    """Density is 1 at any two sizes; coverage is that of their lemma 2."""
+    densities, shares = [], []
+    for draw in range(60):
+        points = normal(150, 3, seed=draw)
+        balls = balls_with_images(points[:60], points[60:])
+        densities.append(density_of_images(balls).mean().item())
+        shares.append(coverage(balls))
+    missed = math.prod((90 - k) / (150 - k) for k in range(1, 6))
+
+    assert np.mean(densities) == pytest.approx(1, abs=0.03)
+    assert np.mean(shares) == pytest.approx(1 - missed, abs=0.01)
+
+
+def test_means_of_parts_are_over_sets_of_that_number(digits):
     images, reference = digits.train[0][:250], digits.held_out[0]
     halves = [
-        digits_distances(images[:100], reference)["fd_digits"],
-        digits_distances(images[100:200], reference)["fd_digits"],
+        digits_distances(images[:100], reference),
+        digits_distances(images[100:200], reference),
     ]
-    assert distance_of_parts(images, reference, 100) == pytest.approx(np.mean(halves), rel=1e-6)
-    # it falls as images are added
-    assert distance_of_parts(images, reference, 250) < np.mean(halves)
+    means = means_of_parts(images, reference, 100)
+    for name, mean in means.items():
+        assert mean == pytest.approx((halves[0][name] + halves[1][name]) / 2, rel=1e-6)
+    assert set(means) == {"fd_digits", "sliced_digits", "coverage"}
+
+    # distances fall and coverage rises as images are added
+    whole = means_of_parts(images, reference, 250)
+    assert whole["fd_digits"] < means["fd_digits"]
+    assert whole["sliced_digits"] < means["sliced_digits"]
+    assert whole["coverage"] > means["coverage"]
 
 
 def test_a_block_that_is_left_out_is_left_out():
     features, whole = normal(30, 4).float(), normal(50, 4, seed=1).float()
-    for measure in (distances_without, kernels_without, recall_without):
+    balls = balls_with_images(features, whole)
+    for measure in (distances_without, kernels_without, sliced_without, recall_without):
         assert torch.allclose(
             measure([torch.arange(10)], features, whole), measure(NOTHING, features[10:], whole)
         )
+    without = coverage_without([torch.arange(10)], balls).item()
+    assert without == pytest.approx(coverage(balls[:, 10:])) != coverage(balls)
 
 
 def test_every_distance_has_a_half_width(digits):
     result = half_widths_of_sets(*digits.held_out, digits.train[0])
-    assert set(result) == {"fd_digits", "kid_digits", "precision", "recall"}
+    assert set(result) == set(digits_distances(digits.held_out[0], digits.train[0]))
     assert all(0 < half < math.inf for half in result.values())
     assert result == half_widths_of_sets(*digits.held_out, digits.train[0])  # nothing is drawn
     assert (
@@ -211,3 +295,20 @@ def test_the_jackknife_of_kid_covers_its_mean():
         values += kernels_without(NOTHING, images, reference).tolist()
         halves.append(jackknife(kernels_without(parts, images, reference)))
     assert 0.93 < share_covered(values, np.mean(values), halves) < 0.97
+
+
+@pytest.mark.slow
+def test_the_jackknives_of_sliced_distance_and_coverage_cover_their_means():
+    generator = torch.Generator().manual_seed(0)
+    reference, parts = torch.randn(150, 4, generator=generator), disjoint_blocks(torch.zeros(200))
+    values, halves = {"sliced": [], "coverage": []}, {"sliced": [], "coverage": []}
+    for _ in range(1000):
+        images = torch.randn(200, 4, generator=generator) * 1.2 + 0.4
+        balls = balls_with_images(images, reference)
+        values["sliced"].append(sliced_distance(images, reference))
+        halves["sliced"].append(jackknife(sliced_without(parts, images, reference)))
+        values["coverage"].append(coverage(balls))
+        halves["coverage"].append(jackknife(coverage_without(parts, balls)))
+
+    for name, covered in values.items():
+        assert 0.92 < share_covered(covered, np.mean(covered), halves[name]) < 0.99, name
