@@ -270,6 +270,7 @@ def read_plan(
         arms = _final_arms(file, designs, baseline)
         budgets = tuple(_budgets(file))
         _refuse_twins(arms)
+        _refuse_equal_runs(arms, file)
 
     plan = Plan(
         name=name,
@@ -539,6 +540,22 @@ def _arm(
         )
 
     return Arm(name, values, recipe, experiment.parameters, likelihood)
+
+
+def _refuse_equal_runs(arms: dict[str, Arm], file: StudyFile) -> None:
+    """Refuse several seeds of an arm whose whole randomness is fixed: all its runs would be equal.
+
+    An arm that starts from other weights under each seed may have them.
+    """
+    if len(file.first_seeds) == 1 and not file.growth:
+        return
+    for name, arm in arms.items():
+        starts_alike = "{seed}" not in (arm.recipe.init_from or "")
+        if starts_alike and not arm.recipe.fixed_seeds.free_parts:
+            raise ConfigError(
+                f"seeds: arm {name} fixes init, data and noise (fixed_seeds), so all its runs"
+                " would be equal; use seeds: [0]"
+            )
 
 
 def _refuse_twins(arms: dict[str, Arm]) -> None:
