@@ -209,20 +209,24 @@ def _below(df: int, alpha: float) -> float:
     return df / float(chi2.ppf(alpha, df)) - 1
 
 
-def retrain_over_redraw(panel: np.ndarray) -> float:
+def redraw_ratio(trainings: Sequence[np.ndarray], redrawn: float) -> float:
     """How much farther a score moves when a model is trained anew than when samples are drawn anew.
 
     SD over trainings (root mean square over redraws) / SD over redraws (root mean square over
     trainings), as in The FID Lottery (arXiv 2606.20536), which has 3.2 for FID on ImageNet.
 
     Arguments:
-        panel: [trainings, redraws], two of each or more.
+        trainings: For each redraw the scores of the trainings, an axis for each of their sources.
+        redrawn: The variance of a score over redraws of one training's samples.
 
     Returns:
         Infinite where redraws move nothing, NaN where trainings do not either.
     """
-    retrained = float(panel.var(0, ddof=1).mean())
-    redrawn = float(panel.var(1, ddof=1).mean())
+    variances = []
+    for scores in trainings:
+        names = list(map(str, range(scores.ndim)))
+        variances.append(max(0.0, variance_components(scores, names).total.variance))
+    retrained = sum(variances) / len(variances)
     if redrawn == 0:
         return math.inf if retrained > 0 else math.nan
     return math.sqrt(retrained / redrawn)

@@ -9,7 +9,7 @@ from scipy.stats import f as f_distribution
 
 from arinar_lab.significance.components import (
     combination_interval,
-    retrain_over_redraw,
+    redraw_ratio,
     variance_components,
 )
 
@@ -122,7 +122,13 @@ def test_designs_that_say_nothing_are_refused(values, fault):
 
 
 def test_retraining_over_redrawing_by_hand():
-    # trainings 4 apart in every column, redraws 1 apart in every row
-    assert retrain_over_redraw(np.array([[1.0, 2.0], [5.0, 6.0]])) == pytest.approx(4)
-    assert retrain_over_redraw(np.array([[1.0, 1.0], [5.0, 5.0]])) == math.inf
-    assert math.isnan(retrain_over_redraw(np.ones((2, 2))))
+    # trainings 4 apart in each of two redraws, redraws 1 apart: variances 8 and 0.5
+    trainings = [np.array([1.0, 5.0]), np.array([2.0, 6.0])]
+    assert redraw_ratio(trainings, 0.5) == pytest.approx(4)
+    assert redraw_ratio(trainings, 0.0) == math.inf
+    assert math.isnan(redraw_ratio([np.ones(3)], 0.0))
+
+
+def test_trainings_of_two_sources_count_with_the_variance_of_a_new_draw_of_both():
+    table = np.array([[10 + 3 + 1 + 0.5, 10 + 3 - 1 - 0.5], [10 - 3 + 1 - 0.5, 10 - 3 - 1 + 0.5]])
+    assert redraw_ratio([table], 5.0) == pytest.approx(2)
