@@ -17,6 +17,7 @@ import yaml
 
 from ..data.sources import SourceFactory
 from ..data.validation import Validation
+from ..errors import ConfigError
 from ..files.workspace import HERE, Workspace
 from ..model.codecs.codec import CodecFactory
 from ..model.inner.head import HeadFactory
@@ -395,5 +396,9 @@ def parse_recipe(content: dict[str, Any], workspace: Workspace = HERE) -> Recipe
     Raises:
         ConfigError: with the first fault, in one line.
     """
+    if isinstance(content.get("seed"), dict):
+        raise ConfigError(
+            "seed: is one whole number; seeds of init, data or noise alone stand below fixed_seeds"
+        )
     recipe: Recipe = parse_dataclass(Recipe, content, "")
     return recipe if workspace == HERE else replace(recipe, workspace=workspace)

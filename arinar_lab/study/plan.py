@@ -528,6 +528,13 @@ def _arm(
     seed: int,
     workspace: Workspace,
 ) -> Arm:
+    for key in change:
+        if key.split(".")[0] == "seed":
+            raise ConfigError(
+                f"{key}: a study repeats every arm by its seeds, as in seeds: [0, 1, 2]; to vary"
+                " a part of the randomness write fixed_seeds.init, .data or .noise"
+            )
+
     with located(f"arm {name}"):
         recipe = parse_recipe(merge(merge(base, unflatten(change)), {"seed": seed}), workspace)
         experiment = build(recipe, "meta")

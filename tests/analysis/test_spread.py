@@ -138,7 +138,7 @@ def test_a_study_of_seeds_shows_it_in_its_report():
     for name, deviation in (("init", "0.028"), ("data", "0.014"), ("noise", "0.0071")):
         assert any(f"bits/dim: {name}: standard deviation of {deviation} " in x for x in lines)
     assert "## Where the spread comes from" in report_markdown(analysis)
-    assert "<summary>Where the spread comes from</summary>" in page(analysis, [])
+    assert "<summary>Where the spread comes from</summary>" in page(analysis, {})
     assert not any("One seed says nothing" in caution.text for caution in analysis.cautions)
 
 

@@ -98,6 +98,14 @@ def test_a_seed_out_of_range_is_refused_with_its_key(seed):
         tiny(f"fixed_seeds.data={seed}")
 
 
+def test_a_seed_of_parts_is_told_where_parts_stand():
+    with pytest.raises(ConfigError, match=r"^seed: is one whole number; .* below fixed_seeds$"):
+        tiny("seed.init=0")
+    for key in ("seed", "seed.init"):
+        with pytest.raises(ConfigError, match=rf"{key}: a study repeats .* fixed_seeds\.init"):
+            read_plan(write_study(axes={key: [0, 1]}, seeds=[0]))
+
+
 def test_parts_are_axes_of_a_study():
     plan = read_plan(write_study(axes={f"fixed_seeds.{part}": [0, 1] for part in PARTS}, seeds=[0]))
     assert [arm.name for arm in plan.arms][:2] == [
