@@ -150,8 +150,16 @@ def _spread(
     varied: Sequence[int],
 ) -> Spread:
     axes = [i for i in varied if results.axes[i] in SOURCES]
+    for i in axes:
+        if None in {arm.factors[i] for arm in arms}:
+            return Spread(
+                metric, group, reason=f"a null of {results.axes[i]} is no seed of its own"
+            )
+
     names = [SOURCES[results.axes[i]] for i in axes]
-    levels = [list(dict.fromkeys(arm.factors[i] for arm in arms)) for i in axes]
+    levels: list[list[int]] = []
+    for i in axes:
+        levels.append(sorted({arm.factors[i] for arm in arms}))
     if len(results.seeds) > 1:
         names.append(_source_of_seeds(arms[0]))
         levels.append(list(results.seeds))

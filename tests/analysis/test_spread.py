@@ -118,6 +118,12 @@ def test_missing_runs_refuse_with_their_number():
     ]
 
 
+def test_a_level_that_is_no_seed_is_refused():
+    values = {(None,): [1.0, 2.0], (0,): [1.5, 2.5]}
+    (line,) = only(results_of(values, SEED_AXES[:1])).lines
+    assert line.endswith("not computed: a null of fixed_seeds.init is no seed of its own")
+
+
 def test_other_studies_have_no_such_section():
     results = results_of(cells(table(2, 3)), ("outer.norm", "inner.norm"))
     assert analyse_spread(results) == ()
