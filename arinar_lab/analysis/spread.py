@@ -99,7 +99,9 @@ def _part_text(part: Component, total: Component) -> str:
     text = f"{name}{rest}: {_deviation_text(part)}"
     if total.variance <= 0:
         return text
-    return f"{text}, {max(0.0, part.variance / total.variance):.0%} of the variance"
+    share = 100 * max(0.0, part.variance / total.variance)
+    share_text = "below 1 %" if 0 < share < 0.5 else f"{share:.0f} %"
+    return f"{text}, {share_text} of the variance"
 
 
 def analyse_spread(results: Results, metrics: Sequence[str] = CLAIMS) -> tuple[Spread, ...]:

@@ -63,7 +63,7 @@ def test_axes_of_seeds_are_sources():
     assert data.startswith("bits/dim: data: ")
     share = max(0.0, expected.parts[2].variance / expected.total.variance)
     assert both.startswith("bits/dim: init × data and all else: ")
-    assert both.endswith(f"{share:.0%} of the variance")
+    assert both.endswith(f", {100 * share:.0f} % of the variance")
 
 
 @pytest.mark.parametrize(
