@@ -275,6 +275,7 @@ def _recipe_page() -> str:
         Sampler,
         sections.Evaluation,
         sections.Machine,
+        sections.FixedSeeds,
         Validation,
     ):
         parts += [f"## {section.__name__}", _summary(section), table(keys_of(section))]

@@ -3,6 +3,7 @@ renderer shows this value.
 
 effects       each arm against the baseline, in every metric that claims are made of
 factors       main effects and interactions, where the arms are a grid of two axes or more
+spreads       where the spread of runs comes from, where axes are seeds
 image_shifts  the differences in bits/dim, image by image
 fronts        quality against speed, of each budget by itself
 agreements    whether the ranking of arms at the first budget lasts at the others
@@ -35,6 +36,7 @@ from .factors import FactorAnalysis, analyse_factors, factor_lines
 from .rankings.pareto import Frontier, frontier_sentences, frontiers
 from .rankings.rank_agreement import Agreement, agreements
 from .results import ArmResult, Results
+from .spread import REDRAW, SOURCES, Spread, analyse_spread
 from .text import join_names
 
 Kind = Literal["runs", "likelihood", "quality", "speed"]
@@ -45,6 +47,12 @@ _KINDS: dict[str, Kind] = {
     "speed": "speed",
 }
 """The first word of a metric's name → its kind."""
+
+
+LOTTERY = 0.013
+"""Coefficient of variation of FID over trainings (The FID Lottery, arXiv 2606.20536): a smaller
+gap to a number without seeds shows nothing.
+"""
 
 
 def _kind_of(metric: str) -> Kind:
@@ -82,6 +90,7 @@ class Analysis:
         outlying: Metric → arm and seed of the runs that lie far from the other seeds of their arm.
         cautions: In the order in which they are shown.
         factors: Main effects and interactions in each metric; none where there is no grid.
+        spreads: Where the spread comes from, in each metric; none where no axis is a seed.
     """
 
     results: Results
@@ -94,6 +103,7 @@ class Analysis:
     outlying: Mapping[str, Sequence[Run]]
     cautions: tuple[Caution, ...]
     factors: tuple[FactorAnalysis, ...] = ()
+    spreads: tuple[Spread, ...] = ()
 
     @property
     def differences(self) -> list[str]:
@@ -104,6 +114,11 @@ class Analysis:
     def main_effects(self) -> list[str]:
         """A line for each axis and interaction of a grid, in each metric."""
         return factor_lines(self.factors)
+
+    @property
+    def sources_of_spread(self) -> list[str]:
+        """A line for each source of randomness, in each metric."""
+        return list(chain.from_iterable(spread.lines for spread in self.spreads))
 
     @property
     def deciding(self) -> list[Effect]:
@@ -164,6 +179,7 @@ def analyse(results: Results) -> Analysis:
         outlying,
         tuple(cautions(results, outlying)),
         analyse_factors(results),
+        analyse_spread(results),
     )
 
 
@@ -182,6 +198,7 @@ def cautions(results: Results, outlying: Mapping[str, Sequence[Run]]) -> list[Ca
         *_foreign(results),
         *_two_references(results),
         *outlier_cautions(results, outlying),
+        *_close_papers(results),
         *_busy(results),
     ]
 
@@ -259,7 +276,8 @@ def _not_finite(results: Results) -> list[Caution]:
 
 def _few(results: Results) -> list[Caution]:
     """Training noise that one seed cannot show."""
-    if not results.any_report or len(results.seeds) > 1:
+    trained_anew = {axis for axis, source in SOURCES.items() if source != REDRAW}
+    if not results.any_report or len(results.seeds) > 1 or trained_anew & {*results.axes}:
         return []
     text = "One seed says nothing of training noise: a difference between two arms may be chance."
     return [Caution("runs", text)]
@@ -394,6 +412,43 @@ def _far_off(arm: ArmResult, seed: int, metrics: list[str]) -> Caution:
         " and of the baseline hides every effect."
     )
     return Caution(kinds.pop() if len(kinds) == 1 else "runs", text)
+
+
+def _close_papers(results: Results) -> list[Caution]:
+    """Rows from papers that state no seeds and lie near the baseline."""
+    near: dict[Kind, list[str]] = {}
+    for paper in results.papers:
+        if paper.seeds is not None and paper.seeds > 1:
+            continue
+        for metric in filter(CLAIMS.__contains__, paper.values):
+            gap = _relative_gap(results, metric, paper.values[metric])
+            if gap is not None and gap < LOTTERY:
+                near.setdefault(_kind_of(metric), []).append(
+                    f"{paper.name} in {HEADINGS[metric]} ({100 * gap:.1f} %)"
+                )
+
+    cautions = []
+    for kind, names in near.items():
+        text = (
+            f"Caution: near the baseline, and of one training as far as is stated: "
+            f"{join_names(names)}. A gap below {100 * LOTTERY:.1f} % may be the luck of a seed:"
+            " so far does FID move when a model is trained anew (coefficient of variation, arXiv"
+            " 2606.20536)."
+        )
+        cautions.append(Caution(kind, text))
+    return cautions
+
+
+def _relative_gap(results: Results, metric: str, value: float) -> float | None:
+    """|value - baseline's mean| / |baseline's mean|, the smallest over budgets; None where no
+    baseline measured the metric.
+    """
+    gaps = []
+    for part in results.by_budget:
+        summary_of = part.baseline_arm.summary(metric)
+        if summary_of is not None and summary_of.mean != 0:
+            gaps.append(abs(value / summary_of.mean - 1))
+    return min(gaps, default=None)
 
 
 def _busy(results: Results) -> list[Caution]:

@@ -33,9 +33,11 @@ class PaperRow:
         values: Metric → number; in a file each metric is a key of the row, and at least one is set.
         steps: Length of the training, a number or words; unstated by default.
         hardware: Hardware of the training; unstated by default.
+        seeds: The number of trainings whose mean the numbers are; unstated by default. A row of
+            one or of an unstated number carries a caution where it lies near the baseline.
 
     Raises:
-        ValueError: if there is no number, or its origin is empty.
+        ValueError: if there is no number, its origin is empty, or seeds are fewer than one.
     """
 
     name: str
@@ -44,6 +46,7 @@ class PaperRow:
     values: dict[str, float] = field(metadata={"gathered": METRIC_BY_KEY})
     steps: str | int | None = None
     hardware: str | None = None
+    seeds: int | None = None
 
     def __post_init__(self) -> None:
         for key in ("name", "protocol", "source"):
@@ -52,6 +55,8 @@ class PaperRow:
                     f"{key}: is empty; a number that is not ours says name, protocol, source"
                 )
 
+        if self.seeds is not None and self.seeds < 1:
+            raise ValueError(f"seeds: {self.seeds} is below 1")
         if not self.values:
             raise ValueError(f"name: {self.name} has no number of a metric of ours, as bits/dim is")
         by_metric = {METRIC_BY_KEY[name]: value for name, value in self.values.items()}

@@ -91,7 +91,7 @@ def build(recipe: Recipe, device: str = "cpu", checked: Experiment | None = None
                 recipe.outer,
                 recipe.inner,
                 recipe.labels.drop,
-                recipe.seed,
+                recipe.init_seed,
             )
     except (RuntimeError, OverflowError, TypeError) as error:
         if "overflow" not in str(error).lower():
@@ -101,7 +101,7 @@ def build(recipe: Recipe, device: str = "cpu", checked: Experiment | None = None
         ) from None
 
     if recipe.training.initialisation == "published":
-        initialise_as_published(model, recipe.seed)
+        initialise_as_published(model, recipe.init_seed)
     _check_counts(recipe, source)
     _check_mask_group(recipe, model)
     _check_levels(codec, model.inner)

@@ -17,6 +17,7 @@ import yaml
 
 from ..data.sources import SourceFactory
 from ..data.validation import Validation
+from ..errors import ConfigError
 from ..files.workspace import HERE, Workspace
 from ..model.codecs.codec import CodecFactory
 from ..model.inner.head import HeadFactory
@@ -254,6 +255,41 @@ class Machine:
 
 
 @dataclass(frozen=True)
+class FixedSeeds:
+    """Seeds of parts of a training's randomness that stay as they are whatever `seed` is.
+
+    A part without a seed here takes `seed`. A recipe with any of them is another training, so they
+    are part of its signature; without them the signature is that of a recipe without this section.
+
+    Arguments:
+        init: Seed of the initial weights, in 0 … 2^32 - 1.
+        data: Seed of the order of the images, of which are mirrored, and of dequantisation or the
+            draw from a codec's posterior, in 0 … 2^32 - 1.
+        noise: Seed of all else that a training draws, in 0 … 2^32 - 1: orders of tokens, masks,
+            dropped labels, dropout, times and noise of a flow or a diffusion.
+    """
+
+    init: int | None = None
+    data: int | None = None
+    noise: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, seed in self.by_part.items():
+            check_seed(seed, name)
+
+    @property
+    def by_part(self) -> dict[str, int]:
+        """Part → its seed, of the parts that have one."""
+        parts = {"init": self.init, "data": self.data, "noise": self.noise}
+        return {name: seed for name, seed in parts.items() if seed is not None}
+
+    @property
+    def free_parts(self) -> list[str]:
+        """The parts that take `seed`."""
+        return [name for name in ("init", "data", "noise") if name not in self.by_part]
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One experiment, checked, with all defaults filled in.
 
@@ -274,6 +310,8 @@ class Recipe:
         freeze: What keeps the weights of `init_from`: nothing (`none`), or outer model, labels and
             codec (`outer`).
         seed: Seed of weights, data order and noise, in 0 … 2^32 - 1; no part of a signature.
+        fixed_seeds: Seeds of weights, data order or noise that take the place of `seed`, to tell
+            where the spread of runs comes from.
         workspace: Folder of the files that the recipe names; not a key of a file.
 
     Raises:
@@ -293,6 +331,7 @@ class Recipe:
     init_from: str | None = None
     freeze: Literal["none", "outer"] = "none"
     seed: int = 0
+    fixed_seeds: FixedSeeds = field(default_factory=FixedSeeds)
     workspace: Workspace = field(default=HERE, metadata=UNWRITTEN)
 
     def __post_init__(self) -> None:
@@ -307,12 +346,28 @@ class Recipe:
         """Eight hexadecimal digits of all that decides the trained weights except the seed."""
         names = ("data", "codec", "labels", "outer", "inner", "training", "init_from", "freeze")
         split = () if self.validation is None else ("validation",)
-        return _digest(self, (*names, *split))
+        seeds = ("fixed_seeds",) if self.fixed_seeds.by_part else ()
+        return _digest(self, (*names, *split, *seeds))
 
     @cached_property
     def evaluation_signature(self) -> str:
         """Eight hexadecimal digits of the sampler and the measurements."""
         return _digest(self, ("sampler", "evaluation"))
+
+    @property
+    def init_seed(self) -> int:
+        """Seed of the initial weights."""
+        return self.fixed_seeds.by_part.get("init", self.seed)
+
+    @property
+    def data_seed(self) -> int:
+        """Seed of the order of the images, and of their dequantisation."""
+        return self.fixed_seeds.by_part.get("data", self.seed)
+
+    @property
+    def noise_seed(self) -> int:
+        """Seed of masks, dropped labels, dropout and the noise of a loss."""
+        return self.fixed_seeds.by_part.get("noise", self.seed)
 
     def with_seed(self, seed: int) -> Recipe:
         """The same recipe under another seed. It keeps the signatures, which have no seed."""
@@ -341,5 +396,9 @@ def parse_recipe(content: dict[str, Any], workspace: Workspace = HERE) -> Recipe
     Raises:
         ConfigError: with the first fault, in one line.
     """
+    if isinstance(content.get("seed"), dict):
+        raise ConfigError(
+            "seed: is one whole number; seeds of init, data or noise alone stand below fixed_seeds"
+        )
     recipe: Recipe = parse_dataclass(Recipe, content, "")
     return recipe if workspace == HERE else replace(recipe, workspace=workspace)

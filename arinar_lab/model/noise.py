@@ -109,6 +109,11 @@ class Noise:
         return Noise(self.key.repeat(times, *(1,) * (self.key.dim() - 1)))
 
 
+def training_noise(seed: int, step: int, index: Tensor) -> Noise:
+    """The noise of each image [B] of a training step; CODEC and MODEL are below it."""
+    return Noise.of(torch.full_like(index, seed), "train").at(step).at(index)
+
+
 @dataclass(frozen=True)
 class FixedNoise(Noise):
     """Noise that returns prescribed numbers, to repeat the sampling of other code.

@@ -98,6 +98,7 @@ def page(analysis: Analysis, pictures: Mapping[str, Path]) -> str:
         rows=rows,
         effects=analysis.effects,
         main_effects=analysis.main_effects,
+        sources_of_spread=analysis.sources_of_spread,
         image_headings=IMAGE_HEADINGS,
         image_shifts=analysis.image_shifts,
         figures=figures,

@@ -284,6 +284,7 @@ def report_markdown(analysis: Analysis) -> str:
     sections = {
         "Differences to the baseline": analysis.differences,
         "Main effects and interactions": analysis.main_effects,
+        "Where the spread comes from": analysis.sources_of_spread,
         "Quality against speed": analysis.against_speed,
         "Does the ranking last?": analysis.ranking,
         "How to read it": notes(analysis),

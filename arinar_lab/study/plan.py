@@ -270,6 +270,7 @@ def read_plan(
         arms = _final_arms(file, designs, baseline)
         budgets = tuple(_budgets(file))
         _refuse_twins(arms)
+        _refuse_equal_runs(arms, file)
 
     plan = Plan(
         name=name,
@@ -527,6 +528,13 @@ def _arm(
     seed: int,
     workspace: Workspace,
 ) -> Arm:
+    for key in change:
+        if key.split(".")[0] == "seed":
+            raise ConfigError(
+                f"{key}: a study repeats every arm by its seeds, as in seeds: [0, 1, 2]; to vary"
+                " a part of the randomness write fixed_seeds.init, .data or .noise"
+            )
+
     with located(f"arm {name}"):
         recipe = parse_recipe(merge(merge(base, unflatten(change)), {"seed": seed}), workspace)
         experiment = build(recipe, "meta")
@@ -539,6 +547,22 @@ def _arm(
         )
 
     return Arm(name, values, recipe, experiment.parameters, likelihood)
+
+
+def _refuse_equal_runs(arms: dict[str, Arm], file: StudyFile) -> None:
+    """Refuse several seeds of an arm whose whole randomness is fixed: all its runs would be equal.
+
+    An arm that starts from other weights under each seed may have them.
+    """
+    if len(file.first_seeds) == 1 and not file.growth:
+        return
+    for name, arm in arms.items():
+        starts_alike = "{seed}" not in (arm.recipe.init_from or "")
+        if starts_alike and not arm.recipe.fixed_seeds.free_parts:
+            raise ConfigError(
+                f"seeds: arm {name} fixes init, data and noise (fixed_seeds), so all its runs"
+                " would be equal; use seeds: [0]"
+            )
 
 
 def _refuse_twins(arms: dict[str, Arm]) -> None:

@@ -24,7 +24,7 @@ from ..config.yaml_reader import is_yaml_for
 from ..errors import ConfigError, did_you_mean
 
 _SHAPES = ("float", "log", "int", "categorical")
-_MEASURING = ("seed", "evaluation", "machine", "data", "validation")
+_MEASURING = ("seed", "fixed_seeds", "evaluation", "machine", "data", "validation")
 Numbers = tuple[float, float]
 Whole = tuple[int, int]
 

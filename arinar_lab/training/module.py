@@ -26,7 +26,7 @@ from ..data.loader import ResumableLoader
 from ..data.sources import subsample
 from ..errors import Diverged
 from ..model.layers import LearnedVectors
-from ..model.noise import Noise, Stream
+from ..model.noise import Noise, Stream, training_noise
 from .block_transforms import undo_transforms
 from .divergence import FiniteCheck
 from .sharding import full_tensor, shard_model
@@ -74,16 +74,23 @@ class ArinarModule(LightningModule):
         optimisation: The training section.
         seed: Seed of masks, labels and dequantisation.
         parts: Parts of a batch, one after the other, whose gradients add up to one step.
+        data_seed: Seed of dequantisation where that has its own.
     """
 
     def __init__(
-        self, experiment: Experiment, optimisation: Training, seed: int, parts: int = 1
+        self,
+        experiment: Experiment,
+        optimisation: Training,
+        seed: int,
+        parts: int = 1,
+        data_seed: int | None = None,
     ) -> None:
         super().__init__()
         self.codec = experiment.codec
         self.model = experiment.model
         self.optimisation = optimisation
         self.seed = seed
+        self.data_seed = seed if data_seed is None else data_seed
         self.parts = parts
         self.bits_per_dim = BitsPerDim(self.codec.dims)
 
@@ -164,8 +171,7 @@ class ArinarModule(LightningModule):
             first = batch[2][:1]
             if isinstance(loader, ResumableLoader):
                 first = loader.first_of(batch[2])
-            seeds = torch.full_like(first, self.seed)
-            noise = Noise.of(seeds, "train").at(self.global_step).at(first).at(Stream.MODEL)
+            noise = training_noise(self.seed, self.global_step, first).at(Stream.MODEL)
 
             self.ratios = []
             for group in self.groups:
@@ -195,15 +201,15 @@ class ArinarModule(LightningModule):
             ratio: Masked share of the part, where one is drawn for many images.
         """
         index = part[-1]
-        seeds = torch.full_like(index, self.seed)
-        noise = Noise.of(seeds, "train").at(self.global_step).at(index)
+        noise = training_noise(self.seed, self.global_step, index)
 
         if self.conditions is not None:
             z, x, where, _ = part
             return self.model.inner_loss(z, x, where, noise.at(Stream.MODEL))
 
         image, y, _ = part
-        x, _ = self.codec.encode(image, noise.at(Stream.CODEC))
+        data_noise = training_noise(self.data_seed, self.global_step, index)
+        x, _ = self.codec.encode(image, data_noise.at(Stream.CODEC))
         return self.model.loss(x, y, noise.at(Stream.MODEL), ratio)
 
     def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:

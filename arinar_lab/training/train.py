@@ -390,7 +390,7 @@ def train(
     data = DataModule(
         experiment.source,
         recipe.training.batch,
-        recipe.seed,
+        recipe.data_seed,
         recipe.machine.workers,
         recipe.machine.validation_batch,
     )
@@ -430,14 +430,20 @@ def _build_module(
     recipe: Recipe, folder: RunFolder, experiment: Experiment, taken: list[str]
 ) -> ArinarModule:
     """Build the LightningModule, seeded; `taken` names tensors that come from another run."""
-    pl.seed_everything(recipe.seed, verbose=False)
+    pl.seed_everything(recipe.noise_seed, verbose=False)
     transform_blocks(
         experiment.model,
         recipe.machine,
         device_of(recipe.machine),
         lambda line: _report_line(recipe, folder, line),
     )
-    module = ArinarModule(experiment, recipe.training, recipe.seed, recipe.machine.accumulate)
+    module = ArinarModule(
+        experiment,
+        recipe.training,
+        recipe.noise_seed,
+        recipe.machine.accumulate,
+        recipe.data_seed,
+    )
 
     is_codec_taken = any(name.startswith("codec.") for name in taken)
     module.fit_to(experiment.source.train[0], codec=not is_codec_taken)

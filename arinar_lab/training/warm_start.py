@@ -22,7 +22,7 @@ from ..config.schema import flatten, to_plain
 from ..config.sections import Recipe, parse_recipe
 from ..data.loader import BatchDataset, ResumableLoader
 from ..errors import ConfigError, located
-from ..model.noise import Noise, Stream
+from ..model.noise import Stream, training_noise
 from ..model.outer import take
 from ..model.weight_files import read_safetensors
 from ..runs.checkpoints import refuse_altered
@@ -175,7 +175,7 @@ def cache_frozen_outer(
     codec = experiment.codec
     model = experiment.model.eval()
     data = BatchDataset(experiment.source.train, experiment.source.flip)
-    loader = ResumableLoader(data, t.batch, recipe.seed)
+    loader = ResumableLoader(data, t.batch, recipe.data_seed)
 
     steps = min(t.steps, PASSES * len(loader))
     step_bytes = 4 * t.batch * codec.tokens * (model.outer.context + codec.features)
@@ -186,10 +186,10 @@ def cache_frozen_outer(
     batches: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
     for step, batch in enumerate(itertools.islice(epochs, steps)):
         image, y, index = (part.to(device) for part in batch)
-        seeds = torch.full_like(index, recipe.seed)
-        noise = Noise.of(seeds, "train").at(step).at(index)
+        noise = training_noise(recipe.noise_seed, step, index)
+        data_noise = training_noise(recipe.data_seed, step, index)
 
-        x, _ = codec.encode(image, noise.at(Stream.CODEC))
+        x, _ = codec.encode(image, data_noise.at(Stream.CODEC))
         z, where = model.conditions(x, y, noise.at(Stream.MODEL))
         batches.append((z, take(x, where), where, index))
 
