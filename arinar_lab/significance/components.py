@@ -13,7 +13,7 @@
 
 In 1,000 simulated designs of each of 3, 4 and 8 levels of three sources the intervals contain the
 true variance in 93 to 97 % where sources vary, in up to 99 % where they do not. Satterthwaite's
-interval (1946, Biometrics Bulletin 2) of the total holds 88 to 92 % where one source prevails.
+interval (1946, Biometrics Bulletin 2) of the total holds 87.5 to 92 % where one source prevails.
 
 The interaction of all sources holds whatever no source explains, too. An estimate below zero is
 kept, for a zero in its place would be biased; the ends of an interval are at least zero.
