@@ -401,8 +401,8 @@ def _next_step(results: Results, effects: Sequence[Effect]) -> NextStep | None:
 def seeds_to_settle(effect: Effect) -> int:
     """The number of seeds to add so that an unresolved effect is likely to be settled.
 
-    It is either resolved at its present size, in 80 % of studies, or its interval is narrowed to
-    the difference that matters: half-widths fall as 1/√n. The smaller number counts. With one
+    It is either resolved at its present size, in 80 % of studies, or its interval is narrowed until
+    it lies within what matters: half-widths fall as 1/√n. The smaller number counts. With one
     seed the spread is unknown, and the number is beyond all that are advised.
     """
     spread = effect.spread
@@ -411,8 +411,9 @@ def seeds_to_settle(effect: Effect) -> int:
 
     level = ALPHA / max(1, effect.unresolved)
     added = [more_seeds(effect.size, effect.n, spread.arms, level, spread.paired)]
-    if effect.margin and math.isfinite(effect.half):
-        added.append(math.ceil(effect.n * (effect.half / effect.margin) ** 2) - effect.n)
+    room = (effect.margin or 0.0) - abs(effect.difference)
+    if room > 0 and math.isfinite(effect.half):
+        added.append(math.ceil(effect.n * (effect.half / room) ** 2) - effect.n)
     return max(1, min(added))
 
 
