@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from ..metrics import BITS, COLUMNS, DISTANCES, SPEED, Column
-from ..significance.statistics import ALPHA, more_seeds
+from ..significance.statistics import ALPHA, Interval, more_seeds
 from .analyse import Analysis
 from .comparison import Answer, Effect
 from .conditions import unreliable_speeds
@@ -26,7 +26,6 @@ from .results import ArmResult, Results
 from .text import abridged
 
 MOST_ROWS = 8
-LEGEND = "▲ better  ▼ worse  ≈ equivalent  ? unresolved, against the baseline"
 _NAMED = 3  # arms of one answer beyond which the sentence counts them,
 _LETTERS = 80  # and letters of their names; one arm is always named
 _NAME = 36  # letters of a name in a sentence
@@ -82,6 +81,7 @@ class Verdict:
         headings: Of the columns of the table, five at most.
         rows: All arms, the most important first.
         speed: A sentence on images/s; empty where none can be said.
+        margins: The differences that matter, as in `±0.02 bits/dim`.
         cautions: The number of reasons not to conclude what the numbers seem to show.
         step: What to do next; None where there is no study to go on with.
     """
@@ -91,6 +91,7 @@ class Verdict:
     headings: tuple[str, ...]
     rows: tuple[VerdictRow, ...]
     speed: str
+    margins: tuple[str, ...]
     cautions: int
     step: NextStep | None
 
@@ -104,6 +105,12 @@ class Verdict:
         if count < 1:
             return ""
         return f"and {count} more arm{'s' * (count > 1)} in report.html"
+
+    @property
+    def legend(self) -> str:
+        """What the marks mean, against the baseline."""
+        equivalent = f"within {', '.join(self.margins)}" if self.margins else "equivalent"
+        return f"▲ better  ▼ worse  ≈ {equivalent}  ? unresolved"
 
     @property
     def is_marked(self) -> bool:
@@ -140,6 +147,7 @@ def verdict_of(analysis: Analysis) -> Verdict:
         headings,
         rows,
         _speed(part) if is_timed else "",
+        _margins(part, filter(None, (metric, distance))),
         len(analysis.cautions),
         _next_step(analysis.results, [effect for effect in effects if effect.metric == metric]),
     )
@@ -155,6 +163,15 @@ def _ranking_metric(results: Results, effects: Sequence[Effect]) -> str:
         if any(effect.difference for effect in effects if effect.metric == metric):
             return metric
     return measured[0] if measured else results.criterion
+
+
+def _margins(results: Results, metrics: Iterable[str]) -> tuple[str, ...]:
+    """The differences that matter in some metrics: `±0.02 bits/dim`."""
+    margins = []
+    for metric in metrics:
+        if metric in results.matters:
+            margins.append(f"±{results.matters[metric]:g} {COLUMNS[metric].heading}")
+    return tuple(margins)
 
 
 # The table
@@ -269,15 +286,18 @@ def _clauses(effects: Sequence[Effect], column: Column, baseline: str) -> list[s
         by_answer.setdefault("doubted" if is_doubted else effect.answer, []).append(effect)
     unsettled = by_answer.keys() & {"unresolved", "doubted"}
 
+    than = f"than {baseline} in {column.heading}"
+    shown = "shown to be " if unsettled else ""
+    worse = by_answer.get("worse")
     if better := by_answer.get("better"):
         better = sorted(better, key=lambda effect: effect.difference * (1 if column.less else -1))
-        clauses = [f"{_named(better)} better than {baseline} in {column.heading}"]
+        clauses = [f"{_named(better)} better {than}"]
+        clauses += [f"{_named(worse)} worse"] if worse else []
+    elif worse:
+        clauses = [f"{_named(worse)} worse {than}", f"no arm is {shown}better"]
     else:
-        shown = "shown to be " if unsettled else ""
-        clauses = [f"No arm is {shown}better than {baseline} in {column.heading}"]
+        clauses = [f"No arm is {shown}better {than}"]
 
-    if worse := by_answer.get("worse"):
-        clauses.append(f"{_named(worse)} worse")
     if equivalent := by_answer.get("equivalent"):
         clauses.append(f"{_named(equivalent)} equivalent within ±{equivalent[0].margin:g}")
     if unresolved := by_answer.get("unresolved"):
@@ -349,10 +369,17 @@ def _speed(results: Results) -> str:
         return f"{baseline}, the most; {least}."
 
     other = timed[fastest]
-    halves = [speed.half for speed in (own, other) if speed.n > 1]
-    if other.mean - own.mean <= sum(halves):
-        return f"{baseline}; no arm is faster for certain."
+    if not _apart(other, own):
+        if _apart(own, timed[slowest]):
+            return f"{baseline}, {abridged(slowest, _NAME)} fewer ({timed[slowest].text(0)})."
+        return f"{baseline}; no arm differs for certain."
     return f"{abridged(fastest, _NAME)} is the fastest, {other.text(0)} images/s; {baseline}."
+
+
+def _apart(faster: Interval, slower: Interval) -> bool:
+    """Whether the intervals of two speeds do not overlap."""
+    halves = [speed.half for speed in (faster, slower) if speed.n > 1]
+    return faster.mean - slower.mean > sum(halves)
 
 
 # What to do next
@@ -386,12 +413,16 @@ def _next_step(results: Results, effects: Sequence[Effect]) -> NextStep | None:
     if within and not results.most_seeds:
         total = max(within.values())
         return NextStep(
-            f"To resolve {_short(within)} ({total} seeds are likely to be enough), add seeds until"
-            " it is:",
+            f"To settle {_short(within)}, as different or as equivalent, {total} seeds are likely"
+            " to be enough:",
             (*again, "--until-resolved"),
         )
 
     look = ("notebooks", study)
+    if open_effects and results.most_seeds:
+        return NextStep(
+            f"All {count} seeds are used, and {_short(needed)} stay unresolved. See why:", look
+        )
     if open_effects:
         arms = _short(needed)
         return NextStep(f"More than {_MOST_SEEDS} seeds would be needed for {arms}. See why:", look)

@@ -41,6 +41,7 @@ from ..report.screen import print_verdict
 from ..report.statements import notes
 from ..report.tables import terminal_table
 from ..runs.folder import RunFolder, read_state, write_json
+from ..significance.looks import schedule
 from ..study.baselines import baseline_bits
 from ..study.collect import collect
 from ..study.cost import Cost, format_count, probe_or_reason
@@ -385,6 +386,13 @@ def dry_run(plan: Plan, workers: int, console: Console) -> int:
         f"{len(plan.jobs)} runs by {workers} workers: about {format_count(hours / workers)} hours "
         "on this machine."
     )
+    if plan.growth:
+        looks = schedule(plan.growth.first, plan.growth.at_most)
+        most = hours * looks[-1] / len(plan.seeds)
+        console.print(
+            f"It looks at {', '.join(map(str, looks))} seeds; with all of them it takes about"
+            f" {format_count(most / workers)} hours."
+        )
     for line in resolution_lines(plan):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 

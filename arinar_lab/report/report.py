@@ -28,7 +28,7 @@ from ..analysis.analyse import Analysis
 from ..analysis.by_image.shifts import IMAGE_HEADINGS
 from ..analysis.comparison import MARKS, p_value_text
 from ..analysis.text import breakable_name
-from ..analysis.verdict import LEGEND, verdict_of
+from ..analysis.verdict import verdict_of
 from ..files.atomic import disk_full_guard, write_atomically
 from .figures import DPI, FIGURES, Figure
 from .latex import latex_table
@@ -87,7 +87,6 @@ def page(analysis: Analysis, pictures: Mapping[str, Path]) -> str:
     return _template().render(
         name=results.name,
         verdict=verdict_of(analysis),
-        legend=LEGEND,
         marks={mark: answer for answer, mark in MARKS.items()} | {"": ""},
         baseline=baseline_in_words(results),
         missing=caution_lines(analysis),

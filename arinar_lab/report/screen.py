@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..analysis.text import abridged, breakable_name
-from ..analysis.verdict import LEGEND, MOST_ROWS, Verdict, VerdictCell
+from ..analysis.verdict import MOST_ROWS, Verdict, VerdictCell
 
 LINES = 22  # of the 24, with the line of the command before it and the prompt behind it
 _LEAST_ROWS = 3
@@ -49,7 +49,7 @@ def _opening(verdict: Verdict, rows: int, width: int) -> list[Text | Table | str
     parts.append(_table(verdict, rows, width))
     parts += filter(None, [verdict.left_out(rows)])
     if verdict.is_marked:
-        parts.append(Text(LEGEND, style="dim"))
+        parts.append(Text(verdict.legend, style="dim"))
     if verdict.speed:
         parts.append(f"Speed: {verdict.speed}")
     return parts

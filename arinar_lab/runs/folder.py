@@ -134,7 +134,8 @@ def read_sealed(path: Path) -> dict[str, Any]:
     content = read_json(path)
     if content and content.pop("sha256", None) != _digest(content):
         raise ConfigError(
-            f"{path}: damaged or edited (its sha256 differs); delete it, and it is made again"
+            f"{path}: damaged or edited (its sha256 differs); put a copy back, or delete it, and it"
+            " is made again"
         )
     return content
 

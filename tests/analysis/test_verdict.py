@@ -48,8 +48,9 @@ def test_every_answer_is_named_with_its_numbers():
 
 def test_where_nothing_is_better_the_baseline_is_not_beaten():
     answer = verdict(bits_of({1: 2.0, 2: 2.2, 4: 2.4})).answer
-    assert answer.startswith("No arm is better than components=1 in bits/dim; components=2 (")
-    assert "are worse" in answer and "unresolved" not in answer
+    assert answer.startswith("components=2 (+0.2")
+    assert "are worse than components=1 in bits/dim; no arm is better" in answer
+    assert "unresolved" not in answer
 
 
 def test_where_nothing_is_resolved_it_says_what_would_have_been():
@@ -90,7 +91,8 @@ def test_arms_that_differ_in_samples_alone_are_ranked_by_their_distance():
     }
     result = verdict(reports, axes={"sampler.guidance": [1.0, 2.0]})
     assert result.headings[:2] == ("arm", "FD digits")
-    assert "in FD digits; guidance=2.0 (+10.00" in result.answer
+    assert result.answer.startswith("guidance=2.0 (+10.00")
+    assert "is worse than guidance=1.0 in FD digits" in result.answer
 
 
 def test_a_bound_is_not_concluded_and_is_not_sent_for_more_seeds():
@@ -155,8 +157,8 @@ def test_seeds_are_advised_that_settle_what_is_open():
     assert 3 < needed["components=2"] <= 12 < needed["components=4"]
 
     total = needed["components=2"]
-    assert result.step.words[-1] == "--until-resolved" and f"({total} seeds" in result.step.reason
-    assert result.step.reason.startswith("To resolve components=2 (")
+    assert result.step.words[-1] == "--until-resolved" and f" {total} seeds" in result.step.reason
+    assert result.step.reason.startswith("To settle components=2,")
 
 
 def test_of_many_arms_the_important_ones_are_shown_in_their_order():

@@ -47,7 +47,7 @@ def test_it_holds_the_question_the_answer_the_table_and_the_command(capsys):
     text = " ".join(" ".join(lines).split())
     assert lines[0] == "How many?" and verdict.answer in text
     assert "components=1 (baseline)" in text and "2.335 ▲" in text
-    assert "▲ better ▼ worse ≈ equivalent ? unresolved" in text
+    assert "▲ better ▼ worse ≈ within ±0.02 bits/dim, ±0.5 FD digits ? unresolved" in text
     assert "Everything else: studies/study/report/report.html" in text
     assert f"  .venv/bin/arinar {' '.join(verdict.step.words[:2])}" in "\n".join(lines)
 

@@ -86,13 +86,13 @@ class ImageShift:
     def texts(self) -> list[str]:
         """Arm, mean with its interval, median, insured with its interval, share of the worst."""
         share = self.worst_share
-        percent = "" if math.isnan(share) else f"{100 * share:.0f} %"
+        percent = f"{100 * share:.0f} %" if self.effect.resolved else "–"
         return [
             self.effect.arm,
             f"{self.mean:+.3f}" + (f" ± {self.half:.3f}" if math.isfinite(self.half) else ""),
             f"{self.median:+.3f}",
             self.insured.difference_text,
-            "above 999 %" if share > 9.99 else percent,
+            "above 999 %" if self.effect.resolved and share > 9.99 else percent,
         ]
 
     @property
