@@ -18,6 +18,7 @@ from itertools import chain
 from typing import Literal
 
 from ..metrics import COLUMNS, DISTANCES, GAP, HEADINGS, INSURED, Column
+from ..output.names import join_names
 from ..significance.outliers import Run
 from .by_image.shifts import ImageShift, image_shifts
 from .comparison import CLAIMS, Effect, compare_arms, outlying_runs, summary
@@ -37,7 +38,6 @@ from .rankings.pareto import Frontier, frontier_sentences, frontiers
 from .rankings.rank_agreement import Agreement, agreements
 from .results import ArmResult, Results
 from .spread import REDRAW, SOURCES, Spread, analyse_spread
-from .text import join_names
 
 Kind = Literal["runs", "likelihood", "quality", "speed"]
 _KINDS: dict[str, Kind] = {

@@ -28,6 +28,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from ..metrics import BITS, COLUMNS, DISTANCES, LEVEL, RESOLUTION, Column
+from ..output.names import join_names
 from ..significance.arm_tests import ArmTest, against_baseline
 from ..significance.looks import level_at
 from ..significance.outliers import Run, outliers
@@ -43,7 +44,6 @@ from ..significance.statistics import (
 )
 from .conditions import condition_caution, doubt, is_comparable, same_data
 from .results import ArmResult, Results
-from .text import join_names
 
 CLAIMS = (BITS, LEVEL, RESOLUTION, *DISTANCES)
 Answer = Literal["better", "worse", "equivalent", "unresolved"]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..metrics import DISTANCE, DISTANCES, SPEED
-from .text import join_names, short_value
+from ..output.names import join_names, short_value
 
 if TYPE_CHECKING:
     from .results import ArmResult, Report, Results

@@ -18,13 +18,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..metrics import COLUMNS, DISTANCES
+from ..output.names import join_names, short_value
 from ..significance.arm_tests import ArmTest
 from ..significance.factorial import Factorial, TermTest, factorial
 from ..significance.statistics import ALPHA, holm, holm_factors
 from .comparison import CLAIMS, Effect, look_factor, p_value_text
 from .conditions import doubt, is_comparable
 from .results import ArmResult, Results
-from .text import join_names, short_value
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,7 +28,9 @@ from ..metrics import (
     ranking_metric,
 )
 from ..significance.statistics import Interval, interval
-from .paper_rows import PaperRow
+
+if TYPE_CHECKING:
+    from .paper_rows import PaperRow
 
 Report = dict[str, Any]
 """The content of a report.json."""

@@ -19,11 +19,16 @@ import numpy as np
 from scipy.special import stdtrit
 
 from ..metrics import COLUMNS, DISTANCES
-from ..significance.components import Component, Components, redraw_ratio, variance_components
+from ..output.names import join_names, short_value
+from ..significance.components import (
+    Components,
+    VarianceComponent,
+    redraw_ratio,
+    variance_components,
+)
 from ..significance.statistics import ALPHA
 from .comparison import CLAIMS
 from .results import ArmResult, Results
-from .text import join_names, short_value
 
 REDRAW = "redraw"
 SOURCES = {
@@ -85,13 +90,13 @@ class Spread:
         return lines
 
 
-def _deviation_text(component: Component) -> str:
+def _deviation_text(component: VarianceComponent) -> str:
     """`standard deviation of 0.012 [0.008, 0.024]`."""
     deviation, low, high = component.deviations
     return f"standard deviation of {deviation:.2g} [{low:.2g}, {high:.2g}]"
 
 
-def _part_text(part: Component, total: Component) -> str:
+def _part_text(part: VarianceComponent, total: VarianceComponent) -> str:
     """`init × data: standard deviation of 0.009 [0.002, 0.03], 61 % of the variance`."""
     name = " × ".join(part.sources)
     is_last = part.sources == total.sources and len(part.sources) > 1

@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from itertools import chain
 
 from ..metrics import BITS, COLUMNS, DISTANCES, SPEED, Column
+from ..output.names import abridged
 from ..significance.statistics import ALPHA, Interval, more_seeds
 from .analyse import Analysis
 from .comparison import Answer, Effect
 from .conditions import unreliable_speeds
 from .results import ArmResult, Results
-from .text import abridged
 
 MOST_ROWS = 8
 _NAMED = 3  # arms of one answer beyond which the sentence counts them,

@@ -12,7 +12,7 @@ import unicodedata
 
 from ..analysis.analyse import Analysis
 from ..analysis.results import Results
-from ..analysis.text import breakable_name
+from ..output.names import breakable_name
 from .statements import caption
 from .tables import TableCell, TableRow, table_of
 

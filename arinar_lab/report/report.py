@@ -27,9 +27,9 @@ from PIL import Image
 from ..analysis.analyse import Analysis
 from ..analysis.by_image.shifts import IMAGE_HEADINGS
 from ..analysis.comparison import MARKS, p_value_text
-from ..analysis.text import breakable_name
 from ..analysis.verdict import verdict_of
 from ..files.atomic import disk_full_guard, write_atomically
+from ..output.names import breakable_name
 from .figures import DPI, FIGURES, Figure
 from .latex import latex_table
 from .statements import (

@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..analysis.text import abridged, breakable_name
 from ..analysis.verdict import MOST_ROWS, Verdict, VerdictCell
+from ..output.names import abridged, breakable_name
 
 LINES = 22  # of the 24, with the line of the command before it and the prompt behind it
 _LEAST_ROWS = 3

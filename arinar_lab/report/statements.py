@@ -20,8 +20,8 @@ from ..analysis.conditions import (
     units_of,
 )
 from ..analysis.results import ArmResult, Report, Results
-from ..analysis.text import join_names
 from ..metrics import DISTANCE, ERROR, FEW, HEADINGS, LEVEL, TRUNCATED
+from ..output.names import join_names
 from ..output.text import markdown_line
 from ..significance.looks import level_at
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..analysis.results import ArmResult, Results
-from ..analysis.text import breakable_name
+from ..output.names import breakable_name
 
 COLUMN = 3.3  # inches: width of one column
 PAGE = 6.9  # inches: width of both columns

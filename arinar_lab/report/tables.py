@@ -26,8 +26,8 @@ from ..analysis.analyse import Analysis
 from ..analysis.by_image.shifts import IMAGE_HEADINGS
 from ..analysis.conditions import kinds_of
 from ..analysis.results import ArmResult, Report, Results
-from ..analysis.text import breakable_name, join_names, short_value
 from ..metrics import BITS, DISTANCES, GAP, LEVEL, SPEED, Column
+from ..output.names import breakable_name, join_names, short_value
 from ..output.text import csv_text, markdown_line, markdown_list, markdown_table
 from ..significance.statistics import Interval
 from .statements import notes

@@ -25,12 +25,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from ..analysis.text import short_value
 from ..config import schema
 from ..config.files import STUDY_SECTIONS, merge, unflatten
 from ..config.schema import flatten
 from ..config.yaml_reader import read_value, to_flow_yaml
 from ..errors import ConfigError, did_you_mean, located
+from ..output.names import short_value
 from ..runs.folder import slug
 
 File = TypeVar("File")

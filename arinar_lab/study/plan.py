@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from ..analysis.paper_rows import PaperRow
-from ..analysis.text import join_names, short_value
 from ..config.build import build
 from ..config.files import merge, read_recipe, unflatten
 from ..config.schema import flatten, to_plain
@@ -29,6 +28,7 @@ from ..errors import ConfigError, did_you_mean, located
 from ..files.workspace import HERE, Workspace
 from ..metrics import MATTERS, ranking_metric
 from ..model.inner.head import Likelihood
+from ..output.names import join_names, short_value
 from ..runs.folder import RunFolder, read_sealed
 from ..training.warm_start import matching_weights
 from .override import shell_word, unused_overrides, value_at

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from optuna.trial import Trial
 
-from ..analysis.text import short_value
 from ..config.build import Experiment, build
 from ..config.files import merge, read_recipe, unflatten
 from ..config.schema import to_plain
@@ -26,6 +25,7 @@ from ..data.validation import Validation
 from ..errors import ConfigError, located
 from ..files.workspace import HERE
 from ..metrics import BITS
+from ..output.names import short_value
 from ..runs.folder import RunFolder, open_run_folder, slug
 from ..study.override import unused_overrides, value_at
 from ..study.plan import Arm, Plan, read_plan

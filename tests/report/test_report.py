@@ -11,10 +11,10 @@ from tiny import tiny, write_study
 
 from arinar_lab.analysis import analyse, comparison
 from arinar_lab.analysis.rankings import pareto
-from arinar_lab.analysis.text import breakable_name, join_names
 from arinar_lab.cli import ablate
 from arinar_lab.cli.ablate import report_study
 from arinar_lab.errors import ConfigError, Diverged
+from arinar_lab.output.names import breakable_name, join_names
 from arinar_lab.output.terminal import Terminal
 from arinar_lab.report.report import write_report
 from arinar_lab.report.statements import notes

@@ -8,11 +8,11 @@ import yaml
 from command import arinar
 from tiny import EXPERIMENTS, tiny, write_study
 
-from arinar_lab.analysis.text import short_value
 from arinar_lab.config.files import read_overrides
 from arinar_lab.config.schema import to_plain
 from arinar_lab.errors import ConfigError
 from arinar_lab.metrics import MATTERS
+from arinar_lab.output.names import short_value
 from arinar_lab.runs.folder import RunFolder, slug, write_sealed
 from arinar_lab.study.collect import collect
 from arinar_lab.study.override import study_name

@@ -34,11 +34,11 @@ from itertools import chain
 import numpy as np
 
 from ...metrics import BITS, DISTANCES, GAP, SPEED, Column
+from ...output.names import join_names
 from ...significance.statistics import Interval, hypervolume, interval, pareto_indices
 from ..comparison import Effect, compare_arms
 from ..conditions import incomparable_bounds, is_comparable, unreliable_speeds
 from ..results import Results
-from ..text import join_names
 
 Point = tuple[float, float]
 """Cost and loss."""
