@@ -35,7 +35,7 @@ from .statistics import ALPHA
 
 
 @dataclass(frozen=True)
-class Component:
+class VarianceComponent:
     """A variance of a source, of an interaction, or of all together.
 
     Arguments:
@@ -66,8 +66,8 @@ class Components:
     """
 
     mean: float
-    parts: tuple[Component, ...]
-    total: Component
+    parts: tuple[VarianceComponent, ...]
+    total: VarianceComponent
 
     @property
     def variation(self) -> tuple[float, float, float]:
@@ -111,11 +111,11 @@ def variance_components(values: np.ndarray, sources: Sequence[str]) -> Component
         weighted = [(weight, squares[other], df[other]) for other, weight in weights.items()]
         names = tuple(sources[i] for i in term)
         variance = sum(weight * square for weight, square, _ in weighted)
-        parts.append(Component(names, variance, *combination_interval(weighted)))
+        parts.append(VarianceComponent(names, variance, *combination_interval(weighted)))
 
     whole = [(weight, squares[term], df[term]) for term, weight in total.items()]
     variance = sum(weight * square for weight, square, _ in whole)
-    together = Component(tuple(sources), variance, *combination_interval(whole))
+    together = VarianceComponent(tuple(sources), variance, *combination_interval(whole))
     return Components(float(values.mean()), tuple(parts), together)
 
 
