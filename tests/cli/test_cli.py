@@ -473,7 +473,7 @@ def test_a_shipped_ablation_runs_to_its_report(
     monkeypatch.setattr(ablate, "baseline_bits", lambda _: {"an estimator": 2.5})
     monkeypatch.setattr(ablate, "probe_or_reason", lambda _: Cost(1, 1.0, 1.0, 1.0))
     study = yaml.safe_load(path.read_text())
-    masked = Path(study["base"]).stem in ("digits_latent", "digits_masked")
+    masked = "masked" in study["base"] or Path(study["base"]).stem == "digits_latent"
     few = [word.replace("outer.depth", "outer.encoder_depth") if masked else word for word in FEW]
     few = [word for word in few if word.partition("=")[0] not in study.get("axes", {})]
     # arms may share one

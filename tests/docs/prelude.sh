@@ -15,8 +15,8 @@ arinar() {
     ablate)
       local name newest
       name=$(basename "$1" .yaml)
-      newest=$(ls -td "studies/$name"-* | head -1)
-      [ -e "studies/$name" ] || ln -s "$(basename "$newest")" "studies/$name"
+      newest=$(ls -td "studies/$name"-* 2>/dev/null | head -1) || true  # none after a dry run
+      [ -e "studies/$name" ] || [ -z "$newest" ] || ln -s "$(basename "$newest")" "studies/$name"
       ;;
   esac
 }
