@@ -15,9 +15,9 @@ help: ## Show this list
 ablation-%: install ## Run experiments/ablations/<name>.yaml; again, to go on where it stopped
 	@$(BIN)/arinar ablate experiments/ablations/$(subst -,_,$*).yaml $(ARGS)
 
-demo: install ## Run a small study of two designs in two minutes, to see what a study is; it concludes nothing
-	@$(BIN)/arinar ablate experiments/ablations/demo.yaml training.steps=100 training.warmup=10 evaluation.images=500 \
-		evaluation.speed_repeats=3 $(ARGS)
+demo: install ## Run a small study in two minutes, to see what one is; it concludes nothing
+	@$(BIN)/arinar ablate experiments/ablations/demo.yaml training.steps=100 training.warmup=10 \
+		evaluation.images=500 evaluation.speed_repeats=3 $(ARGS)
 
 sweep-%: install ## Run sweeps/<name>.yaml; again, to go on where it stopped
 	@$(BIN)/arinar sweep sweeps/$(subst -,_,$*).yaml $(ARGS)

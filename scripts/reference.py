@@ -13,7 +13,6 @@ import argparse
 import dataclasses
 import inspect
 import re
-import sys
 import types
 import typing
 from collections.abc import Callable, Iterator
@@ -366,7 +365,9 @@ PAGES: dict[str, Callable[[], str]] = {
 
 def main() -> None:
     """Write the pages below a folder."""
-    folder = Path(sys.argv[1])
+    arguments = argparse.ArgumentParser(description="Write the generated pages into a folder.")
+    arguments.add_argument("folder", type=Path)
+    folder = arguments.parse_args().folder
     for name, text in pages().items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -214,8 +214,8 @@ def fixed(
     """The procedure of the package, and tests that are always paired by seed."""
     rng = np.random.default_rng([seed, arms, seeds])
     runs = noise.studies(rng, (studies, arms, seeds))
-    ours = StudyTests(runs, always_paired(noise, arms))
-    return _fixed(ours), _fixed(StudyTests(runs, range(1, arms)))
+    rule = StudyTests(runs, always_paired(noise, arms))
+    return _fixed(rule), _fixed(StudyTests(runs, range(1, arms)))
 
 
 def _fixed(tests: StudyTests) -> Fixed:
@@ -329,10 +329,10 @@ def fixed_tables(studies: int, seed: int) -> str:
         cells = []
         for arms, seeds in LAYOUTS:
             if noise.fits(arms):
-                ours, always = fixed(noise, arms, seeds, studies, seed)
-                false_calls = percent(ours.false, always.false)
-                intervals = percent(ours.coverage, ours.corrected)
-                cells.append((false_calls, intervals, percent(ours.power, always.power)))
+                rule, always = fixed(noise, arms, seeds, studies, seed)
+                false_calls = percent(rule.false, always.false)
+                intervals = percent(rule.coverage, rule.corrected)
+                cells.append((false_calls, intervals, percent(rule.power, always.power)))
             else:
                 cells.append(("–",) * 3)
 

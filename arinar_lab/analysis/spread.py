@@ -100,8 +100,8 @@ def _part_text(part: VarianceComponent, total: VarianceComponent) -> str:
     """`init × data: standard deviation of 0.009 [0.002, 0.03], 61 % of the variance`."""
     name = " × ".join(part.sources)
     is_last = part.sources == total.sources and len(part.sources) > 1
-    rest = " and all else" if is_last else ""
-    text = f"{name}{rest}: {_deviation_text(part)}"
+    ending = " and all else" if is_last else ""
+    text = f"{name}{ending}: {_deviation_text(part)}"
     if total.variance <= 0:
         return text
     share = 100 * max(0.0, part.variance / total.variance)

@@ -132,8 +132,8 @@ def verdict_of(analysis: Analysis) -> Verdict:
     part = analysis.results.by_budget[-1]
     effects = [effect for effect in analysis.effects if effect.arm in part.by_name]
     metric = _ranking_metric(part, effects)
-    others = [name for name in DISTANCES if name != metric and part.values(name)]
-    distance = next(iter(others), None)
+    distances = [name for name in DISTANCES if name != metric and part.values(name)]
+    distance = next(iter(distances), None)
     is_timed = bool(part.values(SPEED)) and not unreliable_speeds(part)
     headings, rows = _table(part, effects, metric, distance, is_timed)
 

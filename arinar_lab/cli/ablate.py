@@ -290,9 +290,11 @@ def show_plan(plan: Plan, workers: int, console: Console) -> None:
     signatures = [job.recipes[0].training_signature for job in unfinished]
     arms = [arm for arm in plan.arms if arm.recipe.training_signature in signatures]
     costs = _timed(arms, console)
-    known = {name: cost for name, cost in costs.items() if isinstance(cost, Cost)}
-    seconds = {name: cost.seconds for name, cost in known.items()}
-    speed_seconds = statistics.fmean(cost.speed_seconds for cost in known.values()) if known else 0
+    measured = {name: cost for name, cost in costs.items() if isinstance(cost, Cost)}
+    seconds = {name: cost.seconds for name, cost in measured.items()}
+    speed_seconds = (
+        statistics.fmean(cost.speed_seconds for cost in measured.values()) if measured else 0
+    )
 
     title = f"{plan.name}: {plan.question}"
     table = Table("arm", "parameters", "seeds", "seconds a run", title=title, title_justify="left")

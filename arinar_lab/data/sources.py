@@ -69,13 +69,13 @@ class Source:
         Raises:
             ValueError: if a label has no training item.
         """
-        known = self.train[1]
+        train_labels = self.train[1]
         places: dict[int, Tensor] = {}
         counts: dict[int, int] = {}
         chosen = []
         for label in labels.tolist():
             if label not in places:
-                places[label] = (known == label).nonzero()[:, 0]
+                places[label] = (train_labels == label).nonzero()[:, 0]
                 if not len(places[label]):
                     raise ValueError(f"label {label} has no training item")
             number = counts.get(label, 0)

@@ -118,9 +118,9 @@ def looks(results: Results) -> dict[str, Look]:
     """Arm → its look, the same at every budget. Within a facet no two are alike."""
     designs = dict.fromkeys(arm.design for arm in results.arms)
     baseline = results.baseline_arm.design
-    others = [design for design in designs if design != baseline]
+    compared = [design for design in designs if design != baseline]
     by_design = {baseline: BASELINE}
-    for place, design in enumerate(others):
+    for place, design in enumerate(compared):
         by_design[design] = look_at(place)
     return {arm.name: by_design[arm.design] for arm in results.arms}
 

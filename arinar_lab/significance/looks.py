@@ -58,12 +58,12 @@ def level_at(looks: Sequence[int], most: int, alpha: float = ALPHA) -> float:
     for look in looks:
         share = min(1.0, look / most)
         step = math.sqrt(share - time) if share > time else 0.0
-        rest = spent(share, alpha) - before
-        if step == 0.0 or rest <= 0:
+        unspent = spent(share, alpha) - before
+        if step == 0.0 or unspent <= 0:
             continue
 
         start, kept = (grid, mass) if time else (np.zeros(1), np.ones(1))
-        edge = _edge(start, kept, step, rest)
+        edge = _edge(start, kept, step, unspent)
         grid = np.linspace(-edge, edge, _GRID)
         spacing = grid[1] - grid[0]
         mass = (norm.pdf((grid[:, None] - start) / step) / step) @ kept * spacing

@@ -166,8 +166,8 @@ def test_bits_of_other_images_or_of_some_seeds_are_not_compared(alone):
     results = collect(plan_of(few_images(), insured=0.0))
     *first, last = results.arms
     cut = {seed: bits[:300] for seed, bits in last.image_bits.items()}
-    some = {seed: bits for seed, bits in last.image_bits.items() if seed}
-    for image_bits in (cut, some):
+    without_first = {seed: bits for seed, bits in last.image_bits.items() if seed}
+    for image_bits in (cut, without_first):
         arms = (*first, replace(last, image_bits=image_bits))
         (shift,) = analyse(replace(results, arms=arms)).image_shifts
         assert shift.effect.arm == "components=2"

@@ -48,10 +48,10 @@ class Machine:
         if self.stops_at and len(plan.seeds) >= self.stops_at:
             return False
 
-        seen = read_plan(Path(command[4]), read_overrides(command[5:]))
-        assert changes(open_board(seen)) == [], "a worker would refuse the study"
-        self.seeds.append(seen.seeds)
-        for job in seen.jobs:
+        grown = read_plan(Path(command[4]), read_overrides(command[5:]))
+        assert changes(open_board(grown)) == [], "a worker would refuse the study"
+        self.seeds.append(grown.seeds)
+        for job in grown.jobs:
             if not job.done:
                 self._finish(job)
         return True

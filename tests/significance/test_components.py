@@ -47,12 +47,12 @@ def test_main_effects_of_three_sources_take_interactions_off():
     full = values.copy()
     for axis in range(3):
         full = full - full.mean(axis, keepdims=True)
-    rest = (full**2).sum() / (2 * 3 * 4)
-    expected = (20 * of_init.var(ddof=1) - pairs["data"] - pairs["noise"] + rest) / 20
+    residual = (full**2).sum() / (2 * 3 * 4)
+    expected = (20 * of_init.var(ddof=1) - pairs["data"] - pairs["noise"] + residual) / 20
 
     components = variance_components(values, SOURCES)
     assert by_sources(components)["init",].variance == pytest.approx(expected)
-    assert by_sources(components)[SOURCES].variance == pytest.approx(rest)
+    assert by_sources(components)[SOURCES].variance == pytest.approx(residual)
     assert len(components.parts) == 7
     assert components.total.variance == pytest.approx(sum(p.variance for p in components.parts))
 

@@ -46,15 +46,15 @@ def test_noise_is_as_it_says():
 
 
 def test_false_calls_coverage_and_power_are_of_the_expected_size():
-    ours, paired = simulation.fixed(NORMAL, 4, 3, STUDIES)
-    assert ours.false < 0.1 and paired.false < 0.1
-    assert 0.92 < ours.coverage < 0.98 <= ours.corrected
-    assert 0.1 < paired.power < ours.power < 0.5
+    rule, paired = simulation.fixed(NORMAL, 4, 3, STUDIES)
+    assert rule.false < 0.1 and paired.false < 0.1
+    assert 0.92 < rule.coverage < 0.98 <= rule.corrected
+    assert 0.1 < paired.power < rule.power < 0.5
 
 
 def test_seeds_that_move_all_arms_alike_are_paired():
-    ours, paired = simulation.fixed(ALIKE, 4, 3, STUDIES)
-    assert min(ours.power, paired.power) > 0.85
+    rule, paired = simulation.fixed(ALIKE, 4, 3, STUDIES)
+    assert min(rule.power, paired.power) > 0.85
 
 
 def test_a_growing_study_calls_no_more_and_uses_fewer_runs():

@@ -467,18 +467,18 @@ def test_no_number_of_a_trial_depends_on_the_held_out_images(uncounted):
     (target,) = sweep.targets
     open_search(sweep, target)
 
-    seen = []
+    curves = []
     for held_out in (images[200:220], 255 - images[200:220]):
         shutil.rmtree("runs", ignore_errors=True)
         save_file({"images": held_out, "labels": labels[200:220]}, "data/held_out.safetensors")
         job = sweep.trial_cell(target, {"sampler.temperature": 0.7})
         curve = []
         metrics = trials.measure_job(sweep, target, job, lambda _, bits: curve.append(bits))  # noqa: B023
-        seen.append([*curve, metrics["val/bits_per_dim"]])
+        curves.append([*curve, metrics["val/bits_per_dim"]])
 
     likelihood = job.folder.report(job.recipe)["likelihood"]
     assert likelihood["images"] == 20 and likelihood["part"].startswith("validation: 20 %")
-    assert len(seen[0]) == 3 and seen[0] == seen[1]
+    assert len(curves[0]) == 3 and curves[0] == curves[1]
 
 
 # The search

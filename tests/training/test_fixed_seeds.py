@@ -40,8 +40,8 @@ def test_a_seed_equals_the_same_seed_of_each_part_bit_by_bit():
 
     # and none of the three may be left out
     for part in PARTS:
-        others = [f"fixed_seeds.{name}=3" for name in PARTS if name != part]
-        assert not are_equal(plain, weights_of("seed=0", *others))
+        overrides = [f"fixed_seeds.{name}=3" for name in PARTS if name != part]
+        assert not are_equal(plain, weights_of("seed=0", *overrides))
 
 
 def test_init_moves_the_initial_weights_alone():
