@@ -37,7 +37,7 @@ TESTS = (
     " Holm's method over the arms, separately for each metric, and for the looks at a study that"
     " grows; intervals of differences are corrected alike, and exclude zero where p is below 5 %."
     " An arm is equivalent where two one-sided tests find the difference within what matters. d is"
-    " Cohen's, with its 95 % interval. Seeds to add are for a power of 0.8 at the effect as seen,"
+    " Cohen's, with its 95 % interval. Seeds to add are for a power of 0.8 at the observed effect,"
     " over the 80 % interval of the spread."
 )
 FACTORS = (

@@ -473,8 +473,10 @@ def test_no_number_of_a_trial_depends_on_the_held_out_images(uncounted):
         save_file({"images": held_out, "labels": labels[200:220]}, "data/held_out.safetensors")
         job = sweep.trial_cell(target, {"sampler.temperature": 0.7})
         curve = []
-        metrics = trials.measure_job(sweep, target, job, lambda _, bits: curve.append(bits))  # noqa: B023
-        curves.append([*curve, metrics["val/bits_per_dim"]])
+        measured = trials.measure_job(
+            sweep, target, job, lambda _, bits, curve=curve: curve.append(bits)
+        )
+        curves.append([*curve, measured["val/bits_per_dim"]])
 
     likelihood = job.folder.report(job.recipe)["likelihood"]
     assert likelihood["images"] == 20 and likelihood["part"].startswith("validation: 20 %")
