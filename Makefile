@@ -16,7 +16,7 @@ ablation-%: install ## Run experiments/ablations/<name>.yaml; again, to go on wh
 	@$(BIN)/arinar ablate experiments/ablations/$(subst -,_,$*).yaml $(ARGS)
 
 demo: install ## Run a small study in two minutes, to see what one is; it concludes nothing
-	@$(BIN)/arinar ablate experiments/ablations/demo.yaml training.steps=100 training.warmup=10 \
+	@$(BIN)/arinar ablate experiments/ablations/demo.yaml training.steps=200 training.warmup=20 \
 		evaluation.images=500 evaluation.speed_repeats=3 $(ARGS)
 
 sweep-%: install ## Run sweeps/<name>.yaml; again, to go on where it stopped
@@ -42,6 +42,9 @@ dashboard: install ## Open optuna-dashboard on 127.0.0.1:8080 (STUDY=optimizer) 
 
 bench: install ## Time every preset beside the published algorithm (about 25 minutes); ARGS="--full" times every step
 	@$(BIN)/arinar bench $(ARGS)
+
+fashion: install ## Fetch all of Fashion-MNIST into data/fashion-mnist; an extract ships
+	@$(BIN)/python scripts/fetch_fashion.py
 
 check: install ## Build every recipe, every arm and the corners of every space, train nothing
 	@$(BIN)/arinar check experiments/*.yaml experiments/ablations/*.yaml sweeps/fid_speed.yaml sweeps/optimizer.yaml $(ARGS)
@@ -76,5 +79,5 @@ install: .venv/installed ## Make .venv with the exact versions of requirements.l
 	@$(BIN)/uv pip install -q --python $(BIN)/python --no-deps -e .
 	@touch $@
 
-.PHONY: help demo notebooks test test-slow mlflow dashboard bench check docs docs-serve lint format
-.PHONY: lock install
+.PHONY: help demo notebooks test test-slow mlflow dashboard bench fashion check docs docs-serve lint
+.PHONY: format lock install

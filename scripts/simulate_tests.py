@@ -1,9 +1,10 @@
 """Simulates studies, and counts how often the tests of a report are wrong, and how often right.
 
-    python scripts/simulate_tests.py [--studies 2000] [--seed 0] [--design fixed|growing]
+    python scripts/simulate_tests.py [--studies 2000] [--seed 0] [--design fixed|baseline|growing]
 
 prints Markdown tables. For a study of a fixed number of seeds: false calls, coverage and power,
-beside tests that are always paired by seed. For a study that grows until every arm is resolved or
+beside tests that are always paired by seed; and the same where the baseline alone has more seeds.
+For a study that grows until every arm is resolved or
 equivalent: false calls, power and runs. The tests are the package's own. All of it takes a quarter
 of an hour of one core.
 
@@ -32,6 +33,7 @@ from arinar_lab.significance.statistics import ALPHA, holm_factors
 Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 LAYOUTS = ((2, 3), (4, 3), (4, 5), (15, 3))
 """Arms, the baseline among them, and seeds of each."""
+BASELINE_SEEDS = (3, 6, 11)  # of a baseline whose other arms have 3
 ARMS = (2, 4, 15)  # of growing studies
 FIRST, MOST = 3, 12  # seeds of growing studies
 DIFFERENCE = 2.0  # of the first arm
@@ -165,14 +167,18 @@ class StudyTests:
     Arguments:
         runs: [studies, arms, seeds]
         paired: Arms that are always paired.
+        seeds: The number of runs of each arm but the baseline; all by default.
     """
 
-    def __init__(self, runs: np.ndarray, paired: Sequence[int] = ()) -> None:
+    def __init__(
+        self, runs: np.ndarray, paired: Sequence[int] = (), seeds: int | None = None
+    ) -> None:
         table = np.empty((3, len(runs), runs.shape[1] - 1))
         names = list(map(str, range(runs.shape[1])))
         same_training = set(map(str, paired))
         for study, arms in enumerate(runs):
-            values = {name: dict(enumerate(map(float, arms[int(name)]))) for name in names}
+            values = {name: dict(enumerate(arms[int(name)][:seeds].tolist())) for name in names}
+            values["0"] = dict(enumerate(arms[0].tolist()))
             tests = against_baseline(values, "0", same_training=same_training)
             for arm, test in enumerate(tests.values()):
                 assert test.spread is not None  # of two seeds and more
@@ -348,6 +354,26 @@ def fixed_tables(studies: int, seed: int) -> str:
     return "\n".join(map(table, titles, [heads] * 3, (false, coverage, power)))
 
 
+def baseline_table(studies: int, seed: int) -> str:
+    """A table of studies whose baseline has more seeds than the other arms."""
+    arms, seeds = LAYOUTS[-1]
+    rows = []
+    for noise in NOISES:
+        if not noise.fits(arms) or noise.same_training:
+            continue
+        print(noise.name, file=sys.stderr, flush=True)
+        rng = np.random.default_rng([seed, arms, seeds])
+        runs = noise.studies(rng, (studies, arms, max(BASELINE_SEEDS)))
+        shares = [_fixed(StudyTests(runs[:, :, :most], (), seeds)) for most in BASELINE_SEEDS]
+        false = percent(*(share.false for share in shares))
+        coverage = percent(*(share.coverage for share in shares))
+        rows.append([noise.name, false, coverage, percent(*(share.power for share in shares))])
+
+    counts = " / ".join(map(str, BASELINE_SEEDS))
+    title = f"{arms} arms × {seeds}, of the baseline {counts} seeds, in %"
+    return table(title, ("false calls", "coverage at 95 %", "power"), rows)
+
+
 def growing_tables(studies: int, seed: int) -> str:
     """Tables of studies that grow."""
     calls = []
@@ -389,13 +415,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--studies", type=int, default=2000, metavar="N", help="(default 2000)")
     parser.add_argument("--seed", type=int, default=0, help="of the studies (default 0)")
-    parser.add_argument("--design", choices=["fixed", "growing"], help="(default: both)")
+    parser.add_argument(
+        "--design", choices=["fixed", "baseline", "growing"], help="(default: both)"
+    )
     arguments = parser.parse_args()
 
-    if arguments.design != "growing":
-        print(fixed_tables(arguments.studies, arguments.seed), flush=True)
-    if arguments.design != "fixed":
-        print(growing_tables(arguments.studies, arguments.seed))
+    designs = {"fixed": fixed_tables, "baseline": baseline_table, "growing": growing_tables}
+    for design, tables in designs.items():
+        if arguments.design in (None, design):
+            print(tables(arguments.studies, arguments.seed), flush=True)
 
 
 if __name__ == "__main__":

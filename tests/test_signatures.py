@@ -13,10 +13,12 @@ EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 SIGNATURES = {
     "digits": ("5a7bfb4c", "5944c0d6"),
     "digits_latent": ("9a3c0dcd", "2c9bdf94"),
-    "digits_latent_causal": ("873d353e", "2c9bdf94"),
+    "digits_latent_causal": ("008eb467", "2c9bdf94"),
     "digits_masked": ("b438cdd3", "5944c0d6"),
     "digits_masked_short": ("b438cdd3", "14197f33"),
     "digits_short": ("5f1b52c3", "e61e046d"),
+    "fashion_pixels": ("f0c077a0", "dff7cd2a"),
+    "fashion_pixels_14": ("b1a4c7b9", "dff7cd2a"),
     "imagenet256_arinar_b": ("cef85f50", "2010e0ca"),
     "imagenet256_arinar_b_causal": ("967e3d42", "01560a26"),
     "imagenet256_arinar_b_fast": ("cef85f50", "46d4ee66"),

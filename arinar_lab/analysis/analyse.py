@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Literal
 
-from ..metrics import COLUMNS, DISTANCES, GAP, HEADINGS, INSURED, Column
+from ..metrics import COLUMNS, DISTANCES, GAP, HEADINGS, INSURED, MATTERS, Column
 from ..output.names import join_names
 from ..significance.outliers import Run
 from .by_image.shifts import ImageShift, image_shifts
@@ -190,6 +190,8 @@ def cautions(results: Results, outlying: Mapping[str, Sequence[Run]]) -> list[Ca
     """Missing runs and differences among runs, with the conclusions that they forbid."""
     return [
         *_missing(results),
+        *_damaged(results),
+        *_unmeasured(results),
         *_not_finite(results),
         *_few(results),
         *_repeated_looks(results),
@@ -240,6 +242,28 @@ def _missing(results: Results) -> list[Caution]:
         )
 
     return _cautions("runs", texts)
+
+
+def _damaged(results: Results) -> list[Caution]:
+    """Files beside reports that cannot be read: the rows and curves that rest on them are left
+    out.
+    """
+    cautions = []
+    for arm in results.arms:
+        for path, reason in arm.damaged.items():
+            lost = "bits/dim image by image" if path.suffix == ".npz" else "the learning curves"
+            cautions.append(Caution("likelihood", f"Left out of {lost}: {reason}."))
+    return cautions
+
+
+def _unmeasured(results: Results) -> list[Caution]:
+    """Metrics of which the study says what matters, and that no run has."""
+    stated = results.matters if results.matters != MATTERS and results.any_report else {}
+    names = [HEADINGS[metric] for metric in stated if not results.values(metric)]
+    if not names:
+        return []
+    text = f"Named in matters, and measured by no run: {', '.join(names)}. Nothing is said of it."
+    return [Caution("runs", text)]
 
 
 def _cautions(kind: Kind, texts: Iterable[str]) -> list[Caution]:

@@ -2,12 +2,12 @@
 
     test            of means, or seed by seed, in logarithms for distances:
                     `significance/arm_tests.py`
-    p               two-sided, and Holm-corrected over the arms of one metric; several metrics
-                    are several families
+    p               two-sided, and Holm-corrected over the arms of one metric, or, where a study
+                    asks for it, of all metrics of which a difference matters
     looks           of a study that grows: p is corrected for them, too (`significance/looks.py`)
     interval        of the test: it excludes zero exactly where p is below 5 % after correction
     equivalent      both one-sided tests find the difference within what matters, at 5 % after
-                    Holm's correction over the arms
+                    the same correction
     better, worse   resolved, and the difference may be larger than what matters
     unresolved      all else
     concluded       only the models can make the difference: no bound, no other reference
@@ -64,7 +64,7 @@ class Effect:
         adjusted: p after the corrections for arms and for looks; 1 where one seed resolves nothing.
         margin: The difference that matters; None where none is stated.
         equivalence: p of the difference being within the margin, after the same corrections.
-        unresolved: Number of arms of that metric that are not resolved.
+        unresolved: Number of comparisons in its family of tests that are not resolved.
         doubt: Why a resolved difference would not be concluded, as two bounds may differ by how
             loose they are; else empty.
         caution: How the runs of the two differ otherwise than by design; empty where they do not.
@@ -281,43 +281,61 @@ def compare_arms(
     outlying = outlying_runs(results, measured) if outlying is None else outlying
     effects = []
     for part in results.by_budget:
-        for metric in measured:
-            effects += _effects(part, metric, outlying[metric])
+        of_part: list[Effect] = []
+        for family in _families(results, measured):
+            of_part += _effects(part, family, outlying)
+        effects += sorted(of_part, key=lambda effect: measured.index(effect.metric))
     return effects
 
 
-def _effects(results: Results, metric: str, outlying: Sequence[Run]) -> list[Effect]:
+def _families(results: Results, metrics: Sequence[str]) -> list[list[str]]:
+    """The metrics over whose tests p is corrected together."""
+    if results.family == "metric":
+        return [[metric] for metric in metrics]
+    joint = [metric for metric in metrics if metric in results.matters]
+    return [joint, *([metric] for metric in metrics if metric not in joint)]
+
+
+def _effects(
+    results: Results, family: Sequence[str], outlying: Mapping[str, Sequence[Run]]
+) -> list[Effect]:
+    """Every arm in every metric of a family."""
     baseline = results.baseline_arm
-    tests = _tests(results, metric, baseline)
-    ps = {name: test.p for name, test in tests.items() if test.p is not None}
-    margin = results.matters.get(metric)
-    equivalences: dict[str, float] = {}
-    if margin is not None:
-        equivalences = {name: tests[name].equivalence(margin) for name in ps}
+    tests: dict[tuple[str, str], ArmTest] = {}
+    for metric in family:
+        for name, test in _tests(results, metric, baseline).items():
+            tests[metric, name] = test
+
+    ps = {key: test.p for key, test in tests.items() if test.p is not None}
+    equivalences = {}
+    for metric, name in ps:
+        if (margin := results.matters.get(metric)) is not None:
+            equivalences[metric, name] = tests[metric, name].equivalence(margin)
 
     looking = look_factor(results, len(ps))
     factors = {}
-    for name, factor in zip(ps, holm_factors(list(ps.values())), strict=True):
-        factors[name] = factor * looking
-    unresolved = sum(factors[name] * p >= ALPHA for name, p in ps.items())
+    for key, factor in zip(ps, holm_factors(list(ps.values())), strict=True):
+        factors[key] = factor * looking
+    unresolved = sum(factors[key] * p >= ALPHA for key, p in ps.items())
     equivalent = _adjusted(equivalences)
 
     effects = []
-    for name, test in tests.items():
+    for key, test in tests.items():
+        metric, name = key
         arm = results.by_name[name]
-        factor = factors.get(name, 1.0)
+        factor = factors.get(key, 1.0)
         effect = Effect(
             name,
             baseline.name,
             metric,
             test,
             test.bounds(ALPHA / factor),
-            min(1.0, factor * ps.get(name, 1.0)),
-            margin,
-            min(1.0, looking * equivalent.get(name, 1.0)),
+            min(1.0, factor * ps.get(key, 1.0)),
+            results.matters.get(metric),
+            min(1.0, looking * equivalent.get(key, 1.0)),
             unresolved,
             doubt(arm, baseline, metric, test.mean),
-            condition_caution(arm, baseline, metric, outlying),
+            condition_caution(arm, baseline, metric, outlying[metric]),
         )
         effects.append(effect)
     return effects

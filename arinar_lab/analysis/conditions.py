@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from .results import ArmResult, Report, Results
 
 LOOSER_BOUND = "a bound that reads worse shows nothing"
+NO_DISTANCES = (
+    "Distances: none, since no features of such images ship; arinar evaluate --quality measures FID"
+)
 _UNEVEN = 1.3  # ratio of two speeds of one thing, above which they were not measured alike
 
 
@@ -99,6 +102,12 @@ def units_of(arm: ArmResult) -> set[str]:
     return distinct_values(arm.reports.values(), "likelihood", "unit")
 
 
+def lacks_distances(report: Report) -> bool:
+    """Whether a report is of images, and has no distance of generated ones."""
+    is_of_images = report_value(report, "likelihood", "held_out") is not None
+    return is_of_images and not any(name.startswith("quality/") for name in report["metrics"])
+
+
 def commit_of(report: Report) -> str:
     """The version of the code of a run."""
     name = report_value(report, "git", "commit")
@@ -121,14 +130,16 @@ def is_comparable(results: Results, arm: ArmResult, metric: str) -> bool:
 
 def same_data(arm: ArmResult, baseline: ArmResult, metric: str) -> bool:
     """Whether two arms' bits/dim are of the same data: those of latents are not those of pixels,
-    and those of a validation part are not those of held-out images.
+    those of a validation part are not those of held-out images, and those of other held-out images
+    are others. A report that does not state its images does not count.
     """
     if not metric.startswith(("val/", "train/")):
         return True
     reports = list(_reports_of(arm, baseline))
     units = set(report_values(reports, "likelihood", "unit"))
     parts = set(report_values(reports, "likelihood", "part"))
-    return len(units) < 2 and len(parts) < 2
+    images = distinct_values(reports, "likelihood", "held_out")
+    return len(units) < 2 and len(parts) < 2 and len(images) < 2
 
 
 def references_differ(arm: ArmResult, baseline: ArmResult, metric: str) -> str:

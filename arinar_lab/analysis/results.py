@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -62,6 +62,7 @@ class ArmResult:
         signature: The signature of its training.
         failures: Seed → error of the failed run.
         unreadable: Seed → the report.json that cannot be read.
+        damaged: Other file of a finished run → why it cannot be read; what rests on it lacks it.
         image_bits: Seed → bits/dim of each held-out image, [n]; of runs that kept them.
     """
 
@@ -78,6 +79,7 @@ class ArmResult:
     signature: str = ""
     failures: dict[int, str] = field(default_factory=dict)
     unreadable: dict[int, Path] = field(default_factory=dict)
+    damaged: Mapping[Path, str] = field(default_factory=dict)
     image_bits: Mapping[int, np.ndarray] = field(default_factory=dict, compare=False)
 
     @property
@@ -146,6 +148,7 @@ class Results:
         arms: The arms, in the order of the table.
         baseline: The name of the arm that the others are compared with.
         seeds: The seeds that every arm should have.
+        baseline_seeds: The seeds of the baseline; `seeds`, or more.
         question: The question that the study answers.
         folder: The folder of its files.
         axes: The keys that were varied on a grid.
@@ -155,6 +158,8 @@ class Results:
         references: Name → bits/dim of an outside estimator.
         matters: Metric → the difference that matters; smaller ones may be called equivalent.
         pooled: Whether the tests pool spreads over arms.
+        family: Whether p is corrected over the arms in one metric, or over the arms in all metrics
+            of `matters` together.
         looks: Seeds at each look so far; empty for the only look at a fixed number.
         most_seeds: The most seeds of a study that grows until it is resolved; 0 for a fixed number.
     """
@@ -163,6 +168,7 @@ class Results:
     arms: tuple[ArmResult, ...]
     baseline: str
     seeds: tuple[int, ...]
+    baseline_seeds: tuple[int, ...] = ()
     question: str = ""
     folder: Path = Path()
     axes: tuple[str, ...] = ()
@@ -172,6 +178,7 @@ class Results:
     references: Mapping[str, float] = field(default_factory=dict)
     matters: Mapping[str, float] = field(default_factory=lambda: MATTERS)
     pooled: bool = True
+    family: Literal["metric", "matters"] = "metric"
     looks: tuple[int, ...] = ()
     most_seeds: int = 0
 
@@ -202,12 +209,22 @@ class Results:
         """The first report; empty where no run is finished."""
         return next(iter(self.every_report), {})
 
+    def seeds_of(self, arm: ArmResult) -> tuple[int, ...]:
+        """The seeds that an arm should have."""
+        is_baseline = arm.name in self.baselines
+        return (self.baseline_seeds or self.seeds) if is_baseline else self.seeds
+
+    @property
+    def planned(self) -> int:
+        """The number of runs that the study should have."""
+        return sum(len(self.seeds_of(arm)) for arm in self.arms)
+
     @property
     def missing(self) -> list[tuple[ArmResult, int]]:
         """Arm and seed of every run that has no report."""
         missing = []
         for arm in self.arms:
-            for seed in self.seeds:
+            for seed in self.seeds_of(arm):
                 if seed not in arm.reports:
                     missing.append((arm, seed))
         return missing

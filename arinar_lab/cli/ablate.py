@@ -6,13 +6,12 @@ and writes the report. The same command resumes an interrupted study.
 
 from __future__ import annotations
 
-import itertools
 import shlex
 import shutil
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -34,6 +33,7 @@ from ..config.sections import Recipe
 from ..errors import ConfigError, StorageUnusable
 from ..evaluation.evaluate import is_timed, measure_speed
 from ..metrics import BITS, DISTANCE
+from ..output.names import breakable_name
 from ..output.terminal import description_column, failure_line
 from ..quality.measure import named_reference
 from ..report.report import write_report
@@ -48,12 +48,11 @@ from ..study.cost import Cost, format_count, probe_or_reason
 from ..study.plan import Arm, Job, Plan
 from ..study.processes import Worker, all_ended, run_workers
 from ..study.worker import changes, open_board, prepare
+from .forecast import print_unknown, resolution_lines, timed_costs
 from .growth import grow, look_counts, next_look, record_look
 from .mlflow_sync import fetch, send_study
-from .resolution import resolution_lines
 
 _LINES = 24  # differences beyond which the terminal shows their sum
-_TIMING_SECONDS = 20  # after which the mean of the timed arms stands for the remaining ones
 
 
 def run_study(
@@ -284,12 +283,17 @@ def _print_unreported(plan: Plan, results: Results, console: Console) -> int:
     return 1 if unreported else 0
 
 
+def _seeds(plan: Plan, arm: Arm) -> str:
+    """`0, 1, 2`."""
+    return ", ".join(map(str, plan.seeds_of(arm)))
+
+
 def show_plan(plan: Plan, workers: int, console: Console) -> None:
     """Print the arms, and how long they will take by a few timed steps."""
     unfinished = [job for job in plan.jobs if not job.done]
     signatures = [job.recipes[0].training_signature for job in unfinished]
     arms = [arm for arm in plan.arms if arm.recipe.training_signature in signatures]
-    costs = _timed(arms, console)
+    costs = timed_costs([arm.recipe for arm in arms], console)
     measured = {name: cost for name, cost in costs.items() if isinstance(cost, Cost)}
     seconds = {name: cost.seconds for name, cost in measured.items()}
     speed_seconds = (
@@ -298,7 +302,6 @@ def show_plan(plan: Plan, workers: int, console: Console) -> None:
 
     title = f"{plan.name}: {plan.question}"
     table = Table("arm", "parameters", "seeds", "seconds a run", title=title, title_justify="left")
-    seeds = ", ".join(map(str, plan.seeds))
     for arm in plan.arms:
         signature = arm.recipe.training_signature
         if signature not in signatures:
@@ -307,7 +310,7 @@ def show_plan(plan: Plan, workers: int, console: Console) -> None:
             expected = f"about {seconds[signature]:.0f}"
         else:
             expected = "unknown" if signature in costs else "not timed"
-        table.add_row(_title(plan, arm), f"{arm.parameters:,}", seeds, expected)
+        table.add_row(_title(plan, arm), f"{arm.parameters:,}", _seeds(plan, arm), expected)
 
     console.print(table)
     by_arm = {}
@@ -325,36 +328,19 @@ def show_plan(plan: Plan, workers: int, console: Console) -> None:
         )
 
 
-def _timed(arms: list[Arm], console: Console) -> dict[str, Cost | str]:
-    """Training signature → cost of a run, or why it is unknown, of as many arms as can be
-    timed in a short while.
-    """
-    costs: dict[str, Cost | str] = {}
-    begun = time.monotonic()
-    with console.status("timing a few steps of each arm"):
-        for arm in arms:
-            signature = arm.recipe.training_signature
-            if signature not in costs and time.monotonic() - begun < _TIMING_SECONDS:
-                costs[signature] = probe_or_reason(arm.recipe)
-
-    return costs
-
-
 def _print_notes(plan: Plan, costs: dict[str, Cost | str], console: Console) -> None:
-    """Print the overrides that some arms ignore, and why costs are unknown.
+    """Print what of the study is in vain, and why costs are unknown.
 
     Arguments:
         costs: Name of an arm → its cost, or why it is unknown.
     """
-    for line in plan.unreached:
+    for line in plan.cautions:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    for name, cost in costs.items():
-        if isinstance(cost, str):
-            console.print(f"The cost of {name} is unknown: {cost}", soft_wrap=True)
+    print_unknown(costs, console)
 
 
-def dry_run(plan: Plan, workers: int, console: Console) -> int:
-    """Print every cell with its cost; nothing is written."""
+def dry_run(plan: Plan, workers: int, console: Console, verbose: bool = False) -> int:
+    """Print every arm with its cost; nothing is written. verbose: whether every run is printed."""
     costs: dict[str, Cost | str] = {}
     with console.status("timing a few steps of each arm"):
         for arm in plan.arms:
@@ -363,25 +349,14 @@ def dry_run(plan: Plan, workers: int, console: Console) -> int:
             except ConfigError as error:
                 costs[arm.name] = str(error)
 
-    headings = ("arm", "seed", "parameters", "GFLOPs/image", "GFLOPs/step", "hours", "")
-    table = Table(*headings, title=f"{plan.name}: {plan.question}", title_justify="left")
-    jobs = {job.key: job for job in plan.jobs}
+    states = _run_states(plan)
     hours = 0.0
-    for seed, arm in itertools.product(plan.seeds, plan.arms):
-        # arms that share a training pay it once
-        job = jobs.pop(f"{arm.recipe.training_signature}/seed_{seed}", None)
-        state = "shares a training"
-        if job is not None:
-            state = "finished" if job.done else ""
+    for (name, _), state in states.items():
+        cost = costs[name]
+        if isinstance(cost, Cost) and not state:
+            hours += cost.seconds / 3600
 
-        cost = costs[arm.name]
-        numbers = ["unknown"] * 3
-        if isinstance(cost, Cost):
-            run_hours = cost.seconds / 3600
-            numbers = list(map(format_count, (cost.image, cost.step, run_hours)))
-            hours += run_hours if not state else 0.0
-        table.add_row(_title(plan, arm), str(seed), f"{arm.parameters:,}", *numbers, state)
-
+    table = _runs_table(plan, costs, states) if verbose else _arms_table(plan, costs, states)
     console.print(table)
     _print_notes(plan, costs, console)
     console.print(
@@ -399,6 +374,57 @@ def dry_run(plan: Plan, workers: int, console: Console) -> int:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     return 0
+
+
+def _run_states(plan: Plan) -> dict[tuple[str, int], str]:
+    """Arm and seed → `finished`, `shares a training`, or nothing where a run is to do."""
+    jobs = {job.key: job for job in plan.jobs}
+    states = {}
+    for arm, seed in plan.cells:
+        # arms that share a training pay it once
+        job = jobs.pop(f"{arm.recipe.training_signature}/seed_{seed}", None)
+        state = "shares a training"
+        if job is not None:
+            state = "finished" if job.done else ""
+        states[arm.name, seed] = state
+    return states
+
+
+def _arms_table(
+    plan: Plan, costs: Mapping[str, Cost | str], states: Mapping[tuple[str, int], str]
+) -> Table:
+    """A row for each arm, for a terminal of 80 columns: numbers keep their line."""
+    table = Table("arm", title=f"{plan.name}: {plan.question}", title_justify="left")
+    for heading in ("parameters", "GFLOPs/image", "hours a run", "runs to do"):
+        table.add_column(heading, justify="right", no_wrap=True)
+
+    for arm in plan.arms:
+        cost = costs[arm.name]
+        numbers = ["unknown"] * 2
+        if isinstance(cost, Cost):
+            numbers = list(map(format_count, (cost.image, cost.seconds / 3600)))
+        of_arm = [states[arm.name, seed] for seed in plan.seeds_of(arm)]
+        to_do = "0 (shared)" if "shares a training" in of_arm else "finished"
+        if "" in of_arm:
+            to_do = str(of_arm.count(""))
+        table.add_row(breakable_name(_title(plan, arm)), f"{arm.parameters:,}", *numbers, to_do)
+    return table
+
+
+def _runs_table(
+    plan: Plan, costs: Mapping[str, Cost | str], states: Mapping[tuple[str, int], str]
+) -> Table:
+    """A row for each run, with all that is known of its cost."""
+    headings = ("arm", "seed", "parameters", "GFLOPs/image", "GFLOPs/step", "hours", "")
+    table = Table(*headings, title=f"{plan.name}: {plan.question}", title_justify="left")
+    for arm, seed in plan.cells:
+        cost = costs[arm.name]
+        numbers = ["unknown"] * 3
+        if isinstance(cost, Cost):
+            numbers = list(map(format_count, (cost.image, cost.step, cost.seconds / 3600)))
+        state = states[arm.name, seed]
+        table.add_row(_title(plan, arm), str(seed), f"{arm.parameters:,}", *numbers, state)
+    return table
 
 
 def _title(plan: Plan, arm: Arm) -> str:
@@ -506,7 +532,7 @@ def _measure(plan: Plan, console: Console) -> list[str]:
 def _untimed(plan: Plan) -> list[tuple[RunFolder, Recipe]]:
     """The finished cells whose speed is not measured."""
     cells = []
-    for seed, arm in itertools.product(plan.seeds, plan.arms):
+    for arm, seed in plan.cells:
         folder, recipe = plan.cell(arm, seed)
         if folder.done:
             report = folder.report(recipe)

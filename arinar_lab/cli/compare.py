@@ -10,8 +10,10 @@ whether that is resolved.
 The named runs and arms become results like a study's, with the first as the baseline. Intervals,
 pairing by seed, tests and verdicts are therefore those of every report. Where all are arms of one
 study, the spread and Holm's correction are over all arms of that study, and against its baseline
-the numbers are those of its report. A run counts by the evaluation of its own config.yaml.
-Measurements under other conditions are reported, and never averaged.
+the numbers are those of its report. The margins, and whether spreads are pooled, are those of the
+studies that the named arms are of; where these differ, a line says what holds. A run counts by the
+evaluation of its own config.yaml. Measurements under other conditions are reported, and never
+averaged.
 """
 
 from __future__ import annotations
@@ -19,11 +21,12 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -36,10 +39,11 @@ from ..config.schema import flatten, to_plain
 from ..config.sections import Recipe, parse_recipe
 from ..errors import ConfigError, did_you_mean, located
 from ..files.workspace import Workspace
+from ..metrics import HEADINGS, MATTERS
 from ..output.text import markdown_list, markdown_table, say
 from ..report.tables import headings_of, row_of
 from ..runs.folder import RunFolder
-from ..study.collect import collect, inexact_parts
+from ..study.collect import collect, inexact_parts, read_beside
 from ..study.plan import Plan, read_plan
 from ..study.status import study_file
 
@@ -73,11 +77,13 @@ class Comparison:
         analysis: The analysis of all arms of their study, with the first as its baseline, where
             they are arms of one study; else of the results.
         family: The arms behind spreads and Holm's correction, in words.
+        rules: A sentence on margins and pooling where the studies differ in them; else empty.
     """
 
     results: Results
     analysis: Analysis
     family: str
+    rules: str = ""
 
 
 def gather_runs(words: list[str]) -> Comparison:
@@ -102,7 +108,15 @@ def gather_runs(words: list[str]) -> Comparison:
     seeds: set[int] = set()
     for arm in arms:
         seeds.update(arm.reports)
-    results = Results("compare", tuple(arms), arms[0].name, tuple(sorted(seeds)))
+    matters, pooled, rules = _rules(entries)
+    results = Results(
+        "compare",
+        tuple(arms),
+        arms[0].name,
+        tuple(sorted(seeds)),
+        matters=matters,
+        pooled=pooled,
+    )
 
     study = entries[0].study
     if study is None or any(entry.study != study for entry in entries):
@@ -110,15 +124,42 @@ def gather_runs(words: list[str]) -> Comparison:
             "what is named here; a study's report has them over all its arms, and its ± "
             "and p may differ"
         )
-        return Comparison(results, analyse(results), family)
+        return Comparison(results, analyse(results), family, rules)
+
+    if study.baseline == results.baseline:
+        return Comparison(results, analyse(study), f"the study {study.name}, as in its report")
 
     family = (
         "their study, against the first; its report has another baseline, and so other "
         "spreads and p"
     )
-    if study.baseline == results.baseline:
-        family = f"the study {study.name}, as in its report"
-    return Comparison(results, analyse(replace(study, baseline=results.baseline)), family)
+    other = replace(study, baseline=results.baseline, baseline_seeds=())
+    return Comparison(results, analyse(other), family)
+
+
+def _rules(entries: Sequence[Entry]) -> tuple[Mapping[str, float], bool, str]:
+    """What matters, whether spreads are pooled, and a sentence where the studies of the named arms
+    differ in one of them: then the margins are the defaults, and each arm has its own spread.
+    """
+    margins: list[Mapping[str, float]] = []
+    pools = set()
+    for entry in entries:
+        if entry.study is not None:
+            pools.add(entry.study.pooled)
+            if entry.study.matters not in margins:
+                margins.append(entry.study.matters)
+
+    sentences = []
+    if len(margins) > 1:
+        shown = [f"{margin:g} {HEADINGS[metric]}" for metric, margin in MATTERS.items()]
+        sentences.append(
+            f"Their studies state different margins (matters); the default holds here: "
+            f"{', '.join(shown)}."
+        )
+    if len(pools) > 1:
+        sentences.append("One of their studies says pool: none, so each pair has its own spread.")
+    matters = margins[0] if len(margins) == 1 else MATTERS
+    return matters, False not in pools, " ".join(sentences)
 
 
 def _entry(word: str, studies: dict[Path, Results]) -> Entry:
@@ -163,15 +204,18 @@ def _arm_of(name: str, recipe: Recipe, paths: dict[int, Path]) -> ArmResult:
     """The results of one recipe. paths: seed → run folder."""
     reports = {}
     folders = {}
-    image_bits = {}
+    damaged: dict[Path, str] = {}
+    image_bits: dict[int, np.ndarray] = {}
     for seed, path in paths.items():
         folder = RunFolder(path)
         folders[seed] = Folders(path, folder.evaluation(recipe))
         report = folder.report(recipe)
         if report:
             reports[seed] = report
-        if kept := folder.image_bits(recipe, report):
-            image_bits[seed] = kept["bits"]
+            bits, faults = read_beside(folder, recipe, report)
+            if bits is not None:
+                image_bits[seed] = bits
+            damaged |= faults
 
     likelihood = "none"
     if reports:
@@ -184,6 +228,7 @@ def _arm_of(name: str, recipe: Recipe, paths: dict[int, Path]) -> ArmResult:
         likelihood=likelihood,
         inexact=inexact_parts(recipe),
         signature=recipe.training_signature,
+        damaged=damaged,
         image_bits=image_bits,
     )
 
@@ -284,6 +329,8 @@ def comparison_lines(comparison: Comparison) -> list[str]:
     lines = [effect.line for effect in effects if effect.arm in names]
     if any(effect.spread for effect in effects):
         lines.append(f"Spreads and Holm's correction are over all arms of {comparison.family}.")
+    if comparison.rules:
+        lines.append(comparison.rules)
     return lines
 
 

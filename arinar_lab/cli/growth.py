@@ -9,7 +9,6 @@ that workers, status, report and an interrupted study that resumes agree on them
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections import Counter
 from dataclasses import replace
@@ -19,7 +18,7 @@ from ..analysis.analyse import Analysis
 from ..errors import located
 from ..runs.folder import read_sealed, write_sealed
 from ..significance.looks import schedule
-from ..study.plan import LOOKS, Plan, refuse_moved_limit
+from ..study.plan import LOOKS, Plan, extended_seeds, refuse_moved_limit
 from ..study.plan_file import GrowingSeeds
 from ..study.status import save_cells, study_file
 
@@ -98,9 +97,7 @@ def next_look(plan: Plan, analysis: Analysis) -> Plan | None:
     larger = [count for count in looks if count > len(plan.seeds)]
     if not larger:
         return None
-    unused = (seed for seed in itertools.count() if seed not in plan.seeds)
-    added = itertools.islice(unused, larger[0] - len(plan.seeds))
-    return replace(plan, seeds=(*plan.seeds, *added))
+    return replace(plan, seeds=extended_seeds(plan.seeds, larger[0]))
 
 
 def grow(plan: Plan) -> None:

@@ -47,11 +47,11 @@ def send_study(
 
     results = analysis.results
     unsent: list[Path] = []
-    tracker = Tracker(plan.name, patience * len(plan.arms) * len(plan.seeds))
+    tracker = Tracker(plan.name, patience * len(plan.cells))
     published = tracker.published()
     for arm, result in zip(plan.arms, results.arms, strict=True):
         factors = plan.factors(arm)
-        for seed in plan.seeds:
+        for seed in plan.seeds_of(arm):
             folder, recipe = plan.cell(arm, seed)
             stamp = report_stamp(recipe, folder)
             if not stamp:

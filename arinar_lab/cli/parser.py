@@ -179,7 +179,7 @@ def _studies(verbs: Verbs) -> None:
     ablate.add_argument(
         "--dry-run",
         action="store_true",
-        help="print every cell with its cost and what the study can resolve, and write nothing",
+        help="print every arm with its cost and what the study can resolve, and write nothing",
     )
     ablate.add_argument(
         "--until-resolved",
@@ -207,6 +207,11 @@ def _studies(verbs: Verbs) -> None:
         default=2,
         metavar="N",
         help="processes side by side (default 2)",
+    )
+    sweep.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print trials, re-runs and the hours that they take, and write nothing",
     )
 
     _verb(
@@ -238,7 +243,8 @@ def _verbose(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--verbose",
         action="store_true",
-        help="print the whole report of a study: table, differences, notes and paths",
+        help="print the whole report of a study: table, differences, notes and paths; of a dry run "
+        "every single run",
     )
 
 

@@ -148,6 +148,7 @@ def _show(report: dict[str, Any], folder: Path) -> None:
     """Print the numbers of a report with their units, and the files of its folder."""
     from rich.table import Table
 
+    from arinar_lab.analysis.conditions import NO_DISTANCES, lacks_distances
     from arinar_lab.output.terminal import Terminal
 
     table = Table("metric", "value", "unit")
@@ -164,6 +165,8 @@ def _show(report: dict[str, Any], folder: Path) -> None:
             f"likelihood: {likelihood['kind']}, {likelihood['unit']}{steps}, "
             f"{likelihood['images']} held-out items",
         )
+        if lacks_distances(report):
+            console.print(NO_DISTANCES)
     else:
         reference = report["reference"]
         console.print(

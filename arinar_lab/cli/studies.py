@@ -67,7 +67,7 @@ def ablate(arguments: argparse.Namespace) -> int:
     elif arguments.at_most is not None:
         raise ConfigError("--at-most: only with --until-resolved")
     if arguments.dry_run:
-        return dry_run(plan, arguments.workers, Terminal())
+        return dry_run(plan, arguments.workers, Terminal(), verbose=arguments.verbose)
     _begin(plan, arguments)
     return run_study(
         plan, _worker(arguments), arguments.workers, Terminal(), verbose=arguments.verbose
@@ -112,9 +112,11 @@ def _read_sweep(arguments: argparse.Namespace) -> Any:
 
 def sweep(arguments: argparse.Namespace) -> int:
     plan = _read_sweep(arguments)
-    from arinar_lab.cli.sweep import run_sweep
+    from arinar_lab.cli.sweep import print_forecast, run_sweep
     from arinar_lab.output.terminal import Terminal
 
+    if arguments.dry_run:
+        return print_forecast(plan, arguments.workers, Terminal())
     return run_sweep(plan, _worker(arguments), arguments.workers, Terminal())
 
 
@@ -276,15 +278,17 @@ def check_files(arguments: argparse.Namespace) -> int:
                 say(f"  {line}")
         elif {"base", "axes", "arms", "vary"} & content.keys():
             plan = read_plan(file, read_overrides(overrides))
+            more = f" of {plan.baseline_seeds} seeds" if plan.baseline_seeds else ""
             say(
-                f"{file}: {len(plan.arms)} arms × {len(plan.seeds)} seeds, baseline {plan.baseline}"
+                f"{file}: {len(plan.arms)} arms × {len(plan.seeds)} seeds, baseline "
+                f"{plan.baseline}{more}"
             )
             for arm in plan.arms:
                 say(
                     f"  {arm.name:<40} {arm.parameters:>12,} parameters  "
                     f"{arm.recipe.training_signature}{arm.matched and '  ' + arm.matched}"
                 )
-            for line in plan.unreached:
+            for line in plan.cautions:
                 say(f"  {line}")
         else:
             recipe = _recipe(file, overrides)

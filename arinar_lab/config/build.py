@@ -12,6 +12,7 @@ from ..data.latent_cache import LatentCacheSource
 from ..data.sources import Source
 from ..data.validation import ValidationSource
 from ..errors import ConfigError, prefixed
+from ..metrics import METRICS
 from ..model.arinar import Arinar
 from ..model.codecs.codec import Codec, Pixels
 from ..model.inner.feature_ar import FeatureAR
@@ -153,6 +154,38 @@ def check_resolution(recipe: Recipe, experiment: Experiment) -> None:
             f"evaluation.resolution: is asked for, and {what} no likelihood at a resolution; "
             "leave it out"
         )
+
+
+def produces(recipe: Recipe, experiment: Experiment, metric: str) -> bool:
+    """Whether evaluation reports a metric of this experiment, which may be on the device `meta`."""
+    source, model = experiment.source, experiment.model
+    if METRICS[metric].published:
+        return recipe.evaluation.reference is not None
+    if metric.startswith("quality/"):
+        return source.digits
+    if metric.startswith("val/gap"):
+        images, labels = source.held_out
+        return model.likelihood != "none" and source.log_prob(images[:1], labels[:1]) is not None
+    if metric == "val/bits_per_dim_error":
+        return model.inner.likelihood == "estimate"
+    if metric.startswith("val/bits_per_dim_at_"):
+        delta = recipe.evaluation.resolution
+        if "pit" not in model.inner.capabilities:
+            return False
+        if metric.endswith("_level"):
+            return delta is None and experiment.codec.box(source.held_out[0][:1]) is not None
+        return delta is not None
+    if metric.startswith("components/"):
+        return _mixes(experiment)
+    return not metric.startswith(("val/", "train/")) or model.likelihood != "none"
+
+
+def _mixes(experiment: Experiment) -> bool:
+    """Whether the inner model's densities are mixtures, whose component weights are reported."""
+    model, d = experiment.model, experiment.codec.features
+    z = torch.zeros(1, model.outer.context, device=experiment.device)
+    density = model.inner(z).given(torch.zeros(1, d, device=experiment.device))
+    return density.weights() is not None
 
 
 def _check_counts(recipe: Recipe, source: Source) -> None:

@@ -254,7 +254,7 @@ def _parse(hint: Any, value: Any, path: str) -> Any:
             raise ConfigError(f"{path}: {_as_written(value)} is not a mapping; write keys below it")
         return {str(key): _parse(options[1], item, _join(path, key)) for key, item in value.items()}
     if origin is Literal:
-        if value not in options:
+        if not _is_option(value, options):
             hint_at = did_you_mean(value, [str(option) for option in options])
             raise ConfigError(f"{path}: {_as_written(value)} is not {_wanted(hint)}{hint_at}")
         return value
@@ -296,12 +296,17 @@ def _fits(hint: Any, value: Any) -> bool:
     """Whether a value has the shape that an annotation wants, whatever is in it."""
     origin = typing.get_origin(hint) or hint
     if origin is Literal:
-        return value in typing.get_args(hint)
+        return _is_option(value, typing.get_args(hint))
     if origin in (list, tuple):
         return isinstance(value, list | tuple)
     if origin is dict or dataclasses.is_dataclass(hint):
         return isinstance(value, dict)
     return type(value) is hint
+
+
+def _is_option(value: Any, options: tuple[Any, ...]) -> bool:
+    """Whether a value is one of a few, and of its type: 28.0 is not 28."""
+    return any(type(value) is type(option) and value == option for option in options)
 
 
 def _wanted(hint: Any) -> str:

@@ -4,6 +4,7 @@
                     ImageNet's layout
     hub             a data set of the Hugging Face hub, or a folder in one of its formats, by name
     cifar10, mnist  torchvision's
+    fashion         Fashion-MNIST, of which an extract ships with the package: `fashion.py`
 
 Images are read as the published models' were (ADM, arXiv 2105.05233): Pillow's
 `convert("RGB")`, then `centre_crop`.
@@ -44,6 +45,7 @@ from ..errors import Damaged
 from ..files.atomic import SHARED_MEMORY, disk_full_guard
 from ..model.layers import require_at_least
 from ..output.text import say
+from .fashion import Fashion
 from .sources import Source, checked_labels
 
 DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
@@ -654,4 +656,5 @@ IMAGES: dict[str, Callable[..., Source]] = {
     "hub": Hub,
     "cifar10": CIFAR10,
     "mnist": MNIST,
+    "fashion": Fashion,
 }

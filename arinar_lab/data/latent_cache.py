@@ -40,11 +40,19 @@ def shard_ranges(n: int, size: int) -> list[range]:
 
 def data_fingerprint(source: Source) -> str:
     """Hash all labels and the pixels of 64 items of each part, spread evenly, but no path."""
-    tensors = []
-    for images, labels in (source.train, source.held_out):
-        probe = torch.linspace(0, len(labels) - 1, min(_PROBED, len(labels))).long()
-        tensors += [images[probe], labels]
-    return tensors_fingerprint(*tensors)
+    return tensors_fingerprint(*_probed(source.train), *_probed(source.held_out))
+
+
+def held_out_fingerprint(source: Source) -> str:
+    """Hash the held-out part alike."""
+    return tensors_fingerprint(*_probed(source.held_out))
+
+
+def _probed(part: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """The pixels of 64 items of a part, spread evenly, and all labels."""
+    images, labels = part
+    probe = torch.linspace(0, len(labels) - 1, min(_PROBED, len(labels))).long()
+    return images[probe], labels
 
 
 def codec_fingerprint(codec: Codec, spec: dict[str, Any]) -> str:

@@ -5,8 +5,8 @@ digits      scikit-learn's 1,797 handwritten digits, 1×8×8, 17 grey levels, 10
 synthetic   tokens of a known autoregressive process, so that log p_true is known
 latents     an autoencoder's latents, from files that are read at first use
 images      8-bit images, likewise
-…           image files, the hub's, CIFAR-10 and MNIST: `image_datasets.py`; a latent
-            cache: `latent_cache.py`
+…           image files, the hub's, CIFAR-10 and MNIST: `image_datasets.py`; Fashion-MNIST:
+            `fashion.py`; a latent cache: `latent_cache.py`
 """
 
 from __future__ import annotations

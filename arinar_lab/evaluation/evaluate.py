@@ -46,6 +46,7 @@ from torch.utils._pytree import tree_leaves
 from ..config.build import Experiment, build, prepare_experiment
 from ..config.schema import Component
 from ..config.sections import Machine, Recipe
+from ..data.latent_cache import held_out_fingerprint
 from ..errors import ConfigError
 from ..files.atomic import atomic_draft
 from ..files.locks import speed_lock
@@ -220,12 +221,14 @@ def _units(metrics: dict[str, float]) -> dict[str, str]:
 
 def _settings(recipe: Recipe, experiment: Experiment) -> dict[str, Any]:
     """Return the report's settings of likelihood and quality."""
+    source = experiment.source
     return {
         "likelihood": {
             "kind": experiment.model.likelihood,
             "unit": experiment.codec.unit,
             "steps": _bound_steps(recipe, experiment),
-            "images": len(experiment.source.held_out[0]),
+            "images": len(source.held_out[0]),
+            **({"held_out": held_out_fingerprint(source)[:8]} if source.pictures else {}),
             **({} if recipe.validation is None else {"part": f"validation: {recipe.validation}"}),
             "draws": recipe.evaluation.draws,
             "resolution": recipe.evaluation.resolution,
@@ -233,8 +236,8 @@ def _settings(recipe: Recipe, experiment: Experiment) -> dict[str, Any]:
         },
         "quality": {
             "images": recipe.evaluation.images,
-            "reference": len(experiment.source.train[0]),
-            "floor_images": min(len(experiment.source.held_out[0]), recipe.evaluation.images),
+            "reference": len(source.train[0]),
+            "floor_images": min(len(source.held_out[0]), recipe.evaluation.images),
             "kid": KID,
             "precision": generation_dtype(recipe, experiment),
         },

@@ -5,6 +5,7 @@ studies/      a folder for each study and sweep
 tracking/     MLflow's store, where no server is named
 references/   statistics of reference images
 caches/       latents
+data/         image data sets that were fetched
 experiments/  recipes
 """
 

@@ -31,7 +31,8 @@ def learning_curves(analysis: Analysis) -> Any | None:
     }
     curves: dict[tuple[str, str], Curve] = {}
     for arm in analysis.results.arms:
-        histories = [read_history(arm.folders[seed].run / "metrics.csv") for seed in arm.reports]
+        files = [arm.folders[seed].run / "metrics.csv" for seed in arm.reports]
+        histories = [read_history(file) for file in files if file not in arm.damaged]
         for metric in labels:
             if curve := _over_seeds(histories, metric):
                 curves[arm.name, metric] = curve

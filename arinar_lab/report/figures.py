@@ -6,6 +6,7 @@ without data is named as left out, and its old files are removed.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,9 @@ from typing import Any
 
 from ..analysis.analyse import Analysis
 from ..analysis.results import Results
+from ..errors import ConfigError
 from ..files.atomic import atomic_draft
+from ..output.text import say
 from .density_figures import calibration_histograms, conditional_densities, sample_grid
 from .diagnostic_figures import learning_curves, where_the_bits_go
 from .result_figures import against_factor, against_speed, cost_breakdown, ranks_by_budget
@@ -43,11 +46,22 @@ class Figure:
     applies: Callable[[Results], bool] = lambda results: True
 
     def write(self, analysis: Analysis, folder: Path) -> list[Path]:
-        """Draw it into the folder; returns the paths of PNG and PDF, or none."""
+        """Draw it into the folder; returns the paths of PNG and PDF, or none.
+
+        A damaged file of a run costs the figure that shows it, and a line that names it.
+        """
         import matplotlib.pyplot as plt
 
         paths = [folder / f"{self.name}.png", folder / f"{self.name}.pdf"]
-        figure = self.draw(analysis) if analysis.results.any_report else None
+        figure = None
+        try:
+            figure = self.draw(analysis) if analysis.results.any_report else None
+        except ConfigError as error:
+            say(
+                f"Left out: {self.title.lower()}: {error}; arinar evaluate makes it anew once"
+                " report.json beside it is deleted",
+                sys.stderr,
+            )
         if figure is None:
             for path in paths:
                 path.unlink(missing_ok=True)
@@ -68,9 +82,9 @@ FIGURES = (
         f"Marker or dash: mean over seeds. Thin bar with caps: {TRAINING_NOISE}. Broad pale bar,"
         f" where measured: {EVALUATION_NOISE}. Dots: single seeds. Colours and markers are those"
         " of the arms in every figure. Dotted line: the baseline's mean. Dashed grey line: held-out"
-        " images, beside the distance of as many images. Distances that span more than a factor of"
-        " ten have a logarithmic axis. An arrow at the edge: the interval goes on beyond it, to"
-        " the value there, for it comes from few seeds.",
+        " images, beside the distance of as many images (few). Distances that span more than a"
+        " factor of ten have a logarithmic axis. An arrow at the edge: the interval goes on beyond"
+        " it, to the value there, for it comes from few seeds.",
         "bits/dim or Fréchet distance of a finished run",
         against_factor,
     ),

@@ -56,10 +56,13 @@ _LINES = ("-", "--")  # of the metrics of a panel
 
 
 def panels_of(results: Results) -> list[list[str]]:
-    """The metrics that are drawn, in panels of one unit each, as far as a run has them."""
+    """The metrics that are drawn, in panels of one unit each, as far as a run has them.
+
+    Distances of different numbers of images have panels of their own: a floor is of one number.
+    """
     published = [(metric,) for metric in DISTANCES if metric != DISTANCE]
     panels = []
-    for metrics in ((BITS, LEVEL), (GAP,), (DISTANCE, FEW), *published):
+    for metrics in ((BITS, LEVEL), (GAP,), (DISTANCE,), (FEW,), *published):
         measured = list(filter(results.values, metrics))
         if measured:
             panels.append(measured)
@@ -126,7 +129,7 @@ def _along(results: Results, panels: list[list[str]], scale: list[float]) -> Any
                     line = {"color": GREY, "linestyle": _LINES[i], "linewidth": 0.9, "zorder": 1}
                     ax.plot(*zip(*means, strict=True), **line)
 
-            floor = _floor(ax.axhline, results, metrics)
+            floor = _floor(ax, results, metrics, is_upright=True)
             values = floor + _all_values(results, metrics)
             _scaled(ax.set_yscale, ax.yaxis, ax.set_ylim, ax.get_ylim, values, _log_from(metrics))
             if is_log:
@@ -134,7 +137,7 @@ def _along(results: Results, panels: list[list[str]], scale: list[float]) -> Any
             ax.set_xticks(scale, list(map("{:g}".format, scale)))
             ax.minorticks_off()
             ax.set(xlabel=results.axes[0], ylabel=axis_label(metrics[0]))
-            _legend(ax, metrics, floor, is_upright=True)
+            _legend(ax, metrics, is_upright=True)
             drawn.append(bars)
 
         _mark_off_scale(figure, axes[:, 0], drawn)
@@ -167,13 +170,14 @@ def _arm_by_arm(results: Results, panels: list[list[str]]) -> Any:
                 for row, arm in enumerate(arms):
                     bars += _dot(ax, arm, metric, row + shift, look_of[arm.name], i)
                 _baseline_lines(ax, results, metric, (BLACK, GREY)[i])
-            floor = _floor(ax.axvline, results, metrics)
+            floor = _floor(ax, results, metrics)
             values = floor + _all_values(results, metrics)
             _scaled(ax.set_xscale, ax.xaxis, ax.set_xlim, ax.get_xlim, values, _log_from(metrics))
-            ax.set_xlabel(axis_label(metrics[0]))
+            label = axis_label(metrics[0])
+            ax.set_xlabel("\n(".join(label.rsplit(" (", 1)) if is_wide else label)
             ax.set_ylim(len(arms) - 0.5, -0.5)
             ax.set_yticks(range(len(arms)), names)
-            _legend(ax, metrics, floor)
+            _legend(ax, metrics)
             drawn.append(bars)
 
         _mark_off_scale(figure, axes.flat, drawn)
@@ -262,16 +266,16 @@ def _in_view(set_limits: Any, limits: Any, values: Sequence[float]) -> None:
         set_limits(max(bottom, low - (high - low)), min(top, high + (high - low)))
 
 
-def _legend(ax: Any, metrics: list[str], floor: list[float], is_upright: bool = False) -> None:
+def _legend(ax: Any, metrics: list[str], is_upright: bool = False) -> None:
     """Above the panel, where there is more in it than one metric; in grey, since colours are
     those of arms.
     """
     from matplotlib.lines import Line2D
 
-    handles, _ = ax.get_legend_handles_labels()
-    if len(metrics) < 2 and not floor:
+    if len(metrics) < 2:
         return
 
+    handles = []
     for i, metric in enumerate(metrics):
         mark: dict[str, Any] = {"marker": "o"} if i == 0 else _dash(is_upright)
         line = _LINES[i] if is_upright else "none"
@@ -280,15 +284,29 @@ def _legend(ax: Any, metrics: list[str], floor: list[float], is_upright: bool = 
     ax.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
 
 
-def _floor(line: Any, results: Results, metrics: Sequence[str]) -> list[float]:
-    """Draw the value of held-out images in the metric that is of as many images; returns it."""
+def _floor(
+    ax: Any, results: Results, metrics: Sequence[str], is_upright: bool = False
+) -> list[float]:
+    """Draw the value of held-out images in the metric that is of as many images, with its name at
+    the line's end; returns it.
+    """
     for metric in metrics:
         floors = filter(None, (arm.floor(metric) for arm in results.arms))
         value, unequal_count = next(floors, (0.0, 0))
-        if unequal_count is None:
-            look = {"color": GREY, "linestyle": (0, (6, 2)), "linewidth": 0.9, "zorder": 1}
-            line(value, **look, label="held-out images")
-            return [value]
+        if unequal_count is not None:
+            continue
+
+        look = {"color": GREY, "linestyle": (0, (6, 2)), "linewidth": 0.9, "zorder": 1}
+        text = {"color": "#555555", "fontsize": 7, "textcoords": "offset points"}
+        if is_upright:
+            ax.axhline(value, **look, label="held-out images")
+            at = {"xy": (1, value), "xycoords": ax.get_yaxis_transform(), "xytext": (3, 0)}
+            ax.annotate("held-out\nimages", **at, **text, ha="left", va="center")
+        else:
+            ax.axvline(value, **look, label="held-out images")
+            at = {"xy": (value, 1), "xycoords": ax.get_xaxis_transform(), "xytext": (0, 2)}
+            ax.annotate("held-out images", **at, **text, ha="center", va="bottom")
+        return [value]
 
     return []
 

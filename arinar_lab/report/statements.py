@@ -12,7 +12,10 @@ from typing import Any
 
 from ..analysis.analyse import Analysis
 from ..analysis.conditions import (
+    NO_DISTANCES,
     commit_of,
+    distinct_values,
+    lacks_distances,
     likelihood_kind,
     report_value,
     report_values,
@@ -34,7 +37,7 @@ TESTS = (
     " test therefore pools it over all arms that pass a homogeneity test (Cochran's), and the line"
     " says of how many arms the spread is. Where an arm's own variance is larger, it counts"
     " instead, with degrees of freedom between those of the pool and its own. p is corrected by"
-    " Holm's method over the arms, separately for each metric, and for the looks at a study that"
+    " Holm's method over the arms, {family}, and for the looks at a study that"
     " grows; intervals of differences are corrected alike, and exclude zero where p is below 5 %."
     " An arm is equivalent where two one-sided tests find the difference within what matters. d is"
     " Cohen's, with its 95 % interval. Seeds to add are for a power of 0.8 at the observed effect,"
@@ -185,14 +188,16 @@ def _count(n: int, noun: str) -> str:
 
 def _design(results: Results) -> list[Statement]:
     done = len(list(results.runs))
-    planned = len(results.arms) * len(results.seeds)
+    planned = results.planned
     varied = f", which differ in {', '.join(results.varied)}" if results.varied else ""
     seeds = f"{_count(len(results.seeds), 'seed')} ({', '.join(map(str, results.seeds))})"
+    more = len(results.baseline_seeds)
+    of_baseline = f", the baseline with {more}" if more > len(results.seeds) else ""
 
     texts = [f"The study asks: {results.question}"] if results.question else []
     texts.append(
-        f"It has {_count(len(results.arms), 'arm')}{varied}, each trained with {seeds}; {done} of"
-        f" {planned} runs are finished."
+        f"It has {_count(len(results.arms), 'arm')}{varied}, each trained with"
+        f" {seeds}{of_baseline}; {done} of {planned} runs are finished."
     )
     if len(results.arms) > 1:
         verb = "is" if len(results.baselines) == 1 else "of each budget is, in turn,"
@@ -255,6 +260,8 @@ def _statistics(analysis: Analysis) -> list[Statement]:
         return [Statement(text, section)]
 
     count = f"n is {len(results.seeds)} where all are finished"
+    if len(results.baseline_seeds) > len(results.seeds):
+        count = f"{count}, and {len(results.baseline_seeds)} of the baseline"
     statements = [Statement(f"± is the {TRAINING_NOISE}; {count}.", section, in_caption=True)]
     if _any(results, lambda report: report.get("noise")):
         statements.append(
@@ -277,12 +284,17 @@ def _statistics(analysis: Analysis) -> list[Statement]:
 def _tests(analysis: Analysis, section: str) -> list[Statement]:
     """How arms are compared, and how the table marks them."""
     against = baseline_in_words(analysis.results)
-    metrics = dict.fromkeys(effect.column.heading for effect in analysis.effects)
+    metrics = dict.fromkeys(effect.metric for effect in analysis.effects)
     marks = (
         f"Bold is better and italic is worse than {against}, resolved at 5 % after Holm's"
         " correction. All else is not resolved, or not tested."
     )
-    tests = f"An arm is compared with {against} in {', '.join(metrics)}. {TESTS}"
+    family = "separately for each metric"
+    if analysis.results.family == "matters":
+        joint = filter(analysis.results.matters.__contains__, metrics)
+        family = f"together for {join_names(map(HEADINGS.__getitem__, joint))}"
+    headings = ", ".join(map(HEADINGS.__getitem__, metrics))
+    tests = f"An arm is compared with {against} in {headings}. {TESTS.format(family=family)}"
     policy = "What is not resolved is called so; no best of n is reported."
     return [
         Statement(marks, in_caption=True),
@@ -338,8 +350,8 @@ def _likelihood(analysis: Analysis) -> list[Statement]:
     if results.values(LEVEL):
         text = (
             "Bits/dim is of the uniformly dequantised pixels: exact as a density, a bound for the"
-            " integers. 49 % of digit pixels are level 0, and bits/dim rewards components that are"
-            " spent on filling that level's box evenly. Bits/dim at Δ asks only for the"
+            " integers. Half of the pixels of digits and Fashion-MNIST are level 0, and bits/dim"
+            " rewards components that fill that level's box evenly. Bits/dim at Δ asks only for the"
             " probability of the grey level itself (its centre ± Δ/2). Read both."
         )
         statements.append(Statement(text))
@@ -377,14 +389,21 @@ def _images(analysis: Analysis) -> list[Statement]:
 
 
 def _units(results: Results) -> list[Statement]:
-    """The unit of bits/dim, where it is not the pixel."""
+    """The unit of bits/dim where it is not the pixel, and data that differ."""
     arms: dict[str, list[str]] = {}
+    images: dict[str, list[str]] = {}
     for arm in results.arms:
         for unit in units_of(arm):
             arms.setdefault(unit, []).append(arm.name)
+        for held_out in distinct_values(arm.reports.values(), "likelihood", "held_out"):
+            images.setdefault(held_out, []).append(arm.name)
 
+    named = ""
     if len(arms) > 1:
         named = "; ".join(f"of {unit}s: {join_names(names)}" for unit, names in arms.items())
+    elif len(images) > 1:
+        named = "held-out images of " + "; of ".join(map(join_names, images.values()))
+    if named:
         return [Statement(f"Bits/dim of different data cannot be compared, and are not ({named}).")]
     if arms and "pixel" not in arms:
         return [Statement(f"Bits/dim is of the raw {next(iter(arms))}s, not of pixels.")]
@@ -402,6 +421,9 @@ def _distances(results: Results) -> list[Statement]:
             " FID), KID over all images."
         )
         statements.append(Statement(text, "Evaluation"))
+
+    if results.every_report and all(map(lacks_distances, results.every_report)):
+        statements.append(Statement(f"{NO_DISTANCES}.", "Evaluation"))
 
     statements += _floor(results.any_report)
     if _any(results, _has_quality):

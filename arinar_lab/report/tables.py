@@ -144,7 +144,7 @@ def row_of(
         verdict = verdicts.get((arm.name, column.metric), "")
         cells.append(TableCell(value, noise, verdict, column.digits, partial, absent))
 
-    seeds = f"{len(arm.reports)} of {len(results.seeds)}"
+    seeds = f"{len(arm.reports)} of {len(results.seeds_of(arm))}"
     likelihood = " / ".join(kinds_of(arm))
     if arm.name in results.baselines:
         return TableRow(f"{arm.name} (baseline)", seeds, likelihood, tuple(cells), "baseline")

@@ -145,8 +145,8 @@ def _digest(content: dict[str, Any]) -> str:
 
 
 @cache
-def _say_damaged(line: str, written: int) -> None:
-    """Print a line to the standard error, once for each state of a file."""
+def say_damaged(line: str, written: int) -> None:
+    """Print a line to the standard error, once for each state of a file (0 where it is missing)."""
     say(line, sys.stderr)
 
 
@@ -226,7 +226,7 @@ class RunFolder:
         try:
             report = read_sealed(path)
         except ConfigError as error:
-            _say_damaged(str(error), path.stat().st_mtime_ns)
+            say_damaged(str(error), path.stat().st_mtime_ns)
             return {}
         return report if report.get("metrics") else {}
 
@@ -249,19 +249,22 @@ class RunFolder:
         """Read bits.npz: `bits` [n] and `insured` [n]; empty where the evaluation kept none.
 
         Raises:
-            ConfigError: if it was edited or damaged since the report was written.
+            ConfigError: if it is missing, or was edited or damaged since the report was written.
         """
         path = self._image_bits(recipe)
         noted = report.get("image_bits")
-        if not noted or not path.is_file():
+        if not noted:
             return {}
 
-        if file_digest(path) != noted:
-            raise ConfigError(
-                f"{path}: damaged or edited since its report was written (its sha256 differs);"
-                " delete it and report.json beside it, and arinar evaluate makes both again"
-            )
-        return read_npz(path)
+        fault = "missing"
+        if path.is_file():
+            if file_digest(path) == noted:
+                return read_npz(path)
+            fault = "damaged or edited since its report was written (its sha256 differs)"
+        raise ConfigError(
+            f"{path}: {fault}; delete report.json beside it, and arinar evaluate {self.path} makes"
+            " both again"
+        )
 
     def _image_bits(self, recipe: Recipe) -> Path:
         return self.evaluation(recipe) / "bits.npz"
@@ -293,18 +296,22 @@ class RunFolder:
         write_sealed(self.path / "DONE", {**content, "files": sums})
 
     def refuse_edited(self, name: str) -> None:
-        """Refuse a file of a finished run that was edited or damaged since it ended.
+        """Refuse a file of a finished run that was edited, damaged or removed since it ended.
 
         Raises:
             ConfigError: naming it.
         """
+        path = self.path / name
         noted = read_sealed(self.path / "DONE").get("files", {}).get(name)
-        if noted and (self.path / name).is_file() and file_digest(self.path / name) != noted:
-            raise ConfigError(
-                f"{self.path / name}: damaged or edited since the run ended (its sha256 differs"
-                " from that in DONE); restore it, or delete DONE to train the run again from its"
-                " last checkpoint"
-            )
+        if not noted or (path.is_file() and file_digest(path) == noted):
+            return
+        fault = "missing"
+        if path.is_file():
+            fault = "damaged or edited since the run ended (its sha256 differs from that in DONE)"
+        raise ConfigError(
+            f"{path}: {fault}; restore it, or delete DONE to train the run again from its last"
+            " checkpoint"
+        )
 
     def write_config(self, recipe: Recipe) -> None:
         write_atomically(self.path / "config.yaml", to_yaml(to_plain(recipe)))

@@ -7,12 +7,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
 from ..analysis.results import ArmResult, Folders, Report, Results
 from ..config.schema import Component, flatten, to_plain
 from ..config.sections import Recipe
 from ..errors import ConfigError
 from ..metrics import SPEED
-from ..runs.folder import read_json, read_sealed
+from ..runs.folder import RunFolder, read_json, read_sealed, say_damaged
 from .plan import LOOKS, Arm, Plan
 
 
@@ -20,17 +22,15 @@ def collect(plan: Plan) -> Results:
     """Read the report of every finished run of a study.
 
     Raises:
-        ConfigError: if a report holds a metric that is no number, or a history or the bits/dim
-            of images were edited since they were written.
+        ConfigError: if a report holds a metric that is no number, or a DONE is damaged.
     """
     reports: dict[str, dict[int, Report]] = {}
     for arm in plan.arms:
         reports[arm.name] = {}
-        for seed in plan.seeds:
+        for seed in plan.seeds_of(arm):
             folder, recipe = plan.cell(arm, seed)
             if report := folder.report(recipe):
                 refuse_malformed(report, folder.evaluation(recipe) / "report.json")
-                folder.refuse_edited("metrics.csv")
                 reports[arm.name][seed] = report
 
     return results_of(plan, reports, read_json(plan.folder / "references.json"))
@@ -50,6 +50,7 @@ def results_of(
         arms=arms,
         baseline=plan.baseline,
         seeds=plan.seeds,
+        baseline_seeds=plan.all_seeds,
         question=plan.question,
         folder=plan.folder,
         axes=plan.axes,
@@ -59,6 +60,7 @@ def results_of(
         references=references,
         matters=plan.matters,
         pooled=plan.pooled,
+        family=plan.family,
         looks=looks_so_far(plan),
         most_seeds=plan.growth.at_most if plan.growth else 0,
     )
@@ -83,13 +85,17 @@ def _arm_result(plan: Plan, arm: Arm, reports: dict[int, Report]) -> ArmResult:
     folders = {}
     failures = {}
     unreadable = {}
-    image_bits = {}
-    for seed in plan.seeds:
+    damaged: dict[Path, str] = {}
+    image_bits: dict[int, np.ndarray] = {}
+    for seed in plan.seeds_of(arm):
         folder, recipe = plan.cell(arm, seed)
         folders[seed] = Folders(folder.path, folder.evaluation(recipe))
         file = folder.evaluation(recipe) / "report.json"
-        if kept := folder.image_bits(recipe, reports.get(seed, {})):
-            image_bits[seed] = kept["bits"]
+        if seed in reports:
+            bits, faults = read_beside(folder, recipe, reports[seed])
+            if bits is not None:
+                image_bits[seed] = bits
+            damaged |= faults
         if seed not in reports and folder.failure:
             failures[seed] = folder.failure
         elif seed not in reports and file.is_file():
@@ -109,8 +115,31 @@ def _arm_result(plan: Plan, arm: Arm, reports: dict[int, Report]) -> ArmResult:
         signature=arm.recipe.training_signature,
         failures=failures,
         unreadable=unreadable,
+        damaged=damaged,
         image_bits=image_bits,
     )
+
+
+def read_beside(
+    folder: RunFolder, recipe: Recipe, report: Report
+) -> tuple[np.ndarray | None, dict[Path, str]]:
+    """Bits/dim of images [n] beside a report, None where there are none; and the files beside it
+    that are damaged or missing, with the reason, which is printed, too.
+    """
+    bits = None
+    faults: dict[Path, str] = {}
+    try:
+        bits = folder.image_bits(recipe, report).get("bits")
+    except ConfigError as error:
+        faults[folder.evaluation(recipe) / "bits.npz"] = str(error)
+    try:
+        folder.refuse_edited("metrics.csv")
+    except ConfigError as error:
+        faults[folder.path / "metrics.csv"] = str(error)
+
+    for path, reason in faults.items():
+        say_damaged(reason, path.stat().st_mtime_ns if path.is_file() else 0)
+    return bits, faults
 
 
 def inexact_parts(recipe: Recipe) -> str:

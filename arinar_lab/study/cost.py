@@ -50,6 +50,7 @@ class Cost:
         step: GFLOPs of one training step.
         seconds: The time of the run on this machine, with its evaluation.
         speed_seconds: The time in which its speed is measured, with no other run beside it.
+        evaluation_seconds: The part of `seconds` that follows training.
     """
 
     parameters: int
@@ -57,6 +58,7 @@ class Cost:
     step: float
     seconds: float
     speed_seconds: float = 0.0
+    evaluation_seconds: float = 0.0
 
 
 def probe(recipe: Recipe, steps: int = 4) -> Cost:
@@ -84,12 +86,19 @@ def probe(recipe: Recipe, steps: int = 4) -> Cost:
     image_seconds = (time.perf_counter() - begun) / len(indices) if source.levels else 0.0
 
     training = 1.3 * recipe.training.steps * step_seconds
-    seconds = training + recipe.evaluation.images * image_seconds + 5
+    evaluation = recipe.evaluation.images * image_seconds + 5
     image_flops = count_flops(recipe, experiment) / 1e9
     # a batch of one takes about as long as one of 32; one repeat more warms up
     timed_images = recipe.evaluation.speed_batch + len(indices)
     speed_seconds = (recipe.evaluation.speed_repeats + 1) * timed_images * image_seconds
-    return Cost(experiment.parameters, image_flops, step_flops / 1e9, seconds, speed_seconds)
+    return Cost(
+        experiment.parameters,
+        image_flops,
+        step_flops / 1e9,
+        training + evaluation,
+        speed_seconds,
+        evaluation,
+    )
 
 
 def probe_or_reason(recipe: Recipe) -> Cost | str:

@@ -30,6 +30,7 @@ from ..config.files import STUDY_SECTIONS, merge, unflatten
 from ..config.schema import flatten
 from ..config.yaml_reader import read_value, to_flow_yaml
 from ..errors import ConfigError, did_you_mean, located
+from ..files.workspace import HERE
 from ..output.names import short_value
 from ..runs.folder import slug
 
@@ -38,6 +39,8 @@ File = TypeVar("File")
 MISSING: Any = object()
 _VARIED = ("axes", "vary", "search")
 _OF_BOTH = ("validation",)  # sections of a recipe, and of a sweep, which sets them for its trials
+_LONGEST = 80  # letters of a study's name
+_FORMER_LONGEST = 120  # those of studies that were begun before
 _IN_NAMES = {"algorithm": "sampler"}  # a key's former word, by which folders that resume are named
 
 
@@ -61,11 +64,13 @@ def read_request(
     overrides: Mapping[str, Any] | None,
     kind: type[File],
     owner: str,
+    studies: Path = HERE.studies,
 ) -> Request[File]:
     """Read the content of a study's or sweep's file under overrides.
 
     Arguments:
         owner: What a message calls the file.
+        studies: The folder of all studies.
 
     Raises:
         ConfigError: if the file is at fault, or an override would be in vain.
@@ -80,7 +85,7 @@ def read_request(
         file = schema.parse_dataclass(kind, changed, "", owner)
 
     named_by = _named_by(content, changed, file_changes, changes)
-    return Request(file, changes, study_name(path.stem, named_by))
+    return Request(file, changes, study_name(path.stem, named_by, studies))
 
 
 def _named_by(
@@ -365,25 +370,43 @@ def unused_overrides(
     return missed
 
 
-def study_name(stem: str, changes: dict[str, Any]) -> str:
+def study_name(stem: str, changes: dict[str, Any], studies: Path = HERE.studies) -> str:
     """The study's name: that of its file, and the overrides; different overrides never share one.
 
-    A hash replaces what is too long for a folder, and follows a name that is not exact.
+    A name of more than 80 letters keeps the overrides that fit, and a hash stands for all. A hash
+    follows a name that is not exact, too.
+
+    Arguments:
+        studies: The folder of all studies. One that was begun under its former, longer name
+            keeps that.
     """
     values = sorted(flatten(changes).items())
     words = [f"{key}={short_value(value)}" for key, value in values]
     full = "-".join([stem, *words])
     name = slug(full)
     is_exact = name == full and all(_is_exact(value) for _, value in values)
-    if is_exact and len(name) <= 120:
+    if is_exact and len(name) <= _LONGEST:
         return name
 
-    if len(name) > 120:
-        name = slug(stem)[:80]
     hashed = stem + json.dumps(values, default=str)
     digest = hashlib.sha256(os.fsencode(hashed)).hexdigest()[:8]
+    if len(name) <= _LONGEST:
+        return f"{name or 'study'}-{digest}"
 
-    return f"{name or 'study'}-{digest}"
+    former = name if len(name) <= _FORMER_LONGEST else slug(stem)[:80]
+    if not is_exact or len(name) > _FORMER_LONGEST:
+        former = f"{former or 'study'}-{digest}"
+    return former if (studies / former).is_dir() else f"{_shortened(stem, words)}-{digest}"
+
+
+def _shortened(stem: str, words: list[str]) -> str:
+    """The begin of a name of at most 80 letters that a hash follows: as many words as fit."""
+    most = _LONGEST - len("-12345678")
+    name = slug(stem)[:most] or "study"
+    for word in map(slug, words):
+        if len(name) + 1 + len(word) <= most:
+            name = f"{name}-{word}"
+    return slug(name)
 
 
 def _is_exact(value: Any) -> bool:

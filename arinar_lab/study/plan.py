@@ -16,17 +16,17 @@ import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..analysis.paper_rows import PaperRow
-from ..config.build import build
+from ..config.build import build, produces
 from ..config.files import merge, read_recipe, unflatten
 from ..config.schema import flatten, to_plain
 from ..config.sections import Recipe, parse_recipe
 from ..config.yaml_reader import is_yaml_for, read_value
 from ..errors import ConfigError, did_you_mean, located
 from ..files.workspace import HERE, Workspace
-from ..metrics import MATTERS, ranking_metric
+from ..metrics import HEADINGS, MATTERS, ranking_metric
 from ..model.inner.head import Likelihood
 from ..output.names import join_names, short_value
 from ..runs.folder import RunFolder, read_sealed
@@ -112,16 +112,19 @@ class Plan:
         arms: The arms, in the order of the table.
         baseline: The name of the arm that the others are compared with.
         seeds: The seeds of every arm, of a growing study those that it has by now.
+        baseline_seeds: The number of seeds of the baseline where that is larger.
         growth: How the study grows until it is resolved; None where its seeds are fixed.
         matters: Metric → the difference that matters.
         pooled: Whether the tests pool spreads over arms.
+        family: What p is corrected over; see `Results`.
         references: Whether the table has rows of scikit-learn's estimators.
         papers: Table rows from papers.
         budgets: Labels of the budgets at which every arm runs, the smallest first; none without
             `budget`.
         storage: The address of a server; empty where workers share files. It is no part of the
             name, and never printed.
-        unreached: Lines that name the overrides which some arms ignore.
+        cautions: Lines about what is in vain: overrides that some arms ignore, and a difference
+            that matters in a metric that no arm measures.
         workspace: The place of the study's folder and the runs.
     """
 
@@ -131,14 +134,16 @@ class Plan:
     arms: tuple[Arm, ...]
     baseline: str
     seeds: tuple[int, ...]
+    baseline_seeds: int = 0
     growth: GrowingSeeds | None = None
     matters: Mapping[str, float] = field(default_factory=lambda: MATTERS)
     pooled: bool = True
+    family: Literal["metric", "matters"] = "metric"
     references: bool = False
     storage: str = field(default="", repr=False)
     papers: tuple[PaperRow, ...] = ()
     budgets: tuple[str, ...] = ()
-    unreached: tuple[str, ...] = ()
+    cautions: tuple[str, ...] = ()
     workspace: Workspace = HERE
 
     @property
@@ -158,6 +163,22 @@ class Plan:
         recipe = arm.recipe.with_seed(seed)
         return RunFolder.of(recipe, arm.name), recipe
 
+    def seeds_of(self, arm: Arm) -> tuple[int, ...]:
+        """The seeds of an arm: those of the study, and more of the baseline, at each budget."""
+        baseline = next(other for other in self.arms if other.name == self.baseline)
+        return self.all_seeds if arm.design == baseline.design else self.seeds
+
+    @property
+    def all_seeds(self) -> tuple[int, ...]:
+        """The seeds of the baseline, among which are those of every arm."""
+        return extended_seeds(self.seeds, self.baseline_seeds)
+
+    @property
+    def cells(self) -> list[tuple[Arm, int]]:
+        """Every arm under each of its seeds, seed by seed."""
+        pairs = itertools.product(self.all_seeds, self.arms)
+        return [(arm, seed) for seed, arm in pairs if seed in self.seeds_of(arm)]
+
     def factors(self, arm: Arm) -> dict[str, Any]:
         """An arm's value of each axis and its budget, by short names."""
         values = dict(zip(axis_labels(self.axes), arm.values, strict=False))
@@ -174,7 +195,7 @@ class Plan:
         equal numbers of seeds.
         """
         jobs: dict[str, Job] = {}
-        for seed, arm in itertools.product(self.seeds, self.arms):
+        for arm, seed in self.cells:
             folder, recipe = self.cell(arm, seed)
             job = Job(folder, arm.name, (recipe,))
             if job.key in jobs:
@@ -182,6 +203,12 @@ class Plan:
                 job = replace(job, recipes=(*job.recipes, recipe))
             jobs[job.key] = job
         return list(jobs.values())
+
+
+def extended_seeds(seeds: tuple[int, ...], count: int) -> tuple[int, ...]:
+    """The same seeds, and the next unused ones up to a number of them."""
+    unused = (seed for seed in itertools.count() if seed not in seeds)
+    return (*seeds, *itertools.islice(unused, max(0, count - len(seeds))))
 
 
 def _grid(axes: dict[str, list[Any]]) -> dict[str, Change]:
@@ -254,7 +281,7 @@ def read_plan(
     Raises:
         ConfigError: with the first fault, in one line.
     """
-    file, changes, name = read_study(path, overrides)
+    file, changes, name = read_study(path, overrides, workspace.studies)
     base = merge(read_recipe(path.parent / file.base), changes)
     with located(path):
         chosen = _chosen(file)
@@ -279,14 +306,16 @@ def read_plan(
         arms=tuple(arms.values()),
         baseline=f"{baseline} @ {budgets[0]}" if budgets else baseline,
         seeds=file.first_seeds,
+        baseline_seeds=file.baseline_seeds,
         growth=file.growth,
         matters=file.margins,
         pooled=file.pool == "arms",
+        family=file.family,
         references=file.has_estimators,
         storage=file.storage,
         papers=file.papers,
         budgets=budgets,
-        unreached=lines,
+        cautions=(*lines, *_unmeasured(file, arms.values())),
         workspace=workspace,
     )
     with located(path):
@@ -423,6 +452,18 @@ def _unreached(
             )
 
     return tuple(lines)
+
+
+def _unmeasured(file: StudyFile, arms: Iterable[Arm]) -> list[str]:
+    """A line for each metric of `matters` that no arm measures."""
+    lines = []
+    for metric in file.margins if file.matters else ():
+        if not any(produces(arm.recipe, build(arm.recipe, "meta"), metric) for arm in arms):
+            lines.append(
+                f"matters.{HEADINGS[metric]}: no arm of this study measures it, so nothing is said"
+                " of it"
+            )
+    return lines
 
 
 def _way_to_reach(file: StudyFile, key: str, value: Any) -> str:

@@ -31,6 +31,7 @@ from ..analysis.paper_rows import PaperRow
 from ..config.sections import check_seeds
 from ..config.yaml_reader import read_yaml
 from ..errors import ConfigError, did_you_mean
+from ..files.workspace import HERE
 from ..metrics import HEADINGS, MATTERS
 from .override import Request, read_request
 
@@ -107,10 +108,15 @@ class StudyFile:
             the arm `base`.
         seeds: The seeds of each arm, different whole numbers from 0 to 2^32 - 1; or how many
             there are at first and at most, of a study that grows until it is resolved.
+        baseline_seeds: How many seeds the baseline has, not fewer than the other arms; their number
+            by default. Each arm is compared with it, so that with n arms √(n - 1) times the seeds
+            resolve most of a given number of runs (Dunnett, 1955).
         matters: Names of metrics → the difference, above 0, that matters. An arm within it may be
             called equivalent. A name is a heading of the table, a metric's key, or that key's last
             word. The default is 0.02 bits/dim and 0.5 of FD digits; {} calls nothing equivalent.
         pool: What the tests estimate spreads from: all arms that agree on it, or each arm alone.
+        family: What p is corrected over: the arms in each metric, or the arms in all metrics of
+            `matters` together, so that 5 % of studies without an effect call any of these.
         references: Further rows of the table: true for density estimators of scikit-learn, or a
             list of `scikit-learn` and rows from papers.
         storage: The address of the queue of runs, never printed; a local file by default.
@@ -128,8 +134,10 @@ class StudyFile:
     budget: dict[str, list[float]] | None = None
     baseline: Any = None
     seeds: tuple[int, ...] | GrowingSeeds = (0, 1, 2)
+    baseline_seeds: int = 0
     matters: dict[str, float] | None = None
     pool: Literal["arms", "none"] = "arms"
+    family: Literal["metric", "matters"] = "metric"
     references: bool | list[Reference] = False
     storage: str = field(default="", repr=False)
 
@@ -141,6 +149,11 @@ class StudyFile:
 
         self._check_budget()
         check_seeds(self.first_seeds)
+        if self.baseline_seeds and self.baseline_seeds < len(self.first_seeds):
+            raise ValueError(
+                f"baseline_seeds: {self.baseline_seeds} is below the {len(self.first_seeds)} seeds "
+                "of every arm"
+            )
         _ = self.margins
         for name, count in Counter(paper.name for paper in self.papers).items():
             if count > 1:
@@ -219,8 +232,10 @@ def metric_named(name: str) -> str:
     return metrics[name]
 
 
-def read_study(path: Path, overrides: dict[str, Any] | None = None) -> Request[StudyFile]:
-    """A study's file under overrides.
+def read_study(
+    path: Path, overrides: dict[str, Any] | None = None, studies: Path = HERE.studies
+) -> Request[StudyFile]:
+    """A study's file under overrides. studies: the folder of all studies.
 
     Raises:
         ConfigError: with the first fault, in one line.
@@ -228,7 +243,7 @@ def read_study(path: Path, overrides: dict[str, Any] | None = None) -> Request[S
     content = read_yaml(path)
     if "search" in content:
         raise ConfigError(f"{path}: is a sweep, since it has search; run it by arinar sweep {path}")
-    request = read_request(path, content, overrides, StudyFile, "a study")
+    request = read_request(path, content, overrides, StudyFile, "a study", studies)
     if "seed" in request.changes:
         raise ConfigError(
             f"seed: {request.changes['seed']!r} is of one run; a study repeats its arms, as in "

@@ -295,7 +295,7 @@ def study_signatures(plan: Plan) -> dict[str, Any]:
     for arm in plan.arms:
         recipe = arm.recipe
         arms[arm.name] = f"{recipe.training_signature}/{recipe.evaluation_signature}"
-    return {"arms": arms, "seeds": list(plan.seeds)}
+    return {"arms": arms, "seeds": list(plan.all_seeds)}
 
 
 def changes(board: Board) -> list[str]:

@@ -14,10 +14,9 @@ from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from optuna.trial import Trial
 
-from ..config.build import Experiment, build
+from ..config.build import build, produces
 from ..config.files import merge, read_recipe, unflatten
 from ..config.schema import to_plain
 from ..config.sections import Recipe, parse_recipe
@@ -364,33 +363,3 @@ def _check_space(sweep: Sweep, target: Target) -> None:
                 raise ConfigError(
                     f"{key}: no run produces {metric} with {sweep.label(values) or target.name}"
                 )
-
-
-def produces(recipe: Recipe, experiment: Experiment, metric: str) -> bool:
-    """Whether evaluation reports a metric of this experiment, which may be on the device `meta`."""
-    source, model = experiment.source, experiment.model
-    if metric.startswith("quality/"):
-        return source.digits
-    if metric.startswith("val/gap"):
-        images, labels = source.held_out
-        return model.likelihood != "none" and source.log_prob(images[:1], labels[:1]) is not None
-    if metric == "val/bits_per_dim_error":
-        return model.inner.likelihood == "estimate"
-    if metric.startswith("val/bits_per_dim_at_"):
-        delta = recipe.evaluation.resolution
-        if "pit" not in model.inner.capabilities:
-            return False
-        if metric.endswith("_level"):
-            return delta is None and experiment.codec.box(source.held_out[0][:1]) is not None
-        return delta is not None
-    if metric.startswith("components/"):
-        return _mixes(experiment)
-    return not metric.startswith(("val/", "train/")) or model.likelihood != "none"
-
-
-def _mixes(experiment: Experiment) -> bool:
-    """Whether the inner model's densities are mixtures, whose component weights are reported."""
-    model, d = experiment.model, experiment.codec.features
-    z = torch.zeros(1, model.outer.context, device=experiment.device)
-    density = model.inner(z).given(torch.zeros(1, d, device=experiment.device))
-    return density.weights() is not None

@@ -289,8 +289,10 @@ class Tracker:
         return False
 
     def _log_artifacts(self, folder: RunFolder, report: Path) -> None:
-        """Send configuration, report and pictures of samples, as far as they exist."""
-        for path in (folder.path / "config.yaml", report):
+        """Send configuration, bits/dim of images, report and pictures of samples, as far as they
+        exist.
+        """
+        for path in (folder.path / "config.yaml", report.with_name("bits.npz"), report):
             if path.is_file():
                 self._client.log_artifact(self.run_id, str(path))
         for path in sorted((report.parent / "samples").glob("*.png")):
@@ -340,11 +342,13 @@ class Tracker:
         return False
 
     def _download(self, run_id: str, folder: RunFolder, evaluation: Path) -> None:
-        """Move configuration, samples and report of a published run into its folder."""
+        """Move configuration, samples, bits/dim of images and report of a published run into its
+        folder.
+        """
         folder.path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.path) as draft:
             artifacts = [item.path for item in self._client.list_artifacts(run_id)]
-            for name in ("config.yaml", "report.json", "samples"):
+            for name in ("config.yaml", "bits.npz", "report.json", "samples"):
                 if name in artifacts:
                     self._client.download_artifacts(run_id, name, draft)
 
@@ -353,6 +357,8 @@ class Tracker:
                 Path(draft, "config.yaml").replace(folder.path / "config.yaml")
             if Path(draft, "samples").is_dir() and not (evaluation / "samples").exists():
                 Path(draft, "samples").replace(evaluation / "samples")
+            if Path(draft, "bits.npz").is_file():
+                Path(draft, "bits.npz").replace(evaluation / "bits.npz")
             # the report is last: an evaluation that has one is complete
             Path(draft, "report.json").replace(evaluation / "report.json")
 

@@ -11,7 +11,6 @@ from reports import analysed, report_of, study
 
 from arinar_lab.analysis.analyse import Analysis, analyse
 from arinar_lab.analysis.by_image.crossed import crossed_half_width, residual_square
-from arinar_lab.errors import ConfigError
 from arinar_lab.metrics import BITS, INSURED
 from arinar_lab.report.report import page
 from arinar_lab.report.statements import methods_markdown, notes
@@ -173,12 +172,23 @@ def test_bits_of_other_images_or_of_some_seeds_are_not_compared(alone):
         assert shift.effect.arm == "components=2"
 
 
-def test_edited_bits_of_images_are_refused_by_name(alone):
+@pytest.mark.parametrize("harm", ["edited", "missing"])
+def test_damaged_bits_of_images_cost_their_row_alone_and_are_named(alone, capsys, harm):
     plan = plan_of(few_images(), insured=0.0)
-    folder, recipe = plan.cell(plan.arms[0], 0)
-    (folder.evaluation(recipe) / "bits.npz").write_bytes(b"edited")
-    with pytest.raises(ConfigError, match=r"bits\.npz: damaged or edited"):
-        collect(plan)
+    whole = analysed(plan)
+    folder, recipe = plan.cell(plan.arms[2], 0)
+    path = folder.evaluation(recipe) / "bits.npz"
+    if harm == "edited":
+        path.write_bytes(b"edited")
+    else:
+        path.unlink()
+
+    analysis = analysed(plan)
+    assert analysis.differences == whole.differences
+    assert [shift.effect.arm for shift in analysis.image_shifts] == ["components=2"]
+    (line,) = [text for text in map(str, notes(analysis)) if "bits.npz" in text]
+    assert f"{path}: " in line and harm in line and f"arinar evaluate {folder.path}" in line
+    assert capsys.readouterr().err.count("bits.npz") == 1
 
 
 def test_the_mean_over_images_is_the_difference_of_the_table(alone):

@@ -20,7 +20,7 @@ from arinar_lab.analysis.comparison import (
 )
 from arinar_lab.analysis.conditions import LOOSER_BOUND, differing_conditions
 from arinar_lab.metrics import BITS, DISTANCE, LEVEL
-from arinar_lab.report.statements import caution_lines
+from arinar_lab.report.statements import caution_lines, reading_notes
 from arinar_lab.significance.arm_tests import ArmTest
 from arinar_lab.significance.looks import level_at
 from arinar_lab.significance.pooled_variance import (
@@ -261,6 +261,39 @@ def test_holm_is_over_the_arms_of_one_reading(plan):
     assert [effect.metric for effect in compare_arms(results, [DISTANCE])] == [DISTANCE] * 3
 
 
+def test_a_family_of_all_metrics_that_matter_is_corrected_together(plan):
+    rng = np.random.default_rng(5)
+    of_metric = {metric: noisy(rng, EQUAL, common=0.0) for metric in (BITS, DISTANCE, LEVEL)}
+    for rows in of_metric.values():
+        rows.update({arm: [value + 5 for value in values] for arm, values in rows.items()})
+    results = replace(results_of(plan, of_metric), matters={BITS: 0.5, DISTANCE: 0.5})
+    alone = {(e.metric, e.arm): e for e in compare_arms(results)}
+    joint = {(e.metric, e.arm): e for e in compare_arms(replace(results, family="matters"))}
+
+    assert list(alone) == list(joint)
+    keys = [key for key in joint if key[0] != LEVEL]
+    expected = dict(zip(keys, holm([alone[key].p for key in keys]), strict=True))
+    for key, effect in joint.items():
+        assert effect.adjusted == pytest.approx(expected.get(key, alone[key].adjusted))
+        assert effect.resolved == (effect.interval[0] > 0 or effect.interval[1] < 0)
+    assert any(joint[key].adjusted > alone[key].adjusted for key in keys)
+    assert all(joint[key].equivalence >= alone[key].equivalence for key in keys)
+    text = " ".join(reading_notes(analyse(replace(results, family="matters"))))
+    assert "over the arms, together for bits/dim, FD digits," in text
+
+
+def test_more_seeds_of_the_baseline_narrow_every_interval(plan):
+    table = noisy(np.random.default_rng(8), EQUAL, seeds=12, common=0.0)
+    few = {arm: values[:3] for arm, values in table.items()}
+    more = {**few, "base": table["base"]}
+    widths = {}
+    for name, rows in {"few": few, "more": more}.items():
+        a, b, _ = compare_arms(results_of(plan, rows), [BITS])  # c has the baseline's weights
+        assert a.test.counts == b.test.counts == (3, len(rows["base"]))
+        widths[name] = [a.half, b.half]
+    assert np.all(np.array(widths["more"]) < np.array(widths["few"]))
+
+
 def test_an_interval_without_zero_is_not_enough_among_many_arms(plan):
     """p = 0.03, and 0.1 over three arms."""
     rng, result = np.random.default_rng(7), []
@@ -395,6 +428,14 @@ def test_arms_of_other_data_are_not_compared_whether_or_not_they_share_a_seed(pl
             report["likelihood"]["unit"] = "latent"
 
     assert compare_arms(results) == []
+
+
+def test_arms_of_other_held_out_images_are_not_compared_where_both_state_them(plan):
+    results = results_of(plan, {"base": [1.0, 1.1, 1.2], "a": [9.0, 9.1, 9.2], "b": [2.0, 2.1, 2]})
+    for arm, images in {"base": "extract", "a": "all"}.items():
+        for report in results.reports[arm].values():
+            report["likelihood"]["held_out"] = images
+    assert {effect.arm for effect in compare_arms(results)} == {"b"}
 
 
 def test_an_arm_without_a_value_is_left_out(plan):

@@ -9,6 +9,15 @@ pytestmark = pytest.mark.usefixtures("alone")
 NOISE = (-0.004, 0.0, 0.004)
 
 
+def each_run(values):
+    """A report for each run. values: components → bits/dim of each seed."""
+    reports = {}
+    for k, of_arm in values.items():
+        for seed, bits in enumerate(of_arm):
+            reports[f"components={k}", seed] = report_of(bits)
+    return reports
+
+
 def bits_of(means, seeds=3, **keys):
     """Reports of arms by number of components, with little noise that no arm shares."""
     reports = {}
@@ -55,11 +64,7 @@ def test_where_nothing_is_better_the_baseline_is_not_beaten():
 
 def test_where_nothing_is_resolved_it_says_what_would_have_been():
     values = {1: (2.0, 2.3, 2.6), 2: (2.5, 2.1, 2.2), 4: (2.4, 2.3, 1.9)}
-    reports = {}
-    for k, of_arm in values.items():
-        for seed, bits in enumerate(of_arm):
-            reports[f"components={k}", seed] = report_of(bits)
-    analysis = analysed(study(reports))
+    analysis = analysed(study(each_run(values)))
     effects = [effect for effect in analysis.effects if effect.metric == BITS]
     assert {effect.answer for effect in effects} == {"unresolved"}
     widest = max(effect.half for effect in effects)
@@ -143,11 +148,7 @@ def test_speed_is_said_where_it_is_reliable():
 
 def test_seeds_are_advised_that_settle_what_is_open():
     values = {1: (2.0, 2.05, 1.95), 2: (2.1, 2.03, 2.12), 4: (2.0, 1.98, 2.07)}
-    reports = {}
-    for k, of_arm in values.items():
-        for seed, bits in enumerate(of_arm):
-            reports[f"components={k}", seed] = report_of(bits)
-    analysis = analysed(study(reports))
+    analysis = analysed(study(each_run(values)))
     result = verdict_of(analysis)
     needed = {}
     for effect in analysis.effects:

@@ -20,7 +20,7 @@ from PIL import Image
 from tiny import EXPERIMENTS, MEASURES, SMALL, WIDTHS, tiny, write_study
 
 from arinar_lab import pipeline
-from arinar_lab.cli import ablate
+from arinar_lab.cli import ablate, forecast
 from arinar_lab.config.files import read_overrides
 from arinar_lab.files import locks
 from arinar_lab.runs.folder import RunFolder, read_json
@@ -471,7 +471,7 @@ def test_a_shipped_ablation_runs_to_its_report(
     tracked, forked, uncounted, monkeypatch, capfd, path
 ):
     monkeypatch.setattr(ablate, "baseline_bits", lambda _: {"an estimator": 2.5})
-    monkeypatch.setattr(ablate, "probe_or_reason", lambda _: Cost(1, 1.0, 1.0, 1.0))
+    monkeypatch.setattr(forecast, "probe_or_reason", lambda _: Cost(1, 1.0, 1.0, 1.0))
     study = yaml.safe_load(path.read_text())
     masked = "masked" in study["base"] or Path(study["base"]).stem == "digits_latent"
     few = [word.replace("outer.depth", "outer.encoder_depth") if masked else word for word in FEW]

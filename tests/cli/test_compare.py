@@ -182,6 +182,66 @@ def test_arms_of_a_study_have_the_numbers_of_its_report(arms):
     assert "of 3 arms" not in bare[0] and "over all arms of what is named here" in bare[-1]
 
 
+def restated(name, **keys):
+    """A study of the finished runs that says otherwise what matters, or how spreads are pooled."""
+    write_study(name, axes={"inner.head.components": [1, 2, 4]}, seeds=[0, 1, 2], **keys)
+
+
+def effect_of(*words):
+    """The difference of the second arm in bits/dim, and the lines of the comparison."""
+    comparison, _ = compared(*words)
+    (effect,) = [
+        effect
+        for effect in comparison.analysis.effects
+        if effect.metric == BITS and effect.arm == comparison.results.arms[1].name
+    ]
+    return effect, comparison_lines(comparison)
+
+
+def test_margins_and_pooling_of_the_arms_study_hold(arms):
+    restated("wide", matters={"bits/dim": 1.0}, pool="none")
+    words = ["wide.yaml:components=1", "wide.yaml:components=2"]
+    effect, lines = effect_of(*words)
+    assert effect.margin == 1.0 and effect.answer == "equivalent" and effect.spread.arms < 3
+    assert not any("margins" in line for line in lines)
+    assert effect_of("study.yaml:components=1", "study.yaml:components=2")[0].answer == "better"
+
+    mixed, lines = effect_of(words[0], arms["components=2"])  # a folder states nothing
+    assert mixed.margin == 1.0 and not any("margins" in line for line in lines)
+
+
+def test_margins_of_two_studies_that_differ_are_the_default_and_said(arms):
+    restated("wide", matters={"bits/dim": 1.0}, pool="none")
+    effect, lines = effect_of("wide.yaml:components=1", "study.yaml:components=2")
+    assert effect.margin == 0.02 and effect.answer == "better"
+    assert lines[-1] == (
+        "Their studies state different margins (matters); the default holds here: 0.02 bits/dim,"
+        " 0.02 bits/dim at Δ, 0.02 bits/dim at stated Δ, 0.5 FD digits. One of their studies says"
+        " pool: none, so each pair has its own spread."
+    )
+
+    restated("alike", matters={"bits/dim": 1.0}, pool="none")
+    effect, lines = effect_of("wide.yaml:components=1", "alike.yaml:components=2")
+    assert effect.margin == 1.0 and not any("margins" in line for line in lines)
+
+
+def test_arms_at_two_budgets_of_one_study_have_its_margins():
+    plan = read_plan(
+        write_study(
+            axes={"inner.head.components": [1, 2]},
+            budget={"training.steps": [1, 2]},
+            matters={"bits/dim": 1.0},
+            seeds=[0, 1],
+        )
+    )
+    for arm in plan.arms:
+        for seed in plan.seeds:
+            folder, recipe = plan.cell(arm, seed)
+            write_sealed(folder.evaluation(recipe) / "report.json", report_of(2.0 + seed / 1000))
+    effect, _ = effect_of(*[f"study.yaml:components=1 @ steps×{n}" for n in (1, 2)])
+    assert effect.margin == 1.0
+
+
 def test_a_run_that_lies_far_off_is_named_with_its_folder():
     bits = {16: [2.0, 2.1, 2.4], 32: [3.0, 3.09, 90.0], 48: [4.0, 4.08, 4.33]}
     paths = {

@@ -12,8 +12,8 @@ from reports import BITS, FD, report_of
 from tiny import pretend, write_study
 
 from arinar_lab.analysis.analyse import analyse
-from arinar_lab.cli import ablate
-from arinar_lab.cli.resolution import SHIPPED, resolution_lines, run_spread
+from arinar_lab.cli import ablate, forecast
+from arinar_lab.cli.forecast import SHIPPED, resolution_lines, run_spread
 from arinar_lab.config.files import read_overrides
 from arinar_lab.errors import ConfigError
 from arinar_lab.report.statements import methods_markdown, notes
@@ -74,7 +74,7 @@ class Machine:
 @pytest.fixture
 def start(monkeypatch, capsys):
     """Run `arinar ablate study.yaml WORDS` on a machine; gives the status and the output."""
-    monkeypatch.setattr(ablate, "probe_or_reason", lambda _: "not timed")
+    monkeypatch.setattr(forecast, "probe_or_reason", lambda _: "not timed")
     monkeypatch.setattr(ablate, "_measure", lambda *_: [])
     monkeypatch.setattr(ablate, "write_report", lambda _: [Path("report.html")])
 

@@ -17,6 +17,7 @@ from PIL import Image
 from tiny import finished, tiny
 
 from arinar_lab.config.build import build
+from arinar_lab.data.latent_cache import held_out_fingerprint
 from arinar_lab.data.sources import Digits
 from arinar_lab.errors import ConfigError
 from arinar_lab.evaluation import evaluate
@@ -128,7 +129,8 @@ def test_the_report_says_what_its_numbers_are(report):
         "draws": 1,
         "resolution": None,
     }
-    assert report["likelihood"] == likelihood | {"precision": "float32"}
+    held_out = held_out_fingerprint(Digits())[:8]
+    assert report["likelihood"] == likelihood | {"precision": "float32", "held_out": held_out}
     quality = {
         "images": 100,
         "reference": 1437,
@@ -249,7 +251,9 @@ def test_bits_of_images_that_were_edited_are_refused_and_old_reports_have_none(a
     del report["image_bits"]
     assert a_run.image_bits(tiny(), report) == {}
     path.unlink()
-    assert a_run.image_bits(tiny(), {**report, "image_bits": "abc"}) == {}
+    assert a_run.image_bits(tiny(), report) == {}
+    with pytest.raises(ConfigError, match=r"bits\.npz: missing; delete report\.json beside it"):
+        a_run.image_bits(tiny(), {**report, "image_bits": "abc"})
 
 
 def test_a_model_without_a_likelihood_keeps_no_bits():

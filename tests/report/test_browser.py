@@ -46,8 +46,10 @@ addEventListener("load", () => {
     page.querySelectorAll("details").forEach(details => { details.open = true; });
     const ends = [...page.querySelectorAll("#differences > .wide td:last-child")]
       .map(e => e.getBoundingClientRect().right);
+    const verdict = page.querySelector("#verdict .wide");
     return {
-      width, folded, verdicts: ends.length, end: Math.max(...ends),
+      width, folded, sideways: verdict ? verdict.scrollWidth - verdict.clientWidth : 0,
+      verdicts: ends.length, end: Math.max(...ends),
       scroll: page.documentElement.scrollWidth,
       images: [...page.images].map(i => ({
         loaded: i.complete && i.naturalWidth > 0, width: i.getBoundingClientRect().width,
@@ -110,6 +112,7 @@ def test_the_page_opens_from_disk_whole_and_fits_its_window(write):
     for one, width in zip(result, WIDTHS, strict=True):
         assert abs(one["width"] - width) < 20  # a scroll bar
         assert one["scroll"] <= one["width"] and not one["beyond"]
+        assert one["sideways"] == 0  # the verdict's table
         assert one["folded"] > 5 and one["verdicts"] == 6
         assert one["end"] <= one["width"] or width < 1280  # the verdicts, without scrolling
         assert len(one["images"]) == path.read_text().count("<img") > 5

@@ -509,22 +509,59 @@ def test_a_floor_is_drawn_only_beside_a_distance_of_as_many_images(results, draw
             report["metrics"]["quality/fd_digits_few"] = report["metrics"][FD] + 1.5
 
     few = against_factor(analyse(with_reports(results, reports)))
+    *_, of_all, of_few = few.axes
     assert floors(few) == [[2.17, 2.17]]
-    texts = few.axes[-1].get_legend().get_texts()
-    assert [text.get_text() for text in texts] == [
-        "held-out images",
-        "FD digits",
-        "FD digits (few)",
-    ]
-    few.canvas.draw()
-    legend = few.axes[-1].get_legend().get_window_extent()
-    assert few.bbox.x0 <= legend.x0 and legend.x1 <= few.bbox.x1
+    assert of_few.get_ylabel().startswith("FD digits (few)")
+    assert not any(line.get_label() == "held-out images" for line in of_all.lines)
     for by_seed in reports.values():
         for report in by_seed.values():
             report["quality"] |= {"floor_images": 1437}
             del report["metrics"]["quality/fd_digits_few"]
 
     assert floors(against_factor(analyse(with_reports(results, reports)))) == [[2.17, 2.17]]
+
+
+def test_a_floor_is_named_at_the_end_of_its_line(results):
+    reports = deepcopy(results.reports)
+    for by_seed in reports.values():
+        for report in by_seed.values():
+            report["quality"] |= {"floor_images": report["quality"]["images"]}
+
+    along = with_reports(results, reports)
+    by_name = replace(along, arms=tuple(replace(arm, factors=()) for arm in along.arms))
+    for measured, is_upright in ((along, True), (by_name, False)):
+        figure = against_factor(analyse(measured))
+        figure.canvas.draw()
+        ax = figure.axes[-1]
+        (label,) = [text for text in ax.texts if "held-out" in text.get_text()]
+        box = label.get_window_extent()
+        line = ax.transData.transform((2.17, 2.17))
+        assert figure.bbox.contains(box.x0, box.y0) and figure.bbox.contains(box.x1, box.y1)
+        if is_upright:
+            assert box.x0 >= ax.bbox.x1 and box.y0 < line[1] < box.y1
+        else:
+            assert box.y0 >= ax.bbox.y1 and box.x0 < line[0] < box.x1
+
+
+@pytest.mark.usefixtures("alone")
+def test_labels_of_panels_side_by_side_lie_in_the_figure_and_apart():
+    results = analysed(many(20, seeds=(0,))).results
+    reports = deepcopy(results.reports)
+    for by_seed in reports.values():
+        for report in by_seed.values():
+            report["quality"] |= {"images": 1437}
+            report["metrics"]["quality/fd_digits_few"] = report["metrics"][FD] + 1.5
+
+    results = with_reports(results, reports)
+    long_names = [f"outer.norm=layer, inner.norm=rms {i}" for i in range(len(results.arms))]
+    arms = [replace(arm, name=name) for arm, name in zip(results.arms, long_names, strict=True)]
+    results = replace(results, arms=tuple(arms), baseline=long_names[0])
+    figure = against_factor(analyse(results))
+    figure.canvas.draw()
+    boxes = [ax.xaxis.label.get_window_extent() for ax in figure.axes]
+    assert len(boxes) == 3
+    assert all(figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 for box in boxes)
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
 
 
 def test_a_dollar_in_a_name_is_a_letter():

@@ -10,6 +10,7 @@ from reports import BITS, FD, analysed, full_report, report_of, study, whole, wh
 from tiny import tiny, write_study
 
 from arinar_lab.analysis import analyse, comparison
+from arinar_lab.analysis.conditions import NO_DISTANCES
 from arinar_lab.analysis.rankings import pareto
 from arinar_lab.cli import ablate
 from arinar_lab.cli.ablate import report_study
@@ -469,6 +470,13 @@ def test_an_unreadable_report_is_no_missing_run():
     assert "Where seeds are missing because they failed" in text
 
 
+def test_a_metric_that_matters_and_is_not_measured_is_named():
+    line = "Named in matters, and measured by no run: FID."
+    assert line in text_of(study(whole(), matters={"bits/dim": 0.02, "FID": 1}))
+    assert "Named in matters" not in text_of(study(whole(), matters={"bits/dim": 0.02}))
+    assert "Named in matters" not in text_of(study(whole()))
+
+
 def test_few_seeds_are_no_claim():
     assert "A claim should rest on 5 seeds." in text_of(study(whole()))
 
@@ -550,6 +558,29 @@ def test_units_that_are_mixed_within_an_arm_are_said():
     assert "Caution: these runs differ in what bits/dim are of (within components=4)." in text_of(
         study(reports)
     )
+
+
+def test_bits_per_dim_of_other_held_out_images_are_named():
+    reports = whole()
+    for (arm, _), report in reports.items():
+        report["likelihood"]["held_out"] = "all" if arm == "components=4" else "extract"
+    assert (
+        "Bits/dim of different data cannot be compared, and are not (held-out images of"
+        " components=1, components=2; of components=4)."
+    ) in text_of(study(reports))
+
+
+def test_images_without_distances_are_told_once():
+    reports = whole()
+    assert NO_DISTANCES not in text_of(study(reports))
+    for report in reports.values():
+        report["likelihood"]["held_out"] = "images"
+        report["metrics"] = {
+            name: value
+            for name, value in report["metrics"].items()
+            if not name.startswith("quality/")
+        }
+    assert text_of(study(reports)).count(NO_DISTANCES) == 1
 
 
 def test_a_metric_that_is_no_number_is_refused(capsys):

@@ -80,13 +80,25 @@ def test_a_damaged_report_is_made_again(a_run, capsys, damage):
 
 
 @pytest.mark.parametrize(
-    ("name", "damage"), [(REPORT, flip), ("metrics.csv", flip), ("metrics.csv", cut)]
+    ("name", "damage", "status"),
+    [
+        (REPORT, flip, 1),
+        ("metrics.csv", flip, 0),
+        ("metrics.csv", Path.unlink, 0),
+        ("evaluations/*/bits.npz", cut, 0),
+        ("evaluations/*/bits.npz", Path.unlink, 0),
+        ("evaluations/*/beliefs.npz", cut, 0),
+    ],
 )
-def test_a_report_of_a_study_names_it(a_study, a_run, capsys, name, damage):
+def test_a_report_of_a_study_names_it_and_lacks_what_rests_on_it(
+    a_study, a_run, capsys, name, damage, status
+):
     path = damaged(a_run, name, damage)
-    assert arinar("report", a_study) in (1, 2)
-    captured = capsys.readouterr()
-    assert f"{path.resolve()}" in captured.err or f"{path}: damaged" in captured.err
+    assert arinar("report", a_study) == status
+    lines = [line for line in capsys.readouterr().err.splitlines() if str(path) in line]
+    assert len(lines) == 1 and "delete" in lines[0], lines
+    (page,) = Path("studies").glob("*/report/report.html")
+    assert page.stat().st_size > 10_000
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

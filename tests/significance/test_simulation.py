@@ -66,15 +66,26 @@ def test_a_growing_study_calls_no_more_and_uses_fewer_runs():
     assert every < 0.8 < min(none, one)
 
 
+def test_more_seeds_of_the_baseline_find_more_and_call_no_more():
+    rng = np.random.default_rng(3)
+    runs = NORMAL.studies(rng, (STUDIES, 15, 11))
+    few = simulation._fixed(simulation.StudyTests(runs[:, :, :3], (), 3))
+    more = simulation._fixed(simulation.StudyTests(runs, (), 3))
+    assert more.power > few.power + 0.05
+    assert more.false < 0.08 and 0.92 < more.coverage < 0.99
+
+
 def test_the_script_prints_its_tables(monkeypatch, capsys):
     half = dataclasses.replace(ALIKE, name="half the arms", correlated=0.5)
     monkeypatch.setattr(simulation, "NOISES", (NORMAL, half))
     monkeypatch.setattr(simulation, "LAYOUTS", ((2, 3), (3, 3)))
     monkeypatch.setattr(simulation, "ARMS", (2, 3))
+    monkeypatch.setattr(simulation, "BASELINE_SEEDS", (3, 4))
     monkeypatch.setattr(sys, "argv", ["simulate_tests.py", "--studies", "5"])
     simulation.main()
     output = capsys.readouterr().out
-    assert output.count("| normal | ") == 5 and output.count("| half the arms | – | ") == 3
+    assert output.count("| normal | ") == 6 and output.count("| half the arms | – | ") == 3
     assert output.count("| half the arms | – / ") == 2
     assert "| Noise | 2 arms × 3 | 3 arms × 3 |" in output
+    assert "**3 arms × 3, of the baseline 3 / 4 seeds, in %**" in output
     assert "| Noise | false calls | at 12 seeds | power | at 12 seeds | runs |" in output

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from command import arinar
 from tiny import tiny, write_study
 
 from arinar_lab import cli
@@ -95,13 +96,13 @@ def test_the_nearest_multiple_of_any_rising_cost():
     assert nearest_multiple(lambda m: m**3 + m, 1e6) == 100
 
 
-def test_a_dry_run_shows_every_cell_and_writes_nothing(capsys):
+def test_a_verbose_dry_run_shows_every_run_and_writes_nothing(capsys):
     file = write_study(
         vary={"inner.head.components": [1], "sampler.temperature": [0.9]}, seeds=[0, 1]
     )
     before = {path: path.stat().st_mtime_ns for path in Path().rglob("*")}
     with pytest.raises(SystemExit) as leave:
-        cli.main(["ablate", str(file), "--dry-run"])
+        cli.main(["ablate", str(file), "--dry-run", "--verbose"])
     stdout = capsys.readouterr().out
     assert leave.value.code == 0
     assert {path: path.stat().st_mtime_ns for path in Path().rglob("*")} == before
@@ -115,6 +116,25 @@ def test_a_dry_run_shows_every_cell_and_writes_nothing(capsys):
         and f"{expected.parameters:,}" in rows[0]
     )
     assert "4 runs by 2 workers" in stdout
+
+
+def test_a_dry_run_fits_eighty_columns(monkeypatch, capsys):
+    """A line for each arm of a common name; numbers and headings keep theirs."""
+    monkeypatch.setattr(cost, "probe", lambda _: Cost(1, 1234.5, 1.0, 3600 * 123.4))
+    monkeypatch.setenv("COLUMNS", "80")
+    file = write_study(
+        axes={"inner.head.components": [1, 2], "sampler.temperature": [0.9, 1.0]}, seeds=[0, 1, 2]
+    )
+    assert arinar("ablate", file, "--dry-run") == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if line[:1] in "┃│"]
+    cells = [
+        [cell.strip() for cell in row.strip("┃│").replace("┃", "│").split("│")] for row in rows
+    ]
+    assert max(map(len, rows)) <= 80
+    assert cells[0] == ["arm", "parameters", "GFLOPs/image", "hours a run", "runs to do"]
+    numbers = [row[2:] for row in cells[1:] if row[1]]
+    assert numbers == [["1,234", "123", "3"], ["1,234", "123", "0 (shared)"]] * 2
+    assert [row[0] for row in cells[1:3]] == ["components=1,", "temperature=0.9"]
 
 
 @pytest.mark.parametrize("words", [["--dry-run"], []])

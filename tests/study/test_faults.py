@@ -29,7 +29,7 @@ from tiny import pretend, tiny, write_study
 
 from arinar_lab import cli, pipeline
 from arinar_lab.analysis.analyse import analyse
-from arinar_lab.cli import ablate
+from arinar_lab.cli import forecast
 from arinar_lab.errors import ConfigError
 from arinar_lab.report.tables import plain_table
 from arinar_lab.study import optuna_storage, processes, worker
@@ -737,7 +737,7 @@ def test_a_study_whose_server_forgets_it_goes_on_by_itself(
     forked, undisturbed, database, monkeypatch, capfd
 ):
     address, act = database
-    monkeypatch.setattr(ablate, "probe_or_reason", lambda _: Cost(1, 1.0, 1.0, 1.0))
+    monkeypatch.setattr(forecast, "probe_or_reason", lambda _: Cost(1, 1.0, 1.0, 1.0))
     monkeypatch.setenv("ARINAR_STORAGE", address)
     path = write_study(**{**STUDY, "seeds": [0]})
     plan, run_job = read_plan(path), worker.run_job

@@ -2,6 +2,7 @@
 work; none is in vain.
 """
 
+import re
 import shlex
 from pathlib import Path
 
@@ -173,7 +174,7 @@ def test_an_override_that_misses_some_arms_is_told(capsys):
         "wide": {"outer": {"width": 32}},
     }
     plan = plan_of("outer.width=48", "inner.head.min_std=0.1", arms=arms)
-    assert plan.unreached == (
+    assert plan.cautions == (
         "outer.width=48 does not reach wide: set there, or no such key",
         "inner.head.min_std=0.1 does not reach bins: set there, or no such key",
     )
@@ -240,6 +241,32 @@ def test_a_baseline_may_spell_its_numbers_otherwise():
 def test_different_overrides_have_different_names(one, other):
     first, second = (study_name("study", read_overrides([word])) for word in (one, other))
     assert first != second
+
+
+def test_a_long_name_keeps_the_overrides_that_fit_and_a_hash():
+    words = ["evaluation.speed_repeats=1", "training.steps=100", "training.warmup=10"]
+    short = study_name("gmm_k", read_overrides(words))
+    assert short == "gmm_k-evaluation.speed_repeats=1-training.steps=100-training.warmup=10"
+
+    many = [*words, "evaluation.images=500", "outer.width=32"]
+    long = study_name("gmm_k", read_overrides(many))
+    assert re.fullmatch(
+        r"gmm_k-evaluation.images=500-evaluation.speed_repeats=1-outer.width=32-[0-9a-f]{8}", long
+    )
+    other = study_name("gmm_k", read_overrides([*many[:-1], "outer.width=48"]))
+    assert other.rpartition("-")[2] != long.rpartition("-")[2] and len(long) <= 80
+    assert len(study_name("é" * 200, read_overrides(many)).encode()) < 255
+
+
+@pytest.mark.parametrize("count", [4, 5])
+def test_a_study_that_was_begun_under_a_longer_name_keeps_it(count):
+    words = [f"training.a_long_word_{i}={i}" for i in range(count)]
+    former = "-".join(["study", *words])
+    if len(former) > 120:
+        former = "study-" + study_name("study", read_overrides(words)).rpartition("-")[2]
+    assert study_name("study", read_overrides(words)) != former
+    Path("studies", former).mkdir(parents=True)
+    assert study_name("study", read_overrides(words)) == former
 
 
 # Sweeps

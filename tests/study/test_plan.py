@@ -1,6 +1,7 @@
 """Plans: which arms, seeds and jobs a study file stands for, and what it is refused for."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,18 @@ def test_what_matters_has_a_default_and_may_be_nothing():
     assert plan_of("matters={bits/dim: 0.3}", axes=K).matters == {"val/bits_per_dim": 0.3}
 
 
+def test_what_matters_and_no_arm_measures_is_said(capsys):
+    plan = plan_of(axes=K, matters={"bits/dim": 0.1, "fid": 1, "bits/dim at stated Δ": 0.1})
+    assert [line.partition(":")[0] for line in plan.cautions] == [
+        "matters.FID",
+        "matters.bits/dim at stated Δ",
+    ]
+    assert arinar("check", "study.yaml") == 0
+    assert "matters.FID: no arm of this study measures it" in capsys.readouterr().out
+    stated = plan_of("evaluation.resolution=0.1", axes=K, matters={"bits/dim at stated Δ": 0.1})
+    assert plan_of(axes=K).cautions == stated.cautions == ()
+
+
 def test_seeds_may_grow():
     plan = plan_of(axes=K, seeds={"first": 4, "until": "resolved", "at_most": 9})
     assert plan.seeds == (0, 1, 2, 3) and plan.growth.at_most == 9
@@ -205,6 +218,41 @@ def test_jobs_come_seed_by_seed():
         ("components=2", 7),
     ]
     assert len({job.key for job in jobs}) == 4
+
+
+def test_the_baseline_may_have_more_seeds():
+    plan = plan_of(axes=K, baseline="components=2", seeds=[1, 4], baseline_seeds=4)
+    assert [plan.seeds_of(arm) for arm in plan.arms] == [(1, 4), (1, 4, 0, 2)]
+    assert [(job.arm, job.recipes[0].seed) for job in plan.jobs] == [
+        ("components=1", 1),
+        ("components=2", 1),
+        ("components=1", 4),
+        ("components=2", 4),
+        ("components=2", 0),
+        ("components=2", 2),
+    ]
+    results = collect(plan)
+    assert results.planned == len(results.missing) == 6
+
+
+def test_the_baseline_of_each_budget_has_more_seeds():
+    plan = plan_of(axes=K, seeds=[0, 1], baseline_seeds=3, budget={"training.steps": [1, 2]})
+    counts = {arm.name: len(plan.seeds_of(arm)) for arm in plan.arms}
+    assert counts == {
+        "components=1 @ steps×1": 3,
+        "components=2 @ steps×1": 2,
+        "components=1 @ steps×2": 3,
+        "components=2 @ steps×2": 2,
+    }
+    assert collect(plan).planned == 10
+
+
+def test_a_growing_study_outgrows_the_seeds_of_its_baseline():
+    growth = {"first": 3, "at_most": 8}
+    plan = plan_of(axes=K, seeds=growth, baseline_seeds=6)
+    assert plan.all_seeds == (0, 1, 2, 3, 4, 5)
+    grown = replace(plan, seeds=tuple(range(8)))
+    assert grown.all_seeds == tuple(range(8))
 
 
 def test_arms_that_differ_in_the_sampler_share_one_job_a_seed():
@@ -484,6 +532,11 @@ def test_an_arm_cannot_take_the_name_of_a_cell():
         ({"axes": K, "seeds": {"first": 5, "at_most": 4}}, ["seeds.at_most: 4 is below the 5"]),
         ({"axes": K, "seeds": {"until": "tired"}}, ["seeds.until: 'tired' is not one of"]),
         ({"axes": K, "seeds": {"most": 4}}, ["seeds.most: unknown key"]),
+        (
+            {"axes": K, "seeds": [0, 1, 2], "baseline_seeds": 2},
+            ["baseline_seeds: 2 is below the 3"],
+        ),
+        ({"axes": K, "family": "all"}, ["family: 'all' is not one of metric, matters"]),
         ({"axes": K, "matters": {"fd_digit": 1}}, ["matters.fd_digit: ", "mean fd_digits?"]),
         ({"axes": K, "matters": {"images/s": 1}}, ["matters.images/s: no metric that is tested"]),
         ({"axes": K, "matters": {"bits/dim": 0}}, ["matters.bits/dim: 0 is not above 0"]),

@@ -18,7 +18,7 @@ from tiny import pretend, tiny, write_study
 
 from arinar_lab import cli, pipeline
 from arinar_lab.analysis.analyse import analyse
-from arinar_lab.cli import ablate
+from arinar_lab.cli import ablate, forecast
 from arinar_lab.cli.ablate import _outcome
 from arinar_lab.cli.processes import end_with_parent
 from arinar_lab.errors import ConfigError
@@ -344,7 +344,7 @@ def test_a_worker_that_is_killed_is_replaced_and_the_study_goes_on(forked, monke
         return 1.0
 
     monkeypatch.setattr(worker, "run_job", run_job)
-    monkeypatch.setattr(ablate, "probe_or_reason", lambda _: Cost(1, 1.0, 1.0, 1.0))
+    monkeypatch.setattr(forecast, "probe_or_reason", lambda _: Cost(1, 1.0, 1.0, 1.0))
     assert run() == 1  # nothing was really trained
     stdout = capfd.readouterr().out
     assert (

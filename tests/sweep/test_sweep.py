@@ -19,11 +19,13 @@ from pathlib import Path
 import optuna
 import pytest
 import yaml
+from command import arinar
 from optuna.trial import TrialState
 from safetensors.torch import save_file
 from tiny import tiny, write_study
 
 from arinar_lab import cli
+from arinar_lab.cli import forecast
 from arinar_lab.config.build import build
 from arinar_lab.config.files import read_overrides
 from arinar_lab.config.schema import to_plain
@@ -31,6 +33,7 @@ from arinar_lab.data.sources import Digits
 from arinar_lab.data.validation import Validation
 from arinar_lab.errors import ConfigError
 from arinar_lab.runs.folder import RunFolder, read_json, write_json
+from arinar_lab.study.cost import Cost
 from arinar_lab.study.plan import read_plan
 from arinar_lab.study.worker import prepare
 from arinar_lab.sweep import report as sweep_report
@@ -571,6 +574,48 @@ def test_tpe_finds_the_best_sooner_than_chance(monkeypatch):
         best[algorithm] = min(abs(c.recipe.sampler.temperature - 0.8) for c in measured.asked[12:])
 
     assert best["tpe"] < best["random"]
+
+
+def dry_run(capsys, monkeypatch, speed=0.0):
+    """What a dry run prints, where a training takes an hour and an evaluation 0.1 hours."""
+    cost = Cost(1, 1.0, 1.0, 1.1 * 3600, speed * 3600, 0.1 * 3600)
+    monkeypatch.setattr(forecast, "probe_or_reason", lambda recipe: cost)
+    before = {path: path.stat().st_mtime_ns for path in Path().rglob("*") if path.is_file()}
+    assert arinar("sweep", "sweep.yaml", "--dry-run") == 0
+    after = {path: path.stat().st_mtime_ns for path in Path().rglob("*") if path.is_file()}
+    assert after == before
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_a_dry_run_counts_trials_trainings_and_reruns_and_writes_nothing(monkeypatch, capsys):
+    search = {**TEMPERATURE, "inner.head.components": {"categorical": [1, 4]}}
+    write_sweep(search=search, trials=10, hours=9, seeds=[1, 2])
+    text = dry_run(capsys, monkeypatch)
+    assert "0 of 10 trials are finished, 0.0 of 540 minutes spent." in text
+    assert "10 trials by 2 workers, about 2 trainings: about 1.5 hours on this machine" in text
+    assert "none begins after 9." in text  # 1.5 = (2 + 10 × 0.1) / 2
+    assert "Then at most 2 re-runs, 1 by 2 seeds: about 1.1 hours." in text
+    assert not Path("studies").exists() and not Path("runs").exists()
+
+    write_sweep(search=search, trials=10, objectives=[FD, SPEED], reruns=4, seeds=[1, 2])
+    text = dry_run(capsys, monkeypatch, speed=0.5)  # alone on the machine
+    assert "about 2 trainings: about 6.5 hours" in text
+    assert "Then at most 8 re-runs, 4 by 2 seeds: about 6.4 hours." in text
+
+
+def test_a_dry_run_of_a_sweep_that_has_begun_counts_what_remains(monkeypatch, capsys):
+    Measured(monkeypatch, trade_off)
+    path = write_sweep(trials=2)
+    run_sweep_worker(read_sweep(path))
+    path.write_text(path.read_text().replace("trials: 2", "trials: 4"))
+    text = dry_run(capsys, monkeypatch)
+    assert "2 of 4 trials are finished" in text and "2 trials by 2 workers" in text
+
+
+def test_a_dry_run_over_finished_runs_trains_nothing(monkeypatch, capsys, a_run):
+    write_sweep(base=None, run=str(a_run.path), trials=5)
+    text = dry_run(capsys, monkeypatch)
+    assert "5 trials by 2 workers, no training: about 0.25 hours" in text
 
 
 def test_what_fails_is_told_and_what_is_not_finite_fails(monkeypatch):

@@ -110,7 +110,7 @@ def test_metrics_and_artifacts_arrive(run):
     seed, report = only(runs_of("seed")), run.report(tiny())
     for name, value in report["metrics"].items():
         assert seed.data.metrics[name] == pytest.approx(value), name
-    assert files(seed) == {"config.yaml", "report.json", "samples"}
+    assert files(seed) == {"config.yaml", "bits.npz", "report.json", "samples"}
     assert files(seed, "samples") == {"samples/grid.png"}
 
 
@@ -164,7 +164,7 @@ def test_a_lost_store_is_restored_from_the_run_folders(run, empty_store, monkeyp
     evaluated = (6, run.report(tiny())["metrics"]["val/bits_per_dim"])
 
     assert history(after, "val/bits_per_dim") == [*rows, evaluated]
-    assert files(after) == {"config.yaml", "report.json", "samples"}
+    assert files(after) == {"config.yaml", "bits.npz", "report.json", "samples"}
 
 
 @pytest.mark.parametrize("arm", ["it's", 'a "b"', "50 %", "K = 4, σ ≤ 1", "a`b", "back\\slash"])
@@ -494,7 +494,7 @@ def test_a_server_that_stops_in_mid_run_and_comes_back_is_sent_the_rest(
                 runs_found.data.metrics["quality/fd_digits"]
                 == folder.report(recipe)["metrics"]["quality/fd_digits"]
             )
-            assert files(runs_found) == {"config.yaml", "report.json", "samples"}
+            assert files(runs_found) == {"config.yaml", "bits.npz", "report.json", "samples"}
 
 
 def test_a_study_is_sent_and_fetched_where_no_files_are_shared(run, monkeypatch, capsys):
@@ -511,6 +511,7 @@ def test_a_study_is_sent_and_fetched_where_no_files_are_shared(run, monkeypatch,
     assert place.report(tiny()) == before and not place.done and not place.weights.exists()
     assert plan.jobs[0].reported and not plan.jobs[1].reported
     assert (place.evaluation(tiny()) / "samples" / "grid.png").is_file()
+    assert len(place.image_bits(tiny(), before)["bits"]) == 360
     assert (place.path / "config.yaml").read_text() == Path(
         "elsewhere", *run.path.parts[1:], "config.yaml"
     ).read_text()

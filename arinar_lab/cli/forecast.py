@@ -1,8 +1,11 @@
-"""What a study can resolve, said before it is run.
+"""What a study costs, and what it can resolve, said before it is run.
+
+    cost    of each training, by a few timed steps
 
     σ    spread of a metric over the runs of one arm; of a distance that of its logarithm
     d    Cohen's d that n seeds resolve in 80 % of studies, at 5 % over all arms
-    √2 σ d    the difference that it resolves, of two means that are not paired
+    √(1 + n/m) σ d    the difference that it resolves, of two means that are not paired, where
+                      the baseline has m seeds
 
 σ comes from finished runs of the same trainings, else from runs of a shipped recipe.
 """
@@ -11,15 +14,22 @@ from __future__ import annotations
 
 import math
 import statistics
+import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from rich.console import Console
 
 from ..config.sections import Recipe
 from ..metrics import BITS, COLUMNS, DISTANCE, DISTANCES
 from ..runs.folder import RunFolder
 from ..significance.looks import level_at, schedule
 from ..significance.statistics import ALPHA, MAX_SEEDS, detectable_size, more_seeds
+from ..study.cost import Cost, probe_or_reason
 from ..study.plan import Arm, Plan
+
+_TIMING_SECONDS = 20  # after which the mean of the timed arms stands for the remaining ones
 
 
 @dataclass(frozen=True)
@@ -39,10 +49,10 @@ class RunSpread:
 
 SHIPPED = {
     ("pixels", "causal", 96, 400, 3e-3): {BITS: (0.065, 2.18), DISTANCE: (0.4, 9.4)},
-    ("vae", "causal", 96, 400, 3e-3): {BITS: (0.009, 1.32), DISTANCE: (0.067, 2.1)},
+    ("vae", "causal", 48, 800, 3e-3): {BITS: (0.0070, 1.30), DISTANCE: (0.080, 1.50)},
 }
 """Codec, outer model, batch, steps and learning rate of a shipped recipe of digits → metric →
-spread and mean of its runs, over 5 seeds (pixels) and 3 (latents) of a GMM head with K = 4.
+spread and mean of its runs, over 5 seeds (pixels) and 20 (latents) of a GMM head with K = 4.
 """
 
 
@@ -83,14 +93,14 @@ def _resolved(plan: Plan, metric: str, spread: RunSpread) -> str:
         ends = looks[:1] if len(looks) == 1 else (looks[0], looks[-1])
         levels = {n: level_at(looks[: looks.index(n) + 1], looks[-1], alpha) for n in ends}
 
-    deviation = math.sqrt(2) * spread.deviation
     parts = []
     for n, level in levels.items():
         size = detectable_size(n, pool, level, paired=False)
+        deviation = spread.deviation * math.sqrt(1 + n / max(n, plan.baseline_seeds))
         parts.append(f"{n} seeds resolve {_difference(metric, size * deviation)}")
 
     text = f"{', '.join(parts)} in 80 % of studies (by the spread of {spread.source})."
-    needed = _needed(plan, metric, spread, alpha) if deviation > 0 else 0
+    needed = _needed(plan, metric, spread, alpha) if spread.deviation > 0 else 0
     if needed > max(levels):
         count = f"about {needed}" if needed <= MAX_SEEDS else f"more than {MAX_SEEDS}"
         text += f" What matters, {plan.matters[metric]:g}, would need {count}."
@@ -171,3 +181,28 @@ def _of_shipped(recipe: Recipe, metric: str) -> RunSpread | None:
 def _kind(part: Any) -> str:
     """The kind of a part of a recipe."""
     return str(part.kind)
+
+
+# Costs
+
+
+def timed_costs(recipes: Iterable[Recipe], console: Console) -> dict[str, Cost | str]:
+    """Training signature → cost of a run, or why it is unknown, of as many recipes as can be
+    timed in a short while.
+    """
+    costs: dict[str, Cost | str] = {}
+    begun = time.monotonic()
+    with console.status("timing a few steps of each arm"):
+        for recipe in recipes:
+            signature = recipe.training_signature
+            if signature not in costs and time.monotonic() - begun < _TIMING_SECONDS:
+                costs[signature] = probe_or_reason(recipe)
+
+    return costs
+
+
+def print_unknown(costs: Mapping[str, Cost | str], console: Console) -> None:
+    """Print why costs are unknown. costs: name → the cost, or why it is unknown."""
+    for name, cost in costs.items():
+        if isinstance(cost, str):
+            console.print(f"The cost of {name} is unknown: {cost}", soft_wrap=True)
