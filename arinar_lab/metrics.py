@@ -13,12 +13,15 @@ MEDIAN = "val/bits_per_dim_median"
 INSURED = "val/bits_per_dim_insured"
 GAP = "val/gap_bits_per_dim"
 DISTANCE = "quality/fd_digits"
-FEW = "quality/fd_digits_few"
+FASHION_DISTANCE = "quality/fd_fashion"
 FID = "quality/fid"
 TRUNCATED = "quality/truncated_share"
 SPEED = "speed/images_per_second"
+CLASSIFIER_DISTANCES = {"digits": DISTANCE, "fashion": FASHION_DISTANCE}
+"""Classifier → the Fréchet distance in its features."""
+FEW = "_few"  # ends the name of a distance of as many generated images as its floor
 DISTANCES = (
-    DISTANCE,
+    *CLASSIFIER_DISTANCES.values(),
     FID,
     "quality/fd_dinov2",
     "quality/fd_inception64",
@@ -38,6 +41,7 @@ class Metric:
         digits: The digits after the point, in tables.
         less: Whether less is better; None where neither direction is.
         published: Whether the published protocol alone measures it (`quality/measure.py`).
+        classifier: The classifier that measures it; empty where any or none does.
     """
 
     name: str
@@ -46,22 +50,44 @@ class Metric:
     digits: int = 3
     less: bool | None = None
     published: bool = False
+    classifier: str = ""
 
 
 _BITS = "bits per raw dimension"
 _DOUBLED = "|difference| when the integration's steps are doubled"
 _RESOLUTION = "at a resolution of evaluation.resolution raw units"
 _INSURED = "each conditional mixed with 0.1 % of a broad density"
-_DIGITS = "squared distance of the digits classifier's features"
-_MMD = "squared MMD of the digits classifier's features"
 _FEWER = "of as many images as its floor"
-_SLICED = "sliced Wasserstein distance of the digits classifier's features, squared"
 _DENSITY = "reference balls that hold an image, over 5"
 _COVERAGE = "share of reference balls that hold an image"
 _FEATURES = "squared distance of features of {extractor}"
 _KERNEL = "squared MMD of the extractor's features"
 _SHARE_TRUNCATED = "share of the guided 1-D conditionals that had to be truncated"
 _NEAREST = "distance to the nearest training image, of samples over that of held-out images"
+
+
+def _in_features_of(classifier: str) -> tuple[Metric, ...]:
+    """The distances in the features of a classifier."""
+    features = f"the {classifier} classifier's features"
+    frechet = f"squared distance of {features}"
+    mmd = f"squared MMD of {features}"
+    sliced = f"sliced Wasserstein distance of {features}, squared"
+    fd, kid, sw = (f"quality/{name}_{classifier}" for name in ("fd", "kid", "sliced"))
+    heading = f"FD {classifier}"
+    of_codec = f"{frechet}, of images that the codec has encoded and decoded"
+    return (
+        Metric(fd, frechet, heading, 2, True, classifier=classifier),
+        Metric(f"{fd}_floor", frechet, classifier=classifier),
+        Metric(f"{fd}_codec", of_codec, classifier=classifier),
+        Metric(fd + FEW, f"{frechet}, {_FEWER}", f"{heading} (few)", 2, True, False, classifier),
+        Metric(kid, mmd, f"KID {classifier}", 3, True, classifier=classifier),
+        Metric(f"{kid}_floor", mmd, classifier=classifier),
+        Metric(sw, sliced, less=True, classifier=classifier),
+        Metric(f"{sw}_floor", sliced, classifier=classifier),
+        Metric(sw + FEW, f"{sliced}, {_FEWER}", less=True, classifier=classifier),
+    )
+
+
 _ALL = (
     Metric(BITS, _BITS, "bits/dim", 3, True),
     Metric(ERROR, f"{_BITS}, {_DOUBLED}", "error of the estimate", 4),
@@ -73,14 +99,8 @@ _ALL = (
     Metric("val/gap_standard_error", "bits per dimension"),
     Metric("train/bits_per_dim", f"{_BITS}, on training images"),
     Metric("train/gap_bits_per_dim", f"{_BITS}, held-out minus training"),
-    Metric(DISTANCE, _DIGITS, "FD digits", 2, True),
-    Metric("quality/fd_digits_floor", _DIGITS),
-    Metric(FEW, f"{_DIGITS}, {_FEWER}", "FD digits (few)", 2, True),
-    Metric("quality/kid_digits", _MMD, "KID digits", 3, True),
-    Metric("quality/kid_digits_floor", _MMD),
-    Metric("quality/sliced_digits", _SLICED, less=True),
-    Metric("quality/sliced_digits_floor", _SLICED),
-    Metric("quality/sliced_digits_few", f"{_SLICED}, {_FEWER}", less=True),
+    *_in_features_of("digits"),
+    *_in_features_of("fashion"),
     Metric(FID, _FEATURES, "FID", 2, True, published=True),
     Metric("quality/inception_score", "e^nats", "Inception score", 1, False, published=True),
     Metric("quality/kid", _KERNEL, "KID", 4, True, published=True),
@@ -125,10 +145,15 @@ class Column:
 
 COLUMNS = {m.name: Column(m.name, m.heading, m.digits, m.less) for m in _ALL if m.heading}
 HEADINGS = {metric: column.heading for metric, column in COLUMNS.items()}
-MATTERS = {BITS: 0.02, LEVEL: 0.02, RESOLUTION: 0.02, DISTANCE: 0.5}
+MATTERS = {BITS: 0.02, LEVEL: 0.02, RESOLUTION: 0.02, DISTANCE: 0.5, FASHION_DISTANCE: 0.5}
 """Metric → the difference that matters where a study says nothing."""
 
 
-def ranking_metric(likelihoods: Iterable[str]) -> str:
-    """The metric that ranks arms: bits/dim, or FD digits where one has no likelihood."""
-    return DISTANCE if "none" in likelihoods else BITS
+def distance_of(classifier: str | None) -> str:
+    """The Fréchet distance in a classifier's features; of digits where no classifier is known."""
+    return CLASSIFIER_DISTANCES.get(classifier or "", DISTANCE)
+
+
+def ranking_metric(likelihoods: Iterable[str], distance: str) -> str:
+    """The metric that ranks arms: bits/dim, or a distance where one has no likelihood."""
+    return distance if "none" in likelihoods else BITS

@@ -107,12 +107,12 @@ class Digit:
         images = torch.cat([source.train[0], source.held_out[0]])
         self.y = torch.cat([source.train[1], source.held_out[1]])
         self.training = len(source.train[0])
-        self.features = features_of(images)
+        self.features = features_of(images, "digits")
         self.damaged = {}
         for strength in BLUR.strengths:
-            self.damaged[BLUR, strength] = features_of(blurred(images, strength))
+            self.damaged[BLUR, strength] = features_of(blurred(images, strength), "digits")
         for strength in NOISE.strengths:
-            self.damaged[NOISE, strength] = features_of(noisy(images, strength))
+            self.damaged[NOISE, strength] = features_of(noisy(images, strength), "digits")
 
     def pair(self, kind: str, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw indices of a set and of its reference."""

@@ -30,6 +30,7 @@ from arinar_lab.model.inner.head import HeadFactory
 from arinar_lab.model.layers import NormFactory
 from arinar_lab.model.outer import OuterFactory
 from arinar_lab.model.sampler import Sampler
+from arinar_lab.pretraining.autoencoder import AutoencoderRecipe
 from arinar_lab.study.plan_file import GrowingSeeds, Match, StudyFile
 from arinar_lab.sweep.space import Dimension
 from arinar_lab.sweep.sweep_file import EarlyStopping, Objective, SweepFile
@@ -315,8 +316,8 @@ def _environment_page() -> str:
 
 
 def _file_page(name: str, text: str, whole: Any, *parts: Any) -> str:
-    """The page of a study's or a sweep's file: its keys, then the keys of its sections."""
-    pieces = [f"# Keys of a {name}", text, table(keys_of(whole))]
+    """The page of a file, as `a study`: its keys, then the keys of its sections."""
+    pieces = [f"# Keys of {name}", text, table(keys_of(whole))]
     for part in parts:
         heading = f"## {part.__name__} {{#{part.__name__.lower()}}}"
         pieces += [heading, _summary(part), table(keys_of(part))]
@@ -331,6 +332,11 @@ _SWEEP_TEXT = (
     "A sweep is a YAML file that says what is searched, and by what it is judged. "
     "[First sweep](../tutorials/first_sweep.md) writes one."
 )
+_AUTOENCODER_TEXT = (
+    "The file of `arinar train-codec`: the images, the network and its training. "
+    "[Train an autoencoder](../how_to/train_an_autoencoder.md) writes one. `data` and `machine` "
+    "are those of [a recipe](recipe.md)."
+)
 _METRICS_TEXT = (
     "Names are those of `report.json`, of MLflow and of `table.csv`. "
     "A metric with a heading is a column of a study's table."
@@ -338,13 +344,18 @@ _METRICS_TEXT = (
 
 
 def _study_page() -> str:
-    return _file_page("study", _STUDY_TEXT, StudyFile, GrowingSeeds, Match, PaperRow)
+    return _file_page("a study", _STUDY_TEXT, StudyFile, GrowingSeeds, Match, PaperRow)
 
 
 def _sweep_page() -> str:
     return _file_page(
-        "sweep", _SWEEP_TEXT, SweepFile, Dimension, Objective, EarlyStopping, Validation
+        "a sweep", _SWEEP_TEXT, SweepFile, Dimension, Objective, EarlyStopping, Validation
     )
+
+
+def _autoencoder_page() -> str:
+    page = _file_page("an autoencoder", _AUTOENCODER_TEXT, AutoencoderRecipe)
+    return page.replace("](#", "](recipe.md#")  # its parts stand there
 
 
 def _changelog_page() -> str:
@@ -355,6 +366,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "reference/recipe.md": _recipe_page,
     "reference/study.md": _study_page,
     "reference/sweep.md": _sweep_page,
+    "reference/autoencoder.md": _autoencoder_page,
     "reference/commands.md": _commands_page,
     "reference/environment.md": _environment_page,
     "reference/metrics.md": _metrics_page,

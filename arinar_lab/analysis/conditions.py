@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..metrics import DISTANCE, DISTANCES, SPEED
+from ..metrics import DISTANCES, METRICS, SPEED
 from ..output.names import join_names, short_value
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def references_differ(arm: ArmResult, baseline: ArmResult, metric: str) -> str:
     """Why a published distance of two arms is not the same quantity: two references, or features
     of two networks; empty where it is.
     """
-    if metric not in DISTANCES or metric == DISTANCE:
+    if metric not in DISTANCES or METRICS[metric].classifier:
         return ""
 
     networks = set()

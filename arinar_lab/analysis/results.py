@@ -23,6 +23,7 @@ from ..metrics import (
     DISTANCES,
     FEW,
     MATTERS,
+    METRICS,
     TRUNCATED,
     Column,
     ranking_metric,
@@ -54,6 +55,7 @@ class ArmResult:
         reports: Seed → report, of the finished runs.
         folders: Seed → folders of its files, of all runs.
         likelihood: exact, bound, estimate, surrogate or none.
+        distance: The metric that ranks it where an arm has no likelihood.
         inexact: The kinds of its parts whose likelihood is not exact, as in `masked+diffusion`.
         factors: The arm's value of each axis of the study.
         accelerators: Options of the sampler that trade exactness for speed, if they are on.
@@ -71,6 +73,7 @@ class ArmResult:
     reports: dict[int, Report]
     folders: dict[int, Folders] = field(default_factory=dict)
     likelihood: str = "exact"
+    distance: str = DISTANCE
     inexact: str = ""
     factors: tuple[Any, ...] = ()
     accelerators: dict[str, float | str] = field(default_factory=dict)
@@ -115,13 +118,12 @@ class ArmResult:
 
         A distance falls as images are added, so a floor holds for its own number of images.
         """
-        name = f"{DISTANCE if metric == FEW else metric}_floor"
-        floors = self.values(name)
-        if not floors or (metric == FEW and not self.values(FEW)):
+        floors = self.values(f"{metric.removesuffix(FEW)}_floor")
+        if not floors or not self.values(metric):
             return None
 
         report = self.reports[next(iter(floors))]
-        measured = report.get("quality" if name.startswith(DISTANCE) else "fidelity", {})
+        measured = report.get("quality" if METRICS[metric].classifier else "fidelity", {})
         held_out = measured.get("floor_images", 0)
         unequal = metric in DISTANCES and held_out > 0 and held_out != measured.get("images", 0)
 
@@ -287,5 +289,5 @@ class Results:
 
     @property
     def criterion(self) -> str:
-        """The metric that ranks arms: bits/dim, or FD digits where an arm has no likelihood."""
-        return ranking_metric(arm.likelihood for arm in self.arms)
+        """The metric that ranks arms: bits/dim, or a distance where an arm has no likelihood."""
+        return ranking_metric((arm.likelihood for arm in self.arms), self.arms[0].distance)

@@ -188,7 +188,7 @@ def _table(
     by_arm = {(effect.arm, effect.metric): effect for effect in effects}
     columns = [COLUMNS[name] for name in (distance, SPEED if is_timed else None) if name]
     is_compared = bool(by_arm)
-    difference = ["difference"] if is_compared else []
+    difference = ["difference ± 95 %"] if is_compared else []
     headings = ["arm", COLUMNS[metric].heading, *difference, *(c.heading for c in columns)]
 
     rows = []

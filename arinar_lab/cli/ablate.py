@@ -32,7 +32,7 @@ from ..analysis.verdict import verdict_of
 from ..config.sections import Recipe
 from ..errors import ConfigError, StorageUnusable
 from ..evaluation.evaluate import is_timed, measure_speed
-from ..metrics import BITS, DISTANCE
+from ..metrics import BITS, CLASSIFIER_DISTANCES, HEADINGS
 from ..output.names import breakable_name
 from ..output.terminal import description_column, failure_line
 from ..quality.measure import named_reference
@@ -495,8 +495,8 @@ def _outcome(job: Job, name: str) -> Text:
     metrics = job.folder.report(job.recipes[0])["metrics"]
     bits = f"{metrics[BITS]:.3f}" if BITS in metrics else "n/a"
     distance = ""
-    if DISTANCE in metrics:
-        distance = f", FD digits {metrics[DISTANCE]:.1f}"
+    for metric in filter(metrics.__contains__, CLASSIFIER_DISTANCES.values()):
+        distance = f", {HEADINGS[metric]} {metrics[metric]:.1f}"
     return Text(
         f"{name}: {bits} bits/dim{distance}, trained in {metrics['time/train_seconds']:.0f} s"
     )

@@ -67,7 +67,7 @@ def resolution_lines(plan: Plan) -> list[str]:
 
     lines = []
     for metric in dict.fromkeys([plan.criterion, *filter(plan.matters.__contains__, DISTANCES)]):
-        if metric not in (plan.criterion, DISTANCE):
+        if metric not in (plan.criterion, plan.arms[0].distance):
             continue  # what a recipe measures beyond is not known before
         spread = run_spread(plan, metric)
         text = f"what {most} seeds can resolve is unknown until some runs are finished."

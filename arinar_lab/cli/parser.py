@@ -440,8 +440,20 @@ def _tools(verbs: Verbs) -> None:
     )
     notebooks.set_defaults(verb=studies.notebooks)
 
-    retrain = verbs.add_parser("retrain", help="retrain weights that ship with the package")
-    retrain.add_argument("name", choices=("digits_classifier", "digits_vae"))
+    codec = _verb(
+        verbs,
+        "train-codec",
+        runs.train_codec,
+        "train an autoencoder of images; the same command goes on where it stopped",
+    )
+    codec.add_argument(
+        "--out", type=Path, default=HERE.codecs, help="folder of autoencoders (default codecs)"
+    )
+
+    retrain = verbs.add_parser(
+        "retrain", help="retrain the classifier in whose features distances are taken"
+    )
+    retrain.add_argument("name", choices=("digits", "fashion"))
     retrain.set_defaults(verb=runs.retrain)
 
 

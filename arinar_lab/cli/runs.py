@@ -319,8 +319,32 @@ def convert(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def retrain(arguments: argparse.Namespace) -> int:
-    from arinar_lab.evaluation.retrain_digits import retrain_weights
+def train_codec(arguments: argparse.Namespace) -> int:
+    from arinar_lab.config.files import merge, read_overrides, read_recipe
+    from arinar_lab.config.schema import parse_dataclass
+    from arinar_lab.errors import located
+    from arinar_lab.files.atomic import check_output
+    from arinar_lab.pretraining.autoencoder import (
+        WEIGHTS,
+        AutoencoderRecipe,
+        train_autoencoder,
+    )
+    from arinar_lab.runs.folder import read_json
 
-    say(retrain_weights(arguments.name))
+    check_output(arguments.out)
+    content = merge(read_recipe(arguments.file), read_overrides(arguments.overrides))
+    with located(arguments.file):
+        recipe = parse_dataclass(AutoencoderRecipe, content, "", "an autoencoder's file")
+    folder = train_autoencoder(recipe, arguments.file.stem, arguments.out)
+    for name, value in read_json(folder / "report.json")["metrics"].items():
+        say(f"{name}: {value:.4g}")
+    say(folder / "restored.png")
+    say(f"'codec={{kind: vae, latents: {recipe.latents}, weights: {folder / WEIGHTS}}}' uses it.")
+    return 0
+
+
+def retrain(arguments: argparse.Namespace) -> int:
+    from arinar_lab.pretraining.classifier import retrain_classifier
+
+    say(retrain_classifier(arguments.name))
     return 0

@@ -162,7 +162,8 @@ def produces(recipe: Recipe, experiment: Experiment, metric: str) -> bool:
     if METRICS[metric].published:
         return recipe.evaluation.reference is not None
     if metric.startswith("quality/"):
-        return source.digits
+        needed = METRICS[metric].classifier
+        return source.classifier is not None and needed in ("", source.classifier)
     if metric.startswith("val/gap"):
         images, labels = source.held_out
         return model.likelihood != "none" and source.log_prob(images[:1], labels[:1]) is not None

@@ -30,7 +30,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..model.codecs.codec import ASSETS
+from ..model.weight_files import ASSETS
 from .sources import Source
 
 EXTRACT_FOLDER = ASSETS / "fashion_mnist"
@@ -120,6 +120,8 @@ class Fashion(Source):
 
     levels = 256
     classes = 10
+    classifier = "fashion"
+    reference = "held_out"
 
     def __init__(
         self,

@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -94,11 +94,15 @@ class Source:
         return self.levels > 0
 
     @property
-    def digits(self) -> bool:
-        """Whether items are what the digits classifier knows, whose features
-        distances are taken in.
-        """
-        return (tuple(self.shape), self.levels) == (Digits.shape, Digits.levels)
+    def classifier(self) -> str | None:
+        """The shipped classifier that knows such images, in whose features distances are taken."""
+        is_like_digits = (tuple(self.shape), self.levels) == (Digits.shape, Digits.levels)
+        return "digits" if is_like_digits else None
+
+    @property
+    def reference(self) -> Literal["train", "held_out"]:
+        """The part that generated images are compared with; the other part shows the floor."""
+        return "train"
 
     def prepare(self) -> None:
         """Open the data now.

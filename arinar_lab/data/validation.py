@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -148,6 +148,14 @@ class ValidationSource(Source):
     @property
     def pictures(self) -> bool:
         return self.whole.pictures
+
+    @property
+    def classifier(self) -> str | None:
+        return self.whole.classifier
+
+    @property
+    def reference(self) -> Literal["train", "held_out"]:
+        return self.whole.reference
 
     def prepare(self) -> None:
         self.whole.prepare()

@@ -1,9 +1,10 @@
-"""Distances of digits: Fréchet, precision and recall on torch-fidelity; KID, sliced, coverage here.
+"""Distances in features of a classifier: Fréchet, precision and recall on torch-fidelity; KID,
+sliced, coverage here.
 
-Distances of digits are taken in the features of a small classifier whose weights ship with the
-package. They are named `fd_digits`, never FID: FID is the Fréchet distance of Inception features.
+Features are those of the small classifiers of `model/classifiers.py`. Distances are named
+`fd_digits` and `fd_fashion`, never FID: FID is the Fréchet distance of Inception features.
 
-    sliced_digits   3 D · mean over directions u of W₂²(u·features, u·reference), D features
+    sliced_…        3 D · mean over directions u of W₂²(u·features, u·reference), D features
     density         mean over images of (reference balls that hold it) / 5
     coverage        share of reference balls that hold an image
 
@@ -19,7 +20,7 @@ from typing import Any
 
 import torch
 import torch_fidelity
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.metric_fid import (
@@ -28,44 +29,18 @@ from torch_fidelity.metric_fid import (
     fid_statistics_to_metric,
 )
 
-from ..model.codecs.codec import ASSETS, load_safetensors
+from ..model.classifiers import CLASSIFIERS, classify, load_classifier
 
-FEATURE_COUNT = 64
 BALL_NEIGHBOURS = 5  # of density and coverage, as its authors advise
 BASES = 4  # sets of orthogonal directions of the sliced distance
 
 
-class DigitsClassifier(nn.Module):
-    """Classifier of 1×8×8 digits, whose 64 last activations are the features of `fd_digits`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(1, 32, 3, 1, 1),
-            nn.GELU(),
-            nn.Conv2d(32, 64, 3, 2, 1),
-            nn.GELU(),
-            nn.Conv2d(64, 64, 3, 1, 1),
-            nn.GELU(),
-            nn.Flatten(),
-            nn.Linear(64 * 16, FEATURE_COUNT),
-            nn.GELU(),
-        )
-        self.logits = nn.Linear(FEATURE_COUNT, 10)
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Grey levels 0 … 16, [B, 1, 8, 8] → features [B, 64], logits [B, 10]."""
-        features = self.body(images.float() / 8 - 1)
-        return features, self.logits(features)
-
-
-class DigitsExtractor(FeatureExtractorBase):
-    """The classifier as torch-fidelity wants an extractor."""
+class ClassifierExtractor(FeatureExtractorBase):
+    """The classifier of a name as torch-fidelity wants an extractor."""
 
     def __init__(self, name: str, features_list: list[str], **ignored: Any) -> None:
         super().__init__(name, features_list)
-        self.classifier = DigitsClassifier().requires_grad_(False)
-        load_safetensors(self.classifier, ASSETS / "digits_classifier.safetensors")
+        self.classifier = load_classifier(name)
 
     @staticmethod
     def get_provided_features_list() -> tuple[str, ...]:
@@ -89,7 +64,8 @@ class DigitsExtractor(FeatureExtractorBase):
         return tuple(map(outputs.__getitem__, self.features_list))
 
 
-torch_fidelity.register_feature_extractor("digits", DigitsExtractor)
+for _name in CLASSIFIERS:
+    torch_fidelity.register_feature_extractor(_name, ClassifierExtractor)
 
 
 class ByteImages(Dataset):
@@ -105,10 +81,9 @@ class ByteImages(Dataset):
         return self.images[i]
 
 
-def features_of(images: Tensor) -> Tensor:
-    """Compute the classifier's features of digits [n, 1, 8, 8]: [n, 64]."""
-    extractor = DigitsExtractor("digits", ["features"])
-    return torch.cat([extractor(part)[0] for part in images.cpu().split(256)])
+def features_of(images: Tensor, classifier: str) -> Tensor:
+    """Compute the features [n, 64] of images [n, 1, H, W] by a shipped classifier."""
+    return classify(load_classifier(classifier), images)[0]
 
 
 def kernel(a: Tensor, b: Tensor) -> Tensor:
@@ -227,17 +202,17 @@ def coverage(balls: Tensor) -> float:
     return balls.any(1).double().mean().item()
 
 
-def means_of_parts(images: Tensor, reference: Tensor, n: int) -> dict[str, float]:
+def means_of_parts(images: Tensor, reference: Tensor, n: int, classifier: str) -> dict[str, float]:
     """Return mean distances of disjoint sets of n images to the whole reference.
 
     Fréchet and sliced distance fall and coverage rises as images are added, so only values of
     equally many are comparable. KID, precision and density have no such bias.
 
     Returns:
-        fd_digits, sliced_digits, coverage.
+        fd_{classifier}, sliced_{classifier}, coverage.
     """
-    target = features_of(reference)
-    features = features_of(images)
+    target = features_of(reference, classifier)
+    features = features_of(images, classifier)
     parts = features[: len(features) // n * n].split(n)
     projections = sorted_projections(target).values
 
@@ -245,25 +220,25 @@ def means_of_parts(images: Tensor, reference: Tensor, n: int) -> dict[str, float
         return statistics.fmean(map(distance, parts))
 
     return {
-        "fd_digits": mean(lambda part: frechet_distance(part, target)),
-        "sliced_digits": mean(
+        f"fd_{classifier}": mean(lambda part: frechet_distance(part, target)),
+        f"sliced_{classifier}": mean(
             lambda part: sliced_between(sorted_projections(part).values, projections).item()
         ),
         "coverage": mean(lambda part: coverage(balls_with_images(part, target))),
     }
 
 
-def digits_distances(images: Tensor, reference: Tensor) -> dict[str, float]:
-    """Measure the distances of two sets of digits [n, 1, 8, 8] and [m, 1, 8, 8].
+def classifier_distances(images: Tensor, reference: Tensor, classifier: str) -> dict[str, float]:
+    """Measure the distances of two sets of images [n, 1, H, W] and [m, 1, H, W].
 
     Returns:
-        fd_digits, kid_digits (of all images, see `kernel_distance`), sliced_digits, precision,
-        recall, density, coverage.
+        fd_{classifier}, kid_{classifier} (of all images, see `kernel_distance`),
+        sliced_{classifier}, precision, recall, density, coverage.
     """
     values = torch_fidelity.calculate_metrics(
         input1=ByteImages(images),
         input2=ByteImages(reference),
-        feature_extractor="digits",
+        feature_extractor=classifier,
         batch_size=256,
         cuda=False,
         fid=True,
@@ -273,14 +248,14 @@ def digits_distances(images: Tensor, reference: Tensor) -> dict[str, float]:
         save_cpu_ram=True,
     )
 
-    features = features_of(images)
-    target = features_of(reference)
+    features = features_of(images, classifier)
+    target = features_of(reference, classifier)
     balls = balls_with_images(features, target)
 
     return {
-        "fd_digits": float(values["frechet_inception_distance"]),
-        "kid_digits": kernel_distance(features, target),
-        "sliced_digits": sliced_distance(features, target),
+        f"fd_{classifier}": float(values["frechet_inception_distance"]),
+        f"kid_{classifier}": kernel_distance(features, target),
+        f"sliced_{classifier}": sliced_distance(features, target),
         "precision": float(values["precision"]),
         "recall": float(values["recall"]),
         "density": density_of_images(balls).mean().item(),

@@ -38,7 +38,7 @@ from ..model.heads.mixture import component_usage
 from ..model.noise import Noise, Stream
 from ..model.outer import put, take
 from ..model.sampler import Sampler
-from .classifier_distance import digits_distances
+from .classifier_distance import features_of, frechet_distance
 from .uncertainty import half_width, half_width_of_ratio
 
 BINS = 20
@@ -191,7 +191,7 @@ def memorisation(
         noise["train/bits_per_dim"] = half_width(trained)
         noise["train/gap_bits_per_dim"] = math.hypot(half_width(bits), half_width(trained))
 
-    if generated is not None and source.digits:
+    if generated is not None and source.classifier:
         distances = _nearest(generated[:n], source.train[0])
         baseline = _nearest(source.held_out[0], source.train[0])
         values["quality/nearest_train_ratio"] = (distances.mean() / baseline.mean()).item()
@@ -212,18 +212,19 @@ def prefix(recipe: Recipe, experiment: Experiment) -> list[dict[str, float]]:
     """Measure the tokens that the model draws after each share of true ones.
 
     Returns:
-        for each share: `share`; `fd_digits` of the completed held-out images under the recipe's
-        sampler (digits only); bits/dim of the tokens after the prefix, `true` ones and the model's
-        `own` (drawn without guidance at temperature 1), both teacher-forced under the same model:
-        where the density is right they are alike.
+        for each share: `share`; `distance` of the completed held-out images under the recipe's
+        sampler, where a classifier knows them; bits/dim of the tokens after the prefix, `true` ones
+        and the model's `own` (drawn without guidance at temperature 1), both teacher-forced under
+        the same model: where the density is right they are alike.
     """
     source = experiment.source
     rows = []
     for share in SHARES:
         row = {"share": share}
-        if source.digits:
-            images = _completed(recipe, experiment, share)
-            row["fd_digits"] = digits_distances(images, source.train[0])["fd_digits"]
+        if source.classifier:
+            features = features_of(_completed(recipe, experiment, share), source.classifier)
+            target = features_of(source.train[0], source.classifier)
+            row["distance"] = frechet_distance(features, target)
         if "pit" in experiment.model.inner.capabilities:
             row |= _bits_after(recipe, experiment, share)
         rows.append(row)

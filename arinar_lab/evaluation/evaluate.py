@@ -12,8 +12,10 @@ val/bits_per_dim_at_level      the same at a resolution of Δ = one grey level: 
 val/bits_per_dim_median        the same of the median held-out image
 val/bits_per_dim_insured       the same with each conditional mixed with 0.1 % of a broad density,
                                so that a few pixels cannot decide it (see `insurance.py`)
-quality/fd_digits, …           generated against training images; `_floor` is held-out against
-                               training images, as many of them as were generated, or all
+quality/fd_digits, …           generated against the reference, which is the training images of
+                               digits and the held-out images of Fashion-MNIST; `_floor` is the
+                               other part against it, as many as were generated, or all; `_codec`
+                               is the reference, encoded and decoded by an autoencoder
 quality/…_few                  the same of as many generated images as the floor has, for
                                comparison with it: of those distances that depend on their number
 speed/…, cost/…                measured in a pass of its own, alone on the machine
@@ -47,6 +49,7 @@ from ..config.build import Experiment, build, prepare_experiment
 from ..config.schema import Component
 from ..config.sections import Machine, Recipe
 from ..data.latent_cache import held_out_fingerprint
+from ..data.sources import Source
 from ..errors import ConfigError
 from ..files.atomic import atomic_draft
 from ..files.locks import speed_lock
@@ -54,14 +57,19 @@ from ..hardware.device import configure_cpu, device_of
 from ..hardware.memory import oom_guard
 from ..hardware.precision import autocast_to, matmul_flops
 from ..hardware.profiling import flops_of, seconds_to_run
-from ..metrics import BITS, INSURED, MEDIAN, METRICS
+from ..metrics import BITS, FEW, INSURED, MEDIAN, METRICS, distance_of
 from ..model.noise import Noise, Stream
 from ..output.text import say
 from ..runs.folder import RunFolder, environment, git_state, read_sealed
 from ..training.block_transforms import compiled_draws
 from ..training.train import load_weights
 from . import diagnostics
-from .classifier_distance import digits_distances, means_of_parts
+from .classifier_distance import (
+    classifier_distances,
+    features_of,
+    frechet_distance,
+    means_of_parts,
+)
 from .conditionals import most_varied_conditionals
 from .dtypes import generation_dtype, likelihood_dtype
 from .insurance import broad_density, insured_log_prob
@@ -188,7 +196,7 @@ def _measure(
     generated = None
     if experiment.source.levels:
         folder.progress("generate")
-    if experiment.source.digits:
+    if experiment.source.classifier:
         values, halves, generated = evaluate_samples(
             recipe, experiment, evaluation / "samples", folder
         )
@@ -222,6 +230,7 @@ def _units(metrics: dict[str, float]) -> dict[str, str]:
 def _settings(recipe: Recipe, experiment: Experiment) -> dict[str, Any]:
     """Return the report's settings of likelihood and quality."""
     source = experiment.source
+    (reference, _), (other, _) = compared_parts(source)
     return {
         "likelihood": {
             "kind": experiment.model.likelihood,
@@ -236,12 +245,19 @@ def _settings(recipe: Recipe, experiment: Experiment) -> dict[str, Any]:
         },
         "quality": {
             "images": recipe.evaluation.images,
-            "reference": len(source.train[0]),
-            "floor_images": min(len(source.held_out[0]), recipe.evaluation.images),
+            "reference": len(reference),
+            "part": {"train": "training", "held_out": "held-out"}[source.reference],
+            "floor_images": min(len(other), recipe.evaluation.images),
             "kid": KID,
             "precision": generation_dtype(recipe, experiment),
         },
     }
+
+
+def compared_parts(source: Source) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Images and labels of the part that generated images are compared with, and of the other."""
+    parts = (source.train, source.held_out)
+    return parts if source.reference == "train" else parts[::-1]
 
 
 def with_distances(report: dict[str, Any], quality: dict[str, Any]) -> dict[str, Any]:
@@ -377,7 +393,8 @@ def evaluate_samples(
     """
     e = recipe.evaluation
     source = experiment.source
-    y = source.train[1][torch.arange(e.images) % len(source.train[1])]
+    (reference, labels), (other, other_labels) = compared_parts(source)
+    y = labels[torch.arange(e.images) % len(labels)]
 
     images = []
     truncated = []
@@ -396,17 +413,23 @@ def evaluate_samples(
     with atomic_draft(samples / "real.npz", durable=True) as draft:
         np.savez_compressed(draft, images=source.examples(shown).numpy(), labels=shown.numpy())
 
-    values, halves = _compare_digits(generated, y, source.train[0], "quality/{}")
-    held_out = source.held_out[0][: e.images]
-    floor, floor_halves = _compare_digits(
-        held_out, source.held_out[1][: e.images], source.train[0], "quality/{}_floor"
+    classifier = cast(str, source.classifier)
+    values, halves = _compare(generated, y, reference, classifier, "quality/{}")
+    other = other[: e.images]
+    floor, floor_halves = _compare(
+        other, other_labels[: e.images], reference, classifier, "quality/{}_floor"
     )
     values |= floor
     halves |= floor_halves
-    if len(held_out) < len(generated):
-        means = means_of_parts(generated, source.train[0], len(held_out))
+    if len(other) < len(generated):
+        means = means_of_parts(generated, reference, len(other), classifier)
         for name, mean in means.items():
-            values[f"quality/{name}_few"] = mean
+            values[f"quality/{name}{FEW}"] = mean
+    if experiment.codec.unit == "latent":
+        restored = encoded_and_decoded(experiment, reference)
+        values[f"{distance_of(classifier)}_codec"] = frechet_distance(
+            features_of(restored, classifier), features_of(reference, classifier)
+        )
     share = torch.cat(truncated).double() / (experiment.codec.tokens * experiment.codec.features)
     values["quality/truncated_share"] = share.mean().item()
     halves["quality/truncated_share"] = half_width(share)
@@ -414,12 +437,22 @@ def evaluate_samples(
     return values, halves, generated
 
 
-def _compare_digits(
-    images: Tensor, y: Tensor, reference: Tensor, name: str
+@torch.no_grad()
+def encoded_and_decoded(experiment: Experiment, images: Tensor) -> Tensor:
+    """Encode images [n, …] by the codec, and decode them."""
+    parts = []
+    for i in torch.arange(len(images)).split(256):
+        x, _ = experiment.codec.encode(images[i].to(experiment.device), Noise.of(i, "codec"))
+        parts.append(experiment.codec.decode(x).cpu())
+    return torch.cat(parts)
+
+
+def _compare(
+    images: Tensor, y: Tensor, reference: Tensor, classifier: str, name: str
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Return distances of digits and their half-widths; `name` is the pattern of their names."""
-    values = digits_distances(images, reference)
-    halves = half_widths_of_sets(images, y, reference)
+    """Return distances of images and their half-widths; `name` is the pattern of their names."""
+    values = classifier_distances(images, reference, classifier)
+    halves = half_widths_of_sets(images, y, reference, classifier)
     return (
         {name.format(key): value for key, value in values.items()},
         {name.format(key): half for key, half in halves.items()},

@@ -73,22 +73,24 @@ def disjoint_blocks(y: Tensor, count: int = BLOCK_COUNT) -> list[Tensor]:
     return list(order.view(-1, count).unbind(1))
 
 
-def half_widths_of_sets(images: Tensor, y: Tensor, reference: Tensor) -> dict[str, float]:
-    """Return the half-widths of `classifier_distance.digits_distances`.
+def half_widths_of_sets(
+    images: Tensor, y: Tensor, reference: Tensor, classifier: str
+) -> dict[str, float]:
+    """Return the half-widths of `classifier_distance.classifier_distances`.
 
-    The images are digits [n, 1, 8, 8] of classes y. Below 2 images a block there are none.
+    The images [n, 1, H, W] are of classes y. Below 2 images a block there are none.
     """
     if len(images) < 2 * BLOCK_COUNT:
         return {}
 
-    features = features_of(images)
-    target = features_of(reference)
+    features = features_of(images, classifier)
+    target = features_of(reference, classifier)
     balls = balls_with_images(features, target)
     parts = disjoint_blocks(y)
     return {
-        "fd_digits": jackknife(distances_without(parts, features, target)),
-        "kid_digits": jackknife(kernels_without(parts, features, target)),
-        "sliced_digits": jackknife(sliced_without(parts, features, target)),
+        f"fd_{classifier}": jackknife(distances_without(parts, features, target)),
+        f"kid_{classifier}": jackknife(kernels_without(parts, features, target)),
+        f"sliced_{classifier}": jackknife(sliced_without(parts, features, target)),
         "precision": half_width(is_inside(features, target, target).double()),
         "recall": jackknife(recall_without(parts, features, target)),
         "density": half_width(density_of_images(balls)),
@@ -120,7 +122,7 @@ def distances_without(parts: Iterable[Tensor], features: Tensor, reference: Tens
 
 
 def kernels_without(parts: Iterable[Tensor], features: Tensor, reference: Tensor) -> Tensor:
-    """Return KID of `classifier_distance.digits_distances` when each block is left out: [b]."""
+    """Return KID of `classifier_distance.classifier_distances` when each block is left out: [b]."""
     within = kernel(features, features)
     across = kernel(features, reference)
     target = mean_within(kernel(reference, reference))

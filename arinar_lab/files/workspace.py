@@ -5,6 +5,7 @@ studies/      a folder for each study and sweep
 tracking/     MLflow's store, where no server is named
 references/   statistics of reference images
 caches/       latents
+codecs/       autoencoders
 data/         image data sets that were fetched
 experiments/  recipes
 """
@@ -44,6 +45,10 @@ class Workspace:
     @property
     def caches(self) -> Path:
         return self.root / "caches"
+
+    @property
+    def codecs(self) -> Path:
+        return self.root / "codecs"
 
     @property
     def experiments(self) -> Path:

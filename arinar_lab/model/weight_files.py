@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+ASSETS = Path(__file__).parents[1] / "assets"  # what ships
 _PATHS = ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
 _HARMLESS = [
     *product(["numpy"], ["dtype", "ndarray"]),

@@ -24,7 +24,7 @@ from ..analysis.analyse import Analysis
 from ..analysis.rankings.pareto import Frontier
 from ..analysis.rankings.rank_agreement import mean_by_arm
 from ..analysis.results import ArmResult, Results
-from ..metrics import BITS, DISTANCE, DISTANCES, FEW, GAP, HEADINGS, LEVEL, METRICS, SPEED
+from ..metrics import BITS, DISTANCES, FEW, GAP, HEADINGS, LEVEL, METRICS, SPEED
 from ..significance.statistics import Interval
 from .style import (
     BLACK,
@@ -60,9 +60,11 @@ def panels_of(results: Results) -> list[list[str]]:
 
     Distances of different numbers of images have panels of their own: a floor is of one number.
     """
-    published = [(metric,) for metric in DISTANCES if metric != DISTANCE]
+    distances: list[tuple[str, ...]] = []
+    for metric in DISTANCES:
+        distances += [(metric,), (metric + FEW,)]
     panels = []
-    for metrics in ((BITS, LEVEL), (GAP,), (DISTANCE,), (FEW,), *published):
+    for metrics in ((BITS, LEVEL), (GAP,), *distances):
         measured = list(filter(results.values, metrics))
         if measured:
             panels.append(measured)
@@ -187,7 +189,7 @@ def _arm_by_arm(results: Results, panels: list[list[str]]) -> Any:
 
 def _log_from(metrics: Sequence[str]) -> float:
     """The ratio of largest to smallest beyond which the metrics' axis is logarithmic."""
-    return 10 if metrics[0] in (*DISTANCES, FEW) else math.inf
+    return 10 if metrics[0].removesuffix(FEW) in DISTANCES else math.inf
 
 
 def _mark_off_scale(figure: Any, axes: Any, drawn: Sequence[Sequence[IntervalBar]]) -> None:

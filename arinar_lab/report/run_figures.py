@@ -84,12 +84,12 @@ def _prefix(ax: Any, rows: list[dict[str, float]]) -> None:
         label = "bits/dim, own rest"
         lines += ax.plot(shares, column("own"), "--", marker="s", color=GREY, label=label)
         ax.set(ylabel="bits/dim")
-        right = ax.twinx() if "fd_digits" in rows[0] else ax
+        right = ax.twinx() if "distance" in rows[0] else ax
 
-    if "fd_digits" in rows[0]:
-        label = "FD digits"
-        lines += right.plot(shares, column("fd_digits"), ":", marker="D", color=BLACK, label=label)
-        right.set(ylabel="FD digits")
+    if "distance" in rows[0]:
+        label = "Fréchet distance"
+        lines += right.plot(shares, column("distance"), ":", marker="D", color=BLACK, label=label)
+        right.set(ylabel="Fréchet distance")
         ax.legend(handles=lines, fontsize=7)
 
     ax.set(xlabel="share of true tokens")

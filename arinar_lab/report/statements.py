@@ -23,7 +23,7 @@ from ..analysis.conditions import (
     units_of,
 )
 from ..analysis.results import ArmResult, Report, Results
-from ..metrics import DISTANCE, ERROR, FEW, HEADINGS, LEVEL, TRUNCATED
+from ..metrics import CLASSIFIER_DISTANCES, ERROR, FEW, HEADINGS, LEVEL, TRUNCATED
 from ..output.names import join_names
 from ..output.text import markdown_line
 from ..significance.looks import level_at
@@ -413,14 +413,16 @@ def _units(results: Results) -> list[Statement]:
 def _distances(results: Results) -> list[Statement]:
     """The images and features of the distances, their floor, and the sampler."""
     statements = _published(results.any_report)
-    if _any(results, lambda report: DISTANCE in report["metrics"]):
-        text = (
-            f"FD, KID, precision and recall compare {_stated(results, 'quality', 'images')}"
-            f" generated images with {_stated(results, 'quality', 'reference')} training images,"
-            " whose labels they have, in the features of a digits classifier (not Inception, so no"
-            " FID), KID over all images."
-        )
-        statements.append(Statement(text, "Evaluation"))
+    for classifier, distance in CLASSIFIER_DISTANCES.items():
+        if results.values(distance):
+            part = _stated(results, "quality", "part") or "training"
+            text = (
+                f"FD, KID, precision and recall compare {_stated(results, 'quality', 'images')}"
+                f" generated images with {_stated(results, 'quality', 'reference')} {part} images,"
+                f" whose labels they have, in the features of a {classifier} classifier (not"
+                " Inception, so no FID), KID over all images."
+            )
+            statements.append(Statement(text, "Evaluation"))
 
     if results.every_report and all(map(lacks_distances, results.every_report)):
         statements.append(Statement(f"{NO_DISTANCES}.", "Evaluation"))
@@ -461,17 +463,26 @@ def _published(report: Report) -> list[Statement]:
 
 def _floor(report: Report) -> list[Statement]:
     """The distance of held-out images, for scale."""
-    floor = report["metrics"].get(f"{DISTANCE}_floor")
+    metrics = report["metrics"]
     quality = report.get("quality", {})
-    if floor is None or not quality:
+    measured = [name for name in CLASSIFIER_DISTANCES.values() if f"{name}_floor" in metrics]
+    if not measured or not quality:
         return []
 
+    (distance,) = measured
     count = quality.get("floor_images", 0)
-    text = f"For scale: FD of {count:,} held-out images against the same is {floor:.2f}"
+    part = "training" if quality.get("part") == "held-out" else "held-out"
+    floor = metrics[f"{distance}_floor"]
+    text = f"For scale: FD of {count:,} {part} images against the same is {floor:.2f}"
     if count < quality.get("images", 0):
         text += "; so few images are farther off by their number alone, and an arm may be nearer"
-        if FEW in report["metrics"]:
-            text += f" ({HEADINGS[FEW]} is of {count:,} generated images, to set against it)"
+        if (few := distance + FEW) in metrics:
+            text += f" ({HEADINGS[few]} is of {count:,} generated images, to set against it)"
+    if (restored := f"{distance}_codec") in metrics:
+        text += (
+            "; that of the compared images themselves, encoded and decoded by the codec, is "
+            f"{metrics[restored]:.2f}"
+        )
 
     return [Statement(f"{text}.")]
 

@@ -107,6 +107,7 @@ def _arm_result(plan: Plan, arm: Arm, reports: dict[int, Report]) -> ArmResult:
         reports=reports,
         folders=folders,
         likelihood=arm.likelihood,
+        distance=arm.distance,
         inexact=inexact_parts(arm.recipe),
         factors=arm.values,
         accelerators=arm.recipe.sampler.accelerators,

@@ -26,7 +26,7 @@ from ..config.sections import Recipe, parse_recipe
 from ..config.yaml_reader import is_yaml_for, read_value
 from ..errors import ConfigError, did_you_mean, located
 from ..files.workspace import HERE, Workspace
-from ..metrics import HEADINGS, MATTERS, ranking_metric
+from ..metrics import DISTANCE, HEADINGS, MATTERS, distance_of, ranking_metric
 from ..model.inner.head import Likelihood
 from ..output.names import join_names, short_value
 from ..runs.folder import RunFolder, read_sealed
@@ -52,6 +52,7 @@ class Arm:
         recipe: The recipe with the study's first seed.
         parameters: The number of trained parameters.
         likelihood: The kind of its bits/dim; `none` where it has none.
+        distance: The metric that ranks it where an arm has no bits/dim.
         matched: The key and the value that were solved for equal cost, as in `outer.width=72`;
             empty without `match`.
         budget: The label of its budget, as in `steps×4`; empty without `budget`.
@@ -62,6 +63,7 @@ class Arm:
     recipe: Recipe
     parameters: int
     likelihood: Likelihood = "exact"
+    distance: str = DISTANCE
     matched: str = ""
     budget: str = ""
 
@@ -186,8 +188,8 @@ class Plan:
 
     @property
     def criterion(self) -> str:
-        """The metric that ranks arms: bits/dim, or FD digits where an arm has no likelihood."""
-        return ranking_metric(arm.likelihood for arm in self.arms)
+        """The metric that ranks arms: bits/dim, or a distance where an arm has no likelihood."""
+        return ranking_metric((arm.likelihood for arm in self.arms), self.arms[0].distance)
 
     @property
     def jobs(self) -> list[Job]:
@@ -587,7 +589,8 @@ def _arm(
             f"arm {name}: has no likelihood, and this data no Fréchet distance to compare it by"
         )
 
-    return Arm(name, values, recipe, experiment.parameters, likelihood)
+    distance = distance_of(experiment.source.classifier)
+    return Arm(name, values, recipe, experiment.parameters, likelihood, distance)
 
 
 def _refuse_equal_runs(arms: dict[str, Arm], file: StudyFile) -> None:

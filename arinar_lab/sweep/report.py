@@ -30,7 +30,7 @@ from rich.text import Text
 from ..analysis.conditions import unreliable
 from ..analysis.rankings.pareto import Frontier, frontier_from_readings, frontier_sentences
 from ..files.atomic import atomic_draft, write_atomically
-from ..metrics import BITS, COLUMNS, DISTANCE, METRICS, SPEED, Column
+from ..metrics import BITS, CLASSIFIER_DISTANCES, COLUMNS, METRICS, SPEED, Column
 from ..output.terminal import failure_line
 from ..output.text import csv_text, markdown_line, markdown_list, markdown_table
 from ..runs.folder import write_json
@@ -92,7 +92,7 @@ def searches(sweep: Sweep) -> dict[str, optuna.Study]:
 
 def metrics_shown(sweep: Sweep) -> list[str]:
     """The metrics that judge trials, then bits/dim, distance and speed."""
-    return list(dict.fromkeys([*sweep.metrics, BITS, DISTANCE, SPEED]))
+    return list(dict.fromkeys([*sweep.metrics, BITS, *CLASSIFIER_DISTANCES.values(), SPEED]))
 
 
 def rerun_means(sweep: Sweep) -> dict[tuple[str, str], dict[str, Interval]]:

@@ -127,10 +127,14 @@ def test_missing_runs_are_to_be_finished_first(absent, words):
     assert "that are missing" in result.step.reason
 
 
+def test_the_column_of_differences_says_what_its_intervals_are():
+    assert verdict(bits_of({1: 2.5, 2: 2.0})).headings[2] == "difference ± 95 %"
+
+
 def test_a_single_arm_is_stated():
     result = verdict(bits_of({1: 2.5}), axes={"inner.head.components": [1]})
     assert result.answer == "components=1 reaches 2.500 ± 0.010 bits/dim."
-    assert "difference" not in result.headings
+    assert not any("difference" in heading for heading in result.headings)
 
 
 def test_speed_is_said_where_it_is_reliable():

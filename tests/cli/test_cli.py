@@ -111,6 +111,7 @@ def test_check_imports_neither_lightning_nor_a_compiler(tmp_path):
         "mlflow",
         "check",
         "retrain",
+        "train-codec",
     ],
 )
 def test_every_verb_has_help(capsys, verb):

@@ -353,5 +353,10 @@ def test_a_recipe_trains_and_is_evaluated(name, alone, monkeypatch):
     report = evaluate_run(recipe, folder)
     assert 4 < report["metrics"]["val/bits_per_dim"] < 12
     assert report["likelihood"]["kind"] == "exact" and report["likelihood"]["unit"] == "pixel"
-    assert not [metric for metric in report["metrics"] if metric.startswith("quality/")]
+    distances = {"fd_fashion", "fd_fashion_floor", "kid_fashion", "sliced_fashion"}
+    assert {f"quality/{name}" for name in distances} <= report["metrics"].keys()
+    assert not [metric for metric in report["metrics"] if "digits" in metric]
+    assert all(metric in report["units"] for metric in report["metrics"])
+    assert (report["quality"]["reference"], report["quality"]["part"]) == (64, "held-out")
+    assert report["quality"]["floor_images"] == 8
     assert (folder.evaluation(recipe) / "samples" / "grid.png").is_file()

@@ -66,7 +66,7 @@ def test_images_of_more_grey_levels_are_no_digits(digits):
     sixteen times too bright.
     """
     images = ImageTensors(path="nowhere", channels=1, size=8, classes=10)
-    assert (digits.digits, images.digits) == (True, False)
+    assert (digits.classifier, images.classifier) == ("digits", None)
 
 
 def test_nobody_knows_the_density_of_digits(digits):

@@ -6,7 +6,7 @@ import compare_distances as script
 import pytest
 import torch
 
-from arinar_lab.evaluation.classifier_distance import digits_distances
+from arinar_lab.evaluation.classifier_distance import classifier_distances
 
 
 def test_an_effect_is_a_shift_over_the_spread_of_undamaged_sets():
@@ -51,7 +51,7 @@ def test_distances_are_a_reports():
     digit = script.Digit()
     source = script.Digits()
     images, reference = source.held_out[0][:100], source.train[0][:200]
-    expected = digits_distances(images, reference)
+    expected = classifier_distances(images, reference, "digits")
     names = ("fd_digits", "kid_digits", "sliced_digits", *script.NAMES[3:])
     first = digit.training
     values = script.distances(digit.features[first : first + 100], digit.features[:200])

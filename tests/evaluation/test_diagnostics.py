@@ -127,7 +127,7 @@ def test_a_prefix_is_kept_and_the_rest_is_drawn():
     rows = diagnostics.prefix(recipe, experiment)
 
     assert [row["share"] for row in rows] == [0.0, 0.25, 0.5, 0.75]
-    assert rows[-1]["fd_digits"] < rows[0]["fd_digits"]  # random weights: the truer the better
+    assert rows[-1]["distance"] < rows[0]["distance"]  # random weights: the truer the better
     assert rows[0]["true"] == pytest.approx(
         np.mean(diagnostics.bits_by_place(diagnostics.held_out(recipe, experiment))["by_token"]),
         rel=0.02,

@@ -21,7 +21,7 @@ from arinar_lab.data.latent_cache import held_out_fingerprint
 from arinar_lab.data.sources import Digits
 from arinar_lab.errors import ConfigError
 from arinar_lab.evaluation import evaluate
-from arinar_lab.evaluation.classifier_distance import digits_distances
+from arinar_lab.evaluation.classifier_distance import classifier_distances
 from arinar_lab.evaluation.evaluate import (
     PeakMemory,
     count_flops,
@@ -394,7 +394,7 @@ def test_a_grid_of_few_images_shows_them_all():
 
 def test_a_set_is_no_distance_from_itself(digits):
     images = digits.train[0][:300]
-    same = digits_distances(images, images)
+    same = classifier_distances(images, images, "digits")
     assert abs(same["fd_digits"]) < 1e-3 and same["precision"] == 1 and same["recall"] == 1
     assert same["sliced_digits"] == 0 and same["coverage"] == 1
     assert same["density"] == pytest.approx(6 / 5)  # a ball holds its centre and 5 neighbours
@@ -404,7 +404,8 @@ def test_noise_is_far_from_digits(digits):
     images = digits.train[0][:300]
     generator = torch.Generator().manual_seed(0)
     noise = torch.randint(0, 17, images.shape, generator=generator, dtype=torch.uint8)
-    far, near = digits_distances(noise, images), digits_distances(digits.held_out[0], images)
+    far = classifier_distances(noise, images, "digits")
+    near = classifier_distances(digits.held_out[0], images, "digits")
     assert far["fd_digits"] > 10 * near["fd_digits"] and far["kid_digits"] > 10 * abs(
         near["kid_digits"]
     )
@@ -419,7 +420,7 @@ def test_a_distance_of_as_few_images_as_held_out_ones_stands_beside_that_of_all(
     images = torch.from_numpy(
         np.load(a_run.evaluation(tiny("evaluation.images=720")) / "samples" / "images.npy")
     )
-    halves = [digits_distances(half, Digits().train[0]) for half in images.split(360)]
+    halves = [classifier_distances(half, Digits().train[0], "digits") for half in images.split(360)]
     for name in ("fd_digits", "sliced_digits", "coverage"):
         mean = (halves[0][name] + halves[1][name]) / 2
         assert result["metrics"][f"quality/{name}_few"] == pytest.approx(mean, rel=1e-6)
@@ -429,7 +430,9 @@ def test_a_distance_of_as_few_images_as_held_out_ones_stands_beside_that_of_all(
 
 def test_few_kinds_of_good_images_are_precise_and_recall_little(digits):
     images, y = digits.train
-    distances_of_set = digits_distances(digits.held_out[0][digits.held_out[1] == 0], images[:600])
+    distances_of_set = classifier_distances(
+        digits.held_out[0][digits.held_out[1] == 0], images[:600], "digits"
+    )
     assert (y[:600] == 0).float().mean() < 0.2
     assert distances_of_set["precision"] > 0.6 > 0.4 > distances_of_set["recall"]
 

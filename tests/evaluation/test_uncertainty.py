@@ -10,9 +10,9 @@ from scipy.stats import bootstrap, ttest_1samp
 from arinar_lab.data.sources import Digits
 from arinar_lab.evaluation.classifier_distance import (
     balls_with_images,
+    classifier_distances,
     coverage,
     density_of_images,
-    digits_distances,
     directions,
     features_of,
     kernel_distance,
@@ -94,8 +94,8 @@ def test_blocks_are_disjoint_of_one_size_and_share_the_classes():
 
 def test_precision_and_recall_are_torch_fidelitys(digits):
     images, reference = digits.held_out[0][:200], digits.train[0][:500]
-    distances_of_set = digits_distances(images, reference)
-    features, whole = features_of(images), features_of(reference)
+    distances_of_set = classifier_distances(images, reference, "digits")
+    features, whole = features_of(images, "digits"), features_of(reference, "digits")
 
     assert is_inside(features, whole, whole).double().mean().item() == pytest.approx(
         distances_of_set["precision"], abs=1e-6
@@ -110,8 +110,8 @@ def test_precision_and_recall_are_torch_fidelitys(digits):
 
 def test_without_nothing_the_distances_are_the_distances(digits):
     images, reference = digits.held_out[0], digits.train[0][:300]
-    expected = digits_distances(images, reference)
-    features, whole = features_of(images), features_of(reference)
+    expected = classifier_distances(images, reference, "digits")
+    features, whole = features_of(images, "digits"), features_of(reference, "digits")
     assert distances_without(NOTHING, features, whole).item() == pytest.approx(
         expected["fd_digits"], rel=1e-6
     )
@@ -166,7 +166,9 @@ def test_a_sliced_distance_of_a_shift_is_three_times_its_square():
 
 def test_fixed_directions_are_as_good_as_a_thousand_random_ones(digits):
     """MIND's own way: 1,000 independent directions, sorted projections of as many images."""
-    features, reference = features_of(digits.held_out[0]), features_of(digits.train[0][:360])
+    features, reference = (
+        features_of(images, "digits") for images in (digits.held_out[0], digits.train[0][:360])
+    )
     drawn = torch.nn.functional.normalize(normal(1000, 64)).float()
     gaps = (features @ drawn.T).sort(0).values - (reference @ drawn.T).sort(0).values
     expected = 3 * 64 * gaps.square().mean().item()
@@ -204,16 +206,16 @@ def test_density_and_coverage_of_one_distribution_are_as_their_authors_say():
 def test_means_of_parts_are_over_sets_of_that_number(digits):
     images, reference = digits.train[0][:250], digits.held_out[0]
     halves = [
-        digits_distances(images[:100], reference),
-        digits_distances(images[100:200], reference),
+        classifier_distances(images[:100], reference, "digits"),
+        classifier_distances(images[100:200], reference, "digits"),
     ]
-    means = means_of_parts(images, reference, 100)
+    means = means_of_parts(images, reference, 100, "digits")
     for name, mean in means.items():
         assert mean == pytest.approx((halves[0][name] + halves[1][name]) / 2, rel=1e-6)
     assert set(means) == {"fd_digits", "sliced_digits", "coverage"}
 
     # distances fall and coverage rises as images are added
-    whole = means_of_parts(images, reference, 250)
+    whole = means_of_parts(images, reference, 250, "digits")
     assert whole["fd_digits"] < means["fd_digits"]
     assert whole["sliced_digits"] < means["sliced_digits"]
     assert whole["coverage"] > means["coverage"]
@@ -231,12 +233,17 @@ def test_a_block_that_is_left_out_is_left_out():
 
 
 def test_every_distance_has_a_half_width(digits):
-    result = half_widths_of_sets(*digits.held_out, digits.train[0])
-    assert set(result) == set(digits_distances(digits.held_out[0], digits.train[0]))
+    result = half_widths_of_sets(*digits.held_out, digits.train[0], "digits")
+    assert set(result) == set(classifier_distances(digits.held_out[0], digits.train[0], "digits"))
     assert all(0 < half < math.inf for half in result.values())
-    assert result == half_widths_of_sets(*digits.held_out, digits.train[0])  # nothing is drawn
+    assert result == half_widths_of_sets(
+        *digits.held_out, digits.train[0], "digits"
+    )  # nothing is drawn
     assert (
-        half_widths_of_sets(digits.held_out[0][:19], digits.held_out[1][:19], digits.train[0]) == {}
+        half_widths_of_sets(
+            digits.held_out[0][:19], digits.held_out[1][:19], digits.train[0], "digits"
+        )
+        == {}
     )
 
 

@@ -5,7 +5,8 @@ import torch
 from safetensors.torch import save_file
 
 from arinar_lab.data.sources import Digits
-from arinar_lab.model.codecs.codec import VAE, Autoencoder, Pixels, Tokens
+from arinar_lab.model.codecs.autoencoder import Autoencoder
+from arinar_lab.model.codecs.codec import VAE, Pixels, Tokens
 from arinar_lab.model.noise import Noise
 
 DIGITS = Digits()
@@ -151,7 +152,7 @@ def test_tokens_pass_through():
 def test_weights_that_are_missing_damaged_or_misfit_are_refused_in_one_line(tmp_path):
     damaged, misfit = tmp_path / "damaged.safetensors", tmp_path / "misfit.safetensors"
     damaged.write_bytes(b"\x08\x00\x00\x00")
-    save_file(Autoencoder(1, 3).state_dict(), misfit)
+    save_file(Autoencoder((3, 8, 8), 4, (8, 8)).state_dict(), misfit)
     for path, reason in [
         (tmp_path / "none", "is not a file"),
         (damaged, ": damaged"),

@@ -583,6 +583,21 @@ def test_images_without_distances_are_told_once():
     assert text_of(study(reports)).count(NO_DISTANCES) == 1
 
 
+def test_distances_of_clothing_name_their_classifier_and_the_part_they_compare_with():
+    reports = whole()
+    for report in reports.values():
+        report["metrics"] = {
+            name.replace("digits", "fashion"): value for name, value in report["metrics"].items()
+        } | {"quality/fd_fashion_codec": 1.234}
+        report["quality"] |= {"part": "held-out", "reference": 2000}
+    text = text_of(study(reports))
+    assert "generated images with 2,000 held-out images" in text
+    assert "in the features of a fashion classifier" in text
+    assert "FD of 360 training images against the same is 2.17" in text
+    assert "encoded and decoded by the codec, is 1.23" in text
+    assert "FD fashion" in text and "FD digits" not in text
+
+
 def test_a_metric_that_is_no_number_is_refused(capsys):
     reports = whole()
     reports["components=1", 0]["metrics"][BITS] = "2.0"

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from ..layers import project_on_axes
 from ..noise import Noise
-from ..weight_files import read_safetensors
+from .autoencoder import posterior, read_autoencoder
 from .kl_autoencoder import KLAutoencoder
 from .kl_checkpoints import LAYOUTS, random_kl, read_kl, weights_fingerprint
 
@@ -41,7 +41,6 @@ Normalisation = Literal["none", "scale", "channel", "whiten"]
 _FLATTEST = 1e-4
 # mean and deviation of red, green, blue in [0, 1]
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-ASSETS = Path(__file__).parents[2] / "assets"
 
 
 class Codec(nn.Module):
@@ -321,55 +320,12 @@ class Latents(Codec):
         return x.transpose(1, 2).unflatten(2, self.grid) / self.scale
 
 
-class Autoencoder(nn.Module):
-    """Small convolutional autoencoder of stride 2: [B, C, H, W] ↔ moments [B, 2·latents, H/2, W/2].
-
-    The moments are means, then log-variances, as in the published KL autoencoder.
-    """
-
-    def __init__(self, channels: int, latents: int, width: int = 48) -> None:
-        super().__init__()
-
-        def conv(inside: int, outside: int, stride: int = 1) -> nn.Conv2d:
-            return nn.Conv2d(inside, outside, 3, stride, 1)
-
-        self.encoder = nn.Sequential(
-            conv(channels, width),
-            nn.SiLU(),
-            conv(width, width, 2),
-            nn.SiLU(),
-            conv(width, width),
-            nn.SiLU(),
-            conv(width, 2 * latents),
-        )
-        self.decoder = nn.Sequential(
-            conv(latents, width),
-            nn.SiLU(),
-            conv(width, width),
-            nn.SiLU(),
-            nn.ConvTranspose2d(width, width, 4, 2, 1),
-            nn.SiLU(),
-            conv(width, width),
-            nn.SiLU(),
-            conv(width, channels),
-        )
-
-    def posterior(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation [B, latents, H/2, W/2] for images scaled to [-1, 1]."""
-        return posterior(self.encoder(image))
-
-
-def posterior(moments: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation [B, D, H, W] of moments [B, 2D, H, W]."""
-    mean, log_var = moments.chunk(2, 1)
-    return mean, (log_var.clamp(-30, 20) / 2).exp()
-
-
 class VAE(Codec):
     """Tokens are draws from the posterior of a frozen KL autoencoder, one position a token.
 
     Arguments:
-        weights: A shipped autoencoder (`digits`), or the path of a safetensors file.
+        weights: A shipped autoencoder (`digits`), or the path of a file of
+            `arinar train-codec`.
         latents: D, channels of the latents, those of the weights.
         normalise: Normalisation of the latents.
 
@@ -394,18 +350,16 @@ class VAE(Codec):
                 "kind: vae encodes images, and these data are tokens; use kind: tokens"
             )
 
-        channels, height, width = shape
-        super().__init__((height // 2) * (width // 2), latents, normalise)
-        self.grid = (height // 2, width // 2)
+        autoencoder = read_autoencoder(weights, shape, latents)
+        super().__init__(math.prod(autoencoder.grid), latents, normalise)
+        self.grid = autoencoder.grid
         self.levels = levels
-        self.autoencoder = Autoencoder(channels, latents).requires_grad_(False).eval()
-        path = ASSETS / "digits_vae.safetensors" if weights == "digits" else Path(weights)
-        load_safetensors(self.autoencoder, path)
+        self.autoencoder = autoencoder.requires_grad_(False).eval()
 
     def moments(self, image: Tensor) -> Tensor:
         if image.is_floating_point():
             return image.float()
-        return self.autoencoder.encoder(2 * image.float() / (self.levels - 1) - 1)
+        return self.autoencoder.encoder(from_grey_levels(image, self.levels))
 
     def _encode(self, image: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         mean, std = posterior(self.moments(image))
@@ -414,10 +368,15 @@ class VAE(Codec):
 
     def _decode(self, x: Tensor) -> Tensor:
         image = self.autoencoder.decoder(x.transpose(1, 2).unflatten(2, self.grid))
-        return _to_grey_levels(image, self.levels)
+        return to_grey_levels(image, self.levels)
 
 
-def _to_grey_levels(image: Tensor, levels: int) -> Tensor:
+def from_grey_levels(image: Tensor, levels: int) -> Tensor:
+    """An image in [-1, 1] of its grey levels 0 … levels - 1."""
+    return 2 * image.float() / (levels - 1) - 1
+
+
+def to_grey_levels(image: Tensor, levels: int) -> Tensor:
     """Grey levels of an image in [-1, 1]."""
     return ((image + 1) / 2 * (levels - 1)).round().clamp(0, levels - 1).to(torch.uint8)
 
@@ -559,7 +518,7 @@ class KL(Codec):
         if image.is_floating_point():
             return image.float()
         network = self._autoencoder(image)
-        x = 2 * image.float() / (self.levels - 1) - 1
+        x = from_grey_levels(image, self.levels)
         with torch.autocast(x.device.type, enabled=False):
             return torch.cat(list(map(network.moments, x.split(self._AT_ONCE))))
 
@@ -575,29 +534,7 @@ class KL(Codec):
         with torch.autocast(x.device.type, enabled=False):
             image = torch.cat(list(map(network.restored, z.split(self._AT_ONCE))))
 
-        return _to_grey_levels(image, self.levels)
-
-
-def load_safetensors(model: nn.Module, path: Path) -> None:
-    """Load a safetensors file into a module.
-
-    Raises:
-        ValueError: in one line, if the file is missing, damaged or does not fit.
-    """
-    if not path.is_file():
-        raise ValueError(
-            f"weights: {str(path)!r} is not a file, and not the name of shipped weights (digits)"
-        )
-
-    try:
-        model.load_state_dict(read_safetensors(path))
-    except ValueError as error:
-        raise ValueError(f"weights: {error}") from None
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(
-            f"weights: {str(path)!r} does not fit this autoencoder: {reason}"
-        ) from None
+        return to_grey_levels(image, self.levels)
 
 
 CODECS: dict[str, type[Codec]] = {
