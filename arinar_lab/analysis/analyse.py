@@ -5,8 +5,8 @@ effects       each arm against the baseline, in every metric that claims are mad
 factors       main effects and interactions, where the arms are a grid of two axes or more
 spreads       where the spread of runs comes from, where axes are seeds
 image_shifts  the differences in bits/dim, image by image
-fronts        quality against speed, of each budget by itself
-agreements    whether the ranking of arms at the first budget lasts at the others
+fronts        quality against speed, of each regime by itself
+agreements    whether the ranking of arms at the first regime lasts at the others
 cautions      missing runs, and differences among runs, with the conclusions that they forbid
 """
 
@@ -82,10 +82,10 @@ class Analysis:
     Arguments:
         results: The numbers themselves.
         columns: The columns of the table.
-        effects: Each arm against the baseline of its budget.
-        fronts: Each quality against images/s, of each budget.
+        effects: Each arm against the baseline of its regime.
+        fronts: Each quality against images/s, of each regime.
         panels: The same of all arms together, for a figure.
-        agreements: How each later budget ranks the arms against the first.
+        agreements: How each later regime ranks the arms against the first.
         image_shifts: The differences in bits/dim, image by image, where images' were kept.
         outlying: Metric → arm and seed of the runs that lie far from the other seeds of their arm.
         cautions: In the order in which they are shown.
@@ -145,7 +145,7 @@ class Analysis:
 
     @property
     def ranking(self) -> list[str]:
-        """A line for each metric and budget; none in a study without budgets."""
+        """A line for each metric and regime; none in a study without regimes."""
         return list(map(Agreement.text, self.agreements))
 
     def touching(self, *metrics: str) -> list[str]:
@@ -153,7 +153,7 @@ class Analysis:
         return [caution.text for caution in self.cautions if any(map(caution.touches, metrics))]
 
     def is_baseline(self, arm: str) -> bool:
-        """Whether an arm is the baseline, or that of a budget."""
+        """Whether an arm is the baseline, or that of a regime."""
         return arm in self.results.baselines
 
 
@@ -163,8 +163,8 @@ def analyse(results: Results) -> Analysis:
     compared = compare_arms(results, (*CLAIMS, GAP), outlying)
     fronts = frontiers(results, compared)
     panels = fronts
-    if results.budgets:
-        whole = replace(results, budgets=())
+    if results.regimes:
+        whole = replace(results, regimes=())
         panels = frontiers(whole, compared)
 
     effects = [effect for effect in compared if effect.metric in CLAIMS]
@@ -273,7 +273,7 @@ def _cautions(kind: Kind, texts: Iterable[str]) -> list[Caution]:
 def _unpaired(results: Results) -> list[str]:
     """Arms that no seed pairs with the baseline."""
     names = []
-    for part in results.by_budget:
+    for part in results.by_regime:
         seeds = part.baseline_arm.reports.keys()
         for arm in part.arms:
             if seeds and arm.reports and not arm.reports.keys() & seeds:
@@ -401,7 +401,7 @@ def _foreign(results: Results) -> list[Caution]:
 def _two_references(results: Results) -> list[Caution]:
     """Arms whose published distances cannot be compared with the baseline's."""
     arms: dict[str, list[str]] = {}
-    for part in results.by_budget:
+    for part in results.by_regime:
         for metric in CLAIMS:
             for arm in part.arms:
                 if reason := references_differ(arm, part.baseline_arm, metric):
@@ -420,7 +420,7 @@ def outlier_cautions(results: Results, outlying: Mapping[str, Sequence[Run]]) ->
             metrics.setdefault(run, []).append(metric)
 
     cautions = []
-    for part in results.by_budget:
+    for part in results.by_regime:
         for (name, seed), of_run in metrics.items():
             if name in part.by_name:
                 cautions.append(_far_off(part.by_name[name], seed, of_run))
@@ -464,11 +464,11 @@ def _close_papers(results: Results) -> list[Caution]:
 
 
 def _relative_gap(results: Results, metric: str, value: float) -> float | None:
-    """|value - baseline's mean| / |baseline's mean|, the smallest over budgets; None where no
+    """|value - baseline's mean| / |baseline's mean|, the smallest over regimes; None where no
     baseline measured the metric.
     """
     gaps = []
-    for part in results.by_budget:
+    for part in results.by_regime:
         summary_of = part.baseline_arm.summary(metric)
         if summary_of is not None and summary_of.mean != 0:
             gaps.append(abs(value / summary_of.mean - 1))

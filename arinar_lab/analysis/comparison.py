@@ -272,7 +272,7 @@ def compare_arms(
     metrics: Sequence[str] = CLAIMS,
     outlying: Mapping[str, Sequence[Run]] | None = None,
 ) -> list[Effect]:
-    """Every arm against the baseline (of its budget), for the metrics that were measured, in
+    """Every arm against the baseline (of its regime), for the metrics that were measured, in
     the order of the table.
 
     outlying: the runs that lie far from their arm's other seeds by metric; computed if it is None.
@@ -280,7 +280,7 @@ def compare_arms(
     measured = list(filter(metrics.__contains__, results.columns_by_metric))
     outlying = outlying_runs(results, measured) if outlying is None else outlying
     effects = []
-    for part in results.by_budget:
+    for part in results.by_regime:
         of_part: list[Effect] = []
         for family in _families(results, measured):
             of_part += _effects(part, family, outlying)
@@ -356,7 +356,7 @@ def outlying_runs(results: Results, metrics: Sequence[str] = CLAIMS) -> dict[str
     runs: dict[str, list[Run]] = {}
     for metric in metrics:
         runs[metric] = []
-        for part in results.by_budget:
+        for part in results.by_regime:
             values = {}
             for arm in part.arms:
                 if is_comparable(part, arm, metric):

@@ -103,11 +103,11 @@ def _size(level: Effect) -> str:
 
 @dataclass(frozen=True)
 class FactorAnalysis:
-    """The main effects and interactions in one metric, at one budget.
+    """The main effects and interactions in one metric, in one regime.
 
     Arguments:
         metric: The metric's name.
-        budget: The label of the budget; empty in a study without budgets.
+        regime: The label of the regime; empty in a study without regimes.
         axes, interactions: The terms; none where the analysis was refused.
         blocked: Whether seeds were a block.
         uneven: Arms that vary more from seed to seed than the others do.
@@ -115,7 +115,7 @@ class FactorAnalysis:
     """
 
     metric: str
-    budget: str = ""
+    regime: str = ""
     axes: tuple[Term, ...] = ()
     interactions: tuple[Term, ...] = ()
     blocked: bool = False
@@ -125,8 +125,8 @@ class FactorAnalysis:
     @property
     def heading(self) -> str:
         """`bits/dim`, `bits/dim at steps×4`."""
-        at_budget = f" at {self.budget}" if self.budget else ""
-        return f"{COLUMNS[self.metric].heading}{at_budget}"
+        at_regime = f" at {self.regime}" if self.regime else ""
+        return f"{COLUMNS[self.metric].heading}{at_regime}"
 
     @property
     def lines(self) -> list[str]:
@@ -181,11 +181,11 @@ def _conjoin(names: Sequence[str]) -> str:
 def analyse_factors(
     results: Results, metrics: Sequence[str] = CLAIMS
 ) -> tuple[FactorAnalysis, ...]:
-    """The analysis of each measured metric, at each budget; none where fewer than two axes have two
+    """The analysis of each measured metric, in each regime; none where fewer than two axes have two
     levels or more, or no run is finished.
     """
     analyses = []
-    for part in results.by_budget:
+    for part in results.by_regime:
         for metric in filter(part.columns_by_metric.__contains__, metrics):
             if analysis := _analysis(part, metric):
                 analyses.append(analysis)
@@ -221,9 +221,9 @@ def _analysis(results: Results, metric: str) -> FactorAnalysis | None:
     if len(varied) < 2 or not any(values.values()):
         return None
 
-    budget = arms[0].budget
+    regime = arms[0].regime
     if reason := _refusal(results, arms, varied, metric):
-        return FactorAnalysis(metric, budget, reason=reason)
+        return FactorAnalysis(metric, regime, reason=reason)
 
     levels = {arm.name: _levels(arm, varied) for arm in arms}
     table = factorial(
@@ -235,9 +235,9 @@ def _analysis(results: Results, metric: str) -> FactorAnalysis | None:
     )
     if table is None:
         reason = "the runs of an arm do not vary, or are too few to say how much they do"
-        return FactorAnalysis(metric, budget, reason=reason)
+        return FactorAnalysis(metric, regime, reason=reason)
     names = [results.axes[i].replace(".", " ").replace("_", " ") for i in varied]
-    return _with_terms(results, metric, budget, names, levels, table)
+    return _with_terms(results, metric, regime, names, levels, table)
 
 
 def _levels(arm: ArmResult, varied: Sequence[int]) -> tuple[str, ...]:
@@ -275,7 +275,7 @@ def _refusal(
 def _with_terms(
     results: Results,
     metric: str,
-    budget: str,
+    regime: str,
     names: Sequence[str],
     levels: dict[str, tuple[str, ...]],
     table: Factorial,
@@ -294,7 +294,7 @@ def _with_terms(
             of_axis = effects[test.axes[0]] if len(test.axes) == 1 else []
             terms[-1].append(Term(name, test, min(1.0, looking * p), tuple(of_axis)))
     return FactorAnalysis(
-        metric, budget, tuple(terms[0]), tuple(terms[1]), table.blocked, table.uneven
+        metric, regime, tuple(terms[0]), tuple(terms[1]), table.blocked, table.uneven
     )
 
 

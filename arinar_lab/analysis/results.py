@@ -50,7 +50,7 @@ class ArmResult:
     """The runs of one arm.
 
     Arguments:
-        name: The arm's name, with its budget.
+        name: The arm's name, with its regime.
         settings: The recipe as plain data, every default written out.
         reports: Seed → report, of the finished runs.
         folders: Seed → folders of its files, of all runs.
@@ -60,7 +60,7 @@ class ArmResult:
         factors: The arm's value of each axis of the study.
         accelerators: Options of the sampler that trade exactness for speed, if they are on.
         matched: The setting that was solved for equal cost, as in `outer.width=72`.
-        budget: The label of its budget, as in `steps×4`; empty in a study without budgets.
+        regime: The label of its regime, as in `steps×4`; empty in a study without regimes.
         signature: The signature of its training.
         failures: Seed → error of the failed run.
         unreadable: Seed → the report.json that cannot be read.
@@ -78,7 +78,7 @@ class ArmResult:
     factors: tuple[Any, ...] = ()
     accelerators: dict[str, float | str] = field(default_factory=dict)
     matched: str = ""
-    budget: str = ""
+    regime: str = ""
     signature: str = ""
     failures: dict[int, str] = field(default_factory=dict)
     unreadable: dict[int, Path] = field(default_factory=dict)
@@ -87,8 +87,8 @@ class ArmResult:
 
     @property
     def design(self) -> str:
-        """Its name without its budget."""
-        return self.name.removesuffix(f" @ {self.budget}")
+        """Its name without its regime."""
+        return self.name.removesuffix(f" @ {self.regime}")
 
     def values(self, metric: str) -> dict[int, float]:
         """Seed → value, of the seeds that measured it as a finite number."""
@@ -155,7 +155,7 @@ class Results:
         folder: The folder of its files.
         axes: The keys that were varied on a grid.
         varied: All keys in which the recipes of the arms differ.
-        budgets: Labels of the budgets at which every arm stands, the smallest first.
+        regimes: Labels of the regimes at which every arm stands, the smallest first.
         papers: Rows from papers.
         references: Name → bits/dim of an outside estimator.
         matters: Metric → the difference that matters; smaller ones may be called equivalent.
@@ -175,7 +175,7 @@ class Results:
     folder: Path = Path()
     axes: tuple[str, ...] = ()
     varied: tuple[str, ...] = ()
-    budgets: tuple[str, ...] = ()
+    regimes: tuple[str, ...] = ()
     papers: tuple[PaperRow, ...] = ()
     references: Mapping[str, float] = field(default_factory=dict)
     matters: Mapping[str, float] = field(default_factory=lambda: MATTERS)
@@ -273,19 +273,19 @@ class Results:
 
     @property
     def baselines(self) -> tuple[str, ...]:
-        """The name of the baseline, or of that of each budget."""
-        return tuple(part.baseline for part in self.by_budget)
+        """The name of the baseline, or of that of each regime."""
+        return tuple(part.baseline for part in self.by_regime)
 
     @property
-    def by_budget(self) -> list[Results]:
-        """The results at each budget, within which arms are compared; else all results."""
-        return list(map(self.at, self.budgets)) or [self]
+    def by_regime(self) -> list[Results]:
+        """The results in each regime, within which arms are compared; else all results."""
+        return list(map(self.at, self.regimes)) or [self]
 
-    def at(self, budget: str) -> Results:
-        """The arms of one budget, and the baseline among them."""
-        arms = tuple(arm for arm in self.arms if arm.budget == budget)
-        baseline = f"{self.baseline_arm.design} @ {budget}"
-        return replace(self, arms=arms, baseline=baseline, budgets=())
+    def at(self, regime: str) -> Results:
+        """The arms of one regime, and the baseline among them."""
+        arms = tuple(arm for arm in self.arms if arm.regime == regime)
+        baseline = f"{self.baseline_arm.design} @ {regime}"
+        return replace(self, arms=arms, baseline=baseline, regimes=())
 
     @property
     def criterion(self) -> str:

@@ -47,7 +47,7 @@ class Spread:
 
     Arguments:
         metric: The metric's name.
-        group: The values of the other axes, and the budget; empty where there are none.
+        group: The values of the other axes, and the regime; empty where there are none.
         components: None where they were not computed.
         ratio: Standard deviation over trainings over that over redraws of samples; NaN where
             redraws were not measured.
@@ -114,7 +114,7 @@ def analyse_spread(results: Results, metrics: Sequence[str] = CLAIMS) -> tuple[S
     no run is finished.
     """
     spreads = []
-    for part in results.by_budget:
+    for part in results.by_regime:
         arms = [arm for arm in part.arms if arm.factors and len(arm.factors) == len(part.axes)]
         varied = _varied(part, arms)
         if not any(part.axes[i] in SOURCES for i in varied):
@@ -144,8 +144,8 @@ def _groups(
     for arm in arms:
         words = [short_value(arm.factors[i]) for i in varied if results.axes[i] not in SOURCES]
         name = join_names(words)
-        at_budget = f"{name} at {arm.budget}" if name else arm.budget
-        groups.setdefault(at_budget if arm.budget else name, []).append(arm)
+        at_regime = f"{name} at {arm.regime}" if name else arm.regime
+        groups.setdefault(at_regime if arm.regime else name, []).append(arm)
     return groups
 
 

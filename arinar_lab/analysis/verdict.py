@@ -5,8 +5,8 @@
     speed       one line; empty where the speeds are unreliable
     next step   the command to run next, and why
 
-Of a study with budgets it is that of the largest. A terminal shows it by `report/screen.py`, the
-page of a report by `page.html`.
+Of a study with regimes it is that of the last, with how far the ranking has lasted. A terminal
+shows it by `report/screen.py`, the page of a report by `page.html`.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class Verdict:
 
 def verdict_of(analysis: Analysis) -> Verdict:
     """The verdict of a study."""
-    part = analysis.results.by_budget[-1]
+    part = analysis.results.by_regime[-1]
     effects = [effect for effect in analysis.effects if effect.arm in part.by_name]
     metric = _ranking_metric(part, effects)
     distances = [name for name in DISTANCES if name != metric and part.values(name)]
@@ -138,8 +138,8 @@ def verdict_of(analysis: Analysis) -> Verdict:
     headings, rows = _table(part, effects, metric, distance, is_timed)
 
     answer = _answer(part, effects, metric, distance)
-    if budget := part.baseline_arm.budget:
-        answer = f"At {budget}: {answer}"
+    if regime := part.baseline_arm.regime:
+        answer = f"At {regime}: {answer}{_lasting(analysis, regime, metric)}"
 
     return Verdict(
         analysis.results.question or analysis.results.name,
@@ -151,6 +151,14 @@ def verdict_of(analysis: Analysis) -> Verdict:
         len(analysis.cautions),
         _next_step(analysis.results, [effect for effect in effects if effect.metric == metric]),
     )
+
+
+def _lasting(analysis: Analysis, regime: str, metric: str) -> str:
+    """Whether the ranking by a metric in the first regime lasts in this one: a sentence, or ""."""
+    for agreement in analysis.agreements:
+        if agreement.large == regime and agreement.other_metric == metric:
+            return f" Against {agreement.small}, {agreement.change}."
+    return ""
 
 
 def _ranking_metric(results: Results, effects: Sequence[Effect]) -> str:

@@ -60,7 +60,7 @@ class Entry:
     Arguments:
         word: The user's word for it.
         arm: Its results.
-        study: The study whose arm the user named, at its budget; None for a folder.
+        study: The study whose arm the user named, at its regime; None for a folder.
     """
 
     word: str
@@ -255,7 +255,7 @@ def _of_study(word: str, path: Path, name: str, studies: dict[Path, Results]) ->
         )
 
     arm = arms[name]
-    return Entry(word, arm, study.at(arm.budget) if arm.budget else study)
+    return Entry(word, arm, study.at(arm.regime) if arm.regime else study)
 
 
 def _plan(path: Path) -> Plan:

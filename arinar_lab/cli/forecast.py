@@ -79,7 +79,7 @@ def resolution_lines(plan: Plan) -> list[str]:
 
 def _compared(plan: Plan) -> int:
     """The number of arms that are compared with one another."""
-    return len(plan.arms) // max(1, len(plan.budgets))
+    return len(plan.arms) // max(1, len(plan.regimes))
 
 
 def _resolved(plan: Plan, metric: str, spread: RunSpread) -> str:

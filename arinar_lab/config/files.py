@@ -21,6 +21,7 @@ STUDY_SECTIONS = (
     "arms",
     "match",
     "budget",
+    "regimes",
     "search",
     "constraints",
     "early_stopping",

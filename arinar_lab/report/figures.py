@@ -19,7 +19,7 @@ from ..files.atomic import atomic_draft
 from ..output.text import say
 from .density_figures import calibration_histograms, conditional_densities, sample_grid
 from .diagnostic_figures import learning_curves, where_the_bits_go
-from .result_figures import against_factor, against_speed, cost_breakdown, ranks_by_budget
+from .result_figures import against_factor, against_speed, cost_breakdown, ranks_by_regime
 from .statements import EVALUATION_NOISE, TRAINING_NOISE
 
 DPI = 320  # of the PNG: a column's width is 1,056 pixels, a page's 2,208
@@ -159,10 +159,10 @@ FIGURES = (
     Figure(
         "ranks",
         "Does the ranking last?",
-        "Rank of each arm by its mean over seeds, at each budget. Lines that cross are arms that"
-        " change places; whether a pair differs at both budgets for sure is said in the text.",
-        "at least two arms at two budgets",
-        ranks_by_budget,
-        lambda results: bool(results.budgets),
+        "Rank of each arm by its mean over seeds, in each regime. Lines that cross are arms that"
+        " change places; whether a pair differs in both regimes for sure is said in the text.",
+        "at least two arms in two regimes",
+        ranks_by_regime,
+        lambda results: bool(results.regimes),
     ),
 )

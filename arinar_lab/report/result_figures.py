@@ -92,7 +92,7 @@ def against_factor(analysis: Analysis) -> Any | None:
 
 def _scale(results: Results) -> list[float]:
     """The arms' values where one numeric axis of at least two values is varied, else nothing."""
-    if results.budgets or len(results.arms) < 2:
+    if results.regimes or len(results.arms) < 2:
         return []
 
     scale = []
@@ -200,8 +200,8 @@ def _mark_off_scale(figure: Any, axes: Any, drawn: Sequence[Sequence[IntervalBar
 
 
 def _baseline_lines(ax: Any, results: Results, metric: str, colour: str) -> None:
-    """The mean of each budget's baseline, along the rows of its arms."""
-    for part in results.by_budget:
+    """The mean of each regime's baseline, along the rows of its arms."""
+    for part in results.by_regime:
         summary = part.baseline_arm.summary(metric)
         if summary is not None:
             rows = [row for row, arm in enumerate(results.arms) if arm.name in part.by_name]
@@ -328,7 +328,7 @@ def against_speed(analysis: Analysis) -> Any | None:
         return None
 
     is_wide = len(results.arms) > MANY_ARMS
-    is_numbered = is_wide or bool(results.budgets)  # a design looks the same at every budget
+    is_numbered = is_wide or bool(results.regimes)  # a design looks the same in every regime
     highlighted = set(chain.from_iterable(panel.highlighted for panel in panels))
     drawn = set(chain.from_iterable(panel.means for panel in panels))
     named = drawn & highlighted if len(results.arms) > _NAMED else drawn
@@ -493,8 +493,8 @@ def _milliseconds(arm: ArmResult) -> dict[str, float]:
     return dict(zip(_PARTS, np.mean(splits, 0).tolist(), strict=True)) if splits else {}
 
 
-def ranks_by_budget(analysis: Analysis) -> Any | None:
-    """Each arm's rank against the budget, a panel for each metric; lines that cross are
+def ranks_by_regime(analysis: Analysis) -> Any | None:
+    """Each arm's rank against the regime, a panel for each metric; lines that cross are
     arms that change places.
     """
     results = analysis.results
@@ -503,7 +503,7 @@ def ranks_by_budget(analysis: Analysis) -> Any | None:
         return None
     with paper_pyplot() as plt:
         arms = {arm.design for arm in results.arms}
-        narrow = len(metrics) * len(results.budgets) <= 9
+        narrow = len(metrics) * len(results.regimes) <= 9
         size = (COLUMN if narrow else PAGE, 1.0 + (0.36 if narrow else 0.22) * len(arms))
         figure, axes = plt.subplots(1, len(metrics), figsize=size, squeeze=False)
         for ax, metric in zip(axes[0], metrics, strict=True):
@@ -516,12 +516,12 @@ def ranks_by_budget(analysis: Analysis) -> Any | None:
 
 
 def _ranks(ax: Any, results: Results, metric: str) -> None:
-    by_budget = [mean_by_arm(results, metric, budget) for budget in results.budgets]
-    common = set.intersection(*map(set, by_budget))
-    arms = list(filter(common.__contains__, by_budget[0]))
-    ranks = [rankdata(list(map(means.__getitem__, arms))) for means in by_budget]
+    by_regime = [mean_by_arm(results, metric, regime) for regime in results.regimes]
+    common = set.intersection(*map(set, by_regime))
+    arms = list(filter(common.__contains__, by_regime[0]))
+    ranks = [rankdata(list(map(means.__getitem__, arms))) for means in by_regime]
     places = np.array(ranks)  # less is better in all of these metrics
-    at = range(len(by_budget))
+    at = range(len(by_regime))
 
     look_of = looks(results)
     designs = {arm.design: look_of[arm.name] for arm in results.arms}
@@ -529,8 +529,8 @@ def _ranks(ax: Any, results: Results, metric: str) -> None:
         look = designs[name].of_line
         ax.plot(at, places[:, i], **look, clip_on=False, label=wrap_label(name, 24, 1))
 
-    ax.set_xticks(at, results.budgets, rotation=30, ha="right", rotation_mode="anchor")
-    ax.set_xlim(-0.2, len(by_budget) - 0.8)
+    ax.set_xticks(at, results.regimes, rotation=30, ha="right", rotation_mode="anchor")
+    ax.set_xlim(-0.2, len(by_regime) - 0.8)
     ax.set_yticks(range(1, len(arms) + 1))
     ax.invert_yaxis()
     ax.set_title(HEADINGS[metric])

@@ -137,7 +137,7 @@ def statements(analysis: Analysis) -> list[Statement]:
         *_statistics(analysis),
         *_likelihood(analysis),
         *_distances(results),
-        *_budgets(results),
+        *_regimes(results),
         *_papers(results),
         *_speed(results),
         *_software(results),
@@ -146,7 +146,7 @@ def statements(analysis: Analysis) -> list[Statement]:
 
 def baseline_in_words(results: Results) -> str:
     """The baseline in words."""
-    return results.baseline if len(results.baselines) == 1 else "the baseline of its budget"
+    return results.baseline if len(results.baselines) == 1 else "the baseline of its regime"
 
 
 def value_range(values: list[Any], form: str) -> str:
@@ -200,7 +200,7 @@ def _design(results: Results) -> list[Statement]:
         f" {seeds}{of_baseline}; {done} of {planned} runs are finished."
     )
     if len(results.arms) > 1:
-        verb = "is" if len(results.baselines) == 1 else "of each budget is, in turn,"
+        verb = "is" if len(results.baselines) == 1 else "of each regime is, in turn,"
         texts.append(
             f"The baseline {verb} {join_names(results.baselines)}. Runs of one seed share the"
             " order of the data, the masks, the dequantisation and, wherever two arms have the"
@@ -321,11 +321,11 @@ def _papers(results: Results) -> list[Statement]:
     return [Statement(paper.note) for paper in results.papers]
 
 
-def _budgets(results: Results) -> list[Statement]:
-    if not results.budgets:
+def _regimes(results: Results) -> list[Statement]:
+    if not results.regimes:
         return []
     text = (
-        "Each arm is compared with the baseline at its own budget. Of a ranking's agreement, p is"
+        "Each arm is compared with the baseline in its own regime. Of a ranking's agreement, p is"
         " how often two orders that have nothing to do with each other agree as well or as badly;"
         " a small one says that they are related, not that they are the same."
     )

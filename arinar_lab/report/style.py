@@ -101,11 +101,11 @@ def paper_pyplot() -> Iterator[Any]:
 
 
 def facets(results: Results) -> list[list[ArmResult]]:
-    """The arms of each budget in groups of at most `FACET`, evenly filled, in each the baseline
+    """The arms of each regime in groups of at most `FACET`, evenly filled, in each the baseline
     first.
     """
     groups = []
-    for part in results.by_budget:
+    for part in results.by_regime:
         baseline = part.baseline_arm
         arms = [arm for arm in part.arms if arm.name != baseline.name]
         count = max(1, math.ceil(len(arms) / FACET))
@@ -115,7 +115,7 @@ def facets(results: Results) -> list[list[ArmResult]]:
 
 
 def looks(results: Results) -> dict[str, Look]:
-    """Arm → its look, the same at every budget. Within a facet no two are alike."""
+    """Arm → its look, the same in every regime. Within a facet no two are alike."""
     designs = dict.fromkeys(arm.design for arm in results.arms)
     baseline = results.baseline_arm.design
     compared = [design for design in designs if design != baseline]

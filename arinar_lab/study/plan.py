@@ -3,18 +3,19 @@
 An arm is a recipe. Arms that differ only in how they are sampled or measured share their training:
 a `Job` is one run folder (arm × seed) with every evaluation of it.
 
-Under a `budget` each arm runs at multiples of its cost, to show whether the ranking of arms lasts.
-A multiple scales the arm's own value of the key (the base's, where the arm does not change it), and
-nothing else: neither warm-up nor learning rate. The first combination is the budget that the others
-are ranked against.
+In regimes each arm runs several times, to show whether the ranking of arms lasts: on other data or
+another resolution (`regimes`), or at multiples of its cost (`budget`). A multiple scales the arm's
+own value of the key (the base's, where the arm does not change it), and nothing else: neither
+warm-up nor learning rate. The first regime is the one that the others are ranked against.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,8 +35,10 @@ from ..training.warm_start import matching_weights
 from .override import shell_word, unused_overrides, value_at
 from .plan_file import GrowingSeeds, Match, StudyFile, read_study
 
-Budget = dict[str, float]
+Multiples = dict[str, float]
 """Key → multiple of its value."""
+Regime = Callable[[Recipe], dict[str, Any]]
+"""A recipe as it is in a regime, as plain data."""
 Change = tuple[dict[str, Any], tuple[Any, ...]]
 """An arm's changes of the base, and its value of each axis."""
 LOOKS = "looks.json"  # in the study's folder
@@ -55,7 +58,7 @@ class Arm:
         distance: The metric that ranks it where an arm has no bits/dim.
         matched: The key and the value that were solved for equal cost, as in `outer.width=72`;
             empty without `match`.
-        budget: The label of its budget, as in `steps×4`; empty without `budget`.
+        regime: The label of its regime, as in `steps×4`; empty without regimes.
     """
 
     name: str
@@ -65,12 +68,12 @@ class Arm:
     likelihood: Likelihood = "exact"
     distance: str = DISTANCE
     matched: str = ""
-    budget: str = ""
+    regime: str = ""
 
     @property
     def design(self) -> str:
-        """Its name without its budget."""
-        return self.name.removesuffix(f" @ {self.budget}")
+        """Its name without its regime."""
+        return self.name.removesuffix(f" @ {self.regime}")
 
 
 @dataclass(frozen=True)
@@ -121,8 +124,7 @@ class Plan:
         family: What p is corrected over; see `Results`.
         references: Whether the table has rows of scikit-learn's estimators.
         papers: Table rows from papers.
-        budgets: Labels of the budgets at which every arm runs, the smallest first; none without
-            `budget`.
+        regimes: Labels of the regimes in which every arm runs, the smallest budget first.
         storage: The address of a server; empty where workers share files. It is no part of the
             name, and never printed.
         cautions: Lines about what is in vain: overrides that some arms ignore, and a difference
@@ -144,7 +146,7 @@ class Plan:
     references: bool = False
     storage: str = field(default="", repr=False)
     papers: tuple[PaperRow, ...] = ()
-    budgets: tuple[str, ...] = ()
+    regimes: tuple[str, ...] = ()
     cautions: tuple[str, ...] = ()
     workspace: Workspace = HERE
 
@@ -166,7 +168,7 @@ class Plan:
         return RunFolder.of(recipe, arm.name), recipe
 
     def seeds_of(self, arm: Arm) -> tuple[int, ...]:
-        """The seeds of an arm: those of the study, and more of the baseline, at each budget."""
+        """The seeds of an arm: those of the study, and more of the baseline, in each regime."""
         baseline = next(other for other in self.arms if other.name == self.baseline)
         return self.all_seeds if arm.design == baseline.design else self.seeds
 
@@ -182,9 +184,9 @@ class Plan:
         return [(arm, seed) for seed, arm in pairs if seed in self.seeds_of(arm)]
 
     def factors(self, arm: Arm) -> dict[str, Any]:
-        """An arm's value of each axis and its budget, by short names."""
+        """An arm's value of each axis and its regime, by short names."""
         values = dict(zip(axis_labels(self.axes), arm.values, strict=False))
-        return values | ({"budget": arm.budget} if arm.budget else {})
+        return values | ({"regime": arm.regime} if arm.regime else {})
 
     @property
     def criterion(self) -> str:
@@ -297,7 +299,7 @@ def read_plan(
         is_overridden = bool(overrides) and "baseline" not in (overrides or {})
         baseline = _baseline(file, designs, is_overridden)
         arms = _final_arms(file, designs, baseline)
-        budgets = tuple(_budgets(file))
+        regimes = tuple(_regimes(file))
         _refuse_twins(arms)
         _refuse_equal_runs(arms, file)
 
@@ -306,7 +308,7 @@ def read_plan(
         question=file.question,
         axes=tuple(file.axes or ()),
         arms=tuple(arms.values()),
-        baseline=f"{baseline} @ {budgets[0]}" if budgets else baseline,
+        baseline=f"{baseline} @ {regimes[0]}" if regimes else baseline,
         seeds=file.first_seeds,
         baseline_seeds=file.baseline_seeds,
         growth=file.growth,
@@ -316,7 +318,7 @@ def read_plan(
         references=file.has_estimators,
         storage=file.storage,
         papers=file.papers,
-        budgets=budgets,
+        regimes=regimes,
         cautions=(*lines, *_unmeasured(file, arms.values())),
         workspace=workspace,
     )
@@ -378,15 +380,15 @@ def _baseline(file: StudyFile, arms: dict[str, Arm], is_overridden: bool) -> str
 
 
 def _final_arms(file: StudyFile, arms: dict[str, Arm], baseline: str) -> dict[str, Arm]:
-    """The arms without those that change nothing, at equal cost and at every budget of the file."""
+    """The arms without those that change nothing, at equal cost and in every regime of the file."""
     if file.vary:
         varied = set(arms) - set(_chosen(replace(file, vary=None)))
         arms = _without_twins_of(arms[baseline], arms, varied)
 
     if file.match:
         arms = _matched(arms, file.match, baseline)
-    if file.budget:
-        arms = _at_budgets(arms, _budgets(file))
+    if regimes := _regimes(file):
+        arms = _in_regimes(arms, regimes)
     for paper in file.papers:
         if paper.name in arms:
             raise ConfigError(
@@ -510,36 +512,44 @@ def _matched(arms: dict[str, Arm], match: Match, baseline: str) -> dict[str, Arm
     return solved
 
 
-def _budgets(file: StudyFile) -> dict[str, Budget]:
-    """Every combination of the multiples, by its label, as in `steps×4,width×2`; none without a
-    `budget`.
+def _regimes(file: StudyFile) -> dict[str, Regime]:
+    """Every regime of the file, by its label: the changes of `regimes`, or every combination of the
+    multiples of `budget`, as in `steps×4,width×2`; none without either.
     """
+    regimes: dict[str, Regime] = {}
+    for label, change in (file.regimes or {}).items():
+        regimes[label] = partial(changed, change=unflatten(change or {}))
     if not file.budget:
-        return {}
+        return regimes
 
-    budgets: dict[str, Budget] = {}
     for multiples in itertools.product(*file.budget.values()):
         label = _combination(file.budget, "×", map("{:g}".format, multiples))
-        budgets[label] = dict(zip(file.budget, multiples, strict=True))
+        budget = dict(zip(file.budget, multiples, strict=True))
+        regimes[label] = partial(scaled, budget=budget)
 
-    return budgets
+    return regimes
 
 
-def _at_budgets(arms: dict[str, Arm], budgets: dict[str, Budget]) -> dict[str, Arm]:
-    """Every arm at every budget."""
-    scaled_arms: dict[str, Arm] = {}
-    for label, budget in budgets.items():
+def _in_regimes(arms: dict[str, Arm], regimes: dict[str, Regime]) -> dict[str, Arm]:
+    """Every arm in every regime."""
+    designs: dict[str, Arm] = {}
+    for label, regime in regimes.items():
         for arm in arms.values():
             name = f"{arm.name} @ {label}"
             with located(f"arm {name}"):
-                content = scaled(arm.recipe, budget)
+                content = regime(arm.recipe)
             design = _arm(name, content, {}, arm.values, arm.recipe.seed, arm.recipe.workspace)
-            scaled_arms[name] = replace(design, matched=arm.matched, budget=label)
+            designs[name] = replace(design, matched=arm.matched, regime=label)
 
-    return scaled_arms
+    return designs
 
 
-def scaled(recipe: Recipe, budget: Budget) -> dict[str, Any]:
+def changed(recipe: Recipe, change: dict[str, Any]) -> dict[str, Any]:
+    """The recipe under a change, as plain data."""
+    return merge(to_plain(recipe), change)
+
+
+def scaled(recipe: Recipe, budget: Multiples) -> dict[str, Any]:
     """The recipe at a budget, as plain data.
 
     Raises:

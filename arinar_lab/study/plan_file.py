@@ -11,7 +11,7 @@
     seeds: [0, 1, 2]                              or {first: 3, until: resolved, at_most: 12}
     matters: {bits/dim: 0.02, fd_digits: 1}
     pool: arms
-    budget: {training.steps: [1, 4]}
+    budget: {training.steps: [1, 4]}              or regimes: {name: {key: value, …}, …}
     references: true
     storage: postgresql+psycopg://…
 
@@ -104,6 +104,9 @@ class StudyFile:
         match: The width that gives every arm the cost of one of them; no width changes by default.
         budget: Keys of the recipe → lists of two or more different multiples above 0; each arm runs
             at each combination of them, and is compared with the baseline at the same budget.
+        regimes: Names of two or more regimes → their changes of the recipe; each arm runs in each,
+            is compared with the baseline of the same regime, and the rankings are compared. null
+            changes nothing. It excludes `budget`.
         baseline: The arm that the others are compared with; by default the first arm, with vary
             the arm `base`.
         seeds: The seeds of each arm, different whole numbers from 0 to 2^32 - 1; or how many
@@ -132,6 +135,7 @@ class StudyFile:
     vary: dict[str, list[Any]] | None = None
     match: Match | None = None
     budget: dict[str, list[float]] | None = None
+    regimes: dict[str, dict[str, Any] | None] | None = None
     baseline: Any = None
     seeds: tuple[int, ...] | GrowingSeeds = (0, 1, 2)
     baseline_seeds: int = 0
@@ -160,6 +164,13 @@ class StudyFile:
                 raise ValueError(f"references: {name} stands there twice")
 
     def _check_budget(self) -> None:
+        if self.regimes is not None and self.budget is not None:
+            raise ValueError("regimes: stands beside budget; a study has one of them")
+        if self.regimes is not None and len(self.regimes) < 2:
+            raise ValueError(
+                f"regimes: {list(self.regimes)} names fewer than two, and a ranking is compared "
+                "between regimes"
+            )
         if self.budget == {}:
             raise ValueError("budget: {} names no key to multiply, as in {training.steps: [1, 4]}")
         for key, multiples in (self.budget or {}).items():

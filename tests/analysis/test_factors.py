@@ -352,14 +352,14 @@ def test_arms_beside_the_grid_do_not_count():
 def test_each_budget_is_analysed_by_itself():
     cells = cells_of(GRID, lambda p, q: 2.0 + 0.3 * (p == "b"))
     arms = []
-    for budget in ("steps×1", "steps×4"):
+    for regime in ("steps×1", "steps×4"):
         for arm in results_of(cells).arms:
-            arms.append(replace(arm, name=f"{arm.name} @ {budget}", budget=budget))
+            arms.append(replace(arm, name=f"{arm.name} @ {regime}", regime=regime))
     results = replace(
-        results_of(cells), arms=tuple(arms), baseline=arms[0].name, budgets=("steps×1", "steps×4")
+        results_of(cells), arms=tuple(arms), baseline=arms[0].name, regimes=("steps×1", "steps×4")
     )
     analyses = analyse_factors(results)
-    assert [analysis.budget for analysis in analyses] == ["steps×1", "steps×4"]
+    assert [analysis.regime for analysis in analyses] == ["steps×1", "steps×4"]
     assert "bits/dim at steps×4" in analyses[1].sentence
 
 

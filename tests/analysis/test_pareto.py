@@ -301,14 +301,14 @@ def test_each_budget_has_its_own_front(results):
     results = replace(
         results,
         arms=tuple(
-            replace(arm, name=f"{arm.name} @ {k}", budget=k) for k in "ab" for arm in results.arms
+            replace(arm, name=f"{arm.name} @ {k}", regime=k) for k in "ab" for arm in results.arms
         ),
         baseline="base @ a",
-        budgets=("a", "b"),
+        regimes=("a", "b"),
     )
     parts = [
         line
-        for part in results.by_budget
+        for part in results.by_regime
         for metric in (BITS, DISTANCE)
         for line in lines(part, metric)
     ]

@@ -33,7 +33,7 @@ from arinar_lab.report.style import (
 )
 from arinar_lab.study.collect import collect
 
-# which is of studies with budgets, see test_budget.py
+# which is of studies with regimes, see test_regimes.py
 HERE = [figure for figure in FIGURES if figure.name != "ranks"]
 
 
@@ -429,11 +429,11 @@ def test_the_first_forty_two_looks_differ():
 
 def test_a_design_looks_the_same_at_every_budget_and_facets_keep_budgets_apart(results):
     arms = []
-    for budget in ("steps×1", "steps×4"):
+    for regime in ("steps×1", "steps×4"):
         for name in "abc":
-            arms.append(replace(results.arms[0], name=f"{name} @ {budget}", budget=budget))
+            arms.append(replace(results.arms[0], name=f"{name} @ {regime}", regime=regime))
     plan = replace(
-        results, arms=tuple(arms), baseline="b @ steps×1", budgets=("steps×1", "steps×4")
+        results, arms=tuple(arms), baseline="b @ steps×1", regimes=("steps×1", "steps×4")
     )
     result = looks(plan)
     assert [result[f"{name} @ steps×4"] for name in "abc"] == list(result.values())[:3]

@@ -127,7 +127,7 @@ def test_figures_that_are_left_out_are_named_with_what_they_need():
     text = " ".join(" ".join(Elements(page_of(study(whole()))).words).split())
     for figure in FIGURES[:-1]:
         assert f"{figure.title}: needs {figure.needs}." in text
-    assert "Does the ranking last?" not in text  # the study has no budgets
+    assert "Does the ranking last?" not in text  # the study has no regimes
 
 
 def test_what_is_missing_stands_on_the_page():

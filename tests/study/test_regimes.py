@@ -1,5 +1,5 @@
-"""Budgets: every arm at multiples of what it may spend, and whether the ranking of arms
-lasts; rows from papers.
+"""Regimes: every arm at multiples of what it may spend, or on other data, and whether the ranking
+of arms lasts; rows from papers.
 """
 
 import itertools
@@ -15,7 +15,9 @@ from tiny import tiny, write_study
 
 from arinar_lab.analysis.analyse import analyse
 from arinar_lab.analysis.rankings.rank_agreement import agreements
+from arinar_lab.analysis.verdict import verdict_of
 from arinar_lab.errors import ConfigError
+from arinar_lab.metrics import FASHION_DISTANCE
 from arinar_lab.report.report import write_report
 from arinar_lab.report.statements import notes
 from arinar_lab.report.tables import plain_table, report_markdown
@@ -39,7 +41,7 @@ def plan_of(**keys):
 
 @pytest.fixture(scope="module")
 def four(tmp_path_factory):
-    """Four arms at two budgets, b the baseline; read once, as building arms takes time."""
+    """Four arms in two regimes, b the baseline; read once, as building arms takes time."""
     with chdir(tmp_path_factory.mktemp("four")):
         return plan_of(arms=ARMS, budget=STEPS, baseline="b")
 
@@ -52,10 +54,10 @@ def refused(words, **keys):
 
 
 def finished(plan, bits):
-    """Results of every cell: bits(design, budget, seed) → bits/dim; FD is a hundred times it."""
+    """Results of every cell: bits(design, regime, seed) → bits/dim; FD is a hundred times it."""
     reports = {arm.name: {} for arm in plan.arms}
     for arm, seed in itertools.product(plan.arms, plan.seeds):
-        value = bits(arm.design, plan.budgets.index(arm.budget) if arm.budget else 0, seed)
+        value = bits(arm.design, plan.regimes.index(arm.regime) if arm.regime else 0, seed)
         reports[arm.name][seed] = report_of(value, distance=100 * value)
     return results_of(plan, reports)
 
@@ -69,7 +71,7 @@ def test_every_arm_stands_at_every_budget(four):
         f"{name} @ steps×{k}" for k in (1, 4) for name in "abcd"
     ]
     assert [arm.recipe.training.steps for arm in plan.arms] == [6] * 4 + [24] * 4
-    assert plan.budgets == ("steps×1", "steps×4") and plan.baseline == "b @ steps×1"
+    assert plan.regimes == ("steps×1", "steps×4") and plan.baseline == "b @ steps×1"
     assert [arm.design for arm in plan.arms] == list("abcd") * 2
     assert len(plan.jobs) == 24
 
@@ -82,7 +84,7 @@ def test_a_budget_of_one_is_the_arm_itself(four):
 
 def test_several_keys_are_every_combination():
     plan = plan_of(budget={**STEPS, "outer.width": [1, 2]})
-    assert plan.budgets == (
+    assert plan.regimes == (
         "steps×1,width×1",
         "steps×1,width×2",
         "steps×4,width×1",
@@ -97,7 +99,7 @@ def test_several_keys_are_every_combination():
 
 def test_keys_of_one_last_word_are_told_apart():
     plan = plan_of(budget={"outer.width": [1, 2], "inner.width": [1, 2]})
-    assert plan.budgets[1] == "outer.width×1,inner.width×2"
+    assert plan.regimes[1] == "outer.width×1,inner.width×2"
 
 
 def test_a_multiple_is_of_the_arms_own_value():
@@ -116,7 +118,7 @@ def test_fractions_that_come_out_whole_are_taken():
 
 
 @pytest.mark.parametrize(
-    ("budget", "words"),
+    ("regime", "words"),
     [
         ([1, 4], "budget: [1, 4] is not a mapping"),
         ({}, "budget: {} names no key to multiply"),
@@ -134,8 +136,8 @@ def test_fractions_that_come_out_whole_are_taken():
         ({"outer.heads": [1, 3]}, "arm a @ heads×3: outer.heads: 6 does not divide"),
     ],
 )
-def test_bad_budgets_are_refused(budget, words):
-    refused(words, budget=budget)
+def test_bad_budgets_are_refused(regime, words):
+    refused(words, budget=regime)
 
 
 # What is compared with what
@@ -154,8 +156,93 @@ def test_each_budget_has_its_own_baseline(four):
 
 def test_without_budgets_all_arms_are_one_part():
     results = finished(plan_of(), lambda name, k, seed: 2.0)
-    assert results.by_budget == [results] and agreements(results) == []
+    assert results.by_regime == [results] and agreements(results) == []
     assert "ranking last" not in report_markdown(analyse(results))
+
+
+# Regimes by name
+
+DATA = {"digits": None, "clothing": {"data": {"kind": "fashion", "size": 14}}}
+
+
+@pytest.fixture(scope="module")
+def two_data_sets(tmp_path_factory):
+    """Four arms on digits and on clothing, b the baseline."""
+    with chdir(tmp_path_factory.mktemp("data")):
+        return plan_of(arms=ARMS, regimes=DATA, baseline="b")
+
+
+def test_every_arm_stands_on_all_data(two_data_sets):
+    plan = two_data_sets
+    assert plan.regimes == ("digits", "clothing") and plan.baseline == "b @ digits"
+    kinds = [arm.recipe.data.kind for arm in plan.arms]
+    assert kinds == ["digits"] * 4 + ["fashion"] * 4
+    components = [arm.recipe.inner.arguments["head"].arguments["components"] for arm in plan.arms]
+    assert components == [1, 2, 3, 4] * 2
+    assert [arm.distance for arm in plan.arms] == [FD] * 4 + [FASHION_DISTANCE] * 4
+    assert (
+        plan.arms[0].recipe.training_signature == tiny("inner.head.components=1").training_signature
+    )
+
+
+def test_a_resolution_is_a_regime():
+    regimes = {"14×14": {"data.size": 14}, "28×28": {"data.size": 28}}
+    arms = {"a": {"data": "fashion"}, "b": {"data": "fashion", "inner.head.components": 3}}
+    plan = plan_of(arms=arms, regimes=regimes)
+    assert [arm.recipe.data.arguments["size"] for arm in plan.arms] == [14, 14, 28, 28]
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"regimes": {"one": {}}}, "regimes: ['one'] names fewer than two"),
+        ({"regimes": {}}, "regimes: [] names fewer than two"),
+        ({"regimes": DATA, "budget": STEPS}, "regimes: stands beside budget"),
+        ({"regimes": {"a": {}, "b": {"data.siz": 2}}}, "data.siz: unknown key"),
+        ({"regimes": {"a": {}, "b": {}}}, "are the same; give each"),
+        (
+            {"regimes": {"a": {}, "b": {"inner.head.components": 5}}},
+            "are the same; give each a difference",
+        ),
+    ],
+)
+def test_regimes_that_are_none_are_refused(keys, words):
+    refused(words, **keys)
+
+
+def of_clothing(report):
+    """The report as a run on clothing writes it."""
+    metrics = {
+        name.replace("digits", "fashion"): value for name, value in report["metrics"].items()
+    }
+    return report | {
+        "metrics": metrics,
+        "likelihood": report["likelihood"] | {"held_out": "clothing"},
+    }
+
+
+def test_rankings_of_two_data_sets_are_compared_and_their_numbers_are_not(two_data_sets):
+    plan = two_data_sets
+    order = {"digits": [1.0, 2.0, 3.0, 4.0], "clothing": [11.0, 13.0, 12.0, 14.0]}
+    reports = {arm.name: {} for arm in plan.arms}
+    for arm, seed in itertools.product(plan.arms, plan.seeds):
+        bits = order[arm.regime]["abcd".index(arm.design)] + 0.001 * seed
+        report = report_of(bits, distance=10 * bits)
+        reports[arm.name][seed] = of_clothing(report) if arm.regime == "clothing" else report
+    analysis = analyse(results_of(plan, reports))
+
+    against = {(effect.arm, effect.baseline) for effect in analysis.effects}
+    assert against == {(f"{a} @ {data}", f"b @ {data}") for a in "acd" for data in order}
+    bits, _, distances = analysis.agreements  # the second is at a resolution
+    assert (bits.metric, bits.other_metric) == (BITS, BITS)
+    assert (distances.metric, distances.other_metric) == (FD, FASHION_DISTANCE)
+    for agreement in (bits, distances):
+        assert agreement.swapped == (("b", "c"),) == agreement.reversed
+        assert agreement.tau == pytest.approx((5 - 1) / 6)
+    assert "FD digits and FD fashion: 4 arms at digits against clothing" in distances.text()
+    verdict = verdict_of(analysis)
+    assert verdict.answer.startswith("At clothing: ")
+    assert verdict.answer.endswith(" Against digits, 1 of 6 pairs changes order.")
 
 
 # Whether the ranking lasts
@@ -164,7 +251,7 @@ def test_without_budgets_all_arms_are_one_part():
 @pytest.fixture
 def ranked(four):
     """Makes results whose arms a, b, … have these bits/dim at the first
-    budget and at the second.
+    regime and at the second.
     """
 
     def make(before, after, spread=0.001, plan=four):
@@ -223,24 +310,24 @@ def test_a_swap_that_is_not_resolved_reverses_nothing(ranked):
     one = found(ranked([1, 2.0, 2.001, 4], [1, 2.001, 2.0, 4], spread=0.1))
     assert one.swapped == (("b", "c"),) and one.reversed == ()
     assert (
-        "1 of 6 pairs changes order (concluded at both budgets, by Holm over all pairs: none)"
+        "1 of 6 pairs changes order (concluded in both regimes, by Holm over all pairs: none)"
         in one.text()
     )
 
 
 def test_a_swap_counts_only_after_holm_over_all_pairs(ranked):
-    """b and c differ by 0.02 ± 0.01 of their pair at each budget: two intervals without zero;
+    """b and c differ by 0.02 ± 0.01 of their pair in each regime: two intervals without zero;
     other arms stray farther.
     """
     results = ranked([1, 2.0, 2.02, 4], [1, 2.02, 2.0, 4])
-    for budget, sign in (("steps×1", 1), ("steps×4", -1)):
+    for regime, sign in (("steps×1", 1), ("steps×4", -1)):
         for seed, off in enumerate((0.0, 0.004, -0.004)):
-            results.reports[f"b @ {budget}"][seed]["metrics"][BITS] = 2.0 + 0.1 * seed
-            results.reports[f"c @ {budget}"][seed]["metrics"][BITS] = (
+            results.reports[f"b @ {regime}"][seed]["metrics"][BITS] = 2.0 + 0.1 * seed
+            results.reports[f"c @ {regime}"][seed]["metrics"][BITS] = (
                 2.0 + 0.1 * seed + sign * 0.02 + off
             )
-            results.reports[f"a @ {budget}"][seed]["metrics"][BITS] = 1.0 + (0.0, 0.15, 0.15)[seed]
-            results.reports[f"d @ {budget}"][seed]["metrics"][BITS] = 4.0 + (0.05, 0.05, 0.2)[seed]
+            results.reports[f"a @ {regime}"][seed]["metrics"][BITS] = 1.0 + (0.0, 0.15, 0.15)[seed]
+            results.reports[f"d @ {regime}"][seed]["metrics"][BITS] = 4.0 + (0.05, 0.05, 0.2)[seed]
 
     pair = interval([0.02, 0.024, 0.016])
     assert (
@@ -251,9 +338,9 @@ def test_a_swap_counts_only_after_holm_over_all_pairs(ranked):
 def test_bounds_of_other_steps_reverse_nothing(ranked):
     results = ranked([1, 2, 3, 4], [1, 3, 2, 4])
     assert found(results).reversed == (("b", "c"),)
-    for budget in ("steps×1", "steps×4"):
+    for regime in ("steps×1", "steps×4"):
         for arm, steps in (("b", 8), ("c", 16)):
-            for report in results.reports[f"{arm} @ {budget}"].values():
+            for report in results.reports[f"{arm} @ {regime}"].values():
                 report["likelihood"] |= {"kind": "bound", "steps": steps}
     assert found(results).swapped == (("b", "c"),) and found(results).reversed == ()
 

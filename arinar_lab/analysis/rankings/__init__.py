@@ -1,1 +1,1 @@
-"""Orders of arms: fronts of quality against speed, and rankings at several budgets."""
+"""Orders of arms: fronts of quality against speed, and rankings in several regimes."""

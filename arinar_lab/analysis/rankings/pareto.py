@@ -183,7 +183,7 @@ class Frontier:
         knee: The arm at which the front bends, or None.
         hypervolume: Over seeds; None where no seed has all arms.
         doubt: Why the speeds are unreliable, so that no front is drawn; empty where they are not.
-        budget, baseline: Of the arms; empty in a sweep.
+        regime, baseline: Of the arms; empty in a sweep.
         supported: Arms whose quality is concluded to differ from the baseline's.
         bounds: Arms whose quality is a bound, where not all arms have such a bound.
     """
@@ -199,7 +199,7 @@ class Frontier:
     knee: str | None
     hypervolume: Interval | None
     doubt: str = ""
-    budget: str = ""
+    regime: str = ""
     baseline: str = ""
     supported: frozenset[str] = frozenset()
     bounds: tuple[str, ...] = ()
@@ -232,12 +232,12 @@ class Frontier:
 
 
 def frontiers(results: Results, effects: Sequence[Effect]) -> list[Frontier]:
-    """Every quality against images/s; in a study with budgets each budget's arms by themselves.
+    """Every quality against images/s; in a study with regimes each regime's arms by themselves.
 
     effects: the comparison of the arms in those qualities.
     """
     fronts = []
-    for part in results.by_budget:
+    for part in results.by_regime:
         for quality in quality_metrics(part):
             fronts.append(frontier(part, quality, effects=effects))
     return list(filter(None, fronts))
@@ -279,7 +279,7 @@ def frontier(
 
     return replace(
         front,
-        budget=results.baseline_arm.budget,
+        regime=results.baseline_arm.regime,
         baseline=results.baseline,
         supported=supported,
         bounds=tuple(bounds),
@@ -369,7 +369,7 @@ def frontier_sentences(f: Frontier) -> list[str]:
                 "place by it is concluded."
             )
 
-    return [f"{f.budget}: {line}" for line in lines] if f.budget else lines
+    return [f"{f.regime}: {line}" for line in lines] if f.regime else lines
 
 
 def _front_line(f: Frontier) -> str:

@@ -1,4 +1,4 @@
-"""Does the ranking last? The arms of a study ranked at its first budget, and at each other one
+"""Does the ranking last? The arms of a study ranked in its first regime, and in each other one
 (see `study/plan.py`).
 
     Kendall's τ     (pairs of arms in the same order - pairs in the opposite order) / all pairs
@@ -6,10 +6,10 @@
     p               how often two orders that have nothing to do with each other agree as well or as
                     badly: over all orders of the arms, or 9,999 random ones
 
-Arms are ranked by their means over seeds. Two arms that are not told apart at one budget swap by
+Arms are ranked by their means over seeds. Two arms that are not told apart in one regime swap by
 chance at the next, so a pair that changes its order counts as *reversed* only where its
 difference is concluded at both: by the tests of every report, with Holm's correction over all
-pairs at a budget, and never where two bounds or two references make it. Source: Kendall, Rank
+pairs in a regime, and never where two bounds or two references make it. Source: Kendall, Rank
 Correlation Methods, 1948.
 """
 
@@ -22,7 +22,7 @@ from typing import Any
 
 from scipy.stats import kendalltau, permutation_test, rankdata, spearmanr
 
-from ...metrics import BITS, DISTANCES, GAP, HEADINGS, LEVEL
+from ...metrics import BITS, DISTANCES, GAP, HEADINGS, LEVEL, METRICS
 from ..comparison import resolved_pairs
 from ..conditions import is_comparable
 from ..results import Results
@@ -33,19 +33,21 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True)
 class Agreement:
-    """The ranks of the arms by one metric at two budgets.
+    """The ranks of the arms by one metric in two regimes.
 
     Arguments:
-        metric: The metric that ranks.
-        small, large: The budgets.
-        arms: The arms that have the metric at both.
+        metric: The metric that ranks in the first.
+        other_metric: That of the other: of other data a distance is in other features.
+        small, large: The regimes.
+        arms: The arms that have the metric in both.
         tau, tau_p: Kendall's τ (b, for ties) and its p; NaN for fewer than three arms.
         rho, rho_p: Spearman's ρ and its p; NaN for fewer than three arms.
         swapped: Pairs in another order.
-        reversed: Those of the swapped pairs that are concluded at both budgets.
+        reversed: Those of the swapped pairs that are concluded in both regimes.
     """
 
     metric: str
+    other_metric: str
     small: str
     large: str
     arms: tuple[str, ...]
@@ -56,43 +58,58 @@ class Agreement:
     swapped: tuple[Pair, ...]
     reversed: tuple[Pair, ...]
 
+    @property
+    def change(self) -> str:
+        """How many pairs of arms change their order, in words."""
+        pairs = math.comb(len(self.arms), 2)
+        verb = "changes" if len(self.swapped) == 1 else "change"
+        return f"{len(self.swapped)} of {pairs} pairs {verb} order"
+
     def text(self) -> str:
         """The finding, in a line."""
         count = len(self.arms)
-        pairs = count * (count - 1) // 2
-        start = f"{HEADINGS[self.metric]}: {count} arms at {self.small} against {self.large}"
+        headings = dict.fromkeys([HEADINGS[self.metric], HEADINGS[self.other_metric]])
+        start = f"{' and '.join(headings)}: {count} arms at {self.small} against {self.large}"
         if count < 3:
             return f"{start}: too few for a correlation of ranks"
         names = ", ".join(map(" and ".join, self.reversed))
-        verb = "changes" if len(self.swapped) == 1 else "change"
-        change = f"{len(self.swapped)} of {pairs} pairs {verb} order"
 
         return (
             f"{start}: Kendall's τ = {self.tau:+.2f} (p = {self.tau_p:.2g}), Spearman's ρ ="
-            f" {self.rho:+.2f} (p = {self.rho_p:.2g}); {change} (concluded at both budgets, by"
+            f" {self.rho:+.2f} (p = {self.rho_p:.2g}); {self.change} (concluded in both regimes, by"
             f" Holm over all pairs: {names or 'none'})"
         )
 
 
 def agreements(results: Results) -> list[Agreement]:
-    """One for each metric by which arms are ranked and each budget after the first;
-    none without budgets.
+    """One for each metric by which arms are ranked and each regime after the first;
+    none without regimes.
     """
+    if not results.regimes:
+        return []
     agreements = []
-    for metric in RANKED:
-        for large in results.budgets[1:]:
-            agreements.append(_agreement(results, metric, results.budgets[0], large))
+    first = results.by_regime[0]
+    for metric in dict.fromkeys(_metric_in(first, metric) for metric in RANKED):
+        for large in results.regimes[1:]:
+            agreements.append(_agreement(results, metric, results.regimes[0], large))
     return list(filter(None, agreements))
 
 
-def mean_by_arm(results: Results, metric: str, budget: str) -> dict[str, float]:
-    """Arm, without its budget → mean over seeds."""
+def mean_by_arm(results: Results, metric: str, regime: str) -> dict[str, float]:
+    """Arm, without its regime → mean over seeds."""
+    part = results.at(regime)
+    own_metric = _metric_in(part, metric)
     means: dict[str, float] = {}
-    for arm in results.arms:
-        if arm.budget == budget and is_comparable(results, arm, metric):
-            summary = arm.summary(metric)
+    for arm in part.arms:
+        if is_comparable(part, arm, own_metric):
+            summary = arm.summary(own_metric)
             means |= {arm.design: summary.mean} if summary else {}
     return means
+
+
+def _metric_in(part: Results, metric: str) -> str:
+    """The metric of the arms of a regime: a distance in the features that know their images."""
+    return part.arms[0].distance if METRICS[metric].classifier else metric
 
 
 def _agreement(results: Results, metric: str, small: str, large: str) -> Agreement | None:
@@ -114,7 +131,10 @@ def _agreement(results: Results, metric: str, small: str, large: str) -> Agreeme
     tau = rho = (math.nan, math.nan)
     if len(arms) > 2:
         tau, rho = _correlations([before[arm] for arm in arms], [after[arm] for arm in arms])
-    return Agreement(metric, small, large, arms, *tau, *rho, tuple(swapped), tuple(reversed_))
+    other = _metric_in(results.at(large), metric)
+    return Agreement(
+        metric, other, small, large, arms, *tau, *rho, tuple(swapped), tuple(reversed_)
+    )
 
 
 def _correlations(
@@ -135,10 +155,10 @@ def _correlations(
     return (float(tau.statistic), float(tau.pvalue)), (float(rho), float(permuted.pvalue))
 
 
-def _concluded(results: Results, metric: str, budget: str) -> set[frozenset[str]]:
-    """The pairs of arms that differ at a budget, by their names without it."""
-    part = results.at(budget)
+def _concluded(results: Results, metric: str, regime: str) -> set[frozenset[str]]:
+    """The pairs of arms that differ in a regime, by their names without it."""
+    part = results.at(regime)
     pairs = set()
-    for a, b in resolved_pairs(part, metric):
+    for a, b in resolved_pairs(part, _metric_in(part, metric)):
         pairs.add(frozenset((part.by_name[a].design, part.by_name[b].design)))
     return pairs
