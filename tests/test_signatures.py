@@ -17,6 +17,7 @@ SIGNATURES = {
     "digits_masked": ("b438cdd3", "5944c0d6"),
     "digits_masked_short": ("b438cdd3", "14197f33"),
     "digits_short": ("5f1b52c3", "e61e046d"),
+    "fashion_fractal": ("41e3e013", "dff7cd2a"),
     "fashion_pixels": ("f0c077a0", "dff7cd2a"),
     "fashion_pixels_14": ("b1a4c7b9", "dff7cd2a"),
     "imagenet256_arinar_b": ("cef85f50", "2010e0ca"),

@@ -238,7 +238,7 @@ class AutoencoderTraining:
             image = torch.where(mirrored[:, None, None, None], image.flip(-1), image)
         return from_grey_levels(image, self.source.levels).to(self.device)
 
-    def save(self, path: Path) -> None:
+    def keep(self, path: Path) -> None:
         """Save all that the next step depends on."""
         state = {
             "step": self.step,
@@ -302,7 +302,7 @@ def _train(training: AutoencoderTraining, checkpoint: Path) -> None:
             text = ", ".join(f"{name} {value:.4f}" for name, value in terms.items())
             say(f"step {training.step:,} of {steps:,}: {text}")
         if training.step % _SAVED_EVERY == 0:
-            training.save(checkpoint)
+            training.keep(checkpoint)
 
 
 def _write(training: AutoencoderTraining, folder: Path) -> None:

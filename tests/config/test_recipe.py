@@ -264,7 +264,7 @@ FAULTS = [
         "codec={kind: vae, weights: nowhere.safetensors}",
         ["codec.weights: 'nowhere.safetensors' is not a file", "digits"],
     ),
-    ("codec={kind: vae, latents: 8}", ["codec.weights", "does not fit"]),
+    ("codec={kind: vae, latents: 8}", ["codec.latents: 8 is not the 4 of weights"]),
     ("sampler.steps=3", ["sampler.steps: 3 does not fit", "16 here"]),
     (
         "sampler.mask_schedule=linear",
