@@ -332,9 +332,15 @@ def test_the_first_way_that_works_brings_files_that_are_found(tmp_path, monkeypa
 
 # Recipes
 
+LEVEL = ("width=20", "depth=1", "heads=2", "steps=2")
+SMALL_FRACTAL = [f"{outer}.{word}" for outer in ("outer", "inner.outer") for word in LEVEL]
 
-@pytest.mark.parametrize("name", ["fashion_pixels", "fashion_pixels_14"])
-def test_a_recipe_trains_and_is_evaluated(name, alone, monkeypatch):
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("fashion_pixels", "exact"), ("fashion_pixels_14", "exact"), ("fashion_fractal", "bound")],
+)
+def test_a_recipe_trains_and_is_evaluated(name, kind, alone, monkeypatch):
     """On a part of the held-out images, which would take a minute."""
     from arinar_lab.evaluation.evaluate import evaluate_run
     from arinar_lab.runs.folder import RunFolder
@@ -344,15 +350,19 @@ def test_a_recipe_trains_and_is_evaluated(name, alone, monkeypatch):
     monkeypatch.setattr(
         Fashion, "_read_part", lambda self, part: tuple(x[:64] for x in read(self, part))
     )
-    small = [word for word in SMALL if not word.startswith("evaluation.images")]
-    words = [*small, "evaluation.images=8"]
+    small = SMALL
+    if name == "fashion_fractal":
+        measures = [word for word in SMALL if word.startswith(("training", "evaluation"))]
+        small = [*measures, *SMALL_FRACTAL, "sampler.guidance=1"]
+    words = [word for word in small if not word.startswith("evaluation.images")]
+    words.append("evaluation.images=8")
     recipe = parse_recipe(merge(read_recipe(EXPERIMENTS / f"{name}.yaml"), read_overrides(words)))
     folder = RunFolder.of(recipe, name)
     folder.path.mkdir(parents=True)
     train(recipe, folder)
     report = evaluate_run(recipe, folder)
     assert 4 < report["metrics"]["val/bits_per_dim"] < 12
-    assert report["likelihood"]["kind"] == "exact" and report["likelihood"]["unit"] == "pixel"
+    assert report["likelihood"]["kind"] == kind and report["likelihood"]["unit"] == "pixel"
     distances = {"fd_fashion", "fd_fashion_floor", "kid_fashion", "sliced_fashion"}
     assert {f"quality/{name}" for name in distances} <= report["metrics"].keys()
     assert not [metric for metric in report["metrics"] if "digits" in metric]
