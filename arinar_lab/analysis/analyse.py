@@ -27,6 +27,7 @@ from .conditions import (
     differing_conditions,
     distinct_values,
     incomparable_bounds,
+    is_of_one_data_set,
     kinds_of,
     references_differ,
     shared_value,
@@ -163,7 +164,7 @@ def analyse(results: Results) -> Analysis:
     compared = compare_arms(results, (*CLAIMS, GAP), outlying)
     fronts = frontiers(results, compared)
     panels = fronts
-    if results.regimes:
+    if results.regimes and is_of_one_data_set(results):
         whole = replace(results, regimes=())
         panels = frontiers(whole, compared)
 
@@ -360,14 +361,16 @@ _ALIKE: dict[str, tuple[Kind, str, str]] = {
 
 
 def _unlike(results: Results) -> list[Caution]:
-    """Conditions in which the runs differ though they were not varied: means mix them."""
+    """Conditions in which the runs differ though they were not varied: means mix them. Those of a
+    regime are compared with each other.
+    """
     reports = results.every_report
     differences: dict[Kind, list[str]] = {"runs": differing_conditions(reports)}
     mixed_arms = [arm.name for arm in results.arms if len(units_of(arm)) > 1]
     if mixed_arms:
         differences["likelihood"] = [f"what bits/dim are of (within {join_names(mixed_arms)})"]
     for name, (kind, *keys) in _ALIKE.items():
-        if len(distinct_values(reports, *keys)) > 1:
+        if any(len(distinct_values(p.every_report, *keys)) > 1 for p in results.by_regime):
             differences.setdefault(kind, []).append(name)
 
     cautions = []

@@ -97,6 +97,20 @@ def kinds_of(arm: ArmResult) -> list[str]:
     return list(filter(None, kinds))
 
 
+def is_of_one_data_set(results: Results) -> bool:
+    """Whether all arms are of the same data."""
+    return len({short_value(arm.settings.get("data")) for arm in results.arms}) < 2
+
+
+def floor_images(arms: Iterable[ArmResult]) -> str:
+    """The images whose distance is the floor, in words: those of the part that generated images
+    are not compared with.
+    """
+    reports = [report for arm in arms for report in arm.reports.values()]
+    is_of_training = distinct_values(reports, "quality", "part") == {"held-out"}
+    return "training images" if is_of_training else "held-out images"
+
+
 def units_of(arm: ArmResult) -> set[str]:
     """The units of an arm's bits/dim, as its runs state them."""
     return distinct_values(arm.reports.values(), "likelihood", "unit")

@@ -344,7 +344,10 @@ def train_codec(arguments: argparse.Namespace) -> int:
 
 
 def retrain(arguments: argparse.Namespace) -> int:
+    from arinar_lab.errors import prefixed
     from arinar_lab.pretraining.classifier import retrain_classifier
 
-    say(retrain_classifier(arguments.name))
+    with prefixed("data"):
+        line = retrain_classifier(arguments.name)
+    say(line)
     return 0

@@ -442,7 +442,8 @@ def encoded_and_decoded(experiment: Experiment, images: Tensor) -> Tensor:
     """Encode images [n, …] by the codec, and decode them."""
     parts = []
     for i in torch.arange(len(images)).split(256):
-        x, _ = experiment.codec.encode(images[i].to(experiment.device), Noise.of(i, "codec"))
+        noise = Noise.of(i.to(experiment.device), "codec")
+        x, _ = experiment.codec.encode(images[i].to(experiment.device), noise)
         parts.append(experiment.codec.decode(x).cpu())
     return torch.cat(parts)
 

@@ -1,1 +1,1 @@
-"""Training of what stands before the model: autoencoders, and the classifiers of distances."""
+"""Training before the model: autoencoders, and the classifiers of distances."""

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +31,7 @@ from torch.nn import functional
 from ..config.schema import to_plain
 from ..config.sections import Machine, check_seed
 from ..data.sources import Source, SourceFactory, subsample
-from ..errors import ConfigError, prefixed
+from ..errors import ConfigError, Diverged, prefixed
 from ..evaluation.classifier_distance import classifier_distances
 from ..files.atomic import atomic_draft
 from ..files.checksums import save_tensors
@@ -43,10 +44,10 @@ from ..output.text import say
 from ..runs.folder import slug, write_json
 
 WEIGHTS = "autoencoder.safetensors"
-_TOLD_EVERY = 100  # steps
-_SAVED_EVERY = 500
+_REPORT_EVERY = 100  # steps
+_CHECKPOINT_EVERY = 500
 _SHOWN = 16  # images of the picture
-_AT_ONCE = 256  # held-out images
+_SMALLEST = 16  # pixels that VGG-16 leaves one of
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,10 @@ class AutoencoderRecipe:
             source.prepare()
             if not source.pictures or len(source.shape) != 3:
                 raise ValueError("kind: holds no images, which an autoencoder needs")
+        if self.perceptual and min(source.shape[1:]) < _SMALLEST:
+            raise ConfigError(
+                f"perceptual: VGG-16 sees no images below {_SMALLEST}×{_SMALLEST}; leave it out"
+            )
         return source
 
 
@@ -159,12 +164,12 @@ class Perceptual(nn.Module):
 class Optimised:
     """A module with its optimiser and its learning rate, which rises and falls once."""
 
-    def __init__(self, module: nn.Module, recipe: AutoencoderRecipe) -> None:
+    def __init__(self, module: nn.Module, recipe: AutoencoderRecipe, steps: int) -> None:
         self.module = module
         self.optimizer = torch.optim.AdamW(
             module.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay
         )
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, recipe.lr, recipe.steps)
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, recipe.lr, steps)
 
     def descend(self, loss: Tensor) -> None:
         """Take a step down the gradient of a loss."""
@@ -199,10 +204,11 @@ class AutoencoderTraining:
         torch.manual_seed(recipe.seed)
         model = Autoencoder(source.shape, recipe.latents, recipe.widths)
         self.model = model.to(self.device)
-        self.training = Optimised(self.model, recipe)
+        self.training = Optimised(self.model, recipe, recipe.steps)
         self.critic: Optimised | None = None
         if recipe.adversarial:
-            self.critic = Optimised(Critic(source.shape[0]).to(self.device), recipe)
+            critic = Critic(source.shape[0]).to(self.device)
+            self.critic = Optimised(critic, recipe, recipe.steps - recipe.steps // 2)
         self.perceptual = Perceptual().to(self.device) if recipe.perceptual else None
 
     def advance(self) -> dict[str, float]:
@@ -210,7 +216,8 @@ class AutoencoderTraining:
         recipe = self.recipe
         image = self._batch()
         mean, std = self.model.posterior(image)
-        restored = self.model.decoder(mean + std * torch.randn_like(std))
+        noise = torch.randn(std.shape).to(self.device)  # of the random state that is saved
+        restored = self.model.decoder(mean + std * noise)
         error = functional.mse_loss(restored, image)
         kl = (mean**2 + std**2 - 1).mean() / 2 - std.log().mean()
         loss = error + recipe.kl_weight * kl
@@ -253,14 +260,20 @@ class AutoencoderTraining:
         """Go on where a training that was saved stood.
 
         Raises:
-            ValueError: in one line, if the file is damaged.
+            ConfigError: in one line, if the file is damaged or is of another training.
         """
-        state = read_torch(path)
-        self.step = state["step"]
-        self.training.restore(state["training"])
-        if self.critic is not None:
-            self.critic.restore(state["critic"])
-        torch.set_rng_state(state["random"])
+        try:
+            state = read_torch(path)
+            self.training.restore(state["training"])
+            if self.critic is not None:
+                self.critic.restore(state["critic"])
+            torch.set_rng_state(state["random"])
+            self.step = state["step"]
+        except (ValueError, KeyError, TypeError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:160]
+            raise ConfigError(
+                f"{path}: no training goes on from it ({reason}); remove it to train anew"
+            ) from None
 
 
 def train_autoencoder(recipe: AutoencoderRecipe, name: str, root: Path) -> Path:
@@ -298,10 +311,12 @@ def _train(training: AutoencoderTraining, checkpoint: Path) -> None:
     steps = training.recipe.steps
     while training.step < steps:
         terms = training.advance()
-        if training.step % _TOLD_EVERY == 0 or training.step == steps:
+        if not math.isfinite(sum(terms.values())):
+            raise Diverged(f"step {training.step:,}: the loss is not finite; choose a smaller lr")
+        if training.step % _REPORT_EVERY == 0 or training.step == steps:
             text = ", ".join(f"{name} {value:.4f}" for name, value in terms.items())
             say(f"step {training.step:,} of {steps:,}: {text}")
-        if training.step % _SAVED_EVERY == 0:
+        if training.step % _CHECKPOINT_EVERY == 0:
             training.keep(checkpoint)
 
 
@@ -317,18 +332,18 @@ def _write(training: AutoencoderTraining, folder: Path) -> None:
     save_tensors(folder / WEIGHTS, {key: value.contiguous() for key, value in state.items()})
 
     images = subsample(training.source.held_out[0])
-    restored = restored_images(model, images, training.source.levels)
+    restored = restored_images(model, images, training.source.levels, recipe.batch)
     _draw(images[:_SHOWN], restored[:_SHOWN], training.source.levels, folder / "restored.png")
-    report = measures(model, images, restored, training.source)
+    report = measures(model, images, restored, training.source, recipe.batch)
     write_json(folder / "report.json", {"metrics": report, "recipe": to_plain(recipe)})
 
 
 @torch.no_grad()
-def restored_images(model: Autoencoder, images: Tensor, levels: int) -> Tensor:
+def restored_images(model: Autoencoder, images: Tensor, levels: int, batch: int) -> Tensor:
     """Encode images [n, C, H, W] to the means of their latents, and decode them: grey levels."""
     device = next(model.parameters()).device
     parts = []
-    for part in images.split(_AT_ONCE):
+    for part in images.split(batch):
         mean, _ = model.posterior(from_grey_levels(part, levels).to(device))
         parts.append(to_grey_levels(model.decoder(mean), levels).cpu())
     return torch.cat(parts)
@@ -336,7 +351,7 @@ def restored_images(model: Autoencoder, images: Tensor, levels: int) -> Tensor:
 
 @torch.no_grad()
 def measures(
-    model: Autoencoder, images: Tensor, restored: Tensor, source: Source
+    model: Autoencoder, images: Tensor, restored: Tensor, source: Source, batch: int
 ) -> dict[str, float]:
     """Measure an autoencoder on held-out images [n, C, H, W].
 
@@ -347,7 +362,7 @@ def measures(
         fd_…, …: distances of restored images to the images, where a classifier knows these.
     """
     device = next(model.parameters()).device
-    x = from_grey_levels(images[:_AT_ONCE], source.levels).to(device)
+    x = from_grey_levels(images[:batch], source.levels).to(device)
     mean, std = model.posterior(x)
     values = {
         "error": (restored.float() - images.float()).square().mean().sqrt().item(),

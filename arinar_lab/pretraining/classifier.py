@@ -19,7 +19,7 @@ from ..model.classifiers import CLASSIFIERS, classify
 from ..model.weight_files import ASSETS
 from ..output.text import say
 
-_TOLD_EVERY = 500  # steps
+_REPORT_EVERY = 500  # steps
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class ClassifierTraining:
         steps: Optimiser steps.
         lr: Peak learning rate.
         varied: Images [B, 1, H, W] of bytes → the images of a step, shifted or mirrored at random.
-        sizes: Number of sizes of the images, whose held-out accuracy is told: 2 adds half the size.
+        sizes: Number of sizes whose held-out accuracy is reported: 2 adds images of half the size.
     """
 
     source: Callable[[], Source]
@@ -84,7 +84,7 @@ def train_classifier(name: str) -> tuple[nn.Module, str]:
         loss.backward()
         optimizer.step()
         schedule.step()
-        if (step + 1) % _TOLD_EVERY == 0:
+        if (step + 1) % _REPORT_EVERY == 0:
             say(f"step {step + 1} of {training.steps}: loss {loss.item():.3f}")
 
     model.eval()

@@ -81,7 +81,7 @@ FIGURES = (
         "Likelihood and sample quality against what was varied",
         f"Marker or dash: mean over seeds. Thin bar with caps: {TRAINING_NOISE}. Broad pale bar,"
         f" where measured: {EVALUATION_NOISE}. Dots: single seeds. Colours and markers are those"
-        " of the arms in every figure. Dotted line: the baseline's mean. Dashed grey line: held-out"
+        " of the arms in every figure. Dotted line: the baseline's mean. Dashed grey line: real"
         " images, beside the distance of as many images (few). Distances that span more than a"
         " factor of ten have a logarithmic axis. An arrow at the edge: the interval goes on beyond"
         " it, to the value there, for it comes from few seeds.",

@@ -15,12 +15,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import chain
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 from scipy.stats import rankdata
 
 from ..analysis.analyse import Analysis
+from ..analysis.conditions import floor_images
 from ..analysis.rankings.pareto import Frontier
 from ..analysis.rankings.rank_agreement import mean_by_arm
 from ..analysis.results import ArmResult, Results
@@ -298,16 +300,17 @@ def _floor(
         if unequal_count is not None:
             continue
 
+        label = floor_images(results.arms)
         look = {"color": GREY, "linestyle": (0, (6, 2)), "linewidth": 0.9, "zorder": 1}
         text = {"color": "#555555", "fontsize": 7, "textcoords": "offset points"}
         if is_upright:
-            ax.axhline(value, **look, label="held-out images")
+            ax.axhline(value, **look, label=label)
             at = {"xy": (1, value), "xycoords": ax.get_yaxis_transform(), "xytext": (3, 0)}
-            ax.annotate("held-out\nimages", **at, **text, ha="left", va="center")
+            ax.annotate(label.replace(" ", "\n"), **at, **text, ha="left", va="center")
         else:
-            ax.axvline(value, **look, label="held-out images")
+            ax.axvline(value, **look, label=label)
             at = {"xy": (value, 1), "xycoords": ax.get_xaxis_transform(), "xytext": (0, 2)}
-            ax.annotate("held-out images", **at, **text, ha="center", va="bottom")
+            ax.annotate(label, **at, **text, ha="center", va="bottom")
         return [value]
 
     return []
@@ -498,7 +501,8 @@ def ranks_by_regime(analysis: Analysis) -> Any | None:
     arms that change places.
     """
     results = analysis.results
-    metrics = list(dict.fromkeys(agreement.metric for agreement in analysis.agreements))
+    titles = {agreement.metric: agreement.heading for agreement in analysis.agreements}
+    metrics = list(titles)
     if not metrics:
         return None
     with paper_pyplot() as plt:
@@ -508,6 +512,7 @@ def ranks_by_regime(analysis: Analysis) -> Any | None:
         figure, axes = plt.subplots(1, len(metrics), figsize=size, squeeze=False)
         for ax, metric in zip(axes[0], metrics, strict=True):
             _ranks(ax, results, metric)
+            ax.set_title(titles[metric])
         axes[0][0].set_ylabel("rank (1 is best)")
         where = "outside lower center" if narrow else "outside right upper"
         figure.legend(*axes[0][0].get_legend_handles_labels(), loc=where, ncols=2 if narrow else 1)
@@ -516,7 +521,8 @@ def ranks_by_regime(analysis: Analysis) -> Any | None:
 
 
 def _ranks(ax: Any, results: Results, metric: str) -> None:
-    by_regime = [mean_by_arm(results, metric, regime) for regime in results.regimes]
+    measured = {regime: mean_by_arm(results, metric, regime) for regime in results.regimes}
+    regimes, by_regime = zip(*filter(itemgetter(1), measured.items()), strict=True)
     common = set.intersection(*map(set, by_regime))
     arms = list(filter(common.__contains__, by_regime[0]))
     ranks = [rankdata(list(map(means.__getitem__, arms))) for means in by_regime]
@@ -529,8 +535,7 @@ def _ranks(ax: Any, results: Results, metric: str) -> None:
         look = designs[name].of_line
         ax.plot(at, places[:, i], **look, clip_on=False, label=wrap_label(name, 24, 1))
 
-    ax.set_xticks(at, results.regimes, rotation=30, ha="right", rotation_mode="anchor")
+    ax.set_xticks(at, regimes, rotation=30, ha="right", rotation_mode="anchor")
     ax.set_xlim(-0.2, len(by_regime) - 0.8)
     ax.set_yticks(range(1, len(arms) + 1))
     ax.invert_yaxis()
-    ax.set_title(HEADINGS[metric])

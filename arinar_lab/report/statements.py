@@ -413,6 +413,26 @@ def _units(results: Results) -> list[Statement]:
 def _distances(results: Results) -> list[Statement]:
     """The images and features of the distances, their floor, and the sampler."""
     statements = _published(results.any_report)
+    of_regimes = [
+        statement
+        for part in results.by_regime
+        for statement in (*_compared(part), *_floor(part.any_report))
+    ]
+    statements += dict.fromkeys(of_regimes)
+
+    if results.every_report and all(map(lacks_distances, results.every_report)):
+        statements.append(Statement(f"{NO_DISTANCES}.", "Evaluation"))
+
+    if _any(results, _has_quality):
+        sampler = shared_value(results, lambda arm, report: _sampler(arm))
+        statements.append(Statement(f"Sampler: {sampler}.", "Evaluation", in_notes=False))
+
+    return statements
+
+
+def _compared(results: Results) -> list[Statement]:
+    """What the distances in features of a classifier compare."""
+    statements = []
     for classifier, distance in CLASSIFIER_DISTANCES.items():
         if results.values(distance):
             part = _stated(results, "quality", "part") or "training"
@@ -423,15 +443,6 @@ def _distances(results: Results) -> list[Statement]:
                 " Inception, so no FID), KID over all images."
             )
             statements.append(Statement(text, "Evaluation"))
-
-    if results.every_report and all(map(lacks_distances, results.every_report)):
-        statements.append(Statement(f"{NO_DISTANCES}.", "Evaluation"))
-
-    statements += _floor(results.any_report)
-    if _any(results, _has_quality):
-        sampler = shared_value(results, lambda arm, report: _sampler(arm))
-        statements.append(Statement(f"Sampler: {sampler}.", "Evaluation", in_notes=False))
-
     return statements
 
 

@@ -24,7 +24,7 @@ from rich.text import Text
 
 from ..analysis.analyse import Analysis
 from ..analysis.by_image.shifts import IMAGE_HEADINGS
-from ..analysis.conditions import kinds_of
+from ..analysis.conditions import floor_images, kinds_of
 from ..analysis.results import ArmResult, Report, Results
 from ..metrics import BITS, DISTANCES, GAP, LEVEL, SPEED, Column
 from ..output.names import breakable_name, join_names, short_value
@@ -163,7 +163,7 @@ def _not_ours(
 
 
 def _floors(results: Results, columns: Sequence[Column]) -> list[TableRow]:
-    """The distances that held-out images reach, in a row; in one for each codec where arms
+    """The distances that real images reach, in a row; in one for each codec where arms
     differ in theirs.
     """
     by_codec: dict[str, list[ArmResult]] = {}
@@ -172,7 +172,7 @@ def _floors(results: Results, columns: Sequence[Column]) -> list[TableRow]:
 
     rows = []
     for arms in by_codec.values():
-        name = "held-out images"
+        name = floor_images(arms)
         if len(by_codec) > 1:
             name += f" by the codec of {join_names(arm.name for arm in arms)}"
         cells = tuple(_floor(arms, column) for column in columns)

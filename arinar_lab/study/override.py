@@ -177,14 +177,14 @@ def _with_entry(entries: dict[str, Any], section: str, entry: str, value: Any) -
         ConfigError: if there is nothing to remove, or an axis has one value.
     """
     key = f"{section}.{entry}"
-    if value is None and section != "arms":
+    if value is None and section not in ("arms", "regimes"):
         if entry not in entries:
             raise ConfigError(
                 f"{key}: null takes out what is not there{did_you_mean(entry, list(entries))}"
             )
         return {name: content for name, content in entries.items() if name != entry}
 
-    if section == "arms":
+    if section in ("arms", "regimes"):
         entry, value = _of_arm(entries, entry, value)
     elif section == "search" and isinstance(value, dict):
         value = {**_conditions(entries.get(entry)), **value}

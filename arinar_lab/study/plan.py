@@ -436,10 +436,16 @@ def _unreached(
         ConfigError: if one reaches no arm, or is a list of what `budget` multiplies.
     """
     variants = {name: change for name, (change, _) in chosen.items()}
+    if file.regimes:
+        variants = {
+            f"{name} @ {regime}": {**change, **(changes_in or {})}
+            for regime, changes_in in file.regimes.items()
+            for name, change in variants.items()
+        }
     lines = []
     for key, names in unused_overrides(base, changes, variants).items():
         value = value_at(changes, key)
-        if len(names) == len(chosen):
+        if len(names) == len(variants):
             raise ConfigError(
                 f"{key}: would reach no arm, since each sets it or has no such key; "
                 f"{_way_to_reach(file, key, value)}"
@@ -518,6 +524,10 @@ def _regimes(file: StudyFile) -> dict[str, Regime]:
     """
     regimes: dict[str, Regime] = {}
     for label, change in (file.regimes or {}).items():
+        with located(f"regimes.{label}"):
+            _refuse_seed(change or {})
+            if file.match and file.match.by in (change or {}):
+                raise ConfigError(f"{file.match.by}: match solves for it; leave it out")
         regimes[label] = partial(changed, change=unflatten(change or {}))
     if not file.budget:
         return regimes
@@ -573,6 +583,15 @@ def scaled(recipe: Recipe, budget: Multiples) -> dict[str, Any]:
     return merge(plain, unflatten(changes))
 
 
+def _refuse_seed(change: Mapping[str, Any]) -> None:
+    for key in change:
+        if key.split(".")[0] == "seed":
+            raise ConfigError(
+                f"{key}: a study repeats every arm by its seeds, as in seeds: [0, 1, 2]; to vary"
+                " a part of the randomness write fixed_seeds.init, .data or .noise"
+            )
+
+
 def _arm(
     name: str,
     base: dict[str, Any],
@@ -581,13 +600,7 @@ def _arm(
     seed: int,
     workspace: Workspace,
 ) -> Arm:
-    for key in change:
-        if key.split(".")[0] == "seed":
-            raise ConfigError(
-                f"{key}: a study repeats every arm by its seeds, as in seeds: [0, 1, 2]; to vary"
-                " a part of the randomness write fixed_seeds.init, .data or .noise"
-            )
-
+    _refuse_seed(change)
     with located(f"arm {name}"):
         recipe = parse_recipe(merge(merge(base, unflatten(change)), {"seed": seed}), workspace)
         experiment = build(recipe, "meta")

@@ -116,7 +116,8 @@ class StudyFile:
             resolve most of a given number of runs (Dunnett, 1955).
         matters: Names of metrics → the difference, above 0, that matters. An arm within it may be
             called equivalent. A name is a heading of the table, a metric's key, or that key's last
-            word. The default is 0.02 bits/dim and 0.5 of FD digits; {} calls nothing equivalent.
+            word. The default is 0.02 bits/dim and 0.5 of FD digits or FD fashion; {} calls nothing
+            equivalent.
         pool: What the tests estimate spreads from: all arms that agree on it, or each arm alone.
         family: What p is corrected over: the arms in each metric, or the arms in all metrics of
             `matters` together, so that 5 % of studies without an effect call any of these.
@@ -166,6 +167,11 @@ class StudyFile:
     def _check_budget(self) -> None:
         if self.regimes is not None and self.budget is not None:
             raise ValueError("regimes: stands beside budget; a study has one of them")
+        if self.regimes is not None and self.has_estimators:
+            raise ValueError(
+                "references: scikit-learn's estimators are of one data set; leave them out beside "
+                "regimes"
+            )
         if self.regimes is not None and len(self.regimes) < 2:
             raise ValueError(
                 f"regimes: {list(self.regimes)} names fewer than two, and a ranking is compared "

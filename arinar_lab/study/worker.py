@@ -33,6 +33,7 @@ from filelock import FileLock, Timeout
 from ..errors import ConfigError, StorageUnusable
 from ..files.atomic import write_atomically
 from ..files.locks import is_lock_free
+from ..metrics import ranking_metric
 from ..output.text import say
 from ..pipeline import perform_locked
 from ..runs.folder import read_state, write_json
@@ -433,7 +434,8 @@ def run_job(job: Job, plan: Plan) -> float:
     """Train and evaluate one run whose folder is locked; returns its value of the criterion."""
     arm = next(arm for arm in plan.arms if arm.name == job.arm)
     reports, _ = perform_locked(job.recipes, job.folder, plan.name, job.arm, plan.factors(arm))
-    return float(reports[0]["metrics"][plan.criterion])
+    criterion = ranking_metric((each.likelihood for each in plan.arms), arm.distance)
+    return float(reports[0]["metrics"][criterion])
 
 
 @contextmanager

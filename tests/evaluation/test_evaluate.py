@@ -215,6 +215,8 @@ def test_latents_are_reported_as_latents_without_a_grey_level():
         "val/bits_per_dim_at_level" not in report["metrics"]
         and "quality/fd_digits" in report["metrics"]
     )
+    codec = report["metrics"]["quality/fd_digits_codec"]
+    assert 0 < codec < report["metrics"]["quality/fd_digits_floor"]
 
 
 def test_known_data_report_the_gap_to_the_truth_and_no_pictures():

@@ -12,7 +12,7 @@ from tiny import EXPERIMENTS
 from arinar_lab.config.files import read_recipe
 from arinar_lab.config.schema import parse_dataclass
 from arinar_lab.data.sources import Digits
-from arinar_lab.errors import ConfigError
+from arinar_lab.errors import ConfigError, Diverged
 from arinar_lab.model.codecs.autoencoder import SHIPPED, Autoencoder, architecture_of
 from arinar_lab.model.codecs.codec import VAE
 from arinar_lab.model.noise import Noise
@@ -74,7 +74,7 @@ def test_training_lowers_the_error_and_the_codec_reads_the_weights(tmp_path):
     assert report["recipe"]["widths"] == [8, 8]
     untrained = AutoencoderTraining(recipe, Digits())
     images = Digits().held_out[0]
-    before = autoencoder.restored_images(untrained.model, images, 17)
+    before = autoencoder.restored_images(untrained.model, images, 17, 64)
     error = (before.float() - images).square().mean().sqrt().item()
     assert report["metrics"]["error"] < 0.7 * error
     assert report["metrics"]["fd_digits"] > 0
@@ -86,7 +86,7 @@ def test_training_lowers_the_error_and_the_codec_reads_the_weights(tmp_path):
 
 
 def test_a_training_that_was_cut_ends_as_one_that_was_not(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(autoencoder, "_SAVED_EVERY", 10)
+    monkeypatch.setattr(autoencoder, "_CHECKPOINT_EVERY", 10)
     recipe = recipe_of(adversarial=0.01)
     whole = train_autoencoder(recipe, "whole", tmp_path)
 
@@ -189,6 +189,39 @@ def test_what_is_no_recipe_is_refused_with_its_key(changes, line):
         recipe_of(**changes)
 
 
+def test_vgg_sees_no_images_of_eight_pixels():
+    with pytest.raises(ConfigError, match=r"^perceptual: VGG-16 sees no images below 16×16"):
+        recipe_of(perceptual=1.0).source()
+
+
+def test_a_loss_that_is_not_finite_ends_the_training_and_leaves_no_weights(tmp_path):
+    with pytest.raises(Diverged, match=r"step \d+: the loss is not finite; choose a smaller lr"):
+        train_autoencoder(recipe_of(lr=1e20), "wild", tmp_path)
+    assert not list(tmp_path.rglob(WEIGHTS))
+
+
+@pytest.mark.parametrize("content", [b"no checkpoint", None], ids=["damaged", "other"])
+def test_a_checkpoint_that_cannot_be_read_is_told_in_one_line(tmp_path, content):
+    recipe = recipe_of()
+    checkpoint = tmp_path / f"a-{recipe.signature}" / "checkpoint.pt"
+    checkpoint.parent.mkdir()
+    torch.save({"step": 3}, checkpoint)
+    if content is not None:
+        checkpoint.write_bytes(content)
+    with pytest.raises(ConfigError, match="remove it to train anew") as caught:
+        train_autoencoder(recipe, "a", tmp_path)
+    assert str(caught.value).startswith(f"{checkpoint}: ") and "\n" not in str(caught.value)
+
+
+def test_the_critic_has_a_whole_cycle_of_rates_in_the_second_half():
+    with torch.random.fork_rng():
+        training = AutoencoderTraining(recipe_of(steps=20, adversarial=0.1), Digits())
+        for _ in range(20):
+            training.advance()
+    rates = [part.schedule.get_last_lr()[0] for part in (training.training, training.critic)]
+    assert max(rates) < training.recipe.lr / 10
+
+
 def test_tokens_are_no_images():
     recipe = recipe_of(data={"kind": "synthetic", "tokens": 2, "features": 2, "classes": 2})
     with pytest.raises(ConfigError, match=r"^data.kind: holds no images"):
@@ -209,9 +242,19 @@ def test_weights_of_another_shape_are_refused(tmp_path, shape, latents, line):
         VAE(shape, 17, weights=str(path), latents=latents)
 
 
-def test_a_file_of_other_weights_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"encoder.0.weight": torch.zeros(3, 3)},
+        {"encoder.0.block.0.weight": torch.zeros(2, 2, 3, 3)},
+        {"encoder.conv_in.weight": torch.zeros(2, 2, 3, 3)},
+        {"decoder.0.weight": torch.zeros(2, 2, 3, 3)},
+    ],
+    ids=lambda state: next(iter(state)),
+)
+def test_a_file_of_other_weights_is_refused(tmp_path, state):
     path = tmp_path / "a.safetensors"
-    save_file({"encoder.0.weight": torch.zeros(3, 3)}, path)
+    save_file(state, path)
     with pytest.raises(ValueError, match=r"^weights: the file holds no autoencoder"):
         VAE((1, 8, 8), 17, weights=str(path))
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from command import arinar
 from safetensors.torch import load_file
 
 from arinar_lab.data.fashion import Fashion, halved
@@ -45,6 +46,13 @@ def test_a_training_of_some_steps_learns_and_tells_its_accuracy(name, tmp_path, 
     assert len(accuracies) == training.sizes and min(accuracies) > 0.4
     state = load_file(path)
     assert state.keys() == load_classifier(name).state_dict().keys()
+
+
+def test_without_its_images_a_retraining_is_refused_in_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("arinar_lab.data.fashion.FULL_FOLDERS", (tmp_path,))
+    assert arinar("retrain", "fashion") == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1 and "make fashion fetches them" in line
 
 
 def test_images_are_shifted_by_at_most_some_pixels():

@@ -16,6 +16,7 @@ from tiny import tiny, write_study
 from arinar_lab.analysis.analyse import analyse
 from arinar_lab.analysis.rankings.rank_agreement import agreements
 from arinar_lab.analysis.verdict import verdict_of
+from arinar_lab.config.files import read_overrides
 from arinar_lab.errors import ConfigError
 from arinar_lab.metrics import FASHION_DISTANCE
 from arinar_lab.report.report import write_report
@@ -198,6 +199,12 @@ def test_a_resolution_is_a_regime():
         ({"regimes": {"one": {}}}, "regimes: ['one'] names fewer than two"),
         ({"regimes": {}}, "regimes: [] names fewer than two"),
         ({"regimes": DATA, "budget": STEPS}, "regimes: stands beside budget"),
+        ({"regimes": DATA, "references": True}, "references: scikit-learn's estimators are of one"),
+        ({"regimes": {"a": {}, "b": {"seed": 7}}}, "regimes.b: seed: a study repeats every arm"),
+        (
+            {"regimes": {"a": {}, "b": {"outer.width": 32}}, "match": {"by": "outer.width"}},
+            "regimes.b: outer.width: match solves for it; leave it out",
+        ),
         ({"regimes": {"a": {}, "b": {"data.siz": 2}}}, "data.siz: unknown key"),
         ({"regimes": {"a": {}, "b": {}}}, "are the same; give each"),
         (
@@ -210,6 +217,15 @@ def test_regimes_that_are_none_are_refused(keys, words):
     refused(words, **keys)
 
 
+def test_an_override_that_a_regime_sets_does_not_reach_it_and_one_of_the_regime_does():
+    keys = {"arms": PAIR, "seeds": [0], "regimes": {"short": {}, "long": {"training.steps": 8}}}
+    plan = read_plan(write_study(**keys), read_overrides(["training.steps=7"]))
+    assert [arm.recipe.training.steps for arm in plan.arms] == [7, 7, 8, 8]
+    assert "training.steps=7 does not reach a @ long, b @ long" in plan.cautions[0]
+    plan = read_plan(write_study(**keys), read_overrides(["regimes.long.training.steps=9"]))
+    assert [arm.recipe.training.steps for arm in plan.arms] == [6, 6, 9, 9]
+
+
 def of_clothing(report):
     """The report as a run on clothing writes it."""
     metrics = {
@@ -217,6 +233,7 @@ def of_clothing(report):
     }
     return report | {
         "metrics": metrics,
+        "quality": report["quality"] | {"part": "held-out", "reference": 2000},
         "likelihood": report["likelihood"] | {"held_out": "clothing"},
     }
 
@@ -240,6 +257,12 @@ def test_rankings_of_two_data_sets_are_compared_and_their_numbers_are_not(two_da
         assert agreement.swapped == (("b", "c"),) == agreement.reversed
         assert agreement.tau == pytest.approx((5 - 1) / 6)
     assert "FD digits and FD fashion: 4 arms at digits against clothing" in distances.text()
+    text = report_markdown(analysis)
+    assert "these runs differ" not in text and "(but" not in text.split("| arm")[-1]
+    assert text.count("in the features of a digits classifier") == 1
+    assert text.count("in the features of a fashion classifier") == 1
+    assert "2,000 held-out images" in text and "1,437 training images" in text
+    assert analysis.panels == analysis.fronts
     verdict = verdict_of(analysis)
     assert verdict.answer.startswith("At clothing: ")
     assert verdict.answer.endswith(" Against digits, 1 of 6 pairs changes order.")

@@ -469,6 +469,19 @@ def test_the_value_of_a_job_is_its_bits_per_dim():
     assert value == pytest.approx(job.folder.report(job.recipes[0])["metrics"]["val/bits_per_dim"])
 
 
+def test_without_a_likelihood_each_regime_has_the_distance_of_its_data(monkeypatch):
+    energy = {"inner": {"kind": "energy", "width": 8, "depth": 1}}
+    regimes = {"digits": {}, "clothing": {"data": {"kind": "fashion", "size": 14}}}
+    plan = plan_of(axes={}, arms={"energy": energy, "gmm": {}}, seeds=[0], regimes=regimes)
+    metrics = {"quality/fd_digits": 1.0, "quality/fd_fashion": 2.0}
+    monkeypatch.setattr(worker, "perform_locked", lambda *_: ([{"metrics": metrics}], None))
+    values = {job.arm: worker.run_job(job, plan) for job in plan.jobs}
+    assert {arm.partition(" @ ")[2]: value for arm, value in values.items()} == {
+        "digits": 1.0,
+        "clothing": 2.0,
+    }
+
+
 def test_a_study_with_an_arm_without_likelihood_is_ranked_by_distance():
     energy = {"inner": {"kind": "energy", "width": 8, "depth": 1}}
     plan = plan_of(

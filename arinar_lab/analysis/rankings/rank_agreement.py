@@ -65,11 +65,15 @@ class Agreement:
         verb = "changes" if len(self.swapped) == 1 else "change"
         return f"{len(self.swapped)} of {pairs} pairs {verb} order"
 
+    @property
+    def heading(self) -> str:
+        """The metric, or the two metrics, in words."""
+        return " and ".join(dict.fromkeys([HEADINGS[self.metric], HEADINGS[self.other_metric]]))
+
     def text(self) -> str:
         """The finding, in a line."""
         count = len(self.arms)
-        headings = dict.fromkeys([HEADINGS[self.metric], HEADINGS[self.other_metric]])
-        start = f"{' and '.join(headings)}: {count} arms at {self.small} against {self.large}"
+        start = f"{self.heading}: {count} arms at {self.small} against {self.large}"
         if count < 3:
             return f"{start}: too few for a correlation of ranks"
         names = ", ".join(map(" and ".join, self.reversed))

@@ -13,6 +13,7 @@ Letters: B images, C×H×W an image, D latent channels.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -51,8 +52,8 @@ class Autoencoder(nn.Module):
             down += [nn.SiLU(), _conv(wide, deep, 2), nn.SiLU(), _conv(deep, deep)]
             # a kernel of 4 doubles a side, one of 3 leaves out a row
             height, width = grids[-1]
-            rise = nn.ConvTranspose2d(deep, wide, (4 - height % 2, 4 - width % 2), 2, 1)
-            up = [nn.SiLU(), rise, nn.SiLU(), _conv(wide, wide), *up]
+            upsample = nn.ConvTranspose2d(deep, wide, (4 - height % 2, 4 - width % 2), 2, 1)
+            up = [nn.SiLU(), upsample, nn.SiLU(), _conv(wide, wide), *up]
             grids.append(tuple(math.ceil(side / 2) for side in grids[-1]))
 
         deepest = widths[-1]
@@ -84,11 +85,14 @@ def architecture_of(state: Mapping[str, Tensor]) -> tuple[int, tuple[int, ...]]:
     Raises:
         ValueError: if they are not those of such an autoencoder.
     """
-    kernels = {name: tensor for name, tensor in state.items() if tensor.ndim == 4}
-    encoder = sorted(int(name.split(".")[1]) for name in kernels if name.startswith("encoder."))
-    steps = [len(kernels[f"encoder.{i}.weight"]) for i in encoder]
-    latents = kernels["decoder.0.weight"].shape[1] if "decoder.0.weight" in kernels else 0
-    *inner, moments = steps or [0]
+    channels: dict[int, int] = {}
+    for name, kernel in state.items():
+        match = re.fullmatch(r"encoder\.(\d+)\.weight", name)
+        if match and kernel.ndim == 4:
+            channels[int(match[1])] = len(kernel)
+    first = state.get("decoder.0.weight")
+    latents = first.shape[1] if first is not None and first.ndim == 4 else 0
+    *inner, moments = (channels[i] for i in sorted(channels)) if channels else [0]
     if not inner or len(inner) % 2 == 0 or moments != 2 * latents:
         raise ValueError("the file holds no autoencoder of arinar train-codec")
     return latents, tuple(inner[::2])
@@ -109,11 +113,11 @@ def read_autoencoder(weights: str, shape: tuple[int, ...], latents: int) -> Auto
         )
     try:
         state = read_safetensors(path)
-        of_file, widths = architecture_of(state)
+        file_latents, widths = architecture_of(state)
     except ValueError as error:
         raise ValueError(f"weights: {error}") from None
-    if of_file != latents:
-        raise ValueError(f"latents: {latents} is not the {of_file} of weights {weights!r}")
+    if file_latents != latents:
+        raise ValueError(f"latents: {latents} is not the {file_latents} of weights {weights!r}")
 
     autoencoder = Autoencoder(shape, latents, widths)
     try:
