@@ -8,6 +8,7 @@ reads that from their reports.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from ..metrics import DISTANCES, METRICS, SPEED
@@ -106,7 +107,7 @@ def floor_images(arms: Iterable[ArmResult]) -> str:
     """The images whose distance is the floor, in words: those of the part that generated images
     are not compared with.
     """
-    reports = [report for arm in arms for report in arm.reports.values()]
+    reports = chain.from_iterable(arm.reports.values() for arm in arms)
     is_of_training = distinct_values(reports, "quality", "part") == {"held-out"}
     return "training images" if is_of_training else "held-out images"
 

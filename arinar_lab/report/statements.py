@@ -413,12 +413,10 @@ def _units(results: Results) -> list[Statement]:
 def _distances(results: Results) -> list[Statement]:
     """The images and features of the distances, their floor, and the sampler."""
     statements = _published(results.any_report)
-    of_regimes = [
-        statement
-        for part in results.by_regime
-        for statement in (*_compared(part), *_floor(part.any_report))
-    ]
-    statements += dict.fromkeys(of_regimes)
+    of_regimes: dict[Statement, None] = {}
+    for part in results.by_regime:
+        of_regimes |= dict.fromkeys([*_compared(part), *_floor(part.any_report)])
+    statements += of_regimes
 
     if results.every_report and all(map(lacks_distances, results.every_report)):
         statements.append(Statement(f"{NO_DISTANCES}.", "Evaluation"))

@@ -437,11 +437,8 @@ def _unreached(
     """
     variants = {name: change for name, (change, _) in chosen.items()}
     if file.regimes:
-        variants = {
-            f"{name} @ {regime}": {**change, **(changes_in or {})}
-            for regime, changes_in in file.regimes.items()
-            for name, change in variants.items()
-        }
+        pairs = itertools.product(file.regimes.items(), variants.items())
+        variants = {f"{a} @ {b}": {**change, **(more or {})} for (b, more), (a, change) in pairs}
     lines = []
     for key, names in unused_overrides(base, changes, variants).items():
         value = value_at(changes, key)

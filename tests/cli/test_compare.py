@@ -216,8 +216,8 @@ def test_margins_of_two_studies_that_differ_are_the_default_and_said(arms):
     assert effect.margin == 0.02 and effect.answer == "better"
     assert lines[-1] == (
         "Their studies state different margins (matters); the default holds here: 0.02 bits/dim,"
-        " 0.02 bits/dim at Δ, 0.02 bits/dim at stated Δ, 0.5 FD digits. One of their studies says"
-        " pool: none, so each pair has its own spread."
+        " 0.02 bits/dim at Δ, 0.02 bits/dim at stated Δ, 0.5 FD digits, 0.5 FD fashion. One of"
+        " their studies says pool: none, so each pair has its own spread."
     )
 
     restated("alike", matters={"bits/dim": 1.0}, pool="none")

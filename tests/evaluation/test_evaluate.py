@@ -134,6 +134,7 @@ def test_the_report_says_what_its_numbers_are(report):
     quality = {
         "images": 100,
         "reference": 1437,
+        "part": "training",
         "floor_images": 100,
         "kid": "over all images",
         "precision": "float32",
