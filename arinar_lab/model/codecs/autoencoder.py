@@ -46,27 +46,23 @@ class Autoencoder(nn.Module):
         super().__init__()
         channels, *sides = shape
         grids = [tuple(sides)]
-        down: list[nn.Module] = [_conv(channels, widths[0])]
-        up: list[nn.Module] = []  # from the image on, each step in the order of its use
+        encoder: list[nn.Module] = [_conv(channels, widths[0])]
         for wide, deep in pairwise(widths):
-            down += [nn.SiLU(), _conv(wide, deep, 2), nn.SiLU(), _conv(deep, deep)]
-            # a kernel of 4 doubles a side, one of 3 leaves out a row
-            height, width = grids[-1]
-            upsample = nn.ConvTranspose2d(deep, wide, (4 - height % 2, 4 - width % 2), 2, 1)
-            up = [nn.SiLU(), upsample, nn.SiLU(), _conv(wide, wide), *up]
+            encoder += [nn.SiLU(), _conv(wide, deep, 2), nn.SiLU(), _conv(deep, deep)]
             grids.append(tuple(math.ceil(side / 2) for side in grids[-1]))
-
         deepest = widths[-1]
         self.grid = grids[-1]
-        self.encoder = nn.Sequential(*down, nn.SiLU(), _conv(deepest, 2 * latents))
-        self.decoder = nn.Sequential(
-            _conv(latents, deepest),
-            nn.SiLU(),
-            _conv(deepest, deepest),
-            *up,
-            nn.SiLU(),
-            _conv(widths[0], channels),
-        )
+        self.encoder = nn.Sequential(*encoder, nn.SiLU(), _conv(deepest, 2 * latents))
+
+        decoder: list[nn.Module] = [_conv(latents, deepest), nn.SiLU(), _conv(deepest, deepest)]
+        for (deep, wide), (height, width) in zip(
+            pairwise(reversed(widths)), reversed(grids[:-1]), strict=True
+        ):
+            # a kernel of 4 doubles a side, one of 3 leaves out a row
+            kernel = (4 - height % 2, 4 - width % 2)
+            upsample = nn.ConvTranspose2d(deep, wide, kernel, 2, 1)
+            decoder += [nn.SiLU(), upsample, nn.SiLU(), _conv(wide, wide)]
+        self.decoder = nn.Sequential(*decoder, nn.SiLU(), _conv(widths[0], channels))
 
     def posterior(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation [B, D, h, w] for images in [-1, 1]."""
