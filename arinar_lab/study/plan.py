@@ -191,7 +191,11 @@ class Plan:
     @property
     def criterion(self) -> str:
         """The metric that ranks arms: bits/dim, or a distance where an arm has no likelihood."""
-        return ranking_metric((arm.likelihood for arm in self.arms), self.arms[0].distance)
+        return self.criterion_of(self.arms[0])
+
+    def criterion_of(self, arm: Arm) -> str:
+        """The same of an arm's own data: of other data a distance is in other features."""
+        return ranking_metric((each.likelihood for each in self.arms), arm.distance)
 
     @property
     def jobs(self) -> list[Job]:

@@ -33,7 +33,6 @@ from filelock import FileLock, Timeout
 from ..errors import ConfigError, StorageUnusable
 from ..files.atomic import write_atomically
 from ..files.locks import is_lock_free
-from ..metrics import ranking_metric
 from ..output.text import say
 from ..pipeline import perform_locked
 from ..runs.folder import read_state, write_json
@@ -434,8 +433,7 @@ def run_job(job: Job, plan: Plan) -> float:
     """Train and evaluate one run whose folder is locked; returns its value of the criterion."""
     arm = next(arm for arm in plan.arms if arm.name == job.arm)
     reports, _ = perform_locked(job.recipes, job.folder, plan.name, job.arm, plan.factors(arm))
-    criterion = ranking_metric((each.likelihood for each in plan.arms), arm.distance)
-    return float(reports[0]["metrics"][criterion])
+    return float(reports[0]["metrics"][plan.criterion_of(arm)])
 
 
 @contextmanager
